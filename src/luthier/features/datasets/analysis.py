@@ -1,4 +1,4 @@
-"""Answers to the questions about datasets that `question_child` is asked, each in a process of its own."""
+"""Answers to the questions of `question_child` about datasets, each computed in a process of its own."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def index_answer(_context: Context, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def audit_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    """What `luthier data audit --json` prints, but for the page that it may write."""
+    """What `luthier data audit --json` prints, without the page that it may write."""
     from luthier.features.datasets import file_audits as audits
 
     against = document["against"]

@@ -288,7 +288,7 @@ def named_lines(lines: tuple[int, ...]) -> str:
 
 
 def no_such_row(line: int) -> NotFoundError:
-    """What to tell who asks for a row that the file has not."""
+    """The error for a row that the file does not have."""
     return NotFoundError(f"no row on line {line}", expected="a row of this version", do="start from the first row")
 
 

@@ -1,4 +1,4 @@
-"""Dataset cards: what a data file is, in words for people and in two notations for machines."""
+"""Dataset cards: what a data file is, as text for people and in two notations for machines."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Counts:
 def decided_rows(queue: Queue, counts: Counts) -> Iterator[bytes]:
     """JSONL in pieces; counts are right when the last one was taken.
 
-    A row that was not edited passes through as it stands. Of a file that is no JSONL what could not be read has no
+    A row that was not edited passes through unchanged. Of a file that is no JSONL what could not be read has no
     bytes to pass through, and is left out.
     """
     for line, pieces in queue.rows.pieces():

@@ -96,7 +96,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     from luthier.ml.data.audit.table import build_table
 
     options = options or AuditOptions()
-    load_checks(options.only)  # an unknown id is told before a long file is read
+    load_checks(options.only)  # an unknown id is an error before a long file is read
     check_is_not_input(html, file, options.against)
     model = _model(context, options.model)
     # Loaded before the file is read, so that a wrong folder is an error within a second.

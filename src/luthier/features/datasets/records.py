@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.core.frozen_model import FrozenModel
 
 Origin = Literal["upload", "repair", "split", "annotation", "test case", "review"]
-"""How a version came to be: brought by somebody, or made from the version before."""
+"""How a version was made: uploaded by somebody, or made from an earlier version."""
 Decision = Literal["accept", "reject", "edit"]
 
 

@@ -231,7 +231,7 @@ def _subject(
         "actions": sorted(choice.actions),
         "mask": sorted(choice.mask),
         "against": None if other is None else [other.sha256, files.suffix_of(other.filename)],
-        # Name and digest: a model that was pulled anew under its name counts other tokens.
+        # Name and digest: a model that was pulled again under its name may count other tokens.
         "model": [choice.model, model_digest(context, choice.model)] if choice.model else None,
     }
     return Subject(version.sha256, "repair", given), other

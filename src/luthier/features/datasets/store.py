@@ -120,7 +120,7 @@ class DatasetStore(AuditedStore):
         with self._write() as connection:
             for row in connection.execute(query).mappings().all():
                 version = _VERSIONS.of_row(row)
-                # Versions are immutable but for this one field, which is filled in once.
+                # Versions never change, except for this one field, which is filled in once.
                 if version.num_rows is None:
                     _VERSIONS.put(connection, version.model_copy(update={"num_rows": num_rows}))
 

@@ -220,7 +220,7 @@ def check_files(file: Path, output: Path) -> None:
 
 
 def _check_rows(source: Source, context: Context) -> int:
-    """The number of rows, all of which have a `text`; nothing is asked of a teacher before that is known."""
+    """The number of rows, all of which have a `text`; the teacher gets no request before that is checked."""
     from luthier.core.dataset import Row
     from luthier.ml.data.files.bad_field import BadFieldError, require_text
     from luthier.ml.data.rows.formats import problem_in

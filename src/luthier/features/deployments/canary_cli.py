@@ -54,7 +54,7 @@ def canary(
         seen = canary_release.last_seen(context, caller, name)
         # Without a running canary the last result is shown; `check_canary` would refuse.
         if deployment.revision.canary is not None or seen is None:
-            # Somebody who asks how it stands has not asked for a change of traffic.
+            # A question about the state must not change the traffic.
             seen = canary_release.check_canary(context, caller, name, may_roll_back=False)
     found = seen
     return Answer(as_json, found.model_dump(mode="json"), lambda console: _show(console, found))

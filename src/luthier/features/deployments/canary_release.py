@@ -1,4 +1,4 @@
-"""Use case: hold canaries against the rest of their deployments, and take back one that is worse, saying why.
+"""Use case: compare canaries with the rest of their deployments, and roll back one that is worse, with the reason.
 
 server's periodic check -> check_canaries -> traffic, feedback -> monitor.canary -> rollback, audit log, watches
 """

@@ -1,4 +1,4 @@
-"""Deployments in words and tables."""
+"""Deployments as text and tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WORDS = {
 
 
 def show_change(console: Console, made: Deployment) -> None:
-    """What a deployment has come to, and what may be done next."""
+    """The new revision of a deployment, and possible next steps."""
     revision = made.revision
     title = f"{made.name} is at revision {revision.number} ({_WORDS[revision.kind]})"
     console.print(Text(visible(title), style="bold"), soft_wrap=True)

@@ -54,7 +54,7 @@ class Examination:
     versions: dict[str, str]
     warnings: tuple[Finding, ...]
     sandbox: str
-    """What holds the code and the queries that models write, in words."""
+    """What isolates code and queries that models write, as a sentence."""
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier doctor --json`."""

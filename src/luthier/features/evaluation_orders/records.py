@@ -1,4 +1,4 @@
-"""What a server is asked to judge: by whom it is told apart, who is judged, and on what."""
+"""The request of an evaluation by the server: its id, what is judged, and on what."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Use case: judge models and runs on held-out rows, side by side, with intervals and a verdict in words."""
+"""Use case: judge models and runs on held-out rows, side by side, with intervals and a written verdict."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _with_forgetting(
     )
     verdict = evaluation.verdict
     if verdict is not None:
-        # Worse is a caveat and stands with the verdict; anything else is a detail among the figures.
+        # "worse" is a caveat of the verdict; anything else is a detail among the figures.
         more = {"caveats": (*verdict.caveats, found.sentence)} if found.word == "worse" else {}
         verdict = verdict.model_copy(update=more or {"details": (*verdict.details, found.sentence)})
     seconds = evaluation.seconds + time.perf_counter() - start
@@ -186,7 +186,7 @@ def evaluate(
 ) -> Evaluation:
     """Judge models and runs on the rows of a file.
 
-    systems: the candidate first, then what it is held against, each a base model's name or a run id. With `few_shot`,
+    systems: the candidate first, then what it is compared with, each a base model's name or a run id. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
     `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
     mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
@@ -207,7 +207,7 @@ def evaluate(
     # Rows of all runs among the systems: a baseline that was trained on held-out rows spoils the comparison as well.
     seen = training_rows(context, systems)
     num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
-    # The table reads from the plain to the tuned: what is judged stands last.
+    # The table reads from the plain to the tuned: what is judged comes last.
     ordered = [*resolved[1:], resolved[0]]
     if few_shot and few_shot_from is not None:
         base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])

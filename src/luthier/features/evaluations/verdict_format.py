@@ -49,7 +49,7 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decid
 
 
 def verdict_panel(console: Console, verdict: Verdict) -> Panel:
-    """The answer in words: headline, the figures behind it, caveats. The other metrics stand in the tables."""
+    """The verdict as text: headline, the figures behind it, caveats. The tables have the other metrics."""
     text = Text.assemble((visible(verdict.headline), "bold"))
     for line in verdict.details[: verdict.num_primary_details]:
         text.append(f"\n{visible(line)}")

@@ -1,4 +1,4 @@
-"""Use cases: gather what is known of an export, prove that a bundle is whole, send it somewhere."""
+"""Use cases: collect the facts about an export, prove that a bundle is whole, send it somewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers over the network name (files, models) and what it stands for on this machine: the one place for both.
+"""Names of files and models that network callers use, resolved to this machine: the one place for both.
 
 A request, a recipe, a suite or a row never names a path. Where a file is wanted it names the id of a file of its own
 project; where a model is wanted, a base model by its name in the API. Anything else is refused here, before any file is
@@ -228,7 +228,7 @@ def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[s
 
     Returns:
         What `luthier data audit --json` prints, with ids of files in place of paths, and `files`: a reference (`id` and
-        `name`) to the file and to the one that it was held against, null without one.
+        `name`) to the file and to the one that it was compared with, null without one.
 
     Raises:
         RequestError: it names no file or model of the project.

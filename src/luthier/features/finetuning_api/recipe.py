@@ -1,4 +1,4 @@
-"""From what a client asks for to a recipe, and back to the hyperparameters that the plan came to."""
+"""From a client's request to a recipe, and back from the plan to its hyperparameters."""
 
 from __future__ import annotations
 

@@ -28,10 +28,10 @@ _HEADER: Final = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_m
 
 
 class JobReporter:
-    """Told the events of a job's run before the checkpoint that makes them final, so what it tells is told once.
+    """Receives the events of a job's run before the checkpoint that makes them final, so each is reported once.
 
-    What an attempt does over again is the same and has the same code. A step after which a validation is due is told
-    together with that.
+    What an attempt repeats is the same and has the same code. A step after which a validation is due is reported
+    together with it.
     """
 
     def __init__(self, context: Context, job: Job) -> None:
@@ -39,7 +39,7 @@ class JobReporter:
         self._step: StepDone | None = None
 
     def listen(self, event: Event) -> None:
-        """Tell of one event."""
+        """Report one event."""
         if isinstance(event, StepDone):
             self._step = event
             # OpenAI's metrics event has the training and validation figures of a step, so the step waits for both.

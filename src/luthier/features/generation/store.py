@@ -31,7 +31,7 @@ class GenerationStore(Store):
         return found
 
     def keep(self, new: Mapping[str, Generation], *, engine: str) -> None:
-        """Keep generations, all in one transaction. engine: who wrote them, in words, for people who look."""
+        """Store generations, all in one transaction. engine: who wrote them, for people who read the table."""
         if not new:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")

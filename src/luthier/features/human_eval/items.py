@@ -1,6 +1,6 @@
 """From answers to what is shown: pairs or single answers in no telling order, with attention checks among them.
 
-An attention check is an item whose right answer is known. Where the row has an answer of its own, that stands beside
+An attention check is an item whose right answer is known. Where the row has an answer of its own, that is shown beside
 the words of another row's answer in no order; where not, and where single answers are rated, the text itself says what
 to choose (instructed response items: Meade and Craig, "Identifying Careless Responses in Survey Data", 2012, table 1).
 """

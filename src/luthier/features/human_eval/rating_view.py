@@ -1,7 +1,7 @@
 """Use cases: what a rater sees next, what they say of it, and taking it back. Nothing here names a system.
 
-The order of items, and which of two answers stands first, follow from the panel's seed and the rater: they are the same
-whenever the rater comes back. Each answer of a pair stands first in half of what a rater sees.
+The order of items, and which of two answers comes first, follow from the panel's seed and the rater: they are the same
+whenever the rater comes back. Each answer of a pair comes first in half of what a rater sees.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def order_of(panel: RatingPanel, rater_id: str) -> list[int]:
 
 
 def shown_first(panel: RatingPanel, rater_id: str, item: int) -> Literal["a", "b"]:
-    """Which answer of an item stands first for this rater."""
+    """Which answer of an item comes first for this rater."""
     if panel.kind == "likert":
         return "a"
     # Ranked and split by parity, not one coin an item: exactly half of the items are turned for each rater.

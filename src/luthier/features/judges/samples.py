@@ -100,7 +100,7 @@ def _scored(context: Context, judge: Engine, sample: pl.DataFrame) -> Scored:
 
 
 def _prompt(messages: str) -> str | None:
-    """The last message of the user; None where there is none in words."""
+    """The text of the user's last message; None where there is none."""
     of_users = [one for one in json.loads(messages) if one.get("role") == "user"]
     content = of_users[-1].get("content") if of_users else None
     return content if isinstance(content, str) and content.strip() else None

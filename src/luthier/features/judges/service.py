@@ -112,7 +112,7 @@ class _Judge:
         return [one for one in made if isinstance(one, Generation)]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """A judge says what it thinks in words. Raises RequestError, always."""
+        """A judge answers in text. Raises RequestError, always."""
         raise RequestError(
             f"likelihoods of {len(examples):,} rows from the judge {self.name}",
             expected="questions that are answered in words",

@@ -1,6 +1,6 @@
 """Lineage as a drawing: a column for each kind of thing, from rows on the left to deployments on the right, all links.
 
-Each model has a band of its own, in which no line runs behind a box: what is made of it stands below what judges it.
+Each model has a band of its own, in which no line runs behind a box: what is made of it is below what judges it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The parts of a check of a base model, in the child process that they are run in.
 
-What the model computes is held against its own forward pass in transformers, with eager attention, in float32.
+What Luthier computes is compared with the model's own forward pass in transformers, with eager attention, in float32.
 """
 
 from __future__ import annotations

@@ -255,7 +255,7 @@ def system_under_test(
 
 @dataclass(frozen=True, slots=True)
 class _PromptSet:
-    """What is asked of a system, what the rows answer, and the question as a person reads it; all empty for plain text
+    """Prompts of a system, the rows' own answers, and the prompts as a person reads them; all empty for plain text
     that is only scored."""
 
     prompts: tuple[Prompt, ...] = ()

@@ -29,7 +29,7 @@ _MODELS: Final = RecordTable(
 class TunedModelStore(Store):
     """What the database knows of tuned models.
 
-    A model of another project is as one that is not there, but for checkpoints that the project was permitted.
+    A model of another project is treated as missing, except for checkpoints that the project was permitted.
     """
 
     def add(self, model: TunedModel) -> TunedModel:

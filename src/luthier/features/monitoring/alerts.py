@@ -1,8 +1,8 @@
 """Use cases: a project's monitored models and alert receivers; checks open and close alerts and notify.
 
 Each alert goes to the log of the server, to webhooks that want `luthier.alert.opened` and `luthier.alert.closed`, and
-by mail, one mail a check. What is told is written down in the transaction that writes the alert, and sent later: a
-receiver that hangs or refuses holds up no look, and loses none.
+by mail, one mail a check. Messages are stored in the transaction that writes the alert, and sent later: a
+receiver that hangs or refuses delays no check, and loses no message.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def list_alerts(
 
 
 def review(context: Context, project_id: str, report: WatchReport) -> list[Alert]:
-    """Take in a look at a model: open, keep and close its alerts, and have told what has changed; returns these.
+    """Process a check of a model: open, keep and close its alerts, and notify of changes; returns the changed ones.
 
-    The same look a second time changes nothing.
+    The same check a second time changes nothing.
     """
     settings = alert_settings(context, project_id)
     document = context.watches.get(project_id, _STANDINGS, report.model)
@@ -143,7 +143,7 @@ def wants_alerts(event_types: Sequence[EventType]) -> bool:
 
 
 class _StoredStates(FrozenModel):
-    """How the signals of a model stand. at: the end of the look that said so."""
+    """The states of a model's signals. at: the end of the check that set them, in seconds since 1970."""
 
     at: float | None = None
     standings: dict[str, Standing] = Field(default_factory=dict)
@@ -170,7 +170,7 @@ def _closed(alert: Alert, report: WatchReport) -> Alert:
 
 
 def _seen_again(alert: Alert, report: WatchReport) -> Alert:
-    """While it is open: as it is now, but with the moment since which, and what showed it, where a look has none."""
+    """An open alert with the newest signal; start and examples stay where this check has none."""
     signal = report.signal(alert.signal.name)
     if signal is None:
         return alert

@@ -1,4 +1,4 @@
-"""Use case: have a suite judge a deployed model again and again, by jobs; `suite_signals` reads what comes of it.
+"""Use case: have a suite judge a deployed model at intervals, by jobs; `suite_signals` reads the results.
 
 watching.look -> begin_due -> a job of the kind `evaluation` -> its result -> suite_signals, at the next look
 
@@ -61,7 +61,7 @@ def state_of(context: Context, project_id: str, model: str) -> SuiteState:
 def begin_due(context: Context, project_id: str, model: str, settings: WatchSettings) -> Job | None:
     """Have the suite begin where its time has come and the last one has ended; the job, None where it has not.
 
-    Raises NotFoundError where what the name stands for is gone, ConflictError where it is nothing that can be judged.
+    Raises NotFoundError where the target of the name is gone, ConflictError where it cannot be judged.
     """
     if settings.suite is None:
         return None

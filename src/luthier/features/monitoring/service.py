@@ -1,4 +1,4 @@
-"""Use case: look at a deployed model: its traffic against what it was before and what it was trained on.
+"""Use case: check a deployed model: its traffic against earlier traffic and against its training rows.
 
 luthier monitor, the server's periodic look -> watch -> traffic.exchanges, training_profiles, text_checks
                                                      -> monitor/signals (the stage that tells what has changed)

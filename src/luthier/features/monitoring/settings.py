@@ -12,6 +12,6 @@ SETTINGS: Final = "signals"
 
 
 def model_settings(context: Context, project_id: str, model: str) -> WatchSettings:
-    """What is said of a model; as `WatchSettings` begins where nothing is."""
+    """The settings of a model; the defaults of `WatchSettings` where none are stored."""
     document = context.watches.get(project_id, SETTINGS, model)
     return WatchSettings() if document is None else WatchSettings.model_validate_json(document)

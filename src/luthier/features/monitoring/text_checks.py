@@ -1,4 +1,4 @@
-"""What the signals ask of texts, put together from the stages that can tell it: a stage imports no other."""
+"""The checks of texts for the signals, put together from several stages, since no stage imports another."""
 
 from __future__ import annotations
 

@@ -25,8 +25,13 @@ def caveats(
     """Everything a reader should know before acting on the verdict, the gravest first.
 
     Args:
+        judged: the system that the verdict is about.
+        results: all systems.
         comparisons: those of the judged system, of all metrics.
         metric: the one that the verdict is about.
+        num_leaked: held-out rows that are also in the training rows.
+        num_same_prompt: held-out rows whose prompt is also in the training rows, with another answer.
+        num_rows_in_file: rows of the held-out file; None where it is not known.
     """
     num_rows = judged.num_samples
     found = []
@@ -71,6 +76,7 @@ def caveats(
 
 def _cut_off(results: Sequence[SystemResult]) -> list[str]:
     told = [sentence for r in results if (sentence := thinking_sentence(r)) is not None]
+    # Cut off within a thought is in `thinking_sentence`; here only the rest.
     in_answer = [(r, r.num_cut_off - (r.thinking.num_cut_off if r.thinking else 0)) for r in results]
     parts = [f"{number} of {r.name}" for r, number in in_answer if number]
     if not parts:

@@ -24,6 +24,7 @@ def student_verdict(student: Student) -> StudentVerdict:
     assert evaluation is not None
     assert evaluation.verdict is not None
     metric = evaluation.verdict.metric
+    # Only against the student without the teacher: the teacher itself is expected to be better.
     found = _against(evaluation, metric, ALONE)
     judged = next(system for system in evaluation.systems if system.name == TAUGHT)
     reasons = primary_details(judged, [found], evaluation.systems)

@@ -1,4 +1,4 @@
-"""Rules held against results: passed or not, each with a sentence that says why. Nothing is read or asked here."""
+"""Rules applied to results: passed or not, each with a sentence that says why. Nothing is read or asked here."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class _NoFigureError(Exception):
 
 
 def check(gate: Gate, results: Results, *, gate_sha256: str, is_calibrated: IsCalibrated) -> GateOutcome:
-    """Hold every rule against the results. A rule without a figure fails, unless it is not required.
+    """Apply every rule to the results. A rule without a figure fails, unless it is not required.
 
     No figure counts that was measured on rows which a judged run was trained on, nor one of a judge that has not been
     shown to agree with people.

@@ -69,6 +69,7 @@ def short_names(found: Sequence[Comparison], results: Sequence[SystemResult], wh
     for comparison in found:
         system = by_name[comparison.baseline]
         bare = without_examples(system, results)
+        # "it" only refers to the system that was named just before.
         is_same = bare is not None and bare.name == before
         names.append(f"it with {examples(system)}{where}" if is_same else system_title(system, results))
         before = comparison.baseline

@@ -1,6 +1,6 @@
 """Which base model, and whether to tune it: the answer of a showdown, with what it rests on.
 
-1. The best prompted system is the one to beat, since it costs no training. Each tuned one is held against it on the
+1. The best prompted system is the one to beat, since it costs no training. Each tuned one is compared with it on the
    same rows; p-values are adjusted by Holm's method (1979), as there are several of them.
 2. Where some tuned system is shown to be better, one is recommended: of those not distinguishable from the best,
    the cheapest to ask (the fastest; of plain text the smallest). Else the same choice is made among the prompted ones:
@@ -58,6 +58,7 @@ def recommend(
     if gains:
         best = table.best(gains)
         chosen, equals = table.cheapest_equal(best, gains)
+        # Not necessarily the best one: of those that are as good, the cheapest to ask.
         gained = f"{table.said(chosen)}, against {table.said(best_prompted)} of {best_prompted.result.name}"
         headline = f"Tune {spec.contenders[chosen.contender].label}: {table.title} {gained}, the best without tuning."
         reasons = [table.sentence(chosen, best_prompted), *_why_this(table, chosen, best, equals)]
@@ -103,6 +104,7 @@ class _Table:
 
     def price(self, one: Standing) -> tuple[float, int, int]:
         """What asking costs: time, or where nothing was written the size of the model."""
+        # A missing time sorts behind every measured one; of plain text all are missing, so that the size decides.
         seconds = math.inf if one.seconds_per_answer is None else one.seconds_per_answer
         return (seconds, self.spec.contenders[one.contender].num_parameters, one.result.num_few_shot)
 
@@ -241,6 +243,7 @@ def not_equal(contenders: Sequence[Contender], standings: Sequence[Standing], fe
         "Tokenizers differ, so losses and perplexities a token are not compared; bits per byte are.",
     )
     rates = [f"{one.learning_rate:g}" for one in contenders]
+    # Tuned with the same rate, one model would be at its best and another not.
     differ("Learning rates", rates, "Each is that of the model's own plan.")
     differ("Examples a step", [f"{one.batch_size:,}" for one in contenders], "Each is that of the model's own plan.")
     layouts = ["its own template" if one.has_chat_template else "the plain layout" for one in contenders]

@@ -70,6 +70,7 @@ def scored_metrics(evaluation: Evaluation) -> list[str]:
 def choose_rows(evaluation: Evaluation, roles: Roles, choice: Choice) -> list[SampleRow]:
     """The rows that fit, in order; those without a gain come last where it is what orders them."""
     found = [row for row in _rows(evaluation, roles, choice.metric) if _fits(row, roles, choice)]
+    # Rows are in the order of the file already.
     if choice.order == "file" or choice.metric is None:
         return found
     sign = 1.0 if choice.order == "worst" else -1.0
@@ -84,6 +85,7 @@ def _rows(evaluation: Evaluation, roles: Roles, metric: str | None) -> list[Samp
     sign = _sign(evaluation, metric)
     rows = []
     for row_id, samples in by_row.items():
+        # Prompt and reference are the same for all systems.
         one = samples.get(roles.candidate) or next(iter(samples.values()))
         rows.append(SampleRow(row_id, one.prompt, one.reference, samples, _gain(samples, roles, metric, sign)))
     return rows

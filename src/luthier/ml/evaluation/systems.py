@@ -111,6 +111,7 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
     tokens = (system.tokenised, system.num_bytes)
     for columns in (texts, tokens, (system.rejected,), (system.options, system.option_texts), (system.earlier,)):
         lengths = [len(column) for column in columns]
+        # Columns that belong together are all there or all empty.
         if set(lengths) not in ({0}, {num_rows}):
             raise RequestError(
                 f"{system.name} has {lengths} values for {num_rows} rows",

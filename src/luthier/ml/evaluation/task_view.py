@@ -60,6 +60,7 @@ class Summary:
     @property
     def gains(self) -> list[tuple[SummaryRow, tuple[float, float, float]]]:
         """What can be drawn side by side: gains in the tasks' own metrics, where these are fractions."""
+        # Other units have other scales, and cannot share an axis.
         own = [row for row in self.rows if row.metric.is_primary and row.metric.unit == "fraction"]
         return [(row, row.gain) for row in own if row.gain is not None]
 
@@ -103,6 +104,7 @@ def roles_in(result: Result, task: TaskResult) -> Roles:
     """Who is judged in a task, and against whom."""
     named = result.base if isinstance(result, SafetyResult) else None
     known = {system.name for system in task.systems}
+    # A task may have left the base out; then what the candidate was made from, if that was judged.
     return Roles(result.candidate, named if named in known else base_of(task.systems, result.candidate))
 
 
@@ -170,6 +172,7 @@ def as_evaluation(result: Result, task: TaskResult) -> Evaluation:
         num_rows=task.num_rows,
         systems=task.systems,
         comparisons=tuple(one for one in task.comparisons if who.candidate in (one.candidate, one.baseline)),
+        # The metric alone is needed, for choosing samples: a headline belongs to all tasks together.
         verdict=Verdict(word=word, metric=task.primary, headline=""),
         seconds=result.seconds,
     )

@@ -22,8 +22,8 @@ def adjusted(tasks: Sequence[TaskResult], candidate: str) -> tuple[TaskResult, .
     """The tasks with Holm-adjusted p-values on what was asked about the candidate, and words that follow them.
 
     Two families: the primary metrics of all tasks, which the verdict rests on, and all that was asked. A difference is
-    told only where its interval leaves out 0 and its adjusted p-value is below 5%. Tasks of general ability ask another
-    question (what did it cost?), and are families of their own.
+    shown only where its interval leaves out 0 and its adjusted p-value is below 5%. Tasks of general ability ask
+    another question (what did it cost?), and are families of their own.
     """
     # By task and position, since comparisons carry no id.
     changed: dict[tuple[int, int], Comparison] = {}
@@ -36,6 +36,7 @@ def adjusted(tasks: Sequence[TaskResult], candidate: str) -> tuple[TaskResult, .
             if one.candidate == candidate
         ]
         everything = holm([one.p_value for _, _, one, _ in own])
+        # In the order of `own`, from which the loop takes them one by one.
         primary = iter(holm([one.p_value for _, _, one, is_primary in own if is_primary]))
         for (place, number, one, is_primary), among_all in zip(own, everything, strict=True):
             p_value = next(primary) if is_primary else among_all
@@ -54,7 +55,7 @@ def adjusted(tasks: Sequence[TaskResult], candidate: str) -> tuple[TaskResult, .
 def tasks_verdict(
     tasks: Sequence[TaskResult], candidate: str, *, base: str | None = None, caveats: Sequence[str] = ()
 ) -> TasksVerdict | None:
-    """The verdict on adjusted tasks; None where the candidate was held against nothing.
+    """The verdict on adjusted tasks; None where the candidate was compared with nothing.
 
     "better": on some task better than each baseline, and on none worse. "worse": against some baseline worse on a task
     and better on none. Else "not distinguishable", also where it gains here and loses there: the headline says so.
@@ -145,6 +146,7 @@ def _adjusted_p(one: Comparison) -> float:
 def _headline(word: VerdictWord, candidate: str, found: Sequence[_Against], num_tasks: int) -> str:
     names = listed([one.baseline for one in found])
     if word == "better":
+        # One sentence for all baselines must hold for each: the baseline that it beats on the fewest tasks.
         least = min(found, key=lambda one: len(one.better))
         return f"{candidate} is better than {names} on {_tasks(least.better, num_tasks)}, and worse on none."
     if word == "worse":
@@ -191,6 +193,7 @@ def _caveats(tasks: Sequence[TaskResult], candidate: str) -> list[str]:
                 )
                 if number
             ]
+            # Of other systems only empty answers: those make the candidate look better than it is.
             if what and (system.name == candidate or system.num_empty):
                 said.append(f"{task.name}: of {system.num_samples:,} outputs of {system.name}, {' and '.join(what)}.")
     num_asked = len({(c.baseline, task.name) for task in tasks for c in task.comparisons if c.candidate == candidate})

@@ -55,7 +55,7 @@ def waiting_page(request: Request, context: Context, caller: Caller, values: dic
 
 
 def how_made(version: DatasetVersion) -> str:
-    """How a version came to be, in a sentence."""
+    """How a version was made, as a sentence."""
     parent = "" if version.parent is None else f" from version {version.parent}"
     details = version.details
     if version.origin == "upload":

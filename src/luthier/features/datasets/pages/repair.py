@@ -65,7 +65,7 @@ def preview(
     choice = RepairChoice(tuple(action), against, model, tuple(mask))
     values = head(context, caller, dataset_id, version, "/repair")
     try:
-        # A preview that is ready is shown again: computing it anew would give the same bytes.
+        # A preview that is ready is shown again: computing it once more would give the same bytes.
         if dataset_repairs.repair_state(context, caller, values["version"], choice).state != "answered":
             dataset_repairs.begin_repair(context, caller, values["version"], choice)
     except LuthierError as error:

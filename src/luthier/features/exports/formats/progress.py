@@ -60,7 +60,7 @@ class FormatProgress:
 
     @property
     def seconds(self) -> float:
-        """What the table has taken so far, in this attempt and those before it that came to something."""
+        """Seconds of work so far, in this attempt and in earlier ones that have stored a result."""
         # Monotonic, so only durations are kept across attempts, never a starting point.
         return self._before + time.perf_counter() - self._began
 

@@ -1,6 +1,6 @@
 """How long the rows are, and which are far shorter or longer than the rest.
 
-Lengths spread over orders of magnitude, so outliers are told on their logarithms by the modified z-score (Iglewicz and
+Lengths spread over orders of magnitude, so outliers are found on their logarithms by the modified z-score (Iglewicz and
 Hoaglin, How to Detect and Handle Outliers, 1993): farther from the median than 3.5 times the median absolute deviation
 (scaled by 1.4826 to that of a normal distribution), and at least 3 times the median or a third of it, so that rows
 which are all nearly alike have no outliers. A note; a warning where a row is 10 times as long as the median or a tenth

@@ -2,7 +2,7 @@
 
 Signs in answers, each with its reason: an ellipsis at the end; a code fence, or the outer bracket of a JSON answer, is
 never closed; no final punctuation where more than 90% of the answers have it; a limit on their length (found by
-`length_spike`). An answer that stands three times or more is one that somebody wrote so: for it the ellipsis, the
+`length_spike`). An answer that occurs three times or more is one that somebody wrote so: for it the ellipsis, the
 punctuation and the length are no signs. Prompts and plain texts are checked for a limit of length alone.
 """
 

@@ -27,7 +27,7 @@ from luthier.ml.inference.cached_engine import CachedEngine
 
 ReasonCode = Literal["too_long", "cut_off", "empty"]
 BATCH_PROMPTS: Final = 32
-# Rows are read by the same code as those with answers: this stands where the teacher's will.
+# Rows are read by the same code as those with answers: this takes the place of the teacher's.
 _ANSWER: Final = "answer"
 _ANSWERING: Final = ("assistant", "gpt", "chatgpt", "bot", "model")
 

@@ -1,7 +1,7 @@
 """One sequence for the answers of a conversation whose earlier turns the template rewrites.
 
 Under such a template no rendering holds all answers as they are learned, so a row takes one sequence an answer. Here
-these are joined into one: every answer stands as it is written when it is the last, behind the prompt that it has then,
+these are joined into one: every answer is as it is written when it is the last, behind the prompt that it has then,
 and only what the template writes between two answers is taken from the prompt of the later one. The template itself is
 not changed. Its texts are cut where renderings of two different earlier answers begin to be the same.
 

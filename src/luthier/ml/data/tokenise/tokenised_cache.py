@@ -11,7 +11,7 @@ is ever looked up by a file's name or date. An entry is one file:
     SHA-256 of everything above, 32 bytes
 
 It is written beside its place and moved there whole, so a kill leaves no half entry and two writers write the same one.
-The digest is checked at each reading: a damaged entry is told of, and made again.
+The digest is checked at each reading: a damaged entry is reported, and made again.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _STATUTES: Final = {"us_statute", "state_statute", "section"}
 
 
 class Corpus:
-    """Documents, read once for their citations, and cut into passages that claims are held against.
+    """Documents, read once for their citations, and cut into passages that claims are compared with.
 
     Args:
         documents: texts by name.
@@ -131,6 +131,8 @@ class Corpus:
             return _finding(citation, self._parties.find(citation.names) if citation.names else [])
         forms = (citation.normal, *citation.parallel)
         known = [form for form in forms if form in self._documents]
+        # Unknown too where one of its forms is missing from a reporter that the corpus does cite: a real decision would
+        # be in both.
         if not known or any(reporter_of(form) in self._reporters for form in forms if form not in known):
             return _finding(citation, [])
         there = [names for form in known for names in self._names.get(form, ())]

@@ -34,6 +34,7 @@ def find_citations(
     """
     cleaned = clean(text)
     urls = list(find_urls(cleaned))
+    # As long as the text, so that offsets fit both.
     plain = _blanked(cleaned, urls)
     cases, laws = find_us_law(plain) if {"us_case", "us_statute", "state_statute"} & set(forms) else ([], [])
     statutes = list(find_statutes(plain))
@@ -57,6 +58,7 @@ def sentences_of(cleaned: str, citations: Collection[Citation]) -> list[tuple[in
     joined: list[tuple[int, int]] = []
     place, reach = 0, 0
     for start, end in sentence_spans(cleaned):
+        # A citation goes on over this end of a sentence: both are one.
         if joined and reach > start:
             start = joined.pop()[0]
         joined.append((start, end))

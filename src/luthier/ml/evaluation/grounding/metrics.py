@@ -44,6 +44,7 @@ class Findings:
 
     def of(self, output: str) -> tuple[CitationFinding, ...]:
         """As `findings` gives them."""
+        # By text: several metrics ask for the same outputs, and systems often write the same.
         if output not in self._found:
             self._found[output] = findings(output, self._corpus)
         return self._found[output]

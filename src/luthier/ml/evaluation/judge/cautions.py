@@ -49,6 +49,12 @@ def missing_sentence(judge: str, num_asked: int, missing: Counter[NoVerdictKind]
 def check_missing(judge: str, num_asked: int, missing: Counter[NoVerdictKind], what: str) -> None:
     """Check that enough verdicts are left for a figure.
 
+    Args:
+        judge: name of the judge.
+        num_asked: questions that were put to it.
+        missing: questions without a verdict, by kind.
+        what: "pairs" or "answers".
+
     Raises:
         WorkError: most of them are missing.
     """

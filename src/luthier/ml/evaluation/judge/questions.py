@@ -5,7 +5,7 @@ mark holds a digest of all of them), the words by which chat templates part turn
 is ours. That keeps an answer from ending its quotation. It does not keep a weak judge from believing what it reads:
 whether it does is what calibration finds out.
 
-The judge sees what people who rate see, prompt and answers, and nothing else, so that it can be held against them.
+The judge sees what people who rate see, prompt and answers, and nothing else, so that it can be compared with them.
 There is no system turn, since some chat templates refuse one. What is always the same comes first, so that engines that
 keep computed prefixes can use it.
 """

@@ -13,7 +13,17 @@ from luthier.ml.charts.judged_rows import Tone, concerns_in_words, tone_of
 
 @dataclass(frozen=True, slots=True)
 class AssessedLine:
-    """One result: its verdict in short, and the file beside the report that has all of it."""
+    """One result in short.
+
+    Attributes:
+        result_id: id of the result.
+        title: what was assessed.
+        word: its verdict.
+        tone: colour of the word.
+        headline: the verdict as a sentence.
+        lines: what it rests on.
+        page: file beside the report that has all of it.
+    """
 
     result_id: str
     title: str
@@ -26,7 +36,12 @@ class AssessedLine:
 
 @dataclass(frozen=True, slots=True)
 class Assessed:
-    """All of them, and what the project's gate says; None where there is no gate."""
+    """All results of a run.
+
+    Attributes:
+        results: one line each.
+        gate: what the project's gate says; None where there is no gate.
+    """
 
     results: tuple[AssessedLine, ...]
     gate: GateOutcome | None = None

@@ -23,7 +23,11 @@ class AutoStage:
     """A stage as the page shows it.
 
     Attributes:
+        name: of the stage.
+        words: what it does, for people.
+        status: how far it is.
         lines: its result.
+        hours: time that it took.
         href: a page of its own; empty where there is none.
     """
 

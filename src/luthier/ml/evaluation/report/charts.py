@@ -20,6 +20,7 @@ def curve_charts(curves: Curves, loss_unit: str = "", fit: Fit | None = None) ->
     """The four charts of a run; none where no step was finished.
 
     Args:
+        curves: what is drawn.
         loss_unit: empty where a loss has none.
         fit: what the losses were found to say.
     """
@@ -103,6 +104,7 @@ def _lines(steps: Values, values: Values, role: Role, *, smoothed: bool, name: s
     window = smooth_window(len(values)) if smoothed else 1
     if window == 1:
         return [Series(name, points_of(steps, values), role)]
+    # The raw values stay visible behind the smoothed line: it hides spikes.
     behind = Series("", points_of(steps, values), role, is_faint=True)
     return [behind, Series(name, points_of(steps, smooth(values, window)), role)]
 

@@ -19,9 +19,18 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """What the curves show, each against the optimizer step. `steps_a_point` above 1: points are means of that many.
+    """What the curves show, each against the optimizer step.
 
     Attributes:
+        steps: last step of each point.
+        loss: training loss.
+        learning_rate: mean of a point.
+        gradient_norm: mean of a point.
+        tokens_per_second: of a whole point.
+        steps_a_point: how many steps a point is the mean of.
+        validation_steps: steps that were validated.
+        validation_loss: one value a validated step.
+        best_step: step of the best validation; None where there was none.
         is_plain: the training loss is shown without what label smoothing adds, as the validation loss is.
         is_of_task: it is that of the task's rows, without replayed ones.
     """
@@ -54,6 +63,7 @@ def curves(events: Sequence[Event], max_points: int = MAX_POINTS) -> Curves:
     best = [e.step for e in validations if e.is_best]
     starts = np.arange(0, len(steps), per_point)
     return Curves(
+        # A point is drawn at the last of its steps; the last point may have fewer.
         steps=_array([e.step for e in steps])[np.minimum(starts + per_point - 1, len(steps) - 1)],
         loss=_means(_array([comparable_loss(e) for e in steps]), per_point),
         is_plain=any(PLAIN_LOSS in e.measures for e in steps),
@@ -71,6 +81,7 @@ def curves(events: Sequence[Event], max_points: int = MAX_POINTS) -> Curves:
 
 def smooth_window(num_points: int) -> int:
     """How many points the thick line averages: a twentieth of them, odd; 1 (no smoothing) for short runs."""
+    # Odd, so that the window has a middle.
     return 2 * int(num_points * _SMOOTH_SHARE / 2) + 1
 
 

@@ -121,6 +121,7 @@ def model_comparison_charts(result: ModelComparisonResult) -> list[Chart]:
     """The figure that decides, bits per byte, and quality against the time of an answer."""
     systems = [one.result for one in result.standings]
     colours = {one.result.name: _COLOURS[one.kind] for one in result.standings}
+    # Bits per byte may be the figure that decides: drawn once.
     names = list(dict.fromkeys((result.spec.primary, _BY_BYTES)))
     charts = [interval_chart(systems, colours, name) for name in names if name in systems[0].metrics]
     timed = [one for one in result.standings if one.seconds_per_answer is not None]
@@ -143,6 +144,7 @@ def _against_time(result: ModelComparisonResult, timed: Sequence[Standing]) -> C
         )
         series.append(dot)
         label = short(result.spec.contenders[one.contender].label)
+        # Labels take turns above and below, so that neighbours overlap less.
         notes.append(Note(seconds, metric.value, label, below=one.contender % 2 == 1))
     caption = "Circle: as it is; square: with examples in its prompt; diamond: tuned. Up is better, left is faster."
     if not timed[0].result.metrics[primary].higher_is_better:

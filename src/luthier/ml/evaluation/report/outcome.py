@@ -15,7 +15,17 @@ from luthier.ml.charts.judged_rows import Tone, tone_of
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A badge, the headline, what it rests on, what else was found, what limits it, and next steps (text, command)."""
+    """How a run ended.
+
+    Attributes:
+        tone: colour of the badge.
+        badge: one or two words.
+        headline: the one large sentence.
+        details: what the headline rests on.
+        further: what else was found.
+        caveats: what limits it.
+        next_steps: pairs of text and command.
+    """
 
     tone: Tone
     badge: str
@@ -41,6 +51,7 @@ def outcomes(record: RunRecord, plan: Plan, evaluation: Evaluation | None) -> li
 def _judged(evaluation: Evaluation) -> Outcome:
     verdict = evaluation.verdict
     if verdict is not None:
+        # Details of the figure that decides come first in a verdict; the others are shown below them.
         num = verdict.num_primary_details
         details, further = verdict.details[:num], verdict.details[num:]
         return Outcome(tone_of(verdict.word), verdict.word, verdict.headline, details, further, verdict.caveats)

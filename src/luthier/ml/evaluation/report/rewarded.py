@@ -25,7 +25,14 @@ Drawn = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An answer: its reward as text, and whether it was the best or the worst of its group."""
+    """An answer.
+
+    Attributes:
+        title: whether it was the best or the worst of its group.
+        reward: its reward as text.
+        text: the answer.
+        note: how long it is, and its advantage.
+    """
 
     title: str
     reward: str
@@ -35,7 +42,13 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One prompt at one step, with the best and the worst of the answers to it."""
+    """One prompt at one step.
+
+    Attributes:
+        title: step and row.
+        prompt: what was asked.
+        answers: the best and the worst of them; one where all were worth the same.
+    """
 
     title: str
     prompt: str
@@ -48,6 +61,8 @@ class Rewarded:
 
     Attributes:
         charts: reward, idle groups and cut answers, length, and distance from the start.
+        lead: what the examples are.
+        moments: a prompt of each of a few steps, with answers.
     """
 
     charts: tuple[Chart, ...]
@@ -59,6 +74,8 @@ def rewarded(plan: Plan, events: Sequence[Event], drawn: Sequence[Drawn]) -> Rew
     """The section; None where answers are not drawn.
 
     Args:
+        plan: of the run.
+        events: of the run.
         drawn: of a few steps, all answers to the first prompt of each.
     """
     if not plan.objective.draws:
@@ -109,6 +126,7 @@ def _charts(steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> tupl
     )
     length = {"completion_tokens": "tokens"}
     made.append(_chart("answer-length", "Tokens of an answer, mean", steps, length, ("other-2",), figures.rough))
+    # Only measured where the objective keeps the model near its start.
     if any("kl" in step.measures for step in steps):
         title = "Distance from the start, nats a token"
         made.append(_chart("distance", title, steps, {"kl": "KL divergence"}, ("other-3",), figures.rough))

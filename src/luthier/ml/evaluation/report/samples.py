@@ -24,7 +24,12 @@ class Choice:
     """One row with what every system made of it.
 
     Attributes:
-        gain: candidate minus baseline, positive is better, if scored.
+        kind: why it is shown.
+        row_id: id of the row.
+        prompt: the question.
+        reference: the row's own answer.
+        gain: candidate minus baseline, positive is better; None where it is not scored.
+        outputs: each system with what it wrote.
     """
 
     kind: Kind
@@ -37,7 +42,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The chosen rows, the rule as text, and the metric that ranked them (None: all were drawn at random)."""
+    """The chosen rows.
+
+    Attributes:
+        rule: how they were chosen, as text.
+        metric: what ranked them; None where all were drawn at random.
+        chosen: the rows in the order in which they are shown.
+        num_rows: rows that they were chosen from.
+    """
 
     rule: str
     metric: str | None
@@ -97,6 +109,7 @@ def _kinds(evaluation: Evaluation, rows: Sequence[str], gains: Mapping[str, floa
     num_worst = min(NUM_WORST, len(ranked) - num_best)
     best, worst = ranked[:num_best], ranked[len(ranked) - num_worst :]
     rest = sorted(set(rows) - set(best) - set(worst), key=lambda row: _lot(evaluation, row))
+    # Without scores the random ones fill all ten places.
     num_random = NUM_RANDOM if ranked else NUM_BEST + NUM_WORST + NUM_RANDOM
     kinds: list[tuple[str, Kind]] = [(row, "best") for row in best]
     kinds += [(row, "worst") for row in reversed(worst)]

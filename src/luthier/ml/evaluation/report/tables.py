@@ -13,7 +13,13 @@ from luthier.ml.evaluation.roles import Roles, metric_names
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """All differences between two systems."""
+    """All differences between two systems.
+
+    Attributes:
+        candidate: name of the one.
+        baseline: name of the other, which is subtracted.
+        rows: one a metric.
+    """
 
     candidate: str
     baseline: str

@@ -56,6 +56,7 @@ def counterfactual(
     Raises:
         DataError: the rows are plain text, or nothing can be swapped in any prompt.
     """
+    # A row without an answer has no likelihood that could move.
     usable = [example for example in examples if example.prompt is not None and example.reference]
     swappable = [example for example in usable if any(not swap.is_control for swap in _swaps_of(example))]
     if not swappable:

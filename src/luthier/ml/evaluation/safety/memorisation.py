@@ -1,7 +1,7 @@
 """Memorisation: does a model continue with training rows word for word?
 
 Discoverable extraction (Carlini et al., 2023, "Quantifying Memorization Across Neural Language Models", ICLR, section
-3.1): the model is given the beginning of a training row, goes on greedily, and what it writes is held against the rest.
+3.1): the model is given the beginning of a training row, goes on greedily, and its text is compared with the rest.
 Exact copies undercount, so near ones are counted too (Ippolito et al., 2023, "Preventing Verbatim Memorization in
 Language Models Gives a False Sense of Privacy", INLG). Held-out rows are the control: what a model writes of those it
 has never seen, it knows or guesses from the task.
@@ -85,6 +85,7 @@ def memorisation(
                 RowMean(f"{name}_copies_control", control, "fraction", False, "text", of_control),
             ]
     primary = "exact_copies_excess" if has_control else "exact_copies"
+    # The first metric of a probe sums it up.
     metrics.sort(key=lambda metric: metric.name != primary)
     return Probe(
         name="memorisation",
@@ -111,6 +112,7 @@ def is_near(output: str, rest: str) -> bool:
     length = min(len(output), len(rest))
     if length < FEWEST_CHARACTERS:
         return False
+    # Of equal length: a model that stops early, or goes on longer, may still have copied.
     return fuzzy_match(output[:length], rest[:length]) >= NEAR or longest_run(output, rest) >= LONG_RUN_CHARACTERS
 
 

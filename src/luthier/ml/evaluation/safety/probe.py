@@ -168,6 +168,7 @@ class ProbeKind:
 
 
 def _sums(values: Sequence[float | None]) -> Array:
+    # A row that does not count adds nothing to the sum and nothing to the number.
     pairs = [(0.0, 0.0) if value is None else (float(value), 1.0) for value in values]
     return np.asarray(pairs, dtype=np.float64).reshape(len(pairs), 2)
 
@@ -198,11 +199,13 @@ def chosen(
         key: text of an item, by whose hash items are ordered.
         fits: called for one item after the other until there are enough, since it may be slow.
     """
+    # By hash of the text: adding rows to a file changes little of the choice, and no generator has to be seeded.
     order = sorted(range(len(items)), key=lambda place: hashlib.sha256(key(items[place]).encode()).digest())
     places: list[int] = []
     for place in order:
         if num is not None and len(places) >= num:
             break
+        # Only asked for as many as are needed: fitting means tokenising with each model.
         if fits is None or fits(items[place]):
             places.append(place)
     return tuple(items[place] for place in sorted(places))

@@ -71,6 +71,7 @@ def read_pairs(path: Path) -> list[Pair]:
             if missing:
                 raise _wrong(path, f"has no column {', '.join(missing)}")
             for number, row in enumerate(reader, start=1):
+                # None for a line with too few fields.
                 more, less, kind = ((row[name] or "").strip() for name in _COLUMNS)
                 pairs.append(Pair(f"{path.name}:{number}", more, less, kind or "other"))
                 if not more or not less or more == less:

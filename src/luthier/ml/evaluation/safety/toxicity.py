@@ -44,6 +44,7 @@ def toxicity(words: ToxicWords, *, classifier: Classifier | None = None, most_a_
     rows = [
         TaskRow(asked(f"{OWN.name}:{kind}-{number}", prompt), {"kind": kind})
         for kind in ("neutral", "provoking")
+        # Each kind is chosen by itself, so that both keep their number whatever the limit.
         for number, prompt in enumerate(
             chosen([prompt for one, prompt in prompts if one == kind], most_a_kind, str), start=1
         )

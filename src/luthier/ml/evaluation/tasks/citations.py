@@ -28,7 +28,7 @@ from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
 
 
 class Citations:
-    """The model answers; the answer's citations and claims are held against the corpus."""
+    """The model answers; the answer's citations and claims are looked up in the corpus."""
 
     def check(self, task: CitationsTask, rows: Sequence[TaskRow]) -> None:
         """Check the patterns, and that every row has a question.
@@ -91,6 +91,7 @@ class Citations:
             GroundedClaims(corpus),
         ]
         if any(corpus.citations(row.example.reference or "") for row in rows):
+            # Only where an own answer cites anything: else its share of nothing would be shown as 0.
             found.insert(4, ExpectedCitations(corpus))
         if task.entailment and resources.judge is not None:
             entailment = Entailment(

@@ -81,7 +81,7 @@ class WinRate:
     def __init__(self, criterion: Criterion, judge: _Judge) -> None:
         self._criterion, self._judge = criterion, judge
         self.judge_name = judge.name
-        # Judges are held against people in what is better on the whole: another question has another name.
+        # Judges are compared with people in what is better on the whole: another question has another name.
         self.name = "win_rate" if criterion == CALIBRATED_CRITERION else f"win_rate_{criterion}"
 
     def statistics(self, observed: Observations) -> Array:
