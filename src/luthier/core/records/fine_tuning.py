@@ -116,7 +116,19 @@ class Integration(FrozenModel):
 
 
 class FineTuningRequest(FrozenModel):
-    """The body of `POST /v1/fine_tuning/jobs`. The top-level `hyperparameters` are deprecated there and still taken."""
+    """The body of `POST /v1/fine_tuning/jobs`.
+
+    Attributes:
+        model: the base model, by its name in the API.
+        training_file: id of the file of training rows.
+        validation_file: id of the file of validation rows; None for none.
+        suffix: becomes part of the name of the tuned model.
+        seed: of the run; None takes the default.
+        metadata: the client's own notes.
+        integrations: other services, as the hosted service has them.
+        hyperparameters: deprecated in OpenAI's API, and still taken.
+        method: the method with its settings; None for supervised.
+    """
 
     model: Annotated[str, Field(min_length=1, max_length=255)]
     training_file: Annotated[str, Field(min_length=1, max_length=64)]
