@@ -1,4 +1,4 @@
-"""A judge held against people: how far it agrees with them, what it is biased by, and whether a gate may use it."""
+"""A judge compared with people: how far it agrees with them, what it is biased by, and whether a gate may use it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from luthier.core.results.suite import Criterion
 from luthier.core.results.task_result import Confusion
 
 Target = Criterion | Literal["preference"]
-"""What a judge is held against people in: scores for a criterion, or which of two answers is better."""
+"""What a judge is compared with people in: scores for a criterion, or which of two answers is better."""
 Measure = Literal["kappa", "quadratic kappa"]
 NoVerdictKind = Literal[
     "empty", "refusal", "prose", "incomplete", "out of range", "contradiction", "cut off", "too long", "no answer"

@@ -27,7 +27,7 @@ class TaskCommon(FrozenModel):
         name: unique within the suite.
         data: a file of rows, relative to the suite's.
         map: field of the shape to field of the file, as in a recipe.
-        most_rows: judge only so many, chosen by a stable hash.
+        most_rows: rows that are judged at most, chosen by a stable hash.
         few_shot: examples in the prompt, taken from `few_shot_from`.
         few_shot_from: a file with rows that are not judged.
         cluster_by: the field that says which rows share a source, so that they count as one in intervals.

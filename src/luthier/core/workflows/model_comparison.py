@@ -15,7 +15,7 @@ Advice = Literal["tuned", "prompting", "nothing"]
 
 
 class Contender(FrozenModel):
-    """A base model that takes part, and what its own plan came to.
+    """A base model that takes part, and the figures of its own plan.
 
     Attributes:
         label: what tables call it.
@@ -44,7 +44,7 @@ class Contender(FrozenModel):
 
 
 class ModelComparisonSpec(FrozenModel):
-    """What was asked, and the sizes that the budget came to; the same for every contender.
+    """What was asked, and the sizes that fit the budget; the same for every contender.
 
     Attributes:
         data, held_out: as they were given.
