@@ -155,7 +155,13 @@ class ModelComparisonResult(FrozenModel):
     """All that came of a showdown.
 
     Attributes:
+        showdown_id: its id.
+        created_at: UTC, ISO 8601.
+        spec: what was asked.
+        standings: every system with its figures.
+        tunings: the short trainings.
         comparisons: of every pair of systems and every metric, paired over the rows.
+        recommendation: the answer.
         not_equal: what could not be made the same for all, a sentence each.
         hours: spent in all.
     """

@@ -31,7 +31,14 @@ _LOCK_TIMEOUT_SECONDS = 60
 
 
 class Sqlite:
-    """A database in one file. Raises RequestError where the file cannot be there."""
+    """A database in one file.
+
+    Args:
+        url: An SQLAlchemy URL with the path of the file.
+
+    Raises:
+        RequestError: The folder of the file does not exist, or the path is a folder.
+    """
 
     is_quick = True
     # Julian days to seconds; 2440587.5 is the Julian date of 1970-01-01. strftime('%s') would give whole seconds only.

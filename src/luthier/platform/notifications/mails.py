@@ -61,7 +61,11 @@ class Mail(FrozenModel):
 
 
 def check_address(text: str) -> str:
-    """An address as SMTP takes it without extensions. Raises RequestError."""
+    """An address as SMTP takes it without extensions.
+
+    Raises:
+        RequestError: The text is no such address.
+    """
     if not _ADDRESS.fullmatch(text):
         raise RequestError(f"the mail address {text[:100]!r}", expected="NAME@HOST, in ASCII", do="correct it")
     return text

@@ -54,6 +54,8 @@ def render(template: str, result: Result, values: Mapping[str, Any]) -> str:
     """A page about tasks, from its template.
 
     Args:
+        template: name of its file.
+        result: of the tasks.
         values: what this template shows beside them.
     """
     environment = page_environment(TEMPLATES, fold)
@@ -72,6 +74,7 @@ def render(template: str, result: Result, values: Mapping[str, Any]) -> str:
 def task_section(result: Result, task: TaskResult) -> dict[str, Any]:
     """All that a page shows of one task."""
     view = task_view(result, task)
+    # Of a task as of an evaluation: the same rule chooses.
     choices = choose_samples(as_evaluation(result, task), view.who)
     return {
         "view": view,
