@@ -132,7 +132,7 @@ StepCount = Annotated[int, Field(ge=0)]
 
 
 class LayersRecipe(FrozenModel):
-    """Which layers carry an adapter: the first so many, the last so many, or both ends.
+    """Which layers carry an adapter: the first ones, the last ones, or both ends.
 
     Attributes:
         first: the number of layers from the first one on.

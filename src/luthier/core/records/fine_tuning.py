@@ -77,6 +77,7 @@ class ReinforcementMethod(FrozenModel):
 
     Attributes:
         grader: one of OpenAI's graders, as a document.
+        hyperparameters: how long and how fast; None takes the defaults.
     """
 
     grader: dict[str, Any]
@@ -100,7 +101,14 @@ class MethodRequest(FrozenModel):
 
 
 class WandbIntegration(FrozenModel):
-    """Where Weights & Biases would be notified of the job."""
+    """Where Weights & Biases would be notified of the job.
+
+    Attributes:
+        project: the project there.
+        name: the name of the run there.
+        entity: the user or team there.
+        tags: tags of the run there.
+    """
 
     project: str
     name: str | None = None
@@ -109,7 +117,12 @@ class WandbIntegration(FrozenModel):
 
 
 class Integration(FrozenModel):
-    """Another service that would be notified of the job."""
+    """Another service that would be notified of the job.
+
+    Attributes:
+        type: names the service.
+        wandb: its settings.
+    """
 
     type: Literal["wandb"]
     wandb: WandbIntegration
