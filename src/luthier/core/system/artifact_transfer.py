@@ -16,6 +16,7 @@ from fsspec.core import url_to_fs
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
 from luthier.core.system.disk_full import disk_full_explained, is_disk_full
+from luthier.core.system.durable import sync
 
 WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent at once: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
@@ -61,6 +62,8 @@ def copy_local(source: Path, final: Path) -> None:
             os.fsync(writer.fileno())
         # Atomic within one folder, hence the partial name beside it.
         partial.replace(final)
+        # The name itself is on the disk only once its folder is.
+        sync(final.parent)
     finally:
         partial.unlink(missing_ok=True)
 

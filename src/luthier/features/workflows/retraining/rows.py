@@ -98,7 +98,7 @@ def reviewed_rows(
     items = sorted(accepted(context, caller.project_id, model), key=lambda item: item.decided_at or 0.0)
     for item in items:
         # Learning an answer that the model gave by itself teaches nothing new and hardens its faults, so it must be
-        # wished.
+        # asked for.
         if item.source == "traffic" and item.correction is None and not from_traffic:
             found.left_out["sampled from traffic, and --from-traffic was not given"] += 1
         else:
