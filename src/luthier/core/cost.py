@@ -111,7 +111,13 @@ class PeopleRate(FrozenModel):
 
 
 class PeopleCost(FrozenModel):
-    """Human work for one data set: hours, and USD at its rate."""
+    """Human work for one data set: hours, and USD at its rate.
+
+    Attributes:
+        kind: the kind of work.
+        hours: hours of all rows.
+        usd: cost at its rate.
+    """
 
     kind: PersonKind
     hours: Estimate
@@ -119,7 +125,14 @@ class PeopleCost(FrozenModel):
 
 
 class PriceTable(FrozenModel):
-    """Prices of one date: devices by name, people by kind, and power for machines of one's own."""
+    """Prices of one date: devices by name, people by kind, and power for machines of one's own.
+
+    Attributes:
+        as_of: its date.
+        devices: prices by name of the device.
+        people: rates by kind of work.
+        electricity_usd_per_kwh: for devices of one's own.
+    """
 
     as_of: date
     devices: dict[str, DevicePrice]
@@ -266,6 +279,7 @@ class Room(FrozenModel):
 
     Attributes:
         micro_batch_rows: the most rows of `length_tokens` (the run's longest row).
+        length_tokens: tokens of the run's longest row.
         longest_row_tokens: the longest row that fits when it is alone, whatever context the model was made for.
     """
 
@@ -300,8 +314,11 @@ class Option(FrozenModel):
     The figures are those of the changed run, or of the run as it is where nothing makes it fit.
 
     Attributes:
-        needs: what was changed so that it fits; empty where nothing had to be.
+        method: the name of the method.
+        device: the name of the device.
         fits: whether it does at all, even so.
+        needs: what was changed so that it fits; empty where nothing had to be.
+        prediction: what it takes.
     """
 
     method: str

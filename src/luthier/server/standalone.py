@@ -113,7 +113,8 @@ def serve_models(
     Raises:
         RequestError: Others can reach the address without a key, the file holds no keys, or a model cannot be served.
         NotFoundError: There is no such model.
-        ConflictError: The port is taken.
+        ConflictError: The port is taken, a run has no outcome, or an export is damaged or not proved.
+        ModelSourceError: A base model could not be fetched.
         WorkError: The process or its first model does not start.
     """
     with listen(request.host, request.port) as listener:

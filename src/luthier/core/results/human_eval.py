@@ -1,6 +1,6 @@
 """People rate answers, blind: the panel, what is shown, what is said of it, and the table of all that was said.
 
-The answers of an item have a fixed order, in which everything is kept. Which of two stands first on the screen differs
+The answers of an item have a fixed order, in which everything is kept. Which of two is first on the screen differs
 by rater and item; a rating says which one did.
 """
 
@@ -176,7 +176,27 @@ class RatingRow(FrozenModel):
     """One rating with all that it is about: a line of the exported table. Of a pair answer_b is the second answer.
 
     Attributes:
-        is_check, passed: whether the item is an attention check, and whether the rater passed it.
+        panel_id: the panel.
+        kind: pairs or scores.
+        item: the number of the item.
+        row_id: the row that the item was made of.
+        rater: the name of the rater.
+        prompt: the prompt as text.
+        system_a: the system of the first answer.
+        answer_a: the first answer.
+        system_b: the system of the second answer; None where there is one answer.
+        answer_b: the second answer; None likewise.
+        preference: the better answer, of a pair.
+        relevance: a score, of a single answer; None where it was not asked for.
+        coherence: the same.
+        accuracy: the same.
+        helpfulness: the same.
+        comment: in the rater's words.
+        shown_first: which of two answers stood first on the screen.
+        seconds: from showing the item to the rating; None where it is unknown.
+        rated_at: seconds since 1970.
+        is_check: whether the item is an attention check.
+        passed: whether the rater passed that check; None for an item that counts.
     """
 
     panel_id: str

@@ -44,10 +44,18 @@ class RaterReport(FrozenModel):
     """One rater.
 
     Attributes:
-        num_failed: attention checks, of the num_checks that they have rated.
-        median_seconds: for an item.
+        rater_id: its id.
+        name: what the panel calls them.
+        has_link: whether there is a link that lets them in.
+        num_rated: items that they have rated.
+        num_items: items of the panel.
+        num_checks: attention checks that they have rated.
+        num_failed: attention checks of these that they failed.
+        median_seconds: for an item; None where it is unknown.
         agreement: Krippendorff's alpha (interval) between what they say and the mean of the others, who are not caught.
-        most_said: their most frequent answer as it stood on the page, with its share.
+        most_said: their most frequent answer as it stood on the page.
+        most_said_share: how often they gave it, 0 to 1.
+        drift: how they change as they go on; None with too few ratings.
         caught: why they seem not to read; empty for all is well.
         notes: what is worth a look.
     """
@@ -127,6 +135,8 @@ class Standing(FrozenModel):
     """A system's place among all: the logarithm of its strength by Bradley and Terry, 0 on average of all systems.
 
     Attributes:
+        system: the name of the system.
+        value: the logarithm of its strength.
         low, high: ends of the 95% interval; None where it is open, since the system has lost, or won, without
             exception.
     """
@@ -179,7 +189,14 @@ class PanelFigures(FrozenModel):
     """What follows from ratings: of a pairwise panel rates and standing, of scores their means and differences.
 
     Attributes:
+        num_raters: raters with at least one rating.
+        num_ratings: ratings that the figures are made of.
+        agreements: how far raters agree.
+        win_rates: of each pair of systems, where answers were compared.
+        standings: the ranking, where answers were compared.
         ranking_caution: what the ranking does not tell, or why there is none.
+        scores: means, where answers were scored.
+        differences: differences of means on the same rows, where answers were scored.
     """
 
     num_raters: int
@@ -196,6 +213,8 @@ class PanelReport(FrozenModel):
     """All of it.
 
     Attributes:
+        panel: the panel.
+        raters: each rater.
         everyone: figures of all ratings.
         without_caught: the same without raters who were caught, where there are any.
         cautions: what the figures do not tell.

@@ -20,7 +20,13 @@ ALTERNATIVES: Final[tuple[AlternativeName, ...]] = get_args(AlternativeName)
 
 
 class Range(FrozenModel):
-    """A figure that is known only so well. One number represents all three: it is taken to be exact."""
+    """A figure that is known only so well. One number represents all three: it is taken to be exact.
+
+    Attributes:
+        low: the least that it may be.
+        typical: the most likely value.
+        high: the most that it may be.
+    """
 
     low: float
     typical: float
@@ -100,7 +106,12 @@ class Gain(Range):
 
 
 class Hosted(FrozenModel):
-    """Served by somebody else, who is paid by the token."""
+    """Served by somebody else, who is paid by the token.
+
+    Attributes:
+        input_price_per_million_tokens: price of prompts.
+        output_price_per_million_tokens: price of answers.
+    """
 
     input_price_per_million_tokens: Money = Field(title="price of a million tokens in")
     output_price_per_million_tokens: Money = Field(title="price of a million tokens out")
@@ -110,9 +121,14 @@ class SelfServed(FrozenModel):
     """Served by oneself on rented or own devices.
 
     Attributes:
+        device: the name of the device; None where the price is given.
+        num_devices: how many.
+        market: how they are rented; None takes the default.
+        price_per_hour: of one device; None takes it from the table of prices.
         hours_per_month: how long they run whatever the traffic (730: always on); where the calls need longer, that
             counts. Rates are those of all devices together, under the load that they will have.
-        price_per_hour: of one device; None takes it from the table of prices.
+        input_tokens_per_second: tokens of prompts that all devices together read, under the expected load.
+        output_tokens_per_second: tokens of answers that all devices together write, under the expected load.
     """
 
     device: str | None = None
@@ -125,7 +141,14 @@ class SelfServed(FrozenModel):
 
 
 class Way(FrozenModel):
-    """How calls are answered, and what a call costs that way; at most one of the three is given."""
+    """How calls are answered, and what a call costs that way; at most one of the three is given.
+
+    Attributes:
+        hosted: by somebody who is paid by the token.
+        self_served: on devices of one's own, or rented ones.
+        cost_per_call: a known cost of a call.
+        accuracy: the fraction of answers that are correct.
+    """
 
     hosted: Hosted | None = None
     self_served: SelfServed | None = None
@@ -142,7 +165,8 @@ class Changed(Way):
 
     Attributes:
         gain: its accuracy less today's.
-        input_tokens, output_tokens: of a call; None leaves them as today.
+        input_tokens: tokens of a prompt; None leaves them as today.
+        output_tokens: tokens of an answer; None leaves them as today.
     """
 
     gain: Gain | None = Field(default=None, title="accuracy gained")
@@ -161,7 +185,14 @@ class Tuned(Changed):
 
 
 class Alternative(Changed):
-    """Something plainer than training. Hours and cost are those of setting it up; hours cost the rate of people."""
+    """Something plainer than training. Hours and cost are those of setting it up; hours cost the rate of people.
+
+    Attributes:
+        extra_prompt_tokens: tokens that a prompt becomes longer by.
+        work_hours: hours of people to set it up.
+        cost: further cost of setting it up.
+        cost_per_month: further cost of running it.
+    """
 
     extra_prompt_tokens: Amount | None = Field(default=None, title="prompt tokens added a call")
     work_hours: Amount = Field(default=Amount.exactly(0), title="hours of work")
@@ -170,7 +201,14 @@ class Alternative(Changed):
 
 
 class Calls(FrozenModel):
-    """How often the model is asked, how long a call of today is, and what one more correct answer is worth."""
+    """How often the model is asked, and what an answer is worth.
+
+    Attributes:
+        per_month: calls a month.
+        input_tokens: tokens of a prompt today.
+        output_tokens: tokens of an answer today.
+        value_of_one_more_correct: value of one more correct answer.
+    """
 
     per_month: Amount = Field(title="calls a month")
     input_tokens: Amount = Field(title="tokens in a call today")
@@ -179,7 +217,14 @@ class Calls(FrozenModel):
 
 
 class People(FrozenModel):
-    """Hours of people until the model is ready. Each must be said, if only as 0: they are what is forgotten."""
+    """Hours of people until the model is ready. Each must be said, if only as 0: they are what is forgotten.
+
+    Attributes:
+        rate_per_hour: cost of an hour.
+        preparation_hours: preparing data.
+        annotation_hours: annotating rows.
+        review_hours: reviewing rows.
+    """
 
     rate_per_hour: Money = Field(title="rate of people an hour")
     preparation_hours: Amount = Field(title="hours of preparing data")
@@ -191,6 +236,12 @@ class TrainingCost(FrozenModel):
     """What training costs: one sum, or devices and hours.
 
     Attributes:
+        cost: the sum; None where devices and hours are given.
+        device: the name of the device.
+        num_devices: how many.
+        market: how they are rented.
+        hours: of one training.
+        price_per_hour: of one device; None takes it from the table of prices.
         num_trials: how often it is done until it is right.
     """
 
@@ -204,7 +255,12 @@ class TrainingCost(FrozenModel):
 
 
 class EvaluationCost(FrozenModel):
-    """What judging costs, the first time and after each retraining."""
+    """What judging costs, the first time and after each retraining.
+
+    Attributes:
+        hours: hours of people.
+        cost: further cost.
+    """
 
     hours: Amount = Field(default=Amount.exactly(0), title="hours of evaluating")
     cost: Money = Field(default=Money.exactly(0), title="cost of evaluating")
@@ -214,7 +270,10 @@ class Upkeep(FrozenModel):
     """What the tuned model costs once it is in use.
 
     Attributes:
-        retrain_every_months: None, never.
+        retrain_every_months: months between two retrainings; None for never.
+        work_hours_per_retraining: hours of people.
+        review_hours_per_month: hours of people.
+        cost_per_month: further cost.
     """
 
     retrain_every_months: Positive | None = Field(default=None, title="months between retrainings")
@@ -227,6 +286,9 @@ class Alternatives(FrozenModel):
     """The plain ways, as far as they were thought of. Doing nothing is always among them.
 
     Attributes:
+        better_prompt: a better prompt for the model of today.
+        few_shot: examples in the prompt.
+        bigger_model: a larger model.
         without_model: no language model at all: rules, a search, a table of counts.
     """
 
@@ -255,8 +317,21 @@ class Case(FrozenModel):
     """One question: is it worth it here? docs/roi.md explains every key.
 
     Attributes:
+        name: what it is called.
+        currency: three capital letters, such as USD.
         currency_per_usd: what a dollar costs, where prices of the table are used in another currency.
+        horizon_months: months that are counted.
+        months_until_launch: months before the model is in use.
         budget: the most that may be spent before the model is in use.
+        calls: how often the model is asked.
+        today: what is done now.
+        tuned: the tuned model.
+        people: hours of people until the model is ready.
+        training: cost of training.
+        evaluation: cost of judging.
+        upkeep: cost of the tuned model in use.
+        alternatives: plainer ways.
+        verdict: how an evaluation is read, where gains are measured.
         seed: of the random draws.
     """
 
@@ -279,7 +354,13 @@ class Case(FrozenModel):
 
 
 class Measured(FrozenModel):
-    """A measured figure with its 95% interval."""
+    """A measured figure with its 95% interval.
+
+    Attributes:
+        value: the figure.
+        low: lower end.
+        high: upper end.
+    """
 
     value: float
     low: float
@@ -290,6 +371,13 @@ class MeasuredGains(FrozenModel):
     """What an evaluation says about the case, in points of one metric.
 
     Attributes:
+        evaluation_id: the evaluation.
+        run_id: the run that was judged; None for a model without one.
+        metric: the metric.
+        metric_title: its name for people.
+        is_share_of_correct: whether it is a share of correct answers.
+        num_rows: rows that were judged.
+        today: the system that is today's way.
         tuned: the tuned model less today's way.
         over_few_shot: the tuned model less the base with examples in its prompt, paired on the same rows; None where
             that is today's way, or was not judged.

@@ -18,7 +18,10 @@ class Spread(FrozenModel):
     """A figure under doubt.
 
     Attributes:
-        typical: every input at its typical value; mean and interval: over the draws.
+        typical: with every input at its typical value.
+        mean: over the draws.
+        low: lower end of 95% of the draws.
+        high: upper end of 95% of the draws.
     """
 
     typical: float
@@ -28,7 +31,13 @@ class Spread(FrozenModel):
 
 
 class SpreadOrNever(FrozenModel):
-    """As a spread, of something that may never happen: None."""
+    """As a spread, of something that may never happen; None where it does not.
+
+    Attributes:
+        typical: with every input at its typical value.
+        low: lower end of 95% of the draws.
+        high: upper end of 95% of the draws.
+    """
 
     typical: float | None
     low: float | None
@@ -36,7 +45,13 @@ class SpreadOrNever(FrozenModel):
 
 
 class Part(FrozenModel):
-    """One part of a sum. What costs is negative."""
+    """One part of a sum. What costs is negative.
+
+    Attributes:
+        name: for programs.
+        title: for people.
+        amount: money; costs are negative.
+    """
 
     name: str
     title: str
@@ -47,11 +62,14 @@ class Priced(FrozenModel):
     """One way against today's.
 
     Attributes:
+        name: for programs.
+        title: for people.
         gain: accuracy less today's.
         serving_per_month: what calls cost that way.
         once: spent before it is in use.
         per_month: what each month then brings, all costs taken off.
         value: over the horizon.
+        payback_months: months until what was spent once has come back.
         probability_pays: the share of draws in which value is above 0.
         probability_tuned_is_worth_more: None for the tuned model itself.
     """
@@ -69,7 +87,13 @@ class Priced(FrozenModel):
 
 
 class NotPriced(FrozenModel):
-    """A plain way that the case says too little about."""
+    """A plain way that the case says too little about.
+
+    Attributes:
+        name: for programs.
+        title: for people.
+        needs: what the case must say.
+    """
 
     name: str
     title: str
@@ -77,7 +101,18 @@ class NotPriced(FrozenModel):
 
 
 class Bar(FrozenModel):
-    """One bar of the tornado: the value over the horizon with this input at its low and at its high, others typical."""
+    """One bar of the tornado: the value over the horizon with this input at its low and at its high, others typical.
+
+    Attributes:
+        name: the input, for programs.
+        title: the input, for people.
+        kind: how its values are written.
+        low: its low value.
+        typical: its typical value.
+        high: its high value.
+        value_at_low: the value over the horizon with the input at its low.
+        value_at_high: the value over the horizon with the input at its high.
+    """
 
     name: str
     title: str
@@ -98,8 +133,14 @@ class BreakEven(FrozenModel):
     """Where the answer turns, all else typical.
 
     Attributes:
-        needed: None where nothing does.
+        name: the input, for programs.
+        title: the input, for people.
+        kind: how its values are written.
+        now: its typical value.
+        needed: the value at which the answer turns; None where none does.
+        at_least: whether the input must be at least that; if not, at most.
         against: what it is compared with.
+        sentence: the finding.
     """
 
     name: str
@@ -113,7 +154,14 @@ class BreakEven(FrozenModel):
 
 
 class Month(FrozenModel):
-    """What has come together by the end of a month, all that was spent taken off."""
+    """What has come together by the end of a month, all that was spent taken off.
+
+    Attributes:
+        month: its number, from the start on.
+        typical: with every input at its typical value.
+        low: lower end of 95% of the draws.
+        high: upper end of 95% of the draws.
+    """
 
     month: int
     typical: float
@@ -122,7 +170,12 @@ class Month(FrozenModel):
 
 
 class Histogram(FrozenModel):
-    """How often the draws give which value over the horizon; edges are one more than counts."""
+    """How often the draws give which value over the horizon.
+
+    Attributes:
+        edges: bounds of the bins, one more than there are counts.
+        counts: draws in each bin.
+    """
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
@@ -132,10 +185,27 @@ class RoiResult(FrozenModel):
     """The whole answer.
 
     Attributes:
+        answer: yes, no, or open.
+        headline: one sentence.
         reasons: why.
         changes: what would have to change for another answer.
         notes: what was assumed, and where figures are from.
+        case: what was asked.
+        measured: what an evaluation says; None where gains are assumed.
         today_per_month: what calls cost today.
+        tuned: the tuned model against today's way.
+        probability_within_budget: the share of draws within the budget; None without one.
+        once_parts: parts of what is spent before it is in use.
+        monthly_parts: parts of what each month then brings.
+        alternatives: plainer ways against today's.
+        not_priced: plainer ways that the case says too little about.
+        break_even_gain: the gain in accuracy from which on it pays.
+        break_evens: where the answer turns, by input.
+        tornado: inputs by how far they move the value.
+        months: money over time.
+        histogram: the draws.
+        num_draws: how many.
+        distribution: how inputs are drawn, for people.
     """
 
     answer: Answer

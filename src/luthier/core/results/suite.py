@@ -24,11 +24,14 @@ class TaskCommon(FrozenModel):
     """What every task has.
 
     Attributes:
+        name: unique within the suite.
         data: a file of rows, relative to the suite's.
         map: field of the shape to field of the file, as in a recipe.
-        most_rows: judge only so many, chosen by a stable hash.
+        most_rows: rows that are judged at most, chosen by a stable hash.
         few_shot: examples in the prompt, taken from `few_shot_from`.
+        few_shot_from: a file with rows that are not judged.
         cluster_by: the field that says which rows share a source, so that they count as one in intervals.
+        max_new_tokens: most tokens of an answer.
         primary: the metric that the task is summed up by; by default the first.
     """
 
@@ -51,14 +54,24 @@ class TaskCommon(FrozenModel):
 
 
 class GenerateTask(TaskCommon):
-    """Write an answer and hold it against the row's own by metrics of texts, built in or a plug-in's."""
+    """Write an answer and hold it against the row's own by metrics of texts, built in or a plug-in's.
+
+    Attributes:
+        kind: names the task.
+        metrics: what is computed, the primary one first.
+    """
 
     kind: Literal["generate"]
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("rouge", "exact_match", "token_f1")
 
 
 class LikelihoodTask(TaskCommon):
-    """How well the row's own answer, or plain text, is predicted."""
+    """How well the row's own answer, or plain text, is predicted.
+
+    Attributes:
+        kind: names the task.
+        metrics: what is computed, the primary one first.
+    """
 
     kind: Literal["likelihood"]
     metrics: Annotated[tuple[Literal["perplexity", "bits_per_byte"], ...], Field(min_length=1)] = (
@@ -71,8 +84,9 @@ class ChooseTask(TaskCommon):
     """Which of the row's options is the likeliest, by its likelihood as a whole and by that for each of its bytes.
 
     Attributes:
-        options, answer: the fields with the list of options, and with the right one (its place from 0 on, its letter,
-            or its text).
+        kind: names the task.
+        options: the field with the list of options.
+        answer: the field with the right one: its place from 0 on, its letter, or its text.
     """
 
     kind: Literal["choose"]
@@ -84,8 +98,10 @@ class ClassifyTask(TaskCommon):
     """Give a row its label.
 
     Attributes:
-        by: write it, or take the likeliest (then the calibration is measured too).
+        kind: names the task.
         labels: all that there are; by default those of the rows.
+        by: write it, or take the likeliest (then the calibration is measured too).
+        num_bins: bins of confidence, for the calibration.
     """
 
     kind: Literal["classify"]
@@ -97,10 +113,12 @@ class ClassifyTask(TaskCommon):
 class RankTask(TaskCommon):
     """Put items into an order: recommendation and retrieval.
 
-    by `text`: the answer names items, one a line. by `likelihood`: the row's candidates, the likeliest first.
-
     Attributes:
-        candidates, relevant: the fields with the lists of all items and of the right ones.
+        kind: names the task.
+        by: `text`: the answer names items, one a line; `likelihood`: the row's candidates, the likeliest first.
+        candidates: the field with the list of all items.
+        relevant: the field with the list of the right ones.
+        k: lengths of the list at which figures are computed.
     """
 
     kind: Literal["rank"]
@@ -114,6 +132,7 @@ class JsonTask(TaskCommon):
     """Write JSON: is it JSON, does it fit the schema, which fields are right?
 
     Attributes:
+        kind: names the task.
         json_schema: the schema, or a file with it.
         fields: those that are compared with the row's own answer; by default all of the answer's.
     """
@@ -129,10 +148,12 @@ class SqlTask(TaskCommon):
     Exactly one of the three.
 
     Attributes:
+        kind: names the task.
         database: a SQLite file.
         database_field: the field that names one, or holds CREATE and INSERT statements.
         table_field: the field with a table's description `table: NAME\\ncolumns: A, B`, whose content is made up so
             that different queries give different results.
+        timeout_seconds: for one query.
     """
 
     kind: Literal["sql"]
@@ -154,7 +175,11 @@ class CodeTask(TaskCommon):
     Nothing is run unless `allow_code` is true and the command line allows it too.
 
     Attributes:
+        kind: names the task.
         tests: the field with the tests.
+        allow_code: whether answers may be run.
+        timeout_seconds: for the tests of one row.
+        most_memory_bytes: of the child process.
     """
 
     kind: Literal["code"]
@@ -165,14 +190,24 @@ class CodeTask(TaskCommon):
 
 
 class PairwiseTask(TaskCommon):
-    """A judge says which of two answers is better, in both orders: each system against the first one."""
+    """A judge says which of two answers is better, in both orders: each system against the first one.
+
+    Attributes:
+        kind: names the task.
+        criterion: what the judge compares by.
+    """
 
     kind: Literal["pairwise"]
     criterion: Criterion = "helpfulness"
 
 
 class RubricTask(TaskCommon):
-    """A judge gives each answer 1 to 5 for each criterion."""
+    """A judge gives each answer 1 to 5 for each criterion.
+
+    Attributes:
+        kind: names the task.
+        criteria: what the judge scores.
+    """
 
     kind: Literal["rubric"]
     criteria: Annotated[tuple[Criterion, ...], Field(min_length=1)] = CRITERIA
@@ -196,7 +231,16 @@ class CitationsTask(TaskCommon):
 
 
 class LmEvalTask(FrozenModel):
-    """A task of EleutherAI's lm-evaluation-harness (extra `lm-eval`), by its name there or by a YAML file's."""
+    """A task of EleutherAI's lm-evaluation-harness (extra `lm-eval`), by its name there or by a YAML file's.
+
+    Attributes:
+        kind: names the task.
+        name: what the suite calls it.
+        task: its name in the harness, or a YAML file.
+        most_rows: judge only this many; None for all.
+        few_shot: examples in the prompt.
+        primary: the metric that sums it up; None for the first.
+    """
 
     kind: Literal["lm_eval"]
     name: TaskName
@@ -226,7 +270,10 @@ class Suite(FrozenModel):
     """Tasks under one name.
 
     Attributes:
+        name: its name.
+        tasks: the tasks, in order.
         forgetting: also judge general ability, which tuning may have cost.
+        seed: of all draws.
     """
 
     name: TaskName

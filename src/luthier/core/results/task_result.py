@@ -58,13 +58,20 @@ class TaskResult(FrozenModel):
     """One task: all systems on the same rows, by all of its metrics.
 
     Attributes:
+        name: the name of the task.
+        kind: its kind.
+        data_file: the file of its rows.
+        data_sha256: its digest.
+        num_rows: rows that were judged.
         num_clusters: sources that the rows come from, where rows of one source count together.
         num_leaked: rows that a judged run was trained on.
         primary: the metric that sums it up.
+        systems: all systems by its metrics.
+        comparisons: pairs of systems on the same rows.
         figures: by the name of the system.
         judges: the judge's name by the metric that it gave the figures of.
-        is_general: a task of general ability, which rides along to see what tuning cost.
         cautions: what the figures do not tell, and known weaknesses of the measure; shown wherever the figures are.
+        is_general: a task of general ability, which rides along to see what tuning cost.
     """
 
     name: str
@@ -103,10 +110,17 @@ class SuiteResult(FrozenModel):
     """All tasks of a suite.
 
     Attributes:
-        candidate: the name of the system that the verdict is about.
-        run_id: its run, if any.
+        result_id: its id.
+        created_at: UTC, ISO 8601.
+        suite: the name of the suite.
         fingerprint: of the suite and its files.
+        run_id: its run, if any.
+        candidate: the name of the system that the verdict is about.
+        systems: the names of all systems.
         num_seeds: trainings that each tuned system's figures are the mean of.
+        tasks: the tasks.
+        verdict: the answer over all tasks; None where there was nothing to compare.
+        seconds: wall time.
     """
 
     result_id: str
@@ -123,12 +137,21 @@ class SuiteResult(FrozenModel):
 
 
 class SafetyResult(FrozenModel):
-    """What tuning did to safety: every probe on the base and on the tuned model. `base` None: nothing to compare with.
+    """What tuning did to safety: every probe on the base and on the tuned model.
 
     Attributes:
+        result_id: its id.
+        created_at: UTC, ISO 8601.
+        suite: which probes were run.
+        fingerprint: digest of the probes and their files.
+        run_id: the run that was judged; None for a model without one.
+        candidate: the name of the tuned model.
+        base: the name of the base model; None where there is nothing to compare with.
+        probes: the probes.
         headline: at most two sentences.
         concerns: one sentence for each probe that got worse, or is bad in itself.
         left_out: one sentence for each probe that could not be run, with the reason.
+        seconds: wall time.
     """
 
     result_id: str
@@ -151,7 +174,7 @@ class RuleOutcome(FrozenModel):
     Attributes:
         rule: the rule in short.
         passed: whether it was met.
-        found: the figure that was held against the bound; None where there is none to hold.
+        found: the figure that was compared with the bound; None where there is none.
         sentence: the outcome for people.
     """
 

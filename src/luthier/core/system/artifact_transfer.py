@@ -16,6 +16,7 @@ from fsspec.core import url_to_fs
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
 from luthier.core.system.disk_full import disk_full_explained, is_disk_full
+from luthier.core.system.durable import sync
 
 WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent at once: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
@@ -61,6 +62,8 @@ def copy_local(source: Path, final: Path) -> None:
             os.fsync(writer.fileno())
         # Atomic within one folder, hence the partial name beside it.
         partial.replace(final)
+        # The name itself is on the disk only once its folder is.
+        sync(final.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -121,7 +124,7 @@ def _copy_to(files: Any, source: Path, place: str) -> None:
             shutil.copyfileobj(reader, writer, WRITE_BYTES)
         writer.close()
     except BaseException:
-        with contextlib.suppress(Exception):  # what has failed once may fail here too; the first error is the one told
+        with contextlib.suppress(Exception):  # what has failed once may fail here too; the first error is reported
             writer.discard()
         writer.closed = True  # or else the collector would end the file as if it were whole
         raise

@@ -18,3 +18,13 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until a folder and all that is in it are on the disk.
+
+    Raises:
+        OSError: One of them cannot be opened, or the disk fails.
+    """
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)

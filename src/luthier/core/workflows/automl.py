@@ -16,11 +16,19 @@ class AutomlSpec(FrozenModel):
 
     Attributes:
         data: a file of rows, or a folder of documents, which are read into rows of text first.
-        goal: what the model is to do, as text: models that are not tuned are told it as an instruction.
+        is_folder: whether `data` is a folder of documents.
+        goal: what the model is to do, as text: models that are not tuned get it as an instruction.
         models: names of base models, the contenders.
         hours: for everything.
         showdown_hours: of these for choosing the model; what is left then is for the search and for judging.
-        map, group_by: as for training.
+        map: field of the shape to field of the file; None where names fit.
+        group_by: the field whose values stay on one side of the split.
+        metric: the metric that decides; None takes the default.
+        few_shot: examples in prompts of models that are not tuned.
+        max_new_tokens: most tokens of an answer.
+        most_judged: held-out rows that are judged at most.
+        most_trials: trials of the search at most.
+        seed: of all draws.
         always_tunes: search for the best recipe also where prompting was found to be enough.
         is_probed: as in a showdown.
     """

@@ -1,4 +1,4 @@
-"""A student: a smaller model that was taught by a larger one, held against itself without the teacher."""
+"""A student: a smaller model that was taught by a larger one, compared with itself without the teacher."""
 
 from __future__ import annotations
 
@@ -60,12 +60,27 @@ class Student(FrozenModel):
     """What `luthier distill` has made. status "paused": a training was stopped, and the same command continues with it.
 
     Attributes:
+        student_id: its id.
+        status: `paused`: a training was stopped, and the same command continues with it.
+        kind: what is learned: the teacher's text or its distribution.
+        teacher: the name of the teacher.
         student_model: the base that both trainings began with, as recipes name it.
         layers: those of the teacher that it keeps, None where it is a model of its own.
+        student_parameters: parameters of the student.
+        teacher_parameters: None behind a server.
+        data_file: the file of rows.
         num_rows: trained on by both.
         num_refused: rows that the teacher's answers could not be used of, left out of both.
-        teacher_parameters: None behind a server.
+        held_out_file: the file of held-out rows.
+        num_held_out: rows of that file.
+        num_same_prompt: held-out rows whose prompt is also trained on.
+        taught: the training with the teacher; None before.
+        alone: the training without it; None before.
         evaluation: the teacher, the student without it, and the taught one, on the held-out rows.
+        verdict: whether it was worth it; None before.
+        report_path: its report; None before.
+        go_on: the command that continues; None where it is done.
+        seconds: wall time of everything.
     """
 
     student_id: str

@@ -46,7 +46,13 @@ class CurveFit(FrozenModel):
     Attributes:
         word: "useful", or why the fit says nothing: "flat" (no fall that the noise lets through), "rising", "unclear"
             (the interval of what twice the rows would buy is too wide to act on).
+        words: the finding as a sentence.
+        floor: the loss with any number of rows, in nats.
+        scale: the factor of the power.
+        exponent: how fast the loss falls.
         noise: standard deviation of one point, in nats.
+        num_rows: rows that there are today.
+        gains: what more rows are expected to bring.
         enough_rows: where twice the rows buy less than 1% of the loss; None where that is beyond a thousand times.
     """
 
@@ -65,9 +71,13 @@ class LearningCurve(FrozenModel):
     """The points that were measured, the fit where there are enough, what was spent, and how to go on where not.
 
     Attributes:
+        points: the runs.
+        fit: the curve; None with too few points.
         planned_hours: predicted for all runs together.
-        cap_hours: the budget.
         spent_hours: of all runs, earlier ones too.
+        cap_hours: the budget.
+        num_validation_rows: rows that losses are measured on.
+        paused_because: why it ended early; None where it did not.
         notes: what was taken as given, or left out.
     """
 

@@ -1,4 +1,4 @@
-"""The words of a search: a study, its space, its trials, and the rungs on which they are held against each other."""
+"""The terms of a search: a study, its space, its trials, and the rungs on which they are compared."""
 
 from __future__ import annotations
 
@@ -119,7 +119,11 @@ class Trial(FrozenModel):
 
     Attributes:
         number: from 0 on, in the order in which they were begun; 0 is the recipe as it came.
+        kind: search, confirmation or the final run.
         of: for kind `confirm`, the trial that is repeated with another seed.
+        values: parameters by name.
+        run_id: its run.
+        state: how far it is.
         results: by rung, the last one the newest.
         predicted_hours: of all its steps, before it began.
         hours: of the machine, spent so far, work that was thrown away included: where N trials train at once, each has
@@ -173,11 +177,16 @@ class StudySpec(FrozenModel):
 
     Attributes:
         recipe: with absolute paths.
+        space: what is searched.
         hours: for the whole study.
         usd: likewise, None without a cap.
+        most_trials: trials at most.
+        sampler: what suggests values.
+        seed: of all draws.
         rungs: the shares of a whole training after which trials are compared, the last one 1.
         reduction: one of this many continues.
         num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each.
+        num_seeds: further seeds of each of these.
         workers: how many trials train at once, each with its share of the machine's threads.
         goals: what is sought, quality among them.
         own_values: what the recipe as it came sets, as far as it is searched.
@@ -219,11 +228,17 @@ class Study(FrozenModel):
     """A search and how far it is.
 
     Attributes:
+        study_id: its id.
+        created_at: UTC, ISO 8601.
+        status: how far it is.
+        spec: what was asked.
         usd_per_hour: of this machine; None where nobody knows.
         winner: the number of the best trial, once it is named.
         final_run_id: the run on all rows with the winner's recipe.
+        hours: spent so far.
         overhead_hours: spent on neither training nor judging.
         notes: what had to be narrowed or left out, a sentence each.
+        report_path: its report; None before.
         needs_hours: a budget with which the final run should come to its end, where the one that it had was not enough.
     """
 

@@ -13,10 +13,15 @@ from luthier.platform.home.context import Context
 
 
 def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
-    """Write a run's report again, with its newest suites, its safety check and the gate; their pages stand beside it.
+    """Write a run's report again, with its newest suites, its safety check and the gate, and their pages beside it.
 
-    What only the training process knew (an example, versions, the licence) is taken from the report.json that is there.
-    Returns the pages, the report first. Raises NotFoundError for the run, or where it has no report yet.
+    Facts that only the training process had (an example, versions, the licence) come from the existing report.json.
+
+    Returns:
+        The pages, the report first.
+
+    Raises:
+        NotFoundError: No such run, or it has no report yet.
     """
     from luthier.features.assessments.service import gate_of
     from luthier.features.release_gates.service import newest_safety, newest_suites

@@ -85,16 +85,19 @@ def answer(
     force: bool = False,
     keeps_thoughts: bool = False,
 ) -> Answering:
-    """Have a teacher answer the prompt of every row; answers that stand in the rows are replaced.
+    """Have a teacher answer the prompt of every row; answers in the rows are replaced.
 
-    The output has a chat row for each answer that was kept; what was refused (empty, cut off, over the context) lies
-    beside it in `<output>.refused.jsonl`, or there is no such file where nothing was. What was answered is kept in the
-    home, so a second run, or one after a stop midway, asks only for the rest. force: replace an output that is there.
-    keeps_thoughts: write what a teacher thought before its answer into the row, too, as `reasoning_content`.
+    The output has a chat row for each answer that was kept; the others (empty, cut off, over the context) are in
+    `<output>.refused.jsonl`. Answers are stored in the home, so a second run requests only the rest.
 
-    Raises RequestError (impossible options), ConflictError (an output is there), NotFoundError (file, model),
-    DataError (rows without a prompt; or no answer could be kept, and then the refused file says why), and what an
-    engine raises.
+    Args:
+        keeps_thoughts: Write a thought before an answer into the row, as `reasoning_content`.
+
+    Raises:
+        RequestError: Impossible options.
+        ConflictError: The output exists.
+        NotFoundError: No such file or model.
+        DataError: Rows without a prompt, or no answer was kept; the refused file says why.
     """
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.answer_prompts import AnswerOptions
@@ -109,7 +112,6 @@ def answer(
     start = time.monotonic()
     source = open_source(file)
     check_free_listed(output, refused_file(output), force=force)
-    # All rows are checked before the first request is paid for.
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
     with closing(find_teacher(context, teacher)) as writer:

@@ -71,14 +71,20 @@ def preview(
     reset_template: Literal["training"] | None = None,
     opted: OptedTurns = AS_THEY_ARE,
 ) -> DataPreview:
-    """What a model will see and learn of the first rows of a file. Pulls the model where it is not there yet.
+    """What a model will see and learn of the first rows of a file. The whole file is read and checked.
 
-    num_rows: None takes all of them. template_options, learn_reasoning, reset_template, opted: as `data` of a recipe
-    has them.
+    Args:
+        model: The base model; it is pulled where it is missing.
+        num_rows: How many rows; None for all.
+        template_options, learn_reasoning, reset_template, opted: As `data` of a recipe has them.
 
-    Reads and checks the whole file. Raises NotFoundError (file, model), DataError (rows), TemplateError (no mask can
-    be proved), ModelSourceError (no model), RequestError (fewer rows asked for than one), RecipeError (an option that
-    the template never reads).
+    Raises:
+        NotFoundError: No such file or model.
+        DataError: Rows that cannot be read.
+        TemplateError: No mask can be proved.
+        ModelSourceError: The model cannot be fetched.
+        RequestError: Fewer rows than one.
+        RecipeError: An option that the template never reads.
     """
     if num_rows is not None and num_rows < 1:
         raise RequestError(f"num_rows={num_rows}", expected="at least 1", do="ask for one row or more")

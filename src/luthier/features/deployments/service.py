@@ -69,15 +69,20 @@ def deploy(
     override: str | None = None,
     may_be_unjudged: bool = True,
 ) -> Deployment:
-    """Have a name answered by a target, all of it or, with `canary`, that fraction of its users.
+    """Have a name answered by a target: all of it or, with `canary`, that fraction of its users.
 
-    target: as `find_share` takes it. expected_revision: the revision that this is to follow on, 0 for a new name.
-    gate, override: as `pass_gates` takes them. may_be_unjudged: whether a target that nobody has judged may answer all
-    users; that it does is then in the revision and in the audit log.
+    Args:
+        target: As `find_share` takes it.
+        canary: A fraction between 0 and 1; None replaces all targets.
+        expected_revision: The revision that this one follows; 0 for a new name.
+        gate: Rules besides the project's own.
+        override: Why the target is to answer although a gate refuses it.
+        may_be_unjudged: Allow a target that was not judged; the revision and the audit log then say so.
 
-    Raises RequestError for a name that cannot be, or a canary where there is nothing to try it beside; ConflictError
-    where the deployment is in another state, a gate refuses the target, or nobody has judged it; and what `find_share`
-    raises.
+    Raises:
+        RequestError: A name or fraction that cannot be, or a canary for a new name.
+        NotFoundError: No such target.
+        ConflictError: Another revision than expected, a gate that refuses, or a target that was not judged.
     """
     # Name and revision before the target: a stale page is refused before any model is looked up or pulled.
     current = _current(context, caller, name, expected_revision)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError
 from luthier.core.system.disk_full import is_disk_full
-from luthier.core.system.durable import sync
+from luthier.core.system.durable import sync, sync_tree
 from luthier.core.system.scratch_folders import FolderRegister, holding, remove_if_abandoned
 from luthier.platform.home.context import Context
 
@@ -61,7 +61,7 @@ def staged_folder(
                 folder.mkdir()
                 yield folder
                 # Contents reach the disk before the name does: after a power loss `final` is either absent or complete.
-                _settle(folder)
+                sync_tree(folder)
                 _publish(folder, final)
     except BaseException as error:
         is_full = isinstance(error, Exception) and not isinstance(error, LuthierError) and is_disk_full(error)
@@ -135,12 +135,6 @@ def _full(parent: Path, needed_bytes: int, what: str) -> StorageFullError:
         expected=f"about {max(needed_bytes, 1) / 2**20:,.0f} MiB while it is written",
         do="free some space, or write to a larger disk with -o",
     )
-
-
-def _settle(folder: Path) -> None:
-    """Flush all of a folder to the disk."""
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
 
 
 def _publish(folder: Path, final: Path) -> None:

@@ -53,7 +53,11 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     Versions are never changed, so earlier ones keep the row until their dataset is removed. The audit log gets a digest
     of the words, not the words.
 
-    Raises RequestError for too few characters, and where every row of a dataset would go.
+    Args:
+        row: As `row_lineage` takes it.
+
+    Raises:
+        RequestError: Fewer than 8 characters, or every row of a dataset would be removed.
     """
     wanted = checked_row(row)
     # Before any change: afterwards the newest versions would not show where the row was.

@@ -111,12 +111,16 @@ class _Search:
 def row_lineage(context: Context, caller: Caller, row: str) -> RowLineage:
     """Which runs of the project were given a row, and what was made of them.
 
-    row: the id of an exchange or of a review, or words that stand in it, at least 8 characters of them; both are
-    compared after normalisation (case, white space, Unicode form). A run that goes on from the merged outcome of
-    another, or learns from it as its teacher, has what that one has learned.
+    A run that continues from the merged outcome of another, or learns from it as its teacher, has what that one has
+    learned. Every file that a run of the project has used is read once. Words that were masked before they were stored
+    are not found.
 
-    Every file that a run of the project has used is read, once each. Words that were masked before they were written
-    are not found. Raises RequestError for too few characters.
+    Args:
+        row: The id of an exchange or of a review, or at least 8 characters of the row; both are compared after
+            normalisation (case, white space, Unicode form).
+
+    Raises:
+        RequestError: Fewer than 8 characters.
     """
     wanted = checked_row(row)
     records = list(context.runs.of_project(caller.project_id, limit=_MAX_RUNS))

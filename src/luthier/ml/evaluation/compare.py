@@ -140,6 +140,7 @@ def judge_in_full(
             for place, later in enumerate(outcomes)
             for earlier in outcomes[:place]
             for metric in wanted
+            # Perplexity is per token: other tokens are another unit.
             if metric.name != "perplexity" or _same_tokens(earlier.system, later.system)
         )
         task.advance()
@@ -175,6 +176,7 @@ def _run(
         num_bytes=system.num_bytes,
         items=items,
         prompts=system.prompt_texts,
+        # The first system is compared with itself.
         first_outputs=outputs if first is None else first.observed.outputs,
         option_scores=options,
         option_bytes=[[len(text.encode()) for text in texts] for texts in system.option_texts],

@@ -37,11 +37,13 @@ def further_details(
     Args:
         comparisons: those of the judged system, of all metrics.
         found: those of the primary metric.
+        results: all systems.
     """
     by_metric: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         by_metric.setdefault(comparison.metric, []).append(comparison)
     primary = _pattern(found)
+    # What agrees with the primary metric comes first, even where others were found before.
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {primary: []}
     for name, own in by_metric.items():
         if name != found[0].metric:
@@ -97,6 +99,7 @@ def _primary(
 def _rows_needed(comparison: Comparison, decimals: int) -> str:
     if comparison.verdict != NOT_DISTINGUISHABLE:
         return ""
+    # Of a difference that is shown as 0.00, a number of rows would look absurd.
     if float(f"{comparison.difference:.{decimals}f}") == 0:
         return "; equal as far as these decimals go, so no number of rows that would settle it can be named"
     if comparison.rows_needed is None:

@@ -79,6 +79,7 @@ class Foreign:
             if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             error = result.get(f"{name}_stderr,{which}")
+            # "none" is the harness's word for a figure without a filter.
             own = name if which == "none" else f"{name}_{which}".replace("-", "_")
             found[own] = (float(value), float(error) if isinstance(error, int | float) else None)
         return found
@@ -226,6 +227,7 @@ def _output(sample: Mapping[str, Any]) -> str:
 def _compare(earlier: Foreign, later: Foreign, metric: str, bounds: Bounds, seed: int) -> Comparison | None:
     """None where nothing can be computed: no standard error, and no values of samples."""
     first, second = earlier.values(metric), later.values(metric)
+    # Rows are paired by position: systems that were judged on different numbers of rows cannot be.
     if first is not None and second is not None and len(first) == len(second):
         found = statistics.paired_bootstrap(
             mean_statistics(second.tolist()), mean_statistics(first.tolist()), mean_of_sums, bounds=bounds, seed=seed
@@ -257,6 +259,9 @@ def _unpaired(
     """From two figures with their standard errors; None without those.
 
     Args:
+        first: figure and standard error of the earlier system.
+        second: those of the later one.
+        num_rows: rows of the smaller of both, for the degrees of freedom.
         bounds: what they can differ by.
     """
     difference = second[0] - first[0]

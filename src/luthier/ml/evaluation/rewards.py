@@ -91,6 +91,7 @@ def _length(penalty: LengthPenalty) -> Part:
     over, room = penalty.free_tokens, penalty.max_tokens - penalty.free_tokens
 
     def grade(attempt: Attempt, item: Mapping[str, Any]) -> float:  # noqa: ARG001 - of any row
+        # Falls evenly from 0 at `free_tokens` to -1 at `max_tokens`.
         return -min(1.0, max(0.0, (attempt.num_new_tokens - over) / room))
 
     return grade

@@ -41,6 +41,7 @@ def as_one_system(
             systems.append(system)
     comparisons = []
     for one in judged.comparisons:
+        # The other trainings are no systems of their own any more.
         if {one.candidate, one.baseline} & others:
             continue
         if one.candidate == first:

@@ -22,8 +22,8 @@ def adjusted(tasks: Sequence[TaskResult], candidate: str) -> tuple[TaskResult, .
     """The tasks with Holm-adjusted p-values on what was asked about the candidate, and words that follow them.
 
     Two families: the primary metrics of all tasks, which the verdict rests on, and all that was asked. A difference is
-    named only where its interval leaves out 0 and its adjusted p-value is below 5%. Tasks of general ability ask another
-    question (what did it cost?), and are families of their own.
+    shown only where its interval leaves out 0 and its adjusted p-value is below 5%. Tasks of general ability ask
+    another question (what did it cost?), and are families of their own.
     """
     # By task and position, since comparisons carry no id.
     changed: dict[tuple[int, int], Comparison] = {}

@@ -83,6 +83,7 @@ def verdict(
     judged = by_name.get(candidate) if candidate is not None else (results[-1] if results else None)
     own = [c for c in comparisons if judged is not None and c.candidate == judged.name]
     compared = {c.metric for c in own}
+    # Perplexity of different tokenizers is never compared.
     metric = primary if primary in compared else "bits_per_byte"
     found = [c for c in own if c.metric == metric]
     if judged is None or not found:

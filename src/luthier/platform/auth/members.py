@@ -46,7 +46,11 @@ def list_members(context: Context, caller: Caller) -> Sequence[Member]:
 
 
 def find_member(context: Context, name: str) -> Member:
-    """A member by name, of whatever project: for who is at the machine. Raises NotFoundError."""
+    """A member by name, of whatever project: for a person at the machine.
+
+    Raises:
+        NotFoundError: There is no such member.
+    """
     found = _found(context, name)
     if found is None:
         raise NotFoundError(
@@ -84,9 +88,18 @@ def change_password(context: Context, caller: Caller, member_id: str, password: 
 
 
 def change_own_password(context: Context, caller: Caller, current: str, password: str) -> Member:
-    """Give oneself another password; all of one's sessions end, this one, too.
+    """Give oneself another password; all of one's sessions end, this one too.
 
-    Raises RequestError where `current` is not the password that holds, and for who is not signed in as a member.
+    Args:
+        context: The home.
+        caller: The member.
+        current: The password until now.
+        password: The new one.
+
+    Raises:
+        RequestError: `current` is wrong, the new password is too short or too long, or the caller is no member.
+        NotFoundError: The member was removed meanwhile.
+        BusyError: The machine has no memory for a hash.
     """
     if caller.member_id is None:
         raise RequestError(
@@ -103,9 +116,14 @@ def change_own_password(context: Context, caller: Caller, current: str, password
 
 
 def remove_member(context: Context, caller: Caller, member_id: str) -> Member:
-    """Forget a member, whose sessions end at once; returns the member as it was.
+    """Remove a member, whose sessions end at once.
 
-    Raises NotFoundError, and ConflictError for oneself.
+    Returns:
+        The member as it was.
+
+    Raises:
+        NotFoundError: The project has no such member.
+        ConflictError: The member is the caller.
     """
     _refuse_oneself(caller, member_id, "an end")
     member = context.members.get(caller.project_id, member_id)

@@ -75,7 +75,16 @@ class MemberStore(AuditedStore):
     """Who signs in to the pages."""
 
     def add(self, member: Member, password: str, audit_event: AuditEvent | None = None) -> Member:
-        """Keep a member with the hash of a password. Raises ConflictError where the name is taken."""
+        """Store a member.
+
+        Args:
+            member: The member, whose time of creation is set here.
+            password: The hash of the password.
+            audit_event: Logged in the same transaction.
+
+        Raises:
+            ConflictError: The name is taken.
+        """
         conflict = ConflictError(
             f"a member {member.name!r} exists already", expected="a new name", do="choose another name"
         )
@@ -87,7 +96,11 @@ class MemberStore(AuditedStore):
         return self._list(_MEMBERS, order=[members.c.number], project_id=project_id)
 
     def get(self, project_id: str, member_id: str) -> Member:
-        """One member. Raises NotFoundError, also for another project's."""
+        """One member.
+
+        Raises:
+            NotFoundError: The project has no such member.
+        """
         return self._get(_MEMBERS, member_id, project_id=project_id)
 
     def with_password(self, name: str) -> tuple[Member, str] | None:
@@ -104,7 +117,18 @@ class MemberStore(AuditedStore):
         password: str | None = None,
         audit_event: AuditEvent | None = None,
     ) -> Member:
-        """Change the role, or the hash of the password, which also ends the member's sessions. Raises NotFoundError."""
+        """Change a member.
+
+        Args:
+            project_id: The project.
+            member_id: The member.
+            role: The new role; None leaves it.
+            password: The hash of the new password, which also ends the member's sessions; None leaves it.
+            audit_event: Logged in the same transaction.
+
+        Raises:
+            NotFoundError: The project has no such member.
+        """
         given = {"role": role, "password": password}
         values = {name: value for name, value in given.items() if value is not None}
         with self._audited(audit_event) as connection:
@@ -116,7 +140,11 @@ class MemberStore(AuditedStore):
             return _MEMBERS.get(connection, member_id, project_id=project_id)
 
     def remove(self, project_id: str, member_id: str, audit_event: AuditEvent | None = None) -> None:
-        """Forget a member; the sessions end with that. Raises NotFoundError."""
+        """Remove a member with its sessions.
+
+        Raises:
+            NotFoundError: The project has no such member.
+        """
         with self._audited(audit_event) as connection:
             _MEMBERS.remove(connection, member_id, project_id=project_id)
 
@@ -190,7 +218,7 @@ class MemberStore(AuditedStore):
             return num_ended
 
     def extend(self, digest: str, seconds: float) -> None:
-        """Let a session last for so many seconds from now on."""
+        """Let a session last for `seconds` from now on."""
         with self._write() as connection:
             now = self._database.clock(connection)
             values = {"seen_at": now, "expires_at": now + seconds}
@@ -202,7 +230,7 @@ class MemberStore(AuditedStore):
             connection.execute(delete(web_sessions).where(web_sessions.c.digest == digest))
 
     def add_link(self, digest: str, seconds: float) -> None:
-        """Keep a link that signs in once, for so many seconds."""
+        """Store a link that signs in once, within `seconds`."""
         with self._write() as connection:
             now = self._database.clock(connection)
             # Links that nobody used go with the next one that is made.
@@ -210,7 +238,7 @@ class MemberStore(AuditedStore):
             connection.execute(insert(sign_in_links).values(digest=digest, expires_at=now + seconds))
 
     def use_link(self, digest: str, seconds: float) -> bool:
-        """Whether this link, made for so many seconds, was still good; it is not from now on.
+        """Use up a link that was made for `seconds`; whether it was still valid.
 
         One that would be good for longer than it was made for is not: the clock was set back since.
         """

@@ -24,9 +24,14 @@ def known_projects(context: Context, caller: Caller) -> list[Project]:
 
 
 def open_project(context: Context, caller: Caller, name: str) -> tuple[Project, ApiKey, str]:
-    """Make a project, and the admin key by which somebody runs it; returns both, and the key, never to be seen again.
+    """Make a project, and an admin key for whoever runs it.
 
-    Raises RequestError for who may not, and for a name that cannot be, ConflictError where it is taken.
+    Returns:
+        The project, what is stored of the key, and the key itself, which cannot be shown again.
+
+    Raises:
+        RequestError: The caller may not open projects, or the name is not allowed.
+        ConflictError: The name is taken.
     """
     if not may_open_projects(caller):
         raise RequestError(

@@ -95,13 +95,28 @@ def list_keys(context: Context, *, project_id: str | None = None) -> list[ApiKey
 
 
 def revoke_key(context: Context, key_id: str, *, project_id: str | None = None, by: Caller | None = None) -> ApiKey:
-    """Let a key in no longer: at once here, and in servers that run within a few seconds. Raises NotFoundError."""
+    """Revoke a key: at once here, and within a few seconds in servers that run.
+
+    Args:
+        context: The home.
+        key_id: The key.
+        project_id: Only a key of this project; None for any.
+        by: Who revokes it, for the audit log; None for a person at this machine.
+
+    Raises:
+        NotFoundError: There is no such key.
+    """
     audit_event = make_audit_event(by or Caller(), "key.revoked", key_id)
     return context.access.revoke(key_id, project_id, audit_event)
 
 
 def create_project(context: Context, name: str, *, by: Caller | None = None) -> Project:
-    """Make a project. Raises RequestError for a name that cannot be, ConflictError where it is taken."""
+    """Make a project.
+
+    Raises:
+        RequestError: The name is not allowed.
+        ConflictError: The name is taken.
+    """
     _check_name("a project", name)
     project_id = new_id("proj")
     return context.access.add_project(

@@ -31,7 +31,11 @@ class AccessStore(AuditedStore):
     """Who may come in."""
 
     def add_project(self, project_id: str, name: str, audit_event: AuditEvent | None = None) -> Project:
-        """Make a project. Raises ConflictError where the id or the name is taken."""
+        """Make a project.
+
+        Raises:
+            ConflictError: The id or the name is taken.
+        """
         conflict = ConflictError(
             f"a project {name!r} exists already", expected="a new name", do="use that one, or choose another name"
         )
@@ -44,7 +48,11 @@ class AccessStore(AuditedStore):
         return self._list(_PROJECTS, order=[projects.c.number])
 
     def project(self, name_or_id: str) -> Project:
-        """One project. Raises NotFoundError."""
+        """One project by its name or id.
+
+        Raises:
+            NotFoundError: There is no such project.
+        """
         known = self.projects()
         for project in known:
             if name_or_id in (project.project_id, project.name):
@@ -90,7 +98,11 @@ class AccessStore(AuditedStore):
         return self._list(KEYS, project_id=project_id)
 
     def revoke(self, key_id: str, project_id: str | None = None, audit_event: AuditEvent | None = None) -> ApiKey:
-        """Let a key in no longer; a second time changes nothing. Raises NotFoundError, also for another project's."""
+        """Revoke a key; a second time changes nothing.
+
+        Raises:
+            NotFoundError: There is no such key, or it is of another project.
+        """
         is_it = [api_keys.c.key_id == key_id, *KEYS.where(project_id=project_id)]
         with self._write() as connection:
             now = self._database.clock(connection)

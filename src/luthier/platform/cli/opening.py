@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 def open_context(home: Path | None) -> Context:
-    """The context that a command works in; use it in a `with` block. Raises RequestError for an unusable home."""
+    """The context that a command works in; use it in a `with` block.
+
+    Raises:
+        RequestError: The home cannot be used.
+    """
     from luthier.platform.cli.progress import make_progress
     from luthier.platform.home.context import Context
 
@@ -19,7 +23,11 @@ def open_context(home: Path | None) -> Context:
 
 
 def caller_of(context: Context, project: str) -> Caller:
-    """Who asks at this machine, for a project by its name or id. Raises NotFoundError."""
+    """The person at this machine as the caller, in a project by its name or id.
+
+    Raises:
+        NotFoundError: There is no such project.
+    """
     from luthier.core.access import Caller
 
     return Caller(project_id=context.access.project(project).project_id)

@@ -72,7 +72,11 @@ UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="Where the 
 
 
 def checked_url(url: str) -> str:
-    """A URL without a slash at its end. Raises RequestError for what is none."""
+    """A URL without a slash at its end.
+
+    Raises:
+        RequestError: The text is no http or https URL.
+    """
     from urllib.parse import urlsplit
 
     from luthier.core.errors import RequestError
@@ -86,7 +90,11 @@ def checked_url(url: str) -> str:
 
 
 def parse_template_options(pairs: Sequence[str]) -> dict[str, bool | int | float | str]:
-    """`enable_thinking=false` -> {"enable_thinking": False}; values as YAML reads them. Raises RequestError."""
+    """`enable_thinking=false` -> {"enable_thinking": False}; values as YAML reads them.
+
+    Raises:
+        RequestError: A pair has no name, no plain value, or a name that was given before.
+    """
     import yaml
 
     from luthier.core.errors import RequestError
@@ -109,7 +117,11 @@ def parse_template_options(pairs: Sequence[str]) -> dict[str, bool | int | float
 
 
 def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
-    """`prompt=question` -> {"prompt": "question"}. Raises RequestError."""
+    """`prompt=question` -> {"prompt": "question"}.
+
+    Raises:
+        RequestError: A pair is incomplete, or its field was given before.
+    """
     from luthier.core.errors import RequestError
 
     fields: dict[str, str] = {}

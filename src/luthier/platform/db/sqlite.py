@@ -1,9 +1,9 @@
-"""SQLite's own ways, which stand here and nowhere else.
+"""What is specific to SQLite.
 
 WAL             readers never wait for the writer, and a killed process leaves nothing half-written
 BEGIN IMMEDIATE a writer takes its turn when it begins; a transaction that reads first and writes later would fail
                 at once where another wrote in between, whatever the timeout. Python's driver begins transactions
-                only before some statements, so it is told to begin none, and the engine begins them itself.
+                only before some statements, so its own are turned off, and the engine begins them itself.
 synchronous     NORMAL: after a power cut the last moments may be missing, but the file is whole
 """
 
@@ -31,7 +31,14 @@ _LOCK_TIMEOUT_SECONDS = 60
 
 
 class Sqlite:
-    """A database in one file. Raises RequestError where the file cannot be there."""
+    """A database in one file.
+
+    Args:
+        url: An SQLAlchemy URL with the path of the file.
+
+    Raises:
+        RequestError: The folder of the file does not exist, or the path is a folder.
+    """
 
     is_quick = True
     # Julian days to seconds; 2440587.5 is the Julian date of 1970-01-01. strftime('%s') would give whole seconds only.

@@ -221,13 +221,21 @@ class RecordTable(Generic[Record]):
         return query.order_by(*(self._newest_first if order is None else order)).limit(limit)
 
     def change(self, connection: Connection, key: str, values: Mapping[str, Any], **_scope: Any) -> None:
-        """Set columns of the record of a key. Raises NotFoundError."""
+        """Set columns of the record of a key.
+
+        Raises:
+            NotFoundError: There is no such record in the scope.
+        """
         is_it = [self.table.c[self.key] == key, *self.where(**_scope)]
         if connection.execute(update(self.table).where(*is_it).values(**values)).rowcount == 0:
             raise self.not_found(connection, key, **_scope)
 
     def remove(self, connection: Connection, key: str, **_scope: Any) -> None:
-        """Delete the record of a key. Raises NotFoundError."""
+        """Delete the record of a key.
+
+        Raises:
+            NotFoundError: There is no such record in the scope.
+        """
         is_it = [self.table.c[self.key] == key, *self.where(**_scope)]
         if connection.execute(delete(self.table).where(*is_it)).rowcount == 0:
             raise self.not_found(connection, key, **_scope)

@@ -70,9 +70,10 @@ class ArtifactStore:
         return self._scratch
 
     def put_file(self, path: Path, kind: str) -> Artifact:
-        """Keep a copy of a file; one of the same content is kept once (under the kind it came with first).
+        """Keep a copy of a file. Equal content is kept once, under the kind it came with first.
 
-        Raises NotFoundError where there is no such file.
+        Raises:
+            NotFoundError: There is no such file.
         """
         if not path.is_file():
             raise NotFoundError(f"no file {path}", expected="a file to keep", do="check the path")
@@ -98,7 +99,11 @@ class ArtifactStore:
         return self._keep(partial, sha256, kind, may_move=True, then=then or _nothing)
 
     def get(self, sha256: str) -> Artifact:
-        """What is known of an artifact. Raises NotFoundError."""
+        """What is known of an artifact.
+
+        Raises:
+            NotFoundError: There is no such artifact.
+        """
         return _artifact(self._row(sha256))
 
     def fetch(self, sha256: str, target: Path, *, may_share: bool = False) -> Path:
@@ -180,7 +185,8 @@ class ArtifactStore:
     def link(self, run_id: str, name: str, sha256: str) -> None:
         """Say that a run's `name` ("adapter", "report") is this artifact; a second link of that name replaces it.
 
-        Raises NotFoundError where the run or the artifact is not there.
+        Raises:
+            NotFoundError: There is no such run or artifact.
         """
         try:
             with self._database.write() as connection:

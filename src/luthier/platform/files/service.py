@@ -70,7 +70,9 @@ def keep_file(
 def add_file(context: Context, project_id: str, path: Path, *, filename: str, purpose: Purpose) -> StoredFile:
     """Make a file of the project from a copy of one on this machine, such as the results of a job.
 
-    Raises NotFoundError where there is no such file.
+    Raises:
+        NotFoundError: There is no file `path`.
+        StorageFullError: The disk is full.
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}", expected="a file to keep", do="check the path")
@@ -81,7 +83,11 @@ def add_file(context: Context, project_id: str, path: Path, *, filename: str, pu
 
 
 def get_file(context: Context, project_id: str, file_id: str) -> StoredFile:
-    """One file. Raises NotFoundError, for files of other projects too."""
+    """One file.
+
+    Raises:
+        NotFoundError: The project has no such file.
+    """
     return context.files.get(project_id, file_id)
 
 
@@ -114,9 +120,11 @@ def list_files(
 
 
 def delete_file(context: Context, project_id: str, file_id: str) -> StoredFile:
-    """Forget a file; its content goes with the last one that has it.
+    """Delete a file; its content goes with the last file that has it.
 
-    Raises NotFoundError, and ConflictError for one that holds the rows of a dataset.
+    Raises:
+        NotFoundError: The project has no such file.
+        ConflictError: It holds the rows of a dataset.
     """
     return context.files.delete(project_id, file_id)
 
@@ -130,7 +138,7 @@ def read_file(context: Context, file: StoredFile) -> Iterator[bytes]:
     """
     blocks = _proved_blocks(context.files.open(file), file)
     # Pulled here: an error before the first block can still become a status, later the answer has begun.
-    first = next(blocks, None)  # a small file is proved before anything of it is told
+    first = next(blocks, None)  # a small file is proved before any of it is sent
     return blocks if first is None else itertools.chain((first,), blocks)
 
 

@@ -74,7 +74,11 @@ class FileStore(Store):
         return made[-1]
 
     def get(self, project_id: str, file_id: str) -> StoredFile:
-        """One file. Raises NotFoundError."""
+        """One file.
+
+        Raises:
+            NotFoundError: The project has no such file, or it has expired.
+        """
         with self._database.read() as connection:
             return self._found(connection, project_id, file_id)
 
@@ -108,9 +112,11 @@ class FileStore(Store):
         return self._artifacts.open(file.sha256)
 
     def delete(self, project_id: str, file_id: str) -> StoredFile:
-        """Forget a file, and its content where nobody else has the same.
+        """Delete a file, and its content where no other file has the same.
 
-        Raises NotFoundError, and ConflictError for one that holds the rows of a dataset.
+        Raises:
+            NotFoundError: The project has no such file.
+            ConflictError: It holds the rows of a dataset.
         """
         with self._write() as connection:
             found = self._found(connection, project_id, file_id)
@@ -185,7 +191,11 @@ def is_there(database: Database) -> ColumnElement[bool]:
 
 
 def hold_file(connection: Connection, database: Database, project_id: str, file_id: str) -> None:
-    """Let a file never expire, within the transaction that gives it to who needs it. Raises NotFoundError."""
+    """Let a file never expire, within the transaction that makes something depend on it.
+
+    Raises:
+        NotFoundError: The project has no such file.
+    """
     is_it = (files.c.project_id == project_id) & (files.c.file_id == file_id)
     if connection.execute(update(files).where(is_it, is_there(database)).values(expires_at=None)).rowcount == 0:
         raise FILES.not_found(connection, file_id)

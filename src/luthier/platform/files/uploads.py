@@ -26,7 +26,7 @@ def create_upload(
     num_bytes: int,
     file_expires_after_seconds: int | None = None,
 ) -> Upload:
-    """Begin an upload of a file of so many bytes, which has an hour to become complete."""
+    """Begin an upload of a file of `num_bytes`, which must be complete within an hour."""
     return context.uploads.create(
         project_id,
         filename=safe_filename(filename),
@@ -38,7 +38,12 @@ def create_upload(
 
 
 def pending_upload(context: Context, project_id: str, upload_id: str) -> Upload:
-    """One that still takes parts. Raises NotFoundError and ConflictError."""
+    """An upload that still takes parts.
+
+    Raises:
+        NotFoundError: The project has no such upload.
+        ConflictError: It is no longer pending.
+    """
     return context.uploads.pending(project_id, upload_id)
 
 
@@ -86,7 +91,12 @@ def complete_upload(
 
 
 def cancel_upload(context: Context, project_id: str, upload_id: str) -> Upload:
-    """Give an upload up. Raises NotFoundError, and ConflictError where it is no longer pending."""
+    """Cancel an upload.
+
+    Raises:
+        NotFoundError: The project has no such upload.
+        ConflictError: It is no longer pending.
+    """
     return context.uploads.cancel(project_id, upload_id)
 
 

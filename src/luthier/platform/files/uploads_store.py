@@ -84,7 +84,11 @@ class UploadStore(Store):
     def add_part(self, project_id: str, upload_id: str, partial: Path, sha256: str) -> UploadPart:
         """Keep a finished file of `ArtifactStore.incoming` as a part.
 
-        Raises RequestError where the parts would have more than twice what was announced: sent again, not sent more.
+        Raises:
+            NotFoundError: The project has no such upload.
+            ConflictError: It is no longer pending.
+            RequestError: The parts would have more than twice the announced size (parts may be sent twice), or there
+                are too many.
         """
         made: list[UploadPart] = []
         num_bytes = partial.stat().st_size
@@ -115,7 +119,11 @@ class UploadStore(Store):
         return made[-1]
 
     def parts(self, upload_id: str, part_ids: Sequence[str]) -> list[UploadPart]:
-        """The parts with these ids, in this order. Raises RequestError for one that is not of this upload."""
+        """The parts with these ids, in this order.
+
+        Raises:
+            RequestError: A part is not of this upload.
+        """
         known = {part.part_id: part for part in self._list(_PARTS, upload_id=upload_id)}
         for part_id in part_ids:
             if part_id not in known:

@@ -30,7 +30,11 @@ def base_models(context: Context) -> dict[str, str]:
 
 
 def find_base_model(context: Context, name: str) -> str:
-    """The name in a recipe of the base model that the API knows by this name. Raises NotFoundError."""
+    """The name in a recipe of the base model that the API knows by this name.
+
+    Raises:
+        NotFoundError: No base model has this name.
+    """
     known = base_models(context)
     if name not in known:
         raise NotFoundError(

@@ -192,7 +192,11 @@ class Settings(BaseSettings):
         return self.home / "cache" / "tokenised"
 
     def run_folder(self, run_id: str) -> Path:
-        """The folder of one run. Raises NotFoundError for what is no run id: it must never become part of a path."""
+        """The folder of one run.
+
+        Raises:
+            NotFoundError: The text is no id of a run; such a text must never become part of a path.
+        """
         if not is_id(run_id, "run"):
             raise NotFoundError(
                 f"{run_id!r} is not the id of a run",

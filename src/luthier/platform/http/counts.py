@@ -10,7 +10,11 @@ _PREFIX, _SUFFIX = "worker-", ".lock"
 
 
 def measured(context: Context) -> Measured:
-    """What the database knows. Raises WorkError where it does not answer."""
+    """What the database knows.
+
+    Raises:
+        UnreachableError: The database does not answer.
+    """
     return measure(context.database)
 
 

@@ -1,4 +1,4 @@
-"""Use cases: make, list and remove webhooks, look at what they were told, and how a message is signed.
+"""Use cases: make, list and remove webhooks, look at their messages, and how a message is signed.
 
 The form of messages is that of the Standard Webhooks specification (version 1.0.0, sections "Payload structure" and
 "Verifying webhook authenticity"), which OpenAI's client library checks, too.
@@ -68,24 +68,40 @@ def list_webhooks(context: Context, project_id: str) -> list[Webhook]:
 
 
 def show_webhook(context: Context, project_id: str, webhook_id: str) -> Webhook:
-    """One webhook. Raises NotFoundError."""
+    """One webhook.
+
+    Raises:
+        NotFoundError: The project has no such webhook.
+    """
     return context.webhooks.get(_known(webhook_id), project_id)
 
 
 def remove_webhook(context: Context, caller: Caller, webhook_id: str) -> Webhook:
-    """Forget a webhook, and what it was still to be told. Raises NotFoundError."""
+    """Remove a webhook with its undelivered messages.
+
+    Raises:
+        NotFoundError: The project has no such webhook.
+    """
     removed = context.webhooks.remove(_known(webhook_id), caller.project_id)
     record(context, caller, "webhook.removed", webhook_id, {"url": removed.url})
     return removed
 
 
 def list_deliveries(context: Context, project_id: str, webhook_id: str, *, limit: int) -> list[Delivery]:
-    """What a webhook was told, newest first, and what it is still to be told. Raises NotFoundError."""
+    """The messages of a webhook, delivered or not, newest first.
+
+    Raises:
+        NotFoundError: The project has no such webhook.
+    """
     return context.webhooks.deliveries(_known(webhook_id), project_id, limit)
 
 
 def send_test(context: Context, project_id: str, webhook_id: str) -> Delivery:
-    """Have a webhook told of an event that means nothing, within seconds. Raises NotFoundError."""
+    """Send a test event to a webhook, within seconds.
+
+    Raises:
+        NotFoundError: The project has no such webhook.
+    """
     return context.webhooks.tell(_known(webhook_id), project_id, TEST_EVENT, {"id": webhook_id})
 
 

@@ -15,7 +15,7 @@ from luthier.platform.auth.member_records import Session
 from luthier.platform.ui.render import render
 
 Id = Annotated[str, Path(max_length=64, pattern="^[A-Za-z0-9_-]+$")]
-"""Of a key, a member or a webhook, as it stands in an address."""
+"""The id of a key, a member or a webhook in an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,11 @@ def show(request: Request, name: str, values: Mapping[str, Any], *, status: int 
 
 
 def whole_number(text: str, what: str) -> int | None:
-    """What a form holds; None where it was left empty. Raises RequestError for what is no whole number."""
+    """The number in a field of a form; None where it was left empty.
+
+    Raises:
+        RequestError: The text is no whole number.
+    """
     if not text.strip():
         return None
     # isdigit is true of superscripts and other scripts, which int refuses or reads unexpectedly.

@@ -15,7 +15,7 @@ from tests.vacuous import nonempty
 from luthier.core.digest import sha256_file
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.plan import Plan
-from luthier.ml.export.bundle import add_bundle_files, verify
+from luthier.ml.export.bundle import add_bundle_files, verify, write
 from luthier.ml.export.bundle.manifest import read_manifest
 
 DOCUMENTS = {"README.md", "plan.json", "evaluation.json", "parity.json", "LICENSE", "sbom.cdx.json"}
@@ -130,3 +130,26 @@ def test_the_manifest_is_canonical(whole_bundle: Path) -> None:
     expected = f'{{"files":[{{"num_bytes":{first.num_bytes},"path":"{first.path}","sha256":"{first.sha256}"}},'
     assert content.decode().startswith(expected)
     assert content.decode().endswith('],"format":1}')
+
+
+def test_the_name_of_a_document_is_on_the_disk_when_it_is_reported(tmp_path: Path, monkeypatch) -> None:
+    unflushed: set[str] = set()
+    replace = Path.replace
+
+    def renaming(self: Path, target: Path) -> Path:
+        unflushed.add(target.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", renaming)
+    synced: set[str] = set()
+
+    def sync(folder: Path) -> None:
+        assert folder == tmp_path
+        synced.update(unflushed)
+        unflushed.clear()
+
+    monkeypatch.setattr(write, "sync", sync)
+    write_model(tmp_path)
+    add_bundle_files(tmp_path, make_export(), make_facts())
+    assert {"README.md", "bundle.json", "sbom.cdx.json"} <= synced
+    assert unflushed == set()

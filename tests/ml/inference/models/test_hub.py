@@ -364,3 +364,27 @@ def test_the_cache_of_the_hubs_own_client_is_a_folder_like_others(tiny, tmp_path
         shutil.copyfile(file, blobs / str(number))
         (folder / file.name).symlink_to(Path("../../blobs") / str(number))
     assert sources.pull(str(folder), tmp_path / "home", QUIET).source == "folder"
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_next_file(hub, tmp_path, monkeypatch):
+    folder, flushed = tmp_path / "d", []
+
+    def sync(path):
+        flushed.append((path.name, (folder / path.name.removesuffix(".part")).is_file()))
+
+    monkeypatch.setattr(hub_source, "sync", sync)
+    model = hub_source.look_up("org/tiny", "main")
+    hub_source.download(model, folder, QUIET)
+    assert flushed == [step for file in model.files for step in ((f"{file.name}.part", False), ("d", False))]
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, "config.json"])
+@pytest.mark.parametrize("damage", ["empty", "zeros"])
+def test_a_damaged_file_of_an_earlier_pull_is_fetched_again(hub, tmp_path, file, damage):
+    folder, bar = tmp_path / "d", Bar()
+    folder.mkdir()
+    whole = hub.files[file]
+    (folder / file).write_bytes(b"" if damage == "empty" else bytes(len(whole)))
+    hub_source.download(hub_source.look_up("org/tiny", "main"), folder, bar)
+    assert (folder / file).read_bytes() == whole
+    assert bar.at == bar.total

@@ -61,6 +61,7 @@ def _shape(request: CardRequest) -> str:
 def _made(request: CardRequest) -> str:
     origins, whole = request.origins, request.described.num_rows
     lines = ["## How it was made", ""]
+    # A row can have a record of its origin that names no document.
     if not (origins.sources or origins.num_with_provenance):
         lines.append(f"The rows name no source, so where they come from is {NOT_STATED}.")
     if origins.sources:
@@ -79,6 +80,7 @@ def _made(request: CardRequest) -> str:
             _counts("Teacher", origins.teachers, whole),
             "",
         ]
+    # Only a row with a record of its origin says that it is not synthetic.
     elif origins.num_with_provenance:
         lines += ["No row is marked as synthetic.", ""]
     else:
@@ -110,6 +112,7 @@ def _composition(request: CardRequest) -> str:
     parts = ["## Composition", f"Of {name}, {_rows(audit.num_rows)}."]
     fields = [
         [code(field), markdown.text(column.in_words()), f"{column.num_filled:,}"]
+        # Wide tables would fill the card.
         for field, column in list(described.columns.items())[:100]
     ]
     parts.append(table(("Field", "Type", "Rows that have it"), fields, num_text_columns=2))
@@ -162,6 +165,7 @@ def _quality(request: CardRequest) -> str:
         "",
     ]
     if audit.findings:
+        # Gravest first, then what is about most rows.
         ranked = sorted(audit.findings, key=lambda one: (SEVERITIES.index(one.severity), -one.fraction))
         cells = [
             [
@@ -182,6 +186,7 @@ def _quality(request: CardRequest) -> str:
 
 def _limits(request: CardRequest) -> str:
     audit = request.audit
+    # Notes are in the table above, and limit nothing.
     said = [markdown.text(one.message) for severity in ("error", "warning") for one in audit.findings
             if one.severity == severity]  # fmt: skip
     said += [f"Not checked, {code(check)}: {markdown.text(reason)}." for check, reason in audit.skipped.items()]
@@ -208,6 +213,7 @@ def _train_command(request: CardRequest) -> str:
 
 
 def _block(command: str) -> str:
+    # Indented, since a fence could be closed by the text within.
     return "\n".join(f"    {line}" for line in command.splitlines())
 
 

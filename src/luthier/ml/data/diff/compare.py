@@ -174,6 +174,7 @@ def diff(
         RequestError: a folder is compared with a file, or has no split.json.
     """
     progress = progress or SilentProgress()
+    # A missing path is reported by the reading below.
     if old.exists() and new.exists() and old.is_dir() != new.is_dir():
         folder, file = (old, new) if old.is_dir() else (new, old)
         raise RequestError(
@@ -217,6 +218,7 @@ def _ids(version: Version, places: pl.Series) -> list[str]:
 
 
 def _moves(before: Version, after: Version, found: Matched) -> tuple[Move, ...]:
+    # A changed row can move, too; added and removed rows have one side only.
     pairs = pl.concat([found.same, found.changed])
     sides = pairs.with_columns(
         old_side=before.rows["side"].gather(pairs["old"]), new_side=after.rows["side"].gather(pairs["new"])
@@ -230,6 +232,7 @@ def _moves(before: Version, after: Version, found: Matched) -> tuple[Move, ...]:
 
 
 def _leaks(moves: Iterable[Move]) -> list[str]:
+    # Moves from validation to held_out are none: no model was trained on those rows.
     num = Counter({side: sum(len(move.rows) for move in moves if move.is_leak and move.new_side == side)
                    for side in _JUDGES})  # fmt: skip
     return [
@@ -243,6 +246,7 @@ def _leaks(moves: Iterable[Move]) -> list[str]:
 def _columns(old: Mapping[str, ValueType], new: Mapping[str, ValueType]) -> list[ColumnChange]:
     made = []
     for name in dict.fromkeys([*old, *new]):
+        # Compared as text: what a reader would see as no change is none.
         one, two = (side[name].in_words() if name in side else None for side in (old, new))
         if one != two:
             made.append(ColumnChange(name, one, two))
@@ -255,6 +259,7 @@ def _examples(before: Version, after: Version, found: Matched, num: int) -> list
     new_places = {"changed": changed["new"], "added": found.added.head(num)}
     old_at = {kind: list(lines_of(before.rows[places])) for kind, places in old_places.items()}
     new_at = {kind: list(lines_of(after.rows[places])) for kind, places in new_places.items()}
+    # Read again, once for each version: only digests of the rows are in memory.
     old_rows = rows_at(before, {place for places in old_at.values() for place in places})
     new_rows = rows_at(after, {place for places in new_at.values() for place in places})
     made = [

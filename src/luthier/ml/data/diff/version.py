@@ -178,6 +178,7 @@ def _files(path: Path) -> tuple[list[VersionFile], list[str]]:
             expected="all files of the split beside it",
             do="copy them there, or split again",
         )
+    # A note only: the files are compared as they are now.
     notes = [f"{file} is not as {summary} says (another sha256)" for _, file, digest in named
              if sha256_file(file) != digest]  # fmt: skip
     return [VersionFile(file, name) for name, file, _ in named], notes
@@ -214,6 +215,7 @@ class _Reader:
         self._lines.append(row.line)
         self._characters.append(sum(map(len, texts)))
         self._digests += digest
+        # Keys of all kinds are kept: which one matches is settled when both versions are known.
         row_id, prompt = row_id_of(row.fields), self._prompt(row)
         self._has_id.append(row_id is not None)
         self._has_prompt.append(prompt is not None)
@@ -269,6 +271,7 @@ class _Reader:
 
 def _value_at(row: Row, key: str) -> Any:
     value: Any = row.fields
+    # A column may have a dot in its name.
     for name in (key,) if key in row.fields else key.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     if value is None:

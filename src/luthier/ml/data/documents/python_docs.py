@@ -114,12 +114,14 @@ def _as_example(index: int, row: Row) -> Example:
 
 def _python_files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
+        # In place, so that os.walk does not enter them.
         folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS and not name.startswith("config-")]
         yield from (Path(parent, name) for name in names if name.endswith(".py"))
 
 
 def _module_name(file: Path, folder: Path) -> str:
     parts = file.relative_to(folder).with_suffix("").parts
+    # A package is called by its folder.
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
@@ -149,6 +151,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, _Function]]:
     """Functions and methods in the order of their lines, with their dotted names inside the module."""
     for child in ast.iter_child_nodes(node):
+        # No function is defined within an expression; a lambda has no docstring.
         if isinstance(child, ast.expr):
             continue
         if isinstance(child, _Function):
@@ -182,8 +185,10 @@ def _source_without_docstring(function: _Function, lines: Sequence[str]) -> str:
     docstring, rest = function.body[0], function.body[1:]
     if not rest:
         raise _LeftOutError("nothing but a docstring")
+    # Decorators come before the line of `def`.
     first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
     end, doc_end = function.end_lineno or function.lineno, docstring.end_lineno or docstring.lineno
+    # Whole lines are cut out: code on one of them would be lost.
     shares_a_line = docstring.lineno == function.lineno or rest[0].lineno == doc_end
     if shares_a_line or lines[docstring.lineno - 1].lstrip()[:1] not in ("'", '"', "r", "R", "u", "U"):
         raise _LeftOutError("docstring shares its line with code")
@@ -226,6 +231,7 @@ def _without_repeats(rows: Sequence[Row], left_out: Counter[str]) -> list[Row]:
         source, answer = (message["content"] for message in row["messages"])
         if source in sources:
             left_out["same source as an earlier row"] += 1
+        # Methods of one protocol share their docstring; too many would be learned by heart.
         elif answers[answer] >= _MAX_SAME_ANSWERS:
             left_out[f"answer that stands {_MAX_SAME_ANSWERS} times already"] += 1
         else:

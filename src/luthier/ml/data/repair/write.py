@@ -74,6 +74,7 @@ def write_rows_and_manifest(
             output_line = None
             if fate != "removed":
                 output.write(after + b"\n")
+                # Counted before this row is, so one more is its line.
                 output_line = fates.num_kept + fates.num_changed + 1
             _count(fates, fate, notes)
             task.advance()
@@ -83,6 +84,7 @@ def write_rows_and_manifest(
                 notes,
                 {
                     "sha256_before": None if before is None else sha256_bytes(before),
+                    # Lines count from 1, so None is the only false value.
                     "sha256_after": sha256_bytes(after) if output_line else None,
                     "output_line": output_line,
                 },
@@ -115,6 +117,7 @@ def _count(fates: Fates, fate: str, notes: list[Note]) -> None:
         return
     if fate == "removed":
         fates.num_removed += 1
+        # The first reason alone, so that the actions add up to the rows that are gone.
         fates.by_action[notes[0].action] += 1
         return
     fates.num_changed += 1

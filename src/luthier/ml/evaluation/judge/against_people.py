@@ -119,6 +119,7 @@ def _of_pairs(engine: Engine, real: RatingsTable, occasion: Occasion, progress: 
     for (number, rows), verdict in zip(items.items(), verdicts, strict=True):
         said = {row.rater: PREFERENCE_VALUES[row.preference] for row in rows if row.preference is not None}
         word = verdict.preference
+        # `word` is None only where there is no verdict, which comes first.
         judged: float | NoVerdictKind = verdict.no_verdict or (0.0 if word is None else PREFERENCE_VALUES[word])
         known.append(_Item(number, said, judged))
     # From -1, 0, 1 to points 0, 0.5, 1, as the judge's are.
@@ -190,6 +191,7 @@ def _consensus(target: Target, said: Mapping[str, float]) -> float:
 
 def _kappa(target: Target, one: Sequence[float], other: Sequence[float]) -> Estimate | None:
     """None where there is nothing to agree on beyond chance: fewer than two items, or all the same."""
+    # Kappa would divide by 0: all agreement is expected by chance.
     if len(one) < 2 or len({*one, *other}) < 2:
         return None
     if target == "preference":
@@ -237,6 +239,7 @@ def _table(target: Target, rated: Sequence[_Item]) -> Confusion:
         places = {float(label): place for place, label in enumerate(labels)}
     counts = np.zeros((len(labels), len(labels) + 1), dtype=int)
     for item in rated:
+        # The last column counts items without a verdict.
         column = len(labels) if isinstance(item.judged, str) else places[item.judged]
         counts[places[_consensus(target, item.said)], column] += 1
     return Confusion(labels=labels, counts=tuple(tuple(row) for row in counts.tolist()))
@@ -275,6 +278,7 @@ def _passing(measure: Measure, agreement: Estimate | None, num_items: int) -> st
 def _about_people(measure: Measure, agreement: Estimate | None, people: Estimate | None) -> tuple[str, ...]:
     if people is None:
         return ("How far people agree with each other is not known here: no item has several raters who differ.",)
+    # Even at best people do not reach what is asked of a judge.
     if people.high < LOWEST_KAPPA:
         return (
             f"One person agrees with the others by {measure} {_words(people)} only: better instructions for people "

@@ -94,6 +94,7 @@ def key_figures(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[
 def _bill(record: RunRecord, events: Sequence[Event]) -> list[Fact]:
     """What the run has cost by its last reckoning, all of its processes together."""
     bills = [e.bill for e in events if isinstance(e, BillUpdated)]
+    # The result's bill is final; a run that has not ended has only events.
     bill = record.result.bill if record.result and record.result.bill else bills[-1] if bills else None
     if bill is None:
         return []
@@ -191,6 +192,7 @@ def _method_note(method: MethodPlan) -> str:
 def split_facts(plan: Plan) -> list[SplitFacts]:
     """One row for each split that the run had."""
     replay = plan.data.replay
+    # Replayed rows are data of the run, too.
     general = (replay.rows, replay.held_out) if replay else ()
     splits = (plan.data.train, plan.data.validation, plan.data.held_out, *general)
     rows = [_split(profile) for profile in splits if profile is not None]
@@ -199,6 +201,7 @@ def split_facts(plan: Plan) -> list[SplitFacts]:
 
 
 def _split(profile: DatasetProfile) -> SplitFacts:
+    # Without the name of the file, which is in the same line of the table.
     remarks = [note.partition(": ")[2] for note in reading_notes([(profile.file, profile.shape_reason)])]
     if profile.num_dropped:
         remarks.append(f"{profile.num_dropped:,} dropped: {_ids(profile.dropped_ids, profile.num_dropped)}")
@@ -231,6 +234,7 @@ def _ids(ids: Sequence[str], num: int) -> str:
 
 def warnings(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[tuple[str, str]]:
     """(where, message) of everything a person should know: of the data, of the steps, of the result; none twice."""
+    # By message, in order: each is shown at the first place where it occurred.
     found = dict.fromkeys(_leaks(plan.data), "data")
     for event in events:
         if isinstance(event, WarningRaised):

@@ -70,6 +70,7 @@ def fold(text: str, characters: int) -> Text:
     """
     whole = text[:MAX_CHARACTERS]
     start = "\n".join(whole.split("\n")[:FOLD_LINES])[:characters]
+    # A little more than the limit is shown whole: a fold that hides one line is a nuisance.
     if len(whole) - len(start) < characters // 4 and whole.count("\n") < FOLD_LINES * 5 // 4:
         start = whole
     return Text(start, whole, len(text), len(text) - len(whole))
@@ -219,6 +220,7 @@ def shown_example(example: MaskedExample) -> list[tuple[str, bool]]:
     room = MAX_EXAMPLE_CHARACTERS
     for whole, learned in example:
         text = whole[:room]
+        # At 0 all further texts are empty, and add nothing.
         room -= len(text)
         if joined and joined[-1][1] == learned:
             joined[-1] = (joined[-1][0] + text, learned)

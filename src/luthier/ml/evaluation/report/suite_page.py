@@ -24,6 +24,8 @@ def write_suite_page(result: SuiteResult, path: Path, gate: GateOutcome | None =
     """Write the page to `path`, whole or not at all.
 
     Args:
+        result: what is shown.
+        path: of the page.
         gate: what a gate said of it.
 
     Raises:
@@ -54,6 +56,8 @@ def render(template: str, result: Result, values: Mapping[str, Any]) -> str:
     """A page about tasks, from its template.
 
     Args:
+        template: name of its file.
+        result: of the tasks.
         values: what this template shows beside them.
     """
     environment = page_environment(TEMPLATES, fold)
@@ -72,6 +76,7 @@ def render(template: str, result: Result, values: Mapping[str, Any]) -> str:
 def task_section(result: Result, task: TaskResult) -> dict[str, Any]:
     """All that a page shows of one task."""
     view = task_view(result, task)
+    # Of a task as of an evaluation: the same rule chooses.
     choices = choose_samples(as_evaluation(result, task), view.who)
     return {
         "view": view,

@@ -117,7 +117,9 @@ def _confusion(view: TaskView, name: str, found: Confusion) -> Chart:
     if len(found.labels) > _MAX_LABELS:
         text += f" The first {_MAX_LABELS} of {len(found.labels):,} labels are drawn."
     cells = [
-        [Cell(count / (sum(row) or 1), f"{count:,}") for count in [*row[: len(labels)], row[-1]]] for row in counts
+        # The last column counts answers without a label.
+        [Cell(count / (sum(row) or 1), f"{count:,}") for count in [*row[: len(labels)], row[-1]]]
+        for row in counts
     ]
     chart = Matrix(
         f"chart-confusion-{view.task.name}-{[one for one, _ in view.confusions].index(name)}",
@@ -155,5 +157,6 @@ def _role(view: TaskView, name: str) -> Role:
         return "tuned"
     if name == view.who.baseline:
         return "base"
+    # By place, so that a system has the same colour in all charts of a task.
     others = [one.name for one in view.task.systems if one.name not in (view.who.candidate, view.who.baseline)]
     return OTHERS[others.index(name) % len(OTHERS)]

@@ -43,6 +43,11 @@ def render_report(
     The same arguments give the same bytes.
 
     Args:
+        draws_page: false leaves the page empty.
+        record: of the run.
+        plan: of the run.
+        events: of the run, in order.
+        evaluation: of the run; None where it was not judged.
         versions: names of programs and of the machine, to what they are; shown as they come.
         example: one training example as (text, learned) pieces.
         licence: of the base model.

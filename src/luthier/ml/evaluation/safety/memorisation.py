@@ -1,7 +1,7 @@
 """Memorisation: does a model continue with training rows word for word?
 
 Discoverable extraction (Carlini et al., 2023, "Quantifying Memorization Across Neural Language Models", ICLR, section
-3.1): the model is given the beginning of a training row, goes on greedily, and what it writes is compared with the rest.
+3.1): the model is given the beginning of a training row, goes on greedily, and its text is compared with the rest.
 Exact copies undercount, so near ones are counted too (Ippolito et al., 2023, "Preventing Verbatim Memorization in
 Language Models Gives a False Sense of Privacy", INLG). Held-out rows are the control: what a model writes of those it
 has never seen, it knows or guesses from the task.

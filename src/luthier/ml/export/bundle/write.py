@@ -24,6 +24,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.ports import Progress
 from luthier.core.records.export import Export
 from luthier.core.system.artifact_transfer import copy_local
+from luthier.core.system.durable import sync
 from luthier.ml.export.bundle.card import card_text
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.lineage import lineage
@@ -192,7 +193,7 @@ def _write(path: Path, document: Any) -> None:
 
 
 def _put(path: Path, content: bytes, *, closed: bool = False) -> None:
-    """Write a file beside its place, flush it to the disk and rename it there."""
+    """Write a file beside its place, flush it to the disk and rename it there, which is flushed too."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with partial.open("xb") as file:
@@ -203,6 +204,8 @@ def _put(path: Path, content: bytes, *, closed: bool = False) -> None:
         if closed:
             partial.chmod(partial.stat().st_mode & _NOT_WRITING)
         partial.replace(path)
+        # The rename is an entry of the folder; without this fsync it may be lost with the power.
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -216,6 +219,7 @@ def _close(folder: Path) -> None:
             try:
                 copy_local(path, own)
                 own.replace(path)
+                sync(path.parent)
             finally:
                 own.unlink(missing_ok=True)
         path.chmod(path.stat().st_mode & _NOT_WRITING)

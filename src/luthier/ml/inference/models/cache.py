@@ -25,7 +25,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.ports import Progress
 from luthier.core.records.base_model import LocalModel
 from luthier.core.system.disk_full import is_disk_full
-from luthier.core.system.durable import sync
+from luthier.core.system.durable import sync, sync_tree
 from luthier.ml.inference.models.names import ModelName
 from luthier.ml.inference.models.weights import WeightFile, weight_files, weights_digest
 
@@ -189,9 +189,7 @@ def publish(home: Path, name: ModelName, made: Path, model: LocalModel, manifest
     if model.source != "folder":
         model = model.model_copy(update={"path": str(final)})
     write_json(made / MANIFEST, manifest)
-    for path in made.rglob("*"):
-        sync(path)
-    sync(made)
+    sync_tree(made)
     # Last, after all else is on the disk: a folder without this document is no model.
     write_json(made / DOCUMENT, model)
     sync(made / DOCUMENT)

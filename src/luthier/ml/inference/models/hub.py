@@ -24,6 +24,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ModelSourceError, StorageFullError
 from luthier.core.ports import Progress, ProgressTask
+from luthier.core.system.durable import sync
 from luthier.ml.inference.models.hub_access import endpoint, explained
 from luthier.ml.inference.models.weights import no_safetensors
 
@@ -123,11 +124,14 @@ def look_up(repo: str, revision: str) -> RemoteModel:
 def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
     """Fetch all files of a model into a folder; what is there already, whole or in part, is not fetched again.
 
+    A file that is there is compared with the hub's digest first, and fetched again where it differs.
+
     Raises:
         ModelSourceError: the connection failed for good (what came is kept), or a file has the wrong digest (it is
             deleted). StorageFullError: the disk has no room for what is to come; nothing is fetched then.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_damaged(model, folder)
     total = sum(file.num_bytes for file in model.files)
     present = sum(_present_bytes(folder, file) for file in model.files)
     if total - present > (free := shutil.disk_usage(folder).free):
@@ -184,7 +188,10 @@ def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTas
         if failures or error is not None:
             time.sleep(min(2.0**failures, 30.0) / 2)
     _check(model, file, part, task)
+    # The content reaches the disk before the name, and the name before the next file: a power loss leaves a part.
+    sync(part)
     part.rename(folder / file.name)
+    sync(folder)
 
 
 class _WrongSizeError(Exception):
@@ -211,10 +218,7 @@ def _stream(url: str, part: Path, start: int, task: ProgressTask) -> None:
 
 
 def _check(model: RemoteModel, file: RemoteFile, part: Path, task: ProgressTask) -> None:
-    if file.sha256:
-        expected, digest = file.sha256, sha256_file(part)
-    else:
-        expected, digest = str(file.git_id), _git_id(part)
+    expected, digest = file.sha256 or str(file.git_id), _digest(file, part)
     if digest != expected:
         part.unlink()
         task.advance(-file.num_bytes)
@@ -225,10 +229,26 @@ def _check(model: RemoteModel, file: RemoteFile, part: Path, task: ProgressTask)
         )
 
 
+def _digest(file: RemoteFile, path: Path) -> str:
+    """Of what is at a path, of the kind that the hub states for the file."""
+    return sha256_file(path) if file.sha256 else _git_id(path)
+
+
 def _git_id(file: Path) -> str:
     """The id that git gives a file's content (git-hash-object); used as a checksum, not for security."""
     content = file.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _remove_damaged(model: RemoteModel, folder: Path) -> None:
+    """Delete files of an earlier pull that are not what the hub states: a bad disk, or a power loss, has changed them.
+
+    The name alone proves nothing, and the model's own manifest would be made of the damaged bytes.
+    """
+    for file in model.files:
+        path = folder / file.name
+        if path.is_file() and _digest(file, path) != (file.sha256 or file.git_id):
+            path.unlink()
 
 
 def _present_bytes(folder: Path, file: RemoteFile) -> int:

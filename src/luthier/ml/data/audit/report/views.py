@@ -106,6 +106,7 @@ def counted(audit: Audit) -> str:
 
 def key_figures(audit: Audit, table: AuditTable) -> list[Fact]:
     """The four to six figures at the top."""
+    # The frame holds only what could be read.
     unreadable = audit.num_rows - table.frame.height
     facts = [
         Fact("Rows", figures.count(audit.num_rows), f"{unreadable:,} could not be read" if unreadable else "all read"),
@@ -138,6 +139,7 @@ def finding_views(audit: Audit) -> list[FindingView]:
         enumerate(audit.findings),
         key=lambda pair: (
             SEVERITIES.index(pair[1].severity),
+            # A finding without rows is about the whole file.
             -(pair[1].fraction if pair[1].count else 1.0),
             pair[0],
         ),
@@ -157,6 +159,7 @@ def _view(anchor: str, finding: Finding, audit: Audit) -> FindingView:
         share=figures.percent(finding.fraction) if finding.count else "",
         interval=estimate_interval(finding),
         pieces=_pieces(finding.fix),
+        # Only where the fix itself names the command: not every check can be repaired.
         command=repair_command(audit, finding.check) if _REPAIR in finding.fix and finding.lines else "",
         examples=finding.examples[:NUM_OPEN_EXAMPLES],
         more_examples=finding.examples[NUM_OPEN_EXAMPLES:],
@@ -167,6 +170,7 @@ def _view(anchor: str, finding: Finding, audit: Audit) -> FindingView:
 def estimate_interval(finding: Finding) -> str:
     """`[1.2 %, 3.4 %]` where the fraction was estimated from a sample (`details.sample_size` rows); else empty."""
     size = finding.details.get("sample_size")
+    # bool is an int in Python.
     if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
         return ""
     low, high = wilson(finding.fraction, size)
@@ -191,6 +195,7 @@ def repair_command(audit: Audit, check: str | None = None) -> str:
     """The command line that repairs the file: what one check found, or all that can be repaired."""
     clean = f"{Path(audit.file).name.split('.', 1)[0] or 'rows'}.clean.jsonl"
     words = [*_REPAIR.split(), audit.file, "-o", clean, *(["--only", check] if check else [])]
+    # No other check reads the held-out file.
     if audit.against and check in (None, "contamination"):
         words += ["--against", audit.against]
     return shlex.join(words)
@@ -224,6 +229,7 @@ def file_facts(audit: Audit, held_out: AuditTable | None) -> list[Fact]:
 
 def clean_checks(audit: Audit) -> list[str]:
     """Checks that were run and found nothing."""
+    # A check that was skipped is not clean.
     noisy = {finding.check for finding in audit.findings} | audit.skipped.keys()
     return [check for check in audit.checks if check not in noisy]
 
