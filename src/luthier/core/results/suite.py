@@ -151,8 +151,8 @@ class SqlTask(TaskCommon):
         kind: names the task.
         database: a SQLite file.
         database_field: the field that names one, or holds CREATE and INSERT statements.
-        table_field: the field with a table's description `table: NAME\ncolumns: A, B`, whose content is made up so that
-            different queries give different results.
+        table_field: the field with a table's description `table: NAME\\ncolumns: A, B`, whose content is made up so
+            that different queries give different results.
         timeout_seconds: for one query.
     """
 
