@@ -181,7 +181,7 @@ def refuse_rank(layers: Sequence[LinearLayer], rank: int, setting: str) -> None:
 
 def refuse_adapted_head(structure: Structure, targets: Sequence[str], objective: str) -> None:
     """Raise RecipeError where the head carries an adapter that the loss of the objective would not see."""
-    # The head comes last; a model with tied embeddings may have none of its own.
+    # The head comes last, behind the embeddings.
     head = structure.outer_layers[-1:]
     if objective not in _WITH_ADAPTED_HEAD and any(_matches(layer, t) for layer in head for t in targets):
         raise RecipeError(

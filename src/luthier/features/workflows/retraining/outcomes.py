@@ -89,6 +89,7 @@ class Versions(Outcome):
 
     def made(self) -> Sequence[tuple[Thing, str]]:
         """The datasets."""
+        # Without held-out rows there is one dataset alone.
         return [("dataset", one.dataset_id) for one in (self.train, self.held_out) if one is not None]
 
 
