@@ -27,9 +27,9 @@ HARMLESS = (
     "{{ 7 % 3 }}{{ 2 ** 8 }}{{ 3 * 4 }}{{ '%s %03d' % ('x', 7) }}{{ 'a'.center(9) }}|{{ [1] * 2 }}",
     "{% for m in messages if m.role == 'user' %}{{ m.content.upper() | trim }}{% endfor %}",
     "{{ 'a' | center(5) }}|{{ 'b\\nc' | indent(2) }}|{{ '%s' | format('q') }}|{{ '{} {:>4}'.format(1, 'z') }}",
-    "{% for m in messages | map(attribute='role') %}{{ loop.index }}/{{ loop.length }}{{ m }}{{ loop.last }}{% endfor %}",
+    "{% for m in messages|map(attribute='role') %}{{ loop.index }}/{{ loop.length }}{{ m }}{{ loop.last }}{% endfor %}",
     "{% for m in messages | selectattr('role', 'eq', 'user') %}{{ loop.previtem }}{{ loop.nextitem }}{% endfor %}",
-    "{% for x in messages[0] | map('upper') %}{{ x }}{% break %}{% endfor %}{% for x in absent %}{% else %}none{% endfor %}",
+    "{% for x in messages[0]|map('upper') %}{{ x }}{% break %}{% endfor %}{% for x in no %}{% else %}none{% endfor %}",
     "{% for x in [[1, [2]], [3]] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}",
 )
 HOSTILE = {
