@@ -14,7 +14,7 @@ What a template renders is the same, character for character, except for the dat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
@@ -34,7 +34,7 @@ MAX_REPEATED: Final = 1_000_000
 _MAX_BITS: Final = 10_000
 _LOOP: Final = "luthier_bounded_loop"
 _SIZED: Final = (str, bytes, list, tuple, dict, range, set, frozenset)
-_VIEWS: Final[tuple[type, ...]] = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: Final[tuple[type[Sized], ...]] = (type({}.keys()), type({}.values()), type({}.items()))
 _PADDING: Final = frozenset(("center", "ljust", "rjust", "zfill", "expandtabs"))
 _WIDE: Final = re.compile(r"%[-+ #0]*(?:\d{7,}|\*)|%[-+ #0\d]*\.(?:\d{7,}|\*)|\{[^{}]*\d{7,}[^{}]*\}|\{[^{}]*:[^{}]*\{")
 # In the place of transformers' own, which asks what day it is: values of a rendering go before the environment's.
