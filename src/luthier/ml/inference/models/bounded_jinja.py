@@ -34,7 +34,7 @@ MAX_REPEATED: Final = 1_000_000
 _MAX_BITS: Final = 10_000
 _LOOP: Final = "luthier_bounded_loop"
 _SIZED: Final = (str, bytes, list, tuple, dict, range, set, frozenset)
-_VIEWS: Final[tuple[type[Sized], ...]] = (type({}.keys()), type({}.values()), type({}.items()))
+_COUNTED: Final[tuple[type[Sized], ...]] = (*_SIZED, type({}.keys()), type({}.values()), type({}.items()))
 _PADDING: Final = frozenset(("center", "ljust", "rjust", "zfill", "expandtabs"))
 _WIDE: Final = re.compile(r"%[-+ #0]*(?:\d{7,}|\*)|%[-+ #0\d]*\.(?:\d{7,}|\*)|\{[^{}]*\d{7,}[^{}]*\}|\{[^{}]*:[^{}]*\{")
 # In the place of transformers' own, which asks what day it is: values of a rendering go before the environment's.
@@ -139,7 +139,7 @@ def _loop_over(iterable: Any) -> Any:
     if left is None:
         return iterable
     # Only types whose `len` is known to cost nothing and to be true; jinja's own `loop` reads all that is left for it.
-    if isinstance(iterable, (*_SIZED, *_VIEWS)):
+    if isinstance(iterable, _COUNTED):
         _spend(left, len(iterable))
         return iterable
     # `iter` here and not in the generator: what is no iterable, or undefined, fails where it failed before.
