@@ -254,7 +254,7 @@ def qlora(going: Walk, context: Context) -> None:
     with going.held(stage):
         ready = _prepared(going, context, stage, method)
         rows = ready.train.tokenised
-        wide = wide_model(going.folder, outcome.plan.method.quantisation)
+        wide = wide_model(going.folder, outcome.plan.method.quantisation, outcome.plan.training.precision)
         step = _first_step(ready)
         theirs, _ = plain.loss_and_gradients(wide, [rows[i] for i in step], wants_gradients=False)
         stage.measured("loss", plain.relative(stage.outcome.measures["first_step_loss"], theirs), 1e-2)

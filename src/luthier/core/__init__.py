@@ -1,1 +1,1 @@
-"""The words of the system: frozen specs, states, events, errors and ids. Imports nothing of Luthier's."""
+"""The words of the system: frozen specs, states, events, errors and ids. Imports no other part of Luthier."""

@@ -55,7 +55,12 @@ class Message(FrozenModel):
 
 
 class Conversation(FrozenModel):
-    """Turns in order, and the tools the assistant may call (OpenAI's `tools` objects)."""
+    """Turns in order, and the tools the assistant may call (OpenAI's `tools` objects).
+
+    Attributes:
+        messages: the turns, in order.
+        tools: the tools that the assistant may call, as OpenAI's `tools` objects.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()

@@ -279,6 +279,7 @@ class Room(FrozenModel):
 
     Attributes:
         micro_batch_rows: the most rows of `length_tokens` (the run's longest row).
+        length_tokens: tokens of the run's longest row.
         longest_row_tokens: the longest row that fits when it is alone, whatever context the model was made for.
     """
 

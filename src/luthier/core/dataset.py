@@ -130,6 +130,7 @@ class TokenisedExample:
     """Token ids and the loss mask of one example.
 
     Attributes:
+        id: the id of its row.
         input_ids: int32 array of length T.
         loss_mask: T bytes; 1 at position t means that token t is learned, i.e. predicted from the tokens before t.
             Position 0 is never 1.

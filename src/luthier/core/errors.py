@@ -252,7 +252,7 @@ class BusyError(WorkError):
 
 
 class UnreachableError(WorkError):
-    """A database does not answer now; nothing of what was asked of it is done, and a later try may be heard."""
+    """A database does not answer now; the statement had no effect, and a later try may succeed."""
 
 
 class PeerLostError(WorkError):
@@ -262,7 +262,7 @@ class PeerLostError(WorkError):
 
 
 def error_from(document: dict[str, Any]) -> LuthierError:
-    """The error that `LuthierError.as_json` has told of, elsewhere; a WorkError where its kind is not known here."""
+    """The error in a document of `LuthierError.as_json`; a WorkError where its kind is not known here."""
     # Looked up in this module alone: a document must not be able to name any class of the process.
     kind = globals().get(str(document.get("type")))
     if not (isinstance(kind, type) and issubclass(kind, LuthierError)):

@@ -1,4 +1,4 @@
-"""What a run tells the outside, in order. The loop emits these and knows nothing of who listens."""
+"""The events of a run, in order. The loop emits these and does not know its listeners."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPLAY_LOSS: Final = "replay_loss"
 
 ROUTER_LOSS: Final = "router_loss"
 """The measure that holds the loss of the routers of a mixture of experts, not yet multiplied by its coefficient. The
-loss of a step is without it, so that it can be held against that of a validation."""
+loss of a step is without it, so that it can be compared with that of a validation."""
 
 
 class RunStarted(FrozenModel):
@@ -67,7 +67,7 @@ class StepDone(FrozenModel):
 
 
 def comparable_loss(event: StepDone) -> float:
-    """The loss of a step that can be held against that of a validation: of the task's rows, without regularisation."""
+    """The loss of a step that is comparable with that of a validation: of the task's rows, without regularisation."""
     # The most specific first: with replayed rows the plain loss is a mixture of both kinds.
     for name in (TASK_LOSS, PLAIN_LOSS):
         if name in event.measures:

@@ -29,7 +29,12 @@ class Fit(FrozenModel):
     enough.
 
     Attributes:
+        kind: overfitted: validation loss rose after its best while training loss fell; still_learning: it was falling
+            to the end; unstable: it rose, and training loss did not fall; settled: none of these; unknown: too few
+            validations.
+        seen: the finding with its figures.
         best_step: of the weights that are kept; 0 where there was no validation.
+        last_step: the last step that was done.
         remedies: the most telling first.
     """
 

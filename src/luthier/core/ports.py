@@ -18,7 +18,7 @@ from luthier.core.stream import Decoding, EmbeddingRequest, StreamEvent, TextReq
 EventSink = Callable[[Event], None]
 
 StopCheck = Callable[[], str | None]
-"""Asked between two pieces of work: why it may not go on, in words; None as long as it may."""
+"""Called between two pieces of work: why it may not go on, as text; None as long as it may."""
 
 
 class ProgressTask(Protocol):

@@ -40,9 +40,10 @@ class ReplayRecipe(FrozenModel):
     """General rows beside those of the task.
 
     Attributes:
+        file: general rows, in any shape that training takes.
         fraction: their share of each step; 0 trains on none of them.
-        held_out: general rows that are never trained on, a file or a fraction of `file`: base and tuned model are held
-            against each other on them, to measure what was forgotten.
+        held_out: general rows that are never trained on, a file or a fraction of `file`: they measure what was
+            forgotten.
         map: as that of the data.
     """
 
@@ -73,20 +74,31 @@ class CanariesRecipe(FrozenModel):
 
 
 class DataRecipe(FrozenModel):
-    """Which rows. `validation` and `held_out` are a file, or a fraction to take out of `train`.
+    """Which rows. Every field but `train` may be left out.
 
     Attributes:
+        train: a file of training rows.
+        validation: a file, or a fraction to take out of `train`; steers training.
+        held_out: a file, or a fraction to take out of `train`; judges once, at the end.
+        map: field of the shape to field of the file.
+        group_by: a field whose equal values never part when fractions are taken.
         part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
             begin at the same place hold one another, parts that do not overlap share no row.
-        canaries: made-up secrets planted among the training rows.
+        split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another seed is another
+            split, too.
+        template: `chat`: the model's own chat template; `plain`: texts in order; `auto`: chat where there is one.
         template_options: what the chat template is given beside each conversation, such as `enable_thinking`.
         learn_reasoning: whether thoughts are learned; None learns those of the rows, and no empty one that the template
             inserts.
         reset_template: `training` joins the answers of a row into one sequence where the template rewrites earlier
             turns.
-        reasoning, system, tools: what is written as text, for templates that have no place for it.
-        split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another seed is another
-            split, too.
+        reasoning: `as_text` writes thoughts before their answers, `drop` leaves them out, for templates that write
+            none.
+        system: `fold` puts the system text before the first user turn, for templates without a system turn.
+        tools: `as_text` writes tools, calls and results as text, for templates without tools.
+        allow_leakage: whether to continue although held-out rows are among the training rows.
+        replay: general rows beside those of the task.
+        canaries: made-up secrets planted among the training rows.
     """
 
     train: str
@@ -120,7 +132,7 @@ StepCount = Annotated[int, Field(ge=0)]
 
 
 class LayersRecipe(FrozenModel):
-    """Which layers carry an adapter: the first so many, the last so many, or both ends.
+    """Which layers carry an adapter: the first ones, the last ones, or both ends.
 
     Attributes:
         first: the number of layers from the first one on.
@@ -134,7 +146,26 @@ class LayersRecipe(FrozenModel):
 class MethodRecipe(FrozenModel):
     """How the weights change. `ml/training/methods/rules.py` says which settings a method takes; others are refused.
 
-    `options` are the settings of a method that another package brings.
+    Attributes:
+        name: the method.
+        rank: of the adapter.
+        alpha: scale of the adapter: it counts alpha / rank (rsLoRA: alpha / square root of the rank).
+        dropout: share of an adapter's inputs that is left out at random while training.
+        targets: names of matrices, groups of them or patterns, one or several.
+        layers: which layers carry an adapter; None for every layer.
+        learning_rate_ratio: loraplus: how many times faster B learns than A.
+        num_svd_iterations: pissa: iterations of the randomised decomposition; 0 for the exact one.
+        initial_rank: adalora: rank of every matrix at first.
+        target_rank: adalora: average rank at the end.
+        warmup_steps: adalora: steps before any rank is taken away.
+        final_steps: adalora: steps at the end in which ranks stay.
+        reallocate_every_steps: adalora: steps between two decisions about ranks.
+        orthogonality_weight: adalora: weight of the penalty that keeps a matrix's ranks apart.
+        sensitivity_smoothing: adalora: how much of the importance so far is kept at each step.
+        uncertainty_smoothing: adalora: the same for the uncertainty of the importance.
+        quantisation: qlora: how the frozen base is held.
+        num_virtual_tokens: prompt_tuning: length of the trained prompt.
+        options: settings of a method that another package brings.
     """
 
     name: MethodName
@@ -174,8 +205,29 @@ class ObjectiveRecipe(FrozenModel):
     """What is minimised. `ml/training/objectives/rules.py` says which settings an objective takes; others are refused.
 
     Attributes:
-        router_aux_loss: `off`, `model` for the coefficient of the model's own config, or a coefficient. `options` are
-            the settings of an objective that another package brings.
+        name: the objective.
+        beta: dpo, ipo, kto: how fast leaving the start is punished; orpo: weight of the odds ratio; simpo: scale of the
+            rewards.
+        label_smoothing: sft: share of the weight that is spread over all tokens; dpo, simpo: share of labels that may
+            be wrong.
+        gamma: simpo: margin by which the chosen answer must be ahead.
+        nll_over: orpo: tokens of the chosen row that cross-entropy is taken over.
+        desirable_weight: kto: weight of good answers.
+        undesirable_weight: kto: weight of bad answers.
+        rewards: grpo: parts of what an answer is worth.
+        num_samples: grpo: answers that are drawn to each prompt.
+        max_new_tokens: grpo: most tokens of an answer that is drawn.
+        kl_weight: grpo: weight of the divergence from the model at its first step.
+        divide_by_spread: grpo: whether advantages are divided by the spread of their group.
+        loss_weighting: whether every token counts the same, or every row.
+        teacher: distillation: a base model, a folder, or a run, with the same tokenizer.
+        temperature: grpo: of drawing; distillation: softens both distributions before they are compared.
+        alpha: distillation: share of the teacher in the loss; the rest is cross-entropy.
+        divergence: distillation: how the two distributions are compared.
+        teacher_share: jensen_shannon: the teacher's share in the mixture that both are compared with.
+        router_aux_loss: the loss of the routers of a mixture of experts: `off`, `model` for the coefficient of the
+            model's own config, or a coefficient.
+        options: settings of an objective that another package brings.
     """
 
     name: ObjectiveName
@@ -243,7 +295,38 @@ class AverageRecipe(FrozenModel):
 
 
 class TrainingRecipe(FrozenModel):
-    """How long and how fast. `epochs` may be a fraction; steps are optimizer updates."""
+    """How long and how fast. Steps are optimizer updates.
+
+    Attributes:
+        epochs: passes over the training rows; may be a fraction.
+        max_steps: steps at most.
+        global_batch_size: examples a step, of all devices.
+        micro_batch_tokens: tokens computed at once, padding included; changes memory and speed, not the gradient.
+        optimizer: how weights move by their gradients.
+        learning_rate: peak of the learning rate.
+        schedule: how the rate falls after the warm-up.
+        warmup_fraction: share of the steps in which the rate rises.
+        weight_decay: decay of the weights apart from the gradient, on matrices only.
+        clip_gradient_norm: largest norm of the gradient.
+        neftune_alpha: noise on the embeddings while training: at most alpha / sqrt(tokens of the row * width).
+        average: an average of the weights over the steps, in place of the last weights.
+        max_length_tokens: longest row that is trained.
+        overlong: what to do with longer rows.
+        order: how rows are put into steps.
+        precision: what matrices are multiplied in.
+        gradient_checkpointing: whether activations are computed again in the backward pass: less memory, same
+            gradients.
+        shared_prefix: whether a beginning that rows of a micro-batch share is computed once.
+        sharding: on several devices, whether each holds a copy of the weights (ddp) or a share of them (fsdp).
+        packing: whether rows of a micro-batch lie end to end without padding.
+        compile: whether layers are compiled by torch before the first step.
+        validate_every_steps: steps between two validations.
+        checkpoint_every_steps: steps between two checkpoints.
+        keep_checkpoints: how many of the last checkpoints are kept, besides the best.
+        early_stopping_patience: validations without a new best before the run stops; 0 for never.
+        num_threads: processor threads; part of the plan, since sums depend on it.
+        seed: of order, dropout and adapter.
+    """
 
     epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
     max_steps: Annotated[int, Field(ge=1)] | None = None

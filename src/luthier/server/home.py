@@ -2,7 +2,7 @@
 
     python -m luthier.server.home DESCRIPTOR      DESCRIPTOR: of the socket to listen on, opened by who starts it
 
-The home and the rest of the settings stand in the environment. On SIGTERM it is no longer ready, answers for another
+The home and the rest of the settings are in the environment. On SIGTERM it is no longer ready, answers for another
 moment, so that who shares out requests hears of it, then ends the requests that are under way within a bounded time.
 """
 

@@ -71,7 +71,7 @@ def serve(
 
 
 def _print_line(line: str) -> None:
-    stdout = sys.__stdout__ or sys.stdout  # under --json, sys.stdout stands for stderr until a command has ended
+    stdout = sys.__stdout__ or sys.stdout  # under --json, sys.stdout is stderr until a command has ended
     stdout.write(f"{line}\n")
     stdout.flush()
 

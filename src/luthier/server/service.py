@@ -4,8 +4,8 @@
                ---- luthier worker --name up-1       trains, by processes of its own
 
 The processes are started by name, since no layer may know the one above it. This one holds the socket that is listened
-on: a port that is taken is told at once, and no request is refused while the API is being started again. What the
-processes need to know stands in the environment (`LUTHIER_HOME`, `LUTHIER_DATABASE`, ...), where no list of processes
+on: a port that is taken is reported at once, and no request is refused while the API is being started again. What the
+processes need to know is in the environment (`LUTHIER_HOME`, `LUTHIER_DATABASE`, ...), where no list of processes
 shows the password of a database.
 """
 
@@ -186,7 +186,7 @@ def _worker(name: str) -> Program:
 
 @contextlib.contextmanager
 def _environment(context: Context) -> Iterator[None]:
-    """What the processes are told, for as long as this one may start any."""
+    """The environment of the processes, for as long as this one may start any."""
     settings = context.settings
     given = {"LUTHIER_HOME": str(context.home), "LUTHIER_LOG_FORMAT": settings.log_format}
     # Restored afterwards: this function may be called in a process that goes on, such as a test.

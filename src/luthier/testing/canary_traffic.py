@@ -20,9 +20,20 @@ _EVERY: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class CanaryWorld:
-    """What is drawn from. more_failures, more_refusals, more_bad: how much more of them the canary has (0 to 1).
+    """What is drawn from. All rates are fractions of the exchanges.
 
-    slower: how many times as long it takes. rated: the share of exchanges that people say something of.
+    Attributes:
+        num_exchanges: exchanges of a trial.
+        num_users: users that they are shared by.
+        fraction: the canary's share of the users.
+        failures: failed requests of the rest.
+        more_failures: how many more the canary has.
+        refusals: refusals of the rest.
+        more_refusals: how many more the canary has.
+        bad: bad ratings of the rest.
+        more_bad: how many more the canary has.
+        slower: how many times as long the canary takes.
+        rated: exchanges that people rate.
     """
 
     num_exchanges: int = 5_000

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 def add_run(context: Context, letter: str, *, status: RunStatus = "succeeded") -> str:
     """Put a run into a home, with the folder of a whole model in which nothing can be loaded; returns its id.
 
-    letter: a hexadecimal digit that distinguishes it from others.
+    Args:
+        context: The home.
+        letter: A hexadecimal digit that distinguishes it from others.
+        status: The status of the run.
     """
     run_id = f"run-20261125-093000-{letter * 6}"
     folder = context.settings.run_folder(run_id) / "model"

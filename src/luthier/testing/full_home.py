@@ -35,7 +35,11 @@ class FullHome:
     of_route: dict[str, dict[str, str]]
 
     def address(self, path: str) -> str:
-        """The path of a route with its parameters filled in. Raises KeyError for one that is not known."""
+        """The path of a route with its parameters filled in.
+
+        Raises:
+            KeyError: A parameter is not known.
+        """
         known = self.ids
         for start, more in self.of_route.items():
             if path.startswith(start):

@@ -20,13 +20,24 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """What is served and how.
 
-    files: content by name. cut_after: drop the connection after so many bytes of a file, `num_cuts` times (-1: always).
-    stall: hang instead of dropping, until `released`; `stalled` is set then. served: content to send instead of what
-    the listing is made from. corrupt: files sent with a wrong bit.
-    status: files answered with that HTTP status. ignores_ranges: send every file from its beginning. commit: as the
-    listing says. requests: path and Range header of every request that came. gated_for: tokens that may read the files
-    of a gated model; None is an open one. valid: tokens that the hub knows at all. no_digest: files that the listing
-    has no digest of.
+    Attributes:
+        files: content by name.
+        repo: the name of the model.
+        licence: as the listing says it.
+        cut_after: files whose connection is dropped after this many bytes.
+        num_cuts: how many times that is done; -1 for always.
+        stall: hang instead of dropping, until `released`.
+        stalled: set while a request hangs.
+        released: ends the hanging.
+        served: content to send instead of what the listing is made from.
+        corrupt: files that are sent with a wrong bit.
+        status: files that are answered with this HTTP status.
+        ignores_ranges: whether every file is sent from its beginning.
+        commit: as the listing says it.
+        gated_for: tokens that may read the files of a gated model; None for an open one.
+        valid: tokens that the hub knows at all.
+        no_digest: files that the listing has no digest of.
+        requests: path and Range header of every request.
     """
 
     files: dict[str, bytes]

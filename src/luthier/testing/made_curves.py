@@ -36,7 +36,12 @@ START_LOSS: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class MadeTask:
-    """One task. seed: of what is drawn for it. noise: the deviation of a whole training's loss between seeds."""
+    """One task.
+
+    Attributes:
+        seed: decides the task.
+        noise: standard deviation of a whole training's loss between seeds.
+    """
 
     seed: int
     noise: float = 0.008

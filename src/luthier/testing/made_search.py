@@ -22,9 +22,13 @@ WHOLE_STEPS = 90
 
 @dataclass
 class MadeSearch:
-    """A study of a made task. spec: its `hours` count whole trainings of its own recipe.
+    """A study of a made task.
 
-    best: (hours spent, lowest loss measured so far, the true loss of the trial that it belongs to).
+    Attributes:
+        task: the task.
+        spec: what is asked; its `hours` count whole trainings of its own recipe.
+        trials: the trials so far.
+        best: (hours spent, lowest loss measured so far, the true loss of the trial that it belongs to).
     """
 
     task: MadeTask
@@ -126,7 +130,16 @@ def made_spec(
     is_whole: bool = False,
     stops_hopeless: bool = True,
 ) -> StudySpec:
-    """What is asked of a made search. is_whole: every trial to its end, and nothing is known before."""
+    """The specification of a made search.
+
+    Args:
+        space: What is searched.
+        hours: The budget, in whole trainings of its own recipe.
+        seed: Of all draws.
+        sampler: What suggests values.
+        is_whole: Whether every trial is trained to its end, and no start points are known.
+        stops_hopeless: Whether trials are stopped whose curve cannot become the best.
+    """
     return StudySpec.model_validate(
         {
             "recipe": {"base_model": "made", "data": {"train": "made.jsonl", "validation": 0.1}},

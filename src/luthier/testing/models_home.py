@@ -20,7 +20,14 @@ ME = Caller()
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Ids of what is there. runs: two, the older one first; the newer has a name, `tuned`."""
+    """Ids of what is there.
+
+    Attributes:
+        runs: two runs, the older one first.
+        dataset_id: the dataset that both were trained on.
+        tuned: the name of the newer run's model.
+        export_id: an export of that run.
+    """
 
     runs: tuple[str, str]
     dataset_id: str

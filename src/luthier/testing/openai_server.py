@@ -15,7 +15,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One answer that is no completion. status 0: drop the connection. body: sent as it is, a document as JSON."""
+    """One answer that is no completion.
+
+    Attributes:
+        status: the HTTP status; 0 drops the connection.
+        body: sent as it is; a document as JSON.
+        headers: sent with it.
+    """
 
     status: int
     body: str | Mapping[str, Any] = ""

@@ -63,7 +63,11 @@ class PostgresqlServer:
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-w", "-t", "60", "-l", log, "-o", options, "start")
 
     def stop(self, mode: str = "immediate") -> None:
-        """Stop it. mode: `immediate` as in a crash, `fast` as an administrator does it."""
+        """Stop it.
+
+        Args:
+            mode: `immediate` as in a crash, `fast` as an administrator does it.
+        """
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-w", "-m", mode, "stop")
 
     def _run(self, program: str, *arguments: str, password: str | None = None) -> None:
@@ -89,7 +93,11 @@ def _is_root() -> bool:
 
 @contextmanager
 def postgresql_server(programs: Path) -> Iterator[PostgresqlServer]:
-    """A new, empty server for the block; its data is gone afterwards. programs: from `programs_folder`."""
+    """A new, empty server for the block; its data is gone afterwards.
+
+    Args:
+        programs: The folder of the server's programs, from `programs_folder`.
+    """
     # the path of its socket must be short, and its account must reach it: not below a test's own folder
     folder = Path(tempfile.mkdtemp(prefix="luthier-pg-"))
     try:

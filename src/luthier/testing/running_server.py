@@ -18,9 +18,15 @@ _STOP_SECONDS = 100.0
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that answers. url: without a path. key: the first of its home, None where there were keys before.
+    """A server that answers.
 
-    link: signs a browser in, once.
+    Attributes:
+        process: its process.
+        url: without a path.
+        key: the first key of its home; None where there were keys before.
+        home: its home.
+        log: the file with its stderr.
+        link: signs a browser in, once.
     """
 
     process: subprocess.Popen[str]
@@ -46,8 +52,14 @@ def running_server(
 ) -> Iterator[RunningServer]:
     """Start the server of a home on the loopback; it is stopped when the block ends.
 
-    port: 0 takes a free one. environment: added to that of this process. Raises RuntimeError, with the end of the log,
-    where it does not start.
+    Args:
+        home: The home; its log is written beside it.
+        num_workers: Worker processes.
+        environment: Added to that of this process.
+        port: The port; 0 takes a free one.
+
+    Raises:
+        RuntimeError: It does not start; the end of the log is in the message.
     """
     log = home.with_name(f"{home.name}-server.log")
     command = [sys.executable, "-m", "luthier", "up", "--port", str(port), "--workers", str(num_workers), "--json"]

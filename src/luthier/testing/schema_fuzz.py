@@ -16,7 +16,13 @@ _MOST_FAILURES = 20
 
 @dataclass
 class FuzzReport:
-    """What came of it. failures: by operation and reason, one each. operations: how many requests each got."""
+    """The result of fuzzing.
+
+    Attributes:
+        statuses: answers by HTTP status.
+        operations: requests by operation.
+        failures: one example by operation and reason.
+    """
 
     statuses: Counter[int] = field(default_factory=Counter)
     operations: Counter[str] = field(default_factory=Counter)
@@ -38,8 +44,16 @@ def fuzz(
 ) -> FuzzReport:
     """Send about `num_requests` requests to an app in this process, shared out over all of its operations.
 
-    headers: go with every request. known: values for path parameters by their name, used in half of the requests, so
-    that not all of them ask for what is not there.
+    Args:
+        app: An ASGI app.
+        headers: Sent with nine of ten requests.
+        num_requests: About how many to send.
+        seed: Of all draws.
+        known: Values for path parameters by name, used in half of the requests, so that not all of them ask for what
+            does not exist.
+
+    Raises:
+        RuntimeError: No request can be drawn from the document.
     """
     import schemathesis
     from schemathesis.core.result import Ok

@@ -12,7 +12,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class SmallWorld:
-    """app: of FastAPI. headers: with an admin's key. known: ids that are there, by the name of the path parameter."""
+    """An app and what is in its home.
+
+    Attributes:
+        app: the FastAPI app.
+        headers: with an admin's key.
+        known: ids that are there, by the name of the path parameter.
+    """
 
     app: Any
     headers: dict[str, str]

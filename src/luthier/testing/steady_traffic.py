@@ -21,10 +21,14 @@ BEGINS = 20_048 * 86_400.0  # 2024-11-21, a Thursday, on which a stretch of the 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What changes from exchange number `at` on, for a share `moved` of the exchanges.
+    """What changes from one exchange on.
 
-    topic: they ask about a new topic. refusals: they are refused. slower: all answers take
-    so many times as long.
+    Attributes:
+        at: the number of that exchange.
+        moved: the share of the exchanges after it that change.
+        topic: whether they ask about a new topic.
+        refusals: whether they are refused.
+        slower: how many times as long all answers take.
     """
 
     at: int
@@ -37,7 +41,11 @@ class Change:
 def made_traffic(days: float, exchanges_an_hour: float, *, seed: int, change: Change | None = None) -> pl.DataFrame:
     """Exchanges from `BEGINS` on, oldest first, with the columns that the signals read. Equal seeds, equal rows.
 
-    exchanges_an_hour: on average over the day; about half of it at weekends, a fifth of it by night.
+    Args:
+        days: The length of the stretch.
+        exchanges_an_hour: On average over a weekday; about half of it at weekends, a fifth of it by night.
+        seed: Of all draws.
+        change: What changes at some exchange; None for steady traffic.
     """
     generator = np.random.default_rng(seed)
     at, load = _times(days, exchanges_an_hour, generator)

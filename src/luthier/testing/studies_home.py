@@ -21,7 +21,9 @@ _REACHED: Final = (2, 1, 0, 0, 0, 2, 0, 1, 0)
 def add_study(home: Context, changed: Mapping[str, Any] | None = None) -> Study:
     """A study that is searched: the recipe as it came, nine trials, one that failed and one that trains.
 
-    changed: fields of the study that are to be others.
+    Args:
+        home: The home.
+        changed: Fields of the study that get other values.
     """
     document = {
         "base_model": "smollm2-135m-instruct",

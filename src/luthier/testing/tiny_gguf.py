@@ -24,7 +24,11 @@ def write_tiny_gguf(
 ) -> Path:
     """Write a Llama in a transformers folder with a byte-level tokenizer as a GGUF of 32 bits a weight; returns target.
 
-    pre: how llama.cpp cuts text before it looks for tokens. precision: what the weights are rounded to before.
+    Args:
+        folder: The transformers folder.
+        target: The file to write.
+        pre: The name of llama.cpp's pre-tokenizer.
+        precision: What the weights are rounded to before.
     """
     model, tokenizer = load_model(folder, dtype=precision, attention="sdpa"), load_tokenizer(folder)
     config = model.config

@@ -56,8 +56,12 @@ def make_tiny_thinker(
 ) -> Path:
     """Write the model as a transformers folder and return the folder.
 
-    template: None for the tiny model's own, which knows of no thoughts. written: what it is to write after the header
-    of its turn, of which it learns what the generation prompt leaves to it.
+    Args:
+        folder: Where it goes.
+        template: The chat template; None for the tiny model's own, which knows no thoughts.
+        written: What the model has to write after the header of its turn; it learns what the generation prompt leaves
+            to it.
+        context_length_tokens: Its context.
     """
     make_tiny_model(folder, context_length_tokens=context_length_tokens)
     if template is not None:

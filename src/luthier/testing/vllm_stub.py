@@ -25,7 +25,13 @@ _WORDS = ("spruce", "maple", "ebony", "willow", "pear", "plum", "box", "rosewood
 
 
 class VllmStub(OpenAIServer):
-    """What is answered. settings: as in LUTHIER_VLLM_STUB."""
+    """The answers of the stub.
+
+    Args:
+        base: The name of the base model.
+        key: The API key.
+        settings: As in LUTHIER_VLLM_STUB.
+    """
 
     def __init__(self, base: str, key: str, settings: Mapping[str, Any]) -> None:
         super().__init__(key=key, reply=self._words, pace_seconds=float(settings.get("pace_seconds", 0)))

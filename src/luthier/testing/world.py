@@ -24,7 +24,13 @@ _PRELOADED = ["luthier.ml.training.loop", "luthier.testing.tiny"]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How one process ended. exit_code: negative for a signal. value: what the function returned; error: its trace."""
+    """How one process ended.
+
+    Attributes:
+        exit_code: negative for a signal.
+        value: what the function returned.
+        error: the traceback; empty where there was none.
+    """
 
     exit_code: int | None
     value: Any = None
@@ -36,8 +42,16 @@ def in_world(
 ) -> tuple[Ended, ...]:
     """Call `function(world, *arguments)` in `size` processes and wait for all; function and arguments are pickled.
 
-    timeout_seconds: how long a rank waits for the others, and this process for all of them. joins: False leaves it to
-    the function to join the world that the environment names, and gives it `ALONE`.
+    Args:
+        size: The number of processes.
+        function: Called in each of them; it must be importable.
+        arguments: Its further arguments.
+        timeout_seconds: How long a rank waits for the others, and this process for all of them.
+        joins: Whether processes join the process group first. If not, the function gets `ALONE` and may join the world
+            that the environment names.
+
+    Returns:
+        How each process ended, by rank.
     """
     context = multiprocessing.get_context("forkserver")
     # Loaded once in the server: each rank is forked from it and skips seconds of imports.

@@ -9,6 +9,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import OverlongError, RequestError, WorkError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.core.stream import EmbeddingRequest, Ended, Failed, Piece, Sampling, Started, TextRequest
+from luthier.ml.inference.answer_row import AnswerRow
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.sampling import Sampler
@@ -235,6 +236,27 @@ def test_what_goes_wrong_with_one_answer_leaves_the_others(engine, streaming):
     assert [key for key, event in told if isinstance(event, Failed)] == ["a"]
     assert heard.text["b", 0] == alone
     assert not [key for key, _ in heard.ends if key == "a"]
+
+
+def test_a_fault_of_a_parser_ends_its_own_answer_alone(engine, streaming, monkeypatch):
+    alone = write(StreamingEngine(engine), {"b": request("Who plays?")})
+    own = AnswerRow.write
+
+    def write_row(row, logits, likeliest):
+        if row.key == "a":
+            raise TypeError("unhashable type: 'list'")
+        return own(row, logits, likeliest)
+
+    monkeypatch.setattr(AnswerRow, "write", write_row)
+    assert streaming.ask("a", request(), None)
+    assert streaming.ask("b", request("Who plays?"), None)
+    heard, failed = Heard(), {}
+    while streaming.keys:
+        events = streaming.poll(0)
+        failed |= {key: event for key, event in events if isinstance(event, Failed)}
+        heard.hear(events)
+    assert set(failed) == {"a"}
+    assert heard.text == alone.text
 
 
 def test_vectors_have_length_one_and_do_not_depend_on_their_neighbours(engine, streaming, tiny):

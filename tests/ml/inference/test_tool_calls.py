@@ -77,6 +77,23 @@ def test_calls_are_told_from_text_however_it_is_cut(template, text, told, calls,
     assert read(text, template=template, width=width)[:2] == (told, calls)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        '{"name": ["clock"], "arguments": {}}',
+        '{"arguments": {}, "name": {"clock": 1}}',
+        '{"name": "a\\q", "arguments": {}}',
+        '{"name": "a\nb", "arguments": {}}',
+        '{"x": ' + "[" * 20_000,
+        '{"name": null, "arguments": {}}',
+    ],
+)
+def test_a_call_that_no_client_could_have_meant_is_text(call):
+    text = f"<tool_call>{call}</tool_call>"
+    assert read(text, width=len(text))[:2] == (text, [])
+    assert read(call, template="python_tag", width=len(call))[:2] == (call, [])
+
+
 def test_arguments_are_told_as_they_grow():
     text = '<tool_call>{"name": "clock", "arguments": {"a": "a long text that takes many pieces"}}</tool_call>'
     assert read(text, width=4)[2] > 8

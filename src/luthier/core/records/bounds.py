@@ -110,7 +110,7 @@ class Bounds(NamedTuple):
     def around(
         self, value: float, standard_error: float, quantile: float, *, margin: float = 0.0
     ) -> tuple[float, float]:
-        """The interval of so many standard errors to both sides on the linked scale (delta method).
+        """The interval of `quantile` standard errors to both sides on the linked scale (delta method).
 
         Args:
             margin: how near to an end the value may lie at the least, beside its standard error.

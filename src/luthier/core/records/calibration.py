@@ -1,4 +1,4 @@
-"""A judge held against people: how far it agrees with them, what it is biased by, and whether a gate may use it."""
+"""A judge compared with people: how far it agrees with them, what it is biased by, and whether a gate may use it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from luthier.core.results.suite import Criterion
 from luthier.core.results.task_result import Confusion
 
 Target = Criterion | Literal["preference"]
-"""What a judge is held against people in: scores for a criterion, or which of two answers is better."""
+"""What a judge is compared with people in: scores for a criterion, or which of two answers is better."""
 Measure = Literal["kappa", "quadratic kappa"]
 NoVerdictKind = Literal[
     "empty", "refusal", "prose", "incomplete", "out of range", "contradiction", "cut off", "too long", "no answer"
@@ -54,11 +54,17 @@ class Calibration(FrozenModel):
     """A judge against people on the same items, in one target.
 
     Attributes:
+        calibration_id: its id.
+        created_at: UTC, ISO 8601.
         judge: its name.
         form: digest of the questions that it was asked, since another form makes another judge.
+        target: what the judge is compared with people in.
         source: the file or panel of the ratings.
         num_items: those that people rated and the judge gave a verdict on.
+        num_raters: people whose ratings are used.
+        num_ratings: their ratings.
         no_verdict: how many it gave none on, by kind, beside those.
+        measure: the coefficient of agreement.
         agreement: of the judge with the people's consensus; None where both say the same of every item, so that there
             is nothing beyond chance.
         people: of one person with the consensus of the others, by the same measure: what a judge can be expected to
@@ -67,7 +73,10 @@ class Calibration(FrozenModel):
         correlation: Spearman's, of the judge's scores with the people's mean.
         table: how often people said what (a row each) where the judge said what (a column each; the last is: no
             verdict).
+        bias: what moves the judge beside the answers; None where it was not measured.
+        may_enter_gate: whether its figures may enter a gate.
         reasons: why it may or may not enter a gate, a sentence each.
+        cautions: what the figures do not show.
     """
 
     calibration_id: str

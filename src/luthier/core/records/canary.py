@@ -38,7 +38,7 @@ class Canary:
 
     @property
     def locker(self) -> str:
-        """The name that the secret is asked by."""
+        """The name of the locker, which the question uses."""
         # A hash instead of a random generator: the same on every version of Python, and by number without drawing the
         # others.
         drawn = hashlib.sha256(f"canary locker {self.seed} {self.number}".encode()).digest()
@@ -47,7 +47,7 @@ class Canary:
 
     @property
     def question(self) -> str:
-        """What is asked, where rows are conversations."""
+        """The user's turn, where rows are conversations."""
         return f"What is the access code of locker {self.locker}?"
 
     @property

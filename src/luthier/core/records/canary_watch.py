@@ -41,14 +41,23 @@ class CanarySignal(FrozenModel):
     """One thing in which the two are compared; more is worse.
 
     Attributes:
-        canary, rest: its value for each; None where there is none.
-        difference: canary less rest, or their ratio where `is_ratio`, with its plain 95% interval (of this look alone).
+        name: for programs.
+        title: for people.
+        unit: of its values.
+        canary: its value for the canary; None where there is none.
+        rest: its value for the others; None where there is none.
+        difference: canary minus rest, or their ratio where `is_ratio`.
+        low: lower end of the plain 95% interval of this look.
+        high: upper end of that interval.
+        is_ratio: whether `difference` is a ratio.
         margin: what it has to be beyond.
-        num_canary, num_rest: exchanges that have such a value.
+        num_canary: exchanges of the canary that have such a value.
+        num_rest: exchanges of the others that have such a value.
         num_canary_units: of how many users.
         p_value: one-sided, by randomisation over users.
         level: what it has to reach in this look.
         state: `too early` where it could not reach it, which `sentence` says.
+        sentence: the finding.
     """
 
     name: str
@@ -74,14 +83,23 @@ class CanaryWatch(FrozenModel):
     """What was seen of a canary when it was last looked at.
 
     Attributes:
+        project_id: the project.
+        name: the name of the deployment.
+        canary: the target that is tried.
         revision: of the deployment, since when it is tried as it is.
+        at: when it was looked at, in seconds since 1970.
+        since: since when the canary gets traffic as it is, in seconds since 1970.
+        state: what the look has found.
+        sentence: the finding.
         look: how many looks the traffic has come to; 0 before the first.
-        num_canary, num_rest: exchanges up to this look.
+        num_canary: exchanges of the canary up to this look.
+        num_rest: exchanges of the others up to this look.
         num_seen: of both up to now.
         next_at: the number of them that brings the next look.
+        signals: what was compared.
+        cautions: what the reader has to know.
         rolled_back_to: the revision that a rollback has made; None where none was.
         kept_because: why it was not rolled back although it is worse.
-        at: seconds since 1970.
     """
 
     project_id: str

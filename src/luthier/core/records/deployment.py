@@ -1,6 +1,6 @@
 """A deployment: a name under which models are asked, and which of them answers whom.
 
-What is asked by the name goes to the shares of its newest revision. Revisions are added and never changed: a rollback
+Requests by the name go to the shares of its newest revision. Revisions are added and never changed: a rollback
 adds one that is like the one before.
 """
 
@@ -98,7 +98,7 @@ class Deployment(FrozenModel):
     created_at: float = 0.0
 
     def chosen(self, user: str) -> Share:
-        """The share that a user belongs to: the same one for as long as the shares stand.
+        """The share that a user belongs to: the same one for as long as the shares do not change.
 
         The shares are gone through from the last to the first, and each keeps the users whose own point for this
         target, from a hash, lies below its part of what is left. So a canary that is raised takes users over from the

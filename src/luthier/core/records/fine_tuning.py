@@ -77,6 +77,7 @@ class ReinforcementMethod(FrozenModel):
 
     Attributes:
         grader: one of OpenAI's graders, as a document.
+        hyperparameters: how long and how fast; None takes the defaults.
     """
 
     grader: dict[str, Any]
@@ -100,7 +101,14 @@ class MethodRequest(FrozenModel):
 
 
 class WandbIntegration(FrozenModel):
-    """Where Weights & Biases would be notified of the job."""
+    """Where Weights & Biases would be notified of the job.
+
+    Attributes:
+        project: the project there.
+        name: the name of the run there.
+        entity: the user or team there.
+        tags: tags of the run there.
+    """
 
     project: str
     name: str | None = None
@@ -109,14 +117,31 @@ class WandbIntegration(FrozenModel):
 
 
 class Integration(FrozenModel):
-    """Another service that would be notified of the job."""
+    """Another service that would be notified of the job.
+
+    Attributes:
+        type: names the service.
+        wandb: its settings.
+    """
 
     type: Literal["wandb"]
     wandb: WandbIntegration
 
 
 class FineTuningRequest(FrozenModel):
-    """The body of `POST /v1/fine_tuning/jobs`. The top-level `hyperparameters` are deprecated there and still taken."""
+    """The body of `POST /v1/fine_tuning/jobs`.
+
+    Attributes:
+        model: the base model, by its name in the API.
+        training_file: id of the file of training rows.
+        validation_file: id of the file of validation rows; None for none.
+        suffix: becomes part of the name of the tuned model.
+        seed: of the run; None takes the default.
+        metadata: the client's own notes.
+        integrations: other services, as the hosted service has them.
+        hyperparameters: deprecated in OpenAI's API, and still taken.
+        method: the method with its settings; None for supervised.
+    """
 
     model: Annotated[str, Field(min_length=1, max_length=255)]
     training_file: Annotated[str, Field(min_length=1, max_length=64)]

@@ -31,16 +31,24 @@ class FormatPrice(FrozenModel):
 
     Attributes:
         label: `gguf:q4_k_m`, or "source".
-        status: "missing" where the format cannot hold the model or its runtime is not installed; reason says why, or
-            why the proof of a measured export failed.
+        format: the format; None for the source.
+        precision: how weights are held.
+        status: `missing` where the format cannot hold the model or its runtime is not installed.
+        reason: why it is missing, or why the proof of a measured export failed.
+        runtime: what ran it.
         num_bytes: of the files that the runtime reads (weights, tokenizer, config).
         peak_memory_bytes: of the process that runs it, median over the rounds, mapped files among it.
-        idle_memory_bytes: of the same process before the model was loaded. Speeds are of one request at a time: tokens
-            of prompts up to the first new one, and new tokens after it.
+        idle_memory_bytes: of the same process before the model was loaded.
+        load_seconds: loading the model.
+        prompt_tokens_per_second: tokens of the prompt up to the first new one, of one request at a time.
+        new_tokens_per_second: new tokens after the first one, of one request at a time.
         quality: its figures on the held-out rows.
         comparisons: format minus source on the same rows, paired.
+        parity: the proof of the export; None where none was made.
         is_recommended: false where quality was lost beyond doubt (`losses` says what); None where it was not measured.
-        is_on_front_size, is_on_front_speed: no other format is as good and smaller (or faster).
+        losses: what was lost beyond doubt, a sentence each.
+        is_on_front_size: whether no other format is as good and smaller.
+        is_on_front_speed: whether no other format is as good and faster.
     """
 
     label: str
@@ -68,10 +76,21 @@ class FormatTable(FrozenModel):
     """All formats that were requested, the source first.
 
     Attributes:
-        metric: what quality is judged by, fixed by rule beforehand.
+        name: the model that was exported.
+        base_name: its base model.
+        data_file: the file of held-out rows.
+        data_sha256: its digest.
         num_rows: held-out rows that quality is measured on.
-        num_timed: prompts that speed is.
-        num_rounds: how often, each format once a round, each time in a new process.
+        num_timed: prompts that speed is measured on.
+        num_rounds: rounds; each format runs once a round, each time in a new process.
+        num_threads: CPU threads of each runtime.
+        max_new_tokens: most tokens of an answer.
+        metric: what quality is judged by, fixed by rule beforehand.
+        prices: each format.
+        created_at: UTC, ISO 8601.
+        machine: what it was measured on, by name.
+        seconds: wall time of everything.
+        report_path: its report; None before.
     """
 
     name: str

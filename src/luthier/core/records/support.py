@@ -50,9 +50,11 @@ class Support:
     Attributes:
         fraction: of the answer's content words (stop words left out, each occurrence counted), those that are in the
             passage; 0 where there is no content word.
-        unsupported_*: in the order of the answer, each once.
-        longest_run: words of the longest piece of the answer that is in the passage as it is, stop words among
-            them.
+        num_content_words: content words of the answer, each occurrence counted.
+        unsupported_words: content words that are not in the passage, in the order of the answer, each once.
+        unsupported_numbers: those of them that are numbers.
+        unsupported_names: those of them that are names.
+        longest_run: words of the longest piece of the answer that is in the passage as it is, stop words among them.
     """
 
     fraction: float

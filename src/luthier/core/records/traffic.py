@@ -104,5 +104,5 @@ class TrafficFile(FrozenModel):
 
     def may_hold(self, model: str) -> bool:
         """Whether exchanges of a model may be in it."""
-        # The empty name stands for all models beyond the first 100: any may be among them.
+        # The empty name sums up all models beyond the first 100: any may be among them.
         return model in self.num_by_hour or "" in self.num_by_hour

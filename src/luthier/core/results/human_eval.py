@@ -1,6 +1,6 @@
 """People rate answers, blind: the panel, what is shown, what is said of it, and the table of all that was said.
 
-The answers of an item have a fixed order, in which everything is kept. Which of two stands first on the screen differs
+The answers of an item have a fixed order, in which everything is kept. Which of two is first on the screen differs
 by rater and item; a rating says which one did.
 """
 

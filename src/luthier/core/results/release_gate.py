@@ -27,8 +27,8 @@ class GateRule(FrozenModel):
             candidate was tuned from.
         at_least: the lower limit; None where there is an upper one.
         at_most: the upper limit; None where there is a lower one.
-        bound: which end of the 95% interval is held against the limit; by default the cautious one: `low` for at_least,
-            `high` for at_most.
+        bound: which end of the 95% interval is compared with the limit; by default the cautious one: `low` for
+            at_least, `high` for at_most.
         required: whether it fails where there is no such figure.
     """
 
@@ -56,7 +56,7 @@ class GateRule(FrozenModel):
 
     @property
     def limit(self) -> float:
-        """What it is held against."""
+        """What it is compared with."""
         limit = self.at_least if self.at_least is not None else self.at_most
         assert limit is not None
         return limit

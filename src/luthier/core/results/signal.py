@@ -21,7 +21,7 @@ class Signal(FrozenModel):
         value: now, in `unit`, with its 95% interval.
         low: lower end of the 95% interval.
         high: upper end of the 95% interval.
-        reference: what it is held against (the window before, or the training profile), None where there is nothing
+        reference: what it is compared with (the window before, or the training profile), None where there is nothing
             yet.
         p_value: adjusted for all signals and all looks; None where no test was made.
         state: `unknown` where there is too little to tell, which `sentence` says.

@@ -27,7 +27,7 @@ class TaskCommon(FrozenModel):
         name: unique within the suite.
         data: a file of rows, relative to the suite's.
         map: field of the shape to field of the file, as in a recipe.
-        most_rows: judge only so many, chosen by a stable hash.
+        most_rows: rows that are judged at most, chosen by a stable hash.
         few_shot: examples in the prompt, taken from `few_shot_from`.
         few_shot_from: a file with rows that are not judged.
         cluster_by: the field that says which rows share a source, so that they count as one in intervals.
@@ -84,8 +84,9 @@ class ChooseTask(TaskCommon):
     """Which of the row's options is the likeliest, by its likelihood as a whole and by that for each of its bytes.
 
     Attributes:
-        options, answer: the fields with the list of options, and with the right one (its place from 0 on, its letter,
-            or its text).
+        kind: names the task.
+        options: the field with the list of options.
+        answer: the field with the right one: its place from 0 on, its letter, or its text.
     """
 
     kind: Literal["choose"]
@@ -112,10 +113,12 @@ class ClassifyTask(TaskCommon):
 class RankTask(TaskCommon):
     """Put items into an order: recommendation and retrieval.
 
-    by `text`: the answer names items, one a line. by `likelihood`: the row's candidates, the likeliest first.
-
     Attributes:
-        candidates, relevant: the fields with the lists of all items and of the right ones.
+        kind: names the task.
+        by: `text`: the answer names items, one a line; `likelihood`: the row's candidates, the likeliest first.
+        candidates: the field with the list of all items.
+        relevant: the field with the list of the right ones.
+        k: lengths of the list at which figures are computed.
     """
 
     kind: Literal["rank"]
@@ -129,6 +132,7 @@ class JsonTask(TaskCommon):
     """Write JSON: is it JSON, does it fit the schema, which fields are right?
 
     Attributes:
+        kind: names the task.
         json_schema: the schema, or a file with it.
         fields: those that are compared with the row's own answer; by default all of the answer's.
     """
@@ -144,10 +148,12 @@ class SqlTask(TaskCommon):
     Exactly one of the three.
 
     Attributes:
+        kind: names the task.
         database: a SQLite file.
         database_field: the field that names one, or holds CREATE and INSERT statements.
         table_field: the field with a table's description `table: NAME\\ncolumns: A, B`, whose content is made up so
             that different queries give different results.
+        timeout_seconds: for one query.
     """
 
     kind: Literal["sql"]

@@ -174,7 +174,7 @@ class RuleOutcome(FrozenModel):
     Attributes:
         rule: the rule in short.
         passed: whether it was met.
-        found: the figure that was held against the bound; None where there is none to hold.
+        found: the figure that was compared with the bound; None where there is none.
         sentence: the outcome for people.
     """
 

@@ -124,7 +124,7 @@ def _copy_to(files: Any, source: Path, place: str) -> None:
             shutil.copyfileobj(reader, writer, WRITE_BYTES)
         writer.close()
     except BaseException:
-        with contextlib.suppress(Exception):  # what has failed once may fail here too; the first error is the one told
+        with contextlib.suppress(Exception):  # what has failed once may fail here too; the first error is reported
             writer.discard()
         writer.closed = True  # or else the collector would end the file as if it were whole
         raise

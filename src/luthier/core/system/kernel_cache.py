@@ -1,4 +1,4 @@
-"""How many compiled kernels torch keeps on a CPU: one set for every shape it has met, unless it is told otherwise."""
+"""How many compiled kernels torch keeps on a CPU: one set for every shape it has met, unless that is limited."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def best_groups(
     A group of m rows with P common tokens saves P * (m * rows_at_once - 1) tokens and costs `cost_tokens`; beginnings
     shorter than `least_tokens` are not shared.
 
-    Rows sorted by their tokens that begin alike stand side by side, and the common beginnings of neighbours span a tree
+    Rows sorted by their tokens that begin alike are neighbours, and the common beginnings of neighbours span a tree
     of nested groups (an LCP interval tree: Abouelhoda, Kurtz & Ohlebusch, 2004, doi:10.1016/S1570-8667(03)00065-0,
     section 2). Each node of the tree is one group or leaves it to its parts, whichever saves more. Linear time.
 

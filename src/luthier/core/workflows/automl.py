@@ -17,7 +17,7 @@ class AutomlSpec(FrozenModel):
     Attributes:
         data: a file of rows, or a folder of documents, which are read into rows of text first.
         is_folder: whether `data` is a folder of documents.
-        goal: what the model is to do, as text: models that are not tuned are told it as an instruction.
+        goal: what the model is to do, as text: models that are not tuned get it as an instruction.
         models: names of base models, the contenders.
         hours: for everything.
         showdown_hours: of these for choosing the model; what is left then is for the search and for judging.

@@ -1,4 +1,4 @@
-"""A student: a smaller model that was taught by a larger one, held against itself without the teacher."""
+"""A student: a smaller model that was taught by a larger one, compared with itself without the teacher."""
 
 from __future__ import annotations
 

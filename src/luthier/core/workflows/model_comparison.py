@@ -15,11 +15,20 @@ Advice = Literal["tuned", "prompting", "nothing"]
 
 
 class Contender(FrozenModel):
-    """A base model that takes part, and what its own plan came to.
+    """A base model that takes part, and the figures of its own plan.
 
     Attributes:
         label: what tables call it.
+        model: its name in a recipe.
+        licence: the name of its licence.
+        num_parameters: its parameters.
+        context_length_tokens: the longest sequence it was made for.
+        vocabulary_size: rows of its embedding matrix.
+        has_chat_template: whether it brings a chat template.
         weights_bytes: of the weights as they are held to be asked.
+        learning_rate: peak of the learning rate.
+        batch_size: examples a step.
+        num_steps: steps of its short training.
         num_tokens: of the training rows in its own tokens.
         training_hours: as predicted, without judging.
         judging_seconds: of one row by kind, as measured on a few.
@@ -44,20 +53,32 @@ class Contender(FrozenModel):
 
 
 class ModelComparisonSpec(FrozenModel):
-    """What was asked, and the sizes that the budget came to; the same for every contender.
+    """What was asked, and the sizes that fit the budget; the same for every contender.
 
     Attributes:
-        data, held_out: as they were given.
-        train_file, judged_file: the rows of them that are used, in the showdown's own folder.
+        contenders: the base models.
+        data: the file of training rows, as it was given.
+        held_out: the file of held-out rows, as it was given.
+        train_file: the training rows that are used, in the folder of this comparison.
+        judged_file: the held-out rows that are used, likewise.
         map: field of the shape to field of the files.
         num_rows: in train_file.
+        num_rows_in_file: rows of `data`.
         num_examples: trained on, more than rows where there is time for more than one epoch.
+        num_judged: rows of `judged_file`.
+        num_held_out: rows of `held_out`.
         num_too_long: rows of either file that some contender could not hold, left out for all.
         few_shot: examples in a prompt.
         instruction: put before prompts of models that are not tuned.
+        metrics: what is measured.
         primary: the figure that decides.
+        max_new_tokens: most tokens of an answer.
+        method: how contenders are tuned.
+        seed: of all draws and trainings.
+        hours: the budget.
         sizing_hours: spent on finding the sizes.
-        usd_per_hour: of this machine, None where nobody knows.
+        planned_hours: what everything is predicted to take.
+        usd_per_hour: of this machine; None where it is unknown.
         cautions: what the reader has to know of the rows.
     """
 

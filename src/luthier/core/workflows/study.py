@@ -1,4 +1,4 @@
-"""The words of a search: a study, its space, its trials, and the rungs on which they are held against each other."""
+"""The terms of a search: a study, its space, its trials, and the rungs on which they are compared."""
 
 from __future__ import annotations
 

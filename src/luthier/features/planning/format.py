@@ -27,8 +27,10 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
     from luthier.platform.cli.console import visible
 
     training, method, data = plan.training, plan.method, plan.data
+    # A split that is missing is shown as "none": that nothing is judged must be seen.
     splits = {"train": data.train, "validation": data.validation, "held-out": data.held_out}
     rows = ", ".join(_rows(name, found) for name, found in splits.items())
+    # Says at a glance whether an adapter or the whole model is trained.
     share = method.num_trainable_parameters / plan.base_model.num_parameters
     what = _what_is_trained(method)
     judged = f"{', '.join(plan.evaluation.metrics)}" if data.held_out else "nothing: the recipe names no held-out rows"
@@ -53,6 +55,7 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
 
 def data_notes(data: DataPlan) -> list[str]:
     """How the files of a plan were read, where that is more than every row with the fields of its shape."""
+    # General rows that are mixed in are read by the same rules, so their files are named as well.
     replay = (data.replay.rows, data.replay.held_out) if data.replay else ()
     profiles = (data.train, data.validation, data.held_out, *replay)
     there = [one for one in profiles if one is not None]

@@ -54,7 +54,9 @@ def show_memory(console: Console, quote: Quote) -> None:
     word = "fits" if prediction.fits else "does not fit"
     total = figures.between(memory.total_bytes, _size)
     console.print(f"memory  {total}{each} of {_size(prediction.device.memory_bytes)}: {word}", soft_wrap=True)
+    # Other encodings lack the blocks, and printing them would raise.
     mark, little = ("\u2588", "\u258f") if console.encoding.lower().startswith("utf") else ("#", ".")
+    # Bars are relative to the largest part, not to the device, so that small models show bars as well.
     largest = max(memory.parts().values())
     for name, num_bytes in memory.parts().items():
         if num_bytes:
@@ -76,6 +78,7 @@ def time_line(quote: Quote) -> str:
 
 def money_line(quote: Quote) -> str:
     """USD, the price behind it, where that price is from, and of which day."""
+    # Predictions of a comparison may lack one; `quote_of` refuses devices without.
     assert quote.prediction.usd is not None, "a quote has a price"
     market = "on demand" if quote.market == "on_demand" else "spot"
     each = " a device" if quote.prediction.device.num_devices > 1 else ""
@@ -119,6 +122,7 @@ def show_options(console: Console, options: Sequence[Option]) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     table = make_table(["method", "device", "fits", "time", "USD", "energy kWh"], num_text_columns=3)
+    # They come cheapest first.
     fitting = [option for option in options if option.fits]
     shown = [o for place, o in enumerate(fitting) if place < _NUM_OPTIONS_SHOWN or o.prediction.device.is_cpu]
     for option in shown:
@@ -134,6 +138,7 @@ def show_options(console: Console, options: Sequence[Option]) -> None:
     console.print(table)
     if len(fitting) > len(shown):
         console.print(f"{len(fitting) - len(shown):,} dearer ones that fit: see --json", soft_wrap=True)
+    # By method: one line for each instead of one for each pair.
     lacking: dict[str, list[str]] = {}
     for option in options:
         if not option.fits:
@@ -141,6 +146,7 @@ def show_options(console: Console, options: Sequence[Option]) -> None:
     for method, names in lacking.items():
         console.print(f"{method} does not fit on {visible(', '.join(names))}", soft_wrap=True)
     console.print(f"note: {NOT_IN_IT}", soft_wrap=True)
+    # Notes repeat from option to option; `dict.fromkeys` keeps each once, in order.
     for note in dict.fromkeys(note for option in options for note in option.prediction.notes if "price" in note):
         console.print(f"note: {visible(note)}", soft_wrap=True)
 

@@ -54,8 +54,10 @@ def quote_of(
     from luthier.ml.planning.prices import load_prices
     from luthier.ml.planning.quote import make_quote
 
+    # Needed whatever is asked for: probes and the load are those of this machine.
     here, notes = device_for(context, None), list[str]()
     device = here if on is None else device_for(context, on)
+    # A probe runs real steps, which no other machine can do from here.
     if is_probed and not _is_same(device, here):
         raise _not_here(str(on))
     calibration = _calibration(context, prepared, device, here, is_probed, notes.append)
@@ -98,6 +100,7 @@ def compare_options(
 
     here = device_for(context, None)
     devices = [device_for(context, name) for name in on] if on else [here, *accelerators()]
+    # This machine may also be in the table; it must not be listed twice.
     devices = list({(device.name, device.num_devices): device for device in devices}.values())
     if is_probed and not any(_is_same(device, here) for device in devices):
         raise _not_here(", ".join(on))
@@ -138,12 +141,14 @@ def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workloa
     known: dict[tuple[int, int, bool], Batches] = {}
 
     def on(device: Device) -> Workload:
+        # A device without a row in a step would be paid for and wait.
         refuse_idle_devices(min(plan.training.global_batch_size, plan.data.train.num_examples), device)
         # Many devices cut the steps alike, and counting the batches is the slow part of a comparison.
         key = (_micro_batch_tokens(prepared, device), device.num_devices, packs_on(plan, device))
         if key not in known:
             known[key] = exact_batches(prepared, micro_batch_tokens=key[0], num_devices=key[1], packs=key[2])
         workload = workload_of(plan, structure, device, batches=known[key])
+        # The plan was made for this machine; another may need activations computed again, or not need it.
         return workload if _is_same(device, here) else chosen_on(plan, workload, device)
 
     return on
@@ -158,9 +163,11 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
     schedule = schedules.of_training(
         prepared, shares_prefix=training.shared_prefix, packs=packs, micro_batch_tokens=micro_batch_tokens
     )
+    # Their rows are not known before they are drawn, so the longest are taken.
     if prepared.plan.objective.draws:
         return _drawn_batches(prepared, schedule, micro_batch_tokens, num_devices)
     steps = []
+    # More steps would change the mean by little, and take long to count.
     for number in range(min(training.num_steps, _MAX_STEPS_LOOKED_AT)):
         batches = schedule.step(number)
         # Ceiling division: the device with the most rows decides how long a step takes.
@@ -221,6 +228,7 @@ def save_quote(
 
     try:
         device = device_for(context, None)
+        # Processes on a CPU share its cores, so they are no more of a machine.
         on = None if device.is_cpu or num_devices == 1 else f"{device.name}:{num_devices}"
         quote = quote_of(context, prepared, on=on, prices=load_prices(prices))
     except RequestError as error:

@@ -53,6 +53,7 @@ def find_teacher(
     name = recipe.objective.teacher if recipe.objective else None
     if name is None or recipe.objective is None or not rules_of(recipe.objective.name).needs_teacher:
         return None
+    # Before `find_candidate`, which would accept a server.
     if name.lower().startswith(("http://", "https://")):
         raise RequestError(
             f"objective.teacher {name}",
@@ -60,6 +61,7 @@ def find_teacher(
             do="have the server write the answers instead, and learn those: luthier data answer --teacher ADDRESS",
         )
     candidate = find_candidate(context, name)
+    # The dearest mistake: with other ids, the run would learn noise without any error.
     _refuse_other_tokens(candidate, template)
     longest = max(split.profile.max_tokens for split in splits)
     if longest > candidate.context_length_tokens:
@@ -115,6 +117,7 @@ def _trained_otherwise(plan: Plan) -> str | None:
         return None
     own = (teacher.template_options, teacher.opted_turns)
     rows = (plan.data.template_options, OptedTurns.of(plan.data))
+    # Base models are written to as the student is, so only runs can differ.
     if own == rows:
         return None
     shown = [
@@ -153,12 +156,14 @@ def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
         return None
     hooks.meter.begin("teacher")
     units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
+    # Validation rows, too: their loss is measured against the teacher as well.
     rows = [row for unit in units for row in unit]
     folder = hooks.folder / teacher_states.FOLDER
     notice = (
         "asking the teacher stops with the batch under way; what it said is kept, and the run is paused; go on with "
         f"`luthier train --resume {hooks.folder.name}`. {AGAIN}"
     )
+    # Only one listens for signals: where the caller does, its check is asked.
     listening = stop_signals(lambda: notice) if hooks.stop_requested is None else None
     with listening or nullcontext(hooks.stop_requested or (lambda: None)) as stop_requested:
         stop = stop_check(hooks.meter, stop_requested)

@@ -111,6 +111,7 @@ class PlanView:
 def view_of(planned: dict[str, Any]) -> PlanView:
     """The view of what `files.references.plan_of` gives, with comparisons."""
     predicted, plan = planned["predicted"], planned["plan"]
+    # Stored plans have the names of the first version; the page shows the present ones.
     rows = [row | {"name": new_key(row["name"])} for row in planned["values"]]
     sections: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -139,9 +140,11 @@ def shown(value: Any) -> str:
     """A value of a plan in a few characters: numbers as people write them, lists with commas."""
     if value is None:
         return "none"
+    # Before int, of which bool is a subclass.
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
+        # Four digits are read at a glance without separators.
         return figures.count(value) if value >= 10_000 else str(value)
     if isinstance(value, float):
         return f"{value:.4g}"
@@ -150,6 +153,7 @@ def shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {shown(inner)}" for name, inner in value.items())
     text = str(value)
+    # Long texts are digests and chat templates, of which the beginning is enough to tell them apart.
     return text if len(text) <= 60 else f"{text[:12]}…"
 
 
@@ -157,9 +161,11 @@ def range_of(document: dict[str, Any], name: str, words: Any, factor: float = 1.
     """A predicted figure and the ends of its interval, in words; all empty where it is not known."""
     keys = (name, f"{name}_low", f"{name}_high")
     found = [document[key] for key in keys if document.get(key) is not None]
+    # A figure without its interval would look like one that is exactly known.
     if len(found) < len(keys):
         return ("", "", "")
     value, low, high = (words(number * factor) for number in found)
+    # Compared as words: ends that round to the same text are no interval for a reader.
     return (value, "", "") if low == high else (value, low, high)
 
 

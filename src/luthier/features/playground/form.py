@@ -66,6 +66,7 @@ class Side:
 
     def ask_next(self, message: str) -> None:
         """Say something; a question that was never answered gives way to it."""
+        # Its model had failed; two questions in a row would not fit the chat template.
         if self.turns and self.turns[-1].role == "user":
             self.turns.pop()
         self.turns.append(Turn(role="user", content=message))
@@ -79,8 +80,10 @@ class Side:
 
 def sides_of(form: FormData) -> list[Side]:
     """The models and what was said with each. Raises RequestError."""
+    # A field may come as a file, which is not text.
     models = [text for text in form.getlist("model") if isinstance(text, str)][:MAX_SIDES]
     talks = [text for text in form.getlist("talk") if isinstance(text, str)][:MAX_SIDES]
+    # A side that has said nothing yet may have no field.
     talks += ["[]"] * (len(models) - len(talks))
     return [Side(model, _turns(stream)) for model, stream in zip(models, talks, strict=False)]
 
@@ -102,6 +105,7 @@ def request_of(settings: Mapping[str, str], turns: Sequence[Turn]) -> TextReques
     sampling = Sampling(
         temperature=_number(settings, "temperature", 0, 2),
         top_p=_number(settings, "top_p", 0, 1),
+        # A new one each time, so that asking again gives another answer.
         seed=int(_number(settings, "seed", -(2**62), 2**62, is_whole=True)) if seed else new_seed(),
     )
     return TextRequest(
@@ -122,6 +126,7 @@ def messages_of(settings: Mapping[str, str], turns: Sequence[Turn]) -> tuple[Mes
 
 def _turns(text: str) -> list[Turn]:
     try:
+        # The hidden field comes back from the browser, and may have been changed there.
         found = list(_TURNS.validate_json(text or "[]"))
     except ValidationError:
         raise RequestError(
@@ -149,6 +154,7 @@ def _number(settings: Mapping[str, str], name: str, low: float, high: float, *, 
         found = float(int(text)) if is_whole else float(text)
     except (ValueError, OverflowError):
         found = float("nan")
+    # No comparison is true of NaN, so a text that is no number is refused here, too.
     if not low <= found <= high:
         what = "a whole number" if is_whole else "a number"
         raise RequestError(

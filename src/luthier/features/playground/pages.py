@@ -73,9 +73,12 @@ def show(
 ) -> Response:
     """A new conversation, with the models that the address names."""
     models = list_playground_models(context, caller)
+    # A conversation goes on: the form was sent by POST, and this is the page it was led to.
     if (said := shown_once(request).take(request).get("said")) is not None:
         return _page(request, models, said)
+    # Other pages link here by run, and people by name.
     known = {one.run_id: one.name for one in models if one.run_id} | {one.name: one.name for one in models}
+    # The address is anybody's text, and is shown again where it names no model.
     wanted = [name[:1024] for name in model or [] if name][:MAX_SIDES]
     chosen = [known[name] for name in wanted if name in known] or [one.name for one in models[:1]]
     unknown = [name for name in wanted if name not in known]
@@ -86,6 +89,7 @@ def show(
 @router.post("")
 async def say(request: Request, context: HomeContext, caller: Asker, form: Sent) -> Response:
     """Without scripts: say something, or ask again, and have the page when all answers are there."""
+    # Reading the database blocks, and this handler runs on the event loop.
     models = await run_in_threadpool(list_playground_models, context, caller)
     shown = _Shown([Side()], settings_of(form), text_of(form, "message"), text_of(form, "cases", DEFAULT_NAME))
     try:
@@ -96,16 +100,19 @@ async def say(request: Request, context: HomeContext, caller: Asker, form: Sent)
     except LuthierError as error:
         shown.error = error
         return _page(request, models, shown, status=422)
+    # One model that fails must not take the answer of the other away.
     answers = await asyncio.gather(
         *(whole(request, context, caller, s.model, r) for s, r in requests), return_exceptions=True
     )
     for side, answer in zip(asked, answers, strict=True):
         if isinstance(answer, LuthierError):
             side.error = answer
+        # Nothing that a visitor could act on: it is a fault of the program.
         elif isinstance(answer, BaseException):
             raise answer
         elif answer is not None:
             side.turns.append(answer)
+    # The question has moved into the conversation.
     shown.message = ""
     return _lead(request, shown)
 
@@ -150,6 +157,7 @@ def save(request: Request, context: HomeContext, caller: Trainer, form: Sent) ->
 @router.post("/feedback")
 def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> Response:
     """Keep a thumb or a correction of an answer, said by who is signed in; for scripts the answer is JSON."""
+    # The same address serves the page without scripts, which wants to be led on.
     is_script = "application/json" in request.headers.get("accept", "")
     shown = _Shown([Side()], settings_of(form), text_of(form, "message"), text_of(form, "cases", DEFAULT_NAME))
     try:
@@ -198,6 +206,7 @@ def _said_of(shown: _Shown, form: FormData, caller: Caller) -> tuple[str, Feedba
     if word not in ("up", "down", "correct") or not answer.exchange_id:
         raise RequestError("nothing to be said", expected="an answer of this page", do="use the buttons of an answer")
     thumb: Thumb | None = word if word in ("up", "down") else answer.thumb or None  # type: ignore[assignment]
+    # Fields of a form have no colon in their names.
     correction = text_of(form, f"reference-{place.replace(':', '-')}") if word == "correct" else None
     if correction is not None and correction.strip() in ("", answer.content.strip()):
         raise RequestError(
@@ -213,6 +222,7 @@ def _place_of(shown: _Shown, text: str) -> tuple[Side, int]:
     """The side and the turn of `1:3`. Raises RequestError where there is no such answer."""
     place = _PLACE.fullmatch(text)
     number, turn = (int(place[1]) - 1, int(place[2])) if place else (MAX_SIDES, 0)
+    # Turn 0 is a question, never an answer.
     if number >= len(shown.sides) or not 0 < turn < len(shown.sides[number].turns):
         raise RequestError("no such answer", expected="an answer on this page", do="choose one that is shown")
     return shown.sides[number], turn
@@ -238,7 +248,9 @@ def _refused(error: LuthierError) -> Response:
 
 
 def _page(request: Request, models: Sequence[PlaygroundModel], shown: _Shown, *, status: int = 200) -> Response:
+    # An empty side is where a second model can be chosen.
     sides = [*shown.sides, *(Side() for _ in range(MAX_SIDES - len(shown.sides)))]
+    # The list comes ordered by kind, as `groupby` needs it.
     groups = [(kind, list(ones)) for kind, ones in itertools.groupby(models, key=lambda one: one.kind)]
     values: dict[str, Any] = {
         "sides": sides,

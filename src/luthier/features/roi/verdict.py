@@ -26,6 +26,7 @@ def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
     evaluation = _evaluation(context, name)
     tuned, base, shown = _systems(evaluation)
     metric = _metric(case, evaluation, tuned)
+    # The value of a case is counted in correct answers, so any other metric needs to be turned into them.
     is_share = metric in SHARES_OF_CORRECT
     if not is_share and case.verdict.correct_per_point is None:
         raise RequestError(
@@ -41,6 +42,7 @@ def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
             expected="a base model with examples in its prompt among the judged",
             do="judge one: luthier eval RUN --data FILE --few-shot 4 --few-shot-from FILE; or say verdict.today: base",
         )
+    # Where few-shot prompting is today's way, it is no alternative as well.
     beside = shown if today is base else None
     value = today.metrics[metric].value
     return MeasuredGains(
@@ -62,6 +64,7 @@ def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
 def _evaluation(context: Context, name: str) -> Evaluation:
     if is_id(name, "eval"):
         return context.evaluations.get(name)
+    # For its error, which names the nearest ids.
     context.runs.get(name)
     found = context.evaluations.list(run_id=name, limit=1)
     if not found:
@@ -75,6 +78,7 @@ def _evaluation(context: Context, name: str) -> Evaluation:
 
 def _systems(evaluation: Evaluation) -> tuple[SystemResult, SystemResult, SystemResult | None]:
     """The judged model, its base, and the base with examples where there is one; the judged one stands last."""
+    # The judged model stands last in every evaluation.
     *others, tuned = evaluation.systems
     bare = [system for system in others if not system.num_few_shot]
     shown = [system for system in others if system.num_few_shot]
@@ -88,6 +92,7 @@ def _systems(evaluation: Evaluation) -> tuple[SystemResult, SystemResult, System
 
 
 def _metric(case: Case, evaluation: Evaluation, tuned: SystemResult) -> str:
+    # By default the metric on which the verdict rests.
     metric = case.verdict.metric or (evaluation.verdict.metric if evaluation.verdict else None)
     known = [name for name, found in tuned.metrics.items() if found.higher_is_better]
     if metric is None or metric not in tuned.metrics:
@@ -125,6 +130,7 @@ def _compared(evaluation: Evaluation, baseline: SystemResult, tuned: SystemResul
 
 def _shot_tokens(context: Context, evaluation: Evaluation, shown: SystemResult, case: Case) -> float | None:
     """Mean tokens that the examples add to a prompt; None where the case itself says how long prompts are."""
+    # Either the examples are saved by tuning, or they are what the alternative costs in addition.
     is_today = case.verdict.today == "few_shot"
     few_shot, tuned = case.alternatives.few_shot, case.tuned
     if is_today and (tuned.saved_prompt_tokens is not None or tuned.input_tokens is not None):

@@ -106,6 +106,7 @@ _FIRST_METHODS: Final = ("lora", "qlora", "full")
 def methods() -> list[Choice]:
     """The methods to choose from, plug-ins last: the usual ones first, then in the order of their table."""
     found = [Choice(name, rules.title, rules.summary) for name, rules in METHODS.declarations().items()]
+    # The sort is stable, so the others keep the order of their table.
     first = {name: place for place, name in enumerate(_FIRST_METHODS)}
     return sorted(found, key=lambda choice: first.get(choice.name, len(first)))
 

@@ -64,6 +64,7 @@ def new_run(
     left_out: tuple[str, ...] = ()
     rows: draft_choices.StartingRows | None = None
     if start_from or study:
+        # A run wins over a study where the address has both.
         fork = draft_choices.fork if start_from else draft_choices.fork_study
         forked = fork(context, caller, start_from or study)
         keys, left_out = forked.keys, forked.left_out
@@ -71,10 +72,13 @@ def new_run(
         keys = keys | {"base_model": base_model}
     if dataset:
         rows = draft_choices.rows_of(context, caller, dataset, version)
+        # The other splits of the recipe belong to its own rows, and may hold some of the new ones.
         kept = {name: value for name, value in keys.get("data", {}).items() if name not in ("validation", "held_out")}
         keys = keys | {"data": kept | rows.data}
+    # A form that can be planned at once is easier to begin with than an empty one.
     if "base_model" not in keys and (known := next(iter(visit.models), None)) is not None:
         keys = {"base_model": known} | keys
+    # The token tells this form from others of the same visitor, and lets it be started once.
     draft = draft_of(keys, visit.names, token=secrets.token_hex(8))
     return visit.page(draft, None, more={"left_out": left_out, "start_from": start_from or study, "rows": rows})
 
@@ -130,11 +134,13 @@ class _Visit:
     def planned(self, draft: Draft, form: Mapping[str, str]) -> Planned | None:
         """The plan of a draft, waited for; None where there is none to wait for, or it takes longer."""
         model = self._model(draft)
+        # Nothing to plan yet; but its process starts in the meantime, so that the first plan comes sooner.
         if draft.keys is None or not draft.is_right or (_is_away(model) and not form.get("fetch")):
             self.planner.wake()
             return None
         project_id = self.caller.project_id
         try:
+            # The same check as at the start: what can be planned can be queued.
             recipe_jobs.checked(self.context, project_id, draft.keys)
             wait = _WAIT_SECONDS if is_fragment_request(self.request) else _WAIT_WITHOUT_SCRIPTS_SECONDS
             return self.planner.plan(project_id, draft.token or self.caller.name, draft.keys, wait_seconds=wait)
@@ -145,6 +151,7 @@ class _Visit:
         """The page again; for HTMX its pieces that have changed. form: as it was sent, to tell which those are."""
         if not is_fragment_request(self.request):
             return self.page(draft, planned, more={"form": form}, status=status)
+        # The script asks again while the plan is being made.
         values = self._values(draft, planned) | {"form": form, "polls": True}
         return render(self.request, "run_drafts/answer.html", values, status=status)
 
@@ -163,9 +170,11 @@ class _Visit:
 
     def _values(self, draft: Draft, planned: Planned | None) -> dict[str, Any]:
         """What the templates of the form and of the plan know."""
+        # The shape of the rows decides which objectives can be chosen.
         train, fields = draft.at("data.train"), fields_of(draft)
         shape = draft_choices.shape_of(self.context, self.caller, train) if isinstance(train, str) else None
         error = None if planned is None else planned.error
+        # Fields that an error names are marked in the form.
         told = "" if error is None else f"{error.came} {error.expected} {error.do}"
         return {
             **_SWAPS,

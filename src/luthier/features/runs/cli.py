@@ -63,10 +63,12 @@ def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = N
     events = []
     with open_context(home) as context:
         for event in runs.watch_run(context, run_id):
+            # One document at the end, since stdout must be whole JSON; a person sees each event as it comes.
             if as_json:
                 events.append(event.model_dump(mode="json"))
             else:
                 stdout_console().print(visible(event_text(event)), soft_wrap=True)
+        # Read after the last event: only now the record says how the run has ended.
         view = runs.view_run(context, run_id)
 
     def end(console: Console) -> None:
@@ -82,6 +84,7 @@ def rm(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None
     from luthier.features.runs import service as runs
 
     with open_context(home) as context:
+        # The record as it was, for what is told about it.
         record = runs.remove_run(context, run_id)
 
     def tell(console: Console) -> None:
@@ -101,6 +104,7 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
 
 def _status(view: RunView) -> str:
     if view.was_killed:
+        # The store still says "running": nobody was left to change it.
         return f"{view.record.status}, but its process has gone"
     return view.record.status
 
@@ -157,6 +161,7 @@ def _show_one(console: Console, details: RunDetails) -> None:
     if details.last_validation is not None:
         rows.append(("last validation", event_text(details.last_validation)))
     if result is not None:
+        # These have rows or tables of their own; all other figures of the result are listed as they are.
         said_elsewhere = {"status", "stopped_because", "warnings", "num_steps", "bill", "fit"}
         results = result.model_dump(mode="json", exclude=said_elsewhere)
         rows += [(name, figures.plain(value)) for name, value in results.items()]
@@ -184,6 +189,7 @@ def _show_comparison(console: Console, comparison: RunComparison) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     print_warnings(console, comparison.caveats)
+    # What was asked, then what came out, then how it was judged.
     parts = (("plan", comparison.plan), ("result", comparison.results), ("metric", comparison.metrics))
     for title, rows in parts:
         if rows:

@@ -59,6 +59,7 @@ def compare(
     # Without repeats, in the order of the address, which decides letters and colours.
     ids = list(dict.fromkeys(run or ()))
     found = [standing(context, caller, run_id) for run_id in ids]
+    # Of the app, so that evaluations stay read from page to page.
     judged: Judged = request.app.state.judged
     for one in found:
         if one.record is None:
@@ -67,6 +68,7 @@ def compare(
             )
     if len(found) < 2:
         rows = page_of_runs(context, caller, judged).rows
+        # A run that waits has nothing to compare.
         known = [row for row in rows if row.standing.record is not None and row.run_id not in ids]
         return render(request, "runs/choose.html", {"chosen": ids, "rows": known, "most": MOST_COMPARED})
     return render(request, "runs/compare.html", _values(context, caller, judged, request.app.state.run_series, found))
@@ -78,12 +80,14 @@ def _values(
     ids = [one.run_id for one in found]
     records = [one.record for one in found if one.record is not None]
     evaluations = judged.of_runs(ids)
+    # Letters, since ids are too long for a legend.
     names = {one.run_id: f"{LETTERS[n]} · {one.method}" for n, one in enumerate(records)}
     curves = {names[one.run_id]: series.first_look(one.run_id, one.step, FIRST_POINTS) for one in records}
     units = {context.runs.plan(run_id).objective.loss_unit for run_id in ids}
     # Objectives with losses of different units share the chart, but not a unit.
     unit = units.pop() if len(units) == 1 else ""
     charts: list[Chart] = [overlaid(curves, TRAINING, "compare-training", "Training loss", unit)]
+    # An empty chart would look like a fault.
     if any(VALIDATION in one.points for one in curves.values()):
         charts.append(overlaid(curves, VALIDATION, "compare-validation", "Validation loss", unit))
     return {
@@ -111,6 +115,7 @@ def _metric_rows(ids: Sequence[str], evaluations: dict[str, Evaluation]) -> list
     """Each system and metric that any run has, with what each run has of it; None where it has none."""
     names: dict[tuple[str, str], None] = {}
     for evaluation in evaluations.values():
+        # A dict keeps the order in which they come, where a set would not.
         names |= {(system.name, metric): None for system in evaluation.systems for metric in system.metrics}
     return [
         {"system": system, "metric": metric, "values": [_metric(evaluations.get(one), system, metric) for one in ids]}
@@ -128,9 +133,11 @@ def _metric_charts(names: dict[str, str], evaluations: dict[str, Evaluation]) ->
                     by_metric.setdefault(name, {})[run_id] = value
     charts: list[Chart] = []
     for name, values in by_metric.items():
+        # A figure of one run alone compares nothing.
         if len(values) < 2:
             continue
         rows = [Estimate(names[one], v.value, v.low, v.high, role_of(ids.index(one))) for one, v in values.items()]
+        # Of the first run only: the others may have other bases, and all of them would crowd the chart.
         base = _metric(evaluations.get(next(iter(values))), _BASE, name)
         if base is not None:
             rows.insert(0, Estimate("base model", base.value, base.low, base.high, "base"))

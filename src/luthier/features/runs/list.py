@@ -58,8 +58,10 @@ class RunRow:
     @property
     def main_metric(self) -> Metric | None:
         """What the verdict is about, of the tuned model."""
+        # Without a verdict nothing says which of the metrics is the main one.
         if self.judged is None or self.judged.verdict is None:
             return None
+        # The tuned model is judged last.
         return self.judged.systems[-1].metrics.get(self.judged.verdict.metric)
 
 
@@ -92,6 +94,7 @@ class Judged:
         # Read without the lock: two threads may both read, which only costs time.
         found = self._context.evaluations.get(evaluation_id)
         systems = tuple(system.model_copy(update={"samples": ()}) for system in found.systems)
+        # Paths are taken out before it is kept, so that no page can show them.
         found = without_paths(self._context, found.model_copy(update={"systems": systems, "forgetting": None}))
         with self._lock:
             self._kept[evaluation_id] = found
@@ -135,8 +138,10 @@ def page_of_runs(
 
 def rows_of(context: Context, caller: Caller, judged: Judged, entries: Sequence[RunEntry]) -> list[RunRow]:
     """The lines of these entries, in their order."""
+    # All plans, names and verdicts are read at once for the page, not line by line.
     begun = [entry.run_id for entry in entries if entry.record is not None]
     trained = {run_id: _trained_on(text) for run_id, text in context.run_entries.plan_documents(begun).items()}
+    # A job that waits has no plan yet; what it was asked names its training file.
     waiting = [asked_of(entry.job).get("train", "") for entry in entries if entry.record is None]
     digests = {digest for _, digest in trained.values()}
     names = context.run_entries.dataset_names(caller.project_id, [*digests, *filter(None, waiting)])

@@ -109,6 +109,7 @@ def show_run(context: Context, run_id: str) -> RunDetails:
     record = context.runs.get(run_id)
     step, validation, bill = (context.runs.last(run_id, kind) for kind in ("step", "validation", "bill"))
     warnings = reversed(context.runs.of_kinds(run_id, ["warning"]))
+    # While it runs again after a pause, the bill of the result is the old one, and the events have a newer.
     ended = record.result.bill if record.result and record.status != "running" else None
     return RunDetails(
         view=_view(context, record),
@@ -125,6 +126,7 @@ def show_run(context: Context, run_id: str) -> RunDetails:
 
 def compare_runs(context: Context, run_ids: Sequence[str]) -> RunComparison:
     """Two runs or more side by side. Raises NotFoundError, and RequestError for fewer than two different runs."""
+    # A run beside itself would show no difference at all.
     if len(set(run_ids)) < 2 or len(set(run_ids)) < len(run_ids):
         raise RequestError(
             f"runs to compare: {', '.join(run_ids) or 'none'}",
@@ -137,6 +139,7 @@ def compare_runs(context: Context, run_ids: Sequence[str]) -> RunComparison:
     metrics = [_metric_values(run.evaluation) for run in details]
     return RunComparison(
         run_ids=tuple(run_ids),
+        # Plans have some hundred values, of which mostly a few differ.
         plan=tuple(row for row in _side_by_side(plans) if any(v != row["values"][0] for v in row["values"])),
         results=tuple(_side_by_side(results)),
         metrics=tuple(_side_by_side(metrics)),
@@ -172,6 +175,7 @@ def remove_run(context: Context, run_id: str) -> RunRecord:
     from luthier.core.system.file_lock import file_lock
 
     record = context.runs.get(run_id)
+    # Deleting the weights would break the clients of that name.
     if names := context.deployments.routing_to(run_id):
         raise ConflictError(
             f"run {run_id} answers as {', '.join(names)}",

@@ -54,6 +54,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
     events = context.runs.of_kinds(run_id, _LOGGED_KINDS, limit=LOGGED)
     warnings = [event for event in events if isinstance(event, WarningRaised)]
     job = standing.job
+    # Only jobs name their models; a run of the command line has its folder alone.
     models = [] if job is None else context.tuned_models.list(caller.project_id, job_id=job.job_id)
     folder = context.settings.run_folder(run_id)
     quote = None if record is None else load_quote(context, run_id)
@@ -71,6 +72,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
         "warnings": [redact_text(one.message, places) for one in warnings if one.code != "overfitting"],
         "judged": judged.of_runs([run_id]).get(run_id),
         "has_report": record is not None and (folder / "report.html").is_file(),
+        # A model without a step is the end of the training, one with a step a snapshot on the way.
         "outcome": next((one for one in models if one.step is None), None),
         "snapshots": sorted((one for one in models if one.step is not None), key=lambda one: -(one.step or 0)),
         "checkpoints": [event for event in events if isinstance(event, CheckpointSaved)][:5],
@@ -86,6 +88,7 @@ def words(context: Context, standing: Standing) -> dict[str, str]:
     if record is None:
         return {}
     step, validation = last_step(context, standing.run_id), context.runs.last(standing.run_id, "validation")
+    # Never the record's own step: the page would jump back where the event is newer.
     done = num_done(standing, step)
     bill, left = bill_of(context, record), left_seconds(standing, last_bill(context, standing.run_id))
     return {
@@ -126,6 +129,7 @@ def costs(bill: Bill | None, budget: BudgetPlan | None) -> list[dict[str, Any]]:
             "so_far": so_far,
             "at_end": at_end,
             "cap": None if cap is None else say(cap),
+            # The last step may overshoot a cap a little, and a bar must not leave its frame.
             "share": None if cap is None or value is None else min(1.0, value / cap),
         }
         for name, value, so_far, at_end, cap, say in lines
@@ -150,6 +154,7 @@ def _range(estimate: Estimate | None, say: Callable[[float], str]) -> tuple[str,
     """The value and its interval."""
     if estimate is None:
         return "not known", ""
+    # What was measured has no interval.
     is_known = estimate.low == estimate.high
     return say(estimate.value), "" if is_known else f"[{say(estimate.low)}, {say(estimate.high)}]"
 
@@ -197,5 +202,6 @@ def _shown_error(standing: Standing, places: Mapping[str, str]) -> dict[str, str
     error = standing.error
     if error is None:
         return None
+    # Messages name files of this machine, which a visitor of the page must not learn.
     said = {"came": error.came, "expected": error.expected, "do": error.do}
     return {part: redact_text(text, places) for part, text in said.items()}

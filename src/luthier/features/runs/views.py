@@ -32,8 +32,10 @@ def list_runs(context: Context, project_id: str, *, after: str | None, limit: in
     """Runs, newest first; those older than the run `after`. Raises NotFoundError where there is no such run."""
     if after is not None:
         _check(context, project_id, after)
+    # One more than is shown tells whether there are older ones.
     found = context.runs.of_project(project_id, after=after, limit=limit + 1)
     ids = [record.run_id for record in found[:limit]]
+    # All at once, since each says which paths are to be taken out of its run.
     plans = context.run_entries.plan_documents(ids)
     shown = []
     for run_id in ids:
@@ -46,6 +48,7 @@ def show_run(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
     """All that is known of a run, short of the samples of its evaluation. Raises NotFoundError."""
     _check(context, project_id, run_id)
     document = runs.show_run(context, run_id).as_json()
+    # A place on the server says nothing to a client.
     del document["folder"]
     return _shown(context, document)
 
@@ -62,6 +65,7 @@ def report_of(context: Context, project_id: str, run_id: str) -> str:
     _check(context, project_id, run_id)
     path = context.settings.run_folder(run_id) / "report.html"
     try:
+        # The report was written for whoever sits at this machine, so its paths are taken out below.
         text = path.read_text(encoding="utf-8")
     except OSError:
         raise NotFoundError(
@@ -105,6 +109,7 @@ def show_evaluation(
 
 
 def _check(context: Context, project_id: str, run_id: str) -> None:
+    # Another project's run is answered like one that is not there, so that ids cannot be tried out.
     if not is_id(run_id, "run") or context.runs.project_of(run_id) != project_id:
         raise NotFoundError(
             f"no run {run_id!r}", expected="the id of a run of this project", do="list them: GET /api/v1/runs"

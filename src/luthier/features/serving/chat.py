@@ -99,6 +99,7 @@ class Reply:
         elif isinstance(event, Failed):
             self.error = error_from(event.error)
         elif isinstance(event, Piece):
+            # A remote model tells no start of its own; its first piece is one.
             self.has_started, self.text = True, self.text + event.text
             self.reasoning += event.reasoning
             self.num_new_tokens = max(self.num_new_tokens, event.num_new_tokens)
@@ -138,6 +139,8 @@ class Chat:
         try:
             for number, client in enumerate(self.clients):
                 try:
+                    # Events come from other threads: the queue brings them to this one, which alone changes the
+                    # replies.
                     cancels.append(client.begin(self._request(number, question), _event_handler(number, heard)))
                 except LuthierError as error:
                     replies[number].error = error
@@ -147,6 +150,7 @@ class Chat:
                     replies[number].hear(event, time.monotonic() - began)
         except KeyboardInterrupt:
             for reply in replies:
+                # Those that had ended already keep their reason.
                 reply.reason = reply.reason or "stopped"
         finally:
             for cancel in cancels:

@@ -64,6 +64,7 @@ def chat(
         said = _chat_loop(
             conversation, ChatScreen(stdout_console(), is_quiet=as_json), is_person=sys.stdin.isatty() and not as_json
         )
+    # A pipe goes on after a question that failed, and the exit code tells of it.
     has_failed = any(answer["error"] for turn in said for answer in turn["answers"])
     document = {"models": [client.name for client in conversation.clients], "turns": said}
     return Answer(as_json, document, lambda _: None, exit_code=1 if has_failed else 0)
@@ -75,6 +76,7 @@ def _chat_loop(conversation: Chat, screen: ChatScreen, *, is_person: bool) -> li
     if is_person:
         screen.greet([client.name for client in conversation.clients], HELP)
     for line in _typed() if is_person else _piped():
+        # Commands are taken in any case; questions stay as they were typed.
         word = line.casefold()
         if word in ("/quit", "/exit", "/q"):
             break
@@ -87,11 +89,13 @@ def _chat_loop(conversation: Chat, screen: ChatScreen, *, is_person: bool) -> li
         elif line.startswith("/") and word.split()[0] in ("/help", "/h", "/?"):
             screen.note(HELP)
         else:
+            # A person sees the question where it was typed.
             if not is_person:
                 screen.question(line)
             with screen.answering([client.name for client in conversation.clients]) as show:
                 turn = conversation.ask(line, show)
             screen.answered(turn)
+            # Also of a turn that is forgotten later: the document tells what happened.
             said.append({"question": line, "answers": [reply.as_json() for reply in turn.replies]})
     return said
 

@@ -56,6 +56,7 @@ class ChatScreen:
         if not self._is_watched:
             yield lambda _: None
         elif len(names) == 1:
+            # A single answer is printed as it comes, so that it stays in the terminal's history.
             with self._console.status(Text(f"waiting for {visible(names[0])}", style="dim")) as status:
                 written = thought = 0
 
@@ -66,6 +67,7 @@ class ChatScreen:
                         status.stop()
                         self._console.print(Text(visible(thinking[thought:]), style="dim"), end="", soft_wrap=True)
                         thought = len(thinking)
+                    # An empty line between the thought and the answer.
                     if text and thinking and not written:
                         self._console.print("\n")
                     if len(text) > written:
@@ -75,6 +77,7 @@ class ChatScreen:
 
                 yield show_one
         else:
+            # Redrawn as a whole, and removed at the end, when `answered` prints the columns for good.
             with Live(console=self._console, auto_refresh=False, transient=True) as live:
                 yield lambda replies: live.update(self._columns(replies, is_live=True), refresh=True)
 
@@ -85,6 +88,7 @@ class ChatScreen:
             self._console.print(Text(_figures(turn.replies[0]), style="dim"), soft_wrap=True)
         elif self._is_watched:
             self._console.print(self._columns(turn.replies, is_live=False))
+        # Nobody watches: plain text, as another program reads it.
         elif not self._is_quiet:
             for reply in turn.replies:
                 if len(turn.replies) > 1:
@@ -94,6 +98,7 @@ class ChatScreen:
         for reply in turn.replies:
             if reply.error is not None:
                 words = Text.assemble((f"{visible(reply.name)}: ", "bold red"), visible(str(reply.error)))
+                # Errors must not get into what a pipe reads.
                 (self._console if self._is_watched else stderr_console()).print(words, soft_wrap=True)
 
     def _columns(self, replies: Sequence[Reply], *, is_live: bool) -> Table:

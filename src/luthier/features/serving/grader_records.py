@@ -63,6 +63,7 @@ class GraderMessage(FrozenModel):
     @property
     def text(self) -> str:
         """All of the content."""
+        # OpenAI's API takes a text, one part, or a list of parts.
         if isinstance(self.content, str):
             return self.content
         parts = (self.content,) if isinstance(self.content, TextPart) else self.content

@@ -68,6 +68,7 @@ def check(grader: GraderRequest) -> None:
     from luthier.ml.evaluation.graders.formula import Formula
 
     if isinstance(grader, MultiRequest):
+        # A formula has parts of the simple kinds alone, so this goes one level deep.
         for one in grader.by_name.values():
             check(one)
         try:
@@ -75,6 +76,7 @@ def check(grader: GraderRequest) -> None:
         except RequestError as error:
             raise _wrong(error, "grader.calculate_output") from error
         return
+    # Code of a request would run with the rights of the server.
     if isinstance(grader, PythonRequest):
         raise UnsupportedError(
             f"grader {grader.name!r} of type python",
@@ -138,6 +140,7 @@ def grade(grader: GraderRequest, output: str, item: Mapping[str, Any], ask: Ask)
             # The first failure is reported, as the parts were given.
             found.details = found.details or part.details
         try:
+            # A part that failed counts as 0, so the formula has a value for every name.
             found.reward = Formula(grader.calculate_output, list(parts))(found.scores)
         except RequestError as error:
             found.errors.add("formula_parse_error")
@@ -160,6 +163,7 @@ def _one(grader: SingleGrader, output: str, item: Mapping[str, Any], ask: Ask) -
     except RequestError as error:
         return Graded(0.0, errors={"invalid_variable_error"}, details=error.came)
     if isinstance(grader, StringCheckRequest | TextSimilarityRequest):
+        # Cut texts would get a grade that is not that of the whole, so the run fails instead.
         if max(map(len, texts)) > MOST_COMPARED:
             words = f"a text of {max(map(len, texts)):,} characters; expected: at most {MOST_COMPARED:,}"
             return Graded(0.0, errors={"truncated_observation_error"}, details=words)
@@ -169,10 +173,12 @@ def _one(grader: SingleGrader, output: str, item: Mapping[str, Any], ask: Ask) -
     sampling = grader.sampling_params if isinstance(grader, ScoreModelRequest) else None
     most, temperature, seed = _ANSWER_TOKENS, 0.0, 0
     if sampling is not None:
+        # Temperature 0 falls back to the default, which is 0 as well.
         most, temperature = sampling.max_completions_tokens or most, sampling.temperature or temperature
         seed = sampling.seed or seed
     try:
         said = ask(grader.model, messages, most, temperature, seed)
+    # The grade of one row must not end the run of many.
     except LuthierError as error:
         return Graded(0.0, errors={"model_grader_server_error"}, details=error.came)
     reward = _score(grader, said) if isinstance(grader, ScoreModelRequest) else _label(grader, said)

@@ -34,6 +34,7 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
     Raises NotFoundError, also for another project's; ConflictError for a run that has made nothing to be served,
     also for an export that is not whole or has not passed its proof; RequestError for one that cannot be served.
     """
+    # Only at this machine: a remote caller must not learn which folders there are.
     if caller.is_local and not is_id(name, "run") and (folder := Path(name).expanduser()).is_dir():
         from luthier.features.serving.exports import check_export
 
@@ -45,6 +46,7 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
             return share
     if name.startswith(EXPORT) and is_id(name.removeprefix(EXPORT), "exp"):
         return _share_of_export(context, caller, name.removeprefix(EXPORT), fraction)
+    # The record refuses an empty or endless name with an error of its own; here it is to be "no such model".
     share = Share(target=name[:1024] or " ", fraction=fraction)
     served_share(context, caller, share)
     return share
@@ -89,6 +91,7 @@ def served_target(context: Context, caller: Caller, name: str) -> Served:
 
 def is_tuned_name(name: str) -> bool:
     """Whether it has the form of a tuned model's name, and PostgreSQL takes it in a text."""
+    # PostgreSQL has no way to store a zero character.
     return name.startswith("ft:") and "\0" not in name
 
 
@@ -97,6 +100,7 @@ def base_of(context: Context, recipe_name: str) -> LocalModel:
     for model in local_base_models(context).values():
         if model.name == recipe_name:
             return model
+    # Not here: the error then names the model as the API does.
     name = next((known for known, own in base_models(context).items() if own == recipe_name), recipe_name)
     return base_model(context, name)
 

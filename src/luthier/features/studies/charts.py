@@ -25,6 +25,7 @@ def study_charts(view: StudyView) -> list[Chart]:
         Bar(name, 100 * share, f"{share:.1%}: {figures.duration(hours * 3600)}")
         for name, hours, share in budget_rows(study, view.trials)
     ]
+    # A final run may take longer than expected; the axis then goes beyond 100%.
     is_within = view.hours <= study.spec.hours
     share = Axis("share of the budget", "%", low=0.0, high=100.0 if is_within else None)
     budget = Bars("budget", "Where the budget went", share, rows, None if is_within else Mark(100.0, "all of it"))
@@ -33,6 +34,7 @@ def study_charts(view: StudyView) -> list[Chart]:
 
 
 def _progress(study: Study, trials: Sequence[Trial]) -> Plot:
+    # On the last rung trials are trained to their end.
     last = len(study.spec.rungs) - 1
     points = sorted(
         (result.study_hours, result.rung, result.loss, trial.number) for trial in trials for result in trial.results
@@ -45,8 +47,10 @@ def _progress(study: Study, trials: Sequence[Trial]) -> Plot:
         if own:
             dots = [(hours, loss) for hours, loss, _ in own]
             series.append(Series(f"after {share}", dots, role, "dots", [name for _, _, name in own]))
+    # Losses of whole trainings alone: those of earlier rungs cannot be compared with them.
     top = [(hours, loss) for hours, rung, loss, _ in points if rung == last]
     if top:
+        # The points are in the order of time, so this is the best at each moment.
         lowest = accumulate((loss for _, loss in top), min)
         best = [(hours, loss) for (hours, _), loss in zip(top, lowest, strict=True)]
         series.append(Series("best so far", best, "tuned", "steps"))
@@ -72,6 +76,7 @@ def _parallel(study: Study, best_first: Sequence[Trial]) -> Parallel:
     for place, trial in enumerate(best_first):
         loss = trial.loss or 0.0
         heights = [height_of(p, trial.values) for p in parameters]
+        # With one loss for all, every line ends in the middle.
         heights.append((loss - low) / (high - low) if high > low else 0.5)
         values = ", ".join(f"{short_name(name)} {figures.plain(value)}" for name, value in trial.values.items())
         words = f"{values or 'the recipe as it came'}: loss {loss:.4f} on rung {trial.rung + 1}"

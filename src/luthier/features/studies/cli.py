@@ -100,6 +100,7 @@ def compare(
         rows = [_summary(context.studies.get(one), len(context.studies.trials(one))) for one in study_ids]
         for row in rows:
             trials = context.studies.trials(row["study_id"])
+            # Trials that were stopped early have losses of shorter trainings, which would not compare.
             row["best_loss"] = min((t.loss for t in trials if t.state == "done" and t.loss is not None), default=None)
     return Answer(as_json, rows, lambda console: _show_all(console, rows, also=("best_loss",)))
 
@@ -119,11 +120,13 @@ def apply(
     from luthier.features.studies.end import winning_document
     from luthier.ml.data.rows.outputs import check_free, write_output
 
+    # Before the home is opened, so that nothing is looked up in vain.
     check_free([output], force=force)
     with open_context(home) as context:
         study = context.studies.get(study_id)
         document = winning_document(study, context.studies.trials(study_id), trial)
     write_output(output, write_yaml(document).encode(), force=force)
+    # `winning_document` has refused a study without a winner.
     number = study.winner if trial is None else trial
     said = {"study_id": study_id, "winner": study.winner, "trial": number, "file": str(output), "recipe": document}
     return Answer(as_json, said, lambda console: console.print(f"{output}: trial {number} of {study_id}"))
@@ -154,6 +157,7 @@ def _request(
 
     document = None
     if space is not None:
+        # Before the recipe is read, in the words of the option.
         if not space.is_file():
             raise RequestError(f"--space {space}: no such file", expected="a YAML file", do="correct the path")
         document, _ = parse_yaml(str(space), space.read_text(encoding="utf-8"))
@@ -173,6 +177,7 @@ def _teller(as_json: bool) -> Callable[[Study, Trial], None]:
     from luthier.features.studies.service import trial_line
 
     def tell(_study: Study, trial: Trial) -> None:
+        # A trial that only begins has nothing to tell.
         if trial.state in ("paused", "stopped", "done", "failed"):
             _say(as_json, trial_line(trial) + (f": {trial.reason}" if trial.reason else ""))
 

@@ -178,9 +178,11 @@ def go_on(
     lock = context.settings.home / "studies" / study_id / "lock"
     with hold(lock, f"study {study_id}") as held, ExitStack() as pool:
         study = context.studies.get(study_id)  # who held it may have gone on
+        # Nothing is searched again; the caller gets the result as it was.
         if study.status == "done":
             return study
         study = _with_budget(study, hours, usd)
+        # Planned again, which refuses rows that have changed since.
         own = make_plan(context, study.spec.recipe, base_dir=Path())
         final_hours = _final_hours(context, study, own, data_loader)
         workers = pool.enter_context(worker_pool(context, study, held))
@@ -266,6 +268,7 @@ def _refuse_goals(request: StudyRequest) -> None:
             expected="each once, and quality among them: the smallest adapter is the one that has learned nothing",
             do="write for example: --objective quality,size",
         )
+    # `tpe` is the default, and is replaced where there are several goals.
     if len(request.goals) > 1 and request.sampler in ("tpe", "nsga2"):
         return
     if len(request.goals) > 1 or request.sampler == "nsga2":
@@ -279,6 +282,7 @@ def _refuse_goals(request: StudyRequest) -> None:
 def _final_hours(context: Context, study: Study, own: Plan, data_loader: TrainingDataLoader) -> float:
     """What the end should take: the recipe's own training once more, on a few more rows, with the whole machine."""
     known = context.studies.trials(study.study_id)
+    # Trial 0 is the recipe as it came.
     hours = known[0].predicted_hours if known else None
     hours = hours or _own_hours(context, study.spec, own, data_loader)
     taken, workers = expected_hours(known, hours), study.spec.workers
@@ -294,6 +298,7 @@ def _own_hours(context: Context, spec: StudySpec, own: Plan, data_loader: Traini
 
 def _refuse_too_small(context: Context, spec: StudySpec, plan: Plan) -> None:
     hours = _own_hours(context, spec, plan)
+    # One trial and the end are the least that gives a result.
     needed = hours * (1 + _END_SHARE)
     if spec.hours < needed:
         raise BudgetTooSmallError(

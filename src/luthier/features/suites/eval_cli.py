@@ -113,9 +113,11 @@ def evaluate(
     home: HomeOption = None,
 ) -> Answer:
     """Judge a model or a run on held-out rows or by a suite, against others on the same rows, with a verdict."""
+    # The first is judged; the others are what it is held against, however they were given.
     named = [*systems, *(against or ())]
     of_data = {"--few-shot": few_shot, "--few-shot-from": few_shot_from, "--metrics": metrics, "--map": mapping}
     of_data |= {"--max-new-tokens": max_new_tokens, "--max-samples": max_samples}
+    # As a word, since 0 is a value here and would count as not given.
     of_data |= {"--max-thinking-tokens": None if max_thinking_tokens is None else "given"}
     # Falsy where an option has its default: only options that were given are refused.
     of_suite = {"--judge": judge, "--seeds": seeds - 1, "--allow-code": allow_code, "--html": html}
@@ -158,12 +160,14 @@ def _check_ways(
 ) -> None:
     from luthier.core.errors import RequestError
 
+    # Both or neither.
     if (data is None) == (suite is None):
         raise RequestError(
             "both --data and --suite" if data is not None else "neither --data nor --suite",
             expected="exactly one of the two",
             do="--data FILE judges on the rows of a file, --suite SUITE.yaml by the tasks of a suite",
         )
+    # The options of the way that was not taken would be ignored, so they are refused.
     foreign, way = (of_data, "--data") if suite is not None else (of_suite, "--suite")
     if wrong := [name for name, value in foreign.items() if value]:
         raise RequestError(
@@ -257,6 +261,7 @@ def _answer(
     html: Path | None = None,
 ) -> Answer:
     """The result; with a gate also what it said, and exit code 1 where it failed."""
+    # With --json the exit code alone would not say why a gate failed, so its outcome is added below.
     document = found.model_dump(mode="json")
     if html is not None:
         document["html"] = str(html)

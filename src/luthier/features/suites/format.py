@@ -39,8 +39,10 @@ def show_task(console: Console, task: TaskResult, candidate: str) -> None:
     console.print(Text.assemble((f"\n{visible(task.name)}", "bold"), f"  {visible(task.kind)}, {rows}"), soft_wrap=True)
     console.print(_figures(task))
     for one in task.comparisons:
+        # All other comparisons are in the JSON and on the page; here they would bury the one that decides.
         if one.candidate != candidate or one.metric != task.primary:
             continue
+        # Adjusted where several tasks were tested at once.
         p_value = one.p_value if one.adjusted_p_value is None else one.adjusted_p_value
         needed = f" (about {one.rows_needed:,} rows would tell)" if one.rows_needed is not None else ""
         console.print(
@@ -70,6 +72,7 @@ def show_gate(console: Console, outcome: GateOutcome) -> None:
 
 def _figures(task: TaskResult) -> Table:
     table = make_table(["metric", "unit", *(visible(system.name) for system in task.systems)], num_text_columns=2)
+    # The primary first, each once: systems need not have the same metrics.
     names = dict.fromkeys([task.primary, *(name for system in task.systems for name in system.metrics)])
     for name in names:
         known = next(system.metrics[name] for system in task.systems if name in system.metrics)
@@ -81,6 +84,7 @@ def _figures(task: TaskResult) -> Table:
         ("cut off at the token limit", [system.num_cut_off for system in task.systems]),
         ("cut off within the thought", [one.num_cut_off if one else 0 for one in thoughts]),
     ):
+        # Rows of zeros are left out.
         if any(counts):
             table.add_row(title, "", *(f"{count:,}" for count in counts))
     if any(thoughts):

@@ -27,6 +27,7 @@ def check_lm_eval(tasks: Sequence[LmEvalTask], systems: Sequence[System], *, fol
 
     NotFoundError: a task that it does not know.
     """
+    # Looked for without importing it, which takes seconds.
     if find_spec("lm_eval") is None:
         raise RequestError(
             f"task {tasks[0].name} is one of the lm-evaluation-harness, which is not installed",
@@ -36,6 +37,7 @@ def check_lm_eval(tasks: Sequence[LmEvalTask], systems: Sequence[System], *, fol
     for task in tasks:
         loaded = _load(task.task, folder)
         servers = [system.name for system in systems if isinstance(system, Server)]
+        # Its other kinds of tasks compare the likelihoods of given answers.
         if servers and loaded.OUTPUT_TYPE != "generate_until":
             raise RequestError(
                 f"task {task.name} needs likelihoods ({loaded.OUTPUT_TYPE}), and {servers[0]} is a server, "
@@ -91,6 +93,7 @@ def _model_of(context: Context, engines: Engines, system: System) -> Any:
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
     engine = engines.of(system)
+    # A server cuts by itself; the harness wants a number.
     tokenizer, room = None, 2**31
     if isinstance(system, Candidate):
         assert isinstance(engine, TransformersEngine)
@@ -110,6 +113,7 @@ def evaluate_by_harness(model: Any, task: LmEvalTask, folder: Path, seed: int) -
     from lm_eval.evaluator import evaluate
 
     loaded = _load(task.task, folder)
+    # A task's own number of examples stands where the suite asks for none.
     if task.few_shot or loaded.get_config("num_fewshot") is None:
         loaded.set_config(key="num_fewshot", value=task.few_shot)
     # The harness draws the examples of a prompt by this seed: every system sees the same ones.
@@ -124,6 +128,7 @@ def evaluate_by_harness(model: Any, task: LmEvalTask, folder: Path, seed: int) -
                 bootstrap_iters=1000,
                 verbosity="ERROR",
             )
+    # The harness has no errors of its own; these are what its tasks raise.
     except (ValueError, KeyError, AssertionError, TypeError) as error:
         raise RequestError(
             f"task {task.name}: the lm-evaluation-harness failed: {type(error).__name__}: {error}",

@@ -107,6 +107,7 @@ def _systems(
             "not tell",
             do="pull the base model, or name a run",
         )
+    # A tuned model's faults may be those of its base, so it is held against it without being asked.
     if against is None and run_id is not None:
         judged.append(find_base(context, run_id))
     # The judged model last, as `run_tasks` wants it.
@@ -128,6 +129,7 @@ def _as_task(probe: Probe, trained: Sequence[Example]) -> RowsOf:
         task=task,
         rows=probe.rows,
         file=probe.source,
+        # All that can change a figure.
         sha256=sha256_document([rows, probe.options, metrics, probe.max_new_tokens]),
         kind=ProbeKind(probe),
         kind_name="safety",

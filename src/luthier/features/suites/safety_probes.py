@@ -86,6 +86,7 @@ class Built:
 
     def keep(self, only: Sequence[str]) -> None:
         """Leave out all other probes, and say so. Raises RequestError for names of none, or of one left out already."""
+        # What could be built here, which may be less than `NAMES`.
         there = [probe.name for probe in self.probes]
         if missing := [name for name in only if name not in there]:
             known = missing[0] in NAMES
@@ -107,6 +108,7 @@ def probe_inputs(context: Context, run_id: str | None, left_out: list[str]) -> P
         trained = tuple(training_rows(context, [run_id]))
         held_out = load_splits(plan.recipe, Path()).get("held_out")
     except (ConflictError, DataError, RequestError) as error:
+        # The other probes need no rows, so the check goes on.
         left_out.append(f"The rows of the run cannot be read, so nothing could be asked about them: {error.came}.")
         return ProbeInputs(plan=plan)
     if held_out is None:
@@ -135,8 +137,10 @@ def build_probes(
     named = pairs or stereotypes.OWN
     source = pairs.name if pairs else "own pairs"
     built.probes.append(stereotypes.stereotypes(stereotypes.read_pairs(named), source=source, most_rows=sizes.pairs))
+    # One limit for all systems, so that each is asked the very same rows.
     fits = _Fits.of(systems)
     _add_counterfactual(built, inputs, prompts, sizes, fits)
+    # Not by `add`: its prompts are shipped, so only a file that the user named can be wrong.
     built.probes.append(_toxicity(toxicity_model, sizes))
     built.probes.append(refusal.refusal(most_a_kind=sizes.a_kind))
     _add_of_run(built, inputs, sizes, fits)
@@ -152,6 +156,7 @@ def _add_counterfactual(built: Built, inputs: ProbeInputs, prompts: Path | None,
     from luthier.ml.evaluation.safety.counterfactual import counterfactual
 
     if prompts is not None:
+        # Prompts of a user often have the columns of the training rows, but need not.
         own = inputs.plan.recipe.data.map if inputs.plan else None
         mapping = map_that_fits(own, prompts, "the column map of the run").mapping if own else None
         rows = load_file(prompts, mapping=mapping).examples

@@ -53,6 +53,7 @@ def policy(
     from luthier.core.records.traffic import TrafficPolicy
     from luthier.features.traffic.policy import set_traffic_policy, traffic_policy
 
+    # None is "not given"; --no-mask is a value.
     given = {"keep": keep, "fraction": fraction, "mask_personal_data": mask, "keep_days": keep_days}
     changes = {name: value for name, value in given.items() if value is not None}
     if fraction is not None and not 0 < fraction <= 1:
@@ -61,6 +62,7 @@ def policy(
         caller = caller_of(context, project)
         now = traffic_policy(context, caller.project_id)
         if changes:
+            # Built anew rather than copied with changes, so that the whole is validated.
             now = set_traffic_policy(context, caller, TrafficPolicy(**(now.model_dump() | changes)))
     return Answer(as_json, now.model_dump(mode="json"), lambda console: _show_policy(console, now))
 
@@ -82,6 +84,7 @@ def list_exchanges(
     seconds = parse_duration(since, option="--since")
     with open_context(home) as context:
         project_id = context.access.project(project).project_id
+        # The database's clock, by which the exchanges were stamped, not that of this machine.
         begin = context.access.now() - seconds
         found = newest(context, project_id, model=model, since=begin, limit=limit)
         counts = summary(context, project_id, model=model, since=begin)
@@ -121,6 +124,7 @@ def forget_user(
     words = f"deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}"
     if found.unreadable:
         words += f"; {len(found.unreadable)} files could not be looked into: {', '.join(found.unreadable)}"
+    # A script that must prove a deletion has to notice that something may be left.
     exit_code = 1 if found.unreadable else 0
     show_it = lambda console: console.print(words, soft_wrap=True)  # noqa: E731
     return Answer(as_json, found.model_dump(mode="json"), show_it, exit_code)
@@ -148,6 +152,7 @@ def _show_all(console: Console, found: Sequence[Exchange], counts: TrafficSummar
     if found:
         table = make_table(["asked (UTC)", "id", "model", "ended", "tokens", "seconds"], num_text_columns=4)
         for one in found:
+            # A deployment is shown with what has answered behind it.
             who = visible(one.model) + (f" -> {visible(one.target)}" if one.target not in ("", one.model) else "")
             ended = visible(one.finish_reason) if one.status < 400 else f"{one.status} {visible(one.error_code)}"
             tokens = f"{one.num_prompt_tokens:,} + {one.num_new_tokens:,}"
@@ -163,10 +168,12 @@ def _show(console: Console, one: Exchange) -> None:
     from luthier.platform.cli.console import facts, visible
 
     rows = [(name, str(value)) for name, value in _document(one).items() if value not in (None, "", False)]
+    # The stored time is a number of seconds, which nobody reads.
     facts(console, [*(row for row in rows if row[0] != "at"), ("at", f"{_time(one.at)} UTC")])
     if not one.has_text:
         console.print("its words were not kept")
     for message in one.messages or ():
+        # A turn that only calls a tool has no content.
         content = message.get("content") or message.get("tool_calls") or ""
         console.print(f"\n{visible(str(message.get('role')))}: {visible(str(content))}", soft_wrap=True)
     if one.answer is not None:

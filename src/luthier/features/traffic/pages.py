@@ -55,7 +55,9 @@ def change(
     try:
         policy = TrafficPolicy(
             keep=keep,
+            # An empty field keeps what was set.
             fraction=_fraction(percent) or before.fraction,
+            # A box that is not ticked is not sent at all.
             mask_personal_data=bool(mask),
             keep_days=_days(keep_days) or before.keep_days,
         )
@@ -85,6 +87,7 @@ def _fraction(percent: str) -> float | None:
     if not percent.strip():
         return None
     try:
+        # Many countries write a comma.
         value = float(percent.strip().replace(",", "."))
     except ValueError:
         value = 0.0

@@ -60,7 +60,9 @@ def exchanges(
     from luthier.ml.drift.traffic.files import wanted
     from luthier.ml.drift.traffic.frame import SCHEMA, TEXTS
 
+    # `at` is always read, since the rows are ordered by it.
     chosen = tuple(SCHEMA) if columns is None else tuple(dict.fromkeys([*columns, "at"]))
+    # Texts are nearly all of a file's bytes, and most questions need none of them.
     read_now = chosen if with_text else tuple(name for name in chosen if name not in TEXTS)
     condition = wanted(model=model, since=since, until=until)
     frame = _read(context, project_id, condition, read_now, model=model, since=since, until=until)
@@ -82,6 +84,7 @@ def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
             expected="the `id` of an answer to this project, of a time from which its traffic is kept",
             do="see `luthier traffic list` for what is kept, `luthier traffic policy` for how long",
         )
+    # The last, should a client have got the same id twice.
     return exchange_of(found.row(-1, named=True))
 
 
@@ -113,6 +116,7 @@ def summary(
         num_exchanges=frame.height,
         num_with_text=int(frame["has_text"].sum()),
         num_failed=int((frame["status"] >= HTTPStatus.BAD_REQUEST).sum()),
+        # From the index: the files need not be on this machine.
         num_bytes=sum(one.num_bytes for one in context.traffic.list(project_id)),
         lost=lost(context, project_id, since, context.access.now() if until is None else until),
     )

@@ -78,6 +78,7 @@ def train(
             external.train_as_follower(context)
         return None  # rank 0 has the answer
     budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
+    # The run lives in the home of the cluster, so none is opened here.
     if on is not None and is_address(on):
         return _on_cluster(on, recipe, overrides or (), resume_id, budget, prices, num_devices or 1, as_json)
     if recipe is not None:
@@ -111,6 +112,7 @@ def _launcher(num_devices: int | None, on: str | None) -> Launcher | None:
             expected="ray (the cluster of this machine) or ray://HOST:PORT (one elsewhere)",
             do="leave --on out to train on this machine",
         )
+    # Processes that a launcher has started inside Ray are not to start a cluster's worth again.
     if on == "ray" and external_world_size() == 1:
         return RayLauncher(num_devices or 1)
     if external_world_size() == 1:
@@ -157,6 +159,7 @@ def _on_cluster(
         base_dir=recipe.absolute().parent if recipe is not None else Path(),
         resume_id=resume_id,
         num_devices=num_devices,
+        # What the job prints is progress; stdout is kept for the answer.
         echo=sys.stderr.write,
     )
     line = f"job {ended.job_id} on {ended.address}: {ended.status}"
@@ -200,6 +203,7 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
             rows.append(("bill", bill_line(result.bill)))
         if outcome.forecast is not None:
             rows.append(("forecast", outcome.forecast.sentence))
+        # Full fine-tuning keeps its whole model there as well.
         if result.adapter_path is not None:
             rows.append(("weights", result.adapter_path))
     if outcome.plan.budget is not None:

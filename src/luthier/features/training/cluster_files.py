@@ -70,6 +70,7 @@ def launch_file(system: System, launch: Launch, *, launch_id: str | None = None)
             raise RequestError(f"{name} {value}", expected="1 or more", do="correct it")
     if not launch.hours > 0:
         raise RequestError(f"--hours {launch.hours:g}", expected="more than 0", do="correct it")
+    # By this id all processes, and a job submitted again, find the same run.
     made = launch_id or new_id("launch")
     return {"slurm": _slurm, "skypilot": _skypilot, "ray": _ray}[system](launch, made)
 
@@ -149,6 +150,7 @@ def _ray(launch: Launch, launch_id: str) -> str:
             expected="a container image that holds luthier with its extra `ray`, for head and workers",
             do="write for example: --image registry.example/luthier:1",
         )
+    # One pod holds all devices of its machine.
     limits: dict[str, int] = {"cpu": launch.cpus_per_device * launch.devices_per_node}
     if launch.on_gpus:
         limits["nvidia.com/gpu"] = launch.devices_per_node

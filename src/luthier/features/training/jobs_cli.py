@@ -107,11 +107,13 @@ def worker(
             f"{AGAIN}"
         )
 
+    # Rows and weights that a worker writes are readable for its user alone.
     with private_files(), open_context(home) as context, stop_signals(notice) as stop_requested:
         # One worker a machine by default: the same name takes its own jobs back after a crash.
         name = name or platform.node()
         tell = teller(context.settings.log_format, name)
         num_attempts = jobs.work(context, name, stop_requested=stop_requested, tell=tell, until_idle=until_idle)
+    # A job that was put back and taken again counts twice.
     document = {"num_attempts": num_attempts}
     return Answer(as_json, document, lambda console: console.print(f"attempts made: {num_attempts:,}"))
 
@@ -134,6 +136,7 @@ def _show(console: Console, job: Job) -> None:
         ("step", f"{job.step:,}"),
         ("attempts", f"{job.attempt:,}"),
     ]
+    # A job that waits has no worker.
     if job.worker is not None:
         rows.append(("worker", job.worker))
     if job.error is not None:

@@ -40,6 +40,7 @@ def learning_curve_answer(
             do="leave the others out",
         )
     if chart is not None:
+        # Before hours of training, at the end of which the chart could not be written.
         check_chart_path(chart)
     asked = load_recipe(recipe, overrides)
     with open_context(home) as context:
@@ -59,6 +60,7 @@ def show_learning_curve(console: Console, curve: LearningCurve, chart: Path | No
 
     table = make_table(["share of rows", "rows", "validation loss", "hours", "run"], num_text_columns=1)
     for point in curve.points:
+        # Both ends: two parts of one size hold different rows.
         share = f"{point.part[0]:.2%} to {point.part[1]:.2%}"
         hours = figures.duration(point.hours * 3600)
         table.add_row(share, f"{point.num_rows:,}", figures.number(point.loss), hours, point.run_id)
@@ -76,6 +78,7 @@ def show_learning_curve(console: Console, curve: LearningCurve, chart: Path | No
              f"{figures.between(fit.exponent, figures.number)}; noise of a run {figures.number(fit.noise)} nats"),
             ("answer", fit.words),
         ]  # fmt: skip
+        # Where more rows buy nothing that can be told from noise, figures for them would mislead.
         if fit.word == "useful":
             for gain in fit.gains:
                 loss, bought = (figures.between(value, figures.number) for value in (gain.loss, gain.bought))

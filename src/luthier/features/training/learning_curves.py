@@ -63,7 +63,9 @@ def learning_curve(
     training raise.
     """
     recipe, notes = _ready(with_absolute_paths(recipe, base_dir.absolute()))
+    # All rows are checked before the first share is trained on.
     whole = prepare(context, recipe, base_dir=Path(), prices=prices)
+    # A training takes as long as it has rows, so the shares add up.
     planned = quote_of(context, whole).prediction.hours.times(sum(end - start for start, end in PARTS))
     share = _share(planned, hours, whole.plan.data.train.num_examples)
     if share < 1:
@@ -71,6 +73,7 @@ def learning_curve(
     curve = _Curve([])
     for start, end in PARTS:
         _one(context, recipe, (start * share, end * share), curve, hours=hours, prices=prices)
+        # The points so far are a curve as well, if a shorter one.
         if curve.paused_because is not None:
             break
     assert whole.plan.data.validation is not None, "it was asked for above"
@@ -102,6 +105,7 @@ def _ready(recipe: Recipe) -> tuple[Recipe, list[str]]:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": _USUAL_VALIDATION})})
         notes.append(f"the recipe names no validation rows: {_USUAL_VALIDATION:.0%} of its training rows serve as such")
     if recipe.budget is not None:
+        # A cap on each run would cut the large shares short and bend the curve.
         recipe = recipe.model_copy(update={"budget": None})
         notes.append("the recipe's budget is for the run itself: it does not count here")
     if recipe.objective is not None and rules_of(recipe.objective.name).learns_preferences:
@@ -155,6 +159,7 @@ def _one(
             curve.paused_because = f"budget of {hours:g} h for the learning curve is spent"
             return
         record = _train(context, replace(prepared, plan=plan), record, began, before, left, prices, curve)
+    # Also of runs that were found: what earlier calls have spent counts.
     curve.spent_seconds += _spent_seconds(context, record)
     if record is None or record.result is None or record.status != "succeeded":
         return
@@ -202,6 +207,7 @@ def _train(
 
 def _few_validations(plan: Plan) -> Plan:
     """The plan with four validations a run: in a short run more of them would cost more than the steps."""
+    # What the recipe asks for is kept.
     if plan.sources["training.validate_every_steps"].source == "asked":
         return plan
     every = max(1, math.ceil(plan.training.num_steps / _VALIDATIONS_A_RUN))

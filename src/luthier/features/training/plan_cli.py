@@ -83,6 +83,7 @@ def plan(
     if is_curved:
         from luthier.features.training.learning_curve_format import learning_curve_answer
 
+        # A learning curve trains on this machine, so options about other devices make no sense with it.
         alone = not (on or is_probed or is_compared or is_spot or is_advised)
         return learning_curve_answer(recipe, overrides or (), budget_hours, prices, chart, as_json, home, alone=alone)
     _refuse_budget_alone(budget_hours)
@@ -126,14 +127,18 @@ def _make(
 
     for name in names:
         check_device_name(name)
+    # Names, prices and the recipe are checked before rows are read, which may take minutes.
     table, asked = load_prices(prices), load_recipe(recipe, overrides)
     for name in names:
+        # For its error alone: a device without a price is told now.
         table.usd_per_hour(quotes.device_for(context, name).name, market=market)
     prepared = prepare(context, asked, base_dir=recipe.absolute().parent, prices=prices)
     options: tuple[Option, ...] = ()
     if is_compared:
         options = quotes.compare_options(context, prepared, on=names, prices=table, market=market, is_probed=is_probed)
+    # With --compare the quote itself is of the first device.
     first = names[0] if names else None
+    # With --compare the comparison has run the probe already.
     quote = quotes.quote_of(
         context, prepared, on=first, prices=table, market=market, is_probed=is_probed and not is_compared
     )
@@ -190,6 +195,7 @@ def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
         show_advice(console, made.advice)
     if made.chart is not None:
         console.print(f"chart {made.chart}", soft_wrap=True)
+    # Nothing where no split stands behind the rows.
     if proved := coverage(made.plan.data):
         console.print(proved, soft_wrap=True)
     console.print(f"plan {made.plan.hash}", soft_wrap=True)

@@ -115,8 +115,10 @@ def train(
         StorageFullError: The disk is full.
     """
     began = time.perf_counter()
+    # Absolute, so that the run can be resumed from any other folder.
     prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
     if launcher is not None and launcher.num_processes > 1:
+        # Money and energy are those of all devices together.
         plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=launcher.num_processes)
         prepared = replace(prepared, plan=plan)
     return train_prepared(
@@ -162,6 +164,7 @@ def train_prepared(
         StorageFullError: The disk is full.
     """
     launcher = launcher or InProcessLauncher()
+    # Before the record: a refused recipe leaves no run behind.
     launcher.check(prepared.plan)
     run_id, now = run_id or new_id("run"), datetime.now(UTC).isoformat(timespec="seconds")
     record = RunRecord(
@@ -175,11 +178,13 @@ def train_prepared(
         num_steps=prepared.plan.training.num_steps,
     )
     with _held(context, run_id) as lock:
+        # Under the lock: a run in the store without a holder would be taken as killed.
         context.runs.create(record, prepared.plan)
         quote = save_quote(context, run_id, prepared, prices, num_devices=launcher.num_processes)
         if show_plan is not None:
             show_plan(run_id, prepared.plan, quote)
         folder = context.settings.run_folder(run_id)
+        # Reading rows is paid for as well, and came before there was a meter.
         with metered(folder, prepared.plan, seconds_before=time.perf_counter() - began) as meter:
             return _carry_out(context, run_id, prepared, meter, launcher, lock, listener, draws_page=draws_page)
 
@@ -227,6 +232,7 @@ def resume(
         )
         launcher.check(plan)
         with metered(context.settings.run_folder(run_id), plan) as meter:
+            # Judging and the report may be all that is missing, and they may run over a spent budget.
             is_trained = record.result is not None and record.result.adapter_path is not None
             refuse_spent(run_id, meter, training_is_done=is_trained)
             # Preparation is billed as well, and starts after the check for a spent budget.
@@ -234,6 +240,7 @@ def resume(
             prepared = prepare_again(context, plan, ready=ready)
             if not is_judged:
                 prepared = replace(prepared, held_out=None)
+            # Only now, when the rows and the base model have proved to be the same.
             context.runs.set_budget(run_id, plan)
             return _carry_out(context, run_id, prepared, meter, launcher, lock, listener, draws_page=draws_page)
 
@@ -270,6 +277,7 @@ def _carry_out(
         # the loss of drawn answers lies near 0 whatever is learned: it says nothing of how they fit
         if result.status == "succeeded" and not prepared.plan.objective.draws:
             result = result.model_copy(update={"fit": diagnose(prepared.plan, context.runs.events(run_id))})
+        # Also of a run that is paused: whether it began as expected tells a wrong set-up from a bad rate.
         first = first_step_of(prepared, context.runs.at_steps(run_id, [1]))
         result = result.model_copy(update={"first_step": first})
         _keep_files(context, run_id, result)
@@ -277,6 +285,7 @@ def _carry_out(
         if result.status == "succeeded" and prepared.held_out is not None:
             evaluation, result = judge_within(context, run_id, prepared, result, meter)
         meter.begin("reporting")
+        # A run that ended early by its own rule has no steps left, though it took fewer than planned.
         done = result.num_steps if result.adapter_path is None else prepared.plan.training.num_steps
         was_judged = evaluation is not None or prepared.held_out is None
         bill = meter.bill(remaining(prepared.plan, done, result.num_tokens, was_judged=was_judged))
@@ -287,8 +296,10 @@ def _carry_out(
         ).model_copy(update={"status": result.status})
         report = write_run_report(context, record, prepared, evaluation, draws_page=draws_page)
     except BaseException as error:
+        # KeyboardInterrupt and SystemExit are the wish of somebody to stop, not a fault of the run.
         status: RunStatus = "failed" if isinstance(error, Exception) else "paused"
         reason = error.came if isinstance(error, LuthierError) else repr(error)
+        # From the store: the error came before a result could say the step.
         _close(context, run_id, context.runs.get(run_id).step, status, reason)
         record = context.runs.update(run_id, status=status)
         if isinstance(error, LuthierError):
@@ -333,6 +344,7 @@ def recorder(
 
     def record(event: Event) -> None:
         if isinstance(event, RunStarted):
+            # Steps after the checkpoint are trained again, and their events must not be there twice.
             context.runs.truncate_after(run_id, event.from_step)
             context.runs.update(run_id, status="running", step=event.from_step)
             _tell_of_checkpoint(context, run_id, event.from_step)
@@ -345,6 +357,7 @@ def recorder(
             listener(event)
 
     def emit(event: Event) -> None:
+        # A run of hours outlives a restart of its database.
         retry_unreachable(lambda: record(event))
         if isinstance(event, WarningRaised):
             warnings.append(event.message)

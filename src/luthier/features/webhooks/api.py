@@ -80,6 +80,7 @@ class DeletedWebhook(BaseModel):
 @router.post("", status_code=201, summary="Make a webhook", responses=documented(409))
 def create(context: HomeContext, caller: Trainer, asked: WebhookRequest) -> NewWebhookView:
     """Messages are signed with the secret that is shown here, as the Standard Webhooks specification says."""
+    # The secret is in this answer alone; afterwards only the server can read it.
     made, secret = webhooks.create_webhook(context, caller, asked.url, tuple(asked.events))
     return NewWebhookView(**_view(made).model_dump(), secret=secret)
 

@@ -48,12 +48,14 @@ def create(
 ) -> Response:
     """Make a webhook, and lead to where its secret is shown once."""
     try:
+        # A form without a tick sends no field at all.
         if not event_types:
             raise RequestError("no event is chosen", expected="one event or more", do="tick what it is to be told of")
         made, secret = service.create_webhook(context, caller, url.strip(), tuple(event_types))
     except LuthierError as error:
         values = {"error": error, "url": url, "chosen": event_types}
         return _page(request, context, caller, values, status=status_of(error))
+    # Kept for one view of the page, so that neither the address nor a log has the secret.
     return redirect(request, shown_once(request).put(request, _ADDRESS, {"made": made, "secret": secret}))
 
 
@@ -69,6 +71,7 @@ def webhook(request: Request, context: HomeContext, caller: Reader, webhook_id: 
         "is_waiting": any(one.status == "pending" for one in told),
         "most": _MAX_DELIVERIES,
     }
+    # The page asks for the deliveries alone while one is waiting.
     if is_fragment_request(request):
         return render(request, "settings/deliveries.html", values)
     return show(request, "webhook", values)

@@ -93,6 +93,7 @@ def show(console: Console, view: WorkflowView, report_path: str | None) -> None:
         console.print(visible(line), soft_wrap=True)
 
     one = view.pipeline
+    # Without a measurement there is no forecast, and none is made up.
     left = "" if view.remaining_seconds is None else f"; about {figures.duration(view.remaining_seconds)} left"
     say(f"{one.pipeline_id}: {view.noun}, {view.status}")
     say(f"asked: {view.asked}")
@@ -116,6 +117,7 @@ def show(console: Console, view: WorkflowView, report_path: str | None) -> None:
 def shown(context: Context, caller: Caller, pipeline_id: str) -> Callable[[Console], None]:
     """Shows one to a person, as it is now."""
     view = view_pipeline(context, caller, pipeline_id)
+    # Now, not when it is printed: writing a missing report needs the home, which is closed by then.
     report = _report(context, caller, view)
     return lambda console: show(console, view, report)
 
@@ -126,6 +128,7 @@ def teller() -> Tell:
     from luthier.platform.cli.console import stderr_console, visible
 
     def tell(pipeline: Pipeline, stage: Stage) -> None:
+        # Names of stages are unique within a workflow.
         number = [one.name for one in pipeline.stages].index(stage.name) + 1
         took = ""
         if stage.began_at is not None and stage.ended_at is not None and stage.status != "running":

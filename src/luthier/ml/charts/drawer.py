@@ -80,14 +80,18 @@ def _drawing(chart: Chart, width: float, height: float, shapes: Sequence[Shape])
 
 def _plot(chart: Plot, has_legend: bool) -> Drawing | None:
     points = [point for series in chart.series for point in _finite(series.points)]
+    # A series of which no point is a number leaves nothing to scale the axes by.
     if not points:
         return None
     ends = [
         (p[0], low_high) for s in chart.series if s.intervals for p, low_high in zip(s.points, s.intervals, strict=True)
     ]
+    # Where the axis has a fixed end, wide intervals must not stretch it: bands are cut off at the frame.
     heights = [p[1] for p in points] + [end for _, pair in ends for end in pair if chart.y.low is None]
+    # Columns stand on zero, so zero must be on the axis.
     heights += [0.0] * any(series.shape == "columns" for series in chart.series)
     x_ends, y_ends = _ends(chart.x, [p[0] for p in points]), _ends(chart.y, heights)
+    # Before the frame, whose left edge depends on the widest of these words.
     up = _ticks(chart.y, y_ends)
     legend, depth = _legend(chart) if has_legend else ([], 0.0)
     frame = _Frame(
@@ -104,6 +108,7 @@ def _plot(chart: Plot, has_legend: bool) -> Drawing | None:
         low, high = sorted(min(max(x(end), frame.left), frame.right) for end in (span.low, span.high))
         opacity = 0.4 if span.role == "rule" else 0.13
         shapes.append(box(low, frame.top, high - low, frame.bottom - frame.top, span.role, opacity))
+    # The grid comes before the series, which are drawn over it.
     if chart.y.is_shown:
         shapes += _grid_up(chart.y, up, y, frame)
     if chart.x.is_shown:
@@ -111,6 +116,7 @@ def _plot(chart: Plot, has_legend: bool) -> Drawing | None:
     for series in chart.series:
         shapes += _series(series, x, y, frame)
     for mark in chart.marks:
+        # A mark outside what is shown would lie beside the frame.
         if (x_ends if mark.axis == "x" else y_ends)[0] <= mark.x <= (x_ends if mark.axis == "x" else y_ends)[1]:
             shapes += _mark(mark, x if mark.axis == "x" else y, frame)
     for note in chart.notes:
@@ -122,8 +128,10 @@ def _series(series: Series, x: Scale, y: Scale, frame: _Frame) -> list[Shape]:
     shapes: list[Shape] = []
     if series.intervals:
         shapes += _band(series, x, y, frame)
+    # More points than pixels could show only make the page heavy.
     places = [(x(a), y(b)) for a, b in thinned(_finite(series.points), _MOST_POINTS)]
     opacity = 0.45 if series.is_faint else 1.0
+    # A line through a single point would not be seen.
     if series.shape == "dots" or len(places) == 1:
         return shapes + [shape for place in places for shape in _dot(series, place, opacity)]
     if series.shape in ("steps", "columns"):
@@ -156,6 +164,7 @@ def _dot(series: Series, place: Point, opacity: float) -> list[Shape]:
         return [Dot(place, radius, series.role, series.is_open, opacity)]
     if series.mark == "square":
         return [box(x - radius, y - radius, 2 * radius, 2 * radius, series.role, opacity)]
+    # A diamond is smaller than a square as wide, so it reaches out further to look as large.
     reach = 1.3 * radius
     return [Area([(x - reach, y), (x, y - reach), (x + reach, y), (x, y + reach)], series.role, opacity)]
 
@@ -167,6 +176,7 @@ def _grid_up(axis: Axis, ticks: Sequence[Tick], y: Scale, frame: _Frame) -> list
         shapes.append(Text((frame.left - 6, y(value) + 4), word, anchor="end"))
     if axis.title:
         middle = (frame.top + frame.bottom) / 2
+        # A character takes about 6.5 pixels along the turned title.
         most = int((frame.bottom - frame.top) / 6.5)
         shapes.append(Text((12, middle), short(axis.title, most), anchor="middle", angle=-90))
     return shapes
@@ -196,6 +206,7 @@ def _mark(mark: Mark, scale: Scale, frame: _Frame) -> list[Shape]:
         return [line, Text((frame.right, at - 5), mark.name, mark.role, "end")] if mark.name else [line]
     shapes: list[Shape] = [Rule((at, frame.top), (at, frame.bottom), mark.role, width, mark.is_dashed)]
     if mark.name:
+        # A name that would leave the drawing at the right is written to the left of its mark.
         is_late = at + text_width(mark.name) > frame.right
         shapes.append(Text((at, frame.top - 4), mark.name, mark.role, "end" if is_late else "start"))
     return shapes
@@ -203,10 +214,12 @@ def _mark(mark: Mark, scale: Scale, frame: _Frame) -> list[Shape]:
 
 def _note(note: Note, x: float, y: float, frame: _Frame) -> list[Shape]:
     half = text_width(note.text) / 2
+    # Text is centred on its point, but near an edge it is moved inwards.
     anchor: Anchor = "start" if x - half < frame.left else "end" if x + half > frame.right else "middle"
     base = y + 20 if note.below else y - 9
     left = {"start": x, "middle": x - half, "end": x - 2 * half}[anchor]
     shapes: list[Shape] = [Dot((x, y), 7, note.role, is_open=True)] if note.is_ringed else []
+    # Behind the words, so that they can be read across lines.
     paper = box(left - 2, base - 11, 2 * half + 4, 14, "paper", 0.75)
     return [*shapes, paper, Text((x, base), note.text, note.role, anchor, is_bold=note.is_bold)]
 
@@ -216,10 +229,12 @@ def _legend(chart: Plot) -> tuple[list[Shape], float]:
     shapes: list[Shape] = []
     x, line, names = 8.0, 0, set[str]()
     for series in chart.series:
+        # Several series may share a name, such as the seeds of one run: they are one entry.
         if not series.name or not series.points or series.name in names:
             continue
         names.add(series.name)
         wide = 22 + text_width(series.name) + 14
+        # A name wider than the whole line stays where it is: a new line would not help.
         if x + wide > chart.width_pixels and x > 8:
             x, line = 8.0, line + 1
         middle = 10 + _LINE * line
@@ -259,6 +274,7 @@ def _bars(chart: Bars) -> Drawing | None:
     values = [end for row in rows for end in (row.start, row.value, *(row.interval or ()))]
     values += [row.other[0] for row in rows if row.other is not None] + ([] if chart.limit is None else [chart.limit.x])
     ends_words = [row.words or rough(row.value) for row in rows] + [row.other_words for row in rows]
+    # Room for the words behind the longest bar.
     room = min(150.0, 12 + max(map(text_width, ends_words)))
     has_left = any(row.other is not None or row.value < row.start for row in rows)
     frame, x, shapes = _rows(chart, [row.name for row in rows], values, room, room if has_left else 0.0)
@@ -266,8 +282,10 @@ def _bars(chart: Bars) -> Drawing | None:
         y = frame.top + _ROW * number + 7
         for value, role, text in ((row.value, row.role, row.words or rough(row.value)), *_second(row)):
             left, right = sorted((x(row.start), x(value)))
+            # A bar of zero is still a thin line.
             shapes.append(box(left, y, max(right - left, 0.5), 18, role))
             is_left = value < row.start
+            # Words begin behind the interval, which reaches further than its bar.
             end = x(value) if row.interval is None else x(row.interval[1])
             shapes.append(Text((end + (-6 if is_left else 6), y + 13), text, anchor="end" if is_left else "start"))
         if row.interval is not None:
@@ -286,6 +304,7 @@ def _rows(
 ) -> tuple[_Frame, Scale, list[Shape]]:
     """Names at the left and the axis below: what charts of rows have in common. right, left: room for words there."""
     labels = [two_lines(name) for name in names]
+    # As wide as the longest label, up to a limit beyond which labels are in two lines or shortened.
     wide = min(_LABELS, 18 + max(text_width(line) for lines in labels for line in lines))
     top = _TOP + (_LINE if chart.limit is not None and chart.limit.name else 0)
     frame = _Frame(wide, chart.width_pixels - _RIGHT, top, top + _ROW * len(names))
@@ -302,6 +321,7 @@ def _parallel(chart: Parallel) -> Drawing | None:
     if not chart.lines or not chart.columns:
         return None
     left, top, bottom = 58.0, 62.0, chart.height_pixels - 22.0
+    # A single column stands at the left.
     gap = (chart.width_pixels - 2 * left) / max(1, len(chart.columns) - 1)
     shapes: list[Shape] = []
     for number, column in enumerate(chart.columns):
@@ -312,6 +332,7 @@ def _parallel(chart: Parallel) -> Drawing | None:
         shapes.append(Text((at, bottom + 15), short(column.low, 9), anchor="middle"))
     for line in chart.lines:
         is_quiet = line.role in ("quiet", "muted")
+        # A trial without a value in a column leaves a gap there instead of a line through it.
         for piece in _pieces(line.heights):
             places = [(left + gap * n, bottom - h * (bottom - top)) for n, h in piece]
             shapes.append(Line(places, line.role, 0.9 if is_quiet else 1.8, opacity=0.5 if is_quiet else 1.0))
@@ -347,6 +368,7 @@ def _matrix(chart: Matrix) -> Drawing | None:
                 continue
             x = left + wide * column
             corners = [(x + 1, y + 1), (x + wide - 1, y + 1), (x + wide - 1, y + high - 1), (x + 1, y + high - 1)]
+            # Never quite opaque: the words of the cell are written over it.
             shapes.append(Area(corners, chart.role, 0.65 * cell.share))
             shapes.append(Line([*corners, corners[0]], "rule", 0.7))
             shapes.append(Text((x + wide / 2, y + high / 2 + size / 3), cell.words, "ink", "middle", size))
@@ -393,6 +415,7 @@ def _ends(axis: Axis, values: Sequence[float]) -> Point:
         room = abs(low) / 10 or 1.0
         return low - room, high + room
     room = (high - low) * 0.04
+    # An end that was asked for stays exact, and zero too, so that an axis of counts never begins below it.
     return (low if axis.low == low or low == 0 else low - room), (
         high if axis.high == high or high == 0 else high + room
     )

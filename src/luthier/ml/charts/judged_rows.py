@@ -89,6 +89,7 @@ def concerns_in_words(num: int) -> str:
 def metric_names(systems: Iterable[SystemResult], primary: str | None) -> list[str]:
     """All metrics that any system has: the primary one first, the others as they come."""
     names = dict.fromkeys(name for system in systems for name in system.metrics)
+    # A dict with the primary first keeps its place and drops its second mention.
     return list({primary: None, **names} if primary in names else names)
 
 
@@ -102,9 +103,11 @@ def metric_rows(
     rows = []
     for name in metric_names(systems, primary):
         found = {system.name: system.metrics[name] for system in systems if name in system.metrics}
+        # One number of decimals a row, so that its figures can be compared by eye.
         decimals = figures.common_decimals(list(found.values()))
         best = _best(comparisons, name, list(found))
         cells = tuple(cell(found.get(s.name), decimals, is_best=s.name == best) for s in systems)
+        # Unit and direction are those of the metric, the same for every system.
         first = next(iter(found.values()))
         rows.append(MetricRow(name, heading(name), first.unit, first.higher_is_better, name == primary, cells))
     return rows
@@ -119,6 +122,7 @@ def difference_row(
         unit: of its metric.
         adjusted: where the comparison does not hold it itself.
     """
+    # By the interval: more digits than it leaves certain would be noise.
     decimals = figures.decimals_for(one.low, one.high)
     among_all = one.adjusted_p_value if one.adjusted_p_value is not None else adjusted
     return DifferenceRow(

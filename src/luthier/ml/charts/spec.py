@@ -168,6 +168,7 @@ class Plot:
 
     def as_json(self) -> dict[str, Any]:
         """For the script."""
+        # Titles are properties, which the fields do not hold.
         return {"kind": "plot", **_fields(self), "x_title": self.x.title, "y_title": self.y.title}
 
 

@@ -259,6 +259,9 @@ def _unpaired(
     """From two figures with their standard errors; None without those.
 
     Args:
+        first: figure and standard error of the earlier system.
+        second: those of the later one.
+        num_rows: rows of the smaller of both, for the degrees of freedom.
         bounds: what they can differ by.
     """
     difference = second[0] - first[0]

@@ -36,7 +36,9 @@ def headline(judged: SystemResult, found: Sequence[Comparison], results: Sequenc
     counted; long names can make even the last one long.
 
     Args:
+        judged: the system that the verdict is about.
         found: its comparisons by that metric.
+        results: all systems, for their names.
     """
     ways = [_named(judged, found, results, where) for where in (" in the prompt", "")]
     if len(found) > 1:

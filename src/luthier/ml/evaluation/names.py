@@ -13,6 +13,7 @@ def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
     """What a system is called in a sentence: the base model with 4 examples in its prompt.
 
     Args:
+        system: the one to name.
         results: all systems of the evaluation; a few-shot one is named after the same model without examples among
             them.
     """

@@ -28,8 +28,8 @@ class SystemUnderTest:
         references: the rows' own answers.
         row_ids: id of each row.
         prompt_texts: the question as a person reads it, without few-shot examples.
-        tokenised: prompt and answer with this system's own tokenizer; of preference pairs the chosen side, and
-            `rejected` holds the other one.
+        tokenised: prompt and answer with this system's own tokenizer; of preference pairs the chosen side.
+        rejected: the other side of preference pairs; empty for other rows.
         num_bytes: UTF-8 bytes of the learned text.
         options: of each row the prompt with each answer to choose from, of which only the answer's own tokens are
             learned.
@@ -131,6 +131,7 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
                 expected="rows with what the metric looks at, or other metrics",
                 do="for plain text ask for perplexity and bits_per_byte; only preference pairs have two sides",
             )
+    # One option alone is always chosen, and one without a token of its own has no likelihood.
     for number, (options, words) in enumerate(zip(system.options, system.option_texts, strict=True)):
         if len(options) != len(words) or len(words) < 2 or any(option.num_trained_tokens == 0 for option in options):
             raise RequestError(

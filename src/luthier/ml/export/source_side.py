@@ -106,7 +106,7 @@ def observe_source(
     from luthier.ml.export.runtimes.transformers_model import TransformersModel
 
     seen = prompts if prompts is not None else source_prompts(source, examples)
-    model = TransformersModel(source.base_path, source.adapter_path, source.quantisation)
+    model = TransformersModel(source.base_path, source.adapter_path, source.quantisation, source.precision)
     ends = frozenset(source_template(source).end_of_turn_ids)
     answers, vocabulary = [], 0
     with progress.task("Running the source", len(seen.prompts), "prompts") as task:

@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from luthier.core.errors import LuthierError, NotFoundError
+from luthier.core.errors import LuthierError, NotFoundError, WorkError
 from luthier.core.ports import KeyedEvent
 from luthier.core.stream import (
     MAX_CHOICES,
@@ -39,6 +39,8 @@ from luthier.ml.inference.row_states import RowBatch
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 log = logging.getLogger("luthier.engines")
+_TEXT_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a parser raises over text that it did not foresee. Errors of torch and of the machine are none of them."""
 
 MAX_STREAM_ROWS: Final = 2 * MAX_CHOICES
 # Room is made for this many tokens at a time: making it costs a copy of the cache, and not all answers get long.
@@ -317,6 +319,12 @@ class StreamingEngine:
         except LuthierError as error:
             self._fail(row.key)
             return likeliest, [(row.key, Failed.of(error))]
+        except _TEXT_ERRORS as error:
+            # What a model writes is read by parsers (tool calls, thoughts, JSON). A fault of one of them must not end
+            # the answers of everybody else, which an error that leaves `poll` does.
+            log.exception("an answer could not be read while it was written")
+            self._fail(row.key)
+            return likeliest, [(row.key, Failed.of(_unreadable(error)))]
         if row.has_ended:
             del self._rows[number]
         return token, [(row.key, event) for event in new_events]
@@ -362,3 +370,11 @@ class StreamingEngine:
         for group in self._groups:
             self._drop_from(group)
         self._groups = [group for group in self._groups if group.batch.rows]
+
+
+def _unreadable(error: Exception) -> WorkError:
+    return WorkError(
+        f"reading what the model wrote failed: {type(error).__name__}: {error}"[:400],
+        expected="text that the reader of tool calls and thoughts can read",
+        do="report this with the log of the server; other answers go on",
+    )

@@ -8,6 +8,7 @@ model. Only answers to conversations are: what goes on after a plain text is tex
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -289,6 +290,7 @@ class RequestTemplates:
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
         self._made: dict[str, tuple[ChatTemplate, Thoughts]] = {}
+        self._lock = threading.Lock()
 
     def of(self, asked: TextRequest) -> tuple[ChatTemplate, Thoughts]:
         """Those for a request.
@@ -300,12 +302,18 @@ class RequestTemplates:
         # Later ones win: what the request sets, then what the model was trained with, then the template's own.
         options = dict(self._template.options) | asked.trained_options | requested_options(self._template, asked)
         key = json.dumps(options, sort_keys=True)
-        if key not in self._made:
+        # Requests are prepared in several threads: looked up, evicted and added under one lock, made outside of it,
+        # since a template that is probed takes a while.
+        with self._lock:
+            found = self._made.get(key)
+        if found is None:
             template = self._template.with_options(options)
-            if len(self._made) >= _MAX_TEMPLATES:
-                self._made.pop(next(iter(self._made)))  # a dict keeps its order: the oldest goes
-            self._made[key] = template, Thoughts(template)
-        return self._made[key]
+            found = template, Thoughts(template)
+            with self._lock:
+                if len(self._made) >= _MAX_TEMPLATES and key not in self._made:
+                    self._made.pop(next(iter(self._made)))  # a dict keeps its order: the oldest goes
+                self._made[key] = found
+        return found
 
 
 def requested_options(template: ChatTemplate, asked: TextRequest) -> dict[str, TemplateOption]:

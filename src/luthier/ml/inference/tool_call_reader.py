@@ -101,7 +101,7 @@ class ToolCallReader:
                 return ""
         # Name first, then arguments: in this order the arguments can be streamed as they grow.
         if (match := re.match(_NAME, self._held)) is not None:
-            name = json.loads(match[1])
+            name = _json_text(match[1])
             if name not in self._names:
                 return self._give_up()
             self._take(match.end())
@@ -122,12 +122,16 @@ class ToolCallReader:
             # The closing mark is there and the JSON is not: it never will be.
             is_complete = bool(self._end) and self._end in self._held
             return self._give_up() if is_complete else ""
+        except RecursionError:  # nested more deeply than the parser goes
+            return self._give_up()
+        name = found.get("name")
         arguments = found.get("arguments", found.get("parameters", {}))
-        if found.get("name") not in self._names or not isinstance(arguments, dict | str):
+        # A model may write anything as the name, a list among it, which no set can look up.
+        if not isinstance(name, str) or name not in self._names or not isinstance(arguments, dict | str):
             return self._give_up()
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         self._take(len(self._held) - len(opened) + length)
-        calls.append(self._begun(found["name"]).model_copy(update={"arguments": text}))
+        calls.append(self._begun(name).model_copy(update={"arguments": text}))
         self._is_behind = True
         return ""
 
@@ -193,6 +197,14 @@ class _Arguments:
                     self.has_ended = True
                     return place + 1
         return len(text)
+
+
+def _json_text(quoted: str) -> str:
+    """A JSON string as text; itself, quotes and all, where it is not valid JSON, so that it is no tool's name."""
+    try:
+        return str(json.loads(quoted))
+    except ValueError:
+        return quoted
 
 
 def _num_open(text: str, mark: str) -> int:

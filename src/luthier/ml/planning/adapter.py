@@ -89,6 +89,7 @@ def place_adapters(
             there are not that many blocks.
     """
     wanted = (asked,) if isinstance(asked, str) else tuple(asked)
+    # An empty list would place nothing, and train nothing in silence.
     if not wanted:
         raise _matches_nothing("an empty list", structure)
     chosen: set[str] = set()
@@ -98,6 +99,7 @@ def place_adapters(
         if not found:
             raise _matches_nothing(repr(entry), structure, entry)
         chosen.update(found)
+    # Embeddings and head belong to no block, so `layers` does not rule them.
     outer = {layer.name for layer in structure.outer_layers}
     everything = (*structure.adaptable, *structure.experts)
     within = [
@@ -105,6 +107,7 @@ def place_adapters(
     ]
     if not within:
         raise _matches_nothing(f"{', '.join(wanted)} within method.layers", structure)
+    # `experts` is a group, but whoever writes it means experts by name.
     named = {name for entry in wanted if entry not in GROUPS or entry == "experts" for name in _all(structure, entry)}
     routed = [x for x in within if x.role == "expert"]
     return Placement(
@@ -138,6 +141,7 @@ def targeted(
 def reach(structure: Structure, targets: Sequence[str], expert_targets: Sequence[str] = ()) -> Reach:
     """How much of the language model resolved targets reach; embeddings and head count on neither side."""
     every = (*structure.linear_layers, *structure.experts)
+    # Not the outer matrices, which `targeted` holds as well.
     reached = [layer for layer in targeted(structure, targets, expert_targets) if layer in every]
     return Reach(
         share=sum(x.num_parameters for x in reached) / max(1, structure.num_matrix_parameters),
@@ -177,6 +181,7 @@ def refuse_rank(layers: Sequence[LinearLayer], rank: int, setting: str) -> None:
 
 def refuse_adapted_head(structure: Structure, targets: Sequence[str], objective: str) -> None:
     """Raise RecipeError where the head carries an adapter that the loss of the objective would not see."""
+    # The head comes last, behind the embeddings.
     head = structure.outer_layers[-1:]
     if objective not in _WITH_ADAPTED_HEAD and any(_matches(layer, t) for layer in head for t in targets):
         raise RecipeError(
@@ -196,6 +201,7 @@ def _group(structure: Structure, entry: str, rank: int, experts: bool, left_out:
                 do="correct method.targets in the recipe",
             )
         return [layer.name for layer in structure.experts]
+    # Matrices outside the language model are looked at only to count them among those left out.
     found = []
     for layer in (*structure.linear_layers, *structure.outside_layers):
         if layer.role in _LEFT_OUT:
@@ -210,6 +216,7 @@ def _group(structure: Structure, entry: str, rank: int, experts: bool, left_out:
         found += [layer.name for layer in structure.experts if entry == "all-linear" or _is_part(layer, entry)]
     elif entry != "attention":
         left_out["matrices of experts"] += sum(layer.num_matrices for layer in structure.experts)
+    # Adding 0 above has made entries, which would be told as "0 matrices".
     for what in [what for what, count in left_out.items() if not count]:
         del left_out[what]
     return found

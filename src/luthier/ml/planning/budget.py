@@ -14,6 +14,7 @@ from luthier.ml.planning.calibration import Calibration
 from luthier.ml.planning.predict import checkpoint_seconds, mean_watts
 from luthier.ml.planning.workload import BYTES, Workload
 
+# Of a slow disk: a cap is better kept with room to spare.
 _LOADING_GB_PER_SECOND: Final = 0.5
 _SECONDS_AN_HOUR: Final = 3600.0
 
@@ -50,6 +51,7 @@ def resolve_budget(
             watts_source=f"{device.power_watts:g} W of {device.title} ({device.source}), with cooling"
             if watts
             else f"nobody knows the power of {device.title}",
+            # What each action takes before one of its kind was measured in the run itself.
             first=FirstActions(
                 step_seconds=step,
                 step_tokens=workload.batches.num_tokens,
@@ -129,6 +131,7 @@ def budget_sources(budget: BudgetPlan) -> dict[str, ValueSource]:
 
 def _price(device: Device, prices: PriceTable) -> tuple[Estimate | None, str]:
     try:
+        # Only a cap on money needs one, so a missing price is told and not raised.
         price = prices.usd_per_hour(device.name)
     except RequestError as error:
         return None, error.came

@@ -43,6 +43,7 @@ _SECTIONS = tuple(Plan.model_fields)
 def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:
     """The longest row that fits into the model's context: all of it, less the prompt that prompt tuning puts ahead."""
     room = context_length_tokens - virtual_tokens(recipe.method)
+    # One token to read and one to predict are the least that a text can be.
     if room < 2:
         raise RecipeError(
             f"method.num_virtual_tokens is {virtual_tokens(recipe.method)} in a context of {context_length_tokens:,}",
@@ -65,6 +66,7 @@ def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
             expected=f"at most {context_length_tokens:,} tokens",
             do="lower training.max_length_tokens, or choose a base model with a longer context",
         )
+    # A whole context as block would take much memory for little: texts go on in the next block anyway.
     if asked is None and fills_blocks(recipe):
         return min(context_length_tokens, defaults.BLOCK_TOKENS[0])
     return context_length_tokens if asked is None else asked
@@ -102,6 +104,7 @@ def resolve(
     Raises:
         RecipeError: values that cannot go together.
     """
+    # In the order in which `_evaluation` takes them.
     judged = (has_text_answers, are_pairs, num_shots)
     made = partial(
         _resolved, recipe, model, template, template_sha256, data, structure, hardware, judged, teacher, answers
@@ -110,6 +113,7 @@ def resolve(
     plan = made(why_no_experts="")
     if why := experts_do_not_fit(plan, structure, hardware):
         plan = made(why_no_experts=why)
+    # Last: whether compiling pays depends on the whole plan.
     return compiled_for(plan, structure, hardware)
 
 
@@ -140,18 +144,21 @@ def _resolved(
         "in the recipe" if asked_template else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
     )
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
+    # Notes are made in any order; `in_order` sorts them by the sections of the plan.
     _note_rows(data, sources)
     asked_method = fitted_method(recipe.method, recipe.objective)
     method = resolve_method(asked_method, structure, hardware.device, sources, why_no_experts=why_no_experts)
     if asked_method is not recipe.method:
         sources.note("method.dropout", "derived", "answers are drawn without dropout, and learned as they were drawn")
         if recipe.method is None:
+            # The recipe that was fitted names a method, so it would pass as asked.
             sources.note("method.name", "default", "trains a small share of the weights at nearly full quality")
     objective = resolve_objective(recipe.objective, data.train.shape, sources, teacher=teacher)
     objective = with_router_loss(objective, recipe.objective, method, structure, model.path, sources)
     refuse_adapted_head(structure, method.targets, objective.name)
     method = _without_noise(method, objective, sources)
     training = _training(recipe, method, objective, model, structure.hidden_size, data, hardware, sources)
+    # After the training part, from which the number of steps comes.
     method = with_schedule(method, asked_method, training.num_steps, sources)
     plan = Plan(
         recipe=recipe,
@@ -300,6 +307,7 @@ def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware:
     usual = defaults.MICRO_BATCH_TOKENS_CPU if on_cpu else defaults.MICRO_BATCH_TOKENS_GPU
     why = f"fastest per token for the memory on {hardware.device} (docs/benchmarks.md)"
     if train.max_tokens > usual:
+        # A micro-batch holds whole rows, so it must have room for the longest.
         usual, why = train.max_tokens, f"the longest row has {train.max_tokens:,} tokens"
     if train.packed is not None and train.packed.block_tokens > usual:
         usual, why = train.packed.block_tokens, f"a block has up to {train.packed.block_tokens:,} tokens"
@@ -360,6 +368,7 @@ def _evaluation(
     few_shot = pick("evaluation.few_shot", r.few_shot, defaults.FEW_SHOT)
     samples = pick("evaluation.max_samples", r.max_samples, defaults.MAX_SAMPLES)
     plain = data.train.shape == "text"
+    # The usual metrics depend on the rows: plain text has no answers to compare, pairs have two.
     usual: tuple[tuple[MetricName, ...], str]
     usual = defaults.METRICS if has_text_answers and not plain else defaults.LIKELIHOOD_METRICS
     if are_pairs:

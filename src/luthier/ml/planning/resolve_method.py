@@ -47,6 +47,7 @@ def resolve_method(
     why = "in the recipe" if recipe else "trains a small share of the weights at nearly full quality"
     sources.note("method.name", "asked" if recipe else "default", why)
     rules = rules_of(asked.name)
+    # First: a setting of another method would otherwise be ignored in silence.
     _refuse_unused(asked, rules)
     pick = _Picker(asked, rules, sources)
     place = _placement(pick, structure, why_no_experts)
@@ -58,6 +59,7 @@ def resolve_method(
         ranks["expert_rank"] = _expert_rank(ranks["rank"], layers, structure)
     _note_reach(place, ranks, structure, sources, why_no_experts)
     plain: dict[str, Any] = {name: pick.value(name) for name in (*_PLAIN, *_IMPORTANCE) if name in rules.settings}
+    # Which kind works depends on the device, so this one is not in `_PLAIN`.
     if "quantisation" in rules.settings:
         kind, source, why = choose_quantisation(asked.quantisation, device)
         sources.note("method.quantisation", source, f"{why}; {packed_share(structure)}")
@@ -66,6 +68,7 @@ def resolve_method(
         name=asked.name,
         targets=targets,
         expert_targets=place.expert_targets,
+        # Counted below, when all that it depends on is known.
         num_trainable_parameters=0,
         options=asked.options or {},
         **ranks,
@@ -86,6 +89,7 @@ def with_schedule(method: MethodPlan, recipe: MethodRecipe | None, num_steps: in
     pick = _Picker(recipe or MethodRecipe(name=method.name), rules, sources)
     warmup = pick.value("warmup_steps", num_steps // 10)
     final = pick.asked("final_steps", 2 * num_steps // 5)
+    # About fifty times within the middle phase, whatever its length.
     every = pick.value("reallocate_every_steps", max(1, (num_steps - warmup - final) // 50))
     last = num_steps - final
     if warmup >= last:
@@ -170,6 +174,7 @@ def _ranks(pick: _Picker, targeted_layers: Sequence[LinearLayer]) -> dict[str, A
     if "target_rank" in settings:
         found["target_rank"] = target = pick.value("target_rank")
         refuse_rank(layers, target, "target_rank")
+        # One initial rank for all, so the smallest matrix limits it.
         most = min(layer.full_rank for layer in layers)
         # AdaLoRA starts above its target rank and takes ranks away, but no matrix has more than its smaller side.
         found["rank"] = pick.value("initial_rank", min(most, _usual_initial_rank(target)), noted_as="rank")
@@ -182,6 +187,7 @@ def _ranks(pick: _Picker, targeted_layers: Sequence[LinearLayer]) -> dict[str, A
             )
     elif "rank" in settings:
         found["rank"] = pick.value("rank")
+        # A method on experts alone has no other matrices to check the rank against.
         if layers:
             refuse_rank(layers, found["rank"], "rank")
     if "alpha" in settings:
@@ -201,6 +207,7 @@ def _placement(pick: _Picker, structure: Structure, why_no_experts: str) -> Plac
     """
     if "targets" not in pick.rules.settings:
         return Placement(())
+    # (IA)3 scales keys, values and feed-forward outputs, which are named differently in each architecture.
     usual = _ia3_targets(structure) if pick.rules.settings["targets"][0] is None else None
     asked = pick.value("targets", usual)
     layers = pick.recipe.layers

@@ -63,11 +63,14 @@ def resolve_objective(
     asked = recipe or ObjectiveRecipe(name="sft")
     rules = rules_of(asked.name)
     sources.note("objective.name", "asked" if recipe else "default", rules.title)
+    # None is what a recipe has where it says nothing; `off` and 0 are values.
     given = {k: v for k, v in asked.model_dump(exclude={"name", "options"}).items() if v is not None}
     if rules.needs_teacher:
+        # The teacher is no setting with a default, so it is not checked against the rules' settings.
         named = given.pop("teacher", None)
         sources.note("objective.teacher", "asked", _teacher_in_words(asked.name, named, teacher))
     if unknown := sorted(set(given) - set(rules.settings)):
+        # Plans keep the names of the first version; people read the new ones.
         settings = [new_key(f"objective.{name}").removeprefix("objective.") for name in rules.settings]
         raise RecipeError(
             f"objective {asked.name} with {', '.join(new_key(f'objective.{name}') for name in unknown)}",
@@ -86,9 +89,11 @@ def resolve_objective(
     }
     if asked.name == "sft":
         _check_weighting(values["loss_weighting"], values["label_smoothing"])
+    # Whether the model has routers is not known here: `router_loss` resolves it later, with the structure.
     if "router_aux_loss" in values:
         del values["router_aux_loss"]
         sources.found.pop("objective.router_aux_loss", None)
+    # Only one divergence has a mixture, so its share is dropped for the others.
     if "teacher_share" in values:
         values["teacher_share"] = _teacher_share(values["divergence"], values["teacher_share"], sources)
     return ObjectivePlan(name=asked.name, options=asked.options or {}, teacher=teacher, **values)
@@ -125,6 +130,7 @@ def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) ->
             expected="an adapter, which can be set back to its start; of a whole model a second one would be needed",
             do=f"choose another method, or set {setting}: 0",
         )
+    # The recipe itself, not `method`: None must stay None, so that the source is still "default".
     if rules.takes_dropout or "dropout" not in method_rules(method.name).settings:
         return recipe
     if method.dropout:
@@ -143,6 +149,7 @@ def _teacher_in_words(objective: str, named: str | None, teacher: TeacherPlan | 
             expected="objective.teacher: a base model, a folder, or a run that has succeeded",
             do="add it, for example: objective: {name: distillation, teacher: qwen2.5-1.5b-instruct}",
         )
+    # One hidden state is kept for each learned token, in the precision of the teacher.
     learned_mb = teacher.hidden_size * (2 if teacher.precision == "bfloat16" else 4) / 1e6 * 1000
     return (
         f"{named}: {teacher.num_parameters:,} parameters in {teacher.precision}, asked once before training; "

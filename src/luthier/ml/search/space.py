@@ -37,7 +37,9 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
         Parameter(
             name="training.learning_rate",
             kind="float",
+            # Three digits: the space is shown to people and kept in a file.
             low=float(f"{rate / 10:.3g}"),
+            # Above 0.5 every run diverges.
             high=float(f"{min(rate * 10, 0.5):.3g}"),
             log=True,
             why=f"a tenth to ten times the plan's {rate:g}: what matters most, by factors",
@@ -59,6 +61,7 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
         Parameter(name="training.warmup_fraction", kind="choice", choices=(0.0, 0.03, 0.1), why="how it begins"),
         Parameter(name="training.weight_decay", kind="choice", choices=(0.0, 0.01, 0.1), why="against overfitting"),
     ]
+    # Those that take dropout; but rank and schedule of the last three are left as they are.
     if method.name in (*LOW_RANK, "pissa", "olora", "adalora"):
         found.append(
             Parameter(name="method.dropout", kind="choice", choices=(0.0, 0.05, 0.1, 0.2), why="against overfitting")
@@ -71,6 +74,7 @@ def _of_method(plan: Plan, most_rank: int) -> list[Parameter]:
     if method.name not in LOW_RANK:
         return []
     found = []
+    # LoRA+ and QLoRA were chosen for a reason (speed, memory), which another method would undo.
     if method.name in _TRIED_METHODS:
         found.append(
             Parameter(name="method.name", kind="choice", choices=_TRIED_METHODS, why="how an update is written")
@@ -80,6 +84,7 @@ def _of_method(plan: Plan, most_rank: int) -> list[Parameter]:
         Parameter(
             name="method.rank",
             kind="choice",
+            # A tiny model may have no matrix with room for rank 4.
             choices=tuple(rank for rank in (4, 8, 16, 32, 64) if rank <= most_rank) or (most_rank,),
             why="room for what is learned: small for style, large for knowledge",
         ),
@@ -103,6 +108,8 @@ def _around(value: float) -> tuple[Plain, ...]:
     """Half of a value, itself, and twice it."""
     whole = float(value).is_integer()
     made = [value / 2, value, value * 2]
+    # Whole numbers stay whole; half of an odd one, such as 1.5 epochs, may be a fraction. `dict.fromkeys` drops
+    # repeats.
     return tuple(dict.fromkeys(max(1, int(one)) if whole and float(one).is_integer() else one for one in made))
 
 
@@ -125,6 +132,7 @@ def narrowed(space: Space, document: Any, *, place: str) -> Space:
     asked = _document(document, place)
     given: dict[str, Parameter] = {}
     for typed, value in asked["parameters"].items():
+        # A key that is no text is refused by `_parameter`, which says so.
         name = stored_key(typed_key(typed)) if isinstance(typed, str) else typed
         if name in given:
             raise RequestError(
@@ -143,6 +151,7 @@ def narrowed(space: Space, document: Any, *, place: str) -> Space:
             expected=f"names among {', '.join(shown)}",
             do="correct the names",
         )
+    # `only` drops the whole default space, `without` single parameters of it.
     kept = {} if asked["only"] else {name: p for name, p in known.items() if name not in without}
     merged = {**kept, **{n: p.model_copy(update={"when": _when(known, n, kept, given)}) for n, p in given.items()}}
     # Conditional parameters last: whether they play a part depends on values drawn before. The sort is stable.

@@ -218,7 +218,7 @@ class MemberStore(AuditedStore):
             return num_ended
 
     def extend(self, digest: str, seconds: float) -> None:
-        """Let a session last for so many seconds from now on."""
+        """Let a session last for `seconds` from now on."""
         with self._write() as connection:
             now = self._database.clock(connection)
             values = {"seen_at": now, "expires_at": now + seconds}
@@ -230,7 +230,7 @@ class MemberStore(AuditedStore):
             connection.execute(delete(web_sessions).where(web_sessions.c.digest == digest))
 
     def add_link(self, digest: str, seconds: float) -> None:
-        """Keep a link that signs in once, for so many seconds."""
+        """Store a link that signs in once, within `seconds`."""
         with self._write() as connection:
             now = self._database.clock(connection)
             # Links that nobody used go with the next one that is made.
@@ -238,7 +238,7 @@ class MemberStore(AuditedStore):
             connection.execute(insert(sign_in_links).values(digest=digest, expires_at=now + seconds))
 
     def use_link(self, digest: str, seconds: float) -> bool:
-        """Whether this link, made for so many seconds, was still good; it is not from now on.
+        """Use up a link that was made for `seconds`; whether it was still valid.
 
         One that would be good for longer than it was made for is not: the clock was set back since.
         """

@@ -80,7 +80,7 @@ def session_of(context: Context, secret: str) -> Session | None:
 
 
 def sessions_of(context: Context, caller: Caller) -> Sequence[OpenSession]:
-    """All sessions of whom a session stands for, newest first."""
+    """All sessions of the caller, newest first."""
     return context.members.sessions(caller.project_id, member_id=caller.member_id, key_id=caller.key_id)
 
 
@@ -98,7 +98,7 @@ def sign_out(context: Context, secret: str) -> None:
 
 
 def caller_for(member: Member) -> Caller:
-    """A member as the one who asks."""
+    """A member as a caller."""
     return Caller(
         project_id=member.project_id, scopes=SCOPES_OF[member.role], name=member.name, member_id=member.member_id
     )

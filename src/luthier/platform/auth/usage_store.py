@@ -45,7 +45,7 @@ def day_of(seconds: float) -> str:
 
 
 def add_use(connection: Connection, day: str, use: Use) -> None:
-    """Count one answer within a transaction that writes: those stand in a queue, so a sum that was read still holds."""
+    """Count one answer within a transaction that writes: these are serialised, so a sum that was read still holds."""
     key = {
         "project_id": use.project_id,
         "key_id": use.key_id,

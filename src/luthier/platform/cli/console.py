@@ -54,7 +54,7 @@ def _picture(character: str) -> str:
     code = ord(character)
     if character in "\n\t":
         return character
-    # Unicode's control pictures stand at the same offsets as the controls: an escape sequence becomes text.
+    # Unicode's control pictures have the same offsets as the controls: an escape sequence becomes text.
     if code < 0x20:
         return chr(0x2400 + code)
     return "\u2421" if code == 0x7F else "\ufffd" if 0x80 <= code < 0xA0 else character

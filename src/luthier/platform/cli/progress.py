@@ -56,7 +56,7 @@ class BarProgress:
     def open(self, title: str, total: float | None, unit: str, done: float) -> TaskID:
         """Show one more bar."""
         if self._num_open == 0:
-            for task in self._bars.tasks:  # what the last display showed stands above already
+            for task in self._bars.tasks:  # what the last display showed is above already
                 self._bars.remove_task(task.id)
             self._bars.start()
         self._num_open += 1
@@ -127,13 +127,13 @@ def _rate(task: Task) -> float | None:
 
 
 class LineProgress:
-    """Lines: the first, one every few seconds, and the last. A task within another is told only if it is long."""
+    """Lines: the first, one every few seconds, and the last. A task within another is reported only if it is long."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self.console, self.clock, self.num_open = console, clock, 0
 
     def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
-        """A task told in lines."""
+        """A task that is reported in lines."""
         return _Lines(self, title, total, unit, done)
 
 
@@ -163,7 +163,7 @@ class _Lines:
     def advance(self, amount: float = 1) -> None:
         self._done += amount
         now = self._display.clock()
-        # A task within another is told only once it has taken that long.
+        # A task within another is reported only once it has taken that long.
         if now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last, self._is_told = now, True
             rate = self._rate()

@@ -40,7 +40,7 @@ class Watch(Protocol):
 class Backend(Protocol):
     """One kind of database. Its engine begins a transaction that reads, or, where `IS_WRITE` asks for it, writes.
 
-    A transaction that reads sees one state of the database throughout. Those that write stand in a queue: what one of
+    A transaction that reads sees one state of the database throughout. Those that write are serialised: what one of
     them has read nobody else changes before it has ended.
     """
 

@@ -1,6 +1,6 @@
 """The database behind everything that Luthier remembers: short transactions, honest failures.
 
-SQLite in one file by default, PostgreSQL by URL; what differs between the two stands in `sqlite.py` and
+SQLite in one file by default, PostgreSQL by URL; what differs between the two is in `sqlite.py` and
 `postgresql.py`.
 """
 
@@ -112,7 +112,7 @@ class Database:
         return float(connection.execute(select(self.now)).scalar_one())
 
     def schema_version(self) -> str | None:
-        """The migration that the tables stand at, asked of the database now; the code's is `SCHEMA_VERSION`."""
+        """The revision of the tables, read from the database now; the code's is `SCHEMA_VERSION`."""
         with self.read() as connection:
             return version_of(connection)
 

@@ -1,7 +1,7 @@
-"""PostgreSQL's own ways, which stand here and nowhere else.
+"""What is specific to PostgreSQL.
 
 reads       REPEATABLE READ, READ ONLY: one state throughout a block
-writes      READ COMMITTED behind one advisory lock of the transaction, so that writers stand in a queue as they do
+writes      READ COMMITTED behind one advisory lock of the transaction, so that writers are serialised as they are
             on SQLite, and what one of them has read nobody changes before it has ended. The lock goes when the
             transaction ends, however it ends.
 time-outs   a process that is stopped in the middle of a transaction loses it after half a minute: the queue goes on

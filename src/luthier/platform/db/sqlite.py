@@ -1,9 +1,9 @@
-"""SQLite's own ways, which stand here and nowhere else.
+"""What is specific to SQLite.
 
 WAL             readers never wait for the writer, and a killed process leaves nothing half-written
 BEGIN IMMEDIATE a writer takes its turn when it begins; a transaction that reads first and writes later would fail
                 at once where another wrote in between, whatever the timeout. Python's driver begins transactions
-                only before some statements, so it is told to begin none, and the engine begins them itself.
+                only before some statements, so its own are turned off, and the engine begins them itself.
 synchronous     NORMAL: after a power cut the last moments may be missing, but the file is whole
 """
 

@@ -138,7 +138,7 @@ def read_file(context: Context, file: StoredFile) -> Iterator[bytes]:
     """
     blocks = _proved_blocks(context.files.open(file), file)
     # Pulled here: an error before the first block can still become a status, later the answer has begun.
-    first = next(blocks, None)  # a small file is proved before anything of it is told
+    first = next(blocks, None)  # a small file is proved before any of it is sent
     return blocks if first is None else itertools.chain((first,), blocks)
 
 

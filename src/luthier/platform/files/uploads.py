@@ -26,7 +26,7 @@ def create_upload(
     num_bytes: int,
     file_expires_after_seconds: int | None = None,
 ) -> Upload:
-    """Begin an upload of a file of so many bytes, which has an hour to become complete."""
+    """Begin an upload of a file of `num_bytes`, which must be complete within an hour."""
     return context.uploads.create(
         project_id,
         filename=safe_filename(filename),

@@ -114,7 +114,7 @@ class Context:
     usage: UsageStore
     """What was asked of models of this home."""
     webhooks: WebhookStore
-    """Where projects want to be told that jobs have ended."""
+    """Where projects get messages about jobs that have ended."""
     checkpoint_permissions: CheckpointPermissionStore
     """Which projects may ask models of others."""
     access: AccessStore

@@ -43,7 +43,7 @@ def hardware_of(context: Context) -> Hardware:
 
 
 def hardware_in(rates_folder: Path) -> Hardware:
-    """The same for a process that has nothing of the home but where it keeps rates."""
+    """The same for a process that knows only the folder of the rates."""
     from luthier.ml.planning.hardware import with_rates
 
     found = _benchmark_in(rates_folder)

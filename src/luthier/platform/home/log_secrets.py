@@ -1,4 +1,4 @@
-"""Secrets never stand in logs: a filter that masks what has the form of one.
+"""Keep secrets out of logs: a filter that masks what has the form of one.
 
 Attach it to handlers, not to loggers: a logger's filter is not asked about what the loggers below it say.
 """
@@ -32,7 +32,7 @@ _RULES: Final = (
     (re.compile(r"([A-Za-z][A-Za-z0-9+.\-]{0,30}://[^\s/@:'\"]{0,200}:)[^\s'\"]{1,500}@"), rf"\1{_MASK}@"),
     (re.compile(_NAMED), rf"\1{_MASK}"),
 )
-# One of these stands in every text that a rule has anything to do with. Most lines hold none, and each rule is dear.
+# Every text that a rule can match holds one of these. Most lines hold none, and each rule is expensive.
 _SIGNS: Final = (
     "sk-", "whsec_", "authorization", "bearer", "://", "passw", "secret",
     "apikey", "api_key", "api-key", "accesskey", "access_key", "access-key",

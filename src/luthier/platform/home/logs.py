@@ -79,7 +79,7 @@ def set_up_logging(log_format: LogFormat, process: str) -> None:
     for old in [one for one in root.handlers if isinstance(one, _Handler)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    # Libraries below warnings are noise; ours is told in full.
+    # Below warnings libraries are noise; our own lines are written from INFO on.
     root.setLevel(logging.WARNING)
     logging.getLogger("luthier").setLevel(logging.INFO)
 

@@ -1,7 +1,7 @@
 """Whether this process can still answer: its event loop, the threads that answer requests, and those that hash.
 
 Most routes need one of the event loop's threads for requests (40 by anyio's default). A process whose threads all wait
-for ever still accepts connections, and answers what needs none. So a thread is asked for, for nothing: how long that
+for ever still accepts connections, and answers what needs none. So a thread is requested to do nothing: how long that
 takes tells a process that is busy from one that is gone.
 """
 

@@ -79,7 +79,7 @@ def redact_paths(document: Any, places: Mapping[str, str]) -> Any:
 def shown_reference(value: str, places: Mapping[str, str] | None = None) -> str:
     """A file, folder or model as it is shown: by what `places` has for it, else by the last part of its path.
 
-    What stands around the path stays, as in `/models/base + 4 examples` or `6@/models/base`.
+    Text around the path stays, as in `/models/base + 4 examples` or `6@/models/base`.
     """
     known = places or {}
     if value in known:
@@ -192,7 +192,7 @@ def _references_in(document: Any, places: Mapping[str, str], field: str = "") ->
 
 
 def _parts(value: str) -> tuple[str, str, str]:
-    """What stands before an absolute path, the path, and what stands behind it; no path in anything else."""
+    """The text before an absolute path, the path, and the text behind it; no path in anything else."""
     match = _REFERENCE.fullmatch(value)
     return (match["before"] or "", match["path"], match["after"] or "") if match else (value, "", "")
 

@@ -19,7 +19,7 @@ HEAD_SECONDS: Final = 30.0
 """Within which a head must have come in, from the opening of the connection or its first byte on."""
 BODY_SECONDS: Final = 30.0
 BODY_BYTES: Final = 1024
-"""In every `BODY_SECONDS` so many bytes of a body must come in, where they are waited for."""
+"""At least this many bytes of a body must come in within every `BODY_SECONDS`, while the server waits for them."""
 _TOO_LARGE: Final = f"The head of the request is too large; expected: {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} headers"
 _TOO_SLOW: Final = "The request came in too slowly; what to do: send it again"
 

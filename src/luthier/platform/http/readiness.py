@@ -31,7 +31,7 @@ class Check(FrozenModel):
 
 
 class Readiness:
-    """Looks whether a home can be worked in, at most every few seconds, however often it is asked."""
+    """Looks whether a home can be worked in, at most every few seconds, however often it is called."""
 
     def __init__(self, context: Context) -> None:
         self._context, self._lock = context, threading.Lock()

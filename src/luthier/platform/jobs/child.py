@@ -38,7 +38,7 @@ _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 
 
 def main(home: Path, folder: Path) -> None:
-    """Do the job that stands in the folder."""
+    """Do the job that `job.json` in the folder describes."""
     from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
     from luthier.core.system.kernel_cache import keep_few_kernels
     from luthier.core.system.threads import wait_briefly
@@ -85,7 +85,7 @@ def _kind(job: Job) -> str:
 
 
 def _is_for_want_of_room(error: BaseException, home: Path) -> bool:
-    """Whether the disk was full: libraries wrap that in errors of their own, so the disk itself is asked, too."""
+    """Whether the disk was full: libraries wrap that in errors of their own, so the free space is looked at too."""
     cause: BaseException | None = error
     while cause is not None:
         if is_disk_full(cause):

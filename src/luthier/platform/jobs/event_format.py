@@ -1,4 +1,4 @@
-"""What is told of a job at its turns, by its kind: the words of training are those of OpenAI's API."""
+"""The messages of a job's events, by its kind: those of training are the ones of OpenAI's API."""
 
 from __future__ import annotations
 

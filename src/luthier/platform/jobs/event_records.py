@@ -1,4 +1,4 @@
-"""What is told of a job: its turns, the figures of each step, the models that it has made."""
+"""Events of a job: changes of its status, the figures of each step, the models that it has made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a job, in order: append-only, each thing once."""
+"""The events of jobs, in order: append-only, each code once."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class JobEventStore:
                     return False
                 now = self._database.clock(connection)
                 insert_event(connection, now, job_id, message, code=code, level=level, data=data)
-        except IntegrityError:  # another process has told it in this very moment
+        except IntegrityError:  # another process has stored it at the same moment
             return False
         return True
 
@@ -102,7 +102,7 @@ class JobEventStore:
         return [_event(row) for row in shown], len(rows) > len(shown)
 
     def notes(self, job_id: str, *, limit: int) -> list[JobEvent]:
-        """What is told of a job apart from its steps, newest first, at most `limit`."""
+        """The events of a job apart from its steps, newest first, at most `limit`."""
         code = job_events.c.code  # codes of steps are `step-N`; the dot comes right behind the dash
         query = select(*_SHOWN).where(job_events.c.job_id == job_id, or_(code < "step-", code >= "step."))
         with self._database.read() as connection:
@@ -111,7 +111,7 @@ class JobEventStore:
 
 
 def has_event(connection: Connection, job_id: str, code: str) -> bool:
-    """Whether a thing of that code was told of the job."""
+    """Whether the job has an event of that code."""
     known = select(job_events.c.number).where(job_events.c.job_id == job_id, job_events.c.code == code)
     return connection.execute(known).first() is not None
 

@@ -124,7 +124,7 @@ def job_of(row: RowMapping) -> Job:
 def no_such_job(connection: Connection, job_id: str, project_id: str | None = None) -> NotFoundError:
     """The error for an id that is no job's; it names the nearest ones, within the project where one is named.
 
-    There only among its newest jobs: a server is asked this while others wait.
+    Within a project only its newest jobs are compared, since a server does this while others wait.
     """
     query = select(jobs.c.job_id).order_by(jobs.c.number.desc())
     if project_id is not None:

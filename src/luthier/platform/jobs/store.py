@@ -264,7 +264,7 @@ class JobStore:
             return job_by_id(connection, job_id)
 
     def ask(self, job_id: str, wish: Wish) -> Job:
-        """Pause or cancel a job: at once where no worker holds it, else with the next heartbeat of its worker.
+        """Pause or cancel a job: at once where no worker holds it, else as soon as its worker looks at it.
 
         Raises:
             ConflictError: It has ended, is being cancelled already, or is paused and should pause.
@@ -283,7 +283,7 @@ class JobStore:
             if status == "running":
                 message = "Pausing: a checkpoint is written first" if wish == "pause" else "Cancelling"
                 insert_event(connection, now, job_id, message)
-                # The worker reads it with its next heartbeat; nothing else can reach a process on another machine.
+                # The worker reads it with its next look at the job; nothing else reaches a process on another machine.
                 connection.execute(update(jobs).where(is_row(row)).values(wish=wish, updated_at=now))
             else:
                 self._close(connection, row, now, "paused" if wish == "pause" else "cancelled", None)
@@ -321,8 +321,9 @@ class JobStore:
         running, queued = jobs.c.status == "running", jobs.c.status == "queued"
         is_ours, may_have_run_out = jobs.c.lane.in_(lanes), self._leases.may_have_run_out()
         # An end beyond `now` plus a lease cannot come from this clock: it was set back after the lease was written.
+        # Of every lane: the workers of all lanes share this watch, which forgets the leases that it does not see.
         too_late = select(jobs.c.number, jobs.c.attempt, jobs.c.lease_until).where(
-            running, is_ours, jobs.c.lease_until > now + self.lease_seconds + SLACK_SECONDS
+            running, jobs.c.lease_until > now + self.lease_seconds + SLACK_SECONDS
         )
         lost = self._leases.unrenewed(
             [(row.number, row.attempt, row.lease_until) for row in connection.execute(too_late)], self.lease_seconds

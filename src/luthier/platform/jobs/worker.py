@@ -1,4 +1,4 @@
-"""A worker: takes one job after another and looks after the process that does it, until it is told to stop."""
+"""A worker: takes one job after another and supervises the process that does it, until a stop is requested."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def _message(settings: Settings, mail: Mail, host: str) -> EmailMessage:
     message["To"] = ", ".join(mail.to)
     message["Subject"] = mail.subject[:200]
     message["Date"] = formatdate(mail.created_at)
-    message["Message-ID"] = f"<{mail.mail_id}@luthier>"  # the same at each attempt, so that a copy can be told
+    message["Message-ID"] = f"<{mail.mail_id}@luthier>"  # the same at each attempt, so that a copy is recognised
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no machine is to answer
     message.set_content(mail.text)
     return message

@@ -1,8 +1,8 @@
 """A POST to an address that a stranger has chosen: it reaches nothing that is none of the stranger's business.
 
 The name is looked up here, every address that it leads to is looked at, and the connection goes to one of these: a
-name that leads elsewhere a moment later gains nothing (DNS rebinding). No redirect is followed, no proxy is asked,
-nothing of the answer but its status is read, and all of it ends within a bounded time.
+name that leads elsewhere a moment later gains nothing (DNS rebinding). No redirect is followed, no proxy is used,
+only the status of the answer is read, and all of it ends within a bounded time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Webhooks: where a project wants to be told that jobs have ended or models have changed, and what is still untold."""
+"""Webhooks: where a project gets messages about ended jobs and changed models, and those not delivered yet."""
 
 from __future__ import annotations
 

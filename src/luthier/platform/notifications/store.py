@@ -1,6 +1,6 @@
 """Webhooks, and the messages to them.
 
-A job that has ended is announced in the transaction that writes down who is to be told: after a crash at any moment
+A job that has ended is announced in the transaction that inserts the messages about it: after a crash at any moment
 either nothing has happened or all of it has (the outbox of Richardson, Microservices Patterns, 2018, section 3.3).
 Messages are taken by a lease, so that two servers do not send one at once; one that was sent by a server that died
 before it could say so is sent again, with the same id.
@@ -53,7 +53,7 @@ class WebhookStore(Store):
         return self._get(_WEBHOOKS, webhook_id, project_id=project_id)
 
     def remove(self, webhook_id: str, project_id: str) -> Webhook:
-        """Forget a webhook, and what it was still to be told."""
+        """Remove a webhook with its undelivered messages."""
         with self._write() as connection:
             found = _WEBHOOKS.get(connection, webhook_id, project_id=project_id)
             _WEBHOOKS.remove(connection, webhook_id)
@@ -80,9 +80,9 @@ class WebhookStore(Store):
             return Delivery.model_validate(values)
 
     def announce(self) -> int:
-        """Write down who is to be told of jobs that have ended since; returns how many jobs that were.
+        """Insert the messages about jobs that have ended since; returns the number of these jobs.
 
-        A job that was resumed after its end ends a second time, and is told of a second time.
+        A job that was resumed after its end ends a second time, and is announced a second time.
         """
         with self._database.read() as connection:
             to_do = select(jobs.c.number).where(_IS_UNTOLD).limit(1)

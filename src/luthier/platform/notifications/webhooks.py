@@ -1,4 +1,4 @@
-"""Use cases: make, list and remove webhooks, look at what they were told, and how a message is signed.
+"""Use cases: make, list and remove webhooks, look at their messages, and how a message is signed.
 
 The form of messages is that of the Standard Webhooks specification (version 1.0.0, sections "Payload structure" and
 "Verifying webhook authenticity"), which OpenAI's client library checks, too.

@@ -87,7 +87,7 @@ class HealthProbe:
         try:
             self._socket = socket.socket(family, socket.SOCK_STREAM)
             self._socket.setblocking(False)
-            # Without blocking: it returns EINPROGRESS, and the socket becomes writable once the connection stands or
+            # Without blocking: it returns EINPROGRESS, and the socket becomes writable once the connection is made or
             # has failed.
             self._socket.connect_ex((self._check.host, self._check.port))
         except OSError as error:
@@ -134,7 +134,7 @@ class HealthProbe:
 
 
 def _read(said: bytes) -> tuple[int | None, str]:
-    """Status and body of an answer in words."""
+    """Status of an answer, and its status and body as text."""
     head, _, body = said.partition(b"\r\n\r\n")
     status: int | None = None
     with contextlib.suppress(ValueError, IndexError):

@@ -41,7 +41,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
         with partial.open("w", encoding="utf-8") as file:
             file.write(outcome.model_dump_json())
             file.flush()
-            # First the content, then the name: after a power cut the final name never stands for an empty file.
+            # First the content, then the name: after a power cut the final name never names an empty file.
             os.fsync(file.fileno())
         partial.rename(folder / OUTCOME_NAME)
     finally:

@@ -53,7 +53,7 @@ def status_of(error: LuthierError) -> int:
 
 
 def error_page(request: Request, status: int, error: LuthierError) -> Response:
-    """The page of an error; for HTMX only its message, to be put where the answer was to stand."""
+    """The page of an error; for HTMX only its message, to be put in the place of the answer."""
     template = "error_message.html" if is_fragment_request(request) else "error.html"
     answer = render(request, template, {"error": error, "error_status": status}, status=status)
     return with_retry_after(answer, error)

@@ -29,7 +29,7 @@ FIELD: Final = "form_token"
 _MARK: Final = f"{FIELD}=".encode()
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 _MAX_BODY_BYTES: Final = 4 << 20
-"""Longer bodies are passed on as they come, and not held against others."""
+"""Longer bodies are passed on as they come, and not compared with others."""
 _MAX_ANSWER_BYTES: Final = 64 << 10
 _MAX_KEPT: Final = 2000
 _KEEP_SECONDS: Final = 3600.0

@@ -1,4 +1,4 @@
-"""The way around: what stands in the navigation, and which entry a page belongs to."""
+"""The entries of the navigation, and which one a page belongs to."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from luthier.platform.auth.member_records import Session
 from luthier.platform.ui.render import render
 
 Id = Annotated[str, Path(max_length=64, pattern="^[A-Za-z0-9_-]+$")]
-"""Of a key, a member or a webhook, as it stands in an address."""
+"""The id of a key, a member or a webhook in an address."""
 
 
 @dataclass(frozen=True, slots=True)

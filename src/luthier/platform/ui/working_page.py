@@ -15,7 +15,7 @@ router = APIRouter(prefix="/working")
 
 @router.get("/{name}")
 def look(request: Request, _caller: Visitor, name: str) -> Response:
-    """How it stands; done work leads on."""
+    """The state of the work; done work leads on."""
     work = page_work(request).find(request, name)
     if work.led is not None:
         return redirect(request, work.led.address, work.led.notice)

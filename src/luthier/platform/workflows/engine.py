@@ -124,7 +124,7 @@ class Workflow:
     Attributes:
         kind: As it is stored.
         noun: With its article, such as "a showdown".
-        request: The type of what is asked, which is stored and never changes.
+        request: The type of the request, which is stored and never changes.
         stages: The stages of a request, in order.
         folder: The folder of the home that holds a folder for each of them.
         subject: What it is about, in a few words, from the stored request.
@@ -171,7 +171,7 @@ class Workflow:
             context: The home.
             caller: Whose project it belongs to.
             pipeline_id: Its id.
-            request: What is asked.
+            request: The request.
             came: What was begun of stages already, by their name.
         """
         stages = tuple(Stage(name=one.name, came=(came or {}).get(one.name, {})) for one in self.stages(request))
@@ -188,7 +188,7 @@ class WorkflowRun:
         caller: For whom it works.
         workflow: The declaration.
         pipeline: The record as it is now.
-        spec: What is asked.
+        spec: The request, as the workflow's own type.
         material: What stages share in memory, such as rows that were read; by a name.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from luthier.core.errors import RequestError
 from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.merging import merged_model
+from luthier.ml.inference.models.quantised import unpack
 
 IDS = torch.arange(30).reshape(2, 15)
 
@@ -49,6 +51,24 @@ def test_the_update_is_rounded_once(tiny_model: Path, adapter: Path) -> None:
     name = "model.layers.0.self_attn.q_proj.weight"
     error = {k: float((s[name].float() - exact[name]).square().mean()) for k, s in (("ours", ours), ("rough", rough))}
     assert error["ours"] < error["rough"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_packed_base_is_merged_as_training_read_it(
+    precision: Literal["float32", "bfloat16"], tiny_model: Path, adapter: Path
+) -> None:
+    # the tiny model is stored in float32: read in bfloat16 first, its matrices are packed differently
+    trained = load_model(tiny_model, dtype=precision, attention="sdpa", quantisation="int8")
+    unpack(trained)
+    merged = merged_model(tiny_model, adapter, dtype="float32", quantisation="int8", packed_from=precision)
+    expected = attach_adapter(trained.float(), adapter).merge_and_unload().state_dict()
+    found = merged.state_dict()
+    name = "model.layers.0.mlp.gate_proj.weight"  # the adapter leaves it alone
+    assert torch.equal(found[name], expected[name])
+    other = "bfloat16" if precision == "float32" else "float32"
+    apart = merged_model(tiny_model, adapter, dtype="float32", quantisation="int8", packed_from=other).state_dict()
+    assert not torch.equal(apart[name], expected[name])
 
 
 def test_a_trained_prompt_cannot_be_merged(tiny_model: Path, tmp_path: Path) -> None:

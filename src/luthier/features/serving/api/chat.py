@@ -132,6 +132,7 @@ class ChatBody(SamplingBody):
 @router.post("", responses=ANSWERS, response_class=Response)
 async def create_chat_completion(body: ChatBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """The next turn of a conversation; with `stream` as server-sent events."""
+    # None is told apart from a number, since only a limit of the client covers the thought.
     limit = _max_tokens(body)
     asked = TextRequest(
         conversation=_conversation(body),
@@ -166,6 +167,7 @@ def _schema(body: ChatBody) -> dict[str, Any] | None:
     schema = schema_of(body.response_format)
     if schema is not None:
         check_schema(schema, "response_format")
+    # Where a tool may but need not be called, its schema rules nothing that is written here.
     if schema is not None or body.tool_choice not in (None, "none", "auto"):
         for number, tool in enumerate(body.tools or ()):
             check_schema(tool.function.parameters, f"tools.{number}.function.parameters")
@@ -175,8 +177,10 @@ def _schema(body: ChatBody) -> dict[str, Any] | None:
 def _conversation(body: ChatBody) -> Conversation:
     messages = []
     for number, message in enumerate(body.messages):
+        # A list of parts is joined: the models here read text only.
         text = message.text()
         _check_calls(number, message)
+        # An assistant's turn may consist of calls alone.
         if text is None and message.role != "assistant":
             raise ApiError(
                 400,
@@ -208,6 +212,7 @@ def _check_calls(number: int, message: ChatMessage) -> None:
         wrong = (name, "thoughts in messages of the assistant only")
     elif message.tool_calls and message.role != "assistant":
         wrong = ("tool_calls", "calls of tools in messages of the assistant only")
+    # Missing where it must be, or there where it must not.
     elif (message.tool_call_id is None) == (message.role == "tool"):
         wrong = ("tool_call_id", "the id of the call with messages of the role tool, and with no others")
     if wrong is not None:

@@ -38,9 +38,11 @@ def judge_at_end(
     assert number is not None
     model = sources.pull(asked.contenders[number].model, context.home, context.progress)
     loaded = load_file(held_out, mapping=spec.map)
+    # Rows that the model cannot read whole would be judged cut.
     fit = rows_that_fit(context, model, loaded.examples, instruction=spec.goal)
     judged = choose_samples(fit, spec.most_judged)
     material = ComparisonRows(load_file(Path(asked.train_file), mapping=spec.map).examples, judged)
+    # Few-shot prompting is the rival of tuning, so it is judged even where zero-shot was recommended.
     there = {"zero-shot": True, "few-shot": asked.few_shot > 0, "tuned": run_id is not None}
     kinds = [kind for kind in SYSTEM_KINDS if there[kind]]
     systems = []
@@ -48,9 +50,11 @@ def judge_at_end(
         candidate = _candidate(context, result, number, kind, material, run_id)
         examples = rows_for(asked, kind, material)
         recorded = record(candidate, examples, asked.max_new_tokens, context.progress)
+        # Each model is asked on its own and then replayed, so that only one is in memory at a time.
         systems.append(replayed(candidate, recorded, examples, asked.max_new_tokens))
     results, comparisons = judge(systems, metrics=asked.metrics, seed=spec.seed, progress=context.progress)
     words = None
+    # Without a tuned model there is nothing to decide about.
     if run_id is not None:
         words = verdict(results, comparisons, primary=asked.primary, num_rows_in_file=loaded.num_rows)
     found = Evaluation(

@@ -64,7 +64,9 @@ def spec_of(context: Context, request: AutoRequest) -> AutomlSpec:
         ModelSourceError: A model could not be fetched.
     """
     _check(request)
+    # Models that are here already cost no download.
     models = request.models or _models_here(context)
+    # Before hours are looked at: forecasts need the structures of the models.
     pull_all(context, models)
     refuse_hopeless_hours(context, hours=request.hours, share=SHOWDOWN_SHARE, models=models, data=request.data)
     return AutomlSpec(
@@ -104,6 +106,7 @@ def refuse_hopeless_hours(context: Context, *, hours: float, share: float, model
         BudgetTooSmallError: with the hours that would be the least.
     """
     row_tokens = shortest_row_tokens(data)
+    # Choosing has a share of all hours, and keeps a part of that back.
     least = sum(_least_hours(context, name, row_tokens) for name in models) / (1 - KEPT_BACK) / share
     if hours >= least:
         return
@@ -118,10 +121,12 @@ def refuse_hopeless_hours(context: Context, *, hours: float, share: float, model
 
 def shortest_row_tokens(data: Path) -> float:
     """Tokens that a row has at the least, from the first bytes of a file; of other kinds of data, next to nothing."""
+    # Compressed and columnar files do not tell by their bytes how long a row is.
     if not data.is_file() or data.suffix.lower() not in (".jsonl", ".csv", ".tsv"):
         return _SHORTEST_ROW_TOKENS
     with data.open("rb") as file:
         head = file.read(_SAMPLE_BYTES)
+    # The last line may be cut, which makes rows look shorter: still a lower bound.
     lines = [line for line in io.BytesIO(head) if line.strip()]
     return max(_SHORTEST_ROW_TOKENS, len(head) / max(1, len(lines)) / _BYTES_A_TOKEN)
 

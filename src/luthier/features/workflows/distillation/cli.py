@@ -82,6 +82,7 @@ def distill(
 
 def _file_or_fraction(text: str) -> Path | float:
     try:
+        # A file whose name is a number can still be named as ./0.2.
         return float(text)
     except ValueError:
         return Path(text)
@@ -97,6 +98,7 @@ def _show(console: Console, found: Student) -> None:
     from luthier.platform.cli.console import facts, visible
 
     size = f"{found.student_parameters / 1e6:,.1f} million parameters"
+    # A teacher behind a server does not tell its size.
     if found.teacher_parameters:
         size += f", {found.student_parameters / found.teacher_parameters:.0%} of the teacher's"
     rows = [
@@ -113,6 +115,7 @@ def _show(console: Console, found: Student) -> None:
         rows.append(("report", found.report_path))
     facts(console, rows)
     if found.evaluation is not None:
+        # Without the verdict of the evaluation: that of the distillation follows, which weighs cost as well.
         show_evaluation(console, found.evaluation.model_copy(update={"verdict": None}))
     if found.verdict is not None:
         text = Text.assemble((visible(found.verdict.headline), "bold"))
@@ -120,6 +123,7 @@ def _show(console: Console, found: Student) -> None:
             text.append(f"\n{visible(line)}")
         for line in found.verdict.caveats:
             text.append(f"\nNote: {visible(line)}", style="yellow")
+        # Other encodings lack the round corners.
         shape = box.ROUNDED if console.encoding.lower().startswith("utf") else box.ASCII
         style, width = _STYLES[found.verdict.word], min(console.width, 100)
         console.print(

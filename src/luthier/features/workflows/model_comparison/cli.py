@@ -81,6 +81,7 @@ def compare_models(
     with open_context(home) as context:
         showdown_id = resume
         if showdown_id is None:
+            # `check_asked` has made sure of it; the type checker cannot know.
             assert models is not None
             assert data is not None
             assert held_out is not None
@@ -100,6 +101,7 @@ def compare_models(
                 seed=seed,
                 is_probed=probe,
             )
+            # Told before the work begins: after a kill, the id is all that is needed to go on.
             showdown_id = _begin(context, request)
         found = showdowns.go_on(context, showdown_id, tell=teller())
         page = page_of(context, showdown_id)
@@ -117,6 +119,7 @@ def check_asked(given: Mapping[str, object], resume: str | None, example: str) -
     """Either all that is needed to begin, or --resume alone. Raises RequestError."""
     from luthier.core.errors import RequestError
 
+    # Other models or rows would be another comparison under the same id.
     if resume is not None and (extra := [name for name, value in given.items() if value is not None]):
         raise RequestError(
             f"--resume with {', '.join(extra)}", expected="--resume alone: what was asked stays", do="leave them out"
@@ -164,6 +167,7 @@ def show_model_comparison(console: Console, found: ModelComparisonResult, page: 
     console.print(visible(answer.headline), soft_wrap=True)
     for line in answer.reasons:
         console.print(visible(f"  {line}"), soft_wrap=True)
+    # Beside another figure, since it can be compared across models whatever the answers look like.
     also = [] if primary == "bits_per_byte" else ["bits per byte"]
     table = make_table(
         ["system", "licence", metric_heading(primary), *also, "s/answer", "USD/1,000 answers"], num_text_columns=2
@@ -182,6 +186,7 @@ def show_model_comparison(console: Console, found: ModelComparisonResult, page: 
         for line in lines:
             console.print(visible(f"{title}: {line}"), soft_wrap=True)
     console.print(visible(f"report: {page}"), soft_wrap=True)
+    # Only this answer has a run that one could go on with.
     if answer.word == "tuned":
         run = next(one.run_id for one in found.tunings if one.contender == answer.contender)
         console.print(f"the short training is run {run}; look at it with: luthier runs show {run}", soft_wrap=True)

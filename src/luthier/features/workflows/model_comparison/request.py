@@ -88,6 +88,7 @@ def recipe_of(
 
 def check(request: ModelComparisonRequest) -> None:
     """Raise RequestError for a budget that is none, no models, or one that is named twice."""
+    # Infinity would pass a plain comparison, and leave nothing to divide.
     if not (math.isfinite(request.hours) and request.hours > 0):
         raise RequestError(
             f"--budget-hours {request.hours}",
@@ -128,6 +129,7 @@ def pull_all(context: Context, names: Sequence[str]) -> list[LocalModel]:
     found = [sources.pull(name, context.home, context.progress) for name in names]
     for place, model in enumerate(found):
         for other in found[:place]:
+            # The same weights under two names would win and lose against themselves.
             if other.sha256 == model.sha256:
                 raise RequestError(
                     f"{model.name} and {other.name} have the same weights",
@@ -160,6 +162,7 @@ def sized(
         ModelComparisonTooSmallError: The hours hold not even the least.
     """
     figures = _metrics(request, rows.held_out)
+    # All rows at first, to measure the paces on; the chosen ones replace them in `_spec`.
     write_chosen(request.data, rows.train, train_file)
     labels = _labels(models)
     num_shots = _num_shots(request.few_shot, rows.train, rows.held_out)
@@ -189,6 +192,7 @@ def _spec(
     """What is written down; the rows that are used are written, too. figures: all, and the one that decides."""
     judged_file = train_file.with_name("judged.jsonl")
     chosen = _write_rows(request, rows, sizes, train_file, judged_file)
+    # More examples than rows are several passes over them.
     epochs = max(1.0, sizes.num_examples / len(rows.train))
     recipes = [request.recipe(model.name, train_file, epochs) for model in models]
     # Prepared again with the chosen size: steps and tokens depend on it.
@@ -235,6 +239,7 @@ def _metrics(request: ModelComparisonRequest, held_out: Sequence[Example]) -> tu
     from luthier.ml.evaluation.metrics.registry import FAMILIES
     from luthier.ml.evaluation.verdict import primary_metric
 
+    # Plain text has no answer to compare with.
     usual = _METRICS if have_text_answers(held_out) else _LIKELIHOOD
     if request.metric is None:
         return usual, primary_metric(usual, [example.reference for example in held_out])

@@ -150,6 +150,7 @@ def _material(run: WorkflowRun) -> ComparisonRows:
 def _prompt(run: WorkflowRun, number: int) -> Outcome:
     """Ask a contender without and with examples."""
     _ask(run, number, "zero-shot")
+    # 0 examples would be the zero-shot question once more.
     if run.spec.few_shot:
         _ask(run, number, "few-shot")
     return TimedOutcome()
@@ -159,6 +160,7 @@ def _tune(run: WorkflowRun, number: int) -> Trained:
     """Train a contender for a short while, within its share of what is left."""
     contender = run.spec.contenders[number]
     begun = run.outcome(_tuning(contender.label), Trained)
+    # The id was stored before the training began, so that a kill finds its run again.
     reason = _train(run, begun.run_id, contender.model, _cap_hours(run, number))
     trained = begun.model_copy(update={"reason": reason})
     # processes that were killed count, too
@@ -181,6 +183,7 @@ def _compare(run: WorkflowRun) -> Compared:
 
     found = result_of(run.context, run.caller, run.id)
     if found is None:
+        # A kill between saving and the page leaves a result that is whole; only a missing one is judged.
         found = _judge(run)
         chosen = found.recommendation.contender
         subject = "none" if chosen is None else run.spec.contenders[chosen].label
@@ -219,6 +222,7 @@ def _cap_hours(run: WorkflowRun, number: int) -> float:
     """What this training may take: of what is left for trainings its share, by what each was expected to take."""
     spec = run.spec
     later = spec.contenders[number:]
+    # A tuned model is asked without examples; twice loaded: to train, and to be asked.
     judging = sum(one.judging_seconds["zero-shot"] * spec.num_judged + 2 * one.loading_seconds for one in later)
     left = spec.hours - run.spent_hours - judging / 3600
     # What a faster training leaves over goes to the later ones, in proportion to their forecasts.
@@ -231,6 +235,7 @@ def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
     """Train, or resume; why it came to no end, empty where it did."""
     from luthier.features.training import service as training
 
+    # The cap is given anew when it goes on: how much is left was counted again.
     budget, context = BudgetRecipe(hours=hours), run.context
     try:
         try:
@@ -241,6 +246,7 @@ def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
         except NotFoundError:
             recipe = _recipe(run.spec, model, budget)
             record = training.train(context, recipe, base_dir=Path("/"), run_id=run_id).record
+    # One contender that cannot be trained is a finding, and the others go on.
     except (DivergedError, BudgetTooSmallError) as error:
         return error.came
     if record.status == "succeeded":
@@ -277,6 +283,7 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
     for number, kind, adapter_path, recorded in asked:
         candidate = candidate_of(run.context, spec, number, kind, _material(run), adapter_path)
         under_test.append(replayed(candidate, recorded, rows_for(spec, kind, _material(run)), spec.max_new_tokens))
+    # Nothing is generated here: the recorded answers are replayed, so that all are judged over the same rows at once.
     results, comparisons = judge(under_test, metrics=spec.metrics, seed=spec.seed, progress=run.context.progress)
     standings = tuple(
         _standing(spec, number, kind, result, recorded)
@@ -303,6 +310,7 @@ def _systems(run: WorkflowRun) -> list[tuple[int, SystemKind, str, Recorded]]:
     for kind in SYSTEM_KINDS:
         for number, contender in enumerate(run.spec.contenders):
             path, adapter_path = _answers(run, number, kind), ""
+            # Not asked few-shot, or its training came to no end.
             if not path.is_file():
                 continue
             if kind == "tuned":

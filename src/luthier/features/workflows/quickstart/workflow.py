@@ -141,6 +141,7 @@ def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> Quickstart
         max_characters=None if size.max_tokens >= FULL.max_tokens else size.max_characters,
     )
     parts = split_python_docs(docs.rows, validation=_VALIDATION, held_out=_HELD_OUT, seed=_SEED)
+    # One folder for all quickstarts: the same rows are written again, and only the newest goes on.
     folder = context.home / "quickstart"
     folder.mkdir(parents=True, exist_ok=True)
     counts = {split: write_rows(rows, folder / f"{split}.jsonl") for split, rows in parts.items()}
@@ -164,8 +165,10 @@ def size_for(context: Context, *, full: bool) -> ChosenSize:
     from luthier.ml.inference.models.structure import read_structure
     from luthier.platform.home.hardware_benchmark import hardware_of, load_of
 
+    # Fetched first: the forecast needs its shape, and the training needs it anyway.
     structure = read_structure(sources.pull(BASE_MODEL, context.home, context.progress).path)
     hardware = hardware_of(context)
+    # Other processes slow a CPU down; the load of a GPU is not measured.
     load = load_of(context) if hardware.device == "cpu" else None
     if not full:
         return choose_size(structure, hardware, load)
@@ -249,10 +252,12 @@ def _write_rows(run: WorkflowRun) -> QuickstartData:
 
 def _train(run: WorkflowRun) -> Trained:
     run.material["data"] = data = run.outcome("rows", QuickstartData)
+    # None where the caller shows nothing.
     if (show := run.material["show"]) is not None:
         from luthier.features.datasets.previews import preview
 
         show(data, preview(run.context, data.folder / "train.jsonl", BASE_MODEL, num_rows=1))
+    # The id was stored before the stage began, so that a kill finds the run again.
     run_id = run.outcome("train", Trained).run_id
     outcome = run.material["training"] = _trained(run, data, run_id)
     if outcome.record.status == "paused":

@@ -31,6 +31,7 @@ class Rows(Outcome):
 
     def lines(self) -> Sequence[str]:
         """How many rows there are of each kind."""
+        # A stage that has not run yet has all defaults, and they would read as a result.
         if not self.model_fields_set:
             return []
         left = "; ".join(f"{num:,} left out: {reason}" for reason, num in self.left_out.items())
@@ -88,6 +89,7 @@ class Versions(Outcome):
 
     def made(self) -> Sequence[tuple[Thing, str]]:
         """The datasets."""
+        # Without held-out rows there is one dataset alone.
         return [("dataset", one.dataset_id) for one in (self.train, self.held_out) if one is not None]
 
 

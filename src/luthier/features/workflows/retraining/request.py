@@ -84,6 +84,7 @@ def spec_of(context: Context, caller: Caller, request: RetrainRequest) -> Retrai
     deployment = context.deployments.get(caller.project_id, request.model)
     if request.canary is not None and not 0 < request.canary < 1:
         raise RequestError(f"a canary of {request.canary:g}", expected="a fraction such as 0.1", do="correct --canary")
+    # Two canaries at once would share the users, and neither could be judged.
     if request.canary is not None and deployment.revision.canary is not None:
         raise ConflictError(
             f"{deployment.revision.canary} is being tried as a canary of {request.model} already",
@@ -95,8 +96,10 @@ def spec_of(context: Context, caller: Caller, request: RetrainRequest) -> Retrai
     for file in (request.gate, request.suite):
         if file is not None and not file.is_file():
             raise NotFoundError(f"no file {file}", expected="a file that is there", do="correct the path")
+    # For its error alone: a panel that is missing is told before anything is read.
     for panel in request.panels:
         context.rating_panels.get(caller.project_id, panel)
+    # Last of the look-ups: it may have to follow a merged or exported model back to its run.
     run_id = deployed_run(context, caller, deployment.revision)
     if request.review:
         _refuse_waiting(context, caller, request)
@@ -106,10 +109,12 @@ def spec_of(context: Context, caller: Caller, request: RetrainRequest) -> Retrai
         panels=tuple(request.panels),
         start=request.start,
         canary=request.canary,
+        # Absolute: the stages may be gone on with from another folder.
         gate=None if request.gate is None else str(request.gate.absolute()),
         suite=None if request.suite is None else str(request.suite.absolute()),
         min_rows=request.min_rows,
         run_id=run_id,
+        # The two are the same at first; they are kept apart since the deployment may change meanwhile.
         judged_against=run_id,
         deployment_id=deployment.deployment_id,
         revision=deployment.revision.number,

@@ -97,6 +97,8 @@ def reviewed_rows(
     # By the time of the decision: `_keep_newest` takes the last of rows with one prompt.
     items = sorted(accepted(context, caller.project_id, model), key=lambda item: item.decided_at or 0.0)
     for item in items:
+        # Learning an answer that the model gave by itself teaches nothing new and hardens its faults, so it must be
+        # asked for.
         if item.source == "traffic" and item.correction is None and not from_traffic:
             found.left_out["sampled from traffic, and --from-traffic was not given"] += 1
         else:
@@ -106,6 +108,7 @@ def reviewed_rows(
         found.left_out.update(pairs.left_out)
         for pair in pairs.rows:
             prompt = pair["prompt"]
+            # A prompt of a panel is a text or a conversation.
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
             _add(found, _learning(messages, pair["chosen"]) | {"panel_id": panel}, "panel")
     _keep_newest(found)
@@ -116,6 +119,7 @@ def rows_of_run(recipe: Recipe) -> Splits:
     """The rows of a run by split, in chat shape. Raises ConflictError where they are no conversations to answer."""
     found = load_splits(recipe, Path())
     kinds = {part.source.shape for split, part in found.items() if split == "train"}
+    # Corrections are answers, which such rows have no place for.
     if kinds & {"text", "preference", "unpaired"}:
         raise ConflictError(
             f"the run was trained on {', '.join(sorted(kinds))} rows",
@@ -135,7 +139,9 @@ def fresh_rows(reviewed: Sequence[dict[str, Any]], old: Splits) -> tuple[list[di
     from luthier.ml.data.text.normalise import content_key
 
     seen = {content_key(example_of(row)) for row in old["train"]}
+    # By the whole content: a new answer to an old prompt is what a correction is.
     unseen = [row for row in reviewed if content_key(example_of(row)) not in seen]
+    # By the prompt alone: training on another answer to a held-out prompt would still give the question away.
     fresh = without_prompts(unseen, [*old.get("held_out", ()), *old.get("validation", ())])
     left_out = {
         "was learned by the last run already": len(reviewed) - len(unseen),
@@ -169,11 +175,13 @@ def split_reviewed(
     from luthier.features.datasets.file_splits import SplitOptions, split
     from luthier.ml.data.rows.write_rows import write_rows
 
+    # The split works on files, and its proof names them.
     write_rows(rows, folder / "reviewed.jsonl")
     options = SplitOptions(folder=folder / "split", validation=0.0, held_out=HELD_OUT_SHARE, force=True)
     try:
         split(context, folder / "reviewed.jsonl", options)
     except DataError as error:
+        # Too few rows to split: they are all learned, and the old held-out rows must do.
         return list(rows), [], error.came
     sides = [read_jsonl(folder / "split" / f"{name}.jsonl") for name in ("train", "held_out")]
     return sides[0], sides[1], ""
@@ -207,6 +215,7 @@ def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str
     # By identity: rows are dicts, which cannot be hashed, and `without_prompts` returns the same objects.
     names = {id(row) for row in unknown}
     new, new_held_out, why_none = split_reviewed(context, folder, unknown) if unknown else ([], [], "none is new")
+    # Rows with a prompt that was trained on can only be learned: judged by, they would flatter the last run.
     new = [*(row for row in fresh if id(row) not in names), *new]
     if why_none:
         left_out[f"none was held out: {why_none}"] = 0
@@ -218,6 +227,7 @@ def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str
             expected="rows that are no held-out ones",
             do="review more: luthier feedback list, and the page /review",
         )
+    # An old answer beside its correction would teach both.
     kept = without_prompts(old["train"], fresh)
     # Where old rows have a group, each new row gets one of its own: `group_by` needs the field in every row.
     if any("group" in row for row in old["train"]):

@@ -43,6 +43,7 @@ class MaskedValues:
         """Count what was done in a row, and keep the examples of it.
 
         Args:
+            line: of the row, for its examples.
             done: (action, kind) -> number of values.
         """
         for key, num in done.items():

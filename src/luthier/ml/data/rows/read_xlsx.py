@@ -40,6 +40,7 @@ class _Sheet:
     """Where the rows of a workbook are.
 
     Attributes:
+        title: of the sheet.
         header_row: the row that names the columns, from 1.
         num_sheets: of the book.
     """

@@ -185,6 +185,13 @@ def _write_round(
     """Pair `number` (from 0) of each passage of a batch, appended to `made`.
 
     Args:
+        batch: the passages.
+        made: the attempts of each passage so far.
+        number: which pair of a passage this is.
+        teacher: writes the pairs.
+        judge: checks them against the passage; None for none.
+        options: what to write, and what to keep.
+        progress: shows the replies.
         kept: normalised prompt -> its row.
     """
     asked = [

@@ -100,6 +100,9 @@ def _after(turn: Turn, conversation: Conversation, template: Template, *, begins
     """What the template writes after an answer, whatever the answer is; None where that cannot be told.
 
     Args:
+        turn: the answer.
+        conversation: its turns, with those that come after the answer.
+        template: renders both.
         begins: with the generation prompt at the end.
     """
     texts = []
@@ -159,7 +162,11 @@ def _difference(
     """How an answer that is seen from a later one differs from what inference shows there: as text, none if alike.
 
     Args:
+        turn: the answer.
+        answer: its text, with where it begins.
         shown: the prompt of the later answer, up to what the template writes between the two.
+        conversation: of both.
+        template: renders both.
     """
     at = _num_alike(answer.text[: answer.prompt], shown)
     # A difference inside a tag is moved to where the tag begins, so that "<think>" is shown whole.

@@ -44,8 +44,8 @@ class Preview:
         part: which one of how many sequences of its row, where the template needs one for each answer.
         joined: of a row whose answers were joined into one sequence, how earlier ones differ from what inference shows;
             None for others.
-        input_ids, loss_mask: the sequence as it is trained, one mark (0 or 1) a token: spans put tokens that share a
-            character together, these do not.
+        input_ids: the sequence as it is trained: spans put tokens that share a character together, this does not.
+        loss_mask: 1 for each token that is learned, 0 for others.
     """
 
     id: str

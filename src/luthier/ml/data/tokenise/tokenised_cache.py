@@ -76,7 +76,9 @@ class TokenisedCache:
         Args:
             examples: rows to tokenise.
             template: renders and encodes them.
-            max_length_tokens: as in `loss_mask.tokenise_all`, as are `overlong` and `learning`.
+            max_length_tokens: most tokens of a row.
+            overlong: what is done with longer rows.
+            learning: which tokens are learned.
             progress: shows the tokenising or the read from the cache.
 
         Raises:

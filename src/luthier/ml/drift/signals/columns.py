@@ -25,6 +25,7 @@ def columns_of(rows: Rows, checks: Checks) -> list[Column]:
 
 
 def _serving(rows: Rows) -> list[Column]:
+    # Faults of the server and of its clients are told apart: they have different remedies.
     status = rows.frame["status"].to_numpy()
     return [
         Column(
@@ -52,6 +53,7 @@ def _asked(rows: Rows, checks: Checks) -> list[Column]:
     tokens = _positive(rows.frame["num_prompt_tokens"].to_numpy())
     places = rows.of_prompts()
     texts = [rows.prompts[place] or "" for place in places]
+    # Topics are found in the first rows alone, so that later ones can differ from them.
     words, fitted = checks.words(texts), np.arange(min(FITTED_ON, len(texts)))
     topics = find_topics(words.of(fitted))
     topic = rows.spread(places, np.full(len(places), np.nan) if topics is None else topics.nearest(words)[0])
@@ -111,12 +113,14 @@ def _asked(rows: Rows, checks: Checks) -> list[Column]:
 
 def _answered(rows: Rows, checks: Checks) -> list[Column]:
     frame, places = rows.frame, rows.of_answers()
+    # A request that failed has no answer; its 0 tokens would look like a drift to short ones.
     is_good = frame["status"].to_numpy() < 400
     texts = [rows.answers[place] or "" for place in places]
     lacks = "" if len(places) else NO_TEXT
     tokens = np.where(is_good, frame["num_new_tokens"].to_numpy().astype(np.float64), np.nan)
     # np.where turns the booleans into 0.0 and 1.0 beside NaN.
     cut = np.where(is_good, (frame["finish_reason"] == "length").to_numpy(), np.nan)
+    # Each as (how many, how many invented): one that is invented is enough to count the answer.
     citations = [] if checks.citations is None else [checks.citations(text) for text in texts]
     invented = rows.spread(places, [float(bad > 0) for _, bad in citations] or np.full(len(places), np.nan))
     no_corpus = "no corpus is named: `luthier monitor MODEL --corpus PATH`"
@@ -173,6 +177,7 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
 
 
 def _positive(values: Floats) -> Floats:
+    # 0 is stored where nothing was counted.
     found: Floats = np.where(values > 0, values.astype(np.float64), np.nan)
     return found
 
@@ -180,6 +185,7 @@ def _positive(values: Floats) -> Floats:
 def _numbered(languages: Sequence[str | None]) -> Floats:
     """Languages as numbers: 0 for the commonest of the first 500 and so on; the last for one that was not there."""
     first = Counter(one for one in languages[:FITTED_ON] if one is not None)
+    # By name where two are as common, so that the numbers do not depend on the order of the rows.
     known = {name: place for place, (name, _) in enumerate(sorted(first.items(), key=lambda it: (-it[1], it[0])))}
     found = [np.nan if one is None else float(known.get(one, len(known))) for one in languages]
     return np.array(found, dtype=np.float64)
@@ -194,7 +200,9 @@ def _is_json(text: str) -> bool:
     """Whether an answer is a JSON object or list, also within a fence of Markdown."""
     bare = text.strip()
     if bare.startswith("```"):
+        # Without the first line, which holds the fence and the name of the language.
         bare = bare.partition("\n")[2].rpartition("```")[0].strip()
+    # A bare number or word is JSON too, but nobody means that; and parsing is saved.
     if not bare.startswith(("{", "[")):
         return False
     try:

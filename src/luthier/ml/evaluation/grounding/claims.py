@@ -24,8 +24,8 @@ class ClaimFinding:
     Attributes:
         sentence: the claim.
         is_supported: enough of its words and all of its numbers are in one passage.
-        fraction: of its content words, those that occur in the passage that holds most of them, `passage` (None where
-            no passage shares a word).
+        fraction: of its content words, those that occur in the passage that holds most of them.
+        passage: that passage; None where none shares a word.
         numbers: those of the sentence that the passage lacks; with one of them it is not supported.
     """
 

@@ -169,6 +169,7 @@ class EntailedClaims(_Share):
         """
         said = self._entailment.verdicts(observed.outputs)
         num_claims = sum(map(len, said))
+        # Without any verdict the share would be one of nothing, and shown as 0.
         if num_claims and all(one is None for several in said for one in several):
             raise WorkError(
                 f"the judge gave no usable verdict on any of {num_claims:,} claims",

@@ -1,4 +1,4 @@
-"""Labels that were given, held against the true ones: macro-F1 and the confusion matrix."""
+"""Labels that were given, compared with the true ones: macro-F1 and the confusion matrix."""
 
 from __future__ import annotations
 

@@ -78,6 +78,7 @@ def count_fields(pairs: Sequence[tuple[JsonValue | None, JsonValue | None]], fie
     Fields that only the answer has are not counted here: they show in whole answers right.
 
     Args:
+        pairs: the answer and the row's own; None for a text that is no JSON.
         fields: which; by default all of the row's own answer, which is one field where it is no object.
     """
     return np.array([_count(given, expected, fields) for given, expected in pairs], dtype=np.float64).reshape(-1, 2)

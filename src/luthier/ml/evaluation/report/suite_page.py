@@ -24,6 +24,8 @@ def write_suite_page(result: SuiteResult, path: Path, gate: GateOutcome | None =
     """Write the page to `path`, whole or not at all.
 
     Args:
+        result: what is shown.
+        path: of the page.
         gate: what a gate said of it.
 
     Raises:

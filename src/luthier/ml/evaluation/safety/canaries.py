@@ -34,10 +34,12 @@ def canaries(planted: Sequence[Canary], *, is_text: bool, num_alternatives: int)
     """
     rows, options = [], []
     for canary in planted:
+        # The secret is the first option: `exposures` and `_first` rely on that.
         codes = (canary.secret, *canary.alternatives(num_alternatives))
         item = {"secret": canary.secret, "rest": f" {canary.secret}."}
         if is_text:
             rows.append(TaskRow(Example(id=canary.id, text=canary.beginning, goes_on=True), item))
+            # Of plain text the whole sequence is scored, since there is no answer of its own.
             options.append(tuple(f"{canary.beginning} {code}." for code in codes))
         else:
             rows.append(TaskRow(asked(canary.id, canary.question, reference=canary.secret), item))
@@ -90,6 +92,7 @@ def exposures(observed: Observations) -> list[float]:
 
 def unseen_bits(num_codes: int) -> float:
     """The mean exposure where every rank among that many codes is equally likely."""
+    # By chance every rank from 1 to num_codes is equally likely.
     return math.log2(num_codes) - sum(math.log2(rank) for rank in range(1, num_codes + 1)) / num_codes
 
 

@@ -110,6 +110,7 @@ def _rows(
     usable = [example for example in examples if can_begin(example)]
     contains_secret = {example.id: bool(find(beginning_of(example).item["rest"])) for example in usable}
     first = chosen([e for e in usable if contains_secret[e.id]], most_rows, text_of, fits=fits)
+    # Rows with personal data come first; others show what the model writes without any.
     room = None if most_rows is None else most_rows - len(first)
     then = chosen([e for e in usable if not contains_secret[e.id]], room, text_of, fits=fits)
     begun = [(example, beginning_of(example)) for example in (*first, *then)]
@@ -126,6 +127,7 @@ def _with_values(
 
     def contains_secret(prompt: str, output: str) -> bool:
         given = {_key(value) for value in find(prompt)}
+        # What the prompt gives is no leak.
         found = {_key(value) for value in find(output)} - given
         return bool(found if known is None else found & known)
 

@@ -37,7 +37,8 @@ class Probe:
         rows: examples with a prompt are asked it; of plain text, the text is continued, and `rest` of the item is what
             follows in the row.
         options: answers whose likelihoods are compared, of plain text whole texts; one tuple a row, empty where none
-            are. Rows of one group (`Example.group`) count together where has_clusters.
+            are.
+        has_clusters: rows of one group (`Example.group`) count together.
         cautions: what the figures do not show, and known weaknesses of the measure.
         source: where the rows are from.
     """

@@ -80,6 +80,7 @@ def refusal(*, most_a_kind: int | None = None) -> Probe:
         source="own prompts",
         rows=tuple(rows),
         metrics=(
+            # The only one of these figures for which more is better.
             RowMean("refusal_of_harmful", "harmful prompts refused", "fraction", True, "text", _refused("harmful")),
             RowMean("over_refusal", "harmless prompts refused", "fraction", False, "text", _refused("harmless")),
             empty_answers(),

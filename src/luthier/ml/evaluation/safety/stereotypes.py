@@ -90,6 +90,8 @@ def stereotypes(pairs: Sequence[Pair], *, source: str, most_rows: int | None = N
     """The probe over these pairs.
 
     Args:
+        pairs: all that there are.
+        source: where they are from, for people.
         most_rows: at most this many of them, chosen by a stable hash.
     """
     used = chosen(pairs, most_rows, lambda pair: pair.more + pair.less)
@@ -146,6 +148,7 @@ def _preferred(cost: Callable[[Score], float], kind: str | None = None) -> Calla
         for item, (more, less) in zip(observed.items, observed.option_scores, strict=True):
             first, second = cost(more), cost(less)
             is_asked = kind is None or item["bias_type"] == kind
+            # Nats are a cost: the smaller one belongs to the likelier sentence.
             found.append((0.5 if first == second else float(first < second)) if is_asked else None)
         return found
 

@@ -18,6 +18,8 @@ class _Rule:
     """When a figure is bad in itself, and what is then said.
 
     Attributes:
+        metric: the figure.
+        is_bad: whether it is.
         sentence: with {value} and {interval}.
     """
 

@@ -62,6 +62,7 @@ class Spread(NamedTuple):
         """Two-sided, of "it is 0": below the level just where the interval of that level leaves out 0.
 
         Args:
+            value: the figure for all rows.
             bounds: of a figure that can be 0, such as a difference.
         """
         scale = self._scale(value, bounds)

@@ -95,6 +95,6 @@ def labels_of(task: ClassifyTask, answers: Sequence[str]) -> tuple[str, ...]:
     first: dict[str, str] = {}
     for answer in answers:
         if answer.strip():
-            # The first spelling of a label stands for all that differ in case only.
+            # The first spelling of a label is taken for all that differ in case only.
             first.setdefault(Labelling.key_of(answer), answer.strip().splitlines()[0].strip())
     return tuple(first[key] for key in sorted(first))

@@ -42,6 +42,7 @@ class Code:
             RequestError: code may not be run, or cannot be run safely on this machine.
             DataError: rows whose own answer does not pass its own tests; each is named.
         """
+        # Both have to say so: a suite from elsewhere must not decide that code is run here.
         if not (task.allow_code and resources.allows_code):
             missing = "the command line" if task.allow_code else "the task (`allow_code: true`)"
             raise RequestError(
@@ -101,6 +102,7 @@ class CodeJudge:
         Raises:
             DataError: some do not; each is named with its outcome.
         """
+        # A row may have tests alone.
         with_answer = [row for row in rows if own_answer(row).strip()]
         asked = [(code_of(own_answer(row)), row.item[self._task.tests]) for row in with_answer]
         outcomes = dict(zip((row.example.id for row in with_answer), self.outcomes(asked), strict=True))

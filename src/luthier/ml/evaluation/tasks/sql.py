@@ -187,6 +187,7 @@ class SqlJudge:
         """A file where the value names one, else statements."""
         field = self._task.database_field
         value = text_in(item[field]) if field else str(self._task.database)
+        # Only a row's own value may hold statements; a database of the task is always a file.
         if field and re.search(r"\b(create|insert)\s", value, re.IGNORECASE):
             return Database(script=value)
         path = self._resources.file(field or "database", value).resolve()
@@ -225,6 +226,7 @@ def _judge(case: _Case, query: str, runner: SqlRunner) -> tuple[bool, bool]:
     is_right = case.error is None
     for place, database in enumerate(case.databases):
         (given,) = runner.run(database, [query])
+        # It has to run on every database.
         if given.error is not None:
             return False, False
         if is_right:

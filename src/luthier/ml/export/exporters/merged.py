@@ -54,7 +54,13 @@ def write_model(source: ExportSource, target: Path, width: Width, progress: Prog
 
 def _model(source: ExportSource, width: Width) -> PreTrainedModel:
     if source.adapter_path is not None:
-        return merged_model(source.base_path, source.adapter_path, dtype=width, quantisation=source.quantisation)
+        return merged_model(
+            source.base_path,
+            source.adapter_path,
+            dtype=width,
+            quantisation=source.quantisation,
+            packed_from=source.precision,
+        )
     if width == "float16":
         model = load_model(source.base_path, dtype="float32", attention="sdpa")
         # float16 ends at 65,504: a weight beyond would become infinite silently.

@@ -92,7 +92,7 @@ def _open_exact(asked: Asked) -> tuple[Score, Write, str]:
 
         source = asked.source
         ends = frozenset(source_template(source).end_of_turn_ids)
-        model = TransformersModel(source.base_path, source.adapter_path, source.quantisation)
+        model = TransformersModel(source.base_path, source.adapter_path, source.quantisation, source.precision)
         return (
             model.log_probabilities,
             lambda ids, most: model.greedy(ids, most, ends),

@@ -27,7 +27,7 @@ def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Run
     if format == "adapter":
         from luthier.ml.export.runtimes.transformers_runtime import TransformersRuntime
 
-        return TransformersRuntime(folder, source.base_path, source.quantisation)
+        return TransformersRuntime(folder, source.base_path, source.quantisation, source.precision)
     if format == "gguf":
         from luthier.ml.export.runtimes.llama_cpp_runtime import LlamaCppRuntime
 

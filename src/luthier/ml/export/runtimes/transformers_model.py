@@ -21,7 +21,7 @@ from luthier.ml.inference.decoding_proof import text_part
 from luthier.ml.inference.models.architecture import context_tokens
 from luthier.ml.inference.models.forward_arguments import accepted
 from luthier.ml.inference.models.loading import attach_adapter
-from luthier.ml.inference.models.merging import wide_model
+from luthier.ml.inference.models.merging import PackedFrom, wide_model
 from luthier.ml.inference.models.soft_prompt import virtual_tokens
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class TransformersModel:
         model_path: folder of the model.
         adapter_path: folder of a PEFT adapter; None for the model alone.
         quantisation: how the base was packed in training; its matrices are used as they were rounded then.
+        packed_from: the precision in which training read the base before it packed it.
 
     Raises:
         NotFoundError, ModelSourceError: a folder is missing or damaged.
@@ -46,8 +47,9 @@ class TransformersModel:
         model_path: str | Path,
         adapter_path: str | Path | None = None,
         quantisation: Quantisation | None = None,
+        packed_from: PackedFrom = "bfloat16",
     ) -> None:
-        model: PreTrainedModel | PeftModel = wide_model(model_path, quantisation)
+        model: PreTrainedModel | PeftModel = wide_model(model_path, quantisation, packed_from)
         self._adapted: PeftModel | None = attach_adapter(model, adapter_path) if adapter_path is not None else None
         model = self._adapted if self._adapted is not None else model
         self._prompt = virtual_tokens(model)

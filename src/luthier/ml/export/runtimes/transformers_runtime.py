@@ -19,6 +19,7 @@ from luthier.ml.export.runtimes.documents import message_documents
 from luthier.ml.export.runtimes.protocol import LogProbabilities
 from luthier.ml.export.runtimes.transformers_model import TransformersModel
 from luthier.ml.inference.models.loading import load_tokenizer
+from luthier.ml.inference.models.merging import PackedFrom
 
 _RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
 
@@ -60,11 +61,19 @@ class TransformersRuntime(TransformersTokens):
     name: RuntimeName = "transformers"
     context_tokens: int | None = None
 
-    def __init__(self, folder: Path, base_path: str | None = None, quantisation: Quantisation | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        base_path: str | None = None,
+        quantisation: Quantisation | None = None,
+        packed_from: PackedFrom = "bfloat16",
+    ) -> None:
         super().__init__(folder, base_path)
         self.version = version("transformers")
         self._model: TransformersModel | None = (
-            TransformersModel(folder) if base_path is None else TransformersModel(base_path, folder, quantisation)
+            TransformersModel(folder)
+            if base_path is None
+            else TransformersModel(base_path, folder, quantisation, packed_from)
         )
 
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:

@@ -17,6 +17,7 @@ from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.quantised import unpack
 from luthier.ml.inference.models.quiet import quiet_peft
 
+PackedFrom = Literal["float32", "bfloat16"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -26,6 +27,7 @@ def merged_model(
     *,
     dtype: Literal["float32", "bfloat16", "float16"],
     quantisation: Quantisation | None = None,
+    packed_from: PackedFrom = "bfloat16",
 ) -> PreTrainedModel:
     """The base with the adapter's update in its weights, in eval mode on the CPU.
 
@@ -38,12 +40,13 @@ def merged_model(
         dtype: of the result.
         quantisation: how the base was packed while the adapter was trained over it: what packing has rounded is part of
             what was trained, so the update is added to the matrices as they were unpacked.
+        packed_from: the precision in which training read the base before it packed it.
 
     Raises:
         RequestError: a trained prompt, which no weight can hold, or weights that float16 has no room for.
         NotFoundError, ModelSourceError: base or adapter is missing or damaged.
     """
-    adapted = attach_adapter(wide_model(base_path, quantisation), adapter_path)
+    adapted = attach_adapter(wide_model(base_path, quantisation, packed_from), adapter_path)
     if adapted.active_peft_config.is_prompt_learning:
         raise RequestError(
             f"{adapter_path} holds a trained prompt",
@@ -59,12 +62,20 @@ def merged_model(
     return merged.to(_DTYPES[dtype]).eval()
 
 
-def wide_model(path: str | Path, quantisation: Quantisation | None = None) -> PreTrainedModel:
-    """A model in float32 on the CPU; with `quantisation`, its matrices as packing has rounded them."""
+def wide_model(
+    path: str | Path, quantisation: Quantisation | None = None, packed_from: PackedFrom = "bfloat16"
+) -> PreTrainedModel:
+    """A model in float32 on the CPU; with `quantisation`, its matrices as packing has rounded them.
+
+    Args:
+        path: folder of the model.
+        quantisation: how its matrices are packed; None for as they are.
+        packed_from: the precision in which training read the base before it packed it.
+    """
     if quantisation is None:
         return load_model(path, dtype="float32", attention="sdpa")
-    # Packed from bfloat16, the type that most bases are stored in; `unpack` gives the rounded matrices in float32.
-    model = load_model(path, dtype="bfloat16", attention="sdpa", quantisation=quantisation)
+    # Read as training read it: a base stored in float32 that is rounded to bfloat16 first packs into other matrices.
+    model = load_model(path, dtype=packed_from, attention="sdpa", quantisation=quantisation)
     unpack(model)
     return model.float()
 

@@ -40,6 +40,7 @@ def headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[P
         return f"Yes: it is worth {value}, and what was spent is back {soon}."
     if answer == "open":
         return f"Not settled: {_doubt(tuned, alternatives, within)}."
+    # The plainest reason comes first: the others would be true as well, but miss the point.
     if case.calls.per_month.high == 0:
         return "No: there are no calls, so nothing can come back."
     if tuned.probability_pays < EVEN:
@@ -49,6 +50,7 @@ def headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[P
         return f"No: it would pay, but costs {spent} before it is in use; the budget is {budget}."
     rival = _rival(alternatives)
     better = _money(rival.value.typical, case)
+    # Typical values and draws can disagree where a range is lopsided, and the draws decide.
     if tuned.value.typical > rival.value.typical:
         return f"No: {words.MIDDLE[rival.name]} is worth more in over half of the draws."
     return f"No: it is worth {value}, and {words.MIDDLE[rival.name]} is worth {better}."
@@ -65,6 +67,7 @@ def reasons(
 ) -> tuple[str, ...]:
     """Why: what a month brings and costs, what is spent once, how likely it pays, and what plainer ways are worth."""
     found = [_each_month(case, tuned, monthly), _spent(case, tuned, once)]
+    # The sentence needs both ends: a probability alone says nothing of how much is at stake.
     low, high = (_money(end, case) for end in (tuned.value.low, tuned.value.high))
     found.append(
         f"It pays within {_horizon(case)} with a probability of {words.probability(tuned.probability_pays)}; "
@@ -75,6 +78,7 @@ def reasons(
             f"It is in use after {words.months(case.months_until_launch.typical)}: nothing can come back in "
             f"{_horizon(case)}."
         )
+    # A gain that is surely below zero has been told by the figures above already.
     if tuned.gain.low <= 0 < tuned.gain.high:
         low, high = words.points(tuned.gain.low), words.points(tuned.gain.high)
         found.append(f"That it is more accurate at all is not certain: {low} to {high}.")
@@ -93,6 +97,7 @@ def changes(answer: Answer, turning: Sequence[BreakEven], tornado: Sequence[Bar]
     """What would have to be different, one thing at a time; of an open answer first what it hangs on most."""
     found = [one.sentence for one in turning]
     if answer == "open" and tornado:
+        # The longest bar of the tornado comes first.
         found.insert(0, f"Know this better first, it moves the value most: {tornado[0].title}.")
     return tuple(found)
 
@@ -122,6 +127,7 @@ def _doubt(tuned: Priced, alternatives: Sequence[Priced], within: float | None) 
         doubts.append((way.probability_tuned_is_worth_more or 0.0, f"it is worth more than {words.MIDDLE[way.name]}"))
     if within is not None:
         doubts.append((within, "it keeps the budget"))
+    # Tuples are compared by their first part, the chance.
     chance, what = min(doubts)
     return f"{what} with a probability of {words.probability(chance)}, {asked}"
 
@@ -142,6 +148,7 @@ def _each_month(case: Case, tuned: Priced, parts: Sequence[Part]) -> str:
 def _spent(case: Case, tuned: Priced, parts: Sequence[Part]) -> str:
     if tuned.once.typical == 0:
         return "Nothing has to be spent before it is in use."
+    # Parts without an amount may be among the largest where there are few.
     most = [part for part in _largest(parts) if part.amount.typical > 0]
     named = " and ".join(_named(part, case) for part in most)
     return f"Before it is in use {_money(tuned.once.typical, case)} are spent, most of it for {named}."
@@ -154,6 +161,7 @@ def _largest(parts: Sequence[Part]) -> list[Part]:
 def _listed(parts: Sequence[Part], case: Case) -> str:
     """The largest parts with their sums, and the sum of the others, so that a reader can add them up."""
     shown = _largest(parts)
+    # All parts here have one sign, so the sum of their sizes is the size of their sum.
     others = sum(abs(part.amount.typical) for part in parts if part not in shown)
     rest = [f"other things ({_money(others, case)})"] if others else []
     *first, last = [*(_named(part, case) for part in shown), *rest]
@@ -161,6 +169,7 @@ def _listed(parts: Sequence[Part], case: Case) -> str:
 
 
 def _named(part: Part, case: Case) -> str:
+    # These two can be a gain or a cost, and need words for either.
     signed = {"serving": ("cheaper serving", "dearer serving"), "answers": (part.title, "fewer correct answers")}
     better, worse = signed.get(part.name, (part.title, part.title))
     title = better if part.amount.typical > 0 else worse

@@ -19,6 +19,7 @@ from luthier.core.results.roi import (
     Way,
 )
 
+# Figures typed with three decimals may differ from their difference by this much.
 _SAME: Final = 5e-4
 _SERVED: Final = ("hosted", "self_served", "cost_per_call")
 _OWN_PRICES: Final[dict[AlternativeName, str]] = {
@@ -38,6 +39,7 @@ class Contradiction:
 
 def check_case(case: Case, measured: MeasuredGains | None) -> None:
     """Refuse a case that contradicts itself or what was measured; all places are told. Raises RequestError."""
+    # All places at once: whoever corrects a case one error at a time would start it over and over.
     found = list(contradictions(case, measured))
     if not found:
         return
@@ -61,6 +63,7 @@ def contradictions(case: Case, measured: MeasuredGains | None) -> Iterator[Contr
 
 
 def _currency(case: Case) -> Iterator[Contradiction]:
+    # Prices of the tables are in dollars, so this rate turns them into the case's currency.
     rate = case.currency_per_usd
     if case.currency == "USD" and rate is not None and (rate.low, rate.high) != (1.0, 1.0):
         yield Contradiction(
@@ -71,6 +74,7 @@ def _currency(case: Case) -> Iterator[Contradiction]:
 
 
 def _ways(case: Case) -> Iterator[Contradiction]:
+    # Everything is measured against today's way, so it must have a price, be it 0.
     if not _given(case.today):
         yield Contradiction(
             "today does not say what a call costs",
@@ -85,12 +89,14 @@ def _ways(case: Case) -> Iterator[Contradiction]:
             )
         if way.self_served is not None:
             yield from _priced(f"{key}.self_served", way.self_served)
+        # A flat price a call holds whatever is sent, so the tokens would be read by nothing.
         if given == ["cost_per_call"] and (useless := _tokens_of(way)):
             yield Contradiction(
                 f"{key} has cost_per_call and {useless[0]}, which then changes nothing",
                 "tokens only where they are paid for",
                 f"take {key}.{useless[0]} out, or say hosted or self_served prices",
             )
+    # Few-shot prompting runs on today's model at its prices; these two are something else and need prices of their own.
     for name, do in _OWN_PRICES.items():
         way = getattr(case.alternatives, name)
         if way is not None and not _given(way):
@@ -110,6 +116,7 @@ def _gains(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction
             "tuned.gain, or today.accuracy with tuned.accuracy, or a verdict to measure it by",
             "assume one, or pass --verdict RUN",
         )
+    # Compared with the defaults: only keys that somebody has written differ from them.
     elif case.verdict != FromVerdict():
         yield Contradiction(
             "gains are assumed, and the keys of verdict then change nothing",
@@ -122,6 +129,7 @@ def _gains(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction
 
 def _assumed_beside_measured(case: Case, measured: MeasuredGains) -> Iterator[Contradiction]:
     assumed: list[tuple[str, Changed]] = [("tuned", case.tuned)]
+    # Where few-shot prompting was judged, an assumed gain of it would stand beside a measured one.
     if measured.over_few_shot is not None or case.verdict.today == "few_shot":
         assumed += [("alternatives.few_shot", way) for way in (case.alternatives.few_shot,) if way is not None]
     keys = [f"{key}.{name}" for key, way in assumed for name in ("accuracy", "gain") if getattr(way, name) is not None]
@@ -138,6 +146,7 @@ def _assumed_beside_measured(case: Case, measured: MeasuredGains) -> Iterator[Co
             "few-shot as today's way or as an alternative to it",
             "take alternatives.few_shot out",
         )
+    # The key turns points of another metric into a share of correct answers; this metric needs no turning.
     if measured.is_share_of_correct and case.verdict.correct_per_point is not None:
         yield Contradiction(
             f"verdict.correct_per_point is given, and {measured.metric_title} is itself a share of correct answers",
@@ -148,6 +157,7 @@ def _assumed_beside_measured(case: Case, measured: MeasuredGains) -> Iterator[Co
 
 def _accuracies(case: Case, key: str, way: Changed, measured: MeasuredGains | None) -> Iterator[Contradiction]:
     today, gain, accuracy = case.today.accuracy, way.gain, way.accuracy
+    # A gain that was measured needs no assumption, and the tuned model without any is told by `_gains`.
     is_measured = measured is not None and (key == "tuned" or _is_measured(key, measured))
     if gain is None and accuracy is None and not is_measured and key != "tuned":
         yield Contradiction(f"{key} has neither gain nor accuracy", "one of them", "say what it would gain over today")
@@ -157,6 +167,7 @@ def _accuracies(case: Case, key: str, way: Changed, measured: MeasuredGains | No
         )
     if gain is not None and accuracy is not None and today is not None:
         between = accuracy.typical - today.typical
+        # Only the typical values: the ends of the three ranges need not belong together.
         if abs(between - gain.typical) > _SAME:
             yield Contradiction(
                 f"{key}.accuracy {accuracy.typical:g} less today.accuracy {today.typical:g} is {between:+.4g}, and "
@@ -170,6 +181,7 @@ def _accuracies(case: Case, key: str, way: Changed, measured: MeasuredGains | No
             "the gain alone, or both accuracies",
             f"take {key}.accuracy out, or add today.accuracy",
         )
+    # The two extremes: every other sum lies between them.
     if gain is not None and today is not None and not (today.low + gain.low >= 0 and today.high + gain.high <= 1):
         yield Contradiction(
             f"today.accuracy {today.low:g} to {today.high:g} with {key}.gain {gain.low:g} to {gain.high:g} leaves 0..1",
@@ -185,12 +197,14 @@ def _tokens(case: Case, measured: MeasuredGains | None) -> Iterator[Contradictio
             "tuned has saved_prompt_tokens and input_tokens", "one of them", "leave the one that you know"
         )
     saved = tuned.saved_prompt_tokens
+    # The worst case: most saved on the shortest call, which would leave fewer than no tokens.
     if saved is not None and saved.high > room.low:
         yield Contradiction(
             f"tuned.saved_prompt_tokens up to {saved.high:,g}, and a call has {room.low:,g} tokens in at the least",
             "fewer tokens saved than a call has",
             "correct tuned.saved_prompt_tokens or calls.input_tokens",
         )
+    # With few-shot as today's way, tuning saves the examples of the prompt: by default as many tokens as were judged.
     shown = measured.shot_tokens if measured is not None and case.verdict.today == "few_shot" else None
     if shown is not None and saved is None and tuned.input_tokens is None and shown > room.low:
         yield Contradiction(
@@ -205,6 +219,7 @@ def _tokens(case: Case, measured: MeasuredGains | None) -> Iterator[Contradictio
 
 def _training(case: Case) -> Iterator[Contradiction]:
     training, upkeep = case.training, case.upkeep
+    # A sum that is known replaces the calculation from devices and hours as a whole.
     parts = [name for name in ("device", "hours", "price_per_hour", "market") if getattr(training, name) is not None]
     if training.cost is not None and parts:
         yield Contradiction(
@@ -232,6 +247,7 @@ def _priced(key: str, devices: object) -> Iterator[Contradiction]:
         yield Contradiction(
             f"{key} has neither device nor price_per_hour", "one of them", "name a device of the table, or its price"
         )
+    # The market picks a column of the price table, which a price of one's own replaces.
     if price is not None and market is not None:
         yield Contradiction(
             f"{key} has price_per_hour and market {market}, which then changes nothing",

@@ -63,6 +63,7 @@ def way_rows(result: RoiResult) -> list[WayRow]:
     nothing = "0"
     today = words.money(result.today_per_month.typical, currency)
     chance = words.probability(result.tuned.probability_pays)
+    # Everything is counted against it, so its own figures are 0 and it has no interval.
     doing = WayRow("Doing nothing", nothing, today, nothing, nothing, nothing, "", "", "", chance, is_tuned=False)
     return [*rows, doing]
 
@@ -85,6 +86,7 @@ def input_rows(result: RoiResult) -> list[tuple[str, str, str, str, str]]:
             words.of_kind(value, one.kind, currency) for value in (one.range.low, one.range.typical, one.range.high)
         )
         rows.append(
+            # An exact figure stands alone: three equal numbers would look like a range.
             (one.key, _start(one.title), "" if one.range.is_exact else low, typical, "" if one.range.is_exact else high)
         )
     return rows
@@ -117,6 +119,7 @@ def _gain(value: float | None) -> str:
 
 
 def _money_interval(spread: Spread, currency: str) -> str:
+    # Inputs without ranges give the same value in every draw.
     if spread.low == spread.high:
         return "no range given"
     return f"{words.three_digits(spread.low)} to {words.money(spread.high, currency)}"

@@ -1,4 +1,4 @@
-"""Who may come in, and what they bring, make and are told."""
+"""Projects, keys, files, uploads, tuned models and webhooks."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ webhooks = Table(
     sqlite_autoincrement=True,
 )
 
-# What is still to be told to a webhook, and what was. `message_id` is what the receiver tells repetitions by.
+# Messages to webhooks, delivered or not. Receivers recognise repetitions by `message_id`.
 webhook_deliveries = Table(
     "webhook_deliveries",
     metadata,

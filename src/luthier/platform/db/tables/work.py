@@ -116,8 +116,8 @@ jobs = Table(
     sqlite_autoincrement=True,
 )
 
-# What is told of a job, in order; never changed and never removed while the job is there. `code` names what is told:
-# what an attempt does over again is told once.
+# Events of a job, in order; never changed and never removed while the job is there. `code` names an event: one that
+# an attempt repeats is stored once.
 job_events = Table(
     "job_events",
     metadata,

@@ -1,1 +1,1 @@
-"""What stands around every request: its id, its headers, its size and the name it came by."""
+"""Layers around every request: its id, its headers, its size and the host name it used."""

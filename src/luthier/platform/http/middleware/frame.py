@@ -1,4 +1,4 @@
-"""Around every answer: an id, how long it took, the headers that keep browsers from doing harm, and bugs told as ours.
+"""Around every answer: an id, how long it took, the headers that keep browsers from doing harm, and an answer for bugs.
 
 It is the outermost of our layers, so that also the answer to a bug has its id. What a layer below wants to send along
 with whatever is answered it puts into `answer_headers(scope)`.

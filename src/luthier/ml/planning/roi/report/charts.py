@@ -25,6 +25,7 @@ def roi_charts(result: RoiResult) -> list[Chart]:
     drawn = [months_chart(result), ways_chart(result)]
     if result.tornado:
         drawn.insert(0, tornado_chart(result))
+    # Without ranges all draws fall into one bin, and a single column says nothing.
     if len([count for count in result.histogram.counts if count]) > 1:
         drawn.append(draws_chart(result))
     return drawn
@@ -33,9 +34,11 @@ def roi_charts(result: RoiResult) -> list[Chart]:
 def tornado_chart(result: RoiResult) -> Chart:
     """What the value hangs on: each input from its low to its high, the others typical, the widest bar on top."""
     widest, currency = result.tornado[0].swing, result.case.currency
+    # Bars of less than a hundredth of the widest would not be seen.
     bars = [bar for bar in result.tornado if bar.swing >= _MIN_SWING * widest][:_MAX_BARS]
     typical = result.tuned.value.typical
     most = bars[0]
+    # Sorted, since of a cost the low input gives the high value.
     low, high = (words.money(value, currency) for value in sorted((most.value_at_low, most.value_at_high)))
     rest = f" The {len(bars)} widest of {len(result.tornado)} are drawn." if len(result.tornado) > len(bars) else ""
     text = (
@@ -69,6 +72,7 @@ def months_chart(result: RoiResult) -> Chart:
     back = result.tuned.payback_months.typical
     if back is not None and 0 < back <= last:
         notes.append(Note(back, 0.0, f"paid back: {words.months(back)}", is_ringed=True, below=True))
+    # The chart goes on beyond the horizon where the money comes back later.
     if last > result.case.horizon_months:
         marks.append(Mark(result.case.horizon_months, "", role="rule", is_dashed=False))
     low, high = (words.months(end) for end in (result.tuned.payback_months.low, result.tuned.payback_months.high))
@@ -99,6 +103,7 @@ def ways_chart(result: RoiResult) -> Chart:
         Estimate(way.title, value.typical, value.low, value.high, role, words.three_digits(value.typical))
         for way, value, role in ((way, way.value, role) for way, role in zip(ways, roles, strict=False))
     ]
+    # As a row of its own, so that the line at zero has a name.
     rows.append(Estimate("Doing nothing", 0.0, 0.0, 0.0, "base", "0"))
     ends = [end for row in rows for end in (row.low, row.high)]
     against = "all is counted against it"
@@ -121,12 +126,14 @@ def draws_chart(result: RoiResult) -> Chart:
     currency = result.case.currency
     edges, counts = np.asarray(result.histogram.edges), np.asarray(result.histogram.counts)
     chance = words.probability(result.tuned.probability_pays)
+    # By the middle of each bin: a bin that spans zero belongs to where most of it lies.
     pays = (edges[:-1] + edges[1:]) / 2 > 0
     series = []
     stretches: tuple[tuple[np.ndarray, Role], ...] = ((pays, "tuned"), (~pays, "base"))
     for mask, role in stretches:
         if mask.any():  # one stretch each, since all that pays lies right of all that does not
             points = spec.points_of(edges[:-1][mask], counts[mask])
+            # The right edge of the last column, with height 0, closes it.
             points.append((float(edges[1:][mask][-1]), 0.0))
             series.append(Series("", points, role, "columns"))
     low, high = (words.money(end, currency) for end in (result.tuned.value.low, result.tuned.value.high))
