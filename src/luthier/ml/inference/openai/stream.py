@@ -26,7 +26,7 @@ from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Ended, Failed, Piece, Served, Started, TextRequest
 from luthier.ml.inference.openai.answers import bad_answer, error_of, server_words, without_key
-from luthier.ml.inference.openai.chunks import ChunkReader
+from luthier.ml.inference.openai.chunks import ChunkReader, async_event_stream_lines
 from luthier.ml.inference.openai.requests import auth_headers, stream_body, stream_path
 from luthier.ml.inference.retry import is_passing, pause_seconds
 from luthier.ml.inference.thoughts import Thinking
@@ -276,7 +276,7 @@ class OpenAIStreamEngine:
         self._inbox.put((ask, Started(num_prompt_tokens=0 if ids is None else len(ids))))
         line = ""
         try:
-            async for line in response.aiter_lines():
+            async for line in async_event_stream_lines(response):
                 if len(line) > _MAX_LINE:
                     raise ValueError(f"has a line of {len(line):,} characters")
                 # Server-sent events: comments, event names and blank lines carry nothing here.
