@@ -46,8 +46,12 @@ async def _sweep(context: Context, every_seconds: float) -> None:
             await run_in_threadpool(context.late_charges.settle)
             if not steady.is_steady(await run_in_threadpool(context.access.now)):
                 continue
-        except LuthierError as error:
+        except (LuthierError, OSError) as error:
             log.warning("clearing away what has expired has to wait: %s", error)
+            continue
+        except Exception:
+            # A bug ends one sweep, and not the sweeping for as long as the server runs.
+            log.exception("clearing away what has expired has to wait: an error of our own")
             continue
         # Each on its own: one that fails must not keep the others from their work.
         for sweep in (sweep_files, sweep_traffic, remove_abandoned):
@@ -55,6 +59,8 @@ async def _sweep(context: Context, every_seconds: float) -> None:
                 await run_in_threadpool(sweep, context)
             except (LuthierError, OSError) as error:  # the next one may find the store or the database again
                 log.warning("clearing away what has expired failed: %s", error)
+            except Exception:
+                log.exception("clearing away what has expired failed: an error of our own")
 
 
 class _SteadyClock:

@@ -1,11 +1,15 @@
+import asyncio
 import time
 
+import httpx2
 import pytest
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Sampling, Served, Started, TextRequest
+from luthier.ml.inference.openai import stream
+from luthier.ml.inference.openai.chunks import event_stream_lines
 from luthier.ml.inference.openai.stream import NUM_ATTEMPTS, OpenAIStreamEngine, open_stream_engine
 from luthier.ml.inference.stream_generation import generate_by_streaming
 from luthier.testing.engine_contract import ask
@@ -240,3 +244,41 @@ def test_an_address_has_a_model():
         open_stream_engine(Served(engine="openai_http", path="http://127.0.0.1:9/v1", sha256=""))
     with pytest.raises(RequestError, match="no header"):
         OpenAIStreamEngine("http://127.0.0.1:9/v1", "m", api_key="ä")
+
+
+def test_an_engine_closes_though_its_connections_do_not(url, monkeypatch, caplog):
+    engine = OpenAIStreamEngine(url, "m")
+
+    async def hanging():
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(engine._client, "aclose", hanging)
+    monkeypatch.setattr(stream, "_CLOSE_SECONDS", 0.1)
+    thread, loop = engine._thread, engine._loop
+    with caplog.at_level("WARNING", logger="luthier.engines"):
+        engine.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert loop.is_closed()
+    assert "did not close" in caplog.text
+
+
+def test_a_line_ends_where_server_sent_events_say_so(stream_engine, server):
+    """U+2028, U+0085 and U+000B are whitespace within a text: servers leave them unescaped in their JSON."""
+    text = "one\u2028two\x85three\u2029four"
+    chunk = f'data: {{"choices": [{{"index": 0, "delta": {{"content": "{text}"}}}}]}}'
+    end = 'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}'
+    usage = 'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}'
+    for line_end in ("\n", "\r\n", "\r"):
+        body = (line_end * 2).join((": hello", chunk, end, usage, "data: [DONE]"))
+        server.troubles = [Trouble(200, body)]
+        assert write_all(stream_engine, {"a": question("Why?")}).texts["a", 0] == text, repr(line_end)
+
+
+def test_lines_are_whole_however_the_text_arrives():
+    text = "a\r\nb\u2028c\n\rd\r\r\n\ne\x0bf"
+    expected = ["a", "b\u2028c", "", "d", "", "", "e\x0bf"]
+    for size in range(1, len(text) + 1):
+        pieces = [text[at : at + size].encode() for at in range(0, len(text), size)]
+        response = httpx2.Response(200, content=iter(pieces), headers={"Content-Type": "text/event-stream"})
+        assert list(event_stream_lines(response)) == expected, size

@@ -16,18 +16,28 @@ from luthier.server import sweeping
 from luthier.server.sweeping import swept
 
 
-def test_what_expires_goes_without_being_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (WorkError("the store does not answer", expected="an answer", do="wait"), "the store does not answer"),
+        (OSError("the disk is gone"), "the disk is gone"),
+        (KeyError("sha256"), "failed: an error of our own"),
+    ],
+)
+def test_what_expires_goes_without_being_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, words: str
+) -> None:
     calls: list[int] = []
 
     def sweep(context: Context) -> None:
         calls.append(1)
         if len(calls) == 1:
-            raise WorkError("the store does not answer", expected="an answer", do="wait")
+            raise error
         sweep_files(context)
 
     async def serve(context: Context) -> None:
         async with swept(context, every_seconds=0.01):
-            while len(calls) < 3:
+            while len(calls) < 3 and len(asyncio.all_tasks()) > 1:
                 await asyncio.sleep(0.01)
 
     monkeypatch.setattr(sweeping, "sweep_files", sweep)
@@ -38,6 +48,30 @@ def test_what_expires_goes_without_being_asked_for(tmp_path: Path, monkeypatch: 
             connection.execute(update(files).values(expires_at=1.0))
         asyncio.run(serve(context))
         assert not context.artifacts.has(file.sha256)
+    assert words in caplog.text
+
+
+def test_an_error_before_the_sweeps_keeps_none_of_the_later_ones_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[str] = []
+
+    async def serve(context: Context) -> None:
+        def settle() -> None:
+            calls.append("settle")
+            if len(calls) == 1:
+                raise KeyError("tokens")
+
+        monkeypatch.setattr(context.late_charges, "settle", settle)
+        async with swept(context, every_seconds=0.01):
+            while "sweep" not in calls and len(asyncio.all_tasks()) > 1:
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(sweeping, "sweep_files", lambda context: calls.append("sweep"))
+    with Context.open(tmp_path / "home") as context:
+        asyncio.run(serve(context))
+    assert calls[:3] == ["settle", "settle", "sweep"]
+    assert "has to wait: an error of our own" in caplog.text
 
 
 def test_nothing_is_deleted_just_after_the_clock_was_set_forward(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,7 @@ from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.stream import Ended, Failed, Piece, StreamEvent, TextRequest
 from luthier.features.generation.teachers import api_key, parse_address
 from luthier.ml.inference.openai.answers import server_words, without_key
+from luthier.ml.inference.openai.chunks import event_stream_lines
 
 OWN_KEY: Final = "LUTHIER_API_KEY"
 _TIMEOUT: Final = httpx2.Timeout(300.0, connect=15.0)
@@ -58,7 +59,7 @@ class RemoteChatClient:
             if response.status_code != httpx2.codes.OK:
                 response.read()
                 raise _refused(response, self.url, self.key)
-            for line in response.iter_lines():
+            for line in event_stream_lines(response):
                 if has_gone.is_set():
                     return
                 chunk = _chunk(line)

@@ -60,7 +60,8 @@ def drawn_answers(folder: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for file in chosen:
         with suppress(OSError, ValueError):
-            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            # Not splitlines: it also splits at U+2028 and U+0085, which JSON leaves unescaped inside a text.
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
             found += [line for line in lines if line["row_id"] == lines[0]["row_id"]]
     return found
 

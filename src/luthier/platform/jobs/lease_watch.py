@@ -47,7 +47,8 @@ class LeaseWatch:
         """Of leases that end too late, those that were not renewed for the length of a lease.
 
         Args:
-            leases: All leases that end too late now: number of the job, attempt, end in seconds since 1970.
+            leases: All leases that end too late now, of all lanes: number of the job, attempt,
+                end in seconds since 1970.
             lease_seconds: The length of a lease.
 
         Returns:

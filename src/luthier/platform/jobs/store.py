@@ -321,8 +321,9 @@ class JobStore:
         running, queued = jobs.c.status == "running", jobs.c.status == "queued"
         is_ours, may_have_run_out = jobs.c.lane.in_(lanes), self._leases.may_have_run_out()
         # An end beyond `now` plus a lease cannot come from this clock: it was set back after the lease was written.
+        # Of every lane: the workers of all lanes share this watch, which forgets the leases that it does not see.
         too_late = select(jobs.c.number, jobs.c.attempt, jobs.c.lease_until).where(
-            running, is_ours, jobs.c.lease_until > now + self.lease_seconds + SLACK_SECONDS
+            running, jobs.c.lease_until > now + self.lease_seconds + SLACK_SECONDS
         )
         lost = self._leases.unrenewed(
             [(row.number, row.attempt, row.lease_until) for row in connection.execute(too_late)], self.lease_seconds

@@ -20,6 +20,7 @@ from luthier.features.training.service import train
 from luthier.features.workflows.distillation import judging as student_judging
 from luthier.features.workflows.distillation import workflow as students
 from luthier.features.workflows.distillation.request import DistilRequest
+from luthier.features.workflows.distillation.rows import write_gold, write_taught
 from luthier.features.workflows.distillation.workflow import distil
 from luthier.ml.evaluation.report import distilled
 from luthier.ml.inference.cached_engine import CachedEngine
@@ -225,6 +226,27 @@ def stopping(function: Callable[..., Any], after: int) -> Callable[..., Any]:
         return function(*arguments, **keywords)
 
     return call
+
+
+def test_texts_with_line_separators_stay_rows(context: Context, tmp_path: Path) -> None:
+    """JSON leaves U+2028 and U+0085 unescaped inside a text; they end no row."""
+    separated = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Why{mark}{n}?"},
+                {"role": "assistant", "content": f"So{mark}it is."},
+            ]
+        }
+        for n, mark in enumerate(("\u2028", "\x85", "\u2029", " "))
+    ]
+    data = write_rows(tmp_path / "data.jsonl", separated)
+    held_out = write_rows(tmp_path / "held.jsonl", [chat_row(n) for n in range(2)])
+    folder = tmp_path / "distillation"
+    folder.mkdir()
+    assert write_gold(folder, data, held_out, mapping=None, seed=0)[0] == 4
+    with serving(OpenAIServer(answer=lambda asked: f"You asked:\u2028{asked}")) as url:
+        made = write_taught(context, folder, teacher=f"{url}#m", max_new_tokens=32, num_rows=4)
+    assert (made.num_rows, made.num_refused) == (4, 0)
 
 
 @pytest.mark.parametrize(

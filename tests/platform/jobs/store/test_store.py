@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import pytest
 from sqlalchemy import update
@@ -11,11 +12,12 @@ from sqlalchemy import update
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import jobs as table
-from luthier.platform.jobs.records import Job
+from luthier.platform.jobs.records import Job, Lane
 from luthier.platform.jobs.store import MOST_CRASHES, MOST_LOSSES, JobStore, LeaseLostError
 
 Age = Callable[..., None]
 HOUR = 3600.0
+LANES: Final[tuple[Lane, ...]] = ("validate", "train")
 
 
 @pytest.fixture
@@ -267,6 +269,24 @@ def test_after_a_clock_was_set_back_a_dead_worker_is_noticed_and_a_living_one_le
     assert (taken.job_id, taken.attempt) == (dead.job_id, 2)
     assert queue.claim("other") is None or queue.get(living.job_id).worker == "living"
     assert queue.beat(living.job_id, living.attempt) is None
+
+
+def test_after_a_clock_was_set_back_workers_of_two_lanes_notice_a_dead_one_each_of_its_own(
+    world: tuple[JobStore, list[float]], set_clock: Callable[[float], None]
+) -> None:
+    queue, passed = world
+    for number, lane in enumerate(LANES, 1):
+        queue.submit(a_job(number).model_copy(update={"lane": lane}))
+    dead = {lane: queue.claim(f"dead-{lane}", (lane,)) for lane in LANES}
+    set_clock(-3 * HOUR)
+    for _ in range(18):
+        assert [queue.claim("other", (lane,)) for lane in LANES] == [None, None]
+        passed[0] += 5
+    taken = {lane: queue.claim("other", (lane,)) for lane in LANES}
+    assert {lane: job and (job.job_id, job.attempt) for lane, job in taken.items()} == {
+        lane: job and (job.job_id, 2) for lane, job in dead.items()
+    }
+    assert None not in taken.values()
 
 
 def test_after_a_clock_was_set_forward_a_living_worker_keeps_its_job_and_a_dead_one_is_noticed(

@@ -140,4 +140,6 @@ def _gold_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines: it also splits at U+2028 and U+0085, which JSON leaves unescaped inside a text.
+    with file.open(encoding="utf-8", newline="\n") as lines:
+        return [json.loads(line) for line in lines]

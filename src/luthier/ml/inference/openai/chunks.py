@@ -6,13 +6,17 @@ API reference of OpenAI: "The chat completion chunk object", "The completion obj
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, Final
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
 from luthier.ml.inference.models.thinking import TAGS
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
 from luthier.ml.inference.tool_parsing import CallsInText
+
+if TYPE_CHECKING:
+    import httpx2
 
 _REASONS: Final[dict[str, EndReason]] = {
     "stop": "stop",
@@ -22,6 +26,56 @@ _REASONS: Final[dict[str, EndReason]] = {
     # The answer ends there, and not because of its length.
     "content_filter": "stop",
 }
+_LINE_END: Final = re.compile(r"\r\n|\n|\r")
+
+
+def event_stream_lines(response: httpx2.Response) -> Iterator[str]:
+    """The lines of server-sent events, without their ends, as they come.
+
+    A line ends at a line feed, a carriage return or both (HTML standard, "Parsing an event stream"). `iter_lines` of
+    the HTTP client also splits at U+2028, U+0085 and others, which JSON leaves unescaped inside a text.
+    """
+    lines = _Lines()
+    for text in response.iter_text():
+        yield from lines.feed(text)
+    yield from lines.end()
+
+
+async def async_event_stream_lines(response: httpx2.Response) -> AsyncIterator[str]:
+    """`event_stream_lines` of a response of an asynchronous client."""
+    lines = _Lines()
+    async for text in response.aiter_text():
+        for line in lines.feed(text):
+            yield line
+    for line in lines.end():
+        yield line
+
+
+class _Lines:
+    """Lines out of text that arrives in pieces of any length."""
+
+    def __init__(self) -> None:
+        self._open: list[str] = []  # the pieces of the line that has not ended yet
+        self._has_open_return = False
+
+    def feed(self, text: str) -> list[str]:
+        """The lines that end in this piece of text."""
+        if self._has_open_return:
+            text = "\r" + text
+        # A carriage return may be the first half of a line end of which the rest comes with the next piece.
+        self._has_open_return = text.endswith("\r")
+        *ended, rest = _LINE_END.split(text.removesuffix("\r"))
+        if ended:
+            ended[0] = "".join(self._open) + ended[0]
+            self._open = []
+        self._open.append(rest)
+        return ended
+
+    def end(self) -> list[str]:
+        """The last line, where no line end follows it."""
+        last = "".join(self._open)
+        self._open, self._has_open_return = [], False
+        return [last] if last else []
 
 
 class ChunkReader:
