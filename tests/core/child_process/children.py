@@ -30,6 +30,8 @@ def fail(document: Any, channel: Channel) -> Any:
         raise DataError("bad rows", expected="text", do="fill them", problems=[problem])
     if document == "full":
         raise OSError(errno.ENOSPC, "No space left on device", "/somewhere")
+    if document == "full below":
+        raise RuntimeError from OSError(errno.ENOSPC, "No space left on device")
     if document == "library":
         raise ValueError("a shape of no use")
     if document == "killed":

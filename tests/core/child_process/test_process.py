@@ -55,6 +55,12 @@ def test_a_full_disk_is_the_oserror_that_it_was_in_the_child() -> None:
     assert caught.value.errno == 28
 
 
+def test_a_full_disk_below_an_error_without_words_is_an_oserror_too() -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        run_child(f"{HERE}:fail", "full below")
+    assert caught.value.errno == 28
+
+
 def test_any_other_error_ends_the_child_and_its_words_are_quoted() -> None:
     with pytest.raises(ChildEndedError, match="Converting ended with exit code 1") as caught:
         run_child(f"{HERE}:fail", "library", title="Converting")

@@ -56,3 +56,15 @@ def test_other_errors_and_errors_with_words_of_their_own_pass(tmp_path: Path) ->
 def test_an_error_without_a_place_names_the_file_of_the_system() -> None:
     assert "while writing /x/y" in storage_full(OSError(errno.ENOSPC, "No space left on device", "/x/y")).came
     assert storage_full(OSError(errno.ENOSPC, "No space left")).came == "no room left (No space left)"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (_chained(RuntimeError(), OSError(errno.EDQUOT, "Disk quota exceeded")), "Disk quota exceeded"),
+        (RuntimeError(" \n"), os.strerror(errno.ENOSPC)),
+        (_chained(RuntimeError("a tensor\nnot written"), OSError(errno.ENOSPC, "full")), "not written"),
+    ],
+)
+def test_an_error_without_words_has_those_of_its_cause(error: Exception, reason: str) -> None:
+    assert storage_full(error).came == f"no room left ({reason})"

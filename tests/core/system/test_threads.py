@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
-from luthier.core.system.threads import wait_briefly
+from luthier.core.errors import BusyError
+from luthier.core.system.threads import start_daemon, wait_briefly
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +29,16 @@ def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch, name: str, val
     wait_briefly()
     assert os.environ[name] == value
     assert os.environ.get("GOMP_SPINCOUNT") == ("7" if name == "GOMP_SPINCOUNT" else None)
+
+
+def test_a_thread_that_cannot_be_started_is_an_error_of_a_busy_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+    assert start_daemon(done.set, "one").daemon
+    assert done.wait(60)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(BusyError, match="no more threads"):
+        start_daemon(done.set, "two")

@@ -29,6 +29,10 @@ def required(**properties: Any) -> dict[str, Any]:
         {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
         {"$ref": "#/$defs/a", "$defs": {"a": required(next={"$ref": "#/$defs/a"}, name={"type": "string"})}},
         required(a={"$ref": "#/properties/a"}),
+        {
+            "$ref": "#/components/schemas/a",
+            "components": {"schemas": {"a": required(a={"$ref": "#/components/schemas/a"})}},
+        },
     ],
 )
 def test_what_needs_itself_without_end_is_refused(schema: dict[str, Any]) -> None:
@@ -50,6 +54,9 @@ def test_what_needs_itself_without_end_is_refused(schema: dict[str, Any]) -> Non
         {"$ref": "#/$defs/list", "$defs": {"list": required(rest={"anyOf": [{"$ref": "#/$defs/list"}, {"const": 0}]})}},
         {"$ref": "https://elsewhere/schema"},
         {"$ref": "#/$defs/none"},
+        {"$ref": "#/components/schemas/a", "components": {"schemas": {"a": {"type": "string"}}}},
+        required(a={"$ref": "#/x/1"})
+        | {"x": [0, required(a={"anyOf": [{"$ref": "#/x/1"}, {"$ref": "#/y"}]})], "y": {}},
         required(a={"enum": [1]}, b=True, **{"c/d": {"$ref": "#/properties/c~1e"}, "c/e": {"type": "string"}}),
     ],
 )

@@ -325,6 +325,32 @@ def test_a_server_that_does_not_open_with_an_adapter_goes_on_without_it(tiny_ggu
         assert write_all(engine, {"a": question("Why?")}).texts["a", 0] == wanted
 
 
+def test_a_server_that_cannot_be_opened_again_is_opened_by_the_next_request(tiny_gguf, gguf_adapters, monkeypatch):
+    with closing(LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")) as engine:
+        wanted = write_all(engine, {"a": question("Why?")}).texts["a", 0]
+        tried = []
+
+        def open_server(adapters):
+            tried.append(list(adapters))
+            raise WorkError("no memory", expected="some", do="free some")
+
+        engine.load_adapter("late", str(gguf_adapters[0]))
+        with monkeypatch.context() as patched:
+            patched.setattr(engine, "_open_server", open_server)
+            with pytest.raises(WorkError, match="no memory"):
+                listen(engine, Heard(), lambda: engine.ask("a", question("Why?"), "late"))
+            assert tried == [[gguf_adapters[0].resolve()], []], "with the adapter, then as it was"
+            # A server that is closed must not be asked: it is tried again, and the reason is said.
+            for call in (lambda: engine.ask("a", question("Why?"), None), lambda: engine.poll(0)):
+                with pytest.raises(WorkError, match="no memory"):
+                    call()
+        assert write_all(engine, {"a": question("Why?")}).texts["a", 0] == wanted
+        engine.load_adapter("late", str(gguf_adapters[0]))
+        assert write_all(engine, {"a": question("Why?")}, {"a": "late"}).texts["a", 0] != wanted
+    with pytest.raises(RequestError, match="a closed engine"):
+        engine.poll(0)
+
+
 def test_a_missing_package_is_said_with_words(tiny_gguf, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "xllamacpp", None)
     with pytest.raises(RequestError, match="xllamacpp") as caught:

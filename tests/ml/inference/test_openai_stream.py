@@ -1,3 +1,4 @@
+import asyncio
 import time
 
 import httpx2
@@ -7,6 +8,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Sampling, Served, Started, TextRequest
+from luthier.ml.inference.openai import stream
 from luthier.ml.inference.openai.chunks import event_stream_lines
 from luthier.ml.inference.openai.stream import NUM_ATTEMPTS, OpenAIStreamEngine, open_stream_engine
 from luthier.ml.inference.stream_generation import generate_by_streaming
@@ -242,6 +244,23 @@ def test_an_address_has_a_model():
         open_stream_engine(Served(engine="openai_http", path="http://127.0.0.1:9/v1", sha256=""))
     with pytest.raises(RequestError, match="no header"):
         OpenAIStreamEngine("http://127.0.0.1:9/v1", "m", api_key="ä")
+
+
+def test_an_engine_closes_though_its_connections_do_not(url, monkeypatch, caplog):
+    engine = OpenAIStreamEngine(url, "m")
+
+    async def hanging():
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(engine._client, "aclose", hanging)
+    monkeypatch.setattr(stream, "_CLOSE_SECONDS", 0.1)
+    thread, loop = engine._thread, engine._loop
+    with caplog.at_level("WARNING", logger="luthier.engines"):
+        engine.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert loop.is_closed()
+    assert "did not close" in caplog.text
 
 
 def test_a_line_ends_where_server_sent_events_say_so(stream_engine, server):

@@ -1,6 +1,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import NotFoundError, OverlongError, RequestError, WorkError
+from luthier.core.errors import ConflictError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Served, TextRequest
 from luthier.ml.inference.stream_registry import open_stream_engine
@@ -123,6 +124,80 @@ def test_a_child_that_dies_is_started_again_with_its_adapters(tiny, settings, pe
     after = write_all(engine, {"a": asked}, {"a": "first"})
     assert after.texts == before.texts
     engine.close()
+
+
+def test_an_adapter_that_cannot_be_loaded_again_leaves_the_base_and_the_others(tiny, settings, peft_adapters, tmp_path):
+    settings(die_on=3)
+    folders = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in peft_adapters[:2]]
+    engine = VllmEngine(str(tiny), first_pause_seconds=0.01)
+    for name, folder in zip(("first", "second"), folders, strict=True):
+        engine.load_adapter(name, str(folder))
+    asked = question("Which wood?")
+    before = write_all(engine, {"base": asked, "b": asked}, {"b": "second"})
+    config = folders[0] / "adapter_config.json"
+    whole = config.read_text()
+    config.write_text('{"r": 128}')
+    write_all(engine, {"b": TextRequest(token_ids=(5, 6, 7))})
+    after = write_all(engine, {"base": asked, "b": asked}, {"b": "second"})
+    assert after.texts["base", 0] == before.texts["base", 0]
+    assert after.texts["b", 0] != after.texts["base", 0]
+    for _ in range(2):
+        with pytest.raises(RequestError, match=r"refuses the adapter 'first'.*rank 128"):
+            engine.ask("a", asked, "first")
+    config.write_text(whole)  # it is tried again each time
+    assert write_all(engine, {"a": asked}, {"a": "first"}).texts["a", 0]
+    engine.close()
+
+
+def test_a_child_that_ends_while_it_is_connected_to_is_started_again(tiny, settings, monkeypatch):
+    settings(die_on=3)
+    engine = VllmEngine(str(tiny), first_pause_seconds=0.01)
+    ask_context, failures = engine._ask_context, [WorkError("gone", expected="an answer", do="try again")]
+
+    def failing_once():
+        if failures:
+            raise failures.pop()
+        return ask_context()
+
+    monkeypatch.setattr(engine, "_ask_context", failing_once)
+    write_all(engine, {"b": TextRequest(token_ids=(5, 6, 7))})
+    assert write_all(engine, {"a": question("Which wood?")}).texts["a", 0]
+    assert failures == []
+    engine.close()
+
+
+def test_a_name_never_answers_with_the_weights_of_another_adapter(tiny, settings, peft_adapters):
+    settings()
+    first, second = (str(folder) for folder in peft_adapters[:2])
+    engine, asked = VllmEngine(str(tiny)), question("Which wood?")
+    engine.load_adapter("a", first)
+    of_first = write_all(engine, {"a": asked}, {"a": "a"}).texts["a", 0]
+    with pytest.raises(ConflictError, match="'a'") as caught:
+        engine.load_adapter("a", second)
+    assert second in caught.value.came
+    assert first in caught.value.came
+    # vLLM still has the name, as after an unload that it did not hear of.
+    engine._adapters.pop("a")
+    engine.load_adapter("a", second)
+    of_second = write_all(engine, {"a": asked}, {"a": "a"}).texts["a", 0]
+    assert of_second != of_first
+    engine.close()
+
+
+def test_the_child_ends_also_where_its_connections_do_not_close(tiny, settings, monkeypatch):
+    settings()
+    engine = VllmEngine(str(tiny))
+    child, close = engine._process._process, engine._stream.close
+
+    def failing():
+        close()
+        raise TimeoutError
+
+    monkeypatch.setattr(engine._stream, "close", failing)
+    with pytest.raises(TimeoutError):
+        engine.close()
+    assert child.poll() is not None
+    assert engine._http.is_closed
 
 
 def test_one_that_cannot_live_is_given_up_with_words(tiny, settings):

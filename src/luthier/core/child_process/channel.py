@@ -31,7 +31,7 @@ from typing import Any, Final, TypedDict
 
 from luthier.core.errors import LuthierError
 from luthier.core.import_string import import_string
-from luthier.core.system.disk_full import is_disk_full
+from luthier.core.system.disk_full import disk_full_reason, is_disk_full
 from luthier.core.system.parent_death import end_with
 from luthier.core.system.threads import wait_briefly
 
@@ -126,10 +126,9 @@ class Channel:
         except Exception as error:
             if not is_disk_full(error):
                 raise
-            words = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
             place = getattr(error, "filename", None)
             code = getattr(error, "errno", None) or errno.ENOSPC
-            return {"disk_full": [code, words, None if place is None else os.fsdecode(place)]}
+            return {"disk_full": [code, disk_full_reason(error), None if place is None else os.fsdecode(place)]}
 
     def send_outcome(self, message: dict[str, Any]) -> None:
         """Send the message of `outcome`."""

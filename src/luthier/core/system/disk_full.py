@@ -7,6 +7,7 @@ A command writes into a temporary file or folder beside its output and renames i
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,18 @@ def says_disk_full(text: str) -> bool:
     return any(word in text for word in _WORDS)
 
 
+def disk_full_reason(error: BaseException) -> str:
+    """Why there is no room, in one line: of the error, or of what caused it where it has no words of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # The last line: libraries put the cause of the system behind their own words.
+        lines = (getattr(cause, "strerror", None) or str(cause)).strip().splitlines()
+        if lines:
+            return str(lines[-1])
+        cause = cause.__cause__ or cause.__context__
+    return os.strerror(errno.ENOSPC)
+
+
 def storage_full(
     error: BaseException, place: Path | None = None, *, expected: str = "", do: str = ""
 ) -> StorageFullError:
@@ -49,10 +62,8 @@ def storage_full(
     """
     filename = getattr(error, "filename", None)
     where = f" while writing {place or filename}" if place or filename else ""
-    # The last line: libraries put the cause of the system behind their own words.
-    reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
     return StorageFullError(
-        f"no room left{where} ({reason})",
+        f"no room left{where} ({disk_full_reason(error)})",
         expected=expected or "room for what is written",
         do=do or "free some disk space, or write to another disk, then run it again",
     )

@@ -91,8 +91,7 @@ class _Waits:
         """Nodes that do not end yet and that this one needs to; none where it ends."""
         found: list[int] = []
         if isinstance(reference := node.get("$ref"), str):
-            target = self._target(reference)
-            found += _open([target], ending)
+            found += _open([_target(self._root, reference)], ending)
         # A value that is written out is finite, whatever else is asked of it.
         if "const" in node or "enum" in node:
             return found
@@ -119,21 +118,22 @@ class _Waits:
         first = _list(node, "prefixItems")[:least]
         return [*first, node.get("items")] if least > len(first) else first
 
-    def _target(self, reference: str) -> Any:
-        """What a reference within the document names; None for any other, which is somebody else's to refuse."""
-        found: Any = self._root
-        if not reference.startswith("#"):
+
+def _target(root: Schema, reference: str) -> Any:
+    """What a reference within the document names; None for any other, which is somebody else's to refuse."""
+    found: Any = root
+    if not reference.startswith("#"):
+        return None
+    # A JSON pointer (RFC 6901). ~1 before ~0, as the RFC says: `~01` is `~1`, not `/`.
+    for part in reference[1:].split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, dict):
+            found = found.get(name)
+        elif isinstance(found, list) and name.isascii() and name.isdigit() and int(name[:9]) < len(found):
+            found = found[int(name[:9])]
+        else:
             return None
-        # A JSON pointer (RFC 6901). ~1 before ~0, as the RFC says: `~01` is `~1`, not `/`.
-        for part in reference[1:].split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, dict):
-                found = found.get(name)
-            elif isinstance(found, list) and name.isascii() and name.isdigit() and int(name[:9]) < len(found):
-                found = found[int(name[:9])]
-            else:
-                return None
-        return found
+    return found
 
 
 def _ends(node: Any, ending: set[int]) -> bool:
@@ -155,13 +155,17 @@ def _is_map(node: Schema, key: str) -> bool:
 
 
 def _nodes(schema: Any) -> Iterator[tuple[int, Schema]]:
-    """Every schema within a schema, itself included, by its identity."""
-    waiting = [schema]
+    """Every schema within a schema or referred to in it, itself included, by its identity."""
+    waiting, seen = [schema], set[int]()
     while waiting:
         node = waiting.pop()
-        if not isinstance(node, dict):
+        if not isinstance(node, dict) or id(node) in seen:
             continue
+        seen.add(id(node))
         yield id(node), node
+        # It may be in a section that holds schemas by agreement only, such as `components` of OpenAPI.
+        if isinstance(reference := node.get("$ref"), str):
+            waiting.append(_target(schema, reference))
         for key in _NAMED:
             if _is_map(node, key):
                 waiting += node[key].values()

@@ -257,7 +257,10 @@ def make_version(context: Context, caller: Caller, queue: Queue, *, note: str = 
 
 
 def parse_lines(text: str) -> tuple[int, ...]:
-    """`3,17,20-25` as numbers. Raises RequestError for what is no such list, and for more than 10,000 of them."""
+    """`3,17,20-25` as numbers; none for an empty text.
+
+    Raises RequestError for what is no such list, and for more than 10,000 of them.
+    """
     found: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         ends = part.split("-")
@@ -265,6 +268,12 @@ def parse_lines(text: str) -> tuple[int, ...]:
         if len(ends) > 2 or not all(end.isascii() and end.isdigit() and len(end) < 13 for end in ends):
             raise RequestError(f"rows={part[:40]!r}", expected="numbers such as 3,17,20-25", do="correct the address")
         low, high = int(ends[0]), int(ends[-1])
+        if low > high:
+            raise RequestError(
+                f"rows={part[:40]!r}: it ends before it begins",
+                expected="numbers such as 3,17,20-25",
+                do="swap the ends",
+            )
         # The span is checked before range() is expanded: `1-999999999999` would fill the memory.
         if high - low >= MAX_ROWS_NAMED or len(found) + high - low >= MAX_ROWS_NAMED:
             raise RequestError(
@@ -273,6 +282,9 @@ def parse_lines(text: str) -> tuple[int, ...]:
                 do="name fewer rows, or go through all of them",
             )
         found.update(range(low, high + 1))
+    # No numbers means all rows, which only an empty text asks for.
+    if text.strip() and not found:
+        raise RequestError(f"rows={text[:40]!r}", expected="numbers such as 3,17,20-25", do="correct the address")
     return tuple(sorted(found))
 
 

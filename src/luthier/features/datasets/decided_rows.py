@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from luthier.ml.data.rows.write_rows import json_line
 
 if TYPE_CHECKING:
     from luthier.features.datasets.annotations import Queue
@@ -54,7 +55,7 @@ def decided_rows(queue: Queue, counts: Counts) -> Iterator[bytes]:
         if decision is not None and decision.decision == "reject":
             continue
         if decision is not None and decision.edited is not None:
-            yield _line(decision.edited)
+            yield json_line(decision.edited) + b"\n"
             continue
         # Rows come in pieces, so a row of many megabytes never is in memory as a whole.
         first = next(pieces)
@@ -64,11 +65,3 @@ def decided_rows(queue: Queue, counts: Counts) -> Iterator[bytes]:
             continue
         yield first
         yield from pieces
-
-
-def _line(fields: dict[str, Any]) -> bytes:
-    text = json.dumps(fields, ensure_ascii=False, allow_nan=False)
-    try:
-        return text.encode() + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
-        return json.dumps(fields, allow_nan=False).encode() + b"\n"

@@ -14,6 +14,7 @@ from luthier.core.errors import ConflictError, LuthierError, RequestError
 from luthier.core.system.file_lock import file_lock
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.records import Dataset, DatasetVersion
+from luthier.ml.data.rows.write_rows import json_line
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 
@@ -60,7 +61,7 @@ def save_case(
             expected="a conversation that ends with a question, and the answer that it should have",
             do="write the answer",
         )
-    line = json.dumps(_row(conversation, reference), ensure_ascii=False).encode() + b"\n"
+    line = json_line(_row(conversation, reference)) + b"\n"
     details = {"model": model}
     # Two who save at once must not each make the next version of the same one: the row of one would be lost.
     with file_lock(context.home / "test-cases.lock", what="saving test cases", timeout_seconds=_LOCK_SECONDS):

@@ -36,6 +36,7 @@ from luthier.platform.http.multipart import Form
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+_MAX_DIGITS: Final = 10
 _FIELDS: Final = frozenset({"purpose", _ANCHOR, _SECONDS})
 _EXPIRY: Final = {"type": "integer", "minimum": MIN_EXPIRY_SECONDS, "maximum": MAX_EXPIRY_SECONDS}
 _BODY: Final[dict[str, Any]] = {
@@ -203,7 +204,9 @@ def _life_seconds(form: Form) -> int | None:
         return None
     chosen(form.fields, _ANCHOR, ("created_at",))
     given = form.fields.get(_SECONDS, "")
-    if not (given.isascii() and given.isdigit() and MIN_EXPIRY_SECONDS <= int(given[:10]) <= MAX_EXPIRY_SECONDS):
+    # The length first: `int` refuses more than 4,300 digits with an error of its own.
+    is_number = given.isascii() and given.isdigit() and len(given) <= _MAX_DIGITS
+    if not (is_number and MIN_EXPIRY_SECONDS <= int(given) <= MAX_EXPIRY_SECONDS):
         message = f"{given[:100]!r}; expected: a whole number from {MIN_EXPIRY_SECONDS} to {MAX_EXPIRY_SECONDS}"
         raise ApiError(400, message, param=_SECONDS, code="invalid_value")
     return int(given)

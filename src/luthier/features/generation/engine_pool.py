@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
-from luthier.features.models.resolve import Candidate, TemplatedEngine
+from luthier.features.models.resolve import Candidate, TemplatedEngine, engine_key
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.chat_template import ChatTemplate
@@ -47,11 +47,13 @@ class EnginePool:
         if candidate.adapter_path is not None:
             # Before anything is judged: a missing adapter of the last system must not surface after an hour.
             check_adapter(candidate.adapter_path)
-        return _Pooled(self, candidate, candidate.chat_template())
+        template = candidate.chat_template()
+        # Without `auto`: a base by name and the base of a run, whose plan holds the kind, share an engine.
+        return _Pooled(self, replace(candidate, template=template.kind), template)
 
     def load(self, candidate: Candidate) -> Engine:
         """The engine of a candidate, loaded; whatever was loaded for another one is closed first."""
-        if self._loaded is None or _weights(self._loaded.candidate) != _weights(candidate):
+        if self._loaded is None or engine_key(self._loaded.candidate) != engine_key(candidate):
             # Closed before the next is opened: two models at once may not fit into the memory.
             self.close()
             self._loaded = _Loaded(candidate, self._open_engine(candidate))
@@ -88,8 +90,3 @@ class _Pooled:
 
     def close(self) -> None:
         self._pool.close()
-
-
-def _weights(candidate: Candidate) -> tuple[object, ...]:
-    options = tuple(sorted(candidate.template_options.items()))
-    return candidate.model_path, candidate.adapter_path, candidate.quantisation, options, candidate.opted_turns

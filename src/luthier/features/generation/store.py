@@ -36,9 +36,13 @@ class GenerationStore(Store):
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._write() as connection:
-            query = select(generations.c.key).where(generations.c.key.in_(list(new)))
             # First writer wins: a generation that was handed out once must stay the same for all later readers.
-            known = set(connection.execute(query).scalars())
+            known: set[str] = set()
+            keys = list(new)
+            for start in range(0, len(keys), _KEYS_A_QUERY):
+                part = keys[start : start + _KEYS_A_QUERY]
+                query = select(generations.c.key).where(generations.c.key.in_(part))
+                known |= set(connection.execute(query).scalars())
             rows = [
                 {"key": key, "engine": engine, "document": generation.model_dump_json(), "created_at": now}
                 for key, generation in new.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -292,12 +293,15 @@ def _judged(context: Context, evaluation_id: str) -> Judged | None:
     """Evaluations never change, and hold all that was written for them: each is read once."""
     # The home too: tests and embedded use open several in one process.
     key = (str(context.home), evaluation_id)
-    if key not in _known:
-        # Cleared as a whole: a page shows a handful of evaluations, which are read again at once.
-        if len(_known) >= _MAX_KNOWN:
-            _known.clear()
-        _known[key] = _summary(without_paths(context, context.evaluations.get(evaluation_id)))
-    return _known[key]
+    # Read and written once each: another thread may clear them in between.
+    with contextlib.suppress(KeyError):
+        return _known[key]
+    found = _summary(without_paths(context, context.evaluations.get(evaluation_id)))
+    # Cleared as a whole: a page shows a handful of evaluations, which are read again at once.
+    if len(_known) >= _MAX_KNOWN:
+        _known.clear()
+    _known[key] = found
+    return found
 
 
 def _summary(evaluation: Evaluation) -> Judged | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 from luthier.core.digest import sha256_document
@@ -74,9 +75,18 @@ def shown_first(panel: RatingPanel, rater_id: str, item: int) -> Literal["a", "b
     """Which answer of an item comes first for this rater."""
     if panel.kind == "likert":
         return "a"
+    return _first_sides(panel.seed, rater_id, panel.num_items)[item]
+
+
+# Kept: exports ask for each item of a panel, and the order of all items decides each.
+@lru_cache(maxsize=32)
+def _first_sides(seed: int, rater_id: str, num_items: int) -> tuple[Literal["a", "b"], ...]:
     # Ranked and split by parity, not one coin an item: exactly half of the items are turned for each rater.
-    ranked = sorted(range(panel.num_items), key=lambda one: sha256_document([panel.seed, rater_id, "side", one]))
-    return "a" if ranked.index(item) % 2 == 0 else "b"
+    ranked = sorted(range(num_items), key=lambda one: sha256_document([seed, rater_id, "side", one]))
+    sides: list[Literal["a", "b"]] = ["a"] * num_items
+    for item in ranked[1::2]:
+        sides[item] = "b"
+    return tuple(sides)
 
 
 def next_item(context: Context, panel: RatingPanel, rater: Rater) -> RatingView:

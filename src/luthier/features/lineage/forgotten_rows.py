@@ -26,7 +26,7 @@ class Forgotten:
         lineage: Where the row was before.
         versions: The new dataset versions without the row, each with the number of rows removed.
         num_reviews: Items that were removed from the review queue.
-        left: What still contains the row, a sentence each.
+        left: What still contains the row, or may, and what else was left out of a version; a sentence each.
     """
 
     lineage: RowLineage
@@ -62,10 +62,10 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     wanted = checked_row(row)
     # Before any change: afterwards the newest versions would not show where the row was.
     lineage = row_lineage(context, caller, wanted)
-    holding = []
+    holding, unread = [], []
     for dataset, newest in dataset_versions.list_datasets(context, caller):
         path = dataset_versions.path_of(context, caller, newest)
-        kept, num_removed = _without(path, wanted)
+        kept, num_removed, num_lost, num_unknown = _without(path, wanted)
         # Nothing was written yet: all datasets are checked before the first new version is made.
         if num_removed and not kept:
             raise RequestError(
@@ -74,9 +74,14 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
                 do="give more of it, or remove the dataset",
             )
         if num_removed:
-            holding.append((newest, kept, num_removed))
+            holding.append((newest, kept, num_removed, num_lost))
+        if num_unknown:
+            unread.append(
+                f"{num_unknown:,} rows of {newest.dataset_id} version {newest.number} cannot be read, and may hold it: "
+                "look at them with `luthier data audit`"
+            )
     made = []
-    for newest, kept, num_removed in holding:
+    for newest, kept, num_removed, num_lost in holding:
         file = dataset_versions.keep_rows(context, caller, iter(kept), f"{Path(newest.filename).stem}.jsonl")
         version = dataset_versions.add_version(
             context,
@@ -85,9 +90,14 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
             file,
             origin="repair",
             parent=newest.number,
-            note=f"{num_removed:,} rows forgotten",
-            details={"num_forgotten": num_removed},
+            note=f"{num_removed:,} rows forgotten" + (f", {num_lost:,} unreadable rows left out" if num_lost else ""),
+            details={"num_forgotten": num_removed, "num_unreadable": num_lost},
         )
+        if num_lost:
+            unread.append(
+                f"{num_lost:,} of these are not in version {version.number} of {newest.dataset_id}: they cannot be "
+                "written as JSONL"
+            )
         made.append((version, num_removed))
     reviews = [item for item in context.review_items.list(caller.project_id) if _is_of(item, wanted)]
     # Items are removed for good: they are copies of traffic, and no version depends on them.
@@ -97,26 +107,35 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     digest = sha256_bytes(wanted.encode())
     document = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made], "num_reviews": len(reviews)}
     audit_log.record(context, caller, "row.forgotten", digest[:12], document)
-    return Forgotten(lineage, tuple(made), len(reviews), tuple(_left(lineage, made)))
+    return Forgotten(lineage, tuple(made), len(reviews), (*_left(lineage, made), *unread))
 
 
 def _is_of(item: Any, wanted: str) -> bool:
     return is_the_row(item.model_dump(mode="json"), wanted)
 
 
-def _without(path: Path, wanted: str) -> tuple[list[bytes], int]:
-    """The lines of a file that stay, as JSONL, and how many do not. Rows that cannot be read stay as they are."""
+def _without(path: Path, wanted: str) -> tuple[list[bytes], int, int, int]:
+    """A file without the rows that match.
+
+    Returns:
+        The lines that stay, as JSONL; how many rows match; how many cannot be read and have no line of JSONL, so that
+        they do not stay; how many cannot be read at all, those included.
+    """
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.records import read_records
 
-    kept, num_removed = [], 0
+    kept, num_removed, num_lost, num_unknown = [], 0, 0, 0
     for record in read_records(open_source(path)):
         if isinstance(record.item, Row) and is_the_row(record.item.fields, wanted):
             num_removed += 1
-        # `raw` is the original line of a JSONL file, so rows that stay keep their bytes.
-        elif record.raw is not None:
+            continue
+        num_unknown += not isinstance(record.item, Row)
+        # `raw` is the original line of a JSONL file, so rows that stay keep their bytes, unreadable ones too.
+        if record.raw is None:
+            num_lost += 1
+        else:
             kept.append(record.raw + b"\n")
-    return kept, num_removed
+    return kept, num_removed, num_lost, num_unknown
 
 
 def _left(lineage: RowLineage, made: list[tuple[DatasetVersion, int]]) -> Iterator[str]:

@@ -247,7 +247,10 @@ def _loss(trial: Trial, context: Context) -> str:
     rows = ready.train.tokenised
     # Reference: nats summed over learned tokens of each row by itself (no padding, no packing), divided by the
     # number of learned tokens, which is what a training step divides by.
-    expected = sum(_own_nats(_own_model(trial), row) for row in rows) / sum(sum(row.loss_mask) for row in rows)
+    own = _own_model(trial)
+    expected = sum(_own_nats(own, row) for row in rows) / sum(sum(row.loss_mask) for row in rows)
+    # Before the next is loaded: two models at once may not fit into the memory.
+    del own
     model = TrainableModel.load(ready.plan)
     # prefix_lengths of collate: () pads to [rows, longest], (0,) packs end to end in one row of
     # [1, all tokens], (n,) packs with the first n tokens stored once.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -160,6 +160,24 @@ def as_candidate(teacher: TeacherPlan) -> Candidate:
         template_options=teacher.template_options,
         learn_reasoning=teacher.learn_reasoning,
         opted_turns=teacher.opted_turns,
+    )
+
+
+def engine_key(candidate: Candidate) -> tuple[Hashable, ...]:
+    """What `open_engine` makes an engine of: candidates of one key can share an engine, others cannot.
+
+    Names, shots and the length of the context are not part of it: they are of the prompts, not of the engine.
+    """
+    return (
+        candidate.model_path,
+        candidate.adapter_path,
+        candidate.template,
+        candidate.precision,
+        candidate.device,
+        candidate.quantisation,
+        # By repr: True and 1 are equal, and a template may write them in two ways.
+        tuple(sorted((name, repr(value)) for name, value in candidate.template_options.items())),
+        candidate.opted_turns,
     )
 
 

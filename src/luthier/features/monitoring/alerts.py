@@ -85,12 +85,28 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
 
     The same check a second time changes nothing.
     """
+    while True:
+        changed = _reviewed(context, project_id, report)
+        if changed is None:
+            return []
+        told, settled = changed
+        # Where another check of the model was written meanwhile, this one is compared with the states after that.
+        if context.alerts.settle(project_id, settled):
+            break
+    for alert in told:
+        log.warning("%s", line_of(alert))
+    return told
+
+
+def _reviewed(context: Context, project_id: str, report: WatchReport) -> tuple[list[Alert], Settled] | None:
+    """The alerts that a check opens and closes, and all that is written for it; None where it was written before."""
     settings = alert_settings(context, project_id)
+    # The states before the open alerts: `settle` proves that the states have not changed, hence neither have these.
     document = context.watches.get(project_id, _STANDINGS, report.model)
     known = _StoredStates.model_validate_json(document) if document is not None else _StoredStates()
     # A check that was stored but whose process died before it reported may be repeated with the same report.
     if known.at == report.until:
-        return []
+        return None
     found = review_signals(report.signals, known.standings, at=report.until, rule=settings.rule)
     is_open = {one.signal.name: one for one in list_alerts(context, project_id, model=report.model, status="open")}
     opened = [_opened(report, name) for name in found.opened]
@@ -99,17 +115,15 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
     still = [_seen_again(alert, report) for alert in is_open.values()]
     told = [*opened, *closed]
     after = _StoredStates(at=report.until, standings=dict(found.standings)).model_dump_json()
-    documents = [WatchDocument(project_id, _STANDINGS, report.model, after)]
+    documents = []
     if told and settings.emails:
         now = context.access.now()
         # One mail a check, however many alerts it has: a broken deployment changes many signals at once.
         documents.append(mails.waiting(project_id, settings.emails, subject_of(told), text_of(told), now=now))
     # One transaction for alerts, signal states, mail and webhooks: a crash loses all of them or none, and the
     # next check sees states that match the alerts.
-    context.alerts.settle(project_id, Settled([*told, *still], documents, [_event(alert) for alert in told]))
-    for alert in told:
-        log.warning("%s", line_of(alert))
-    return told
+    states = WatchDocument(project_id, _STANDINGS, report.model, after)
+    return told, Settled([*told, *still], states, document, documents, [_event(alert) for alert in told])
 
 
 def send_test(context: Context, caller: Caller) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import update
 
 from luthier.core.records.alert import Alert, AlertStatus
-from luthier.platform.db.monitor_state import WatchDocument, put
+from luthier.platform.db.monitor_state import WatchDocument, is_still, put
 from luthier.platform.db.store import Codec, Missing, RecordTable, Store
 from luthier.platform.db.tables import alerts
 from luthier.platform.notifications.records import EventType
@@ -34,33 +34,46 @@ class Settled:
 
     Attributes:
         alerts: New and changed alerts.
-        documents: State and mails that belong to them.
+        states: The states of the model's signals after the check.
+        states_before: The same document as the check read it; None where there was none.
+        documents: Mails about the changes.
         events: Events for the webhooks of the project.
     """
 
     alerts: Sequence[Alert]
-    documents: Sequence[WatchDocument]
+    states: WatchDocument
+    states_before: str | None
+    documents: Sequence[WatchDocument] = ()
     events: Sequence[Event] = ()
 
 
 class AlertStore(Store):
     """The alerts of all projects."""
 
-    def settle(self, project_id: str, settled: Settled) -> None:
-        """Write down all that a look has changed, or, where that fails, nothing of it."""
+    def settle(self, project_id: str, settled: Settled) -> bool:
+        """Write all that a check has changed, or, where that fails, nothing of it.
+
+        Returns:
+            Whether it was written. False: another check of the model was written after this one had read the states.
+        """
+        states = settled.states
         with self._write() as connection:
+            # Compared in the transaction that writes: two checks at once would both open the same alert.
+            if not is_still(connection, states.project_id, states.kind, states.name, settled.states_before):
+                return False
             for alert in settled.alerts:
                 values = {"status": alert.status, "document": alert.model_dump_json()}
                 is_it = alerts.c.alert_id == alert.alert_id
                 # Update first, insert if nothing was hit: an upsert that SQLite and PostgreSQL spell alike.
                 if connection.execute(update(alerts).where(is_it).values(**values)).rowcount == 0:
                     _ALERTS.insert(connection, alert)
-            for one in settled.documents:
+            for one in (states, *settled.documents):
                 put(connection, one.project_id, one.kind, one.name, one.document)
             now = self._database.clock(connection)
             # Outbox: only rows are written here. Calling a webhook in the transaction would hold its lock for seconds.
             for event_type, data in settled.events:
                 announce_event(connection, project_id, event_type, data, now)
+        return True
 
     def list(
         self, project_id: str, *, model: str | None = None, status: AlertStatus | None = None, limit: int | None = None

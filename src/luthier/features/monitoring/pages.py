@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import urlencode
@@ -137,9 +139,17 @@ def exchanges(
     name: Annotated[str | None, Query(max_length=255, pattern=r"^[^\x00]*$")] = None,
     show: Kind = "all",
     before: float | None = None,
+    before_id: Annotated[str | None, Query(max_length=255)] = None,
 ) -> Response:
-    """What was asked and answered, newest first. before: seconds since 1970."""
-    found = traffic.exchanges(context, caller.project_id, model=name or None, until=before)
+    """What was asked and answered, newest first. before, before_id: time (seconds since 1970) and id of the last one
+    of the page before; of the same time, those of a lower id follow."""
+    # `until` itself is left out, hence the next time that there is.
+    until = before if before is None or before_id is None else math.nextafter(before, math.inf)
+    found = traffic.exchanges(context, caller.project_id, model=name or None, until=until)
+    # By the id as well: without it, those of the time at the border of two pages would be on neither.
+    found = found.sort("at", "exchange_id")
+    if before is not None and before_id is not None:
+        found = found.filter((found["at"] < before) | (found["exchange_id"] < before_id))
     if show == "failed":
         found = found.filter(found["status"] >= 400)
     elif show == "words":
@@ -156,7 +166,7 @@ def exchanges(
         "said": {row["exchange_id"]: [o for o in said if o.exchange_id == row["exchange_id"]] for row in rows},
         "kinds": [(kind, words, _address(name, kind)) for kind, words in _KINDS.items()],
         "show": show,
-        "older": _address(name, show, rows[-1]["at"]) if found.height > len(rows) else None,
+        "older": _address(name, show, rows[-1]) if found.height > len(rows) else None,
     }
     return render(request, "monitoring/exchanges.html", values)
 
@@ -204,6 +214,8 @@ def _newest(found: pl.DataFrame) -> list[dict[str, Any]]:
     return list(found.tail(_PAGE).reverse().iter_rows(named=True))
 
 
-def _address(name: str | None, show: Kind, before: float | None = None) -> str:
-    values = {"name": name, "show": show, "before": before}
+def _address(name: str | None, show: Kind, last: Mapping[str, Any] | None = None) -> str:
+    values = {"name": name, "show": show}
+    if last is not None:
+        values |= {"before": last["at"], "before_id": last["exchange_id"]}
     return f"/monitor/exchanges?{urlencode({key: value for key, value in values.items() if value})}"

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from luthier.core.digest import sha256_document
 from luthier.core.errors import BusyError, LuthierError
+from luthier.core.system.threads import start_daemon
 from luthier.features.files.references import plan_of
 from luthier.platform.home.context import Context
 from luthier.platform.processes.analysis import WarmChild
@@ -138,18 +139,16 @@ class DraftPlanner:
 
     def _want(self, ask: _PlanRequest, draft: str) -> None:
         self._forget_others(draft, ask.digest)
-        if ask.digest not in self._requests:
-            if len(self._requests) >= _MAX_WAITING:
-                raise BusyError(
-                    f"{_MAX_WAITING} recipes wait to be planned",
-                    expected="some of them to be done soon",
-                    do="try again in a moment",
-                )
-            self._requests[ask.digest] = ask
-        self._requests[ask.digest].drafts.add(draft)
+        if ask.digest not in self._requests and len(self._requests) >= _MAX_WAITING:
+            raise BusyError(
+                f"{_MAX_WAITING} recipes wait to be planned",
+                expected="some of them to be done soon",
+                do="try again in a moment",
+            )
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="draft-planner", daemon=True)
-            self._thread.start()
+            # Before the recipe is put down: where no thread can be started, nothing waits for one.
+            self._thread = start_daemon(self._work, "draft-planner")
+        self._requests.setdefault(ask.digest, ask).drafts.add(draft)
         self._changed.notify_all()
 
     def _forget_others(self, draft: str, digest: str) -> None:

@@ -100,13 +100,15 @@ def shape_of(context: Context, caller: Caller, file_id: str) -> Shape | None:
     """The shape of a file's first rows; None where that cannot be told, or there is no such file."""
     try:
         file = files.get_file(context, caller.project_id, file_id)
-        if file.sha256 not in _shapes:
+        # Read once: another thread may clear them at any time.
+        found = _shapes.get(file.sha256)
+        if found is None:
             # A bound on memory; the content decides the shape, so entries never go stale and clearing only costs a
             # second look.
             if len(_shapes) >= _MAX_SHAPES:
                 _shapes.clear()
-            _shapes[file.sha256] = _shape_of(files.local_path(context, file))
-        return _shapes[file.sha256]
+            _shapes[file.sha256] = found = _shape_of(files.local_path(context, file))
+        return found
     except LuthierError:
         return None
 

@@ -13,7 +13,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Engine
 from luthier.core.results.suite import TaskCommon
 from luthier.core.results.task_result import TaskResult
-from luthier.features.models.resolve import Candidate
+from luthier.features.models.resolve import Candidate, TemplateKind, engine_key
 from luthier.features.suites.systems import Server, System, as_judged, engine_of
 from luthier.platform.home.context import Context
 
@@ -133,14 +133,20 @@ class Engines:
 
     def __init__(self, context: Context) -> None:
         self._context, self._stack = context, ExitStack()
-        self._open: dict[tuple[str | None, ...], Engine] = {}
+        self._open: dict[tuple[Hashable, ...], Engine] = {}
+        self._kinds: dict[str, TemplateKind] = {}
 
     def of(self, system: System) -> Engine:
         """The engine that runs a system, opened at its first use. A LuthierError says why it cannot be opened."""
-        key: tuple[str | None, ...] = (system.name,)
+        key: tuple[Hashable, ...] = (system.name,)
         if isinstance(system, Candidate):
+            if system.template == "auto":
+                # The kind that it becomes: a base by name and the base of a run, whose plan holds it, share an engine.
+                if system.model_path not in self._kinds:
+                    self._kinds[system.model_path] = system.chat_template().kind
+                system = replace(system, template=self._kinds[system.model_path])
             # Not by name: the same model with and without examples shares one engine.
-            key = (system.model_path, system.adapter_path, system.quantisation)
+            key = engine_key(system)
         elif isinstance(system, Server):
             key = (system.address,)
         if key not in self._open:

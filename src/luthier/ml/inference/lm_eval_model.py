@@ -34,7 +34,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         max_new_tokens: of an answer where a task sets no limit.
 
     Attributes:
-        num_truncated: how many prompts were cut at their beginning, so as to fit into the context.
+        num_truncated: how many prompts and rows were cut at their beginning, so as to fit into the context.
     """
 
     def __init__(
@@ -83,9 +83,10 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         rows = []
         for number, (_text, context, continuation) in enumerate(requests):
             ids = [*context, *continuation]
-            if len(ids) > self._context_tokens + 1:  # the last token is predicted, never read
+            # Cut at the beginning, as the harness does, but to one token less: it predicts the last token without
+            # reading it, while a row of `Engine.score` lies in the context with its last token.
+            if len(ids) > self._context_tokens:
                 self.num_truncated += 1
-            # Cut at the beginning, as the harness does, to one token less: `Engine.score` counts the last token too.
             ids = ids[-self._context_tokens :]
             # The first token of a row has nothing before it, and cannot be scored.
             learned = min(len(continuation), len(ids) - 1)
@@ -129,21 +130,31 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         return [_cut(one.text, ends) for one, ends in zip(written, stops, strict=True)]
 
     def _within_context(self, text: str, limit: int) -> str:
-        """The end of the prompt that leaves room for the answer."""
+        """The end of the prompt that leaves room for the answer.
+
+        The harness cuts ids, and so loses the token that begins a text. An engine is given a text and puts that token
+        before it again, so that one token less of the text is kept.
+        """
         if self.tokenizer is None:
             return text
         ids, room = self.tok_encode(text), self._context_tokens - limit
-        if room < 1:
-            raise RequestError(
-                f"max_gen_toks {limit} for a context of {self._context_tokens} tokens",
-                expected="fewer new tokens than the context holds",
-                do="lower max_gen_toks in the task's generation_kwargs",
-            )
         if len(ids) <= room:
             return text
-        self.num_truncated += 1
-        # The end is kept: the question is there, few-shot examples are at the beginning.
-        return str(self.tokenizer.decode(ids[-room:]))
+        num_kept = room
+        while num_kept > 0:
+            # The end is kept: the question is there, few-shot examples are at the beginning.
+            cut = str(self.tokenizer.decode(ids[-num_kept:]))
+            # Counted as the engine counts: with a first token, and with the pieces of a character that was cut.
+            surplus = len(self.tok_encode(cut)) - room
+            if surplus <= 0:
+                self.num_truncated += 1
+                return cut
+            num_kept -= surplus
+        raise RequestError(
+            f"max_gen_toks {limit} for a context of {self._context_tokens} tokens",
+            expected="fewer new tokens than the context holds, so that some of the prompt fits",
+            do="lower max_gen_toks in the task's generation_kwargs",
+        )
 
     def _refuse_unknown(self, wanted: dict[str, Any]) -> None:
         # Without sampling these options change nothing; with it, leaving them out would change what is measured.

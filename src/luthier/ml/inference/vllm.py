@@ -6,9 +6,11 @@ A child that ends is started again, later and later; requests under way fail, th
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any, Final, Literal
 import httpx2
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import NotFoundError, RequestError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, WorkError
 from luthier.core.opted_turns import AS_THEY_ARE
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score, SilentProgress
 from luthier.core.stream import Decoding, EmbeddingRequest, Failed, Served, TextRequest
@@ -29,6 +31,8 @@ from luthier.ml.inference.stream_generation import generate_by_streaming
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_parsing import CallsInText, ToolFormat
 from luthier.ml.inference.vllm_process import VllmProcess, vllm_command
+
+log = logging.getLogger("luthier.engines")
 
 BASE: Final = "base"
 START_SECONDS: Final = 1800.0
@@ -96,6 +100,8 @@ class VllmEngine:
         self._tools = ToolFormat(text_of(self._template))
         self._templates = RequestTemplates(self._template)
         self._adapters: dict[str, str] = {}
+        # Of those, the ones that vLLM did not take when it was started again; each is tried again when asked.
+        self._missing: set[str] = set()
         self._first_pause, self._start_seconds = first_pause_seconds, start_seconds
         # Four times as many adapters may wait in the machine's memory as fit onto the device at once.
         arguments = [
@@ -147,11 +153,19 @@ class VllmEngine:
 
         Raises:
             NotFoundError: no adapter there.
+            ConflictError: the name belongs to another adapter.
             RequestError: vLLM refuses it.
         """
         self._check_open()
-        if self._adapters.get(name) == path:
-            return
+        if (known := self._adapters.get(name)) is not None:
+            if known == path:
+                return
+            # vLLM would keep the old weights under this name, with answers under way that must not change.
+            raise ConflictError(
+                f"adapter {name!r} from {path}, and from {known} before",
+                expected="one adapter a name",
+                do="unload the first, or choose another name",
+            )
         if not (Path(path) / "adapter_config.json").is_file():
             raise NotFoundError(
                 f"no adapter at {path}", expected="a PEFT folder with adapter_config.json", do="correct the path"
@@ -163,6 +177,7 @@ class VllmEngine:
 
     def unload_adapter(self, name: str) -> None:
         """Have vLLM unload an adapter."""
+        self._missing.discard(name)
         if self._adapters.pop(name, None) is not None and self._stream is not None:
             self._stream.unload_adapter(name)
             if self._process.is_running:
@@ -213,7 +228,7 @@ class VllmEngine:
         """Begin to write what `prepare` has made; false where there is no room, or while vLLM is being started again.
 
         Raises:
-            RequestError: a closed engine, or an unknown adapter.
+            RequestError: a closed engine, an unknown adapter, or one that vLLM does not take any more.
             WorkError: vLLM has ended too often.
         """
         self._check_open()
@@ -226,6 +241,9 @@ class VllmEngine:
         self._look_after()
         if self._stream is None:
             return False
+        if adapter in self._missing:
+            self._load(adapter, self._adapters[adapter])
+            self._missing.discard(adapter)
         return self._stream.ask(
             key, prepared.request, adapter, calls=prepared.calls, extra=prepared.extra, thinking=prepared.thinking
         )
@@ -278,9 +296,10 @@ class VllmEngine:
         """End the child."""
         # Requests are cancelled before the child ends, so that they do not fail with a broken connection.
         self._is_open = False
-        self._disconnect()
-        self._process.close()
-        self._http.close()
+        with ExitStack() as steps:  # from the last to the first, each of them also where one before has failed
+            steps.callback(self._http.close)
+            steps.callback(self._process.close)
+            steps.callback(self._disconnect)
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -318,7 +337,11 @@ class VllmEngine:
             self._failed("in the middle")
         elif self._process.is_running:
             if self._process.is_healthy():
-                self._connect()
+                try:
+                    self._connect()
+                except WorkError:
+                    # It does not answer any more: an end as any other, which the next look counts.
+                    self._process.stop()
             elif time.monotonic() - self._begun > self._start_seconds:
                 self._process.stop()
         # The last start is later than the last pause, so this child's end was not counted yet.
@@ -348,9 +371,15 @@ class VllmEngine:
 
     def _connect(self) -> None:
         self._context_tokens = self._ask_context()
-        # A child that was started again knows no adapter.
+        # A child that was started again knows no adapter. One that cannot be loaded any more (its folder is gone, say)
+        # is missing for those that ask for it, and takes neither the base nor the other adapters with it.
+        self._missing = set()
         for name, path in self._adapters.items():
-            self._load(name, path)
+            try:
+                self._load(name, path)
+            except LuthierError as error:
+                log.warning("vLLM was started again without the adapter %s: %s", name, error)
+                self._missing.add(name)
         self._stream = OpenAIStreamEngine(
             f"{self._process.url}/v1", BASE, api_key=self._process.key, most_answers=256, extra=_NO_DEFAULTS
         )
@@ -376,9 +405,13 @@ class VllmEngine:
             stream.close()
 
     def _load(self, name: str, path: str) -> None:
-        response = self._post("load_lora_adapter", {"lora_name": name, "lora_path": path})
-        # vLLM refuses a name that it has loaded already, which is no error here.
-        if response.status_code != httpx2.codes.OK and "already" not in response.text:
+        body = {"lora_name": name, "lora_path": path}
+        response = self._post("load_lora_adapter", body)
+        if response.status_code != httpx2.codes.OK and "already" in response.text:
+            # A name that an earlier unload or load has left: whose weights it means is not known, so not kept.
+            self._post("unload_lora_adapter", {"lora_name": name})
+            response = self._post("load_lora_adapter", body)
+        if response.status_code != httpx2.codes.OK:
             raise RequestError(
                 f"vLLM refuses the adapter {name!r} at {path}: {response.text[:400]}",
                 expected=f"a LoRA adapter of this base, of a rank up to {MAX_RANK}",

@@ -66,7 +66,7 @@ class WatchStore(Store):
             after = change(before)
             # IntegrityError: another process inserted the document after it was read as missing; go round again.
             with contextlib.suppress(IntegrityError), self._write() as connection:
-                if _is_still(connection, project_id, kind, name, before):
+                if is_still(connection, project_id, kind, name, before):
                     put(connection, project_id, kind, name, after)
                     return after
 
@@ -89,7 +89,8 @@ def put(connection: Connection, project_id: str, kind: str, name: str, document:
         _DOCUMENTS.put(connection, WatchDocument(project_id, kind, name, document))
 
 
-def _is_still(connection: Connection, project_id: str, kind: str, name: str, document: str | None) -> bool:
+def is_still(connection: Connection, project_id: str, kind: str, name: str, document: str | None) -> bool:
+    """Whether a document is as it was read before; its row is locked until the transaction of the connection ends."""
     query = select(watches.c.document).where(_is(project_id, kind, name)).with_for_update()
     return connection.execute(query).scalar() == document
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from luthier.core.system.durable import sync
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -40,5 +41,7 @@ def own_copy(context: Context, job: Job, file_id: str, stem: str) -> Path:
         os.link(source, partial)
     except OSError:  # another disk, or one that knows no links
         shutil.copyfile(source, partial)
+        # Before it gets its name: a copy that a power cut truncates would be taken for a whole one from then on.
+        sync(partial)
     partial.rename(path)
     return path

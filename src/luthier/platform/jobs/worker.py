@@ -136,7 +136,7 @@ class Worker:
         pace, wish, is_stopping = self.pace, job.wish, False
         kill_at: float | None = None
         pinged = 0.0
-        # good: the last time the database confirmed that the job is ours. beaten: the last renewal that was tried.
+        # good: before the last renewal that succeeded. beaten: before the last one that was tried.
         beaten = good = time.monotonic()
         while not attempt.has_ended:
             now = time.monotonic()
@@ -149,9 +149,10 @@ class Worker:
                     if now - beaten >= pace.beat:
                         beaten = now
                         wish = self.store.beat(job.job_id, job.attempt, self.step_of(job))
+                        # Only this makes the lease longer: a database may answer reads and write nothing.
+                        good = now
                     else:
                         wish = self.store.get(job.job_id).wish
-                    good = now
                 except LeaseLostError:
                     attempt.kill()
                     raise
@@ -160,8 +161,8 @@ class Worker:
                 if now - good < self.store.lease_seconds - pace.margin:
                     attempt.ping()
                 else:
-                    # The database has been silent for too long: the child must be dead before another worker may have
-                    # the job.
+                    # The lease was not renewed for too long: the child must be dead before another worker may have the
+                    # job.
                     attempt.kill()
             if kill_at is None and (wish is not None or stop_requested() is not None):
                 is_stopping = wish is None

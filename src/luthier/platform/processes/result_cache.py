@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from luthier.core.digest import sha256_document
-from luthier.core.errors import LuthierError, RequestError, WorkError, error_from
+from luthier.core.errors import BusyError, LuthierError, RequestError, WorkError, error_from
+from luthier.core.system.threads import start_daemon
 from luthier.platform.home.context import Context
 
 log = logging.getLogger("luthier.answers")
@@ -96,7 +97,11 @@ def store_result(context: Context, subject: Subject, answer: Callable[[], dict[s
 
 
 def start_computation(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> CachedResult:
-    """Compute in a background thread, unless the computation is running already."""
+    """Compute in a background thread, unless the computation is running already.
+
+    Raises:
+        BusyError: The system starts no more threads.
+    """
     path = subject.path(context)
     with _lock:
         if path in _running:
@@ -120,7 +125,12 @@ def start_computation(context: Context, subject: Subject, answer: Callable[[], d
             if error is not None:
                 _failed[path] = (time.time(), error)
 
-    threading.Thread(target=work, name=f"answer-{subject.kind}", daemon=True).start()
+    try:
+        start_daemon(work, f"answer-{subject.kind}")
+    except BusyError:
+        with _lock:
+            del _running[path]  # else it would count as running for as long as the server does
+        raise
     return CachedResult("running", since)
 
 

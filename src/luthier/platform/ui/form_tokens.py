@@ -78,7 +78,8 @@ class SubmitOnce:
 
     async def _submit(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         self._forget_old()
-        if (known := self._answers.get(key)) is not None:
+        # Again after each wait: of those who waited for one that failed, one does the work and the others wait for it.
+        while (known := self._answers.get(key)) is not None:
             # Shielded: who leaves must not take the answer from the request that makes it.
             kept = await asyncio.shield(known.future)
             if kept is not None:
@@ -98,7 +99,7 @@ class SubmitOnce:
         try:
             await self._app(scope, receive, keep_and_send)
         finally:
-            # The handler raised, or the client left before the end: those who wait make the answer themselves.
+            # The handler raised, or the client left before the end: of those who wait one makes the answer.
             if not answer.future.done():
                 self._settle(key, answer, [])
 

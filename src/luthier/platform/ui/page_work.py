@@ -13,12 +13,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from fastapi import Request
 from starlette.responses import Response
 
 from luthier.core.errors import BusyError, LuthierError, NotFoundError, WorkError
+from luthier.core.system.threads import start_daemon
 from luthier.platform.auth.service import digest_of
 from luthier.platform.ui.render import redirect
 from luthier.platform.ui.visitor import COOKIE
@@ -86,7 +88,7 @@ class PageWork:
             back: The page that the form is on.
 
         Raises:
-            BusyError: Too much work is going on.
+            BusyError: Too much work is going on, or the system starts no more threads.
         """
         name, made = secrets.token_urlsafe(16), Work(_owner(request), title, back)
         with self._lock:
@@ -99,7 +101,12 @@ class PageWork:
                     do="send the form again in a moment",
                 )
             self._works[name] = made
-        threading.Thread(target=_carry_out, args=(made, work), name="page-work", daemon=True).start()
+        try:
+            start_daemon(partial(_carry_out, made, work), "page-work")
+        except BusyError:
+            with self._lock:
+                del self._works[name]  # else it would take a place among the running ones for ever
+            raise
         if not made.done.wait(WAIT_SECONDS):
             return redirect(request, f"/working/{name}")
         if made.error is not None:

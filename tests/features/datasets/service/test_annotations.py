@@ -205,6 +205,6 @@ def test_lists_of_lines_are_read_and_written() -> None:
     assert named_lines((1, 3, 7, 8, 9)) == "1,3,7-9"
     assert parse_lines("") == ()
     assert parse_lines(named_lines(tuple(range(5, 400)))) == tuple(range(5, 400))
-    for text in ("x", "1-", "-3", "1-99999999999", "٣", "1;2", "0-20000"):
+    for text in ("x", "1-", "-3", "1-99999999999", "٣", "1;2", "0-20000", "5-3", "1,5-3", ",", " , "):
         with pytest.raises(RequestError, match="rows="):
             parse_lines(text)

@@ -193,6 +193,14 @@ def test_expiry(client: TestClient, context: Context) -> None:
         (FORM | {"expires_after[anchor]": "now", "expires_after[seconds]": "3600"}, "expires_after[anchor]"),
         (FORM | {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3599"}, "expires_after[seconds]"),
         (FORM | {"expires_after[anchor]": "created_at", "expires_after[seconds]": "9" * 99}, "expires_after[seconds]"),
+        (
+            FORM | {"expires_after[anchor]": "created_at", "expires_after[seconds]": "9" * 4500},
+            "expires_after[seconds]",
+        ),
+        (
+            FORM | {"expires_after[anchor]": "created_at", "expires_after[seconds]": "0000003600999"},
+            "expires_after[seconds]",
+        ),
         (FORM | {"expires_after[anchor]": "created_at", "expires_after[seconds]": "²"}, "expires_after[seconds]"),
         (FORM | {"path": "/etc"}, "path"),
         ({"purpose": "x" * 5000}, "purpose"),

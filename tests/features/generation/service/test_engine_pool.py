@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.core.opted_turns import OptedTurns
 from luthier.core.ports import SilentProgress
 from luthier.features.generation.engine_pool import EnginePool
-from luthier.features.models.resolve import Candidate
+from luthier.features.models.resolve import Candidate, engine_key
 
 
 class FakeEngine:
@@ -69,6 +71,43 @@ def test_one_model_is_open_at_a_time_and_systems_of_one_base_share_it(tiny_model
         "open base", "write with base", "write with base", "score with base", "close base",
         "open tuned", "write with tuned", "close tuned",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"precision": "bfloat16"},
+        {"device": "cuda"},
+        {"template": "plain"},
+        {"quantisation": "int8"},
+        {"template_options": {"enable_thinking": True}},
+        {"opted_turns": OptedTurns(folds_system=True)},
+    ],
+)
+def test_systems_that_run_in_another_way_share_no_engine(tiny_model: Path, other: dict[str, Any]) -> None:
+    log: list[str] = []
+    pool = EnginePool(lambda one: FakeEngine(one, log))  # type: ignore[arg-type,return-value]
+    base = candidate("base", tiny_model)
+    teacher = replace(base, name="teacher", **other)
+    assert engine_key(base) != engine_key(teacher)
+    for one in (base, teacher):
+        pool.engine(one).generate([], SilentProgress())
+    assert log == ["open base", "write with base", "close base", "open teacher", "write with teacher"]
+
+
+def test_the_template_that_auto_becomes_shares_an_engine(tiny_model: Path) -> None:
+    log: list[str] = []
+    pool = EnginePool(lambda one: FakeEngine(one, log))  # type: ignore[arg-type,return-value]
+    base = candidate("base", tiny_model)
+    for one in (base, replace(base, name="of a run", template="chat")):
+        pool.engine(one).generate([], SilentProgress())
+    assert log == ["open base", "write with base", "write with base"]
+
+
+def test_options_of_templates_that_are_equal_but_written_otherwise_differ(tiny_model: Path) -> None:
+    base = candidate("base", tiny_model)
+    keys = {engine_key(replace(base, template_options={"shows": value})) for value in (True, 1, 1.0, "1")}
+    assert len(keys) == 4
 
 
 def test_a_missing_adapter_is_found_before_anything_is_judged(tiny_model: Path, tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, event, text
 
 from luthier.core.ports import Generation
 from luthier.features.generation.store import GenerationStore
@@ -43,6 +44,26 @@ def test_more_keys_than_one_statement_takes(store: GenerationStore) -> None:
     for start in range(0, 2345, 400):
         store.keep({key: generation(key) for key in keys[start : start + 400]}, engine="e")
     assert {key: made.text for key, made in store.find(keys).items()} == {key: key for key in keys}
+
+
+def test_more_new_keys_than_one_statement_takes(store: GenerationStore) -> None:
+    asked: list[int] = []
+
+    def executing(_: object, __: object, ___: object, parameters: Any, ____: object, is_many: bool) -> None:
+        asked.extend([] if is_many else [len(parameters)])
+
+    store.keep({"7": generation("first"), "2000": generation("first")}, engine="e")
+    new = {str(number): generation(str(number)) for number in range(2345)}
+    event.listen(Engine, "before_cursor_execute", executing)
+    try:
+        store.keep(new, engine="e")
+    finally:
+        event.remove(Engine, "before_cursor_execute", executing)
+    assert 1 < max(asked) <= 999, "the least that a build of SQLite may allow"
+    assert store.count() == 2345
+    assert {key: made.text for key, made in store.find(list(new)).items()} == {
+        key: "first" if key in ("7", "2000") else key for key in new
+    }
 
 
 def test_a_database_of_before_gets_the_table_and_keeps_what_it_has(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -192,3 +193,19 @@ def test_many_runs_take_no_more_questions_than_few(context: Context) -> None:
         add_ended(context, number, bill(1.0))
     event.listen(engine, "before_cursor_execute", note)
     assert look() == few
+
+
+class Forgetful(dict[Any, Any]):
+    """As another thread makes it that clears the cache at once."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+def test_a_cache_that_is_cleared_meanwhile_costs_nothing(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = add_ended(context, 1, None)
+    context.evaluations.save(make_evaluation(run_id=run_id))
+    before = overview.last_verdicts(context, "default", limit=5)
+    assert len(before) == 1
+    monkeypatch.setattr(overview, "_known", Forgetful())
+    assert overview.last_verdicts(context, "default", limit=5) == before

@@ -11,8 +11,10 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Message
+from luthier.core.digest import sha256_document
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
 from luthier.core.results.human_eval import RatingItem, RatingsTable
+from luthier.features.human_eval import rating_view
 from luthier.features.human_eval.answers import AnsweredRow, AnsweredRows
 from luthier.features.human_eval.files import export_panel, format_of, import_label_studio
 from luthier.features.human_eval.pairs import preference_pairs
@@ -57,6 +59,24 @@ def test_tasks_name_no_system_and_stand_in_a_drawn_order(context: Context) -> No
     assert "check" not in text.replace("checks whether", "")
     first = [task["data"]["answer_1"] == item.answers[0].text for task, item in _with_items(context, made, tasks)]
     assert first.count(True) == first.count(False)
+
+
+def test_sides_of_a_whole_panel_are_ranked_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = make_panel(context, num_rows=20).panel
+    drawn: list[object] = []
+
+    def digest(document: object) -> str:
+        drawn.append(document)
+        return sha256_document(document)
+
+    monkeypatch.setattr(rating_view, "sha256_document", digest)
+    sides = [rating_view.shown_first(panel, "a rater of this test", item) for item in range(panel.num_items)]
+    assert len(drawn) == panel.num_items
+    # Stored ratings rest on these sides: they never change for a seed and a rater.
+    ranked = sorted(
+        range(panel.num_items), key=lambda one: sha256_document([panel.seed, "a rater of this test", "side", one])
+    )
+    assert sides == ["a" if ranked.index(item) % 2 == 0 else "b" for item in range(panel.num_items)]
 
 
 def _with_items(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from tests.fixtures.service import chat_row, write_rows
 
@@ -134,6 +135,30 @@ def test_a_forgotten_row_leaves_the_newest_versions_and_the_rest_is_named(contex
     assert entry.action == "row.forgotten"
     assert "Mill Lane" not in entry.document
     assert forget_row(context, ME, SECRET).versions == ()
+
+
+def test_rows_that_cannot_be_read_stay_and_are_counted(context: Context) -> None:
+    lines = [json.dumps(with_answer(SECRET)).encode() + b"\n", b'{"messages": [\n', json.dumps(chat_row(1)).encode()]
+    file = dataset_versions.keep_rows(context, ME, lines, "rows.jsonl")
+    dataset, _ = dataset_versions.create_dataset(context, ME, "rows", file)
+    done = forget_row(context, ME, SECRET)
+    newest = dataset_versions.get_version(context, ME, dataset.dataset_id)
+    assert dataset_versions.path_of(context, ME, newest).read_bytes() == lines[1] + lines[2] + b"\n"
+    assert newest.details == {"num_forgotten": 1, "num_unreadable": 0}
+    assert done.left[-1].startswith(f"1 rows of {dataset.dataset_id} version 1 cannot be read, and may hold it")
+
+
+def test_rows_that_cannot_be_written_are_left_out_and_counted(context: Context, tmp_path: Path) -> None:
+    rows = [with_answer(SECRET, score=1.0), chat_row(1) | {"score": float("nan")}, chat_row(2) | {"score": 0.5}]
+    pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
+    file = dataset_versions.keep_rows(context, ME, [(tmp_path / "rows.parquet").read_bytes()], "rows.parquet")
+    dataset, _ = dataset_versions.create_dataset(context, ME, "rows", file)
+    done = forget_row(context, ME, SECRET)
+    newest = dataset_versions.get_version(context, ME, dataset.dataset_id)
+    assert newest.num_rows == 1
+    assert newest.details == {"num_forgotten": 1, "num_unreadable": 1}
+    assert newest.note == "1 rows forgotten, 1 unreadable rows left out"
+    assert done.left[-1].startswith(f"1 of these are not in version 2 of {dataset.dataset_id}")
 
 
 def test_words_that_stand_in_every_row_forget_nothing(context: Context) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.workflows.trial_rows import TRIAL_ROWS
+from luthier.features.model_checks import trials
 from luthier.features.model_checks.records import CHECKS, Check
 from luthier.features.model_checks.trials import try_model
 from luthier.ml.inference.transformers_engine import TransformersEngine
@@ -43,6 +44,23 @@ def test_every_part_comes_once_and_is_held_against_transformers(tried: Callable[
     assert "padded" in found["loss"].path
     assert 0 <= found["loss"].measures["loss_difference_padded"] < 1e-5
     assert found["reach"].measures["share_of_matrices"] == 1.0
+
+
+def test_the_model_by_itself_is_loaded_once_a_part(
+    tried: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[trials.Trial] = []
+    plain = trials._own_model
+
+    def loading(trial: trials.Trial) -> object:
+        loaded.append(trial)
+        return plain(trial)
+
+    monkeypatch.setattr(trials, "_own_model", loading)
+    found = tried()
+    parts = [name for name in ("loss", "text", "stream", "score") if found[name].status == "works"]
+    assert "loss" in parts
+    assert len(loaded) <= len(parts)
 
 
 def test_an_error_of_a_library_ends_its_part_alone(

@@ -162,6 +162,19 @@ def test_hostile_words_stay_words(browser, home) -> None:  # type: ignore[no-unt
     assert "alert(1)" in client.get(f"/monitor/exchanges/{one}").text
 
 
+def test_exchanges_of_one_moment_are_on_one_page_each(browser, home) -> None:  # type: ignore[no-untyped-def]
+    for number in range(120):
+        asked(home, number, at=1e9 + 0.1)
+    client, seen, address = browser("read"), [], "/monitor/exchanges?name=shop-bot"
+    for size in (50, 50, 20):
+        page = client.get(address).text
+        ids = list(dict.fromkeys(re.findall(r"chatcmpl-\d+(?=<)", page)))
+        assert len(ids) == size
+        seen += ids
+        address = page.split('class="button" href="')[-1].split('"')[0].replace("&amp;", "&")
+    assert len(set(seen)) == 120
+
+
 def test_exchanges_are_sifted_and_paged(browser, home) -> None:  # type: ignore[no-untyped-def]
     for number in range(60):
         asked(home, number, status=500 if number < 3 else 200)
@@ -173,6 +186,7 @@ def test_exchanges_are_sifted_and_paged(browser, home) -> None:  # type: ignore[
     assert "chatcmpl-9<" not in first
     older = first.split('class="button" href="')[-1].split('"')[0].replace("&amp;", "&")
     assert "10 of 10" in client.get(older).text
+    assert "10 of 10" in client.get(re.sub("&before_id=[^&]*", "", older)).text, "an address of before"
     assert "3 of 3" in client.get("/monitor/exchanges?show=failed").text
     assert "60 of 60" not in client.get("/monitor/exchanges?show=words&name=other").text
     bare = client.get("/monitor/exchanges/chatcmpl-99").text

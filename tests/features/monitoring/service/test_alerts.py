@@ -82,6 +82,31 @@ def test_an_alert_opens_stays_and_closes(context: Context) -> None:
         context.alerts.get(kept.alert_id, "other")
 
 
+@pytest.mark.parametrize("has_states", [False, True])
+def test_two_checks_at_once_open_an_alert_once(
+    context: Context, monkeypatch: pytest.MonkeyPatch, has_states: bool
+) -> None:
+    alerts.change_settings(context, CALLER, {"emails": ["ann@example.org"]})
+    if has_states:
+        alerts.review(context, DEFAULT_PROJECT, report(signal("steady"), at=1_000.0))
+    listed, others = alerts.list_alerts, [report(signal(), at=2_100.0)]
+
+    def listing(*given: object, **more: object) -> list[Alert]:
+        found = listed(*given, **more)  # type: ignore[arg-type]
+        # The other check is read and written whole between the reading and the writing of this one.
+        while others:
+            assert [one.status for one in alerts.review(context, DEFAULT_PROJECT, others.pop())] == ["open"]
+        return found
+
+    monkeypatch.setattr(alerts, "list_alerts", listing)
+    assert alerts.review(context, DEFAULT_PROJECT, report(signal(), at=2_000.0)) == []
+    assert len(listed(context, DEFAULT_PROJECT)) == 1
+    assert len(context.watches.list(mails.KIND, DEFAULT_PROJECT)) == 1
+    for number in range(24):
+        alerts.review(context, DEFAULT_PROJECT, report(signal("steady"), at=3_000.0 + number))
+    assert [one.status for one in listed(context, DEFAULT_PROJECT)] == ["closed"]
+
+
 def test_flapping_is_told_of_once(context: Context) -> None:
     webhooks.create_webhook(context, CALLER, "http://127.0.0.1:9/", ("luthier.alert.opened", "luthier.alert.closed"))
     looks(context, *(["changed", "steady"] * 10))

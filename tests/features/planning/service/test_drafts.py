@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.fixtures.service import chat_row, write_rows
 
-from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.errors import BusyError, LuthierError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.features.planning import drafts as draft_planner
 from luthier.features.planning.drafts import DraftPlanner
@@ -133,6 +133,22 @@ def test_a_long_plan_that_nobody_wants_is_ended(planner: DraftPlanner, monkeypat
     slow.release.set()
     assert planner.plan("p", "d", {"n": 2}, wait_seconds=30)
     monkeypatch.setattr(WarmChild, "was_killed", False, raising=False)
+
+
+def test_without_a_thread_nothing_waits_and_a_later_try_is_planned(
+    planner: DraftPlanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    slow = Slow(monkeypatch)
+    slow.release.set()
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(BusyError, match="no more threads"):
+            planner.plan("p", "d", {"n": 1}, wait_seconds=0)
+    assert planner.plan("p", "d", {"n": 2}, wait_seconds=30)
+    assert slow.began == [2]
 
 
 def test_a_bug_is_told_and_the_desk_goes_on(planner: DraftPlanner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,19 @@ def test_the_shape_of_rows_is_told_where_it_can_be(context: Context) -> None:
     assert draft_choices.shape_of(context, OTHER, chats) is None
 
 
+def test_shapes_that_are_forgotten_meanwhile_are_told(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(dict[Any, Any]):
+        """As another thread makes it that clears the cache at once."""
+
+        def __setitem__(self, key: Any, value: Any) -> None:
+            pass
+
+    monkeypatch.setattr(draft_choices, "_shapes", Forgetful())
+    assert draft_choices.shape_of(context, OWN, kept(context, [{"prompt": "a", "chosen": "b", "rejected": "c"}])) == (
+        "preference"
+    )
+
+
 def test_models_on_this_machine_come_first(context: Context, tiny_model: Path) -> None:
     from luthier.ml.inference.models import sources
 

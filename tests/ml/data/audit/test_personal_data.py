@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from luthier.ml.data.audit import personal_data
 from luthier.ml.data.audit.personal_data import check
 from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.table import build_table
+from luthier.ml.data.personal_data.span import Span
 
 
 def test_each_kind_is_a_finding_of_its_own(jsonl: Callable[..., Path]) -> None:
@@ -67,3 +71,20 @@ def test_what_may_be_a_value_is_told_apart_from_what_is(jsonl: Callable[..., Pat
     assert (perhaps.severity, perhaps.details["is_certain"], perhaps.lines) == ("info", False, (1,))
     assert perhaps.message == "1 row may hold 1 street address (1 distinct); nothing beside them says so"
     assert certain.fix.endswith("--only personal_data --mask street")
+
+
+def test_names_are_hidden_in_the_excerpts_of_every_kind(
+    jsonl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(text: str) -> list[Span]:
+        start = text.find("Miriam Adler")
+        return [] if start < 0 else [Span(start, start + 12, "name", "Miriam Adler")]
+
+    monkeypatch.setattr(personal_data, "why_not", lambda: None)
+    monkeypatch.setattr(personal_data, "name_finder", lambda: find)
+    path = jsonl({"prompt": "Who?", "completion": "Ask Miriam Adler, zoe@firm.de"}, {"text": "Nobody."})
+    email, name = check(AuditRequest(build_table(path)))
+    assert (email.details["kind"], name.details["kind"]) == ("email", "name")
+    for finding in (email, name):
+        assert "Mir…" in finding.examples[0].excerpt
+        assert "Adler" not in finding.model_dump_json()

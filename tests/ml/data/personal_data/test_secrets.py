@@ -73,11 +73,18 @@ def test_a_private_key_inside_json_and_one_cut_short() -> None:
         ('{\\"api_key\\": \\"' + made(24) + '\\"}', made(24)),
         ("DB_PASSWORD='" + "k3y!W0rd#x9'", "k3y!W0rd#x9"),
         ("export API_TOKEN=" + made(32, "0123456789abcdef"), made(32, "0123456789abcdef")),
+        ("private_key = '" + made(24) + "'", made(24)),
+        ('"private-key": "' + made(24) + '"', made(24)),
+        ("PRIVATEKEY=" + made(24), made(24)),
+        ("AccountKey=" + made(24), made(24)),
+        ('signing_key: "' + made(24) + '"', made(24)),
+        ("encryption-key = '" + made(24) + "'", made(24)),
         ("postgres://admin:" + "pW9x2kQ@db.internal:5432/x", "pW9x2kQ"),
     ],
 )
 def test_values_of_names_that_say_secret(text: str, value: str) -> None:
     assert [secret.value for secret in find_secrets(text)] == [value]
+    assert may_hold_secrets(pl.Series([text])).to_list() == [True]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,14 @@ def test_rows_come_back_as_written(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_half_of_a_surrogate_pair_is_written_as_an_escape(tmp_path: Path) -> None:
+    rows = [{"text": "é \ud83d"}, {"text": "é"}]
+    assert write_rows(rows, tmp_path / "rows.jsonl") == 2
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    assert lines == ['{"text": "\\u00e9 \\ud83d"}', '{"text": "é"}']
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write_rows([{"n": 1}], path)

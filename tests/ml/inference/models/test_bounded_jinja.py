@@ -27,6 +27,9 @@ HARMLESS = (
     "{{ 7 % 3 }}{{ 2 ** 8 }}{{ 3 * 4 }}{{ '%s %03d' % ('x', 7) }}{{ 'a'.center(9) }}|{{ [1] * 2 }}",
     "{% for m in messages if m.role == 'user' %}{{ m.content.upper() | trim }}{% endfor %}",
     "{{ 'a' | center(5) }}|{{ 'b\\nc' | indent(2) }}|{{ '%s' | format('q') }}|{{ '{} {:>4}'.format(1, 'z') }}",
+    "{% for m in messages|map(attribute='role') %}{{ loop.index }}/{{ loop.length }}{{ m }}{{ loop.last }}{% endfor %}",
+    "{% for m in messages | selectattr('role', 'eq', 'user') %}{{ loop.previtem }}{{ loop.nextitem }}{% endfor %}",
+    "{% for x in messages[0]|map('upper') %}{{ x }}{% break %}{% endfor %}{% for x in no %}{% else %}none{% endfor %}",
     "{% for x in [[1, [2]], [3]] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}",
 )
 HOSTILE = {
@@ -35,6 +38,18 @@ HOSTILE = {
     "list": "{{ [0] * 9999999999 }}",
     "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "loops over text": "{% set t = 'a' * 99999 %}{% for i in t %}{% for j in t %}{% endfor %}{% endfor %}",
+    "loops over filters": "{% for i in range(99999)|map('string') %}{% for j in range(99999)|map('string') %}"
+    "{% endfor %}{% endfor %}",
+    "loops over selections": "{% for i in range(99999)|select %}{% for j in range(99999)|reject('none') %}"
+    "{% endfor %}{% endfor %}",
+    "loops over batches": "{% for i in range(99999)|batch(1) %}{% for j in range(99999)|batch(1) %}{{ loop.index }}"
+    "{% endfor %}{% endfor %}",
+    "loops over views": "{% set d = dict(range(9998)|map('string')|batch(2)) %}{% for i in d.items() %}"
+    "{% for j in d.values() %}{% for k in d.keys() %}{% endfor %}{% endfor %}{% endfor %}",
+    "recursive loops": "{% for i in range(99999) recursive %}{% if loop.depth < 3 %}{{ loop(range(99999)) }}{% endif %}"
+    "{% endfor %}",
+    "recursive loops over filters": "{% for i in [1] recursive %}{% if loop.depth < 9 %}"
+    "{{ loop(range(99999)|map('string')) }}{% endif %}{% endfor %}",
     "power": "{{ 9 ** 999999999 }}",
     "tower": "{{ 2 ** 9999 * 2 ** 9999 }}",
     "percent": "{{ '%9999999999d' % 1 }}",

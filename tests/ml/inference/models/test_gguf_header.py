@@ -5,6 +5,9 @@ import pytest
 from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.ml.inference.models.gguf_header import read_gguf_header
 
+ONE_VALUE = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
+LIST = ONE_VALUE + struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9)
+
 
 def test_keys_and_shapes_are_read_and_lists_are_counted(tiny_gguf):
     header = read_gguf_header(tiny_gguf)
@@ -27,12 +30,32 @@ def test_keys_and_shapes_are_read_and_lists_are_counted(tiny_gguf):
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 60), "a text of"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 9) + b"abc", "middle of a text"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a" + struct.pack("<I", 99), "KeyError"),
+        (LIST + struct.pack("<IQ", 9, 1) * 5_000, "lists in lists, more than 8 deep"),
+        (LIST + struct.pack("<IQQ", 8, 1, (1 << 64) - 1), "a value of"),
+        (LIST + struct.pack("<IQ", 10, (1 << 64) - 1), "a value of"),
+        (
+            ONE_VALUE + struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<If", 6, float("inf")),
+            "OverflowError",
+        ),
     ],
 )
 def test_what_is_no_gguf_is_said_so(tmp_path, content, words):
     (tmp_path / "a.gguf").write_bytes(content)
     with pytest.raises(ModelSourceError, match=words):
         read_gguf_header(tmp_path / "a.gguf")
+
+
+def test_a_list_of_lists_is_skipped(tmp_path):
+    inner = struct.pack("<IQ", 4, 2) + struct.pack("<II", 1, 2)
+    (tmp_path / "a.gguf").write_bytes(LIST + struct.pack("<IQ", 9, 3) + inner * 3)
+    assert read_gguf_header(tmp_path / "a.gguf").num_in_list == {"a": 3}
+
+
+@pytest.mark.parametrize(("stated", "number"), [(512.0, 512), (float("inf"), 7), (float("nan"), 7)])
+def test_a_number_that_is_not_whole_is_none(tmp_path, stated, number):
+    key = b".context_length"
+    (tmp_path / "a.gguf").write_bytes(ONE_VALUE + struct.pack("<Q", len(key)) + key + struct.pack("<If", 6, stated))
+    assert read_gguf_header(tmp_path / "a.gguf").number("context_length", 7) == number
 
 
 def test_a_file_that_is_cut_off_anywhere_is_refused(tiny_gguf, tmp_path):

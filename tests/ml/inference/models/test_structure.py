@@ -73,6 +73,16 @@ def test_a_folder_is_read_as_its_description(tiny_model: Path) -> None:
     assert read_structure(str(tiny_model)) == structure_of(described)
 
 
+def test_a_folder_that_changes_is_read_again(tiny_model: Path, tmp_path: Path) -> None:
+    described = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+    for num_layers in (2, 3):
+        changed = described | {"num_hidden_layers": num_layers, "layer_types": None}
+        (tmp_path / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+        first = read_structure(str(tmp_path))
+        assert first.num_layers == num_layers
+        assert read_structure(str(tmp_path)) is first, "a config that has not changed is read once"
+
+
 def test_a_folder_without_config_and_a_wrong_one_are_told(tmp_path: Path) -> None:
     with pytest.raises(ModelSourceError, match=r"config\.json"):
         read_structure(str(tmp_path))

@@ -41,14 +41,19 @@ def item(number: int, **changes: object) -> ReviewItem:
 
 def test_alerts_and_documents_are_written_together_or_not_at_all(database: Database) -> None:
     alerts, watches = AlertStore(database), WatchStore(database)
-    alerts.settle(PROJECT, Settled([alert(1), alert(2)], [WatchDocument(PROJECT, "standings", "m", "{}")]))
+    states = WatchDocument(PROJECT, "standings", "m", "{}")
+    assert alerts.settle(PROJECT, Settled([alert(1), alert(2)], states, None))
     assert [one.alert_id for one in alerts.list(PROJECT)] == ["alert-2", "alert-1"]
     assert watches.get(PROJECT, "standings", "m") == "{}"
-    broken = Settled([alert(3)], [WatchDocument("no such project", "standings", "m", "{}")])
+    broken = Settled([alert(3)], states, "{}", [WatchDocument("no such project", "mail", "m", "{}")])
     with pytest.raises(Exception, match=r"(?i)foreign key|violates"):
         alerts.settle(PROJECT, broken)
     assert len(alerts.list(PROJECT)) == 2
-    alerts.settle(PROJECT, Settled([alert(1, status="closed", closed_at=9.0)], []))
+    after = WatchDocument(PROJECT, "standings", "m", '{"at": 9}')
+    assert alerts.settle(PROJECT, Settled([alert(1, status="closed", closed_at=9.0)], after, "{}"))
+    for stale in ("{}", None):
+        assert not alerts.settle(PROJECT, Settled([alert(3)], states, stale)), "another check was written meanwhile"
+    assert watches.get(PROJECT, "standings", "m") == '{"at": 9}'
     assert [one.alert_id for one in alerts.list(PROJECT, model="m", status="open", limit=5)] == ["alert-2"]
     with pytest.raises(NotFoundError, match="nearest: alert-"):
         alerts.get("alert-9", PROJECT)

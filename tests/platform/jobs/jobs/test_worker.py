@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.errors import UnreachableError
 from luthier.platform.db.database import Database
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.store import JobStore
 from luthier.platform.jobs.worker import Pace, Worker
+from luthier.platform.processes.process import Attempt
 
 CHILD = Path(__file__).with_name("child.py")
 QUICK = Pace(look=0.05, ping=0.1, beat=0.2, grace=20.0, margin=2.0)
@@ -206,6 +208,21 @@ def test_a_worker_stopped_past_its_lease_loses_the_job_and_knows_it(house: House
         first.send_signal(signal.SIGCONT)
         assert first.wait(60) == 0
     assert house.queue.get(job_id) == job, "who came back late changed nothing"
+
+
+def test_a_database_that_is_read_but_not_written_renews_no_lease(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child ends before its lease does, though every read in between is answered."""
+    job_id = house.submit("slow")
+
+    def no_write(*_: object) -> None:
+        house.stop = "one attempt is enough"
+        raise UnreachableError("the disk of the database hangs", expected="an answer", do="wait")
+
+    monkeypatch.setattr(house.queue, "beat", no_write)
+    monkeypatch.setattr(Attempt, "terminate", lambda attempt: None)
+    house.work(Pace(look=0.05, ping=0.1, beat=0.2, grace=60.0, margin=house.queue.lease_seconds - 1.0))
+    assert house.steps(job_id) < 40
+    assert house.queue.get(job_id).status == "queued"
 
 
 def _is_running(pid: int) -> bool:

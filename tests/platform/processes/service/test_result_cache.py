@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from luthier.core.errors import DataError, WorkError
+import pytest
+
+from luthier.core.errors import BusyError, DataError, WorkError
 from luthier.platform.home.context import Context
 from luthier.platform.processes.result_cache import Subject, cached_result, start_computation, store_result
 from luthier.testing.waiting import wait_for
@@ -64,3 +66,16 @@ def test_what_was_cut_short_counts_as_unasked(context: Context) -> None:
     path.write_text(path.read_text(encoding="utf-8")[:-5], encoding="utf-8")
     assert state(context) == "unasked"
     assert list(path.parent.iterdir()) == [path], "nothing half-written lies about"
+
+
+def test_what_could_not_be_started_does_not_count_as_running(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(BusyError, match="no more threads"):
+            start_computation(context, SUBJECT, lambda: {"n": 3})
+    assert state(context) == "unasked"
+    start_computation(context, SUBJECT, lambda: {"n": 3})
+    wait_for(lambda: state(context) == "answered")

@@ -154,6 +154,28 @@ def test_two_clicks_at_once_are_one_submission() -> None:
     assert {answer.headers["location"] for answer in answers} == {"/made/1"}
 
 
+def test_of_those_who_waited_for_one_that_failed_one_does_the_work() -> None:
+    statuses, num_done = [422, 303], 0
+
+    async def second_time_lucky(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal num_done
+        status = statuses.pop(0) if statuses else 303
+        for _ in range(3):
+            await asyncio.sleep(0)
+        num_done += status == 303
+        await send({"type": "http.response.start", "status": status, "headers": [(b"location", b"/made/1")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def click() -> list[httpx2.Response]:
+        transport = httpx2.ASGITransport(app=SubmitOnce(second_time_lucky))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as one:
+            return list(await asyncio.gather(*(one.post("/make", data={"form_token": "t"}) for _ in range(4))))
+
+    answers = asyncio.run(click())
+    assert sorted(answer.status_code for answer in answers) == [303, 303, 303, 422]
+    assert num_done == 1
+
+
 def test_a_submission_that_breaks_off_blocks_no_other() -> None:
     calls = 0
 

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError
+from luthier.core.errors import BusyError, ConflictError
 from luthier.features.datasets import annotations as annotation_queue
 from luthier.features.datasets import repairs as dataset_repairs
 from luthier.features.datasets import service as dataset_versions
@@ -101,3 +101,16 @@ def test_short_work_is_answered_at_once(browser: Browser, dataset: str, monkeypa
     monkeypatch.setattr(page_work, "_MAX_RUNNING", 0)
     refused = one.post("/review/queue", data={"model": "m", "what": "liked"})
     assert (refused.status_code, "going on already" in refused.text) == (429, True)
+
+
+def test_work_that_could_not_be_started_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(page_work, "_MAX_RUNNING", 1)
+    request: Any = type("R", (), {"cookies": {}})()
+    works = page_work.PageWork()
+    for _ in range(2):
+        with pytest.raises(BusyError, match="no more threads"):
+            works.answer(request, "Doing", lambda: pytest.fail("it was not started"), back="/")

@@ -13,7 +13,7 @@ from luthier.ml.data.audit.finding import EXCERPT_CHARACTERS, about_rows, rows
 from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.personal_data.find import find_personal_data, may_hold_personal_data
 from luthier.ml.data.personal_data.masking import DEFAULT_KINDS
-from luthier.ml.data.personal_data.names import name_finder, why_not
+from luthier.ml.data.personal_data.names import FindNames, name_finder, why_not
 from luthier.ml.data.personal_data.span import KINDS, Kind, Span
 
 GRAVE_KINDS: Final[frozenset[Kind]] = frozenset(("card", "iban", "ssn"))
@@ -60,7 +60,7 @@ def check(request: AuditRequest) -> Sequence[Finding]:
         perhaps = {at: spans for at, spans in found[kind].items() if at not in certain}
         for by_row, is_certain in ((certain, True), (perhaps, False)):
             if by_row:
-                findings.append(_finding(request, kind, by_row, names_left_out, is_certain=is_certain))
+                findings.append(_finding(request, kind, by_row, find_names, names_left_out, is_certain=is_certain))
     return findings
 
 
@@ -92,6 +92,7 @@ def _finding(
     request: AuditRequest,
     kind: Kind,
     by_row: dict[int, list[Span]],
+    find_names: FindNames | None,
     names_left_out: str | None,
     *,
     is_certain: bool,
@@ -108,7 +109,7 @@ def _finding(
     texts = table.frame["text"]
     for position in positions[:10]:
         text, spans = texts[position], by_row[position]
-        excerpts[position] = excerpt_with_hidden(text, find_personal_data(text), spans[0].start)
+        excerpts[position] = excerpt_with_hidden(text, find_personal_data(text, find_names), spans[0].start)
         notes[position] = f"{_NAMES[kind][0]} {hidden(spans[0])}" + (f" and {len(spans) - 1} more" if spans[1:] else "")
     one, many = _NAMES[kind]
     held = ("holds" if len(positions) == 1 else "hold") if is_certain else "may hold"

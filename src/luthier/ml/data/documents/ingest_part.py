@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.digest import sha256_bytes, sha256_document
+from luthier.ml.data.rows.write_rows import json_line
 
 _FORMAT = 2
 _LIBRARIES = ("markitdown", "trafilatura", "pypdfium2", "openpyxl", "mammoth", "python-pptx")
@@ -79,7 +80,7 @@ def write_part(
     path: Path, rows: Sequence[Mapping[str, Any]], *, sha256: str, reader: str, num_tokens: int, warnings: Sequence[str]
 ) -> PartHeader:
     """Write a part so that it is either whole or not there."""
-    body = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
+    body = b"".join(json_line(row) + b"\n" for row in rows)
     header = PartHeader(sha256, reader, len(rows), num_tokens, tuple(warnings), sha256_bytes(body))
     # No fsync: a part that a power cut leaves incomplete fails its digest in read_part, and is read again.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

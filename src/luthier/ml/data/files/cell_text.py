@@ -8,8 +8,9 @@ conditional sections come as the plain number or an ISO 8601 date.
 from __future__ import annotations
 
 import re
+import sys
 from datetime import date, datetime, time, timedelta
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Any, Final
 
 _BY_COUNTRY: Final = ("mm-dd-yy", "m/d/yy h:mm", "[$-F800]dddd, mmmm dd, yyyy", "[$-F400]h:mm:ss AM/PM")
@@ -34,6 +35,9 @@ def cell_text(value: Any, number_format: str) -> str:
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, int | float):
+        # openpyxl gives any digits as an int; no format shows what is beyond a double.
+        if not abs(value) <= sys.float_info.max:
+            return str(value)
         shown = None if number_format in ("General", "@", "") else _number(value, number_format)
         return _plain(value) if shown is None else shown
     if isinstance(value, date | time):
@@ -81,7 +85,9 @@ def _number(value: float, number_format: str) -> str | None:
         return None
     num_percent = sum(found[5] == "%" for part in (before, after) for found in _LITERAL.finditer(part))
     # Decimal of the shortest repr: 2.675 is rounded as the spreadsheet shows it, not as its binary value.
-    digits = _digits(Decimal(repr(abs(value))) * 100**num_percent, pattern)
+    # All digits are kept: a double has up to 309 before the point, a per cent sign adds two, the pattern those behind.
+    with localcontext(prec=400 + 2 * len(section)):
+        digits = _digits(Decimal(repr(abs(value))) * 100**num_percent, pattern)
     sign = "-" if is_negative and digits.strip("0.,") else ""
     return sign + (_literals(before) + digits + _literals(after)).strip()
 

@@ -34,9 +34,12 @@ TOKEN_FORMS: Final[dict[str, re.Pattern[str]]] = {
         r"(?<![A-Za-z0-9+.\-])[A-Za-z][A-Za-z0-9+.\-]{1,20}://[^\s:/@\"'<>\\]{0,100}:(?P<secret>[^\s:/@\"'<>\\]{3,200})@[\w.\-\[]"
     ),
 }
+# What is before "key" in a name that says secret; a plain "key" does not.
+_KEYS: Final = ("api", "access", "private", "account", "signing", "encryption")
 # `name = "value"` as in code, `"name": "value"` as in JSON (also inside a JSON string), NAME=value as in a shell.
 ASSIGNMENT: Final = re.compile(
-    r"(?i)(?P<name>api[_-]?key|secret|token|passw(?:or)?d|passphrase|pwd|access[_-]?key|private[_-]?key|credential)s?(?:key|value|hash)?(?:[_.\-][\w.\-]{0,24})?"
+    rf"(?i)(?P<name>(?:{'|'.join(_KEYS)})[_-]?key|secret|token|passw(?:or)?d|passphrase|pwd|credential)s?"
+    r"(?:key|value|hash)?(?:[_.\-][\w.\-]{0,24})?"
     r"\\?[\"']?\s{0,4}(?::=|=>|=|:)\s{0,4}"
     r"(?:\\?[\"'`](?P<quoted>[^\s\"'`\\<>]{8,200})\\?[\"'`]|(?P<bare>[A-Za-z0-9_\-+/=.~]{16,200})(?![\w(\[]))"
 )
@@ -55,6 +58,6 @@ PLACEHOLDER: Final = re.compile(
 MARKS: Final = (
     "private key", "akia", "asia", "abia", "acca", "aws", "ghp_", "gho_", "ghu_", "ghs_", "ghr_",
     "github_pat_", "glpat-", "gldt-", "glrt-", "glptt-", "glcbt-", "xox", "hooks.slack", "k_live_", "aiza",
-    "sk-", "hf_", "npm_", "pypi-", "sg.", "eyj", "://", "apikey", "api_key", "api-key", "secret", "token",
-    "passw", "passphrase", "pwd", "access_key", "accesskey", "access-key", "credential",
+    "sk-", "hf_", "npm_", "pypi-", "sg.", "eyj", "://", "secret", "token", "passw", "passphrase", "pwd", "credential",
+    *(f"{word}{join}key" for word in _KEYS for join in ("", "_", "-")),
 )  # fmt: skip

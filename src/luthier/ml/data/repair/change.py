@@ -18,7 +18,8 @@ from luthier.ml.data.personal_data.names import name_finder
 from luthier.ml.data.repair.change_text import change_row, numbers_as_text
 from luthier.ml.data.repair.masked_values import MaskedValues
 from luthier.ml.data.repair.request import Note, Notes, RepairRequest, add_note
-from luthier.ml.data.rows.records import Record, json_line, read_records
+from luthier.ml.data.rows.records import Record, read_records
+from luthier.ml.data.rows.write_rows import json_line
 from luthier.ml.data.text.clean_text import HTML_STRIPPED, clean_text
 
 _HTML_KEPT: Final = ("encoding", "HTML kept")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, time
-from typing import Any
 
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
 from luthier.core.library_errors import library_reason
-from luthier.ml.data.files.bad_field import name_of_type
 from luthier.ml.data.files.bounded_lines import bounded_lines
 from luthier.ml.data.files.source import Source
 from luthier.ml.data.rows.rows import read_rows
+from luthier.ml.data.rows.write_rows import json_line
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -59,26 +56,6 @@ def read_records(source: Source) -> Iterator[Record]:
                 yield Record(item.line, problem, None)
         else:
             yield Record(item.line, item, None)
-
-
-def json_line(fields: Mapping[str, Any]) -> bytes:
-    """A row as one line of JSON without its end: UTF-8, fields in their order; dates and times as ISO 8601 texts.
-
-    Raises:
-        TypeError: a value of a type that JSON does not have.
-        ValueError: a number that is infinite or not a number.
-    """
-    text = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=_iso)
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
-        return json.dumps(fields, allow_nan=False, default=_iso).encode()
-
-
-def _iso(value: Any) -> str:
-    if isinstance(value, date | time):
-        return value.isoformat()
-    raise TypeError(f"{name_of_type(value)} ({type(value).__name__}) is no JSON value")
 
 
 def _lines(source: Source) -> Iterator[Record]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import IO, Any
 
 from luthier.core.system.disk_full import disk_full_explained
+from luthier.ml.data.files.bad_field import name_of_type
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
-    """Write one JSON object a line (UTF-8), atomically, and return the number of rows. Makes missing folders.
+    """Write each row as `json_line` gives it, atomically, and return the number of rows. Makes missing folders.
 
     Raises:
+        TypeError: a value of a type that JSON does not have.
+        ValueError: a number that is infinite or not a number.
         StorageFullError: the disk is full.
     """
     # In the same folder, since a rename is atomic within one file system only.
@@ -23,7 +27,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     try:
         with disk_full_explained(path), _opened(temporary) as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                file.write(json_line(row) + b"\n")
                 num_rows += 1
             file.flush()
             # Before the rename: else a power cut could leave the new name with an empty file.
@@ -34,6 +38,26 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     return num_rows
 
 
-def _opened(path: Path) -> IO[str]:
+def json_line(fields: Mapping[str, Any]) -> bytes:
+    """A row as one line of JSON without its end: UTF-8, fields in their order; dates and times as ISO 8601 texts.
+
+    Raises:
+        TypeError: a value of a type that JSON does not have.
+        ValueError: a number that is infinite or not a number.
+    """
+    text = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=_iso)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
+        return json.dumps(fields, allow_nan=False, default=_iso).encode()
+
+
+def _iso(value: Any) -> str:
+    if isinstance(value, date | time):
+        return value.isoformat()
+    raise TypeError(f"{name_of_type(value)} ({type(value).__name__}) is no JSON value")
+
+
+def _opened(path: Path) -> IO[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("w", encoding="utf-8", newline="\n")
+    return path.open("wb")

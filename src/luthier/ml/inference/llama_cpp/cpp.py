@@ -92,13 +92,18 @@ class LlamaCppEngine:
         self._prepared: dict[Hashable, tuple[TextRequest, _Prepared]] = {}
         self._reading = threading.Lock()  # held while the server is opened again, and to count who reads with it
         self._num_reading = 0
+        self._restoring = threading.Lock()
         self._writing = Writing(num_slots, self._pool_tokens)
-        self._server: LlamaServer | None = self._open_server([])
+        # None after `close`, and while no server could be opened again: the next request then tries to.
+        self._server: LlamaServer | None = None
+        self._is_open = True
+        server = self._open_server([])
         try:
-            self._reader = open_reader(model, self._header, self._server, template)
+            self._reader = open_reader(model, self._header, server, template)
         except BaseException:
-            self._server.close()
+            server.close()
             raise
+        self._server = server
 
     @property
     def name(self) -> str:
@@ -279,6 +284,7 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         """Release the weights, once what is being computed has been."""
+        self._is_open = False
         server, self._server = self._server, None
         if server is None:
             return
@@ -286,9 +292,24 @@ class LlamaCppEngine:
         server.close()
 
     def _check_open(self) -> LlamaServer:
-        if self._server is None:
+        """The server, opened again where the last try to do so failed.
+
+        Raises:
+            RequestError: a closed engine.
+            WorkError: no server can be opened.
+        """
+        if not self._is_open:
             raise RequestError("a closed engine", expected="an open one", do="open the engine again")
-        return self._server
+        if (server := self._server) is not None:
+            return server
+        # `prepare` comes here from any thread, `admit` from its own: one of them opens, the others wait for it.
+        with self._restoring:
+            return self._server or self._use(self._open_server(sorted(set(self._adapters.values()))))
+
+    def _use(self, server: LlamaServer) -> LlamaServer:
+        self._server = server
+        self._reader.use(server)
+        return server
 
     def _check_wishes(self, request: TextRequest) -> None:
         if sum(one is not None for one in (request.conversation, request.text, request.token_ids)) != 1:
@@ -321,20 +342,18 @@ class LlamaCppEngine:
         """A server with all adapters that are loaded now; where that fails, the one as it was, and the error."""
         # The old server goes first: two copies of the weights may not fit into memory.
         before = server.adapters
+        self._server = None
         server.close()
         # The new server's slots hold no prompts.
         self._writing.forget_slots()
         try:
-            opened = self._open_server(sorted(set(self._adapters.values())))
+            return self._use(self._open_server(sorted(set(self._adapters.values()))))
         except WorkError:
-            # The new adapters made it fail: the server is opened as it was, without them.
+            # The new adapters made it fail: the server is opened as it was, without them. Where that fails as well,
+            # no server is left, and `_check_open` tries again.
             self._adapters = {name: path for name, path in self._adapters.items() if path in before}
-            self._server = self._open_server(before)
-            self._reader.use(self._server)
+            self._use(self._open_server(before))
             raise
-        self._server = opened
-        self._reader.use(opened)
-        return opened
 
     def _check_ids(self, ids: Sequence[int] | None) -> None:
         if ids is not None and (not ids or min(ids) < 0 or max(ids) >= self._vocabulary):

@@ -3,7 +3,7 @@
 transformers renders them in jinja's sandbox, which keeps them from files and from Python, but not from time and memory:
 `{{ 'a' * 9999999999 }}`, loops in loops. `use_bounded_sandbox` has it use the environment here instead, in which
 
-    a loop          counts what it goes over, all loops of one rendering together
+    a loop          counts its rounds, all loops of one rendering together, whatever it goes over
     * ** %          and the string methods and filters that pad or repeat are refused where their result would be huge
 
 What a template renders is the same, character for character, except for the date (`template_clock`). Doubling a text by
@@ -14,7 +14,7 @@ What a template renders is the same, character for character, except for the dat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
@@ -22,6 +22,7 @@ from typing import Any, Final
 import jinja2
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from luthier.ml.inference.models.template_clock import fixed_strftime
@@ -33,6 +34,7 @@ MAX_REPEATED: Final = 1_000_000
 _MAX_BITS: Final = 10_000
 _LOOP: Final = "luthier_bounded_loop"
 _SIZED: Final = (str, bytes, list, tuple, dict, range, set, frozenset)
+_COUNTED: Final[tuple[type[Sized], ...]] = (*_SIZED, type({}.keys()), type({}.values()), type({}.items()))
 _PADDING: Final = frozenset(("center", "ljust", "rjust", "zfill", "expandtabs"))
 _WIDE: Final = re.compile(r"%[-+ #0]*(?:\d{7,}|\*)|%[-+ #0\d]*\.(?:\d{7,}|\*)|\{[^{}]*\d{7,}[^{}]*\}|\{[^{}]*:[^{}]*\{")
 # In the place of transformers' own, which asks what day it is: values of a rendering go before the environment's.
@@ -108,8 +110,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """What a call gives.
 
         Raises:
-            SecurityError: a method that pads a text without bounds.
+            SecurityError: a method that pads a text without bounds, or a recursive loop over too much.
         """
+        # `loop(x)` of a recursive loop goes over x without passing the filter that `_parse` puts into the tree.
+        if isinstance(obj, LoopContext) and _args:
+            _args = (_loop_over(_args[0]), *_args[1:])
         # The method as it is bound: a template may store it in a variable first.
         holder = getattr(obj, "__self__", None)
         if isinstance(holder, str) and getattr(obj, "__name__", "") in _PADDING:
@@ -129,13 +134,28 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 def _loop_over(iterable: Any) -> Any:
-    """What a loop goes over, as it is, counted."""
+    """What a loop goes over, counted: at once where its length is known, else round by round."""
     left = _left.get()
-    if left is not None and isinstance(iterable, _SIZED):
-        left[0] -= len(iterable)
-        if left[0] < 0:
-            raise _too_much(f"more than {MAX_ITERATIONS:,} rounds of its loops")
-    return iterable
+    if left is None:
+        return iterable
+    # Only types whose `len` is known to cost nothing and to be true; jinja's own `loop` reads all that is left for it.
+    if isinstance(iterable, _COUNTED):
+        _spend(left, len(iterable))
+        return iterable
+    # `iter` here and not in the generator: what is no iterable, or undefined, fails where it failed before.
+    return _each_counted(iter(iterable), left)
+
+
+def _each_counted(items: Iterator[Any], left: list[int]) -> Iterator[Any]:
+    for item in items:
+        _spend(left, 1)
+        yield item
+
+
+def _spend(left: list[int], num_rounds: int) -> None:
+    left[0] -= num_rounds
+    if left[0] < 0:
+        raise _too_much(f"more than {MAX_ITERATIONS:,} rounds of its loops")
 
 
 def _check_operation(operator: str, left: Any, right: Any) -> None:

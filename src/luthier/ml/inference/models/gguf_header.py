@@ -27,6 +27,10 @@ _BLOCKS: Final = {
 }  # fmt: skip
 # No key of a sound file is longer; a damaged length would else ask for all memory.
 _MAX_STRING_BYTES: Final = 1 << 26
+# ggml itself reads no list in a list; the format allows them.
+_MAX_NESTED_LISTS: Final = 8
+# Of one value that is skipped: more than any file has, and little enough for `seek`, which overflows at 2**63.
+_MAX_SKIPPED_BYTES: Final = 1 << 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,9 @@ class GgufHeader:
     def number(self, key: str, default: int) -> int:
         """A whole number of the architecture, such as `context_length`."""
         value = self.values.get(f"{self.architecture}.{key}", default)
-        return int(value) if isinstance(value, int | float) else default
+        # A float that is no whole number (infinity, NaN) is no count.
+        is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return int(value) if is_whole else default
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
@@ -70,7 +76,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     try:
         with path.open("rb") as file:
             return _read(path, file)
-    except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+    except (struct.error, UnicodeDecodeError, KeyError, ValueError, OverflowError) as error:
         raise ModelSourceError(
             f"{path} cannot be read as GGUF: {type(error).__name__}: {library_reason(error)}",
             expected="a whole GGUF file of version 2 or 3",
@@ -122,21 +128,29 @@ def _check_whole(path: Path, header_bytes: int, alignment: int, weight_bytes: in
         raise ValueError(f"{found:,} bytes, where its header speaks of {wanted:,}: it is cut off")
 
 
-def _skip_list(file: BinaryIO) -> tuple[int, int]:
+def _skip_list(file: BinaryIO, depth: int = 1) -> tuple[int, int]:
     """How many values it has, and the bytes of the longest text among them; 0 where it holds none."""
+    if depth > _MAX_NESTED_LISTS:
+        raise ValueError(f"lists in lists, more than {_MAX_NESTED_LISTS} deep")
     kind, length = _unpack(file, "IQ")
     longest = 0
     if kind == _STRING:
         for _ in range(length):
             (num_bytes,) = _unpack(file, "Q")
             longest = max(longest, num_bytes)
-            file.seek(num_bytes, 1)
+            _skip(file, num_bytes)
     elif kind == _ARRAY:
         for _ in range(length):
-            _skip_list(file)
+            _skip_list(file, depth + 1)
     else:
-        file.seek(struct.calcsize("<" + _FORMATS[kind]) * length, 1)
+        _skip(file, struct.calcsize("<" + _FORMATS[kind]) * length)
     return int(length), int(longest)
+
+
+def _skip(file: BinaryIO, num_bytes: int) -> None:
+    if num_bytes > _MAX_SKIPPED_BYTES:
+        raise ValueError(f"a value of {num_bytes:,} bytes")
+    file.seek(num_bytes, 1)
 
 
 def _string(file: BinaryIO) -> bytes:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.ml.inference.models.architecture import (
@@ -155,13 +156,22 @@ class Structure:
         return layer.num_parameters * min(1.0, self.num_active_experts / layer.num_matrices)
 
 
-@lru_cache(maxsize=8)
 def read_structure(path: str) -> Structure:
     """The structure of a local transformers folder; the output head is not among its linear layers.
 
     Raises:
         ModelSourceError: the folder has no config that transformers can read, or of no model that continues a text.
     """
+    try:
+        status = (Path(path) / "config.json").stat()
+    except OSError:
+        return _read_structure(path, ())  # `load_config` says what is missing
+    return _read_structure(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+
+
+@lru_cache(maxsize=8)
+def _read_structure(path: str, stamp: tuple[int, ...]) -> Structure:  # noqa: ARG001
+    # The stamp is a part of the key, so that a config that was written again is read again.
     return _structure(load_config(path))
 
 

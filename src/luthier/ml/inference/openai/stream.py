@@ -9,6 +9,7 @@ Only a request that has not begun is retried: after the first event a retry woul
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import random
@@ -31,6 +32,8 @@ from luthier.ml.inference.openai.requests import auth_headers, stream_body, stre
 from luthier.ml.inference.retry import is_passing, pause_seconds
 from luthier.ml.inference.thoughts import Thinking
 from luthier.ml.inference.tool_parsing import CallsInText
+
+log = logging.getLogger("luthier.engines")
 
 DEFAULT_ASKS: Final = 32
 NUM_ATTEMPTS: Final = 4
@@ -193,11 +196,18 @@ class OpenAIStreamEngine:
         for key in list(self._asks):
             self.cancel(key)
         # The client belongs to the loop: it is closed there, before the loop stops.
-        _run(loop, _closed(self._client)).result(_CLOSE_SECONDS)
-        # A loop may be touched from another thread by this call alone.
-        loop.call_soon_threadsafe(loop.stop)
-        self._thread.join(_CLOSE_SECONDS)
-        loop.close()
+        closing = _run(loop, _closed(self._client))
+        try:
+            closing.result(_CLOSE_SECONDS)
+        except TimeoutError:
+            # Stopped all the same: what is left of the connections ends with the loop.
+            log.warning("connections to %s did not close within %.0f s", self._url, _CLOSE_SECONDS)
+        finally:
+            # A loop may be touched from another thread by this call alone.
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join(_CLOSE_SECONDS)
+            if not self._thread.is_alive():  # a loop that runs cannot be closed
+                loop.close()
 
     def _check_open(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
