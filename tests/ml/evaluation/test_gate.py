@@ -83,11 +83,15 @@ def test_a_missing_figure_fails_unless_it_is_not_required(metric: str, words: st
 
 def test_without_results_nothing_passes_and_what_was_set_aside_is_said() -> None:
     nothing = Results(set_aside=("The weights are others.",))
-    for metric in ("sql.x", "safety.x.y"):
+    for metric in ("sql.x", "safety.x.y", "rouge_l"):
         passed, sentence = sentence_of({"metric": metric, "at_least": 0}, nothing)
         assert not passed
         assert "The weights are others." in sentence
-    assert "was not judged on held-out rows" in sentence_of({"metric": "rouge_l", "at_least": 0}, nothing)[1]
+    assert (
+        "was not judged on held-out rows that count." in sentence_of({"metric": "rouge_l", "at_least": 0}, nothing)[1]
+    )
+    _, sentence = sentence_of({"metric": "rouge_l", "at_least": 0}, Results((make_suite_result(),)))
+    assert sentence == "rouge_l: the model was not judged on held-out rows."
 
 
 def test_systems_that_are_not_there_or_were_not_compared() -> None:

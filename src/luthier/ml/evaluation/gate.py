@@ -104,19 +104,20 @@ def _outcome(rule: GateRule, gate: Gate, results: Results, is_calibrated: IsCali
 def _place(rule: GateRule, gate: Gate, results: Results) -> _Place:
     parts = rule.metric.split(".")
     if len(parts) == 1:
-        return _in_evaluation(rule.metric, results)
+        return _in_evaluation(rule, results)
     if parts[0] == SAFETY and len(parts) > 2:
         return _in_safety(rule, parts[1], ".".join(parts[2:]), gate, results)
     return _in_suites(rule, parts[0], ".".join(parts[1:]), gate, results)
 
 
-def _in_evaluation(metric: str, results: Results) -> _Place:
+def _in_evaluation(rule: GateRule, results: Results) -> _Place:
     found = results.evaluation
     who = None if found is None else roles(found)
     if found is None or who is None:
-        raise _NoFigureError(f"{metric}: the model was not judged on held-out rows.")
+        which = " that count" if results.set_aside else ""
+        raise _NoFigureError(_without(rule, f"the model was not judged on held-out rows{which}", results))
     base = base_of(found.systems, who.candidate) or who.baseline
-    return _Place(metric, found.systems, found.comparisons, who.candidate, base)
+    return _Place(rule.metric, found.systems, found.comparisons, who.candidate, base)
 
 
 def _in_safety(rule: GateRule, probe: str, metric: str, gate: Gate, results: Results) -> _Place:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 from pathlib import Path
 
@@ -111,3 +112,24 @@ def test_lines_of_all_sorts(tmp_path: Path) -> None:
         lines = draw.choices(["", " ", "{}", '{"a": "x"}', "[", '"t"'], k=draw.randrange(1, 30))
         path = write(tmp_path / f"{number}.jsonl", ('{"first": 1}\n' + "\n".join(lines)).encode())
         same_as_reading(build_index(path, tmp_path / f"{number}"), path)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", JSONL), ("a.csv", b"a,b\n1,2\n")])
+def test_all_of_an_index_is_on_the_disk_before_its_head_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    path, folder = write(tmp_path / name, content), tmp_path / "index"
+    real, done = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        done.append(os.fstat(descriptor).st_ino)
+        if os.fstat(descriptor).st_ino == folder.stat().st_ino:
+            assert not (folder / "index.json").exists()  # the new names, before that of the head
+            assert (folder / "index.bin").exists()
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    index = build_index(path, folder)
+    kept = [entry.stat().st_ino for entry in folder.iterdir() if entry.is_file()]
+    assert len(kept) == 2 + index.is_copy
+    assert {*kept, folder.stat().st_ino} <= set(done)

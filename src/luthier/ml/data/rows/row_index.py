@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import IO, Final
 
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
+from luthier.core.system.durable import sync, sync_tree
 from luthier.core.system.scratch_folders import scratch_folder
 from luthier.ml.data.files.bounded_lines import MAX_LINE_BYTES, bounded_lines, too_long
 from luthier.ml.data.files.source import Source, open_source
@@ -182,9 +182,13 @@ def build_index(path: Path, folder: Path) -> RowIndex:
             num_rows = _copy(source, work / _ROWS, entries) if is_copy else _offsets(source, entries)
         head = _Head(num_rows, stat.st_size, stat.st_mtime_ns, is_copy)
         (work / _HEAD).write_text(json.dumps(asdict(head)), encoding="utf-8")
+        # All are on the disk before any is renamed: a power cut must not leave a whole head beside a short index.
+        sync_tree(work)
         # The head comes last: until it is there, open_index takes the folder for one without an index.
-        for name in (_ROWS, _ENTRIES, _HEAD) if is_copy else (_ENTRIES, _HEAD):
+        for name in (_ROWS, _ENTRIES) if is_copy else (_ENTRIES,):
             (work / name).replace(folder / name)
+        sync(folder)
+        (work / _HEAD).replace(folder / _HEAD)
     rows = folder / _ROWS if is_copy else path
     return RowIndex(path.name, rows, folder / _ENTRIES, num_rows, is_copy)
 
@@ -214,8 +218,6 @@ def _copy(source: Source, rows: Path, entries: IO[bytes]) -> int:
             entries.write(_ENTRY.pack(record.line, offset))
             offset += file.write((raw or b"") + b"\n")
             num_rows += 1
-        file.flush()
-        os.fsync(file.fileno())
     return num_rows
 
 
