@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 
+import optuna
+
 from luthier.core.workflows.study import Parameter, Result, Space, Trial
 from luthier.ml.search.sampling import suggest
 
@@ -109,3 +111,17 @@ def test_nsga2_finds_both_ends_of_what_cannot_be_had_together():
     late = trials[16:]  # after two generations
     assert min(abs(math.log10(t.values["training.learning_rate"]) + 3) for t in late) < 0.3
     assert min(t.goals["size"] for t in late) <= 4
+
+
+def test_running_trials_count_as_bad_ones_whatever_the_default_of_optuna_is(monkeypatch):
+    """It was off by default before Optuna 5."""
+    given = []
+
+    class Sampler(optuna.samplers.TPESampler):
+        def __init__(self, **arguments):
+            given.append(arguments)
+            super().__init__(**arguments)
+
+    monkeypatch.setattr(optuna.samplers, "TPESampler", Sampler)
+    assert ask([], 1) is not None
+    assert given[0]["constant_liar"] is True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -119,7 +120,7 @@ def _prefix(final: Path) -> str:
 
 
 def _clear_leftovers(final: Path) -> None:
-    for leftover in final.parent.glob(f"{_prefix(final)}*"):
+    for leftover in final.parent.glob(f"{glob.escape(_prefix(final))}*"):
         remove_if_abandoned(leftover)
 
 

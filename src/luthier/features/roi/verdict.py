@@ -166,6 +166,12 @@ def _shot_tokens(context: Context, evaluation: Evaluation, shown: SystemResult, 
     judged = {sample.row_id for sample in shown.samples}
     # Only judged rows: the mean must be of the prompts that the measured gain is about.
     rows = [example for example in examples if not judged or example.id in judged]
+    if not rows:
+        raise RequestError(
+            f"evaluation {evaluation.evaluation_id} judged none of the held-out rows of run {evaluation.run_id}",
+            expected="an evaluation of these rows, or the number of tokens that the examples take",
+            do=f"say {key} in the case",
+        )
     added = [
         tokenise(with_shots(row, shots), prepared.template).num_tokens - tokenise(row, prepared.template).num_tokens
         for row in rows

@@ -70,6 +70,9 @@ class Scheduler:
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._waiting: list[_Waiting] = []
         self._engine_threads: OrderedDict[Served, EngineThread] = OrderedDict()  # the longest unused first
+        # The scheduler's thread alone changes it, and takes this lock to do so; other threads take it to read it. Even
+        # `list` of an OrderedDict hashes its keys, in between which another thread may run.
+        self._engine_threads_lock = threading.Lock()
         self._thread_of_request: dict[str, EngineThread] = {}
         self._lacking: tuple[EngineThread, int] | None = None  # what an engine would need to load an adapter
         self._engine_context = EngineContext(
@@ -144,7 +147,8 @@ class Scheduler:
         """Forget engines that have gone, and close idle ones that are over the budget."""
         for model, engine_thread in list(self._engine_threads.items()):
             if engine_thread.has_closed:
-                del self._engine_threads[model]
+                with self._engine_threads_lock:
+                    del self._engine_threads[model]
                 self._thread_of_request = {
                     key: own for key, own in self._thread_of_request.items() if own is not engine_thread
                 }
@@ -183,7 +187,8 @@ class Scheduler:
             if not engine_thread.ask(one.ask):  # it has just gone: the next look, which it asks for, finds that out
                 staying.append(one)
                 continue
-            self._engine_threads.move_to_end(one.model)
+            with self._engine_threads_lock:
+                self._engine_threads.move_to_end(one.model)
             self._thread_of_request[one.ask.key] = engine_thread
         self._waiting = staying
 
@@ -196,7 +201,9 @@ class Scheduler:
         if num_bytes > self._memory_bytes:
             raise too_large(model, num_bytes)
         if self._is_place(len(self._engine_threads), self._num_bytes() + num_bytes):
-            engine_thread = self._engine_threads[model] = EngineThread(model, self._engine_context, num_bytes)
+            engine_thread = EngineThread(model, self._engine_context, num_bytes)
+            with self._engine_threads_lock:
+                self._engine_threads[model] = engine_thread
             return engine_thread
         by_use = [(known, own) for known, own in self._engine_threads.items() if not own.is_closing]
         # The sort is stable: idle engines first, and among equals the longest unused.
@@ -219,7 +226,9 @@ class Scheduler:
         return num_others < self._most_models and num_bytes <= self._memory_bytes
 
     def _num_bytes(self) -> int:
-        return sum(engine_thread.num_bytes for engine_thread in list(self._engine_threads.values()))
+        with self._engine_threads_lock:
+            engine_threads = list(self._engine_threads.values())
+        return sum(engine_thread.num_bytes for engine_thread in engine_threads)
 
     def _has_room(self, engine_thread: EngineThread, num_bytes: int) -> bool:
         """Whether an adapter may be loaded; asked from the threads of engines."""

@@ -75,11 +75,11 @@ class InferenceClient:
                 if cancel is None:
                     self._child = _Child(self._settings)
                     cancel = self._child.ask(model, request, hear, slot, key)
+                if cancel is None:
+                    raise _ended_error()
             except BaseException:
                 slot.leave(has_ended=False)
                 raise
-            if cancel is None:
-                raise _ended_error()
             return cancel
 
     @property
@@ -112,7 +112,21 @@ class _Ask:
     """One ask under way, and how many of its answers are still to end."""
 
     def __init__(self, hear: OnEvent, num_choices: int, slot: Slot) -> None:
-        self.hear, self.num_open, self.slot = hear, num_choices, slot
+        self.num_open, self.slot = num_choices, slot
+        self._hear: OnEvent | None = hear
+        # Reentrant: the callback may cancel. Held during the callback, so that nothing is heard once `silence` returns.
+        self._lock = threading.RLock()
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on, unless it was cancelled. Call it without the child's lock, which cancelling takes."""
+        with self._lock:
+            if self._hear is not None:
+                self._hear(event)
+
+    def silence(self) -> None:
+        """Let nothing be heard from now on."""
+        with self._lock:
+            self._hear = None
 
 
 class _Child:
@@ -141,10 +155,11 @@ class _Child:
         """As `InferenceClient.ask`; None where the process has ended, or is ending."""
         key = uuid.uuid4().hex
         is_text = isinstance(request, TextRequest)
+        ask = _Ask(hear, request.num_choices if isinstance(request, TextRequest) else 1, slot)
         with self._lock:
             if self.has_ended:
                 return None
-            self._asks[key] = _Ask(hear, request.num_choices if isinstance(request, TextRequest) else 1, slot)
+            self._asks[key] = ask
             self._last_asked = time.monotonic()
         # Queued outside the lock: if the process ends in between, `_end` has already failed this request.
         wish = {"request" if is_text else "embed": request.model_dump(mode="json")}
@@ -152,10 +167,12 @@ class _Child:
 
         def cancel() -> None:
             with self._lock:
-                ask = self._asks.pop(key, None)
-            if ask is not None:
+                is_open = self._asks.pop(key, None) is not None
+            if is_open:
                 ask.slot.leave(has_ended=False)
                 self._outbox.put({"cancel": key})
+            # Also where it is no longer open: its last event may be on its way.
+            ask.silence()
 
         return cancel
 
@@ -235,8 +252,7 @@ class _Child:
                 self._last_asked = time.monotonic()
         if is_last:
             ask.slot.leave(has_ended=True)
-        # Without the lock: the callback may cancel, which takes it.
-        ask.hear(event)
+        ask.tell(event)
 
     def _end(self) -> None:
         with self._lock:
@@ -248,7 +264,8 @@ class _Child:
             self._process.close()
         for ask in left.values():
             ask.slot.leave(has_ended=False)
-            ask.hear(Failed(error=_ended_error().as_json()))
+        for ask in left.values():
+            ask.tell(Failed(error=_ended_error().as_json()))
 
     def _send_all(self, process: ChildProcess) -> None:
         while (document := self._outbox.get()) is not None:

@@ -19,7 +19,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.stream import Served
 from luthier.features.serving.exports import check_export, served_export
-from luthier.features.serving.targets import is_tuned_name, local_base_models, served_target, stamp
+from luthier.features.serving.targets import is_tuned_name, local_base_models, served_target, stamp_of
 from luthier.platform.home.context import Context
 
 EngineChoice = Literal["auto", "transformers", "llama_cpp", "vllm"]
@@ -97,7 +97,7 @@ def _found(context: Context, name: str, engine: EngineChoice) -> Served:
     base, adapter = _with_adapter(name)
     place = Path(base).expanduser()
     if place.suffix == ".gguf" and place.is_file() and (adapter or engine in ("auto", "llama_cpp")):
-        digest = stamp(place.parent, [place.name])
+        digest = stamp_of([place])
         return Served(engine="llama_cpp", path=str(place.resolve()), sha256=digest, adapter_path=adapter)
     if place.is_dir():
         check_export(place.resolve())

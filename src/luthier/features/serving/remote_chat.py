@@ -5,7 +5,6 @@ API reference of OpenAI: "Create chat completion", "Chat completion chunk", "Lis
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import threading
@@ -46,6 +45,10 @@ class RemoteChatClient:
                 hear(Failed.of(error))
             except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
                 hear(Failed(error=_no_answer(self.url, f"{type(error).__name__}: {error}", self.key).as_json()))
+            # A chunk of another form. Whoever listens waits for a last event: this thread must not end without one.
+            except (AttributeError, KeyError, TypeError) as error:
+                words = f"a part of its answer has another form than a chat completion chunk ({error})"
+                hear(Failed(error=_no_answer(self.url, words, self.key).as_json()))
 
         threading.Thread(target=work, name="remote", daemon=True).start()
         return has_gone.set
@@ -132,13 +135,14 @@ def _models(url: str, key: str) -> list[str]:
 
 
 def _chunk(line: str) -> dict[str, Any] | None:
-    """The document of a line of server-sent events; None for all else."""
-    if not line.startswith("data:") or line[5:].strip() == "[DONE]":
+    """The document of a line of server-sent events; None for all else. Raises ValueError for data that is no object."""
+    data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+    if not data or data == "[DONE]":
         return None
-    with contextlib.suppress(ValueError):
-        found = json.loads(line[5:])
-        return found if isinstance(found, dict) else None
-    return None
+    found = json.loads(data)
+    if not isinstance(found, dict):
+        raise ValueError(f"a part of its answer is no JSON object: {data[:200]}")
+    return found
 
 
 def _headers(key: str) -> dict[str, str]:

@@ -129,15 +129,19 @@ def base_model(context: Context, name: str) -> LocalModel:
     )
 
 
-def stamp(folder: Path, patterns: Iterable[str] = _WEIGHTS) -> str:
-    """What changes when the files that decide an answer do: their sizes and times, not their content."""
-    files: dict[str, Any] = {}
-    for pattern in patterns:
-        for file in folder.glob(pattern):
-            # Hashing gigabytes for every request is out of the question; size and time change with any usual write.
-            found = file.stat()
-            files[file.name] = [found.st_size, found.st_mtime_ns]
-    return sha256_document(files)
+def stamp(folder: Path) -> str:
+    """What changes when the files of a folder that decide an answer do."""
+    return stamp_of(file for pattern in _WEIGHTS for file in folder.glob(pattern))
+
+
+def stamp_of(files: Iterable[Path]) -> str:
+    """What changes when files do: their sizes and times, not their content."""
+    found: dict[str, Any] = {}
+    for file in files:
+        # Hashing gigabytes for every request is out of the question; size and time change with any usual write.
+        its = file.stat()
+        found[file.name] = [its.st_size, its.st_mtime_ns]
+    return sha256_document(found)
 
 
 def _served_run(context: Context, caller: Caller, run_id: str) -> Served:

@@ -17,6 +17,7 @@ from luthier.core.errors import RequestError
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.run import TrainResult
+from luthier.core.system.durable import sync
 from luthier.features.planning.service import Prepared, prepare_share
 from luthier.platform.home.context import Context
 
@@ -138,7 +139,10 @@ def train(
             # Written aside and renamed: a kill must not leave half of an id, by which the run could not be found.
             partial = file.with_name(f".{file.name}")
             partial.write_text(run_id, encoding="ascii")
+            # The bytes before the name: after a power cut the file would else be there, and empty.
+            sync(partial)
             partial.replace(file)
+            sync(file.parent)
         if show_plan is not None:
             show_plan(run_id, plan, quote)
 

@@ -139,7 +139,7 @@ def _study_of(
         if trial.kind == "search" and trial.loss is None and trial.state != "failed":  # another worker is at it
             known = lies_in(space, own | trial.values)
             ranges = {p.name: distribution(p) for p in space.parameters if p.name in known}
-            # The constant liar (on by default since Optuna 5): TPE counts running trials among the bad ones, which
+            # The constant liar: TPE counts running trials among the bad ones, which
             # keeps workers apart.
             study.add_trial(optuna.trial.create_trial(state=states.RUNNING, params=known, distributions=ranges))
     return study
@@ -180,7 +180,13 @@ def _sampler(name: SamplerName, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.NSGAIISampler(population_size=NUM_RANDOM, seed=seed)
     with warnings.catch_warnings():  # multivariate and group are called experimental
         warnings.simplefilter("ignore")
-        return optuna.samplers.TPESampler(n_startup_trials=NUM_RANDOM, multivariate=True, group=True, seed=seed)
+        return optuna.samplers.TPESampler(
+            n_startup_trials=NUM_RANDOM,
+            multivariate=True,
+            group=True,
+            constant_liar=True,  # off by default before Optuna 5
+            seed=seed,
+        )
 
 
 def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:

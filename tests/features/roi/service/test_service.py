@@ -11,6 +11,7 @@ import pytest
 from luthier.core.cost import Estimate
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, Metric, SystemResult, Verdict
+from luthier.features.roi import verdict as roi_verdict
 from luthier.features.roi.case import load_case, with_prices
 from luthier.features.roi.service import compute_roi
 from luthier.ml.planning.prices import load_prices
@@ -244,7 +245,7 @@ def test_the_page_never_goes_over_the_case(context: Context, write: Any, tmp_pat
 
 
 def test_the_tokens_of_the_examples_are_those_that_the_models_own_template_writes(
-    context: Context, write: Any, make_recipe: Any, tiny_model: Path
+    context: Context, write: Any, make_recipe: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoTokenizer
 
@@ -273,6 +274,18 @@ def test_the_tokens_of_the_examples_are_those_that_the_models_own_template_write
     added = [count([*shown, *turns(row)]) - count(turns(row)) for row in prepared.held_out.examples]
     assert found.measured.shot_tokens == pytest.approx(sum(added) / len(added))
     assert found.alternatives[0].name == "few_shot"
+
+    (judged,) = context.evaluations.list(run_id=done.record.run_id, limit=1)
+    elsewhere = tuple(
+        system.model_copy(
+            update={"samples": tuple(one.model_copy(update={"row_id": "elsewhere"}) for one in system.samples)}
+        )
+        for system in judged.systems
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(roi_verdict, "_evaluation", lambda *_: judged.model_copy(update={"systems": elsewhere}))
+        with pytest.raises(RequestError, match="judged none of the held-out rows"):
+            compute_roi(context, write(text), verdict=done.record.run_id)
 
     (recipe.parent / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     with pytest.raises(ConflictError, match="cannot be found again") as caught:

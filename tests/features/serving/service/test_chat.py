@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.stream import Ended, Failed, Piece, Started, StreamEvent, TextRequest
 from luthier.features.serving.chat import Chat, Reply
@@ -116,6 +118,8 @@ class _Server(BaseHTTPRequestHandler):
             chunks.append({"choices": [{"delta": {}, "finish_reason": "length"}]})
             chunks.append({"choices": [], "usage": {"completion_tokens": 7}})
         lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+        if words.startswith("as it is: "):
+            lines = f"data: {words.removeprefix('as it is: ')}\n\n" + lines
         self._answer(200, f": hello\n\n{lines}data: [DONE]\n\n".encode())
 
     def _answer(self, status: int, body: bytes) -> None:
@@ -148,6 +152,28 @@ def test_a_model_behind_an_address(url: str, monkeypatch: pytest.MonkeyPatch) ->
     refused = Chat([RemoteChatClient(url, "only", "secret-wrong")]).ask("hello", silently).replies[0]
     assert "LUTHIER_API_KEY" in str(refused.error)
     assert "secret-wrong" not in str(refused.error) + repr(client)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        '{"choices": [null]}',
+        '{"choices": ["text"]}',
+        '{"choices": {"delta": {}}}',
+        '{"choices": [{"delta": "text"}]}',
+        '{"choices": 3}',
+        '{"choices": [{"delta": {"conte',
+        "[1]",
+    ],
+)
+def test_a_malformed_chunk_fails_the_answer(url: str, data: str) -> None:
+    """It must not end the thread that reads: nothing would ever be heard again."""
+    heard: queue.Queue[StreamEvent] = queue.Queue()
+    conversation = Conversation(messages=(Message(role="user", content=f"as it is: {data}"),))
+    RemoteChatClient(url, "only", "secret-secret").begin(TextRequest(conversation=conversation), heard.put)
+    event = heard.get(timeout=30)
+    assert isinstance(event, Failed)
+    assert "a part of its answer" in event.error["came"] or "JSONDecodeError" in event.error["came"]
 
 
 def test_addresses_that_cannot_be_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

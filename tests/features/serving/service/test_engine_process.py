@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -438,3 +439,46 @@ def test_keys_take_turns_and_a_newcomer_may_use_the_reserve(world: World) -> Non
     world.answered(*many, new)
     order = list(world.texts)
     assert order.index(new) < 3, "it is written with the first two of the other, not behind all five"
+
+
+class SlowKey:
+    """Stands still once where the thread of an engine hashes it, until the scheduler has changed the engines."""
+
+    def __init__(self) -> None:
+        self.reader: threading.Thread | None = None
+        self.is_read, self.has_changed = threading.Event(), threading.Event()
+
+    def __hash__(self) -> int:
+        if threading.current_thread() is self.reader and not self.is_read.is_set():
+            self.is_read.set()
+            # Times out where the change has to wait for the reader.
+            self.has_changed.wait(0.3)
+        return 1
+
+
+def test_an_engine_may_count_memory_while_another_goes(world: World) -> None:
+    scheduler = Scheduler(
+        lambda _: None, most_models=2, memory_bytes=100, precision=lambda: "float32", open_engine=world.open_engine
+    )
+    engines: Any = scheduler._engine_threads
+    asking: Any = SimpleNamespace(num_bytes=10, has_closed=False, is_idle=False)
+    key = SlowKey()
+    other = SimpleNamespace(num_bytes=10, has_closed=False, is_idle=False)
+    engines[key], engines["other"] = asking, other
+    engines["gone"] = SimpleNamespace(num_bytes=20, has_closed=True)
+    answers: list[object] = []
+
+    def count() -> None:
+        try:
+            answers.append(scheduler._has_room(asking, 80))
+        except RuntimeError as error:
+            answers.append(error)
+
+    key.reader = threading.Thread(target=count)
+    key.reader.start()
+    assert key.is_read.wait(60)
+    scheduler._sweep()
+    key.has_changed.set()
+    key.reader.join(60)
+    assert answers == [False], "it counts the engines of one moment"
+    assert list(engines.values()) == [asking, other]

@@ -99,3 +99,10 @@ def test_what_cannot_be_served(context: Context, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(chosen_models, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"pip install 'luthier\[gguf\]'"):
         choose_model(context, gguf)
+
+
+def test_a_file_with_brackets_in_its_name_is_another_once_it_has_changed(context: Context, tmp_path: Path) -> None:
+    file = a_folder(tmp_path / "gguf", "small [q4_k].gguf") / "small [q4_k].gguf"
+    before = choose_models(context, [f"named={file}"])["named"].sha256
+    file.write_bytes(file.read_bytes() + b"more")
+    assert choose_models(context, [f"named={file}"])["named"].sha256 != before

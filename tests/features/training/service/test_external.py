@@ -103,3 +103,24 @@ def test_a_nameless_launch_is_not_begun_twice(
     recipe = make_recipe()
     with pytest.raises(RequestError, match="no name to find its run by"):
         external.train(context, load_recipe(recipe), base_dir=recipe.parent)
+
+
+def test_the_id_of_the_run_is_on_the_disk_before_it_has_its_name(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_LAUNCH_ID", "slurm-2")
+    folder = context.home / "launches"
+    synced: list[tuple[Path, str, int]] = []
+
+    def sync(path: Path) -> None:
+        synced.append((path, path.read_text() if path.is_file() else "", len(list(folder.glob("[!.]*")))))
+
+    def train(*_: Any, show_plan: Any, **__: Any) -> None:
+        show_plan("run_1", None, None)
+
+    monkeypatch.setattr(external, "sync", sync, raising=False)
+    monkeypatch.setattr("luthier.features.training.service.train", train)
+    external.train(context, load_recipe(make_recipe()), base_dir=Path())
+    (file,) = folder.iterdir()
+    assert file.read_text() == "run_1"
+    assert synced == [(folder / f".{file.name}", "run_1", 0), (folder, "", 1)]
