@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from luthier.core.frozen_model import FrozenModel
-
-NEW_TOKENS: Final = 128
-"""Tokens that an answer may take where nobody asks for another limit."""
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 

@@ -10,10 +10,6 @@ from luthier.core.frozen_model import FrozenModel
 
 VerdictWord = Literal["better", "worse", "not distinguishable"]
 NOT_DISTINGUISHABLE: Final = "not distinguishable"
-NUM_SHOTS: Final = 4
-"""Examples in the prompt of the second baseline, where nobody asks for another number."""
-NUM_JUDGED: Final = 200
-"""Held-out rows that are judged at most, where nobody asks for another number."""
 
 
 class Metric(FrozenModel):

@@ -9,8 +9,9 @@ from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
 
 from pydantic import Field
 
-from luthier.core.conversation import NEW_TOKENS, Conversation
+from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
+from luthier.core.defaults import NEW_TOKENS
 from luthier.core.events import Event
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.stream import Decoding, EmbeddingRequest, StreamEvent, TextRequest

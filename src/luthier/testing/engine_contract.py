@@ -22,8 +22,9 @@ from typing import Self
 
 import pytest
 
-from luthier.core.conversation import NEW_TOKENS, Conversation, Message
+from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import TokenisedExample
+from luthier.core.defaults import NEW_TOKENS
 from luthier.core.ports import Engine, Prompt, SilentProgress
 
 QUESTIONS = (

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.conversation import NEW_TOKENS
+from luthier.core.defaults import NEW_TOKENS
 from luthier.core.digest import sha256_document
 from luthier.core.frozen_model import FrozenModel
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from luthier.core.conversation import NEW_TOKENS
-from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
+from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.frozen_model import FrozenModel
 
 STAGES: Final = ("ingest", "audit", "repair", "split", "showdown", "tune", "judge", "report")

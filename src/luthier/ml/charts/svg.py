@@ -74,10 +74,10 @@ def _shape(shape: Shape) -> str:
         return f'<line class="c-{shape.ink}" {places} {_stroke(shape.width, shape.is_dashed)}/>'
     if isinstance(shape, Line):
         stroke = f"{_stroke(shape.width, shape.is_dashed)}{_opacity(shape.opacity)}"
-        return f'<polyline class="c-{shape.ink}" points="{_places(shape.points)}" fill="none" {stroke}/>'
+        return f'<polyline class="c-{shape.ink}" points="{_coordinates(shape.points)}" fill="none" {stroke}/>'
     if isinstance(shape, Area):
         fill = f'fill="currentColor"{_opacity(shape.opacity)}'
-        return f'<polygon class="c-{shape.ink}" points="{_places(shape.points)}" {fill}/>'
+        return f'<polygon class="c-{shape.ink}" points="{_coordinates(shape.points)}" {fill}/>'
     if isinstance(shape, Dot):
         x, y = shape.at
         paint = 'fill="none" stroke="currentColor" stroke-width="1.6"' if shape.is_open else 'fill="currentColor"'
@@ -102,7 +102,7 @@ def _opacity(opacity: float) -> str:
     return "" if opacity == 1 else f' opacity="{opacity:.3g}"'
 
 
-def _places(points: Sequence[Point]) -> str:
+def _coordinates(points: Sequence[Point]) -> str:
     return " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
 
 

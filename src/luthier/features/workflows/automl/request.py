@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from luthier.core.conversation import NEW_TOKENS
+from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
 from luthier.core.workflows.automl import AutomlSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.request import pull_all

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.conversation import NEW_TOKENS
 from luthier.core.dataset import Example
+from luthier.core.defaults import NEW_TOKENS
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ports import Generation, Progress, Prompt

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.core.conversation import NEW_TOKENS
-from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
+from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import open_context
 from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption

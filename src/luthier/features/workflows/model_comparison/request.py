@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.conversation import NEW_TOKENS
 from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
+from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.model_comparison import Contender, ModelComparisonSpec

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.conversation import NEW_TOKENS
 from luthier.core.dataset import Example
+from luthier.core.defaults import NEW_TOKENS
 from luthier.core.ports import THINKING_TOKENS
 from luthier.ml.inference.models.thinking import thinking_format
 

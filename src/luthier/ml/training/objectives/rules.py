@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from luthier.core.conversation import NEW_TOKENS
 from luthier.core.dataset import Shape
+from luthier.core.defaults import NEW_TOKENS
 from luthier.core.registry import OBJECTIVES
 
 Setting = tuple[Any, str]

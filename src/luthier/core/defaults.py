@@ -1,0 +1,12 @@
+"""Numbers that recipes, commands and requests share where nobody asks for others. Imports nothing: commands read it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+NEW_TOKENS: Final = 128
+"""Tokens that an answer may take."""
+NUM_SHOTS: Final = 4
+"""Examples in the prompt of the second baseline."""
+NUM_JUDGED: Final = 200
+"""Held-out rows that are judged at most."""
