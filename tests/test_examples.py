@@ -153,7 +153,7 @@ def test_the_cited_law_holds_all_that_its_rows_cite_and_no_row_is_on_both_sides(
 
 
 def test_the_case_of_the_reference_page_has_an_answer(context: Context, tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "worth.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "roi.md").read_text(encoding="utf-8")
     (tmp_path / "case.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
     assert compute_roi(context, tmp_path / "case.yaml").result.answer in ("yes", "no", "open")
 
@@ -162,7 +162,7 @@ def test_every_key_of_a_case_is_on_the_reference_page() -> None:
     from luthier.core.results.roi import Case
     from luthier.features.recipes.problems import known_keys
 
-    page = (ROOT / "docs" / "worth.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "roi.md").read_text(encoding="utf-8")
     for key in nonempty(known_keys(Case)):
         name = key.rpartition(".")[2]
         assert name in ("low", "typical", "high") or f"`{name}`" in page, f"docs/roi.md does not name {key}"
