@@ -84,7 +84,7 @@ def rm(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None
     from luthier.features.runs import service as runs
 
     with open_context(home) as context:
-        # The record as it was, for what is told about it.
+        # The record as it was, for the message about it.
         record = runs.remove_run(context, run_id)
 
     def tell(console: Console) -> None:

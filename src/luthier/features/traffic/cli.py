@@ -62,7 +62,7 @@ def policy(
         caller = caller_of(context, project)
         now = traffic_policy(context, caller.project_id)
         if changes:
-            # Built anew rather than copied with changes, so that the whole is validated.
+            # Built again rather than copied with changes, so that the whole is validated.
             now = set_traffic_policy(context, caller, TrafficPolicy(**(now.model_dump() | changes)))
     return Answer(as_json, now.model_dump(mode="json"), lambda console: _show_policy(console, now))
 

@@ -130,7 +130,7 @@ def _make(
     # Names, prices and the recipe are checked before rows are read, which may take minutes.
     table, asked = load_prices(prices), load_recipe(recipe, overrides)
     for name in names:
-        # For its error alone: a device without a price is told now.
+        # For its error alone: a device without a price is refused now.
         table.usd_per_hour(quotes.device_for(context, name).name, market=market)
     prepared = prepare(context, asked, base_dir=recipe.absolute().parent, prices=prices)
     options: tuple[Option, ...] = ()

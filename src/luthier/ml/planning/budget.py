@@ -131,7 +131,7 @@ def budget_sources(budget: BudgetPlan) -> dict[str, ValueSource]:
 
 def _price(device: Device, prices: PriceTable) -> tuple[Estimate | None, str]:
     try:
-        # Only a cap on money needs one, so a missing price is told and not raised.
+        # Only a cap on money needs one, so a missing price is reported and not raised.
         price = prices.usd_per_hour(device.name)
     except RequestError as error:
         return None, error.came

@@ -92,7 +92,7 @@ def edit(request: Request, context: HomeContext, caller: Trainer, dataset_id: st
     queue = _queue(context, caller, dataset_id, version, _show(form), str(form.get("rows", "")))
     # An empty field means "no decision was shown", which is not the same as time 0.
     seen = None if not form.get("seen") else _float(form, "seen")
-    # Which form was sent is told by the field it has.
+    # The field that it has shows which form was sent.
     mode: Edit = "json" if "json" in form else "text"
     texts = {name.removeprefix("text:"): str(text) for name, text in form.items() if name.startswith("text:")}
     try:

@@ -132,7 +132,7 @@ class ChatBody(SamplingBody):
 @router.post("", responses=ANSWERS, response_class=Response)
 async def create_chat_completion(body: ChatBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """The next turn of a conversation; with `stream` as server-sent events."""
-    # None is told apart from a number, since only a limit of the client covers the thought.
+    # None differs from a number: only a limit of the client covers the thought.
     limit = _max_tokens(body)
     asked = TextRequest(
         conversation=_conversation(body),

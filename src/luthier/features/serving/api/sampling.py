@@ -86,7 +86,7 @@ class SamplingBody(BaseModel):
         return Sampling(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
-            # A random seed, as OpenAI's API draws anew without one.
+            # A random seed: without one, OpenAI's API draws differently each time.
             seed=new_seed() if self.seed is None else self.seed,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,

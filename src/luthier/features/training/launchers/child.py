@@ -1,6 +1,6 @@
 """One of several processes that train a run on this machine: a child process of `local`, or a worker of `ray`.
 
-Which process this is stands in the environment, as torchrun would set it. Rank 0 answers {"event": ...} as the loop
+The environment says which process this is, as torchrun would set it. Rank 0 answers {"event": ...} as the loop
 emits them and at the end {"result": ..., "refused_by": ...}. All else that is printed goes to a log.
 """
 

@@ -105,7 +105,7 @@ def refuse_hopeless_hours(context: Context, *, hours: float, share: float, model
         BudgetTooSmallError: with the hours that would be the least.
     """
     row_tokens = shortest_row_tokens(data)
-    # Choosing has a share of all hours, and keeps a part of that back.
+    # The model comparison gets only its share of the hours, and keeps a part of that back.
     least = sum(_least_hours(context, name, row_tokens) for name in models) / (1 - KEPT_BACK) / share
     if hours >= least:
         return

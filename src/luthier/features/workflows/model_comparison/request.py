@@ -115,7 +115,7 @@ def read_all(context: Context, request: ModelComparisonRequest, models: Sequence
 
 
 def pull_all(context: Context, names: Sequence[str]) -> list[LocalModel]:
-    """All models, on this machine. A name that nobody knows is told before one that is known is fetched.
+    """All models, on this machine. An unknown name is refused before a known one is fetched.
 
     Raises NotFoundError, ModelSourceError, RequestError for two that have the same weights.
     """

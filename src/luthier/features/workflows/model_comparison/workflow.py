@@ -168,7 +168,7 @@ def _tune(run: WorkflowRun, number: int) -> Trained:
 
 
 def _ask_tuned(run: WorkflowRun, number: int) -> Outcome:
-    """Ask a contender as it is after its training; nothing where that came to no end."""
+    """Ask a contender as it is after its training; nothing where that did not finish."""
     trained = run.outcome(_tuning(run.spec.contenders[number].label), Trained)
     if not trained.reason:
         result = run.context.runs.get(trained.run_id).result
@@ -232,10 +232,10 @@ def _cap_hours(run: WorkflowRun, number: int) -> float:
 
 
 def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
-    """Train, or resume; why it came to no end, empty where it did."""
+    """Train, or resume; why it did not finish, empty where it did."""
     from luthier.features.training import service as training
 
-    # The cap is given anew when it goes on: how much is left was counted again.
+    # A resumed training gets a new cap: what is left was counted again.
     budget, context = BudgetRecipe(hours=hours), run.context
     try:
         try:
@@ -310,7 +310,7 @@ def _systems(run: WorkflowRun) -> list[tuple[int, SystemKind, str, Recorded]]:
     for kind in SYSTEM_KINDS:
         for number, contender in enumerate(run.spec.contenders):
             path, adapter_path = _answers(run, number, kind), ""
-            # Not asked few-shot, or its training came to no end.
+            # Not asked few-shot, or its training did not finish.
             if not path.is_file():
                 continue
             if kind == "tuned":

@@ -96,7 +96,7 @@ def spec_of(context: Context, caller: Caller, request: RetrainRequest) -> Retrai
     for file in (request.gate, request.suite):
         if file is not None and not file.is_file():
             raise NotFoundError(f"no file {file}", expected="a file that is there", do="correct the path")
-    # For its error alone: a panel that is missing is told before anything is read.
+    # For its error alone: a missing panel is refused before anything is read.
     for panel in request.panels:
         context.rating_panels.get(caller.project_id, panel)
     # Last of the look-ups: it may have to follow a merged or exported model back to its run.

@@ -157,7 +157,7 @@ def _assumed_beside_measured(case: Case, measured: MeasuredGains) -> Iterator[Co
 
 def _accuracies(case: Case, key: str, way: Changed, measured: MeasuredGains | None) -> Iterator[Contradiction]:
     today, gain, accuracy = case.today.accuracy, way.gain, way.accuracy
-    # A gain that was measured needs no assumption, and the tuned model without any is told by `_gains`.
+    # A gain that was measured needs no assumption, and `_gains` reports a tuned model without any.
     is_measured = measured is not None and (key == "tuned" or _is_measured(key, measured))
     if gain is None and accuracy is None and not is_measured and key != "tuned":
         yield Contradiction(f"{key} has neither gain nor accuracy", "one of them", "say what it would gain over today")
