@@ -10,6 +10,8 @@ from luthier.core.frozen_model import FrozenModel
 
 VerdictWord = Literal["better", "worse", "not distinguishable"]
 NOT_DISTINGUISHABLE: Final = "not distinguishable"
+SystemKind = Literal["model", "majority", "popularity", "nearest", "linear", "ridge", "copy"]
+"""What answers: a language model, or a baseline without one that is fitted on the training rows."""
 
 
 class Metric(FrozenModel):
@@ -89,6 +91,7 @@ class SystemResult(FrozenModel):
         num_cut_off: outputs that ended at the token limit.
         num_empty: outputs without any text.
         thinking: how it thought; None where it did not.
+        kind: a language model, or a baseline without one, whose `seconds` are those of fitting and answering.
     """
 
     name: str
@@ -102,6 +105,7 @@ class SystemResult(FrozenModel):
     num_cut_off: int = 0
     num_empty: int = 0
     thinking: ThinkingFigures | None = None
+    kind: SystemKind = "model"
 
 
 class Comparison(FrozenModel):
@@ -135,6 +139,47 @@ class Comparison(FrozenModel):
     test: Literal["bootstrap", "mcnemar", "seeds"] = "bootstrap"
 
 
+AlternativeKind = Literal[
+    "majority", "popularity", "nearest", "linear", "ridge", "copy", "few_shot", "optimised_prompt", "head"
+]
+"""What one could use instead of the judged model: a baseline without a language model, or the base, prompted."""
+AlternativeWord = Literal["better", "worse", "not_distinguishable"]
+
+
+class Alternative(FrozenModel):
+    """What one could use instead of the judged model, by the metric that the verdict rests on.
+
+    Attributes:
+        name: of the system.
+        kind: what it is.
+        metric: the metric's name.
+        value: the figure, in the metric's unit.
+        low: lower end of its 95% interval.
+        high: upper end of its 95% interval.
+        seconds: wall time of fitting it and of its answers.
+    """
+
+    name: str
+    kind: AlternativeKind
+    metric: str
+    value: float
+    low: float
+    high: float
+    seconds: float
+
+
+class Bar(FrozenModel):
+    """What a model has to reach to be good enough.
+
+    Attributes:
+        metric: the metric's name.
+        value: the figure that is asked for, in the metric's unit.
+    """
+
+    metric: str
+    value: float
+
+
 class Verdict(FrozenModel):
     """The answer as text.
 
@@ -146,6 +191,12 @@ class Verdict(FrozenModel):
             say.
         num_primary_details: how many of the details belong to the headline.
         caveats: what it rests on and what it does not show.
+        alternatives: what one could use instead, each judged on the same rows.
+        best_alternative: the name of the one with the best figure; None where there are none.
+        better_than_best_alternative: `better`: distinguishable from every alternative, and better; `worse`:
+            distinguishable from the best one, all of them taken into account; None where there are none.
+        good_enough: `yes`: the whole 95% interval reaches the bar; `not_asked`: no bar was set.
+        bar: what was asked for.
     """
 
     word: VerdictWord
@@ -154,6 +205,11 @@ class Verdict(FrozenModel):
     details: tuple[str, ...] = ()
     num_primary_details: int = 0
     caveats: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    best_alternative: str | None = None
+    better_than_best_alternative: AlternativeWord | None = None
+    good_enough: Literal["yes", "no", "not_asked"] = "not_asked"
+    bar: Bar | None = None
 
 
 class Forgetting(FrozenModel):
@@ -194,6 +250,7 @@ class Evaluation(FrozenModel):
         forgetting: what tuning did to general rows; None where it was not measured.
         rows_notes: what a person should know of how the rows were read, such as the column map that they were read by,
             and of how models were asked that have no fast way.
+        baselines_left_out: baselines that do not fit the rows, each with the reason.
         seconds: wall time of the whole evaluation.
     """
 
@@ -208,6 +265,7 @@ class Evaluation(FrozenModel):
     verdict: Verdict | None = None
     forgetting: Forgetting | None = None
     rows_notes: tuple[str, ...] = ()
+    baselines_left_out: tuple[str, ...] = ()
     seconds: float
 
 
@@ -248,7 +306,7 @@ class EvaluationOverview(FrozenModel):
             num_rows=evaluation.num_rows,
             systems=tuple(system.name for system in evaluation.systems),
             # dict.fromkeys: each once, in the order of the systems; a set would have none.
-            models=tuple(dict.fromkeys(system.model for system in evaluation.systems)),
+            models=tuple(dict.fromkeys(system.model for system in evaluation.systems if system.kind == "model")),
             word=None if verdict is None else verdict.word,
             headline="" if verdict is None else verdict.headline,
         )

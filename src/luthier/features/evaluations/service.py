@@ -32,7 +32,12 @@ from luthier.features.models.resolve import (
 from luthier.features.planning.service import Prepared
 from luthier.features.planning.training_data import PreparedSplit
 from luthier.features.recipes.column_maps import load_mapped
-from luthier.features.recipes.evaluation_checks import check_few_shot, check_metrics, usual_metrics
+from luthier.features.recipes.evaluation_checks import (
+    check_few_shot,
+    check_metrics,
+    have_text_answers,
+    usual_metrics,
+)
 from luthier.platform.home.context import Context
 
 
@@ -104,6 +109,7 @@ def judge_run(
         run_id=run_id,
         # Named in `as_candidate`; the prefix is what tells a teacher from a baseline here.
         beside=[c.name for c in candidates if c.name.startswith("teacher ")],
+        train=prepared.train.good_examples,
         stop=stop,
     )
     # General rows are only held out where the recipe replays them.
@@ -209,6 +215,7 @@ def evaluate(
     num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
     # The table reads from the plain to the tuned: what is judged comes last.
     ordered = [*resolved[1:], resolved[0]]
+    pool: tuple[Example, ...] = ()
     if few_shot and few_shot_from is not None:
         base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
         shots, _ = load_mapped(context, systems, few_shot_from, mapping)
@@ -228,6 +235,7 @@ def evaluate(
         max_thinking_tokens=max_thinking_tokens,
         max_samples=max_samples or len(loaded.examples),
         run_id=run_id,
+        train=seen or pool,
     )
     if evaluation_id is not None:
         evaluation = evaluation.model_copy(update={"evaluation_id": evaluation_id})
@@ -254,13 +262,18 @@ def _judge(
     max_samples: int,
     run_id: str | None,
     beside: Sequence[str] = (),
+    train: Sequence[Example] = (),
     stop: StopCheck | None = None,
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
 
     beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
+    train: the rows that baselines without a language model are fitted on; without any there are none.
     """
+    from luthier.ml.baselines.predict import BaselineSet, predict
+    from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge, primary_metric, verdict
+    from luthier.ml.evaluation.metrics.registry import as_definitions
 
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
@@ -270,6 +283,11 @@ def _judge(
             system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
             for c in candidates
         ]
+        baselines = BaselineSet()
+        if train and have_text_answers(examples) and any(metric.needs == "text" for metric in as_definitions(metrics)):
+            baselines = predict(train, examples, progress=context.progress)
+        # Before the last system, which is the one that is judged.
+        systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
@@ -295,6 +313,7 @@ def _judge(
         comparisons=comparisons,
         verdict=words,
         rows_notes=(*held_out.notes, *pool.notes),
+        baselines_left_out=baselines.left_out,
         seconds=time.perf_counter() - start,
     )
 

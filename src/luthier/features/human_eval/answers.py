@@ -118,12 +118,13 @@ def answer_rows(
 def answers_of(
     evaluation: Evaluation, systems: Sequence[str] | None = None, *, most_rows: int = USUAL_NUM_ROWS
 ) -> AnsweredRows:
-    """The answers that stand in an evaluation. systems: by their names there; None takes all that have written.
+    """The answers that stand in an evaluation. systems: by their names there; None takes all models that have written.
 
     Raises RequestError for a system that is not there or has written nothing.
     """
     with_texts = {system.name: system for system in evaluation.systems if system.samples}
-    chosen = tuple(with_texts) if systems is None else tuple(systems)
+    models = tuple(name for name, system in with_texts.items() if system.kind == "model")
+    chosen = models if systems is None else tuple(systems)
     _check_names(chosen)
     if unknown := [name for name in chosen if name not in with_texts]:
         raise RequestError(

@@ -79,7 +79,7 @@ def _evaluation(context: Context, name: str) -> Evaluation:
 def _systems(evaluation: Evaluation) -> tuple[SystemResult, SystemResult, SystemResult | None]:
     """The judged model, its base, and the base with examples where there is one; the judged one stands last."""
     # The judged model stands last in every evaluation.
-    *others, tuned = evaluation.systems
+    *others, tuned = [system for system in evaluation.systems if system.kind == "model"]
     bare = [system for system in others if not system.num_few_shot]
     shown = [system for system in others if system.num_few_shot]
     if not bare:

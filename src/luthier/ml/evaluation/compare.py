@@ -131,7 +131,8 @@ def judge_in_full(
     # One system after the other: each engine may need the whole memory of the device.
     outcomes: list[_Outcome] = []
     for system in systems:
-        outcomes.append(_run(system, wanted, items, progress, first=outcomes[0] if outcomes else None))
+        own = [metric for metric in wanted if system.takes(metric)]
+        outcomes.append(_run(system, own, items, progress, first=outcomes[0] if outcomes else None))
     with progress.task("Resampling", 1, "steps") as task:
         resamples = _resample(outcomes, seed, clusters)
         results = tuple(_result(outcome, wanted, resamples) for outcome in outcomes)
@@ -140,8 +141,11 @@ def judge_in_full(
             for place, later in enumerate(outcomes)
             for earlier in outcomes[:place]
             for metric in wanted
+            # Baselines are what models are compared with; among each other nobody needs them compared.
+            if later.system.kind == "model"
+            and earlier.system.takes(metric)
             # Perplexity is per token: other tokens are another unit.
-            if metric.name != "perplexity" or _same_tokens(earlier.system, later.system)
+            and (metric.name != "perplexity" or _same_tokens(earlier.system, later.system))
         )
         task.advance()
     return Judged(
@@ -212,6 +216,8 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
     system = outcome.system
     found = {}
     for metric in metrics:
+        if metric.name not in outcome.statistics:
+            continue
         columns, bounds = resamples.columns[system.name, metric.name], bounds_of(metric)
         # Overflow is reported below as DivergedError, which names the system and the metric.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -244,13 +250,14 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
         )
     return SystemResult(
         name=system.name,
+        kind=system.kind,
         model=system.model,
         adapter=system.adapter,
         num_few_shot=system.num_few_shot,
         num_samples=len(system.row_ids),
         metrics=found,
         samples=_samples(outcome, metrics),
-        seconds=outcome.seconds,
+        seconds=system.seconds_before + outcome.seconds,
         num_empty=sum(not generation.text.strip() for generation in outcome.generations),
         num_cut_off=sum(generation.finish_reason == "length" for generation in outcome.generations),
         thinking=thinking_figures(outcome.generations),

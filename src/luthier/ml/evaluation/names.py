@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from luthier.core.evaluation import SystemResult
 
 _IN_PROSE = {"base": "the base model", "tuned": "the tuned model"}
+_BASELINES = {
+    "majority": "the commonest answer",
+    "popularity": "the most popular of the answers offered",
+    "nearest": "the answer of the nearest training row",
+    "linear": "a linear classifier",
+    "ridge": "ridge regression",
+    "copy": "rules that copy from the prompt",
+}
 
 
 def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
@@ -17,6 +25,10 @@ def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
         results: all systems of the evaluation; a few-shot one is named after the same model without examples among
             them.
     """
+    if system.kind != "model":
+        # Two ways to find the nearest row have one kind: the name says which, in brackets.
+        _, bracket, way = system.name.partition(" (")
+        return f"{_BASELINES[system.kind]}{bracket}{way}"
     bare = without_examples(system, results)
     if bare is None:
         return _IN_PROSE.get(system.name, system.name)

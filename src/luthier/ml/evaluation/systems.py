@@ -8,6 +8,7 @@ from itertools import chain, islice
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
+from luthier.core.evaluation import SystemKind
 from luthier.core.ports import Engine, Progress, ProgressTask, Prompt, Score
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition
 
@@ -36,6 +37,8 @@ class SystemUnderTest:
         option_texts: these answers.
         earlier: the other answers of conversations that are scored in a sequence for each answer, because the template
             rewrites earlier turns; empty where there are none.
+        kind: a language model, or a baseline without one, whose engine gives the answers that it has predicted.
+        seconds_before: wall time that it took before it was judged, such as that of fitting a baseline.
     """
 
     name: str
@@ -53,6 +56,12 @@ class SystemUnderTest:
     options: tuple[tuple[TokenisedExample, ...], ...] = ()
     option_texts: tuple[tuple[str, ...], ...] = ()
     earlier: tuple[tuple[TokenisedExample, ...], ...] = ()
+    kind: SystemKind = "model"
+    seconds_before: float = 0.0
+
+    def takes(self, metric: MetricDefinition) -> bool:
+        """Whether it can be judged by a metric: a baseline without a language model only has texts."""
+        return self.kind == "model" or metric.needs == "text"
 
     def scores(self, progress: Progress) -> list[Score]:
         """How well each row is predicted, all of its answers together."""
@@ -102,7 +111,7 @@ def check_systems(systems: Sequence[SystemUnderTest], metrics: Sequence[MetricDe
                 expected="the same held-out rows in the same order for every system",
                 do="build all systems from the same rows",
             )
-        _check_rows(system, metrics)
+        _check_rows(system, [metric for metric in metrics if system.takes(metric)])
 
 
 def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) -> None:

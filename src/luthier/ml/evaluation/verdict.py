@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Final
 
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResult, Verdict, VerdictWord
+from luthier.core.evaluation import (
+    NOT_DISTINGUISHABLE,
+    AlternativeWord,
+    Bar,
+    Comparison,
+    SystemResult,
+    Verdict,
+    VerdictWord,
+)
+from luthier.ml.evaluation.alternatives import (
+    against_all,
+    alternatives_of,
+    best_of,
+    held_against,
+    simple_details,
+    simple_sentence,
+)
 from luthier.ml.evaluation.caveats import caveats
 from luthier.ml.evaluation.details import further_details, primary_details
 from luthier.ml.evaluation.headline import headline
 from luthier.ml.evaluation.metrics.registry import FAMILIES
 
 SHORT_REFERENCE_WORDS = 5
+_WORDS: Final[dict[AlternativeWord, VerdictWord]] = {
+    "better": "better",
+    "worse": "worse",
+    "not_distinguishable": NOT_DISTINGUISHABLE,
+}
 _PAIRS = ("reward_accuracy", "preference_accuracy", "preference_margin")
 # What to judge by where nothing speaks for an exact comparison: from the most to the least telling for free text.
 _PREFERENCE = (
@@ -60,12 +82,14 @@ def verdict(
     num_leaked: int = 0,
     num_same_prompt: int = 0,
     num_rows_in_file: int | None = None,
+    bar: Bar | None = None,
 ) -> Verdict:
     """Put the comparisons of one candidate (by default the last system) into words.
 
-    "better": distinguishable and better than every baseline, few-shot too, since showing examples costs less than
-    training. "worse": distinguishable and worse than at least one. Else "not distinguishable". Where `primary` could
-    not be compared (perplexity of different tokenizers), bits per byte is judged by instead.
+    "better": distinguishable and better than every baseline: few-shot too, since showing examples costs less than
+    training, and those without a language model (`luthier.ml.baselines`). "worse": distinguishable and worse than at
+    least one, where those without a language model count as one question. Else "not distinguishable". Where `primary`
+    could not be compared (perplexity of different tokenizers), bits per byte is judged by instead.
 
     Args:
         results: all systems.
@@ -75,6 +99,7 @@ def verdict(
         num_leaked: held-out rows that are also in the training rows.
         num_same_prompt: held-out rows whose prompt alone is in the training rows.
         num_rows_in_file: rows of the held-out file, where not all were judged.
+        bar: what the candidate has to reach to be good enough; None where nothing was asked.
 
     Raises:
         RequestError: there is nothing to compare the candidate with.
@@ -92,12 +117,36 @@ def verdict(
             expected="a candidate among the systems, with an earlier system that can be compared by this metric",
             do="name a baseline; for models with different tokenizers ask for bits_per_byte or a text metric",
         )
-    figures = primary_details(judged, found, results)
+    models = [c for c in found if by_name[c.baseline].kind == "model"]
+    simple = [c for c in found if by_name[c.baseline].kind != "model"]
+    words = [comparison.verdict for comparison in models]
+    if simple:
+        words.append(_WORDS[against_all(simple, judged.metrics[metric].higher_is_better)])
+    alternatives = alternatives_of(judged, found, results)
+    shown = [c for c in found if c.baseline in {one.name for one in alternatives}]
+    figures = (*primary_details(judged, models, results), *simple_details(judged, simple, results))
+    of_models = [c for c in own if by_name[c.baseline].kind == "model"]
+    good_enough, sentence = held_against(bar, judged)
     return Verdict(
-        word=_overall(found),
+        word=_overall(words),
         metric=metric,
-        headline=headline(judged, found, results),
-        details=(*figures, *further_details(own, found, results)),
+        headline=" ".join(
+            part
+            for part in (
+                headline(judged, models, results) if models else "",
+                simple_sentence(judged, models, simple, results),
+                sentence,
+            )
+            if part
+        ),
+        details=(*figures, *(further_details(of_models, models, results) if models else ())),
+        alternatives=alternatives,
+        best_alternative=best_of(alternatives, judged.metrics[metric].higher_is_better),
+        better_than_best_alternative=(
+            against_all(shown, judged.metrics[metric].higher_is_better) if alternatives else None
+        ),
+        good_enough=good_enough,
+        bar=bar,
         num_primary_details=len(figures),
         caveats=caveats(
             judged,
@@ -111,9 +160,8 @@ def verdict(
     )
 
 
-def _overall(comparisons: Sequence[Comparison]) -> VerdictWord:
-    words = {comparison.verdict for comparison in comparisons}
+def _overall(words: Sequence[VerdictWord]) -> VerdictWord:
     # One baseline that is better is enough: whoever acts on the verdict would take that one.
     if "worse" in words:
         return "worse"
-    return "better" if words == {"better"} else NOT_DISTINGUISHABLE
+    return "better" if set(words) == {"better"} else NOT_DISTINGUISHABLE

@@ -1,0 +1,151 @@
+"""Answers that stand in the prompt: rules that copy what follows certain words, learned from the training rows.
+
+A rule is "after these one to three words, up to that word" or "after these words, so many words". The rules form a
+decision list: the first that finds its words in a prompt copies from it.
+
+Sources: Kushmerick, "Wrapper induction: Efficiency and expressiveness", 2000 (extraction by the text to the left and to
+the right); Rivest, "Learning Decision Lists", 1987.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from luthier.ml.baselines.labels import commonest_answer
+from luthier.ml.baselines.rows import NotApplicable, TaskRow, same_label
+
+_TOKEN: Final = re.compile(r"\w+|[^\w\s]|\n")
+_END: Final = "\0"
+"""Stands for the end of the prompt, and for its start."""
+_LONGEST: Final = 60
+"""Tokens of an answer that is copied."""
+_MAX_ROWS: Final = 1_000
+_MAX_CANDIDATES: Final = 150
+_MAX_RULES: Final = 20
+_LEAST_PRECISION: Final = 0.5
+
+
+class _Rule(NamedTuple):
+    """Copy what follows `left`: up to `right` where that is given, else `length` tokens."""
+
+    left: tuple[str, ...]
+    right: str | None
+    length: int
+
+
+class _Text(NamedTuple):
+    """A prompt in tokens; `folded` for comparing, `spans` in the text itself."""
+
+    text: str
+    folded: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+
+
+def copied_answers(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
+    """What the first rule that applies copies from each prompt; the commonest answer, or nothing, where none does.
+
+    Raises:
+        NotApplicable: answers are rarely in their prompts, repeat as labels do, or follow no common words.
+    """
+    used = rows[:_MAX_ROWS]
+    texts = [_tokens(row.prompt) for row in used]
+    found = [_occurrences(text, row.answer) for text, row in zip(texts, used, strict=True)]
+    if sum(map(bool, found)) < 0.5 * len(used) or not used:
+        raise NotApplicable("fewer than half of the answers are in their prompts")
+    if len({same_label(row.answer) for row in used}) < 0.2 * len(used):
+        raise NotApplicable("the answers repeat, as labels do")
+    rules = _learn(used, texts, found)
+    if not rules:
+        raise NotApplicable("no words come before the answers regularly")
+    try:
+        otherwise = commonest_answer(used, 1)[0]
+    except NotApplicable:
+        otherwise = ""
+    return [_apply(rules, _tokens(prompt), otherwise) for prompt in prompts]
+
+
+def _tokens(text: str) -> _Text:
+    matches = list(_TOKEN.finditer(text))
+    return _Text(text, tuple(m[0].casefold() for m in matches), tuple(m.span() for m in matches))
+
+
+def _occurrences(text: _Text, answer: str) -> list[tuple[int, int]]:
+    """Token spans [start, end) of the prompt that read as the answer."""
+    wanted = tuple(m[0].casefold() for m in _TOKEN.finditer(answer))
+    size = len(wanted)
+    if not size or size > _LONGEST:
+        return []
+    return [
+        (start, start + size)
+        for start in range(len(text.folded) - size + 1)
+        if text.folded[start] == wanted[0] and text.folded[start : start + size] == wanted
+    ]
+
+
+def _learn(rows: Sequence[TaskRow], texts: Sequence[_Text], found: Sequence[list[tuple[int, int]]]) -> list[_Rule]:
+    support: Counter[_Rule] = Counter()
+    for text, spans in zip(texts, found, strict=True):
+        # A row counts once for each rule, however often its answer occurs.
+        support.update({rule for start, end in spans for rule in _rules_of(text, start, end)})
+    candidates = [rule for rule, count in support.most_common(_MAX_CANDIDATES) if count >= 2]
+    outcomes = {
+        rule: [None if (copied := _copy(rule, text)) is None else same_label(copied) == same_label(row.answer)
+               for row, text in zip(rows, texts, strict=True)]
+        for rule in candidates
+    }  # fmt: skip
+    rules: list[_Rule] = []
+    left = set(range(len(rows)))
+    while left and len(rules) < _MAX_RULES:
+        best, best_gain = None, 0
+        for rule, marks in outcomes.items():
+            applied = [marks[number] for number in left if marks[number] is not None]
+            right = sum(map(bool, applied))
+            # Laplace: two of two are no better than nine of ten. Rules are ranked by right answers less wrong ones.
+            gain = 2 * right - len(applied)
+            if applied and (right + 1) / (len(applied) + 2) >= _LEAST_PRECISION and gain > best_gain:
+                best, best_gain = rule, gain
+        if best is None:
+            break
+        rules.append(best)
+        left = {number for number in left if outcomes[best][number] is None}
+    return rules
+
+
+def _rules_of(text: _Text, start: int, end: int) -> list[_Rule]:
+    before = (_END, *text.folded[:start])
+    right = text.folded[end] if end < len(text.folded) else _END
+    return [
+        rule
+        for size in (1, 2, 3)
+        if size <= len(before)
+        for rule in (_Rule(before[-size:], right, 0), _Rule(before[-size:], None, end - start))
+    ]
+
+
+def _copy(rule: _Rule, text: _Text) -> str | None:
+    """What the rule copies; None where its words are not in the prompt."""
+    folded, size = (_END, *text.folded, _END), len(rule.left)
+    for start in range(len(folded) - size):
+        if folded[start] != rule.left[0] or folded[start : start + size] != rule.left:
+            continue
+        first = start + size
+        if rule.right is None:
+            end = first + rule.length
+            if end >= len(folded):
+                continue
+        else:
+            try:
+                end = folded.index(rule.right, first, first + _LONGEST + 1)
+            except ValueError:
+                continue
+        if end > first:
+            # Tokens of `folded` lie one behind those of the text, because of the mark of its start.
+            return text.text[text.spans[first - 1][0] : text.spans[end - 2][1]]
+    return None
+
+
+def _apply(rules: Sequence[_Rule], text: _Text, otherwise: str) -> str:
+    return next((copied for rule in rules if (copied := _copy(rule, text)) is not None), otherwise)

@@ -1,0 +1,142 @@
+"""Answers that repeat: the commonest one, the most popular of those that a prompt offers, and a linear classifier.
+
+Sources: Wang and Manning, "Baselines and Bigrams: Simple, Good Sentiment and Topic Classification", 2012 (linear
+classifiers on word n-grams are hard to beat on short texts); Fan et al., "LIBLINEAR", 2008, the solver.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from luthier.ml.baselines.rows import WORDS, NotApplicable, TaskRow, same_label, spellings
+
+MAX_LABELS: Final = 500
+"""Classes that one linear classifier is fitted for: one weight vector each."""
+_STRENGTHS: Final = (0.1, 1.0, 10.0)
+"""Inverse regularisation, of which the best on a fifth of the training rows is taken."""
+_WORD: Final = re.compile(r"\w+")
+_LOOKED_AT: Final = 1_000
+"""Training rows by which it is decided whether prompts offer answers."""
+
+
+def commonest_answer(rows: Sequence[TaskRow], num: int) -> list[str]:
+    """The same answer for all `num` prompts: the one that most training rows have, case and spaces aside.
+
+    Of equally common ones the first in the rows.
+
+    Raises:
+        NotApplicable: no answer occurs twice.
+    """
+    counts = Counter(same_label(row.answer) for row in rows)
+    if not counts or max(counts.values()) < 2:
+        raise NotApplicable("no answer occurs twice in the training rows")
+    label = max(counts, key=lambda one: counts[one])
+    return [spellings([row.answer for row in rows])[label]] * num
+
+
+def most_popular_offered(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
+    """Of the known answers that a prompt itself mentions, the one that most training rows have.
+
+    Raises:
+        NotApplicable: prompts rarely mention their answer, or answers do not repeat.
+    """
+    counts = Counter(same_label(row.answer) for row in rows)
+    if len(rows) < 1.5 * len(counts) or not rows or len(counts) > MAX_LABELS:
+        raise NotApplicable("the answers do not repeat" if len(counts) <= MAX_LABELS else "too many different answers")
+    words = {label: frozenset(_WORD.findall(label)) for label in counts}
+    looked_at = rows[:_LOOKED_AT]
+    offers = [(_offered(row.prompt, words), same_label(row.answer)) for row in looked_at]
+    listed = [len(labels) for labels, answer in offers if answer in labels]
+    # Some prompts must leave a choice between known answers, and nearly all must hold their own.
+    if len(listed) < 0.9 * len(looked_at) or float(np.mean(listed)) < 1.3:
+        raise NotApplicable("prompts do not list answers to choose from")
+    forms, common = spellings([row.answer for row in rows]), max(counts, key=lambda one: counts[one])
+    # max keeps the first of equals: the order of the training rows, not that of the prompt, which may be a hint.
+    return [forms[max(_offered(prompt, words), key=lambda one: counts[one], default=common)] for prompt in prompts]
+
+
+def _offered(prompt: str, words: Mapping[str, frozenset[str]]) -> list[str]:
+    """The labels that occur in a prompt as whole words. words: the words of each label."""
+    text = same_label(prompt)
+    own = frozenset(_WORD.findall(text))
+    # Words first: looking for every label in every prompt as text is the dear part.
+    return [
+        label
+        for label, its in words.items()
+        if label and its <= own and re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text) is not None
+    ]
+
+
+def linear_classifier(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
+    """A linear support vector machine on TF-IDF of words, word pairs and character n-grams.
+
+    Its regularisation is chosen on a fifth of the training rows, then it is fitted on all. Labels that differ in case
+    or spaces are one class.
+
+    Raises:
+        NotApplicable: one class only, more than `MAX_LABELS`, or too few rows of a class.
+    """
+    labels = [same_label(row.answer) for row in rows]
+    num_labels = len(set(labels))
+    if num_labels < 2:
+        raise NotApplicable("all training rows have the same answer" if num_labels else "there are no training rows")
+    if num_labels > MAX_LABELS:
+        raise NotApplicable(f"{num_labels:,} different answers, and it is fitted for at most {MAX_LABELS:,}")
+    if len(rows) < 2 * num_labels:
+        raise NotApplicable(f"{num_labels:,} different answers in {len(rows):,} rows: answers hardly repeat")
+    features, seen, asked = _features([row.prompt for row in rows], prompts)
+    del features
+    forms = spellings([row.answer for row in rows])
+    strength = _best_strength(seen, np.array(labels))
+    fitted = _classifier(strength).fit(seen, labels)
+    return [forms[str(label)] for label in fitted.predict(asked)]
+
+
+def _features(seen: Sequence[str], asked: Sequence[str]) -> tuple[Any, Any, Any]:
+    """The vectoriser, fitted on the first texts, and both as sparse matrices [texts, n-grams]."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import FeatureUnion
+
+    # An n-gram of one row alone tells nothing of others, once there are some rows.
+    least = 2 if len(seen) >= 50 else 1
+    options = {"sublinear_tf": True, "min_df": least, "max_features": 200_000, "dtype": np.float32}
+    union = FeatureUnion(
+        [
+            ("words", TfidfVectorizer(ngram_range=(1, 2), token_pattern=WORDS, **options)),
+            ("characters", TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **options)),
+        ]
+    )
+    try:
+        return union, union.fit_transform(seen), union.transform(asked)
+    except ValueError as error:  # scikit-learn: no n-gram is left
+        raise NotApplicable("the prompts hold no words that repeat") from error
+
+
+def _best_strength(features: Any, labels: np.ndarray[Any, Any]) -> float:
+    # Every fifth row of each class, so that each side has every class that has two rows.
+    place: Counter[str] = Counter()
+    held = np.zeros(len(labels), dtype=bool)
+    for number, label in enumerate(labels):
+        held[number] = place[label] % 5 == 1
+        place[label] += 1
+    if not held.any() or len(set(labels[~held])) < 2:
+        return 1.0
+    inside = np.flatnonzero(~held)
+    right = [
+        float((_classifier(one).fit(features[inside], labels[inside]).predict(features[held]) == labels[held]).mean())
+        for one in _STRENGTHS
+    ]
+    # The strongest regularisation of equals: argmax takes the first.
+    return _STRENGTHS[int(np.argmax(right))]
+
+
+def _classifier(strength: float) -> Any:
+    from sklearn.svm import LinearSVC
+
+    # dual="auto" takes the primal solver where rows outnumber features; random_state: the dual one draws coordinates.
+    return LinearSVC(C=strength, dual="auto", random_state=0, max_iter=2_000, class_weight=None)

@@ -1,0 +1,114 @@
+"""The answer of the training row whose prompt is nearest: by words (BM25), or by the base model's token embeddings.
+
+Sources: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009; Arora, Liang and Ma, "A
+Simple but Tough-to-Beat Baseline for Sentence Embeddings", 2017 (weighted mean of word vectors, less their first
+principal component).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from luthier.ml.baselines.rows import WORDS, NotApplicable, TaskRow
+
+_SATURATION: Final = 1.5
+"""k1: how fast further occurrences of a word stop to count."""
+_LENGTH: Final = 0.75
+"""b: how much a long text is held against its words."""
+_SMOOTHING: Final = 1e-3
+"""a of the weight a / (a + p) of a token with frequency p."""
+_BATCH: Final = 256
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class TokenEmbeddings(Protocol):
+    """A table of token vectors with its tokenizer."""
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, without special tokens."""
+        ...
+
+    def vectors(self, ids: Sequence[int]) -> Array:
+        """The vectors of these tokens: [ids, width]."""
+        ...
+
+
+def nearest_by_words(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
+    """The answer of the training row with the highest BM25 score; of equal ones the first in the rows.
+
+    Raises:
+        NotApplicable: no training rows, or prompts without words.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    _check(rows)
+    counting = CountVectorizer(token_pattern=WORDS, dtype=np.float32)
+    try:
+        counts = counting.fit_transform([row.prompt for row in rows]).tocsr()
+    except ValueError as error:
+        raise NotApplicable("the prompts hold no words") from error
+    lengths = np.asarray(counts.sum(axis=1)).ravel()
+    num_with = np.bincount(counts.indices, minlength=counts.shape[1])
+    rarity = np.log1p((len(rows) - num_with + 0.5) / (num_with + 0.5)).astype(np.float32)
+    # Only the counts that are there are computed with: the matrix stays sparse.
+    of_row = np.repeat(np.arange(len(rows)), np.diff(counts.indptr))
+    norm = _SATURATION * (1 - _LENGTH + _LENGTH * lengths / max(float(lengths.mean()), 1.0))
+    counts.data = counts.data * (_SATURATION + 1) / (counts.data + norm[of_row]) * rarity[counts.indices]
+    asked = counting.transform(prompts).sign()
+    best = [
+        np.asarray((asked[start : start + _BATCH] @ counts.T).todense()).argmax(axis=1)
+        for start in range(0, len(prompts), _BATCH)
+    ]
+    return [rows[int(number)].answer for number in np.concatenate(best)]
+
+
+def nearest_by_embeddings(rows: Sequence[TaskRow], prompts: Sequence[str], table: TokenEmbeddings) -> list[str]:
+    """The answer of the training row whose prompt has the most similar embedding (cosine).
+
+    Args:
+        rows: the training rows.
+        prompts: the texts to answer.
+        table: token vectors, such as the base model's own.
+
+    Raises:
+        NotApplicable: no training rows.
+    """
+    _check(rows)
+    seen, asked = table.token_ids([row.prompt for row in rows]), table.token_ids(prompts)
+    known = sorted({one for ids in (*seen, *asked) for one in ids})
+    if not known:
+        raise NotApplicable("the prompts hold no tokens")
+    place = {one: number for number, one in enumerate(known)}
+    vectors = table.vectors(known)
+    frequency = np.zeros(len(known))
+    for ids in seen:
+        for one in ids:
+            frequency[place[one]] += 1
+    weights = _SMOOTHING / (_SMOOTHING + frequency / max(frequency.sum(), 1.0))
+    weighted = (vectors * weights[:, None]).astype(np.float32)
+    own = np.stack([_mean(weighted, [place[one] for one in ids]) for ids in seen])
+    others = np.stack([_mean(weighted, [place[one] for one in ids]) for ids in asked])
+    # The common direction says what all prompts share (an instruction), found on the training rows alone.
+    common = np.linalg.svd(own[:2_000], full_matrices=False)[2][0]
+    own, others = (_directions(one - np.outer(one @ common, common)) for one in (own, others))
+    best = [(others[start : start + _BATCH] @ own.T).argmax(axis=1) for start in range(0, len(prompts), _BATCH)]
+    return [rows[int(number)].answer for number in np.concatenate(best)]
+
+
+def _check(rows: Sequence[TaskRow]) -> None:
+    if not rows:
+        raise NotApplicable("there are no training rows")
+
+
+def _mean(weighted: Array, places: Sequence[int]) -> Array:
+    found: Array = weighted[list(places)].mean(axis=0) if places else np.zeros(weighted.shape[1], dtype=np.float32)
+    return found
+
+
+def _directions(vectors: Array) -> Array:
+    found: Array = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return found

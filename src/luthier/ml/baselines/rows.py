@@ -1,0 +1,77 @@
+"""Rows as a baseline sees them: the prompt as one text, and the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from luthier.core.dataset import Example
+
+MAX_ROWS: Final = 20_000
+"""Training rows that a baseline is fitted on; more are sampled by a hash of their content."""
+MAX_CHARACTERS: Final = 8_000
+"""Of a prompt; what a longer one says at its end, where the question is, counts."""
+WORDS: Final = r"(?u)\b\w+\b"
+"""What vectorisers take for a word: single letters and digits, too."""
+_SPACE: Final = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One row.
+
+    Attributes:
+        prompt: the turns before the answer, joined by line ends, without their roles.
+        answer: the text of the last learned answer.
+    """
+
+    prompt: str
+    answer: str
+
+
+class NotApplicable(Exception):  # noqa: N818 - no error: the reason why a baseline is left out
+    """The rows are not of the kind that a baseline is made for; the message is the reason, as a sentence fragment."""
+
+
+def task_rows(examples: Sequence[Example]) -> list[TaskRow]:
+    """The rows that have a prompt and a text answer; of more than `MAX_ROWS` a sample by a hash of their content.
+
+    The sample does not depend on the order of the rows, and equal rows give equal samples on every machine.
+    """
+    rows = [
+        TaskRow(prompt_text(example), example.reference)
+        for example in examples
+        if example.prompt is not None and example.reference is not None
+    ]
+    if len(rows) <= MAX_ROWS:
+        return rows
+    drawn = [hashlib.sha256(f"{row.prompt}\0{row.answer}".encode("utf-8", "surrogatepass")).digest() for row in rows]
+    chosen = set(sorted(range(len(rows)), key=lambda number: (drawn[number], number))[:MAX_ROWS])
+    return [row for number, row in enumerate(rows) if number in chosen]
+
+
+def prompt_text(example: Example) -> str:
+    """The turns before the answer, joined by line ends; the last `MAX_CHARACTERS` characters of them."""
+    prompt = example.prompt
+    turns = () if prompt is None else prompt.messages
+    text = "\n".join(message.content for message in turns if message.content)
+    return text[-MAX_CHARACTERS:]
+
+
+def same_label(answer: str) -> str:
+    """What answers have in common that differ only in case, in spaces or in how characters are composed."""
+    return _SPACE.sub(" ", unicodedata.normalize("NFKC", answer)).strip().casefold()
+
+
+def spellings(answers: Sequence[str]) -> dict[str, str]:
+    """Of each label (`same_label`) its commonest spelling; of equally common ones the first in the rows."""
+    counts: dict[str, dict[str, int]] = {}
+    for answer in answers:
+        forms = counts.setdefault(same_label(answer), {})
+        forms[answer] = forms.get(answer, 0) + 1
+    # max keeps the first of equals, and a dict keeps the order of the rows.
+    return {label: max(forms, key=lambda form: forms[form]) for label, forms in counts.items()}

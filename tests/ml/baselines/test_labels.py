@@ -1,0 +1,91 @@
+"""Baselines for answers that repeat."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from luthier.ml.baselines.labels import MAX_LABELS, commonest_answer, linear_classifier, most_popular_offered
+from luthier.ml.baselines.rows import NotApplicable, TaskRow
+
+
+def review(number: int, word: str) -> str:
+    filler = random.Random(number).sample(["the", "soup", "waiter", "evening", "table", "music", "bread"], 4)
+    return f"{' '.join(filler)} was {word}"
+
+
+def reviews(num: int, start: int = 0) -> list[TaskRow]:
+    """The class is a linear rule of the words."""
+    words = [("splendid", "good"), ("delightful", "good"), ("dreadful", "bad"), ("awful", "bad")]
+    return [TaskRow(review(n, words[n % 4][0]), words[n % 4][1]) for n in range(start, start + num)]
+
+
+def test_the_commonest_answer_and_its_commonest_spelling() -> None:
+    rows = [TaskRow("", answer) for answer in ("Bad", "great", "Great ", "great", "bad")]
+    assert commonest_answer(rows, 3) == ["great"] * 3
+
+
+def test_of_equally_common_answers_the_first_in_the_rows() -> None:
+    rows = [TaskRow("", answer) for answer in ("b", "a", "a", "b")]
+    assert commonest_answer(rows, 1) == ["b"]
+
+
+def test_answers_that_never_repeat_have_no_commonest_one() -> None:
+    with pytest.raises(NotApplicable, match="no answer occurs twice"):
+        commonest_answer([TaskRow("", "a"), TaskRow("", "b")], 1)
+    with pytest.raises(NotApplicable):
+        commonest_answer([], 1)
+
+
+def test_an_empty_answer_is_an_answer() -> None:
+    assert commonest_answer([TaskRow("q", ""), TaskRow("r", ""), TaskRow("s", "x")], 2) == ["", ""]
+
+
+def test_a_linear_rule_is_learned() -> None:
+    train, held_out = reviews(120), reviews(60, start=1_000)
+    found = linear_classifier(train, [row.prompt for row in held_out])
+    assert found == [row.answer for row in held_out]
+    assert found == linear_classifier(train, [row.prompt for row in held_out]), "the same every time"
+
+
+def test_labels_that_differ_in_case_or_space_are_one_class() -> None:
+    rows = [
+        row if number % 3 else TaskRow(row.prompt, f" {row.answer.upper()}") for number, row in enumerate(reviews(60))
+    ]
+    assert set(linear_classifier(rows, [row.prompt for row in rows])) == {"good", "bad"}
+
+
+def test_a_class_with_one_row_does_no_harm() -> None:
+    rows = [*reviews(40), TaskRow("the cheque never came", "neither")]
+    assert linear_classifier(rows, ["bread was awful"]) == ["bad"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([TaskRow("a", "x"), TaskRow("b", "x")], "the same answer"),
+        ([], "no training rows"),
+        ([TaskRow(f"word{n}", f"label {n}") for n in range(20)], "hardly repeat"),
+        ([TaskRow(f"word{n}", f"label {n % 5_000}") for n in range(12_000)], f"5,000 .* at most {MAX_LABELS}"),
+        ([TaskRow("?", "x"), TaskRow("!", "y"), TaskRow("?", "x"), TaskRow("!", "y")], "no words"),
+    ],
+)
+def test_rows_without_classes_are_left_out_with_the_reason(rows: list[TaskRow], reason: str) -> None:
+    with pytest.raises(NotApplicable, match=reason):
+        linear_classifier(rows, ["a"])
+
+
+def test_the_most_popular_of_those_that_the_prompt_offers() -> None:
+    offers = [("tea, milk", "tea"), ("milk, bread", "milk"), ("tea, bread", "tea"), ("milk, tea", "tea")]
+    rows = [TaskRow(f"Which of {offered}?", bought) for offered, bought in offers * 5]
+    assert most_popular_offered(rows, ["Which of bread, milk?", "Which of milk, tea?", "Anything?"]) == [
+        "milk",
+        "tea",
+        "tea",
+    ]
+
+
+def test_prompts_that_offer_nothing_have_no_most_popular_answer() -> None:
+    with pytest.raises(NotApplicable):
+        most_popular_offered(reviews(40), ["x"])

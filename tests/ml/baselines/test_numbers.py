@@ -1,0 +1,47 @@
+"""Ridge regression for answers that are numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.ml.baselines.numbers import ridge_regression
+from luthier.ml.baselines.rows import NotApplicable, TaskRow
+
+
+def flats(num: int, start: int = 0) -> list[TaskRow]:
+    """Rent is 12.5 a square metre, and 200 more in the centre."""
+    rows = []
+    for number in range(start, start + num):
+        size, centre = 30 + 7 * number % 71, number % 2 == 0
+        where = "centre" if centre else "outskirts"
+        rows.append(TaskRow(f"A flat of {size} m2 in the {where}.", f"€ {12.5 * size + 200 * centre:,.2f}"))
+    return rows
+
+
+def test_a_linear_rule_of_numbers_and_words_is_learned() -> None:
+    train, held_out = flats(100), flats(20, start=500)
+    found = ridge_regression(train, [row.prompt for row in held_out])
+    for text, row in zip(found, held_out, strict=True):
+        assert text.startswith("€ ")
+        value, wanted = (float(one.removeprefix("€ ").replace(",", "")) for one in (text, row.answer))
+        assert value == pytest.approx(wanted, rel=0.02)
+    assert any("," in text for text in found)
+
+
+def test_units_and_decimals_are_written_as_in_training() -> None:
+    rows = [TaskRow(f"{n} eggs", f"{60 * n} g") for n in range(1, 21)]
+    assert all(text.endswith(" g") and "." not in text for text in ridge_regression(rows, ["3 eggs", "7 eggs"]))
+
+
+def test_predictions_stay_inside_of_what_was_seen() -> None:
+    rows = [TaskRow(f"{n} eggs", str(n)) for n in range(1, 21)]
+    assert 1 <= float(ridge_regression(rows, ["4000 eggs"])[0]) <= 20
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [(["yes"] * 20, "not numbers"), (["5"] * 20, "the same number"), (["1", "2"], "fewer than ten rows")],
+)
+def test_answers_of_another_kind_are_left_out(answers: list[str], reason: str) -> None:
+    with pytest.raises(NotApplicable, match=reason):
+        ridge_regression([TaskRow(f"q {n}", answer) for n, answer in enumerate(answers)], ["q"])

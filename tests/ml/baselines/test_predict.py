@@ -1,0 +1,55 @@
+"""All baselines of a set of rows."""
+
+from __future__ import annotations
+
+from tests.vacuous import nonempty
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.dataset import Example
+from luthier.core.ports import SilentProgress
+from luthier.ml.baselines.predict import LINEAR, MAJORITY, NEAREST, predict
+from luthier.ml.baselines.rows import MAX_ROWS, same_label, task_rows
+
+
+def example(number: int, prompt: str, answer: str | None) -> Example:
+    turns = [Message(role="system", content="Sort it."), Message(role="user", content=prompt)]
+    turns.append(Message(role="assistant", content=answer))
+    return Example(id=f"rows.jsonl:{number}", conversation=Conversation(messages=tuple(turns)))
+
+
+def labelled(num: int, start: int = 0) -> list[Example]:
+    words = ("splendid", "dreadful")
+    return [example(n, f"Dish {n} was {words[n % 2]}", ("good", "bad")[n % 2]) for n in range(start, start + num)]
+
+
+def test_those_that_fit_answer_every_row_and_the_others_say_why() -> None:
+    held_out = labelled(10, start=500)
+    found = predict(labelled(60), held_out, progress=SilentProgress())
+    names = [one.name for one in found.predictions]
+    assert names == [MAJORITY, NEAREST, LINEAR]
+    assert all(len(one.outputs) == 10 and one.seconds > 0 for one in nonempty(found.predictions))
+    assert list(found.predictions[-1].outputs) == [row.reference for row in held_out]
+    assert all(": " in reason for reason in nonempty(found.left_out))
+    assert (found.num_rows, found.is_sample) == (60, False)
+
+
+def test_rows_without_text_answers_have_no_baselines() -> None:
+    text = [Example(id="a:1", text="Just text.")]
+    assert predict(text, text, progress=SilentProgress()).predictions == ()
+    assert predict([], labelled(2), progress=SilentProgress()).predictions == ()
+
+
+def test_many_rows_are_sampled_by_content() -> None:
+    many = [example(n, f"p {n}", "x") for n in range(MAX_ROWS + 50)]
+    rows = task_rows(many)
+    assert len(rows) == MAX_ROWS
+    assert set(rows) == set(task_rows(many[::-1]))
+
+
+def test_half_a_surrogate_in_a_row_is_no_reason_to_fail() -> None:
+    rows = [*labelled(30), example(99, "odd \ud800 text", "good")]
+    assert predict(rows, rows, progress=SilentProgress()).predictions
+
+
+def test_labels_are_compared_without_case_and_spaces() -> None:
+    assert same_label(" Very\n Good") == same_label("very good")

@@ -1,0 +1,143 @@
+"""What one could use instead of the judged model, in the verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from luthier.core.evaluation import Bar, Comparison, Metric, SystemKind, SystemResult, Verdict
+from luthier.core.records.bounds import UNIT
+from luthier.ml.evaluation.alternatives import against_all, best_of, held_against
+from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
+from luthier.ml.evaluation.statistics import paired_bootstrap, verdict_word
+from luthier.ml.evaluation.verdict import verdict
+
+METRIC = "label_accuracy"
+
+
+def system(name: str, right: Sequence[bool], kind: SystemKind = "model", num_few_shot: int = 0) -> SystemResult:
+    share = float(np.mean(right))
+    found = Metric(value=share, low=max(0, share - 0.1), high=min(1, share + 0.1), unit="share", higher_is_better=True)
+    adapter = "adapter" if name == "tuned" else None
+    return SystemResult(
+        name=name, model="small" if kind == "model" else "", adapter=adapter, num_few_shot=num_few_shot, kind=kind,
+        num_samples=len(right), metrics={METRIC: found}, seconds=0.7,
+    )  # fmt: skip
+
+
+def compared(tuned: Sequence[bool], name: str, right: Sequence[bool]) -> Comparison:
+    a, b = (mean_statistics(np.array(one, dtype=float)) for one in (tuned, right))
+    found = paired_bootstrap(a, b, mean_of_sums, bounds=UNIT, seed=0, num_resamples=500)
+    word = verdict_word(found, higher_is_better=True)
+    return Comparison(
+        baseline=name, candidate="tuned", metric=METRIC, difference=found.difference, low=found.low, high=found.high,
+        p_value=found.p_value, verdict=word,
+    )  # fmt: skip
+
+
+def judged(
+    tuned: Sequence[bool], others: dict[str, tuple[SystemKind, Sequence[bool]]], bar: Bar | None = None
+) -> Verdict:
+    shots = {name: 4 if "examples" in name else 0 for name in others}
+    results = [system(name, right, kind, shots[name]) for name, (kind, right) in others.items()]
+    comparisons = [compared(tuned, name, right) for name, (_, right) in others.items()]
+    return verdict([*results, system("tuned", tuned)], comparisons, primary=METRIC, bar=bar)
+
+
+def share(num: int, of: int = 80) -> list[bool]:
+    return [number < num for number in range(of)]
+
+
+def test_a_model_no_better_than_a_classifier_is_not_called_better() -> None:
+    """Food reviews of issue 22: 0 of 80 by the base, 60 of 80 tuned, 62 by a linear classifier, 54 by one answer."""
+    found = judged(
+        share(60),
+        {
+            "base": ("model", share(0)),
+            "base + 4 examples": ("model", share(26)),
+            "commonest answer": ("majority", share(54)),
+            "linear classifier": ("linear", share(62)),
+        },
+    )
+    assert found.word == "not distinguishable"
+    assert found.best_alternative == "linear classifier"
+    assert found.better_than_best_alternative == "not_distinguishable"
+    assert (
+        "But it is not shown to be better than a linear classifier, which takes 0.7 s: use that instead."
+        in found.headline
+    )
+    kinds = {one.kind: one.value for one in found.alternatives}
+    assert kinds == {"few_shot": 26 / 80, "majority": 54 / 80, "linear": 62 / 80}
+    assert (
+        "Other baselines without a language model: commonest answer 0.675"
+        in found.details[found.num_primary_details - 1]
+    )
+    document = json.loads(found.model_dump_json())
+    assert set(document["alternatives"][0]) == {"name", "kind", "metric", "value", "low", "high", "seconds"}
+    assert (document["good_enough"], document["bar"]) == ("not_asked", None)
+
+
+def test_better_than_all_is_better() -> None:
+    found = judged(
+        share(76),
+        {"base": ("model", share(10)), "linear classifier": ("linear", share(50)), "n": ("nearest", share(40))},
+    )
+    assert (found.word, found.better_than_best_alternative) == ("better", "better")
+    assert found.headline.endswith(
+        "It is also better than the best of 2 baselines without a language model: a linear classifier."
+    )
+
+
+def test_worse_than_the_best_is_worse() -> None:
+    found = judged(share(30), {"base": ("model", share(10)), "linear classifier": ("linear", share(70))})
+    assert (found.word, found.better_than_best_alternative) == ("worse", "worse")
+    assert "is worse than a linear classifier" in found.headline
+
+
+def test_without_models_to_compare_the_baselines_decide_alone() -> None:
+    found = judged(share(76), {"linear classifier": ("linear", share(20))})
+    assert found.word == "better"
+    assert found.headline == "It is better than the one baseline without a language model: a linear classifier."
+
+
+def test_without_alternatives_nothing_is_said_of_them() -> None:
+    found = judged(share(76), {"base": ("model", share(10))})
+    assert (found.alternatives, found.best_alternative, found.better_than_best_alternative) == ((), None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "word", "sentence"),
+    [(0.8, "yes", "reaches the 0.8"), (0.9, "no", "not shown to reach the 0.9"), (0.999, "no", "misses the 0.999")],
+)
+def test_good_enough_needs_the_whole_interval(value: float, word: str, sentence: str) -> None:
+    tuned = system("tuned", share(72)).model_copy(
+        update={"metrics": {METRIC: Metric(value=0.9, low=0.81, high=0.95, unit="share", higher_is_better=True)}}
+    )
+    assert held_against(Bar(metric=METRIC, value=value), tuned)[0] == word
+    assert sentence in held_against(Bar(metric=METRIC, value=value), tuned)[1]
+
+
+def test_a_bar_for_a_figure_that_should_be_low() -> None:
+    low = Metric(value=3.0, low=2.5, high=3.4, unit="", higher_is_better=False)
+    tuned = system("tuned", share(8)).model_copy(update={"metrics": {"perplexity": low}})
+    assert [held_against(Bar(metric="perplexity", value=v), tuned)[0] for v in (4.0, 3.0, 2.0)] == ["yes", "no", "no"]
+    assert held_against(Bar(metric="bleu", value=2.0), tuned)[0] == "no"
+
+
+def test_the_best_is_the_lowest_where_low_is_good() -> None:
+    found = judged(share(60), {"a": ("linear", share(10)), "b": ("nearest", share(40))}).alternatives
+    assert (best_of(found, True), best_of(found, False), best_of([], True)) == ("b", "a", None)
+
+
+def test_equal_systems_are_called_better_than_the_best_alternative_in_at_most_one_study_of_twenty() -> None:
+    """1,000 studies of a model and four alternatives that are all right in 60% of 60 rows."""
+    generator, called = np.random.default_rng(0), {"better": 0, "worse": 0, "not_distinguishable": 0}
+    for _ in range(1_000):
+        tuned, *others = generator.random((5, 60)) < 0.6
+        called[against_all([compared(tuned, str(n), one) for n, one in enumerate(others)], True)] += 1
+    assert called["better"] <= 50
+    assert called["worse"] <= 70  # three standard errors above one in twenty
+    assert sum(called.values()) == 1_000
