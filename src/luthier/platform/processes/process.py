@@ -63,7 +63,8 @@ class Attempt:
         # Not `core.child_process`: a guard also ends an attempt whose worker hangs, and its outcome is a file, since it
         # must outlive both.
         with (folder / LOG_NAME).open("ab") as log:
-            # bufsize 0: a deadline must not wait in a buffer. A new session: Ctrl-C in a terminal reaches the worker alone.
+            # bufsize 0: a deadline must not wait in a buffer. A new session: Ctrl-C in a terminal reaches the worker
+            # alone.
             self._guard = subprocess.Popen(
                 guard, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
@@ -120,7 +121,7 @@ class Attempt:
 
     @property
     def was_lost(self) -> bool:
-        """Whether it was ended because its lease was not renewed, or its guard was killed: it has not crashed itself."""
+        """Whether its lease was not renewed, or its guard was killed: it has not crashed itself."""
         code = self._guard.returncode
         # A negative code is the guard's own: the child's signals come as 128 + number.
         return code is not None and (code == LOST or code < 0)
