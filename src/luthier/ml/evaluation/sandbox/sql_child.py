@@ -103,10 +103,10 @@ class _Database(sqlite3.Connection):
         for name in _CLOCK_FUNCTIONS:
             self.create_function(name, -1, self._held(native, name), deterministic=True)
 
-    def _held(self, native: sqlite3.Connection, name: str) -> Callable[..., object]:
+    def _held(self, native: sqlite3.Connection, name: str) -> Callable[..., Any]:
         computes = name.removeprefix("current_").replace("timestamp", "datetime")
 
-        def call(*given: object) -> object:
+        def call(*given: object) -> Any:
             # strftime has its format in front; without a time value the current time is meant, also before `subsec`.
             head, times = (given[:1], given[1:]) if name == "strftime" else ((), given)
             if not times or str(times[0]).lower() in ("subsec", "subsecond"):
