@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from tests.vacuous import nonempty
+
 from luthier.ml.data.readers import docx, epub, pptx, xlsx
 from luthier.ml.data.readers.document import Section
 from luthier.ml.data.readers.office import tidy
@@ -81,7 +83,7 @@ def test_xlsx_reads_all_rows_of_a_sheet_that_gives_a_wrong_size(make_xlsx: Make,
     whole = make_xlsx({"Prices": [["Item", "Price"], ["Oak", 7], ["Ash", 9]]})
     path = tmp_path / "wrong.xlsx"
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
-        for entry in source.namelist():
+        for entry in nonempty(source.namelist()):
             data = source.read(entry)
             if entry.startswith("xl/worksheets/"):
                 assert b'<dimension ref="A1:B3"' in data
