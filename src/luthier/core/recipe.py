@@ -278,6 +278,7 @@ class OptimizerRecipe(FrozenModel):
         epsilon: added to the root of the second moment.
         momentum: of Muon.
         num_iterations: Newton-Schulz iterations of Muon.
+        options: settings of an optimizer that another package brings.
     """
 
     name: OptimizerName
@@ -286,6 +287,7 @@ class OptimizerRecipe(FrozenModel):
     epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None
     momentum: Fraction | None = None
     num_iterations: Annotated[int, Field(ge=1, lt=100)] | None = None
+    options: dict[str, bool | int | float | str] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -75,7 +75,7 @@ def automl(
     from luthier.core.access import Caller
     from luthier.core.workflows.automl import AutomlSpec
     from luthier.features.workflows.automl import workflow as autos
-    from luthier.features.workflows.automl.request import check_hours
+    from luthier.features.workflows.automl.request import checked_hours
     from luthier.features.workflows.model_comparison.cli import check_asked, split_names
     from luthier.features.workflows.render import shown, teller
     from luthier.platform.cli.console import visible
@@ -87,12 +87,10 @@ def automl(
         if auto_id is None:
             assert data is not None
             assert goal is not None
-            assert budget_hours is not None
-            check_hours(budget_hours)
             asked = AutomlSpec(
                 data=str(data),
                 goal=goal,
-                hours=budget_hours,
+                hours=checked_hours(budget_hours),
                 models=() if models is None else split_names(models),
                 map=dict(parse_mapping(mapping or ())) or None,
                 group_by=group_by,

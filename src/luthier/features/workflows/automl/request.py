@@ -123,20 +123,21 @@ def _least_hours(context: Context, model: str, row_tokens: float) -> float:
     return predict(replace(hypothetical_workload(structure, described, device), judging=judging), device).hours.low
 
 
-def check_hours(hours: float) -> None:
-    """Raise RequestError for hours that are no finite number above 0."""
-    if not (math.isfinite(hours) and hours > 0):
+def checked_hours(hours: float | None) -> float:
+    """The hours. Raises RequestError where they are no finite number above 0."""
+    if hours is None or not (math.isfinite(hours) and hours > 0):
         raise RequestError(
             f"--budget-hours {hours}",
             expected="a finite number above 0",
             do="write for example: --budget-hours 2",
         )
+    return hours
 
 
 def _check(asked: AutomlSpec, data: Path) -> None:
     from luthier.ml.data.files.source import open_source
 
-    check_hours(asked.hours)
+    checked_hours(asked.hours)
     if not asked.goal.strip():
         raise RequestError(
             "no goal",
