@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from datetime import date, time
 from pathlib import Path
 from typing import IO, Any
 
+from luthier.core.json_limits import json_utf8
 from luthier.core.system.disk_full import disk_full_explained
+from luthier.core.system.durable import sync_file
 from luthier.ml.data.files.bad_field import name_of_type
 
 
@@ -29,9 +30,8 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
             for row in rows:
                 file.write(json_line(row) + b"\n")
                 num_rows += 1
-            file.flush()
             # Before the rename: else a power cut could leave the new name with an empty file.
-            os.fsync(file.fileno())
+            sync_file(file)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -45,11 +45,7 @@ def json_line(fields: Mapping[str, Any]) -> bytes:
         TypeError: a value of a type that JSON does not have.
         ValueError: a number that is infinite or not a number.
     """
-    text = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=_iso)
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
-        return json.dumps(fields, allow_nan=False, default=_iso).encode()
+    return json_utf8(fields, allow_nan=False, default=_iso)
 
 
 def _iso(value: Any) -> str:
