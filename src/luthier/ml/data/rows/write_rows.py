@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from datetime import date, time
 from pathlib import Path
 from typing import IO, Any
 
-from luthier.core.json_limits import json_utf8
 from luthier.core.system.disk_full import disk_full_explained
 from luthier.core.system.durable import sync_file
 from luthier.ml.data.files.bad_field import name_of_type
@@ -45,7 +45,13 @@ def json_line(fields: Mapping[str, Any]) -> bytes:
         TypeError: a value of a type that JSON does not have.
         ValueError: a number that is infinite or not a number.
     """
-    return json_utf8(fields, allow_nan=False, default=_iso)
+    text = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=_iso)
+    try:
+        return text.encode()
+    # Half of a surrogate pair can only be written as an escape. Not by `json_utf8`, which leaves the rest as it is: files
+    # are known by their digests, and such lines have always been written in ASCII.
+    except UnicodeEncodeError:
+        return json.dumps(fields, allow_nan=False, default=_iso).encode()
 
 
 def _iso(value: Any) -> str:
