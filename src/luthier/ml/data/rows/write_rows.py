@@ -48,8 +48,8 @@ def json_line(fields: Mapping[str, Any]) -> bytes:
     text = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=_iso)
     try:
         return text.encode()
-    # Half of a surrogate pair can only be written as an escape. Not by `json_utf8`, which leaves the rest as it is: files
-    # are known by their digests, and such lines have always been written in ASCII.
+    # Half of a surrogate pair can only be written as an escape. Not by `json_utf8`, which leaves the rest as it is:
+    # files are known by their digests, and such lines have always been written in ASCII.
     except UnicodeEncodeError:
         return json.dumps(fields, allow_nan=False, default=_iso).encode()
 
