@@ -52,6 +52,7 @@ class Format:
         extra: the extra of Luthier that installs them.
         check: "module:function" that refuses a model before any work; empty where the format holds every model.
         is_rehearsed: whether a small copy of the model is written and read in the runtime first (`rehearsal`).
+        limits_context: whether its writer can state a shorter context than the model's.
     """
 
     writer: str
@@ -62,6 +63,7 @@ class Format:
     extra: str = ""
     check: str = ""
     is_rehearsed: bool = False
+    limits_context: bool = False
 
 
 _SIXTEEN_BITS: Mapping[ExportPrecision, float] = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
@@ -85,6 +87,7 @@ FORMATS: Mapping[ExportFormat, Format] = {
         extra="gguf",
         check="luthier.ml.export.exporters.gguf:check",
         is_rehearsed=True,
+        limits_context=True,
     ),
     "onnx": Format(
         "luthier.ml.export.exporters.onnx:write",
@@ -164,7 +167,7 @@ def check(
     progress: Progress,
     tools: Path,
     prompts: SourcePrompts | None = None,
-) -> None:
+) -> int | None:
     """Refuse what the format cannot hold before any work is done on the model itself.
 
     Args:
@@ -173,6 +176,9 @@ def check(
         progress: Shows what is being tried.
         tools: Where third-party programs are stored.
         prompts: Those that the export will be proved on: the tokens of its runtime are compared with the source's.
+
+    Returns:
+        The most tokens for which the format's runtime is right; None for all that the model has room for.
 
     Raises:
         RequestError: the format cannot hold the model, or its runtime would write a prompt otherwise.
@@ -188,11 +194,14 @@ def check(
     if known.is_rehearsed:
         from luthier.ml.export.exporters.rehearsal import rehearse
 
-        rehearse(format, import_string(known.writer), known.modules, source, progress, tools, prompts)
-    elif prompts is not None:
+        write: Write = import_string(known.writer)
+        limits = known.limits_context
+        return rehearse(format, write, known.modules, source, progress, tools, prompts, limits_context=limits)
+    if prompts is not None:
         from luthier.ml.export.exporters.rehearsal import rehearse_companions
 
         rehearse_companions(format, source, prompts)
+    return None
 
 
 def write(
@@ -210,9 +219,15 @@ def write(
         WorkError: writing fails.
         OSError: the disk is full.
     """
-    check(format, source, progress, tools)
+    limit = check(format, source, progress, tools)
     writer: Write = import_string(_known(format).writer)
-    return writer(source, target, precision, progress, tools)
+    warnings = writer(source.model_copy(update={"context_tokens": limit}), target, precision, progress, tools)
+    if limit is not None:
+        warnings.append(
+            f"the runtime of {format} leaves out the attention window of this model, so the export has room for "
+            f"{limit} tokens, as many as the window: do not raise it"
+        )
+    return warnings
 
 
 def _refuse_prompt(source: ExportSource) -> None:
