@@ -135,7 +135,10 @@ def judge_in_full(
         outcomes.append(_run(system, own, items, progress, first=outcomes[0] if outcomes else None))
     with progress.task("Resampling", 1, "steps") as task:
         resamples = _resample(outcomes, seed, clusters)
-        results = tuple(_result(outcome, wanted, resamples) for outcome in outcomes)
+        results = tuple(
+            _result(outcome, [metric for metric in wanted if outcome.system.takes(metric)], resamples)
+            for outcome in outcomes
+        )
         comparisons = tuple(
             _compare(earlier, later, metric, resamples)
             for place, later in enumerate(outcomes)
@@ -216,8 +219,6 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
     system = outcome.system
     found = {}
     for metric in metrics:
-        if metric.name not in outcome.statistics:
-            continue
         columns, bounds = resamples.columns[system.name, metric.name], bounds_of(metric)
         # Overflow is reported below as DivergedError, which names the system and the metric.
         with np.errstate(over="ignore", invalid="ignore"):
