@@ -172,6 +172,13 @@ CHECKS: Final = Registry(
     declares="luthier.ml.data.audit.request:Check",
     key="the id",
 )
+EXPORTERS: Final = Registry(
+    kind="an export format",
+    group="luthier.exporters",
+    table="luthier.ml.export.exporters.registry:FORMATS",
+    declares="luthier.ml.export.exporters.registry:Format",
+    key="--to",
+)
 OPTIMIZERS: Final = Registry(
     kind="an optimizer",
     group="luthier.optimizers",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +29,6 @@ from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.proof_prompts import ProofPrompt, SourcePrompts, TokenFindings, compared_tokens
 
 if TYPE_CHECKING:
-    from luthier.ml.export.exporters.registry import Write
     from luthier.ml.export.runtimes.protocol import Runtime
 
 _FORMAT: Final = 2
@@ -44,7 +44,7 @@ _OTHER_TEMPLATES: Final = "additional_chat_templates"
 
 def rehearse(
     format: ExportFormat,
-    write: Write,
+    write: Callable[..., Any],
     modules: tuple[str, ...],
     source: ExportSource,
     progress: Progress,
@@ -128,7 +128,7 @@ def rehearse_companions(format: ExportFormat, source: ExportSource, prompts: Sou
 
 def _tried(
     format: ExportFormat,
-    write: Write,
+    write: Callable[..., Any],
     source: ExportSource,
     scratch: Path,
     tools: Path,
@@ -140,7 +140,7 @@ def _tried(
 
     is_known: what it computes was compared before.
     """
-    from luthier.ml.export.runtimes.registry import open_export
+    from luthier.ml.export.exporters.registry import open_export
 
     small = source.model_copy(
         update={
