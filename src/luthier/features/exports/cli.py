@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class ExportCommand(typer.core.TyperCommand):
-    """A command whose help names the export formats of this installation; they are read only when help is shown."""
+    """A command whose help names the export formats of this installation, read only when this command is called."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """As usual, with the names in place of `{formats}`, `{precisions}` and `{usual}`."""
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its parameters, with names in their help in place of `{formats}`, `{precisions}` and `{usual}`."""
         from luthier.core.registry import EXPORTERS
         from luthier.ml.export.exporters.registry import usual_formats
 
@@ -33,7 +33,7 @@ class ExportCommand(typer.core.TyperCommand):
         for parameter in self.params:
             if isinstance(parameter, typer.core.TyperOption) and parameter.help:
                 parameter.help = parameter.help.format_map(names)
-        super().format_help(ctx, formatter)
+        return super().get_params(ctx)
 
 
 def export(
