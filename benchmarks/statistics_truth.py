@@ -109,6 +109,8 @@ def cases() -> Iterator[Case]:
         for spread in (0.0, 0.05, 0.1):
             yield Case(f"mean of {seeds} seeds, spread {spread:g} of seeds", 40, _seeds(seeds, spread, 40))
         yield Case(f"{seeds} seeds against an equal base", 40, _seeds_pair(seeds, 0.05, 40))
+        yield Case(f"{seeds} seeds against an equal base, few rows", 6, _seeds_pair(seeds, 0.0, 6))
+        yield Case(f"{seeds} seeds against an equal base, shares", 20, _seeds_of_shares(seeds, 0.05, 20))
     yield Case("Cohen's kappa", 40, _kappa(40))
     yield Case("Bradley-Terry gap, by items", 40, _gap(40))
     yield from _figures_and_pairs(50)
@@ -334,6 +336,23 @@ def _seeds_pair(seeds: int, spread: float, rows: int) -> Callable[[Random, int],
         hard = random.normal(0, 0.25, rows)
         tuned, base = [_trained(random, hard, spread) for _ in range(seeds)], _trained(random, hard, 0.0)
         found = difference_over_seeds(tuned, [base], mean_of_sums, bounds=REAL_LINE, seed=seed, num_resamples=RESAMPLES)
+        settled = is_settled(found)
+        return Outcome(found.low <= 0 <= found.high, None, settled, settled and found.difference > 0)
+
+    return study
+
+
+def _seeds_of_shares(seeds: int, spread: float, rows: int) -> Callable[[Random, int], Outcome]:
+    """Right or wrong: every row is right with its own probability, which a training moves a little."""
+
+    def study(random: Random, seed: int) -> Outcome:
+        easy = random.uniform(0.2, 1.0, rows)
+
+        def trained(moved: float) -> Array:
+            return mean_statistics((random.random(rows) < np.clip(easy + random.normal(0, moved), 0, 1)).astype(float))
+
+        tuned, base = [trained(spread) for _ in range(seeds)], trained(0.0)
+        found = difference_over_seeds(tuned, [base], mean_of_sums, bounds=UNIT, seed=seed, num_resamples=RESAMPLES)
         settled = is_settled(found)
         return Outcome(found.low <= 0 <= found.high, None, settled, settled and found.difference > 0)
 

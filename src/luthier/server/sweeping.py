@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from luthier.core.errors import LuthierError
 from luthier.core.system.clock_jump import JumpWatch, elapsed
 from luthier.features.exports.folders import remove_abandoned
+from luthier.features.runs.service import sweep_removed
 from luthier.features.traffic.files import sweep as sweep_traffic
 from luthier.platform.files.service import sweep_files
 from luthier.platform.home.context import Context
@@ -54,7 +55,7 @@ async def _sweep(context: Context, every_seconds: float) -> None:
             log.exception("clearing away what has expired has to wait: an error of our own")
             continue
         # Each on its own: one that fails must not keep the others from their work.
-        for sweep in (sweep_files, sweep_traffic, remove_abandoned):
+        for sweep in (sweep_files, sweep_traffic, sweep_removed, remove_abandoned):
             try:
                 await run_in_threadpool(sweep, context)
             except (LuthierError, OSError) as error:  # the next one may find the store or the database again

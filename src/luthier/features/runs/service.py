@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from luthier.core.budget import Bill
-from luthier.core.errors import ConflictError, RequestError
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import Plan
@@ -185,15 +186,24 @@ def remove_run(context: Context, run_id: str) -> RunRecord:
     folder = context.settings.run_folder(run_id)
     if folder.is_dir():
         with file_lock(folder / "lock", what=f"run {run_id}", timeout_seconds=_LOCK_SECONDS):
-            context.runs.delete(run_id)
+            # The name says what is to go, so that a kill from here on leaves a removal that the next sweep finishes.
             # The rename is atomic and takes the lock file along; deleting many files is not, and is done afterwards.
             folder.rename(folder.with_name(f"{_REMOVED}{run_id}"))
     else:
         context.runs.delete(run_id)
-    # Those of a removal that was killed half-way, too.
-    for doomed in context.settings.runs_folder.glob(f"{_REMOVED}*"):
-        shutil.rmtree(doomed)
+    sweep_removed(context)
     return record
+
+
+def sweep_removed(context: Context) -> None:
+    """Finish the removals of runs that have begun, those that a kill has cut off among them."""
+    for folder in context.settings.runs_folder.glob(f"{_REMOVED}*"):
+        with suppress(NotFoundError):  # its row went first, or another process sweeps, too
+            context.runs.delete(folder.name.removeprefix(_REMOVED))
+        with suppress(FileNotFoundError):  # another process sweeps the same folder: the next sweep finds what is left
+            shutil.rmtree(folder)
+    # What the runs alone have put among the artifacts.
+    context.artifacts.forget_unused()
 
 
 def without_samples(evaluation: Evaluation) -> dict[str, Any]:

@@ -66,13 +66,13 @@ def run_suite(
     fingerprint = spec.fingerprint(digests_of(spec, folder, find))
     # Found before any rows are read: a wrong name is reported at once.
     who = _find(context, systems, project_id)
+    _check_seeds(who, seeds)
     seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage, map_of_runs(context, who.run_ids))
     # Filled by `_general` with what could not be measured.
     caveats: list[str] = []
     loaded = [*_load(spec, find, seen, context.progress), *_general(spec, who, seen, caveats)]
-    trainings = _trainings(context, who, seeds)
     resources = replace(_resources(context, folder, find, allow_code), is_remote=find_file is not None)
-    tasks = _run_all(context, spec, who, loaded, resources=resources, judge=judge, trainings=trainings)
+    tasks = _run_all(context, spec, who, loaded, resources=resources, judge=judge, seeds=seeds)
     # Holm's correction: among many tasks one differs by chance alone.
     tasks = adjusted(tasks, who.candidate)
     base = None if who.base is None else who.base.name
@@ -84,7 +84,7 @@ def run_suite(
         run_id=who.run_id,
         candidate=who.candidate,
         systems=tuple(dict.fromkeys(system.name for task in tasks for system in task.systems)),
-        num_seeds=1 + len(trainings),
+        num_seeds=max(1, seeds),
         tasks=tasks,
         verdict=tasks_verdict(tasks, who.candidate, base=base, caveats=caveats),
         seconds=time.perf_counter() - start,
@@ -171,18 +171,21 @@ def _general(spec: Suite, who: _Systems, seen: Seen, caveats: list[str]) -> list
     return general
 
 
-def _trainings(context: Context, who: _Systems, seeds: int) -> list[System]:
-    """The candidate's recipe trained with other seeds."""
-    from luthier.features.training.seed_runs import runs_of_other_seeds
-
-    if seeds <= 1:
-        return []
-    if who.run_id is None or who.candidate != who.run_id:
+def _check_seeds(who: _Systems, seeds: int) -> None:
+    if seeds > 1 and (who.run_id is None or who.candidate != who.run_id):
         raise RequestError(
             f"--seeds {seeds} for {who.candidate}",
             expected="the id of a run, whose recipe can be trained again with other seeds",
             do="name the run first, or leave --seeds out",
         )
+
+
+def _trainings(context: Context, who: _Systems, seeds: int) -> list[System]:
+    """The candidate's recipe trained with other seeds."""
+    from luthier.features.training.seed_runs import runs_of_other_seeds
+
+    if seeds <= 1 or who.run_id is None:
+        return []
     return [find_system(context, one) for one in runs_of_other_seeds(context, who.run_id, seeds - 1)]
 
 
@@ -210,7 +213,7 @@ def _run_all(
     *,
     resources: Resources,
     judge: str | None,
-    trainings: Sequence[System],
+    seeds: int,
 ) -> tuple[TaskResult, ...]:
     """All tasks in the order of the suite, those of general ability last."""
     foreign = [task for task in spec.tasks if isinstance(task, LmEvalTask)]
@@ -227,7 +230,8 @@ def _run_all(
             resources=_judged_by(context, stack, resources, judge),
             seed=spec.seed,
             shown=who.shown,
-            trainings=trainings,
+            # Hours of work, so that they begin when nothing can be refused any more.
+            trainings=lambda: _trainings(context, who, seeds),
             engines=engines,
         )
         done = {result.name: _with_judge(context, result, judge) for result in results}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -70,7 +70,7 @@ def run_tasks(
     resources: Resources,
     seed: int = 0,
     shown: System | None = None,
-    trainings: Sequence[System] = (),
+    trainings: Callable[[], Sequence[System]] = tuple,
     engines: Engines | None = None,
 ) -> tuple[TaskResult, ...]:
     """Judge all systems by every task, each system's engine opened once.
@@ -82,7 +82,8 @@ def run_tasks(
         resources: What tasks may use.
         seed: Of resampling.
         shown: The system that is also judged with examples in its prompt, where a task has some.
-        trainings: The last system trained again with other seeds; they and it are judged as one.
+        trainings: Makes the last system trained again with other seeds, when all else has been checked; they and it are
+            judged as one.
         engines: Those of the caller, who also closes them; None opens and closes them here.
 
     Raises:
@@ -94,10 +95,11 @@ def run_tasks(
     asked = [_TaskSetup.of(rows_of, resources) for rows_of in tasks]
     for one in asked:
         _check_likelihoods(one, systems)
+    trained = trainings()
     with ExitStack() as stack:
         opened = stack.enter_context(Engines(context)) if engines is None else engines
         return tuple(
-            _run_task(context, opened, one, _with_shots(systems, shown, one.rows_of), trainings, seed) for one in asked
+            _run_task(context, opened, one, _with_shots(systems, shown, one.rows_of), trained, seed) for one in asked
         )
 
 

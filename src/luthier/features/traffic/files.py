@@ -63,7 +63,9 @@ def sweep(context: Context) -> int:
     with _locked(context):
         _settle(context)
         now, num_deleted = context.access.now(), 0
-        for project_id in context.traffic.projects():
+        # By folder, too: a kill between index and files may leave a project that no index knows.
+        of_files = {path.name for path in traffic.files_folder(context, "").glob("*") if path.is_dir()}
+        for project_id in sorted({*context.traffic.projects(), *of_files}):
             num_deleted += _sweep_project(context, project_id, now)
         for one in context.watches.list(traffic.LOST):
             keep_days = traffic_policy(context, one.project_id).keep_days

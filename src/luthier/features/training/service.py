@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, LuthierError, StorageFullError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import CheckpointSaved, Event, RunEnded, RunStarted, StepDone, WarningRaised
@@ -25,6 +27,7 @@ from luthier.features.recipes.service import with_absolute_paths
 from luthier.features.training.first_steps import first_step_of
 from luthier.features.training.judging import judge_within
 from luthier.features.training.launchers.here import InProcessLauncher, Launcher
+from luthier.platform.files.artifacts import link_artifact
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -219,8 +222,11 @@ def resume(
         ConflictError: It is done, another process works on it, or its base model or rows have changed.
         RequestError: Its budget leaves nothing to go on with.
     """
-    record, launcher = context.runs.get(run_id), launcher or InProcessLauncher()
+    launcher = launcher or InProcessLauncher()
+    context.runs.get(run_id)  # before the lock, which would make a folder for a run that is not there
     with _held(context, run_id) as lock:
+        # Read under the lock: the process that held it before may have finished the run.
+        record = context.runs.get(run_id)
         if record.status == "succeeded":
             raise ConflictError(
                 f"run {run_id} has succeeded already",
@@ -329,8 +335,9 @@ def _keep_files(context: Context, run_id: str, result: TrainResult) -> None:
         return
     folder = Path(result.adapter_path)
     for file in sorted(folder.glob("*.safetensors")):
-        artifact = context.artifacts.put_file(file, folder.name)
-        context.artifacts.link(run_id, f"{folder.name}/{file.name}", artifact.sha256)
+        link = partial(link_artifact, run_id=run_id, name=f"{folder.name}/{file.name}", sha256=sha256_file(file))
+        # In one transaction: what is known and has no user is swept away.
+        context.artifacts.put_file(file, folder.name, link)
 
 
 def recorder(

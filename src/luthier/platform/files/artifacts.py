@@ -1,7 +1,8 @@
 """Files that never change, named by their SHA-256, under one root: a local folder or any fsspec URL.
 
-Each writing gets a place of its own (`ab/cdef...-1f2e3d4c`) and the database says which place counts. So a file is
-removed by its row first and its place afterwards, and whoever brings the same content in between loses nothing.
+Each writing gets a place of its own (`ab/cdef...-1f2e3d4c`) and the database says which place counts. A file is removed
+in three steps: its row is marked, its place is cleared, its row goes. Whoever brings the same content in between loses
+nothing, and after a kill the next sweep finds what is marked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fsspec.implementations.local import LocalFileSystem
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.digest import sha256_file
@@ -27,6 +28,8 @@ from luthier.platform.db.tables import artifact_links, artifacts, files, upload_
 
 READ_BYTES: Final = 4 << 20
 """How much of a file elsewhere is asked for at once."""
+_REMOVED: Final = "removed"
+"""The kind of an artifact that nobody has any more, until its file is gone, too."""
 
 
 class Artifact(FrozenModel):
@@ -69,15 +72,20 @@ class ArtifactStore:
             return Path(self._root) / "incoming"
         return self._scratch
 
-    def put_file(self, path: Path, kind: str) -> Artifact:
+    def put_file(self, path: Path, kind: str, then: Callable[[Connection], None] | None = None) -> Artifact:
         """Keep a copy of a file. Equal content is kept once, under the kind it came with first.
+
+        Args:
+            path: The file.
+            kind: What it is.
+            then: As for `adopt`; without it the artifact has no user, and the next `forget_unused` of all removes it.
 
         Raises:
             NotFoundError: There is no such file.
         """
         if not path.is_file():
             raise NotFoundError(f"no file {path}", expected="a file to keep", do="check the path")
-        return self._keep(path, sha256_file(path), kind, may_move=False, then=_nothing)
+        return self._keep(path, sha256_file(path), kind, may_move=False, then=then or _nothing)
 
     def num_bytes(self) -> int:
         """What all of them hold together, as the database knows it."""
@@ -169,18 +177,27 @@ class ArtifactStore:
         """Whether there is such an artifact."""
         return self._find(sha256) is not None
 
-    def forget_unused(self, digests: Iterable[str]) -> None:
-        """Remove those of these artifacts that no run, file or part of an upload has any more."""
-        removed: list[str] = []
+    def forget_unused(self, digests: Iterable[str] | None = None) -> None:
+        """Remove artifacts that no run, file or part of an upload has any more.
+
+        Args:
+            digests: Which ones are looked at; None for all, with what a kill or a place that did not answer has left.
+        """
+        removed: list[RowMapping] = []
         with self._database.write() as connection:
-            for digest in set(digests):
-                row = connection.execute(select(artifacts).where(artifacts.c.sha256 == digest)).mappings().first()
-                if row is not None and not _is_used(connection, digest):
-                    connection.execute(delete(artifacts).where(artifacts.c.sha256 == digest))
-                    removed.append(self._place(row))
+            for where in (
+                [_UNUSED] if digests is None else [_UNUSED & (artifacts.c.sha256 == one) for one in set(digests)]
+            ):
+                removed += connection.execute(select(artifacts).where(where)).mappings()
+            for row in removed:
+                connection.execute(update(artifacts).where(_is_writing(row)).values(kind=_REMOVED))
         # After the commit: were files removed first, a rollback would leave rows without files.
-        for place in removed:
-            self._remove(place)
+        gone = [row for row in removed if self._remove(self._place(row))]
+        if gone:
+            with self._database.write() as connection:
+                for row in gone:
+                    # Another place by now: somebody has brought the same content again.
+                    connection.execute(delete(artifacts).where(_is_writing(row), artifacts.c.kind == _REMOVED))
 
     def link(self, run_id: str, name: str, sha256: str) -> None:
         """Say that a run's `name` ("adapter", "report") is this artifact; a second link of that name replaces it.
@@ -190,10 +207,7 @@ class ArtifactStore:
         """
         try:
             with self._database.write() as connection:
-                old = (artifact_links.c.run_id == run_id, artifact_links.c.name == name)
-                # Foreign keys make the insert fail where run or artifact are missing, and that undoes the delete.
-                connection.execute(delete(artifact_links).where(*old))
-                connection.execute(insert(artifact_links).values(run_id=run_id, name=name, sha256=sha256))
+                link_artifact(connection, run_id, name, sha256)
         except IntegrityError as error:
             raise NotFoundError(
                 f"cannot link {name!r} of run {run_id!r} to artifact {sha256!r}",
@@ -225,11 +239,15 @@ class ArtifactStore:
             try:
                 with self._database.write() as connection:
                     row = connection.execute(select(artifacts).where(this)).mappings().first()
-                    if row is None and place is None:
+                    was_removed = row is not None and row["kind"] == _REMOVED
+                    if (row is None or was_removed) and place is None:
                         continue  # it was whole a moment ago, and its last user has gone since
                     if row is None:
                         connection.execute(insert(artifacts).values(**values, place=place))
                         unneeded = None
+                    elif was_removed:
+                        connection.execute(update(artifacts).where(this).values(**values, place=place))
+                        unneeded = row["place"] or _old_place(sha256)
                     elif place is not None and seen is not None and row["place"] == seen["place"]:  # damaged: healed
                         connection.execute(update(artifacts).where(this).values(place=place, num_bytes=num_bytes))
                         unneeded = seen["place"] or _old_place(sha256)
@@ -247,8 +265,9 @@ class ArtifactStore:
             return kept
 
     def _find(self, sha256: str) -> RowMapping | None:
+        is_there = (artifacts.c.sha256 == sha256) & (artifacts.c.kind != _REMOVED)
         with self._database.read() as connection:
-            return connection.execute(select(artifacts).where(artifacts.c.sha256 == sha256)).mappings().first()
+            return connection.execute(select(artifacts).where(is_there)).mappings().first()
 
     def _row(self, sha256: str) -> RowMapping:
         row = self._find(sha256)
@@ -280,12 +299,15 @@ class ArtifactStore:
         else:
             copy_local(source, final)
 
-    def _remove(self, place: str) -> None:
-        """Remove what no row names; where that fails it is litter, not an error."""
+    def _remove(self, place: str) -> bool:
+        """Remove a file that nobody has; returns whether it is gone. Where not, it is litter, not an error."""
         try:
             self._files.rm_file(place)
+        except FileNotFoundError:
+            return True
         except Exception:  # noqa: BLE001 - each file system has its own
-            return
+            return False
+        return True
 
     def _explained(self) -> Any:
         return errors_explained(self._name, is_local=self._is_local)
@@ -298,13 +320,24 @@ class ArtifactStore:
         )
 
 
-def _is_used(connection: Connection, digest: str) -> bool:
-    users = (
-        select(artifact_links.c.name).where(artifact_links.c.sha256 == digest),
-        select(files.c.number).where(files.c.sha256 == digest, files.c.status != "deleted"),
-        select(upload_parts.c.number).where(upload_parts.c.sha256 == digest),
-    )
-    return any(connection.execute(query.limit(1)).first() is not None for query in users)
+_UNUSED: Final = ~(
+    exists().where(artifact_links.c.sha256 == artifacts.c.sha256)
+    | exists().where(files.c.sha256 == artifacts.c.sha256, files.c.status != "deleted")
+    | exists().where(upload_parts.c.sha256 == artifacts.c.sha256)
+)
+
+
+def link_artifact(connection: Connection, run_id: str, name: str, sha256: str) -> None:
+    """As `ArtifactStore.link`, within the transaction that makes the artifact known."""
+    old = (artifact_links.c.run_id == run_id, artifact_links.c.name == name)
+    # Foreign keys make the insert fail where run or artifact are missing, and that undoes the delete.
+    connection.execute(delete(artifact_links).where(*old))
+    connection.execute(insert(artifact_links).values(run_id=run_id, name=name, sha256=sha256))
+
+
+def _is_writing(row: RowMapping) -> ColumnElement[bool]:
+    """Of a row of artifacts: that it still is this writing of its content."""
+    return and_(artifacts.c.sha256 == row["sha256"], artifacts.c.place.is_not_distinct_from(row["place"]))
 
 
 def _artifact(row: Any) -> Artifact:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import LuthierError
+from luthier.core.system.clock_jump import elapsed
 from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
 from luthier.platform.jobs.store import JobStore, LeaseLostError
 from luthier.platform.processes.process import Attempt
@@ -24,11 +25,10 @@ class Pace:
 
     Attributes:
         look: Between two looks for work.
-        ping: Between two pings of the guard, and between two reads of the job's wish.
+        ping: Between two reads of the job's wish.
         beat: Between two renewals of the lease.
         grace: From SIGTERM to SIGKILL, for a last checkpoint.
-        margin: How long before the end of the lease the child is killed where the database does not answer or the
-            worker no longer pings.
+        margin: How long before the end of the lease its guard kills the child, where the lease is not renewed.
         rest: Until a job is tried again that met a full disk or a database that did not answer.
     """
 
@@ -90,6 +90,8 @@ class Worker:
         """
         num_done = 0
         while (reason := stop_requested()) is None:
+            # Before the claim: the lease counts from some moment after this one.
+            leased = elapsed()
             try:
                 job = self.store.claim(self.name, self.lanes)
             except LuthierError as error:
@@ -97,7 +99,7 @@ class Worker:
                 job = None
             if job is not None:
                 num_done += 1
-                self._run(job, stop_requested)
+                self._run(job, leased, stop_requested)
             elif until_idle:
                 return num_done
             else:
@@ -105,16 +107,16 @@ class Worker:
         self.tell(f"stopped: {reason}")
         return num_done
 
-    def _run(self, job: Job, stop_requested: Callable[[], str | None]) -> None:
+    def _run(self, job: Job, leased: float, stop_requested: Callable[[], str | None]) -> None:
         self.tell(f"{job.job_id} attempt {job.attempt}: {job.kind} {job.run_id}")
         try:
-            attempt = self._start(job)
+            attempt = self._start(job, leased)
         except OSError as error:  # a full disk, or no process left: another time
             self.tell(f"{job.job_id} cannot be started: {error}")
             self._settle(job, lambda: self._requeue_later(job))
             return
         try:
-            wish, is_stopping = self._supervise(job, attempt, stop_requested)
+            wish, is_stopping = self._supervise(job, leased, attempt, stop_requested)
         except LeaseLostError as error:
             self.tell(f"{job.job_id} is lost: {error.came}")
             return
@@ -122,35 +124,37 @@ class Worker:
             attempt.close()
         self._settle(job, lambda: self._record_outcome(job, attempt, wish, is_stopping=is_stopping))
 
-    def _start(self, job: Job) -> Attempt:
+    def _start(self, job: Job, leased: float) -> Attempt:
         folder = self.folder / job.job_id / f"attempt-{job.attempt:04d}"
         folder.mkdir(parents=True)  # an attempt number is given once: a folder that is there would be another's
-        # Without pings the guard kills the child after this time: before the lease ends and another worker starts the
-        # job.
-        return Attempt(self.command(job, folder), folder, self.store.lease_seconds - self.pace.margin)
+        return Attempt(self.command(job, folder), folder, self._deadline(leased))
+
+    def _deadline(self, leased: float) -> float:
+        """When the child must be dead, before another worker may have the job: of a lease from the moment `leased`."""
+        return leased + self.store.lease_seconds - self.pace.margin
 
     def _supervise(
-        self, job: Job, attempt: Attempt, stop_requested: Callable[[], str | None]
+        self, job: Job, leased: float, attempt: Attempt, stop_requested: Callable[[], str | None]
     ) -> tuple[Wish | None, bool]:
         """Until the child has ended; what was asked of it, and whether the worker itself was to stop."""
         pace, wish, is_stopping = self.pace, job.wish, False
         kill_at: float | None = None
-        pinged = 0.0
-        # good: before the last renewal that succeeded. beaten: before the last one that was tried.
-        beaten = good = time.monotonic()
+        # Not time.monotonic, which stops while the machine sleeps: leases do not.
+        beaten, looked = leased, 0.0
         while not attempt.has_ended:
-            now = time.monotonic()
+            now = elapsed()
             if kill_at is not None and now >= kill_at:
                 attempt.kill()
-            if now - pinged >= pace.ping:
-                pinged = now
+            if now - looked >= pace.ping:
+                looked = now
                 try:
                     # Between two renewals a plain read suffices to see a wish within half a second.
                     if now - beaten >= pace.beat:
                         beaten = now
                         wish = self.store.beat(job.job_id, job.attempt, self.step_of(job))
-                        # Only this makes the lease longer: a database may answer reads and write nothing.
-                        good = now
+                        # Only this makes the lease longer: a database may answer reads and write nothing. Where
+                        # renewals fail or this process hangs, the guard ends the child at the last deadline.
+                        attempt.extend(self._deadline(now))
                     else:
                         wish = self.store.get(job.job_id).wish
                 except LeaseLostError:
@@ -158,12 +162,6 @@ class Worker:
                     raise
                 except LuthierError as error:  # a database that restarts is no reason to end a healthy training
                     self.tell(f"{job.job_id}: the database does not answer: {error.came}")
-                if now - good < self.store.lease_seconds - pace.margin:
-                    attempt.ping()
-                else:
-                    # The lease was not renewed for too long: the child must be dead before another worker may have the
-                    # job.
-                    attempt.kill()
             if kill_at is None and (wish is not None or stop_requested() is not None):
                 is_stopping = wish is None
                 attempt.terminate()

@@ -2,12 +2,13 @@
 
     worker  --pings-->  guard  --starts-->  child (a group of its own), and whatever the child starts
 
-The child's whole group is killed where the worker's end of the pipe closes (it died, however it died), where pings stop
-(it was stopped, or its machine hangs), and once the child itself has ended (what it started must not go on alone). The
-guard imports next to nothing and does nothing else, so it is never too busy to look.
+The child's whole group is killed where the worker's end of the pipe closes (it died, however it died), where the
+deadline passes that the worker named last (it was stopped, its machine hangs, or it no longer renews its lease), and
+once the child itself has ended (what it started must not go on alone). The guard imports next to nothing and does
+nothing else, so it is never too busy to look.
 
-    python -m luthier.platform.processes.guard SECONDS COMMAND...      SECONDS: how long to go without a ping
-    on stdin: `.` a ping, `t` SIGTERM to the child, `k` SIGKILL to its group
+    python -m luthier.platform.processes.guard DEADLINE COMMAND...      DEADLINE: seconds of `clock_jump.elapsed`
+    on stdin, a line each: `DEADLINE` replaces the last one, `t` SIGTERM to the child, `k` SIGKILL to its group
     on stdout: the process id of the child, once; its exit code is the child's (128 + the signal that ended it)
 """
 
@@ -19,8 +20,8 @@ import select
 import signal
 import subprocess
 import sys
-import time
 
+from luthier.core.system.clock_jump import elapsed
 from luthier.core.system.parent_death import dying_with_parent
 
 LOST = 70
@@ -29,7 +30,7 @@ LOST = 70
 
 def main(arguments: list[str]) -> int:
     """Start the command, look after it, and return its exit code."""
-    most_seconds, command = float(arguments[0]), arguments[1:]
+    deadline, command = float(arguments[0]), arguments[1:]
     # The self-pipe trick: select would otherwise sleep through a SIGCHLD that comes just before it.
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     # A handler is needed: signals that are ignored by default write nothing to the wake-up descriptor.
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=prepare)
     sys.stdout.write(f"{child.pid}\n")
     sys.stdout.flush()
-    is_lost = not _look_after(child, most_seconds, woken)
+    is_lost = not _look_after(child, deadline, woken)
     with contextlib.suppress(ProcessLookupError):
         # Grandchildren, such as data loaders, stay in the group when the child itself has ended.
         os.killpg(child.pid, signal.SIGKILL)
@@ -56,12 +57,12 @@ def main(arguments: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _look_after(child: subprocess.Popen[bytes], most_seconds: float, woken: int) -> bool:
+def _look_after(child: subprocess.Popen[bytes], deadline: float, woken: int) -> bool:
     """Until the child has ended (true) or the worker is lost (false)."""
     stdin = sys.stdin.fileno()
-    deadline = _now() + most_seconds
+    partial = b""
     while child.poll() is None:
-        ready, _, _ = select.select([stdin, woken], [], [], max(0.0, deadline - _now()))
+        ready, _, _ = select.select([stdin, woken], [], [], max(0.0, deadline - elapsed()))
         # Empty the pipe, or select would return at once for ever.
         if woken in ready:
             os.read(woken, 4096)
@@ -71,20 +72,18 @@ def _look_after(child: subprocess.Popen[bytes], most_seconds: float, woken: int)
             # lost.
             if not said:
                 return child.poll() is not None
-            # Any byte proves that the worker lives.
-            deadline = _now() + most_seconds
-            if b"k" in said:
-                os.killpg(child.pid, signal.SIGKILL)
-            elif b"t" in said:
-                child.terminate()
-        if _now() >= deadline:
+            # A read may end within a line: its rest comes with the next one.
+            *lines, partial = (partial + said).split(b"\n")
+            for line in lines:
+                if line == b"k":
+                    os.killpg(child.pid, signal.SIGKILL)
+                elif line == b"t":
+                    child.terminate()
+                else:
+                    deadline = float(line)
+        if elapsed() >= deadline:
             return child.poll() is not None
     return True
-
-
-def _now() -> float:
-    """Seconds on a clock that goes on while the machine sleeps, as the leases in the database do."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One attempt of a job as a process: started under a guard, pinged, stopped, and asked how it ended."""
+"""One attempt of a job as a process: started under a guard with a deadline, stopped, and asked how it ended."""
 
 from __future__ import annotations
 
@@ -54,16 +54,17 @@ class Attempt:
     Args:
         command: The command line of the child.
         folder: The attempt's own folder, for the child's log and, at the end, its outcome.
-        most_seconds_without_ping: How long the guard waits for a ping before it kills the child.
+        deadline: When the guard kills the child where no later deadline is set, by `clock_jump.elapsed`.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, most_seconds_without_ping: float) -> None:
+    def __init__(self, command: Sequence[str], folder: Path, deadline: float) -> None:
         self.folder = folder
-        guard = [sys.executable, "-m", "luthier.platform.processes.guard", str(most_seconds_without_ping), *command]
+        guard = [sys.executable, "-m", "luthier.platform.processes.guard", repr(deadline), *command]
         # Not `core.child_process`: a guard also ends an attempt whose worker hangs, and its outcome is a file, since it
         # must outlive both.
         with (folder / LOG_NAME).open("ab") as log:
-            # bufsize 0: a ping must not wait in a buffer. A new session: Ctrl-C in a terminal reaches the worker alone.
+            # bufsize 0: a deadline must not wait in a buffer. A new session: Ctrl-C in a terminal reaches the worker
+            # alone.
             self._guard = subprocess.Popen(
                 guard, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
@@ -83,9 +84,9 @@ class Attempt:
                 os.killpg(self._child, signal.SIGKILL)
         return True
 
-    def ping(self) -> None:
-        """Say that the worker is there and still has the job."""
-        self._say(b".")
+    def extend(self, deadline: float) -> None:
+        """Let the child run until a later deadline, by `clock_jump.elapsed`: the lease was renewed."""
+        self._say(repr(deadline).encode())
 
     def terminate(self) -> None:
         """Ask the child to end in good order, with a last checkpoint."""
@@ -120,7 +121,7 @@ class Attempt:
 
     @property
     def was_lost(self) -> bool:
-        """Whether it was ended because its worker did not ping, or its guard was killed: it has not crashed itself."""
+        """Whether its lease was not renewed, or its guard was killed: it has not crashed itself."""
         code = self._guard.returncode
         # A negative code is the guard's own: the child's signals come as 128 + number.
         return code is not None and (code == LOST or code < 0)
@@ -139,4 +140,4 @@ class Attempt:
     def _say(self, word: bytes) -> None:
         assert self._guard.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended: `has_ended` tells
-            self._guard.stdin.write(word)
+            self._guard.stdin.write(word + b"\n")  # shorter than PIPE_BUF: never torn apart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.events import RunEnded, RunStarted, WarningRaised
 from luthier.core.system.file_lock import file_lock
 from luthier.features.runs import service as runs
+from luthier.platform.files.artifacts import link_artifact
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result, make_step
 
@@ -150,6 +153,28 @@ def test_remove_works_without_a_folder_and_sweeps_what_a_killed_removal_left(con
     left.mkdir()
     runs.remove_run(context, OTHER)
     assert [p.name for p in context.settings.runs_folder.iterdir()] == [run]
+
+
+def test_a_removal_that_is_killed_is_finished_by_the_next_sweep(
+    context: Context, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights must not stay behind without a row that names them, wherever the kill comes."""
+    weights = context.settings.run_folder(run) / "checkpoints" / "weights"
+    kept = context.artifacts.put_file(
+        weights, "adapter", lambda c: link_artifact(c, run, "adapter", sha256_file(weights))
+    )
+    for owner, step in ((type(context.runs), "delete"), (shutil, "rmtree")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                runs.remove_run(context, run)
+    runs.sweep_removed(context)
+    assert (runs.list_runs(context), list(context.settings.runs_folder.iterdir())) == ([], [])
+    assert not context.artifacts.has(kept.sha256)
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_run_that_is_being_trained_is_not_removed(context: Context, run: str) -> None:

@@ -154,6 +154,26 @@ def test_other_seeds_are_trained_once(context: Context, folder: Path, run_id: st
     assert {one.test for one in found.tasks[1].comparisons if one.candidate == run_id} == {"seeds"}
 
 
+@pytest.mark.parametrize(
+    ("task", "judge", "came"),
+    [
+        ("{name: said, kind: rubric, data: held.jsonl, criteria: [helpfulness]}", None, "said"),
+        ("{name: next, kind: generate, data: held.jsonl, metrics: [exact_match]}", "no-such-model", "no-such-model"),
+        ("{name: next, kind: generate, data: held.jsonl, primary: rouge_l, metrics: [exact_match]}", None, "primary"),
+        ("{name: far, kind: lm_eval, task: no-such-task.yaml}", None, "far|no-such-task"),
+    ],
+    ids=["no judge", "unknown judge", "wrong primary", "harness"],
+)
+def test_nothing_is_trained_for_what_is_refused(
+    context: Context, folder: Path, run_id: str, task: str, judge: str | None, came: str
+) -> None:
+    (folder / "suite.yaml").write_text(f"name: counting\nforgetting: false\ntasks:\n  - {task}\n")
+    known = [one.run_id for one in context.runs.list()]
+    with pytest.raises((RequestError, NotFoundError), match=came):
+        judged(context, folder, run_id, seeds=9, judge=judge)
+    assert [one.run_id for one in context.runs.list()] == known
+
+
 def test_seeds_need_a_run(context: Context, folder: Path, tiny_model: Path) -> None:
     with pytest.raises(RequestError, match="the id of a run"):
         judged(context, folder, str(tiny_model), seeds=2)

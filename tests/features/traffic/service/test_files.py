@@ -202,6 +202,26 @@ def test_what_the_policy_does_not_keep_any_longer_goes(
     assert traffic_files.sweep(context) == 0
 
 
+def test_a_sweep_that_is_killed_is_finished_by_the_next_one(
+    context: Context, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between index and files: the project has no row any more, and its old exchanges must go all the same."""
+    traffic.record(context, made(1, now - 40 * DAY))
+    traffic_files.settle(context)
+    set_traffic_policy(context, ME, TrafficPolicy(keep="full", keep_days=7))
+    with monkeypatch.context() as patch:
+        patch.setattr(traffic_files, "_unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            traffic_files.sweep(context)
+    assert (context.traffic.projects(), len(parquet(context))) == ([], 1)
+    traffic_files.sweep(context)
+    assert parquet(context) == []
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_user_is_forgotten_in_lines_and_files_with_what_was_said_of_them(context: Context, now: float) -> None:
     theirs = user_digest(user_key(context, "default"), "anna@example.com")
     for number, digest in enumerate([theirs, "", theirs, "another"]):

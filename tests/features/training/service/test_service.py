@@ -239,6 +239,24 @@ def test_a_run_that_is_done_is_not_resumed(context: Context, make_recipe: MakeRe
         resume(context, outcome.record.run_id)
 
 
+def test_a_run_that_is_finished_while_its_lock_is_waited_for_is_not_resumed(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.features.training import service
+
+    run_id = run(context, make_recipe(training={"max_steps": 1, "precision": "float32"})).record.run_id
+    context.runs.update(run_id, status="running")
+    held = service._held
+
+    def after_another(context: Context, run_id: str) -> Any:
+        context.runs.update(run_id, status="succeeded")
+        return held(context, run_id)
+
+    monkeypatch.setattr(service, "_held", after_another)
+    with pytest.raises(ConflictError, match="has succeeded already"):
+        resume(context, run_id)
+
+
 def test_divergence_fails_the_run_with_the_last_good_checkpoint(
     context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,13 @@ import pytest
 from luthier.core.errors import RequestError
 from luthier.core.records.bounds import REAL_LINE, UNIT
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
-from luthier.ml.evaluation.statistics import bootstrap_interval, difference_over_seeds, is_settled, over_seeds
+from luthier.ml.evaluation.statistics import (
+    bootstrap_interval,
+    difference_over_seeds,
+    is_settled,
+    over_seeds,
+    paired_bootstrap,
+)
 
 ROWS = np.random.default_rng(0).normal(0.6, 0.2, size=60)
 
@@ -81,3 +87,39 @@ def test_two_trainings_do_not_leave_the_scale():
     less = difference_over_seeds(near_the_top, base, mean_of_sums, bounds=UNIT, seed=0)
     assert -1 <= less.low < less.difference < less.high <= 1
     assert (less.p_value < 0.05) == (less.low > 0)
+
+
+def test_two_rows_settle_nothing_however_steady_the_seeds_are():
+    tuned = [mean_statistics(np.array([0.7, 0.7])) for _ in range(2)]
+    base = [mean_statistics(np.array([0.2, 0.2]))]
+    found = difference_over_seeds(tuned, base, mean_of_sums, bounds=UNIT, seed=0)
+    once = paired_bootstrap(tuned[0], base[0], mean_of_sums, bounds=UNIT, seed=0)
+    assert found == pytest.approx(once)
+    assert found.p_value >= 0.5
+    assert not is_settled(found)
+    nearly = [tuned[0], mean_statistics(np.array([0.7, 0.70001]))]
+    shaken = difference_over_seeds(nearly, base, mean_of_sums, bounds=UNIT, seed=0)
+    assert shaken.p_value >= 0.5
+    assert not is_settled(shaken)
+
+
+def test_many_rows_that_all_say_the_same_are_settled():
+    right, wrong = mean_statistics(np.ones(50)), mean_statistics(np.zeros(50))
+    found = difference_over_seeds([right, right], [wrong], mean_of_sums, bounds=UNIT, seed=0)
+    assert found == pytest.approx(paired_bootstrap(right, wrong, mean_of_sums, bounds=UNIT, seed=0))
+    assert is_settled(found)
+    one_less = mean_statistics(np.append(np.ones(49), 0.0))
+    # Three trainings: with two, 12.7 standard errors of the seeds alone reach far.
+    spread = difference_over_seeds([right, right, one_less], [wrong], mean_of_sums, bounds=UNIT, seed=0)
+    assert is_settled(spread)
+    assert found.p_value <= spread.p_value < 0.05
+
+
+@pytest.mark.parametrize("num_rows", [2, 3, 4, 5, 8])
+def test_seeds_never_make_surer_than_the_rows(num_rows):
+    generator = np.random.default_rng(num_rows)
+    a = [mean_statistics(generator.uniform(0.6, 0.9, num_rows)) for _ in range(3)]
+    base = mean_statistics(generator.uniform(0.1, 0.3, num_rows))
+    found = difference_over_seeds(a, [base], mean_of_sums, bounds=UNIT, seed=0)
+    assert found.p_value >= 2.0 ** (1 - num_rows)
+    assert (found.p_value < 0.05) == (found.low > 0)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, NotFoundError, RequestError, StorageFullError
@@ -109,6 +109,55 @@ def test_who_brings_what_is_just_being_deleted_loses_nothing(
     with ThreadPoolExecutor(4) as pool:
         assert all(nonempty(pool.map(bring_and_delete, range(4))))
     assert kept_files(artifacts) == 0
+
+
+@pytest.mark.parametrize("is_expired", [True, False], ids=["expired", "deleted"])
+@pytest.mark.parametrize("step", ["forget_unused", "_remove"])
+def test_the_next_sweep_finds_what_a_kill_left(
+    store: FileStore,
+    artifacts: ArtifactStore,
+    add: Callable[..., StoredFile],
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    is_expired: bool,
+) -> None:
+    file = add(b"private")
+    if is_expired:
+        with database.write() as connection:
+            connection.execute(update(table).values(expires_at=1.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactStore, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.sweep() if is_expired else store.delete(PROJECT, file.file_id)
+    with database.write() as connection:
+        connection.execute(delete(table))  # as a day later, when the traces go
+    assert kept_files(artifacts) == 1
+    store.sweep()
+    assert (kept_files(artifacts), artifacts.has(file.sha256), artifacts.num_bytes()) == (0, False, 0)
+
+
+def test_content_that_cannot_be_removed_is_removed_later_or_brought_again(
+    store: FileStore, artifacts: ArtifactStore, add: Callable[..., StoredFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts._files, "rm_file", no_answer)
+        store.delete(PROJECT, add(b"private").file_id)
+        store.delete(PROJECT, add(b"again").file_id)
+        assert kept_files(artifacts) == 2
+    again = add(b"again")
+    store.sweep()
+    with store.open(again) as reader:
+        assert reader.read(99) == b"again"
+    assert kept_files(artifacts) == 1
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def no_answer(_: str) -> None:
+    raise OSError(5, "no answer")
 
 
 def test_what_cannot_be_added_leaves_nothing(artifacts: ArtifactStore, add: Callable[..., StoredFile]) -> None:

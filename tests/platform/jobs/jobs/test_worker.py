@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import UnreachableError
+from luthier.core.system.clock_jump import elapsed
 from luthier.platform.db.database import Database
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.store import JobStore
@@ -222,6 +223,56 @@ def test_a_database_that_is_read_but_not_written_renews_no_lease(house: House, m
     monkeypatch.setattr(Attempt, "terminate", lambda attempt: None)
     house.work(Pace(look=0.05, ping=0.1, beat=0.2, grace=60.0, margin=house.queue.lease_seconds - 1.0))
     assert house.steps(job_id) < 40
+    assert house.queue.get(job_id).status == "queued"
+
+
+def test_a_worker_whose_renewals_fail_does_not_look_alive(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its guard ends the child by the deadline of the last renewal, and that is no crash of the job."""
+    job_id, renewed, deadlines = house.submit("slow"), list[float](), list[float]()
+    beat, extend = house.queue.beat, Attempt.extend
+
+    def once(*arguments: int) -> object:
+        if renewed:
+            house.stop = "one attempt is enough" if house.steps(job_id) > 2 else None
+            raise UnreachableError("the disk of the database hangs", expected="an answer", do="wait")
+        renewed.append(elapsed())
+        return beat(*arguments)  # type: ignore[arg-type]
+
+    def spied(attempt: Attempt, deadline: float) -> None:
+        deadlines.append(deadline)
+        extend(attempt, deadline)
+
+    monkeypatch.setattr(house.queue, "beat", once)
+    monkeypatch.setattr(Attempt, "extend", spied)
+    monkeypatch.setattr(Attempt, "terminate", lambda attempt: None)
+    margin = house.queue.lease_seconds - 4.0
+    house.work(Pace(look=0.05, ping=0.1, beat=0.2, grace=60.0, margin=margin))
+    assert len(deadlines) == 1, "one renewal, one deadline"
+    assert deadlines[0] <= renewed[0] + 4.0
+    assert (house.queue.get(job_id).num_crashes, house.steps(job_id) < 40) == (0, True)
+
+
+def test_the_lease_counts_from_its_claim_and_not_from_the_start_of_the_child(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lies between them, such as a machine that slept: the child must be dead before the lease ends."""
+    job_id, began, claim = house.submit("slow"), list[float](), house.queue.claim
+
+    def claimed(*arguments: object) -> Job | None:
+        began.append(elapsed())
+        return claim(*arguments)  # type: ignore[arg-type]
+
+    def slow_start(self: Attempt, command: object, folder: Path, deadline: float) -> None:
+        began.append(deadline)
+        raise OSError(11, "no process left")
+
+    monkeypatch.setattr(house.queue, "claim", claimed)
+    monkeypatch.setattr(Attempt, "__init__", slow_start)
+    worker = house.worker()
+    command = worker.command
+    worker.command = lambda job, folder: (time.sleep(0.5), command(job, folder))[1]
+    assert worker.work(lambda: None, until_idle=True) == 1
+    assert began[1] <= began[0] + house.queue.lease_seconds - QUICK.margin
     assert house.queue.get(job_id).status == "queued"
 
 

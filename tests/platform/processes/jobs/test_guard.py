@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
+from luthier.core.system.clock_jump import elapsed
+
 # A child that starts a grandchild which ignores SIGTERM, and says both their ids.
 FAMILY = (
     "import subprocess, sys, os, time\n"
@@ -25,12 +27,17 @@ FOR_EVER = FAMILY + "time.sleep(300)\n"
 
 def start(code: str, seconds: float = 60.0) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "luthier.platform.processes.guard", str(seconds), sys.executable, "-c", code],
+        [sys.executable, "-m", "luthier.platform.processes.guard", until(seconds), sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
     )
+
+
+def until(seconds: float) -> str:
+    """The deadline so many seconds from now."""
+    return repr(elapsed() + seconds)
 
 
 def ids(guard: subprocess.Popen[bytes]) -> list[int]:
@@ -59,7 +66,7 @@ def gone(pids: list[int]) -> bool:
 
 def say(guard: subprocess.Popen[bytes], word: bytes) -> None:
     assert guard.stdin is not None
-    guard.stdin.write(word)
+    guard.stdin.write(word + b"\n")
 
 
 def test_the_exit_code_is_the_childs_and_what_it_started_ends_with_it() -> None:
@@ -73,9 +80,9 @@ def test_the_exit_code_is_the_childs_and_what_it_started_ends_with_it() -> None:
     "lose",
     [
         lambda guard: guard.stdin.close(),
-        lambda guard: None,  # no more pings
+        lambda guard: None,  # no more deadlines
     ],
-    ids=["its end of the pipe closes", "its pings stop"],
+    ids=["its end of the pipe closes", "its deadline passes"],
 )
 def test_a_lost_worker_takes_the_whole_family_with_it(lose: Callable[[subprocess.Popen[bytes]], object]) -> None:
     with start(FOR_EVER, seconds=1.5) as guard:
@@ -85,15 +92,38 @@ def test_a_lost_worker_takes_the_whole_family_with_it(lose: Callable[[subprocess
         assert gone(family)
 
 
-def test_pings_keep_it_alive() -> None:
+def test_later_deadlines_keep_it_alive() -> None:
     with start(FAMILY + "time.sleep(3)", seconds=1.5) as guard:
         family = ids(guard)
         with contextlib.suppress(BrokenPipeError):  # it has ended
             while guard.poll() is None:
-                say(guard, b".")
+                say(guard, until(1.5).encode())
                 time.sleep(0.2)
         assert guard.wait(60) == 0
         assert gone(family)
+
+
+def test_whoever_only_speaks_does_not_look_alive() -> None:
+    with start("import signal\nsignal.signal(15, signal.SIG_IGN)\n" + FOR_EVER, seconds=1.5) as guard:
+        family = ids(guard)
+        deadline = time.monotonic() + 60
+        with contextlib.suppress(BrokenPipeError):  # it has ended
+            while guard.poll() is None and time.monotonic() < deadline:
+                say(guard, b"t")
+                time.sleep(0.1)
+        assert guard.wait(0.1) == 70
+        assert gone(family)
+
+
+def test_a_deadline_that_comes_in_two_pieces_is_one() -> None:
+    with start(FAMILY + "time.sleep(3)", seconds=1.5) as guard:
+        ids(guard)
+        assert guard.stdin is not None
+        words = until(60).encode() + b"\n"
+        guard.stdin.write(words[:3])
+        time.sleep(0.3)
+        guard.stdin.write(words[3:])
+        assert guard.wait(60) == 0
 
 
 def test_terminate_reaches_the_child_and_kill_all_of_them() -> None:

@@ -172,6 +172,7 @@ def difference_of(
     *,
     bounds: Bounds,
     rows: Array | None = None,
+    num_different: int | None = None,
 ) -> Difference:
     """A minus B, from resampled sums that hold both.
 
@@ -187,10 +188,11 @@ def difference_of(
         sums: [resamples, k].
         columns_a: columns of A among the k.
         columns_b: columns of B among the k.
-        aggregate: sums of one system [..., columns] -> figures [...].
+        aggregate: sums of one system [..., columns] -> figures [...]; of either side, where these differ in width.
         num_rows: rows that were resampled.
         bounds: what one figure can be.
         rows: what was resampled, [rows or sources, k].
+        num_different: of `rows`, those in which the two differ; counted from equal columns where it is None.
     """
 
     def figure(of: Array) -> Array:
@@ -201,26 +203,27 @@ def difference_of(
     if rows is None:
         p_value = max(_centred(resampled, measured), _surest(num_rows))
         return Difference(measured, *ends, p_value, error)
+    width = rows[:, columns_a].shape[1]
     both = np.concatenate([rows[:, columns_a], rows[:, columns_b]], axis=1)
     # Rows that count for neither side would pass for agreement and make the t quantile too small.
     both = _contributing(both)
-    a, b = np.split(both, 2, axis=1)
+    a, b = both[:, :width], both[:, width:]
     if is_share(a, aggregate) and is_share(b, aggregate):
         right_a, right_b = a[:, 0], b[:, 0]
         ends = share_difference_ends(int((right_a > right_b).sum()), int((right_b > right_a).sum()), len(a), TAIL)
-        return _in_agreement(Difference(measured, *ends, mcnemar(right_a, right_b), error))
+        return in_agreement(Difference(measured, *ends, mcnemar(right_a, right_b), error))
 
     def paired(of: Array) -> Array:
-        first, second = np.split(of, 2, axis=-1)
-        return aggregate(first) - aggregate(second)
+        return aggregate(of[..., :width]) - aggregate(of[..., width:])
 
     spread, of_differences = spread_of(both, paired), bounds.of_differences
     p_value = _centred(resampled, measured) if spread is None else spread.p_value(measured, of_differences)
     # A p-value cannot be finer than one resample more than were drawn.
-    surest = max(_surest(int((a != b).any(axis=1).sum())), 1 / (len(resampled) + 1))
+    num_different = int((a != b).any(axis=1).sum()) if num_different is None else num_different
+    surest = max(_surest(num_different), 1 / (len(resampled) + 1))
     p_value = max(p_value, _of_percentiles(resampled, measured), surest)
     ends = widened(ends, measured, spread, of_differences)
-    return _in_agreement(Difference(measured, *ends, p_value, error))
+    return in_agreement(Difference(measured, *ends, p_value, error))
 
 
 def percentiles(values: Array) -> tuple[float, float]:
@@ -266,8 +269,8 @@ def _of_percentiles(resampled: Array, measured: float) -> float:
     return min(1.0, 2 * place / (len(resampled) - 1))
 
 
-def _in_agreement(found: Difference) -> Difference:
-    """With the end that is nearer to 0 at 0, where the p-value does not let it leave out 0."""
+def in_agreement(found: Difference) -> Difference:
+    """The interval with its end that is nearer to 0 at 0, where the p-value does not let it leave out 0."""
     if found.p_value < 1 - LEVEL:
         return found
     return found._replace(low=min(found.low, 0.0), high=max(found.high, 0.0))

@@ -31,8 +31,14 @@ from luthier.ml.evaluation.statistics.bootstrap import (
     resampled_sums,
     same_rows,
 )
-from luthier.ml.evaluation.statistics.intervals import TAIL, Difference, Interval, interval_of, percentiles, widened
-from luthier.ml.evaluation.statistics.leave_one_out import spread_of
+from luthier.ml.evaluation.statistics.intervals import (
+    TAIL,
+    Difference,
+    Interval,
+    difference_of,
+    in_agreement,
+    interval_of,
+)
 
 
 class _Seeds(NamedTuple):
@@ -79,7 +85,7 @@ def over_seeds(
         )
     side = _Side(per_seed, aggregate)
     # [rows, seeds * k]: all trainings see the same draw of rows, so only the rows vary in the resamples.
-    together = np.concatenate(per_seed, axis=1)
+    together = side.columns
     sums = resampled_sums(together, seed=seed, num_resamples=num_resamples, clusters=clusters)
     units = cluster_sums(together, clusters)
     rows = interval_of(together.sum(axis=0), sums, side.mean_figure, bounds=bounds, rows=units)
@@ -99,7 +105,8 @@ def difference_over_seeds(
     """Mean figure of A's trainings minus that of B's, on the same rows.
 
     A system that is not trained, such as the base model, has one array. Seeds of both sides are independent of each
-    other. The p-value is that of the interval: it is below 5% just where the 95% interval leaves out 0.
+    other. The p-value is that of the joined interval, and never below that of the rows alone (`difference_of`: exact
+    for shares, with its floors): it is below 5% just where the 95% interval leaves out 0.
 
     Args:
         per_seed_a: [rows, k] of each training of A.
@@ -121,43 +128,58 @@ def difference_over_seeds(
         )
     same_rows(per_seed_a[0], per_seed_b[0])
     side_a, side_b = _Side(per_seed_a, aggregate), _Side(per_seed_b, aggregate)
-    together = np.concatenate([*per_seed_a, *per_seed_b], axis=1)
-    width = side_a.width
-
-    def difference(sums: Array) -> Array:
-        return side_a.mean_figure(sums[..., :width]) - side_b.mean_figure(sums[..., width:])
-
+    together = np.concatenate([side_a.columns, side_b.columns], axis=1)
+    width = side_a.columns.shape[1]
     sums = resampled_sums(together, seed=seed, num_resamples=num_resamples, clusters=clusters)
-    value = float(difference(together.sum(axis=0)))
-    units, of_differences = cluster_sums(together, clusters), bounds.of_differences
-    spread = spread_of(units, difference)
-    rows = Interval(value, *widened(percentiles(difference(sums)), value, spread, of_differences))
+    units = cluster_sums(together, clusters)
+    rows = difference_of(
+        together.sum(axis=0),
+        sums,
+        slice(0, width),
+        slice(width, None),
+        side_a.mean_figure,
+        len(units),
+        bounds=bounds,
+        rows=units,
+        num_different=int((side_a.mean_of(units[:, :width]) != side_b.mean_of(units[:, width:])).any(axis=1).sum()),
+    )
     spreads = [side_a.spread(), side_b.spread()]
-    joint = _Joint(rows, spreads, of_differences, len(units))
-    joined = joint.interval()
-    # The interval's half-width is 1.96 standard errors of the rows; the seeds' variances are added to it.
-    row_error = (rows.high - rows.low) / (2 * -float(ndtri(TAIL)))
-    error = math.hypot(row_error, *(spread.standard_error for spread in spreads))
-    return Difference(joined.value, joined.low, joined.high, joint.p_value(), error)
+    if not any(spread.standard_error for spread in spreads):
+        return rows
+    joint = _Joint(Interval(*rows[:3]), spreads, bounds.of_differences, len(units))
+    # Seeds only add to what is uncertain: the p-value is never below that of the rows, whose floors hold here, too.
+    p_value = max(joint.p_value(), rows.p_value)
+    error = math.hypot(rows.standard_error, *(spread.standard_error for spread in spreads))
+    return in_agreement(Difference(*joint.interval(), p_value, error))
 
 
 class _Side:
     """One system's trainings.
 
     Attributes:
-        width: columns of all of them side by side.
+        columns: [rows, trainings * k], all of them side by side; one alone where all of them say the same of every
+            row, so that what is known of one such figure (a share's exact interval) holds for it.
     """
 
     def __init__(self, per_seed: Sequence[Array], aggregate: Aggregate) -> None:
         for stats in per_seed:
             same_rows(per_seed[0], stats)
         self._per_seed, self._aggregate = per_seed, aggregate
-        self.width = sum(stats.shape[1] for stats in per_seed)
+        all_equal = all(np.array_equal(stats, per_seed[0]) for stats in per_seed)
+        self.columns = per_seed[0] if all_equal else np.concatenate(per_seed, axis=1)
+
+    def _parts(self, columns: Array) -> list[Array]:
+        """[..., trainings * k] -> [..., k] of each training; as many as there are columns for."""
+        return np.split(columns, columns.shape[-1] // self._per_seed[0].shape[1], axis=-1)
+
+    def mean_of(self, rows: Array) -> Array:
+        """Statistics of rows, averaged over trainings: [rows, trainings * k] -> [rows, k]."""
+        result: Array = np.mean(self._parts(rows), axis=0)
+        return result
 
     def mean_figure(self, sums: Array) -> Array:
-        """Sums of all trainings side by side -> the mean of their figures: [..., width] -> [...]."""
-        parts = np.split(sums, len(self._per_seed), axis=-1)
-        result: Array = np.mean([self._aggregate(part) for part in parts], axis=0)
+        """Sums of trainings side by side -> the mean of their figures: [..., trainings * k] -> [...]."""
+        result: Array = np.mean([self._aggregate(part) for part in self._parts(sums)], axis=0)
         return result
 
     def spread(self) -> _Seeds:
@@ -194,10 +216,10 @@ class _Joint:
     def p_value(self) -> float:
         """The level at which the interval just reaches 0; the rows' half-width grows with the normal quantile."""
         link, (value, low, high) = self._bounds.link, self._rows
-        if not math.isfinite(link(low) if value > 0 else link(high)):
-            return 1.0
+        nearer = link(low) if value > 0 else link(high)
         distance = abs(self._centre - link(0.0))
-        row_error = (self._centre - link(low) if value > 0 else link(high) - self._centre) / -float(ndtri(TAIL))
+        # An end of the bounds itself, as where all rows say the same, has no place on the linked scale: seeds alone.
+        row_error = abs(self._centre - nearer) / -float(ndtri(TAIL)) if math.isfinite(nearer) else 0.0
 
         def beyond(log_tail: float) -> float:
             tail = math.exp(log_tail)
