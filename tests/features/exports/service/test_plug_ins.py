@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.fixtures.plug_ins import installed_package
 
+from luthier.cli.main import main
 from luthier.core.errors import NotFoundError, ParityError, RequestError
 from luthier.core.records.export import Export
 from luthier.features.exports import requests

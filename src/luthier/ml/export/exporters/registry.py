@@ -119,7 +119,8 @@ class Format:
                 raise ValueError(f"{name} has no bound_nats, and weights of 32 and 16 bits are judged by one")
             if bound is not None and not (0 < bound <= MAX_BOUND_NATS and precision.why):
                 raise ValueError(
-                    f"{name} has bound_nats={bound}, why={precision.why!r}: over 0, up to {MAX_BOUND_NATS:g}, and a reason"
+                    f"{name} has bound_nats={bound}, why={precision.why!r}: it needs one over 0, "
+                    f"up to {MAX_BOUND_NATS:g}, and a reason"
                 )
         if self.default is not None and self.default not in self.precisions:
             raise ValueError(f"default {self.default!r} is none of its precisions")
