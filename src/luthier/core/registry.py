@@ -137,6 +137,13 @@ class Registry:
         return found
 
 
+PAGES: Final = Registry(
+    kind="a page",
+    group="luthier.pages",
+    table="luthier.server.pages:PAGES",
+    declares="luthier.platform.ui.navigation:Page",
+    key="the address",
+)
 METRICS: Final = Registry(
     kind="a metric",
     group="luthier.metrics",
