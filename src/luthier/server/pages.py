@@ -82,7 +82,7 @@ def _guarded(name: str, page: Page) -> APIRouter:
     """The routes of a plug-in's page, each behind its scope.
 
     Raises:
-        RequestError: It has no router, or an address or a route that is not below its own place.
+        RequestError: It has no router, an address or a route that is not below its own place, or another page's key.
     """
     place = f"{_PLUG_INS}{name}"
     paths = [getattr(route, "path", "") for route in page.router.routes] if page.router is not None else []
@@ -91,6 +91,12 @@ def _guarded(name: str, page: Page) -> APIRouter:
         raise RequestError(
             f"the page {name!r} of a plug-in has address {page.address} and the routes {', '.join(paths) or 'none'}",
             expected=f"a router with {place}, and no route that is not below it",
+            do="ask the author of the package that brings it, or remove the package",
+        )
+    if page.key and (others := [one.name for one in declared().values() if one is not page and one.key == page.key]):
+        raise RequestError(
+            f"the page {name!r} of a plug-in has the key {page.key}, as {others[0]} has",
+            expected="a letter that leads to no other page, or none",
             do="ask the author of the package that brings it, or remove the package",
         )
     check = [Depends(needs(*(SCOPES if page.scope is None else (page.scope,))))]

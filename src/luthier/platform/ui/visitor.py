@@ -112,7 +112,7 @@ def _page_above(request: Request) -> str:
 
 
 def needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
-    """What a handler depends on to be sure that the visitor has one of these scopes; the dependency gives the caller."""
+    """What a handler depends on to be sure that the visitor has one of these scopes; it gives the caller."""
 
     async def check(request: Request) -> Caller:
         session = await visiting(request)

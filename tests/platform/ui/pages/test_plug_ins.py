@@ -46,6 +46,7 @@ def take_over(request: Request):
 
 
 PAGE = Page("Their page", router.prefix, "train", order=55, key="x", router=router, templates=Path(__file__).parent)
+TAKEN = Page("Their page", router.prefix, "train", order=55, key="r", router=router)
 STRAY = Page("Stray", "/plug-ins/stray", None, order=56, router=stray)
 """
 TEMPLATE = (
@@ -67,7 +68,7 @@ def test_it_is_in_the_navigation_with_layout_and_policy(browser: Browser) -> Non
     answer = browser("read", "train").get("/plug-ins/theirs")
     assert answer.status_code == 200
     assert "<h1>&lt;em&gt;hello&lt;/em&gt;</h1>" in answer.text, "escaped, as all pages are"
-    assert 'href="/plug-ins/theirs" aria-current="page"' in answer.text
+    assert '<a href="/plug-ins/theirs" data-key="x" aria-current="page">Their page</a>' in answer.text
     assert answer.text.index('href="/evaluations"') < answer.text.index('href="/plug-ins/theirs"')
     assert answer.headers["content-security-policy"] == POLICY
 
@@ -80,12 +81,17 @@ def test_its_scope_is_asked_for_in_front_of_every_route(browser: Browser) -> Non
     assert "/plug-ins/theirs" not in reader.get("/runs").text
 
 
-def test_a_page_at_an_address_of_ours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "other"
-    place.mkdir()
+@pytest.mark.parametrize(
+    ("name", "place", "words"), [("stray", "STRAY", "/runs/compare"), ("theirs", "TAKEN", "the key r, as Runs has")]
+)
+def test_a_page_in_the_place_of_ours_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str, words: str
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
     with (
-        installed_package(place, monkeypatch, "[luthier.pages]\nstray = theirs:STRAY\n", CODE),
-        pytest.raises(RequestError, match="/runs/compare"),
+        installed_package(folder, monkeypatch, f"[luthier.pages]\n{name} = theirs:{place}\n", CODE),
+        pytest.raises(RequestError, match=words),
     ):
         list(page_routes())
 
