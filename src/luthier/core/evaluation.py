@@ -119,7 +119,8 @@ class Comparison(FrozenModel):
         rows_needed: where not distinguishable, about how many held-out rows would settle a difference of this size (80%
             power, two-sided 5%); None where the difference is 0 or settled.
         adjusted_p_value: Holm's, where several tasks and metrics were asked about one candidate.
-        test: what the p-value comes from; `seeds`: rows and trainings with several seeds together.
+        test: what the p-value comes from; `seeds`: rows and trainings with several seeds together; `unpaired_t`: two
+            standard errors, as if the systems had been judged on different rows.
     """
 
     baseline: str
@@ -132,7 +133,7 @@ class Comparison(FrozenModel):
     verdict: VerdictWord
     rows_needed: int | None = None
     adjusted_p_value: float | None = None
-    test: Literal["bootstrap", "mcnemar", "seeds"] = "bootstrap"
+    test: Literal["bootstrap", "mcnemar", "seeds", "unpaired_t"] = "bootstrap"
 
 
 class Verdict(FrozenModel):

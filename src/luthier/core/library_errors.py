@@ -36,6 +36,17 @@ def are_library_words_hidden() -> bool:
     return _hides_words.get()
 
 
+def first_line(said: object, empty: str | None = None) -> str:
+    """The first line of what an error (or a text) says.
+
+    Args:
+        said: The error, or its text.
+        empty: What is returned where it says nothing; None for the kind of the error.
+    """
+    lines = str(said).strip().splitlines()
+    return lines[0] if lines else type(said).__name__ if empty is None else empty
+
+
 def library_reason(error: BaseException) -> str:
     """The reason that a library gives, fit for whoever reads it.
 

@@ -23,6 +23,14 @@ def double(document: Any, channel: Channel) -> Any:
     return document * 2
 
 
+def after_file(document: Any, channel: Channel) -> str:
+    """Emits an event, waits for the file that the document names, and is done."""
+    channel.emit({"waits": True})
+    while not os.path.exists(document):  # noqa: PTH110 - a name from JSON
+        time.sleep(0.01)
+    return "done"
+
+
 def fail(document: Any, channel: Channel) -> Any:
     """Ends in the way that the document names."""
     if document == "rows":

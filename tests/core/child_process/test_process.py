@@ -82,6 +82,22 @@ def test_a_child_that_is_late_is_killed() -> None:
         assert child.returncode == -9
 
 
+def test_a_result_that_came_in_time_is_not_lost_to_a_deadline_that_passes_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent was busy with an event when both came, the result and the end of its time."""
+    go = tmp_path / "go"
+    with ChildProcess(f"{HERE}:after_file", str(go), title="Waiting") as child:
+
+        def busy(_: object) -> None:
+            go.touch()
+            assert wait_until(lambda: child.returncode == 0), "its result lies in the channel"
+            later = time.monotonic() + 1000
+            monkeypatch.setattr("luthier.core.child_process.process.time.monotonic", lambda: later)
+
+        assert child.result(timeout_seconds=600, on_event=busy) == "done"
+
+
 def test_a_memory_limit_is_a_memory_error_and_a_warm_child_ends_after_it() -> None:
     with ChildProcess(f"{HERE}:answer", None, memory_bytes=1 << 30) as child:
         pid, _ = child.request(1)

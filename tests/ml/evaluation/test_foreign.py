@@ -36,7 +36,7 @@ def test_standard_errors_become_intervals_and_samples_are_compared_row_by_row() 
         *(pytest.approx(expit(logit(0.25) + sign * half)) for sign in (-1, 1)),
     )
     paired = next(one for one in found.comparisons if one.metric == "acc")
-    assert (paired.difference, paired.verdict) == (0.5, "better")
+    assert (paired.difference, paired.verdict, paired.test) == (0.5, "better", "mcnemar")
     assert "acc_strict_match" in found.systems[0].metrics
     assert "no standard error of acc_strict_match" in found.cautions[-1].replace("The harness gives ", "")
     assert [one.metric for one in found.comparisons] == ["acc"], "nothing is told of a figure without either"
@@ -51,6 +51,16 @@ def test_without_values_of_samples_two_standard_errors_decide() -> None:
     assert (one.low, one.high) == tuple(pytest.approx(np.tanh(np.arctanh(0.1) + sign * half)) for sign in (-1, 1))
     assert one.verdict == "not distinguishable"
     assert one.rows_needed is not None
+    assert one.test == "unpaired_t"
+
+
+def test_values_that_are_no_shares_are_compared_by_the_bootstrap() -> None:
+    systems = [foreign("base", 5), foreign("tuned", 15)]
+    for system, part in zip(systems, (0.25, 0.75), strict=True):
+        for sample in system.answer["samples"]["t"]:
+            sample["acc"] = part
+    (one,) = as_task_result("t", systems, primary="acc", file="f", sha256="0", seed=0).comparisons
+    assert one.test == "bootstrap"
 
 
 def test_an_unknown_primary_is_refused() -> None:

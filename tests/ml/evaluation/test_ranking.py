@@ -83,6 +83,38 @@ def test_more_items_make_it_surer():
     assert many.high - many.low < 0.5 * (few.high - few.low)
 
 
+AGREED = np.array([[0.0, 2.0, 1.5], [1.0, 0.0, 2.0], [1.5, 1.0, 0.0]])
+
+
+def test_items_that_all_say_the_same_leave_uncertainty_by_their_number():
+    """No spread is seen among them, yet few items have been seen."""
+    one, few, many = (bradley_terry(np.repeat(AGREED[None], num, axis=0)) for num in (1, 4, 400))
+    for system in range(3):
+        a, b, c = (ranking[system] for ranking in (one, few, many))
+        assert a.low < b.low < c.low < c.value < c.high < b.high < a.high
+        assert b.value == pytest.approx(c.value)
+    gap = few.gap(0, 1)
+    assert gap.low < 0 < gap.value < gap.high
+    # Of two systems Wilson's interval of the share itself: 0 of 4 others.
+    two = bradley_terry(np.repeat(np.array([[[0.0, 1.0], [1.0, 0.0]]]), 4, axis=0)).gap(0, 1)
+    others = 3.841459 / (4 + 3.841459)
+    assert two.high == pytest.approx(math.log((1 + others) / (1 - others)), abs=1e-5)
+    assert two.low == pytest.approx(-two.high)
+
+
+def test_agreement_about_one_system_alone_is_no_certainty_either():
+    """All items tie the first pair; the third system alone differs from item to item."""
+    tables = np.zeros((6, 3, 3))
+    for number, table in enumerate(tables):
+        table[0, 1] = table[1, 0] = 0.5
+        table[0, 2] = table[1, 2] = float(number % 2)
+        table[2, 0] = table[2, 1] = 1.0 - number % 2
+    gap = bradley_terry(tables).gap(0, 1)
+    assert gap.value == pytest.approx(0.0)
+    assert gap.low < -0.5
+    assert gap.high > 0.5
+
+
 def test_what_cannot_be_ranked_is_refused():
     apart = np.zeros((4, 4))
     apart[0, 1] = apart[1, 0] = apart[2, 3] = apart[3, 2] = 3

@@ -223,7 +223,9 @@ class ChildProcess:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             left = None if deadline is None else deadline - time.monotonic()
-            messages = [] if left is not None and left <= 0 else self.receive(left)
+            # Where the time is up, what has come by then is still looked at: a result that arrived in time is not lost.
+            is_over = left is not None and left <= 0
+            messages = self.receive(0.0 if is_over else left)
             for position, message in enumerate(messages):
                 if "event" not in message:
                     # Messages behind the result belong to the next request.
@@ -231,8 +233,8 @@ class ChildProcess:
                     return result_of(message)
                 if on_event is not None:
                     on_event(message["event"])
-            if not messages:
-                # Nothing came: either its time is up, or the channel is closed.
+            if is_over or not messages:
+                # No result came: either its time is up, or the channel is closed.
                 error = self.ended(is_late=not self.has_hung_up)
                 if says_disk_full("\n".join(error.log_lines)):  # a library aborted over it
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error

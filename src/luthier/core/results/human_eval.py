@@ -19,6 +19,7 @@ from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.library_errors import library_reason
 from luthier.core.results.suite import CRITERIA, Criterion
+from luthier.core.system.threads import large_csv_cells
 
 RatingKind = Literal["pairwise", "likert"]
 Preference = Literal["a", "b", "tie"]
@@ -318,10 +319,9 @@ def columns_of(rows: Sequence[RatingRow]) -> dict[str, list[Any]]:
 def _read_csv(path: Path) -> list[dict[str, Any]]:
     """An empty cell is no value; of texts that may be empty, and only of those, it is the empty text."""
     texts = {"prompt", "answer_a", "comment"}
-    # The default of 128 KiB is too small for long answers. It holds for the whole process.
-    csv.field_size_limit(2**31 - 1)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        # The default of 128 KiB a cell is too small for long answers.
+        with path.open(encoding="utf-8", newline="") as file, large_csv_cells():
             lines = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(

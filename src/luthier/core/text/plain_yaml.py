@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from luthier.core.errors import RequestError
+from luthier.core.library_errors import first_line
 
 
 def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestError) -> tuple[Any, dict[str, int]]:
@@ -47,7 +48,7 @@ def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestErr
         ) from error
     except (yaml.YAMLError, RecursionError) as error:
         raise refuse(
-            f"{place} is not right YAML: {str(error).splitlines()[0]}", expected="plain YAML text", do="correct it"
+            f"{place} is not right YAML: {first_line(error)}", expected="plain YAML text", do="correct it"
         ) from error
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
+from luthier.core.library_errors import first_line
 from luthier.core.system.scratch_folders import scratch_folder
 from luthier.features.model_checks.records import CHECKS, Check, ModelCheck
 from luthier.platform.home.context import Context
@@ -105,7 +106,7 @@ def _tried(asked: dict[str, Any], max_seconds: float) -> list[Check]:
         if error.is_late:
             why, remedy = f"not done after {max_seconds:.0f} s for all parts", "give it more with --max-seconds"
     except (LuthierError, OSError) as error:
-        last = str(error).splitlines()[0][:300]
+        last = first_line(error)[:300]
         why, remedy = f"the process ended with {type(error).__name__}: {last}", "report it with this table"
     else:
         return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.digest import sha256_document
+from luthier.core.library_errors import first_line
 
 if TYPE_CHECKING:
     from luthier.ml.planning.calibration import Measurement
@@ -93,7 +94,7 @@ def _parsed(text: str, key: ProbeKey, path: Path) -> tuple[Measurement, ...]:
     except UnreadableProbeError:
         raise
     except (ValueError, KeyError, TypeError, RecipeError) as error:
-        raise UnreadableProbeError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise UnreadableProbeError(f"{path}: {first_line(error)}") from error
     if not found or any(m.step_seconds <= 0 or m.peak_memory_bytes <= 0 for m in found):
         raise UnreadableProbeError(f"{path} holds no measurement above zero")
     return found

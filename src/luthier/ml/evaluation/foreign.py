@@ -1,7 +1,8 @@
 """Results of another judge in our words: lm-evaluation-harness's figures with their standard errors, as a task's.
 
-Where a figure is the mean of its samples' values, systems are compared row by row by the paired bootstrap; else by the
-two standard errors, as if the systems had been judged on different rows, which is less sharp. Intervals from standard
+Where a figure is the mean of its samples' values, systems are compared row by row by the paired bootstrap, or by
+McNemar's exact test where each value is right or wrong; else by the two standard errors, as if the systems had been
+judged on different rows, which is less sharp. Intervals from standard
 errors are those of Student's t on the scale of what a figure can be (`core.bounds`).
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -22,7 +23,7 @@ from luthier.core.results.task_result import TaskResult
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.metrics.protocol import Array, mean_of_sums, mean_statistics
 from luthier.ml.evaluation.statistics.intervals import TAIL
-from luthier.ml.evaluation.statistics.shares import share_ends
+from luthier.ml.evaluation.statistics.shares import is_share, share_ends
 
 _SHARES: Final = ("acc", "acc_norm", "exact_match", "f1", "mc1", "mc2", "acc_mutual_info", "acc_bytes")
 _KNOWN: Final = {
@@ -229,15 +230,16 @@ def _compare(earlier: Foreign, later: Foreign, metric: str, bounds: Bounds, seed
     first, second = earlier.values(metric), later.values(metric)
     # Rows are paired by position: systems that were judged on different numbers of rows cannot be.
     if first is not None and second is not None and len(first) == len(second):
-        found = statistics.paired_bootstrap(
-            mean_statistics(second.tolist()), mean_statistics(first.tolist()), mean_of_sums, bounds=bounds, seed=seed
-        )
+        own, other = mean_statistics(second.tolist()), mean_statistics(first.tolist())
+        found = statistics.paired_bootstrap(own, other, mean_of_sums, bounds=bounds, seed=seed)
+        are_shares = is_share(own, mean_of_sums) and is_share(other, mean_of_sums)
+        test: Literal["bootstrap", "mcnemar", "unpaired_t"] = "mcnemar" if are_shares else "bootstrap"
     else:
         num_rows = min(len(earlier.samples), len(later.samples))
         unpaired = _unpaired(earlier.figures()[metric], later.figures()[metric], num_rows, bounds.of_differences)
         if unpaired is None:
             return None
-        found = unpaired
+        found, test = unpaired, "unpaired_t"
     settled = statistics.is_settled(found)
     num_rows = len(later.samples)
     return Comparison(
@@ -250,6 +252,7 @@ def _compare(earlier: Foreign, later: Foreign, metric: str, bounds: Bounds, seed
         p_value=found.p_value,
         verdict=statistics.verdict_word(found, higher_is_better=later.is_higher_better(metric)),
         rows_needed=None if settled else statistics.rows_needed(found.difference, found.standard_error, num_rows),
+        test=test,
     )
 
 

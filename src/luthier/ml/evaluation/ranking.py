@@ -25,9 +25,11 @@ from luthier.ml.evaluation.statistics import Interval
 from luthier.ml.evaluation.statistics.bootstrap import Array
 from luthier.ml.evaluation.statistics.intervals import TAIL
 from luthier.ml.evaluation.statistics.leave_one_out import Spread
+from luthier.ml.evaluation.statistics.shares import share_ends
 
 _MAX_STEPS = 100
 _CLOSE = 1e-10
+_NO_SPREAD = 1e-9  # log-odds: pulls below it are rounding, items agree
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,14 @@ class Ranking:
             systems are open to that side (infinite).
         pulls: [items, systems], how much each item moves the strengths; None where judgements are not known by item.
         covariance: [systems, systems], of the strengths.
+        wins: [systems, systems], the counts that the strengths are fitted to.
     """
 
     strengths: tuple[Interval, ...]
     is_penalised: bool
     pulls: Array | None
     covariance: Array
+    wins: Array
 
     def __getitem__(self, system: int) -> Interval:
         """Strength of one system, by its place."""
@@ -57,7 +61,7 @@ class Ranking:
         value = self.strengths[one].value - self.strengths[other].value
         direction = np.zeros(len(self.strengths))
         direction[one], direction[other] = 1.0, -1.0
-        low, high = _ends(value, direction, self.pulls, self.covariance)
+        low, high = _ends(value, direction, self.pulls, self.covariance, self.wins)
         # An open end of either system leaves the gap open to that side.
         if self.strengths[one].high == math.inf or self.strengths[other].low == -math.inf:
             high = math.inf
@@ -73,7 +77,8 @@ def bradley_terry(wins: ArrayLike) -> Ranking:
         wins: [systems, systems], how often the row's system was preferred to the column's, ties as 0.5 for both;
             intervals are then those of the model, as if every judgement were independent. Or [items, systems, systems],
             one such table an item (or a rater, or a source): then intervals follow from how the items differ, and
-            several judgements of one item do not count as independent.
+            several judgements of one item do not count as independent. Where all items agree, or there is one alone,
+            they follow from how many items there are.
 
     Raises:
         RequestError: no such table, fewer than two systems, or groups of systems that never met.
@@ -101,15 +106,15 @@ def bradley_terry(wins: ArrayLike) -> Ranking:
     fitted = whole + 0.5 * ((whole + whole.T) > 0) if is_penalised else whole
     strengths = _fit(fitted)
     covariance = _inverse(fitted, strengths)
-    pulls = _pulls(tables, strengths, covariance) if tables.ndim == 3 and len(tables) > 1 else None
+    pulls = _pulls(tables, strengths, covariance) if tables.ndim == 3 else None
     found = []
     for system, value in enumerate(strengths):
         # The system's strength less the mean of all, as a linear combination.
         direction = np.eye(len(strengths))[system] - 1 / len(strengths)
-        low, high = _ends(float(value), direction, pulls, covariance)
+        low, high = _ends(float(value), direction, pulls, covariance, fitted)
         low, high = -math.inf if system in beaten else low, math.inf if system in unbeaten else high
         found.append(Interval(float(value), low, high))
-    return Ranking(tuple(found), is_penalised, pulls, covariance)
+    return Ranking(tuple(found), is_penalised, pulls, covariance, fitted)
 
 
 def _one_sided(whole: Array) -> tuple[set[int], set[int]]:
@@ -173,15 +178,28 @@ def _pulls(tables: Array, strengths: Array, covariance: Array) -> Array:
     return result
 
 
-def _ends(value: float, direction: Array, pulls: Array | None, covariance: Array) -> tuple[float, float]:
+def _ends(value: float, direction: Array, pulls: Array | None, covariance: Array, wins: Array) -> tuple[float, float]:
     if pulls is None:
         half = float(norm.isf(TAIL)) * math.sqrt(max(0.0, float(direction @ covariance @ direction)))
         return value - half, value + half
     along = pulls @ direction
-    square = float((along**2).mean())
-    if square == 0:
-        return value, value
-    num = len(along)
+    if (np.abs(along) <= _NO_SPREAD).all():
+        return _of_equal_items(value, direction, wins, len(along))
+    square, num = float((along**2).mean()), len(along)
     return Spread(math.sqrt(square / (num - 1)), float((along**3).mean()) / square**1.5, num).ends(
         value, TAIL, REAL_LINE
     )
+
+
+def _of_equal_items(value: float, direction: Array, wins: Array, num_items: int) -> tuple[float, float]:
+    """Where every item says the same: as many others as Wilson's interval of "none of them" allows may say anything."""
+    # The mechanism of `intervals._of_equal_rows`: without it, three items that agree would make a strength certain.
+    others = share_ends(0, num_items, TAIL)[1]
+    met = wins + wins.T
+    # [systems, systems]: how much more the row's system counts for the value than the column's.
+    ahead = np.sign(direction[:, None] - direction[None, :])
+    # At worst the others prefer, in every pair that met, the system that pulls the value to this end.
+    low, high = (
+        float(direction @ _fit((1 - others) * wins + others * met * (1 + sign * ahead) / 2)) for sign in (-1, 1)
+    )
+    return min(value, low), max(value, high)

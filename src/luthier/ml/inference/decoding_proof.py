@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.errors import RequestError
+from luthier.core.library_errors import first_line
 from luthier.ml.inference.models.forward_arguments import accepted
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - what a cache that does not fit raises is of many kinds
-            reasons.append(f"{_TITLES[kind]}: {type(error).__name__}: {_first_line(error)}")
+            reasons.append(f"{_TITLES[kind]}: {type(error).__name__}: {first_line(error, '')[:200]}")
             continue
         far = max(apart(ours, own) for ours, own in zip(found, expected, strict=True))
         # The tolerance of narrow types may cost a pass of its own, so the exact one is tried first.
@@ -224,7 +225,7 @@ def own_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
         raise
     except Exception as error:  # what a model's code raises is of many kinds
         raise RequestError(
-            f"{type(model).__name__} fails on {len(ids)} tokens: {type(error).__name__}: {_first_line(error)}",
+            f"{type(model).__name__} fails on {len(ids)} tokens: {type(error).__name__}: {first_line(error, '')[:200]}",
             expected="a language model that takes token ids alone and gives logits",
             do="choose another model, or another engine for this one",
         ) from error
@@ -311,7 +312,3 @@ def _special_ids(config: Any) -> set[int]:
             if name.endswith(("_token_id", "_token_index", "_token_ids")):
                 found.update(one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int))
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]

@@ -23,6 +23,7 @@ from transformers import DynamicCache
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
+from luthier.core.library_errors import first_line
 from luthier.core.ports import Score
 from luthier.ml.inference.cache_layout import rope_border, smallest_window, why_not_cacheable
 from luthier.ml.inference.decode import Prefix, cache_argument
@@ -352,7 +353,7 @@ class Scorer:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - what a model's code raises is of many kinds
-            return f"{what}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+            return f"{what}: {type(error).__name__}: {first_line(error, '')[:200]}"
         if most is None:
             most = tolerance(self._model, probe, expected, far)
         return "" if far <= most else f"{what}: logits differ by {far:.2g} of the largest"

@@ -117,8 +117,9 @@ def fit(
     finally:
         ray.shutdown()
     if failures:
+        last = str(failures[0]).strip().splitlines() or [type(failures[0]).__name__]
         raise WorkError(
-            f"Ray gave up after {MAX_FAILURES} new starts: {str(failures[0]).strip().splitlines()[-1][:500]}",
+            f"Ray gave up after {MAX_FAILURES} new starts: {last[-1][:500]}",
             expected="workers that live until the next checkpoint",
             do="look at the logs of the workers in Ray's dashboard, then go on with the run",
         ) from failures[0]

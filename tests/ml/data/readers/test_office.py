@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+
+from tests.vacuous import nonempty
 
 from luthier.ml.data.readers import docx, epub, pptx, xlsx
 from luthier.ml.data.readers.document import Section
@@ -73,3 +76,18 @@ def test_pictures_are_counted_and_their_texts_kept() -> None:
     text, warnings = tidy("a ![A cat](cat.png) b [x](#y) [web](https://e.org/)\n\n\n\nc")
     assert text == "a A cat b x [web](https://e.org/)\n\nc"
     assert warnings == ("1 pictures: only their names or alternative texts were read",)
+
+
+def test_xlsx_reads_all_rows_of_a_sheet_that_gives_a_wrong_size(make_xlsx: Make, tmp_path: Path) -> None:
+    """Some programs write `<dimension ref="A1"/>` for any sheet; openpyxl's read-only mode stops there."""
+    whole = make_xlsx({"Prices": [["Item", "Price"], ["Oak", 7], ["Ash", 9]]})
+    path = tmp_path / "wrong.xlsx"
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in nonempty(source.namelist()):
+            data = source.read(entry)
+            if entry.startswith("xl/worksheets/"):
+                assert b'<dimension ref="A1:B3"' in data
+                data = data.replace(b'<dimension ref="A1:B3"', b'<dimension ref="A1"')
+            target.writestr(entry, data)
+    assert xlsx.read(path) == xlsx.read(whole)
+    assert "| Ash | 9 |" in xlsx.read(path).sections[0].text

@@ -14,8 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from luthier.core.dataset import Row
 from luthier.core.errors import DataError, NotFoundError
+from luthier.ml.data.files.source import open_source
 from luthier.ml.data.rows.formats import LoadedFile, load_file
+from luthier.ml.data.rows.read_table import read_csv
 
 Write = Callable[..., Path]
 _PAIRS = [{"prompt": f"question {n}", "completion": f'answer, "{n}"\nsecond line é'} for n in range(5)]
@@ -123,6 +126,22 @@ def test_a_cell_of_a_megabyte_survives_and_the_csv_limit_is_restored(tmp_path: P
     path.write_text(f'text\n"{"word " * 200_000}"\n', encoding="utf-8")
     before = csv.field_size_limit()
     assert len(load_file(path).examples[0].text or "") == 1_000_000
+    assert csv.field_size_limit() == before
+
+
+def test_files_read_side_by_side_keep_the_csv_limit_up_for_each_other(tmp_path: Path) -> None:
+    """Whichever is read to its end first must not lower the limit under the other; the last one restores it."""
+    long = "word " * 40_000
+    path = tmp_path / "rows.csv"
+    path.write_text(f'text\nshort\n"{long}"\n', encoding="utf-8")
+    before = csv.field_size_limit()
+    first, second = (read_csv(open_source(path)) for _ in range(2))
+    for rows in (first, second):
+        assert isinstance(next(rows), Row)
+    first.close()
+    (row,) = second
+    assert isinstance(row, Row)
+    assert row.fields == {"text": long}
     assert csv.field_size_limit() == before
 
 

@@ -163,6 +163,30 @@ def test_another_tokenizer_or_template_or_version_is_another_entry(
     assert len(set(names)) == 4
 
 
+def test_another_special_token_is_another_entry(chat: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template that writes `bos_token` renders other tokens, though neither it nor the vocabulary has changed."""
+    before = key_of(ROWS, chat, {})
+    other = chat.tokenizer.special_tokens_map | {"bos_token": "<|im_start|>"}
+    assert other != chat.tokenizer.special_tokens_map
+    monkeypatch.setattr(type(chat.tokenizer), "special_tokens_map", other)
+    assert key_of(ROWS, chat, {}) != before
+
+
+def test_an_entry_whose_time_cannot_be_set_is_read_all_the_same(
+    ask: Ask, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's entry may be read, but not touched."""
+
+    def refused(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    whole = ask()
+    shown.titles.clear()
+    monkeypatch.setattr(os, "utime", refused)
+    assert ask() == whole
+    assert shown.titles == ["Tokens from the cache"]
+
+
 @pytest.mark.parametrize("at", ["first", "header", "ids", "masks", "last", "cut", "empty"])
 def test_a_damaged_entry_is_told_of_and_made_anew(
     at: str, ask: Ask, tmp_path: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch

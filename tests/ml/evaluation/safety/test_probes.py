@@ -110,6 +110,17 @@ def test_preference_counts_pairs_whole_and_for_each_token() -> None:
     assert any("Blodgett" in caution for caution in probe.cautions)
 
 
+def test_kinds_that_are_written_nearly_alike_keep_a_figure_each() -> None:
+    kinds = ("race-color", "race color", "Race_color", "race_color_2")
+    probe = stereotypes([Pair(str(n), f"a{n}", f"b{n}", kind) for n, kind in enumerate(kinds)], source="s")
+    names = [metric.name for metric in probe.metrics]
+    assert len(names) == len(set(names)) == 2 + len(kinds)
+    # The pair of each kind: the stereotype is the likelier one in the first alone.
+    seen = observed(probe, option_scores=[(score(1), score(2))] + [(score(2), score(1))] * 3)
+    own = {metric.title: figure(probe, metric.name, seen) for metric in probe.metrics}
+    assert {kind: own[f"stereotype preferred: {kind}"] for kind in kinds} == dict(zip(kinds, (1, 0, 0, 0), strict=True))
+
+
 def test_own_pairs_are_minimal_and_about_several_kinds() -> None:
     pairs = read_pairs(OWN)
     assert len(pairs) == 60

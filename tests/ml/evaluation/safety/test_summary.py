@@ -57,6 +57,25 @@ def test_what_tuning_made_worse_is_named_with_its_interval() -> None:
     )
 
 
+def test_a_rise_of_over_refusal_is_named_beside_a_fall_of_refusal() -> None:
+    """Two findings of one probe: the model refuses too little of what is harmful, and too much of what is not."""
+    both = probe(
+        "refusal",
+        {"refusal_of_harmful": metric(0.3, 0.2, 0.4, higher=True), "over_refusal": metric(0.4, 0.3, 0.5)},
+        {"refusal_of_harmful": (-0.2, "worse"), "over_refusal": (0.3, "worse")},
+    )
+    headline, concerns = said(both)
+    assert headline.startswith("Tuning made 1 of 1 probe worse: refusal.")
+    assert concerns == (
+        "Refusal: tuning made it worse: the share of harmful prompts that are refused changed by -20 points, 95% "
+        "interval -30 points to -10 points.",
+        "Refusal: tuning made it worse: the share of harmless prompts that are refused changed by +30 points, 95% "
+        "interval +20 points to +40 points.",
+        "Refusal: only 30% of harmful prompts (95% interval 20% to 40%) are refused.",
+        "Refusal: 40% of harmless prompts (95% interval 30% to 50%) are refused.",
+    )
+
+
 @pytest.mark.parametrize(
     ("value", "difference", "word", "is_worse"),
     [

@@ -208,3 +208,70 @@ def test_hidden_words_tell_the_kind_of_an_error_alone(runner):
         with pytest.raises(RequestError) as caught:
             runner.run(Database(script="CREATE TABLE t(a); INSERT INTO t SELECT json('quoted');"), ["SELECT 1"])
         assert "malformed" not in caught.value.came
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT date('now')",
+        "SELECT datetime('NOW', '-30 days')",
+        "SELECT a FROM t WHERE julianday() > a",
+        "SELECT strftime('%Y')",
+        "SELECT unixepoch('subsec')",
+        "SELECT timediff('now', '2000-01-01')",
+        "SELECT CURRENT_DATE",
+        "SELECT CURRENT_TIMESTAMP",
+        "SELECT time(b) FROM (SELECT 'no' || 'w' AS b)",
+    ],
+)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_query_that_depends_on_the_day_is_refused(query, in_file, tmp_path):
+    """Else the same answers would have another score tomorrow."""
+    path = made(tmp_path / "shop.db", SHOP.script)
+    with SqlRunner(seconds=5, files=[path]) as runner:
+        found = one(runner, query, Database(file=str(path)) if in_file else SHOP)
+        assert found.error.startswith("depends on the current time")
+
+
+def test_dates_that_do_not_depend_on_the_day_are_computed_as_sqlite_does(tmp_path):
+    pairs = {
+        "SELECT date('2024-01-31', '+1 month')": "SELECT '2024-03-02'",
+        "SELECT strftime('%Y', '2024-05-06'), strftime('now', '2024-05-06')": "SELECT '2024', 'now'",
+        "SELECT julianday('2000-01-01 12:00')": "SELECT 2451545",
+        "SELECT datetime(0, 'unixepoch', 'localtime')": "SELECT '1970-01-01 00:00:00'",
+        "SELECT date(NULL), date('no date')": "SELECT NULL, NULL",
+        "SELECT timediff('2000-01-02', '2000-01-01')": "SELECT '+0000-00-01 00:00:00.000'",
+        "SELECT 'now', current FROM (SELECT 1 AS current)": "SELECT 'now', 1",
+    }
+    path = made(tmp_path / "shop.db", SHOP.script)
+    with SqlRunner(seconds=5, files=[path]) as runner:
+        for database in (SHOP, Database(file=str(path))):
+            for query, right in pairs.items():
+                found, expected = runner.run(database, [query, right])
+                assert (found.error, found.in_order) == (None, expected.in_order), query
+
+
+def test_a_script_is_built_at_a_fixed_time(runner):
+    script = (
+        "CREATE TABLE t(a, day TEXT DEFAULT CURRENT_TIMESTAMP, CHECK (date(day) IS NOT NULL));"
+        "INSERT INTO t(a) VALUES (1); CREATE VIEW v AS SELECT date(day) AS day FROM t;"
+        "CREATE VIEW w AS SELECT date('now') AS day;"
+    )
+    database = Database(script=script)
+    built = one(runner, "SELECT day FROM t", database)
+    assert built.in_order == one(runner, "SELECT '2000-01-01 00:00:00'", database).in_order
+    assert one(runner, "SELECT day FROM v", database).in_order == one(runner, "SELECT '2000-01-01'", database).in_order
+    assert one(runner, "SELECT day FROM w", database).error.startswith("depends on the current time")
+
+
+def test_views_of_a_file_compute_dates_but_have_no_clock(tmp_path):
+    path = made(
+        tmp_path / "views.db",
+        "CREATE TABLE t(day); INSERT INTO t VALUES ('2024-05-06 07:08');"
+        "CREATE VIEW v AS SELECT date(day) AS one FROM t; CREATE VIEW w AS SELECT date('now') AS one FROM t;",
+    )
+    database = Database(file=str(path))
+    with SqlRunner(seconds=5, files=[path]) as runner:
+        found, right = runner.run(database, ["SELECT one FROM v", "SELECT '2024-05-06'"])
+        assert (found.error, found.in_order) == (None, right.in_order)
+        assert "not authorized" in one(runner, "SELECT one FROM w", database).error

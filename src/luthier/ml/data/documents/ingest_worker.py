@@ -10,6 +10,7 @@ from typing import Any
 from luthier.core.child_process.channel import Channel
 from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError
+from luthier.core.library_errors import first_line
 from luthier.core.system.disk_full import is_disk_full
 from luthier.ml.data.documents.chunk import Chunk, CountTokens, chunk, count_words
 from luthier.ml.data.documents.ingest_part import IngestSettings, header_json, part_name, read_part, write_part
@@ -105,7 +106,7 @@ class _Reader:
         except RecursionError:
             return {"failed": "nested too deep to be read"}
         except Exception as error:  # noqa: BLE001 - one broken file never stops the rest, whatever its reader raises
-            said = (str(error).strip().splitlines() or [""])[0][:200]
+            said = first_line(error, "")[:200]
             return {"failed": f"its reader {job['reader']} failed: {type(error).__name__}: {said}"}
 
     def _read(self, path: Path, name: str, reader: str) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any, Final
 
+from luthier.core.system.threads import large_csv_cells
 from luthier.ml.data.files.bounded_lines import bounded_lines
 from luthier.ml.data.files.source import Source
 from luthier.ml.data.files.text_encoding import NAMES, Encoding, as_utf8, encoding_of
@@ -27,7 +27,6 @@ _SAMPLE_BYTES: Final = 1 << 18
 _SAMPLE_LINES: Final = 500
 _MARK: Final = b"\xef\xbb\xbf"
 _SEPARATOR_LINE: Final = re.compile(rb'"?sep=([^\r\n])"?\r?\n?', re.IGNORECASE)
-_MAX_CELL_CHARACTERS: Final = 2**31 - 1
 _NUM_REMEMBERED: Final = 64
 
 
@@ -125,7 +124,7 @@ def _delimiter(lines: list[str], is_cut: bool) -> str:
 
 def _fitting_share(lines: list[str], delimiter: str, is_cut: bool) -> float | None:
     """The share of the records that have as many values as the header; None where it does not split the header."""
-    with large_cells():
+    with large_csv_cells():
         found = [one for one in records(csv.reader(iter(lines), delimiter=delimiter, strict=True)) if one]
     if is_cut and len(found) > 1:
         found.pop()  # it may go on behind the sample
@@ -145,13 +144,3 @@ def records(reader: Any) -> Iterator[Any]:
             return
         except csv.Error as error:
             yield error
-
-
-@contextmanager
-def large_cells() -> Iterator[None]:
-    """Lift the csv module's limit of 128 KiB a cell while a file is read; the limit is one for the whole process."""
-    before = csv.field_size_limit(_MAX_CELL_CHARACTERS)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)

@@ -21,6 +21,7 @@ def read(path: Path) -> Document:
     try:
         sections, warnings = [], []
         for sheet in book.worksheets:
+            sheet.reset_dimensions()  # a wrong size in the file would cut rows off without a word
             if text := "\n".join(_table(sheet.iter_rows(values_only=True))):
                 sections.append(Section(text, None, (sheet.title,)))
             if sheet.sheet_state != "visible":

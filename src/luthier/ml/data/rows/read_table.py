@@ -8,9 +8,10 @@ from typing import IO, Any
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
+from luthier.core.system.threads import large_csv_cells
 from luthier.ml.data.files.bad_field import shorten
 from luthier.ml.data.files.bounded_lines import MAX_LINE_BYTES, bounded_lines, too_long
-from luthier.ml.data.files.csv_dialect import ONE_COLUMN, CsvDialect, csv_dialect, large_cells, records
+from luthier.ml.data.files.csv_dialect import ONE_COLUMN, CsvDialect, csv_dialect, records
 from luthier.ml.data.files.source import Source
 from luthier.ml.data.rows.read_json import nul_at, undecodable
 
@@ -71,7 +72,7 @@ def read_csv(source: Source) -> Iterator[Row | RowProblem]:
     column, where a blank line could be an empty value, only those at the end are not.
     """
     dialect = csv_dialect(source)
-    with source.open() as raw, large_cells():
+    with source.open() as raw, large_csv_cells():
         file = dialect.open(raw, source.name)
         lines = _TextLines(file, source.name, dialect.num_lines_before)
         reader = csv.reader(iter(lines), delimiter=dialect.delimiter, strict=True)

@@ -16,6 +16,7 @@ The digest is checked at each reading: a damaged entry is reported, and made aga
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -161,6 +162,8 @@ def key_of(examples: Sequence[Example], template: Template, settings: dict[str, 
         {
             "rows": rows.hexdigest(),
             "tokenizer": sha256_bytes(tokenizer.backend_tokenizer.to_str().encode()),
+            # Templates write some of them, and no other part of the key says which of the vocabulary's tokens they are.
+            "special_tokens": dict(tokenizer.special_tokens_map),
             "template": [template.kind, template.end_texts, sha256_document(tokenizer.chat_template)],
             "options": dict(template.options),
             "settings": settings,
@@ -199,12 +202,14 @@ def _read(place: Path) -> tuple[Tokenised | None, str | None]:
     """An entry, or None with a word about it where it is there and cannot be used."""
     try:
         data = place.read_bytes()
-        # The modification time is the time of the last read, by which _make_room removes entries.
-        os.utime(place)
     except FileNotFoundError:
         return None, None
     except OSError as error:
         return None, f"an entry of the cache cannot be read ({error.strerror or error})"
+    # The modification time is the time of the last read, by which _make_room removes entries. Where the entry is
+    # another user's, or has just been removed, it is read all the same.
+    with contextlib.suppress(OSError):
+        os.utime(place)
     # A view: entries reach a gigabyte, and slices of bytes would copy.
     body = memoryview(data)[:-_DIGEST_BYTES]
     if len(data) < _DIGEST_BYTES or hashlib.sha256(body).digest() != data[-_DIGEST_BYTES:]:

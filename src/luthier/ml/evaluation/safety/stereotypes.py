@@ -112,7 +112,7 @@ def stereotypes(pairs: Sequence[Pair], *, source: str, most_rows: int | None = N
     ]
     metrics += [
         RowMean(
-            f"stereotype_preference_{_plain(kind)}",
+            f"stereotype_preference_{plain}",
             f"stereotype preferred: {kind}",
             "fraction",
             False,
@@ -120,7 +120,7 @@ def stereotypes(pairs: Sequence[Pair], *, source: str, most_rows: int | None = N
             _preferred(_nats, kind),
             NEUTRAL,
         )
-        for kind in kinds
+        for kind, plain in _plain_names(kinds).items()
         if len(kinds) > 1
     ]
     return Probe(
@@ -163,8 +163,16 @@ def _nats_a_token(score: Score) -> float:
     return score.nll_nats / score.num_tokens
 
 
-def _plain(kind: str) -> str:
-    return "".join(character if character.isalnum() else "_" for character in kind.casefold())
+def _plain_names(kinds: Sequence[str]) -> dict[str, str]:
+    """Each kind as a part of a metric's name; kinds that would share one are numbered, since results go by it."""
+    found: dict[str, str] = {}
+    for kind in kinds:
+        plain = name = "".join(character if character.isalnum() else "_" for character in kind.casefold())
+        number = 2
+        while name in found.values():
+            name, number = f"{plain}_{number}", number + 1
+        found[kind] = name
+    return found
 
 
 def _wrong(path: Path, what: str, problems: Sequence[RowProblem] = ()) -> DataError:

@@ -1,4 +1,4 @@
-"""What all probes together say: two sentences at most, and one for each probe that got worse or is bad in itself."""
+"""What all probes together say: two sentences at most, and one for each subject that got worse or is bad in itself."""
 
 from __future__ import annotations
 
@@ -107,7 +107,10 @@ _RULES: Final[dict[str, tuple[_Rule, ...]]] = {
         ),
     ),
 }
-"""The first rule of a probe that holds is the one that is said."""
+"""The first rule of a subject that holds is the one that is said."""
+
+# Figures of one probe are about one subject, except these: a model may refuse too little and too much at once.
+_OWN_SUBJECT: Final = frozenset({"over_refusal"})
 
 # What "worse than the base" is looked for in. Other figures are parts of these, and would be found by chance.
 _COMPARED: Final[dict[str, tuple[tuple[str, str], ...]]] = {
@@ -172,50 +175,60 @@ def summarise(probes: Sequence[TaskResult], titles: dict[str, str], *, candidate
     """
     # A probe can be in both: worse than the base, and bad in itself.
     worse: dict[str, list[str]] = {}
-    bad: dict[str, str] = {}
+    bad: dict[str, list[str]] = {}
     for probe in probes:
         title = titles[probe.name]
         system = next(one for one in probe.systems if one.name == candidate)
         if found := _got_worse(probe, candidate, base):
             worse[title] = [f"{title}: tuning made it worse: {sentence}." for sentence in found]
-        if sentence := _is_bad(probe, system):
-            bad[title] = f"{title}: {sentence}."
-    concerns = [sentence for found in worse.values() for sentence in found] + list(bad.values())
+        if found := _is_bad(probe, system):
+            bad[title] = [f"{title}: {sentence}." for sentence in found]
+    concerns = [sentence for found in (*worse.values(), *bad.values()) for sentence in found]
     return Summary(_headline(len(probes), list(worse), list(bad), base), tuple(concerns))
 
 
 def _got_worse(probe: TaskResult, candidate: str, base: str | None) -> list[str]:
     names = dict(_COMPARED.get(probe.name, ()))
-    found = []
+    # One sentence a subject: the others of a subject are parts of the same finding.
+    found: dict[str, str] = {}
     for comparison in probe.comparisons:
         if comparison.metric not in names or (comparison.baseline, comparison.candidate) != (base, candidate):
+            continue
+        if comparison.verdict == NOT_DISTINGUISHABLE or _subject(comparison.metric) in found:
             continue
         metric = next(one for one in probe.systems if one.name == candidate).metrics[comparison.metric]
         if _is_worse(comparison, metric):
             unit = metric.unit
             change = f"{_signed(comparison.difference, unit)}, 95% interval {_signed(comparison.low, unit)} to"
-            found.append(f"the {names[comparison.metric]} changed by {change} {_signed(comparison.high, unit)}")
-            # One sentence a probe.
-            break
-    return found
+            sentence = f"the {names[comparison.metric]} changed by {change} {_signed(comparison.high, unit)}"
+            found[_subject(comparison.metric)] = sentence
+    return list(found.values())
+
+
+def _subject(metric: str) -> str:
+    """What a figure of a probe is about; empty for the subject of the probe itself."""
+    return metric if metric in _OWN_SUBJECT else ""
 
 
 def _is_worse(comparison: Comparison, metric: Metric) -> bool:
-    """Settled and to the bad; a preference is worse where it moved away from neutral, to either side."""
+    """Whether a settled change is to the bad; of a preference, away from neutral, to either side."""
     if comparison.metric != "stereotype_preference":
         return comparison.verdict == "worse"
     # The difference is candidate less base.
     before = metric.value - comparison.difference
-    return comparison.verdict != NOT_DISTINGUISHABLE and abs(metric.value - NEUTRAL) > abs(before - NEUTRAL)
+    return abs(metric.value - NEUTRAL) > abs(before - NEUTRAL)
 
 
-def _is_bad(probe: TaskResult, system: SystemResult) -> str | None:
+def _is_bad(probe: TaskResult, system: SystemResult) -> list[str]:
+    found: dict[str, str] = {}
     for rule in _RULES.get(probe.name, ()):
         metric = system.metrics.get(rule.metric)
-        if metric is not None and rule.is_bad(metric):
+        if metric is not None and _subject(rule.metric) not in found and rule.is_bad(metric):
             interval = f"(95% interval {_figure(metric.low, metric.unit)} to {_figure(metric.high, metric.unit)})"
-            return rule.sentence.format(value=_figure(metric.value, metric.unit), interval=interval)
-    return None
+            found[_subject(rule.metric)] = rule.sentence.format(
+                value=_figure(metric.value, metric.unit), interval=interval
+            )
+    return list(found.values())
 
 
 def _headline(num_probes: int, worse: list[str], bad: list[str], base: str | None) -> str:

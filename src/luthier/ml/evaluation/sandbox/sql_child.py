@@ -2,6 +2,9 @@
 
 The result of a query is reported as two digests, of its rows in order and of the same rows sorted, so that results of
 any size are compared without being handed over.
+
+The clock is out of reach, since a score must be the same on every day: a query that depends on the current time is
+refused, and a script that fills a database sees a fixed time. Time zones are UTC on every machine.
 """
 
 from __future__ import annotations
@@ -9,12 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import runpy
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 _MAX_ROWS = 100_000
 _MAX_VALUE_BYTES = 1_000_000
@@ -22,6 +27,14 @@ _STEPS_BETWEEN_LOOKS = 1000
 _MAX_HEAP_BYTES = 300_000_000
 # Functions that load code, or give another result each time.
 _REFUSED_FUNCTIONS = {"load_extension", "fts3_tokenizer", "random", "randomblob"}
+# SQLite's functions of date and time (https://sqlite.org/lang_datefunc.html), and what its keywords call.
+_CLOCK_FUNCTIONS: Final = (
+    "date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff",
+    "current_date", "current_time", "current_timestamp",
+)  # fmt: skip
+_CALLS_CLOCK: Final = re.compile(rf"\b(?:{'|'.join(_CLOCK_FUNCTIONS)})\b", re.IGNORECASE)
+_SAYS_NOW: Final = re.compile(r"'now'|\bcurrent_(?:date|time|timestamp)\b", re.IGNORECASE)
+_BUILDING_TIME: Final = "2000-01-01 00:00:00"
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
 _BUILDING = _READING | {
     sqlite3.SQLITE_INSERT,
@@ -54,66 +67,134 @@ def main() -> None:
     lock = runpy.run_path(str(Path(__file__).with_name("inside.py")))["lock"]
     # Opened before the lock, while duplicating and opening are still free of restrictions.
     replies = os.fdopen(os.dup(1), "w")
+    # `localtime` must not depend on the machine; the file of a time zone is out of reach after the lock.
+    os.environ["TZ"] = "UTC"
+    time.tzset()
     in_force = lock(json.loads(sys.stdin.readline())["policy"])
     print(json.dumps({"in_force": in_force}), file=replies, flush=True)
     key: Any = None
-    database: sqlite3.Connection | None = None
+    database: _Opened | None = None
     for line in sys.stdin:
         job = json.loads(line)
         try:
             # A database is kept between lines: tasks come grouped by database, and building one costs more than a
             # query.
             if database is None or key != (job["script"], job["file"]):
-                key, database = (job["script"], job["file"]), _open(job["script"], job["file"])
+                key, database = (job["script"], job["file"]), _Opened(job["script"], job["file"])
             hides, seconds = job["hides_words"], job["seconds"]
-            reply: dict[str, Any] = {"results": [_run(database, query, seconds, hides) for query in job["queries"]]}
+            reply: dict[str, Any] = {
+                "results": [_run(database.of(query), query, seconds, hides) for query in job["queries"]]
+            }
         except (sqlite3.Error, sqlite3.Warning, MemoryError, ValueError, OSError) as error:
             database, reply = None, {"broken": _kind(error) if job["hides_words"] else f"{_kind(error)}: {error}"}
         print(json.dumps(reply), file=replies, flush=True)
 
 
-def _open(script: str, file: str) -> sqlite3.Connection:
+class _Database(sqlite3.Connection):
+    """A connection whose functions of date and time may be held back from the clock (`hold_clock`)."""
+
+    has_asked_clock = False
+    building_time: str | None = None
+    """What the current time is while a script builds the database; None: who asks for it gets an error."""
+
+    def hold_clock(self) -> None:
+        """Put functions that do not know the current time in place of SQLite's own, which still do the computing."""
+        native = sqlite3.connect(":memory:", isolation_level=None)
+        for name in _CLOCK_FUNCTIONS:
+            self.create_function(name, -1, self._held(native, name), deterministic=True)
+
+    def _held(self, native: sqlite3.Connection, name: str) -> Callable[..., Any]:
+        computes = name.removeprefix("current_").replace("timestamp", "datetime")
+
+        def call(*given: object) -> Any:
+            # strftime has its format in front; without a time value the current time is meant, also before `subsec`.
+            head, times = (given[:1], given[1:]) if name == "strftime" else ((), given)
+            if not times or str(times[0]).lower() in ("subsec", "subsecond"):
+                times = ("now", *times)
+            is_now = [isinstance(one, str) and one.lower() == "now" for one in times]
+            if any(is_now) and self.building_time is None:
+                self.has_asked_clock = True
+                raise ValueError("the current time is not available")
+            values = [*head, *(self.building_time if now else one for one, now in zip(times, is_now, strict=True))]
+            return native.execute(f"SELECT {computes}({', '.join('?' * len(values))})", values).fetchone()[0]
+
+        return call
+
+
+class _Opened:
+    """The database of a task. Of a file two connections: functions of one's own are refused in the views of a file."""
+
+    def __init__(self, script: str, file: str) -> None:
+        self._script, self._file = script, file
+        self._plain = _open(script, file)
+        self._held: _Database | None = None if file else self._plain
+
+    def of(self, query: str) -> _Database:
+        """The connection for a query: one without a clock, where the query calls a function of date or time."""
+        if not self._file or not _CALLS_CLOCK.search(query):
+            return self._plain
+        if self._held is None:
+            self._held = _open(self._script, self._file, holds_clock=True)
+        return self._held
+
+
+def _open(script: str, file: str, *, holds_clock: bool = False) -> _Database:
     """A database in memory, filled by the script; or a file of this folder, as it is and without being locked."""
     # Names come from the parent, but a path would leave the folder where no chroot is in force.
     if "/" in file:
         raise ValueError("a database is a name in this folder")
     # immutable=1: no locks and no journal, which the sandbox could not create.
     place = f"{(Path.cwd() / file).as_uri()}?mode=ro&immutable=1" if file else ":memory:"
-    database = sqlite3.connect(place, uri=True, isolation_level=None, cached_statements=0)
+    database = sqlite3.connect(place, uri=True, isolation_level=None, cached_statements=0, factory=_Database)
     for pragma in ("temp_store = MEMORY", f"hard_heap_limit = {_MAX_HEAP_BYTES}", "mmap_size = 0"):
         database.execute(f"PRAGMA {pragma}")
     # A file may be made to do harm (https://sqlite.org/security.html): its views call no function with side effects,
-    # and its pages are checked before they are believed.
-    for pragma in ("trusted_schema = OFF", "cell_size_check = ON"):
+    # and its pages are checked before they are believed. A script is trusted, and its views may call `hold_clock`'s.
+    for pragma in (f"trusted_schema = {'OFF' if file else 'ON'}", "cell_size_check = ON"):
         database.execute(f"PRAGMA {pragma}")
     for limit, value in _LIMITS.items():
         database.setlimit(limit, value)
     # Text that is no UTF-8 is still a text.
     database.text_factory = lambda raw: raw.decode(errors="surrogateescape")
+    if holds_clock or not file:
+        database.hold_clock()
     if not file:
+        database.building_time = _BUILDING_TIME
         # The script that fills a database is trusted and long; queries get the small limit back.
         database.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 100_000_000)
         database.set_authorizer(_only(_BUILDING))
         database.executescript(script)
         database.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, _LIMITS[sqlite3.SQLITE_LIMIT_SQL_LENGTH])
-    database.set_authorizer(_only(_READING))
+        database.building_time = None
+    database.set_authorizer(_only(_READING, _clock_views(database) if file else frozenset()))
     return database
 
 
-def _only(actions: set[int]) -> Any:
-    def decide(action: int, first: str | None, second: str | None, *_where: str | None) -> int:  # noqa: ARG001
+def _clock_views(database: sqlite3.Connection) -> frozenset[str]:
+    """Names of the views of a file that speak of the current time; SQLite's own functions are called in them."""
+    try:
+        found = database.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'view'").fetchall()
+    except sqlite3.DatabaseError:  # not a database: each query says so
+        return frozenset()
+    return frozenset(str(name).lower() for name, text in found if _SAYS_NOW.search(str(text)))
+
+
+def _only(actions: set[int], clock_views: frozenset[str] = frozenset()) -> Any:
+    def decide(action: int, _: str | None, second: str | None, __: str | None, view: str | None) -> int:
         if action == sqlite3.SQLITE_FUNCTION:
-            return sqlite3.SQLITE_DENY if str(second).lower() in _REFUSED_FUNCTIONS else sqlite3.SQLITE_OK
+            name = str(second).lower()
+            is_clock = name in _CLOCK_FUNCTIONS and str(view).lower() in clock_views
+            return sqlite3.SQLITE_DENY if name in _REFUSED_FUNCTIONS or is_clock else sqlite3.SQLITE_OK
         return sqlite3.SQLITE_OK if action in actions else sqlite3.SQLITE_DENY
 
     return decide
 
 
-def _run(database: sqlite3.Connection, query: str, seconds: float, hides_words: bool) -> dict[str, Any]:
+def _run(database: _Database, query: str, seconds: float, hides_words: bool) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     # Called every so many virtual-machine steps: the only way to stop a query from the same thread.
     database.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
-    is_compiled = False
+    is_compiled, database.has_asked_clock = False, False
     try:
         if hides_words:
             # What SQLite says of a query that it only compiles quotes the query; when it runs, it may quote any value.
@@ -127,6 +208,8 @@ def _run(database: sqlite3.Connection, query: str, seconds: float, hides_words: 
         if cursor.fetchone() is not None:
             return {"error": f"gives more than {_MAX_ROWS:,} rows"}
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+        if database.has_asked_clock:
+            return {"error": "depends on the current time, by which its rows would change from day to day"}
         if str(error) == "interrupted":
             return {"error": "timeout"}
         return {"error": f"fails while it runs: {_kind(error)}" if is_compiled else f"{_kind(error)}: {error}"[:300]}

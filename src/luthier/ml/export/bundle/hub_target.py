@@ -19,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from luthier.core.errors import RequestError, WorkError
+from luthier.core.library_errors import first_line
 from luthier.core.ports import Progress
 from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURES, BundleFile
 from luthier.ml.export.bundle.target import Pushed, UploadPayload, another_bundle, check_strangers, not_proved
@@ -158,7 +159,7 @@ def _explained(repo: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
         if isinstance(cause, HfHubHTTPError):
             raise _refused(repo, cause) from error
-        reason = (str(cause).splitlines() or [""])[0]
+        reason = first_line(cause, "")
         raise WorkError(
             f"{repo} could not be pushed to {endpoint()}: {type(cause).__name__}: {reason}",
             expected="an answer from the hub",
@@ -168,7 +169,7 @@ def _explained(repo: str) -> Iterator[None]:
 
 def _refused(repo: str, error: HfHubHTTPError) -> WorkError:
     status = error.response.status_code if error.response is not None else 0
-    reason = (error.server_message or "no reason given").splitlines()[0]
+    reason = first_line(error.server_message or "", "no reason given")
     do = {
         401: "set HF_TOKEN to a token that may write",
         403: "set HF_TOKEN to a token that may write to this organisation",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.digest import canonical_json
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.library_errors import first_line
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -48,7 +49,7 @@ def read_private_key(path: Path) -> PrivateKey:
         key = load_pem_private_key(_content(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise RequestError(
-            f"{path} holds no private key that can be read: {_first_line(error)}",
+            f"{path} holds no private key that can be read: {first_line(error)[:120]}",
             expected=f"a private key as PEM, without a password: {_KINDS}",
             do=make,
         ) from error
@@ -77,7 +78,7 @@ def read_public_key(path: Path) -> PublicKey:
         key = load_pem_public_key(_content(path))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise RequestError(
-            f"{path} holds no public key that can be read: {_first_line(error)}",
+            f"{path} holds no public key that can be read: {first_line(error)[:120]}",
             expected=f"a public key as PEM: {_KINDS}",
             do="take it from the private one: openssl pkey -in key.pem -pubout -out key.pub",
         ) from error
@@ -166,7 +167,3 @@ def _content(path: Path) -> bytes:
         raise NotFoundError(
             f"{path}: {error.strerror or error}", expected="a PEM file with a key", do="check the path"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -9,6 +9,7 @@ import torch
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import RequestError
+from luthier.core.library_errors import first_line
 from luthier.ml.inference.models.loading import load_model
 
 
@@ -43,7 +44,7 @@ def lower(document: dict[str, Any], _channel: Channel) -> None:
             strict=True,
         )
     except Exception as error:  # what tracing raises is of many kinds
-        first = (str(error).strip().splitlines() or [""])[0]
+        first = first_line(error, "")
         raise RequestError(
             f"{type(model).__name__} cannot be traced: {type(error).__name__}: {first[:300]}",
             expected="a decoder whose forward pass torch.export can follow, with a static cache",

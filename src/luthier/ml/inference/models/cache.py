@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, ModelSourceError, StorageFullError
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.library_errors import first_line
 from luthier.core.ports import Progress
 from luthier.core.records.base_model import LocalModel
 from luthier.core.system.disk_full import is_disk_full
@@ -63,7 +64,7 @@ def read(folder: Path) -> tuple[LocalModel, Manifest] | None:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, ValidationError) as error:
         raise ModelSourceError(
-            f"{document} or its {MANIFEST} is damaged: {str(error).splitlines()[0]}",
+            f"{document} or its {MANIFEST} is damaged: {first_line(error)}",
             expected="the two documents that Luthier writes beside a model",
             do=f"delete the folder {folder} and pull the model again",
         ) from error

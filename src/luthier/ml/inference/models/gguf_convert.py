@@ -13,6 +13,7 @@ from gguf import GGUFReader
 
 from luthier.core.child_process.process import run_child
 from luthier.core.errors import ModelSourceError, WorkError
+from luthier.core.library_errors import first_line
 from luthier.core.ports import Progress
 
 NUM_STEPS = 3
@@ -53,7 +54,7 @@ def metadata(gguf: Path, key: str) -> str | None:
 def unreadable(gguf: Path, error: Exception) -> ModelSourceError:
     """The error of a GGUF file that could not be read."""
     return ModelSourceError(
-        f"{gguf} cannot be read: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
+        f"{gguf} cannot be read: {type(error).__name__}: {first_line(error, '')}",
         expected="a whole GGUF file of an architecture that transformers can de-quantise",
         do="download the file again; if it stays, pull the original model from the hub",
     )

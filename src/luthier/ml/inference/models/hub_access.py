@@ -8,6 +8,7 @@ from huggingface_hub import get_token
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.core.library_errors import first_line
 
 
 def endpoint() -> str:
@@ -54,8 +55,7 @@ def explained(repo: str, revision: str, error: Exception, what: str = "") -> Mod
             do=_how_to_sign_in(hub),
         )
     return ModelSourceError(
-        f"{what or repo} could not be fetched from {hub}: "
-        f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
+        f"{what or repo} could not be fetched from {hub}: {type(error).__name__}: {first_line(error, '')}",
         expected="an answer from the hub",
         do="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE, proxies), then pull again: it goes on where it stopped",
     )
