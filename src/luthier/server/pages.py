@@ -106,7 +106,7 @@ def _guarded(name: str, page: Page) -> APIRouter:
         # The scope first: a handler's own dependencies may read what this visitor must not.
         needed = [*check, *route.dependencies]
         guarded.add_api_route(
-            route.path, route.endpoint, methods=sorted(route.methods), dependencies=needed, response_model=None
+            route.path, route.endpoint, methods=sorted(route.methods or ()), dependencies=needed, response_model=None
         )
     return guarded
 
