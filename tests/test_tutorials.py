@@ -142,7 +142,11 @@ def test_the_page_on_backups_backs_up_and_restores(story: Any, tmp_path: Path) -
         create_key(context, "kept", scopes=("read",))
     (home / "runs" / "run-1").mkdir(parents=True)
     (home / "runs" / "run-1" / "report.html").write_text("told", encoding="utf-8")
-    (home / "cache").mkdir()
+    rows = home / "cache" / "files" / ("0" * 64)
+    rows.mkdir(parents=True)
+    (home / "artifacts" / "00").mkdir(parents=True)
+    (home / "artifacts" / "00" / "rest").write_text("rows", encoding="utf-8")
+    (rows / "rows.jsonl").hardlink_to(home / "artifacts" / "00" / "rest")
     (home / "cache" / "large").write_text("again", encoding="utf-8")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     shell, told = story.Shell(tmp_path, os.environ | {"LUTHIER_HOME": str(home), "PATH": path}), []
@@ -150,6 +154,9 @@ def test_the_page_on_backups_backs_up_and_restores(story: Any, tmp_path: Path) -
         shell.run(commands, told.append)
     restored = tmp_path / "restored"
     assert (restored / "runs" / "run-1" / "report.html").read_text(encoding="utf-8") == "told"
-    assert not (restored / "cache").exists()
+    assert [one.name for one in (restored / "cache").iterdir()] == ["files"]
+    again = restored / "cache" / "files" / ("0" * 64) / "rows.jsonl"
+    assert again.read_text(encoding="utf-8") == "rows", "what a run is resumed from"
+    assert again.samefile(restored / "artifacts" / "00" / "rest"), "and it takes no room of its own"
     with Context.open(restored) as context:
         assert [key.name for key in context.access.keys(None)] == ["kept"]

@@ -279,6 +279,7 @@ class OptimizerPlan(FrozenModel):
         epsilon: added to the root of the second moment.
         momentum: of Muon.
         num_iterations: Newton-Schulz iterations of Muon.
+        options: settings of an optimizer that another package brings, all of them.
     """
 
     name: OptimizerName = "adamw"
@@ -287,6 +288,7 @@ class OptimizerPlan(FrozenModel):
     epsilon: float = 1e-8
     momentum: float | None = None
     num_iterations: int | None = None
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 
 class AveragePlan(FrozenModel):
@@ -449,7 +451,7 @@ class Plan(FrozenModel):
             "data": splits,
             # how weights lie on devices: a run may continue with another number of them; the path computes the same
             # loss
-            "training": {"sharding", "forward"},
+            "training": {"sharding": True, "forward": True},
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")
@@ -457,7 +459,9 @@ class Plan(FrozenModel):
         own: set[str] = self.objective.teacher.unused_fields if self.objective.teacher else set()
         excluded["objective"] = {"teacher": {"name", "path", "adapter_path"} | own} | unused
         if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
-            excluded.setdefault("training", set()).add("optimizer")
+            excluded["training"]["optimizer"] = True
+        elif not self.training.optimizer.options:
+            excluded["training"]["optimizer"] = {"options"}
         excluded["method"] = {name for name in ("expert_targets", "expert_rank") if not getattr(self.method, name)}
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
@@ -466,9 +470,8 @@ class Plan(FrozenModel):
             excluded["evaluation"] = {"max_thinking_tokens"}
         if self.objective.name == "sft" and self.objective.loss_weighting == "token":
             excluded["objective"]["loss_weighting"] = True
-        excluded.setdefault("training", set()).update(
-            name for name in ("neftune_alpha", "average", "packing", "compile") if not getattr(self.training, name)
-        )
+        later = ("neftune_alpha", "average", "packing", "compile")
+        excluded["training"] |= {name: True for name in later if not getattr(self.training, name)}
         return sha256_document(self.model_dump(mode="json", exclude=excluded))
 
     def values(self) -> list[dict[str, Any]]:

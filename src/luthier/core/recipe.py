@@ -5,6 +5,7 @@ Defaults live in `ml/planning/defaults.py` and in the rules of methods, objectiv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -118,6 +119,21 @@ class DataRecipe(FrozenModel):
     allow_leakage: bool | None = None
     replay: ReplayRecipe | None = None
     canaries: CanariesRecipe | None = None
+
+    def files(self) -> dict[str, str]:
+        """The files that it names, by key (`train`, `replay.file`); shares of the training rows are none."""
+        named = {"train": self.train, "validation": self.validation, "held_out": self.held_out}
+        if self.replay is not None:
+            named |= {"replay.file": self.replay.file, "replay.held_out": self.replay.held_out}
+        return {key: value for key, value in named.items() if isinstance(value, str)}
+
+    def with_files(self, files: Mapping[str, str]) -> DataRecipe:
+        """A copy that names other files, by keys of `files`."""
+        changed: dict[str, Any] = {key: file for key, file in files.items() if not key.startswith("replay.")}
+        replayed = {key.removeprefix("replay."): file for key, file in files.items() if key.startswith("replay.")}
+        if self.replay is not None:
+            changed["replay"] = self.replay.model_copy(update=replayed)
+        return self.model_copy(update=changed)
 
     @field_validator("part")
     @classmethod
@@ -262,6 +278,7 @@ class OptimizerRecipe(FrozenModel):
         epsilon: added to the root of the second moment.
         momentum: of Muon.
         num_iterations: Newton-Schulz iterations of Muon.
+        options: settings of an optimizer that another package brings.
     """
 
     name: OptimizerName
@@ -270,6 +287,7 @@ class OptimizerRecipe(FrozenModel):
     epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None
     momentum: Fraction | None = None
     num_iterations: Annotated[int, Field(ge=1, lt=100)] | None = None
+    options: dict[str, bool | int | float | str] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 from tests.fixtures.plug_ins import installed_package
 
-from luthier.core.errors import NotFoundError
+from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import Plan
 from luthier.core.recipe import OptimizerName, Recipe
 from luthier.features.run_drafts import fields
@@ -67,11 +67,13 @@ class Digits(MeanMetric):
 
 class SignSgd:
     def __init__(self, trained, plan):
-        self.trained = trained
+        self.trained, self.plan = trained, plan
 
 
 SIGN_SGD = OptimizerRules(
-    "signSGD", "No memory at all.", "theirs:SignSgd", {"momentum": 0.5}, lambda sizes: StateBytes(sizes.num_parameters),
+    "signSGD", "No memory at all.", "theirs:SignSgd",
+    {"momentum": 0.5, "rho": 0.04, "every": 3, "is_hot": False, "norm": "max"},
+    lambda sizes: StateBytes(sizes.num_parameters),
     learning_rate_factor=(0.5, "half of it"),
 )
 FORGETFUL = SignSgd
@@ -129,6 +131,41 @@ def test_an_optimizer_is_planned_by_the_memory_that_it_declares(make_plan: MakeP
     assert held[1] - held[0] == 7 * works[0].num_trainable
     assert type(load_rule((), theirs.training.optimizer)).__name__ == "SignSgd"
     assert "sign_sgd" in TypeAdapter(OptimizerName).json_schema()["enum"]
+
+
+def test_an_optimizer_takes_options_of_its_own(make_plan: MakePlan) -> None:
+    full: dict[str, Any] = {"method": {"name": "full"}}
+    usual = make_plan(full | {"training": {"optimizer": "sign_sgd"}})
+    assert usual.training.optimizer.options == {"rho": 0.04, "every": 3, "is_hot": False, "norm": "max"}
+    asked = {"name": "sign_sgd", "momentum": 0.9, "options": {"rho": 1, "norm": "mean"}}
+    changed = make_plan(full | {"training": {"optimizer": asked}})
+    assert changed.training.optimizer.momentum == 0.9
+    assert changed.training.optimizer.options == usual.training.optimizer.options | {"rho": 1, "norm": "mean"}
+    assert changed.recipe.training is not None
+    assert changed.recipe.training.optimizer is not None
+    assert changed.recipe.training.optimizer.options == asked["options"]
+    assert Plan.model_validate_json(changed.model_dump_json()) == changed
+    other = {"name": "sign_sgd", "momentum": 0.9, "options": {"rho": 2, "norm": "mean"}}
+    assert make_plan(full | {"training": {"optimizer": other}}).hash != changed.hash
+    assert load_rule((), changed.training.optimizer).plan == changed.training.optimizer  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        ({"name": "sign_sgd", "options": {"roh": 0.1}}, r"training\.optimizer\.options\.roh"),
+        ({"name": "sign_sgd", "options": {"momentum": 0.1}}, r"training\.optimizer\.options\.momentum"),
+        ({"name": "sign_sgd", "options": {"rho": "much"}}, "options.rho: 'much'"),
+        ({"name": "sign_sgd", "options": {"every": True}}, "options.every: True"),
+        ({"name": "sign_sgd", "options": {"every": 0.5}}, "options.every: 0.5"),
+        ({"name": "lion", "options": {"rho": 0.1}}, r"training\.optimizer\.options\.rho"),
+    ],
+)
+def test_options_that_an_optimizer_does_not_take_are_refused(
+    make_plan: MakePlan, optimizer: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RecipeError, match=words):
+        make_plan({"method": {"name": "full"}, "training": {"optimizer": optimizer}})
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,17 @@ STAGES: Final = ("ingest", "audit", "repair", "split", "showdown", "tune", "judg
 
 
 class AutomlSpec(FrozenModel):
-    """What was asked.
+    """What was asked, and what `features.workflows.automl.request.completed` made of it before anything was done.
 
     Attributes:
         data: a file of rows, or a folder of documents, which are read into rows of text first.
-        is_folder: whether `data` is a folder of documents.
+        is_folder: whether `data` is a folder of documents; found out by `completed`.
         goal: what the model is to do, as text: models that are not tuned get it as an instruction.
-        models: names of base models, the contenders.
+        models: names of base models, the contenders; of none `completed` takes those of the catalogue that are on this
+            machine, or the one of the quickstart.
         hours: for everything.
-        showdown_hours: of these for choosing the model; what is left then is for the search and for judging.
+        showdown_hours: of these for choosing the model, computed by `completed`; what is left then is for the search
+            and for judging.
         map: field of the shape to field of the file; None where names fit.
         group_by: the field whose values stay on one side of the split.
         metric: the metric that decides; None takes the default.
@@ -33,11 +35,11 @@ class AutomlSpec(FrozenModel):
     """
 
     data: str
-    is_folder: bool
+    is_folder: bool = False
     goal: str
-    models: tuple[str, ...]
+    models: tuple[str, ...] = ()
     hours: float
-    showdown_hours: float
+    showdown_hours: float = 0.0
     map: dict[str, str] | None = None
     group_by: str | None = None
     metric: str | None = None

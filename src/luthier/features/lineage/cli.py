@@ -83,6 +83,10 @@ def _show(console: Console, found: RowLineage, then: str = "") -> None:
             console.print(visible(f"    made and deployed of it: {', '.join(told)}"), soft_wrap=True)
     for run_id in found.unknown:
         console.print(f"  {run_id}: not known, a file of its rows is gone or has changed", soft_wrap=True)
+    for bad in found.unreadable:
+        lines = ", ".join(f"{line:,}" for line in bad.lines[:10]) + (" ..." if len(bad.lines) > 10 else "")
+        num = "1 row" if len(bad.lines) == 1 else f"{len(bad.lines):,} rows"
+        console.print(visible(f"  {bad.file}: {num} could not be read and may hold it: line {lines}"), soft_wrap=True)
     if then:
         console.print(then)
 

@@ -151,3 +151,7 @@ def _left(lineage: RowLineage, made: list[tuple[DatasetVersion, int]]) -> Iterat
     yield from (
         f"of run {run_id} nothing is known: a file of its rows is gone or changed" for run_id in lineage.unknown
     )
+    yield from (
+        f"the file {bad.file} has {len(bad.lines):,} rows that cannot be read and may hold it"
+        for bad in lineage.unreadable
+    )

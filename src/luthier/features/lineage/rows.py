@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.dataset import DatasetProfile, Row
-from luthier.core.errors import DataError, LuthierError, RequestError
+from luthier.core.errors import DataError, LuthierError, RequestError, RowProblem
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan
 from luthier.features.model_cards.service import rows_by_digest
@@ -68,6 +68,19 @@ class Saw:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableRows:
+    """Rows of a file that cannot be read, and so may hold the row.
+
+    Attributes:
+        file: Its path.
+        lines: Their lines, from 1 on.
+    """
+
+    file: str
+    lines: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RowLineage:
     """All that is known of a row.
 
@@ -78,6 +91,7 @@ class RowLineage:
         unknown: Runs of which a file is gone or has changed.
         num_runs: Runs that were searched.
         num_files: Files that were searched.
+        unreadable: Rows of these files that could not be read.
     """
 
     row: str
@@ -86,6 +100,7 @@ class RowLineage:
     unknown: tuple[str, ...]
     num_runs: int
     num_files: int
+    unreadable: tuple[UnreadableRows, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier lineage --row --json`."""
@@ -99,12 +114,19 @@ class _Search:
     row: str
     found: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def lines(self, profile: DatasetProfile) -> tuple[int, ...] | None:
         # By digest: runs share files, and each is read once however many runs used it.
         if profile.sha256 not in self.found:
-            self.found[profile.sha256] = _lines_of(Path(profile.file), profile.sha256, self.row)
             self.names[profile.sha256] = profile.file
+            rows = _rows_of(Path(profile.file), profile.sha256)
+            self.found[profile.sha256] = None
+            if rows is not None:
+                read = [one for one in rows if isinstance(one, Row)]
+                self.found[profile.sha256] = tuple(one.line for one in read if is_the_row(one.fields, self.row))
+                if bad := tuple(one.line for one in rows if isinstance(one, RowProblem)):
+                    self.unreadable[profile.file] = bad
         return self.found[profile.sha256]
 
 
@@ -143,6 +165,7 @@ def row_lineage(context: Context, caller: Caller, row: str) -> RowLineage:
         unknown=tuple(unknown),
         num_runs=len(plans),
         num_files=len(search.found),
+        unreadable=tuple(UnreadableRows(file, lines) for file, lines in search.unreadable.items()),
     )
 
 
@@ -219,7 +242,7 @@ def _line_of(row_id: str) -> int:
     return int(row_id.rsplit(":", 1)[-1])
 
 
-def _lines_of(path: Path, sha256: str, wanted: str) -> tuple[int, ...] | None:
+def _rows_of(path: Path, sha256: str) -> list[Row | RowProblem] | None:
     from luthier.core.digest import sha256_file
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.rows import read_rows
@@ -228,10 +251,9 @@ def _lines_of(path: Path, sha256: str, wanted: str) -> tuple[int, ...] | None:
         # The digest of the plan: a file with other content says nothing about what the run has seen.
         if not path.is_file() or sha256_file(path) != sha256:
             return None
-        rows = [one for one in read_rows(open_source(path)) if isinstance(one, Row)]
+        return list(read_rows(open_source(path)))
     except (OSError, DataError):
         return None
-    return tuple(one.line for one in rows if is_the_row(one.fields, wanted))
 
 
 def _texts(value: Any) -> Iterator[str]:

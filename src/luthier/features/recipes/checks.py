@@ -5,7 +5,7 @@ A typo is answered within a second or two; the checks that need rows and weights
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ def check_names(recipe: Recipe, base_dir: Path) -> None:
 
     check_reset_template(recipe)
     names.parse(recipe.base_model)
-    for path in _files(recipe):
+    for path in recipe.data.files().values():
         open_source(base_dir / path)
 
 
@@ -85,11 +85,3 @@ def check_options_are_read(options: Iterable[str], template: ChatTemplate, base_
                 expected=f"one of its own: {', '.join(known)}" if known else "none: this template has no options",
                 do=f"write {nearest[0]}" if nearest else "remove it: it would change nothing",
             )
-
-
-def _files(recipe: Recipe) -> Iterator[str]:
-    """Data files as the recipe names them; shares of the training rows are none."""
-    data = recipe.data
-    yield from (value for value in (data.train, data.validation, data.held_out) if isinstance(value, str))
-    if data.replay is not None:
-        yield from (value for value in (data.replay.file, data.replay.held_out) if isinstance(value, str))

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from luthier.core.aliases import typed_key, typed_keys, with_stored_keys
 from luthier.core.errors import RecipeError
 from luthier.core.library_errors import library_reason
-from luthier.core.recipe import DataRecipe, Recipe, ReplayRecipe
+from luthier.core.recipe import Recipe
 from luthier.features.recipes.file import parse_value, read_recipe_file
 from luthier.features.recipes.problems import describe_problems
 
@@ -100,24 +100,12 @@ def override_value(keys: dict[str, Any], override: str) -> str:
 
 def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with paths counted from `folder` made absolute, so that a resume finds its files from anywhere."""
-    data = recipe.data
-    changed = DataRecipe(
-        **data.model_dump(exclude={"train", "validation", "held_out", "replay"}),
-        train=_absolute(data.train, folder),
-        validation=_absolute(data.validation, folder) if isinstance(data.validation, str) else data.validation,
-        held_out=_absolute(data.held_out, folder) if isinstance(data.held_out, str) else data.held_out,
-        replay=_absolute_replay(data.replay, folder) if data.replay else None,
-    )
+    changed = recipe.data.with_files({key: _absolute(file, folder) for key, file in recipe.data.files().items()})
     found: dict[str, Any] = {"data": changed, "base_model": _absolute_model(recipe.base_model, folder)}
     if recipe.objective is not None and recipe.objective.teacher is not None:
         teacher = _absolute_model(recipe.objective.teacher, folder)
         found["objective"] = recipe.objective.model_copy(update={"teacher": teacher})
     return recipe.model_copy(update=found)
-
-
-def _absolute_replay(replay: ReplayRecipe, folder: Path) -> ReplayRecipe:
-    held_out = _absolute(replay.held_out, folder) if isinstance(replay.held_out, str) else replay.held_out
-    return replay.model_copy(update={"file": _absolute(replay.file, folder), "held_out": held_out})
 
 
 def _absolute(path: str, folder: Path) -> str:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -29,6 +29,14 @@ from luthier.features.traffic.request_record import RequestRecord
 from luthier.platform.home.context import Context
 
 _CHARGING: set[asyncio.Future[None]] = set()
+
+
+async def uncancelled(charging: Coroutine[Any, Any, None]) -> None:
+    """Do it to its end, also where this task is being cancelled."""
+    task = asyncio.ensure_future(charging)
+    _CHARGING.add(task)  # the loop alone would not keep it alive
+    task.add_done_callback(_CHARGING.discard)
+    await asyncio.shield(task)
 
 
 class CompletionStream:
@@ -128,10 +136,7 @@ class CompletionStream:
     async def leave(self) -> None:
         """Stop what may still be written, and charge what was, also where this task is being cancelled."""
         self._cancel()
-        charging = asyncio.ensure_future(self.charge())
-        _CHARGING.add(charging)  # the loop alone would not keep it alive
-        charging.add_done_callback(_CHARGING.discard)
-        await asyncio.shield(charging)
+        await uncancelled(self.charge())
 
     def _end(self) -> None:
         try:

@@ -280,23 +280,27 @@ def _bars(chart: Bars) -> Drawing | None:
     frame, x, shapes = _rows(chart, [row.name for row in rows], values, room, room if has_left else 0.0)
     for number, row in enumerate(rows):
         y = frame.top + _ROW * number + 7
-        for value, role, text in ((row.value, row.role, row.words or rough(row.value)), *_second(row)):
+        interval = row.interval if row.interval is not None and all(map(math.isfinite, row.interval)) else None
+        own = (row.value, row.role, row.words or rough(row.value), interval)
+        for value, role, text, reach in (own, *_second(row)):
             left, right = sorted((x(row.start), x(value)))
             # A bar of zero is still a thin line.
             shapes.append(box(left, y, max(right - left, 0.5), 18, role))
             is_left = value < row.start
-            # Words begin behind the interval, which reaches further than its bar.
-            end = x(value) if row.interval is None else x(row.interval[1])
+            # Words begin behind the bar's own interval, which reaches further than the bar, on the side it grows to.
+            end = x(value) if reach is None else x(reach[0] if is_left else reach[1])
             shapes.append(Text((end + (-6 if is_left else 6), y + 13), text, anchor="end" if is_left else "start"))
-        if row.interval is not None:
-            shapes.append(Line([(x(row.interval[0]), y + 9), (x(row.interval[1]), y + 9)], "ink", 1.4))
+        if interval is not None:
+            shapes.append(Line([(x(interval[0]), y + 9), (x(interval[1]), y + 9)], "ink", 1.4))
     if chart.limit is not None:
         shapes += _mark(chart.limit, x, frame)
     return _drawing(chart, chart.width_pixels, frame.bottom + _below(chart.x), shapes)
 
 
-def _second(row: Bar) -> list[tuple[float, Role, str]]:
-    return [] if row.other is None else [(*row.other, row.other_words)]
+def _second(row: Bar) -> list[tuple[float, Role, str, None]]:
+    if row.other is None or not math.isfinite(row.other[0]):
+        return []
+    return [(*row.other, row.other_words, None)]
 
 
 def _rows(

@@ -15,7 +15,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, case, delete, insert, select, update
 
 from luthier.core.system.clock_jump import SLACK_SECONDS
-from luthier.platform.db.store import WORDS, Missing, RecordTable, Store
+from luthier.platform.audit_log.records import AuditEvent
+from luthier.platform.audit_log.store import AuditedStore
+from luthier.platform.db.store import WORDS, Missing, RecordTable
 from luthier.platform.db.tables import jobs, webhook_deliveries, webhooks
 from luthier.platform.jobs.records import ENDED
 from luthier.platform.notifications.records import Delivery, DeliveryStatus, DueDelivery, EventType, Webhook
@@ -34,15 +36,16 @@ _WEBHOOKS: Final = RecordTable(
 _DELIVERIES: Final = RecordTable(webhook_deliveries, Delivery)
 
 
-class WebhookStore(Store):
+class WebhookStore(AuditedStore):
     """The webhooks of all projects.
 
     Methods that take a webhook id raise NotFoundError, also for another project's.
     """
 
-    def add(self, webhook: Webhook, secret: str) -> Webhook:
+    def add(self, webhook: Webhook, secret: str, audit_event: AuditEvent | None = None) -> Webhook:
         """Keep a webhook; the time of its making is the database's."""
-        return self._insert(_WEBHOOKS, webhook, secret=secret)
+        with self._audited(audit_event) as connection:
+            return _WEBHOOKS.insert(connection, webhook, self._database.clock(connection), secret=secret)
 
     def of_project(self, project_id: str) -> list[Webhook]:
         """The webhooks of a project, newest first."""
@@ -52,9 +55,9 @@ class WebhookStore(Store):
         """One webhook."""
         return self._get(_WEBHOOKS, webhook_id, project_id=project_id)
 
-    def remove(self, webhook_id: str, project_id: str) -> Webhook:
+    def remove(self, webhook_id: str, project_id: str, audit_event: AuditEvent | None = None) -> Webhook:
         """Remove a webhook with its undelivered messages."""
-        with self._write() as connection:
+        with self._audited(audit_event) as connection:
             found = _WEBHOOKS.get(connection, webhook_id, project_id=project_id)
             _WEBHOOKS.remove(connection, webhook_id)
             return found

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
-from luthier.platform.audit_log.service import record
+from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.home.context import Context
 from luthier.platform.notifications.egress_addresses import Address, why_forbidden
 from luthier.platform.notifications.records import EVENT_TYPES, TEST_EVENT, Delivery, EventType, Webhook
@@ -57,9 +57,8 @@ def create_webhook(
     secret = _SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_NUM_SECRET_BYTES)).decode()
     chosen = tuple(kind for kind in EVENT_TYPES if kind in event_types)
     made = Webhook(webhook_id=new_id("webhook"), project_id=caller.project_id, url=url, event_types=chosen)
-    kept = context.webhooks.add(made, secret)
-    record(context, caller, "webhook.created", kept.webhook_id, {"url": url})
-    return kept, secret
+    audit_event = make_audit_event(caller, "webhook.created", made.webhook_id, {"url": url})
+    return context.webhooks.add(made, secret, audit_event), secret
 
 
 def list_webhooks(context: Context, project_id: str) -> list[Webhook]:
@@ -82,9 +81,9 @@ def remove_webhook(context: Context, caller: Caller, webhook_id: str) -> Webhook
     Raises:
         NotFoundError: The project has no such webhook.
     """
-    removed = context.webhooks.remove(_known(webhook_id), caller.project_id)
-    record(context, caller, "webhook.removed", webhook_id, {"url": removed.url})
-    return removed
+    found = show_webhook(context, caller.project_id, webhook_id)
+    audit_event = make_audit_event(caller, "webhook.removed", webhook_id, {"url": found.url})
+    return context.webhooks.remove(webhook_id, caller.project_id, audit_event)
 
 
 def list_deliveries(context: Context, project_id: str, webhook_id: str, *, limit: int) -> list[Delivery]:

@@ -110,6 +110,18 @@ def test_a_file_that_has_changed_is_said_to_be_unknown(context: Context, tmp_pat
     assert (found.saw, found.unknown) == ((), (run,))
 
 
+def test_rows_that_cannot_be_read_are_counted_and_named(context: Context, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [chat_row(1), chat_row(2)])
+    with path.open("a") as file:
+        file.write('{"messages": [{"role": "user", "content": "' + SECRET + "\n")
+    add(context, "a", path)
+    found = row_lineage(context, ME, SECRET)
+    assert [(one.file, one.lines) for one in found.unreadable] == [(str(path), (3,))]
+    assert (found.saw, found.unknown) == ((), ())
+    assert found.as_json()["unreadable"] == ({"file": str(path), "lines": (3,)},)
+    assert any("cannot be read and may hold it" in one for one in forget_row(context, ME, SECRET).left)
+
+
 @pytest.mark.parametrize("row", ["", "short", "   a      "])
 def test_too_few_characters_would_be_anybody(context: Context, row: str) -> None:
     with pytest.raises(RequestError, match="a row by"):

@@ -10,13 +10,15 @@ import pytest
 from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
-from luthier.core.errors import DataError, LeakageError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, DataError, LeakageError, NotFoundError, RequestError
 from luthier.core.results.task_result import SuiteResult
+from luthier.features.planning.service import training_examples
 from luthier.features.recipes.service import recipe_from
 from luthier.features.suites import service as suites
 from luthier.features.suites.general import general_tasks
 from luthier.features.suites.rows import Seen
 from luthier.features.suites.service import run_suite
+from luthier.features.training.seed_runs import runs_of_other_seeds
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, serving
@@ -152,6 +154,32 @@ def test_other_seeds_are_trained_once(context: Context, folder: Path, run_id: st
         one.metrics for one in found.tasks[1].systems
     ]
     assert {one.test for one in found.tasks[1].comparisons if one.candidate == run_id} == {"seeds"}
+
+
+def test_trainings_are_known_by_the_content_of_their_files(context: Context, tmp_path: Path, tiny_model: Path) -> None:
+    """A changed file at the same path is another training; the same content at another path is the same one."""
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, [chat_row(n) for n in range(40, 80)])
+    recipe = {"base_model": str(tiny_model), "data": {"train": "rows.jsonl", "held_out": 0.2}, "training": TRAINING}
+    first = train(context, recipe_from(recipe, base_dir=tmp_path), base_dir=tmp_path).record.run_id
+    (second,) = runs_of_other_seeds(context, first, 1)
+    plans = [context.runs.plan(one) for one in (first, second)]
+    assert [{e.id for e in training_examples(plan.recipe)} for plan in plans][1:] == [
+        {e.id for e in training_examples(plans[0].recipe)}
+    ], "no row that the first holds out is learned"
+    moved = rows.rename(tmp_path / "moved.jsonl")
+    there = train(
+        context,
+        recipe_from(recipe | {"data": {"train": "moved.jsonl", "held_out": 0.2}}, base_dir=tmp_path),
+        base_dir=tmp_path,
+    ).record.run_id
+    assert runs_of_other_seeds(context, there, 1) == [second]
+    write_rows(rows, [chat_row(n) for n in range(80, 120)])
+    changed = train(context, recipe_from(recipe, base_dir=tmp_path), base_dir=tmp_path).record.run_id
+    assert runs_of_other_seeds(context, changed, 1) != [second]
+    write_rows(moved, [chat_row(n) for n in range(120, 160)])
+    with pytest.raises(ConflictError, match="has changed since the run began"):
+        runs_of_other_seeds(context, there, 2)
 
 
 @pytest.mark.parametrize(

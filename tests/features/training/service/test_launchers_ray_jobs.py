@@ -118,6 +118,24 @@ def test_recipe_and_rows_travel_and_the_output_comes_back_once(cluster: str, tmp
     assert Recipe.model_validate(sent).training == RECIPE.training
 
 
+def test_every_file_that_a_recipe_names_travels(tmp_path: Path) -> None:
+    """Found by what the model of a recipe declares, so that a key of tomorrow cannot be forgotten."""
+    data = {"train": "a.jsonl", "validation": "b.jsonl", "held_out": "c.jsonl"}
+    data |= {"replay": {"file": "d.jsonl", "held_out": "e.jsonl", "fraction": 0.1}}
+    for name in "abcde":
+        (tmp_path / f"{name}.jsonl").write_text(name)
+    recipe = Recipe.model_validate({"base_model": "tiny", "data": data})
+    with zipfile.ZipFile(io.BytesIO(package(recipe, tmp_path))) as archive:
+        sent = Recipe.model_validate(json.loads(archive.read("recipe.json")))
+        texts = [archive.read(name).decode() for name in sent.data.files().values()]
+    assert texts == list("abcde")
+    assert ".jsonl" in sent.model_dump_json()
+    assert '"d.jsonl"' not in sent.model_dump_json()
+    (tmp_path / "e.jsonl").unlink()
+    with pytest.raises(RequestError, match=r"data\.replay\.held_out: .*e\.jsonl"):
+        package(recipe, tmp_path)
+
+
 def test_the_same_package_is_sent_once(cluster: str, tmp_path: Path) -> None:
     Cluster.states.append("SUCCEEDED")
     submit(cluster, tmp_path)

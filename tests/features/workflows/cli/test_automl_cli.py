@@ -29,6 +29,7 @@ def test_rows_that_fail_the_audit_end_it_with_a_page_and_exit_code_one(luthier, 
     [
         ([], "no --data, --goal, --budget-hours"),
         (["--data", "nothing.jsonl", "--goal", "Say.", "--budget-hours", "1"], "nothing.jsonl"),
+        (["--data", "nothing.jsonl", "--goal", "Say.", "--budget-hours", "nan"], "--budget-hours nan"),
         (["--goal", "Say.", "--resume", "auto-20261126-000000-000000"], "--resume with --goal"),
         (["--resume", "auto-20261126-000000-000000"], "nothing under way"),
     ],

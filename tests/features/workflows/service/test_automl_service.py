@@ -14,12 +14,12 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.workflows.automl import AutomlSpec
 from luthier.core.workflows.model_comparison import Recommendation
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.automl import workflow as autos
 from luthier.features.workflows.automl.report import headline, next_commands
-from luthier.features.workflows.automl.request import AutoRequest
 from luthier.platform.home.context import Context
 from luthier.testing.tiny import make_tiny_model
 
@@ -62,7 +62,8 @@ def asked(model, rows):
             "always_tunes": True,
             "is_probed": False,
         }
-        return AutoRequest(**(usual | changed))
+        given = usual | changed
+        return AutomlSpec(**(given | {"data": str(given["data"])}))
 
     return make
 

@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -320,3 +320,30 @@ def test_a_project_has_so_many_and_no_more(context: Context) -> None:
         webhooks.create_webhook(context, Caller(), "https://a.example/")
     with pytest.raises(NotFoundError, match="is not the id"):
         webhooks.remove_webhook(context, Caller(), "\0")
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda context, _: webhooks.create_webhook(context, Caller(), "https://example.com/hook"),
+        lambda context, webhook_id: webhooks.remove_webhook(context, Caller(), webhook_id),
+    ],
+    ids=["created", "removed"],
+)
+def test_a_webhook_changes_with_its_entry_in_the_audit_log_or_not_at_all(
+    context: Context, monkeypatch: pytest.MonkeyPatch, do: Callable[[Context, str], object]
+) -> None:
+    kept = webhooks.create_webhook(context, Caller(), "https://example.com/kept")[0]
+    entries = [one.action for one in context.audit_log.newest(limit=9)]
+    assert entries == ["webhook.created"]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("luthier.platform.audit_log.store.append_audit_event", killed)
+        with pytest.raises(KeyboardInterrupt):
+            do(context, kept.webhook_id)
+    assert webhooks.list_webhooks(context, DEFAULT_PROJECT) == [kept]
+    webhooks.remove_webhook(context, Caller(), kept.webhook_id)
+    assert [one.action for one in context.audit_log.newest(limit=9)] == ["webhook.removed", "webhook.created"]

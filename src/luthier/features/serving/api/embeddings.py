@@ -12,6 +12,7 @@ import contextlib
 import struct
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
@@ -19,13 +20,16 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, error_from
 from luthier.core.stream import Embedded, EmbeddingRequest, Failed
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, refused, target_header, watch
 from luthier.features.serving.api.sampling import Name
+from luthier.features.serving.completion_stream import uncancelled
 from luthier.features.serving.models import Routed, route, user_of
 from luthier.features.traffic.request_record import CLIENT_GONE, RequestRecord
+from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext, count_refused
 from luthier.platform.http.error_documents import documented
 from luthier.platform.http.errors import ApiError
@@ -79,34 +83,72 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
     exchange = RequestRecord(context, caller, body.model, named or "", f"embd-{uuid.uuid4().hex}")
     exchange.operation, exchange.trace_parent = "embeddings", request.headers.get(TRACE_HEADER, "")
 
-    def begin() -> tuple[Routed, Callable[[], None]]:
-        routed = route(context, caller, body.model, user)
-        return routed, serving.ask_embeddings(context, caller, routed, asked, hear)
+    running = _Running(context, caller, exchange)
+
+    def begin() -> None:
+        # Kept at once, not returned: where this task is cancelled meanwhile, nobody would get what the thread returns.
+        routed = running.routed = route(context, caller, body.model, user)
+        running.cancel = serving.ask_embeddings(context, caller, routed, asked, hear)
 
     try:
-        routed, cancel = await run_in_threadpool(begin)
+        await run_in_threadpool(begin)
+        watcher = asyncio.create_task(watch(request, inbox))
+        try:
+            running.event = await inbox.get()
+        finally:
+            watcher.cancel()
     except LuthierError as error:
-        await run_in_threadpool(exchange.end, None, error=error)
+        running.failure = error
         raise refused(error) from error
-    watcher = asyncio.create_task(watch(request, inbox))
-    try:
-        event = await inbox.get()
+    except BaseException as error:
+        running.failure = error
+        raise
     finally:
-        watcher.cancel()
         # Also after success, where it does nothing: the slot of a client that has gone must become free.
-        cancel()
-    if isinstance(event, Failed):
-        failure = error_from(event.error)
-        count_refused(request, event.num_contexts)
-        await run_in_threadpool(serving.charge_refused, context, caller, event.num_refused_tokens)
-        await run_in_threadpool(exchange.end, routed, error=failure)
-        raise refused(failure)
-    if not isinstance(event, Embedded):
-        await run_in_threadpool(exchange.end, routed, is_whole=False)
+        running.cancel()
+        await uncancelled(run_in_threadpool(running.end))
+    if isinstance(running.event, Failed):
+        count_refused(request, running.event.num_contexts)
+        raise refused(error_from(running.event.error))
+    if not isinstance(running.event, Embedded):
         return Response(status_code=CLIENT_GONE)
-    await run_in_threadpool(serving.charge_embeddings, context, caller, event, routed)
-    await run_in_threadpool(exchange.end, routed, num_prompt_tokens=event.num_prompt_tokens)
-    return JSONResponse(_document(body, event), headers=target_header(routed))
+    return JSONResponse(_document(body, running.event), headers=target_header(running.routed))
+
+
+@dataclass(slots=True)
+class _Running:
+    """A request under way: charged and recorded once, however it ends.
+
+    Attributes:
+        context: The home.
+        caller: Who asks.
+        exchange: What is recorded of it.
+        routed: Who answers, once that is known.
+        cancel: Stops it.
+        event: How it ended; None where the client has gone before.
+        failure: What ended it before there was an event.
+    """
+
+    context: Context
+    caller: Caller
+    exchange: RequestRecord
+    routed: Routed | None = None
+    cancel: Callable[[], None] = lambda: None
+    event: Event | None = None
+    failure: BaseException | None = None
+
+    def end(self) -> None:
+        event, num_tokens = self.event, 0
+        try:
+            if isinstance(event, Failed):
+                self.failure = error_from(event.error)
+                serving.charge_refused(self.context, self.caller, event.num_refused_tokens)
+            elif isinstance(event, Embedded):
+                num_tokens = event.num_prompt_tokens
+                serving.charge_embeddings(self.context, self.caller, event, self.routed)
+        finally:
+            is_whole = event is not None
+            self.exchange.end(self.routed, error=self.failure, is_whole=is_whole, num_prompt_tokens=num_tokens)
 
 
 def _document(body: EmbeddingBody, made: Embedded) -> dict[str, Any]:

@@ -111,18 +111,20 @@ def run_job(
 
 
 def package(recipe: Recipe, base_dir: Path) -> bytes:
-    """A zip file with recipe and rows, the same bytes for the same content. Raises RequestError for rows not there."""
-    document = with_new_keys(recipe.model_dump(mode="json", exclude_none=True))
+    """A zip file with recipe and rows, the same bytes for the same content. Raises RequestError for rows not there.
+
+    Models do not travel: a path of one has to be there on the cluster, too.
+    """
     files: dict[str, bytes] = {}
-    for number, split in enumerate(("train", "validation", "held_out")):
-        named = document["data"].get(split)
-        if not isinstance(named, str):
-            continue
+    sent: dict[str, str] = {}
+    for number, (key, named) in enumerate(recipe.data.files().items()):
         path = base_dir / named
         if not path.is_file():
-            raise RequestError(f"data.{split}: {path}", expected="a file to send along", do="correct the path")
-        name = f"rows/{number}-{path.name}"
-        files[name], document["data"][split] = path.read_bytes(), name
+            raise RequestError(f"data.{key}: {path}", expected="a file to send along", do="correct the path")
+        sent[key] = f"rows/{number}-{path.name}"
+        files[sent[key]] = path.read_bytes()
+    recipe = recipe.model_copy(update={"data": recipe.data.with_files(sent)})
+    document = with_new_keys(recipe.model_dump(mode="json", exclude_none=True))
     files[_ENTRY] = json.dumps(document, indent=2).encode()
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:

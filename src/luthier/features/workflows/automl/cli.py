@@ -15,8 +15,8 @@ from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from luthier.core.workflows.automl import AutomlSpec
     from luthier.core.workflows.pipeline import Pipeline
-    from luthier.features.workflows.automl.request import AutoRequest
     from luthier.platform.home.context import Context
 
 DataOption = Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Rows, or documents.")]
@@ -73,8 +73,9 @@ def automl(
     by `luthier pipelines`.
     """
     from luthier.core.access import Caller
+    from luthier.core.workflows.automl import AutomlSpec
     from luthier.features.workflows.automl import workflow as autos
-    from luthier.features.workflows.automl.request import AutoRequest
+    from luthier.features.workflows.automl.request import checked_hours
     from luthier.features.workflows.model_comparison.cli import check_asked, split_names
     from luthier.features.workflows.render import shown, teller
     from luthier.platform.cli.console import visible
@@ -86,13 +87,12 @@ def automl(
         if auto_id is None:
             assert data is not None
             assert goal is not None
-            assert budget_hours is not None
-            request = AutoRequest(
-                data=data,
+            asked = AutomlSpec(
+                data=str(data),
                 goal=goal,
-                hours=budget_hours,
-                models=None if models is None else split_names(models),
-                mapping=parse_mapping(mapping or ()) or None,
+                hours=checked_hours(budget_hours),
+                models=() if models is None else split_names(models),
+                map=dict(parse_mapping(mapping or ())) or None,
                 group_by=group_by,
                 metric=metric,
                 max_new_tokens=max_new_tokens,
@@ -102,7 +102,7 @@ def automl(
                 always_tunes=tune_anyway,
                 is_probed=probe,
             )
-            auto_id = _begin(context, request)
+            auto_id = _begin(context, asked)
         done = autos.go_on(context, auto_id, tell=teller())
         document, show = _document(context, done), shown(context, Caller(), auto_id)
 
@@ -119,12 +119,12 @@ def automl(
 _EXAMPLE = 'luthier automl --data rows.jsonl --goal "Answer with one SQL query." --budget-hours 2'
 
 
-def _begin(context: Context, request: AutoRequest) -> str:
+def _begin(context: Context, asked: AutomlSpec) -> str:
     from luthier.core.workflows.automl import AutomlSpec
     from luthier.features.workflows.automl import workflow as autos
     from luthier.platform.cli.console import stderr_console, visible
 
-    pipeline = autos.begin(context, request)
+    pipeline = autos.begin(context, asked)
     spec = AutomlSpec.model_validate(pipeline.asked)
     line = (
         f"{pipeline.pipeline_id}: {spec.hours:.3g} h in all, {spec.showdown_hours:.3g} h of them to choose among "

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.workflows.automl import AutomlSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
@@ -29,32 +28,8 @@ _SHORTEST_ROW_TOKENS: Final = 8.0
 _WAYS_TO_JUDGE: Final = 3  # without examples, with examples, tuned
 
 
-@dataclass(frozen=True, slots=True)
-class AutoRequest:
-    """What is asked: the fields of `core.auto.AutomlSpec`.
-
-    Attributes:
-        models: None takes the models of the catalogue that are on this machine, or the one of the quickstart.
-    """
-
-    data: Path
-    goal: str
-    hours: float
-    models: tuple[str, ...] | None = None
-    mapping: Mapping[str, str] | None = None
-    group_by: str | None = None
-    metric: str | None = None
-    few_shot: int = NUM_SHOTS
-    max_new_tokens: int = NEW_TOKENS
-    most_judged: int = NUM_JUDGED
-    most_trials: int = 40
-    seed: int = 0
-    always_tunes: bool = False
-    is_probed: bool = True
-
-
-def spec_of(context: Context, request: AutoRequest) -> AutomlSpec:
-    """The specification of a request; reads no rows yet.
+def completed(context: Context, asked: AutomlSpec) -> AutomlSpec:
+    """What was asked with what it leaves open filled in; reads no rows yet.
 
     Raises:
         NotFoundError: No such data or model.
@@ -62,30 +37,21 @@ def spec_of(context: Context, request: AutoRequest) -> AutomlSpec:
         RequestError: No goal, no hours, a folder without a file, a kind of file that is not read.
         ModelSourceError: A model could not be fetched.
     """
-    _check(request)
+    data = Path(asked.data)
+    _check(asked, data)
     # Models that are here already cost no download.
-    models = request.models or _models_here(context)
+    models = asked.models or _models_here(context)
     # Before hours are looked at: forecasts need the structures of the models.
     pull_all(context, models)
-    refuse_hopeless_hours(context, hours=request.hours, share=SHOWDOWN_SHARE, models=models, data=request.data)
-    return AutomlSpec(
-        data=str(request.data.absolute()),
-        is_folder=request.data.is_dir(),
-        goal=request.goal.strip(),
-        models=models,
-        hours=request.hours,
-        showdown_hours=request.hours * SHOWDOWN_SHARE,
-        map=dict(request.mapping) if request.mapping else None,
-        group_by=request.group_by,
-        metric=request.metric,
-        few_shot=request.few_shot,
-        max_new_tokens=request.max_new_tokens,
-        most_judged=request.most_judged,
-        most_trials=request.most_trials,
-        seed=request.seed,
-        always_tunes=request.always_tunes,
-        is_probed=request.is_probed,
-    )
+    refuse_hopeless_hours(context, hours=asked.hours, share=SHOWDOWN_SHARE, models=models, data=data)
+    filled_in = {
+        "data": str(data.absolute()),
+        "is_folder": data.is_dir(),
+        "goal": asked.goal.strip(),
+        "models": models,
+        "showdown_hours": asked.hours * SHOWDOWN_SHARE,
+    }
+    return asked.model_copy(update=filled_in)
 
 
 def refuse_hopeless_hours(context: Context, *, hours: float, share: float, models: Sequence[str], data: Path) -> None:
@@ -157,29 +123,33 @@ def _least_hours(context: Context, model: str, row_tokens: float) -> float:
     return predict(replace(hypothetical_workload(structure, described, device), judging=judging), device).hours.low
 
 
-def _check(request: AutoRequest) -> None:
-    from luthier.ml.data.files.source import open_source
-
-    if not (math.isfinite(request.hours) and request.hours > 0):
+def checked_hours(hours: float | None) -> float:
+    """The hours. Raises RequestError where they are no finite number above 0."""
+    if hours is None or not (math.isfinite(hours) and hours > 0):
         raise RequestError(
-            f"--budget-hours {request.hours}",
+            f"--budget-hours {hours}",
             expected="a finite number above 0",
             do="write for example: --budget-hours 2",
         )
-    if not request.goal.strip():
+    return hours
+
+
+def _check(asked: AutomlSpec, data: Path) -> None:
+    from luthier.ml.data.files.source import open_source
+
+    checked_hours(asked.hours)
+    if not asked.goal.strip():
         raise RequestError(
             "no goal",
             expected="what the model is to do, in a sentence: models that are not tuned are told it",
             do='write for example: --goal "Answer with one SQL query."',
         )
-    if not request.data.exists():
-        raise NotFoundError(
-            f"no file or folder {request.data}", expected="rows, or a folder of documents", do="correct --data"
-        )
-    if not request.data.is_dir():
-        open_source(request.data)
-    elif not any(path.is_file() for path in request.data.rglob("*")):
-        raise RequestError(f"{request.data} holds no file", expected="documents to read rows from", do="correct --data")
+    if not data.exists():
+        raise NotFoundError(f"no file or folder {data}", expected="rows, or a folder of documents", do="correct --data")
+    if not data.is_dir():
+        open_source(data)
+    elif not any(path.is_file() for path in data.rglob("*")):
+        raise RequestError(f"{data} holds no file", expected="documents to read rows from", do="correct --data")
 
 
 def _models_here(context: Context) -> tuple[str, ...]:

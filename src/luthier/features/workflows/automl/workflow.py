@@ -21,7 +21,7 @@ from luthier.core.workflows.model_comparison import ModelComparisonResult, Model
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.automl.report import details, headline, subject, summary, write_auto_report
-from luthier.features.workflows.automl.request import AutoRequest, spec_of
+from luthier.features.workflows.automl.request import completed
 from luthier.features.workflows.model_comparison import workflow as showdowns
 from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
 from luthier.features.workflows.model_comparison.sizes import ModelComparisonTooSmallError
@@ -155,18 +155,18 @@ class Reported(TimedOutcome):
     page: str = ""
 
 
-def begin(context: Context, request: AutoRequest, *, caller: Caller | None = None) -> Pipeline:
+def begin(context: Context, asked: AutomlSpec, *, caller: Caller | None = None) -> Pipeline:
     """Check what is asked and store it; reads no rows yet.
 
     Args:
         context: The home.
-        request: What is asked.
+        asked: What is asked; what it leaves open is filled in.
         caller: Whose project it belongs to; None for the default project.
 
     Raises:
-        LuthierError: What `spec_of` raises.
+        LuthierError: What `completed` raises.
     """
-    spec, auto_id = spec_of(context, request), new_id("auto")
+    spec, auto_id = completed(context, asked), new_id("auto")
     # The folder comes before the record: a record without its folder could not be resumed.
     WORKFLOW.folder_of(context, auto_id).mkdir(parents=True)
     return WORKFLOW.create(context, caller or Caller(), auto_id, spec)

@@ -77,7 +77,8 @@ class OptimizerRules:
         title: What people call it.
         summary: When to take it, in a sentence.
         update_rule: "module:Class" of its `optimizers.protocol.UpdateRule`.
-        settings: What it takes, each with its default: those of its paper.
+        settings: What it takes, each with its default: those of its paper. What no recipe key is named after comes as
+            `training.optimizer.options`.
         state_bytes: Bytes of what it remembers, beside the fp32 masters and summed gradients that every rule has.
         passing_bytes: Bytes that come and go while a step is made.
         moved_bytes: Bytes a parameter that a step moves in memory beyond AdamW's, on a CPU and on a GPU.
@@ -91,7 +92,7 @@ class OptimizerRules:
     title: str
     summary: str
     update_rule: str
-    settings: Mapping[str, float]
+    settings: Mapping[str, bool | int | float | str]
     state_bytes: Callable[[TrainedSizes], StateBytes]
     passing_bytes: Callable[[TrainedSizes], float] = _nothing
     moved_bytes: tuple[float, float] = (0.0, 0.0)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import openai
 import pytest
+from fastapi import Request
 
 from luthier.core.access import Caller
 from luthier.core.records.traffic import Exchange, TrafficPolicy
+from luthier.features.serving.api import embeddings
 from luthier.features.traffic import log as traffic_log
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.policy import set_traffic_policy, user_digest, user_key
@@ -91,6 +96,42 @@ def test_vectors_are_kept_without_words(home: Context, client: openai.OpenAI) ->
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="none-embeds", input="a text")
     assert newest(home, "none-embeds").status == 404
+
+
+@pytest.mark.parametrize("while_it", ["routes", "waits"])
+def test_vectors_that_are_cancelled_are_kept_as_gone(
+    home: Context, monkeypatch: pytest.MonkeyPatch, while_it: str
+) -> None:
+    """The task of the request is cancelled, as when the server shuts down: its slot is free and its record there."""
+    cancelled, begun, go_on = list[int](), threading.Event(), threading.Event()
+
+    def route(*_: object) -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(embeddings, "route", route)
+    monkeypatch.setattr(embeddings.serving, "ask_embeddings", lambda *_: lambda: cancelled.append(1))
+
+    async def never() -> dict[str, str]:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    async def ask() -> None:
+        body = embeddings.EmbeddingBody(model="gone-embeds", input="a text")
+        request = Request({"type": "http", "headers": []}, receive=never)
+        task = asyncio.create_task(embeddings.create_embeddings(body, request, home, Caller()))
+        await asyncio.to_thread(begun.wait, 60)
+        if while_it == "waits":
+            go_on.set()
+            await asyncio.sleep(0.3)
+        task.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(ask())
+    assert cancelled
+    assert (newest(home, "gone-embeds").status, newest(home, "gone-embeds").error_code) == (499, "client_gone")
 
 
 def test_what_failed_is_kept_with_why(home: Context, client: openai.OpenAI) -> None:
