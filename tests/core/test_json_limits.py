@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.json_limits import MAX_DEPTH, MAX_VALUES, JsonLimitError, fault_of, fault_of_text, loads
+from luthier.core.digest import sha256_document
+from luthier.core.json_limits import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    JsonLimitError,
+    fault_of,
+    fault_of_text,
+    json_text,
+    json_utf8,
+    loads,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -96,3 +106,21 @@ def test_numbers_in_lists_are_not_counted_with_what_a_request_holds() -> None:
         fault = fault_of_text(json.dumps({"prompt": many}), max_values=100)
         assert fault is not None
         assert fault.place == "prompt"
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "a\udfffb", "\ud83dx\ude00", "caf\u00e9 \U0001f600", "\\ud83d"])
+def test_json_is_written_in_utf8_whatever_its_texts_hold(text):
+    """Half of a surrogate pair, as a request or a file may bring it, is no reason to lose an answer."""
+    document = {text: [text, {"n": 1.5}]}
+    assert json.loads(json_utf8(document)) == document
+    assert json.loads(json_text(document, indent=2)) == document
+    json_text(document).encode()
+    digest = sha256_document({"a": text})
+    assert digest == sha256_document({"a": text})
+    assert digest != sha256_document({"a": f"{text} "})
+
+
+def test_characters_that_utf8_has_are_written_as_they_are():
+    assert json_utf8({"a": "caf\u00e9"}, separators=(",", ":")) == '{"a":"caf\u00e9"}'.encode()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_utf8(float("nan"), allow_nan=False)

@@ -90,12 +90,14 @@ def _family(name: str, maker: str = "chatml", /, model_type: str | None = None, 
 _MIXED_WINDOWS: Final = ["sliding_attention", "full_attention"]
 # The order of Command R7B, which llama.cpp takes for granted
 _THREE_WINDOWS: Final = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
+# That of Gemma 3, which llama.cpp takes for granted, too
+_FIVE_WINDOWS: Final = ["sliding_attention"] * 5 + ["full_attention"]
 _MIXED_LINEAR: Final = ["linear_attention", "full_attention"]
 _MROPE: Final = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
 _PARTIAL_MROPE: Final = _MROPE | {"mrope_section": [1, 0, 1], "partial_rotary_factor": 0.5, "mrope_interleaved": True}
 _YARN: Final = {
     "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 64,
-    "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 0.7,
+    "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
 }  # fmt: skip
 
 FAMILIES: Final[dict[str, Family]] = {
@@ -113,13 +115,16 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("qwen3", "qwen3"),
         _family("gemma", "gemma2"),
         _family("gemma2", "gemma2", layer_types=_MIXED_WINDOWS, attn_logit_softcapping=5.0,
-                final_logit_softcapping=3.0, query_pre_attn_scalar=12),
-        _family("gemma3_text", "gemma3", layer_types=_MIXED_WINDOWS, query_pre_attn_scalar=12),
+                final_logit_softcapping=3.0, query_pre_attn_scalar=8),
+        _family("gemma3_text", "gemma3", num_hidden_layers=6, layer_types=_FIVE_WINDOWS, query_pre_attn_scalar=8),
         _family("gemma3n_text", "gemma3", num_hidden_layers=4, num_kv_shared_layers=2, intermediate_size=[64] * 4,
-                layer_types=_MIXED_WINDOWS * 2, activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0]),
-        _family("gemma4_text", "gemma4", num_hidden_layers=4, num_kv_shared_layers=2,
+                layer_types=_MIXED_WINDOWS * 2, activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0],
+                # sizes of both that Google has published: llama.cpp knows no others
+                hidden_size_per_layer_input=256, laurel_rank=64),
+        _family("gemma4_text", "gemma4", num_hidden_layers=4, num_kv_shared_layers=2, num_experts=None,
                 layer_types=_MIXED_WINDOWS * 2, num_global_key_value_heads=1),
-        _family("vaultgemma", "gemma2", layer_types=_MIXED_WINDOWS),
+        # with a scale of its own, which no model of its size that Google has published has
+        _family("vaultgemma", "gemma2", layer_types=_MIXED_WINDOWS, query_pre_attn_scalar=12),
         _family("mistral", "mistral_spm"),
         _family("ministral", "mistral_nemo", layer_types=_MIXED_WINDOWS),
         _family("ministral3", "ministral3", sliding_window=None),
@@ -135,8 +140,9 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("olmo2", "chatml"),
         _family("olmo3", "chatml", layer_types=_MIXED_WINDOWS),
         _family("falcon", multi_query=True, ffn_hidden_size=4 * _HIDDEN),
-        _family("falcon_alibi", model_type="falcon", alibi=True, new_decoder_architecture=False, multi_query=False),
-        _family("nemotron", partial_rotary_factor=0.5),
+        _family("falcon_alibi", model_type="falcon", ffn_hidden_size=4 * _HIDDEN, alibi=True,
+                new_decoder_architecture=False, multi_query=False),
+        _family("nemotron", "chatml_pieces", partial_rotary_factor=0.5),
         _family("cohere", logit_scale=0.25, use_qk_norm=True),
         _family("cohere2", logit_scale=0.25, num_hidden_layers=4, layer_types=_THREE_WINDOWS),
         _family("starcoder2", sliding_window=WINDOW_TOKENS),
@@ -151,7 +157,7 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("opt"),
         _family("stablelm", partial_rotary_factor=0.5, use_qkv_bias=True),
         _family("exaone4", layer_types=_MIXED_WINDOWS),
-        _family("ernie4_5"),
+        _family("ernie4_5", "chatml_pieces"),
         _family("hunyuan_v1_dense"),
         _family("seed_oss", "qwen3"),
         _family("apertus"),
@@ -218,11 +224,12 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("olmo_hybrid", layer_types=_MIXED_LINEAR),
         _family("rwkv", attention_hidden_size=_HIDDEN),
         # with a vision tower
-        _family("gemma3", "gemma3", text_config={"layer_types": _MIXED_WINDOWS, "query_pre_attn_scalar": 12},
-                mm_tokens_per_image=4),
+        _family("gemma3", "gemma3", mm_tokens_per_image=4, text_config={
+            "num_hidden_layers": 6, "layer_types": _FIVE_WINDOWS, "query_pre_attn_scalar": 8,
+        }),
         _family("gemma4", "gemma4", audio_config=None, text_config={
             "num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": _MIXED_WINDOWS * 2,
-            "num_global_key_value_heads": 1,
+            "num_global_key_value_heads": 1, "num_experts": None,
         }),
         _family("mistral3", "mistral_small", text_config={"sliding_window": None}),
         _family("mistral3_ministral", "ministral3", model_type="mistral3",

@@ -90,6 +90,7 @@ def _phi(vocabulary: str) -> Maker:
 
 MAKERS: Final[dict[str, Maker]] = {
     "chatml": _chatml(None),
+    "chatml_pieces": _chatml(None, "pieces"),
     "chatml_gpt2": _chatml(None, "ggml-vocab-gpt-2.gguf"),
     "deepseek_coder": _deepseek("deepseek-ai-DeepSeek-V3.1.jinja", "ggml-vocab-deepseek-coder.gguf"),
     "deepseek_r1": _deepseek("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B.jinja"),
@@ -217,11 +218,16 @@ def _trained(kind: Literal["bytes", "pieces"]) -> Tokenizer:
     trained.train_from_iterator(_TEXT.splitlines(keepends=True), trainer)
     if not first:
         return trained
-    # the bytes were special to the trainer alone: as special tokens they would be found in texts
-    return _without_special(trained)
+    return _as_published(trained)
 
 
-def _without_special(trained: Tokenizer) -> Tokenizer:
+def _as_published(trained: Tokenizer) -> Tokenizer:
+    """As a SentencePiece vocabulary is published: no token is special, and a piece is made of any two parts of it."""
     document = json.loads(trained.to_str())
+    # the bytes were special to the trainer alone: as special tokens they would be found in texts
     document["added_tokens"] = []
+    model = document["model"]
+    pieces = dict.fromkeys("".join(merge) for merge in model["merges"])
+    splits = [(piece[:place], piece[place:]) for piece in pieces for place in range(1, len(piece))]
+    model["merges"] = [split for split in splits if set(split) <= model["vocab"].keys()]
     return Tokenizer.from_str(json.dumps(document))

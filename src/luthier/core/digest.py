@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
+
+from luthier.core.json_limits import json_utf8
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -20,11 +21,15 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical_json(document: Any) -> str:
-    """JSON with sorted keys and no spaces: equal documents give equal text."""
-    # allow_nan=False: NaN is no JSON, and never equal to itself, so a document with it has no digest.
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """JSON with sorted keys and no spaces, which UTF-8 can hold: equal documents give equal text."""
+    return _canonical(document).decode()
 
 
 def sha256_document(document: Any) -> str:
     """Hex digest of a JSON document, independent of the order of its keys."""
-    return sha256_bytes(canonical_json(document).encode())
+    return sha256_bytes(_canonical(document))
+
+
+def _canonical(document: Any) -> bytes:
+    # allow_nan=False: NaN is no JSON, and never equal to itself, so a document with it has no digest.
+    return json_utf8(document, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +23,43 @@ _MAX_PLACE_PARTS: Final = 6
 # Half of a surrogate pair: such a text has no UTF-8 form, and cannot be stored, sent or tokenised.
 _HALF: Final = re.compile("[\ud800-\udfff]")
 _MARKS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"\s*(:?)|[\[{]|[\]}]', re.DOTALL)
+
+
+def json_utf8(
+    document: Any,
+    *,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+    allow_nan: bool = True,
+    default: Callable[[Any], Any] | None = None,
+) -> bytes:
+    """A document as JSON in UTF-8, its characters as they are; halves of surrogate pairs, which UTF-8 has not, escaped.
+
+    Args:
+        document: What to write.
+        indent, separators, sort_keys, allow_nan, default: As `json.dumps` takes them.
+
+    Raises:
+        TypeError: A value of a type that JSON does not have, and no `default` for it.
+        ValueError: A number that is infinite or not a number, without `allow_nan`.
+    """
+    text = json.dumps(
+        document,
+        ensure_ascii=False,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+        allow_nan=allow_nan,
+        default=default,
+    )
+    # Python's escape of half a pair, \ud83d, is JSON's, too; and it can only be within a text of the document.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def json_text(document: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
+    """The same as a text, for streams that encode it."""
+    return json_utf8(document, indent=indent, default=default).decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,3 +1,7 @@
+import threading
+
+from luthier.core.stream import Failed, Started, TextRequest
+from luthier.ml.inference.llama_cpp.active_requests import Choice, Writing
 from luthier.ml.inference.llama_cpp.slots import Slots
 
 
@@ -30,3 +34,37 @@ def test_room_is_that_of_slots_and_of_tokens():
     assert not slots.has_room_for(3, 20)
     assert not slots.has_room_for(4, 1)
     assert Slots(4, 100).has_room_for(4, 25)
+
+
+class _Reader:
+    ended = False
+
+    def read(self, chunk):
+        return []
+
+
+class _Server:
+    def scales(self, adapter):
+        return []
+
+    def complete(self, body, hear):
+        raise AssertionError("no thread, no request")
+
+
+def test_an_answer_whose_thread_cannot_start_gives_its_slot_back(monkeypatch):
+    """Else every such moment of a crowded machine would cost the engine a slot for good."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    writing, asked = Writing(2, 100), TextRequest(text="a", max_new_tokens=4)
+    for key in ("first", "second", "third"):
+        choices = [Choice(key, number, asked, None, [1, 2], 4, _Reader()) for number in range(2)]
+        writing.begin(_Server(), (key, Started(num_prompt_tokens=2)), choices)
+        failed = [event for where, event in writing.poll(_Server(), 0) if where == key and isinstance(event, Failed)]
+        assert failed
+        assert failed[0].error["type"] == "BusyError"
+        assert writing.is_idle
+        assert writing.has_room_for(2, 6)
+        assert not writing._slots.num_used

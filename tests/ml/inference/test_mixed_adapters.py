@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tests.zoo.families import make_family
 
-from luthier.core.errors import DivergedError, ModelSourceError, NotFoundError
+from luthier.core.errors import ConflictError, DivergedError, ModelSourceError, NotFoundError
 from luthier.core.ports import Prompt, SilentProgress, StreamEngine
 from luthier.core.stream import EmbeddingRequest, Ended, Piece, Sampling, Served, TextRequest
 from luthier.ml.inference.low_rank import read_low_rank, why_not_shared
@@ -83,6 +83,15 @@ def test_rows_of_several_adapters_and_the_base_get_what_each_gets_alone(tiny, ad
             wanted[adapter, text] = alone(tiny, adapters.get(adapter), text)
     assert finish(stream, {}) == wanted
     assert len(set(wanted.values())) >= 6  # adapters that change nothing would prove nothing
+
+
+def test_a_name_is_never_silently_another_adapters(adapters, stream):
+    stream.load_adapter("mine", str(adapters["lora"]))
+    stream.load_adapter("mine", str(adapters["lora"] / ".." / "lora"))
+    with pytest.raises(ConflictError, match=r"adapter 'mine' from .*ranks, and from .*lora before"):
+        stream.load_adapter("mine", str(adapters["ranks"]))
+    stream.unload_adapter("mine")
+    stream.load_adapter("mine", str(adapters["ranks"]))
 
 
 def test_adapters_come_and_go_while_others_are_written_with(tiny, adapters, stream):

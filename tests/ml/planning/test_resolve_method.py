@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
 
@@ -167,6 +168,23 @@ def test_a_method_of_another_package_is_planned_by_its_own_rules(
     monkeypatch.setattr(EntryPoint, "load", lambda _: object)
     with pytest.raises(NotFoundError, match=r"'theirs' .* has rules=None"):
         rules_of("theirs")
+
+
+@pytest.mark.parametrize(("over_rank", "alpha"), [(1.0, 4.0), (2.0, 8.0), (0.5, 2.0)])
+def test_what_alpha_follows_is_declared_and_not_read_out_of_its_reason(
+    over_rank: float, alpha: float, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Scaled:
+        rules: ClassVar[MethodRules] = replace(
+            Foreign.rules,
+            settings={**Foreign.rules.settings, "alpha": (None, "the rank, by the scale of this method")},
+            alpha_over_rank=over_rank,
+        )
+
+    entry = EntryPoint("theirs", f"{__name__}:Scaled", "luthier.methods")
+    monkeypatch.setattr(EntryPoint, "load", lambda _: Scaled)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == "luthier.methods" else [])
+    assert make_plan(asked(name="theirs")).method.alpha == alpha
 
 
 def test_an_unknown_method_names_all_there_are() -> None:

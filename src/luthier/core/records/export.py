@@ -37,6 +37,7 @@ class ExportSource(FrozenModel):
         quantisation: how the base was packed while an adapter was trained over it.
         template_options: what the chat template was given beside each conversation.
         opted_turns: what of each conversation was written in another way.
+        context_tokens: the most that an export may say it has room for; None for what the model has.
     """
 
     name: str
@@ -53,12 +54,13 @@ class ExportSource(FrozenModel):
     quantisation: Quantisation | None = None
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
     opted_turns: OptedTurns = AS_THEY_ARE
+    context_tokens: int | None = None
 
     @model_serializer(mode="wrap")
     def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what was not asked for: documents of exports that have nothing of it stay as they are."""
         document: dict[str, Any] = write(self)
-        for name, unused in (("template_options", {}), ("opted_turns", AS_THEY_ARE)):
+        for name, unused in (("template_options", {}), ("opted_turns", AS_THEY_ARE), ("context_tokens", None)):
             if getattr(self, name) == unused:
                 # Manifests of older exports are hashed: a field that they never had must not appear when they are
                 # written again.

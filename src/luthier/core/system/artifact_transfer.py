@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from fsspec.core import url_to_fs
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
 from luthier.core.system.disk_full import disk_full_explained, is_disk_full
-from luthier.core.system.durable import sync
+from luthier.core.system.durable import sync, sync_file
 
 WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent at once: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
@@ -57,9 +56,7 @@ def copy_local(source: Path, final: Path) -> None:
     try:
         with disk_full_explained(final), source.open("rb") as reader, partial.open("xb") as writer:
             shutil.copyfileobj(reader, writer)
-            # flush moves Python's buffer to the kernel, fsync the kernel's to the disk; only then may the name appear.
-            writer.flush()
-            os.fsync(writer.fileno())
+            sync_file(writer)  # only then may the name appear
         # Atomic within one folder, hence the partial name beside it.
         partial.replace(final)
         # The name itself is on the disk only once its folder is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import IO
 
 
 def sync(path: Path) -> None:
@@ -18,6 +19,17 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file(file: IO[bytes] | IO[str]) -> None:
+    """Wait until all that was written to an open file is on the disk.
+
+    Raises:
+        OSError: The disk is full, or fails.
+    """
+    # flush moves Python's buffer to the kernel, fsync the kernel's to the disk: without the first the second misses it.
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_tree(folder: Path) -> None:

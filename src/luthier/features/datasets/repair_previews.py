@@ -48,7 +48,11 @@ def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
         {
             "line": one["line"],
             "is_removed": one["fate"] == "removed",
-            "reasons": [told | {"reason": told["reason"].replace(f"{file.name}:", "line ")} for told in one["reasons"]],
+            # The stored file's name says nothing to people. Repairs of before had the one reason.
+            "reasons": [
+                {"check": note["check"], "reason": note.get("reason_by_line") or note["reason"]}
+                for note in one["reasons"]
+            ],
             "before": before.get(one["line"]),
             "after": after.get(one["output_line"]),
         }

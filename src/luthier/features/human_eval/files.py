@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from pydantic import ValidationError
 from luthier.core.access import Caller
 from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.core.ids import new_id
-from luthier.core.json_limits import loads
+from luthier.core.json_limits import json_utf8, loads
 from luthier.core.library_errors import library_reason
 from luthier.core.results.human_eval import (
     MAX_COMMENT_CHARACTERS,
@@ -70,7 +69,7 @@ def export_panel(context: Context, project_id: str, panel_id: str, file_format: 
         return _parquet(table)
     panel = context.rating_panels.get(project_id, panel_id)
     tasks = _tasks(panel, context.rating_panels.items(panel_id), table)
-    return (json.dumps(tasks, ensure_ascii=False, indent=1) + "\n").encode()
+    return json_utf8(tasks, indent=1) + b"\n"
 
 
 def format_of(path: Path) -> FileFormat:

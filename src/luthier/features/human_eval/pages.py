@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Form, Request
@@ -11,6 +10,7 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, RequestError
 from luthier.core.evaluation import Evaluation
+from luthier.core.json_limits import json_utf8
 from luthier.core.results.human_eval import RatingKind
 from luthier.features.human_eval import links as rating_links
 from luthier.features.human_eval import service as rating_panels
@@ -158,8 +158,8 @@ def pairs(context: HomeContext, caller: Reader, panel_id: str) -> Response:
             expected="at least one item of which most raters prefer one answer",
             do="wait for more ratings, or add raters",
         )
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
-    return _file(text.encode(), f"{panel_id}-pairs.jsonl", "application/x-ndjson")
+    content = b"".join(json_utf8(row) + b"\n" for row in found.rows)
+    return _file(content, f"{panel_id}-pairs.jsonl", "application/x-ndjson")
 
 
 def _form(request: Request, context: Context, caller: Caller, evaluation_id: str, values: dict[str, Any]) -> Response:

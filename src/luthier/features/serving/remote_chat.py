@@ -16,6 +16,7 @@ import httpx2
 
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.stream import Ended, Failed, Piece, StreamEvent, TextRequest
+from luthier.core.system.threads import start_daemon
 from luthier.features.generation.teachers import api_key, parse_address
 from luthier.ml.inference.openai.answers import server_words, without_key
 from luthier.ml.inference.openai.chunks import event_stream_lines
@@ -34,7 +35,11 @@ class RemoteChatClient:
     key: str = field(default="", repr=False)
 
     def begin(self, request: TextRequest, hear: Callable[[StreamEvent], None]) -> Callable[[], None]:
-        """Have a conversation continued; returns what cancels it. What goes wrong is heard as `Failed`."""
+        """Have a conversation continued; returns what cancels it. What goes wrong is heard as `Failed`.
+
+        Raises:
+            BusyError: The system starts no more threads; nothing is heard then.
+        """
         has_gone = threading.Event()
 
         def work() -> None:
@@ -50,7 +55,7 @@ class RemoteChatClient:
                 words = f"a part of its answer has another form than a chat completion chunk ({error})"
                 hear(Failed(error=_no_answer(self.url, words, self.key).as_json()))
 
-        threading.Thread(target=work, name="remote", daemon=True).start()
+        start_daemon(work, "remote")
         return has_gone.set
 
     def _events(self, request: TextRequest, has_gone: threading.Event) -> Iterator[StreamEvent]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from luthier.core.system.disk_full import disk_full_explained
+from luthier.core.system.durable import sync_file
 from luthier.ml.charts import figures
 from luthier.ml.charts.visible import shown
 
@@ -74,8 +74,7 @@ def replace_bytes(path: Path, content: bytes) -> None:
         ):
             with temporary.open("wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+                sync_file(file)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,12 +12,13 @@ are. Where an adapter changes such a one, all rows of a pass must have the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
 
-from luthier.core.errors import ModelSourceError
+from luthier.core.errors import ConflictError, ModelSourceError
 from luthier.ml.inference.decoding_proof import text_part
 from luthier.ml.inference.low_rank import LowRank, read_low_rank
 from luthier.ml.inference.models.forward_arguments import accepted
@@ -39,6 +40,7 @@ class MixedAdapters:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._loaded: dict[str, dict[str, LowRank]] = {}
+        self._folders: dict[str, Path] = {}
         self._wrapped: dict[str, _MixedLinear] = {}
         self._in_use: dict[str, int] = {}  # by name: how many passes ago it was requested
         self._rows: tuple[str | None, ...] = ()
@@ -50,14 +52,22 @@ class MixedAdapters:
         return self._mixes
 
     def load(self, name: str, path: str) -> None:
-        """Read an adapter, in the precision of the base; nothing happens where it is loaded.
+        """Read an adapter, in the precision of the base; nothing happens where it is loaded from this path.
 
         Raises:
             NotFoundError, DivergedError: as `read_low_rank`.
             ModelSourceError: it is damaged, or does not fit the base.
+            ConflictError: the name belongs to another adapter.
         """
-        if name in self._loaded:
-            return
+        folder = Path(path).resolve()
+        if (known := self._folders.get(name)) is not None:
+            if known == folder:
+                return
+            raise ConflictError(
+                f"adapter {name!r} from {folder}, and from {known} before",
+                expected="one adapter a name",
+                do="unload it first, or load the other one under a name of its own",
+            )
         # The embedding is never packed: its type is the one that the model computes in.
         weight = self._model.get_input_embeddings().weight
         products = {
@@ -70,7 +80,7 @@ class MixedAdapters:
         new = [module for module in products if module not in self._wrapped]
         for module in new:
             self._wrapped[module] = self._wrap(module)
-        self._loaded[name] = products
+        self._loaded[name], self._folders[name] = products, folder
         # Wrapped layers stay wrapped, so once false it stays false.
         if new and self._mixes:
             self._mixes = all(self._sees_rows(new))
@@ -78,6 +88,7 @@ class MixedAdapters:
     def unload(self, name: str) -> None:
         """Unload an adapter; nothing happens where it is not loaded."""
         self._loaded.pop(name, None)
+        self._folders.pop(name, None)
         if self._in_use.pop(name, None) is not None:
             self._lay()
 

@@ -1,4 +1,4 @@
-"""Which engines write many answers at once. A table of "module:function" strings, as the one of engines.
+"""Which engines write many answers at once. A table of "module:function" strings.
 
 Each function opens what `Served` names: `opener(served: Served) -> StreamEngine`, without its adapter, which comes by
 `load_adapter`. Entry points in the group `luthier.stream_engines` add to the table.

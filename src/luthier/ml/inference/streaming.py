@@ -149,6 +149,7 @@ class StreamingEngine:
 
         Raises:
             NotFoundError, ModelSourceError, DivergedError: as `low_rank.read_low_rank`; it does not fit this base.
+            ConflictError: the name belongs to another adapter.
         """
         self._adapters.load(name, path)
 

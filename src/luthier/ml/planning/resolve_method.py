@@ -191,9 +191,7 @@ def _ranks(pick: _Picker, targeted_layers: Sequence[LinearLayer]) -> dict[str, A
         if layers:
             refuse_rank(layers, found["rank"], "rank")
     if "alpha" in settings:
-        # The method's rules say in words what its alpha follows: the rank itself, or twice the rank.
-        scale = 1.0 if settings["alpha"][1].startswith("the rank") else 2.0
-        found["alpha"] = float(pick.value("alpha", scale * found["rank"]))
+        found["alpha"] = float(pick.value("alpha", pick.rules.alpha_over_rank * found["rank"]))
     if "dropout" in settings:
         found["dropout"] = pick.value("dropout")
     return found

@@ -19,6 +19,7 @@ from luthier.core.budget import Spent
 from luthier.core.errors import StorageFullError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.disk_full import is_disk_full
+from luthier.core.system.durable import sync_file
 from luthier.ml.training.throughput import Action, Throughput
 
 LEDGER: Final = "spent.jsonl"
@@ -139,6 +140,5 @@ class Ledger:
         partial = file.with_name(f".{file.name}")
         with partial.open("wb") as writer:
             writer.write(self.last().model_dump_json().encode() + b"\n")
-            writer.flush()
-            os.fsync(writer.fileno())
+            sync_file(writer)
         partial.replace(file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, TextIO
 import typer
 
 from luthier.core.errors import LuthierError
+from luthier.core.json_limits import json_utf8
 from luthier.core.system.disk_full import is_disk_full, storage_full
 from luthier.platform.cli.answer import Answer
 
@@ -41,7 +41,7 @@ class Ending:
         if self.answer is not None or self.error is not None:
             # Exactly one document in any case, so that programs can parse stdout without looking at the exit code.
             document = self.answer.document if self.answer is not None else {"error": self.error}
-            stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            stdout.write(json_utf8(document, indent=2, allow_nan=False).decode() + "\n")
             stdout.flush()
 
     def write_text(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Final, Self
 
 from luthier.core.errors import StorageFullError
 from luthier.core.system.disk_full import is_disk_full
+from luthier.core.system.durable import sync_file
 
 STALE_SECONDS: Final = 24 * 3600.0
 """How long a partial file that nobody writes to is left alone: longer than any transfer pauses."""
@@ -46,7 +46,7 @@ class IncomingFile:
         """Bring all of it to the disk and close it; returns its SHA-256 in hexadecimal digits."""
         with _disk_full_explained(self.path):
             # Before the database names the file: after a power cut a row must not point to an empty one.
-            os.fsync(self._file.fileno())
+            sync_file(self._file)
             self._file.close()
         return self._sha256.hexdigest()
 

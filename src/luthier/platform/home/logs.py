@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
+from luthier.core.json_limits import json_text
 from luthier.platform.home.log_secrets import SecretFilter
 
 LogFormat = Literal["text", "json"]
@@ -35,7 +35,7 @@ class JsonFormatter(logging.Formatter):
         }
         if trace := _trace(self, record):
             line["trace"] = trace
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json_text(line, default=str)
 
 
 class TextFormatter(logging.Formatter):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.system.durable import sync_file
 from luthier.platform.processes.guard import LOST
 
 OUTCOME_NAME, LOG_NAME = "outcome.json", "log.txt"
@@ -40,9 +41,8 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(outcome.model_dump_json())
-            file.flush()
             # First the content, then the name: after a power cut the final name never names an empty file.
-            os.fsync(file.fileno())
+            sync_file(file)
         partial.rename(folder / OUTCOME_NAME)
     finally:
         partial.unlink(missing_ok=True)  # where the disk is full

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import RequestError, WorkError
+from luthier.core.errors import BusyError, RequestError, WorkError
 from luthier.core.stream import Ended, Failed, Piece, Started, StreamEvent, TextRequest
 from luthier.features.serving.chat import Chat, Reply
 from luthier.features.serving.remote_chat import RemoteChatClient, open_remote_chat_client
@@ -174,6 +174,17 @@ def test_a_malformed_chunk_fails_the_answer(url: str, data: str) -> None:
     event = heard.get(timeout=30)
     assert isinstance(event, Failed)
     assert "a part of its answer" in event.error["came"] or "JSONDecodeError" in event.error["came"]
+
+
+def test_a_machine_that_starts_no_more_threads_is_an_error_of_the_reply(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    reply = Chat([RemoteChatClient(url, "only", "secret-secret")]).ask("hello", silently).replies[0]
+    assert isinstance(reply.error, BusyError)
 
 
 def test_addresses_that_cannot_be_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,13 @@ def test_what_is_not_known_is_not_stated_and_stands_nowhere_in_the_metadata(tmp_
         assert said in page
     assert not {"license", "language"} & front_matter(request).keys()
     assert front_matter(request)["tags"] == ["luthier", "croissant"]
+
+
+def test_a_name_with_spaces_and_marks_is_quoted_in_the_command(tmp_path: Path, request_of: Make) -> None:
+    path = tmp_path / "my rows; rm -rf $HOME.jsonl"
+    path.write_text('{"text": "a"}\n')
+    line = next(one for one in card_text(request_of(path, findings=())).splitlines() if "data preview" in one)
+    assert shlex.split(line) == ["luthier", "data", "preview", path.name, "--model", "NAME"]
 
 
 def test_rows_of_different_licences_give_the_whole_none(tmp_path: Path, request_of: Make) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError, NotFoundError
+from luthier.ml.data.documents import documents
 from luthier.ml.data.documents.documents import by_kind, find_documents
 
 KINDS = {".txt", ".md"}
@@ -105,3 +106,41 @@ def test_kinds_are_counted_with_their_first_names(tmp_path: Path) -> None:
     fill(tmp_path, *(f"{n}.json" for n in range(5)), "a.png")
     _, skipped = find_documents([tmp_path], kinds=KINDS)
     assert list(by_kind(skipped)) == [(".json", 5, ("0.json", "1.json", "2.json")), (".png", 1, ("a.png",))]
+
+
+def test_a_folder_that_goes_away_or_is_closed_meanwhile_is_named_and_the_rest_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, "a/x.txt", "b/y.txt")
+    plain = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.name == "b":
+            raise PermissionError(13, "Permission denied")
+        return plain(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert find(tmp_path) == (["a/x.txt"], {"b": "unreadable"})
+
+
+def test_an_entry_whose_kind_cannot_be_seen_is_named_and_the_rest_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems do not tell what an entry is when a folder is listed."""
+    fill(tmp_path, "a.txt", "b.txt")
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path, self._entry = entry.name, entry.path, entry
+
+        def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+            if self.name == "a.txt":
+                raise OSError(5, "Input/output error")
+            return self._entry.is_dir(follow_symlinks=follow_symlinks)
+
+        def is_symlink(self) -> bool:
+            return self._entry.is_symlink()
+
+    scandir = os.scandir
+    monkeypatch.setattr(documents.os, "scandir", lambda folder: [Entry(entry) for entry in scandir(folder)])
+    assert find(tmp_path) == (["b.txt"], {"a.txt": "unreadable"})

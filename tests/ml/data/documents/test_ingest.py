@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
 from luthier.core.ports import SilentProgress
 from luthier.core.system.file_lock import file_lock
+from luthier.ml.data.documents import ingest_part
 from luthier.ml.data.documents.ingest import Ingestion, ingest, outcome_path
 from luthier.ml.data.documents.ingest_part import IngestSettings
 from luthier.ml.data.readers.table import READERS
@@ -54,7 +56,8 @@ def readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str
     folder = tmp_path / "plug"
     folder.mkdir()
     (folder / "odd_reader.py").write_text(READER)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    # In front of what is there: children must import the luthier of this process.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH")))))
     return {**READERS, ".odd": "odd_reader:read"}
 
 
@@ -301,3 +304,20 @@ def test_a_sentence_over_two_pages_stays_whole(docs: Path, tmp_path: Path, reade
     (row,) = rows(tmp_path / "rows.jsonl")
     assert row["text"] == "This goes on over the page. New.\n\nLast."
     assert row["provenance"]["page"] == 1
+
+
+def test_a_reader_that_was_changed_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its version need not have changed: a checkout, or a reader of one's own, is edited between two ingests."""
+    module = tmp_path / "my_reader_of_notes.py"
+    settings = IngestSettings(100, 0, None, None, None)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def name() -> str:
+        ingest_part._code_sha256.cache_clear()  # as a process that starts
+        return ingest_part.part_name("a.txt", "0" * 64, "my_reader_of_notes:read", settings)
+
+    module.write_text("def read(path): return 'one'\n")
+    first = name()
+    assert name() == first
+    module.write_text("def read(path): return 'two'\n")
+    assert name() != first

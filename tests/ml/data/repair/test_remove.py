@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,24 @@ def test_refusals_go_only_when_asked(jsonl: Write, make: Any) -> None:
 def test_a_check_that_was_asked_for_and_cannot_run_is_told(jsonl: Write, make: Any) -> None:
     with pytest.raises(RequestError, match="over_context cannot be repaired"):
         make(jsonl(pair("a?", "b")), only=["over_context"])
+
+
+def test_reasons_name_rows_of_the_file_itself_by_line_too_and_those_of_other_files_never(
+    jsonl: Write, make: Any, tmp_path: Path
+) -> None:
+    """A held-out file whose name ends like that of the file keeps its name where people see lines alone."""
+    file = jsonl(pair("a?", "x"), pair("a?", "x"), pair("b?", "y"))
+    held_out = file.with_name(f"my{file.name}")
+    held_out.write_text(json.dumps(pair("b?", "y")) + "\n")
+    made = make(file, against=held_out, only=["exact_duplicate", "contamination"])
+    notes = {entry["line"]: entry["reasons"] for entry in made.fates}
+    assert notes[2] == [
+        {
+            "check": "exact_duplicate",
+            "reason": f"says the same as {file.name}:1",
+            "reason_by_line": "says the same as line 1",
+        }
+    ]
+    (twin,) = notes[3]
+    assert twin["reason"].endswith(f", my{file.name}:1")
+    assert "reason_by_line" not in twin

@@ -1,10 +1,14 @@
 """A small copy goes through converter and runtime first: what they cannot hold is refused before any work."""
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from luthier.ml.export.runtimes.registry import open_export
 from tests.vacuous import nonempty
-from tests.zoo.families import make_family
+from tests.zoo import families
+from tests.zoo.families import WINDOW_TOKENS
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
@@ -12,6 +16,7 @@ from luthier.ml.export.exporters import merged, registry, rehearsal
 from luthier.ml.export.exporters.proof_prompts import source_prompts
 from luthier.ml.export.parity import prove
 from luthier.ml.export.parity_judgement import parity_warnings
+from luthier.ml.inference.models.gguf_header import read_gguf_header
 from luthier.testing.tiny import make_tiny_model
 
 _TURNS = """\
@@ -41,6 +46,20 @@ def of_template(make_source, tmp_path):
         base = make_tiny_model(tmp_path / "base", context_length_tokens=1024)
         (base / "chat_template.jinja").write_text(text, encoding="utf-8")
         return make_source(base_path=str(base), adapter_path=None, adapter_sha256=None, base_name="thinker")
+
+    return make
+
+
+@pytest.fixture
+def of_family(make_source, tmp_path, monkeypatch):
+    """The source of a family of the zoo, with entries of its config changed."""
+
+    def make(name, **config):
+        family = families.FAMILIES[name]
+        changed = replace(family, config={**family.config, **config})
+        monkeypatch.setitem(families.FAMILIES, name, changed)
+        base = families.make_family(name, tmp_path / f"{name}{len(config)}")
+        return make_source(base_path=str(base), adapter_path=None, adapter_sha256=None, base_name=name)
 
     return make
 
@@ -87,15 +106,52 @@ def test_a_converter_that_fails_is_refused_with_its_last_word(make_source, tmp_p
         rehearsed(make_source(), tmp_path, fail)
 
 
-def test_llama_cpp_is_asked_before_anything_is_merged(make_source, tmp_path, tools):
-    """Both are on the converter's list: one fails in it, the other is not loaded by llama.cpp."""
+def test_llama_cpp_is_asked_before_anything_is_merged(make_source, of_family, tools):
+    """Both are on the converter's list: one is computed without its ALiBi, the other is not loaded by llama.cpp."""
     pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
     registry.check("gguf", make_source(), SilentProgress(), tools)
-    for family in ("falcon_alibi", "gemma4_text"):
-        base = make_family(family, tmp_path / family)
-        source = make_source(base_path=str(base), adapter_path=None, adapter_sha256=None, base_name=family)
-        with pytest.raises(RequestError, match=f"{family} cannot be exported as gguf: it fails on a small copy"):
-            registry.check("gguf", source, SilentProgress(), tools)
+    for family, why in (
+        ("falcon_alibi", "of a small copy.* if alibi in config.json were false"),
+        ("cohere", "it fails on a small copy of the model: llama.cpp cannot load"),
+    ):
+        with pytest.raises(RequestError, match=f"{family} cannot be exported as gguf: {why}"):
+            registry.check("gguf", of_family(family), SilentProgress(), tools)
+
+
+def test_a_window_that_llama_cpp_leaves_out_limits_the_context(of_family, tmp_path, tools):
+    """That of Mistral 7B v0.1 and StarCoder 2; ONNX, whose writer states no context, has the same model refused."""
+    pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
+    source, target = of_family("starcoder2"), tmp_path / "export"
+    assert registry.check("gguf", source, SilentProgress(), tools) == WINDOW_TOKENS
+    target.mkdir()
+    notes = registry.write("gguf", source, target, "float32", SilentProgress(), tools)
+    assert any(f"room for {WINDOW_TOKENS} tokens" in note for note in notes)
+    header = read_gguf_header(target / "model.gguf")
+    assert header.number("context_length", 0) == WINDOW_TOKENS
+    with closing(open_export("gguf", target, source)) as runtime:
+        assert runtime.context_tokens == WINDOW_TOKENS
+
+
+def test_a_runtime_that_goes_by_the_number_of_layers_is_given_all_of_them(of_family, tools):
+    """As EXAONE 4 of 64 layers, of which a small copy has two: llama.cpp has windows for the one alone."""
+    pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
+    with pytest.raises(RequestError, match="computes something else"):
+        registry.check("gguf", of_family("exaone4"), SilentProgress(), tools)
+    layers = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"] * 16
+    source = of_family("exaone4", num_hidden_layers=64, layer_types=layers)
+    assert registry.check("gguf", source, SilentProgress(), tools) is None
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+def test_pieces_need_neither_their_own_file_nor_a_package(has_file, of_family, examples, tools):
+    """Gemma with `tokenizer.json` alone, and with a `tokenizer.model` beside it."""
+    pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
+    source = of_family("gemma")
+    if has_file:
+        (Path(source.base_path) / "tokenizer.model").touch()
+    prompts = source_prompts(source, examples[:3])
+    assert prompts.prompts
+    registry.check("gguf", source, SilentProgress(), tools, prompts)
 
 
 def test_prompts_of_the_proof_are_tried_with_the_copy_and_once(make_source, examples, tmp_path):

@@ -7,7 +7,7 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from luthier.core.errors import RequestError
-from luthier.ml.export.exporters.splitting import _LLAMA_3, _QWEN_2, splitting_name
+from luthier.ml.export.exporters.splitting import _LLAMA_3, _QWEN_2, Pieces, splitting_name
 
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
@@ -43,3 +43,22 @@ def test_an_unknown_splitter_is_refused(tiny_model):
     with pytest.raises(RequestError, match='"Whitespace"') as caught:
         splitting_name(tokenizer)
     assert "smollm" in caught.value.expected
+
+
+def test_pieces_are_scored_by_the_order_of_their_merges():
+    """Several merges make one piece, and an id is not taken."""
+    vocabulary = {"<unk>": 0, "<0x41>": 1, "a": 2, "b": 3, "ab": 4, "aab": 5, "aa": 7}
+    merges = ["a b", ["a", "a"], ["a", "ab"], ["aa", "b"]]
+    document = {
+        "model": {"type": "BPE", "byte_fallback": True, "unk_token": "<unk>", "vocab": vocabulary, "merges": merges},
+        "added_tokens": [{"id": 8, "content": "<end>", "special": True}],
+    }
+    assert Pieces.is_pieces(document)
+    pieces = Pieces(document)
+    assert pieces.vocab_size() == 9
+    assert sorted(vocabulary.values(), key=pieces.GetScore, reverse=True)[:3] == [4, 7, 5]
+    assert pieces.GetScore(5) == -2
+    kinds = (pieces.IsUnknown, pieces.IsByte, pieces.IsUnused, pieces.IsControl)
+    assert [[number for number in range(9) if kind(number)] for kind in kinds] == [[0], [1], [6], [8]]
+    document["model"]["byte_fallback"] = False
+    assert not Pieces.is_pieces(document)

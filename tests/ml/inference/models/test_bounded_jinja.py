@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils import chat_template_utils
 
-from luthier.core.errors import TemplateError
+from luthier.core.child_process.process import ChildEndedError
+from luthier.core.errors import TemplateError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.ml.inference.models import bounded_jinja, sources, template_probe
 from luthier.ml.inference.models.bounded_jinja import BoundedEnvironment, use_bounded_sandbox
@@ -111,6 +113,35 @@ def test_what_the_sandbox_lets_through_ends_in_the_process_of_the_probe() -> Non
     ):
         with pytest.raises(TemplateError, match=words):
             template_probe.check_template(template, {})
+
+
+@pytest.mark.parametrize(
+    ("returncode", "log_lines", "words"),
+    [
+        (-signal.SIGKILL, [], r"ended by SIGKILL[\s\S]*free some memory"),
+        (1, ["ModuleNotFoundError: No module named 'jinja2'"], r"No module named 'jinja2'[\s\S]*luthier doctor"),
+    ],
+)
+def test_an_end_that_is_not_the_templates_fault_does_not_condemn_the_model(
+    returncode: int, log_lines: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise ChildEndedError("render", returncode, log_lines)
+
+    monkeypatch.setattr(template_probe, "run_child", ended)
+    with pytest.raises(WorkError, match=words) as caught:
+        template_probe.check_template("{{ messages }} of the machine", {})
+    assert not isinstance(caught.value, TemplateError)
+    assert "do not use this model" not in str(caught.value)
+
+
+def test_a_template_that_crashes_its_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise ChildEndedError("render", -signal.SIGSEGV, [])
+
+    monkeypatch.setattr(template_probe, "run_child", ended)
+    with pytest.raises(TemplateError, match="ends the process that renders it, by SIGSEGV"):
+        template_probe.check_template("{{ messages }} of a crash", {})
 
 
 def test_a_model_with_such_a_template_is_not_pulled(tmp_path: Path, tiny_model: Path) -> None:

@@ -1,9 +1,9 @@
 """What a small copy of an architecture keeps."""
 
 from tests.vacuous import nonempty
-from transformers import LlamaConfig
+from transformers import LlamaConfig, MistralConfig
 
-from luthier.ml.inference.models.scaled_down import scaled_down
+from luthier.ml.inference.models.scaled_down import SPAN_TOKENS, scaled_down
 
 
 def _config(intermediate: int) -> LlamaConfig:
@@ -18,3 +18,19 @@ def test_feed_forward_layers_of_the_usual_width_stay_four_times_the_hidden_state
         assert made.intermediate_size == 4 * made.hidden_size
     for made in nonempty(list(scaled_down(_config(1000)))):
         assert made.intermediate_size == 64
+
+
+def test_a_window_as_wide_as_the_context_hides_nothing_in_a_small_copy_either():
+    """As published for Phi 3.5, with a window of 262,144 tokens and a context of 131,072."""
+    for context, window in ((4096, 8192), (8192, 4096)):
+        config = MistralConfig(
+            hidden_size=256, num_attention_heads=8, num_key_value_heads=8, num_hidden_layers=4, vocab_size=512,
+            max_position_embeddings=context, sliding_window=window,
+        )  # fmt: skip
+        for made in nonempty(list(scaled_down(config))):
+            assert made.sliding_window == (window if window >= context else SPAN_TOKENS)
+
+
+def test_layers_can_all_be_kept():
+    assert {made.num_hidden_layers for made in nonempty(list(scaled_down(_config(1024))))} == {2}
+    assert {made.num_hidden_layers for made in nonempty(list(scaled_down(_config(1024), keeps_layers=True)))} == {4}

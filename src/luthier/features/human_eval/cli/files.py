@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.json_limits import json_utf8
 from luthier.features.human_eval.cli.arguments import OutputOption, PanelArgument, ProjectOption, read_bytes
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import caller_of, open_context
@@ -78,7 +79,6 @@ def pairs(
     home: HomeOption = None,
 ) -> Answer:
     """Write preference pairs to train on (DPO and its kin), one JSON object a line."""
-    import json
 
     from luthier.core.errors import RequestError
     from luthier.features.human_eval.pairs import preference_pairs
@@ -95,8 +95,8 @@ def pairs(
             expected="at least one item of which most raters prefer one answer",
             do="wait for more ratings, or add raters",
         )
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
-    write_output(output, lines.encode(), force=force)
+    lines = b"".join(json_utf8(row) + b"\n" for row in found.rows)
+    write_output(output, lines, force=force)
     document = {"file": str(output), "num_pairs": len(found.rows), "left_out": found.left_out, "caught": found.caught}
 
     def tell(console: Console) -> None:

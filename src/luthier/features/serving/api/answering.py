@@ -7,7 +7,6 @@ other addresses do not wait for them.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -17,6 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError, error_from
+from luthier.core.json_limits import json_utf8
 from luthier.core.stream import Ended, Failed, Piece, StreamEvent, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.completion_stream import CompletionStream
@@ -176,8 +176,9 @@ async def _events(stream: CompletionStream, early: list[Event], words: ResponseB
 
 
 def _line(document: Mapping[str, Any], *, event: str | None = None) -> bytes:
-    name = f"event: {event}\n" if event else ""
-    return f"{name}data: {json.dumps(document, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    name = f"event: {event}\n".encode() if event else b""
+    # Tokens of one answer may come as halves of a pair that no piece completes.
+    return b"%sdata: %s\n\n" % (name, json_utf8(document, separators=(",", ":")))
 
 
 def _as_body(error: ApiError) -> ErrorBody:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from typing import Final
@@ -209,7 +210,7 @@ def _uses(request: CardRequest) -> str:
 
 
 def _train_command(request: CardRequest) -> str:
-    return f"luthier data preview {request.described.path.name} --model NAME"
+    return f"luthier data preview {shlex.quote(request.described.path.name)} --model NAME"
 
 
 def _block(command: str) -> str:

@@ -97,19 +97,25 @@ def _walk_folder(walk: _Walk, top: Path) -> None:
     waiting = [top]
     while waiting:
         folder = waiting.pop()
-        # Device and inode: the same folder under two names, or a mount that contains itself, is walked once.
-        identity = _identity(folder.stat())
-        if identity in walk.seen:  # given twice, or a folder within another that was given, too
-            continue
-        walk.seen[identity] = _name(walk, folder)
         try:
+            # Device and inode: the same folder under two names, or a mount that contains itself, is walked once.
+            identity = _identity(folder.stat())
+            if identity in walk.seen:  # given twice, or a folder within another that was given, too
+                continue
+            walk.seen[identity] = _name(walk, folder)
             # scandir's order depends on the file system; the order of rows must not.
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             walk.skipped.append(SkippedFile(_name(walk, folder), "unreadable", f"cannot be read: {error.strerror}"))
             continue
         for entry in entries:
-            if (inner := _sort(walk, entry)) is not None:
+            try:
+                inner = _sort(walk, entry)
+            except OSError as error:  # some file systems tell what an entry is only when it is looked at
+                name = _name(walk, Path(entry.path))
+                walk.skipped.append(SkippedFile(name, "unreadable", f"cannot be read: {error.strerror}"))
+                continue
+            if inner is not None:
                 waiting.append(inner)
 
 

@@ -10,7 +10,6 @@ joined in order              OUTPUT, and OUTPUT.ingest.json with each document's
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from luthier.core.errors import DataError, RequestError, RowProblem, StorageFullError
+from luthier.core.json_limits import json_utf8
 from luthier.core.ports import Progress
 from luthier.core.system.disk_full import disk_full_explained
 from luthier.core.system.file_lock import file_lock
@@ -164,7 +164,7 @@ def ingest(
         try:
             with disk_full_explained(output, expected="room for the rows twice"):
                 _join([parts / answer["part"] for answer in answers if "part" in answer], rows)
-                outcome.write_text(json.dumps(done.as_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+                outcome.write_bytes(json_utf8(done.as_json(), indent=2) + b"\n")
                 publish({rows: output, outcome: told}, force=force)
         finally:
             for made in (rows, outcome):

@@ -1,7 +1,7 @@
 """The rows of one document on the disk, until all documents are done: what a killed ingest continues from.
 
 A part is a file named by the digest of all that its rows depend on: the document's name and bytes, the settings, and
-the versions of what reads it. Its first line is a header, the rest are the rows as the output will have them.
+what reads it (code and versions). Its first line is a header, the rest are the rows as the output will have them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from luthier.core.digest import sha256_bytes, sha256_document
+from luthier.core.digest import sha256_bytes, sha256_document, sha256_file
+from luthier.ml.data import readers
 from luthier.ml.data.rows.write_rows import json_line
 
 _FORMAT = 2
@@ -68,12 +71,26 @@ def part_name(name: str, sha256: str, reader: str, settings: IngestSettings) -> 
         "name": name,
         "sha256": sha256,
         "reader": reader,
+        "code": _code_sha256(reader.partition(":")[0]),
         "chunk": [settings.chunk_tokens, settings.overlap_tokens],
         "licence": settings.licence,
         "tokenizer": settings.tokenizer_sha256,
         "libraries": {library: version(library) for library in _LIBRARIES},
     }
     return f"{sha256_document(depends_on)}.part"
+
+
+@cache
+def _code_sha256(module: str) -> str:
+    """Hex digest of what makes rows of a document: the reader's module, and all of our readers and what cuts texts."""
+    # Files rather than a version: a checkout is changed between two ingests without getting another one, and so are the
+    # readers of others.
+    own = (Path(__file__).parent, Path(readers.__file__).parent)
+    files = {file for folder in own for file in folder.glob("*.py")}
+    spec = find_spec(module)
+    if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
+        files.add(Path(spec.origin))
+    return sha256_document(sorted([file.name, sha256_file(file)] for file in files))
 
 
 def write_part(

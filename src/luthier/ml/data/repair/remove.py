@@ -53,8 +53,9 @@ def removals(request: RepairRequest, table: AuditTable, gone: Notes, found: Sequ
         if request.has(name) and not _is_clean(request, name, found):
             # Without the rows that go already: a duplicate of such a row must stay.
             left = replace(audit, table=_without(audit.table, notes))
-            for line, reason in look(left):
-                add_note(notes, line, Note(name, reason))
+            for line, other, said in look(left):
+                reason, by_line = (said.format(row=row) for row in (audit.table.id_of(other), f"line {other}"))
+                add_note(notes, line, Note(name, reason, by_line))
     return notes
 
 
@@ -119,15 +120,19 @@ def _exact_twins(audit: AuditRequest) -> dict[int, str]:
     return {line: audit.held_out.id_of(there[key]) for line, key in rows if key in there}
 
 
-def _exact(audit: AuditRequest) -> Iterator[tuple[int, str]]:
+# The row that goes, the row for which it goes, and why, with {row} for the latter.
+_Twin = tuple[int, int, str]
+
+
+def _exact(audit: AuditRequest) -> Iterator[_Twin]:
     table = audit.table
     lines = table.frame["line"].to_list()
     for at, first in enumerate(first_positions(table).tolist()):
         if first != at:
-            yield lines[at], f"says the same as {table.id_of(lines[first])}"
+            yield lines[at], lines[first], "says the same as {row}"
 
 
-def _near(audit: AuditRequest) -> Iterator[tuple[int, str]]:
+def _near(audit: AuditRequest) -> Iterator[_Twin]:
     """Near-duplicates with the same answer. A row with another answer stays, and its own likes go for it."""
     table = audit.table
     texts, _ = comparable_texts(table)
@@ -137,27 +142,27 @@ def _near(audit: AuditRequest) -> Iterator[tuple[int, str]]:
     for at in np.flatnonzero(made.kept != np.arange(len(made.kept))).tolist():
         kept, similarity = int(made.kept[at]), float(made.similarities[at])
         if _same_answer(answers[at], answers[kept]):
-            yield lines[at], _near_reason(table, lines[kept], similarity)
+            yield lines[at], lines[kept], _near_reason(similarity)
             continue
         others = stays[kept, normalised(answers[at] or "")]
         # Negative positions, so that max() takes the first row of equally similar ones.
         alike = [(jaccard(texts[at], texts[other]), -other) for other in others]
         if alike and max(alike)[0] >= THRESHOLD:
             best, other = max(alike)
-            yield lines[at], _near_reason(table, lines[-other], best)
+            yield lines[at], lines[-other], _near_reason(best)
         else:
             others.append(at)
 
 
-def _near_reason(table: AuditTable, line: int, similarity: float) -> str:
-    return f"near-duplicate (Jaccard {similarity:.2f}) of {table.id_of(line)}"
+def _near_reason(similarity: float) -> str:
+    return f"near-duplicate (Jaccard {similarity:.2f}) of {{row}}"
 
 
 def _same_answer(one: str | None, other: str | None) -> bool:
     return normalised(one or "") == normalised(other or "") or jaccard(one or "", other or "") >= THRESHOLD
 
 
-def _conflicting(audit: AuditRequest) -> Iterator[tuple[int, str]]:
+def _conflicting(audit: AuditRequest) -> Iterator[_Twin]:
     """Of the rows of a prompt, those that the strict majority contradicts; where there is none, all."""
     table = audit.table
     prompts: dict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -171,12 +176,12 @@ def _conflicting(audit: AuditRequest) -> Iterator[tuple[int, str]]:
         most, num = counts.most_common(1)[0]
         if 2 * num > len(rows):
             first = next(line for line, answer in rows if answer == most)
-            said = f"answers the prompt of {table.id_of(first)} otherwise than {num} of its {len(rows)} rows do"
-            yield from ((line, said) for line, answer in rows if answer != most)
+            said = f"answers the prompt of {{row}} otherwise than {num} of its {len(rows)} rows do"
+            yield from ((line, first, said) for line, answer in rows if answer != most)
         else:
             for line, answer in rows:
                 other = next(other for other, said in rows if said != answer)
-                yield line, f"answers the prompt of {table.id_of(other)} otherwise, and no answer has a majority"
+                yield line, other, "answers the prompt of {row} otherwise, and no answer has a majority"
 
 
 _AMONG_ROWS = {"conflicting_completion": _conflicting, "exact_duplicate": _exact, "near_duplicate": _near}

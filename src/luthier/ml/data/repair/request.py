@@ -60,14 +60,18 @@ class Note:
     Attributes:
         action: id of the action.
         reason: one phrase, without any value of the row.
+        reason_by_line: the same phrase for who has the file open, other rows of it named by their lines alone; empty
+            where the reason names none.
     """
 
     action: str
     reason: str
+    reason_by_line: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """For the manifest."""
-        return {"check": self.action, "reason": self.reason}
+        by_line = {"reason_by_line": self.reason_by_line} if self.reason_by_line else {}
+        return {"check": self.action, "reason": self.reason} | by_line
 
 
 Notes = dict[int, list[Note]]

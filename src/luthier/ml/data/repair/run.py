@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError, RequestError
+from luthier.core.json_limits import json_utf8
 from luthier.core.results.audit import Audit, Finding
 from luthier.ml.data.audit.run import run_audit
 from luthier.ml.data.audit.table import AuditTable, build_table
@@ -85,7 +85,7 @@ def repair_file(request: RepairRequest) -> Repaired:
         # The grade after the repair is measured on what was written.
         again = run_audit(replace(request.audit, table=_table(request, rows)), request.checks)
         document = summary(request, fates, changed, rows, audited, again)
-        last.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        last.write_bytes(json_utf8(document, indent=2) + b"\n")
         finals = (request.output, manifest_path(request.output), summary_path(request.output))
         publish(dict(zip((rows, manifest, last), finals, strict=True)), force=request.force)
     return Repaired(*finals, document)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import IO, Any
 
 from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import DataError
+from luthier.core.json_limits import json_text
 from luthier.core.results.audit import Audit
 from luthier.ml.data.files.source import open_source
 from luthier.ml.data.personal_data.span import KINDS
@@ -131,7 +131,7 @@ def _write_fate(file: IO[str], head: dict[str, Any], notes: list[Note], tail: di
         "reason": first.reason if first else None,
         "reasons": [note.as_json() for note in notes],
     }
-    file.write(json.dumps({**head, **why, **tail}, ensure_ascii=False) + "\n")
+    file.write(json_text({**head, **why, **tail}) + "\n")
 
 
 def summary(

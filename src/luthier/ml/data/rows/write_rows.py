@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from luthier.core.system.disk_full import disk_full_explained
+from luthier.core.system.durable import sync_file
 from luthier.ml.data.files.bad_field import name_of_type
 
 
@@ -29,9 +30,8 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
             for row in rows:
                 file.write(json_line(row) + b"\n")
                 num_rows += 1
-            file.flush()
             # Before the rename: else a power cut could leave the new name with an empty file.
-            os.fsync(file.fileno())
+            sync_file(file)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -48,7 +48,9 @@ def json_line(fields: Mapping[str, Any]) -> bytes:
     text = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=_iso)
     try:
         return text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
+    # Half of a surrogate pair can only be written as an escape. Not by `json_utf8`, which leaves the rest as it is:
+    # files are known by their digests, and such lines have always been written in ASCII.
+    except UnicodeEncodeError:
         return json.dumps(fields, allow_nan=False, default=_iso).encode()
 
 

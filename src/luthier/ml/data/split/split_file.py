@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from luthier.core.dataset import Split
 from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError
+from luthier.core.json_limits import json_utf8
 from luthier.core.ports import Progress, SilentProgress
 from luthier.ml.data.audit.table import AuditTable, build_table
 from luthier.ml.data.dedup.near_duplicates import near_duplicate_groups
@@ -106,7 +106,7 @@ def split_file(
         check_free(stale, force=request.force)
         document["removed"] = [path.name for path in stale]
         made = work / SUMMARY
-        made.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        made.write_bytes(json_utf8(document, indent=2) + b"\n")
         publish({**{written[name]: finals[name] for name in written}, made: summary}, force=request.force)
         for path in stale:  # of an earlier split, so it would leak into this one
             path.unlink()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
+from luthier.core.json_limits import json_utf8
 from luthier.ml.export.bundle.manifest import MODEL_SIGNATURE, SIGNATURE
 from luthier.ml.export.bundle.signature import SignatureError, pre_authentication_encoding
 
@@ -59,7 +60,7 @@ def sign_files(name: str, files: Mapping[str, str], key: EllipticCurvePrivateKey
     """
     from cryptography.exceptions import UnsupportedAlgorithm
 
-    payload = json.dumps(_statement(name, files), ensure_ascii=False).encode()
+    payload = json_utf8(_statement(name, files))
     signed = pre_authentication_encoding(_PAYLOAD_TYPE, payload)
     try:
         signature = key.sign(signed, _algorithm(key.public_key(), deterministic=True))

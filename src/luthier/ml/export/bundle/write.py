@@ -11,8 +11,6 @@ facts, export --> plan.json, evaluation.json, parity.json, licence texts
 
 from __future__ import annotations
 
-import json
-import os
 import stat
 import uuid
 from pathlib import Path
@@ -21,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.digest import sha256_bytes
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.evaluation import Evaluation
+from luthier.core.json_limits import json_utf8
 from luthier.core.ports import Progress
 from luthier.core.records.export import Export
 from luthier.core.system.artifact_transfer import copy_local
-from luthier.core.system.durable import sync
+from luthier.core.system.durable import sync, sync_file
 from luthier.ml.export.bundle.card import card_text
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.lineage import lineage
@@ -188,8 +187,7 @@ def _without_rows(evaluation: Evaluation) -> Evaluation:
 
 def _write(path: Path, document: Any) -> None:
     # `allow_nan=False`: NaN is no JSON, and readers elsewhere would fail on it.
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    _put(path, (text + "\n").encode())
+    _put(path, json_utf8(document, indent=2, sort_keys=True, allow_nan=False) + b"\n")
 
 
 def _put(path: Path, content: bytes, *, closed: bool = False) -> None:
@@ -198,9 +196,8 @@ def _put(path: Path, content: bytes, *, closed: bool = False) -> None:
     try:
         with partial.open("xb") as file:
             file.write(content)
-            file.flush()
             # The content is on the disk before the name points to it: a crash leaves the old file or the new one.
-            os.fsync(file.fileno())
+            sync_file(file)
         if closed:
             partial.chmod(partial.stat().st_mode & _NOT_WRITING)
         partial.replace(path)

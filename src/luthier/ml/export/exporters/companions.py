@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.conversation import Conversation, Message
+from luthier.core.json_limits import json_utf8
 from luthier.core.opted_turns import OptedTurns
 from luthier.core.records.export import ExportSource
 from luthier.ml.export.exporters.exported_template import ExportedTemplate, exported_template
@@ -147,4 +148,4 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:
-    file.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.write_bytes(json_utf8(document, indent=2, sort_keys=True) + b"\n")

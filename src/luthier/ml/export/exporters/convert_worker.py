@@ -1,19 +1,22 @@
 """Run llama.cpp's converter, in a child process.
 
 The converter recognises how a tokenizer splits text by a digest over the tokens of one text, which only tokenizers of
-its own list have. Where it does not know one, the splitter itself is examined: `splitting`.
+its own list have. Where it does not know one, the splitter itself is examined: `splitting`. SentencePiece vocabularies
+come out of `tokenizer.json`, with which the model was trained.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import RequestError
-from luthier.ml.export.exporters.splitting import splitting_name
+from luthier.ml.export.exporters.splitting import Pieces, adds_space, splitting_name
 
 
 def convert(document: dict[str, Any], _channel: Channel) -> None:
@@ -21,20 +24,23 @@ def convert(document: dict[str, Any], _channel: Channel) -> None:
 
     Args:
         document: `converter` (its folder), `model`, `file`, `outtype`, `name`, `end_of_turn` (a token id), `begins`
-            (whether a prompt gets a BOS token).
+            (whether a prompt gets a BOS token), `context_tokens` (the most that the file says it has room for, None
+            for what the model has).
 
     Raises:
         RequestError: the tokenizer needs a package that is not installed, or splits text in an unknown way.
     """
     sys.path.insert(0, document["converter"])  # its own `gguf` before the installed one
-    program = _prepared(Path(document["model"]), document["end_of_turn"], document["begins"])
+    space = older_tokenizer(Path(document["model"]))
+    program = _prepared(document, space)
     options = {"--outfile": document["file"], "--outtype": document["outtype"], "--model-name": document["name"]}
     sys.argv = [program.__file__, document["model"], *(word for pair in options.items() for word in pair)]
     program.main()
 
 
-def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
-    """The converter's module, with the end-of-turn token set, and whether a prompt gets a BOS token."""
+def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
+    """The converter's module, which writes what the document says beside the model's own words."""
+    model = Path(document["model"])
     library = import_module("gguf")
     # Before the import of the converter, which reads the enumeration when its classes are made.
     library.MODEL_TENSOR = TensorNames(library.MODEL_TENSOR)  # type: ignore[attr-defined]
@@ -54,8 +60,10 @@ def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
             return splitting_name(tokenizer)
 
     def set_vocab_sentencepiece(self: Any, *values: Any) -> None:
-        if not (model / "tokenizer.model").is_file():  # looked for after an import that may not be there
-            raise FileNotFoundError(model / "tokenizer.model")
+        # A class may expect SentencePiece where this model's tokenizer is byte-level: llama.cpp reads either of each.
+        if not (model / "tokenizer.model").is_file():
+            self._set_vocab_gpt2()
+            return
         try:
             by_sentencepiece(self, *values)
         except ImportError as error:
@@ -67,9 +75,13 @@ def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
 
     def prepare_metadata(self: Any, vocab_only: bool) -> None:
         prepare(self, vocab_only)
-        self.gguf_writer.add_eot_token_id(end_of_turn)
+        self.gguf_writer.add_eot_token_id(document["end_of_turn"])
         # By the tokenizer's own word llama.cpp would begin with that token even where the chat template leaves it out.
-        self.gguf_writer.add_add_bos_token(begins)
+        self.gguf_writer.add_add_bos_token(document["begins"])
+        if document["context_tokens"] is not None:
+            self.gguf_writer.add_context_length(document["context_tokens"])
+        if adds_space_prefix is not None:
+            self.gguf_writer.add_add_space_prefix(adds_space_prefix)
 
     # Patched in this child process only, which converts one model and ends.
     conversion.ModelBase.prepare_tensors = prepare_tensors
@@ -77,6 +89,34 @@ def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
     text_model._set_vocab_sentencepiece = set_vocab_sentencepiece
     text_model.prepare_metadata = prepare_metadata
     return program
+
+
+def older_tokenizer(model: Path) -> bool | None:
+    """Complete the tokenizer in a scratch folder by what the converter reads of a SentencePiece one.
+
+    The pieces stand in for the package sentencepiece in this process, and `added_tokens_decoder`, which transformers 5
+    leaves out of tokenizer_config.json, is written there.
+
+    Returns:
+        Whether text gets a space before it; None for a tokenizer of another kind, which is left as it is.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    document = json.loads(tokenizer.backend_tokenizer.to_str())
+    if not Pieces.is_pieces(document):
+        return None
+    pieces = Pieces(document)
+    stand_in = ModuleType("sentencepiece")
+    stand_in.SentencePieceProcessor = lambda: pieces  # type: ignore[attr-defined]
+    sys.modules["sentencepiece"] = stand_in
+    (model / "tokenizer.model").touch()  # only looked for: the pieces are here already
+    config_file = model / "tokenizer_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    added = {str(one["id"]): {"content": one["content"], "special": one["special"]} for one in document["added_tokens"]}
+    config["added_tokens_decoder"] = added | config.get("added_tokens_decoder", {})
+    config_file.write_text(json.dumps(config), encoding="utf-8")
+    return adds_space(tokenizer)
 
 
 class TensorNames:
@@ -115,9 +155,22 @@ def older_names(hparams: dict[str, Any]) -> None:
             # embeddings have as many rows as the config says: padding is for files that were padded before
             "pad_vocab_size_multiple": 1 if part.get("vocab_size") else None,
         }
+        older |= _of_full_attention(part)
         for name, value in older.items():
             if value is not None and part.get(name) is None:
                 part[name] = value
         # one head for keys and values, whatever transformers writes beside it: published files leave the number out
         if part.get("multi_query") and not part.get("new_decoder_architecture") and "num_kv_heads" in part:
             part["num_kv_heads"] = 1
+
+
+def _of_full_attention(part: dict[str, Any]) -> dict[str, Any]:
+    """What only layers with full attention have, by the names of a config that lists no layers (Gemma 4)."""
+    kinds, layers = part.get("layer_types") or [], part.get("per_layer_config") or {}
+    full = [own for number, own in layers.items() if number.isdigit() and kinds[int(number)] == "full_attention"]
+    if not full or any(own != full[0] for own in full):
+        return {}
+    return {
+        "global_head_dim": full[0].get("head_dim"),
+        "num_global_key_value_heads": full[0].get("num_key_value_heads"),
+    }

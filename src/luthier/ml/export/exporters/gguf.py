@@ -62,7 +62,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         turns = write_model(source, folder, "float32", progress)
         # The converter writes wide types and q8_0 itself; mixtures of kinds are made by llama.cpp from 16 bits.
         direct = target / FILE if precision in _OUTTYPES else Path(scratch) / "wide.gguf"
-        _convert(program, folder, direct, _OUTTYPES.get(precision, "f16"), source.name, turns, progress)
+        _convert(program, folder, direct, _OUTTYPES.get(precision, "f16"), source, turns, progress)
         _keep_companions(folder, target)
         if precision not in _OUTTYPES:
             # The merged folder (4 bytes a weight) goes before the quantised file comes: half the room on the disk.
@@ -76,16 +76,23 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
 
 
 def _convert(
-    program: Path, folder: Path, file: Path, outtype: str, name: str, turns: Turns, progress: Progress
+    program: Path,
+    folder: Path,
+    file: Path,
+    outtype: str,
+    source: ExportSource,
+    turns: Turns,
+    progress: Progress,
 ) -> None:
     document = {
         "converter": str(program),
         "model": str(folder),
         "file": str(file),
         "outtype": outtype,
-        "name": name,
+        "name": source.name,
         "end_of_turn": turns.stop_ids[0],
         "begins": bool(turns.beginning),
+        "context_tokens": source.context_tokens,
     }
     with progress.task(title := f"Writing GGUF ({outtype})", None, ""):
         run_child(CONVERT, document, title=title)

@@ -78,6 +78,7 @@ class Format:
         distributions: Packages that take part, as the bill of materials names them.
         check: "module:function" that refuses a model before any work; empty where the format holds every model.
         unrehearsed: Why no small copy of the model is written and read in the runtime first; empty where one is.
+        limits_context: Whether its writer can state a shorter context than the model's (`ExportSource.context_tokens`).
         is_adapter: Whether it holds the adapter alone, without the base.
         is_served: Whether its folder is one that this server can serve: PEFT, transformers, or a single GGUF file.
         runs_as_stored: Whether users run it by transformers, in the type that its weights are stored in.
@@ -99,6 +100,7 @@ class Format:
     distributions: tuple[str, ...] = ()
     check: str = ""
     unrehearsed: str = ""
+    limits_context: bool = False
     is_adapter: bool = False
     is_served: bool = False
     runs_as_stored: bool = False
@@ -205,6 +207,7 @@ FORMATS: Final[Mapping[ExportFormat, Format]] = {
         install="luthier[gguf]",
         distributions=("gguf", "xllamacpp", "llama-cpp-py-sync"),
         check="luthier.ml.export.exporters.gguf:check",
+        limits_context=True,
         is_served=True,
         fills_in_date=True,
         chart_role="tuned",
@@ -358,7 +361,7 @@ def check(
     progress: Progress,
     tools: Path,
     prompts: SourcePrompts | None = None,
-) -> None:
+) -> int | None:
     """Refuse what the format cannot hold before any work is done on the model itself.
 
     Args:
@@ -367,6 +370,9 @@ def check(
         progress: Shows what is being tried.
         tools: Where third-party programs are stored.
         prompts: Those that the export will be proved on: the tokens of its runtime are compared with the source's.
+
+    Returns:
+        The most tokens for which the format's runtime is right; None for all that the model has room for.
 
     Raises:
         RequestError: the format cannot hold the model, or its runtime would write a prompt otherwise.
@@ -382,11 +388,13 @@ def check(
         from luthier.ml.export.exporters.rehearsal import rehearse
 
         packages = (*known.modules, *_package_of(format))
-        rehearse(format, _function(format, known.writer), packages, source, progress, tools, prompts)
-    elif prompts is not None:
+        write, limits = _function(format, known.writer), known.limits_context
+        return rehearse(format, write, packages, source, progress, tools, prompts, limits_context=limits)
+    if prompts is not None:
         from luthier.ml.export.exporters.rehearsal import rehearse_companions
 
         rehearse_companions(format, source, prompts)
+    return None
 
 
 def write(
@@ -404,8 +412,14 @@ def write(
         WorkError: writing fails.
         OSError: the disk is full.
     """
-    check(format, source, progress, tools)
-    warnings: list[str] = _function(format, format_of(format).writer)(source, target, precision, progress, tools)
+    limit = check(format, source, progress, tools)
+    limited = source.model_copy(update={"context_tokens": limit})
+    warnings: list[str] = _function(format, format_of(format).writer)(limited, target, precision, progress, tools)
+    if limit is not None:
+        warnings.append(
+            f"the runtime of {format} leaves out the attention window of this model, so the export has room for "
+            f"{limit} tokens, as many as the window: do not raise it"
+        )
     return warnings
 
 

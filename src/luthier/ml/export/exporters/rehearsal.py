@@ -6,14 +6,21 @@ converter and runtime are asked: a copy of the architecture with few layers, nar
 is written in the format in float32, opened in the runtime, and read by both sides. Weights are random, and a part that
 is missing shows in what every token is given; rounding does not. The tokens of the prompts that the export will be
 proved on, and the token that ends an answer, are compared there too: they depend on template and tokenizer alone.
+
+A copy with few layers is tried first. Some runtimes read off the number of layers what a model is (llama.cpp does so of
+Gemma 2 and 3, EXAONE 4 and Command R), so what fails is tried again with as many layers as the model has. Where the
+runtime is right as far as the shortest window of the copy reaches, and wrong behind it, it leaves windows out: the
+export then has room for as many tokens as the model's own window, within which windows hide nothing.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,9 +36,10 @@ from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.proof_prompts import ProofPrompt, SourcePrompts, TokenFindings, compared_tokens
 
 if TYPE_CHECKING:
-    from luthier.ml.export.runtimes.protocol import Runtime
+    from luthier.ml.export.runtimes.protocol import LogProbabilities, Runtime
+    from luthier.ml.export.runtimes.transformers_model import TransformersModel
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _NUM_TOKENS: Final = 64
 MAX_SHARE: Final = 0.02
 """What the likelihoods of a small copy may differ, as a share of how much they vary; a few 1e-4 are usual."""
@@ -50,7 +58,9 @@ def rehearse(
     progress: Progress,
     tools: Path,
     prompts: SourcePrompts | None = None,
-) -> None:
+    *,
+    limits_context: bool = False,
+) -> int | None:
     """Refuse a model of which not even a small copy comes out of the converter as it went in.
 
     Once for each config, tokenizer, versions and prompts; success is recorded in `tools`. An architecture of which no
@@ -64,6 +74,10 @@ def rehearse(
         progress: Shows that it is being tried.
         tools: Where third-party programs are stored.
         prompts: Those that the export will be proved on; None compares no prompts.
+        limits_context: Whether the writer can state a shorter context (`ExportSource.context_tokens`).
+
+    Returns:
+        The most tokens for which the runtime is right; None for all that the model has room for.
 
     Raises:
         RequestError: the converter or the runtime fails on the copy, computes something else, or makes other tokens of
@@ -77,24 +91,29 @@ def rehearse(
         marks.append(tools / f"rehearsed-{format}-prompts-{digest[:32]}")
     # Only success is marked: what was refused is tried again, since a package may have been repaired.
     if all(mark.is_file() for mark in marks):
-        return
-    with (
-        progress.task(f"Trying {format} on a small copy", None, ""),
-        scratch_folder(Path(tempfile.gettempdir()), "luthier-export-rehearsal-") as scratch,
-    ):
-        if not _write_copy(source, scratch / "base"):
-            return
-        try:
-            fault, tokens = _tried(format, write, source, scratch, tools, prompts, is_known=model_mark.is_file())
-        except (RequestError, WorkError) as error:
-            why = f"it fails on a small copy of the model: {_last_line(error, scratch)}"
-            raise _refused(format, source, why) from error
-    if fault:
-        raise _refused(format, source, fault)
-    refuse_other_tokens(format, source, tokens)
+        return _limit(model_mark)
+    with progress.task(f"Trying {format} on a small copy", None, ""):
+        trial = _Trial(format, write, source, tools, prompts, limits_context, is_known=model_mark.is_file())
+        found = trial.run()
+        if found is not None and found.fault and found.has_fewer_layers:
+            found = trial.run(keeps_layers=True) or found
+    if found is None:
+        return None
+    if found.fault:
+        raise _refused(format, source, found.fault) from found.error
+    refuse_other_tokens(format, source, found.tokens)
+    model_mark.parent.mkdir(parents=True, exist_ok=True)
+    if not model_mark.is_file():
+        model_mark.write_text(str(found.context_tokens or ""), encoding="ascii")
     for mark in marks:
-        mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
+    return _limit(model_mark)
+
+
+def _limit(mark: Path) -> int | None:
+    """The context that was found when a model was tried."""
+    text = mark.read_text(encoding="ascii")
+    return int(text) if text else None
 
 
 def refuse_other_tokens(format: ExportFormat, source: ExportSource, tokens: TokenFindings) -> None:
@@ -126,38 +145,84 @@ def rehearse_companions(format: ExportFormat, source: ExportSource, prompts: Sou
         refuse_other_tokens(format, source, compared_tokens(prompts, prompts.prompts, TransformersTokens(scratch)))
 
 
-def _tried(
-    format: ExportFormat,
-    write: Callable[..., Any],
-    source: ExportSource,
-    scratch: Path,
-    tools: Path,
-    prompts: SourcePrompts | None,
-    *,
-    is_known: bool,
-) -> tuple[str, TokenFindings]:
-    """What a small copy in `scratch` computes otherwise in the runtime, empty for nothing, and the tokens of prompts.
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What came of a trial: the reason against the export, empty for none, and what raised it."""
 
-    is_known: what it computes was compared before.
-    """
-    from luthier.ml.export.exporters.registry import open_export
+    tokens: TokenFindings
+    fault: str = ""
+    error: LuthierError | None = None
+    context_tokens: int | None = None
+    has_fewer_layers: bool = False
 
-    small = source.model_copy(
-        update={
-            "name": f"a small copy of {source.base_name}",
-            "base_path": str(scratch / "base"),
-            "adapter_path": None,
-            "adapter_sha256": None,
-            "quantisation": None,
-        }
-    )
-    folder = scratch / "export"
-    folder.mkdir()
-    write(small, folder, "float32", SilentProgress(), tools)
-    with closing(open_export(format, folder, small)) as runtime:
-        fault = "" if is_known else _fault(small, runtime)
-        tokens = TokenFindings(0) if prompts is None else compared_tokens(prompts, prompts.prompts, runtime)
-        return fault, tokens
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One export to be tried. is_known: what it computes was compared before, only prompts were not."""
+
+    format: ExportFormat
+    write: Callable[..., Any]
+    source: ExportSource
+    tools: Path
+    prompts: SourcePrompts | None
+    limits_context: bool
+    is_known: bool
+
+    def run(self, *, keeps_layers: bool = False) -> _Found | None:
+        """Try a small copy; None where none can be made."""
+        with scratch_folder(Path(tempfile.gettempdir()), "luthier-export-rehearsal-") as scratch:
+            if not _write_copy(self.source, scratch / "base", keeps_layers=keeps_layers):
+                return None
+            copied, own = (_num_layers(base) for base in (scratch / "base", Path(self.source.base_path)))
+            is_cut = copied < own
+            try:
+                return replace(self._tried(scratch), has_fewer_layers=is_cut)
+            except (RequestError, WorkError) as error:
+                why = f"it fails on a small copy of the model: {_last_line(error, scratch)}"
+                return _Found(TokenFindings(0), why, error, has_fewer_layers=is_cut)
+
+    def _tried(self, scratch: Path) -> _Found:
+        from luthier.ml.export.exporters.registry import open_export
+
+        small = self.source.model_copy(
+            update={
+                "name": f"a small copy of {self.source.base_name}",
+                "base_path": str(scratch / "base"),
+                "adapter_path": None,
+                "adapter_sha256": None,
+                "quantisation": None,
+            }
+        )
+        folder = scratch / "export"
+        folder.mkdir()
+        self.write(small, folder, "float32", SilentProgress(), self.tools)
+        with closing(open_export(self.format, folder, small)) as runtime:
+            fault, limit = "" if self.is_known else _fault(small, runtime), None
+            window, own = (_shortest_window(one.base_path) for one in (small, self.source))
+            if fault and self.limits_context and window and own and not _fault(small, runtime, window):
+                fault, limit = "", own
+            elif fault:
+                fault = _fault(small, runtime, names_cause=True)
+            prompts = self.prompts
+            tokens = TokenFindings(0) if prompts is None else compared_tokens(prompts, prompts.prompts, runtime)
+            return _Found(tokens, fault, context_tokens=limit)
+
+
+def _num_layers(base: Path) -> int:
+    from luthier.ml.inference.models.architecture import load_config, text_config
+
+    return int(getattr(text_config(load_config(base)), "num_hidden_layers", 0))
+
+
+def _shortest_window(base: str) -> int | None:
+    """How many tokens the layers with the shortest window see; None where no window is shorter than the context."""
+    from luthier.ml.inference.models.architecture import context_tokens, load_config, text_config
+    from luthier.ml.inference.models.scaled_down import is_span
+
+    config = load_config(base)
+    spans = [value for key, value in vars(text_config(config)).items() if is_span(key) and type(value) is int]
+    usable = [value for value in spans if 0 < value < context_tokens(config)]
+    return min(usable, default=None)
 
 
 def _key(format: ExportFormat, modules: tuple[str, ...], source: ExportSource) -> str:
@@ -189,7 +254,7 @@ def _version(module: str) -> str | None:
         return None
 
 
-def _write_copy(source: ExportSource, folder: Path) -> bool:
+def _write_copy(source: ExportSource, folder: Path, *, keeps_layers: bool) -> bool:
     """The small copy as a transformers folder with the tokenizer of the model; False where none can be made."""
     import torch
 
@@ -200,7 +265,7 @@ def _write_copy(source: ExportSource, folder: Path) -> bool:
     generator = torch.get_rng_state()
     try:
         with quiet_transformers():
-            small = small_copy(source.base_path, keeps_vocabulary=True)
+            small = small_copy(source.base_path, keeps_vocabulary=True, keeps_layers=keeps_layers)
             if small is None:
                 return False
             small.save_pretrained(str(folder))
@@ -214,17 +279,17 @@ def _write_copy(source: ExportSource, folder: Path) -> bool:
     return True
 
 
-def _fault(small: ExportSource, runtime: Runtime) -> str:
+def _fault(small: ExportSource, runtime: Runtime, num_tokens: int = _NUM_TOKENS, *, names_cause: bool = False) -> str:
     """What the runtime makes of the small copy, where it is something else than what transformers does; else empty.
 
     Of each position the typical difference over the vocabulary, as a share of how much likelihoods vary, and of these
     the median: a router that rounding sends another way changes some positions, a part that is missing changes nearly
-    all. Only positions behind the windows of the copy count.
+    all. By default only positions behind the windows of the copy count.
     """
     from luthier.ml.export.runtimes.transformers_model import TransformersModel
 
     own = TransformersModel(small.base_path)
-    most = min(_NUM_TOKENS, own.context_tokens, runtime.context_tokens or _NUM_TOKENS)
+    most = min(num_tokens, own.context_tokens, runtime.context_tokens or num_tokens)
     # The first half is context only: windows of the copy are shorter than that.
     start = most // 2
     vocabulary = own.log_probabilities([0], 0).shape[1]
@@ -233,18 +298,62 @@ def _fault(small: ExportSource, runtime: Runtime) -> str:
     wanted, found = own.log_probabilities(ids, start), runtime.log_probabilities(ids, start)
     if found.shape != wanted.shape:
         return f"of a small copy of the model it knows {found.shape[1]} tokens where the model has {vocabulary}"
-    share = float("inf")
-    if np.isfinite(found).all():
-        # Centred by position: a constant added to all logits is no difference.
-        centred = [rows - rows.mean(axis=1, keepdims=True) for rows in (wanted, found)]
-        gaps = np.sqrt(((centred[0] - centred[1]) ** 2).mean(axis=1))
-        share = float(np.median(gaps / np.maximum(centred[0].std(axis=1), 1e-12)))
+    share = _share(wanted, found)
     if share <= MAX_SHARE:
         return ""
+    lost = ""
+    if names_cause:
+        lost = _lost_switch(Path(small.base_path), lambda other: _share(other.log_probabilities(ids, start), found))
     return (
         f"of a small copy of the model it computes something else: likelihoods differ by {share:.0%} of how much "
-        "they vary, so a part of the architecture is lost on the way"
+        "they vary, "
+        + (
+            f"and it does what the model would do if {lost} in config.json were false"
+            if lost
+            else "so a part of the architecture is lost on the way"
+        )
     )
+
+
+def _share(wanted: LogProbabilities, found: LogProbabilities) -> float:
+    """How much likelihoods differ, as a share of how much they vary."""
+    if not np.isfinite(found).all():
+        return float("inf")
+    # Centred by position: a constant added to all logits is no difference.
+    centred = [rows - rows.mean(axis=1, keepdims=True) for rows in (wanted, found)]
+    gaps = np.sqrt(((centred[0] - centred[1]) ** 2).mean(axis=1))
+    return float(np.median(gaps / np.maximum(centred[0].std(axis=1), 1e-12)))
+
+
+def _lost_switch(base: Path, share_of: Callable[[TransformersModel], float]) -> str:
+    """The entry of a copy's config that is true, and without which it computes what the runtime does; empty for none.
+
+    Args:
+        base: the folder of the copy; its config is changed on the way and is as before at the end.
+        share_of: how far a model is from what the runtime has computed.
+    """
+    from luthier.ml.export.runtimes.transformers_model import TransformersModel
+    from luthier.ml.inference.models.quiet import quiet_transformers
+    from luthier.ml.inference.models.small_copy import FAILURES
+
+    file = base / "config.json"
+    before = file.read_text(encoding="utf-8")
+    document = json.loads(before)
+    part = document.get("text_config") or document
+    try:
+        for key in [key for key, value in part.items() if value is True]:
+            part[key] = False
+            file.write_text(json.dumps(document), encoding="utf-8")
+            try:
+                with quiet_transformers():
+                    if share_of(TransformersModel(base)) <= MAX_SHARE:
+                        return str(key)
+            except FAILURES:  # the weights do not fit without it
+                pass
+            part[key] = True
+    finally:
+        file.write_text(before, encoding="utf-8")
+    return ""
 
 
 def _last_line(error: LuthierError, scratch: Path) -> str:

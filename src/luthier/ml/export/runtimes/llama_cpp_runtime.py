@@ -43,11 +43,11 @@ class LlamaCppRuntime:
     """
 
     name: str = "llama.cpp"
-    context_tokens: int | None = None
 
     def __init__(self, path: Path, adapter: Path | None = None) -> None:
         file, num_threads = only_gguf(path, "model"), os.cpu_count() or 1
         header = read_gguf_header(file)
+        self.context_tokens: int | None = header.number("context_length", 0) or None
         self.has_template = bool(header.values.get("tokenizer.chat_template"))
         self._server = LlamaServer(
             # The smallest context: this server only renders and tokenises; the library computes.

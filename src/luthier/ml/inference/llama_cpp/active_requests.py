@@ -12,12 +12,14 @@ import time
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.errors import LuthierError, WorkError
+from luthier.core.errors import BusyError, LuthierError, WorkError
 from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Failed, TextRequest
+from luthier.core.system.threads import start_daemon
 from luthier.ml.inference.llama_cpp.answers import AnswerReader, request_body
 from luthier.ml.inference.llama_cpp.server import LlamaServer
 from luthier.ml.inference.llama_cpp.slots import Slots
@@ -154,8 +156,14 @@ class Writing:
                 shown_marks=choice.shown_marks,
             )
             self._running.add(choice)
-            # A daemon, so that a hanging answer does not keep the process alive.
-            threading.Thread(target=_write, args=(server, body, choice, self._inbox), daemon=True).start()
+            try:
+                # A daemon, so that a hanging answer does not keep the process alive.
+                start_daemon(partial(_write, server, body, choice, self._inbox), "llama.cpp answer")
+            except BusyError as error:
+                # No thread will report the end of it: its slot is given back here, or nobody ever gets it again.
+                self._running.discard(choice)
+                self._slots.give_back(choice.slot)
+                self._fail(choice, error)
 
     def _take(self, wait_seconds: float) -> None:
         """Read one chunk from the inbox, if one comes in time."""

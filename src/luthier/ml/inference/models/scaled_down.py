@@ -34,12 +34,15 @@ _SPANS: Final = ("window", "attention_chunk")
 _FEED_FORWARD_NAMES: Final = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
 
 
-def scaled_down(config: PreTrainedConfig, *, keeps_vocabulary: bool = False) -> Iterator[PreTrainedConfig]:
+def scaled_down(
+    config: PreTrainedConfig, *, keeps_vocabulary: bool = False, keeps_layers: bool = False
+) -> Iterator[PreTrainedConfig]:
     """Small configs of the architecture, those that cost least first; the config itself is left as it is.
 
     Args:
         config: of the whole model.
         keeps_vocabulary: whether vocabulary and special tokens stay as they are.
+        keeps_layers: whether there are as many layers as in the model.
 
     Raises:
         ModelSourceError: transformers cannot build the architecture.
@@ -47,7 +50,7 @@ def scaled_down(config: PreTrainedConfig, *, keeps_vocabulary: bool = False) -> 
     model = empty_model(copy.deepcopy(config))
     found = layers_of(model)
     num_layers = None if found is None else len(found[2])
-    num_kept = None if found is None else prefix_length(model, found[2])
+    num_kept = None if found is None or keeps_layers else prefix_length(model, found[2])
     for factor in _factors(text_config(config)):
         made = copy.deepcopy(config)
         parts = _parts(made)
@@ -63,6 +66,11 @@ def scaled_down(config: PreTrainedConfig, *, keeps_vocabulary: bool = False) -> 
         for key in usual:
             setattr(text_config(made), key, _USUAL_RATIO * text_config(made).hidden_size)
         yield made
+
+
+def is_span(key: str) -> bool:
+    """Whether an entry of a config says how many tokens a layer looks back at, or reads at once."""
+    return any(word in key for word in _SPANS)
 
 
 def _usual_feed_forward(text: Any) -> list[str]:
@@ -125,12 +133,16 @@ def _cut_sizes(part: Any) -> None:
     chosen = [v for k, v in vars(part).items() if type(v) is int and ("per_tok" in k or "topk" in k or "top_k" in k)]
     # A router cannot choose more experts than there are, and groups need two experts each.
     fewest = max(_EXPERTS, *chosen, 2 * (_read(part, "n_group") or 0), 0)
+    context = _read(part, "max_position_embeddings")
     for key, value in list(vars(part).items()):
         if type(value) is not int or value <= 0:
             continue
+        # A window as wide as the context hides nothing, and a shorter one would.
+        if is_span(key) and type(context) is int and value >= context:
+            continue
         if key.endswith(_FEED_FORWARD_NAMES):
             setattr(part, key, min(value, _FEED_FORWARD))
-        elif any(word in key for word in _SPANS):
+        elif is_span(key):
             setattr(part, key, min(value, SPAN_TOKENS))
         elif "experts" in key and "tok" not in key and "shared" not in key:
             setattr(part, key, min(value, fewest))

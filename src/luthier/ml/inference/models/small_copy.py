@@ -23,12 +23,13 @@ FAILURES: Final = (
 """What a cut that an architecture does not allow may end in."""
 
 
-def small_copy(path: str, *, keeps_vocabulary: bool = False) -> PreTrainedModel | None:
+def small_copy(path: str, *, keeps_vocabulary: bool = False, keeps_layers: bool = False) -> PreTrainedModel | None:
     """The first small copy of a folder's architecture that runs at all, in float32; None where none does.
 
     Args:
         path: the folder.
         keeps_vocabulary: whether it has the tokens of the model itself, so that the model's own tokenizer fits it.
+        keeps_layers: whether it has as many layers as the model.
     """
     import torch
 
@@ -37,7 +38,7 @@ def small_copy(path: str, *, keeps_vocabulary: bool = False) -> PreTrainedModel 
     from luthier.ml.inference.models.scaled_down import MAX_PARAMETERS, scaled_down
 
     ids = torch.arange(3, 23)[None]
-    for config in scaled_down(load_config(path), keeps_vocabulary=keeps_vocabulary):
+    for config in scaled_down(load_config(path), keeps_vocabulary=keeps_vocabulary, keeps_layers=keeps_layers):
         try:
             if sum(p.numel() for p in empty_model(config).parameters()) > MAX_PARAMETERS:
                 continue

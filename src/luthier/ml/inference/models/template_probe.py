@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import ChildEndedError, run_child
-from luthier.core.errors import TemplateError
+from luthier.core.errors import TemplateError, WorkError
 
 CPU_SECONDS: Final = 5
 MEMORY_BYTES: Final = 512 << 20
@@ -40,6 +40,7 @@ def check_template(template: str | dict[str, str] | None, special_tokens: Mappin
 
     Raises:
         TemplateError: it takes more time, memory or room than a conversation can need.
+        WorkError: It could not be tried, for a reason that is not the template's.
     """
     if not template:
         return
@@ -58,6 +59,10 @@ def check_template(template: str | dict[str, str] | None, special_tokens: Mappin
         if error.returncode == -signal.SIGXCPU:
             raise _refused(f"takes more than {CPU_SECONDS} s for a short conversation") from error
         last = "".join(f": {line[:200]}" for line in error.log_lines[-1:])
+        # What rendering raises is caught there, and ends nothing: another end than by a signal that a crash gives comes
+        # from this machine. SIGKILL is sent by the system where memory runs out, or by a person.
+        if error.returncode >= 0 or error.returncode == -signal.SIGKILL:
+            raise _not_tried(f"{error.how}{last}", is_killed=error.returncode < 0) from error
         raise _refused(f"ends the process that renders it, {error.how}{last}") from error
     if met is not None:
         raise _refused(met)
@@ -69,6 +74,15 @@ def _refused(what: str) -> TemplateError:
         f"the chat template {what}",
         expected="a template that writes a conversation down, in milliseconds",
         do="do not use this model, or repair chat_template.jinja in its folder",
+    )
+
+
+def _not_tried(how: str, *, is_killed: bool) -> WorkError:
+    remedy = "free some memory, which the machine was probably out of" if is_killed else "mend what its last line says"
+    return WorkError(
+        f"the chat template was not tried: the process that was to render it ended {how}",
+        expected="a process that lives long enough to find out; the model may be fine",
+        do=f"{remedy}, then try again; `luthier doctor` looks at this installation",
     )
 
 

@@ -39,6 +39,7 @@ class MethodRules:
         takes_experts: Whether it can be put on tensors that hold the matrices of experts.
         takes_outer: Whether it can be put on embeddings and head.
         can_be_sharded: Whether its step looks at no weight as a whole, and its base is not packed.
+        alpha_over_rank: Where the default of alpha is derived: that of the scale alpha / rank.
     """
 
     settings: Mapping[str, Setting]
@@ -53,6 +54,7 @@ class MethodRules:
     takes_experts: bool = False
     takes_outer: bool = False
     can_be_sharded: bool = False
+    alpha_over_rank: float = 2.0
 
 
 def rules_of(name: str) -> MethodRules:
@@ -126,6 +128,7 @@ _LORA: Final = MethodRules(
 _FROM_BASE: Final = replace(
     _LORA,
     settings=_LOW_RANK | {"alpha": (None, "the rank: a scale of 1, as in the paper")},
+    alpha_over_rank=1.0,
     learning_rate=(2e-4, "the largest directions of the base move at once, which wants smaller steps"),
     takes_experts=False,
     takes_outer=False,
