@@ -288,7 +288,7 @@ class OptimizerPlan(FrozenModel):
     epsilon: float = 1e-8
     momentum: float | None = None
     num_iterations: int | None = None
-    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    options: dict[str, bool | int | float | str] | None = None
 
 
 class AveragePlan(FrozenModel):

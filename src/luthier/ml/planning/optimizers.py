@@ -46,7 +46,7 @@ def resolve_optimizer(asked: OptimizerRecipe | None, method: str, device: str, s
     _refuse_useless(asked.name, method, device)
     sources.note("training.optimizer", "asked", "in the recipe")
     values: dict[str, Any] = {**{name: takes[name] for name in takes if name not in own}, **given}
-    return OptimizerPlan(name=asked.name, options={**own, **options}, **values)
+    return OptimizerPlan(name=asked.name, options={**own, **options} or None, **values)
 
 
 def _listed(takes: Iterable[str], own: Mapping[str, Any]) -> str:
