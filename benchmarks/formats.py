@@ -40,7 +40,7 @@ def main() -> None:
     cli.add_argument("--work", type=Path, default=ROOT / ".bench" / "formats")
     cli.add_argument("--home", type=Path, default=ROOT / ".bench" / "home")
     args = cli.parse_args()
-    from luthier.features.exports.formats.tables import DEFAULT_FORMATS, FormatRequest, measure_formats
+    from luthier.features.exports.formats.tables import FormatRequest, measure_formats
     from luthier.ml.charts.metric_titles import metric_heading
     from luthier.ml.export.format_benchmark.chart import write_price_charts
     from luthier.platform.home.context import Context
@@ -56,7 +56,7 @@ def main() -> None:
                 name=args.run or tuned(context, args),
                 data=held_out,
                 folder=folder,
-                formats=tuple(args.formats.split(",")) if args.formats else DEFAULT_FORMATS,
+                formats=tuple(args.formats.split(",")) if args.formats else None,
                 metrics=("exact_match", "perplexity", "rouge"),
                 num_rows=args.rows,
                 num_timed=args.timed,

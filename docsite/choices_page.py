@@ -1,4 +1,4 @@
-"""docs/choices.md: every metric, method, objective, optimizer and check, from what each declares.
+"""docs/choices.md: every metric, method, objective, optimizer, check and export format, from what each declares.
 
 python docsite/choices_page.py        # write it; a test holds the page and the declarations together
 """
@@ -23,7 +23,7 @@ _SIDE = 1000
 
 def text() -> str:
     """The whole page."""
-    parts = (_metrics, _methods, _objectives, _optimizers, _checks)
+    parts = (_metrics, _methods, _objectives, _optimizers, _checks, _formats)
     return "\n".join([_HEAD, *("\n".join(part()) for part in parts)])
 
 
@@ -88,6 +88,32 @@ def _checks() -> Iterator[str]:
     yield "## Checks of data\n\n`luthier data audit`; entry points `luthier.checks`; more in [data](data.md).\n"
     rows = [(f"`{name}`", _doc(import_module(place.partition(":")[0]))) for name, place in BUILT_IN.items()]
     yield from _table(("name", "what it finds"), rows)
+
+
+def _formats() -> Iterator[str]:
+    from luthier.ml.export.exporters.registry import FORMATS
+
+    yield "## Export formats\n\n`luthier export`; entry points `luthier.exporters`; more in [exports](exports.md).\n"
+    rows = []
+    for name, one in FORMATS.items():
+        # The default first; a format without one takes what the model was trained in.
+        own = [one.default] if one.default else []
+        precisions = _names([*own, *(precision for precision in one.precisions if precision not in own)])
+        usual = _names(precision for precision, how in one.precisions.items() if how.is_usual)
+        tried = f"no: {one.unrehearsed}" if one.unrehearsed else "yes"
+        install = f"`{one.install}`" if one.install else ""
+        cells = ("" if one.default else "as it was trained; ") + precisions, one.contents, usual, tried, install
+        rows.append((f"`{name}`", one.title, *cells))
+    head = ("`--to`", "called", "`--quantise` (first: the default)", "what is in the folder", "usual in a benchmark")
+    yield from _table((*head, "a small copy is tried first", "needs"), rows)
+    yield "The most that a log-probability may differ from the source's; of fewer bits the loss of quality is judged.\n"
+    bounds = [
+        (f"`{name}`", f"`{precision}`", f"{how.bound_nats:g}", how.why)
+        for name, one in FORMATS.items()
+        for precision, how in one.precisions.items()
+        if how.bound_nats is not None
+    ]
+    yield from _table(("format", "precision", "nats", "why not 0"), bounds)
 
 
 def _doc(documented: Any) -> str:

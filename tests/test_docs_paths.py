@@ -29,7 +29,7 @@ OTHER = {
     *("luthier.db", "luthier.dump"),  # files of a home and of a backup
     *("luthier.alert.opened", "luthier.alert.closed"),  # events of webhooks
     *("luthier.checks", "luthier.methods", "luthier.metrics", "luthier.objectives"),  # entry point groups
-    *("luthier.optimizers", "luthier.stream_engines"),
+    *("luthier.exporters", "luthier.optimizers", "luthier.pages", "luthier.stream_engines"),
 }
 """Names with dots that are no modules."""
 

@@ -114,12 +114,15 @@ def build_app() -> typer.Typer:
     app.command("distill", short_help="Distill into a smaller model, and measure whether it pays.")(distill.distill)
     app.command(
         "export",
+        cls=export.ExportCommand,
         short_help="Write a model for another runtime, proved equal.",
         epilog="`luthier export benchmark` measures what each format costs and loses.",
     )(export.export)
-    app.command("export benchmark", short_help="Benchmark a model's export formats: size, speed, quality.")(
-        format_prices.benchmark
-    )
+    app.command(
+        "export benchmark",
+        cls=export.ExportCommand,
+        short_help="Benchmark a model's export formats: size, speed, quality.",
+    )(format_prices.benchmark)
     _add_groups(app)
     _add_serving(app)
     return app

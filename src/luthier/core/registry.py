@@ -137,6 +137,13 @@ class Registry:
         return found
 
 
+PAGES: Final = Registry(
+    kind="a page",
+    group="luthier.pages",
+    table="luthier.server.pages:PAGES",
+    declares="luthier.platform.ui.navigation:Page",
+    key="the address",
+)
 METRICS: Final = Registry(
     kind="a metric",
     group="luthier.metrics",
@@ -171,6 +178,13 @@ CHECKS: Final = Registry(
     table="luthier.ml.data.audit.registry:BUILT_IN",
     declares="luthier.ml.data.audit.request:Check",
     key="the id",
+)
+EXPORTERS: Final = Registry(
+    kind="an export format",
+    group="luthier.exporters",
+    table="luthier.ml.export.exporters.registry:FORMATS",
+    declares="luthier.ml.export.exporters.registry:Format",
+    key="--to",
 )
 OPTIMIZERS: Final = Registry(
     kind="an optimizer",

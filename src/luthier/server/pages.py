@@ -1,102 +1,114 @@
-"""The pages as one app, which answers where the API has no route (`luthier.server.home` puts the two together)."""
+"""The pages as one app, which answers where the API has no route (`luthier.server.home` puts the two together).
+
+Pages are found: a feature's are in its modules `pages`, `*_pages` or in its folder `pages`, routers with their routes
+and a `Page` for what the navigation leads to. A package adds one by the entry point group `luthier.pages`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
 from importlib.metadata import version
+from pkgutil import walk_packages
+from types import ModuleType
+from typing import Final
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount
 
+from luthier import features
+from luthier.core.access import SCOPES
+from luthier.core.errors import RequestError
 from luthier.features.accounts import sign_in_pages as sign_in
-from luthier.features.assessments import pages as assessments
-from luthier.features.datasets.pages import annotate as dataset_annotate
-from luthier.features.datasets.pages import audit as dataset_audit
-from luthier.features.datasets.pages import compare as dataset_compare
-from luthier.features.datasets.pages import datasets
-from luthier.features.datasets.pages import map as dataset_map
-from luthier.features.datasets.pages import repair as dataset_repair
-from luthier.features.datasets.pages import split as dataset_split
-from luthier.features.datasets.pages import tokens as dataset_tokens
-from luthier.features.datasets.pages import upload as dataset_upload
-from luthier.features.deployments import pages as deployments
-from luthier.features.evaluation_orders import list_pages as evaluations
-from luthier.features.evaluation_orders import pages as evaluation_orders
-from luthier.features.exports import pages as exports
-from luthier.features.home_page import pages as home
-from luthier.features.human_eval import pages as rating_panels
 from luthier.features.human_eval import rate_pages as rate
-from luthier.features.model_browser import list_pages as models
-from luthier.features.model_browser import pages as model
-from luthier.features.monitoring import pages as monitor
-from luthier.features.monitoring import review_pages as review
-from luthier.features.playground import pages as playground
-from luthier.features.run_drafts import pages as new_run
-from luthier.features.runs import compare_pages as compare
-from luthier.features.runs import pages as runs
-from luthier.features.runs import run_pages as run
-from luthier.features.runs import series_pages as run_series
 from luthier.features.runs.list import Judged
 from luthier.features.runs.series import RunSeries
-from luthier.features.workflows import pages as pipelines
-from luthier.features.workflows import studies_pages as studies
 from luthier.platform.auth.failure_limits import FailureLimit
 from luthier.platform.auth.sign_in_queue import SignInQueue
 from luthier.platform.home.context import Context
-from luthier.platform.ui import working_page as working
+from luthier.platform.ui import working_page
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.csrf import SameOrigin
 from luthier.platform.ui.errors import add_error_pages
 from luthier.platform.ui.form_tokens import SubmitOnce
+from luthier.platform.ui.navigation import Page, declared
 from luthier.platform.ui.page_work import PageWork
 from luthier.platform.ui.policy import Policy
 from luthier.platform.ui.shown_once import ShownOnce
-from luthier.server import settings_pages as settings
+from luthier.platform.ui.visitor import needs
 
-ROUTERS: tuple[APIRouter, ...] = (
-    sign_in.router,
-    home.router,
-    dataset_upload.router,  # before /datasets/{dataset_id}
-    datasets.router,
-    dataset_audit.router,
-    dataset_repair.router,
-    dataset_tokens.router,
-    dataset_annotate.router,
-    dataset_map.router,
-    dataset_split.router,
-    dataset_compare.router,
-    new_run.router,
-    runs.router,
-    compare.router,
-    run_series.router,
-    run.router,  # after all that has an address of its own below /runs/
-    studies.router,
-    pipelines.router,
-    rating_panels.router,  # before /evaluations/{evaluation_id}
-    evaluation_orders.router,  # before, too
-    assessments.router,  # before /evaluations/{evaluation_id}
-    evaluations.router,
-    playground.router,
-    models.router,
-    model.router,
-    deployments.router,
-    exports.router,
-    monitor.router,
-    review.router,
-    *settings.ROUTERS,
-    working.router,  # in no navigation: forms lead there
-    rate.router,  # in no navigation: raters come by a link
-)
-"""In the order of the pages' navigation."""
+_MODULES: Final = re.compile(r"(.*[._])?pages(\..*)?")
+_PLUG_INS: Final = "/plug-ins/"
+
+
+@cache
+def _modules() -> tuple[ModuleType, ...]:
+    """Every module of pages, that of forms whose work goes on among them."""
+    prefix = f"{features.__name__}."
+    found = sorted(one.name for one in walk_packages(features.__path__, prefix) if _MODULES.fullmatch(one.name))
+    return (*map(import_module, found), working_page)
+
+
+def _declared_in_modules() -> Mapping[str, Page]:
+    found = [value for module in _modules() for value in vars(module).values() if isinstance(value, Page)]
+    return {page.address.strip("/") or "home": page for page in found}
+
+
+PAGES: Final[Mapping[str, Page]] = _declared_in_modules()
+"""The pages of the navigation that features declare, by address."""
 
 
 def page_routes() -> Iterator[APIRoute]:
-    """Every route of the pages, in the order in which they are tried."""
-    for router in ROUTERS:
+    """Every route of the pages, in the order in which they are tried: `/runs/compare` before `/runs/{run_id}`."""
+    ours = {id(one): one for module in _modules() for one in vars(module).values() if isinstance(one, APIRouter)}
+    theirs = [_guarded(name, page) for name, page in declared().items() if name not in PAGES]
+    routes = []
+    for router in (*ours.values(), *theirs):
         for route in router.routes:
             assert isinstance(route, APIRoute), "routers of pages hold routes and no other routers"
-            yield route
+            routes.append(route)
+    yield from sorted(routes, key=_generality)
+
+
+def _generality(route: APIRoute) -> list[int]:
+    """Of each part of a path whether it is written out (0), any text (1) or all the rest (2)."""
+    return [2 if ":path}" in part else 1 if "{" in part else 0 for part in route.path.split("/")]
+
+
+def _guarded(name: str, page: Page) -> APIRouter:
+    """The routes of a plug-in's page, each behind its scope.
+
+    Raises:
+        RequestError: It has no router, an address or a route that is not below its own place, or another page's key.
+    """
+    place = f"{_PLUG_INS}{name}"
+    paths = [getattr(route, "path", "") for route in page.router.routes] if page.router is not None else []
+    strays = [path for path in (page.address, *paths) if path != place and not path.startswith(f"{place}/")]
+    if page.router is None or page.address not in paths or strays:
+        raise RequestError(
+            f"the page {name!r} of a plug-in has address {page.address} and the routes {', '.join(paths) or 'none'}",
+            expected=f"a router with {place}, and no route that is not below it",
+            do="ask the author of the package that brings it, or remove the package",
+        )
+    if page.key and (others := [one.name for one in declared().values() if one is not page and one.key == page.key]):
+        raise RequestError(
+            f"the page {name!r} of a plug-in has the key {page.key}, as {others[0]} has",
+            expected="a letter that leads to no other page, or none",
+            do="ask the author of the package that brings it, or remove the package",
+        )
+    check = [Depends(needs(*(SCOPES if page.scope is None else (page.scope,))))]
+    guarded = APIRouter()
+    for route in page.router.routes:
+        assert isinstance(route, APIRoute), "routers of pages hold routes and no other routers"
+        # The scope first: a handler's own dependencies may read what this visitor must not.
+        needed = [*check, *route.dependencies]
+        guarded.add_api_route(
+            route.path, route.endpoint, methods=sorted(route.methods or ()), dependencies=needed, response_model=None
+        )
+    return guarded
 
 
 def create_pages(context: Context) -> FastAPI:

@@ -15,8 +15,9 @@ from tests.vacuous import nonempty
 from luthier.core.dataset import Example
 from luthier.core.ports import SilentProgress
 from luthier.core.records.export import Interval, ParityReport
+from luthier.ml.export.exporters.registry import FORMATS, WHOLE, format_of
 from luthier.ml.export.parity import compare
-from luthier.ml.export.parity_bounds import BOUNDS, NOTEWORTHY_LOSS_NATS, bound_nats
+from luthier.ml.export.parity_bounds import NOTEWORTHY_LOSS_NATS
 from luthier.ml.export.parity_judgement import parity_warnings
 from luthier.ml.export.runtimes.protocol import LogProbabilities
 from luthier.ml.export.runtimes.transformers_runtime import TransformersRuntime
@@ -107,6 +108,13 @@ def test_a_sure_and_noteworthy_loss_is_not_recommended(value: float, low: float,
 
 
 def test_every_bound_has_its_reason_and_fewer_bits_have_none() -> None:
-    assert all(nonempty(bound > 0 and len(reason) > 20 for bound, reason in BOUNDS.values()))
-    assert bound_nats("gguf", "q4_k_m") is None
-    assert bound_nats("gguf", "float32") < bound_nats("gguf", "float16") < bound_nats("gguf", "bfloat16")
+    bounds = {
+        (name, precision): (how.bound_nats, how.why)
+        for name, one in FORMATS.items()
+        for precision, how in one.precisions.items()
+        if precision in WHOLE
+    }
+    assert all(nonempty(bound is not None and bound > 0 and len(why) > 20 for bound, why in bounds.values()))
+    gguf = format_of("gguf").precisions
+    assert gguf["q4_k_m"].bound_nats is None
+    assert bounds["gguf", "float32"] < bounds["gguf", "float16"] < bounds["gguf", "bfloat16"]

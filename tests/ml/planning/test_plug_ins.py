@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
+from tests.fixtures.plug_ins import installed_package
 
-from luthier.core import entry_points
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import Plan
 from luthier.core.recipe import OptimizerName, Recipe
@@ -100,18 +98,8 @@ def shouting(request):
 
 @pytest.fixture(autouse=True)
 def _package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An installed distribution `theirs`, with its metadata as an installer writes it."""
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    (tmp_path / "theirs.py").write_text(CODE)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
-    entry_points._installed.cache_clear()
-    yield
-    sys.modules.pop("theirs", None)
-    entry_points._installed.cache_clear()
+    with installed_package(tmp_path, monkeypatch, ENTRY_POINTS, CODE):
+        yield
 
 
 def recipe(**sections: Any) -> Recipe:

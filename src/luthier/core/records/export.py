@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -11,10 +11,12 @@ from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
 
-ExportFormat = Literal["adapter", "merged", "gguf", "onnx", "executorch"]
-ExportPrecision = Literal["float32", "float16", "bfloat16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "int8", "int4"]
+# Any name, and not those of `luthier.core.registry.EXPORTERS` alone: a stored export is shown when the package that
+# brought its format is gone. Whoever requests an export checks the name there.
+NAME_PATTERN: Final = "^[a-z][a-z0-9_]{0,39}$"
+ExportFormat = Annotated[str, Field(pattern=NAME_PATTERN)]
+ExportPrecision = Annotated[str, Field(pattern=NAME_PATTERN)]
 """How weights are held: 32 and 16 bits by the name of the type, fewer by the name of the packing in that format."""
-Runtime = Literal["transformers", "llama.cpp", "onnxruntime-genai", "executorch"]
 
 
 class ExportSource(FrozenModel):
@@ -105,7 +107,7 @@ class ParityReport(FrozenModel):
 
     format: ExportFormat
     precision: ExportPrecision
-    runtime: Runtime
+    runtime: str
     runtime_version: str
     num_prompts: int
     num_prompts_same_tokens: int

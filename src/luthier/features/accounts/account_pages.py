@@ -17,11 +17,14 @@ from luthier.platform.auth.password_hashing import LEAST_PASSWORD_CHARACTERS
 from luthier.platform.auth.rate_limiter import TokenBuckets
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
+from luthier.platform.ui.navigation import Page, entries_for
 from luthier.platform.ui.render import redirect
-from luthier.platform.ui.settings_tabs import show, tabs_for
+from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import COOKIE, HomeContext, Visitor, remember
 
 router = APIRouter()
+PAGE = Page("Settings", "/settings", None, order=1000, key="s")
+ACCOUNT_TAB = Page("You", "/settings/account", None, order=10, group="settings")
 
 TRIES_PER_MINUTE: Final = 6
 # Apart from sign-in: somebody at an unlocked browser could guess the current password here.
@@ -34,7 +37,7 @@ _Password = Annotated[str, Form(max_length=2000)]
 def first(request: Request, _caller: Visitor) -> Response:
     """To the first tab that the visitor may see."""
     session: Session = request.state.session
-    return redirect(request, tabs_for(session)[0].address)
+    return redirect(request, entries_for(session, "settings")[0].address)
 
 
 @router.get(_ADDRESS)

@@ -15,11 +15,13 @@ from luthier.platform.auth.member_records import ROLES, Role
 from luthier.platform.auth.password_hashing import LEAST_PASSWORD_CHARACTERS
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.render import redirect
 from luthier.platform.ui.settings_tabs import Id, show
 from luthier.platform.ui.visitor import Admin, HomeContext
 
 router = APIRouter()
+PAGE = Page("Members", "/settings/members", "admin", order=30, group="settings")
 
 _ADDRESS: Final = "/settings/members"
 _Text = Annotated[str, Form(max_length=2000)]

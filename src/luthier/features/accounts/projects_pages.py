@@ -12,12 +12,14 @@ from luthier.core.errors import LuthierError
 from luthier.platform.auth import projects as service
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import error_page, status_of
+from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.render import redirect
 from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.shown_once import shown_once
 from luthier.platform.ui.visitor import Admin, HomeContext
 
 router = APIRouter()
+PAGE = Page("Projects", "/settings/projects", "admin", order=40, group="settings")
 
 _ADDRESS: Final = "/settings/projects"
 

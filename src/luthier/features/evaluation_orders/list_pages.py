@@ -16,10 +16,12 @@ from luthier.features.evaluations.samples_view import PageNumber, SamplesAsked, 
 from luthier.features.runs.evaluations import list_evaluations, read_evaluation
 from luthier.ml.charts.judged_rows import forgetting_rows, tone_of
 from luthier.ml.evaluation.roles import Roles, roles
+from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter(prefix="/evaluations")
+PAGE = Page("Evaluations", "/evaluations", "read", order=50, key="e")
 
 _LIST: Final = 50
 _WORDS: Final = (*get_args(VerdictWord), "none")

@@ -23,13 +23,6 @@ if TYPE_CHECKING:
     from luthier.ml.export.bundle.verify import VerifyReport
 
 _ALWAYS: Final = ("luthier", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
-_OF_FORMAT: Final[dict[ExportFormat, tuple[str, ...]]] = {
-    "adapter": (),
-    "merged": (),
-    "gguf": ("gguf", "xllamacpp", "llama-cpp-py-sync"),
-    "onnx": ("onnx", "onnx-ir", "onnxruntime-genai", "onnxruntime"),
-    "executorch": ("executorch", "torchao"),
-}
 _LICENCE_FILES: Final = ("LICENSE*", "LICENCE*", "NOTICE*", "*TERMS*", "USE_POLICY*")
 _MAX_LICENCE_BYTES: Final = 1 << 20
 
@@ -306,9 +299,10 @@ def _evaluation(context: Context, record: RunRecord) -> Evaluation | None:
 def _packages(format: ExportFormat) -> tuple[PackageFacts, ...]:
     """Those of the packages that take part in such an export that are installed, and Python."""
     from luthier.ml.export.bundle.facts import PackageFacts
+    from luthier.ml.export.exporters.registry import packages_of
 
     found = [PackageFacts(name="python", version=platform.python_version(), licence="PSF-2.0")]
-    for name in (*_ALWAYS, *_OF_FORMAT[format]):
+    for name in (*_ALWAYS, *packages_of(format)):
         try:
             about = metadata.metadata(name)
         except metadata.PackageNotFoundError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import open_context
@@ -14,9 +15,25 @@ from luthier.platform.cli.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.records.export import Export, ExportFormat, ParityReport
+    from luthier.core.records.export import Export, ParityReport
 
-_SHORT = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "bf16": "bfloat16"}
+
+class ExportCommand(typer.core.TyperCommand):
+    """A command whose help names the export formats of this installation, read only when this command is called."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its parameters, with names in their help in place of `{formats}`, `{precisions}` and `{usual}`."""
+        from luthier.core.registry import EXPORTERS
+        from luthier.ml.export.exporters.registry import usual_formats
+
+        found = EXPORTERS.declarations()
+        precisions = dict.fromkeys(name for one in found.values() for name in one.precisions)
+        named = {"formats": found, "precisions": precisions, "usual": usual_formats()}
+        names = {key: ", ".join(some) for key, some in named.items()}
+        for parameter in self.params:
+            if isinstance(parameter, typer.core.TyperOption) and parameter.help:
+                parameter.help = parameter.help.format_map(names)
+        return super().get_params(ctx)
 
 
 def export(
@@ -25,7 +42,7 @@ def export(
     ],
     to: Annotated[
         str,
-        typer.Option("--to", metavar="FORMAT", help="adapter, merged, gguf, onnx or executorch.", show_default=False),
+        typer.Option("--to", metavar="FORMAT", help="One of {formats}.", show_default=False),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="A folder that does not exist yet, or an empty one.")
@@ -35,8 +52,8 @@ def export(
         typer.Option(
             "--quantise",
             metavar="PRECISION",
-            help="float32, float16, bfloat16; in gguf q8_0, q6_k, q5_k_m, q4_k_m; in onnx int8, int4 "
-            "[default: 16 bits, or what the model was trained in].",
+            help="One that the format has, of {precisions} "
+            "[default: the format's own, or what the model was trained in].",
         ),
     ] = None,
     data: Annotated[
@@ -48,26 +65,14 @@ def export(
 ) -> Answer:
     """Write a model in another format, load it in its real runtime, and let it out only if it is proved equal."""
     from luthier.features.exports import service as exports
+    from luthier.ml.export.exporters.registry import format_of, full_precision
 
-    wanted = _parse_format(to)
     # Short names of PyTorch and llama.cpp are accepted; the record has the long ones.
-    precision = None if quantise is None else _SHORT.get(quantise.lower(), quantise.lower())
+    precision = None if quantise is None else full_precision(quantise)
+    format_of(to.lower())
     with open_context(home) as context:
-        made = exports.export(context, name, to=wanted, output=output, quantise=precision, held_out=data)
+        made = exports.export(context, name, to=to.lower(), output=output, quantise=precision, held_out=data)
     return Answer(as_json, made.model_dump(mode="json"), lambda console: _show(console, made))
-
-
-def _parse_format(text: str) -> ExportFormat:
-    from typing import get_args
-
-    from luthier.core.errors import RequestError
-    from luthier.core.records.export import ExportFormat
-
-    known: tuple[ExportFormat, ...] = get_args(ExportFormat)
-    for one in known:
-        if one == text.lower():
-            return one
-    raise RequestError(f"--to {text}", expected=f"one of {', '.join(known)}", do="choose one of them")
 
 
 def _show(console: Console, made: Export) -> None:

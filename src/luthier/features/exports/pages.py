@@ -12,8 +12,9 @@ from luthier.core.errors import ConflictError, LuthierError, WorkError
 from luthier.core.records.export import ParityReport
 from luthier.features.exports import files as export_files
 from luthier.features.exports import requests as server_exports
-from luthier.features.exports.requests import SERVED, ExportView
+from luthier.features.exports.requests import ExportView
 from luthier.ml.charts.spec import Axis, Estimate, Intervals
+from luthier.ml.export.exporters.registry import served_formats
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, reference_paths
 from luthier.platform.ui.errors import status_of
@@ -107,7 +108,7 @@ def _page(
     made = view.export.document
     values: dict[str, Any] = {"view": view, "made": made, "failure": _failure(context, view), "current": "/models"}
     values |= {"mark": _mark(view), "is_fragment": is_fragment_request(request)}
-    values |= {"is_served": made is not None and made.format in SERVED, "error": None, "report": None}
+    values |= {"served_formats": served_formats(), "error": None, "report": None}
     if made is not None:
         values |= {"chart_spec": None if made.parity is None else _quality(made.parity), "card": None, "warnings": ()}
         values["warnings"] = redact_paths(list(made.warnings), home_paths(context))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast, get_args
+from typing import TYPE_CHECKING
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.records.export import ExportAsked, ExportFormat, ExportPrecision, ServerExport
+from luthier.core.registry import EXPORTERS
 from luthier.features.exports import bundles
 from luthier.features.serving.made_exports import export_folder, made_export
 from luthier.features.serving.targets import EXPORT, base_model, is_tuned_name
@@ -23,9 +23,6 @@ from luthier.platform.jobs.records import ENDED, Job
 if TYPE_CHECKING:
     from luthier.ml.export.bundle.verify import VerifyReport
 
-SERVED: Final[tuple[ExportFormat, ...]] = ("adapter", "merged", "gguf")
-"""Formats that a deployment of this server can route to."""
-
 
 @dataclass(frozen=True, slots=True)
 class FormatView:
@@ -35,13 +32,13 @@ class FormatView:
         name: The format.
         precisions: The precisions that it has, widest first.
         missing: Packages that have to be installed first.
-        extra: The extra of the `luthier` package that installs them.
+        install: What `pip install` takes to get them.
     """
 
     name: ExportFormat
     precisions: tuple[ExportPrecision, ...]
     missing: tuple[str, ...]
-    extra: str
+    install: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +65,9 @@ class ExportView:
 
 def formats() -> list[FormatView]:
     """All formats; what of them can be made here is told by `missing`."""
-    from luthier.ml.export.exporters.registry import FORMATS
-
     return [
-        FormatView(
-            name,
-            tuple(format.weight_bytes),
-            # find_spec looks a top-level package up without running it: importing onnxruntime here would take seconds.
-            tuple(module for module in format.modules if importlib.util.find_spec(module) is None),
-            format.extra,
-        )
-        for name, format in FORMATS.items()
+        FormatView(name, tuple(format.precisions), format.missing, format.install)
+        for name, format in EXPORTERS.declarations().items()
     ]
 
 
@@ -186,9 +175,9 @@ def _view(context: Context, export: ServerExport) -> ExportView:
 
 def _checked_format(to: str, quantise: str | None) -> ExportFormat:
     known = {view.name: view for view in formats()}
-    if to not in get_args(ExportFormat):
+    if to not in known:
         raise RequestError(f"the format {to[:40]!r}", expected=f"one of {', '.join(known)}", do="choose one of them")
-    view = known[cast("ExportFormat", to)]
+    view = known[to]
     if quantise is not None and quantise not in view.precisions:
         raise RequestError(
             f"the precision {quantise[:40]!r} for the format {to}",
@@ -199,7 +188,7 @@ def _checked_format(to: str, quantise: str | None) -> ExportFormat:
         raise RequestError(
             f"the format {to} needs {', '.join(view.missing)}, which is not installed here",
             expected="the runtime that the export is proved in",
-            do=f"on the server: pip install luthier[{view.extra}]",
+            do=f"on the server: pip install {view.install}",
         )
     return view.name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +55,7 @@ def export(
     refuse_taken(final)
     source = find_source(context, name)
     precision = registry.choose_precision(to, quantise, source)
-    _need_packages(to)
+    registry.need_packages(to)
     examples, notes = proof_examples(context, source, held_out, num_prompts)
     prompts = source_prompts(source, examples)
     registry.check(to, source, context.progress, context.settings.tools_folder, prompts)
@@ -112,13 +111,13 @@ def _prove_gguf(
     The adapter itself is proved without it, so a file that does not hold is left out, and a warning says why.
     """
     from luthier.ml.export.exporters.adapter import GGUF
-    from luthier.ml.export.exporters.registry import FORMATS
+    from luthier.ml.export.exporters.registry import format_of
     from luthier.ml.export.gguf_adapter_proof import prove_gguf_adapter
 
-    if to != "adapter" or not (folder / GGUF).is_file():
+    if not format_of(to).is_adapter or not (folder / GGUF).is_file():
         return None, []
-    if missing := [module for module in FORMATS["gguf"].modules if importlib.util.find_spec(module) is None]:
-        return None, [f"{GGUF} was not run: {', '.join(missing)} is not installed (pip install luthier[gguf])"]
+    if missing := (needed := format_of("gguf")).missing:
+        return None, [f"{GGUF} was not run: {', '.join(missing)} is not installed (pip install {needed.install})"]
     # llama.cpp applies the adapter to the full base, whose weights differ from the packed ones it was trained on.
     if source.quantisation is not None:
         return None, [f"{GGUF} was not run: the adapter was trained over a base packed in {source.quantisation}"]
@@ -156,22 +155,10 @@ def _bundled(context: Context, folder: Path, made: Export) -> Export:
 
 def _num_parameters(source: ExportSource, to: ExportFormat) -> int:
     """What is written, in weights: of an adapter its own, else all of the model."""
+    from luthier.ml.export.exporters.registry import format_of
     from luthier.ml.inference.models.weights import count_parameters, read_json
 
     # The base is not written with an adapter, so its size does not count against the disk.
-    if to == "adapter" and source.adapter_path is not None:
+    if format_of(to).is_adapter and source.adapter_path is not None:
         return count_parameters(Path(source.adapter_path), {})
     return count_parameters(Path(source.base_path), read_json(Path(source.base_path) / "config.json"))
-
-
-def _need_packages(to: ExportFormat) -> None:
-    """Refuse now what the proof would miss after long work."""
-    from luthier.ml.export.exporters.registry import FORMATS
-
-    missing = [module for module in FORMATS[to].modules if importlib.util.find_spec(module) is None]
-    if missing:
-        raise RequestError(
-            f"--to {to} needs {', '.join(missing)}, which is not installed here",
-            expected="the runtime that the export is proved in",
-            do=f"pip install luthier[{FORMATS[to].extra}]",
-        )

@@ -18,11 +18,12 @@ from luthier.features.home_page import service as overview
 from luthier.platform.auth.member_records import Session
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import shown_reference
-from luthier.platform.ui.navigation import entries_for
+from luthier.platform.ui.navigation import Page, entries_for
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Visitor
 
 router = APIRouter()
+PAGE = Page("Home", "/", "read", order=10, key="h")
 
 _MAX_LISTED: Final = 5
 

@@ -11,10 +11,12 @@ from luthier.features.deployments import service as deployments
 from luthier.features.lineage.chart import lineage_svg
 from luthier.features.lineage.service import project_lineage
 from luthier.features.model_cards import service as project_models
+from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter()
+PAGE = Page("Models", "/models", "read", order=70, key="m")
 
 _MAX: Final = 20
 Tab = Literal["tuned", "deployments", "base", "lineage"]

@@ -15,11 +15,11 @@ from luthier.core.records.export import ServerExport
 from luthier.core.run import RunRecord
 from luthier.core.stream import Decoding, Served
 from luthier.features.datasets.records import Dataset, DatasetVersion
-from luthier.features.exports.requests import SERVED
 from luthier.features.models import service as models
 from luthier.features.models.tuned_records import TunedModel
 from luthier.features.runs.evaluations import without_paths
 from luthier.features.serving.targets import EXPORT, is_tuned_name
+from luthier.ml.export.exporters.registry import served_formats
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
@@ -262,7 +262,7 @@ def _check_run(context: Context, caller: Caller, run_id: str) -> None:
 
 
 def _is_served(export: ServerExport) -> bool:
-    return export.document is not None and export.document.format in SERVED
+    return export.document is not None and export.document.format in served_formats()
 
 
 def _about_export(export: ServerExport) -> str:

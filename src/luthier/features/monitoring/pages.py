@@ -25,6 +25,7 @@ from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 router = APIRouter(prefix="/monitor")
+PAGE = Page("Monitor", "/monitor", "read", order=80, key="o")
 
 _PAGE: Final = 50
 _MAX_ALERTS: Final = 50

@@ -35,11 +35,13 @@ from luthier.features.playground.form import (
 from luthier.features.playground.models import PlaygroundModel, list_playground_models
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.shown_once import shown_once
 from luthier.platform.ui.visitor import Asker, HomeContext, Trainer
 
 router = APIRouter(prefix="/playground")
+PAGE = Page("Playground", "/playground", "infer", order=60, key="p")
 
 _FENCE: Final = re.compile(r"^```[^\n]*\n(.*?)(?:^```[ \t]*$\n?|\Z)", re.DOTALL | re.MULTILINE)
 _PLACE: Final = re.compile(r"([1-9]):([0-9]{1,3})")

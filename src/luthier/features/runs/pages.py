@@ -11,10 +11,12 @@ from starlette.responses import Response
 from luthier.features.runs.curves import MOST_COMPARED
 from luthier.features.runs.entries_store import STATUSES, EntryStatus
 from luthier.features.runs.list import page_of_runs
+from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter()
+PAGE = Page("Runs", "/runs", "read", order=30, key="r")
 
 
 @router.get("/runs")

@@ -16,7 +16,7 @@ from luthier.platform.home.context import Context
 
 
 def served_export(context: Context, folder: Path) -> Served:
-    """An export in the format adapter, merged or gguf as it is loaded.
+    """An export in a format that declares `is_served`, as it is loaded.
 
     Raises NotFoundError where the folder, or the base of an adapter, is not on this machine; RequestError for another
     format.

@@ -187,8 +187,10 @@ def _served_outcome(context: Context, name: str, run_id: str, adapter_path: str)
 
 def no_such_format(folder: Path, found: str) -> RequestError:
     """What to tell of a folder that nothing here can serve."""
+    from luthier.ml.export.exporters.registry import served_formats
+
     return RequestError(
         f"{folder} {found}",
-        expected="an export in the format adapter, merged or gguf",
+        expected=f"an export in one of the formats {', '.join(served_formats())}",
         do="export it in such a format: luthier export RUN --to merged -o DIR",
     )

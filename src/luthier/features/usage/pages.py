@@ -9,10 +9,12 @@ from starlette.responses import Response
 
 from luthier.features.usage.service import ModelUse, UseOfDays, usage_by_model
 from luthier.ml.charts.spec import Axis, Bar, Bars, Plot, Role, Series
+from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter()
+PAGE = Page("Usage", "/settings/usage", "read", order=70, group="settings")
 
 _SPANS: Final = (7, 30, 90)
 _ROLES: Final[tuple[Role, ...]] = ("tuned", "other-1", "other-2", "other-3")

@@ -14,12 +14,14 @@ from luthier.platform.home.context import Context
 from luthier.platform.notifications import webhooks as service
 from luthier.platform.notifications.records import EVENT_TYPES, EventType
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.render import is_fragment_request, redirect, render
 from luthier.platform.ui.settings_tabs import Id, show
 from luthier.platform.ui.shown_once import shown_once
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter()
+PAGE = Page("Webhooks", "/settings/webhooks", "read", order=50, group="settings")
 
 _ADDRESS: Final = "/settings/webhooks"
 _MAX_DELIVERIES: Final = 50

@@ -15,10 +15,12 @@ from luthier.features.studies.views import StudyView
 from luthier.features.workflows import views as workflow_views
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_reference
+from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter(prefix="/studies")
+PAGE = Page("Studies", "/studies", "read", order=40, key="t")
 
 
 @router.get("")

@@ -2,7 +2,7 @@
 
 tokens        of every prompt, by the export's own tokenizer and template, are the source's
 end token     the runtime ends an answer where the source does
-likelihoods   of what the source holds likeliest lie within a bound (32 and 16 bits; `parity_bounds.py` says why)
+likelihoods   of what the source holds likeliest lie within the bound that the format declares (32 and 16 bits)
 greedy text   is the source's (32 and 16 bits). Where the source itself hardly prefers one token to another, both are
               right: a first differing token counts as equal if the source's likelihoods of the two differ by less
               than the bound, and what follows it is not compared
@@ -23,12 +23,11 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.ml.export.exporters.proof_prompts import NUM_NEW_TOKENS, compared_tokens
+from luthier.ml.export.exporters.registry import format_of, open_export
 from luthier.ml.export.findings import Findings
 from luthier.ml.export.paired_interval import increase_a_token
-from luthier.ml.export.parity_bounds import bound_nats
 from luthier.ml.export.parity_judgement import judge
 from luthier.ml.export.runtimes.protocol import Runtime
-from luthier.ml.export.runtimes.registry import open_export
 from luthier.ml.export.source_side import ObservedSource, SourceAnswer, observe_source, reference_nll
 
 NUM_PROMPTS = 32
@@ -76,7 +75,7 @@ def compare(
     seen: ObservedSource, runtime: Runtime, format: ExportFormat, precision: ExportPrecision, progress: Progress
 ) -> ParityReport:
     """What an export does in an open runtime against what its source did; `prove` for a runtime that is at hand."""
-    bound, answers = bound_nats(format, precision), _within_context(seen, runtime)
+    bound, answers = format_of(format).precisions[precision].bound_nats, _within_context(seen, runtime)
     tokens, findings = compared_tokens(seen.prompts, answers, runtime), Findings(num_prompts=len(answers))
     with progress.task(f"Proving it equal in {runtime.name}", len(answers), "prompts") as task:
         for number, answer in enumerate(answers, start=1):

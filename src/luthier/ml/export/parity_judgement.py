@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from luthier.core.records.export import Interval, ParityReport
+from luthier.ml.export.exporters.registry import format_of
 from luthier.ml.export.findings import Findings
 from luthier.ml.export.parity_bounds import NEARER_BASE_FRACTION, NOTEWORTHY_LOSS_NATS, RUINOUS_LOSS_NATS
 from luthier.ml.export.source_side import ObservedSource
@@ -60,10 +61,10 @@ def day_warnings(seen: ObservedSource, report: ParityReport) -> tuple[str, ...]:
             f"the chat template writes the date: in training and in this proof it was {seen.prompts.template_day}, and "
             f"{report.runtime} by itself writes today's",
         )
-    if seen.prompts.filled and report.runtime == "llama.cpp":
+    if seen.prompts.filled and format_of(report.format).fills_in_date:
         return (
-            f"llama.cpp gives the chat template today's date as {' and '.join(seen.prompts.filled)}: in training and "
-            "in this proof the template wrote what it has by itself",
+            f"{report.runtime} gives the chat template today's date as {' and '.join(seen.prompts.filled)}: in "
+            "training and in this proof the template wrote what it has by itself",
         )
     return ()
 

@@ -14,7 +14,7 @@ POLICY: Final = (
 
 
 class Policy:
-    """Sets the policy on every answer that has none of its own; the rest is set around the API and the pages alike."""
+    """Sets the policy on every answer, also one of a plug-in; the rest is set around the API and the pages alike."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -24,7 +24,7 @@ class Policy:
 
         async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).setdefault("content-security-policy", POLICY)
+                MutableHeaders(scope=message)["content-security-policy"] = POLICY
             await send(message)
 
         await self._app(scope, receive, send_with_policy if scope["type"] == "http" else send)

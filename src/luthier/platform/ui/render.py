@@ -23,7 +23,7 @@ from luthier.ml.charts.svg import drawn
 from luthier.platform.auth.member_records import Session
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.form_tokens import form_token
-from luthier.platform.ui.navigation import current, entries_for
+from luthier.platform.ui.navigation import current, declared, entries_for
 from luthier.platform.ui.page_advice import page_advice
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -91,7 +91,10 @@ def _feature_loaders() -> dict[str, BaseLoader]:
     """Of each feature the templates in its own folder: `datasets/list.html` is
     `features/datasets/templates/list.html`.
     """
-    return {folder.parent.name: FileSystemLoader(folder) for folder in _FEATURES.glob("*/templates")}
+    theirs = {name: page.templates for name, page in declared().items() if page.templates is not None}
+    ours = {folder.parent.name: folder for folder in _FEATURES.glob("*/templates")}
+    # Ours last, so that they win: a plug-in must not take the place of a feature's templates.
+    return {name: FileSystemLoader(folder) for name, folder in (theirs | ours).items()}
 
 
 @lru_cache(maxsize=1)

@@ -1,57 +1,23 @@
-"""The tabs of the settings: which there are, and a page within them."""
+"""A page within the tabs of the settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import Path, Request
 from starlette.responses import Response
 
-from luthier.core.access import Scope
 from luthier.core.errors import RequestError
 from luthier.platform.auth.member_records import Session
+from luthier.platform.ui.navigation import entries_for
 from luthier.platform.ui.render import render
 
 Id = Annotated[str, Path(max_length=64, pattern="^[A-Za-z0-9_-]+$")]
 """The id of a key, a member or a webhook in an address."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tab:
-    """A tab of the settings.
-
-    Attributes:
-        name: Its title.
-        address: Its path.
-        scope: What a visitor needs to see it; None for whoever is signed in.
-    """
-
-    name: str
-    address: str
-    scope: Scope | None
-
-
-TABS: Final = (
-    Tab("You", "/settings/account", None),
-    Tab("Keys", "/settings/keys", "admin"),
-    Tab("Members", "/settings/members", "admin"),
-    Tab("Projects", "/settings/projects", "admin"),
-    Tab("Webhooks", "/settings/webhooks", "read"),
-    Tab("Audit log", "/settings/audit-log", "admin"),
-    Tab("Usage", "/settings/usage", "read"),
-    Tab("Traffic", "/settings/traffic", "read"),
-    Tab("Prices", "/settings/prices", "read"),
-)
-
-
 _EMPTY: Final = {"error": None, "is_shown_before": False}
-
-
-def tabs_for(session: Session) -> list[Tab]:
-    """What this visitor may look at."""
-    return [tab for tab in TABS if tab.scope is None or session.caller.may(tab.scope)]
 
 
 def show(request: Request, name: str, values: Mapping[str, Any], *, status: int = 200) -> Response:
@@ -64,7 +30,9 @@ def show(request: Request, name: str, values: Mapping[str, Any], *, status: int 
         status: The HTTP status.
     """
     session: Session = request.state.session
-    return render(request, f"settings/{name}.html", {"tabs": tabs_for(session), **_EMPTY, **values}, status=status)
+    return render(
+        request, f"settings/{name}.html", {"tabs": entries_for(session, "settings"), **_EMPTY, **values}, status=status
+    )
 
 
 def whole_number(text: str, what: str) -> int | None:

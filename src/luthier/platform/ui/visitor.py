@@ -111,7 +111,9 @@ def _page_above(request: Request) -> str:
     return "/"
 
 
-def _needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
+def needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
+    """What a handler depends on to be sure that the visitor has one of these scopes; it gives the caller."""
+
     async def check(request: Request) -> Caller:
         session = await visiting(request)
         if session is None:
@@ -126,9 +128,9 @@ def _needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
 HomeContext = Annotated[Context, Depends(context_of)]
 """What a handler asks for to reach the services."""
 MaybeVisitor = Annotated[Session | None, Depends(visiting)]
-Visitor = Annotated[Caller, Depends(_needs(*SCOPES))]
-Reader = Annotated[Caller, Depends(_needs("read"))]
-Trainer = Annotated[Caller, Depends(_needs("train"))]
-Asker = Annotated[Caller, Depends(_needs("infer"))]
-Admin = Annotated[Caller, Depends(_needs("admin"))]
+Visitor = Annotated[Caller, Depends(needs(*SCOPES))]
+Reader = Annotated[Caller, Depends(needs("read"))]
+Trainer = Annotated[Caller, Depends(needs("train"))]
+Asker = Annotated[Caller, Depends(needs("infer"))]
+Admin = Annotated[Caller, Depends(needs("admin"))]
 """What a handler asks for to be sure that who looks may do this: the caller, with their project. Visitor: anything."""

@@ -11,7 +11,7 @@ from luthier.ml.export.exporters.registry import FORMATS, choose_precision, need
 
 def test_each_format_has_a_precision_of_its_own(make_source):
     for name, known in nonempty(FORMATS.items()):
-        assert choose_precision(name, None, make_source()) in known.weight_bytes
+        assert choose_precision(name, None, make_source()) in known.precisions
     assert choose_precision("merged", None, make_source(precision="bfloat16", adapter_path=None)) == "bfloat16"
     assert choose_precision("merged", None, make_source(precision="float32")) == "float32"
     assert choose_precision("gguf", None, make_source()) == "float16"

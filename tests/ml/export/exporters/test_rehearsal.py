@@ -13,9 +13,9 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import merged, registry, rehearsal
 from luthier.ml.export.exporters.proof_prompts import source_prompts
+from luthier.ml.export.exporters.registry import open_export
 from luthier.ml.export.parity import prove
 from luthier.ml.export.parity_judgement import parity_warnings
-from luthier.ml.export.runtimes.registry import open_export
 from luthier.ml.inference.models.gguf_header import read_gguf_header
 from luthier.testing.tiny import make_tiny_model
 

@@ -11,7 +11,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Scope
 from luthier.platform.home.context import Context
-from luthier.platform.ui.settings_tabs import TABS
+from luthier.platform.ui.navigation import entries
 
 Browser = Callable[..., TestClient]
 OPEN = ["/settings/account"]
@@ -36,7 +36,7 @@ POSTS = [
         (("infer",), OPEN),
         (("read",), READ),
         (("read", "train", "infer"), READ),
-        (("admin",), [tab.address for tab in TABS]),
+        (("admin",), [tab.address for tab in entries("settings")]),
     ],
 )
 def test_everybody_sees_their_tabs_and_no_others(
@@ -48,7 +48,7 @@ def test_everybody_sees_their_tabs_and_no_others(
     tabs = page[page.index('class="tabs"') :]
     assert re.findall(r'href="([^"]+)"', tabs[: tabs.index("</nav>")]) == addresses
     assert 'href="/settings"' in page, "the way to it stands in the navigation for all"
-    for tab in nonempty(TABS):
+    for tab in nonempty(entries("settings")):
         answer = one.get(tab.address)
         assert answer.status_code == (200 if tab.address in addresses else 403), tab
         if tab.address in addresses:
@@ -57,7 +57,7 @@ def test_everybody_sees_their_tabs_and_no_others(
 
 def test_without_a_session_all_lead_to_the_sign_in(browser: Browser) -> None:
     one = browser()
-    for address in ("/settings", *(tab.address for tab in TABS), "/settings/audit-log/verify"):
+    for address in ("/settings", *(tab.address for tab in entries("settings")), "/settings/audit-log/verify"):
         assert one.get(address).headers["location"].startswith("/sign-in?next=/settings")
 
 

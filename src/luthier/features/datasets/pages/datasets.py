@@ -16,10 +16,12 @@ from luthier.features.datasets.row_index import index_state
 from luthier.features.datasets.rows import known_shape, look_of, rows_page
 from luthier.platform.files import service as files
 from luthier.platform.processes.result_cache import CachedResult
+from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter(prefix="/datasets")
+PAGE = Page("Datasets", "/datasets", "read", order=20, key="d")
 
 ROWS_A_PAGE: Final = 20
 Number = Annotated[int | None, Query(ge=1, le=10**9)]

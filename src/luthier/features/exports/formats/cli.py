@@ -26,8 +26,7 @@ def benchmark(
         typer.Option(
             "--formats",
             metavar="A,B",
-            help="Formats with their precision, as gguf:q8_0 "
-            "[default: merged:bfloat16, gguf:float16, gguf:q8_0, gguf:q4_k_m, onnx:float32, onnx:int4].",
+            help="Formats with their precision, as gguf:q8_0 [default: {usual}].",
         ),
     ] = None,
     metrics: Annotated[
@@ -43,10 +42,10 @@ def benchmark(
     home: HomeOption = None,
 ) -> Answer:
     """Export a model in each format and measure size, memory, speed and quality, side by side with the model itself."""
-    from luthier.features.exports.formats.tables import DEFAULT_FORMATS, FormatRequest, measure_formats
+    from luthier.features.exports.formats.tables import FormatRequest, measure_formats
     from luthier.features.suites.eval_cli import parse_metrics
 
-    named = [one.strip() for one in wanted.split(",") if one.strip()] if wanted is not None else DEFAULT_FORMATS
+    named = None if wanted is None else tuple(one.strip() for one in wanted.split(",") if one.strip())
     with open_context(home) as context:
         found = measure_formats(
             context,
@@ -54,7 +53,7 @@ def benchmark(
                 name=name,
                 data=data,
                 folder=output,
-                formats=tuple(named),
+                formats=named,
                 metrics=parse_metrics(metrics) if metrics is not None else None,
                 mapping=parse_mapping(mapping or ()) or None,
                 num_rows=num_rows,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.dataset import Example, TokenisedExample
@@ -20,6 +20,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.recipe import MetricName
 from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource
 from luthier.core.records.format_table import SOURCE_LABEL, FormatPrice, FormatTable
+from luthier.core.registry import EXPORTERS
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.exports.formats.exports import exported, place, source_price
 from luthier.features.exports.formats.progress import (
@@ -38,14 +39,12 @@ from luthier.features.exports.formats.quality import asked_rows, judge_formats, 
 from luthier.features.exports.service import find_source
 from luthier.features.recipes.column_maps import column_map
 from luthier.features.recipes.evaluation_checks import check_metrics, usual_metrics
+from luthier.ml.export.exporters.registry import full_precision, usual_formats
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import Outcome, StageSpec, Workflow, WorkflowRun, run_stages
 
 if TYPE_CHECKING:
     from luthier.ml.export.format_benchmark.asking import AskedRow, Quality, Speed
-
-DEFAULT_FORMATS: Final = ("merged:bfloat16", "gguf:float16", "gguf:q8_0", "gguf:q4_k_m", "onnx:float32", "onnx:int4")
-_SHORT: Final = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class FormatRequest:
         name: The model: a run, a tuned model or a base model.
         data: The file of held-out rows.
         folder: Where table and page are written.
-        formats: Formats such as `gguf:q4_k_m`; short names of types are allowed.
+        formats: Formats such as `gguf:q4_k_m`, with short names of types allowed; None takes the usual ones.
         metrics: What to measure; None takes what the rows can be judged by.
         mapping: Column map of the rows; None takes the run's own.
         num_rows: How many rows quality is measured on, chosen by a stable hash.
@@ -69,7 +68,7 @@ class FormatRequest:
     name: str
     data: Path
     folder: Path
-    formats: Sequence[str] = DEFAULT_FORMATS
+    formats: Sequence[str] | None = None
     metrics: Sequence[MetricName] | None = None
     mapping: Mapping[str, str] | None = None
     num_rows: int = 100
@@ -97,7 +96,8 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     _check(request)
     check_table_folder(request.folder.absolute())
     # dict.fromkeys drops repeated formats and keeps the order in which they were named.
-    wanted = [parse_format(text) for text in dict.fromkeys(request.formats)]
+    named = usual_formats() if request.formats is None else request.formats
+    wanted = [parse_format(text) for text in dict.fromkeys(named)]
     # Formats and folder are checked first: reading the rows and finding the model can take minutes.
     source = find_source(context, request.name)
     runs = () if source.run_id is None else (source.run_id,)
@@ -257,22 +257,17 @@ WORKFLOW: Final = Workflow(
 
 def parse_format(text: str) -> tuple[ExportFormat, ExportPrecision]:
     """`gguf:f16` -> gguf and float16. Raises RequestError for what no exporter has."""
-    from luthier.ml.export.exporters.registry import FORMATS
-
     format, _, precision = text.strip().partition(":")
-    precision = _SHORT.get(precision, precision)
-    if (
-        format not in FORMATS
-        or format == "adapter"
-        or precision not in FORMATS[cast("ExportFormat", format)].weight_bytes
-    ):
-        known = [f"{f}:{p}" for f, kind in FORMATS.items() if f != "adapter" for p in kind.weight_bytes]
+    precision = full_precision(precision)
+    whole = {name: kind for name, kind in EXPORTERS.declarations().items() if not kind.is_adapter}
+    if format not in whole or precision not in whole[format].precisions:
+        known = [f"{name}:{p}" for name, kind in whole.items() for p in kind.precisions]
         raise RequestError(
             f"the format {text!r}",
             expected=f"one of {', '.join(known)}",
             do="write format and precision with a colon: --formats gguf:q8_0,onnx:int4",
         )
-    return cast("ExportFormat", format), cast("ExportPrecision", precision)
+    return format, precision
 
 
 def _asked(request: FormatRequest, source: ExportSource, data_sha256: str) -> dict[str, Any]:
@@ -295,7 +290,7 @@ def _check(request: FormatRequest) -> None:
         least = 2 if name == "max_new_tokens" else 1
         if value < least:
             raise RequestError(f"{name}={value}", expected=f"at least {least}", do=f"correct {name}")
-    if not request.formats:
+    if request.formats is not None and not request.formats:
         raise RequestError("no formats", expected="at least one", do="name some: --formats gguf:q8_0,gguf:q4_k_m")
 
 

@@ -15,14 +15,8 @@ from luthier.ml.export.bundle.card_outcome import outcome_sections
 from luthier.ml.export.bundle.facts import BundleFacts, DatasetFacts, RunFacts
 from luthier.ml.export.bundle.front_matter import front_matter_text
 from luthier.ml.export.bundle.manifest import DOCUMENTS, LINEAGE, MANIFEST, PLAN, SBOM, Manifest
+from luthier.ml.export.exporters.registry import format_of
 
-_FORMATS: Final = {
-    "adapter": "an adapter as PEFT reads it, without the base model",
-    "merged": "a whole model as transformers reads it",
-    "gguf": "a GGUF file for llama.cpp",
-    "onnx": "a folder for ONNX Runtime GenAI",
-    "executorch": "a program for ExecuTorch",
-}
 _OBJECTIVES: Final = {
     "sft": "supervised fine-tuning",
     "pretraining": "continued pretraining",
@@ -67,10 +61,11 @@ def _what(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
     name = code(base.name)
     # The documents of the bundle are not part of what a runtime loads.
     own = [one.num_bytes for one in manifest.files if one.path not in DOCUMENTS]
+    described = format_of(export.format).description
     made = (
-        f"{name}, tuned by run {code(run.run_id)} and exported as {_FORMATS[export.format]}."
+        f"{name}, tuned by run {code(run.run_id)} and exported as {described}."
         if run is not None
-        else f"{name} as it is, tuned by no run, exported as {_FORMATS[export.format]}."
+        else f"{name} as it is, tuned by no run, exported as {described}."
     )
     rows = [
         ("Base model", name + (f" ({code(base.hub)} on the hub)" if base.hub and base.hub not in base.name else "")),

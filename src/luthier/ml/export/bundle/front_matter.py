@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import yaml
 
@@ -13,15 +13,7 @@ from luthier.ml.charts.metric_titles import metric_title
 from luthier.ml.charts.visible import visible
 from luthier.ml.export.bundle import licences
 from luthier.ml.export.bundle.facts import BundleFacts
-
-_LIBRARIES: Final = {
-    "adapter": "peft",
-    "merged": "transformers",
-    "gguf": "gguf",
-    "onnx": "onnxruntime-genai",
-    "executorch": "executorch",
-}
-_WHOLE: Final = ("float32", "float16", "bfloat16")
+from luthier.ml.export.exporters.registry import WHOLE, format_of
 
 
 def front_matter(export: Export, facts: BundleFacts) -> dict[str, Any]:
@@ -29,7 +21,7 @@ def front_matter(export: Export, facts: BundleFacts) -> dict[str, Any]:
     made: dict[str, Any] = {}
     if facts.base.hub is not None:
         made |= {"base_model": facts.base.hub, "base_model_relation": _relation(export)}
-    made["library_name"] = _LIBRARIES[export.format]
+    made["library_name"] = format_of(export.format).library
     made |= licences.hub_fields(facts.base.licence, facts.base.licence_url)
     made["pipeline_tag"] = "text-generation"
     made["tags"] = _tags(export)
@@ -50,16 +42,16 @@ def tuned_system(evaluation: Evaluation) -> SystemResult | None:
 
 
 def _relation(export: Export) -> str:
-    if export.format == "adapter":
+    if format_of(export.format).is_adapter:
         return "adapter"
-    return "finetune" if export.source.run_id is not None or export.precision in _WHOLE else "quantized"
+    return "finetune" if export.source.run_id is not None or export.precision in WHOLE else "quantized"
 
 
 def _tags(export: Export) -> list[str]:
     tags = ["luthier", export.format]
     if export.source.method is not None:
         tags.append(export.source.method)
-    return [*tags, *([export.precision] if export.precision not in _WHOLE else [])]
+    return [*tags, *([export.precision] if export.precision not in WHOLE else [])]
 
 
 def _result(evaluation: Evaluation, system: SystemResult) -> dict[str, Any]:

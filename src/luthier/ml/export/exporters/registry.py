@@ -1,4 +1,9 @@
-"""Which formats there are, in which precisions, and who writes them: a table of "module:function" strings.
+"""The export formats: one declaration each, with its precisions, its writer, and the runtime that it is proved in.
+
+A package adds a format by the entry point group `luthier.exporters`, which names a `Format`. What refuses and proves an
+export is called here and by the use case, never by a format, so that a plug-in cannot leave it out: missing packages,
+its own check, the tokens of every prompt and a small copy of the model before the work, the comparison in the runtime
+after it. Nothing here loads torch.
 
 A writer is `write(source, target, precision, progress, tools) -> list[str]`: it fills the existing empty folder
 `target`, may keep what it needs on the way in folders beside it, and returns what a user must know before the export is
@@ -7,113 +12,300 @@ used. tools: where third-party programs are stored that are run but not installe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.errors import RequestError
+from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
-from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource
+from luthier.core.records.export import NAME_PATTERN, ExportFormat, ExportPrecision, ExportSource
+from luthier.core.registry import EXPORTERS
 
 if TYPE_CHECKING:
+    from luthier.ml.charts.spec import Role
     from luthier.ml.export.exporters.proof_prompts import SourcePrompts
+    from luthier.ml.export.runtimes.protocol import Runtime
+
+WHOLE: Final = ("float32", "float16", "bfloat16")
+"""Precisions that round each weight by itself; all others pack weights in fewer bits."""
+SHORT_NAMES: Final[Mapping[str, ExportPrecision]] = {
+    "f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "bf16": "bfloat16",
+}  # fmt: skip
+"""What PyTorch and llama.cpp call some precisions for short."""
+MAX_BOUND_NATS: Final = 1.0
+"""A wrong scale, a module that was forgotten or another rotary base move likelihoods by whole nats."""
 
 
-class Check(Protocol):
-    """Refuses what a format cannot hold, before any work is done."""
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How a format can hold weights.
 
-    def __call__(self, source: ExportSource, progress: Progress, tools: Path) -> None:
-        """Raise RequestError with the reason."""
-        ...
+    Attributes:
+        weight_bytes: About how many bytes a weight takes.
+        bound_nats: The most that a log-probability may differ from the source's; None where only the loss of quality
+            is judged, as for packed weights.
+        why: The reason for that bound.
+        is_usual: Whether `luthier export benchmark` measures it where no formats are named.
+    """
 
-
-class Write(Protocol):
-    """A writer of one format."""
-
-    def __call__(
-        self, source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path
-    ) -> list[str]:
-        """Fill the empty folder `target`; returns warnings."""
-        ...
+    weight_bytes: float
+    bound_nats: float | None = None
+    why: str = ""
+    is_usual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One export format.
+    """What an export format declares.
 
     Attributes:
+        title: What people call it.
+        description: What such an export is, with its article, as its card says.
+        contents: What is in the folder.
         writer: "module:function" that writes it.
-        weight_bytes: about how many bytes a weight takes in the export, by precision.
-        default: the precision where none is chosen; None takes one by the source (`_own_precision`).
-        scratch_bytes: bytes a weight takes on the way there, beside the export.
-        modules: packages that must be installed.
-        extra: the extra of Luthier that installs them.
+        runtime: "module:function" of folder and source, which opens the export as a `runtimes.protocol.Runtime`. Every
+            export is proved in it.
+        precisions: Those that it can be written in, by name, widest first.
+        default: The precision where none is chosen; None takes one by the source.
+        library: What the Hugging Face hub calls the library that loads it.
+        scratch_bytes: Bytes a weight takes on the way there, beside the export.
+        modules: Modules that must be installed to write and to prove it.
+        install: What `pip install` takes to get them.
+        distributions: Packages that take part, as the bill of materials names them.
         check: "module:function" that refuses a model before any work; empty where the format holds every model.
-        is_rehearsed: whether a small copy of the model is written and read in the runtime first (`rehearsal`).
-        limits_context: whether its writer can state a shorter context than the model's.
+        unrehearsed: Why no small copy of the model is written and read in the runtime first; empty where one is.
+        limits_context: Whether its writer can state a shorter context than the model's (`ExportSource.context_tokens`).
+        is_adapter: Whether it holds the adapter alone, without the base.
+        is_served: Whether its folder is one that this server can serve: PEFT, transformers, or a single GGUF file.
+        runs_as_stored: Whether users run it by transformers, in the type that its weights are stored in.
+        fills_in_date: Whether its runtime gives the chat template today's date by variables of its own.
+        chart_role: The colour of its dots in charts of formats.
     """
 
+    title: str
+    description: str
+    contents: str
     writer: str
-    weight_bytes: Mapping[ExportPrecision, float]
+    runtime: str
+    precisions: Mapping[ExportPrecision, Precision]
     default: ExportPrecision | None
+    library: str
     scratch_bytes: float = 0.0
     modules: tuple[str, ...] = ()
-    extra: str = ""
+    install: str = ""
+    distributions: tuple[str, ...] = ()
     check: str = ""
-    is_rehearsed: bool = False
+    unrehearsed: str = ""
     limits_context: bool = False
+    is_adapter: bool = False
+    is_served: bool = False
+    runs_as_stored: bool = False
+    fills_in_date: bool = False
+    chart_role: Role = "other-3"
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be proved or refused early.
+
+        Raises:
+            ValueError: A precision without a bound, a bound that proves nothing, or no float32 to rehearse in.
+        """
+        for name, precision in self.precisions.items():
+            bound = precision.bound_nats
+            if not re.fullmatch(NAME_PATTERN, name):
+                raise ValueError(f"precision {name!r}: small letters, digits and underscores alone")
+            if bound is None and name in WHOLE:
+                raise ValueError(f"{name} has no bound_nats, and weights of 32 and 16 bits are judged by one")
+            if bound is not None and not (0 < bound <= MAX_BOUND_NATS and precision.why):
+                raise ValueError(
+                    f"{name} has bound_nats={bound}, why={precision.why!r}: it needs one over 0, "
+                    f"up to {MAX_BOUND_NATS:g}, and a reason"
+                )
+        if self.default is not None and self.default not in self.precisions:
+            raise ValueError(f"default {self.default!r} is none of its precisions")
+        if not self.unrehearsed and "float32" not in self.precisions:
+            # In fewer bits rounding would hide a part of the architecture that is missing.
+            raise ValueError("a small copy is rehearsed in float32, which it does not have; or say why in unrehearsed")
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Modules that have to be installed first."""
+        # find_spec looks a top-level module up without running it: importing onnxruntime would take seconds.
+        return tuple(module for module in self.modules if importlib.util.find_spec(module) is None)
 
 
-_SIXTEEN_BITS: Mapping[ExportPrecision, float] = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
-# Bits a weight of llama.cpp's mixtures, with what falls back to wider kinds in narrow models (about a third more).
-_GGUF: Mapping[ExportPrecision, float] = {"q8_0": 1.1, "q6_k": 1.1, "q5_k_m": 0.9, "q4_k_m": 0.85}
+_SAME_ARITHMETIC: Final = "the same weights in the same float32 arithmetic: only the order of sums differs"
+_OTHER_KERNELS: Final = "the same float32 weights in other kernels: sums in another order, other approximations of exp"
+_ROUNDED_ADAPTER: Final = "the two small matrices of each update are rounded to 8 bits of mantissa, the base is not"
+_ROUNDED_BF16: Final = "merged weights are rounded to 8 bits of mantissa once"
+_ROUNDED_FP16: Final = "merged weights are rounded to 11 bits of mantissa once"
+_GGUF_FP16: Final = "weights are rounded to 11 bits of mantissa, and so is in llama.cpp what they are multiplied with"
+_GGUF_BF16: Final = "weights are rounded to 8 bits of mantissa, and so is in llama.cpp what they are multiplied with"
+_SAME_PROGRAM: Final = "transformers reads it, as it reads the source"
 
-FORMATS: Mapping[ExportFormat, Format] = {
+# Bounds: three times and more of what SmolLM2-135M shows with an adapter of rank 16 (docs/exports.md has the figures).
+# Bytes of llama.cpp's mixtures: with what falls back to wider kinds in narrow models, about a third more.
+FORMATS: Final[Mapping[ExportFormat, Format]] = {
     "adapter": Format(
-        "luthier.ml.export.exporters.adapter:write",
-        {"float32": 4.0, "bfloat16": 2.0},
-        None,
+        title="Adapter",
+        description="an adapter as PEFT reads it, without the base model",
+        contents="PEFT files; `adapter.gguf` where llama.cpp can apply it; tokenizer and template of the base",
+        writer="luthier.ml.export.exporters.adapter:write",
+        runtime="luthier.ml.export.runtimes.transformers_runtime:open_adapter",
+        precisions={
+            "float32": Precision(4.0, 1e-3, _SAME_ARITHMETIC),
+            "bfloat16": Precision(2.0, 0.1, _ROUNDED_ADAPTER),
+        },
+        default=None,
+        library="peft",
         check="luthier.ml.export.exporters.adapter:check",
+        unrehearsed=_SAME_PROGRAM,
+        is_adapter=True,
+        is_served=True,
+        runs_as_stored=True,
     ),
-    "merged": Format("luthier.ml.export.exporters.merged:write", _SIXTEEN_BITS, None),
+    "merged": Format(
+        title="Merged",
+        description="a whole model as transformers reads it",
+        contents="one transformers folder, no PEFT needed",
+        writer="luthier.ml.export.exporters.merged:write",
+        runtime="luthier.ml.export.runtimes.transformers_runtime:open_merged",
+        precisions={
+            "float32": Precision(4.0, 1e-3, _SAME_ARITHMETIC),
+            "float16": Precision(2.0, 0.1, _ROUNDED_FP16),
+            "bfloat16": Precision(2.0, 0.5, _ROUNDED_BF16, is_usual=True),
+        },
+        default=None,
+        library="transformers",
+        unrehearsed=_SAME_PROGRAM,
+        is_served=True,
+        runs_as_stored=True,
+        chart_role="base",
+    ),
     "gguf": Format(
-        "luthier.ml.export.exporters.gguf:write",
-        {**_SIXTEEN_BITS, **_GGUF},
-        "float16",
+        title="GGUF",
+        description="a GGUF file for llama.cpp",
+        contents="`model.gguf`, and a `Modelfile` for Ollama",
+        writer="luthier.ml.export.exporters.gguf:write",
+        runtime="luthier.ml.export.runtimes.llama_cpp_runtime:open_export",
+        precisions={
+            "float32": Precision(4.0, 1e-3, _OTHER_KERNELS),
+            "float16": Precision(2.0, 0.2, _GGUF_FP16, is_usual=True),
+            "bfloat16": Precision(2.0, 1.0, _GGUF_BF16),
+            "q8_0": Precision(1.1, is_usual=True),
+            "q6_k": Precision(1.1),
+            "q5_k_m": Precision(0.9),
+            "q4_k_m": Precision(0.85, is_usual=True),
+        },
+        default="float16",
+        library="gguf",
         scratch_bytes=6.0,
         modules=("xllamacpp", "llama_cpp_py_sync"),
-        extra="gguf",
+        install="luthier[gguf]",
+        distributions=("gguf", "xllamacpp", "llama-cpp-py-sync"),
         check="luthier.ml.export.exporters.gguf:check",
-        is_rehearsed=True,
         limits_context=True,
+        is_served=True,
+        fills_in_date=True,
+        chart_role="tuned",
     ),
     "onnx": Format(
-        "luthier.ml.export.exporters.onnx:write",
-        {"float32": 4.0, "int8": 1.2, "int4": 0.8},
-        "float32",
+        title="ONNX",
+        description="a folder for ONNX Runtime GenAI",
+        contents="what ONNX Runtime GenAI opens",
+        writer="luthier.ml.export.exporters.onnx:write",
+        runtime="luthier.ml.export.runtimes.onnx_runtime:open_export",
+        precisions={
+            "float32": Precision(4.0, 1e-3, _OTHER_KERNELS, is_usual=True),
+            "int8": Precision(1.2),
+            "int4": Precision(0.8, is_usual=True),
+        },
+        default="float32",
+        library="onnxruntime-genai",
         scratch_bytes=8.0,
         modules=("onnxruntime_genai", "onnx", "onnx_ir"),
-        extra="onnx",
+        install="luthier[onnx]",
+        distributions=("onnx", "onnx-ir", "onnxruntime-genai", "onnxruntime"),
         check="luthier.ml.export.exporters.onnx:check",
-        is_rehearsed=True,
+        chart_role="other-1",
     ),
     "executorch": Format(
-        "luthier.ml.export.exporters.executorch:write",
-        {"float32": 4.0},
-        "float32",
+        title="ExecuTorch",
+        description="a program for ExecuTorch",
+        contents="`model.pte` for phones",
+        writer="luthier.ml.export.exporters.executorch:write",
+        runtime="luthier.ml.export.runtimes.executorch_runtime:open_export",
+        precisions={"float32": Precision(4.0, 1e-3, _OTHER_KERNELS)},
+        default="float32",
+        library="executorch",
         scratch_bytes=8.0,
         modules=("executorch", "pytorch_tokenizers"),
-        extra="executorch",
+        install="luthier[executorch]",
+        distributions=("executorch", "torchao"),
         check="luthier.ml.export.exporters.executorch:check",
+        unrehearsed="lowering even a small copy takes long",
+        chart_role="other-2",
     ),
 }
 
 
+def format_of(name: str) -> Format:
+    """What is declared of a format.
+
+    Raises:
+        RequestError: No such format.
+        NotFoundError: The package that brings it declares no `Format`, or cannot be loaded.
+    """
+    if not EXPORTERS.is_known(name) or not re.fullmatch(NAME_PATTERN, name):
+        raise RequestError(
+            f"--to {name[:40]}", expected=f"one of {', '.join(EXPORTERS.names())}", do="choose one of them"
+        )
+    found: Format = EXPORTERS.declaration(name)
+    return found
+
+
+def served_formats() -> tuple[ExportFormat, ...]:
+    """Formats that a deployment of this server can route to."""
+    return tuple(name for name, one in EXPORTERS.declarations().items() if one.is_served)
+
+
+def usual_formats() -> tuple[str, ...]:
+    """What a table of formats measures where none are named, such as `gguf:q8_0`."""
+    declared = EXPORTERS.declarations().items()
+    return tuple(f"{name}:{p}" for name, one in declared for p, how in one.precisions.items() if how.is_usual)
+
+
+def packages_of(format: ExportFormat) -> tuple[str, ...]:
+    """The packages that take part in such an export, that of a plug-in among them."""
+    return (*format_of(format).distributions, *_package_of(format))
+
+
+def full_precision(text: str) -> ExportPrecision:
+    """The name of a precision that may be written short: `f16` is float16."""
+    return SHORT_NAMES.get(text.lower(), text.lower())
+
+
+def need_packages(format: ExportFormat) -> None:
+    """Refuse now what the proof would miss after long work.
+
+    Raises:
+        RequestError: Modules that the format needs are not installed.
+    """
+    known = format_of(format)
+    if known.missing:
+        raise RequestError(
+            f"--to {format} needs {', '.join(known.missing)}, which is not installed here",
+            expected="the runtime that the export is proved in",
+            do=f"pip install {known.install}",
+        )
+
+
 def precisions(format: ExportFormat) -> tuple[ExportPrecision, ...]:
     """The precisions that a format can be written in, widest first."""
-    return tuple(_known(format).weight_bytes)
+    return tuple(format_of(format).precisions)
 
 
 def choose_precision(format: ExportFormat, asked: str | None, source: ExportSource) -> ExportPrecision:
@@ -127,38 +319,40 @@ def choose_precision(format: ExportFormat, asked: str | None, source: ExportSour
     Raises:
         RequestError: an unknown format, or a precision that it does not have; the message says which formats have it.
     """
-    known = _known(format)
+    known = format_of(format)
     if asked is None:
-        return known.default or _own_precision(format, source)
-    if asked in known.weight_bytes:
-        return cast("ExportPrecision", asked)
-    others = [name for name, other in FORMATS.items() if asked in other.weight_bytes]
+        return known.default or _own_precision(known, source)
+    if asked in known.precisions:
+        return asked
+    others = [name for name, other in EXPORTERS.declarations().items() if asked in other.precisions]
     raise RequestError(
         f"--quantise {asked} for the format {format}",
-        expected=f"one of {', '.join(known.weight_bytes)}",
+        expected=f"one of {', '.join(known.precisions)}",
         do=f"{asked} exists in {' and '.join(others)}: choose that format with --to, or another precision"
         if others
         else "leave --quantise out to take the format's own",
     )
 
 
-def _own_precision(format: ExportFormat, source: ExportSource) -> ExportPrecision:
+def _own_precision(known: Format, source: ExportSource) -> ExportPrecision:
     """The precision that the source runs in; of weights that an adapter is merged into, one that keeps the update.
+
+    A format without that precision takes its widest.
 
     The weights of a base in bfloat16 are numbers of bfloat16. An update smaller than half the distance to the next one
     is rounded away again, and most of a short run's are (docs/exports.md); float16 has eight times as many numbers.
     """
     # Only where something was added to bfloat16 weights: without an adapter nothing would be gained.
-    if format == "merged" and source.adapter_path is not None and source.precision == "bfloat16":
-        return "float16"
-    return source.precision
+    is_merged = source.adapter_path is not None and not known.is_adapter
+    own = "float16" if is_merged and source.precision == "bfloat16" else source.precision
+    return own if own in known.precisions else next(iter(known.precisions))
 
 
 def needed_bytes(format: ExportFormat, precision: ExportPrecision, num_parameters: int) -> int:
     """About how much of the disk an export takes while it is written."""
-    known = _known(format)
+    known = format_of(format)
     # Both at their peak: the scratch folder is there until the export is complete.
-    return int(num_parameters * (known.weight_bytes[precision] + known.scratch_bytes))
+    return int(num_parameters * (known.precisions[precision].weight_bytes + known.scratch_bytes))
 
 
 def check(
@@ -184,19 +378,18 @@ def check(
         RequestError: the format cannot hold the model, or its runtime would write a prompt otherwise.
         WorkError: a converter that would know cannot be had.
     """
-    known = _known(format)
-    # A trained prompt is vectors, which only a PEFT folder can hold.
-    if format != "adapter":
+    known = format_of(format)
+    # A trained prompt is vectors, which only an adapter's own folder can hold.
+    if not known.is_adapter:
         _refuse_prompt(source)
     if known.check:
-        checks: Check = import_string(known.check)
-        checks(source, progress, tools)
-    if known.is_rehearsed:
+        _function(format, known.check)(source, progress, tools)
+    if not known.unrehearsed:
         from luthier.ml.export.exporters.rehearsal import rehearse
 
-        write: Write = import_string(known.writer)
-        limits = known.limits_context
-        return rehearse(format, write, known.modules, source, progress, tools, prompts, limits_context=limits)
+        packages = (*known.modules, *_package_of(format))
+        write, limits = _function(format, known.writer), known.limits_context
+        return rehearse(format, write, packages, source, progress, tools, prompts, limits_context=limits)
     if prompts is not None:
         from luthier.ml.export.exporters.rehearsal import rehearse_companions
 
@@ -220,14 +413,58 @@ def write(
         OSError: the disk is full.
     """
     limit = check(format, source, progress, tools)
-    writer: Write = import_string(_known(format).writer)
-    warnings = writer(source.model_copy(update={"context_tokens": limit}), target, precision, progress, tools)
+    limited = source.model_copy(update={"context_tokens": limit})
+    warnings: list[str] = _function(format, format_of(format).writer)(limited, target, precision, progress, tools)
     if limit is not None:
         warnings.append(
             f"the runtime of {format} leaves out the attention window of this model, so the export has room for "
             f"{limit} tokens, as many as the window: do not raise it"
         )
     return warnings
+
+
+def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Runtime:
+    """The export in `folder`, loaded in its real runtime.
+
+    Args:
+        format: of the export.
+        folder: where it is.
+        source: for the base of an export that is an adapter.
+
+    Raises:
+        RequestError: the package of the runtime is not installed.
+        NotFoundError, ModelSourceError: the export is not there or does not load.
+    """
+    runtime: Runtime = _function(format, format_of(format).runtime)(folder, source)
+    return runtime
+
+
+def _function(format: ExportFormat, place: str) -> Callable[..., Any]:
+    """A function that a format names; of a plug-in, its errors are told apart from ours."""
+    if format in FORMATS:
+        found: Callable[..., Any] = import_string(place)
+        return found
+
+    def call(*given: Any) -> Any:
+        try:
+            return import_string(place)(*given)
+        except (LuthierError, OSError, MemoryError):
+            raise
+        # Code of another package: it may raise anything.
+        except Exception as error:
+            raise WorkError(
+                f"{place} of the export format {format!r} fails: {type(error).__name__}: {error}",
+                expected="an exporter that refuses with RequestError what it cannot do",
+                do=f"ask the author of {' '.join(_package_of(format)) or 'the package that brings it'}",
+            ) from error
+
+    return call
+
+
+def _package_of(format: ExportFormat) -> tuple[str, ...]:
+    """The package that brings a format, by name; empty for ours, and for one that says no name."""
+    distribution = None if format in FORMATS else EXPORTERS.plug_in(format).dist
+    return () if distribution is None else (distribution.name,)
 
 
 def _refuse_prompt(source: ExportSource) -> None:
@@ -246,11 +483,3 @@ def _refuse_prompt(source: ExportSource) -> None:
             expected="an adapter that changes matrices",
             do="export with --to adapter and serve the prompt beside its base: it cannot be merged",
         )
-
-
-def _known(format: str) -> Format:
-    if format not in FORMATS:
-        raise RequestError(
-            f"--to {format}", expected=f"one of {', '.join(get_args(ExportFormat))}", do="choose one of them"
-        )
-    return FORMATS[cast("ExportFormat", format)]

@@ -36,7 +36,6 @@ from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.proof_prompts import ProofPrompt, SourcePrompts, TokenFindings, compared_tokens
 
 if TYPE_CHECKING:
-    from luthier.ml.export.exporters.registry import Write
     from luthier.ml.export.runtimes.protocol import LogProbabilities, Runtime
     from luthier.ml.export.runtimes.transformers_model import TransformersModel
 
@@ -53,7 +52,7 @@ _OTHER_TEMPLATES: Final = "additional_chat_templates"
 
 def rehearse(
     format: ExportFormat,
-    write: Write,
+    write: Callable[..., Any],
     modules: tuple[str, ...],
     source: ExportSource,
     progress: Progress,
@@ -162,7 +161,7 @@ class _Trial:
     """One export to be tried. is_known: what it computes was compared before, only prompts were not."""
 
     format: ExportFormat
-    write: Write
+    write: Callable[..., Any]
     source: ExportSource
     tools: Path
     prompts: SourcePrompts | None
@@ -183,7 +182,7 @@ class _Trial:
                 return _Found(TokenFindings(0), why, error, has_fewer_layers=is_cut)
 
     def _tried(self, scratch: Path) -> _Found:
-        from luthier.ml.export.runtimes.registry import open_export
+        from luthier.ml.export.exporters.registry import open_export
 
         small = self.source.model_copy(
             update={

@@ -11,6 +11,7 @@ from luthier.ml.charts.figures import number
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.spec import Axis, Note, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
+from luthier.ml.export.exporters.registry import format_of
 
 _WIDTH: Final = 620
 _HEIGHT: Final = 380
@@ -125,11 +126,4 @@ def _place(price: FormatPrice, kind: str) -> float:
 
 
 def _role(price: FormatPrice) -> Role:
-    runtimes: dict[str | None, Role] = {
-        None: "base",
-        "merged": "base",
-        "gguf": "tuned",
-        "onnx": "other-1",
-        "executorch": "other-2",
-    }
-    return runtimes.get(price.format, "other-3")
+    return "base" if price.format is None else format_of(price.format).chart_role

@@ -98,7 +98,7 @@ def _open_exact(asked: Asked) -> tuple[Score, Write, str]:
             lambda ids, most: model.greedy(ids, most, ends),
             (f"transformers {version('transformers')}"),
         )
-    from luthier.ml.export.runtimes.registry import open_export
+    from luthier.ml.export.exporters.registry import open_export
 
     runtime = open_export(asked.format, Path(asked.folder), asked.source)
     return runtime.log_probabilities, runtime.greedy, f"{runtime.name} {runtime.version}"
@@ -106,16 +106,18 @@ def _open_exact(asked: Asked) -> tuple[Score, Write, str]:
 
 def _open_as_used(asked: Asked) -> Write:
     """The runtime as a user has it: transformers in the type that the weights are stored in, or were trained in."""
-    if asked.format not in (None, "merged", "adapter"):
-        from luthier.ml.export.runtimes.registry import open_export
+    from luthier.ml.export.exporters.registry import format_of, open_export
 
+    known = None if asked.format is None else format_of(asked.format)
+    if known is not None and not known.runs_as_stored:
+        assert asked.format is not None
         return open_export(asked.format, Path(asked.folder), asked.source).greedy
     from luthier.ml.export.format_benchmark.stored_model import open_stored
 
     source = asked.source
-    if asked.format == "merged":
+    if known is not None and not known.is_adapter:
         return open_stored(Path(asked.folder), None, None, None)
-    adapter = source.adapter_path if asked.format is None else asked.folder
+    adapter = source.adapter_path if known is None else asked.folder
     return open_stored(Path(source.base_path), adapter, source.precision, source.quantisation)
 
 

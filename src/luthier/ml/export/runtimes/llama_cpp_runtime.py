@@ -13,7 +13,7 @@ import numpy as np
 from luthier.core.conversation import Conversation
 from luthier.core.errors import RequestError, TemplateError
 from luthier.core.recipe import TemplateOption
-from luthier.core.records.export import Runtime as RuntimeName
+from luthier.core.records.export import ExportSource
 from luthier.core.stream import TextRequest
 from luthier.ml.export.runtimes.log_softmax import log_softmax
 from luthier.ml.export.runtimes.protocol import LogProbabilities
@@ -22,6 +22,12 @@ from luthier.ml.inference.llama_cpp.library import LlamaLibrary
 from luthier.ml.inference.llama_cpp.prompts import FileReader, dayless_template
 from luthier.ml.inference.llama_cpp.server import LlamaServer
 from luthier.ml.inference.models.gguf_header import read_gguf_header
+
+
+def open_export(folder: Path, source: ExportSource) -> LlamaCppRuntime:
+    """The export in `folder`, loaded; it needs nothing of its source."""
+    del source
+    return LlamaCppRuntime(folder)
 
 
 class LlamaCppRuntime:
@@ -36,7 +42,7 @@ class LlamaCppRuntime:
         ModelSourceError, WorkError: a file is damaged, or does not load.
     """
 
-    name: RuntimeName = "llama.cpp"
+    name: str = "llama.cpp"
 
     def __init__(self, path: Path, adapter: Path | None = None) -> None:
         file, num_threads = only_gguf(path, "model"), os.cpu_count() or 1

@@ -13,11 +13,17 @@ import numpy as np
 from luthier.core.conversation import Conversation
 from luthier.core.errors import ModelSourceError, NotFoundError, RequestError, TemplateError
 from luthier.core.recipe import TemplateOption
-from luthier.core.records.export import Runtime as RuntimeName
+from luthier.core.records.export import ExportSource
 from luthier.ml.export.runtimes.documents import message_documents
 from luthier.ml.export.runtimes.log_softmax import log_softmax
 from luthier.ml.export.runtimes.protocol import LogProbabilities
 from luthier.ml.inference.models.template_clock import reads_clock, without_clock
+
+
+def open_export(folder: Path, source: ExportSource) -> OnnxRuntime:
+    """The export in `folder`, loaded; it needs nothing of its source."""
+    del source
+    return OnnxRuntime(folder)
 
 
 class OnnxRuntime:
@@ -29,7 +35,7 @@ class OnnxRuntime:
         ModelSourceError: it does not load.
     """
 
-    name: RuntimeName = "onnxruntime-genai"
+    name: str = "onnxruntime-genai"
     context_tokens: int | None = None
 
     def __init__(self, folder: Path) -> None:

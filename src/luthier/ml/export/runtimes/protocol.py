@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from luthier.core.conversation import Conversation
 from luthier.core.recipe import TemplateOption
-from luthier.core.records.export import Runtime as RuntimeName
 
 LogProbabilities = NDArray[np.float32]
 """[positions, vocabulary] natural logarithms; row i belongs to the token that follows position i."""
@@ -26,7 +25,7 @@ class Runtime(Protocol):
         context_tokens: its room where that is less than the model's own context; else None.
     """
 
-    name: RuntimeName
+    name: str
     version: str
     has_template: bool
     end_ids: frozenset[int]

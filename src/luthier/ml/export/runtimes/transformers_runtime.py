@@ -14,7 +14,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.errors import RequestError, TemplateError
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
-from luthier.core.records.export import Runtime as RuntimeName
+from luthier.core.records.export import ExportSource
 from luthier.ml.export.runtimes.documents import message_documents
 from luthier.ml.export.runtimes.protocol import LogProbabilities
 from luthier.ml.export.runtimes.transformers_model import TransformersModel
@@ -58,7 +58,7 @@ class TransformersTokens:
 class TransformersRuntime(TransformersTokens):
     """A transformers folder, or a PEFT folder over the folder of its base, behind `Runtime`."""
 
-    name: RuntimeName = "transformers"
+    name: str = "transformers"
     context_tokens: int | None = None
 
     def __init__(
@@ -93,6 +93,17 @@ class TransformersRuntime(TransformersTokens):
         if self._model is None:
             raise RequestError("a closed runtime", expected="an open one", do="open it again")
         return self._model
+
+
+def open_merged(folder: Path, source: ExportSource) -> TransformersRuntime:
+    """The merged model in `folder`, loaded; it needs nothing of its source."""
+    del source
+    return TransformersRuntime(folder)
+
+
+def open_adapter(folder: Path, source: ExportSource) -> TransformersRuntime:
+    """The adapter in `folder`, loaded over the base of its source."""
+    return TransformersRuntime(folder, source.base_path, source.quantisation, source.precision)
 
 
 def rendered(
