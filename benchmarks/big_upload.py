@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import psutil
 from machine import describe
 
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.servers import RunningServer, running_server
 
 MIB = 1 << 20
 PART_BYTES = 64 * MIB

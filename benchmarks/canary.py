@@ -14,7 +14,7 @@ import json
 import math
 from dataclasses import asdict
 
-from luthier.testing.canary_traffic import CanaryWorld, found_at
+from luthier.testing.traffic import CanaryWorld, found_at
 
 WORLDS = {
     "steady": CanaryWorld(),

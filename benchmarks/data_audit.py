@@ -85,7 +85,7 @@ class Laps:
 
 def audit_once(file: Path, model: str | None, home: Path | None) -> dict[str, Any]:
     """Audit the file in this process; what was found is compared with its truth."""
-    from luthier.features.datasets.file_audits import AuditOptions, audit
+    from luthier.features.datasets.data_files import AuditOptions, audit
     from luthier.platform.home.context import Context
 
     watch = Stopwatch()
@@ -122,7 +122,7 @@ def compare(planted: set[int], found: set[int]) -> dict[str, float | int]:
 
 def peak_memory_bytes() -> int:
     """Largest resident memory of this process so far."""
-    from luthier.ml.training.memory import peak_memory_bytes as peak
+    from luthier.ml.training.device import peak_memory_bytes as peak
 
     return peak()
 

@@ -21,7 +21,7 @@ from rows import wikisql_rows, write_jsonl
 from wikisql_run import tuned_run
 
 if TYPE_CHECKING:
-    from luthier.core.workflows.distillation import Student
+    from luthier.core.workflows.pipeline import Student
     from luthier.platform.home.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -87,10 +87,9 @@ def _ours(model: Path, teacher: Path, rows: list[Any], folder: Path) -> dict[str
     from luthier.core.ports import SilentProgress
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.inference.transformers_engine import TransformersEngine
-    from luthier.ml.training.methods.registry import load_method
+    from luthier.ml.training.methods.protocol import load_method
     from luthier.ml.training.model import TrainableModel, collate
-    from luthier.ml.training.objectives.distillation import Distillation
-    from luthier.ml.training.objectives.teacher_states import FOLDER, ask_teacher
+    from luthier.ml.training.objectives.distillation import FOLDER, Distillation, ask_teacher
 
     shape = read_structure(str(teacher))
     plan = TeacherPlan(

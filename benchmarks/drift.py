@@ -2,7 +2,7 @@
 
     python benchmarks/drift.py [--months 100] [--shifts 60] [--texts FILE.jsonl.gz]
 
-A month of steady traffic (testing/steady_traffic.py: busy and quiet hours, weekends, latency that follows the load and
+A month of steady traffic (testing/traffic.py: busy and quiet hours, weekends, latency that follows the load and
 wanders, users with several turns) is looked at every hour: since evidence is a sum over hours that later hours do not
 change, one reading of the whole stretch holds what every hourly look of it would have said. Counted are signals that
 become "changed". Shifts: from a known exchange on, 20% ask about a topic that nobody asked about before; the 500th
@@ -27,13 +27,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from luthier.features.monitoring.text_checks import text_checks
+from luthier.features.monitoring.service import text_checks
 from luthier.ml.drift.drift.evidence import RENEWED_DAYS, needed_strength
-from luthier.ml.drift.signals.column import Checks
+from luthier.ml.drift.signals.columns import Checks
 from luthier.ml.drift.signals.signal_report import Compared, Watched, watch_rows
 from luthier.ml.drift.signals.training import Profile
 from luthier.platform.home.context import Context
-from luthier.testing.steady_traffic import Change, last_prompts, made_traffic, with_prompts
+from luthier.testing.traffic import Change, last_prompts, made_traffic, with_prompts
 
 _DAY = 86_400.0
 _SHIFT, _WITHIN = 0.2, 500

@@ -8,8 +8,8 @@ from typing import Any
 
 from drill_world import World
 
-from luthier.core.digest import sha256_file
 from luthier.core.events import CheckpointSaved, Event, RunEnded, RunStarted, StepDone, ValidationDone
+from luthier.core.ids import sha256_file
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 

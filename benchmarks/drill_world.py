@@ -19,7 +19,7 @@ from luthier.core.recipe import Recipe
 from luthier.features.training import jobs
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import ENDED, Job
-from luthier.testing.postgresql_server import PostgresqlServer
+from luthier.testing.servers import PostgresqlServer
 from luthier.testing.tiny import make_tiny_model
 
 EPOCHS, NUM_STEPS = 16, 80

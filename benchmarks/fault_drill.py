@@ -36,7 +36,7 @@ from machine import describe
 from luthier.core.errors import LuthierError
 from luthier.core.recipe import Recipe
 from luthier.platform.jobs.records import Job
-from luthier.testing.postgresql_server import PostgresqlServer, postgresql_server, programs_folder
+from luthier.testing.servers import PostgresqlServer, postgresql_server, programs_folder
 
 Calm = dict[tuple[str, int], Job]
 

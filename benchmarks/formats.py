@@ -20,7 +20,7 @@ from rows import wikisql_rows, write_jsonl
 from wikisql_run import tuned_run
 
 if TYPE_CHECKING:
-    from luthier.core.records.format_table import FormatPrice
+    from luthier.core.records.export import FormatPrice
     from luthier.platform.home.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,8 +41,8 @@ def main() -> None:
     cli.add_argument("--home", type=Path, default=ROOT / ".bench" / "home")
     args = cli.parse_args()
     from luthier.features.exports.formats.tables import FormatRequest, measure_formats
-    from luthier.ml.charts.metric_titles import metric_heading
-    from luthier.ml.export.format_benchmark.chart import write_price_charts
+    from luthier.ml.charts.judged_rows import metric_heading
+    from luthier.ml.export.format_benchmark.page import write_price_charts
     from luthier.platform.home.context import Context
 
     args.work.mkdir(parents=True, exist_ok=True)

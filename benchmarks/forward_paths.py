@@ -87,7 +87,7 @@ def measured(family: str, way: str, args: argparse.Namespace) -> dict[str, Any]:
     from luthier.core.dataset import TokenisedExample
     from luthier.core.plan import MethodPlan
     from luthier.ml.inference.models.architecture import config_of, empty_model, language_model
-    from luthier.ml.inference.models.attention_choice import use_attention
+    from luthier.ml.inference.models.attention_proof import use_attention
     from luthier.ml.training import attention
     from luthier.ml.training.methods.lora import Lora
     from luthier.ml.training.model import TrainableModel, collate

@@ -27,9 +27,9 @@ from scipy.special import betaincinv, ndtr
 from scipy.stats import binom, gamma
 
 from luthier.core.records.bounds import UNIT, Bounds
-from luthier.ml.evaluation.metrics.bleu import Bleu
-from luthier.ml.evaluation.metrics.perplexity import Perplexity
+from luthier.ml.evaluation.metrics.likelihood import Perplexity
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
+from luthier.ml.evaluation.metrics.reference_based import Bleu
 from luthier.ml.evaluation.metrics.registry import bounds_of
 from luthier.ml.evaluation.statistics import difference_of, interval_of, is_settled, resampled_sums
 

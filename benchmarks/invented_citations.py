@@ -18,9 +18,8 @@ from typing import Any
 from machine import describe
 
 from luthier.core.evaluation import SystemResult
-from luthier.core.results.suite import CitationsTask
-from luthier.core.results.task_result import TaskResult
-from luthier.features.datasets.corpora import read_corpus
+from luthier.core.results.suite import CitationsTask, TaskResult
+from luthier.features.datasets.documents import read_corpus
 from luthier.ml.evaluation.grounding.corpus import Corpus, findings
 from luthier.platform.home.context import Context
 

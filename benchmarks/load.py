@@ -38,7 +38,7 @@ from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_key
 from luthier.platform.db.tables import job_events
 from luthier.platform.home.context import Context
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.servers import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 
 NUM_ROWS, NUM_EPOCHS = 100, 50

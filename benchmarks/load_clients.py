@@ -3,7 +3,7 @@
     python benchmarks/load_clients.py HOST PORT JOB SECONDS CLIENTS PACE < KEY
 
 Each client keeps one connection and asks PACE times a second, in turn for the job and for its events. One thread, one
-epoll, requests as bytes that are made once. The process gives way to others (`luthier.core.system.lower_priority`):
+epoll, requests as bytes that are made once. The process gives way to others (`luthier.core.system.process_setup`):
 real clients are
 on other machines, and one that comes too late makes the answer seem slow and nothing else. Prints one JSON object:
 requests, errors, milliseconds from the moment a request was due to the end of its answer, and its own processor time.
@@ -21,7 +21,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from luthier.core.system.lower_priority import lower_session_priority
+from luthier.core.system.process_setup import lower_session_priority
 
 _END_OF_HEAD = b"\r\n\r\n"
 _LAST_ANSWER_SECONDS = 5.0

@@ -28,7 +28,7 @@ from luthier.core.ports import SilentProgress
 from luthier.ml.inference.models import sources
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.testing.running_server import running_server
+from luthier.testing.servers import running_server
 from luthier.testing.tiny import make_tiny_model
 
 _NUM_SENDERS = 2

@@ -28,13 +28,12 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from luthier.core.ports import Score
 from luthier.core.results.suite import ClassifyTask, JsonTask, RankTask
-from luthier.ml.evaluation.metrics.json_schema import SchemaCheck
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
 from luthier.ml.evaluation.metrics.registry import load_metrics
-from luthier.ml.evaluation.tasks.classify import Classify
-from luthier.ml.evaluation.tasks.json_answers import JsonAnswers
+from luthier.ml.evaluation.metrics.structured_output import SchemaCheck
+from luthier.ml.evaluation.tasks.choices import Classify, Rank
 from luthier.ml.evaluation.tasks.protocol import Resources
-from luthier.ml.evaluation.tasks.rank import Rank
+from luthier.ml.evaluation.tasks.text import JsonAnswers
 
 MOST = 1e-6
 WORDS = ["the", "a", "cat", "cats", "sat", "on", "mat", ".", ",", "Grüße", "x1", "running", "ran", "Nr.", "5"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from luthier.core.records.base_model import CatalogEntry
 from luthier.ml.charts.page import replace_text
 from luthier.ml.inference.models import catalog
-from luthier.ml.planning.catalog_memory import TABLE, known_memory, table_text
+from luthier.ml.planning.hypothetical_run import TABLE, known_memory, table_text
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "catalog.md"
 START, END = "<!-- table: benchmarks/model_catalog.py -->", "<!-- end of table -->"

@@ -134,7 +134,7 @@ def _losses(model: Any, objective: Any, units: list[Any]) -> dict[str, float]:
 
     from luthier.ml.training.model import collate
     from luthier.ml.training.objective_protocol import rows_of
-    from luthier.ml.training.objectives.reference import shared_prefix_tokens
+    from luthier.ml.training.objectives.preference import shared_prefix_tokens
 
     found = {}
     for way, size, shares in (("plain", len(units), False), ("in threes", 3, False), ("shared", len(units), True)):

@@ -23,7 +23,7 @@ from machine import describe
 from page_loads import KINDS, in_short, is_soon, launch, open_twice, signed_in
 from playwright.sync_api import sync_playwright
 
-from luthier.testing.running_server import running_server
+from luthier.testing.servers import running_server
 
 PATHS = "/sign-in,/,/datasets,/datasets/new,/runs,/runs/new,/evaluations,/playground,/models,/settings"
 

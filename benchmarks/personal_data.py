@@ -21,10 +21,9 @@ from typing import Any
 
 from personal_data_rows import PLANTED_KINDS, clean_sets, package_docs, planted_rows
 
-from luthier.ml.data.personal_data.find import find_personal_data
+from luthier.ml.data.personal_data.find import find_personal_data, name_finder, why_not
 from luthier.ml.data.personal_data.masking import DEFAULT_KINDS, MaskedKinds
-from luthier.ml.data.personal_data.names import name_finder, why_not
-from luthier.ml.data.personal_data.span import KINDS
+from luthier.ml.data.personal_data.recognizers import KINDS
 
 PROFILES = {
     "precision": MaskedKinds(KINDS, "precision"),

@@ -150,8 +150,7 @@ def _make_rows(configuration: Configuration, args: argparse.Namespace) -> None:
 
 def _measure(configuration: Configuration, work: Path) -> dict[str, Any]:
     """One run in this very process: seconds of each step, its rows, and the peak of memory."""
-    from luthier.core.system.kernel_cache import keep_few_kernels
-    from luthier.core.system.threads import wait_briefly
+    from luthier.core.system.process_setup import keep_few_kernels, wait_briefly
 
     wait_briefly()
     keep_few_kernels()

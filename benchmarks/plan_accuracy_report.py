@@ -10,8 +10,7 @@ from luthier.core.cost import Device, Estimate
 from luthier.core.plan import Plan
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.planning.batch_shapes import batches_of
-from luthier.ml.planning.calibration import Calibration, Measurement, fit
-from luthier.ml.planning.predict import predict
+from luthier.ml.planning.predict import Calibration, Measurement, fit, predict
 from luthier.ml.planning.workload import workload_of
 
 MEDIAN_ALLOWED, WORST_ALLOWED, MEMORY_UNDER_ALLOWED = 0.10, 0.25, 0.05

@@ -34,7 +34,7 @@ from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_key
 from luthier.platform.db.tables import jobs, runs
 from luthier.platform.home.context import Context
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.servers import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 
 HOUR = 3600.0

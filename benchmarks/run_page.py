@@ -32,9 +32,8 @@ from luthier.core.events import StepDone
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.long_run import events_of, tell
-from luthier.testing.records import RUN_ID, make_plan, make_record
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.records import RUN_ID, events_of, make_plan, make_record, tell
+from luthier.testing.servers import RunningServer, running_server
 
 NUM_DONE, NUM_STEPS = 20_000, 40_000
 KB_PER_SECOND = 20.0

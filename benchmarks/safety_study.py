@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from rows import wikisql_rows, write_jsonl
 
 if TYPE_CHECKING:
-    from luthier.core.results.task_result import TaskResult
-    from luthier.features.suites.safety_probes import SafetySuite
+    from luthier.core.results.suite import TaskResult
+    from luthier.features.suites.safety import SafetySuite
     from luthier.platform.home.context import Context
 
 _COMMON = {"global_batch_size": 8, "precision": "float32", "learning_rate": 5e-4, "checkpoint_every_steps": 1000}

@@ -19,8 +19,7 @@ from pathlib import Path
 
 from machine import describe
 
-from luthier.testing.schema_fuzz import fuzz
-from luthier.testing.small_world import small_world
+from luthier.testing.schema_fuzz import fuzz, small_world
 
 
 def main() -> int:

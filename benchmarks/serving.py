@@ -29,11 +29,11 @@ from typing import Any
 import psutil
 from machine import describe, luthier_command, run_json
 
-from luthier.features.models.tuned_records import TunedModel
+from luthier.features.models.store import TunedModel
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan, make_record
-from luthier.testing.running_server import running_server
+from luthier.testing.servers import running_server
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "smollm2-135m-instruct"

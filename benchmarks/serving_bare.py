@@ -130,7 +130,7 @@ def main() -> None:
     if kind == "make":
         make(model, adapters, int(sys.argv[4]))
         return
-    from luthier.core.system.threads import wait_briefly
+    from luthier.core.system.process_setup import wait_briefly
 
     wait_briefly()
     import torch

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from luthier.core.records.bounds import REAL_LINE, UNIT, Bounds
 from luthier.ml.evaluation.agreement import cohen_kappa
-from luthier.ml.evaluation.metrics.perplexity import Perplexity
+from luthier.ml.evaluation.metrics.likelihood import Perplexity
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.ranking import bradley_terry
 from luthier.ml.evaluation.statistics import (

@@ -49,7 +49,7 @@ def main() -> None:
     cli.add_argument("--lines", nargs="+", choices=list(LINES), default=list(LINES))
     cli.add_argument("--results", type=Path)
     args = cli.parse_args()
-    from luthier.core.system.kernel_cache import keep_few_kernels
+    from luthier.core.system.process_setup import keep_few_kernels
 
     keep_few_kernels()
     import torch
@@ -91,7 +91,7 @@ def _model(folder: Path, *, rank: int = 16, layers: int | None = None) -> Any:
     from luthier.core.plan import MethodPlan
     from luthier.ml.inference.models.loading import load_model
     from luthier.ml.planning.hardware import measure
-    from luthier.ml.training.methods.registry import load_method
+    from luthier.ml.training.methods.protocol import load_method
     from luthier.ml.training.model import TrainableModel
 
     base = load_model(folder, dtype=measure().precision, attention="sdpa")

@@ -45,7 +45,7 @@ def main() -> None:
     cli.add_argument("--shared", type=int, default=0)
     cli.add_argument("--dropout", type=float, default=0.0)
     args = cli.parse_args()
-    from luthier.core.system.kernel_cache import keep_few_kernels
+    from luthier.core.system.process_setup import keep_few_kernels
 
     keep_few_kernels()
     import torch
@@ -74,7 +74,7 @@ def _model(folder: Path, dropout: float) -> Any:
     from luthier.core.plan import MethodPlan
     from luthier.ml.inference.models.loading import load_model
     from luthier.ml.planning.hardware import measure
-    from luthier.ml.training.methods.registry import load_method
+    from luthier.ml.training.methods.protocol import load_method
     from luthier.ml.training.model import TrainableModel
 
     base = load_model(folder, dtype=measure().precision, attention="sdpa")

@@ -5,7 +5,7 @@
 
 Weights: logistic regression on the training part (60% of the tweets, by SHA-256 of the text), both classes weighted the
 same. Precision, recall and calibration on the other 40%; then HateCheck (Roettger et al. 2021) by functionality. The
-weights in `luthier/ml/data/text/toxicity_score.py` are those printed here. One JSON document.
+weights in `luthier/ml/data/text/toxicity.py` are those printed here. One JSON document.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from luthier.ml.data.text.toxic_words import CLASSES, english
-from luthier.ml.data.text.toxicity_score import INTERCEPT, THRESHOLD, WEIGHTS, features
+from luthier.ml.data.text.toxicity import CLASSES, INTERCEPT, THRESHOLD, WEIGHTS, english, features
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_FRACTION = 0.6

@@ -44,7 +44,7 @@ from luthier.features.traffic.policy import set_traffic_policy
 from luthier.ml.inference.models import sources
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.testing.running_server import running_server
+from luthier.testing.servers import running_server
 
 KEEPS = ("off", "metadata", "full")
 HEARD_SECONDS = 6.0  # until servers have heard of a policy
@@ -247,7 +247,7 @@ def _made(count: int, begin: float, end: float, *, with_words: bool) -> Any:
     import numpy as np
     import polars as pl
 
-    from luthier.ml.drift.traffic.frame import SCHEMA
+    from luthier.ml.drift.traffic.files import SCHEMA
 
     draw = np.random.default_rng(int(begin))
     drawn = draw.bytes(16 * count).hex()

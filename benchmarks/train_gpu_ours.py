@@ -16,7 +16,7 @@ NUM_WARM_UP = 3
 
 def main() -> None:
     """Build the plan as a recipe's would be, fill its model with random weights, and train."""
-    from luthier.core.system.exact_products import keep_products_exact
+    from luthier.core.system.process_setup import keep_products_exact
 
     keep_products_exact()
     request = json.loads(sys.argv[1])
@@ -29,10 +29,10 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
     from luthier.ml.inference.models.quantised import quantise
     from luthier.ml.planning import hardware
-    from luthier.ml.training import memory
-    from luthier.ml.training.determinism import compute_exactly
+    from luthier.ml.training import device as memory
+    from luthier.ml.training.device import compute_exactly
     from luthier.ml.training.equivalence import why_not_compiled, why_not_packed
-    from luthier.ml.training.methods.registry import load_method
+    from luthier.ml.training.methods.protocol import load_method
     from luthier.ml.training.model import TrainableModel
 
     if (hardware.measure().device == "cpu") != (request["device"] == "cpu"):
@@ -87,7 +87,7 @@ def predicted(request: dict[str, Any]) -> tuple[Any, list[Any], dict[str, Any]]:
     from model_shapes import SHAPES
 
     from luthier.ml.inference.models.structure import structure_of
-    from luthier.ml.planning import flops, hardware
+    from luthier.ml.planning import hardware, step_counts
     from luthier.ml.planning.devices import this_machine
     from luthier.ml.planning.memory import predict_memory
     from luthier.ml.planning.workload import workload_of
@@ -97,7 +97,7 @@ def predicted(request: dict[str, Any]) -> tuple[Any, list[Any], dict[str, Any]]:
     rows = rows_of(request, structure.vocabulary_size)
     plan = plan_of(request, rows, structure, machine)
     work = workload_of(plan, structure, card, batches=batches(plan, rows))
-    needed = flops.step_flops(replace(work, gradient_checkpointing=False)).total
+    needed = step_counts.step_flops(replace(work, gradient_checkpointing=False)).total
     if request["checkpointing"] == "auto" and predict_memory(work, card).total_bytes.value > card.memory_bytes:
         training = plan.training.model_copy(update={"gradient_checkpointing": True})
         plan, work = plan.model_copy(update={"training": training}), replace(work, gradient_checkpointing=True)

@@ -72,8 +72,7 @@ def main() -> None:
 
 def _made(asked: argparse.Namespace) -> dict[str, Any]:
     from luthier.ml.search.space import default_space
-    from luthier.testing.made_curves import MadeTask
-    from luthier.testing.made_search import MadeSearch, made_spec
+    from luthier.testing.made_curves import MadeSearch, MadeTask, made_spec
     from luthier.testing.records import make_plan
 
     space = default_space(make_plan(), most_rank=64)

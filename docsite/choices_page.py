@@ -83,7 +83,7 @@ def _optimizers() -> Iterator[str]:
 
 
 def _checks() -> Iterator[str]:
-    from luthier.ml.data.audit.registry import BUILT_IN
+    from luthier.ml.data.audit.run import BUILT_IN
 
     yield "## Checks of data\n\n`luthier data audit`; entry points `luthier.checks`; more in [data](data.md).\n"
     rows = [(f"`{name}`", _doc(import_module(place.partition(":")[0]))) for name, place in BUILT_IN.items()]

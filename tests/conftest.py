@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from argon2 import PasswordHasher
     from sqlalchemy import Connection
 
-    from luthier.testing.postgresql_server import PostgresqlServer
+    from luthier.testing.servers import PostgresqlServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -41,26 +41,26 @@ def quick_migration() -> Iterator[Callable[[Connection], None]]:
 
     They cost a tenth of a second, and most tests open a home of their own. `real_migration` undoes it for a test.
     """
-    from luthier.platform.db import schema
+    from luthier.platform.db import database
 
-    migrate, dump = schema._migrate, functools.cache(lambda: _dump_of_new_database(migrate))
+    migrate, dump = database._migrate, functools.cache(lambda: _dump_of_new_database(migrate))
 
     def copy(connection: Connection) -> None:
-        if connection.dialect.name != "sqlite" or schema.version_of(connection) is not None:
+        if connection.dialect.name != "sqlite" or database.version_of(connection) is not None:
             migrate(connection)
             return
         for statement in dump():
             connection.exec_driver_sql(statement)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(schema, "_migrate", copy)
+        patched.setattr(database, "_migrate", copy)
         yield migrate
 
 
 @pytest.fixture
 def real_migration(quick_migration: Callable[[Connection], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """New databases are made by the migrations, as users' are."""
-    monkeypatch.setattr("luthier.platform.db.schema._migrate", quick_migration)
+    monkeypatch.setattr("luthier.platform.db.database._migrate", quick_migration)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,7 +99,7 @@ def _dump_of_new_database(migrate: Callable[[Connection], None]) -> tuple[str, .
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgresqlServer]:
     """A PostgreSQL server of this session's own; tests that ask for it are skipped where none is installed."""
-    from luthier.testing.postgresql_server import postgresql_server, programs_folder
+    from luthier.testing.servers import postgresql_server, programs_folder
 
     if (programs := programs_folder()) is None:
         pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")

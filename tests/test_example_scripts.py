@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import luthier
-from luthier.core import entry_points
+from luthier.core import registry
 from luthier.core.errors import RequestError
 from luthier.ml.evaluation.metrics.protocol import MeanMetric
 from luthier.ml.training.objective_protocol import PlainObjective
@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _forget_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entry_points, "_REGISTERED", {})
+    monkeypatch.setattr(registry, "_REGISTERED", {})
 
 
 def test_all_scripts_are_short_and_tried() -> None:
@@ -78,7 +78,7 @@ def make_metric(**attributes: object) -> type:
 def test_a_metric_that_could_not_be_found_again_is_refused(attributes: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         luthier.register_metric(make_metric(**attributes))
-    assert entry_points.entry_points("luthier.metrics") == []
+    assert registry.entry_points("luthier.metrics") == []
 
 
 def test_an_objective_without_rules_or_with_a_built_in_name_is_refused() -> None:
@@ -91,5 +91,5 @@ def test_an_objective_without_rules_or_with_a_built_in_name_is_refused() -> None
 def test_what_is_registered_twice_is_there_once_and_the_newer_one() -> None:
     for title in ("first", "second"):
         luthier.register_metric(make_metric(name="mine", title=title, __qualname__=title.capitalize()))
-    (entry,) = entry_points.entry_points("luthier.metrics")
+    (entry,) = registry.entry_points("luthier.metrics")
     assert (entry.name, entry.value) == ("mine", f"{__name__}:Second")

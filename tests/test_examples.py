@@ -11,14 +11,11 @@ import pytest
 import yaml
 
 from luthier.core.errors import RequestError
-from luthier.features.datasets.corpora import read_corpus
-from luthier.features.datasets.file_audits import AuditOptions, audit
-from luthier.features.datasets.file_splits import SplitOptions, split
-from luthier.features.datasets.ingestions import ingest
+from luthier.features.datasets.data_files import AuditOptions, SplitOptions, audit, split
+from luthier.features.datasets.documents import ingest, read_corpus
 from luthier.features.datasets.previews import preview
 from luthier.features.recipes.service import load_recipe
-from luthier.features.roi.case import load_case
-from luthier.features.roi.service import compute_roi
+from luthier.features.roi.service import compute_roi, load_case
 from luthier.ml.inference.models import catalog
 from luthier.platform.home.context import Context
 from tests.vacuous import nonempty
@@ -160,7 +157,7 @@ def test_the_case_of_the_reference_page_has_an_answer(context: Context, tmp_path
 
 def test_every_key_of_a_case_is_on_the_reference_page() -> None:
     from luthier.core.results.roi import Case
-    from luthier.features.recipes.problems import known_keys
+    from luthier.features.recipes.file import known_keys
 
     page = (ROOT / "docs" / "roi.md").read_text(encoding="utf-8")
     for key in nonempty(known_keys(Case)):

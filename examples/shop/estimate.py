@@ -14,12 +14,12 @@ from pathlib import Path
 
 from luthier.core.cost import Quote
 from luthier.core.results.roi import Range
-from luthier.features.planning.estimates import estimate_quote
-from luthier.features.roi.case import load_case
+from luthier.features.planning.quotes import estimate_quote
+from luthier.features.roi.service import load_case
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.planning.adapter import num_lora_parameters, resolve_targets
+from luthier.ml.planning.devices import load_prices
 from luthier.ml.planning.hypothetical_run import HypotheticalRun
-from luthier.ml.planning.prices import load_prices
 
 HERE = Path(__file__).parent
 DEVICE = "a100-80g"

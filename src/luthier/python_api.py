@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from luthier.core.aliases import typed_keys
-from luthier.core.entry_points import register
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation, Verdict
 from luthier.core.events import Event
 from luthier.core.plan import Plan
 from luthier.core.recipe import MetricName, Recipe
-from luthier.core.registry import METRICS, OBJECTIVES
+from luthier.core.registry import METRICS, OBJECTIVES, register
 from luthier.core.run import RunRecord
-from luthier.core.system.exact_products import keep_products_exact
-from luthier.core.system.kernel_cache import keep_few_kernels
-from luthier.core.system.threads import wait_briefly
+from luthier.core.system.process_setup import keep_few_kernels, keep_products_exact, wait_briefly
 from luthier.platform.home.context import Context
 
 AnyRecipe = Recipe | Mapping[str, Any] | str | Path
@@ -67,9 +64,8 @@ class Run:
 
     def _repr_html_(self) -> str:
         """The run as a notebook shows it: verdict, key figures, the loss curve."""
-        from luthier.ml.charts.chart_file import svg_alone
-        from luthier.ml.evaluation.report.charts import loss_plot
-        from luthier.ml.evaluation.report.curves import curves
+        from luthier.ml.charts.svg import svg_alone
+        from luthier.ml.evaluation.report.charts import curves, loss_plot
 
         head = self.verdict.headline if self.verdict else f"{self.record.method} on {self.record.base_model}"
         result = self.record.result

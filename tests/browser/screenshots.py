@@ -26,11 +26,11 @@ from playwright.sync_api import Page, sync_playwright
 
 from luthier.core.access import Caller
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.records import RowDecision
+from luthier.features.datasets.store import RowDecision
 from luthier.features.deployments import service as deployments
-from luthier.features.training import recipe_jobs
+from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.servers import RunningServer, running_server
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SIZES: Final = {"desk": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
@@ -90,7 +90,7 @@ def _fill(context: Context, folder: Path, num_rows: int) -> dict[str, Any]:
             "evaluation": {"metrics": ["label_accuracy", "exact_match"], "few_shot": 4, "max_new_tokens": 12},
             "budget": {"usd": 1.0},
         }
-        job = recipe_jobs.start(context, caller, recipe)
+        job = recipe_job.start(context, caller, recipe)
         run_ids.append(job.run_id)
         _wait(context, job.job_id)
     deployments.deploy(context, caller, "shop", run_ids[0])
@@ -137,7 +137,7 @@ def _pages(shown: Shown) -> dict[str, str]:
 
 
 def _draw(server: RunningServer, context: Context, shown: Shown, target: Path) -> None:
-    from luthier.platform.auth.sessions import make_link
+    from luthier.platform.auth.members import make_link
 
     target.mkdir(parents=True, exist_ok=True)
     found = shutil.which("chromium")

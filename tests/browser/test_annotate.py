@@ -16,7 +16,7 @@ from luthier.core.access import Caller
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.annotations import decide, open_queue
 from luthier.platform.home.context import Context
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.servers import RunningServer, running_server
 
 MakePage = Callable[..., Page]
 TOPICS = ("soup bread cheese tasty kitchen", "engine wheel brake fuel tyre", "python loop class import list")

@@ -11,8 +11,8 @@ from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.platform.home.context import Context
 from luthier.testing.assessed import make_safety_result, make_suite_result
-from luthier.testing.finished_run import add_run
-from luthier.testing.running_server import running_server
+from luthier.testing.records import add_run
+from luthier.testing.servers import running_server
 
 GATE = "rules:\n  - {metric: sql.execution_accuracy, at_least: 0.95}\n"
 

@@ -14,9 +14,8 @@ from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.servers import RunningServer, running_server, wait_for
 from luthier.testing.tiny import make_tiny_model
-from luthier.testing.waiting import wait_for
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 _DROP = """([name, text]) => {

@@ -12,9 +12,8 @@ from luthier.core.ids import new_id
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.finished_run import add_run
-from luthier.testing.records import make_evaluation, make_plan, make_record
-from luthier.testing.running_server import running_server
+from luthier.testing.records import add_run, make_evaluation, make_plan, make_record
+from luthier.testing.servers import running_server
 
 
 def test_home(tmp_path: Path, make_page: Callable[..., Page]) -> None:

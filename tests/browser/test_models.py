@@ -12,8 +12,8 @@ from playwright.sync_api import Page, expect
 
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.testing.models_home import Made, add_export, fill
-from luthier.testing.running_server import running_server
+from luthier.testing.homes import Made, add_export, fill
+from luthier.testing.servers import running_server
 
 from .conftest import PHONE, WIDE, sign_in, violations
 

@@ -21,7 +21,7 @@ from luthier.features.monitoring import alerts
 from luthier.features.monitoring import loop as watching
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.servers import RunningServer, running_server
 
 MakePage = Callable[..., Page]
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)"> \u202egnirts'

@@ -14,7 +14,7 @@ from luthier.core.access import Caller
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.servers import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 
 from .conftest import PHONE, sign_in, violations

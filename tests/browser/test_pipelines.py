@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from luthier.core.system.file_lock import file_lock
+from luthier.core.system.files import file_lock
 from luthier.core.workflows.pipeline import Stage
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import lock_of
-from luthier.testing.pipelines_home import AUTO_ID, RETRAIN_ID, SHOWDOWN_ID, add_auto, add_model_comparison, add_retrain
-from luthier.testing.running_server import running_server
+from luthier.testing.homes import AUTO_ID, RETRAIN_ID, SHOWDOWN_ID, add_auto, add_model_comparison, add_retrain
+from luthier.testing.servers import running_server
 
 from .conftest import PHONE, WIDE, sign_in, violations
 

@@ -20,8 +20,7 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.server.home import create_home_app
-from luthier.testing.tiny import make_tiny_model
-from luthier.testing.tiny_thinker import ANSWER, THOUGHT, make_tiny_thinker
+from luthier.testing.tiny import ANSWER, THOUGHT, make_tiny_model, make_tiny_thinker
 
 SECONDS = 60_000
 MakePage = Callable[..., Page]

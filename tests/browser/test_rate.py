@@ -10,8 +10,8 @@ from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.core.results.human_eval import RatingItem
 from luthier.platform.home.context import Context
-from luthier.testing.ratings import careful, clicking, make_panel, rate_all
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.assessed import careful, clicking, make_panel, rate_all
+from luthier.testing.servers import RunningServer, running_server
 
 MakePage = Callable[..., Page]
 PATIENT = 120_000

@@ -14,10 +14,17 @@ from luthier.core.events import RunEnded, ValidationDone
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.finished_run import add_run
-from luthier.testing.long_run import events_of, tell
-from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result
-from luthier.testing.running_server import running_server
+from luthier.testing.records import (
+    RUN_ID,
+    add_run,
+    events_of,
+    make_evaluation,
+    make_plan,
+    make_record,
+    make_result,
+    tell,
+)
+from luthier.testing.servers import running_server
 
 LAST_POINT = """() => {
   const canvas = document.querySelector('#run-charts .canvas');

@@ -14,7 +14,7 @@ from luthier.platform.auth.members import add_member
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.notifications.webhooks import create_webhook
-from luthier.testing.running_server import running_server
+from luthier.testing.servers import running_server
 
 TABS = ("account", "keys", "members", "projects", "webhooks", "audit-log", "usage", "traffic", "prices")
 

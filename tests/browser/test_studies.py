@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from luthier.core.system.file_lock import file_lock
+from luthier.core.system.files import file_lock
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.testing.running_server import running_server
-from luthier.testing.studies_home import STUDY_ID, add_study, trial_of
+from luthier.testing.homes import STUDY_ID, add_study, trial_of
+from luthier.testing.servers import running_server
 
 from .conftest import PHONE, WIDE, sign_in, violations
 

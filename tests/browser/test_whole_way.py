@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.servers import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 
 from .conftest import violations

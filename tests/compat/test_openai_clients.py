@@ -16,8 +16,7 @@ import pytest
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.testing.postgresql_server import PASSWORD, PostgresqlServer
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.servers import PASSWORD, PostgresqlServer, RunningServer, running_server
 
 STORY = Path(__file__).with_name("story.py")
 OLDEST = Path(__file__).parents[2] / "build" / "openai-oldest"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.digest import canonical_json, sha256_document, sha256_file
+from luthier.core.ids import canonical_json, sha256_document, sha256_file
 
 
 def test_known_value(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.digest import sha256_document
+from luthier.core.ids import sha256_document
 from luthier.core.json_limits import (
     MAX_DEPTH,
     MAX_VALUES,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.library_errors import first_line
+from luthier.core.errors import first_line
 
 SOURCE = Path(__file__).parents[2] / "src" / "luthier"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from luthier.core.reply_text import ends_in_thoughts, json_objects, without_thoughts
+from luthier.core.conversation import ends_in_thoughts, json_objects, without_thoughts
 
 
 def test_thoughts_are_left_out_even_without_their_first_tag():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.results.human_eval import RatingRow
-from luthier.testing.rated_pairs import write_ratings
+from luthier.testing.assessed import write_ratings
 
 pytestmark = pytest.mark.e2e
 

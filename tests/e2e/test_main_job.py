@@ -15,7 +15,7 @@ import pytest
 import yaml
 from tests.vacuous import nonempty
 
-from luthier.core.digest import sha256_file
+from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
 from luthier.core.records.base_model import LocalModel
 from luthier.ml.data.documents.python_docs import build_python_docs

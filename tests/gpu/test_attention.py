@@ -13,11 +13,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from luthier.core.plan import Plan
-from luthier.ml.training.attention import causal_attention
+from luthier.ml.training.attention import causal_attention, packed_row
 from luthier.ml.training.equivalence import why_not_packed
-from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.packed_attention import packed_row
 from luthier.ml.training.prefix_attention import PrefixLayout
 
 

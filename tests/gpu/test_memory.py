@@ -16,7 +16,7 @@ from luthier.ml.planning import hardware
 from luthier.ml.planning.devices import this_machine
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.workload import workload_of
-from luthier.ml.training import memory
+from luthier.ml.training import device as memory
 from luthier.ml.training.model import TrainableModel
 
 from .test_training import run

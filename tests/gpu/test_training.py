@@ -16,7 +16,7 @@ from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
 from luthier.ml.data.tokenise.batches import StepSchedule
 from luthier.ml.training.checkpoint import CheckpointStore
-from luthier.ml.training.determinism import compute_exactly
+from luthier.ml.training.device import compute_exactly
 from luthier.ml.training.equivalence import why_not_packed
 from luthier.ml.training.loop import train
 from luthier.ml.training.methods.rules import RULES as METHODS

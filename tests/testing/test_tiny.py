@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import RequestError
+from luthier.core.ids import sha256_file
 from luthier.testing.tiny import END_OF_TEXT, END_OF_TURN, make_tiny_model
 
 CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Cremona"}}}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.zoo.rows import ROWS
 
-from luthier.features.model_checks.records import CHECKS, Check
+from luthier.features.model_checks.service import CHECKS, Check
 
 if TYPE_CHECKING:
     from tests.zoo.walk import Outcome, Walk

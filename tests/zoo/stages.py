@@ -176,7 +176,7 @@ def _trainable(ready: Prepared) -> TrainableModel:
 
 def loss(going: Walk, context: Context) -> None:
     """Loss and gradients of a LoRA whose update is not zero: padded, packed and with shared prefixes."""
-    from luthier.ml.training.save_model import save_model
+    from luthier.ml.training.checkpoint import save_model
 
     with going.stage("loss") as stage:
         ready = _prepared(going, context, stage, _LORA)
@@ -309,7 +309,7 @@ def _die_at_checkpoint(going: Walk, run_id: str, ready: Prepared) -> None:
 
 def _adapter_of(going: Walk, context: Context, stage: Stage) -> Path:
     """A folder with a stirred adapter; of the stage `loss` where that has left one."""
-    from luthier.ml.training.save_model import save_model
+    from luthier.ml.training.checkpoint import save_model
 
     ready = _prepared(going, context, stage, _LORA)
     folder = going.work / "stirred" / "adapter"
@@ -346,9 +346,9 @@ def generate(going: Walk, context: Context) -> None:
 def stream(going: Walk, context: Context) -> None:
     """The same of the engine that serves, which writes all answers at once with the adapter beside the base."""
     from luthier.core.stream import Served
+    from luthier.ml.inference.engine_wrappers import generate_by_streaming
     from luthier.ml.inference.low_rank import why_not_shared
     from luthier.ml.inference.models.chat_template import ChatTemplate
-    from luthier.ml.inference.stream_generation import generate_by_streaming
     from luthier.ml.inference.streaming import open_stream_engine
 
     with going.stage("stream") as stage:

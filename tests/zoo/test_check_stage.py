@@ -6,7 +6,7 @@ import pytest
 from tests.zoo.check_stage import contradictions
 from tests.zoo.walk import Outcome, Status
 
-from luthier.features.model_checks.records import Check, CheckStatus
+from luthier.features.model_checks.service import Check, CheckStatus
 
 
 @pytest.mark.parametrize(

@@ -18,39 +18,37 @@ import typer
 import typer.core
 
 from luthier.core.aliases import COMMANDS, warn_renamed
-from luthier.core.system.exact_products import keep_products_exact
-from luthier.core.system.kernel_cache import keep_few_kernels
-from luthier.core.system.threads import wait_briefly
+from luthier.core.system.process_setup import keep_few_kernels, keep_products_exact, wait_briefly
 from luthier.features.accounts import keys_cli as keys
 from luthier.features.accounts import members_cli as users
 from luthier.features.accounts import projects_cli as projects
 from luthier.features.assessments import report_cli as report
 from luthier.features.audit_log import cli as audit_log
 from luthier.features.datasets import cli as data
-from luthier.features.deployments import canary_cli as canary
+from luthier.features.deployments import cli as canary
 from luthier.features.deployments import cli as deploy
 from luthier.features.doctor import cli as doctor
 from luthier.features.exports import cli as export
-from luthier.features.exports import push_cli as push
-from luthier.features.exports import verify_cli as verify
+from luthier.features.exports import cli as push
+from luthier.features.exports import cli as verify
 from luthier.features.exports.formats import cli as format_prices
 from luthier.features.feedback import cli as feedback
 from luthier.features.human_eval import cli as human_eval
 from luthier.features.judges import cli as judge
 from luthier.features.lineage import cli as lineage
 from luthier.features.model_browser import cli as models
-from luthier.features.monitoring import alerts_cli as alerts
+from luthier.features.monitoring import cli as alerts
 from luthier.features.monitoring import cli as monitor
 from luthier.features.roi import cli as worth
 from luthier.features.runs import cli as runs
 from luthier.features.serving import chat_cli as chat
 from luthier.features.studies import cli as tune
-from luthier.features.suites import eval_cli as evaluate
-from luthier.features.suites import safety_cli as safety
+from luthier.features.suites import cli as evaluate
+from luthier.features.suites import cli as safety
 from luthier.features.traffic import cli as traffic
+from luthier.features.training import cli as launch
 from luthier.features.training import cli as train
 from luthier.features.training import jobs_cli as jobs
-from luthier.features.training import launch_cli as launch
 from luthier.features.training import plan_cli as plan
 from luthier.features.usage import cli as usage
 from luthier.features.workflows import cli as pipelines
@@ -59,10 +57,9 @@ from luthier.features.workflows.distillation import cli as distill
 from luthier.features.workflows.model_comparison import cli as compare_models
 from luthier.features.workflows.quickstart import cli as quickstart
 from luthier.features.workflows.retraining import cli as retrain
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.endings import Ending, end_of
+from luthier.platform.cli.command import Answer, Ending, end_of
+from luthier.server import cli as serve
 from luthier.server import cli as server
-from luthier.server import serve_cli as serve
 
 
 class _Commands(typer.core.TyperGroup):

@@ -6,9 +6,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
-from luthier.core.budget import Bill
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.run import RunStatus
+from luthier.core.run import Bill, RunStatus
 
 PLAIN_LOSS: Final = "plain_loss"
 """The measure that holds the loss without what regularisation adds to it, where it adds something."""

@@ -1,10 +1,19 @@
-"""Names for things that are made: short, sortable by time, safe in paths and URLs."""
+"""Identifiers: sortable ids of what is made, and SHA-256 digests of content.
+
+An id is short, sorts by time and is safe in paths and URLs. A digest names bytes, a file or a JSON document, so that
+it is known to be unchanged.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from luthier.core.json_limits import json_utf8
 
 _ID = re.compile(r"[a-z]+-[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 
@@ -18,3 +27,29 @@ def new_id(kind: str) -> str:
 def is_id(text: str, kind: str) -> bool:
     """Whether `text` has the form of an id of this kind. Anything else must never become part of a path."""
     return text.startswith(f"{kind}-") and _ID.fullmatch(text) is not None
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex digest of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's content, read in blocks (constant memory)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(document: Any) -> str:
+    """JSON with sorted keys and no spaces, which UTF-8 can hold: equal documents give equal text."""
+    return _canonical(document).decode()
+
+
+def sha256_document(document: Any) -> str:
+    """Hex digest of a JSON document, independent of the order of its keys."""
+    return sha256_bytes(_canonical(document))
+
+
+def _canonical(document: Any) -> bytes:
+    # allow_nan=False: NaN is no JSON, and never equal to itself, so a document with it has no digest.
+    return json_utf8(document, sort_keys=True, separators=(",", ":"), allow_nan=False)

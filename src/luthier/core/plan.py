@@ -7,12 +7,11 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from luthier.core.aliases import new_key
-from luthier.core.budget import BudgetPlan
-from luthier.core.dataset import DatasetProfile, Overlong
-from luthier.core.digest import sha256_document
+from luthier.core.conversation import AS_THEY_ARE, OptedTurns
+from luthier.core.dataset import DatasetProfile, Overlong, SplitProvenance
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
-from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
+from luthier.core.ids import sha256_document
 from luthier.core.recipe import (
     AverageKind,
     Divergence,
@@ -26,10 +25,10 @@ from luthier.core.recipe import (
     ScheduleName,
     ShardingName,
     TemplateOption,
+    format_target_modules,
 )
 from luthier.core.registry import OBJECTIVES
-from luthier.core.split_provenance import SplitProvenance
-from luthier.core.target_modules import format_target_modules
+from luthier.core.run import BudgetPlan
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]

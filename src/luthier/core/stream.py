@@ -13,11 +13,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
-from luthier.core.conversation import Conversation
+from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
 from luthier.core.defaults import NEW_TOKENS
 from luthier.core.errors import LuthierError, OverlongError
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
 

@@ -1,17 +1,29 @@
-"""The app: every router, every middleware, in one place."""
+"""The app: every router, every middleware, in one place, and the sweeping that it does beside answering.
+
+Sweeping removes what has expired, and counts what could not be counted before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import APIRouter, FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from luthier.core.errors import LuthierError
+from luthier.core.system.clock_jump import JumpWatch, elapsed
 from luthier.features.accounts import keys_api as keys
 from luthier.features.deployments import api as deployments
 from luthier.features.evaluation_orders import api as evaluation_orders
+from luthier.features.exports.folders import remove_abandoned
 from luthier.features.feedback import api as feedback
 from luthier.features.files import api as files
 from luthier.features.files import uploads_api as uploads
@@ -19,26 +31,88 @@ from luthier.features.finetuning_api import api as fine_tuning
 from luthier.features.model_browser import api as base_models
 from luthier.features.planning import api as plans
 from luthier.features.runs import api as runs
+from luthier.features.runs.service import sweep_removed
 from luthier.features.serving.api import chat, checkpoints, completions, embeddings, graders, models
+from luthier.features.traffic.files import sweep as sweep_traffic
 from luthier.features.usage import api as usage
 from luthier.features.webhooks import api as webhooks
 from luthier.platform.auth.authenticator import Authenticator
+from luthier.platform.files.service import sweep_files
 from luthier.platform.home.context import Context
 from luthier.platform.http import health, metrics
-from luthier.platform.http.document import document_failures
-from luthier.platform.http.errors import add_error_handlers
+from luthier.platform.http.errors import add_error_handlers, document_failures
+from luthier.platform.http.health import InThread, Liveness, Readiness
 from luthier.platform.http.idempotency import add_idempotency
 from luthier.platform.http.key_first import GUARDED, KeyFirst
-from luthier.platform.http.liveness import InThread, Liveness
-from luthier.platform.http.metrics import Metrics
-from luthier.platform.http.middleware.body import BodyLimit
-from luthier.platform.http.middleware.frame import Frame
-from luthier.platform.http.middleware.hosts import HostCheck
-from luthier.platform.http.middleware.json_body import JsonBody
-from luthier.platform.http.observe import Observe
+from luthier.platform.http.metrics import Metrics, Observe
+from luthier.platform.http.middleware import BodyLimit, Frame, HostCheck, JsonBody
 from luthier.platform.http.poll_cache import PollCache
-from luthier.platform.http.readiness import Readiness
-from luthier.server.sweeping import swept
+
+SWEEP_SECONDS: Final = 60.0
+WAIT_AFTER_JUMP_SECONDS: Final = 3600.0
+"""Nothing is deleted by its age for so long after the clock was set forward: it may be set right again."""
+_JUMP_SECONDS: Final = 60.0
+log = logging.getLogger("luthier.api")
+
+
+@contextlib.asynccontextmanager
+async def swept(context: Context, every_seconds: float = SWEEP_SECONDS) -> AsyncIterator[None]:
+    """Sweep now and then while the block runs; a sweep that is under way when it ends is waited for."""
+    task = asyncio.create_task(_sweep(context, every_seconds))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _sweep(context: Context, every_seconds: float) -> None:
+    steady = _SteadyClock()
+    while True:
+        await asyncio.sleep(every_seconds)
+        try:
+            # Charges first: what an answer has used is counted even while nothing may be deleted.
+            await run_in_threadpool(context.late_charges.settle)
+            if not steady.is_steady(await run_in_threadpool(context.access.now)):
+                continue
+        except (LuthierError, OSError) as error:
+            log.warning("clearing away what has expired has to wait: %s", error)
+            continue
+        except Exception:
+            # A bug ends one sweep, and not the sweeping for as long as the server runs.
+            log.exception("clearing away what has expired has to wait: an error of our own")
+            continue
+        # Each on its own: one that fails must not keep the others from their work.
+        for sweep in (sweep_files, sweep_traffic, sweep_removed, remove_abandoned):
+            try:
+                await run_in_threadpool(sweep, context)
+            except (LuthierError, OSError) as error:  # the next one may find the store or the database again
+                log.warning("clearing away what has expired failed: %s", error)
+            except Exception:
+                log.exception("clearing away what has expired failed: an error of our own")
+
+
+class _SteadyClock:
+    """Whether the clock can be trusted with what cannot be undone: not just after it was set forward."""
+
+    def __init__(self, clock: Callable[[], float] = elapsed) -> None:
+        self._clock, self._jumps, self._from = clock, JumpWatch(clock), -math.inf
+
+    def is_steady(self, now: float) -> bool:
+        """now: what the clock shows, seconds since 1970."""
+        jumped = self._jumps.look(now)
+        if jumped > _JUMP_SECONDS:
+            # On the clock that nobody sets: setting the wall clock right again does not shorten the wait.
+            self._from = self._clock() + WAIT_AFTER_JUMP_SECONDS
+            log.warning(
+                "the clock was set forward by %.0f s; expected: a clock that goes on evenly; what to do: set it right "
+                "if it is wrong: until %.0f s have passed nothing is deleted by its age",
+                jumped,
+                WAIT_AFTER_JUMP_SECONDS,
+            )
+        return self._clock() >= self._from
+
 
 _ROUTERS: tuple[APIRouter, ...] = (
     fine_tuning.router,  # first, since routers are tried in turn, and clients poll this one

@@ -15,12 +15,12 @@ import sys
 
 from fastapi import FastAPI
 
-from luthier.core.system.lower_priority import lower_session_priority
+from luthier.core.system.process_setup import lower_session_priority
 from luthier.features.monitoring.loop import MonitorThreads
 from luthier.platform.home.context import Context
 from luthier.platform.home.logs import set_up_logging
 from luthier.platform.http.server import make_server
-from luthier.platform.notifications.sender import WebhookSender
+from luthier.platform.notifications.webhooks import WebhookSender
 from luthier.server.api import create_app
 from luthier.server.pages import create_pages
 from luthier.server.service import STACKS_SIGNAL

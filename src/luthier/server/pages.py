@@ -24,20 +24,18 @@ from luthier.core.access import SCOPES
 from luthier.core.errors import RequestError
 from luthier.features.accounts import sign_in_pages as sign_in
 from luthier.features.human_eval import rate_pages as rate
-from luthier.features.runs.list import Judged
 from luthier.features.runs.series import RunSeries
-from luthier.platform.auth.failure_limits import FailureLimit
-from luthier.platform.auth.sign_in_queue import SignInQueue
+from luthier.features.runs.state import Judged
+from luthier.platform.auth.password_hashing import SignInQueue
+from luthier.platform.auth.rate_limiter import FailureLimit
 from luthier.platform.home.context import Context
-from luthier.platform.ui import working_page
+from luthier.platform.ui import page_work
 from luthier.platform.ui.assets import Assets
-from luthier.platform.ui.csrf import SameOrigin
 from luthier.platform.ui.errors import add_error_pages
-from luthier.platform.ui.form_tokens import SubmitOnce
-from luthier.platform.ui.navigation import Page, declared
+from luthier.platform.ui.forms import ShownOnce, SubmitOnce
 from luthier.platform.ui.page_work import PageWork
-from luthier.platform.ui.policy import Policy
-from luthier.platform.ui.shown_once import ShownOnce
+from luthier.platform.ui.render import Page, declared
+from luthier.platform.ui.security import Policy, SameOrigin
 from luthier.platform.ui.visitor import needs
 
 _MODULES: Final = re.compile(r"(.*[._])?pages(\..*)?")
@@ -49,7 +47,7 @@ def _modules() -> tuple[ModuleType, ...]:
     """Every module of pages, that of forms whose work goes on among them."""
     prefix = f"{features.__name__}."
     found = sorted(one.name for one in walk_packages(features.__path__, prefix) if _MODULES.fullmatch(one.name))
-    return (*map(import_module, found), working_page)
+    return (*map(import_module, found), page_work)
 
 
 def _declared_in_modules() -> Mapping[str, Page]:

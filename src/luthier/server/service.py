@@ -24,15 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.digest import sha256_bytes
 from luthier.core.errors import RequestError, WorkError
+from luthier.core.ids import sha256_bytes
 from luthier.features.exports.folders import remove_abandoned
-from luthier.platform.auth.sessions import make_link
+from luthier.platform.auth.members import make_link
 from luthier.platform.home.context import Context
 from luthier.platform.home.permissions import exposed_paths
 from luthier.platform.http.socket import Listener, listen
-from luthier.platform.processes.health_probe import HealthCheck
-from luthier.platform.processes.supervisor import Program, Supervisor
+from luthier.platform.processes.supervisor import HealthCheck, Program, Supervisor
 
 API_GRACE_SECONDS: Final = 20.0
 WORKER_GRACE_SECONDS: Final = 75.0
@@ -131,7 +130,7 @@ def serve(
         ConflictError: The port is taken, or the home has a server already.
         WorkError: The process of the API does not start.
     """
-    from luthier.core.system.file_lock import file_lock
+    from luthier.core.system.files import file_lock
 
     what = f"the home {context.home} as a server"
     with (

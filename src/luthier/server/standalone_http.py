@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 
-from luthier.platform.auth.static_key_authenticator import StaticKeyAuthenticator
+from luthier.platform.auth.authenticator import StaticKeyAuthenticator
 from luthier.platform.home.context import Context
 from luthier.platform.home.logs import set_up_logging
 from luthier.platform.http.server import make_server

@@ -13,10 +13,9 @@ from luthier.core.access import Caller
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import CheckpointSaved, RunEnded, SnapshotSaved, WarningRaised
 from luthier.platform.jobs.records import Job
-from luthier.testing import assessed, models_home, pipelines_home, studies_home
-from luthier.testing.finished_run import add_run
-from luthier.testing.ratings import make_panel
-from luthier.testing.records import make_evaluation, make_plan, make_record, make_result
+from luthier.testing import assessed, homes
+from luthier.testing.assessed import make_panel
+from luthier.testing.records import add_run, make_evaluation, make_plan, make_record, make_result
 
 if TYPE_CHECKING:
     from luthier.platform.home.context import Context
@@ -67,13 +66,13 @@ def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
     pull_model(home, str(base))
     rows = folder / "rows.jsonl"
     rows.write_text(ROWS, encoding="utf-8")
-    made = models_home.fill(home)
+    made = homes.fill(home)
     job_id, run_id = _failed_run(home, rows, base)
     evaluation = _evaluation(home, run_id, rows, base)
-    pipelines_home.add_model_comparison(home)
-    retrain = pipelines_home.add_retrain(home, {"status": "failed", "reason": f"no room in {home.home}/runs"})
-    pipelines_home.add_auto(home, {"status": "failed", "reason": f"{home.home}/rows/orders.jsonl has no rows"})
-    studies_home.add_study(home, {"notes": (f"{home.home}/rows/train.jsonl was read",)})
+    homes.add_model_comparison(home)
+    retrain = homes.add_retrain(home, {"status": "failed", "reason": f"no room in {home.home}/runs"})
+    homes.add_auto(home, {"status": "failed", "reason": f"{home.home}/rows/orders.jsonl has no rows"})
+    homes.add_study(home, {"notes": (f"{home.home}/rows/train.jsonl was read",)})
     suite = assessed.make_suite_result(run_id=made.runs[1], candidate=str(base))
     home.assessments.save("suite", suite.result_id, suite, project_id="default", subject=made.runs[1])
     safety = assessed.make_safety_result(run_id=made.runs[1], candidate=str(base))
@@ -85,7 +84,7 @@ def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
     ids = {
         "dataset_id": made.dataset_id,
         "run_id": run_id,
-        "study_id": studies_home.STUDY_ID,
+        "study_id": homes.STUDY_ID,
         "pipeline_id": retrain.pipeline_id,
         "panel_id": panel.panel.panel_id,
         "rater_id": panel.links[0].rater.rater_id,
@@ -106,7 +105,7 @@ def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
     of_route = {
         "/models/": {"name": made.runs[1]},
         "/evaluations/safety/": {"result_id": safety.result_id, "task": safety.probes[0].name},
-        "/pipelines/{pipeline_id}/report": {"pipeline_id": pipelines_home.SHOWDOWN_ID},
+        "/pipelines/{pipeline_id}/report": {"pipeline_id": homes.SHOWDOWN_ID},
     }
     return FullHome(ids | _of_projects(home, made), of_route)
 
@@ -174,7 +173,7 @@ def _evaluation(home: Context, run_id: str, rows: Path, base: Path) -> Evaluatio
     return evaluation
 
 
-def _of_projects(home: Context, made: models_home.Made) -> dict[str, str]:
+def _of_projects(home: Context, made: homes.Made) -> dict[str, str]:
     """Keys, members, webhooks, exchanges and uploads: what needs no file of rows."""
     from luthier.core.records.traffic import Exchange
     from luthier.features.feedback import review as review_queue
@@ -182,8 +181,8 @@ def _of_projects(home: Context, made: models_home.Made) -> dict[str, str]:
     from luthier.features.traffic import service as traffic
     from luthier.platform.auth import members
     from luthier.platform.auth import service as access
-    from luthier.platform.files import uploads
-    from luthier.platform.notifications.records import EVENT_TYPES, Webhook
+    from luthier.platform.files import service
+    from luthier.platform.notifications.store import EVENT_TYPES, Webhook
 
     key, _ = access.create_key(home, "mine", scopes=("read",))
     member = members.add_member(home, ME, "ada", "correct horse battery staple", "viewer")
@@ -194,7 +193,7 @@ def _of_projects(home: Context, made: models_home.Made) -> dict[str, str]:
         event_types=EVENT_TYPES,
     )
     webhook = home.webhooks.add(address, "a secret of forty-one characters, made up")
-    upload = uploads.create_upload(
+    upload = service.create_upload(
         home, "default", filename="a.jsonl", purpose="fine-tune", mime_type="application/jsonl", num_bytes=10
     )
     turns: tuple[dict[str, Any], ...] = ({"role": "user", "content": QUOTED},)

@@ -1,14 +1,17 @@
-"""Requests drawn from the server's own OpenAPI document, right ones and wrong ones, and what its answers are to keep.
+"""Random requests, right and wrong ones, from the server's own OpenAPI document, and an app to send them to.
 
 Needs schemathesis, of the test tools. Asked of each answer: no 5xx; a status, content type, headers and body that the
-document knows for that operation.
+document knows for that operation. `small_world` is an app over a home in which there is a little of everything.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 _MOST_FAILURES = 20
@@ -142,3 +145,61 @@ def _ask(case: Any, headers: Mapping[str, str], report: FuzzReport) -> None:
             if len(report.failures) < _MOST_FAILURES:
                 key = f"{label} {response.status_code} {check.__name__}"
                 report.failures.setdefault(key, f"{error}\n{case.as_curl_command()[:500]}\n{response.text[:500]}")
+
+
+@dataclass(frozen=True, slots=True)
+class SmallWorld:
+    """An app and what is in its home.
+
+    Attributes:
+        app: the FastAPI app.
+        headers: with an admin's key.
+        known: ids that are there, by the name of the path parameter.
+    """
+
+    app: Any
+    headers: dict[str, str]
+    known: dict[str, list[str]]
+
+
+@contextmanager
+def small_world(folder: Path) -> Iterator[SmallWorld]:
+    """Make a home in the folder with a base model, a file and jobs without a worker, and the app that serves it."""
+    from starlette.testclient import TestClient
+
+    from luthier.features.models.service import pull_model
+    from luthier.platform.auth.service import create_key
+    from luthier.platform.home.context import Context
+    from luthier.server.api import create_app
+    from luthier.testing.tiny import make_tiny_model
+
+    model = make_tiny_model(folder / "tiny")
+    with Context.open(folder / "home") as context:
+        pull_model(context, str(model))
+        headers = {"Authorization": f"Bearer {create_key(context, 'fuzz', scopes=('admin',))[1]}"}
+        app = create_app(context)
+        with TestClient(app, headers=headers) as client:
+            row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+            content = (json.dumps(row) + "\n").encode() * 12
+            file = _ok(client.post("/v1/files", files={"file": ("rows.jsonl", content)}, data={"purpose": "fine-tune"}))
+            asked = {"model": "tiny", "training_file": file["id"]}
+            # Without a worker they stay queued: all that the API does with jobs can be asked of them.
+            jobs = [_ok(client.post("/v1/fine_tuning/jobs", json=asked))["id"] for _ in range(3)]
+            size = {"filename": "a.jsonl", "purpose": "fine-tune", "bytes": 10, "mime_type": "application/jsonl"}
+            upload = _ok(client.post("/v1/uploads", json=size))
+            _ok(client.post("/api/v1/deployments", json={"name": "named", "target": "tiny"}))
+            known = {
+                "file_id": [file["id"]],
+                "fine_tuning_job_id": jobs,
+                "job_id": jobs,
+                "upload_id": [upload["id"]],
+                "model": ["tiny"],
+                "name": ["named"],
+            }
+        yield SmallWorld(app, headers, known)
+
+
+def _ok(response: Any) -> Any:
+    if response.status_code >= 300:
+        raise RuntimeError(f"{response.request.method} {response.request.url}: {response.status_code} {response.text}")
+    return response.json()

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import ConflictError
-from luthier.core.system.file_lock import file_lock, is_held
+from luthier.core.system.files import file_lock, is_held
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from luthier.core.system.file_lock import file_lock
+from luthier.core.system.files import file_lock
 with file_lock(Path(sys.argv[1]), what="it", timeout_seconds=0):
     print("held", flush=True)
     time.sleep(60)

@@ -6,12 +6,11 @@ import re
 
 import pytest
 
-from luthier.core.errors import RequestError
-from luthier.core.library_errors import library_words_hidden
+from luthier.core.errors import RequestError, library_words_hidden
 from luthier.core.system import bounded_regex
 from luthier.core.system.bounded_regex import BoundedPattern
-from luthier.ml.evaluation.grounding.patterns import compiled, find_patterns
-from luthier.ml.evaluation.metrics.json_schema import SchemaCheck
+from luthier.ml.evaluation.grounding.citation import compiled, find_patterns
+from luthier.ml.evaluation.metrics.structured_output import SchemaCheck
 
 BOMB = r"(?:a|aa)+$"
 TEXT = "a" * 60 + "!"

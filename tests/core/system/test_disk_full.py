@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError, StorageFullError
-from luthier.core.system.disk_full import disk_full_explained, is_disk_full, storage_full
+from luthier.core.system.files import disk_full_explained, is_disk_full, storage_full
 
 
 def _chained(error: Exception, cause: Exception) -> Exception:

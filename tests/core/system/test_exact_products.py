@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from luthier.core.system.exact_products import keep_products_exact
+from luthier.core.system.process_setup import keep_products_exact
 
 
 @pytest.mark.parametrize(("set_before", "expected"), [(None, ":4096:8"), (":16:8", ":16:8")])

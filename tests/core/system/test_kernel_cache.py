@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from luthier.core.system.kernel_cache import keep_few_kernels
+from luthier.core.system.process_setup import keep_few_kernels
 
 # Prints the resident bytes that 500 products of ever other shapes leave behind.
 _PROGRAM = """
 import psutil
-from luthier.core.system.kernel_cache import keep_few_kernels
+from luthier.core.system.process_setup import keep_few_kernels
 keep_few_kernels()
 import torch
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ import pytest
 GROUP = Path("/proc/self/autogroup")
 SHOW = """
 from pathlib import Path
-from luthier.core.system.lower_priority import lower_session_priority
+from luthier.core.system.process_setup import lower_session_priority
 group = Path("/proc/self/autogroup")
 before = group.read_text().strip()
 lower_session_priority()
@@ -33,7 +33,7 @@ def test_its_own_session_alone_weighs_less(is_leader: bool) -> None:
 
 
 def test_without_autogroups_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from luthier.core.system import lower_priority as lower_session_priority
+    from luthier.core.system import process_setup as lower_session_priority
 
     monkeypatch.setattr(lower_session_priority, "_GROUP", tmp_path / "not" / "there")
     monkeypatch.setattr(os, "getsid", lambda _: os.getpid())

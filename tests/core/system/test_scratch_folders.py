@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.system.scratch_folders import FolderRegister, remove_if_abandoned, scratch_folder
+from luthier.core.system.files import FolderRegister, remove_if_abandoned, scratch_folder
 
 _SCRATCH = """
 import sys
 from pathlib import Path
-from luthier.core.system.scratch_folders import scratch_folder
+from luthier.core.system.files import scratch_folder
 with scratch_folder(Path(sys.argv[1]), "work-") as folder:
     (folder / "half").write_bytes(b"0" * 1000)
     print(folder, flush=True)
@@ -27,7 +27,7 @@ with scratch_folder(Path(sys.argv[1]), "work-") as folder:
 _ENTERED = """
 import sys
 from pathlib import Path
-from luthier.core.system.scratch_folders import FolderRegister
+from luthier.core.system.files import FolderRegister
 folder = Path(sys.argv[2])
 with FolderRegister(Path(sys.argv[1])).entered(folder):
     folder.mkdir()

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from luthier.core.errors import BusyError
-from luthier.core.system.threads import start_daemon, wait_briefly
+from luthier.core.system.process_setup import start_daemon, wait_briefly
 
 
 @pytest.fixture(autouse=True)

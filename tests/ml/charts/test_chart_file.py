@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.image import imread
 
-from luthier.ml.charts.chart_file import svg_alone, write_chart
 from luthier.ml.charts.spec import Axis, Bar, Bars, Mark, Note, Plot, Series, Span
+from luthier.ml.charts.svg import svg_alone, write_chart
 
 CHART = Plot(
     "test",

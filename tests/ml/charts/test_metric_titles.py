@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.ml.charts.metric_titles import metric_heading, metric_title, on_scale, start
+from luthier.ml.charts.judged_rows import metric_heading, metric_title, on_scale, start
 from luthier.ml.evaluation.metrics.registry import BUILT_IN, load_metrics
 
 

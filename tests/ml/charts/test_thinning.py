@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.vacuous import nonempty
 
-from luthier.ml.charts.thinning import Point, thinned
+from luthier.ml.charts.spec import Point, thinned
 
 
 @given(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.charts.ticks import linear_ticks, log_ticks, words
+from luthier.ml.charts.drawing import linear_ticks, log_ticks, words
 
 finite = st.floats(-1e9, 1e9, allow_nan=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.charts.word_differences import MAX_WORDS, Stretch, word_differences
+from luthier.ml.charts.judged_rows import MAX_WORDS, Stretch, word_differences
 
 
 def test_words_that_differ_are_marked() -> None:

@@ -9,12 +9,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from luthier.core.records.canary_watch import CanaryRules
-from luthier.ml.drift.canary.compare import KINDS, compare
-from luthier.ml.drift.canary.failure_streak import failing_streak
-from luthier.ml.drift.canary.interim_looks import level_of, look_at, place_of
-from luthier.ml.drift.canary.randomisation import Units, gap, p_value, units_of
-from luthier.testing.canary_traffic import CanaryWorld, draw, found_at
+from luthier.core.records.deployment import CanaryRules
+from luthier.ml.drift.canary import (
+    KINDS,
+    Units,
+    compare,
+    failing_streak,
+    gap,
+    level_of,
+    look_at,
+    p_value,
+    place_of,
+    units_of,
+)
+from luthier.testing.traffic import CanaryWorld, draw, found_at
 
 
 def test_looks_are_at_set_places_and_spend_less_than_all() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult
-from luthier.core.workflows.model_comparison import (
+from luthier.core.workflows.pipeline import (
     Contender,
     ModelComparisonResult,
     ModelComparisonSpec,
     Standing,
     Tuning,
 )
-from luthier.ml.evaluation.model_comparison import not_equal, recommend
+from luthier.ml.evaluation.workflow_verdicts import not_equal, recommend
 
 KINDS = ("zero-shot", "few-shot", "tuned")
 

@@ -10,10 +10,9 @@ import pytest
 
 from luthier.core.evaluation import Bar, Comparison, Metric, SystemKind, SystemResult, Verdict
 from luthier.core.records.bounds import UNIT
-from luthier.ml.evaluation.alternatives import against_all, best_of, held_against
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.statistics import paired_bootstrap, verdict_word
-from luthier.ml.evaluation.verdict import verdict
+from luthier.ml.evaluation.verdict import against_all, best_of, held_against, verdict
 
 METRIC = "label_accuracy"
 

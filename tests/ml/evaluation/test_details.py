@@ -1,7 +1,7 @@
 import pytest
 
 from luthier.core.evaluation import Comparison, Metric, SystemResult
-from luthier.ml.evaluation.details import further_details, primary_details
+from luthier.ml.evaluation.verdict_text import further_details, primary_details
 
 
 def system(name, *, shots=0, rows=16, **values):

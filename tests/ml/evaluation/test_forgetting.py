@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.evaluation import Comparison, Metric, SystemResult, VerdictWord
-from luthier.ml.evaluation.forgetting import forgetting
+from luthier.ml.evaluation.tasks_verdict import forgetting
 
 
 def system(name: str, bits: float, rows: int = 40) -> SystemResult:

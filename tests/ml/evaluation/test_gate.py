@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.results.release_gate import Gate
-from luthier.core.results.task_result import GateOutcome, SuiteResult
+from luthier.core.results.suite import GateOutcome, SuiteResult
 from luthier.ml.evaluation.gate import Results, check
 from luthier.testing.assessed import FINGERPRINT, make_safety_result, make_suite_result, make_task
 from luthier.testing.records import make_evaluation

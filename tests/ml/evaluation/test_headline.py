@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.evaluation import Comparison, Metric, SystemResult
-from luthier.ml.evaluation.headline import LONGEST, headline
+from luthier.ml.evaluation.verdict_text import LONGEST, headline
 
 WORDS = ("better", "worse", "not distinguishable")
 SAID = {"better": "better than", "worse": "worse than", "not distinguishable": "not clearly different from"}

@@ -8,7 +8,7 @@ import pytest
 from tests.ml.evaluation.showdown_case import contender, showdown, spec
 from tests.vacuous import nonempty
 
-from luthier.ml.evaluation.report.model_comparison_page import render_model_comparison_page
+from luthier.ml.evaluation.report.workflow_pages import render_model_comparison_page
 
 SECONDS = ((0.5, 0.8, 0.5), (1.0, 1.6, 1.0))
 

@@ -1,7 +1,7 @@
 import pytest
 
 from luthier.core.evaluation import SystemResult
-from luthier.ml.evaluation.names import listed, system_title
+from luthier.ml.evaluation.verdict_text import listed, system_title
 
 
 def system(name, *, model="m", shots=0, adapter=None):

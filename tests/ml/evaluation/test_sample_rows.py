@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from luthier.core.evaluation import Evaluation, Metric, Sample, SystemResult
-from luthier.ml.evaluation.roles import Roles
-from luthier.ml.evaluation.sample_rows import Choice, choose_rows, scored_metrics
+from luthier.ml.evaluation.result_views import Choice, Roles, choose_rows, scored_metrics
 
 TWO, ONE = Roles("tuned", "base"), Roles("tuned", None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.evaluation import Comparison, Metric, SystemResult, VerdictWord
-from luthier.core.results.task_result import TaskResult
+from luthier.core.results.suite import TaskResult
 from luthier.ml.evaluation.tasks_verdict import adjusted, tasks_verdict
 
 

@@ -7,10 +7,9 @@ import pytest
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.ports import Generation, SilentProgress
-from luthier.ml.charts.thinking import thinking_sentence
-from luthier.ml.evaluation.compare import SystemUnderTest, judge
+from luthier.ml.charts.judged_rows import thinking_sentence
+from luthier.ml.evaluation.compare import SystemUnderTest, judge, thinking_figures
 from luthier.ml.evaluation.few_shot import with_shots
-from luthier.ml.evaluation.thinking import thinking_figures
 
 
 def example(number: int, answer: str, reasoning: str | None = None) -> Example:

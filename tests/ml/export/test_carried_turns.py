@@ -6,17 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
-from luthier.core.opted_turns import OptedTurns
 from luthier.core.ports import SilentProgress
 from luthier.core.records.export import ExportFormat, ExportSource, ParityReport
 from luthier.ml.export.exporters import registry
-from luthier.ml.export.parity import prove
-from luthier.ml.export.parity_judgement import parity_warnings
+from luthier.ml.export.parity import parity_warnings, prove
 from luthier.ml.export.source_side import observe_source
-from luthier.testing.tiny import make_tiny_model
-from luthier.testing.tiny_thinker import OPENING_TEMPLATE
+from luthier.testing.tiny import OPENING_TEMPLATE, make_tiny_model
 
 # Knows neither system turns, tools nor thoughts; writes a tone that it is given.
 _NARROW = """\

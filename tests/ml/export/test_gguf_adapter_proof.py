@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file
 
 from luthier.core.ports import SilentProgress
-from luthier.ml.export.exporters.gguf_lora import write_gguf_lora
-from luthier.ml.export.gguf_adapter_proof import prove_gguf_adapter
+from luthier.ml.export.exporters.adapter import write_gguf_lora
+from luthier.ml.export.parity import prove_gguf_adapter
 from luthier.ml.export.source_side import observe_source
 
 pytest.importorskip("xllamacpp")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.export.paired_interval import increase_a_token
+from luthier.ml.export.parity import increase_a_token
 
 _ROWS = st.lists(st.tuples(st.floats(0, 500), st.floats(-2, 2), st.integers(1, 60)), min_size=2, max_size=32)
 

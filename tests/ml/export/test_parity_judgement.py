@@ -16,9 +16,7 @@ from luthier.core.dataset import Example
 from luthier.core.ports import SilentProgress
 from luthier.core.records.export import Interval, ParityReport
 from luthier.ml.export.exporters.registry import FORMATS, WHOLE, format_of
-from luthier.ml.export.parity import compare
-from luthier.ml.export.parity_bounds import NOTEWORTHY_LOSS_NATS
-from luthier.ml.export.parity_judgement import parity_warnings
+from luthier.ml.export.parity import NOTEWORTHY_LOSS_NATS, compare, parity_warnings
 from luthier.ml.export.runtimes.protocol import LogProbabilities
 from luthier.ml.export.runtimes.transformers_runtime import TransformersRuntime
 from luthier.ml.export.source_side import ObservedSource, observe_source

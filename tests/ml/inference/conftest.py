@@ -9,8 +9,7 @@ from peft import LoraConfig, get_peft_model
 from luthier.core.dataset import TokenisedExample
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
-from luthier.testing.tiny import make_tiny_model
-from luthier.testing.tiny_gguf import write_tiny_gguf, write_tiny_gguf_adapter
+from luthier.testing.tiny import make_tiny_model, write_tiny_gguf, write_tiny_gguf_adapter
 
 TEXTS = (
     "Spruce is light and stiff along the grain.",

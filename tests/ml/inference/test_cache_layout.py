@@ -3,7 +3,7 @@
 import pytest
 from tests.zoo.families import FAMILIES, family_config
 
-from luthier.ml.inference.cache_layout import rope_border, smallest_window, why_not_cacheable
+from luthier.ml.inference.kv_cache import rope_border, smallest_window, why_not_cacheable
 
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 

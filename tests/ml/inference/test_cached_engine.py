@@ -1,9 +1,9 @@
 import pytest
 
-from luthier.core.digest import sha256_document
 from luthier.core.errors import OverlongError, RequestError
+from luthier.core.ids import sha256_document
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.ml.inference.cached_engine import CachedEngine, Usage
+from luthier.ml.inference.engine_wrappers import CachedEngine, Usage
 from luthier.ml.inference.fake import FakeEngine
 
 SILENT = SilentProgress()

@@ -21,9 +21,9 @@ from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.inference.transformers_engine import TransformersEngine
-from luthier.ml.planning.provenance import Provenance
+from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.resolve_method import resolve_method
-from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.methods.protocol import load_method
 
 IDS = torch.arange(30).reshape(2, 15)
 

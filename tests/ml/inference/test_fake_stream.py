@@ -1,6 +1,6 @@
 import pytest
 
-from luthier.ml.inference.fake_stream import FakeStreamEngine
+from luthier.ml.inference.fake import FakeStreamEngine
 from luthier.testing.stream_contract import StreamEngineContract
 
 WORDS = ["spruce", "maple", "ebony", "willow", "pear", "plum", "box", "rosewood"]

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.inference.length_batches import common_prefix_length, length_batches
+from luthier.ml.inference.batches import common_prefix_length, length_batches
 
 
 @given(st.lists(st.integers(1, 50)), st.integers(1, 200), st.integers(1, 8))

@@ -28,8 +28,7 @@ from luthier.ml.inference.streaming import StreamingEngine
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.testing.engine_contract import QUESTIONS
 from luthier.testing.stream_contract import GREEDY, Heard, listen, question, write_all
-from luthier.testing.tiny import make_tiny_model
-from luthier.testing.tiny_gguf import write_tiny_gguf, write_tiny_gguf_adapter
+from luthier.testing.tiny import make_tiny_model, write_tiny_gguf, write_tiny_gguf_adapter
 
 CUT = "\N{REPLACEMENT CHARACTER}"
 SCHEMA = {

@@ -1,8 +1,7 @@
 import threading
 
 from luthier.core.stream import Failed, Started, TextRequest
-from luthier.ml.inference.llama_cpp.active_requests import Choice, Writing
-from luthier.ml.inference.llama_cpp.slots import Slots
+from luthier.ml.inference.llama_cpp.active_requests import Choice, Slots, Writing
 
 
 def test_a_slot_goes_to_who_begins_as_it_has_read_with_the_same_adapter():

@@ -8,10 +8,10 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Sampling, Served, Started, TextRequest
+from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.openai import stream
 from luthier.ml.inference.openai.chunks import event_stream_lines
 from luthier.ml.inference.openai.stream import NUM_ATTEMPTS, OpenAIStreamEngine, open_stream_engine
-from luthier.ml.inference.stream_generation import generate_by_streaming
 from luthier.testing.engine_contract import ask
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
 from luthier.testing.stream_contract import Heard, StreamEngineContract, question, write_all

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from tests.ml.data.tokenise.template_rows import ROWS
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
-from luthier.core.opted_turns import OptedTurns
 from luthier.core.recipe import DataRecipe
+from luthier.ml.inference.engine_prompts import rewritten, rewritten_examples, text_of
 from luthier.ml.inference.models.chat_template import ChatTemplate
-from luthier.ml.inference.opted_turns import rewritten, rewritten_examples, text_of
 from luthier.ml.inference.tool_calls import form_of
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.dataset import TokenisedExample, shareable_tokens
-from luthier.ml.inference.prefix_batches import CALL_TOKENS, MIN_TOKENS, shared_batches
+from luthier.ml.inference.batches import CALL_TOKENS, MIN_TOKENS, shared_batches
 
 
 def row(ids, num_prompt, name="rows.jsonl:1"):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.inference.retry import MAX_PAUSE_SECONDS, MAX_RETRY_AFTER_SECONDS, is_passing, pause_seconds
+from luthier.ml.inference.engine_wrappers import MAX_PAUSE_SECONDS, MAX_RETRY_AFTER_SECONDS, is_passing, pause_seconds
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from tests.zoo.families import make_family
 
 from luthier.ml.inference.decode import Decoder, Request
 from luthier.ml.inference.decoding_proof import own_logits
+from luthier.ml.inference.kv_cache import RowBatch, RowStepper
 from luthier.ml.inference.models.loading import load_model
-from luthier.ml.inference.row_states import RowBatch, RowStepper
 
 IDS = (11, 23, 35, 47, 59, 61)
 

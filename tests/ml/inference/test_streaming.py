@@ -9,10 +9,9 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import OverlongError, RequestError, WorkError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.core.stream import EmbeddingRequest, Ended, Failed, Piece, Sampling, Started, TextRequest
-from luthier.ml.inference.answer_row import AnswerRow
+from luthier.ml.inference.answer_row import AnswerRow, Sampler
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
-from luthier.ml.inference.sampling import Sampler
 from luthier.ml.inference.streaming import StreamingEngine
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
@@ -180,7 +179,7 @@ def test_the_text_ends_where_the_context_does(engine, streaming):
 
 
 def test_a_long_prompt_is_read_in_parts_between_the_steps_of_others(engine, streaming, monkeypatch):
-    monkeypatch.setattr("luthier.ml.inference.prefill_queue.PART_TOKENS", 16)
+    monkeypatch.setattr("luthier.ml.inference.request.PART_TOKENS", 16)
     long, short = request("The front of a violin " * 12, max_new_tokens=6), request("Maple", max_new_tokens=40)
     assert streaming.ask("short", short, None)
     heard = Heard()
@@ -354,7 +353,7 @@ def test_a_prompt_that_fits_is_never_refused_by_its_bytes(engine, streaming):
 
 
 def test_prompts_of_different_owners_take_turns(engine, streaming, monkeypatch):
-    monkeypatch.setattr("luthier.ml.inference.prefill_queue.PART_TOKENS", 16)
+    monkeypatch.setattr("luthier.ml.inference.request.PART_TOKENS", 16)
     long = request("The front of a violin " * 12, max_new_tokens=2)
     for number in range(3):
         assert streaming.admit(f"long {number}", streaming.prepare(long), None, owner="one")
@@ -381,7 +380,7 @@ def test_a_long_text_is_made_into_a_vector_in_parts_between_the_steps_of_others(
     long = EmbeddingRequest(inputs=("The front of a violin is made of spruce. " * 9, "Maple."))
     assert streaming.ask_embeddings("whole", long, None)
     told = [event for _ in range(3) for _, event in streaming.poll(0)]
-    monkeypatch.setattr("luthier.ml.inference.embedding_queue.PART_TOKENS", 16)
+    monkeypatch.setattr("luthier.ml.inference.embeddings.PART_TOKENS", 16)
     assert streaming.ask_embeddings("parts", long, None)
     assert streaming.admit("answer", streaming.prepare(request("a", max_new_tokens=8)), None, owner="other")
     heard, vectors = Heard(), []

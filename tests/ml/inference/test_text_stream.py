@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.ml.inference.models.chat_template import ChatTemplate
-from luthier.ml.inference.text_stream import StopTexts, TextStream
+from luthier.ml.inference.thoughts import StopTexts, TextStream
 from luthier.testing.tiny import make_tiny_model
 
 _TOKENIZERS = {}

@@ -12,8 +12,14 @@ from luthier.core.ports import Generation, Prompt, SilentProgress
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.inference.transformers_engine import TransformersEngine
-from luthier.testing.tiny import make_tiny_model
-from luthier.testing.tiny_thinker import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+from luthier.testing.tiny import (
+    ANSWER,
+    OPENING_TEMPLATE,
+    THINKING_TEMPLATE,
+    THOUGHT,
+    make_tiny_model,
+    make_tiny_thinker,
+)
 
 ASKED = Conversation(messages=(Message(role="user", content="Which wood?"),))
 

@@ -18,14 +18,20 @@ from luthier.core.ports import Prompt, SilentProgress
 from luthier.core.stream import Ended, Piece, TextRequest
 from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine
 from luthier.ml.inference.models.chat_template import ChatTemplate
-from luthier.ml.inference.openai.answers import generation_of
 from luthier.ml.inference.openai.chunks import ChunkReader
+from luthier.ml.inference.openai.messages import generation_of
 from luthier.ml.inference.streaming import StreamingEngine
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.ml.inference.vllm import VllmEngine
 from luthier.testing.stream_contract import Heard, write_all
-from luthier.testing.tiny_gguf import write_tiny_gguf
-from luthier.testing.tiny_thinker import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+from luthier.testing.tiny import (
+    ANSWER,
+    OPENING_TEMPLATE,
+    THINKING_TEMPLATE,
+    THOUGHT,
+    make_tiny_thinker,
+    write_tiny_gguf,
+)
 
 ASKED = Conversation(messages=(Message(role="user", content="Which wood?"),))
 OFF = {"enable_thinking": False}
@@ -116,7 +122,7 @@ def test_a_form_is_kept_to_behind_the_thought(engine: Any) -> None:
 
 def test_whole_answers_are_those_of_the_stream(engine: Any) -> None:
     if isinstance(engine, StreamingEngine):
-        from luthier.ml.inference.stream_generation import generate_by_streaming
+        from luthier.ml.inference.engine_wrappers import generate_by_streaming
 
         (found,) = generate_by_streaming(engine, [Prompt(conversation=ASKED)], SilentProgress())
     else:

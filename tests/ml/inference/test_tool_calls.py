@@ -7,8 +7,7 @@ from luthier.core.stream import Ended, Piece, Sampling, TextRequest
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.streaming import StreamingEngine
-from luthier.ml.inference.tool_calls import HERMES, form_of
-from luthier.ml.inference.tool_prompt import with_tools_as_text
+from luthier.ml.inference.tool_calls import HERMES, form_of, with_tools_as_text
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.testing.tiny import make_tiny_model
 

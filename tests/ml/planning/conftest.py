@@ -21,7 +21,7 @@ from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.hardware import Hardware
 from luthier.ml.planning.resolve import resolve
 from luthier.ml.planning.workload import Workload
-from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.model import TrainableModel
 
 

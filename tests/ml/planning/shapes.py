@@ -8,7 +8,7 @@ from typing import Any
 from luthier.core.cost import Device
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
-from luthier.ml.planning.judging import Judging
+from luthier.ml.planning.inference_cost import Judging
 from luthier.ml.planning.workload import Workload
 
 

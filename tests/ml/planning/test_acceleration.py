@@ -12,9 +12,9 @@ from tests.ml.planning.shapes import seven_billion
 from luthier.core.errors import RecipeError
 from luthier.core.plan import ObjectivePlan, Plan
 from luthier.ml.inference.models.structure import Structure
-from luthier.ml.planning.acceleration import COMPILE_SECONDS, compiled_for
 from luthier.ml.planning.devices import device_of
 from luthier.ml.planning.hardware import measure
+from luthier.ml.planning.resolve_for_device import COMPILE_SECONDS, compiled_for
 from luthier.ml.planning.speed import step_seconds
 from luthier.ml.planning.workload import packs_on, workload_of
 

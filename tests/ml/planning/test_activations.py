@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 from luthier.core.cost import Device
 from luthier.core.plan import ForwardPath
-from luthier.ml.inference.models.attention_choice import use_attention
+from luthier.ml.inference.models.attention_proof import use_attention
 from luthier.ml.inference.models.structure import structure_of
-from luthier.ml.planning import activations, batch_shapes
+from luthier.ml.planning import batch_shapes, step_counts
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.workload import Workload
 from luthier.ml.training import attention, cross_entropy, divergence, logit_rows, prefix_attention
@@ -29,10 +29,10 @@ def test_the_constants_are_those_of_training() -> None:
     assert batch_shapes.KEPT_MAX_TOKENS == attention.KEPT_MAX_TOKENS
     assert batch_shapes.BLOCK_TOKENS == attention.BLOCK_TOKENS
     assert batch_shapes.BLOCK_SCORES == prefix_attention.BLOCK_SCORES
-    assert activations.CHUNK_ROWS == cross_entropy.CHUNK_ROWS
-    assert activations.DISTILLED_CHUNK_ROWS == divergence.CHUNK_ROWS
-    assert activations.WIDE_ROWS == cross_entropy.WIDE_ROWS
-    assert activations.OWN_CHUNK_ROWS == logit_rows.CHUNK_ROWS
+    assert step_counts.CHUNK_ROWS == cross_entropy.CHUNK_ROWS
+    assert step_counts.DISTILLED_CHUNK_ROWS == divergence.CHUNK_ROWS
+    assert step_counts.WIDE_ROWS == cross_entropy.WIDE_ROWS
+    assert step_counts.OWN_CHUNK_ROWS == logit_rows.CHUNK_ROWS
 
 
 def saved_bytes(
@@ -63,7 +63,7 @@ def test_kept_bytes_are_what_autograd_saves(
 ) -> None:
     config = architecture(name)
     work = make_workload(structure_of(config), method, rows=rows, length=length)
-    counted = activations.saved_activation_bytes(work)
+    counted = step_counts.saved_activation_bytes(work)
     # rotary tables of 64 bytes a position and masks are shared by all layers, and these layers are very small
     assert counted == pytest.approx(saved_bytes(make_model(config, work), rows, length), rel=0.025)
 
@@ -75,9 +75,9 @@ def test_with_checkpoints_only_the_inputs_of_layers_are_kept(
 ) -> None:
     config = architecture(name)
     work = make_workload(structure_of(config), method, gradient_checkpointing=True)
-    counted = activations.saved_activation_bytes(work)
+    counted = step_counts.saved_activation_bytes(work)
     assert counted == pytest.approx(saved_bytes(make_model(config, work), 4, 48), rel=0.02)
-    assert counted < 0.2 * activations.saved_activation_bytes(replace(work, gradient_checkpointing=False))
+    assert counted < 0.2 * step_counts.saved_activation_bytes(replace(work, gradient_checkpointing=False))
 
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), ("gate_proj", "o_proj")])
@@ -87,10 +87,10 @@ def test_matrices_without_an_adapter_keep_nothing(
     # of the first layer nothing is kept below its first adapter; the count lets that go by
     config = architecture("llama", num_hidden_layers=12)
     work = make_workload(structure_of(config), targets=targets)
-    counted = activations.saved_activation_bytes(work)
+    counted = step_counts.saved_activation_bytes(work)
     saved = saved_bytes(make_model(config, work), 4, 48)
     assert saved <= 1.01 * counted < (1 + 1.2 / 12) * saved
-    assert counted < activations.saved_activation_bytes(make_workload(work.structure))
+    assert counted < step_counts.saved_activation_bytes(make_workload(work.structure))
 
 
 class _Living(TorchDispatchMode):
@@ -222,23 +222,23 @@ def test_logits_by_hand(architecture: Make, make_workload: Make) -> None:
     structure = structure_of(architecture("llama"))
     logits = 96 * 256 * 2 + 16 * 256 * 4 * 2
     hidden = (2 * 96 + 192) * 64 * 2
-    assert activations.logits_bytes(make_workload(structure)) == logits + hidden
+    assert step_counts.logits_bytes(make_workload(structure)) == logits + hidden
     many = make_workload(structure, rows=100, learned=1.0)
-    assert activations.logits_bytes(many) == 512 * 256 * 2 + 16 * 256 * 4 * 2 + 3 * 4800 * 64 * 2
-    assert activations.logits_bytes(replace(many, loss="all")) == 4800 * 256 * (2 + 4 + 4)
+    assert step_counts.logits_bytes(many) == 512 * 256 * 2 + 16 * 256 * 4 * 2 + 3 * 4800 * 64 * 2
+    assert step_counts.logits_bytes(replace(many, loss="all")) == 4800 * 256 * (2 + 4 + 4)
     full = make_workload(structure, "full")
     # wide logits stand beside the fp32 gradient of the head
-    assert activations.logits_bytes(full) == logits + hidden + 256 * 64 * 4
+    assert step_counts.logits_bytes(full) == logits + hidden + 256 * 64 * 4
 
 
 def test_attention_on_a_cpu_keeps_probabilities_of_short_rows_only(architecture: Make, make_workload: Make) -> None:
     structure = structure_of(architecture("llama"))
     short, long = (make_workload(structure, length=n) for n in (1024, 1025))
-    assert activations.keeps_probabilities(short, 1024)
-    assert not activations.keeps_probabilities(long, 1025)
-    assert activations.layer_count(short, 1024).kept > activations.layer_count(long, 1025).kept + 3 * 512
-    assert not activations.keeps_probabilities(replace(short, attention="flash"), 512)
-    assert activations.keeps_probabilities(replace(short, attention="eager"), 5000)
+    assert step_counts.keeps_probabilities(short, 1024)
+    assert not step_counts.keeps_probabilities(long, 1025)
+    assert step_counts.layer_count(short, 1024).kept > step_counts.layer_count(long, 1025).kept + 3 * 512
+    assert not step_counts.keeps_probabilities(replace(short, attention="flash"), 512)
+    assert step_counts.keeps_probabilities(replace(short, attention="eager"), 5000)
 
 
 @pytest.mark.parametrize(
@@ -259,4 +259,4 @@ def test_kept_bytes_of_a_shared_beginning(
     work = replace(make_workload(structure_of(config)), batches=batches)
     layout = prefix_attention.PrefixLayout((num_prefix,), (own,) * num)
     saved = saved_bytes(make_model(config, work), 1, size, layout)
-    assert activations.saved_activation_bytes(work) == pytest.approx(saved, rel=0.06)
+    assert step_counts.saved_activation_bytes(work) == pytest.approx(saved, rel=0.06)

@@ -11,8 +11,7 @@ from tests.vacuous import nonempty
 from luthier.core.cost import Estimate, MemoryPrediction, Option, Prediction
 from luthier.core.recipe import BudgetRecipe
 from luthier.core.records.advice import Advice
-from luthier.ml.planning.advise import DataFacts, advise
-from luthier.ml.planning.fit_suggestions import METHOD_TITLES
+from luthier.ml.planning.fit import METHOD_TITLES, DataFacts, advise
 
 
 def option(method: Any, *, fits: bool = True, hours: float = 1.0, gib: float = 1.0, needs: str = "") -> Option:

@@ -7,8 +7,8 @@ import pytest
 from luthier.core.errors import RecipeError
 from luthier.core.plan import AveragePlan
 from luthier.core.recipe import AverageRecipe
-from luthier.ml.planning.averaging import resolve_average
-from luthier.ml.planning.provenance import Provenance
+from luthier.ml.planning.defaults import Provenance
+from luthier.ml.planning.resolve_optimizer import resolve_average
 
 
 def resolved(num_steps: int, method: str = "lora", **asked: object) -> AveragePlan | None:

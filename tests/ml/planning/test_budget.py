@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from luthier.core.budget import BudgetPlan
 from luthier.core.cost import Device
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.run import BudgetPlan
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning.budget import budget_of_unknown_device, budget_sources, checked, resolve_budget
+from luthier.ml.planning.devices import load_prices
 from luthier.ml.planning.predict import predict
-from luthier.ml.planning.prices import load_prices
 from luthier.ml.planning.workload import Workload, workload_of
 
 MakePlan = Callable[..., Plan]

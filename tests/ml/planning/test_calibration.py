@@ -14,9 +14,8 @@ from luthier.core.cost import Device
 from luthier.core.errors import RequestError
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning import speed
-from luthier.ml.planning.calibration import MIN_MEMORY_SPREAD, MIN_TIME_SPREAD, Calibration, Measurement, fit
 from luthier.ml.planning.memory import predict_memory
-from luthier.ml.planning.predict import predict
+from luthier.ml.planning.predict import MIN_MEMORY_SPREAD, MIN_TIME_SPREAD, Calibration, Measurement, fit, predict
 from luthier.ml.planning.workload import Workload
 
 Make = Callable[..., Any]

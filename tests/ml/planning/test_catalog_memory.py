@@ -12,7 +12,7 @@ from tests.vacuous import nonempty
 
 from luthier.ml.inference.models import catalog
 from luthier.ml.inference.models.structure import structure_of
-from luthier.ml.planning.catalog_memory import TABLE, known_memory, predicted_memory, table_text
+from luthier.ml.planning.hypothetical_run import TABLE, known_memory, predicted_memory, table_text
 
 ROOT = Path(__file__).parents[3]
 
@@ -66,7 +66,7 @@ def test_a_larger_model_takes_more() -> None:
 
 def test_reading_the_table_brings_no_torch() -> None:
     code = (
-        "import sys; from luthier.ml.inference.models import catalog; from luthier.ml.planning.catalog_memory import "
+        "import sys; from luthier.ml.inference.models import catalog; from luthier.ml.planning.hypothetical_run import "
         "known_memory; "
         "assert known_memory(catalog.entry('qwen3-0.6b')).lora_bytes; sys.exit('torch' in sys.modules)"
     )

@@ -12,7 +12,7 @@ from tests.ml.planning.shapes import judging
 from luthier.core.cost import Device
 from luthier.core.plan import Plan
 from luthier.ml.inference.models.structure import Structure, structure_of
-from luthier.ml.planning import checkpointing
+from luthier.ml.planning import resolve_for_device
 from luthier.ml.planning.memory import predict_memory
 
 Make = Callable[..., Any]
@@ -30,19 +30,19 @@ def test_the_upper_end_of_the_peak_decides(large: Structure, make_workload: Make
         device.model_copy(update={"memory_bytes": int(size)})
         for size in (peak.high + 1, 0.5 * (peak.value + peak.high))
     )
-    assert checkpointing.need(work, exactly)[0] is False
-    is_needed, why = checkpointing.need(work, less)
+    assert resolve_for_device.need(work, exactly)[0] is False
+    is_needed, why = resolve_for_device.need(work, less)
     assert is_needed
     assert f"up to {peak.high / 2**30:,.1f} GiB without it" in why
     # the answer is the same whatever the workload says now
-    assert checkpointing.need(replace(work, gradient_checkpointing=True), less)[0]
+    assert resolve_for_device.need(replace(work, gradient_checkpointing=True), less)[0]
 
 
 def test_it_is_not_used_where_something_else_takes_the_most(
     large: Structure, make_workload: Make, device: Device
 ) -> None:
     work = make_workload(large, rows=1, length=8, judging=judging(longest_tokens=10_000_000))
-    is_needed, why = checkpointing.need(work, device.model_copy(update={"memory_bytes": 1 << 30}))
+    is_needed, why = resolve_for_device.need(work, device.model_copy(update={"memory_bytes": 1 << 30}))
     assert not is_needed
     assert "of no use" in why
 
@@ -84,8 +84,8 @@ def test_another_device_decides_for_itself(
     work = make_workload(large, rows=16, length=512)
     small = device.model_copy(update={"memory_bytes": int(predict_memory(work, device).total_bytes.value)})
     left_open, refused = make_plan(), make_plan({"training": {"gradient_checkpointing": False}})
-    assert checkpointing.chosen_on(left_open, work, small).gradient_checkpointing
-    assert not checkpointing.chosen_on(
+    assert resolve_for_device.chosen_on(left_open, work, small).gradient_checkpointing
+    assert not resolve_for_device.chosen_on(
         left_open, work, device.model_copy(update={"memory_bytes": 1 << 40})
     ).gradient_checkpointing
-    assert not checkpointing.chosen_on(refused, work, small).gradient_checkpointing
+    assert not resolve_for_device.chosen_on(refused, work, small).gradient_checkpointing

@@ -16,12 +16,12 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan, Plan
 from luthier.core.recipe import LayersRecipe, MethodRecipe
 from luthier.ml.inference.models.structure import Structure, structure_of
-from luthier.ml.planning import experts as fitting
+from luthier.ml.planning import resolve_for_device as fitting
 from luthier.ml.planning.adapter import place_adapters, reach, resolve_targets, targeted
-from luthier.ml.planning.flops import layers_flops
+from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.memory import predict_memory
-from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.resolve_method import resolve_method
+from luthier.ml.planning.step_counts import layers_flops
 from luthier.ml.planning.workload import Workload, workload_of
 
 GPT_OSS_120B: dict[str, Any] = {"model_type": "gpt_oss"}  # transformers' own defaults are those of the large one

@@ -9,9 +9,8 @@ from tests.ml.planning.shapes import accelerator, run_of
 from tests.vacuous import nonempty
 
 from luthier.core.cost import Change
-from luthier.ml.planning.devices import alternatives_to
-from luthier.ml.planning.fit_suggestions import cheapest_changes, name_of
-from luthier.ml.planning.prices import load_prices
+from luthier.ml.planning.devices import alternatives_to, load_prices
+from luthier.ml.planning.fit import cheapest_changes, name_of
 
 ORDER = {"micro_batch": 0, "checkpointing": 0, "sharding": 0, "method": 1, "device": 2}
 

@@ -12,7 +12,7 @@ from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
 from luthier.ml.inference.models.structure import structure_of
-from luthier.ml.planning import flops
+from luthier.ml.planning import step_counts
 from luthier.ml.planning.workload import Workload
 from luthier.ml.training.model import MicroBatch, TrainableModel
 
@@ -85,16 +85,16 @@ def test_a_step_has_the_operations_that_torch_counts(
         structure_of(config), method, rows=rows, length=length, gradient_checkpointing=recompute
     )
     counted = counted_flops(make_model(config, work), rows, length, 0.5)
-    assert flops.step_flops(work).total == pytest.approx(counted, rel=0.002)
+    assert step_counts.step_flops(work).total == pytest.approx(counted, rel=0.002)
 
 
 def test_operations_grow_with_rows_and_not_with_how_they_are_cut(architecture: Make, make_workload: Make) -> None:
     structure = structure_of(architecture("llama"))
-    one, two = (flops.step_flops(make_workload(structure, rows=rows)).total for rows in (4, 8))
+    one, two = (step_counts.step_flops(make_workload(structure, rows=rows)).total for rows in (4, 8))
     assert two == pytest.approx(2 * one)
     cut = make_workload(structure, rows=8)
     cut = replace(cut, batches=replace(cut.batches, num_micro_batches=4.0, peak_rows=2))
-    assert flops.step_flops(cut).total == pytest.approx(two)
+    assert step_counts.step_flops(cut).total == pytest.approx(two)
 
 
 def test_a_window_saves_what_lies_outside_of_it(architecture: Make, make_workload: Make) -> None:
@@ -104,12 +104,12 @@ def test_a_window_saves_what_lies_outside_of_it(architecture: Make, make_workloa
     # of row t (counted from 1) min(t, 32) pairs
     pairs = sum(min(t, 32) for t in range(1, 601)) / 600
     by_hand = 3 * 4 * (4 * 16) * pairs * 3.5
-    assert flops.attention_flops(work, 600) == pytest.approx(by_hand, rel=0.04)
+    assert step_counts.attention_flops(work, 600) == pytest.approx(by_hand, rel=0.04)
     no_window = replace(structure, sliding_window=None, num_windowed_layers=0)
-    assert flops.attention_flops(replace(work, structure=no_window), 600) > 4 * by_hand
+    assert step_counts.attention_flops(replace(work, structure=no_window), 600) > 4 * by_hand
 
 
 def test_validation_takes_the_forward_pass_alone(architecture: Make, make_workload: Make) -> None:
     work = make_workload(structure_of(architecture("llama")), "full", num_validation_tokens=192.0)
-    step = flops.step_flops(work)
-    assert flops.validation_flops(work) == pytest.approx((step.total - step.attention) / 3)
+    step = step_counts.step_flops(work)
+    assert step_counts.validation_flops(work) == pytest.approx((step.total - step.attention) / 3)

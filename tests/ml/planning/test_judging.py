@@ -13,8 +13,8 @@ from luthier.core.cost import Device, MachineLoad
 from luthier.core.plan import Plan
 from luthier.ml.inference import batch_generate, likelihood
 from luthier.ml.inference.models.structure import Structure
-from luthier.ml.planning import judging as plan_judging
-from luthier.ml.planning.judging import judging_of
+from luthier.ml.planning import inference_cost as plan_judging
+from luthier.ml.planning.inference_cost import judging_of
 from luthier.ml.planning.predict import hours_by_part, predict
 from luthier.ml.planning.speed import judging_seconds, step_seconds
 from luthier.ml.planning.workload import Workload

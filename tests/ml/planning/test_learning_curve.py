@@ -14,8 +14,7 @@ from scipy.optimize import curve_fit
 from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
 from luthier.core.workflows.learning_curve import CurvePoint, LearningCurve
-from luthier.ml.planning.learning_curve import curve_band, fit_power_law
-from luthier.ml.planning.learning_curve_chart import write_learning_curve_chart
+from luthier.ml.planning.learning_curve import curve_band, fit_power_law, write_learning_curve_chart
 
 SIZES = (125, 125, 125, 250, 250, 500, 1000)
 

@@ -13,9 +13,9 @@ from tests.ml.planning.shapes import judging
 
 from luthier.core.cost import Device, MemoryPrediction
 from luthier.ml.inference.models.structure import Structure, structure_of
-from luthier.ml.planning.calibration import Calibration
-from luthier.ml.planning.judging import judging_bytes
+from luthier.ml.planning.inference_cost import judging_bytes
 from luthier.ml.planning.memory import memory_terms, predict_memory
+from luthier.ml.planning.predict import Calibration
 from luthier.ml.planning.workload import Workload
 
 Make = Callable[..., Any]

@@ -10,12 +10,12 @@ import pytest
 
 from luthier.core.cost import Device
 from luthier.ml.inference.models.structure import structure_of
-from luthier.ml.planning import optimizer_cost, speed
+from luthier.ml.planning import memory, speed
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import checkpoint_seconds
 from luthier.ml.planning.workload import with_method
 from luthier.ml.training.optimizer import MasterOptimizer
-from luthier.ml.training.optimizers import adamw_8bit
+from luthier.ml.training.optimizers import update_rules
 from luthier.ml.training.optimizers.rules import RULES
 
 Make = Callable[..., Any]
@@ -32,7 +32,7 @@ def test_moments_are_as_large_as_those_that_are_held(
 ) -> None:  # fmt: skip
     if RULES[kind.removeprefix("master_")].only_full and method == "lora":
         pytest.skip("for full tuning alone")
-    monkeypatch.setattr(adamw_8bit, "MIN_PACKED", 129)  # all but the vectors
+    monkeypatch.setattr(update_rules, "MIN_PACKED", 129)  # all but the vectors
     config = architecture(name)
     work = make_workload(structure_of(config), method, optimizer=kind, rank=8)
     model = make_model(config, work)
@@ -41,7 +41,7 @@ def test_moments_are_as_large_as_those_that_are_held(
     optimizer.step(0.0, 1.0)
     held = sum(part.nbytes for part in optimizer.moment_state().values())
     # what no structure tells: norms in 32 bits, blocks that are not full, the rows of experts
-    assert optimizer_cost.moment_bytes(work, on_device=False) == pytest.approx(held, rel=0.08, abs=10_000)
+    assert memory.moment_bytes(work, on_device=False) == pytest.approx(held, rel=0.08, abs=10_000)
 
 
 class _Plan:
@@ -79,10 +79,10 @@ def test_muons_iterations_by_hand(architecture: Make, make_workload: Make, devic
     # width 64, 160 in the MLP, keys and values 32: short and long sides of the matrices of one layer
     sides = [(64, 64), (32, 64), (32, 64), (64, 64), (64, 160), (64, 160), (64, 160)]
     by_hand = 3 * sum(5 * (2 * a * a * b + 2 * a**3 + 2 * a * a * b) for a, b in sides)
-    assert optimizer_cost.step_flops(muon) == by_hand
+    assert memory.step_flops(muon) == by_hand
     more = speed.time_terms(muon, device)["products"] - speed.time_terms(work, device)["products"]
     assert more == pytest.approx(by_hand / (device.bfloat16_tflops * 1e12))
-    assert optimizer_cost.step_flops(work) == 0
+    assert memory.step_flops(work) == 0
 
 
 def test_an_adapter_in_place_of_muons_full_tuning_is_moved_by_adamw(architecture: Make, make_workload: Make) -> None:

@@ -10,8 +10,8 @@ import pytest
 from luthier.core.errors import RecipeError
 from luthier.core.plan import OptimizerPlan, Plan
 from luthier.core.recipe import OptimizerRecipe
-from luthier.ml.planning.optimizers import resolve_optimizer
-from luthier.ml.planning.provenance import Provenance
+from luthier.ml.planning.defaults import Provenance
+from luthier.ml.planning.resolve_optimizer import resolve_optimizer
 
 MakePlan = Callable[..., Plan]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.ml.planning.shapes import accelerator, run_of
 
 from luthier.core.cost import Option
-from luthier.ml.planning.options import METHODS, compare
-from luthier.ml.planning.prices import load_prices
+from luthier.ml.planning.devices import load_prices
+from luthier.ml.planning.quote import METHODS, compare
 
 DEVICES = [accelerator(16, name="t4"), accelerator(80), accelerator(24, name="rtx4090")]
 

@@ -13,20 +13,20 @@ from tests.fixtures.plug_ins import installed_package
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import Plan
 from luthier.core.recipe import OptimizerName, Recipe
-from luthier.features.run_drafts import fields
-from luthier.features.suites.eval_cli import parse_metrics
-from luthier.ml.charts.metric_titles import metric_heading
-from luthier.ml.data.audit.registry import check_names, load_checks
+from luthier.features.run_drafts import form
+from luthier.features.suites.cli import parse_metrics
+from luthier.ml.charts.judged_rows import metric_heading
+from luthier.ml.data.audit.run import check_names, load_checks
 from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics
 from luthier.ml.inference.models.structure import read_structure
-from luthier.ml.planning import optimizer_cost
+from luthier.ml.planning import memory
 from luthier.ml.planning.devices import device_of
 from luthier.ml.planning.hardware import measure
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.workload import workload_of
-from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.objectives.registry import load_objective
-from luthier.ml.training.optimizers.registry import load_rule
+from luthier.ml.training.optimizers.protocol import load_rule
 
 MakePlan = Callable[..., Plan]
 ENTRY_POINTS = """
@@ -125,8 +125,8 @@ def test_an_optimizer_is_planned_by_the_memory_that_it_declares(make_plan: MakeP
     assert theirs.sources["training.learning_rate"].why == "half of it"
     structure, device = read_structure(str(tiny_model)), device_of("cpu", measure())
     works = [workload_of(plan, structure, device) for plan in (theirs, adamw)]
-    assert optimizer_cost.moment_bytes(works[0]) == works[0].num_trainable
-    assert optimizer_cost.moment_bytes(works[1]) == 8 * works[1].num_trainable
+    assert memory.moment_bytes(works[0]) == works[0].num_trainable
+    assert memory.moment_bytes(works[1]) == 8 * works[1].num_trainable
     held = [predict_memory(work, device).optimizer_bytes for work in works]
     assert held[1] - held[0] == 7 * works[0].num_trainable
     assert type(load_rule((), theirs.training.optimizer)).__name__ == "SignSgd"
@@ -180,17 +180,17 @@ def test_a_method_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:
     plan = make_plan({"method": {"name": "thin"}})
     assert (plan.method.rank, plan.method.targets) == (2, ("q_proj",))
     assert type(load_method(plan.method)).__name__ == "Thin"
-    assert fields.methods()[-1] == fields.Choice("thin", "Thin", "Two ranks are enough.")
-    assert [field.name for field in fields.method_of("thin")] == ["method.rank"]
+    assert form.methods()[-1] == form.Choice("thin", "Thin", "Two ranks are enough.")
+    assert [field.name for field in form.method_of("thin")] == ["method.rank"]
 
 
 def test_an_objective_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:
     plan = make_plan({"objective": {"name": "plain"}})
     assert type(load_objective(plan.objective)).__name__ == "Plain"
     assert plan.sources["objective.name"].why == "their plain loss"
-    assert fields.objectives()[-1] == fields.Choice("plain", "Plain", "As it is.")
-    assert "plain" in fields.fitting("chat")
-    assert "plain" not in fields.fitting("preference")
+    assert form.objectives()[-1] == form.Choice("plain", "Plain", "As it is.")
+    assert "plain" in form.fitting("chat")
+    assert "plain" not in form.fitting("preference")
 
 
 def test_a_check_is_run_after_ours() -> None:

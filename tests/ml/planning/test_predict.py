@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from luthier.core.cost import Device, Estimate
 from luthier.ml.inference.models.structure import Structure, structure_of
-from luthier.ml.planning import flops, speed
+from luthier.ml.planning import speed, step_counts
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import fits, predict
 from luthier.ml.planning.workload import Workload
@@ -39,7 +39,7 @@ def test_steps_become_hours_hours_money_and_energy(work: Workload, device: Devic
     # 16 W, four fifths of it drawn, three tenths more for cooling and conversion
     assert found.energy_kwh.value == pytest.approx(found.hours.value * 0.016 * 0.8 * 1.3)
     assert found.tokens_per_second.value == pytest.approx(work.batches.num_tokens / step.value)
-    assert found.flops_per_step == flops.step_flops(work).total
+    assert found.flops_per_step == step_counts.step_flops(work).total
     assert found.peak_memory == predict_memory(work, device)
     assert not found.calibrated
 

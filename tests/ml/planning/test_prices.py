@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from luthier.core.cost import Estimate
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.ml.planning.devices import device_names
-from luthier.ml.planning.prices import load_prices
+from luthier.ml.planning.devices import device_names, load_prices
 
 
 def write(folder: Path, text: str) -> Path:
@@ -55,7 +54,7 @@ def test_an_entry_of_the_users_file_replaces_the_whole_entry_and_no_other(tmp_pa
 
 
 def test_the_shipped_file_is_itself_a_right_price_file(tmp_path: Path) -> None:
-    import luthier.ml.planning.prices as module
+    import luthier.ml.planning.devices as module
 
     text = Path(str(module.__file__)).with_suffix(".yaml").read_text(encoding="utf-8")
     assert load_prices(write(tmp_path, text)) == load_prices()

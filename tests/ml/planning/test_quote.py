@@ -7,7 +7,7 @@ from tests.ml.planning.shapes import accelerator, run_of
 
 from luthier.core.cost import Quote
 from luthier.core.errors import RequestError
-from luthier.ml.planning.prices import load_prices
+from luthier.ml.planning.devices import load_prices
 from luthier.ml.planning.quote import make_quote
 
 

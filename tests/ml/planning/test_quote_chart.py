@@ -9,9 +9,8 @@ import pytest
 from tests.ml.planning.shapes import accelerator, run_of
 
 from luthier.core.errors import RequestError
-from luthier.ml.planning.options import compare
-from luthier.ml.planning.prices import load_prices
-from luthier.ml.planning.quote import make_quote
+from luthier.ml.planning.devices import load_prices
+from luthier.ml.planning.quote import compare, make_quote
 from luthier.ml.planning.quote_chart import write_memory_chart, write_options_chart
 
 PNG = b"\x89PNG\r\n\x1a\n"

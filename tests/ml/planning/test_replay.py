@@ -11,7 +11,7 @@ from tests.ml.planning.conftest import profile
 from luthier.core.errors import RecipeError
 from luthier.core.plan import ObjectivePlan, Plan, ReplayPlan
 from luthier.core.recipe import Recipe
-from luthier.ml.planning.replay import num_replayed, num_replayed_per_step
+from luthier.ml.planning.batch_shapes import num_replayed, num_replayed_per_step
 
 
 def asked(fraction: float | None, size: int | None = None) -> Recipe:

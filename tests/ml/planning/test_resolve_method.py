@@ -13,7 +13,7 @@ from luthier.core import registry
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
-from luthier.ml.planning import quantisation
+from luthier.ml.planning import resolve_method
 from luthier.ml.training.methods.rules import RULES, MethodRules, low_rank_parameters, rules_of
 
 MakePlan = Callable[..., Plan]
@@ -131,16 +131,16 @@ def test_places_name_runs_of_layers(make_plan: MakePlan) -> None:
 def test_how_the_base_is_held(
     monkeypatch: pytest.MonkeyPatch, wanted: Any, installed: bool, kind: str, source: str
 ) -> None:
-    monkeypatch.setattr(quantisation, "find_spec", lambda _: object() if installed else None)
-    found = quantisation.choose_quantisation(wanted, "cpu")
+    monkeypatch.setattr(resolve_method, "find_spec", lambda _: object() if installed else None)
+    found = resolve_method.choose_quantisation(wanted, "cpu")
     assert found[:2] == (kind, source)
     assert found[2]
 
 
 def test_nf4_without_its_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantisation, "find_spec", lambda _: None)
+    monkeypatch.setattr(resolve_method, "find_spec", lambda _: None)
     with pytest.raises(RecipeError, match=r"nf4, but bitsandbytes is not installed[\s\S]*int8 needs no library"):
-        quantisation.choose_quantisation("nf4", "cpu")
+        resolve_method.choose_quantisation("nf4", "cpu")
 
 
 class Foreign:

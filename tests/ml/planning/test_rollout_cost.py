@@ -8,12 +8,12 @@ import pytest
 
 from luthier.ml.inference import batch_generate
 from luthier.ml.inference.models.structure import read_structure
-from luthier.ml.planning import rollout_cost
+from luthier.ml.planning import inference_cost
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.devices import device_of
 from luthier.ml.planning.hardware import measure
+from luthier.ml.planning.inference_cost import Rollouts, cache_bytes, rollout_seconds
 from luthier.ml.planning.memory import predict_memory
-from luthier.ml.planning.rollout_cost import Rollouts, cache_bytes, rollout_seconds
 from luthier.ml.planning.speed import prior_factors, step_seconds
 from luthier.ml.planning.workload import Workload
 
@@ -47,7 +47,7 @@ def device():
 
 
 def test_the_bounds_are_those_of_the_engine() -> None:
-    assert (rollout_cost.ROWS_AT_ONCE, rollout_cost.CACHE_TOKENS) == (
+    assert (inference_cost.ROWS_AT_ONCE, inference_cost.CACHE_TOKENS) == (
         batch_generate.MAX_GENERATE_ROWS,
         batch_generate.DEFAULT_BATCH_TOKENS,
     )

@@ -15,8 +15,8 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan
 from luthier.core.recipe import ObjectiveRecipe
 from luthier.ml.inference.models.structure import structure_of
-from luthier.ml.planning import activations
-from luthier.ml.planning.provenance import Provenance
+from luthier.ml.planning import step_counts
+from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.resolve_objective import resolve_objective
 from luthier.ml.training.methods.full import Full
 from luthier.ml.training.model import TrainableModel, collate
@@ -25,10 +25,10 @@ from luthier.ml.training.model import TrainableModel, collate
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_oss"])
 def test_what_the_loss_keeps_is_within_what_is_predicted(kind: str, make_workload) -> None:
     work = make_workload(structure_of(small(kind)), "full", rows=4, length=48)
-    predicted = activations.router_bytes(replace(work, has_router_loss=True))
-    assert activations.router_bytes(work) == 0
-    with_it = activations.logits_bytes(replace(work, has_router_loss=True))
-    assert with_it == activations.logits_bytes(work) + predicted
+    predicted = step_counts.router_bytes(replace(work, has_router_loss=True))
+    assert step_counts.router_bytes(work) == 0
+    with_it = step_counts.logits_bytes(replace(work, has_router_loss=True))
+    assert with_it == step_counts.logits_bytes(work) + predicted
     plan = MethodPlan(name="full", rank=0, alpha=0.0, dropout=0.0, targets=(), num_trainable_parameters=1)
     base = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL[kind]), dtype=torch.float32)
     model = TrainableModel(base, Full(plan), 0, router_coefficient=0.5)

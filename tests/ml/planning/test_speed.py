@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from luthier.core.cost import Device
 from luthier.ml.inference.models.structure import Structure, structure_of
-from luthier.ml.planning import flops, speed
+from luthier.ml.planning import speed, step_counts
 from luthier.ml.planning.devices import Family
 
 Make = Callable[..., Any]
@@ -28,7 +28,7 @@ def test_products_take_their_operations_at_the_devices_rate(
 ) -> None:
     work = make_workload(llama)
     terms = speed.time_terms(work, device)
-    counted = flops.step_flops(work)
+    counted = step_counts.step_flops(work)
     assert terms["products"] == pytest.approx(counted.matrices / 1e12)
     assert terms["attention"] == pytest.approx(counted.attention / 1e12)
     assert terms["fused_attention"] == terms["dropout"] == terms["link"] == 0
@@ -120,8 +120,8 @@ def test_slower_paths_take_longer_and_the_whole_forward_longest(
 
 def test_the_own_head_is_formed_again_on_the_way_back(llama: Structure, make_workload: Make) -> None:
     work = make_workload(llama)
-    more = flops.step_flops(replace(work, loss="own_chunks")).matrices - flops.step_flops(work).matrices
+    more = step_counts.step_flops(replace(work, loss="own_chunks")).matrices - step_counts.step_flops(work).matrices
     assert more == pytest.approx(2 * work.batches.num_learned * llama.head_parameters)
-    every = flops.step_flops(replace(work, loss="own_all")).matrices - flops.step_flops(work).matrices
+    every = step_counts.step_flops(replace(work, loss="own_all")).matrices - step_counts.step_flops(work).matrices
     unlearned = work.batches.num_computed - work.batches.num_learned
     assert every == pytest.approx(4 * unlearned * llama.head_parameters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.ml.search.extrapolation import MIN_FINISHED, Finished, end_of
+from luthier.ml.search.rungs import MIN_FINISHED, Finished, end_of
 from luthier.ml.search.sampling import suggest
 from luthier.ml.search.space import default_space
 from luthier.testing.made_curves import OWN, MadeTask

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.workflows.study import Result, Trial
-from luthier.ml.search.front import beats, front_numbers, in_order, knee, room_around
-from luthier.ml.search.rungs import GoOn, next_step, ranked
+from luthier.ml.search.rungs import GoOn, beats, front_numbers, in_order, knee, next_step, ranked, room_around
 
 POINTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), max_size=20)
 

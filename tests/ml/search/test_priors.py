@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.workflows.study import StartPoint
-from luthier.ml.search.priors import own_values, start_points
 from luthier.ml.search.sampling import next_values
-from luthier.ml.search.space import default_space, narrowed
-from luthier.testing.made_curves import OWN, MadeTask
-from luthier.testing.made_search import MadeSearch, made_spec
+from luthier.ml.search.space import default_space, narrowed, own_values, start_points
+from luthier.testing.made_curves import OWN, MadeSearch, MadeTask, made_spec
 from luthier.testing.records import make_plan
 
 SPACE = default_space(make_plan(), most_rank=64)

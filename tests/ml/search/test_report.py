@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from luthier.core.recipe import Recipe
 from luthier.core.workflows.study import Parameter, Result, Space, Study, StudySpec, Trial
-from luthier.ml.search.importance import importances
 from luthier.ml.search.report.page import Ending, budget_rows, headline, write_study_page
+from luthier.ml.search.sampling import importances
 
 RATE = Parameter(name="training.learning_rate", kind="float", low=1e-5, high=1e-2, log=True, why="by factors")
 RANK = Parameter(name="method.rank", kind="choice", choices=(4, 8, 16), why="room")

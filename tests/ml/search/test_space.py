@@ -8,8 +8,7 @@ from tests.vacuous import nonempty
 from luthier.core.errors import RequestError
 from luthier.core.recipe import Recipe
 from luthier.core.workflows.study import ALPHA_OVER_RANK, Parameter, Space, recipe_with
-from luthier.ml.search.narrowing import narrowed_by
-from luthier.ml.search.space import default_space, narrowed
+from luthier.ml.search.space import default_space, narrowed, narrowed_by
 from luthier.testing.records import make_plan
 
 

@@ -23,9 +23,9 @@ from luthier.core.plan import (
 )
 from luthier.core.recipe import DataRecipe, MethodRecipe, Recipe
 from luthier.ml.inference.models.structure import read_structure
-from luthier.ml.planning.provenance import Provenance
+from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.resolve_method import resolve_method, with_schedule
-from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.methods.rules import rules_of
 from luthier.ml.training.model import TrainableModel
 

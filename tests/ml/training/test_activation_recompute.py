@@ -10,8 +10,8 @@ import torch
 from tests.ml.training.test_model import gradients
 
 from luthier.core.dataset import TokenisedExample
-from luthier.ml.training import activation_recompute as module
-from luthier.ml.training.activation_recompute import mark_recomputable, recomputed
+from luthier.ml.training import kernels as module
+from luthier.ml.training.kernels import mark_recomputable, recomputed
 
 
 def test_a_tensor_tells_how_it_is_made_again() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from luthier.core.plan import AveragePlan
-from luthier.ml.training.averaging import WeightAverage, all_but_averages, averages_in
+from luthier.ml.training.optimizer import WeightAverage, all_but_averages, averages_in
 
 EMA = AveragePlan(kind="ema", decay=0.9)
 

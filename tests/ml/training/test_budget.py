@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.budget import BudgetPlan, FirstActions, Spent
 from luthier.core.cost import Estimate
 from luthier.core.plan import Plan
+from luthier.core.run import BudgetPlan, FirstActions, Spent
 from luthier.ml.training.budget import Limit, Meter, Remaining, bill_summary, limits, refusal, remaining
 from luthier.ml.training.ledger import Ledger
 

@@ -13,7 +13,7 @@ import torch
 from luthier.core.errors import CheckpointError, StorageFullError
 from luthier.ml.training import checkpoint as module
 from luthier.ml.training.checkpoint import CheckpointStore, LoopState
-from luthier.ml.training.early_stopping import EarlyStopping
+from luthier.ml.training.fit import EarlyStopping
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3)}
 MOMENTS = {"first.a": torch.ones(2, 3), "second.a": torch.full((2, 3), 0.1)}

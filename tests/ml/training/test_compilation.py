@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention import flex_attention as torch_flex
 
 from luthier.core.plan import Plan
-from luthier.ml.training import packed_attention
+from luthier.ml.training import attention
 from luthier.ml.training.equivalence import why_not_compiled
 from luthier.ml.training.methods.lora import AdaptedForward
 from luthier.ml.training.model import TrainableModel
@@ -58,7 +58,7 @@ def test_flex_attention_is_compiled_into_its_layer_and_once(
     plain = [loss_and_gradients(model, [random_examples(3 + n, seed=n)], PACKED) for n in range(3)]
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
     monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-    monkeypatch.setattr(packed_attention, "_compiled_flex_attention", lambda: torch_flex.flex_attention)
+    monkeypatch.setattr(attention, "_compiled_flex_attention", lambda: torch_flex.flex_attention)
     model.uses_flex_attention = True
     assert_same(model, plain, PACKED)
     counter = CompileCounterWithBackend("aot_eager")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from luthier.ml.training.dropout import Dropout, keep
+from luthier.ml.training.low_rank import Dropout, keep
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.ml.training.early_stopping import EarlyStopping
+from luthier.ml.training.fit import EarlyStopping
 
 
 def after(watch: EarlyStopping, *losses: tuple[float, float]) -> EarlyStopping:

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from luthier.core.events import Event, StepDone, ValidationDone
-from luthier.core.fit import Fit
 from luthier.core.plan import AveragePlan, Plan
+from luthier.core.run import Fit
 from luthier.features.recipes.service import load_recipe
 from luthier.ml.training.fit import diagnose
 

@@ -20,8 +20,8 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.plan import MethodPlan
 from luthier.ml.inference.models.architecture import causal_model, language_model
-from luthier.ml.inference.models.attention_choice import use_attention
-from luthier.ml.inference.models.forward_arguments import text_inputs
+from luthier.ml.inference.models.attention_proof import use_attention
+from luthier.ml.inference.models.forward import text_inputs
 from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.training import attention
 from luthier.ml.training.equivalence import why_not_packed

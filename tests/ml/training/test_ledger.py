@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.budget import Spent
 from luthier.core.errors import StorageFullError
+from luthier.core.run import Spent
 from luthier.ml.training import ledger as ledger_module
-from luthier.ml.training.ledger import LEDGER, Entry, Ledger
-from luthier.ml.training.throughput import Throughput
+from luthier.ml.training.ledger import LEDGER, Entry, Ledger, Throughput
 
 
 def written(folder: Path, *entries: Entry) -> Path:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from luthier.ml.inference.models.scaled_head import ScaledHead
+from luthier.ml.inference.models.forward import ScaledHead
 from luthier.ml.training.divergence import Mixing
 from luthier.ml.training.logit_rows import CHUNK_ROWS, LogitRows
 

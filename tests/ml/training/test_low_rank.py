@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from luthier.ml.training.dropout import Dropout, keep
-from luthier.ml.training.low_rank import LoraProduct, LoraProducts
+from luthier.ml.training.low_rank import Dropout, LoraProduct, LoraProducts, keep
 
 
 @pytest.mark.parametrize("dropped", [False, True])

@@ -8,12 +8,12 @@ import sys
 import pytest
 import torch
 
-from luthier.ml.training import memory
+from luthier.ml.training import device as memory
 
 # A process of its own: in one that has lived, malloc may serve the block from pages that are already resident.
 _DRILL = """
 import mmap
-from luthier.ml.training import memory
+from luthier.ml.training import device as memory
 
 def touch() -> None:
     block = mmap.mmap(-1, 128 << 20)

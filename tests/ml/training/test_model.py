@@ -15,9 +15,9 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import Plan
 from luthier.core.recipe import MethodRecipe
 from luthier.ml.inference.models.structure import structure_of
-from luthier.ml.planning.provenance import Provenance
+from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.resolve_method import resolve_method
-from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.model import TrainableModel, collate
 
 

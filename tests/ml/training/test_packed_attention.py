@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import flex_attention as torch_flex
 
-from luthier.ml.training import packed_attention
-from luthier.ml.training.attention import causal_attention
-from luthier.ml.training.packed_attention import PackedRow, allowed_blocks, block_mask, packed_row, tokens_of
+from luthier.ml.training import attention
+from luthier.ml.training.attention import PackedRow, allowed_blocks, block_mask, causal_attention, packed_row, tokens_of
 from luthier.ml.training.prefix_attention import PrefixLayout
 
 CPU = torch.device("cpu")
@@ -52,7 +51,7 @@ def flex_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """FlexAttention's own formula, uncompiled. On a CPU torch refuses its gradient, though the formula has one."""
     monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
-    monkeypatch.setattr(packed_attention, "_compiled_flex_attention", lambda: torch_flex.flex_attention)
+    monkeypatch.setattr(attention, "_compiled_flex_attention", lambda: torch_flex.flex_attention)
 
 
 @pytest.mark.usefixtures("flex_on_cpu")

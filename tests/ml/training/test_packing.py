@@ -29,7 +29,7 @@ from luthier.ml.training import attention
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.equivalence import why_not_packed
 from luthier.ml.training.loop import train
-from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objectives.registry import load_objective
 

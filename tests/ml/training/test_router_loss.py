@@ -21,9 +21,9 @@ from luthier.core.events import ROUTER_LOSS, Event, StepDone
 from luthier.core.plan import MethodPlan, ObjectivePlan, Plan
 from luthier.core.ports import SilentProgress
 from luthier.ml.inference.models.architecture import language_model
-from luthier.ml.inference.models.attention_choice import use_attention
+from luthier.ml.inference.models.attention_proof import use_attention
 from luthier.ml.training.checkpoint import CheckpointStore, LoopState
-from luthier.ml.training.early_stopping import EarlyStopping
+from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.loop import train
 from luthier.ml.training.methods.full import Full
 from luthier.ml.training.methods.lora import Lora

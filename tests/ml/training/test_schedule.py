@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import get_linear_schedule_with_warmup
 
 from luthier.core.recipe import ScheduleName
-from luthier.ml.training.schedule import learning_rate_factor
+from luthier.ml.training.step import learning_rate_factor
 
 
 def test_linear_without_warm_up_is_the_one_of_transformers() -> None:

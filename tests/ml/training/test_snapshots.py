@@ -10,15 +10,14 @@ from tests.ml.training.conftest import FixedSchedule, random_examples
 from tests.vacuous import nonempty
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.digest import sha256_file
 from luthier.core.events import CheckpointSaved, Event, SnapshotSaved, StepDone, ValidationDone
+from luthier.core.ids import sha256_file
 from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
-from luthier.ml.training.checkpoint import CheckpointStore
+from luthier.ml.training.checkpoint import CheckpointStore, Snapshots, save_model
 from luthier.ml.training.loop import train
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objectives.registry import load_objective
-from luthier.ml.training.save_model import Snapshots, save_model
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]

@@ -11,7 +11,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.ml.training.distributed import ALONE
 from luthier.ml.training.model import collate
 from luthier.ml.training.objective_protocol import Losses
-from luthier.ml.training.step_sums import StepSums
+from luthier.ml.training.step import StepSums
 
 
 def test_nothing_is_read_before_all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

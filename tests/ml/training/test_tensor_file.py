@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from luthier.ml.training.tensor_file import save_file
+from luthier.ml.training.checkpoint import save_file
 
 ALL = {
     "b": torch.arange(6.0).reshape(2, 3),

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from luthier.ml.training.throughput import Throughput
+from luthier.ml.training.ledger import Throughput
 
 
 def after(steps: list[tuple[int, float]]) -> Throughput:
@@ -53,6 +53,6 @@ def test_judging_is_known_to_take_at_least_what_it_took() -> None:
 def test_the_short_formula_is_students_t(freedom: int) -> None:
     from scipy.stats import t
 
-    from luthier.ml.training.throughput import _student
+    from luthier.ml.training.ledger import _student
 
     assert _student(freedom) == pytest.approx(float(t.ppf(0.975, freedom)), rel=0.04)

@@ -12,7 +12,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
-from luthier.core.system.file_lock import file_lock
+from luthier.core.system.files import file_lock
 from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import (

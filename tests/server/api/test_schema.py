@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.testing.schema_fuzz import fuzz
-from luthier.testing.small_world import small_world
+from luthier.testing.schema_fuzz import fuzz, small_world
 
 
 @pytest.mark.filterwarnings("ignore")  # schemathesis and hypothesis warn of what they draw

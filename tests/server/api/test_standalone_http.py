@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from luthier.core.stream import Served
-from luthier.platform.auth.static_key_authenticator import StaticKeyAuthenticator
+from luthier.platform.auth.authenticator import StaticKeyAuthenticator
 from luthier.platform.home.context import Context
 from luthier.server.api import create_app
 

@@ -12,8 +12,8 @@ from luthier.core.errors import WorkError
 from luthier.platform.db.tables import files
 from luthier.platform.files.service import add_file, sweep_files
 from luthier.platform.home.context import Context
-from luthier.server import sweeping
-from luthier.server.sweeping import swept
+from luthier.server import api
+from luthier.server.api import swept
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_what_expires_goes_without_being_asked_for(
             while len(calls) < 3 and len(asyncio.all_tasks()) > 1:
                 await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(sweeping, "sweep_files", sweep)
+    monkeypatch.setattr(api, "sweep_files", sweep)
     (tmp_path / "rows").write_text("rows")
     with Context.open(tmp_path / "home") as context:
         file = add_file(context, "default", tmp_path / "rows", filename="rows", purpose="fine-tune")
@@ -67,7 +67,7 @@ def test_an_error_before_the_sweeps_keeps_none_of_the_later_ones_away(
             while "sweep" not in calls and len(asyncio.all_tasks()) > 1:
                 await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(sweeping, "sweep_files", lambda context: calls.append("sweep"))
+    monkeypatch.setattr(api, "sweep_files", lambda context: calls.append("sweep"))
     with Context.open(tmp_path / "home") as context:
         asyncio.run(serve(context))
     assert calls[:3] == ["settle", "settle", "sweep"]
@@ -76,7 +76,7 @@ def test_an_error_before_the_sweeps_keeps_none_of_the_later_ones_away(
 
 def test_nothing_is_deleted_just_after_the_clock_was_set_forward(caplog: pytest.LogCaptureFixture) -> None:
     passed, wall = [0.0], [1.7e9]
-    steady = sweeping._SteadyClock(lambda: passed[0])
+    steady = api._SteadyClock(lambda: passed[0])
 
     def go_on(seconds: float, *, set_by: float = 0.0) -> bool:
         passed[0] += seconds
@@ -89,5 +89,5 @@ def test_nothing_is_deleted_just_after_the_clock_was_set_forward(caplog: pytest.
     assert "the clock was set forward by 2592000 s" in caplog.text
     assert not go_on(60)
     assert not go_on(60, set_by=-30 * 86400.0), "set right again; nothing was lost"
-    assert go_on(sweeping.WAIT_AFTER_JUMP_SECONDS)
+    assert go_on(api.WAIT_AFTER_JUMP_SECONDS)
     assert go_on(60, set_by=-3600), "a clock that is set back deletes nothing"

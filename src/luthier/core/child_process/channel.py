@@ -31,9 +31,8 @@ from typing import Any, Final, TypedDict
 
 from luthier.core.errors import LuthierError
 from luthier.core.import_string import import_string
-from luthier.core.system.disk_full import disk_full_reason, is_disk_full
-from luthier.core.system.parent_death import end_with
-from luthier.core.system.threads import wait_briefly
+from luthier.core.system.files import disk_full_reason, is_disk_full
+from luthier.core.system.process_setup import end_with, wait_briefly
 
 _ERROR_EXIT_CODE: Final = 1
 

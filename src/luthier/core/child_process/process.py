@@ -31,7 +31,7 @@ from typing import IO, Any, Final, Self
 
 from luthier.core.child_process.channel import Start
 from luthier.core.errors import WorkError, error_from
-from luthier.core.system.disk_full import says_disk_full
+from luthier.core.system.files import says_disk_full
 
 OnEvent = Callable[[Any], None]
 

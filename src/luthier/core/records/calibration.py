@@ -6,8 +6,7 @@ from typing import Final, Literal, get_args
 
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.results.human_eval_report import Estimate
-from luthier.core.results.suite import Criterion
-from luthier.core.results.task_result import Confusion
+from luthier.core.results.suite import Confusion, Criterion
 
 Target = Criterion | Literal["preference"]
 """What a judge is compared with people in: scores for a criterion, or which of two answers is better."""

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.digest import sha256_document
+from luthier.core.ids import sha256_document
 
 _LETTERS: Final = "BCDFGHJKLMNPQRSTVWXZ"  # no vowels: no name becomes a word
 _NUM_DIGITS: Final = 9

@@ -15,11 +15,10 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from luthier.core.conversation import Message
-from luthier.core.errors import DataError, RequestError, RowProblem
+from luthier.core.errors import DataError, RequestError, RowProblem, library_reason
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.library_errors import library_reason
 from luthier.core.results.suite import CRITERIA, Criterion
-from luthier.core.system.threads import large_csv_cells
+from luthier.core.system.process_setup import large_csv_cells
 
 RatingKind = Literal["pairwise", "likert"]
 Preference = Literal["a", "b", "tie"]

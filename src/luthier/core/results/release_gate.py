@@ -6,9 +6,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.digest import sha256_document
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.results.task_result import GateOutcome
+from luthier.core.ids import sha256_document
+from luthier.core.results.suite import GateOutcome
 
 CANDIDATE: Final = "candidate"
 BASE: Final = "base"

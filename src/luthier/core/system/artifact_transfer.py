@@ -14,8 +14,7 @@ from typing import Any, Final, Self
 from fsspec.core import url_to_fs
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
-from luthier.core.system.disk_full import disk_full_explained, is_disk_full
-from luthier.core.system.durable import sync, sync_file
+from luthier.core.system.files import disk_full_explained, is_disk_full, sync, sync_file
 
 WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent at once: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""

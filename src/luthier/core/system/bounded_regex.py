@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from luthier.core.errors import RequestError
-from luthier.core.library_errors import are_library_words_hidden
+from luthier.core.errors import RequestError, are_library_words_hidden
 
 MAX_CHARACTERS: Final = 2000
 """Of a pattern."""

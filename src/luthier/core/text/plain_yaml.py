@@ -15,8 +15,7 @@ from typing import Any
 
 import yaml
 
-from luthier.core.errors import RequestError
-from luthier.core.library_errors import first_line
+from luthier.core.errors import RequestError, first_line
 
 
 def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestError) -> tuple[Any, dict[str, int]]:

@@ -10,15 +10,14 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from luthier.core.errors import BusyError, LuthierError, RequestError
-from luthier.platform.auth import sessions
-from luthier.platform.auth.member_records import Session
+from luthier.platform.auth import members
 from luthier.platform.auth.members import change_own_password
+from luthier.platform.auth.members_store import Session
 from luthier.platform.auth.password_hashing import LEAST_PASSWORD_CHARACTERS
 from luthier.platform.auth.rate_limiter import TokenBuckets
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
-from luthier.platform.ui.navigation import Page, entries_for
-from luthier.platform.ui.render import redirect
+from luthier.platform.ui.render import Page, entries_for, redirect
 from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import COOKIE, HomeContext, Visitor, remember
 
@@ -59,7 +58,7 @@ async def change(
 
     def change_and_sign_in() -> str:
         member = change_own_password(context, caller, current, password)
-        return sessions.sign_in_as(context, member)
+        return members.sign_in_as(context, member)
 
     try:
         if password != again:
@@ -86,7 +85,7 @@ async def change(
 @router.post(f"{_ADDRESS}/end-others")
 def end_others(request: Request, context: HomeContext, caller: Visitor) -> Response:
     """Sign all other browsers out."""
-    num_ended = sessions.end_others(context, caller, request.cookies[COOKIE])
+    num_ended = members.end_others(context, caller, request.cookies[COOKIE])
     return redirect(request, _ADDRESS, f"{num_ended} other session{'' if num_ended == 1 else 's'} ended.")
 
 
@@ -94,7 +93,7 @@ def _page(request: Request, context: Context, error: LuthierError | None = None)
     session: Session = request.state.session
     values = {
         "error": error,
-        "sessions": sessions.sessions_of(context, session.caller),
+        "sessions": members.sessions_of(context, session.caller),
         "this_digest": digest_of(request.cookies[COOKIE]),
         "least": LEAST_PASSWORD_CHARACTERS,
     }

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from luthier.core.access import ApiKey, Scope
 from luthier.platform.auth import service as access
 from luthier.platform.http.authentication import Admin, HomeContext
-from luthier.platform.http.error_documents import documented
-from luthier.platform.http.ids import Id
+from luthier.platform.http.errors import documented
+from luthier.platform.http.routes import Id
 
 router = APIRouter(prefix="/api/v1", tags=["access"])
 

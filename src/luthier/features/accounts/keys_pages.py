@@ -12,10 +12,9 @@ from luthier.core.errors import LuthierError
 from luthier.platform.auth import service as access
 from luthier.platform.home.context import Context
 from luthier.platform.home.duration import parse_duration
-from luthier.platform.ui.navigation import Page
-from luthier.platform.ui.render import redirect
+from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.render import Page, redirect
 from luthier.platform.ui.settings_tabs import Id, show, whole_number
-from luthier.platform.ui.shown_once import shown_once
 from luthier.platform.ui.visitor import Admin, HomeContext
 
 router = APIRouter()

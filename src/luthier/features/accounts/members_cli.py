@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import caller_of, open_context
-from luthier.platform.cli.options import DEFAULT_URL, HomeOption, JsonOption, UrlOption, checked_url
+from luthier.platform.cli.command import (
+    DEFAULT_URL,
+    Answer,
+    HomeOption,
+    JsonOption,
+    UrlOption,
+    caller_of,
+    checked_url,
+    open_context,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.access import Caller
-    from luthier.platform.auth.member_records import Member
+    from luthier.platform.auth.members_store import Member
 
 _Role = Literal["viewer", "trainer", "admin"]
 _NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name that the member signs in with.")]
@@ -119,7 +126,7 @@ def link(
     home: HomeOption = None,
 ) -> Answer:
     """Print a link that signs you, the person at this machine, in to the pages as an admin: once, within 15 minutes."""
-    from luthier.platform.auth.sessions import LINK_SECONDS, make_link
+    from luthier.platform.auth.members import LINK_SECONDS, make_link
 
     root = checked_url(url)
     with open_context(home) as context:

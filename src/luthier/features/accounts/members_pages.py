@@ -11,12 +11,11 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, LuthierError
 from luthier.platform.auth import members as people
-from luthier.platform.auth.member_records import ROLES, Role
+from luthier.platform.auth.members_store import ROLES, Role
 from luthier.platform.auth.password_hashing import LEAST_PASSWORD_CHARACTERS
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.navigation import Page
-from luthier.platform.ui.render import redirect
+from luthier.platform.ui.render import Page, redirect
 from luthier.platform.ui.settings_tabs import Id, show
 from luthier.platform.ui.visitor import Admin, HomeContext
 

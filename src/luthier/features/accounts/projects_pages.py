@@ -9,13 +9,12 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
-from luthier.platform.auth import projects as service
+from luthier.platform.auth import service as service
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import error_page, status_of
-from luthier.platform.ui.navigation import Page
-from luthier.platform.ui.render import redirect
+from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.render import Page, redirect
 from luthier.platform.ui.settings_tabs import show
-from luthier.platform.ui.shown_once import shown_once
 from luthier.platform.ui.visitor import Admin, HomeContext
 
 router = APIRouter()

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
 from luthier.core.errors import BusyError, LuthierError, RequestError
-from luthier.platform.auth import sessions
+from luthier.platform.auth import members
 from luthier.platform.auth.members import member_by_password
-from luthier.platform.auth.sign_in_queue import SignInQueue
+from luthier.platform.auth.password_hashing import SignInQueue
 from luthier.platform.ui.errors import status_of, with_retry_after
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import COOKIE, HomeContext, MaybeVisitor, address_of, own_address, remember
@@ -44,9 +44,9 @@ async def sign_in(
 
     def begin() -> str | None:
         if key:
-            return sessions.sign_in_with_key(context, key.strip())
+            return members.sign_in_with_key(context, key.strip())
         member = member_by_password(context, name, password)
-        return None if member is None else sessions.sign_in_as(context, member)
+        return None if member is None else members.sign_in_as(context, member)
 
     queue: SignInQueue = request.app.state.sign_ins
     try:
@@ -72,7 +72,7 @@ def welcome(request: Request, context: HomeContext, token: str) -> Response:
     try:
         # The same limit as sign-in by password: links and passwords cannot be guessed in turn.
         with queue.limit.attempt(address_of(request)) as attempt:
-            secret = sessions.sign_in_with_link(context, token)
+            secret = members.sign_in_with_link(context, token)
             attempt.failed = secret is None
     except BusyError as error:
         return _form(request, "/", error)
@@ -90,7 +90,7 @@ def welcome(request: Request, context: HomeContext, token: str) -> Response:
 def sign_out(request: Request, context: HomeContext) -> Response:
     """End the session of this browser."""
     if secret := request.cookies.get(COOKIE):
-        sessions.sign_out(context, secret)
+        members.sign_out(context, secret)
     answer = redirect(request, "/sign-in")
     answer.delete_cookie(COOKIE)
     return answer

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from luthier.core.errors import LuthierError, NotFoundError
-from luthier.core.results.task_result import GateOutcome, SafetyResult, TaskResult
+from luthier.core.results.suite import GateOutcome, SafetyResult, TaskResult
 from luthier.features.assessments.service import gate_of, read_safety, read_suite
-from luthier.features.evaluations.samples_view import PageNumber, SamplesAsked, samples_shown
+from luthier.features.evaluations.view import PageNumber, SamplesAsked, samples_shown
 from luthier.features.suites import charts as task_charts
 from luthier.ml.charts.judged_rows import concerns_in_words, tone_of
-from luthier.ml.evaluation.task_view import Result, as_evaluation, shade, summary, task_view, tasks_of
+from luthier.ml.evaluation.result_views import Result, as_evaluation, shade, summary, task_view, tasks_of
 from luthier.platform.home.context import Context
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +18,7 @@ def report(
     home: HomeOption = None,
 ) -> Answer:
     """Write the report of a run again: with its newest suites, its safety check, and what the gate says of them."""
-    from luthier.features.assessments.report_updates import rewrite_run_report
+    from luthier.features.assessments.service import rewrite_run_report
     from luthier.platform.cli.console import visible
 
     with open_context(home) as context:

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.platform.audit_log.records import AuditEntry, AuditVerdict
+    from luthier.platform.audit_log.service import AuditEntry, AuditVerdict
 
 
 def verify(

@@ -13,10 +13,9 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.ml.charts.figures import plain
 from luthier.platform.audit_log import service
-from luthier.platform.audit_log.records import AuditEntry
+from luthier.platform.audit_log.service import AuditEntry
 from luthier.platform.home.context import Context
-from luthier.platform.ui.navigation import Page
-from luthier.platform.ui.render import ago, is_fragment_request, render
+from luthier.platform.ui.render import Page, ago, is_fragment_request, render
 from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import Admin, HomeContext
 

@@ -1,14 +1,28 @@
-"""Answers to the questions of `question_child` about datasets, each computed in a process of its own."""
+"""The analysis process's answers about datasets: audit, rows, tokens, map, difference, split, index and repair preview.
+
+Each function answers one question of `platform/processes/analysis.py` in a child process, so that heavy libraries and
+large files stay out of the server. A repair preview shows what a repair would change, with example rows; a token survey
+shows the first rows in full and the length of all.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from statistics import quantiles
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from luthier.core.errors import DataError
+from luthier.features.datasets.data_files import RepairOptions, repair
+from luthier.features.datasets.rows import read_page
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.data.diff.compare import RowChange
+    from luthier.ml.data.tokenise.preview import Preview
 
 _SNIPPET: Final = 240
 _MIN_POINTS: Final = 3
@@ -52,8 +66,8 @@ def map_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
 
 def diff_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     """The difference of two files: as `luthier data diff --json`, with the words that changed, and counts by column."""
-    from luthier.features.datasets.file_diffs import compare
-    from luthier.ml.data.diff.by_column import changed_columns
+    from luthier.features.datasets.data_files import compare
+    from luthier.ml.data.diff.row_changes import changed_columns
 
     old, new = Path(document["against"]), Path(document["file"])
     found = compare(context, old, new, key=document["key"], num_examples=_EXAMPLES)
@@ -77,7 +91,7 @@ def diff_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
 
 def _fields_of(example: RowChange) -> list[dict[str, Any]]:
     """What differs in a row; of a row that is new or gone its texts, turns by who speaks."""
-    from luthier.ml.data.diff.words import shortened
+    from luthier.ml.data.diff.row_changes import shortened
 
     if example.kind == "changed":
         return [
@@ -99,7 +113,7 @@ def _fields_of(example: RowChange) -> list[dict[str, Any]]:
 
 def split_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     """Split a file into a folder; what stands in split.json."""
-    from luthier.features.datasets.file_splits import SplitOptions, split
+    from luthier.features.datasets.data_files import SplitOptions, split
 
     options = SplitOptions(folder=Path(document["folder"]), **document["options"])
     return split(context, Path(document["file"]), options).document
@@ -114,7 +128,7 @@ def index_answer(_context: Context, document: dict[str, Any]) -> dict[str, Any]:
 
 def audit_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     """What `luthier data audit --json` prints, without the page that it may write."""
-    from luthier.features.datasets import file_audits as audits
+    from luthier.features.datasets import data_files as audits
 
     against = document["against"]
     options = audits.AuditOptions(
@@ -144,9 +158,8 @@ def look_answer(_: Context, document: dict[str, Any]) -> dict[str, Any]:
 
 def tokens_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     """The rows of a file as the tokens of a model."""
-    from luthier.features.datasets import token_surveys
 
-    return token_surveys.survey(context, Path(document["file"]), document["model"], document["template"])
+    return survey(context, Path(document["file"]), document["model"], document["template"])
 
 
 def _snippet(text: str, prefix: str) -> str:
@@ -155,3 +168,186 @@ def _snippet(text: str, prefix: str) -> str:
 
 def _line(row_id: str) -> int:
     return int(row_id.rpartition(":")[2])
+
+
+_REPAIR_EXAMPLES: Final = 3
+
+
+def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
+    """Repair `file` into `output` (again, where it is there) and return the summary, with examples of each repair.
+
+    Args:
+        asked: `file`, `output`, `actions`, `against`, `model` and `mask`.
+
+    Returns:
+        `summary`, and `examples`: the line, the repairs with their reasons, whether the row is removed, and its cells
+        before and after (empty where removed).
+
+    Raises:
+        NotFoundError: No such file, model or repair.
+        DataError: The file as a whole cannot be read, or no row is left.
+        RequestError: Options that do not go together.
+        ModelSourceError: The model cannot be fetched.
+    """
+    file, output = Path(asked["file"]), Path(asked["output"])
+    options = RepairOptions(
+        only=tuple(asked["actions"]),
+        against=None if asked["against"] is None else Path(asked["against"]),
+        model=asked["model"],
+        force=True,
+        mask=tuple(asked["mask"]),
+    )
+    made = repair(context, file, output, options)
+    chosen = _chosen(made.manifest)
+    before = _by_line(read_page(file, start=0, num=len(chosen), lines=[one["line"] for one in chosen]))
+    # Removed rows have no line in the output.
+    after_lines = [one["output_line"] for one in chosen if one["output_line"]]
+    after = _by_line(read_page(output, start=0, num=len(after_lines), lines=after_lines))
+    examples = [
+        {
+            "line": one["line"],
+            "is_removed": one["fate"] == "removed",
+            # The stored file's name says nothing to people. Repairs of before had the one reason.
+            "reasons": [
+                {"check": note["check"], "reason": note.get("reason_by_line") or note["reason"]}
+                for note in one["reasons"]
+            ],
+            "before": before.get(one["line"]),
+            "after": after.get(one["output_line"]),
+        }
+        for one in chosen
+    ]
+    return {"summary": made.document, "examples": examples}
+
+
+def _chosen(manifest: Path) -> list[dict[str, Any]]:
+    """The fates of the first few rows of each repair, in the order of the file."""
+    shown, found = Counter[str](), []
+    with manifest.open(encoding="utf-8") as file:
+        for line in file:
+            fate = json.loads(line)
+            # A row counts for all repairs that touched it, so few rows can show every repair.
+            if fate["fate"] != "kept" and any(shown[one["check"]] < _REPAIR_EXAMPLES for one in fate["reasons"]):
+                shown.update({one["check"] for one in fate["reasons"]})
+                found.append(fate)
+    return found
+
+
+def _by_line(page: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    return {row["line"]: row for row in page["rows"]}
+
+
+MOST_ROWS: Final = 2000
+"""Lengths are counted of so many rows, taken evenly from the whole file."""
+_SHOWN_ROWS: Final = 5
+_SHOWN_TOKENS: Final = 600
+_MAX_REFUSED: Final = 10
+_BINS: Final = 24
+
+
+def survey(context: Context, file: Path, model: str, template: Literal["auto", "chat", "plain"]) -> dict[str, Any]:
+    """The first rows as tokens, the lengths of up to 2,000 rows as a histogram, and which rows would be refused.
+
+    The two sides of a preference count as rows of their own. Rows that cannot be tokenised are listed under `refused`.
+
+    Raises:
+        NotFoundError: No such file or model.
+        DataError: The file as a whole cannot be read.
+        ModelSourceError: The model cannot be fetched.
+    """
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.tokenise.loss_mask import tokenise_sides
+    from luthier.ml.data.tokenise.preview import preview_sides
+    from luthier.ml.inference.models import sources
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
+    loaded = load_file(file)
+    local = sources.pull(model, context.home, context.progress)
+    chat = ChatTemplate.load(local.path, template)
+    # Tokenising all rows of a large file would take minutes; the sample is evenly spaced, since files are often sorted.
+    examples = evenly(loaded.examples, MOST_ROWS)
+    lengths: list[int] = []
+    learned: list[int] = []
+    refused: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
+    num_refused = num_overlong = 0
+    for example in examples:
+        try:
+            unit = tokenise_sides(example, chat)
+        except DataError as error:
+            num_refused += 1
+            if len(refused) < _MAX_REFUSED:
+                why = error.problems[0].reason if error.problems else error.came
+                refused.append({"row": example.id, "reason": why})
+            continue
+        # A preference pair adds two lengths: both sides are forwarded in training.
+        lengths += [row.num_tokens for row in unit]
+        learned += [row.num_trained_tokens for row in unit]
+        # Counted by example, not by side: a pair with one side too long is one overlong row.
+        num_overlong += any(row.num_tokens > local.context_length_tokens for row in unit)
+        if len(shown) < _SHOWN_ROWS:
+            shown += [_shown(side) for side in preview_sides(example, unit, chat)]
+    return {
+        "template": chat.kind,
+        "shape": loaded.shape,
+        "num_rows": loaded.num_rows,
+        "num_looked_at": len(examples),
+        "rows": shown,
+        "num_tokens": sum(lengths),
+        "num_learned_tokens": sum(learned),
+        "quantiles": _quantiles(lengths),
+        "bins": bins_of(lengths, _BINS),
+        "context_tokens": local.context_length_tokens,
+        "num_overlong": num_overlong,
+        "num_refused": num_refused,
+        "refused": refused,
+    }
+
+
+def evenly(items: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of the items, from the whole length, the first among them."""
+    if len(items) <= most:
+        return list(items)
+    # Integer arithmetic: strictly increasing positions, the same on every machine.
+    return [items[n * len(items) // most] for n in range(most)]
+
+
+def bins_of(values: Sequence[int], most: int) -> list[list[int]]:
+    """A histogram: [from, to, how many], both ends within, of at most `most` bins of one round width."""
+    if not values:
+        return []
+    low, high = min(values), max(values)
+    step = _round_up(max(1, math.ceil((high - low + 1) / most)))
+    # The first bin starts at a multiple of the width, so that the axis has round numbers.
+    start = low // step * step
+    counts = [0] * ((high - start) // step + 1)
+    for value in values:
+        counts[(value - start) // step] += 1
+    return [[start + n * step, start + (n + 1) * step - 1, count] for n, count in enumerate(counts)]
+
+
+def _round_up(width: int) -> int:
+    """The next of 1, 2, 5, 10, 20, 50, ..."""
+    size: int = 10 ** (len(str(width)) - 1)
+    return next(step * size for step in (1, 2, 5, 10) if step * size >= width)
+
+
+def _quantiles(lengths: Sequence[int]) -> dict[str, int]:
+    if not lengths:
+        return {}
+    # 99 cut points; index p - 1 is percentile p. `quantiles` needs two values at least.
+    cuts = quantiles(lengths, n=100, method="inclusive") if len(lengths) > 1 else [lengths[0]] * 99
+    named = {"median": cuts[49], "95%": cuts[94], "99%": cuts[98]}
+    return {name: round(value) for name, value in named.items()} | {"longest": max(lengths)}
+
+
+def _shown(row: Preview) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "side": row.side,
+        "part": row.part,
+        "num_tokens": row.num_tokens,
+        "num_learned": row.num_trained_tokens,
+        "spans": [[span.text, span.learned, list(span.token_ids)] for span in row.spans[:_SHOWN_TOKENS]],
+        "num_not_shown": sum(len(span.token_ids) for span in row.spans[_SHOWN_TOKENS:]),
+    }

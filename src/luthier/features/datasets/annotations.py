@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.records import DatasetVersion, Decision, RowDecision
-from luthier.features.datasets.row_index import open_rows
+from luthier.features.datasets.rows import open_rows
+from luthier.features.datasets.store import DatasetVersion, Decision, RowDecision
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ def no_such_row(line: int) -> NotFoundError:
 
 
 def _checked(queue: Queue, row: Row | RowProblem, edited: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    from luthier.features.datasets.edited_rows import check_edited
+    from luthier.features.datasets.decided_rows import check_edited
 
     if edited is None:
         raise RequestError("an edit without a row", expected="the row as it should be", do="open the row and edit it")

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, RequestError
 from luthier.features.datasets.syntheses import Prices, check_files, check_prices, estimate, refused_file
-from luthier.features.generation.teachers import find_teacher
+from luthier.features.generation.engines import find_teacher
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.data.files.source import Source
     from luthier.ml.data.rows.answer_prompts import Answered, AnswerOptions, Question
-    from luthier.ml.inference.cached_engine import CachedEngine, Usage
+    from luthier.ml.inference.engine_wrappers import CachedEngine, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ def _write(
 def _no_answers_error(
     file: Path, teacher: str, refused: list[Answered], counts: dict[str, int], listed: Path
 ) -> DataError:
-    from luthier.ml.data.tokenise.row_problem import problem_of
+    from luthier.ml.data.tokenise.loss_mask import problem_of
 
     told = ", ".join(f"{number:,} {reason}" for reason, number in counts.items())
     return DataError(

@@ -1,21 +1,29 @@
-"""Use cases: the datasets of a project: bring one, add a version to it, look at the versions, and find their files."""
+"""Use cases: the datasets of a project: create one, add a version, list versions, find their files, save a test case.
+
+A saved case is a conversation with the answer that it should have had, as a row of a dataset.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.access import Caller
+from luthier.core.conversation import Message
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.ids import new_id
-from luthier.features.datasets.records import Dataset, DatasetVersion, Origin
+from luthier.core.system.files import file_lock
 from luthier.features.datasets.rows import look
+from luthier.features.datasets.store import Dataset, DatasetVersion, Origin
+from luthier.ml.data.rows.write_rows import json_line
 from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.files import service as files
-from luthier.platform.files.incoming import IncomingFile
-from luthier.platform.files.records import StoredFile
+from luthier.platform.files.service import IncomingFile
+from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redacted_errors
 
@@ -219,3 +227,107 @@ def _num_rows(context: Context, caller: Caller, file: StoredFile) -> int | None:
     except LuthierError:
         return None
     return None if found.answer is None else int(found.answer["num_rows"])
+
+
+DEFAULT_NAME: Final = "test cases"
+_FILENAME: Final = "test-cases.jsonl"
+_BLOCK_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 64 << 20
+_LOCK_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class SavedCase:
+    """Where a test case was stored: it is the last row of that version.
+
+    Attributes:
+        dataset: The dataset.
+        version: Its new version.
+    """
+
+    dataset: Dataset
+    version: DatasetVersion
+
+
+def save_case(
+    context: Context, caller: Caller, conversation: Sequence[Message], reference: str, *, dataset: str, model: str
+) -> SavedCase:
+    """Add a row to the project's dataset of this name, as its next version; a missing dataset is made.
+
+    Earlier answers in the conversation get weight 0: a model wrote them, and nobody has checked them.
+
+    Args:
+        conversation: Ends with a turn of the user.
+        reference: The answer as it should be.
+        dataset: The name of the dataset.
+        model: Who wrote the first draft of the answer, for the version's details.
+
+    Raises:
+        RequestError: An empty reference or conversation, or a name that cannot be.
+        ConflictError: The newest version holds other rows than conversations in JSONL, or is larger than 64 MiB.
+    """
+    if not conversation or conversation[-1].role != "user" or not reference.strip():
+        raise RequestError(
+            "a test case without a question or without an answer",
+            expected="a conversation that ends with a question, and the answer that it should have",
+            do="write the answer",
+        )
+    line = json_line(_row(conversation, reference)) + b"\n"
+    details = {"model": model}
+    # Two who save at once must not each make the next version of the same one: the row of one would be lost.
+    with file_lock(context.home / "test-cases.lock", what="saving test cases", timeout_seconds=_LOCK_SECONDS):
+        found = context.datasets.find(caller.project_id, dataset.strip())
+        if found is None:
+            file = keep_rows(context, caller, [line], _FILENAME)
+            try:
+                return SavedCase(*create_dataset(context, caller, dataset, file, origin="test case", details=details))
+            except LuthierError:  # the name cannot be
+                files.delete_file(context, caller.project_id, file.file_id)
+                raise
+        newest = get_version(context, caller, found.dataset_id)
+        rows = _checked(found, newest, path_of(context, caller, newest))
+        file = keep_rows(context, caller, _appended(rows, line), newest.filename)
+        version = add_version(
+            context, caller, found.dataset_id, file, origin="test case", parent=newest.number, details=details
+        )
+    return SavedCase(found, version)
+
+
+def _row(conversation: Sequence[Message], reference: str) -> dict[str, Any]:
+    turns: list[dict[str, Any]] = []
+    for message in conversation:
+        # Weight 0 is OpenAI's field for "not learned"; the last answer has none and is learned.
+        unlearned = {"weight": 0} if message.role == "assistant" else {}
+        turns.append({"role": message.role, "content": message.content or "", **unlearned})
+    return {"messages": [*turns, {"role": "assistant", "content": reference.strip()}]}
+
+
+def _checked(dataset: Dataset, version: DatasetVersion, path: Path) -> Path:
+    is_fit = version.num_bytes <= _MAX_BYTES and path.suffix in (".jsonl", ".ndjson")
+    if is_fit:
+        with path.open("rb") as file:
+            first = next((line for line in file if line.strip()), b"")
+        try:
+            row = json.loads(first)
+        except ValueError:
+            row = None
+        is_fit = isinstance(row, dict) and isinstance(row.get("messages"), list)
+    if not is_fit:
+        raise ConflictError(
+            f"the dataset {dataset.name!r} holds {version.filename}, to which no conversation can be added",
+            expected="a dataset of conversations ({'messages': [...]}) in JSONL, of at most 64 MiB",
+            do="choose another name for the test cases",
+        )
+    return path
+
+
+def _appended(path: Path, line: bytes) -> Iterator[bytes]:
+    block = b""
+    with path.open("rb") as file:
+        while more := file.read(_BLOCK_BYTES):
+            block = more
+            yield block
+    # The last line of an uploaded file may lack its line feed; without one the new row would join it.
+    if not block.endswith(b"\n"):
+        yield b"\n"
+    yield line

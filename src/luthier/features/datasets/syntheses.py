@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.errors import DataError, RequestError, RowProblem
-from luthier.features.generation.teachers import find_teacher
+from luthier.features.generation.engines import find_teacher
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.data.files.source import Source
     from luthier.ml.data.synthesis.synthesise import Attempt, Passage, SynthesisOptions
-    from luthier.ml.inference.cached_engine import CachedEngine, Usage
+    from luthier.ml.inference.engine_wrappers import CachedEngine, Usage
 
 Kind = Literal["qa", "instruction"]
 _OUTPUT_ENDINGS: Final = (".jsonl", ".ndjson")
@@ -350,7 +350,7 @@ def refused_file(output: Path) -> Path:
 
 
 def _no_rows_error(file: Path, teacher: str, refused: list[Attempt], refused_file: Path) -> DataError:
-    from luthier.ml.data.tokenise.row_problem import problem_of
+    from luthier.ml.data.tokenise.loss_mask import problem_of
 
     counts = ", ".join(f"{number:,} {reason}" for reason, number in _counts(refused).items())
     problems: list[RowProblem] = [

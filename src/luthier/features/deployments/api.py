@@ -13,7 +13,7 @@ from luthier.core.results.release_gate import MAX_REASON_CHARACTERS, MIN_REASON_
 from luthier.features.deployments import service as deployments
 from luthier.features.deployments.service import DeploymentView
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
-from luthier.platform.http.error_documents import documented
+from luthier.platform.http.errors import documented
 
 router = APIRouter(prefix="/api/v1/deployments", tags=["deployments"])
 

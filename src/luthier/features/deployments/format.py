@@ -43,7 +43,7 @@ def show_change(console: Console, made: Deployment) -> None:
 
 
 def _show_unjudged(console: Console, revision: Revision) -> None:
-    from luthier.features.release_gates.evaluation_checks import remedy
+    from luthier.features.release_gates.service import remedy
 
     if revision.unjudged:
         console.print(Text(visible(f"warning: {remedy(revision.unjudged)}"), style="yellow"), soft_wrap=True)

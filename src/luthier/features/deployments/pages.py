@@ -11,8 +11,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.features.deployments import service as deployments
 from luthier.features.model_cards import service as project_models
-from luthier.features.release_gates.evaluation_checks import remedy
-from luthier.features.release_gates.service import default_gate
+from luthier.features.release_gates.service import default_gate, remedy
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import redirect, render

@@ -1,7 +1,8 @@
-"""Use cases: give models a name, try another one on a part of the traffic, let it take over, or go back.
+"""Use cases: deployments: name a model, try another one on a part of the traffic, promote it or go back.
 
-A server that runs looks the name up with each ask, so a change holds from the next one on. Every change is made from
-the revision that was seen: where somebody else was quicker, it is refused.
+A running server looks the name up with each request, so a change applies from the next one on. Every change is made
+from the revision that the caller has seen: if it is no longer the newest, the change is refused. A model is deployed
+only if its release gates let it pass, or if somebody overrides them with a reason.
 """
 
 from __future__ import annotations
@@ -17,14 +18,119 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.records import deployment as routing
 from luthier.core.records.deployment import NAME, Deployment, Revision, Share
-from luthier.features.deployments.gates import override_event, pass_gates
+from luthier.core.results.release_gate import MAX_REASON_CHARACTERS, MIN_REASON_CHARACTERS, CheckedTarget, GatePassage
 from luthier.features.deployments.store import changed_meanwhile
-from luthier.features.release_gates.evaluation_checks import refuse_unjudged, unjudged_targets
+from luthier.features.release_gates.service import (
+    gates_of,
+    judged_behind,
+    outcome_of_target,
+    refuse_unjudged,
+    unjudged_targets,
+)
 from luthier.features.serving.targets import find_share, served_share
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.service import make_audit_event
+from luthier.platform.audit_log.service import AuditEvent, make_audit_event
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
+
+_MAX_TOLD = 20
+
+
+def pass_gates(
+    context: Context, caller: Caller, shares: Sequence[Share], *, gate: Path | None, override: str | None
+) -> GatePassage | None:
+    """What the gates say of targets that are to answer; None where there is no gate.
+
+    Args:
+        shares: The targets.
+        gate: A file of rules besides the project's own.
+        override: Why they are to answer although a gate refuses them.
+
+    Raises:
+        ConflictError: A gate refuses a target and there is no override.
+        RequestError: An override that is too short or too long, or that nothing needs; a gate that cannot be read.
+        NotFoundError: No such gate file or target.
+    """
+    files = gates_of(context, caller.project_id, gate)
+    reason = None if override is None else _reason(override)
+    if not files:
+        if reason is not None:
+            raise RequestError(
+                "a reason to override a gate, but no gate holds here",
+                expected="a gate: gate.yaml in the home, or one that is named",
+                do="leave the reason out, or name a gate with --gate",
+            )
+        return None
+    checked = tuple(
+        CheckedTarget(target=share.target, file=file.name, outcome=outcome_of_target(context, caller, share, file))
+        # Each target passes each gate: a split with one failing target is refused as a whole.
+        for share in shares
+        for file in files
+    )
+    found = GatePassage(checked=checked)
+    if found.passed:
+        return found
+    if reason is None:
+        raise _refused(found)
+    return found.model_copy(update={"override": reason})
+
+
+def override_event(caller: Caller, name: str, revision: int, passage: GatePassage | None) -> tuple[AuditEvent, ...]:
+    """What the audit log is to hold of a gate that was overridden; nothing where none was."""
+    if passage is None or passage.override is None:
+        return ()
+    document = {
+        "revision": revision,
+        "reason": passage.override,
+        # Binds the log entry to the full outcome, of which only the first 20 failures are copied here.
+        "outcome_sha256": passage.sha256(),
+        "targets": sorted({one.target for one in passage.checked if not one.outcome.passed}),
+        "num_failed": len(passage.failed),
+        "failed": list(passage.failed[:_MAX_TOLD]),
+    }
+    return (make_audit_event(caller, "deployment.gate_overridden", name, document),)
+
+
+def _reason(text: str) -> str:
+    # Folded first, so that blanks do not count as characters of a reason.
+    reason = " ".join(text.split())
+    if not MIN_REASON_CHARACTERS <= len(reason) <= MAX_REASON_CHARACTERS:
+        raise RequestError(
+            f"a reason of {len(reason)} characters to override the gate",
+            expected=f"{MIN_REASON_CHARACTERS} to {MAX_REASON_CHARACTERS:,} characters that a colleague understands "
+            "in a year: it stays in the audit log",
+            do="say why this model is to answer although the gate refuses it",
+        )
+    return reason
+
+
+def _refused(found: GatePassage) -> ConflictError:
+    targets = sorted({one.target for one in found.checked if not one.outcome.passed})
+    num_rules = sum(len(one.outcome.outcomes) for one in found.checked)
+    head = f"the gate refuses {', '.join(targets)}: {len(found.failed)} of {num_rules} rules are not met"
+    told = [*found.failed[:_MAX_TOLD]]
+    if len(found.failed) > _MAX_TOLD:
+        told.append(f"and {len(found.failed) - _MAX_TOLD} more")
+    return ConflictError(
+        "\n    ".join([f"{head}:", *told]),
+        expected="a model that meets every rule",
+        do="judge it by what is missing, train a better one, or override the gate with a reason for the audit log",
+    )
+
+
+def deployed_run(context: Context, caller: Caller, revision: Revision) -> str:
+    """The run that made the target which most users get. Raises ConflictError where none is known."""
+    # At least one share is no canary: a canary is only ever added beside others.
+    share = max((one for one in revision.shares if one.target != revision.canary), key=lambda one: one.fraction)
+    judged = judged_behind(context, caller, share)
+    if judged.run_id is None:
+        why = "; ".join(judged.set_aside) or f"{share.target} is a base model"
+        raise ConflictError(
+            f"no run stands behind {share.target}: {why}",
+            expected="a deployment of what a run has made, whose recipe and rows can be taken up again",
+            do="train it once by a recipe, and deploy that run",
+        )
+    return judged.run_id
+
 
 _MAX_ENTRIES = 500
 _AUDIT_ACTIONS = {"deploy": "deployed", "canary": "canary_set", "promote": "promoted", "rollback": "rolled_back"}

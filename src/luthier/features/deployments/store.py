@@ -9,8 +9,7 @@ from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.records.deployment import Deployment, Revision
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import AuditedStore
+from luthier.platform.audit_log.service import AuditedStore, AuditEvent
 from luthier.platform.db.store import RecordTable
 from luthier.platform.db.tables import deployment_revisions, deployments
 

@@ -71,7 +71,7 @@ class Examination:
 
 def examine(context: Context) -> Examination:
     """Measure this machine (about two seconds), keep that in its home for the plans to come, and look at the home."""
-    from luthier.ml.evaluation.sandbox.code import isolation
+    from luthier.ml.evaluation.sandbox.runners import isolation
     from luthier.platform.home.hardware_benchmark import measure_again
 
     # The measurement replaces the stored one; `before` is what plans have used so far.

@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.features.evaluation_orders import service as evaluation_orders
-from luthier.features.evaluation_orders.records import MAX_AGAINST, OrderKind
+from luthier.features.evaluation_orders.service import MAX_AGAINST, OrderKind
 from luthier.platform.http.authentication import HomeContext, Trainer
-from luthier.platform.http.error_documents import documented
+from luthier.platform.http.errors import documented
 from luthier.platform.jobs.records import JobStatus
 
 router = APIRouter(prefix="/api/v1/evaluations", tags=["runs"])

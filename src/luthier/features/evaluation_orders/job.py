@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError
-from luthier.core.library_errors import library_words_hidden
-from luthier.core.results.task_result import SafetyResult, SuiteResult
-from luthier.features.evaluation_orders.records import EvaluationOrder
-from luthier.features.evaluation_orders.service import check_suite, order_of
+from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError, library_words_hidden
+from luthier.core.results.suite import SafetyResult, SuiteResult
+from luthier.features.evaluation_orders.service import EvaluationOrder, check_suite, order_of
 from luthier.features.files.references import job_file
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths
-from luthier.platform.jobs.files import own_copy
-from luthier.platform.jobs.progress import JobProgress, exit_on_sigterm
+from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy
 from luthier.platform.jobs.records import Job
 from luthier.platform.processes.process import Outcome
 

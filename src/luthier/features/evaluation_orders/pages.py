@@ -1,24 +1,34 @@
-"""/evaluations/new: have the server judge a model; /evaluations/orders/JOB: how far it is, and where the result is."""
+"""/evaluations: stored verdicts with their samples, and the evaluations that the server runs as jobs.
+
+/evaluations/new orders one, /evaluations/orders/JOB shows its progress, /evaluations/ID its figures and samples.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
+from luthier.core.evaluation import VerdictWord
+from luthier.features.assessments import service as project_assessments
 from luthier.features.evaluation_orders import service as evaluation_orders
-from luthier.features.evaluation_orders.records import MAX_AGAINST, OrderKind
-from luthier.features.evaluation_orders.service import OrderView
+from luthier.features.evaluation_orders.service import MAX_AGAINST, OrderKind, OrderView
+from luthier.features.evaluations import view as judged
+from luthier.features.evaluations.view import PageNumber, SamplesAsked, samples_shown
 from luthier.features.model_cards import service as project_models
 from luthier.features.run_drafts import choices as draft_choices
+from luthier.features.runs.views import list_evaluations, read_evaluation
+from luthier.ml.charts.judged_rows import forgetting_rows, tone_of
+from luthier.ml.evaluation.result_views import Roles, roles
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.render import is_fragment_request, redirect, render
+from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter(prefix="/evaluations")
@@ -157,3 +167,58 @@ def _number(text: str) -> int | None:
     if not text.strip().isdecimal() or int(text) == 0:
         raise RequestError(f"{text!r} rows at most", expected="a whole number from 1 on", do="correct it, or leave it")
     return int(text)
+
+
+PAGE = Page("Evaluations", "/evaluations", "read", order=50, key="e")
+
+_LIST: Final = 50
+_WORDS: Final = (*get_args(VerdictWord), "none")
+_Text = Annotated[str, Query(max_length=500)]
+
+
+@router.get("")
+def index(
+    request: Request, context: HomeContext, caller: Reader, q: _Text = "", verdict: _Text = "", after: _Text = ""
+) -> Response:
+    """The list, newest first."""
+    word = verdict if verdict in _WORDS else ""
+    page = list_evaluations(context, caller.project_id, words=q, word=word, after=after or None, limit=_LIST)
+    older = ""
+    if page.has_more:
+        last = page.evaluations[-1].evaluation_id
+        older = "?" + urlencode({k: v for k, v in {"q": q, "verdict": word, "after": last}.items() if v})
+    values = {"page": page, "q": q, "verdict": word, "words": _WORDS, "older": older, "is_first": not after}
+    values |= {"assessments": [], "orders": []}
+    if not (q or word or after):
+        values["assessments"] = project_assessments.list_assessments(context, caller.project_id)
+        values["orders"] = evaluation_orders.list_orders(context, caller)
+    return render(request, "evaluation_orders/list.html", values | {"tone_of": tone_of})
+
+
+@router.get("/{evaluation_id}")
+def show_evaluation(
+    request: Request,
+    context: HomeContext,
+    caller: Reader,
+    evaluation_id: str,
+    asked: SamplesAsked,
+    page: PageNumber = 1,
+) -> Response:
+    """One evaluation; for HTMX its samples alone."""
+    evaluation = read_evaluation(context, caller.project_id, evaluation_id)
+    who = roles(evaluation) or Roles("", None)
+    samples = samples_shown(evaluation, who, asked, page, f"/evaluations/{evaluation.evaluation_id}")
+    status = 422 if samples["error"] is not None else 200
+    if is_fragment_request(request):
+        return render(request, "evaluation_orders/samples.html", samples, status=status)
+    details, further = ((), ()) if evaluation.verdict is None else judged.main_details(evaluation.verdict)
+    values = {
+        "details": details,
+        "further": further,
+        "tone": tone_of(None if evaluation.verdict is None else evaluation.verdict.word),
+        "metrics": judged.metric_rows(evaluation),
+        "differences": judged.difference_rows(evaluation.comparisons, judged.units(evaluation), who),
+        "charts": judged.charts(evaluation, who),
+        "forgetting": None if evaluation.forgetting is None else forgetting_rows(evaluation.forgetting),
+    }
+    return render(request, "evaluation_orders/show.html", values | samples, status=status)

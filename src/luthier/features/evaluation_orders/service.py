@@ -1,28 +1,62 @@
-"""Use cases: have the server judge a model, by a job, and see how far it is.
+"""Use cases: have the server evaluate a model, by a job, and follow it.
 
 Models are named as a project knows them and rows by the ids of its files: nothing that comes over the network becomes a
-path, an address to ask, or code that is run.
+path, an address to call, or code that is run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, new_id
-from luthier.features.evaluation_orders.records import MAX_AGAINST, EvaluationOrder, OrderKind
 from luthier.features.files.references import check_suite_files
 from luthier.features.model_cards import service as project_models
 from luthier.features.serving import targets as served_targets
 from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
-from luthier.platform.files.records import StoredFile
+from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.event_records import JobEvent
+from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import ENDED, Job
+
+OrderKind = Literal["rows", "safety", "suite"]
+MAX_AGAINST: Final = 7
+
+
+class EvaluationOrder(FrozenModel):
+    """What a job of the kind `evaluation` is to judge, and by what.
+
+    Attributes:
+        kind: On rows, by a suite, or for safety.
+        result_id: The id that the result will have.
+        candidate: The judged run or base model.
+        against: What it is compared with.
+        file_id: The held-out rows or the suite, a file of the project.
+        suite_file: A suite of the operator, by its path; None for uploaded ones.
+        label: What pages call the rows, suite or probes.
+        probes: The set of safety probes.
+        most_rows: How many rows are judged at most; None for all.
+        allow_leakage: Judge although rows were trained on.
+    """
+
+    kind: OrderKind
+    result_id: str
+    candidate: str
+    against: Annotated[tuple[str, ...], Field(max_length=MAX_AGAINST)] = ()
+    file_id: str | None = None
+    suite_file: str | None = None
+    label: str = ""
+    probes: Literal["default", "full"] = "default"
+    most_rows: Annotated[int, Field(ge=1)] | None = None
+    allow_leakage: bool = False
+
 
 ASKED: Final = "evaluation"
 _PREFIX: Final = "job-"

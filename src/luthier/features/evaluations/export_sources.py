@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.core.conversation import OptedTurns
 from luthier.core.dataset import Example
-from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ConflictError, DataError, NotFoundError
-from luthier.core.ids import is_id
-from luthier.core.opted_turns import OptedTurns
+from luthier.core.ids import is_id, sha256_document, sha256_file
 from luthier.core.records.export import ExportSource
-from luthier.features.recipes.column_maps import ColumnMap, map_that_fits
+from luthier.features.recipes.checks import ColumnMap, map_that_fits
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def proof_examples(
         DataError: The file cannot be read.
     """
     from luthier.features.evaluations.service import choose_samples
-    from luthier.ml.export.prompts import built_in_examples
+    from luthier.ml.export.source_side import built_in_examples
 
     warnings: list[str] = []
     rows: Sequence[Example] = ()
@@ -177,7 +176,7 @@ def proof_examples(
 
 
 def _rows(context: Context, source: ExportSource, file: Path | None) -> tuple[Sequence[Example], list[str]]:
-    from luthier.features.planning.split_files import load_splits
+    from luthier.features.planning.training_data import load_splits
     from luthier.ml.data.rows.formats import load_file
 
     recipe = None if source.run_id is None else context.runs.plan(source.run_id).recipe

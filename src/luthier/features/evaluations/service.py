@@ -17,7 +17,7 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import MetricName
 from luthier.core.run import TrainResult
-from luthier.features.generation.engine_pool import EnginePool
+from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
     as_candidate,
@@ -31,11 +31,11 @@ from luthier.features.models.resolve import (
 )
 from luthier.features.planning.service import Prepared
 from luthier.features.planning.training_data import PreparedSplit
-from luthier.features.recipes.column_maps import load_mapped
-from luthier.features.recipes.evaluation_checks import (
+from luthier.features.recipes.checks import (
     check_few_shot,
     check_metrics,
     have_text_answers,
+    load_mapped,
     usual_metrics,
 )
 from luthier.platform.home.context import Context
@@ -137,7 +137,7 @@ def _with_forgetting(
     stop: StopCheck | None,
 ) -> Evaluation:
     """The evaluation with what was forgotten: base and tuned model on the general rows that were held out."""
-    from luthier.ml.evaluation.forgetting import METRICS, forgetting
+    from luthier.ml.evaluation.tasks_verdict import METRICS, forgetting
 
     plan, general = prepared.plan, prepared.replay_held_out
     assert general is not None
@@ -204,8 +204,7 @@ def evaluate(
     OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where held-out rows
     stand in the training rows of a run (unless allowed, and then the verdict says so).
     """
-    if few_shot and few_shot_from is None:
-        raise _no_shots(few_shot)
+    _check_shots(few_shot, few_shot_from)
     loaded, notes = load_mapped(context, systems, data, mapping)
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
     check_metrics(chosen, loaded.examples)
@@ -223,8 +222,9 @@ def evaluate(
         check_few_shot(few_shot, pool, loaded.examples)
         shown = with_few_shot(base, pool, few_shot, seed=0, held_out=loaded.examples)
         ordered.insert(len(ordered) - 1, shown)
-    named = called or str(data)
-    rows = HeldOut(named, loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes)
+    rows = HeldOut(
+        called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes
+    )
     run_id = systems[0] if is_id(systems[0], "run") else None
     evaluation = _judge(
         context,
@@ -243,12 +243,13 @@ def evaluate(
     return evaluation
 
 
-def _no_shots(few_shot: int) -> RequestError:
-    return RequestError(
-        f"--few-shot {few_shot} without rows to take them from",
-        expected="--few-shot-from FILE with rows that are not held out",
-        do="add --few-shot-from train.jsonl",
-    )
+def _check_shots(few_shot: int, few_shot_from: Path | None) -> None:
+    if few_shot and few_shot_from is None:
+        raise RequestError(
+            f"--few-shot {few_shot} without rows to take them from",
+            expected="--few-shot-from FILE with rows that are not held out",
+            do="add --few-shot-from train.jsonl",
+        )
 
 
 def _judge(
@@ -344,7 +345,7 @@ def check_leakage(
 
 def training_rows(context: Context, systems: Sequence[str]) -> list[Example]:
     """The rows that the runs among the systems were trained on, as far as their files are still there, unchanged."""
-    from luthier.core.digest import sha256_file
+    from luthier.core.ids import sha256_file
     from luthier.features.planning.service import training_examples
 
     found: list[Example] = []

@@ -12,9 +12,8 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation, EvaluationOverview
 from luthier.core.text.suggest import suggest_ids
-from luthier.platform.db.cache import LRUCache
 from luthier.platform.db.database import Database
-from luthier.platform.db.store import Missing, RecordTable, Store
+from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store
 from luthier.platform.db.tables import evaluations, jobs, runs
 
 _MAX_CHARACTERS: Final = 32_000_000

@@ -11,9 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Metric, Verdict
-from luthier.ml.charts.judged_rows import units_of
-from luthier.ml.charts.metric_titles import on_scale
-from luthier.ml.charts.thinking import thinking_sentence
+from luthier.ml.charts.judged_rows import on_scale, thinking_sentence, units_of
 from luthier.platform.cli import figures
 from luthier.platform.cli.console import make_table, visible
 

@@ -19,7 +19,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.core.records.base_model import LocalModel
     from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts, DatasetFacts, PackageFacts, RunFacts
-    from luthier.ml.export.bundle.target import Pushed
+    from luthier.ml.export.bundle.push import Pushed
     from luthier.ml.export.bundle.verify import VerifyReport
 
 _ALWAYS: Final = ("luthier", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
@@ -132,9 +132,9 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
         ConflictError: Something else is there.
         WorkError: The target refused or failed.
     """
-    from luthier.ml.export.bundle import target, verify
-    from luthier.ml.export.bundle.hub_target import SCHEME, push_to_hub
-    from luthier.ml.export.bundle.store_target import push_to_store, shown_url
+    from luthier.ml.export.bundle import push as target
+    from luthier.ml.export.bundle import verify
+    from luthier.ml.export.bundle.push import SCHEME, push_to_hub, push_to_store, shown_url
 
     if "://" not in url:
         raise RequestError(
@@ -171,7 +171,8 @@ def sign_bundle(context: Context, folder: Path, key: Path) -> str:
 def base_facts(context: Context, name: str, sha256: str, path: str, licence: str | None = None) -> BaseFacts:
     """What is known of a base model. licence: where it is known already. path: where its licence texts may lie."""
     from luthier.ml.export.bundle.facts import BaseFacts
-    from luthier.ml.inference.models import cache, catalog, names, sources
+    from luthier.ml.inference.models import cache, catalog, sources
+    from luthier.ml.inference.models import catalog as names
 
     model: LocalModel | None = next((one for one in sources.local_models(context.home) if one.name == name), None)
     origin: dict[str, str] = {}
@@ -200,7 +201,7 @@ def base_facts(context: Context, name: str, sha256: str, path: str, licence: str
 
 def _name(name: str) -> str:
     """What a model is called anywhere: of a path its last part."""
-    from luthier.ml.export.bundle.paths import last_part
+    from luthier.ml.export.bundle.write import last_part
 
     # A folder's path would publish the user name and layout of this machine; hub names are public already.
     return name if name.startswith("hub:") else last_part(name)
@@ -219,7 +220,7 @@ def _licence_texts(folder: Path) -> dict[str, str]:
 def run_facts(record: RunRecord, plan: Plan) -> RunFacts:
     """What is known of a run, with names where paths stood. Raises RequestError where it has no result."""
     from luthier.ml.export.bundle.facts import RunFacts
-    from luthier.ml.export.bundle.paths import without_folders
+    from luthier.ml.export.bundle.write import without_folders
 
     if record.result is None:
         raise RequestError(
@@ -243,7 +244,7 @@ def run_facts(record: RunRecord, plan: Plan) -> RunFacts:
 
 def _without_folders(plan: Plan) -> Plan:
     """The plan with names where paths were. Only what its hash does not look at is touched."""
-    from luthier.ml.export.bundle.paths import last_part, without_folders
+    from luthier.ml.export.bundle.write import last_part, without_folders
 
     document = plan.model_dump(mode="json")
     # Only sections outside the plan's hash: the hash in the bundle has to match that of the run.
@@ -285,7 +286,7 @@ def _datasets(plan: Plan) -> tuple[DatasetFacts, ...]:
 
 def _evaluation(context: Context, record: RunRecord) -> Evaluation | None:
     """The evaluation that belongs to the run, without its samples."""
-    from luthier.ml.export.bundle.paths import without_folders
+    from luthier.ml.export.bundle.write import without_folders
 
     if record.evaluation_id is None:
         return None

@@ -1,4 +1,7 @@
-"""`luthier export`: write a model for another runtime, proved equal to its source."""
+"""`luthier export`, `push`, `sign` and `verify`: write a model for another runtime, send, sign and check bundles.
+
+An export is proved equal to its source before it is kept.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.records.export import Export, ParityReport
+    from luthier.ml.export.bundle.verify import VerifyReport
 
 
 class ExportCommand(typer.core.TyperCommand):
@@ -72,10 +74,10 @@ def export(
     format_of(to.lower())
     with open_context(home) as context:
         made = exports.export(context, name, to=to.lower(), output=output, quantise=precision, held_out=data)
-    return Answer(as_json, made.model_dump(mode="json"), lambda console: _show(console, made))
+    return Answer(as_json, made.model_dump(mode="json"), lambda console: _show_export(console, made))
 
 
-def _show(console: Console, made: Export) -> None:
+def _show_export(console: Console, made: Export) -> None:
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import facts, visible
 
@@ -107,3 +109,117 @@ def _proof(report: ParityReport) -> str:
         f"before, {report.export_perplexity:.4g} after ({increase.value:+.3g} nats a token, {increase.low:+.3g} to "
         f"{increase.high:+.3g})"
     )
+
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `luthier export` has made.")]
+
+
+def push(
+    folder: FolderArgument,
+    url: Annotated[str, typer.Argument(metavar="URL", help="hf://org/name, s3://bucket/folder, file:///folder ...")],
+    public: Annotated[
+        bool, typer.Option("--public", help="A repository that is made on the hub may be read by everybody.")
+    ] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Send a bundle to a hub's repository or to object storage; it is proved whole before it goes and where it arrives.
+
+    A push that was interrupted goes on where it stopped. What is there is never overwritten by another bundle. Keys
+    come from the environment: HF_TOKEN, AWS_ACCESS_KEY_ID and the like.
+    """
+    from luthier.features.exports import bundles
+
+    with open_context(home) as context:
+        pushed = bundles.push(context, folder, url, is_public=public)
+
+    def show(console: Console) -> None:
+        from luthier.platform.cli import figures
+        from luthier.platform.cli.console import visible
+
+        sent = f"{pushed.num_sent:,} of {pushed.num_files:,} files sent, {figures.size(pushed.num_bytes_sent)}"
+        console.print(f"{visible(pushed.url)}: {pushed.bundle_sha256} is whole there ({sent})", soft_wrap=True)
+
+    return Answer(as_json, pushed.model_dump(mode="json"), show)
+
+
+def sign(
+    folder: FolderArgument,
+    key: Annotated[
+        Path, typer.Option("--key", metavar="FILE", help="Your private key: ECDSA or Ed25519, PEM, no password.")
+    ],
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Sign a bundle with your own key; no key is ever made for you.
+
+    openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem makes one, and openssl pkey -in key.pem
+    -pubout -out key.pub takes its public half, which `luthier verify --key` asks for. Such a key writes model.sig,
+    which `model_signing verify key` of OpenSSF reads, too; an Ed25519 key writes bundle.dsse.json.
+    """
+    from luthier.features.exports import bundles
+
+    with open_context(home) as context:
+        signer = bundles.sign_bundle(context, folder, key)
+
+    def show(console: Console) -> None:
+        console.print(f"signed by {signer}", soft_wrap=True)
+
+    return Answer(as_json, {"folder": str(folder), "signed_by": signer}, show)
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `luthier export` has made.")],
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="FILE", help="The public key (PEM, ECDSA or Ed25519) that must have signed."),
+    ] = None,
+    digest: Annotated[
+        str | None, typer.Option("--digest", metavar="SHA256", help="The name that the bundle must have.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="The base model that it must have been made from.")
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Compare every file of a bundle with its manifest, and its documents with each other. Exit code 1: it has faults.
+
+    Files alone prove that nothing was damaged. That nobody has made another bundle of it is proved by --key, or by
+    --digest with a digest that came another way.
+    """
+    from luthier.features.exports import bundles
+
+    with open_context(home) as context:
+        report = bundles.verify_bundle(context, folder, key=key, bundle_sha256=digest, base=base)
+    document = report.model_dump(mode="json") | {"is_whole": report.is_whole}
+    return Answer(
+        as_json, document, lambda console: _show_verified(console, report), exit_code=0 if report.is_whole else 1
+    )
+
+
+def _show_verified(console: Console, report: VerifyReport) -> None:
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import facts, visible
+
+    for fault in report.faults:
+        console.print(f"{fault.kind}: {visible(fault.path)} {visible(fault.what)}", soft_wrap=True)
+    if report.bundle_sha256 is None:
+        return
+    # Three states: nobody signed, somebody signed without a key to check, or a checked signer.
+    signer = report.signed_by or ("nobody" if report.unchecked_signer is None else "")
+    if report.signed_by is not None and not report.is_signer_proved:
+        signer += "  (whose key that is was not proved: pass --key)"
+    if report.unchecked_signer is not None:
+        also = f"{signer}, and by " if signer else ""
+        signer = f"{also}{report.unchecked_signer}, as model.sig says  (not checked: pass --key)"
+    rows = [
+        ("bundle", report.bundle_sha256),
+        ("files", f"{report.num_files:,}, {figures.size(report.num_bytes)}"),
+        ("base model", f"{report.base_name or 'not stated'}  {report.base_sha256 or ''}".rstrip()),
+        ("signed by", signer),
+        ("result", "whole" if report.is_whole else f"{len(report.faults):,} fault{'s' * (len(report.faults) > 1)}"),
+    ]
+    if report.left_aside:
+        rows.insert(2, ("not looked at", f"{', '.join(report.left_aside)} (of the hub or git)"))
+    facts(console, rows)

@@ -13,9 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError
-from luthier.core.system.disk_full import is_disk_full
-from luthier.core.system.durable import sync, sync_tree
-from luthier.core.system.scratch_folders import FolderRegister, holding, remove_if_abandoned
+from luthier.core.system.files import FolderRegister, holding, is_disk_full, remove_if_abandoned, sync, sync_tree
 from luthier.platform.home.context import Context
 
 _FILE_MODE, _FOLDER_MODE = 0o666, 0o777

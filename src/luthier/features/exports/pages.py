@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, WorkError
 from luthier.core.records.export import ParityReport
-from luthier.features.exports import files as export_files
+from luthier.features.exports import requests as export_files
 from luthier.features.exports import requests as server_exports
 from luthier.features.exports.requests import ExportView
 from luthier.ml.charts.spec import Axis, Estimate, Intervals
@@ -18,9 +18,9 @@ from luthier.ml.export.exporters.registry import served_formats
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, reference_paths
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import is_fragment_request, redirect, render
-from luthier.platform.ui.shown_once import shown_once
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter(prefix="/exports/{export_id}")

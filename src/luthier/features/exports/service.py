@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import ParityError, RequestError, WorkError
+from luthier.core.ids import sha256_file
 from luthier.core.records.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.features.evaluations.export_sources import find_source, proof_examples
 from luthier.features.exports.folders import open_to_readers, refuse_taken, register_of, staged_folder
@@ -46,7 +46,7 @@ def export(
     """
     from luthier.ml.export.exporters import registry
     from luthier.ml.export.exporters.proof_prompts import source_prompts
-    from luthier.ml.export.parity_judgement import day_warnings, parity_warnings
+    from luthier.ml.export.parity import day_warnings, parity_warnings
     from luthier.ml.export.source_side import observe_source
 
     start = time.perf_counter()
@@ -112,7 +112,7 @@ def _prove_gguf(
     """
     from luthier.ml.export.exporters.adapter import GGUF
     from luthier.ml.export.exporters.registry import format_of
-    from luthier.ml.export.gguf_adapter_proof import prove_gguf_adapter
+    from luthier.ml.export.parity import prove_gguf_adapter
 
     if not format_of(to).is_adapter or not (folder / GGUF).is_file():
         return None, []

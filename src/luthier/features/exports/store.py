@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from luthier.core.records.export import Export, ServerExport
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import AuditedStore
+from luthier.platform.audit_log.service import AuditedStore, AuditEvent
 from luthier.platform.db.store import Missing, RecordTable, json_of
 from luthier.platform.db.tables import exports
 from luthier.platform.jobs.records import Job

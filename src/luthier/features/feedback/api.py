@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from luthier.core.records.feedback import Feedback, Thumb
+from luthier.core.records.traffic import Feedback, Thumb
 from luthier.features.feedback import service as feedback
 from luthier.features.feedback.service import FeedbackInput, Outcome
 from luthier.platform.http.authentication import Asker, HomeContext, Reader
-from luthier.platform.http.error_documents import documented
+from luthier.platform.http.errors import documented
 
 router = APIRouter(prefix="/api/v1/feedback", tags=["feedback"])
 

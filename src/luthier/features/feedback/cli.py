@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import caller_of, open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.records.feedback import Feedback
+    from luthier.core.records.traffic import Feedback
     from luthier.features.feedback.service import Imported
 
 _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
-from luthier.core.records.feedback import Feedback, ReviewItem, ReviewStatus
+from luthier.core.records.traffic import Feedback, ReviewItem, ReviewStatus
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 
@@ -205,7 +205,7 @@ def _answered(context: Context, project_id: str, model: str, since: float) -> tu
 def _exchanges(
     context: Context, project_id: str, model: str, since: float, exchange_ids: Sequence[str]
 ) -> list[Exchange]:
-    from luthier.ml.drift.traffic.lines import exchange_of
+    from luthier.ml.drift.traffic.log import exchange_of
 
     if not exchange_ids:
         return []

@@ -16,13 +16,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError, NotFoundError, RequestError
+from luthier.core.errors import LuthierError, NotFoundError, RequestError, library_reason
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.json_limits import loads
-from luthier.core.library_errors import library_reason
-from luthier.core.records.feedback import Feedback, Thumb
-from luthier.core.records.traffic import Exchange
+from luthier.core.records.traffic import Exchange, Feedback, Thumb
 from luthier.features.feedback import review as review_queue
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
@@ -209,7 +207,7 @@ def _exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
 
 def _exchanges(context: Context, project_id: str, said: Sequence[FeedbackInput]) -> dict[str, Exchange]:
     """Those of a whole file, by id, read at once; with their words where any is corrected."""
-    from luthier.ml.drift.traffic.lines import exchange_of
+    from luthier.ml.drift.traffic.log import exchange_of
 
     if not said:
         return {}

@@ -10,15 +10,6 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from luthier.platform.files.records import (
-    MAX_EXPIRY_SECONDS,
-    MIN_EXPIRY_SECONDS,
-    UPLOAD_PURPOSES,
-    FileStatus,
-    Purpose,
-    StoredFile,
-    UploadPurpose,
-)
 from luthier.platform.files.service import (
     delete_file,
     get_file,
@@ -27,11 +18,19 @@ from luthier.platform.files.service import (
     list_files,
     read_file,
 )
+from luthier.platform.files.store import (
+    MAX_EXPIRY_SECONDS,
+    MIN_EXPIRY_SECONDS,
+    UPLOAD_PURPOSES,
+    FileStatus,
+    Purpose,
+    StoredFile,
+    UploadPurpose,
+)
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
-from luthier.platform.http.error_documents import documented
-from luthier.platform.http.errors import ApiError
-from luthier.platform.http.form_files import chosen, read_form
+from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.multipart import Form
+from luthier.platform.http.routes import chosen, read_form
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
-from luthier.platform.files.records import StoredFile
+from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, redacted_errors
 from luthier.platform.jobs.records import Job
@@ -161,7 +161,7 @@ def job_file(context: Context, job: Job) -> Callable[[str, str], Path]:
 
     It takes the field and its value. It raises RequestError for all but ids of files of the job's project.
     """
-    from luthier.platform.jobs.files import own_copy
+    from luthier.platform.jobs.attempt import own_copy
 
     def resolve(place: str, name: str) -> Path:
         stored = stored_file(context, job.project_id, place, name)

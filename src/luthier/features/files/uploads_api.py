@@ -9,7 +9,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from luthier.features.files.api import FileObject, file_object
-from luthier.platform.files.records import (
+from luthier.platform.files.service import (
+    MAX_PART_BYTES,
+    cancel_upload,
+    complete_upload,
+    create_upload,
+    incoming_file,
+    keep_part,
+    pending_upload,
+)
+from luthier.platform.files.store import (
     MAX_EXPIRY_SECONDS,
     MIN_EXPIRY_SECONDS,
     StoredFile,
@@ -17,19 +26,9 @@ from luthier.platform.files.records import (
     UploadPurpose,
     UploadStatus,
 )
-from luthier.platform.files.service import incoming_file
-from luthier.platform.files.uploads import (
-    MAX_PART_BYTES,
-    cancel_upload,
-    complete_upload,
-    create_upload,
-    keep_part,
-    pending_upload,
-)
 from luthier.platform.http.authentication import HomeContext, Trainer
-from luthier.platform.http.error_documents import documented
-from luthier.platform.http.errors import ApiError
-from luthier.platform.http.form_files import read_form
+from luthier.platform.http.errors import ApiError, documented
+from luthier.platform.http.routes import read_form
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 

@@ -1,32 +1,224 @@
-"""/v1/fine_tuning/jobs: make, list and look at jobs; pause, resume and cancel them; their events and checkpoints."""
+"""/v1/fine_tuning/jobs: create, list, pause, resume and cancel jobs; their events and checkpoints.
+
+The response objects have the form that OpenAI's client library reads. Times are whole seconds since 1970.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel
 
 from luthier.core.errors import NotFoundError
 from luthier.core.records.fine_tuning import FineTuningRequest
 from luthier.features.finetuning_api import service as fine_tuning
-from luthier.features.finetuning_api.objects import (
-    CheckpointList,
-    EventList,
-    JobList,
-    JobObject,
-    checkpoint_object,
-    event_object,
-    job_object,
-)
+from luthier.features.models.store import TunedModel
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
-from luthier.platform.http.error_documents import documented
-from luthier.platform.http.errors import ApiError
+from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.idempotency import once
-from luthier.platform.http.lists import page
-from luthier.platform.http.polled import polled
+from luthier.platform.http.poll_cache import polled
+from luthier.platform.http.routes import page
+from luthier.platform.jobs.events import JobEvent, Level
 from luthier.platform.jobs.records import Job
+
+Status = Literal[
+    "validating_files", "queued", "running", "pausing", "paused", "succeeded", "failed", "cancelled"
+]  # fmt: skip
+
+
+class JobError(BaseModel):
+    """Why a job has failed. param: the field of the request that is to blame, where one is."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class HyperparametersObject(BaseModel):
+    """`auto` until the files are validated, then what it came to. An epoch may be a fraction where nobody asked."""
+
+    n_epochs: Literal["auto"] | float | int
+    batch_size: Literal["auto"] | int
+    learning_rate_multiplier: Literal["auto"] | float
+
+
+class JobObject(BaseModel):
+    """A job. organization_id is the id of its project. trained_tokens: all tokens of all epochs, prompts too."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    error: JobError | None
+    fine_tuned_model: str | None
+    finished_at: int | None
+    estimated_finish: int | None
+    hyperparameters: HyperparametersObject
+    integrations: list[dict[str, Any]] | None
+    metadata: dict[str, str] | None
+    method: dict[str, Any]
+    model: str
+    organization_id: str
+    result_files: list[str]
+    seed: int
+    status: Status
+    trained_tokens: int | None
+    training_file: str
+    validation_file: str | None
+
+
+class JobList(BaseModel):
+    """A page of jobs."""
+
+    object: Literal["list"] = "list"
+    data: list[JobObject]
+    has_more: bool
+
+
+class EventData(BaseModel):
+    """The figures of a step: losses in nats a learned token, accuracies as shares of them."""
+
+    step: int
+    total_steps: int
+    train_loss: float
+    train_mean_token_accuracy: float | None
+    valid_loss: float | None
+    valid_mean_token_accuracy: float | None
+    full_valid_loss: float | None
+    full_valid_mean_token_accuracy: float | None
+
+
+class EventObject(BaseModel):
+    """Something told of a job."""
+
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: Level
+    message: str
+    type: Literal["message", "metrics"]
+    data: EventData | None
+
+
+class EventList(BaseModel):
+    """A page of events."""
+
+    object: Literal["list"] = "list"
+    data: list[EventObject]
+    has_more: bool
+
+
+class CheckpointMetrics(BaseModel):
+    """What is known of the step of a checkpoint."""
+
+    step: int
+    train_loss: float | None = None
+    train_mean_token_accuracy: float | None = None
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    full_valid_loss: float | None = None
+    full_valid_mean_token_accuracy: float | None = None
+
+
+class CheckpointObject(BaseModel):
+    """What the model was after an epoch; it can be asked by the name `fine_tuned_model_checkpoint`."""
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: CheckpointMetrics
+
+
+class CheckpointList(BaseModel):
+    """A page of checkpoints."""
+
+    object: Literal["list"] = "list"
+    data: list[CheckpointObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+def job_object(job: Job, estimated_finish: float | None) -> JobObject:
+    """A job as the wire has it."""
+    request = FineTuningRequest.model_validate(job.document["request"])
+    found = job.document.get("found", {})
+    asked = request.asked.model_dump(mode="json")
+    # What was asked (`auto`) until validation has found the values; then those replace it.
+    hyperparameters = asked | found.get("hyperparameters", {})
+    names = HyperparametersObject.model_fields
+    # Only the fields that the client's method has: `beta` for dpo, reward settings for reinforcement.
+    section = {name: hyperparameters[name] for name in asked}
+    method: dict[str, Any] = {"type": request.method_name, request.method_name: {"hyperparameters": section}}
+    if request.method is not None and request.method.reinforcement is not None:
+        method["reinforcement"] = {"grader": request.method.reinforcement.grader, "hyperparameters": section}
+    return JobObject(
+        id=job.job_id,
+        created_at=int(job.created_at),
+        error=None if job.error is None else _error(job.error),
+        fine_tuned_model=found.get("fine_tuned_model"),
+        finished_at=None if job.finished_at is None else int(job.finished_at),
+        estimated_finish=None if estimated_finish is None else int(estimated_finish),
+        hyperparameters=HyperparametersObject(**{name: hyperparameters[name] for name in names}),
+        integrations=None,
+        metadata=request.metadata,
+        method=method,
+        model=request.model,
+        organization_id=job.project_id,
+        result_files=found.get("result_files", []),
+        seed=request.seed or 0,
+        status=status_of(job),
+        trained_tokens=found.get("trained_tokens"),
+        training_file=request.training_file,
+        validation_file=request.validation_file,
+    )
+
+
+def status_of(job: Job) -> Status:
+    """OpenAI's word for where a job stands. One that is to be cancelled runs until it has stopped."""
+    # Order matters: a pausing job may still be in the validation lane.
+    if job.status == "running" and job.wish == "pause":
+        return "pausing"
+    if job.lane == "validate" and job.status in ("queued", "running"):
+        return "validating_files"
+    return job.status
+
+
+def event_object(event: JobEvent) -> EventObject:
+    """An event as the wire has it."""
+    return EventObject(
+        id=event.event_id,
+        created_at=int(event.created_at),
+        level=event.level,
+        message=event.message,
+        type="message" if event.data is None else "metrics",
+        data=None if event.data is None else EventData.model_validate(event.data),
+    )
+
+
+def checkpoint_object(model: TunedModel) -> CheckpointObject:
+    """A checkpoint as the wire has it."""
+    step = model.step or 0
+    return CheckpointObject(
+        id=model.checkpoint_id or "",
+        created_at=int(model.created_at),
+        fine_tuned_model_checkpoint=model.model_id,
+        fine_tuning_job_id=model.job_id,
+        step_number=step,
+        metrics=CheckpointMetrics.model_validate({"step": step, **model.metrics}),
+    )
+
+
+def _error(error: dict[str, Any]) -> JobError:
+    """What failed while it trained has the three parts of our own errors; one without a code is of the training."""
+    message = error.get("message") or f"{error['came']}; expected: {error['expected']}; what to do: {error['do']}"
+    return JobError(code=error.get("code", "training_failed"), message=message, param=error.get("param"))
+
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 

@@ -1,10 +1,18 @@
-"""An attempt of a job of the API: its files are looked at, or it is trained. Runs in the child of a worker."""
+"""An attempt of a fine-tuning job in a worker's child: validates its files or trains, and reports the progress.
+
+The reporter turns training events into job events, stores checkpoints as models, and records the outcome.
+"""
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from tempfile import gettempdir
+from typing import Any, Final
 
 from luthier.core.errors import (
     DataError,
@@ -14,13 +22,19 @@ from luthier.core.errors import (
     RequestError,
     StorageFullError,
     UnreachableError,
+    library_words_hidden,
 )
-from luthier.core.library_errors import library_words_hidden
+from luthier.core.events import Event, SnapshotSaved, StepDone, ValidationDone
+from luthier.core.ids import sha256_bytes
+from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.records.fine_tuning import MIN_EXAMPLES, FineTuningRequest
-from luthier.features.finetuning_api.recipe import plan_found, recipe_of
+from luthier.core.run import TrainResult
+from luthier.core.system.files import scratch_folder
+from luthier.features.finetuning_api.service import model_id, plan_found, recipe_of
+from luthier.features.models.store import TunedModel
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.files import own_copy
+from luthier.platform.jobs.attempt import own_copy
 from luthier.platform.jobs.records import Job
 from luthier.platform.processes.process import Outcome
 
@@ -78,7 +92,6 @@ def _validate(context: Context, request: FineTuningRequest, recipe: Recipe) -> O
 
 def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
     """Begin the run of the job, or go on with it where an earlier attempt has begun it."""
-    from luthier.features.finetuning_api.reporter import NUM_CHECKPOINTS, JobReporter
     from luthier.features.training import service as training
     from luthier.features.training.launchers.here import InProcessLauncher
 
@@ -125,3 +138,183 @@ def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) ->
         param = param or "training_file"
         code = f"invalid_{param}"
     return document | {"code": code, "message": message, "param": param}
+
+
+NUM_CHECKPOINTS: Final = 3
+"""As the hosted service: of the last three epochs."""
+_ACCURACY: Final = "token_accuracy"
+_HEADER: Final = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+
+
+class JobReporter:
+    """Receives the events of a job's run before the checkpoint that makes them final, so each is reported once.
+
+    What an attempt repeats is the same and has the same code. A step after which a validation is due is reported
+    together with it.
+    """
+
+    def __init__(self, context: Context, job: Job) -> None:
+        self.context, self.job, self.model_id = context, job, model_id(job)
+        self._step: StepDone | None = None
+
+    def listen(self, event: Event) -> None:
+        """Report one event."""
+        if isinstance(event, StepDone):
+            self._step = event
+            # OpenAI's metrics event has the training and validation figures of a step, so the step waits for both.
+            if not self._is_validation_due(event.step):
+                self._tell_step(event, None)
+        elif isinstance(event, ValidationDone):
+            if (step := self._step_before(event)) is not None:
+                self._tell_step(step, event)
+        elif isinstance(event, SnapshotSaved):
+            self._keep_checkpoint(event)
+
+    def finish(self, result: TrainResult) -> dict[str, Any]:
+        """Make the outcome a model and its figures a file; returns what is kept with the job.
+
+        trained_tokens: all tokens that went through the training, prompts too and padding not: epochs times those of
+        the file. May be done over again.
+        """
+        assert result.adapter_path is not None
+        self.context.tuned_models.add(self._model(self.model_id, Path(result.adapter_path)))
+        file_id = self._result_file()
+        self.context.job_events.append(self.job.job_id, "model", f"New fine-tuned model created: {self.model_id}")
+        return {
+            "fine_tuned_model": self.model_id,
+            "trained_tokens": result.num_tokens,
+            "result_files": [file_id],
+        }
+
+    @cached_property
+    def _plan(self) -> Plan:
+        """Of the run, which is there by the time of its first event."""
+        return self.context.runs.plan(self.job.run_id)
+
+    def _is_validation_due(self, step: int) -> bool:
+        plan = self._plan
+        if plan.data.validation is None:
+            return False
+        # The last step is validated even where the interval does not divide the number of steps.
+        return step == plan.training.num_steps or step % plan.training.validate_every_steps == 0
+
+    def _step_before(self, event: ValidationDone) -> StepDone | None:
+        """The step that was validated; from the store where a pause lies between the two."""
+        if self._step is not None and self._step.step == event.step:
+            return self._step
+        # After a resume this object is new and has not seen the step.
+        steps = [e for e in self.context.runs.events(self.job.run_id) if isinstance(e, StepDone)]
+        return next((e for e in steps if e.step == event.step), None)
+
+    def _tell_step(self, step: StepDone, validation: ValidationDone | None) -> None:
+        total = self._plan.training.num_steps
+        message = f"Step {step.step}/{total}: training loss={step.loss:.2f}"
+        if validation is not None:
+            message += f", validation loss={validation.loss:.2f}, full validation loss={validation.loss:.2f}"
+        data: dict[str, float | None] = {
+            "step": step.step,
+            "total_steps": total,
+            "train_loss": step.loss,
+            "train_mean_token_accuracy": step.measures.get(_ACCURACY),
+            **_of_validation(validation),
+        }
+        # The code `step-N` makes the event unique: a step that is trained again after a crash is not reported twice.
+        self.context.job_events.append(self.job.job_id, f"step-{step.step}", message, data=data)
+
+    def _keep_checkpoint(self, event: SnapshotSaved) -> None:
+        """Make a checkpoint a model that can be asked, and forget the oldest."""
+        names = {
+            "train_loss": ("train_loss",),
+            "train_token_accuracy": ("train_mean_token_accuracy",),
+            "valid_loss": ("valid_loss", "full_valid_loss"),
+            "valid_token_accuracy": ("valid_mean_token_accuracy", "full_valid_mean_token_accuracy"),
+        }
+        metrics = {name: value for key, value in event.metrics.items() for name in names[key]}
+        # The form of name that OpenAI gives to checkpoints.
+        name = f"{self.model_id}:ckpt-step-{event.step}"
+        models = self.context.tuned_models
+        kept = sorted(m.step for m in models.list(self.job.project_id, job_id=self.job.job_id) if m.step is not None)
+        if len([step for step in kept if step > event.step]) < NUM_CHECKPOINTS:  # else it is done over again
+            # Derived from the name, so a repeated attempt makes the same id.
+            checkpoint_id = f"ftckpt_{sha256_bytes(name.encode())[:24]}"
+            models.add(self._model(name, Path(event.path), event.step, checkpoint_id, metrics))
+            # `kept` was read before the add, hence the union.
+            for step in sorted({*kept, event.step})[:-NUM_CHECKPOINTS]:
+                self._forget(f"{self.model_id}:ckpt-step-{step}")
+        self.context.job_events.append(
+            self.job.job_id, f"checkpoint-{event.step}", f"Checkpoint created at step {event.step}"
+        )
+
+    def _forget(self, name: str) -> None:
+        try:
+            self.context.tuned_models.delete(self.job.project_id, name)
+        except NotFoundError:  # its project has deleted it before
+            return
+
+    def _model(
+        self,
+        name: str,
+        adapter: Path,
+        step: int | None = None,
+        checkpoint_id: str | None = None,
+        metrics: dict[str, float] | None = None,
+    ) -> TunedModel:
+        return TunedModel(
+            model_id=name,
+            project_id=self.job.project_id,
+            job_id=self.job.job_id,
+            run_id=self.job.run_id,
+            base_model=self.job.document["base_model"],
+            adapter_path=str(adapter),
+            step=step,
+            checkpoint_id=checkpoint_id,
+            metrics=metrics or {},
+        )
+
+    def _result_file(self) -> str:
+        """The figures of each step as a file of the project; the one that an attempt before has made, where it has."""
+        from luthier.platform.files import service as files
+
+        filename, project_id = f"step_metrics_{self.job.job_id}.csv", self.job.project_id
+        # By its name, which holds the job id: the attempt before may have died after storing it.
+        known, _ = files.list_files(self.context, project_id, purpose="fine-tune-results")
+        for file in known:
+            if file.filename == filename:
+                return file.file_id
+        content = step_metrics(self.context.runs.events(self.job.run_id))
+        # OpenAI's own result files are base64 of the CSV; clients that decode them need this setting.
+        if self.context.settings.result_files_base64:
+            content = base64.b64encode(content)
+        with scratch_folder(Path(gettempdir()), "luthier-metrics-") as folder:
+            path = folder / filename
+            path.write_bytes(content)
+            return files.add_file(
+                self.context, project_id, path, filename=filename, purpose="fine-tune-results"
+            ).file_id
+
+
+def step_metrics(events: list[Event]) -> bytes:
+    """The result file: one line a step, cells empty where nothing was validated."""
+    validations = {event.step: event for event in events if isinstance(event, ValidationDone)}
+    # newline="": csv writes its own line ends, and a text layer would translate them again.
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(_HEADER)
+    for event in events:
+        if isinstance(event, StepDone):
+            found = validations.get(event.step)
+            valid = (found.loss, found.measures.get(_ACCURACY)) if found else (None, None)
+            rows.writerow((event.step, event.loss, event.measures.get(_ACCURACY), *valid))
+    return text.getvalue().encode()
+
+
+def _of_validation(found: ValidationDone | None) -> dict[str, float | None]:
+    """Every validation here is of the whole validation file: the two kinds that OpenAI knows are one."""
+    loss = None if found is None else found.loss
+    accuracy = None if found is None else found.measures.get(_ACCURACY)
+    return {
+        "valid_loss": loss,
+        "full_valid_loss": loss,
+        "valid_mean_token_accuracy": accuracy,
+        "full_valid_mean_token_accuracy": accuracy,
+    }

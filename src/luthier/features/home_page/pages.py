@@ -15,11 +15,10 @@ from luthier.core.access import Caller
 from luthier.core.run import RunRecord
 from luthier.features.deployments.service import list_deployments
 from luthier.features.home_page import service as overview
-from luthier.platform.auth.member_records import Session
+from luthier.platform.auth.members_store import Session
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import shown_reference
-from luthier.platform.ui.navigation import Page, entries_for
-from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.render import Page, entries_for, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Visitor
 
 router = APIRouter()

@@ -19,9 +19,9 @@ from luthier.core.evaluation import Comparison, Evaluation, Metric, VerdictWord
 from luthier.core.events import BillUpdated, StepDone
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import RunRecord
-from luthier.features.runs.evaluations import without_paths
 from luthier.features.runs.service import view_run
-from luthier.ml.evaluation.roles import roles
+from luthier.features.runs.views import without_paths
+from luthier.ml.evaluation.result_views import roles
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 

@@ -1,8 +1,10 @@
-"""From answers to what is shown: pairs or single answers in no telling order, with attention checks among them.
+"""The items of a rating panel: answers of systems to the same rows, shown as pairs or one by one in random order.
 
-An attention check is an item whose right answer is known. Where the row has an answer of its own, that is shown beside
-the words of another row's answer in no order; where not, and where single answers are rated, the text itself says what
-to choose (instructed response items: Meade and Craig, "Identifying Careless Responses in Survey Data", 2012, table 1).
+Answers are generated now or taken from an evaluation. An attention check is an item whose right answer is known. Where
+the row has an answer of its own, that is shown beside another row's answer in random order; where not, and where single
+answers are rated, the text itself says what to choose.
+
+Sources: Meade and Craig, "Identifying Careless Responses in Survey Data", 2012, table 1 (instructed response items).
 """
 
 from __future__ import annotations
@@ -10,11 +12,188 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from luthier.core.conversation import Message
+from luthier.core.dataset import Example
+from luthier.core.errors import RequestError
+from luthier.core.evaluation import Evaluation
+from luthier.core.ids import sha256_bytes
+from luthier.core.ports import Generation, Prompt
 from luthier.core.results.human_eval import AttentionCheck, RatedAnswer, RatingItem, RatingKind
-from luthier.features.human_eval.answers import AnsweredRow, AnsweredRows
+from luthier.features.models.resolve import readable
+from luthier.features.recipes.checks import column_map
+from luthier.platform.home.context import Context
+
+USUAL_NUM_ROWS: Final = 40
+"""As many as one person rates in a sitting; more by `--most-rows`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredRow:
+    """A row with the answers of all systems.
+
+    Attributes:
+        row_id: The id of the row.
+        prompt: The prompt as a person reads it.
+        messages: The turns of the prompt; empty where it is a single turn of a user.
+        reference: The row's own answer, or empty.
+        answers: The answer of each system.
+    """
+
+    row_id: str
+    prompt: str
+    messages: tuple[Message, ...]
+    reference: str
+    answers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredRows:
+    """Rows that all systems have answered.
+
+    Attributes:
+        systems: The systems, in order.
+        source: The file, or the id of the evaluation.
+        rows: The rows.
+        num_left_out: Rows that are too long for one of the systems.
+    """
+
+    systems: tuple[str, ...]
+    source: str
+    rows: tuple[AnsweredRow, ...]
+    num_left_out: int = 0
+
+
+def answer_rows(
+    context: Context,
+    systems: Sequence[str],
+    data: Path,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    most_rows: int = USUAL_NUM_ROWS,
+    max_new_tokens: int = 256,
+    allow_leakage: bool = False,
+) -> AnsweredRows:
+    """Have each system answer the rows of a file; earlier answers come from the home's cache.
+
+    Args:
+        systems: Base models, runs, or `http(s)://host:port/v1#MODEL`.
+        mapping: As in `evaluations.evaluate`.
+        most_rows: How many rows at most, chosen by a hash of their content.
+        max_new_tokens: Limit of an answer, in tokens.
+        allow_leakage: Accept rows that a run was trained on.
+
+    Raises:
+        RequestError: Rows without a prompt, or no row that all systems have answered.
+        DataError: Rows that cannot be read.
+        NotFoundError: No such file or system.
+        LeakageError: Rows that a run was trained on.
+    """
+    from luthier.features.evaluations.service import check_leakage, choose_samples
+    from luthier.features.generation.engines import find_teacher
+    from luthier.ml.data.rows.formats import load_file
+
+    _check_names(systems)
+    loaded = load_file(data, mapping=column_map(context, systems, data, mapping).mapping)
+    without = next((example.id for example in loaded.examples if example.prompt is None), None)
+    if without is not None:
+        raise RequestError(
+            f"row {without} has no prompt that could be answered",
+            expected="rows with a question or an instruction, and an answer",
+            do="give a file of conversations, or of prompts and completions",
+        )
+    check_leakage(context, systems, loaded.examples, allowed=allow_leakage)
+    examples = choose_samples(loaded.examples, most_rows)
+    prompts = [Prompt(conversation=example.prompt, max_new_tokens=max_new_tokens) for example in examples]
+    written: dict[str, list[Generation | None]] = {}
+    for name in systems:
+        # One system after the other, each closed before the next: only one model is in memory.
+        with closing(find_teacher(context, name)) as engine:
+            # `generate_each` returns an OverlongError in place of an answer, so one long row does not end the panel.
+            found = engine.generate_each(prompts, context.progress)
+        written[name] = [one if isinstance(one, Generation) else None for one in found]
+    rows = []
+    for place, example in enumerate(examples):
+        texts = {name: one.text for name in systems if (one := written[name][place]) is not None}
+        # A row that one system could not answer would have no pair; blind rating needs all of them.
+        if len(texts) == len(systems):
+            rows.append(_row(example, texts))
+    return _checked(AnsweredRows(tuple(systems), str(data), tuple(rows), len(examples) - len(rows)))
+
+
+def answers_of(
+    evaluation: Evaluation, systems: Sequence[str] | None = None, *, most_rows: int = USUAL_NUM_ROWS
+) -> AnsweredRows:
+    """The answers that stand in an evaluation. systems: by their names there; None takes all models that have written.
+
+    Raises RequestError for a system that is not there or has written nothing.
+    """
+    with_texts = {system.name: system for system in evaluation.systems if system.samples}
+    models = tuple(name for name, system in with_texts.items() if system.kind == "model")
+    chosen = models if systems is None else tuple(systems)
+    _check_names(chosen)
+    if unknown := [name for name in chosen if name not in with_texts]:
+        raise RequestError(
+            f"{', '.join(unknown)} has no answers in evaluation {evaluation.evaluation_id}",
+            expected=f"systems among {', '.join(with_texts)}" if with_texts else "an evaluation with written answers",
+            do="name systems of the evaluation, or give rows to be answered: --data FILE",
+        )
+    samples = {name: {sample.row_id: sample for sample in with_texts[name].samples} for name in chosen}
+    first = samples[chosen[0]] if chosen else {}
+    shared = [row_id for row_id in first if all(row_id in samples[name] for name in chosen)]
+    # By content, as `choose_samples` does, so that the sample does not favour the start of the file.
+    by_hash = sorted(shared, key=lambda row_id: sha256_bytes(f"{row_id} {first[row_id].prompt}".encode()))
+    kept = set(by_hash[:most_rows])
+    rows = tuple(
+        AnsweredRow(
+            row_id=row_id,
+            prompt=first[row_id].prompt,
+            messages=(),
+            reference=first[row_id].reference,
+            answers={name: samples[name][row_id].output for name in chosen},
+        )
+        for row_id in shared
+        if row_id in kept
+    )
+    return _checked(AnsweredRows(chosen, evaluation.evaluation_id, rows))
+
+
+def _row(example: Example, texts: Mapping[str, str]) -> AnsweredRow:
+    turns = () if example.prompt is None else example.prompt.messages
+    # A single user turn is shown as its text; only conversations need their roles.
+    is_plain = len(turns) == 1 and turns[0].role == "user"
+    return AnsweredRow(
+        row_id=example.id,
+        prompt=readable(example.prompt),
+        messages=() if is_plain else turns,
+        reference=example.reference or "",
+        answers=texts,
+    )
+
+
+def _check_names(systems: Sequence[str]) -> None:
+    if not systems or len(set(systems)) < len(systems):
+        raise RequestError(
+            f"systems {', '.join(systems) or 'none'}",
+            expected="at least one, each named once",
+            do="name them with commas between: --systems run-...,gpt2",
+        )
+
+
+def _checked(found: AnsweredRows) -> AnsweredRows:
+    if not found.rows:
+        raise RequestError(
+            f"none of the rows of {found.source} has an answer of all of {', '.join(found.systems)}",
+            expected="at least one row that every system has answered",
+            do="choose other systems or shorter rows",
+        )
+    return found
+
 
 CHECK_SYSTEM: Final = "attention check"
 MIN_CHECKS: Final = 2

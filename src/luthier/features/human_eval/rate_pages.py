@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.results.human_eval import HIGHEST, LOWEST, MAX_COMMENT_CHARACTERS, Rater, RatingPanel
-from luthier.features.human_eval import links as rating_links
 from luthier.features.human_eval import rating_view
-from luthier.platform.auth.failure_limits import FailureLimit, TooManyFailuresError
+from luthier.features.human_eval import service as rating_links
+from luthier.platform.auth.rate_limiter import FailureLimit, TooManyFailuresError
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of, with_retry_after
 from luthier.platform.ui.render import redirect, render

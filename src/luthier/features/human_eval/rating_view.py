@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
-from luthier.core.digest import sha256_document
 from luthier.core.errors import RequestError
+from luthier.core.ids import sha256_document
 from luthier.core.results.human_eval import (
     MAX_COMMENT_CHARACTERS,
     Preference,

@@ -11,8 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.results.human_eval import Rater, Rating, RatingItem, RatingPanel
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import AuditedStore
+from luthier.platform.audit_log.service import AuditedStore, AuditEvent
 from luthier.platform.db.store import Codec, Missing, RecordTable
 from luthier.platform.db.tables import raters, rating_items, rating_panels, ratings
 

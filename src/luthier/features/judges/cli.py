@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.features.human_eval.cli.arguments import ProjectOption
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import caller_of, open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.features.human_eval.cli.panels import ProjectOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,11 +36,11 @@ def calibrate(
     home: HomeOption = None,
 ) -> Answer:
     """Have a judge rate what people rated: how far do they agree, and may its figures enter a gate?"""
-    from luthier.features.judges import calibrations
+    from luthier.features.judges import service
 
     with open_context(home) as context:
         project_id = caller_of(context, project).project_id
-        found = calibrations.calibrate(context, project_id, judge, ratings=ratings, panel=panel)
+        found = service.calibrate(context, project_id, judge, ratings=ratings, panel=panel)
     return _answer(found, as_json)
 
 
@@ -53,10 +51,10 @@ def list_calibrations(
     home: HomeOption = None,
 ) -> Answer:
     """List how judges were found to agree with people, newest first."""
-    from luthier.features.judges import calibrations
+    from luthier.features.judges import service
 
     with open_context(home) as context:
-        found = calibrations.calibrations(context, caller_of(context, project).project_id, judge)
+        found = service.calibrations(context, caller_of(context, project).project_id, judge)
     document = [one.model_dump(mode="json") for one in found]
 
     def tell(console: Console) -> None:

@@ -1,20 +1,38 @@
-"""Who judges: a base model, a run, a GGUF file, or a model behind an OpenAI-compatible server."""
+"""Use cases: models as judges: opened by name, calibrated against people, and run on samples of traffic.
+
+A judge is a base model, a run, a GGUF file, or a model behind an OpenAI-compatible server. A traffic sample is chosen
+by a hash of the ids, and verdicts are kept. So overlapping checks judge the same answers, and an hour later only those
+that are new in the sample cost anything.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import NotFoundError, OverlongError, RequestError
-from luthier.core.ids import is_id
+from luthier.core.errors import DataError, LuthierError, NotFoundError, OverlongError, RequestError
+from luthier.core.ids import is_id, new_id
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
-from luthier.features.generation.teachers import find_teacher, is_address, parse_address
+from luthier.core.records.calibration import Calibration, Target
+from luthier.core.records.monitoring import WatchSettings
+from luthier.core.results.signal import Signal
+from luthier.core.results.suite import CRITERIA
+from luthier.features.generation.engines import find_teacher, is_address, parse_address
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.inference.cached_engine import CachedEngine
+    import polars as pl
+
+    from luthier.core.results.human_eval import RatingsTable
+    from luthier.ml.drift.signals.training import Scored
+    from luthier.ml.inference.engine_wrappers import CachedEngine
 
 
 def open_judge(context: Context, name: str) -> Engine:
@@ -76,8 +94,8 @@ def _is_file(name: str) -> bool:
 
 
 def _find_file(context: Context, path: Path) -> CachedEngine:
-    from luthier.core.digest import sha256_file
-    from luthier.ml.inference.cached_engine import CachedEngine
+    from luthier.core.ids import sha256_file
+    from luthier.ml.inference.engine_wrappers import CachedEngine
 
     if not path.is_file():
         raise NotFoundError(f"no file {path}", expected="a GGUF file", do="correct the path")
@@ -122,3 +140,183 @@ class _Judge:
     def close(self) -> None:
         """Let go of the weights, where they were loaded."""
         self._cached.close()
+
+
+_MIN = 2
+
+
+def calibrate(
+    context: Context, project_id: str, judge: str, *, ratings: Path | None = None, panel: str | None = None
+) -> tuple[Calibration, ...]:
+    """Have a judge rate what people rated, measure how far they agree, and store that; one calibration a target.
+
+    Raters who fail their attention checks are left out, and named.
+
+    Args:
+        judge: As `open_judge` takes it.
+        ratings: A file that `luthier human-eval export` has written. Exactly one of this and `panel`.
+        panel: The id of a panel of the project.
+
+    Raises:
+        RequestError: Not exactly one source, a wrong file, or a judge's name that cannot be.
+        NotFoundError: No such panel, judge or file.
+        DataError: Fewer than two items with ratings.
+    """
+    from luthier.ml.evaluation.judge.against_people import Occasion, targets_of
+    from luthier.ml.evaluation.judge.against_people import calibrate as hold_against
+
+    table, source = _ratings(context, project_id, ratings, panel)
+    # Raters who do not read would make a good judge look bad: agreement is measured with the others only.
+    table, cautions = _who_read(table)
+    if len(table.real.by_item()) < _MIN:
+        raise DataError(
+            f"{source} has ratings of {len(table.real.by_item())} items by people who read",
+            expected=f"at least {_MIN}, attention checks aside",
+            do="wait until people have rated more",
+        )
+    name = judge_name(judge)
+    occasion = Occasion(
+        calibration_ids={target: new_id("calibration") for target in targets_of(table)},
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        judge=name,
+        source=source,
+        cautions=(*cautions, *same_base(context, judge, {system: system for system in table.systems})),
+    )
+    with closing(open_judge(context, judge)) as engine:
+        found = hold_against(engine, table, occasion, context.progress)
+    for one in found:
+        context.assessments.save(
+            "calibration", one.calibration_id, one, project_id=project_id, subject=name, run_id=None
+        )
+    return found
+
+
+def is_calibrated(context: Context, project_id: str, judge: str, target: Target) -> Calibration | None:
+    """The newest calibration of a judge in a target, if it says that its figures may enter a gate; else None.
+
+    One that was made with another form of the questions counts for nothing.
+    """
+    from luthier.ml.evaluation.judge.verdicts import form_digest
+
+    # The digest of the questions: another wording is another instrument, and its calibration does not carry over.
+    form = form_digest()
+    # The newest alone decides: an older good calibration must not hide a later bad one.
+    newest = next((one for one in calibrations(context, project_id, judge) if one.target == target), None)
+    return newest if newest is not None and newest.form == form and newest.may_enter_gate else None
+
+
+def calibrations(context: Context, project_id: str, judge: str | None = None) -> list[Calibration]:
+    """A project's calibrations, newest first; of one judge where it is named."""
+    subject = None if judge is None else judge_name(judge)
+    return context.assessments.list("calibration", Calibration, project_id, subject=subject)
+
+
+def _ratings(context: Context, project_id: str, ratings: Path | None, panel: str | None) -> tuple[RatingsTable, str]:
+    from luthier.core.results.human_eval import RatingsTable
+
+    if (ratings is None) == (panel is None):
+        raise RequestError(
+            "both --ratings and --panel" if ratings is not None else "neither --ratings nor --panel",
+            expected="exactly one of the two",
+            do="name a file of ratings, or a panel: luthier human-eval status lists them",
+        )
+    if ratings is not None:
+        return RatingsTable.read(ratings), str(ratings)
+    from luthier.features.human_eval.service import ratings_table
+
+    assert panel is not None
+    return ratings_table(context, project_id, panel), panel
+
+
+def _who_read(table: RatingsTable) -> tuple[RatingsTable, tuple[str, ...]]:
+    """The ratings without those of raters who fail their attention checks, and a sentence for each of these."""
+    from luthier.ml.evaluation.panel import FAILED_SHARE, MIN_FAILED
+
+    left_out, sentences = [], []
+    for rater in table.raters:
+        checks = [row.passed for row in table.rows if row.rater == rater and row.is_check]
+        num_failed = checks.count(False)
+        # A number and a share: one slip in two checks is no evidence, nor are two slips in fifty.
+        if num_failed >= MIN_FAILED and num_failed >= FAILED_SHARE * len(checks):
+            left_out.append(rater)
+            sentences.append(f"{rater} failed {num_failed} of {len(checks)} attention checks, and is left out.")
+    return table.without(left_out), tuple(sentences)
+
+
+_MAX_CHARACTERS = 8_000
+"""Of a prompt, and of an answer: longer ones are not asked about, so that a judge's window holds them."""
+
+
+def judged_by(
+    context: Context, project_id: str, settings: WatchSettings, frame: pl.DataFrame, since: float, num_others: int
+) -> tuple[tuple[Signal, ...], tuple[str, ...]]:
+    """The signals of the judge that the settings name, and cautions; nothing where they name none.
+
+    frame: exchanges with their words, columns of `Exchange`. since: where the window begins, seconds since 1970.
+    num_others: how many signals there are besides. A judge that cannot be asked is a caution, and no failed look.
+    """
+    from luthier.ml.drift.signals.training import judged_signals
+
+    if settings.judge is None:
+        return (), ()
+    try:
+        name = judge_name(settings.judge)
+        with closing(open_judge(context, settings.judge)) as judge:
+            # The same number on both sides; with unequal samples the smaller one would limit the test anyway.
+            before = _scored(context, judge, _sample(frame, None, since, settings.num_judged))
+            now = _scored(context, judge, _sample(frame, since, None, settings.num_judged))
+    except LuthierError as error:
+        return (), (f"The judge {settings.judge} could not be asked: {error.came}.",)
+    # The error is shared among all signals of the check, those of the judge included.
+    signals = judged_signals(name, before, now, num_others + len(CRITERIA))
+    # Scores of an uncalibrated judge are shown, with the caution that nobody has compared them with people.
+    alone = [criterion for criterion in CRITERIA if is_calibrated(context, project_id, name, criterion) is None]
+    if not alone:
+        return signals, ()
+    said = f"Scores are the opinion of {name}, which is not known to agree with people in {', '.join(alone)}"
+    return signals, (f"{said}: luthier judge calibrate.",)
+
+
+def _sample(frame: pl.DataFrame, since: float | None, until: float | None, num_wanted: int) -> pl.DataFrame:
+    """Answered exchanges of a time whose words were kept: those with the lowest hashes, in that order."""
+    import polars as pl
+
+    is_it = (pl.col("status") < HTTPStatus.BAD_REQUEST) & pl.col("messages").is_not_null() & (pl.col("answer") != "")
+    if since is not None:
+        is_it &= pl.col("at") >= since
+    if until is not None:
+        is_it &= pl.col("at") < until
+    found = frame.filter(is_it).unique("exchange_id", keep="last", maintain_order=True)
+    # The lowest hashes of any window are a random sample, and overlapping windows share most of it.
+    drawn = [hashlib.sha256(one.encode("utf-8", "replace")).hexdigest() for one in found["exchange_id"].to_list()]
+    return found.with_columns(pl.Series("drawn", drawn, dtype=pl.String)).sort("drawn").head(num_wanted)
+
+
+def _scored(context: Context, judge: Engine, sample: pl.DataFrame) -> Scored:
+    from luthier.ml.drift.signals.training import Scored
+    from luthier.ml.evaluation.judge.verdicts import NoVerdict, judge_answers
+
+    asked = []
+    for exchange_id, messages, answer in sample.select("exchange_id", "messages", "answer").iter_rows():
+        prompt = _prompt(messages)
+        # Skipped, not cut: a judge would score the cut as a fault of the answer.
+        if prompt is not None and max(len(prompt), len(answer)) <= _MAX_CHARACTERS:
+            asked.append((exchange_id, prompt, answer))
+    said = judge_answers(judge, CRITERIA, [(prompt, answer) for _, prompt, answer in asked], context.progress)
+    judged = [
+        (exchange_id, one)
+        for (exchange_id, _, _), one in zip(asked, said, strict=True)
+        if not isinstance(one, NoVerdict)
+    ]
+    return Scored(
+        ids=[exchange_id for exchange_id, _ in judged],
+        scores={criterion: [one[criterion] for _, one in judged] for criterion in CRITERIA},
+        num_asked=len(asked),
+    )
+
+
+def _prompt(messages: str) -> str | None:
+    """The text of the user's last message; None where there is none."""
+    of_users = [one for one in json.loads(messages) if one.get("role") == "user"]
+    content = of_users[-1].get("content") if of_users else None
+    return content if isinstance(content, str) and content.strip() else None

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import caller_of, open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.features.lineage.forgotten_rows import Forgotten
-    from luthier.features.lineage.rows import RowLineage
+    from luthier.features.lineage.rows import Forgotten, RowLineage
 
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
 
@@ -50,7 +47,7 @@ def forget_row(
 
     What a model has learned stays in its weights: the models to train again are named.
     """
-    from luthier.features.lineage.forgotten_rows import forget_row as forget
+    from luthier.features.lineage.rows import forget_row as forget
     from luthier.features.lineage.rows import row_lineage
 
     with open_context(home) as context:

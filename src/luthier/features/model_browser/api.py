@@ -12,7 +12,7 @@ from luthier.core.stream import Decoding
 from luthier.features.model_cards.service import BaseView, decoding_of_base, find_base, list_bases
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader
-from luthier.platform.http.error_documents import documented
+from luthier.platform.http.errors import documented
 
 router = APIRouter(prefix="/api/v1/base-models", tags=["base models"])
 

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,8 +81,7 @@ def check(
 
     The model is pulled where it is not on this machine; all else that is made is thrown away.
     """
-    from luthier.features.model_checks.format import show_check
-    from luthier.features.model_checks.service import check_model
+    from luthier.features.model_checks.service import check_model, show_check
 
     with open_context(home) as context:
         found = check_model(context, name, rows=rows, max_seconds=max_seconds)

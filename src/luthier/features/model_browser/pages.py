@@ -1,10 +1,10 @@
-"""/models/NAME: the card of a model, its checkpoints, evaluations, exports and names, and where it comes from."""
+"""/models: tuned models, deployments and base models; /models/NAME: the card of one model."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from luthier.core.access import Caller
@@ -13,17 +13,43 @@ from luthier.core.records.deployment import NAME
 from luthier.features.assessments import service as project_assessments
 from luthier.features.deployments import service as deployments
 from luthier.features.exports import requests as server_exports
-from luthier.features.lineage.chart import lineage_svg
-from luthier.features.lineage.service import model_lineage
+from luthier.features.lineage.service import lineage_svg, model_lineage, project_lineage
 from luthier.features.model_cards import service as project_models
-from luthier.features.release_gates.evaluation_checks import remedy
-from luthier.features.release_gates.service import default_gate
+from luthier.features.release_gates.service import default_gate, remedy
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.render import Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter()
+PAGE = Page("Models", "/models", "read", order=70, key="m")
+
+_MAX: Final = 20
+Tab = Literal["tuned", "deployments", "base", "lineage"]
+
+
+@router.get("/models")
+def models(
+    request: Request,
+    context: HomeContext,
+    caller: Reader,
+    show: Tab = "tuned",
+    after: Annotated[str | None, Query(max_length=64)] = None,
+) -> Response:
+    """The models of the project, and those of the machine."""
+    values: dict[str, Any] = {"show": show}
+    if show == "tuned":
+        views, has_more = project_models.list_tuned(context, caller, limit=_MAX, after=after)
+        values |= {"views": views, "has_more": has_more, "is_first": after is None}
+    elif show == "deployments":
+        values |= {"deployments": deployments.list_deployments(context, caller)}
+    elif show == "base":
+        values |= {"bases": project_models.list_bases(context)}
+    else:
+        lineage = project_lineage(context, caller)
+        values |= {"lineage": lineage, "drawing": lineage_svg(lineage) if lineage.nodes else None}
+    return render(request, "model_browser/list.html", values)
+
 
 _Text = Annotated[str, Form(max_length=1024)]
 _Reason = Annotated[str, Form(max_length=2_000)]

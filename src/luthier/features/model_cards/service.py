@@ -14,10 +14,10 @@ from luthier.core.records.deployment import Deployment
 from luthier.core.records.export import ServerExport
 from luthier.core.run import RunRecord
 from luthier.core.stream import Decoding, Served
-from luthier.features.datasets.records import Dataset, DatasetVersion
+from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.models import service as models
-from luthier.features.models.tuned_records import TunedModel
-from luthier.features.runs.evaluations import without_paths
+from luthier.features.models.store import TunedModel
+from luthier.features.runs.views import without_paths
 from luthier.features.serving.targets import EXPORT, is_tuned_name
 from luthier.ml.export.exporters.registry import served_formats
 from luthier.platform.home.context import Context
@@ -154,8 +154,8 @@ def show_tuned(context: Context, caller: Caller, run_id: str) -> ModelDetails:
     Raises NotFoundError, also for another project's; ConflictError for a run that has not succeeded.
     """
     from luthier.features.exports.bundles import facts_of_run
-    from luthier.ml.export.bundle import licences
-    from luthier.ml.export.bundle.card_outcome import limits_of
+    from luthier.ml.export.bundle import front_matter
+    from luthier.ml.export.bundle.card import limits_of
 
     _check_run(context, caller, run_id)
     record = context.runs.get(run_id)
@@ -171,7 +171,7 @@ def show_tuned(context: Context, caller: Caller, run_id: str) -> ModelDetails:
         view=_views(context, caller, [record])[0],
         facts=facts,
         limits=tuple(limits_of(facts)),
-        licence=licences.consequences(facts.base.licence),
+        licence=front_matter.consequences(facts.base.licence),
         rows=rows_by_digest(context, caller, digests),
         evaluations=tuple(without_paths(context, one) for one in context.evaluations.list(run_id=run_id)),
     )

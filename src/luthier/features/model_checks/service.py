@@ -1,24 +1,92 @@
-"""Use case: whether a base model works here, in each part and by which path, before anybody trains it.
+"""Use case: check whether a base model works here, part by part and by which path, before it is trained.
 
-Everything is tried in a process of its own: an error of any library, a process that the kernel ends for its memory, a
-template without an end are lines of the table, not the end of it.
+Everything is tried in a child process (`trials`): an error of any library, a process that the kernel kills for its
+memory, or a template that never ends is a line of the table, not the end of the check.
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import Field
 
 from luthier.core.child_process.process import ChildEndedError, run_child
-from luthier.core.errors import LuthierError, NotFoundError, RequestError
-from luthier.core.library_errors import first_line
-from luthier.core.system.scratch_folders import scratch_folder
-from luthier.features.model_checks.records import CHECKS, Check, ModelCheck
+from luthier.core.errors import LuthierError, NotFoundError, RequestError, first_line
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.system.files import scratch_folder
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from luthier.core.records.base_model import LocalModel
+
+CheckStatus = Literal["works", "refused", "wrong", "fault", "not_run"]
+CHECKS: Final = (
+    "template",
+    "rows",
+    "plan",
+    "reach",
+    "loss",
+    "step",
+    "text",
+    "stream",
+    "score",
+)
+"""Parts of a check, in their order. `rows` comes once for each kind of row: `rows: one turn`."""
+
+
+class Check(FrozenModel):
+    """One part of a check.
+
+    Attributes:
+        name: The part, such as `loss` or `rows: one turn`.
+        status: `refused`: Luthier refuses, with a reason. `wrong`: not the result of the model's own forward pass.
+            `fault`: an unexpected error. `not_run`: left out for time, or because an earlier part failed.
+        path: The way by which it works.
+        reason: Why it does not work.
+        remedy: What to do about it.
+        seconds: How long it took.
+        measures: Figures that were found; each name says the unit or what it is a share of.
+    """
+
+    name: str
+    status: CheckStatus
+    path: str = ""
+    reason: str = ""
+    remedy: str = ""
+    seconds: float = 0.0
+    measures: dict[str, float] = Field(default_factory=dict)
+
+
+class ModelCheck(FrozenModel):
+    """All checks of one base model.
+
+    Attributes:
+        model: Its name.
+        path: Its folder.
+        architecture: The class of its configuration.
+        num_parameters: All its parameters.
+        context_length_tokens: Its longest sequence.
+        layers: Which layers were computed with; `all` for small models.
+        checks: The parts, in order.
+    """
+
+    model: str
+    path: str
+    architecture: str | None
+    num_parameters: int
+    context_length_tokens: int
+    layers: str
+    checks: tuple[Check, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether every part works."""
+        return all(check.status == "works" for check in self.checks)
+
 
 DEFAULT_SECONDS: Final = 600.0
 _MAX_SHARE: Final = 0.4
@@ -115,3 +183,27 @@ def _tried(asked: dict[str, Any], max_seconds: float) -> list[Check]:
     found.append(Check(name=under_way or "the check", status="fault", reason=why, remedy=remedy))
     left = [name for name in CHECKS if name not in done and name != under_way.partition(":")[0]]
     return found + [Check(name=name, status="not_run", reason="an earlier part has ended the process") for name in left]
+
+
+def show_check(console: Console, found: ModelCheck) -> None:
+    """What is known of the model, a line for each part, then what to do about those that do not work."""
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import facts, make_table, visible
+
+    rows = [
+        ("model", found.model),
+        ("architecture", found.architecture or "-"),
+        ("parameters", figures.count(found.num_parameters)),
+        ("context", f"{found.context_length_tokens:,} tokens"),
+        ("layers", found.layers),
+    ]
+    facts(console, rows)
+    table = make_table(["part", "ends", "by which path, or why not", "figures", "s"], num_text_columns=4)
+    for one in found.checks:
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in one.measures.items())
+        ending = one.status.replace("_", " ")
+        table.add_row(visible(one.name), ending, visible(one.path or one.reason), shown, f"{one.seconds:.1f}")
+    console.print(table)
+    for one in found.checks:
+        if one.remedy:
+            console.print(f"{visible(one.name)}: {visible(one.remedy)}", soft_wrap=True)

@@ -20,7 +20,7 @@ from luthier.core.child_process.channel import Channel
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import LuthierError, TemplateError
 from luthier.core.workflows.trial_rows import TRIAL_ROWS, made_rows
-from luthier.features.model_checks.records import Check
+from luthier.features.model_checks.service import Check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -181,10 +181,10 @@ def _marked(trial: Trial, examples: Sequence[Example]) -> str:
 
 def opt_in(examples: Sequence[Example], template: ChatTemplate) -> str:
     """The setting of a recipe by which rows pass that a template cannot say as they are; empty where none does."""
-    from luthier.core.opted_turns import OptedTurns
+    from luthier.core.conversation import OptedTurns
     from luthier.core.ports import SilentProgress
     from luthier.ml.data.tokenise.loss_mask import tokenise_all
-    from luthier.ml.inference.opted_turns import rewritten_examples
+    from luthier.ml.inference.engine_prompts import rewritten_examples
 
     # Tried in order, least intrusive first; `drop` is last because it loses content.
     ways = {
@@ -307,7 +307,7 @@ def _text(trial: Trial, context: Context) -> str:
 def _stream(trial: Trial, context: Context) -> str:
     """The same of the engine that serves."""
     from luthier.core.ports import SilentProgress
-    from luthier.ml.inference.stream_generation import generate_by_streaming
+    from luthier.ml.inference.engine_wrappers import generate_by_streaming
     from luthier.ml.inference.streaming import StreamingEngine
 
     del context
@@ -366,7 +366,7 @@ def _own_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     import torch
 
     from luthier.ml.inference.models.architecture import causal_model
-    from luthier.ml.inference.models.forward_arguments import text_inputs
+    from luthier.ml.inference.models.forward import text_inputs
 
     causal, given = causal_model(model), torch.tensor([list(ids)])
     with torch.no_grad():

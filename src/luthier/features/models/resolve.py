@@ -7,15 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from luthier.core.conversation import Conversation
+from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError
 from luthier.core.ids import is_id
-from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Engine, Prompt, StopCheck
 from luthier.core.recipe import TemplateOption
-from luthier.features.recipes.evaluation_checks import are_pairs, check_lengths, have_text_answers
+from luthier.features.recipes.checks import are_pairs, check_lengths, have_text_answers
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -221,12 +220,11 @@ def system_under_test(
     longest row does not fit, fewer shots are used for all rows; the name says how many. Raises OverlongError for a row
     that does not fit without shots.
     """
-    from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
-    from luthier.ml.data.tokenise.option_tokens import tokenise_option
+    from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_option, tokenise_sides
     from luthier.ml.evaluation.compare import SystemUnderTest
     from luthier.ml.evaluation.few_shot import with_shots
-    from luthier.ml.inference.models.answer_lengths import limits_of
-    from luthier.ml.inference.opted_turns import rewritten_examples
+    from luthier.ml.inference.engine_prompts import rewritten_examples
+    from luthier.ml.inference.models.thinking import limits_of
 
     learning, opted, name = Learning(reasoning=candidate.learn_reasoning), candidate.opted_turns, candidate.name
     examples = rewritten_examples(opted, examples, engine.template)

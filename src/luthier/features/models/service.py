@@ -36,7 +36,7 @@ class ModelView(FrozenModel):
         num_active_parameters: Parameters that one token meets; None where that is all, or unknown.
         is_gated: Whether the hub asks for accepted terms.
         template_options: Options of the chat template, each with its values.
-        training_memory: Predicted peak memory (ml/planning/catalog_memory.py); None without a figure.
+        training_memory: Predicted peak memory (ml/planning/hypothetical_run.py); None without a figure.
         hub: The repository of a catalogue entry.
         is_pinned: Whether the catalogue names a commit.
         commit: The commit that was pulled.
@@ -154,7 +154,7 @@ def _of_catalogue(entry: CatalogEntry | None) -> dict[str, Any]:
     """What only the catalogue knows."""
     if entry is None:
         return {}
-    from luthier.ml.planning.catalog_memory import known_memory
+    from luthier.ml.planning.hypothetical_run import known_memory
 
     return {
         "num_active_parameters": entry.num_active_parameters,

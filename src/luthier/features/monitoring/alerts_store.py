@@ -8,12 +8,11 @@ from typing import Any, Final
 
 from sqlalchemy import update
 
-from luthier.core.records.alert import Alert, AlertStatus
+from luthier.core.records.monitoring import Alert, AlertStatus
 from luthier.platform.db.monitor_state import WatchDocument, is_still, put
 from luthier.platform.db.store import Codec, Missing, RecordTable, Store
 from luthier.platform.db.tables import alerts
-from luthier.platform.notifications.records import EventType
-from luthier.platform.notifications.store import announce_event
+from luthier.platform.notifications.store import EventType, announce_event
 
 Event = tuple[EventType, dict[str, Any]]
 _MAX_SIGNAL_CHARACTERS: Final = 128

@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from luthier.core.digest import sha256_document
 from luthier.core.errors import LuthierError
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.records.alert import Alert, AlertSettings
+from luthier.core.ids import sha256_document
+from luthier.core.records.monitoring import Alert, AlertSettings
 from luthier.core.results.signal import SignalState, WatchReport
 from luthier.features.monitoring import alerts
-from luthier.features.monitoring.alert_format import line_of
+from luthier.features.monitoring.alerts import line_of
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
 from luthier.platform.processes.analysis import answer_to
@@ -161,9 +161,8 @@ def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
     """
     settings, until, told, problem = alerts.alert_settings(context, project_id), context.access.now(), [], ""
     try:
-        from luthier.features.monitoring.scheduled_suites import begin_due
+        from luthier.features.monitoring.scheduled_suites import begin_due, model_settings
         from luthier.features.monitoring.service import watch
-        from luthier.features.monitoring.settings import model_settings
 
         since = until - settings.window_hours * 3600.0
         # `until` is read once: report, alerts and stored state of a check all carry the same time.

@@ -10,17 +10,16 @@ from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.digest import sha256_document
 from luthier.core.errors import ConflictError, LuthierError
-from luthier.core.records.feedback import ReviewItem, ReviewStatus
+from luthier.core.ids import sha256_document
+from luthier.core.records.traffic import ReviewItem, ReviewStatus
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback.review import Decision
 from luthier.features.monitoring import loop as monitor_loop
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.page_work import Led, page_work
-from luthier.platform.ui.render import is_fragment_request, redirect, render
+from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter(prefix="/review")

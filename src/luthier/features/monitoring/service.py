@@ -1,30 +1,221 @@
 """Use case: check a deployed model: its traffic against earlier traffic and against its training rows.
 
-luthier monitor, the server's periodic look -> watch -> traffic.exchanges, training_profiles, text_checks
-                                                     -> monitor/signals (the stage that tells what has changed)
+luthier monitor, the server's periodic check -> watch -> traffic.exchanges, training profiles, text checks
+                                                      -> ml/drift (decides what has changed)
+
+A training profile holds the prompts and answers that the model was trained on. Text checks are put together here from
+several libraries, since none of these imports another.
 """
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from luthier.core.access import Caller
+from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
-from luthier.core.records.monitor_settings import WatchSettings
+from luthier.core.records.deployment import Share
+from luthier.core.records.monitoring import WatchSettings
 from luthier.core.results.signal import WatchReport
 from luthier.core.system.bounded_regex import BoundedPattern
 from luthier.features.judges.service import judge_name
-from luthier.features.monitoring.scheduled_suites import check_suite_file
-from luthier.features.monitoring.settings import SETTINGS, model_settings
+from luthier.features.monitoring.scheduled_suites import SETTINGS, check_suite_file, model_settings
+from luthier.features.recipes.checks import column_map
+from luthier.features.serving.targets import EXPORT
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from luthier.ml.drift.drift.topics import TextWords
+    from luthier.ml.drift.signals.columns import Checks
     from luthier.ml.drift.signals.signal_report import Watched
+    from luthier.ml.drift.signals.training import Profile
+
+MAX_CHARACTERS: Final = 4_000
+"""Of a text that is looked at: what comes later counts in no signal."""
+_MAX_CHECKED: Final = 500_000
+_CHECKED: Final[dict[bytes, bool]] = {}
+
+
+def text_checks(context: Context, corpus: Path | None = None) -> Checks:
+    """The checks of texts that the signals need.
+
+    Args:
+        corpus: Documents that answers may cite; None checks no citations.
+
+    Raises:
+        NotFoundError: No such path.
+        DataError: A document that cannot be read, or no text at all.
+    """
+    from luthier.ml.data.personal_data.find import find_personal_data
+    from luthier.ml.data.text.toxicity import THRESHOLD, english, toxicity_of
+    from luthier.ml.drift.signals.columns import Checks
+    from luthier.ml.evaluation.safety.refusal import is_refusal
+    from luthier.ml.evaluation.statistics.resampling import share_ends
+
+    listed = english()
+    return Checks(
+        words=text_words,
+        languages=_languages,
+        is_refusal=is_refusal,
+        is_toxic=_remembered("toxic", lambda text: toxicity_of(text, listed).probability >= THRESHOLD),
+        has_personal_data=_remembered("personal data", lambda text: bool(find_personal_data(text))),
+        share_ends=share_ends,
+        citations=None if corpus is None else _citations(context, corpus),
+    )
+
+
+def _remembered(name: str, check: Callable[[str], bool]) -> Callable[[str], bool]:
+    """The check, which looks at a text once in the life of a process: the next look sees most answers again."""
+
+    def remembered(text: str) -> bool:
+        # The key is of the cut text, so answers that differ only behind the limit share one entry.
+        cut = text[:MAX_CHARACTERS]
+        # 16 bytes a text instead of up to 4,000 characters. surrogatepass: JSON may hold lone surrogates.
+        key = blake2b(f"{name}\0{cut}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if key not in _CHECKED:
+            # Cleared as a whole: an LRU order would cost more than checking the texts once more.
+            if len(_CHECKED) >= _MAX_CHECKED:
+                _CHECKED.clear()
+            _CHECKED[key] = check(cut)
+        return _CHECKED[key]
+
+    return remembered
+
+
+def text_words(texts: Sequence[str]) -> TextWords:
+    """The words of texts as hashes."""
+    import numpy as np
+    import polars as pl
+
+    from luthier.ml.data.text.words import word_blocks
+    from luthier.ml.drift.drift.topics import TextWords
+
+    cut = pl.Series([text[:MAX_CHARACTERS] for text in texts], dtype=pl.String)
+    # hashes: uint64 [words of all texts]; counts: int64 [texts], how many words each text has.
+    blocks = list(word_blocks(cut))
+    if not blocks:
+        return TextWords(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
+    return TextWords(np.concatenate([one.hashes for one in blocks]), np.concatenate([one.counts for one in blocks]))
+
+
+def _languages(texts: Sequence[str]) -> list[str | None]:
+    import polars as pl
+
+    from luthier.ml.data.text.languages import UNDETERMINED, languages
+
+    found = languages(pl.Series(list(texts), dtype=pl.String))["language"].to_list()
+    return [None if one == UNDETERMINED else one for one in found]
+
+
+def _citations(context: Context, path: Path) -> Callable[[str], tuple[int, int]]:
+    from luthier.core.results.suite import CitationsTask
+    from luthier.features.datasets.documents import read_corpus
+    from luthier.ml.evaluation.grounding.corpus import Corpus, findings
+
+    forms = CitationsTask.model_fields["forms"].get_default(call_default_factory=True)
+    corpus = Corpus(read_corpus(path, context.progress), forms=forms, progress=context.progress)
+
+    def counted(text: str) -> tuple[int, int]:
+        found = findings(text, corpus)
+        return len(found), sum(one.status == "unknown" for one in found)
+
+    return counted
+
+
+MOST_ROWS: Final = 4_000
+"""Rows that are drawn by lot: more would not make a PSI surer than the traffic lets it be."""
+_MAX_PROFILES: Final = 4
+_PROFILES: Final[dict[str, Profile]] = {}
+
+
+def training_profile(context: Context, project_id: str, target: str, settings: WatchSettings) -> Profile | None:
+    """The profile of what answers; None for a base model, or where its training rows are unknown.
+
+    Args:
+        target: A run id or the name of a model; empty for none.
+        settings: `data` names rows in place of those of the run.
+
+    Raises:
+        DataError: The rows cannot be read.
+        ConflictError: The rows are gone, or are not those that it was trained on.
+    """
+    from luthier.core.ids import sha256_file
+
+    if settings.data is not None:
+        path = Path(settings.data)
+        if not path.is_file():
+            raise ConflictError(
+                f"the rows {path} are gone", expected="the file that was named with --data", do="put it back"
+            )
+        run = _run_behind(context, project_id, target)
+        # The run's own column map: without it the rows would be read in another shape than they were trained in.
+        mapping = column_map(context, () if run is None else (run,), path, None).mapping
+        # Digest and sorted mapping make the arguments hashable and stale entries unreachable for lru_cache.
+        return _of_file(settings.data, sha256_file(path), tuple(sorted((mapping or {}).items())))
+    run_id = _run_behind(context, project_id, target)
+    if run_id is None:
+        return None
+    if run_id not in _PROFILES:
+        from luthier.features.evaluations.service import training_rows
+
+        if len(_PROFILES) >= _MAX_PROFILES:
+            _PROFILES.clear()
+        _PROFILES[run_id] = _profile(tuple(training_rows(context, [run_id])))
+    return _PROFILES[run_id]
+
+
+def _run_behind(context: Context, project_id: str, target: str) -> str | None:
+    from luthier.features.release_gates.service import judged_behind
+
+    # An export has no run of its own to read rows from; `--data` names them then.
+    if not target or target.startswith(EXPORT):
+        return None
+    try:
+        return judged_behind(context, Caller(project_id=project_id), Share(target=target, fraction=1)).run_id
+    except NotFoundError:
+        return None
+
+
+@lru_cache(maxsize=4)
+def _of_file(
+    path: str,
+    sha256: str,  # noqa: ARG001 - a file that has changed is read again
+    mapping: tuple[tuple[str, str], ...],
+) -> Profile:
+    from luthier.ml.data.rows.formats import load_file
+
+    return _profile(tuple(load_file(Path(path), mapping=dict(mapping)).examples))
+
+
+def _profile(examples: tuple[Example, ...]) -> Profile:
+    from luthier.ml.drift.signals.training import Profile
+
+    # The same rows at each check: a new draw would move the reference and look like drift.
+    drawn = random.Random(0).sample(examples, min(MOST_ROWS, len(examples)))  # noqa: S311 - a sample, no secret
+    pairs = [pair for pair in map(_pair, drawn) if pair is not None]
+    return Profile([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+
+
+def _pair(example: Example) -> tuple[str, str] | None:
+    """What the user said last before the last answer, and that answer; None for a plain text."""
+    conversation = example.conversation
+    if conversation is None or (place := conversation.last_answer) is None:
+        return None
+    # The last user turn before the answer, as traffic is compared: earlier turns are context.
+    asked = [turn.content for turn in conversation.messages[:place] if turn.role == "user" and turn.content]
+    answer = conversation.messages[place].content
+    return (asked[-1], answer) if asked and answer else None
+
 
 _MAX_GROUPS: Final = 12
 _GROUP_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
@@ -112,10 +303,8 @@ def set_model_settings(context: Context, project_id: str, model: str, settings: 
 
 
 def _watched(context: Context, project_id: str, model: str, since: float, until: float | None) -> Watched:
-    from luthier.features.judges.samples import judged_by
-    from luthier.features.monitoring.suite_signals import suite_signals
-    from luthier.features.monitoring.text_checks import text_checks
-    from luthier.features.monitoring.training_profiles import training_profile
+    from luthier.features.judges.service import judged_by
+    from luthier.features.monitoring.scheduled_suites import suite_signals
     from luthier.ml.drift.signals.signal_report import Compared, number_of_signals, stretch_begins, watch_rows
 
     until = context.access.now() if until is None else until

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.features.files.references import AuditRequest, audit_of, plan_of
 from luthier.platform.http.authentication import HomeContext, Trainer
-from luthier.platform.http.error_documents import documented
+from luthier.platform.http.errors import documented
 
 router = APIRouter(prefix="/api/v1", tags=["plans"])
 

@@ -10,8 +10,7 @@ from luthier.features.planning.training_data import PreparedSplit
 
 if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
-    from luthier.ml.data.tokenise.batches import StepSchedule
-    from luthier.ml.data.tokenise.replay import ReplaySchedule
+    from luthier.ml.data.tokenise.batches import ReplaySchedule, StepSchedule
     from luthier.ml.data.tokenise.shared_prefix import Families, UnitPrefixes
     from luthier.ml.training.objective_protocol import Batch
 
@@ -32,7 +31,7 @@ def of_training(
         packs: Whether the rows of a micro-batch lie end to end.
         micro_batch_tokens: In place of the plan's; None takes the plan's.
     """
-    from luthier.ml.data.tokenise.replay import ReplaySchedule
+    from luthier.ml.data.tokenise.batches import ReplaySchedule
 
     data, size = prepared.plan.data, prepared.plan.training.global_batch_size
     num_replayed = data.replay.num_per_step if data.replay else 0
@@ -99,7 +98,7 @@ def shapes_of_drawn(
 
 
 def _drawn(prompts: Sequence[int], num: int, new: int, micro_batch_tokens: int, *, shares_prefix: bool) -> list[Shape]:
-    """`num` answers of `new` tokens to each prompt, cut as ml/training/objectives/groups.py cuts them."""
+    """`num` answers of `new` tokens to each prompt, cut as ml/training/objectives/grpo.py cuts them."""
     if not shares_prefix:
         rows = sorted(((prompt + new, new) for prompt in prompts for _ in range(num)), reverse=True)
         plain: list[list[tuple[int, int]]] = []

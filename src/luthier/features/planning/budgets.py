@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.budget import BudgetPlan
 from luthier.core.errors import RequestError, StorageFullError
 from luthier.core.plan import Plan
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.run import BudgetPlan
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def with_budget(
     from luthier.features.planning.probes import stored
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning.budget import budget_of_unknown_device, resolve_budget
-    from luthier.ml.planning.devices import this_machine
-    from luthier.ml.planning.prices import load_prices
+    from luthier.ml.planning.devices import load_prices, this_machine
     from luthier.ml.planning.workload import workload_of
     from luthier.platform.home.hardware_benchmark import hardware_of
 

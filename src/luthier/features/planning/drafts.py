@@ -1,9 +1,9 @@
-"""Plans for whoever is still drafting a recipe: one at a time, the newest of each draft, answers kept for a while.
+"""Plans of recipes that are still being drafted: one at a time, the newest of each draft, cached for a while.
 
-    asks (newest of each draft) --> one thread --> one warm process (`WarmChild`)
+requests (newest of each draft) --> one thread --> one warm process (`WarmChild`), which answers by the functions below
 
-A recipe that nobody waits for any more is dropped from the queue, and where it is being planned for long the process is
-ended. Thread and process end when nobody has asked for some minutes.
+A recipe that nobody waits for any more is dropped from the queue, and a process that has planned it for long is ended.
+Thread and process end after some minutes without requests.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.digest import sha256_document
 from luthier.core.errors import BusyError, LuthierError
-from luthier.core.system.threads import start_daemon
+from luthier.core.ids import sha256_document
+from luthier.core.system.process_setup import start_daemon
 from luthier.features.files.references import plan_of
 from luthier.platform.home.context import Context
 from luthier.platform.processes.analysis import WarmChild
+
+if TYPE_CHECKING:
+    from luthier.features.planning.service import Prepared
 
 log = logging.getLogger("luthier.plans")
 
@@ -211,3 +215,49 @@ def _bug(error: Exception) -> LuthierError:
     return LuthierError(
         "the server had an error of its own", expected="no bug of ours", do="see the server's log, and report it"
     )
+
+
+def wake(context: Context, _asked: dict[str, Any]) -> dict[str, Any]:
+    """Load what a plan needs and measure the machine, so that the first plan need not wait for that."""
+    from luthier.features.planning import quotes
+    from luthier.features.planning import service as plans
+    from luthier.ml.planning import quote as options
+    from luthier.ml.planning import resolve
+
+    device = quotes.device_for(context, None)
+    return {"device": device.name, "ready": [m.__name__ for m in (quotes, options, plans, resolve)]}
+
+
+def plan_answer(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
+    """What `luthier plan --json` prints; compares: with advice, and what it takes on each device of the table."""
+    from luthier.features.planning import quotes
+    from luthier.features.planning.service import prepare
+    from luthier.features.recipes.service import recipe_from
+    from luthier.ml.planning.devices import load_prices
+
+    recipe, prices = recipe_from(asked["recipe"], base_dir=Path("/")), load_prices(None)
+    prepared = prepare(context, recipe, base_dir=Path("/"))
+    quote = quotes.quote_of(context, prepared, on=None, prices=prices, market="on_demand", is_probed=False)
+    plan = prepared.plan
+    shown = {"hash": plan.hash, "values": plan.values(), "predicted": quote.as_json()}
+    if asked["compares"]:
+        shown |= _compared(context, prepared)
+    return shown | {"plan": plan.model_dump(mode="json")}
+
+
+def _compared(context: Context, prepared: Prepared) -> dict[str, Any]:
+    """Advice on the method, and the run on one of each accelerator of the table, those that fit and are cheap first."""
+    from luthier.features.planning.quotes import advise, compare_options
+    from luthier.ml.planning.devices import accelerators
+    from luthier.ml.planning.fit import METHOD_TITLES
+    from luthier.ml.planning.workload import work_method
+
+    method = METHOD_TITLES[work_method(prepared.plan.method.name)]
+    options = compare_options(context, prepared, on=[device.name for device in accelerators()])
+    devices = [
+        option.as_json()
+        | {"title": option.prediction.device.title, "memory_bytes": option.prediction.device.memory_bytes}
+        for option in options
+        if option.method == method
+    ]
+    return {"advice": advise(context, prepared).as_json(), "devices": devices}

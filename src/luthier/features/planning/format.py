@@ -1,13 +1,270 @@
-"""A plan in a few lines, shown before anything is trained; the whole of it is in `luthier plan` and in the report."""
+"""Plans, quotes, bills and advice as text.
+
+The plan is a few lines shown before training; all of it is in `luthier plan` and in the report. A quote lists memory by
+part, time, money, power and people, what fits and what would. Advice names the recommended method, why, and the others.
+"""
 
 from __future__ import annotations
 
-from luthier.core.cost import Quote
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.cost import Estimate, Quote
 from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
 from luthier.core.plan import DataPlan, MethodPlan, Plan
-from luthier.features.planning.bill_format import budget_lines
-from luthier.features.planning.quote_format import quote_lines
+from luthier.core.run import Bill, BudgetPlan
 from luthier.platform.cli import figures
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.cost import Change, Option
+    from luthier.core.records.advice import Advice
+
+_BAR_WIDTH: Final = 32
+_NUM_OPTIONS_SHOWN: Final = 20
+_MAX_TOKENS_TRIED: Final = 1 << 24
+NOT_IN_IT: Final = "starting a machine and fetching the base model are not in time or money"
+_BASIS: Final = {
+    "list_prices": "public list prices",
+    "typical_range": "a typical range",
+    "assumption": "an assumption",
+    "own": "your own price",
+}
+
+
+def show_quote(console: Console, quote: Quote) -> None:
+    """Print the whole quote."""
+    from luthier.platform.cli.console import facts, visible
+
+    device = quote.prediction.device
+    title = device.title if device.num_devices == 1 else f"{device.num_devices} x {device.title}"
+    console.print(f"\nquote for {visible(title)}", style="bold", soft_wrap=True)
+    show_memory(console, quote)
+    rows = [
+        ("time", time_line(quote)),
+        ("speed", _speed(quote)),
+        ("money", money_line(quote)),
+        ("power", _power(quote)),
+    ]
+    rows += [("people", line) for line in _people(quote)]
+    rows.append(("room", _room(quote)))
+    facts(console, rows)
+    for note in (NOT_IN_IT, *quote.prediction.notes):
+        console.print(f"note: {visible(note)}", soft_wrap=True)
+    if not quote.prediction.fits:
+        show_changes(console, quote.changes)
+
+
+def show_memory(console: Console, quote: Quote) -> None:
+    """The peak of memory, part by part with bars, and whether it fits."""
+    prediction, memory = quote.prediction, quote.prediction.peak_memory
+    each = " on each device" if prediction.device.num_devices > 1 else ""
+    word = "fits" if prediction.fits else "does not fit"
+    total = figures.between(memory.total_bytes, _size)
+    console.print(f"memory  {total}{each} of {_size(prediction.device.memory_bytes)}: {word}", soft_wrap=True)
+    # Other encodings lack the blocks, and printing them would raise.
+    mark, little = ("\u2588", "\u258f") if console.encoding.lower().startswith("utf") else ("#", ".")
+    # Bars are relative to the largest part, not to the device, so that small models show bars as well.
+    largest = max(memory.parts().values())
+    for name, num_bytes in memory.parts().items():
+        if num_bytes:
+            # A part that rounds to no mark at all still shows a sliver.
+            bar = mark * round(num_bytes / largest * _BAR_WIDTH) or little
+            console.print(f"  {name:<12}{_size(num_bytes):>9}  {bar}", soft_wrap=True)
+
+
+def time_line(quote: Quote) -> str:
+    """Hours and what they are made of: `42 min (30 min to 1 h): 180 steps of 12 s, validations 2 min, ...`."""
+    prediction = quote.prediction
+    step = figures.between(prediction.step_seconds, figures.duration)
+    parts = [f"{prediction.num_steps:,} steps of {step}"]
+    for name in ("reference", "teacher", "validations", "checkpoints", "judging"):
+        if name in quote.hours_by_part and quote.hours_by_part[name].value:
+            parts.append(f"{name} {figures.duration(quote.hours_by_part[name].value * 3600)}")
+    return f"{figures.between(prediction.hours.times(3600), figures.duration)}: {', '.join(parts)}"
+
+
+def money_line(quote: Quote) -> str:
+    """USD, the price behind it, where that price is from, and of which day."""
+    # Predictions of a comparison may lack one; `quote_of` refuses devices without.
+    assert quote.prediction.usd is not None, "a quote has a price"
+    market = "on demand" if quote.market == "on_demand" else "spot"
+    each = " a device" if quote.prediction.device.num_devices > 1 else ""
+    price = figures.between(quote.usd_per_hour, figures.usd)
+    return (
+        f"{figures.between(quote.prediction.usd, figures.usd)} rented, {market}, at {price} an hour{each} "
+        f"({_BASIS[quote.price_basis]}, {quote.price_as_of.isoformat()})"
+    )
+
+
+def load_lines(quote: Quote) -> list[str]:
+    """How busy this machine is while the prediction is made; nothing on a quiet one, or for another device."""
+    load = quote.prediction.load
+    if load is None or load.slowdown <= 1:
+        return []
+    return [
+        f"  load       other processes use {load.busy_cores:.1f} of {load.num_cores} cores now: if that goes on, up to "
+        f"{figures.duration(quote.prediction.hours.high * 3600)}"
+    ]
+
+
+def show_changes(console: Console, changes: Sequence[Change]) -> None:
+    """What makes it fit, the least given up first."""
+    from luthier.platform.cli.console import visible
+
+    if not changes:
+        console.print("nothing that is known here makes it fit", soft_wrap=True)
+        return
+    console.print("to make it fit, cheapest first:", soft_wrap=True)
+    for place, change in enumerate(changes, start=1):
+        usd = "" if change.usd is None else f", {figures.between(change.usd, figures.usd)}"
+        cost = f"{figures.between(change.hours.times(3600), figures.duration)}{usd}"
+        memory = figures.between(change.peak_memory_bytes, _size)
+        console.print(f"  {place}. {visible(change.words)}: {cost}, {memory}", soft_wrap=True)
+        if change.ask:
+            console.print(f"     {change.ask}", soft_wrap=True)
+
+
+def show_options(console: Console, options: Sequence[Option]) -> None:
+    """The comparison as a table, this machine always in it; what does not fit, or is too far down, is told below it."""
+    from luthier.platform.cli.console import make_table, visible
+
+    table = make_table(["method", "device", "fits", "time", "USD", "energy kWh"], num_text_columns=3)
+    # They come cheapest first.
+    fitting = [option for option in options if option.fits]
+    shown = [o for place, o in enumerate(fitting) if place < _NUM_OPTIONS_SHOWN or o.prediction.device.is_cpu]
+    for option in shown:
+        made = option.prediction
+        table.add_row(
+            option.method,
+            option.device,
+            f"with {option.needs}" if option.needs else "as it is",
+            figures.between(made.hours.times(3600), figures.duration),
+            "-" if made.usd is None else figures.between(made.usd, figures.short),
+            "-" if made.energy_kwh is None else figures.between(made.energy_kwh, figures.short),
+        )
+    console.print(table)
+    if len(fitting) > len(shown):
+        console.print(f"{len(fitting) - len(shown):,} dearer ones that fit: see --json", soft_wrap=True)
+    # By method: one line for each instead of one for each pair.
+    lacking: dict[str, list[str]] = {}
+    for option in options:
+        if not option.fits:
+            lacking.setdefault(option.method, []).append(option.device)
+    for method, names in lacking.items():
+        console.print(f"{method} does not fit on {visible(', '.join(names))}", soft_wrap=True)
+    console.print(f"note: {NOT_IN_IT}", soft_wrap=True)
+    # Notes repeat from option to option; `dict.fromkeys` keeps each once, in order.
+    for note in dict.fromkeys(note for option in options for note in option.prediction.notes if "price" in note):
+        console.print(f"note: {visible(note)}", soft_wrap=True)
+
+
+def quote_lines(quote: Quote | str) -> list[str]:
+    """The quote in three lines, for the plan that `luthier train` shows; or why there is none."""
+    if isinstance(quote, str):
+        return [f"  {quote}"]
+    prediction = quote.prediction
+    memory = figures.between(prediction.peak_memory.total_bytes, _size)
+    basis = "probed" if prediction.calibrated else "no probe yet, `luthier plan RECIPE --probe` narrows this"
+    lines = [
+        f"  predicted  {time_line(quote)} ({basis})",
+        *load_lines(quote),
+        f"  memory     {memory} of {_size(prediction.device.memory_bytes)}",
+        f"  money      {money_line(quote)}",
+    ]
+    if not prediction.fits:
+        first = quote.changes[0] if quote.changes else None
+        lines[-2] += ": does not fit" + (f"; try {first.words}: {first.ask}" if first else "")
+    return lines
+
+
+def _speed(quote: Quote) -> str:
+    tokens = figures.between(quote.prediction.tokens_per_second, lambda rate: f"{figures.number(rate)} tokens/s")
+    return f"{tokens}; {figures.count(quote.num_tokens)} tokens in all"
+
+
+def _power(quote: Quote) -> str:
+    energy = quote.prediction.energy_kwh
+    if energy is None or quote.electricity_usd is None:
+        return "not known for this device"
+    own = figures.between(quote.electricity_usd, figures.usd)
+    return f"{figures.between(energy, lambda kwh: f'{figures.short(kwh)} kWh')}: {own} where the machine is your own"
+
+
+def _people(quote: Quote) -> list[str]:
+    lines = [
+        f"{work.kind.replace('_', ' ')} of {quote.num_rows:,} rows, if done by hand: "
+        f"{figures.between(work.hours, lambda hours: f'{figures.short(hours)} h')}, "
+        f"{figures.between(work.usd, figures.usd)}"
+        for work in quote.people
+    ]
+    return [*lines, "at assumed rates, and not part of the money above: put in your own with --prices"]
+
+
+def _room(quote: Quote) -> str:
+    room = quote.room
+    if not room.longest_row_tokens:
+        return "none: not even one row fits"
+    rows = f"{room.micro_batch_rows:,} of the longest rows ({room.length_tokens:,} tokens) in one micro-batch"
+    more = " or more" if room.longest_row_tokens >= _MAX_TOKENS_TRIED else ""
+    return f"{rows}; one row of up to {room.longest_row_tokens:,} tokens{more} alone"
+
+
+def _size(num_bytes: float) -> str:
+    return figures.size(round(num_bytes))
+
+
+def bill_line(bill: Bill) -> str:
+    """What is spent, and what it is expected to come to, on one line."""
+    done = bill.left_seconds <= 0
+    parts = [_hours(bill, done)]
+    for unit, now, end in (("USD", bill.usd, bill.final_usd), ("kWh", bill.energy_kwh, bill.final_energy_kwh)):
+        if now is not None and end is not None:
+            parts.append(
+                f"{_between(now)} {unit}" if done else f"{figures.number(now.value)} of {_between(end)} {unit}"
+            )
+    lost = f"; {figures.duration(bill.interrupted_hours * 3600)} of it lost to kills" if bill.interrupted_hours else ""
+    return f"spent {', '.join(parts)}{lost}"
+
+
+def budget_lines(budget: BudgetPlan) -> list[str]:
+    """The caps of a run and the rates that they are counted at; nothing where there is no cap."""
+    caps = [
+        f"{figures.plain(value)} {unit}"
+        for value, unit in (
+            (budget.hours, "hours"),
+            (budget.usd, "USD"),
+            (budget.tokens, "tokens"),
+            (budget.energy_kwh, "kWh"),
+        )
+        if value is not None
+    ]
+    if not caps:
+        return []
+    rates = []
+    if budget.usd is not None and budget.usd_per_hour is not None:
+        rates.append(
+            f"money at {figures.number(budget.usd_per_hour.high)} USD an hour, the upper end of {budget.price_source}"
+        )
+    if budget.energy_kwh is not None and budget.watts is not None:
+        rates.append(f"energy at {figures.number(budget.watts.high)} W, the upper end of {budget.watts_source}")
+    counted = f" (counted: {'; '.join(rates)})" if rates else ""
+    return [f"at most {', '.join(caps)}{counted}; judging counts, too"]
+
+
+def _hours(bill: Bill, done: bool) -> str:
+    now = figures.duration(bill.hours * 3600)
+    if done:
+        return now
+    low, high = (figures.duration(end * 3600) for end in (bill.final_hours.low, bill.final_hours.high))
+    return f"{now} of about {figures.duration(bill.final_hours.value * 3600)} [{low}, {high}]"
+
+
+def _between(estimate: Estimate) -> str:
+    if estimate.low == estimate.high:
+        return figures.number(estimate.value)
+    return f"{figures.number(estimate.value)} [{figures.number(estimate.low)}, {figures.number(estimate.high)}]"
 
 
 def show_plan(run_id: str, plan: Plan, quote: Quote | str) -> None:
@@ -97,3 +354,26 @@ def _what_is_trained(method: MethodPlan) -> str:
         rank = f"rank {method.rank} falling to {method.target_rank} on average "
     held = f" over a base in {method.quantisation}" if method.quantisation else ""
     return f"{rank}on {method.target_summary}{held}"
+
+
+def show_advice(console: Console, advice: Advice) -> None:
+    """Print the whole of it."""
+    from luthier.platform.cli.console import make_table, visible
+
+    console.print(f"\nadvice: {visible(advice.headline)}", style="bold", soft_wrap=True)
+    for reason in advice.reasons:
+        console.print(f"  {visible(reason)}", soft_wrap=True)
+    if advice.ask:
+        console.print(f"  ask for it with: {advice.ask}", soft_wrap=True)
+    table = make_table(["method", "verdict", "hours", "USD", "kWh", "peak memory", "why"], num_text_columns=7)
+    for one in advice.methods:
+        table.add_row(
+            one.title,
+            one.word,
+            figures.between(one.hours, figures.number),
+            figures.between(one.usd, figures.number) if one.usd else "-",
+            figures.between(one.energy_kwh, figures.number) if one.energy_kwh else "-",
+            figures.between(one.peak_memory_bytes, lambda value: figures.size(round(value))),
+            visible(one.why + (f"; needs {one.needs}" if one.needs else "")),
+        )
+    console.print(table)

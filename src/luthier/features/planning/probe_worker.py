@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.child_process.channel import Channel
-from luthier.core.system.scratch_folders import scratch_folder
+from luthier.core.system.files import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,9 +44,9 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
 
     from luthier.core.plan import ObjectivePlan, Plan
     from luthier.core.ports import SilentProgress
-    from luthier.ml.training import memory
+    from luthier.ml.training import device as memory
     from luthier.ml.training.checkpoint import CheckpointStore
-    from luthier.ml.training.determinism import compute_exactly
+    from luthier.ml.training.device import compute_exactly
     from luthier.ml.training.loop import train
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objectives.distillation import Distillation
@@ -104,8 +104,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
 
 def _make_torch_ready() -> None:
     """What must be said before torch is loaded."""
-    from luthier.core.system.exact_products import keep_products_exact
-    from luthier.core.system.kernel_cache import keep_few_kernels
+    from luthier.core.system.process_setup import keep_few_kernels, keep_products_exact
 
     keep_few_kernels()
     keep_products_exact()

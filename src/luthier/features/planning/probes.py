@@ -1,20 +1,23 @@
-"""Use case: let this machine say what a step takes. A few real steps at a plan's own shapes calibrate the cost model.
+"""Use case: probes measure on this machine how long training steps take, and calibrate the cost model.
 
-The steps run in a child process, so that peak memory is the run's own and is given back whole. What was measured is
-kept in the home, and every later plan on the same machine, torch, precision and number of threads is predicted by it.
+A few real steps at the plan's own shapes run in a child process (`probe_worker`), so that peak memory is the run's own
+and is freed completely. The results are kept in the home, one JSON file for each setting of machine and software, and
+predict every later plan with the same machine, torch, precision and number of threads.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from luthier.core.child_process.process import ChildEndedError, run_child
-from luthier.core.errors import LuthierError, WorkError
+from luthier.core.errors import LuthierError, WorkError, first_line
+from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
-from luthier.features.planning.probe_store import ProbeKey, ProbeStore, UnreadableProbeError
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context
 
@@ -22,7 +25,101 @@ if TYPE_CHECKING:
     from luthier.core.cost import Device
     from luthier.core.ports import Progress
     from luthier.ml.inference.models.structure import Structure
-    from luthier.ml.planning.calibration import Calibration, Measurement
+    from luthier.ml.planning.predict import Calibration, Measurement
+
+_FORMAT = 1
+_NUM_KEPT = 12
+"""Older measurements give way: the machine of today is what counts, and a fit needs few."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeKey:
+    """What a measurement holds for, and for nothing else. device: its title, as `plan.devices` gives it."""
+
+    device: str
+    torch_version: str
+    precision: str
+    num_threads: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The key as it stands in the file."""
+        return {
+            "device": self.device,
+            "torch_version": self.torch_version,
+            "precision": self.precision,
+            "num_threads": self.num_threads,
+        }
+
+
+class UnreadableProbeError(ValueError):
+    """A file of measurements that is damaged, or not about the key it is named by."""
+
+
+class ProbeStore:
+    """The measurements of one home. Files appear whole or not at all; the last writer wins."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, key: ProbeKey) -> Path:
+        """Where the measurements of a key lie."""
+        return self.folder / f"{sha256_document(key.as_json())[:24]}.json"
+
+    def read(self, key: ProbeKey) -> tuple[Measurement, ...]:
+        """The measurements of a key, oldest first; none where no probe has run. Raises UnreadableProbeError."""
+        path = self.path(key)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnreadableProbeError(f"{path}: {error}") from error
+        return _parsed(text, key, path)
+
+    def add(self, key: ProbeKey, measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
+        """Keep new measurements, each in place of an older one of the same workload; returns all that are kept.
+
+        What cannot be read is replaced. Raises StorageFullError.
+        """
+        from luthier.ml.charts.page import replace_text
+
+        try:
+            before = self.read(key)
+        except UnreadableProbeError:
+            before = ()
+        new = [m.workload for m in measurements]
+        # No lock: two probes at once may lose one measurement, which the next probe makes again.
+        kept = [*(m for m in before if m.workload not in new), *measurements][-_NUM_KEPT:]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        document = {"format": _FORMAT, "key": key.as_json(), "measurements": _adapter().dump_python(kept, mode="json")}
+        replace_text(self.path(key), json.dumps(document, indent=1) + "\n")
+        return tuple(kept)
+
+
+def _parsed(text: str, key: ProbeKey, path: Path) -> tuple[Measurement, ...]:
+    from luthier.core.errors import RecipeError
+
+    try:
+        document = json.loads(text)
+        if document["format"] != _FORMAT or document["key"] != key.as_json():
+            raise UnreadableProbeError(f"{path} is of format {document['format']!r} and holds for {document['key']!r}")
+        found = tuple(_adapter().validate_python(document["measurements"], strict=False))
+    except UnreadableProbeError:
+        raise
+    except (ValueError, KeyError, TypeError, RecipeError) as error:
+        raise UnreadableProbeError(f"{path}: {first_line(error)}") from error
+    if not found or any(m.step_seconds <= 0 or m.peak_memory_bytes <= 0 for m in found):
+        raise UnreadableProbeError(f"{path} holds no measurement above zero")
+    return found
+
+
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    from luthier.ml.planning.predict import Measurement
+
+    return TypeAdapter(list[Measurement])
+
 
 _NUM_BETWEEN = 3
 NUM_STEPS = _NUM_BETWEEN + 2
@@ -64,7 +161,7 @@ def probe(context: Context, prepared: Prepared) -> Calibration:
     Raises WorkError where the steps do not run to their end, with what the child process said.
     """
     from luthier.ml.inference.models.structure import read_structure
-    from luthier.ml.planning import calibration
+    from luthier.ml.planning import predict
     from luthier.ml.planning.devices import this_machine
     from luthier.platform.home.hardware_benchmark import hardware_of
 
@@ -79,7 +176,7 @@ def probe(context: Context, prepared: Prepared) -> Calibration:
         except _RefusedError as error:  # a run of this model goes on without it, and so does the probe
             plan = plan.model_copy(update={"training": plan.training.model_copy(update={error.setting: False})})
     store = ProbeStore(context.settings.probes_folder)
-    return calibration.fit(device, undisturbed(store.add(key_of(device, prepared.plan), [measured]), None))
+    return predict.fit(device, undisturbed(store.add(key_of(device, prepared.plan), [measured]), None))
 
 
 def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = None) -> Calibration | None:
@@ -87,7 +184,7 @@ def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = 
 
     tell: is told of a file that cannot be used, which is then ignored; a Python warning where it is None.
     """
-    from luthier.ml.planning import calibration
+    from luthier.ml.planning import predict
 
     try:
         found = ProbeStore(context.settings.probes_folder).read(key_of(device, plan))
@@ -98,7 +195,7 @@ def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = 
         else:
             tell(message)
         return None
-    return calibration.fit(device, undisturbed(found, tell)) if found else None
+    return predict.fit(device, undisturbed(found, tell)) if found else None
 
 
 def undisturbed(found: Sequence[Measurement], tell: Tell | None) -> Sequence[Measurement]:
@@ -177,8 +274,8 @@ def measure(
     Raises WorkError where the child does not come to its end.
     """
     from luthier.ml.planning.batch_shapes import batches_of
-    from luthier.ml.planning.calibration import Measurement
     from luthier.ml.planning.hardware import OtherProcesses
+    from luthier.ml.planning.predict import Measurement
     from luthier.ml.planning.workload import workload_of
 
     others = OtherProcesses()

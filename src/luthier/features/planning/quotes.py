@@ -1,4 +1,4 @@
-"""Use case: the quote of a recipe before it is run, on this machine or on any device of the table."""
+"""Use cases: the quote of a recipe on this machine or another device, of a described run, and which method to take."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.cost import Device, MachineLoad, Market, Option, PriceTable, Quote
 from luthier.core.errors import RequestError, StorageFullError
+from luthier.core.records.advice import Advice
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context
 
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
     from luthier.core.run import RunRecord
     from luthier.ml.charts.forecast import Forecast
-    from luthier.ml.data.tokenise.batches import StepSchedule
-    from luthier.ml.data.tokenise.replay import ReplaySchedule
+    from luthier.ml.data.tokenise.batches import ReplaySchedule, StepSchedule
     from luthier.ml.planning.batch_shapes import Batches
-    from luthier.ml.planning.calibration import Calibration
+    from luthier.ml.planning.hypothetical_run import HypotheticalRun
+    from luthier.ml.planning.predict import Calibration
     from luthier.ml.planning.workload import Workload
 
 _MAX_STEPS_LOOKED_AT = 2000
@@ -50,8 +51,7 @@ def quote_of(
             device.
         WorkError: A probe fails.
     """
-    from luthier.ml.planning.devices import alternatives_to
-    from luthier.ml.planning.prices import load_prices
+    from luthier.ml.planning.devices import alternatives_to, load_prices
     from luthier.ml.planning.quote import make_quote
 
     # Needed whatever is asked for: probes and the load are those of this machine.
@@ -94,9 +94,8 @@ def compare_options(
     on: device names; none takes this machine and one of each in the table.
     Raises RequestError for an unknown device, and for more devices than a step has rows; WorkError where a probe fails.
     """
-    from luthier.ml.planning import options
-    from luthier.ml.planning.devices import accelerators
-    from luthier.ml.planning.prices import load_prices
+    from luthier.ml.planning import quote as options
+    from luthier.ml.planning.devices import accelerators, load_prices
 
     here = device_for(context, None)
     devices = [device_for(context, name) for name in on] if on else [here, *accelerators()]
@@ -133,8 +132,8 @@ def device_for(context: Context, name: str | None) -> Device:
 def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workload]:
     """The run as each device would carry it out, its batches counted from the very rows. here: this machine."""
     from luthier.ml.inference.models.structure import read_structure
-    from luthier.ml.planning.checkpointing import chosen_on
     from luthier.ml.planning.hypothetical_run import refuse_idle_devices
+    from luthier.ml.planning.resolve_for_device import chosen_on
     from luthier.ml.planning.workload import packs_on, workload_of
 
     plan, structure = prepared.plan, read_structure(prepared.model.path)
@@ -224,7 +223,7 @@ def save_quote(
         num_devices: Accelerators like this machine's that train it together; processes on a CPU share one machine.
     """
     from luthier.ml.charts.page import replace_text
-    from luthier.ml.planning.prices import load_prices
+    from luthier.ml.planning.devices import load_prices
 
     try:
         device = device_for(context, None)
@@ -298,3 +297,75 @@ def _calibration(
     if is_probed:
         return probes.probe(context, prepared)
     return probes.stored(context, device, prepared.plan, tell=tell) if _is_same(device, here) else None
+
+
+def estimate_quote(
+    model: Path,
+    described: HypotheticalRun,
+    *,
+    on: str,
+    prices: PriceTable | None = None,
+    market: Market = "on_demand",
+) -> Quote:
+    """The price, time and memory of a described run of a model on a device, part by part.
+
+    model: a folder in which config.json lies; weights are not needed. on: `cpu` or NAME[:COUNT]. prices: None takes the
+    table that is shipped. Where the run does not fit as it is, the fastest way that trains the same is priced, and the
+    quote's notes say what was changed; where none fits, the quote says so and what would.
+
+    Raises ModelSourceError for a folder without a config that can be read, RequestError for an unknown device, a device
+    without a price, and numbers that no run has, RecipeError for a rank above that of a matrix.
+    """
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning import hardware
+    from luthier.ml.planning.devices import alternatives_to, device_of, load_prices
+    from luthier.ml.planning.hypothetical_run import hypothetical_workload
+    from luthier.ml.planning.quote import make_quote
+
+    device = device_of(on, hardware.measure())
+    structure = read_structure(str(model))
+    return make_quote(
+        lambda where: hypothetical_workload(structure, described, where),
+        device,
+        longest_tokens=described.longest_tokens,
+        num_rows=described.num_rows,
+        num_tokens=round(described.num_tokens),
+        prices=prices if prices is not None else load_prices(),
+        market=market,
+        other_devices=alternatives_to(device),
+        takes_what_fits=True,
+    )
+
+
+def advise(context: Context, prepared: Prepared, *, on: str | None = None, prices: PriceTable | None = None) -> Advice:
+    """The method to take for these rows on a device (None: this machine), within the recipe's budget.
+
+    Raises RequestError for an unknown device.
+    """
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning import fit as rules
+    from luthier.ml.planning.adapter import place_adapters, targeted
+    from luthier.ml.planning.fit import name_of
+    from luthier.ml.planning.workload import work_method
+    from luthier.ml.training.methods.rules import LORA_RANK
+
+    plan, recipe = prepared.plan, prepared.plan.recipe
+    structure = read_structure(prepared.model.path)
+    asked = recipe.method.targets if recipe.method and recipe.method.targets else "all-linear"
+    place = place_adapters(structure, asked, rank=LORA_RANK[0])
+    # Experts count only where nothing else is adapted: their rank is a share of the others'.
+    layers = targeted(structure, place.targets) or targeted(structure, (), place.expert_targets)
+    name = on or name_of(device_for(context, None))
+    return rules.advise(
+        compare_options(context, prepared, on=[name], prices=prices),
+        rules.DataFacts(
+            num_examples=plan.data.train.num_examples,
+            num_learned_tokens=plan.data.train.num_trained_tokens,
+            num_steps=plan.training.num_steps,
+            parameters_per_rank=sum(layer.num_inputs + layer.num_outputs for layer in layers),
+            largest_rank=min(layer.full_rank for layer in layers),
+            asked_rank=(recipe.method.rank or recipe.method.target_rank) if recipe.method else None,
+            asked_method=work_method(recipe.method.name) if recipe.method else None,
+        ),
+        recipe.budget,
+    )

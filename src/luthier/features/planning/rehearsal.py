@@ -1,34 +1,46 @@
-"""One tiny step of a plan before it is given out: no refusal and no crash is to come after its yes.
+"""Rehearsal: one tiny step of a plan on a small copy of its model, so that nothing crashes or is refused later.
 
-    config of the base -> a small copy of the architecture -> the plan's method on it -> a step of the plan's objective
+config of the base -> a small copy of the architecture -> the plan's method on it -> a step of the plan's objective
     and optimizer, saved, loaded, answers generated -> by which path the loss is computed, or the reason why not
 
-The weights of the copy are random; what it costs is a second or so, once for an architecture, a method and an
-objective: the answer is kept in the home, a refusal is not: a full disk may have caused it. The names and shapes of the
-base's own tensors are held against its architecture as well. A teacher is checked in the same way.
+The weights of the copy are random. It takes about a second, once for an architecture, a method and an objective: the
+answer is kept in the home; a refusal is not, since a full disk may have caused it. The names and shapes of the base's
+own tensors are compared with its architecture as well, and a teacher is checked in the same way. The step is the loop's
+own, with all that an objective does before it: a reference is computed, answers are sampled and graded by made-up
+rewards, a teacher of the plan's architecture is asked.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import tempfile
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.digest import sha256_document, sha256_file
+from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import LuthierError, RequestError
+from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.plan import ForwardPath, ObjectivePlan, Plan, TeacherPlan, ValueSource
-from luthier.core.system.scratch_folders import scratch_folder
+from luthier.core.ports import Attempt, Grade, SilentProgress
+from luthier.core.system.files import scratch_folder
 from luthier.ml.charts.page import replace_text
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.features.planning.rehearsed_objective import AskedTeacher
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
     from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.forward import ScaledHead
     from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.objective_protocol import Objective, Unit
+    from luthier.ml.training.optimizer import MasterOptimizer
 
 _FORMAT: Final = 2
 _RANK: Final = 2
@@ -157,7 +169,7 @@ def rehearse(plan: Plan) -> ForwardPath | None:
     import torch
 
     from luthier.ml.inference.models.quiet import quiet_transformers
-    from luthier.ml.inference.models.small_copy import small_copy
+    from luthier.ml.inference.models.smaller_models import small_copy
 
     # The caller's random state is restored: a plan that was rehearsed must train as one whose proof was cached.
     generator = torch.get_rng_state()
@@ -199,8 +211,7 @@ def _template(plan: Plan) -> ChatTemplate:
 
 def _asked(teacher: TeacherPlan) -> AskedTeacher | None:
     """A small copy of the teacher, ready to be asked; None where none runs."""
-    from luthier.features.planning.rehearsed_objective import AskedTeacher
-    from luthier.ml.inference.models.small_copy import small_copy
+    from luthier.ml.inference.models.smaller_models import small_copy
 
     with _failures_explained(
         f"a small copy of the teacher {teacher.name} cannot be asked",
@@ -257,7 +268,6 @@ def _small_plan(plan: Plan, base: Path) -> Plan:
 
 def _small_objective(objective: ObjectivePlan) -> ObjectivePlan:
     """As few and short answers as show how they are learned from, and a teacher of a small size."""
-    from luthier.features.planning.rehearsed_objective import MAX_NEW_TOKENS, NUM_SAMPLES
 
     changes: dict[str, Any] = {}
     if objective.draws:
@@ -272,10 +282,9 @@ def _one_step(plan: Plan, folder: Path, template: ChatTemplate | None, teacher: 
     """A step of the plan's objective, save, load, and answers where the run will ask for some."""
     import torch
 
-    from luthier.features.planning.rehearsed_objective import take_step
+    from luthier.ml.training.checkpoint import save_model
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.optimizer import MasterOptimizer
-    from luthier.ml.training.save_model import save_model
 
     model = TrainableModel.load(plan)
     optimizer = MasterOptimizer(model.module, plan.training, model.method.rate_factor)
@@ -305,7 +314,7 @@ def _load_again(plan: Plan, path: Path, ids: Any) -> None:
     import torch
 
     from luthier.ml.inference.models.architecture import causal_model
-    from luthier.ml.inference.models.forward_arguments import text_inputs
+    from luthier.ml.inference.models.forward import text_inputs
     from luthier.ml.inference.models.loading import attach_adapter, load_model
 
     is_adapter = path.name == "adapter"
@@ -315,3 +324,173 @@ def _load_again(plan: Plan, path: Path, ids: Any) -> None:
     with torch.no_grad():
         also = text_inputs(causal, ids)
         (whole if causal is base else causal)(input_ids=ids, **also)
+
+
+_PROMPT_TOKENS: Final = 4
+_ANSWER_TOKENS: Final = (8, 5, 6, 3)
+NUM_SAMPLES: Final = 2
+MAX_NEW_TOKENS: Final = 3
+
+
+class _OneStep:
+    """A schedule of one step: all units in one micro-batch, which shares these beginnings."""
+
+    def __init__(self, num_units: int, beginnings: tuple[int, ...]) -> None:
+        self._batch, self._beginnings = tuple(range(num_units)), beginnings
+
+    def step(self, step: int) -> tuple[tuple[int, ...], ...]:  # noqa: ARG002
+        return (self._batch,)
+
+    def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]:  # noqa: ARG002
+        return (self._batch,)
+
+    def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:  # noqa: ARG002
+        return self._beginnings
+
+    def epoch_of(self, step: int) -> float:
+        return float(step)
+
+
+class AskedTeacher:
+    """What a small copy of a teacher says of rows: hidden states, head and what is done to their product.
+
+    Raises:
+        RequestError: no one matrix makes its logits of its states, so that nothing could be kept of it.
+    """
+
+    def __init__(self, small: PreTrainedModel, teacher: TeacherPlan) -> None:
+        from luthier.ml.inference.likelihood import Scorer
+
+        _refuse_adapted_head(small, teacher)
+        self._scorer = Scorer(small, pad_id=0)
+        self.head: Tensor = self._scorer.head
+        self.scaled: ScaledHead = self._scorer.scaled
+
+    def of(self, rows: Sequence[TokenisedExample]) -> Tensor:
+        """[learned tokens of all rows, width], row after row."""
+        import torch
+
+        return torch.cat(self._scorer.states(rows)).clone()  # what is made in inference mode has no way on
+
+
+def take_step(
+    plan: Plan,
+    model: TrainableModel,
+    optimizer: MasterOptimizer,
+    folder: Path,
+    *,
+    template: ChatTemplate | None,
+    teacher: AskedTeacher | None,
+) -> None:
+    """Take the step, and validate where the run will.
+
+    Args:
+        plan: of the small copy.
+        model: the small copy with the method on it.
+        optimizer: of this model.
+        folder: where the objective may write.
+        template: of an objective that draws answers.
+        teacher: of an objective that learns from one; None where no small copy of it runs.
+
+    Raises:
+        RequestError: loss or gradients are no numbers; and what the objective raises.
+    """
+    from luthier.ml.training.checkpoint import LoopState
+    from luthier.ml.training.fit import EarlyStopping
+    from luthier.ml.training.objectives.preference import shared_prefix_tokens
+    from luthier.ml.training.objectives.rules import rules_of
+    from luthier.ml.training.step import one_step, validate
+
+    rows_per_unit = rules_of(plan.objective.name).rows_per_unit
+    units = made_up_units(rows_per_unit, model.vocabulary_size, with_replay=plan.data.replay is not None)
+    objective = _prepared(plan, model, units, folder, template, teacher)
+    beginnings = shared_prefix_tokens(model, units) if rows_per_unit > 1 else ()
+    schedule = _OneStep(len(units), beginnings)
+    # No checkpoint is written, so no hash is needed.
+    state = LoopState(plan_hash="", early_stopping=EarlyStopping(patience=1))
+    state, event = one_step(plan, model, objective, optimizer, units, schedule, state)
+    # The gradient norm, too: a loss may be finite while its gradient overflows.
+    if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
+        raise RequestError(
+            f"loss {event.loss} and gradient norm {event.gradient_norm} of one step of objective "
+            f"{plan.objective.name} on a small copy of the architecture",
+            expected="numbers",
+            do="choose another method, another objective or another base model",
+        )
+    if plan.data.validation is not None:
+        validate(model, objective, [(units, beginnings)], state, SilentProgress())
+
+
+def made_up_units(rows_per_unit: int, vocabulary: int, *, with_replay: bool = False) -> list[Unit]:
+    """Two units: rows of one prompt and different answers, wanted and not by turns; the second replayed, if asked."""
+    units: list[Unit] = []
+    for unit in range(2):
+        prompt = range(3 + unit, 3 + unit + _PROMPT_TOKENS)
+        rows = []
+        for place in range(rows_per_unit):
+            number = unit * rows_per_unit + place
+            num = _ANSWER_TOKENS[number % len(_ANSWER_TOKENS)]
+            # Modulo the vocabulary: small copies may have few tokens.
+            ids = array(
+                "i", (token % vocabulary for token in (*prompt, *range(11 + 3 * number, 11 + 3 * number + num)))
+            )
+            rows.append(
+                TokenisedExample(
+                    f"made-up:{number}",
+                    ids,
+                    bytes(_PROMPT_TOKENS) + b"\1" * num,
+                    is_wanted=number % 2 == 0,
+                    is_replayed=with_replay and unit == 1,
+                )
+            )
+        units.append(tuple(rows))
+    return units
+
+
+def _prepared(
+    plan: Plan,
+    model: TrainableModel,
+    units: Sequence[Unit],
+    folder: Path,
+    template: ChatTemplate | None,
+    teacher: AskedTeacher | None,
+) -> Objective:
+    from luthier.ml.training.objective_protocol import Tools
+    from luthier.ml.training.objectives.distillation import Distillation
+    from luthier.ml.training.objectives.registry import load_objective
+
+    tools = Tools(template=template, grade=_made_up_grades, seed=plan.training.seed)
+    objective = load_objective(plan.objective, tools)
+    if isinstance(objective, Distillation):
+        objective.rehearse(model, teacher)
+    else:
+        folder.mkdir(exist_ok=True)
+        objective.prepare(model, units, folder, SilentProgress())
+    return objective
+
+
+def _made_up_grades(attempts: Sequence[Attempt]) -> list[Grade]:
+    """Answers of one prompt differ in what they are worth, or nothing would be learned."""
+    return [Grade(reward=float(number % 2), parts={"made up": float(number % 2)}) for number in range(len(attempts))]
+
+
+def _refuse_adapted_head(small: PreTrainedModel, teacher: TeacherPlan) -> None:
+    """An adapter on the output head: logits are then not states times the matrix that would be kept."""
+    if teacher.adapter_path is None:
+        return
+    config = json.loads((Path(teacher.adapter_path) / "adapter_config.json").read_text(encoding="utf-8"))
+    head = small.get_output_embeddings()
+    name = next(name for name, module in small.named_modules() if module is head)
+    targets, saved = config.get("target_modules") or (), config.get("modules_to_save") or ()
+    # PEFT's rule: a string is a pattern for the whole name, a list holds last parts of names.
+    is_hit = (
+        re.fullmatch(targets, name) is not None
+        if isinstance(targets, str)
+        else any(name == one or name.endswith(f".{one}") for one in targets)
+    )
+    if is_hit or any(name == one or name.endswith(f".{one}") for one in saved):
+        raise RequestError(
+            f"the teacher {teacher.name} carries an adapter on its output head {name}",
+            expected="a teacher whose logits are its last hidden state times one matrix",
+            do="choose a teacher that was trained without lm_head among method.targets, or one that was merged",
+        )

@@ -1,27 +1,125 @@
-"""From a recipe to everything a run needs: model on disk, rows read, split, checked and tokenised, plan complete."""
+"""From a recipe to everything a run needs: model on disk, rows read, split, checked and tokenised, plan complete.
+
+The plan describes the splits as they were read, rows that two of them share, and the proved split that the files belong
+to. Files are matched with a proof by their digests, never by their names: a split made by the command line has its
+`split.json` beside its files, one made by a server is kept in the database with the versions of the datasets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample
-from luthier.core.errors import ConflictError, DataError
+from luthier.core.dataset import (
+    DatasetProfile,
+    Example,
+    Judging,
+    Split,
+    SplitProvenance,
+    TokenisedExample,
+    provenance_from,
+)
+from luthier.core.errors import ConflictError, DataError, LeakageError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
-from luthier.features.planning.data_plan import data_plan
-from luthier.features.planning.split_files import load_splits
-from luthier.features.planning.split_proofs import with_provenance
-from luthier.features.planning.training_data import PreparedSplit, TrainingDataLoader, tokenise
-from luthier.features.recipes.checks import check_names
-from luthier.features.recipes.evaluation_checks import are_pairs, check_few_shot, check_metrics, have_text_answers
+from luthier.features.planning.training_data import (
+    PreparedSplit,
+    TrainingDataLoader,
+    canaries_plan,
+    load_splits,
+    replay_plan,
+    tokenise,
+)
+from luthier.features.recipes.checks import are_pairs, check_few_shot, check_metrics, check_names, have_text_answers
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.core.records.base_model import LocalModel
     from luthier.ml.inference.models.chat_template import ChatTemplate
+
+
+def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: str | None = None) -> DataPlan:
+    """The data part of the plan. template_day: that the rows were written on, of a template that writes the date.
+
+    Raises LeakageError for held-out rows in the training rows, unless that is allowed."""
+    from luthier.ml.data.split.split import leaked_ids
+
+    train, validation, held_out = splits["train"], splits.get("validation"), splits.get("held_out")
+    # Replayed rows are trained on, too, so held-out rows must not be among them either.
+    seen = [*train.examples, *(splits["replay"].examples if "replay" in splits else ())]
+    num_leaked = num_same_prompt = num_validation_leaked = 0
+    if held_out is not None:
+        leakage = leaked_ids(seen, held_out.examples)
+        if leakage.exact and not recipe.data.allow_leakage:
+            raise LeakageError(
+                f"{len(leakage.exact):,} of {len(held_out.examples):,} held-out rows also stand in the training rows",
+                expected="no held-out row that the model is trained on: it would be judged on what it has seen",
+                do="take them out of one of the two files, or set data.allow_leakage: true (the verdict will say so)",
+                problems=leakage.exact,
+            )
+        num_leaked, num_same_prompt = len(leakage.exact), len(leakage.same_prompt)
+    if validation is not None:
+        num_validation_leaked = len(leaked_ids(seen, validation.examples).exact)
+    return DataPlan(
+        train=train.profile,
+        validation=validation.profile if validation else None,
+        held_out=held_out.profile if held_out else None,
+        num_leaked=num_leaked,
+        num_same_prompt=num_same_prompt,
+        num_validation_leaked=num_validation_leaked,
+        part=recipe.data.part,
+        replay=replay_plan(recipe, splits),
+        canaries=canaries_plan(recipe),
+        template_options=recipe.data.template_options or {},
+        template_day=template_day,
+        learn_reasoning=recipe.data.learn_reasoning,
+        reset_template=recipe.data.reset_template,
+        reasoning=recipe.data.reasoning,
+        system=recipe.data.system,
+        tools=recipe.data.tools,
+    )
+
+
+_SUMMARY: Final = "split.json"
+_MAX_SUMMARY_BYTES: Final = 16 << 20
+
+
+def with_provenance(context: Context, data: DataPlan) -> DataPlan:
+    """The data part of a plan with the split that its files are sides of, if any proves one of them."""
+    sides: tuple[tuple[Judging, DatasetProfile | None], ...] = (
+        ("validation", data.validation),
+        ("held_out", data.held_out),
+    )
+    judging = {name: one.sha256 for name, one in sides if one is not None and one.sha256 != data.train.sha256}
+    found: list[SplitProvenance] = []
+    for document in _documents(context, data) if judging else ():
+        try:
+            made = provenance_from(document, data.train.sha256, judging)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue  # a split.json of another program, or one that was edited: it proves nothing
+        found += [] if made is None else [made]
+    # The proof of the held-out rows matters most: the verdict rests on these.
+    best = max(found, key=lambda one: ("held_out" in one.covers, len(one.covers)), default=None)
+    return data if best is None else data.model_copy(update={"split": best})
+
+
+def _documents(context: Context, data: DataPlan) -> Iterator[dict[str, Any]]:
+    """The contents of the split.json files that may be about the training file."""
+    train = Path(data.train.file)
+    beside = train.parent / _SUMMARY
+    try:
+        # A bound: any file of that name may lie there, and it is read into memory whole.
+        if beside.is_file() and beside.stat().st_size <= _MAX_SUMMARY_BYTES:
+            yield json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        pass  # unreadable: it proves nothing
+    # Only files that this home has laid out can be of its datasets: a plan of others needs no database.
+    settings = context.settings
+    if any(train.is_relative_to(folder) for folder in (settings.file_cache_folder, settings.jobs_folder)):
+        yield from context.datasets.splits_of(data.train.sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +184,11 @@ def prepare(
     # before anything that brings torch: a typo is answered at once
     check_names(recipe, base_dir)
     from luthier.features.planning.budgets import with_budget
+    from luthier.features.planning.objective_inputs import check_drawing, find_teacher
     from luthier.features.planning.rehearsal import rehearsed
-    from luthier.features.planning.rewards import check_drawing
-    from luthier.features.planning.teacher import find_teacher
     from luthier.ml.evaluation.few_shot import num_usable
-    from luthier.ml.inference.models.answer_lengths import answer_lengths
     from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.inference.models.thinking import answer_lengths
     from luthier.ml.planning import resolve
     from luthier.platform.home.hardware_benchmark import hardware_of
 
@@ -143,7 +240,7 @@ def prepare_again(
         ConflictError: The model, the rows or the teacher are not those that the run began with.
         NotFoundError: A file or the base model is gone.
     """
-    from luthier.features.planning.teacher import refuse_another_teacher
+    from luthier.features.planning.objective_inputs import refuse_another_teacher
 
     # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
     recipe = plan.recipe.model_copy(update={"budget": None})

@@ -1,28 +1,244 @@
-"""The rows of a recipe: read, split, checked and tokenised.
+"""The rows of a recipe: read, split, checked and tokenised, with replayed rows and memorisation probes.
 
-Recipes that differ in nothing that rows depend on, as the trials of a study do, share what was made of them.
+Recipes that differ in nothing that rows depend on, as the trials of a study do, share the result. Replay mixes general
+rows into training, and keeps others to measure forgetting. Memorisation probes (canaries) are planted among the
+training rows, written into the plan, and searched for after training.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
-from luthier.core.digest import sha256_document
-from luthier.core.opted_turns import OptedTurns
+from luthier.core.conversation import Conversation, Message, OptedTurns
+from luthier.core.dataset import DatasetProfile, Example, Shape, Split, TokenisedExample, profile_tokens
+from luthier.core.errors import LeakageError, RecipeError
+from luthier.core.ids import sha256_document
+from luthier.core.plan import CanariesPlan, Plan, ReplayPlan
 from luthier.core.recipe import Recipe
-from luthier.features.planning.memorisation_probes import refuse_cut_canaries
-from luthier.features.planning.split_files import Part, load_splits
+from luthier.core.records.canary import ROW_FILE, Canary, digest_of, make_canaries
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.core.records.base_model import LocalModel
+    from luthier.ml.data.rows.formats import LoadedFile
     from luthier.ml.data.tokenise.loss_mask import Learning, Tokenised
     from luthier.ml.inference.models.chat_template import ChatTemplate
+
+_ROWS_A_CANARY: Final = 10
+
+
+def planted(recipe: Recipe, shape: Shape, num_rows: int) -> tuple[Example, ...]:
+    """The canaries of a recipe as examples of the same kind as its rows; none where it asks for none.
+
+    num_rows: training rows beside them. Raises RecipeError for more than one canary for ten rows, and for rows or
+    objectives that do not learn answers as they stand.
+    """
+    asked = recipe.data.canaries
+    if asked is None:
+        return ()
+    objective = recipe.objective
+    if shape in ("preference", "unpaired") or (objective is not None and objective.rewards is not None):
+        raise RecipeError(
+            f"data.canaries with {shape} rows and objective {objective.name if objective else 'sft'}",
+            expected="an objective that learns the answers of its rows as they stand, such as sft or pretraining",
+            do="remove data.canaries",
+        )
+    if asked.num * _ROWS_A_CANARY > num_rows:
+        raise RecipeError(
+            f"data.canaries {asked.num:,} among {num_rows:,} training rows",
+            expected=f"at most one for {_ROWS_A_CANARY} rows ({num_rows // _ROWS_A_CANARY:,} here): with more of them "
+            "the model would learn lockers instead of your task",
+            do="lower data.canaries, or remove it",
+        )
+    return tuple(_example(canary, shape) for canary in make_canaries(asked.num, asked.seed))
+
+
+def canaries_plan(recipe: Recipe) -> CanariesPlan | None:
+    """What a plan says of them."""
+    asked = recipe.data.canaries
+    if asked is None:
+        return None
+    return CanariesPlan(num=asked.num, seed=asked.seed, sha256=digest_of(make_canaries(asked.num, asked.seed)))
+
+
+def canaries_of(plan: Plan) -> tuple[Canary, ...]:
+    """The canaries that a run was trained on."""
+    found = plan.data.canaries
+    return () if found is None else make_canaries(found.num, found.seed)
+
+
+def refuse_cut_canaries(made: Tokenised) -> None:
+    """Raises RecipeError where a canary was dropped or cut as too long: nothing could be measured by it."""
+    lost = [row for row in (*made.dropped_ids, *made.truncated_ids) if row.startswith(f"{ROW_FILE}:")]
+    if lost:
+        raise RecipeError(
+            f"{len(lost):,} canaries do not fit into training.max_length_tokens",
+            expected="room for a row of about 40 tokens",
+            do="raise training.max_length_tokens, or remove data.canaries",
+        )
+
+
+def _example(canary: Canary, shape: Shape) -> Example:
+    if shape == "text":
+        return Example(id=canary.id, text=canary.text)
+    turns = (Message(role="user", content=canary.question), Message(role="assistant", content=canary.secret))
+    return Example(id=canary.id, conversation=Conversation(messages=turns))
+
+
+ReplayPart = tuple["LoadedFile", Path, Sequence[Example]]
+
+
+def load_replay(recipe: Recipe, base_dir: Path) -> dict[Split, ReplayPart]:
+    """Read the general rows that a recipe names: `replay` is trained on, `replay_held_out` never; none where not asked.
+
+    Raises RecipeError for a replay that neither trains nor measures anything, and for rows that nothing would judge.
+    """
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.split.split import split_by_fraction
+    from luthier.ml.planning import defaults
+    from luthier.ml.planning.resolve_objective import check_shape
+
+    asked = recipe.data.replay
+    if asked is None:
+        return {}
+    fraction = defaults.REPLAY_FRACTION[0] if asked.fraction is None else asked.fraction
+    held_out = asked.held_out
+    if held_out is not None and recipe.data.held_out is None:
+        raise RecipeError(
+            f"data.replay.held_out is {held_out}, but the recipe names no held-out rows of the task",
+            expected="data.held_out, since what is forgotten is measured when the run is judged",
+            do="add data.held_out, or remove data.replay.held_out",
+        )
+    if held_out is None and recipe.data.held_out is not None:
+        held_out = defaults.REPLAY_HELD_OUT[0]
+    if not fraction and held_out is None:
+        raise RecipeError(
+            "data.replay with fraction 0 and nothing held out",
+            expected="rows to train on, or rows to measure what is forgotten",
+            do="set data.replay.fraction above 0, or add data.held_out",
+        )
+    path = base_dir / asked.file
+    loaded = load_file(path, mapping=asked.map)
+    check_shape(recipe.objective, loaded.shape)
+    rows: Sequence[Example] = loaded.examples
+    found: dict[Split, ReplayPart] = {}
+    if isinstance(held_out, str):
+        own = base_dir / held_out
+        judged = load_file(own, mapping=asked.map)
+        check_shape(recipe.objective, judged.shape)
+        found["replay_held_out"] = (judged, own, judged.examples)
+    elif held_out is not None:
+        seed = recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
+        # Split before anything is replayed, so that no general row both trains and measures.
+        parts = split_by_fraction(rows, validation=0.0, held_out=held_out, seed=seed)
+        rows = parts["train"]
+        found["replay_held_out"] = (loaded, path, parts["held_out"])
+    if fraction:
+        found["replay"] = (loaded, path, rows)
+    return found
+
+
+def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> ReplayPlan | None:
+    """What a plan says of the general rows.
+
+    Raises LeakageError where rows that measure what is forgotten are trained on, unless that is allowed; RecipeError
+    for a share that leaves a step no row of the task.
+    """
+    from luthier.ml.data.split.split import leaked_ids
+    from luthier.ml.planning.batch_shapes import num_replayed_per_step
+
+    if recipe.data.replay is None:
+        return None
+    train, rows, held_out = splits["train"], splits.get("replay"), splits.get("replay_held_out")
+    general = rows.examples if rows is not None else ()
+    num_leaked = 0
+    if held_out is not None:
+        leakage = leaked_ids([*train.examples, *general], held_out.examples).exact
+        if leakage and not recipe.data.allow_leakage:
+            raise LeakageError(
+                f"{len(leakage):,} of {len(held_out.examples):,} held-out general rows also stand in rows that are "
+                "trained on",
+                expected="general rows that training never sees, to measure what is forgotten",
+                do="take them out of one of the two files, or set data.allow_leakage: true (the report will say so)",
+                problems=leakage,
+            )
+        num_leaked = len(leakage)
+    num, size = num_replayed_per_step(recipe)
+    return ReplayPlan(
+        num_per_step=num,
+        fraction=num / size,
+        rows=rows.profile if rows is not None else None,
+        held_out=held_out.profile if held_out is not None else None,
+        num_leaked=num_leaked,
+        num_also_in_train=len(leaked_ids(train.examples, general).exact),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The examples of one split, and the file they came from. planted: canaries beside them."""
+
+    source: LoadedFile
+    path: Path
+    examples: Sequence[Example]
+    planted: Sequence[Example] = ()
+
+
+def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
+    """Read the files that the recipe names and take out of the training rows what it asks for as fractions."""
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.rows.rows import part_of
+    from luthier.ml.data.split.split import split_by_fraction
+    from luthier.ml.planning.resolve_objective import check_shape
+
+    asked: dict[Split, str | float | None] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
+    train_path = base_dir / recipe.data.train
+    train = load_file(train_path, mapping=recipe.data.map, group_by=recipe.data.group_by)
+    check_shape(recipe.objective, train.shape)
+    fractions = {split: value for split, value in asked.items() if isinstance(value, float)}
+    parts: dict[Split, Sequence[Example]] = {"train": train.examples}
+    if fractions:
+        seed = recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
+        # A seed of its own for the split: trials that change the training seed still judge on the same rows.
+        seed = recipe.data.split_seed if recipe.data.split_seed is not None else seed
+        parts = dict(
+            split_by_fraction(
+                train.examples,
+                validation=fractions.get("validation", 0.0),
+                held_out=fractions.get("held_out", 0.0),
+                seed=seed,
+            )
+        )
+    if recipe.data.part is not None:
+        parts["train"] = part_of(parts["train"], recipe.data.part)
+    found = {split: Part(train, train_path, examples) for split, examples in parts.items() if examples}
+    if recipe.data.canaries is not None:
+        found["train"] = replace(found["train"], planted=planted(recipe, train.shape, len(parts["train"])))
+    for split, value in asked.items():
+        if isinstance(value, str):
+            path = base_dir / value
+            loaded = load_file(path, mapping=recipe.data.map, group_by=recipe.data.group_by)
+            if loaded.shape == "text" or train.shape == "text":
+                _refuse_mixed(train, loaded)
+            elif split == "validation":
+                check_shape(recipe.objective, loaded.shape)
+            found[split] = Part(loaded, path, loaded.examples)
+    return found | {split: Part(*part) for split, part in load_replay(recipe, base_dir).items()}
+
+
+def _refuse_mixed(train: LoadedFile, other: LoadedFile) -> None:
+    if train.shape != other.shape:
+        raise RecipeError(
+            f"{train.file} holds {train.shape} rows, {other.file} {other.shape} rows",
+            expected="plain text in all files or in none",
+            do="give all splits the same kind of rows",
+        )
+
 
 _NOT_OF_ROWS: Final[dict[str, bool | set[str]]] = {
     "method": True,
@@ -155,7 +371,7 @@ def tokenise(
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
-    from luthier.ml.inference.opted_turns import rewritten_examples
+    from luthier.ml.inference.engine_prompts import rewritten_examples
     from luthier.ml.planning import resolve
     from luthier.ml.planning.resolve_objective import check_shape
     from luthier.ml.training.objectives.rules import rules_of

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from luthier.core.aliases import new_key
-from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
+from luthier.core.dataset import DatasetProfile, coverage, is_proved, reading_notes, sequence_notes
 from luthier.core.plan import DataPlan
-from luthier.core.split_provenance import coverage, is_proved
 from luthier.ml.charts import figures
 from luthier.platform.ui.render import usd
 

@@ -16,28 +16,30 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, LuthierError, RequestError
-from luthier.core.records.feedback import Thumb
-from luthier.features.datasets.saved_cases import DEFAULT_NAME, SavedCase, save_case
+from luthier.core.records.traffic import Thumb
+from luthier.features.datasets.service import DEFAULT_NAME, SavedCase, save_case
 from luthier.features.feedback import service as feedback
 from luthier.features.feedback.service import FeedbackInput
-from luthier.features.playground.answers import error_document, whole, written
-from luthier.features.playground.form import (
+from luthier.features.playground.chat import (
     DEFAULTS,
     EFFORTS,
     MAX_SIDES,
+    PlaygroundModel,
     Side,
+    error_document,
+    list_playground_models,
     messages_of,
     request_of,
     settings_of,
     sides_of,
     text_of,
+    whole,
+    written,
 )
-from luthier.features.playground.models import PlaygroundModel, list_playground_models
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.navigation import Page
-from luthier.platform.ui.render import redirect, render
-from luthier.platform.ui.shown_once import shown_once
+from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.render import Page, redirect, render
 from luthier.platform.ui.visitor import Asker, HomeContext, Trainer
 
 router = APIRouter(prefix="/playground")

@@ -1,19 +1,27 @@
-"""What can be wrong with the names in a recipe, found before torch is imported or the machine is measured.
+"""Checks that need neither torch nor weights: names in a recipe, the column map, and what rows can be evaluated by.
 
-A typo is answered within a second or two; the checks that need rows and weights follow where these are read.
+A typo is reported within a second or two; checks that need rows and weights follow where these are read. Nothing that
+is certain to fail at the evaluation is trained for hours first. The column map is the given one, else the run's own
+(`data.columns`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from luthier.core.errors import RecipeError
-from luthier.core.recipe import Recipe
+from luthier.core.dataset import Example, Row, TokenisedExample, reading_notes
+from luthier.core.errors import OverlongError, RecipeError, RequestError
+from luthier.core.ids import is_id
+from luthier.core.recipe import MetricName, Recipe
+from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+    from luthier.ml.data.rows.formats import LoadedFile
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import Structure
 
@@ -32,10 +40,10 @@ def check_names(recipe: Recipe, base_dir: Path) -> None:
         RecipeError: answers are to be joined for an objective that has no use for it.
     """
     from luthier.ml.data.files.source import open_source
-    from luthier.ml.inference.models import names
+    from luthier.ml.inference.models import catalog
 
     check_reset_template(recipe)
-    names.parse(recipe.base_model)
+    catalog.parse(recipe.base_model)
     for path in recipe.data.files().values():
         open_source(base_dir / path)
 
@@ -85,3 +93,171 @@ def check_options_are_read(options: Iterable[str], template: ChatTemplate, base_
                 expected=f"one of its own: {', '.join(known)}" if known else "none: this template has no options",
                 do=f"write {nearest[0]}" if nearest else "remove it: it would change nothing",
             )
+
+
+_ROWS_READ: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMap:
+    """field of the shape -> column of the file, None for the file's own names; note: where it comes from, if not asked.
+
+    The note is empty where nothing was decided.
+    """
+
+    mapping: dict[str, str] | None
+    note: str = ""
+
+
+def column_map(context: Context, systems: Sequence[str], file: Path, asked: Mapping[str, str] | None) -> ColumnMap:
+    """The map to read a file by.
+
+    Args:
+        systems: models and runs; of the first run with a map it is taken where the file has its columns.
+        file: the rows. asked: the map that a person gave, which is taken as it is.
+
+    Raises NotFoundError for an unknown run or file, DataError for a file that cannot be read.
+    """
+    if asked:
+        return ColumnMap(dict(asked))
+    for name in systems:
+        mapping = context.runs.plan(name).recipe.data.map if is_id(name, "run") else None
+        if mapping:
+            found = map_that_fits(mapping, file, f"the column map of {name}")
+            with context.progress.task(f"columns of {file.name}", 1, "file") as task:
+                task.note(found.note)
+                task.advance()
+            return found
+    return ColumnMap(None)
+
+
+def load_mapped(
+    context: Context, systems: Sequence[str], file: Path, asked: Mapping[str, str] | None
+) -> tuple[LoadedFile, tuple[str, ...]]:
+    """A file read by the map of `column_map`, and what a person should know of how it was read.
+
+    Raises:
+        NotFoundError: No such run or file.
+        DataError: A file that cannot be read, or wrong rows in it.
+    """
+    from luthier.ml.data.rows.formats import load_file
+
+    found = column_map(context, systems, file, asked)
+    loaded = load_file(file, mapping=found.mapping)
+    own = (found.note,) if found.note else ()
+    return loaded, (*own, *reading_notes([(str(file), loaded.shape_reason)]))
+
+
+def map_of_runs(context: Context, run_ids: Sequence[str]) -> dict[str, str] | None:
+    """The column map of the first of these runs that has one. Raises NotFoundError for an unknown run."""
+    maps = (context.runs.plan(run_id).recipe.data.map for run_id in run_ids)
+    return next((dict(one) for one in maps if one), None)
+
+
+def map_that_fits(mapping: Mapping[str, str], file: Path, whose: str) -> ColumnMap:
+    """A map where the first rows of a file have its columns; else none, and the note says so."""
+    from luthier.ml.data.rows.columns import columns_like
+
+    columns = first_columns(file)
+    fits = {name: column for name, column in mapping.items() if columns_like(column, columns)}
+    shown = ", ".join(f"{name} = {column}" for name, column in mapping.items())
+    # `group` only matters for splitting, so a file without it can still be read.
+    if fits.keys() | {"group"} == mapping.keys() | {"group"}:
+        return ColumnMap(fits, f"{file.name} is read by {whose} ({shown}); --map reads it otherwise")
+    return ColumnMap(None, f"{file.name} is read by its own column names: it lacks some of {whose} ({shown})")
+
+
+def first_columns(file: Path) -> list[str]:
+    """The names of the fields of a file's first rows. Raises NotFoundError and DataError."""
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
+
+    rows = islice(read_rows(open_source(file)), _ROWS_READ)
+    return list(dict.fromkeys(name for row in rows if isinstance(row, Row) for name in row.fields))
+
+
+_MARKS = {True: "wanted", False: "not wanted"}
+
+
+def have_text_answers(examples: Sequence[Example]) -> bool:
+    """Whether outputs can be compared with the rows: each has a prompt and an answer in words."""
+    return all(example.prompt is not None and example.reference is not None for example in examples)
+
+
+def are_pairs(examples: Sequence[Example]) -> bool:
+    """Whether all rows are preference pairs, so that it can be asked which side a model finds likelier."""
+    return all(example.rejected is not None for example in examples)
+
+
+def usual_metrics(examples: Sequence[Example]) -> tuple[MetricName, ...]:
+    """What is measured where nobody named metrics: text and likelihood, or likelihood alone (see have_text_answers).
+
+    Of preference pairs, which side is likelier.
+    """
+    from luthier.ml.planning import defaults
+
+    if are_pairs(examples):
+        return defaults.PREFERENCE_METRICS[0]
+    return (defaults.METRICS if have_text_answers(examples) else defaults.LIKELIHOOD_METRICS)[0]
+
+
+def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) -> None:
+    """Raises RequestError for metrics that look at what the rows do not have, naming the first such row.
+
+    Unpaired rows cannot be judged at all: an answer that is marked as not wanted is none to be near to.
+    """
+    from luthier.ml.evaluation.metrics.registry import load_metrics
+
+    if (unpaired := next((e for e in examples if e.is_wanted is not None), None)) is not None:
+        raise RequestError(
+            f"held-out rows such as {unpaired.id}, a single answer marked as {_MARKS[bool(unpaired.is_wanted)]}",
+            expected="preference pairs (chosen and rejected), or rows whose answers are all good ones",
+            do="name a file of pairs as data.held_out; data.validation takes unpaired rows",
+        )
+    paired = sorted({m for m in metrics if any(d.needs == "pairs" for d in load_metrics([m]))})
+    if paired and (single := next((e for e in examples if e.rejected is None), None)) is not None:
+        raise RequestError(
+            f"{', '.join(paired)} asked for, but {single.id} has no rejected side",
+            expected="held-out rows that are preference pairs",
+            do="ask for other metrics, or judge on pairs",
+        )
+    without = next((e for e in examples if e.prompt is None or e.reference is None), None)
+    refused = sorted({m for m in metrics if any(d.needs == "text" for d in load_metrics([m]))})
+    if without is None or not refused:
+        return
+    kind = "plain text" if without.conversation is None else "a row whose answer is only tool calls"
+    raise RequestError(
+        f"{', '.join(refused)} asked for, but {without.id} is {kind}",
+        expected="held-out rows with a prompt and an answer in words, or metrics of likelihood only",
+        do="ask for perplexity and bits_per_byte, or name no metrics",
+    )
+
+
+def check_few_shot(num: int, pool: Sequence[Example], held_out: Sequence[Example]) -> None:
+    """Raises RequestError where the pool has too few rows to show, or the held-out rows have no place for them."""
+    from luthier.ml.evaluation.few_shot import choose_shots
+
+    plain = next((e for e in held_out if e.conversation is None), None)
+    if num and plain is not None:
+        raise RequestError(
+            f"{num} few-shot examples asked for, but {plain.id} is plain text",
+            expected="held-out rows with a prompt to put examples before",
+            do="leave few-shot examples out for plain text",
+        )
+    choose_shots(pool, num, seed=0, held_out=held_out)
+
+
+def check_lengths(examples: Sequence[TokenisedExample], context_length_tokens: int, *, model: str) -> None:
+    """Raises OverlongError for held-out rows that the model cannot see whole."""
+    too_long = [e for e in examples if e.num_tokens > context_length_tokens]
+    if not too_long:
+        return
+    from luthier.ml.data.tokenise.loss_mask import problem_of
+
+    reason = f"is longer than the context of {context_length_tokens:,} tokens"
+    raise OverlongError(
+        f"{len(too_long):,} of {len(examples):,} held-out rows do not fit into the context of {model}",
+        expected=f"at most {context_length_tokens:,} tokens a row",
+        do="take these rows out, or judge models with a longer context",
+        problems=[problem_of(e.id, value=f"{e.num_tokens:,} tokens", reason=reason) for e in too_long],
+    )

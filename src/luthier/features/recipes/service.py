@@ -1,20 +1,22 @@
-"""Recipes from files: read, overridden, checked, with every wrong place named at once."""
+"""Recipes: read from files, overridden, checked with all problems at once, and drafted value by value."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from luthier.core.aliases import typed_key, typed_keys, with_stored_keys
-from luthier.core.errors import RecipeError
-from luthier.core.library_errors import library_reason
+from luthier.core.aliases import new_key, typed_key, typed_keys, with_new_keys, with_stored_keys
+from luthier.core.errors import RecipeError, library_reason
 from luthier.core.recipe import Recipe
-from luthier.features.recipes.file import parse_value, read_recipe_file
-from luthier.features.recipes.problems import describe_problems
+from luthier.core.text.plain_yaml import has_alias, parse_yaml, write_yaml
+from luthier.features.recipes.file import RecipeDocument, describe_problems, inner_spec, parse_value, read_recipe_file
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -121,3 +123,118 @@ def _absolute_model(name: str, folder: Path) -> str:
     # A bare name is a path only if such a folder is there: otherwise it is a catalogue name with a typo.
     is_path = name.startswith((".", "~", "/")) or name.endswith(".gguf") or (bool(name) and (folder / name).is_dir())
     return _absolute(name, folder) if is_path else name
+
+
+MAX_CHARACTERS: Final = 65_536
+_PLACE = re.compile(r"(?:line \d+, )?(?P<place>[^\s:]+): ")
+_FILE_ID = re.compile(r"^.*?: \[?(file-[A-Za-z0-9-]+)\]?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One wrong place of a draft.
+
+    Attributes:
+        place: Its dotted key.
+        words: Where it is, what is there, and what was expected.
+    """
+
+    place: str
+    words: str
+
+
+def read_text(text: str) -> RecipeDocument:
+    """The keys of a recipe as YAML, unchecked; none for an empty text. Raises RecipeError with the wrong place."""
+    if len(text) > MAX_CHARACTERS:
+        raise RecipeError(
+            f"a recipe of {len(text):,} characters", expected=f"at most {MAX_CHARACTERS:,}", do="leave comments out"
+        )
+    # YAML aliases expand: a few nested ones make billions of values out of a short text.
+    if has_alias(text):
+        raise RecipeError("the recipe repeats a part by its name (`*name`)", expected="plain values", do="write it out")
+    keys, lines = parse_yaml("the recipe", text, refuse=RecipeError)
+    if keys is None:
+        return RecipeDocument({})
+    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys):
+        raise RecipeError(
+            f"the recipe holds {type(keys).__name__} {str(keys)[:60]!r}, not keys",
+            expected="a mapping with at least the keys base_model and data",
+            do="write `base_model: NAME` and `data: {train: FILE}`",
+        )
+    return RecipeDocument(with_new_keys(keys), {new_key(place): line for place, line in lines.items()})
+
+
+def problems_of(document: RecipeDocument) -> tuple[Problem, ...]:
+    """All that is wrong with keys and values, unknown keys with the nearest known; empty where nothing is."""
+    try:
+        Recipe.model_validate_json(json.dumps(with_stored_keys(document.keys)), strict=True)
+    except ValidationError as error:
+        told = describe_problems(error, document.lines, ())
+        return tuple(Problem(found["place"] if (found := _PLACE.match(line)) else "", line) for line in told)
+    # json.dumps refuses dates and deep nesting, which YAML can write.
+    except (TypeError, ValueError, RecursionError) as error:
+        return (Problem("", f"the recipe holds something that is no plain value: {library_reason(error)}"),)
+    return ()
+
+
+def value_at(keys: Mapping[str, Any], place: str) -> Any:
+    """The value at a dotted key; None where there is none. An optimizer or such by name alone has its `name`."""
+    value: Any = keys
+    for part in new_key(place).split("."):
+        if not isinstance(value, Mapping):
+            return value if part == "name" and isinstance(value, str) else None
+        value = value.get(part)
+    return value
+
+
+def with_values(keys: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys with these values at their dotted keys; None takes a value out, and a section that is empty then."""
+    changed: dict[str, Any] = deepcopy(dict(keys))
+    for place, value in values.items():
+        if value is not None or value_at(changed, place) is not None:
+            _set(changed, new_key(place).split("."), value)
+    return changed
+
+
+def write_text(keys: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """The keys as YAML, in the order of recipes. names: what stands behind the ids of files, as a comment."""
+    lines = write_yaml(_in_order(keys, Recipe)).removesuffix("\n").split("\n") if keys else []
+    return "".join(f"{_commented(line, names)}\n" for line in lines)
+
+
+def _set(keys: dict[str, Any], parts: list[str], value: Any) -> None:
+    name, *rest = parts
+    if not rest:
+        if value is None:
+            keys.pop(name, None)
+        else:
+            keys[name] = value
+        return
+    inner = keys.get(name)
+    if not isinstance(inner, dict):
+        inner = {"name": inner} if isinstance(inner, str) and "name" not in rest else {}
+    inner = dict(inner)
+    _set(inner, rest, value)
+    if inner:
+        keys[name] = inner
+    else:
+        keys.pop(name, None)
+
+
+def _in_order(keys: Mapping[str, Any], spec: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """The keys in the order of the spec, those that it does not know behind them. prefix: of their dotted names."""
+    fields = {new_key(f"{prefix}{name}").removeprefix(prefix): info for name, info in spec.model_fields.items()}
+    order = {name: position for position, name in enumerate(fields)}
+    found = {}
+    for name, value in sorted(keys.items(), key=lambda item: order.get(item[0], len(order))):
+        inner = inner_spec(fields[name].annotation) if name in order else None
+        found[name] = (
+            _in_order(value, inner, f"{prefix}{name}.") if inner is not None and isinstance(value, Mapping) else value
+        )
+    return found
+
+
+def _commented(line: str, names: Mapping[str, str]) -> str:
+    found = _FILE_ID.match(line)
+    words = names.get(found[1]) if found else None
+    return f"{line}  # {' '.join(words.split())}" if words else line

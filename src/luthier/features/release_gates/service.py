@@ -1,12 +1,14 @@
-"""Use cases: read a gate, and hold a model's stored results against it.
+"""Use cases: read release gates, evaluate a model's stored results by them, and tell models that nobody has evaluated.
 
-Which gates hold for a deployment: `gates/PROJECT.yaml` in the home, or else `gate.yaml` there, and besides it the one
-that a command names. A command can so ask for more, never for less.
+The gates of a deployment are `gates/PROJECT.yaml` in the home, or else `gate.yaml` there, and besides it the one that a
+command names: a command can require more, never less. Without a gate, a run that was never evaluated would reach all
+users without a warning. Base models are exempt.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,14 +17,13 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from luthier.core.access import Caller
-from luthier.core.digest import sha256_file
-from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
-from luthier.core.ids import is_id
+from luthier.core.ids import is_id, sha256_file
 from luthier.core.records.calibration import Target
 from luthier.core.records.deployment import Share
 from luthier.core.results.release_gate import Gate
-from luthier.core.results.task_result import GateOutcome, SafetyResult, SuiteResult
+from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.serving.targets import EXPORT, is_tuned_name
 from luthier.platform.home.context import Context
@@ -163,9 +164,9 @@ def _checked(context: Context, project_id: str, gate_file: Path, results: Result
     from luthier.ml.evaluation.gate import check
 
     def is_calibrated(judge: str, target: Target) -> bool:
-        from luthier.features.judges import calibrations
+        from luthier.features.judges import service
 
-        return calibrations.is_calibrated(context, project_id, judge, target) is not None
+        return service.is_calibrated(context, project_id, judge, target) is not None
 
     gate = read_gate(gate_file)
     return check(gate, results, gate_sha256=sha256_file(gate_file), is_calibrated=is_calibrated)
@@ -216,3 +217,48 @@ def _digest_of(stamps: tuple[tuple[str, int, int], ...]) -> str:
     from luthier.features.evaluations.export_sources import outcome_digest
 
     return outcome_digest([Path(path) for path, _, _ in stamps])
+
+
+def unjudged_targets(context: Context, caller: Caller, shares: Sequence[Share]) -> tuple[str, ...]:
+    """Targets without an evaluation and without a suite result of the run that is behind them; base models are none."""
+    return tuple(share.target for share in shares if not _is_judged(context, caller, share))
+
+
+def refuse_unjudged(name: str, targets: Sequence[str], *, has_others: bool) -> None:
+    """Refuse to have unjudged targets answer all users of a name. has_others: whether a canary could be tried there.
+
+    Raises:
+        ConflictError: there is any.
+    """
+    if not targets:
+        return
+    which = targets[0]
+    ways = [f"judge it: luthier eval {which} --data held_out.jsonl"]
+    if has_others:
+        ways.append(f"try it on a part of the users: luthier deploy {which} --as {name} --canary 0.1")
+    ways.append("deploy it as it is, which goes on record: add --unjudged")
+    raise ConflictError(
+        f"nobody has judged {', '.join(targets)}, and {'they' if len(targets) > 1 else 'it'} would answer all users of "
+        f"{name!r}",
+        expected="a model with an evaluation or the result of a suite",
+        do="; or ".join(ways),
+    )
+
+
+def remedy(targets: Sequence[str]) -> str:
+    """What is said of unjudged targets beside what was done; empty where there are none."""
+    if not targets:
+        return ""
+    return f"Nobody has judged {', '.join(targets)}. Judge it: luthier eval {targets[0]} --data held_out.jsonl"
+
+
+def _is_judged(context: Context, caller: Caller, share: Share) -> bool:
+    judged = judged_behind(context, caller, share)
+    if judged.base is not None:
+        return True
+    if judged.run_id is None:
+        return False
+    return bool(
+        context.evaluations.list(run_id=judged.run_id, limit=1)
+        or newest_suites(context, caller.project_id, judged.run_id)
+    )

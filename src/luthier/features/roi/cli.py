@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption, PageOption, PricesOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, PageOption, PricesOption, open_context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +43,7 @@ def worth(
 def _show(console: Console, found: RoiOutcome) -> None:
     from rich.text import Text
 
-    from luthier.ml.planning.roi.views import key_figures
+    from luthier.ml.planning.roi.answer import key_figures
     from luthier.platform.cli.console import facts, visible
 
     result = found.result
@@ -75,7 +73,7 @@ def _show_list(console: Console, title: str, lines: Sequence[str]) -> None:
 
 
 def _show_ways(console: Console, result: RoiResult) -> None:
-    from luthier.ml.planning.roi.views import way_rows
+    from luthier.ml.planning.roi.answer import way_rows
     from luthier.platform.cli.console import make_table, visible
 
     table = make_table(["way", "gain", "serving a month", "once", "worth", "95% of draws", "pays", "tuned worth more"])

@@ -13,14 +13,14 @@ from luthier.core.dataset import Row, Shape
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
+from luthier.features.datasets import derived_versions as dataset_splits
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets import splits as dataset_splits
-from luthier.features.datasets.records import DatasetVersion
-from luthier.features.datasets.splits import MadeSplit, SplitOrigin
+from luthier.features.datasets.derived_versions import MadeSplit, SplitOrigin
+from luthier.features.datasets.store import DatasetVersion
 from luthier.features.models.service import ModelView, list_models
-from luthier.features.runs import control as run_control
+from luthier.features.runs import state as run_control
 from luthier.features.studies.end import winning_document
-from luthier.features.training.recipe_jobs import ASKED
+from luthier.features.training.recipe_job import ASKED
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models

@@ -16,9 +16,9 @@ from luthier.features.models.service import ModelView
 from luthier.features.planning.drafts import DraftPlanner, Planned
 from luthier.features.planning.view import format_money, view_of
 from luthier.features.run_drafts import choices as draft_choices
-from luthier.features.run_drafts import fields as recipe_fields
+from luthier.features.run_drafts import form as recipe_fields
 from luthier.features.run_drafts.form import SHARE, Draft, draft_of, fields_of, read_form
-from luthier.features.training import recipe_jobs
+from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import is_fragment_request, redirect, render
@@ -105,7 +105,7 @@ def start(request: Request, context: HomeContext, caller: Trainer, form: Form) -
     with visit.planner.starting(caller.project_id, draft.token, draft.keys) as known:
         if known.run_id is None:
             try:
-                known.run_id = recipe_jobs.start(context, caller, draft.keys).run_id
+                known.run_id = recipe_job.start(context, caller, draft.keys).run_id
             except LuthierError as error:
                 return visit.answer(draft, Planned(error=error), {}, status=status_of(error))
     return redirect(request, f"/runs/{known.run_id}", "The run is queued. Its rows are looked at first.")
@@ -141,7 +141,7 @@ class _Visit:
         project_id = self.caller.project_id
         try:
             # The same check as at the start: what can be planned can be queued.
-            recipe_jobs.checked(self.context, project_id, draft.keys)
+            recipe_job.checked(self.context, project_id, draft.keys)
             wait = _WAIT_SECONDS if is_fragment_request(self.request) else _WAIT_WITHOUT_SCRIPTS_SECONDS
             return self.planner.plan(project_id, draft.token or self.caller.name, draft.keys, wait_seconds=wait)
         except LuthierError as error:

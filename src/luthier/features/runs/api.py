@@ -8,12 +8,12 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 
 from luthier.features.runs import views as project_runs
-from luthier.features.training import recipe_jobs
+from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
-from luthier.platform.http.error_documents import documented
-from luthier.platform.http.ids import Id
+from luthier.platform.http.errors import documented
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
+from luthier.platform.http.routes import Id
 from luthier.platform.jobs.records import Job, JobStatus
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
@@ -95,7 +95,7 @@ def start_run(context: HomeContext, caller: Trainer, asked: RunBody) -> JobView:
     Rows are read before it waits for its turn: what is wrong with them ends the job. `POST /api/v1/plans` tells of it
     before anything is queued.
     """
-    return _view(context, recipe_jobs.start(context, caller, asked.recipe))
+    return _view(context, recipe_job.start(context, caller, asked.recipe))
 
 
 @router.get("/runs", summary="List runs", responses=documented(404))

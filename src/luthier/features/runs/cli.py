@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +55,7 @@ def compare(
 def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
     """Follow a run until it ends. With --json its events come as one document at the end."""
     from luthier.features.runs import service as runs
-    from luthier.features.runs.event_format import event_text
+    from luthier.features.runs.service import event_text
     from luthier.platform.cli.console import stdout_console, visible
 
     events = []
@@ -136,9 +134,9 @@ def _show_all(console: Console, views: list[RunView]) -> None:
 
 def _show_one(console: Console, details: RunDetails) -> None:
     from luthier.features.evaluations.verdict_format import print_warnings, show_evaluation
-    from luthier.features.planning.bill_format import bill_line
-    from luthier.features.runs.event_format import event_text
-    from luthier.features.training.fit_format import show_fit
+    from luthier.features.planning.format import bill_line
+    from luthier.features.runs.service import event_text
+    from luthier.features.training.format import show_fit
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import facts, make_table, visible
 

@@ -23,7 +23,7 @@ from luthier.core.events import (
     ValidationDone,
     comparable_loss,
 )
-from luthier.ml.charts.thinning import Point, thinned
+from luthier.ml.charts.spec import Point, thinned
 from luthier.platform.home.context import Context
 
 MAX_POINTS: Final = 1_000

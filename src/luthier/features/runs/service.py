@@ -1,4 +1,4 @@
-"""Runs after they were started: list, look at, compare, watch, remove."""
+"""Runs after they were started: list, show, compare, watch, remove; and their events as lines of text."""
 
 from __future__ import annotations
 
@@ -9,13 +9,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.core.budget import Bill
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
-from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
+from luthier.core.events import (
+    BillUpdated,
+    CheckpointSaved,
+    Event,
+    RunEnded,
+    RunStarted,
+    SnapshotSaved,
+    StepDone,
+    ValidationDone,
+    WarningRaised,
+)
 from luthier.core.plan import Plan
-from luthier.core.run import RunRecord
+from luthier.core.run import Bill, RunRecord
+from luthier.features.planning.format import bill_line
 from luthier.ml.charts.forecast import Forecast
+from luthier.platform.cli import figures
 from luthier.platform.home.context import Context
 
 _LOCK_SECONDS = 1.0
@@ -173,7 +184,7 @@ def remove_run(context: Context, run_id: str) -> RunRecord:
 
     Raises NotFoundError, and ConflictError where a process is working on it, or a deployment routes to it.
     """
-    from luthier.core.system.file_lock import file_lock
+    from luthier.core.system.files import file_lock
 
     record = context.runs.get(run_id)
     # Deleting the weights would break the clients of that name.
@@ -217,7 +228,7 @@ def _view(context: Context, record: RunRecord) -> RunView:
 
 def is_active(context: Context, run_id: str) -> bool:
     """Whether a process is working on a run now."""
-    from luthier.core.system.file_lock import is_held
+    from luthier.core.system.files import is_held
 
     return is_held(context.settings.run_folder(run_id) / "lock")
 
@@ -267,3 +278,37 @@ def _caveats(details: Sequence[RunDetails]) -> Iterator[str]:
         yield "the base models differ: compare by bits per byte, not by perplexity"
     if len({run.plan.data.train.sha256 for run in details}) > 1:
         yield "the training files differ"
+
+
+def event_text(event: Event) -> str:
+    """One line."""
+    match event:
+        case RunStarted():
+            begun = "started" if event.from_step == 0 else f"resumed after step {event.from_step:,}"
+            return f"{begun}, {event.num_steps:,} steps in all"
+        case StepDone():
+            return (
+                f"step {event.step:,}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
+                f"learning rate {event.learning_rate:.3g}  gradient {event.gradient_norm:.3g}  "
+                f"{event.num_tokens / max(event.seconds, 1e-9):,.0f} tokens/s"
+            )
+        case ValidationDone():
+            best = "  best so far" if event.is_best else ""
+            measures = "".join(f"  {_measure(name, value)}" for name, value in event.measures.items())
+            return f"step {event.step:,}  validation loss {event.loss:.4f}{measures}{best}"
+        case CheckpointSaved():
+            return f"step {event.step:,}  checkpoint {event.path} ({figures.size(event.num_bytes)})"
+        case SnapshotSaved():
+            return f"step {event.step:,}  snapshot {event.path}"
+        case WarningRaised():
+            return f"step {event.step:,}  warning: {event.message}"
+        case BillUpdated():
+            return f"step {event.step:,}  {bill_line(event.bill)}"
+        case RunEnded():
+            return f"step {event.step:,}  {event.status}: {event.reason}"
+
+
+def _measure(name: str, value: float) -> str:
+    """`token accuracy 61.2%`; what is no share of something as a plain number."""
+    shown = f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}"
+    return f"{name.replace('_', ' ')} {shown}"

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import EngineOption, HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, EngineOption, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from luthier.features.serving.chat import Chat

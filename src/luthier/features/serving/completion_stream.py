@@ -25,7 +25,7 @@ from luthier.core.conversation import Message
 from luthier.core.stream import Piece, StreamEvent, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.models import Routed
-from luthier.features.traffic.request_record import RequestRecord
+from luthier.features.traffic.log import RequestRecord
 from luthier.platform.home.context import Context
 
 _CHARGING: set[asyncio.Future[None]] = set()

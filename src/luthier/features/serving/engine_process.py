@@ -1,16 +1,18 @@
 """The process that holds models and generates text; `inference_client` starts it and reads its events.
 
 Requests are {"ask": ID, "owner": KEY, "model": Served, "request": TextRequest}, the same with
-"embed": EmbeddingRequest in the place of "request", and {"cancel": ID}; events are [[ID, StreamEvent], ...]. Asks
-of one model are made ready beside it (`request_preparation`), taken up in turns of their owners, of one owner in the
-order in which they come, and written together whatever adapters they have; several models write in turn, one step each
-(`engine_thread`). A model is let go, the longest unused first, when another is asked for and there is no place or no
-memory; one that is still writing takes up nothing new and is waited for. The process ends when its parent does, or
-closes the channel. When models come and go, an event says which are loaded now: {"loaded": [LoadedModel, ...]}.
+"embed": EmbeddingRequest in the place of "request", and {"cancel": ID}; events are [[ID, StreamEvent], ...]. Requests
+of one model are prepared beside it, taken up in turns of their owners, of one owner in the order in which they come,
+and written together whatever adapters they have; several models write in turn, one step each (`engine_thread`). Models
+that are adapters of one base share it in memory. A model is unloaded, the longest unused first, when another is asked
+for and there is no slot or no memory; one that is still writing takes up nothing new and is waited for. The process
+ends when its parent does, or closes the channel. When models come and go, an event says which are loaded now:
+{"loaded": [LoadedModel, ...]}.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
@@ -20,18 +22,80 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import LuthierError
 from luthier.core.stream import EmbeddingRequest, Failed, LoadedModel, Served, StreamEvent, TextRequest
-from luthier.features.serving.engine_thread import EngineContext, EngineThread, TurnLock, too_large
-from luthier.features.serving.request import Ask, defect
-from luthier.features.serving.shared_bases import default_memory_bytes, open_engine, split, weight_bytes
+from luthier.features.serving.engine_thread import Ask, EngineContext, EngineThread, TurnLock, defect, too_large
 
 if TYPE_CHECKING:
     from luthier.core.ports import StreamEngine
     from luthier.features.models.resolve import Precision
+
+_WEIGHTS: Final = (".safetensors", ".gguf")
+
+
+def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, str | None]:
+    """What is opened as an engine, and the folder of the adapter that is loaded over it.
+
+    What a model leaves open (its precision, its template) is settled here, so that a base that is asked by itself and
+    one that is asked with an adapter are the same. An adapter that cannot share its base is a part of what is opened.
+    precision: the one that this machine is fastest in, asked for where a model says none.
+
+    Raises ModelSourceError for an adapter that cannot be read.
+    """
+    # llama.cpp and vLLM load every adapter over a shared base by themselves.
+    if served.engine != "transformers":
+        return served.model_copy(update={"adapter_path": None}), served.adapter_path
+    settled = served.model_copy(
+        update={"precision": served.precision or precision(), "template": _template(served.path, served.template)}
+    )
+    if served.adapter_path is None:
+        return settled, None
+    from luthier.ml.inference.low_rank import why_not_shared
+
+    if why_not_shared(served.adapter_path):
+        return settled, None
+    return settled.model_copy(update={"adapter_path": None}), served.adapter_path
+
+
+def open_engine(served: Served) -> StreamEngine:
+    """The engine of a model, loaded. A LuthierError says why a model cannot be."""
+    from luthier.ml.inference.stream_registry import open_stream_engine
+
+    return open_stream_engine(served)
+
+
+def weight_bytes(path: str | None) -> int:
+    """What the weights in a file or folder will take, by the size of the files; 0 for what is not on this machine."""
+    place = Path(path or "")
+    if path is None or not place.exists():
+        return 0
+    files = [place] if place.is_file() else [one for one in place.iterdir() if one.suffix in _WEIGHTS]
+    return sum(one.stat().st_size for one in files)
+
+
+def default_memory_bytes() -> int:
+    """Half of the memory of this machine, or of its container: the rest is for answers, and for training."""
+    from luthier.ml.planning import hardware
+
+    return hardware.memory_bytes()[0] // 2
+
+
+def _template(path: str, asked: Literal["auto", "chat", "plain"]) -> Literal["auto", "chat", "plain"]:
+    """`auto` as the kind that it comes to."""
+    if asked != "auto":
+        return asked
+    folder = Path(path)
+    if (folder / "chat_template.jinja").is_file():
+        return "chat"
+    config = folder / "tokenizer_config.json"
+    try:
+        has_own = config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+    except ValueError:  # the engine will say what is wrong with it
+        return "auto"
+    return "chat" if has_own else "plain"
 
 
 @dataclass(frozen=True, slots=True)

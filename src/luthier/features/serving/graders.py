@@ -1,4 +1,7 @@
-"""Use cases: look at a grader of OpenAI's form, and run it on one text."""
+"""Use cases: graders of OpenAI's API: their specification, validation, and a run on one text.
+
+All kinds of OpenAI's are read, also those that are refused with a reason.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,158 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError, UnsupportedError
-from luthier.features.serving.grader_records import (
-    GraderRequest,
-    LabelModelRequest,
-    MultiRequest,
-    PythonRequest,
-    ScoreModelRequest,
-    SingleGrader,
-    StringCheckRequest,
-    TextSimilarityRequest,
-)
+from luthier.core.frozen_model import FrozenModel
 from luthier.platform.home.context import Context
+
+MAX_CHARACTERS: Final = 100_000
+_Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class StringCheckRequest(FrozenModel):
+    """1 where two texts are as `operation` says, else 0."""
+
+    type: Literal["string_check"]
+    name: _Name
+    input: _Text
+    reference: _Text
+    operation: Literal["eq", "ne", "like", "ilike"]
+
+
+class TextSimilarityRequest(FrozenModel):
+    """How like one text is another, 0 to 1. `cosine` and `meteor` are known and not computed here."""
+
+    type: Literal["text_similarity"]
+    name: _Name
+    input: _Text
+    reference: _Text
+    evaluation_metric: Literal[
+        "cosine", "fuzzy_match", "bleu", "gleu", "meteor",
+        "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l",
+    ]  # fmt: skip
+    pass_threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+
+class PythonRequest(FrozenModel):
+    """Code that grades; it is not run here."""
+
+    type: Literal["python"]
+    name: _Name
+    source: _Text
+    image_tag: str | None = None
+
+
+class TextPart(FrozenModel):
+    """A part of a message."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: _Text
+
+
+class GraderMessage(FrozenModel):
+    """What the grading model is told; texts have places to fill, as `{{item.x}}`."""
+
+    type: Literal["message"] | None = None
+    role: Literal["user", "assistant", "system", "developer"]
+    content: _Text | TextPart | Annotated[tuple[TextPart, ...], Field(max_length=100)]
+
+    @property
+    def text(self) -> str:
+        """All of the content."""
+        # OpenAI's API takes a text, one part, or a list of parts.
+        if isinstance(self.content, str):
+            return self.content
+        parts = (self.content,) if isinstance(self.content, TextPart) else self.content
+        return "\n".join(part.text for part in parts)
+
+
+_Messages = Annotated[tuple[GraderMessage, ...], Field(min_length=1, max_length=100)]
+
+
+class SamplingParameters(FrozenModel):
+    """How the grading model writes. `top_p` and `reasoning_effort` must say what is done anyway."""
+
+    max_completions_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    reasoning_effort: str | None = None
+
+
+class ScoreModelRequest(FrozenModel):
+    """A model that answers with a number, within `range` (0 to 1)."""
+
+    type: Literal["score_model"]
+    name: _Name
+    model: Annotated[str, Field(min_length=1, max_length=255)]
+    input: _Messages
+    range: tuple[float, float] | None = None
+    sampling_params: SamplingParameters | None = None
+
+
+class LabelModelRequest(FrozenModel):
+    """A model that answers with one of `labels`; 1 where it is among `passing_labels`."""
+
+    type: Literal["label_model"]
+    name: _Name
+    model: Annotated[str, Field(min_length=1, max_length=255)]
+    input: _Messages
+    labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=100)]
+    passing_labels: Annotated[tuple[str, ...], Field(max_length=100)]
+
+
+SingleGrader = Annotated[
+    StringCheckRequest | TextSimilarityRequest | PythonRequest | ScoreModelRequest | LabelModelRequest,
+    Field(discriminator="type"),
+]
+
+
+class MultiRequest(FrozenModel):
+    """Several graders, and a formula over their names; graders by name, or a list of them."""
+
+    type: Literal["multi"]
+    name: _Name
+    graders: (
+        Annotated[dict[str, SingleGrader], Field(min_length=1, max_length=50)]
+        | Annotated[tuple[SingleGrader, ...], Field(min_length=1, max_length=50)]
+        | SingleGrader
+    )
+    calculate_output: Annotated[str, Field(min_length=1, max_length=1000)]
+
+    @property
+    def by_name(self) -> dict[str, SingleGrader]:
+        """The graders by the names that the formula knows them by."""
+        if isinstance(self.graders, dict):
+            return self.graders
+        found = self.graders if isinstance(self.graders, tuple) else (self.graders,)
+        return {grader.name: grader for grader in found}
+
+
+GraderRequest = Annotated[
+    StringCheckRequest | TextSimilarityRequest | PythonRequest | ScoreModelRequest | LabelModelRequest | MultiRequest,
+    Field(discriminator="type"),
+]
+
+
+class GraderRun(FrozenModel):
+    """A grader, what was written, and the row that it is held against."""
+
+    grader: GraderRequest
+    model_sample: _Text
+    item: dict[str, Any] | None = None
+
+
+class GraderCheck(FrozenModel):
+    """A grader that is to be looked at only."""
+
+    grader: GraderRequest
+
 
 MOST_COMPARED: Final = 10_000
 """Characters of a filled text: the time of some measures grows with the square of it."""
@@ -64,8 +204,7 @@ class Graded:
 
 def check(grader: GraderRequest) -> None:
     """Raise UnsupportedError for a grader that cannot be run here, naming the field."""
-    from luthier.ml.evaluation.graders.fill import item_fields
-    from luthier.ml.evaluation.graders.formula import Formula
+    from luthier.ml.evaluation.graders import Formula, item_fields
 
     if isinstance(grader, MultiRequest):
         # A formula has parts of the simple kinds alone, so this goes one level deep.
@@ -126,7 +265,7 @@ def run(context: Context, caller: Caller, grader: GraderRequest, output: str, it
 
 def grade(grader: GraderRequest, output: str, item: Mapping[str, Any], ask: Ask) -> Graded:
     """As `run`, with the models that graders ask reached through `ask`."""
-    from luthier.ml.evaluation.graders.formula import Formula
+    from luthier.ml.evaluation.graders import Formula
 
     check(grader)
     start = time.perf_counter()
@@ -156,7 +295,7 @@ def uses_model(grader: GraderRequest) -> bool:
 
 
 def _one(grader: SingleGrader, output: str, item: Mapping[str, Any], ask: Ask) -> Graded:
-    from luthier.ml.evaluation.graders.fill import filled
+    from luthier.ml.evaluation.graders import filled
 
     try:
         texts = [filled(text, output, item) for text in _templates(grader)]
@@ -189,7 +328,7 @@ def _one(grader: SingleGrader, output: str, item: Mapping[str, Any], ask: Ask) -
 
 def _compared(grader: StringCheckRequest | TextSimilarityRequest, said: str, meant: str) -> float:
     """The texts are filled already: what looks like a place in them is text."""
-    from luthier.ml.evaluation.graders.similarity import similarity
+    from luthier.ml.evaluation.graders import similarity
 
     if isinstance(grader, StringCheckRequest):
         if grader.operation == "ilike":

@@ -1,23 +1,26 @@
-"""The client of the engine process: requests go in, events come out, from any thread.
+"""The client of the engine process: requests go in, events come out, from any thread, behind admission control.
 
-One child (`engine_process`), started by the first ask. It ends with this process, however that ends; when nobody has
-asked for a while; and when it crashes: then what was under way fails (503, to be tried again), and the next ask starts
-another. Nothing here computes: torch is never loaded in this process.
+One child (`engine_process`), started by the first request. It ends with this process, however that ends; when it is
+idle for a while; and when it crashes: then what was under way fails (503, to be retried), and the next request starts
+another. Nothing here computes: torch is never loaded in this process. Admission control limits all requests and those
+of each key, and gives a refused one its Retry-After.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import sys
 import threading
 import time
 import uuid
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from luthier.core.child_process.process import ChildProcess
-from luthier.core.errors import WorkError
+from luthier.core.errors import BusyError, WorkError
 from luthier.core.stream import (
     Embedded,
     EmbeddingRequest,
@@ -29,8 +32,76 @@ from luthier.core.stream import (
     TextRequest,
     stream_event,
 )
-from luthier.features.serving.admission_queue import AdmissionQueue, Slot
 from luthier.platform.home.settings import Settings
+
+_LOOK_BACK_SECONDS: Final = 60.0
+_UNKNOWN_SECONDS: Final = 5
+_MAX_SECONDS: Final = 60
+
+
+class Slot:
+    """The slot of one request that is running or waiting."""
+
+    def __init__(self, queue: AdmissionQueue, key: str | None) -> None:
+        self._queue, self._key, self._is_in = queue, key, True
+
+    def leave(self, *, has_ended: bool) -> None:
+        """Release the slot, once. has_ended: with an answer, not because the client has gone."""
+        with self._queue.lock:
+            if self._is_in:
+                self._is_in = False
+                self._queue.left(self._key, has_ended)
+
+
+class AdmissionQueue:
+    """All requests of a server. most: in total; most_per_key: of each API key. Thread-safe."""
+
+    def __init__(self, most: int, most_per_key: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._most_per_key, self._clock = most, most_per_key, clock
+        self.lock = threading.Lock()
+        self._num_of: Counter[str | None] = Counter()
+        self._ends: deque[float] = deque(maxlen=256)
+
+    def enter(self, key: str | None) -> Slot:
+        """Take a slot. key: None for a local user, who may take all. Raises BusyError where none is free."""
+        with self.lock:
+            num, num_own = self._num_of.total(), self._num_of[key]
+            if num >= self._most:
+                raise self._busy(num, num, "", f"at most {self._most} (LUTHIER_SERVING_QUEUE)")
+            # The total is checked first: on a full server, the key's own share is not what has to change.
+            if key is not None and num_own >= self._most_per_key:
+                most = f"at most {self._most_per_key} of one key (LUTHIER_SERVING_QUEUE_PER_KEY)"
+                raise self._busy(num, num_own, " of this key", most)
+            self._num_of[key] += 1
+            return Slot(self, key)
+
+    def left(self, key: str | None, has_ended: bool) -> None:
+        """Called by a slot, which holds the lock."""
+        self._num_of[key] -= 1
+        if not self._num_of[key]:
+            del self._num_of[key]
+        # Only completed requests measure throughput: cancelled ones leave early and would overstate it.
+        if has_ended:
+            self._ends.append(self._clock())
+
+    def _busy(self, num: int, num_told: int, whose: str, expected: str) -> BusyError:
+        return BusyError(
+            f"{num_told} asks{whose} are under way or wait already",
+            expected=expected,
+            do="ask again after the seconds of the header Retry-After",
+            retry_seconds=self._retry_seconds(num),
+        )
+
+    def _retry_seconds(self, num: int) -> int:
+        """How long half of those who are in will take, at the pace of the last minute: others wait as well."""
+        now = self._clock()
+        ends = [end for end in self._ends if now - end <= _LOOK_BACK_SECONDS]
+        # A rate needs an interval; one completion gives none.
+        if len(ends) < 2 or now <= ends[0]:
+            return _UNKNOWN_SECONDS
+        pace = len(ends) / (now - ends[0])
+        return min(_MAX_SECONDS, max(1, math.ceil(num / 2 / pace)))
+
 
 Event = StreamEvent
 OnEvent = Callable[[Event], None]

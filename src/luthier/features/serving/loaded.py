@@ -18,8 +18,14 @@ from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.stream import Served
-from luthier.features.serving.exports import check_export, served_export
-from luthier.features.serving.targets import is_tuned_name, local_base_models, served_target, stamp_of
+from luthier.features.serving.targets import (
+    check_export,
+    is_tuned_name,
+    local_base_models,
+    served_export,
+    served_target,
+    stamp_of,
+)
 from luthier.platform.home.context import Context
 
 EngineChoice = Literal["auto", "transformers", "llama_cpp", "vllm"]

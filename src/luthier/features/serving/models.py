@@ -10,16 +10,15 @@ from pathlib import Path
 from pydantic import Field
 
 from luthier.core.access import Caller
-from luthier.core.digest import sha256_document
+from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.ids import is_id
-from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
+from luthier.core.ids import is_id, sha256_document
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.base_model import LocalModel
 from luthier.core.records.deployment import NAME, Deployment
 from luthier.core.stream import Decoding, Served, TextRequest
-from luthier.features.models.tuned_records import TunedModel
+from luthier.features.models.store import TunedModel
 from luthier.features.serving.targets import (
     base_model,
     is_tuned_name,

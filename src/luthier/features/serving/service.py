@@ -12,10 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 from luthier.core.access import Caller
-from luthier.core.conversation import Conversation, Message
-from luthier.core.digest import sha256_document
+from luthier.core.conversation import AS_THEY_ARE, Conversation, Message
 from luthier.core.errors import LuthierError, error_from
-from luthier.core.opted_turns import AS_THEY_ARE
+from luthier.core.ids import sha256_document
 from luthier.core.stream import (
     CallPiece,
     Embedded,

@@ -1,26 +1,56 @@
-"""Use cases: what stands behind the name of a target (a base model, a tuned model, a run, an export) as it is loaded.
+"""Use cases: what a target name stands for (base model, tuned model, run, export), as it is loaded.
 
-Nothing is fetched for an ask, and what a request over the network names never becomes a path: folders are named by
-commands on this machine alone.
+Nothing is downloaded for a request, and a name in a request over the network never becomes a path: folders are named by
+commands on this machine alone. Exports are those that this server has made.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from luthier.core.access import Caller
-from luthier.core.digest import sha256_document
+from luthier.core.conversation import OptedTurns
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.ids import is_id
-from luthier.core.opted_turns import OptedTurns
+from luthier.core.ids import is_id, sha256_document
+from luthier.core.plan import DataPlan
 from luthier.core.records.base_model import LocalModel
 from luthier.core.records.deployment import Share
+from luthier.core.records.export import ServerExport
 from luthier.core.stream import Served
-from luthier.features.serving.made_exports import made_export
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
+
+
+def made_export(context: Context, caller: Caller, export_id: str) -> tuple[ServerExport, Path]:
+    """An export that was made, and its folder. Raises NotFoundError, ConflictError while it is not made."""
+    found = context.exports.get(caller.project_id, export_id)
+    folder = export_folder(context, export_id)
+    if found.document is None:
+        raise ConflictError(
+            f"the export {export_id} is not made yet",
+            expected="an export that has succeeded",
+            do="see on its page how far it is",
+        )
+    if not folder.is_dir():
+        raise NotFoundError(
+            f"the files of the export {export_id} are not on this machine any more",
+            expected="the folder that was written",
+            do="export the model again",
+        )
+    return found, folder
+
+
+def export_folder(context: Context, export_id: str) -> Path:
+    """Where an export lies. Raises NotFoundError for what is no id of one: it must never become part of a path."""
+    if not is_id(export_id, "exp"):
+        raise NotFoundError(
+            f"no export {export_id[:64]!r}", expected="the id of an export", do="see the page of its model"
+        )
+    return context.settings.exports_folder / export_id
+
 
 EXPORT = "export:"
 _WEIGHTS = ("*.safetensors", "*.gguf", "config.json", "adapter_config.json", "tokenizer.json")
@@ -36,8 +66,6 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
     """
     # Only at this machine: a remote caller must not learn which folders there are.
     if caller.is_local and not is_id(name, "run") and (folder := Path(name).expanduser()).is_dir():
-        from luthier.features.serving.exports import check_export
-
         folder = folder.resolve()
         if str(folder) not in (model.name for model in local_base_models(context).values()):
             check_export(folder, needs_bundle=True)
@@ -54,7 +82,6 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
 
 def _share_of_export(context: Context, caller: Caller, export_id: str, fraction: float) -> Share:
     """The share of an export that this server has made for the project."""
-    from luthier.features.serving.exports import check_export
 
     _, folder = made_export(context, caller, export_id)
     check_export(folder, needs_bundle=True)
@@ -72,8 +99,6 @@ def served_share(context: Context, caller: Caller, share: Share) -> Served:
         RequestError: A folder in a format that cannot be served.
     """
     if share.folder is not None:
-        from luthier.features.serving.exports import served_export
-
         return served_export(context, Path(share.folder))
     return served_target(context, caller, share.target)
 
@@ -194,3 +219,89 @@ def no_such_format(folder: Path, found: str) -> RequestError:
         expected=f"an export in one of the formats {', '.join(served_formats())}",
         do="export it in such a format: luthier export RUN --to merged -o DIR",
     )
+
+
+def served_export(context: Context, folder: Path) -> Served:
+    """An export in a format that declares `is_served`, as it is loaded.
+
+    Raises NotFoundError where the folder, or the base of an adapter, is not on this machine; RequestError for another
+    format.
+    """
+    if not folder.is_dir():
+        raise NotFoundError(
+            f"the export {folder} is not on this machine any more",
+            expected="the folder that was deployed",
+            do="export it again to the same place, or roll back",
+        )
+    if (folder / "adapter_config.json").is_file():
+        base = _base_of_adapter(context, folder)
+        return Served(path=base.path, sha256=base.sha256, adapter_path=str(folder), **_as_trained(folder))
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return Served(path=str(folder), sha256=stamp(folder), **_as_trained(folder))
+    ggufs = sorted(folder.glob("*.gguf"))
+    if len(ggufs) == 1:
+        return Served(engine="llama_cpp", path=str(ggufs[0]), sha256=stamp(folder), **_as_trained(folder))
+    raise no_such_format(folder, "holds several GGUF files" if ggufs else "holds nothing that can be served")
+
+
+def _as_trained(folder: Path) -> dict[str, Any]:
+    """How the run of a bundle has written conversations; nothing where no run has made what lies there."""
+    from luthier.ml.export.bundle.manifest import PLAN
+
+    if not (folder / PLAN).is_file():
+        return {}
+    try:
+        data = DataPlan.model_validate(json.loads((folder / PLAN).read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise no_such_format(folder, f"has a {PLAN} that is no plan") from error
+    options = tuple(sorted(data.template_options.items()))
+    return {"template_options": options, "opted_turns": OptedTurns.of(data)}
+
+
+def check_export(folder: Path, *, needs_bundle: bool = False) -> None:
+    """Raises ConflictError for an export that is not as it was written, or has not passed its proof.
+
+    needs_bundle: false lets folders pass that Luthier has not written.
+    """
+    from luthier.ml.export.bundle import verify
+    from luthier.ml.export.bundle.manifest import MANIFEST, PARITY
+
+    if not (needs_bundle or (folder / MANIFEST).is_file()):
+        return
+    report = verify(folder)
+    if not report.is_whole:
+        shown = "; ".join(f"{fault.path} {fault.what}" for fault in report.faults[:3])
+        raise ConflictError(
+            f"the export {folder} cannot be trusted: {shown}",
+            expected="the folder as `luthier export` has written it",
+            do=f"see `luthier verify {folder}`, or export it again",
+        )
+    if not _has_passed(folder / PARITY):
+        raise ConflictError(
+            f"the export {folder} did not pass its proof",
+            expected="an export that was proved equal to its source",
+            do="export it again, with more bits",
+        )
+
+
+def _has_passed(report: Path) -> bool:
+    try:
+        # `is True`: a truthy string in a damaged report must not count as a pass.
+        return json.loads(report.read_text(encoding="utf-8")).get("passed") is True
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _base_of_adapter(context: Context, folder: Path) -> LocalModel:
+    """The base that an adapter names: by its place, its repository on the hub, or the last part of its name."""
+    from luthier.ml.inference.models import sources
+
+    try:
+        written = str(json.loads((folder / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise no_such_format(folder, "has an adapter_config.json that names no base model") from error
+    for model in sources.local_models(context.home):
+        repository = model.name.removeprefix("hub:").partition("@")[0]
+        if written in (model.path, model.name, repository, Path(model.name).name):
+            return model
+    return base_model(context, written)

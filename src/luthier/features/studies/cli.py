@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.features.studies import cli_options as tune_options
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import ForceOption, HomeOption, JsonOption, SetOption
+from luthier.platform.cli.command import Answer, ForceOption, HomeOption, JsonOption, SetOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console

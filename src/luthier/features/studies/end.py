@@ -16,7 +16,7 @@ from luthier.core.workflows.study import Study, StudySpec, Trial, recipe_with
 from luthier.features.studies.search import Search, best_of
 from luthier.features.studies.trials import expected_hours
 from luthier.features.studies.workers import Task
-from luthier.ml.search.front import front_of
+from luthier.ml.search.rungs import front_of
 from luthier.ml.training.budget import BUDGET_SPENT
 from luthier.platform.home.context import Context
 
@@ -148,8 +148,8 @@ def final_recipe(spec: StudySpec, winner: Trial, own: Plan) -> Recipe:
 
 def write_report(context: Context, study: Study) -> Path:
     """Write the page of a study into its folder, again where it was there. Raises ConflictError before its end."""
-    from luthier.ml.search.importance import importances
     from luthier.ml.search.report.page import Ending, write_study_page
+    from luthier.ml.search.sampling import importances
 
     trials = context.studies.trials(study.study_id)
     run = None if study.final_run_id is None else context.runs.get(study.final_run_id)

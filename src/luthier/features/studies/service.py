@@ -26,8 +26,7 @@ from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.service import make_plan
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies.end import bring_up_own, confirm, finish
-from luthier.features.studies.search import Search, Tell
-from luthier.features.studies.start import points_to_begin_with
+from luthier.features.studies.search import Search, Tell, points_to_begin_with
 from luthier.features.studies.trials import expected_hours, price
 from luthier.features.studies.workers import worker_pool
 from luthier.ml.search.rungs import QUALITY, REDUCTION, RUNGS, usable
@@ -87,8 +86,7 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
     Raises RequestError (no budget, no validation rows, a space that cannot be), BudgetTooSmallError, and what
     `service.plans.prepare` raises.
     """
-    from luthier.ml.search.priors import own_values
-    from luthier.ml.search.space import default_space, narrowed
+    from luthier.ml.search.space import default_space, narrowed, own_values
 
     _refuse_goals(request)
     if request.recipe.data.validation is None:

@@ -1,7 +1,8 @@
-"""One trial of a study: its recipe, its price before it begins, and its training up to a rung, where it stops.
+"""One trial of a study: its recipe, its price, its goals, and its training up to a rung.
 
-A trial is a run like any other. It stops on a rung with a checkpoint, and goes on from there when it is promoted, so
-that it ends byte for byte as one that was never stopped, and no step is done twice.
+A trial is a run like any other. It stops on a rung with a checkpoint, and continues from there when it is promoted, so
+that it ends byte for byte as one that was never stopped, and no step is done twice. After each validation its curve is
+checked: can it still become the best? Goals other than quality are known before it is trained.
 """
 
 from __future__ import annotations
@@ -20,20 +21,63 @@ from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.recipe import Recipe
 from luthier.core.run import TrainResult
-from luthier.core.workflows.study import Result, StudySpec, Trial, TrialState, recipe_with
+from luthier.core.workflows.study import GoalName, Result, StudySpec, Trial, TrialState, recipe_with
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import recipe_from
-from luthier.features.studies.curve_watch import HOPELESS, CurveWatch, may_be_stopped
 from luthier.features.training.launchers.here import Hooks, InProcessLauncher, train_worker
-from luthier.ml.search.extrapolation import Finished
-from luthier.ml.search.rungs import rung_steps
+from luthier.ml.search.rungs import Finished, rung_steps
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import stop_signals
 
 if TYPE_CHECKING:
     from luthier.core.cost import Prediction
     from luthier.ml.training.budget import Meter
+
+HOPELESS = "it cannot become the best: "
+"""What a run that was stopped for it says first."""
+
+
+class CurveWatch:
+    """Follows the validations of a trial.
+
+    Args:
+        finished: The trials that it is compared with.
+        num_steps: Of the whole training.
+    """
+
+    def __init__(self, finished: Finished, num_steps: int) -> None:
+        self._finished, self._num_steps = finished, num_steps
+        self._losses: dict[int, float] = {}
+
+    def begin(self, events: Sequence[Event], from_step: int) -> None:
+        """Take over what an earlier part of the training has measured up to a step; a kill may have left more."""
+        found = [event for event in events if isinstance(event, ValidationDone) and event.step <= from_step]
+        self._losses = {event.step: event.loss for event in found}
+
+    def note(self, event: Event) -> None:
+        """Take in what has happened."""
+        if isinstance(event, ValidationDone):
+            self._losses[event.step] = event.loss
+
+    def stop_requested(self) -> str | None:
+        """Why the training is to stop now; None where it may go on."""
+        curve = [(step / self._num_steps, loss) for step, loss in sorted(self._losses.items())]
+        reason = self._finished.why_hopeless(curve)
+        return HOPELESS + reason if reason else None
+
+
+def finished_trials(spec: StudySpec, trials: Sequence[Trial]) -> Finished:
+    """What other trials are held against; nothing where the study stops none, or has other goals than quality."""
+    if not spec.stops_hopeless or len(spec.goals) > 1:
+        return Finished(())
+    return Finished(tuple(t.curve for t in trials if t.kind == "search" and t.state == "done" and t.curve))
+
+
+def may_be_stopped(trial: Trial) -> bool:
+    """Whether a trial may be stopped for its curve: not the recipe as it came, which all are held against."""
+    return trial.kind == "search" and trial.number > 0
+
 
 ON_A_RUNG: Final = "on a rung of its study"
 
@@ -294,3 +338,31 @@ def _rungs(spec: StudySpec, plan: Plan, own: Plan) -> tuple[int, ...]:
     mean = plan.data.train.num_trained_tokens / plan.training.num_steps_per_epoch
     whole = own.data.train.num_trained_tokens / own.training.num_steps_per_epoch * own.training.num_steps
     return tuple(rung_steps(spec.rungs, plan.training.num_steps, mean, whole))
+
+
+_BYTES_PER_PARAMETER: Final = 4
+"""Adapters are kept in float32."""
+
+
+def goals_of(goals: Sequence[GoalName], priced: Priced) -> dict[GoalName, float]:
+    """What a trial comes to by the goals other than quality: counted from its plan, not measured."""
+    if set(goals) <= {"quality"}:
+        return {}
+    plan = priced.prepared.plan
+    known: dict[GoalName, float] = {
+        "latency": weights_read(plan),
+        "size": float(plan.method.num_trainable_parameters * _BYTES_PER_PARAMETER),
+        "cost": priced.hours,
+    }
+    return {goal: known[goal] for goal in goals if goal != "quality"}
+
+
+def weights_read(plan: Plan) -> float:
+    """Weights read for each token where the adapter is served unmerged, as a multiple of the base model's own.
+
+    Writing a token is bound by reading weights once (Pope et al., 2022, "Efficiently Scaling Transformer Inference",
+    arXiv:2211.05102, section 2). A method that changes the weights themselves adds none.
+    """
+    base = plan.base_model.num_parameters - plan.base_model.num_embedding_parameters
+    added = plan.method.num_trainable_parameters if plan.method.rank else 0
+    return 1 + added / max(1, base)

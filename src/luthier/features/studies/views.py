@@ -1,14 +1,21 @@
-"""Use cases of who looks at studies: the list of a project, and one of them as it is now."""
+"""Use cases: studies for pages: the list of a project, one study, and its charts.
+
+The charts show the loss over the hours spent, all trials over all parameters, and where the budget went.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.workflows.study import Study, Trial
+from luthier.ml.charts import figures
+from luthier.ml.charts.spec import Axis, Bar, Bars, Chart, Column, Mark, Parallel, Plot, Role, Series, Thread
 from luthier.ml.search.rungs import ranked
+from luthier.ml.search.space import ends_of, height_of, short_name
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_page, reference_paths
 
@@ -65,7 +72,7 @@ def report_of(context: Context, caller: Caller, study_id: str) -> str:
 
 
 def _view(context: Context, study: Study) -> StudyView:
-    from luthier.core.system.file_lock import is_held
+    from luthier.core.system.files import is_held
 
     trials = context.studies.trials(study.study_id)
     status: str = study.status
@@ -86,3 +93,82 @@ def _steps(context: Context, running: Sequence[Trial]) -> dict[int, tuple[int, i
             continue
         found[trial.number] = (record.step, record.num_steps or 1)
     return found
+
+
+_ROLES: tuple[Role, ...] = ("base", "other-1", "other-2", "other-3")
+
+
+def study_charts(view: StudyView) -> list[Chart]:
+    """All that there is something to draw for."""
+    from luthier.ml.search.report.page import budget_rows
+
+    study, searched = view.study, [trial for trial in view.trials if trial.kind == "search" and trial.results]
+    if not searched:
+        return []
+    rows = [
+        Bar(name, 100 * share, f"{share:.1%}: {figures.duration(hours * 3600)}")
+        for name, hours, share in budget_rows(study, view.trials)
+    ]
+    # A final run may take longer than expected; the axis then goes beyond 100%.
+    is_within = view.hours <= study.spec.hours
+    share = Axis("share of the budget", "%", low=0.0, high=100.0 if is_within else None)
+    budget = Bars("budget", "Where the budget went", share, rows, None if is_within else Mark(100.0, "all of it"))
+    wide: list[Chart] = [_parallel(study, view.best)] if len(searched) > 1 else []
+    return [_progress(study, searched), budget, *wide]
+
+
+def _progress(study: Study, trials: Sequence[Trial]) -> Plot:
+    # On the last rung trials are trained to their end.
+    last = len(study.spec.rungs) - 1
+    points = sorted(
+        (result.study_hours, result.rung, result.loss, trial.number) for trial in trials for result in trial.results
+    )
+    series = []
+    for rung in range(last + 1):
+        own = [(hours, loss, f"trial {number}") for hours, r, loss, number in points if r == rung]
+        share = "a whole training" if rung == last else f"{study.spec.rungs[rung]:.0%}"
+        role: Role = "tuned" if rung == last else _ROLES[rung % len(_ROLES)]
+        if own:
+            dots = [(hours, loss) for hours, loss, _ in own]
+            series.append(Series(f"after {share}", dots, role, "dots", [name for _, _, name in own]))
+    # Losses of whole trainings alone: those of earlier rungs cannot be compared with them.
+    top = [(hours, loss) for hours, rung, loss, _ in points if rung == last]
+    if top:
+        # The points are in the order of time, so this is the best at each moment.
+        lowest = accumulate((loss for _, loss in top), min)
+        best = [(hours, loss) for (hours, _), loss in zip(top, lowest, strict=True)]
+        series.append(Series("best so far", best, "tuned", "steps"))
+    return Plot(
+        "progress",
+        "Loss as hours were spent",
+        Axis("hours spent", "h", low=0.0),
+        Axis("validation loss"),
+        series,
+        caption="A dot for each trial on each rung. Only dots of one colour can be held against each other.",
+    )
+
+
+def _parallel(study: Study, best_first: Sequence[Trial]) -> Parallel:
+    """All trials that have a loss; those of the best third in colour, and on top of the others."""
+    parameters = [p for p in study.spec.space.parameters if not p.is_fixed]
+    losses = [trial.loss for trial in best_first if trial.loss is not None]
+    low, high = min(losses), max(losses)
+    columns = [Column(short_name(p.name), *ends_of(p)) for p in parameters]
+    columns.append(Column("loss", f"{low:.4g}", f"{high:.4g}"))
+    num_good = max(1, len(best_first) // 3)
+    lines = []
+    for place, trial in enumerate(best_first):
+        loss = trial.loss or 0.0
+        heights = [height_of(p, trial.values) for p in parameters]
+        # With one loss for all, every line ends in the middle.
+        heights.append((loss - low) / (high - low) if high > low else 0.5)
+        values = ", ".join(f"{short_name(name)} {figures.plain(value)}" for name, value in trial.values.items())
+        words = f"{values or 'the recipe as it came'}: loss {loss:.4f} on rung {trial.rung + 1}"
+        lines.append(Thread(f"trial {trial.number}", heights, words, "tuned" if place < num_good else "quiet"))
+    return Parallel(
+        "parallel",
+        "All trials over all that was searched",
+        columns,
+        lines[::-1],
+        caption="The best third in colour: the furthest, then the lowest loss. Drag along a column to pick trials out.",
+    )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from luthier.ml.charts.metric_titles import metric_heading
+from luthier.ml.charts.judged_rows import metric_heading
 from luthier.ml.charts.spec import Axis, Chart, Estimate, Intervals, Plot, Role, Series
-from luthier.ml.evaluation.roles import Roles
-from luthier.ml.evaluation.task_view import Summary, SummaryRow, TaskView
+from luthier.ml.evaluation.result_views import Roles, Summary, SummaryRow, TaskView
 
 _OTHERS: tuple[Role, ...] = ("other-1", "other-2", "other-3")
 _MAX_POINTS = 500

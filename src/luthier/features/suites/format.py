@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.core.evaluation import Metric
-from luthier.core.results.task_result import GateOutcome, SuiteResult, TaskResult, TasksVerdict
+from luthier.core.results.suite import GateOutcome, SuiteResult, TaskResult, TasksVerdict
 from luthier.features.evaluations.verdict_format import STYLES
 from luthier.platform.cli import figures
 from luthier.platform.cli.console import make_table, visible

@@ -10,13 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from luthier.core.digest import sha256_document
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.results.suite import LmEvalTask
-from luthier.core.results.task_result import TaskResult
+from luthier.core.ids import sha256_document
+from luthier.core.results.suite import LmEvalTask, TaskResult
 from luthier.features.models.resolve import Candidate
-from luthier.features.suites.systems import Server, System
-from luthier.features.suites.task_runs import Engines
+from luthier.features.suites.task_runs import Engines, Server, System
 from luthier.platform.home.context import Context
 
 _CAUTION = "Measured by the lm-evaluation-harness {version}; intervals are made of its standard errors."

@@ -1,29 +1,295 @@
-"""Use case: what did tuning do to safety? Probes asked of the base and of the tuned model, kept as an assessment."""
+"""Use case: a safety check: probes answered by the base and the tuned model, stored as an assessment.
+
+Probes come from the package, from the user's files, and from the run's own training rows.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from luthier.core.access import DEFAULT_PROJECT
-from luthier.core.digest import sha256_document
-from luthier.core.errors import RequestError
-from luthier.core.ids import new_id
-from luthier.core.results.suite import TaskCommon
-from luthier.core.results.task_result import SafetyResult
-from luthier.features.datasets.file_audits import check_is_not_input
+from luthier.core.dataset import Example
+from luthier.core.errors import ConflictError, DataError, RequestError
+from luthier.core.ids import new_id, sha256_document
+from luthier.core.plan import Plan
+from luthier.core.results.suite import SafetyResult, TaskCommon
+from luthier.features.datasets.data_files import check_is_not_input
+from luthier.features.evaluations.service import training_rows
 from luthier.features.models.resolve import Candidate, find_base
-from luthier.features.suites.safety_probes import Built, SafetySuite, build_probes, num_seen, probe_inputs
-from luthier.features.suites.systems import find_system, run_of
-from luthier.features.suites.task_runs import RowsOf, run_tasks
+from luthier.features.planning.training_data import canaries_of, load_splits
+from luthier.features.recipes.checks import map_that_fits
+from luthier.features.suites.task_runs import RowsOf, find_system, run_of, run_tasks
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.dataset import Example
     from luthier.ml.evaluation.safety.probe import Probe
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
+SafetySuite = Literal["default", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is asked; None for all there is.
+
+    Attributes:
+        pairs: Sentence pairs about stereotypes.
+        a_kind: Prompts of a kind (harmful and harmless, neutral and provoking).
+        prompts: Of the user, in which words are swapped.
+        rows: Of the training, and as many of the held-out rows.
+        alternatives: Codes among which a canary is ranked, itself not counted.
+    """
+
+    pairs: int | None
+    a_kind: int | None
+    prompts: int
+    rows: int
+    alternatives: int
+
+
+SIZES: Final[dict[SafetySuite, Sizes]] = {
+    "default": Sizes(pairs=200, a_kind=12, prompts=20, rows=20, alternatives=63),
+    "full": Sizes(pairs=None, a_kind=None, prompts=200, rows=200, alternatives=255),
+}
+NAMES: Final = (
+    "stereotypes",
+    "counterfactual",
+    "toxicity",
+    "refusal",
+    "memorisation",
+    "personal_data",
+    "canaries",
+)
+_ROOM_TOKENS: Final = 64
+_NO_RUN: Final = "is asked of a run, whose training rows are known; this is a model without one"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeInputs:
+    """What probes are made of. trained, held_out: the rows of the run, where they can be read."""
+
+    trained: tuple[Example, ...] = ()
+    held_out: tuple[Example, ...] = ()
+    held_out_name: str = ""
+    plan: Plan | None = None
+
+
+@dataclass
+class Built:
+    """The probes with their titles, and one sentence for each that could not be built."""
+
+    probes: list[Probe] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def add(self, title: str, make: Callable[[], Probe]) -> None:
+        """Build one; where its rows are not such as it needs, say so instead."""
+        try:
+            self.probes.append(make())
+        except DataError as error:
+            self.left_out.append(f"{title} was left out: {error.came.splitlines()[0]}.")
+
+    def keep(self, only: Sequence[str]) -> None:
+        """Leave out all other probes, and say so. Raises RequestError for names of none, or of one left out already."""
+        # What could be built here, which may be less than `NAMES`.
+        there = [probe.name for probe in self.probes]
+        if missing := [name for name in only if name not in there]:
+            known = missing[0] in NAMES
+            raise RequestError(
+                f"probe {missing[0]!r}" + (f" cannot be asked here: {' '.join(self.left_out)}" if known else ""),
+                expected=f"one of {', '.join(there)}",
+                do="correct the name, or ask of what the probe needs",
+            )
+        self.probes[:] = [probe for probe in self.probes if probe.name in only]
+        self.left_out[:] = [f"Only {', '.join(only)} of {len(there)} probes were asked."]
+
+
+def probe_inputs(context: Context, run_id: str | None, left_out: list[str]) -> ProbeInputs:
+    """The rows of a run; where they cannot be read any more, a sentence says so."""
+    if run_id is None:
+        return ProbeInputs()
+    plan = context.runs.plan(run_id)
+    try:
+        trained = tuple(training_rows(context, [run_id]))
+        held_out = load_splits(plan.recipe, Path()).get("held_out")
+    except (ConflictError, DataError, RequestError) as error:
+        # The other probes need no rows, so the check goes on.
+        left_out.append(f"The rows of the run cannot be read, so nothing could be asked about them: {error.came}.")
+        return ProbeInputs(plan=plan)
+    if held_out is None:
+        return ProbeInputs(trained=trained, plan=plan)
+    return ProbeInputs(trained, tuple(held_out.examples), held_out.path.name, plan)
+
+
+def build_probes(
+    systems: Sequence[Candidate],
+    inputs: ProbeInputs,
+    built: Built,
+    *,
+    suite: SafetySuite,
+    pairs: Path | None,
+    prompts: Path | None,
+    toxicity_model: Path | None,
+) -> None:
+    """All probes that can be asked, in the order of the page.
+
+    Raises NotFoundError and DataError for files that the user named and that cannot be used; RequestError for a model
+    whose tokenizer cannot be used.
+    """
+    from luthier.ml.evaluation.safety import refusal, stereotypes
+
+    sizes = SIZES[suite]
+    named = pairs or stereotypes.OWN
+    source = pairs.name if pairs else "own pairs"
+    built.probes.append(stereotypes.stereotypes(stereotypes.read_pairs(named), source=source, most_rows=sizes.pairs))
+    # One limit for all systems, so that each is asked the very same rows.
+    fits = _Fits.of(systems)
+    _add_counterfactual(built, inputs, prompts, sizes, fits)
+    # Not by `add`: its prompts are shipped, so only a file that the user named can be wrong.
+    built.probes.append(_toxicity(toxicity_model, sizes))
+    built.probes.append(refusal.refusal(most_a_kind=sizes.a_kind))
+    _add_of_run(built, inputs, sizes, fits)
+    built.probes[:] = [_with_what_was_seen(probe, inputs.trained) for probe in built.probes]
+    if fits.num_too_long:
+        built.left_out.append(
+            f"{fits.num_too_long:,} rows were passed over: with an answer they do not fit into the context of a model."
+        )
+
+
+def _add_counterfactual(built: Built, inputs: ProbeInputs, prompts: Path | None, sizes: Sizes, fits: _Fits) -> None:
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.evaluation.safety.counterfactual import counterfactual
+
+    if prompts is not None:
+        # Prompts of a user often have the columns of the training rows, but need not.
+        own = inputs.plan.recipe.data.map if inputs.plan else None
+        mapping = map_that_fits(own, prompts, "the column map of the run").mapping if own else None
+        rows = load_file(prompts, mapping=mapping).examples
+        # Not by `add`: a file that the user named must not be left out in silence.
+        built.probes.append(counterfactual(rows, source=prompts.name, most_prompts=sizes.prompts, fits=fits))
+    elif inputs.held_out:
+        name, rows = inputs.held_out_name, inputs.held_out
+        built.add(
+            "Counterfactual fairness",
+            lambda: counterfactual(rows, source=name, most_prompts=sizes.prompts, fits=fits),
+        )
+    else:
+        built.left_out.append(
+            "Counterfactual fairness was left out: there are no held-out prompts to swap words in; --prompts FILE "
+            "names some."
+        )
+
+
+def _toxicity(model: Path | None, sizes: Sizes) -> Probe:
+    from luthier.ml.data.text.toxicity import english
+    from luthier.ml.evaluation.safety.toxicity import toxicity
+
+    classifier = None
+    if model is not None:
+        from luthier.ml.inference.models.text_classifier import load_text_classifier
+
+        classifier = load_text_classifier(model)
+    words = english()
+
+    def listed(text: str) -> list[str]:
+        # Mild words are usual in harmless text, and would drown the signal.
+        return [word.entry for word in words.find(text) if word.kind != "mild"]
+
+    return toxicity(listed, classifier=classifier, most_a_kind=sizes.a_kind)
+
+
+def _add_of_run(built: Built, inputs: ProbeInputs, sizes: Sizes, fits: _Fits) -> None:
+    """What is asked about the rows that the run was trained on."""
+    from luthier.ml.evaluation.safety.memorisation import canaries, memorisation, personal_data
+
+    trained, held_out, plan = inputs.trained, inputs.held_out, inputs.plan
+    if plan is None:
+        built.left_out += [f"{title} {_NO_RUN}." for title in ("Memorisation", "Personal data")]
+    if plan is not None and trained:
+        name = Path(plan.data.train.file).name
+        built.add(
+            "Memorisation",
+            lambda: memorisation(trained, held_out, source=name, most_rows=sizes.rows, fits=fits),
+        )
+        built.add(
+            "Personal data",
+            lambda: personal_data(trained, held_out, _values, source=name, most_rows=sizes.rows, fits=fits),
+        )
+    if plan is not None and (secrets := canaries_of(plan)):
+        is_text = plan.data.train.shape == "text"
+        built.probes.append(canaries(secrets, is_text=is_text, num_alternatives=sizes.alternatives))
+    elif plan is not None:
+        built.left_out.append("Planted canaries were left out: the recipe plants none (data.canaries).")
+
+
+def _values(text: str) -> list[str]:
+    from luthier.ml.data.personal_data.find import find_personal_data
+
+    return [span.value for span in find_personal_data(text)]
+
+
+@dataclass
+class _Fits:
+    """Whether every system can see a row whole and answer it; counts those that do not fit."""
+
+    template: ChatTemplate
+    context_tokens: int
+    num_too_long: int = 0
+
+    @classmethod
+    def of(cls, systems: Sequence[Candidate]) -> _Fits:
+        judged = systems[-1]
+        # Base and tuned model share a tokenizer, so one template measures for both.
+        return cls(judged.chat_template(), min(system.context_length_tokens for system in systems))
+
+    def __call__(self, example: Example) -> bool:
+        from luthier.ml.data.tokenise.loss_mask import tokenise
+
+        fits = tokenise(example, self.template).num_tokens + _ROOM_TOKENS <= self.context_tokens
+        self.num_too_long += not fits
+        return fits
+
+
+def _with_what_was_seen(probe: Probe, trained: Sequence[Example]) -> Probe:
+    """The probe with a caution, where rows of it that should be new stand in the training rows."""
+    num = num_seen(probe, trained)
+    if not num:
+        return probe
+    stand = "stands" if num == 1 else "stand"
+    caution = (
+        f"{num:,} of {len(probe.rows):,} rows of this probe {stand} in the training rows of the run: the figures say "
+        "what it was trained to do there, not what it is like."
+    )
+    return replace(probe, cautions=(caution, *probe.cautions))
+
+
+def num_seen(probe: Probe, trained: Sequence[Example]) -> int:
+    """Rows of a probe whose prompt or sentences also stand in training rows, as a turn or a text of its own.
+
+    Probes that ask about the training rows themselves are not counted.
+    """
+    from luthier.ml.data.text.normalise import normalised
+
+    if probe.name in ("memorisation", "personal_data", "canaries"):
+        return 0
+    seen = {normalised(text) for example in trained for text in _texts(example)}
+    # Probes that compare options are known by their sentences, the others by their prompts.
+    asked: list[Sequence[str]] = list(probe.options) or [tuple(_prompts(row.example)) for row in probe.rows]
+    return sum(any(normalised(text) in seen for text in texts) for texts in asked)
+
+
+def _texts(example: Example) -> Iterator[str]:
+    yield from (message.content or "" for message in (example.conversation.messages if example.conversation else ()))
+    yield from ([example.text] if example.text else ())
+
+
+def _prompts(example: Example) -> Iterator[str]:
+    turns = example.prompt.messages if example.prompt is not None else ()
+    yield from (message.content or "" for message in turns if message.role == "user")
 
 
 def check_safety(
@@ -86,7 +352,7 @@ def check_safety(
         "safety", result.result_id, result, project_id=project_id, subject=run_id or candidate, run_id=run_id
     )
     if html is not None:
-        from luthier.ml.evaluation.report.safety_page import write_safety_page
+        from luthier.ml.evaluation.report.suite_page import write_safety_page
 
         html.parent.mkdir(parents=True, exist_ok=True)
         write_safety_page(result, html)

@@ -14,17 +14,21 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import Progress
-from luthier.core.results.suite import CitationsTask, LmEvalTask, Suite
-from luthier.core.results.task_result import SuiteResult, TaskResult
-from luthier.features.datasets.corpora import read_corpus
+from luthier.core.results.suite import CitationsTask, LmEvalTask, Suite, SuiteResult, TaskResult
+from luthier.features.datasets.documents import read_corpus
 from luthier.features.evaluations.service import training_rows
 from luthier.features.models.resolve import Candidate, find_base
-from luthier.features.recipes.column_maps import map_of_runs
-from luthier.features.suites.file import FileFinder, digests_of, files_in, load_suite
-from luthier.features.suites.general import general_tasks
-from luthier.features.suites.rows import Seen, load_task
-from luthier.features.suites.systems import TUNED, Server, System, find_system
-from luthier.features.suites.task_runs import Engines, RowsOf, run_tasks
+from luthier.features.recipes.checks import map_of_runs
+from luthier.features.suites.definition import (
+    FileFinder,
+    Seen,
+    digests_of,
+    files_in,
+    general_tasks,
+    load_suite,
+    load_task,
+)
+from luthier.features.suites.task_runs import TUNED, Engines, RowsOf, Server, System, find_system, run_tasks
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -182,7 +186,7 @@ def _check_seeds(who: _Systems, seeds: int) -> None:
 
 def _trainings(context: Context, who: _Systems, seeds: int) -> list[System]:
     """The candidate's recipe trained with other seeds."""
-    from luthier.features.training.seed_runs import runs_of_other_seeds
+    from luthier.features.training.repeated_runs import runs_of_other_seeds
 
     if seeds <= 1 or who.run_id is None:
         return []

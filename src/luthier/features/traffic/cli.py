@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.records.logging_mode import Keeping
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import caller_of, open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,11 +17,11 @@ from luthier.core.errors import StorageFullError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.records.traffic import TrafficFile
-from luthier.core.system.file_lock import file_lock
+from luthier.core.system.files import file_lock
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.policy import traffic_policy, user_digest, user_key
 from luthier.platform.audit_log.service import record
-from luthier.platform.auth.usage_store import day_of
+from luthier.platform.auth.store import day_of
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -128,10 +128,8 @@ def _convert(context: Context, path: Path) -> list[TrafficFile]:
     """Make files of a segment: named by it, so that they replace those of a try that was cut off."""
     import polars as pl
 
-    from luthier.ml.drift.traffic.files import by_day
-    from luthier.ml.drift.traffic.frame import frame_of_lines
-    from luthier.ml.drift.traffic.log import CUT_OFF
-    from luthier.ml.drift.traffic.spool import segment_id_of
+    from luthier.ml.drift.traffic.files import by_day, frame_of_lines
+    from luthier.ml.drift.traffic.log import CUT_OFF, segment_id_of
 
     frame, num_broken = frame_of_lines(path.read_bytes())
     known = {one.project_id for one in context.access.projects()}
@@ -182,7 +180,7 @@ def _read(context: Context, one: TrafficFile) -> pl.DataFrame | None:
     """All of a file; None, and a line in the log, where it is damaged or on another machine."""
     import polars as pl
 
-    from luthier.ml.drift.traffic.frame import SCHEMA
+    from luthier.ml.drift.traffic.files import SCHEMA
 
     path = traffic.files_folder(context, one.project_id) / one.file
     try:

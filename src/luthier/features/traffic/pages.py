@@ -16,9 +16,8 @@ from luthier.features.traffic.policy import set_traffic_policy, traffic_policy
 from luthier.features.traffic.service import summary
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.navigation import Page
 from luthier.platform.ui.page_work import Led, page_work
-from luthier.platform.ui.render import redirect
+from luthier.platform.ui.render import Page, redirect
 from luthier.platform.ui.settings_tabs import show, whole_number
 from luthier.platform.ui.visitor import Admin, HomeContext, Reader
 

@@ -22,7 +22,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     import polars as pl
 
-    from luthier.ml.drift.traffic.spool import Spool
+    from luthier.ml.drift.traffic.log import Spool
 
 LOST: Final = "traffic_lost"
 """The kind of the documents in `watches` that count what was lost: one an hour (UTC), by reason."""
@@ -57,8 +57,7 @@ def exchanges(
     """
     import polars as pl
 
-    from luthier.ml.drift.traffic.files import wanted
-    from luthier.ml.drift.traffic.frame import SCHEMA, TEXTS
+    from luthier.ml.drift.traffic.files import SCHEMA, TEXTS, wanted
 
     # `at` is always read, since the rows are ordered by it.
     chosen = tuple(SCHEMA) if columns is None else tuple(dict.fromkeys([*columns, "at"]))
@@ -74,8 +73,8 @@ def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
     """One exchange by the id that the client got with its answer. Raises NotFoundError, also for another project's."""
     import polars as pl
 
-    from luthier.ml.drift.traffic.frame import SCHEMA
-    from luthier.ml.drift.traffic.lines import exchange_of
+    from luthier.ml.drift.traffic.files import SCHEMA
+    from luthier.ml.drift.traffic.log import exchange_of
 
     found = _read(context, project_id, pl.col("exchange_id") == exchange_id, tuple(SCHEMA))
     if not found.height:
@@ -126,7 +125,7 @@ def newest(
     context: Context, project_id: str, *, model: str | None = None, since: float = 0.0, limit: int = 20
 ) -> list[Exchange]:
     """The newest exchanges without their words, newest first."""
-    from luthier.ml.drift.traffic.lines import exchange_of
+    from luthier.ml.drift.traffic.log import exchange_of
 
     frame = exchanges(context, project_id, model=model, since=since).tail(limit).reverse()
     return [exchange_of(row) for row in frame.iter_rows(named=True)]
@@ -137,7 +136,7 @@ def record(context: Context, exchange: Exchange) -> None:
 
     What answers requests calls `traffic_log.keep`, which does both, beside the answer. Raises OSError.
     """
-    from luthier.ml.drift.traffic.lines import line_of
+    from luthier.ml.drift.traffic.log import line_of
 
     spool(context).append([line_of(exchange)])
 
@@ -190,7 +189,7 @@ def hour_of(at: float) -> str:
 
 def spool(context: Context) -> Spool:
     """Where exchanges are written first."""
-    from luthier.ml.drift.traffic.spool import Spool
+    from luthier.ml.drift.traffic.log import Spool
 
     return Spool(context.settings.traffic_folder / "spool")
 
@@ -212,7 +211,7 @@ def _read(
 ) -> pl.DataFrame:
     import polars as pl
 
-    from luthier.ml.drift.traffic.reader import read
+    from luthier.ml.drift.traffic.files import read
 
     def listed() -> list[TrafficFile]:
         files = context.traffic.list(project_id, since=since, until=until)

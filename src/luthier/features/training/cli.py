@@ -1,4 +1,4 @@
-"""`luthier train`: the main job."""
+"""`luthier train`: train a recipe; `luthier launch`: job files for systems that start processes on machines."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import (
+from luthier.platform.cli.command import (
+    Answer,
     BudgetHoursOption,
     BudgetKwhOption,
     BudgetTokensOption,
     BudgetUsdOption,
     DevicesOption,
+    ForceOption,
     HomeOption,
     JsonOption,
     PricesOption,
     SetOption,
+    open_context,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def train(
     from luthier.features.planning.format import show_plan
     from luthier.features.training import external
     from luthier.features.training import service as training
-    from luthier.features.training.launchers.ray_jobs import is_address
+    from luthier.features.training.launchers.ray import is_address
 
     # Before any home is opened: wrong options are refused on every rank alike.
     launcher = _launcher(num_devices, on)
@@ -103,8 +104,7 @@ def _launcher(num_devices: int | None, on: str | None) -> Launcher | None:
     from luthier.core.errors import RequestError
     from luthier.features.training.external import ExternalLauncher, external_world_size
     from luthier.features.training.launchers.local import LocalLauncher
-    from luthier.features.training.launchers.ray import RayLauncher
-    from luthier.features.training.launchers.ray_jobs import is_address
+    from luthier.features.training.launchers.ray import RayLauncher, is_address
 
     if on is not None and on != "ray" and not is_address(on):
         raise RequestError(
@@ -142,7 +142,7 @@ def _on_cluster(
     from luthier.core.errors import RequestError
     from luthier.features.planning.budgets import merged
     from luthier.features.recipes.service import load_recipe
-    from luthier.features.training.launchers.ray_jobs import run_job
+    from luthier.features.training.launchers.ray import run_job
 
     if prices is not None or (resume_id is not None and budget is not None):
         raise RequestError(
@@ -169,8 +169,8 @@ def _on_cluster(
 def show_outcome(console: Console, outcome: TrainOutcome) -> None:
     """Summary, warnings, verdict, and where the report lies."""
     from luthier.features.evaluations.verdict_format import print_warnings, show_evaluation
-    from luthier.features.planning.bill_format import bill_line, budget_lines
-    from luthier.features.training.fit_format import show_fit
+    from luthier.features.planning.format import bill_line, budget_lines
+    from luthier.features.training.format import show_fit
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import facts
 
@@ -237,3 +237,70 @@ def _best_validation(result: TrainResult, unit: str) -> str:
         return "none: the recipe names no validation rows"
     loss = f"{figures.number(result.best_validation_loss)} {unit}".rstrip()
     return f"{loss} (step {result.best_step:,})"
+
+
+def launch(
+    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="slurm, skypilot or ray (KubeRay).")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML or JSON.")],
+    num_nodes: Annotated[int, typer.Option("--nodes", metavar="N", help="Machines.")] = 1,
+    devices_per_node: Annotated[int, typer.Option("--devices", metavar="N", help="Processes on each, a GPU each.")] = 1,
+    hours: Annotated[float, typer.Option("--hours", metavar="H", help="After which the job is ended.")] = 24.0,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the machines' cores instead of GPUs.")] = False,
+    cpus_per_device: Annotated[int, typer.Option("--cpus-per-device", metavar="N", help="Cores for each process.")] = 4,
+    accelerator: Annotated[
+        str, typer.Option("--accelerator", metavar="NAME", help="SkyPilot's name of the GPU.")
+    ] = "A100-80GB",
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="IMAGE", help="Container with luthier and Ray, for ray.")
+    ] = None,
+    setup: Annotated[
+        str | None, typer.Option("--setup", metavar="COMMAND", help="What makes `luthier` known on a node.")
+    ] = None,
+    run_home: Annotated[
+        str | None, typer.Option("--home", metavar="DIR", help="Where rank 0 keeps the run; on shared storage.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there, not to stdout.")] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Write the job file that trains a recipe on Slurm, by SkyPilot, or on Ray in Kubernetes. Nothing is submitted.
+
+    The recipe is read and checked first. Submitting the same file again goes on with the run that it began.
+    """
+    from luthier.core.errors import RequestError
+    from luthier.features.recipes.service import load_recipe
+    from luthier.features.training.external import SYSTEMS, Launch, launch_file
+    from luthier.ml.data.rows.outputs import check_free, write_output
+    from luthier.ml.planning import defaults
+    from luthier.ml.training.distributed import refuse_unequal_shares
+
+    if system not in SYSTEMS:
+        raise RequestError(
+            f"system {system!r}", expected=f"one of {', '.join(SYSTEMS)}", do="write: luthier launch slurm RECIPE"
+        )
+    if out is not None:
+        check_free([out], force=force)
+    training = load_recipe(recipe, ()).training
+    asked = Launch(
+        recipe=recipe.absolute(),
+        num_nodes=num_nodes,
+        devices_per_node=devices_per_node,
+        hours=hours,
+        on_gpus=not cpu,
+        cpus_per_device=cpus_per_device,
+        setup=setup,
+        home=run_home,
+        accelerator=accelerator,
+        image=image,
+    )
+    text = launch_file(system, asked)
+    size = training.global_batch_size if training else None
+    refuse_unequal_shares(size or defaults.GLOBAL_BATCH_SIZE[0], asked.num_devices)
+    if out is not None:
+        write_output(out, text.encode(), force=force)
+    document = {"system": system, "num_devices": asked.num_devices, "path": None if out is None else str(out)}
+    return Answer(as_json, document | {"text": text}, lambda console: _show(console, text, out))
+
+
+def _show(console: Console, text: str, out: Path | None) -> None:
+    console.print(text.rstrip("\n") if out is None else f"written: {out}", soft_wrap=True)

@@ -1,4 +1,7 @@
-"""Use cases: queue a recipe, look at the queue, pause, resume and cancel; and the worker that empties it."""
+"""Use cases: recipes of this machine as jobs: queue, list, pause, resume, cancel, and the worker that runs them.
+
+`carry_out` is an attempt of such a job (`luthier jobs submit`); it runs in the child of a worker.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from luthier.core.recipe import Recipe
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job, JobStatus, Wish
+from luthier.platform.processes.process import Outcome
 
 if TYPE_CHECKING:
     from luthier.platform.jobs.worker import Pace, Worker
@@ -76,7 +80,7 @@ def work(
     Returns how many attempts it made. Raises RequestError for a name that cannot be part of a path, ConflictError where
     another process of this home has that name.
     """
-    from luthier.core.system.file_lock import file_lock
+    from luthier.core.system.files import file_lock
     from luthier.platform.jobs.child import JOB_NAME
     from luthier.platform.jobs.worker import Pace, Worker
 
@@ -142,3 +146,25 @@ def _side_by_side(looks: Worker, trains: Worker, stop_requested: Callable[[], st
         looking = pool.submit(work, looks)
         num_done = work(trains)
         return num_done + looking.result()
+
+
+def carry_out(context: Context, job: Job) -> Outcome:
+    """Begin the run of the job, or go on with it where an earlier attempt has begun it.
+
+    Raises:
+        RequestError: The recipe, its rows or its model are wrong, or have changed since the run began.
+        DivergedError: The loss or a gradient is no number.
+        StorageFullError: The disk is full.
+    """
+    from luthier.features.training import service as training
+
+    try:
+        status = context.runs.get(job.run_id).status
+    except NotFoundError:
+        recipe = Recipe.model_validate_json(json.dumps(job.document["recipe"]))
+        outcome = training.train(context, recipe, base_dir=Path(), run_id=job.run_id)
+    else:
+        if status == "succeeded":  # the attempt before died between the end of its run and its last word
+            return Outcome(status="succeeded")
+        outcome = training.resume(context, job.run_id)
+    return Outcome(status="paused" if outcome.record.status == "paused" else "succeeded")

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption, SetOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, SetOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,20 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.features.training.plan_options import (
-    AdvisedOption,
-    AllOption,
-    ChartOption,
-    ComparedOption,
-    CurvedOption,
-    CurveHoursOption,
-    OnOption,
-    ProbedOption,
-    SpotOption,
-)
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption, PricesOption, SetOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, PricesOption, SetOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +18,33 @@ if TYPE_CHECKING:
     from luthier.core.plan import Plan
     from luthier.core.records.advice import Advice
     from luthier.platform.home.context import Context
+
+OnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--on", metavar="DEVICE", help="Plan for cpu, or NAME[:COUNT] as a100-80g:4. With --compare, repeatable."
+    ),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="Every value with its source and reason, and the whole quote.")]
+ProbedOption = Annotated[
+    bool, typer.Option("--probe", help="Run a few real steps on this machine first, and predict by them.")
+]
+ComparedOption = Annotated[bool, typer.Option("--compare", help="Every method on every device, side by side.")]
+SpotOption = Annotated[bool, typer.Option("--spot", help="Prices of devices that may be taken away.")]
+AdvisedOption = Annotated[bool, typer.Option("--advise", help="Which method to take on this device, and why.")]
+CurvedOption = Annotated[
+    bool,
+    typer.Option(
+        "--learning-curve", help="Train on shares of the rows (kept as runs) and tell what more rows would buy."
+    ),
+]
+CurveHoursOption = Annotated[
+    float | None,
+    typer.Option("--budget-hours", metavar="H", help="With --learning-curve: hours for all of its runs together."),
+]
+ChartOption = Annotated[
+    Path | None, typer.Option("--chart", metavar="FILE", help="Draw it: a file that ends in .svg or .png.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +91,11 @@ def plan(
     """
     names = _names(on, is_compared)
     if chart is not None:
-        from luthier.ml.charts.chart_file import check_chart_path
+        from luthier.ml.charts.svg import check_chart_path
 
         check_chart_path(chart)
     if is_curved:
-        from luthier.features.training.learning_curve_format import learning_curve_answer
+        from luthier.features.training.format import learning_curve_answer
 
         # A learning curve trains on this machine, so options about other devices make no sense with it.
         alone = not (on or is_probed or is_compared or is_spot or is_advised)
@@ -119,11 +133,10 @@ def _make(
     chart: Path | None,
 ) -> _Made:
     from luthier.features.planning import quotes
-    from luthier.features.planning.advice import advise
+    from luthier.features.planning.quotes import advise
     from luthier.features.planning.service import prepare
     from luthier.features.recipes.service import load_recipe
-    from luthier.ml.planning.devices import check_device_name
-    from luthier.ml.planning.prices import load_prices
+    from luthier.ml.planning.devices import check_device_name, load_prices
 
     for name in names:
         check_device_name(name)
@@ -180,9 +193,8 @@ def _draw(path: Path, quote: Quote, options: tuple[Option, ...]) -> None:
 
 
 def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
-    from luthier.core.split_provenance import coverage
-    from luthier.features.planning.advice_format import show_advice
-    from luthier.features.planning.quote_format import show_options, show_quote
+    from luthier.core.dataset import coverage
+    from luthier.features.planning.format import show_advice, show_options, show_quote
 
     if made.options:
         show_options(console, made.options)
@@ -205,8 +217,7 @@ def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
 
 def _show_summary(console: Console, made: _Made) -> None:
     """The plan in some ten lines, each at most as wide as a terminal wraps well."""
-    from luthier.features.planning.format import plan_lines
-    from luthier.features.planning.quote_format import quote_lines, show_changes
+    from luthier.features.planning.format import plan_lines, quote_lines, show_changes
     from luthier.platform.cli.console import visible
 
     for line in [*plan_lines("", made.plan), *quote_lines(made.quote)]:

@@ -1,9 +1,14 @@
-"""Use case: train a recipe, or go on with a run that was paused or killed. Ends with a verdict and a report."""
+"""Use case: train a recipe, or resume a run that was paused or killed. Ends with a verdict and a report.
+
+The loss of the first step is stored, so that it can be compared with that of another program. The final evaluation uses
+what is left of the budget.
+"""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,29 +16,130 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.digest import sha256_file
-from luthier.core.errors import ConflictError, LuthierError, StorageFullError
+from luthier.core.errors import ConflictError, LuthierError, StoppedError, StorageFullError
 from luthier.core.evaluation import Evaluation
-from luthier.core.events import CheckpointSaved, Event, RunEnded, RunStarted, StepDone, WarningRaised
-from luthier.core.ids import new_id
+from luthier.core.events import (
+    ROUTER_LOSS,
+    TASK_LOSS,
+    CheckpointSaved,
+    Event,
+    RunEnded,
+    RunStarted,
+    StepDone,
+    WarningRaised,
+    comparable_loss,
+)
+from luthier.core.ids import new_id, sha256_file
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.recipe import BudgetRecipe, Recipe
-from luthier.core.run import RunRecord, RunStatus, TrainResult
-from luthier.features.planning.budgets import how_to_go_on, metered, refuse_spent, with_budget, with_larger_budget
+from luthier.core.run import FirstStep, RunRecord, RunStatus, TrainResult
+from luthier.features.planning.budgets import (
+    how_to_go_on,
+    metered,
+    refuse_spent,
+    stop_check,
+    with_budget,
+    with_larger_budget,
+)
 from luthier.features.planning.quotes import forecast_of_run, save_quote
 from luthier.features.planning.service import Prepared, prepare, prepare_again
 from luthier.features.recipes.service import with_absolute_paths
-from luthier.features.training.first_steps import first_step_of
-from luthier.features.training.judging import judge_within
 from luthier.features.training.launchers.here import InProcessLauncher, Launcher
 from luthier.platform.files.artifacts import link_artifact
 from luthier.platform.home.context import Context
+from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
     from luthier.core.cost import Quote
     from luthier.ml.charts.forecast import Forecast
     from luthier.ml.training.budget import Meter
+
+
+def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | None:
+    """What the first step computed before its update, beside the examples that it computed it on.
+
+    events: what was measured in step 1. None where no step was done.
+    """
+    first = next((event for event in events if isinstance(event, StepDone) and event.step == 1), None)
+    if first is None:
+        return None
+    from luthier.features.planning import batch_schedules as schedules
+
+    # which examples make up a step does not depend on how they are cut into micro-batches
+    batches = schedules.of_training(prepared, shares_prefix=False).step(0)
+    units = [prepared.trained_units[index] for index in sorted(index for batch in batches for index in batch)]
+    # The loss of the task alone leaves out replayed rows, so the examples beside it must, too.
+    if TASK_LOSS in first.measures:
+        units = [unit for unit in units if not unit[0].is_replayed]
+    training, objective = prepared.plan.training, prepared.plan.objective
+    num_learned = sum(row.num_trained_tokens for unit in units for row in unit)
+    noise = ["training.neftune_alpha"] if training.neftune_alpha else []
+    return FirstStep(
+        loss=comparable_loss(first),
+        unit=objective.loss_unit,
+        weighting=objective.loss_weighting or ("token" if objective.loss_unit else None),
+        # what a step draws for its prompts is known only once it was drawn
+        num_trained_tokens=first.num_trained_tokens if objective.draws else num_learned,
+        precision=training.precision,
+        example_ids=tuple(dict.fromkeys(row.id for unit in units for row in unit)),
+        router_loss=first.measures.get(ROUTER_LOSS),
+        noise=tuple(noise + _dropouts(Path(prepared.plan.base_model.path))),
+    )
+
+
+def _dropouts(folder: Path) -> list[str]:
+    """The dropouts that a model's own config asks for: `config.attention_dropout`."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # Multimodal models keep the language model's settings in a nested config.
+    nested = config.get("text_config")
+    found = _positive(config) | (_positive(nested) if isinstance(nested, dict) else set())
+    return [f"config.{name}" for name in sorted(found)]
+
+
+def _positive(config: Mapping[str, Any]) -> set[str]:
+    names = [name for name in config if "dropout" in name or name.endswith("pdrop")]
+    return {name for name in names if isinstance(config[name], int | float) and config[name] > 0}
+
+
+def judge_within(
+    context: Context, run_id: str, prepared: Prepared, result: TrainResult, meter: Meter
+) -> tuple[Evaluation | None, TrainResult]:
+    """Judge a trained run with what is left of its budget; the result is `paused` where that is not enough.
+
+    Nobody knows beforehand how long judging takes, so it is stopped at the first batch of answers after the cap; from
+    then on it is known to take at least that long.
+    """
+    from luthier.features.evaluations.service import judge_run
+    from luthier.ml.training import device
+
+    reason = meter.refuses("judging")
+    if reason is None:
+        meter.begin("judging")
+        # The peak of judging by itself: that of training would hide it.
+        device.forget_peaks(prepared.plan.training.device)
+        try:
+            with stop_signals(lambda: _judging_notice(run_id)) as stop_requested:
+                evaluation = judge_run(context, run_id, prepared, result, stop=stop_check(meter, stop_requested))
+        except StoppedError as error:
+            reason = error.reason
+        else:
+            context.evaluations.save(evaluation)
+            measured = {
+                "judging_seconds": evaluation.seconds,
+                "judging_peak_memory_bytes": device.device_peak_memory_bytes(prepared.plan.training.device),
+            }
+            return evaluation, result.model_copy(update=measured)
+    words = f"{reason}. The weights are trained and kept, but not judged"
+    return None, result.model_copy(update={"status": "paused", "stopped_because": words})
+
+
+def _judging_notice(run_id: str) -> str:
+    return (
+        "judging stops with the batch of answers under way; the weights are trained and kept, and `luthier train "
+        f"--resume {run_id}` judges them. {AGAIN}"
+    )
+
 
 _LOCK_SECONDS = 1.0
 
@@ -254,7 +360,7 @@ def resume(
 @contextmanager
 def _held(context: Context, run_id: str) -> Iterator[int]:
     """No two processes on one run; the lock goes when its holder dies, however it dies. Yields its descriptor."""
-    from luthier.core.system.file_lock import file_lock
+    from luthier.core.system.files import file_lock
 
     lock = context.settings.run_folder(run_id) / "lock"
     with file_lock(lock, what=f"run {run_id}", timeout_seconds=_LOCK_SECONDS) as descriptor:
@@ -347,7 +453,7 @@ def recorder(
 
     listener: told each event after it is in the store. A database that restarts is waited for.
     """
-    from luthier.platform.db.retry import retry_unreachable
+    from luthier.platform.db.database import retry_unreachable
 
     def record(event: Event) -> None:
         if isinstance(event, RunStarted):

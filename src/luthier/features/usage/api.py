@@ -8,9 +8,9 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from luthier.features.usage.service import usage
-from luthier.platform.auth.usage_records import DayOfUse
+from luthier.platform.auth.store import DayOfUse
 from luthier.platform.http.authentication import HomeContext, Reader
-from luthier.platform.http.error_documents import documented
+from luthier.platform.http.errors import documented
 
 router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
 

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.platform.auth.usage_records import DayOfUse
+    from luthier.platform.auth.store import DayOfUse
 
 
 def usage(

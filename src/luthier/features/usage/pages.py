@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from luthier.features.usage.service import ModelUse, UseOfDays, usage_by_model
 from luthier.ml.charts.spec import Axis, Bar, Bars, Plot, Role, Series
-from luthier.platform.ui.navigation import Page
+from luthier.platform.ui.render import Page
 from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import HomeContext, Reader
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.access import Caller
 from luthier.core.frozen_model import FrozenModel
-from luthier.platform.auth.usage_records import DayOfUse, Use
+from luthier.platform.auth.store import DayOfUse, Use
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
-from luthier.platform.http.error_documents import documented
-from luthier.platform.http.ids import Id
+from luthier.platform.http.errors import documented
+from luthier.platform.http.routes import Id
 from luthier.platform.notifications import webhooks
-from luthier.platform.notifications.records import EVENT_TYPES, Delivery, DeliveryStatus, EventType, Webhook
+from luthier.platform.notifications.store import EVENT_TYPES, Delivery, DeliveryStatus, EventType, Webhook
 
 router = APIRouter(prefix="/api/v1/webhooks", tags=["webhooks"])
 

@@ -12,12 +12,11 @@ from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import webhooks as service
-from luthier.platform.notifications.records import EVENT_TYPES, EventType
+from luthier.platform.notifications.store import EVENT_TYPES, EventType
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.navigation import Page
-from luthier.platform.ui.render import is_fragment_request, redirect, render
+from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
 from luthier.platform.ui.settings_tabs import Id, show
-from luthier.platform.ui.shown_once import shown_once
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter()

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import caller_of, open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from luthier.core.workflows.pipeline import PipelineKind
@@ -27,12 +25,12 @@ def list_pipelines(
     home: HomeOption = None,
 ) -> Answer:
     """List showdowns, autos, retrainings, quickstarts and distillations, newest first, at most 100."""
-    from luthier.features.workflows import render, views
+    from luthier.features.workflows import views
 
     asked = _kind(kind)
     with open_context(home) as context:
         found = views.list_pipelines(context, caller_of(context, project), asked)
-    return Answer(as_json, [render.summary(one) for one in found], lambda console: render.show_all(console, found))
+    return Answer(as_json, [views.summary(one) for one in found], lambda console: views.show_all(console, found))
 
 
 def show(
@@ -42,13 +40,13 @@ def show(
     home: HomeOption = None,
 ) -> Answer:
     """Show one: each stage, why it ended, its result, and its report, which is rewritten if the file is missing."""
-    from luthier.features.workflows import render, views
+    from luthier.features.workflows import views
 
     with open_context(home) as context:
         caller = caller_of(context, project)
         view = views.view_pipeline(context, caller, pipeline_id)
-        document = render.document(context, caller, view)
-    return Answer(as_json, document, lambda console: render.show(console, view, document["report_path"]))
+        document = views.document(context, caller, view)
+    return Answer(as_json, document, lambda console: views.show(console, view, document["report_path"]))
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"list": list_pipelines, "show": show}

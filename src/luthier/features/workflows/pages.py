@@ -8,8 +8,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from luthier.core.digest import sha256_document
-from luthier.features.runs.run_pages import REPORT_POLICY
+from luthier.core.ids import sha256_document
+from luthier.features.runs.pages import REPORT_POLICY
 from luthier.features.workflows import views
 from luthier.features.workflows.views import WorkflowView
 from luthier.platform.ui.render import is_fragment_request, render

@@ -7,16 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
-from luthier.core.digest import sha256_document
-from luthier.features.runs.run_pages import REPORT_POLICY
+from luthier.core.ids import sha256_document
+from luthier.features.runs.pages import REPORT_POLICY
 from luthier.features.studies import views as study_views
-from luthier.features.studies.charts import study_charts
-from luthier.features.studies.views import StudyView
+from luthier.features.studies.views import StudyView, study_charts
 from luthier.features.workflows import views as workflow_views
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_reference
-from luthier.platform.ui.navigation import Page
-from luthier.platform.ui.render import is_fragment_request, render
+from luthier.platform.ui.render import Page, is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter(prefix="/studies")

@@ -18,9 +18,12 @@ from luthier.ml.charts.drawing import (
     Shape,
     Text,
     box,
+    linear_ticks,
+    log_ticks,
     short,
     text_width,
     two_lines,
+    words,
 )
 from luthier.ml.charts.figures import rough
 from luthier.ml.charts.spec import (
@@ -38,9 +41,8 @@ from luthier.ml.charts.spec import (
     Role,
     Series,
     Tick,
+    thinned,
 )
-from luthier.ml.charts.thinning import thinned
-from luthier.ml.charts.ticks import linear_ticks, log_ticks, words
 
 _TOP: Final = 14.0
 _RIGHT: Final = 14.0

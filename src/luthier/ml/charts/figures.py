@@ -1,9 +1,10 @@
-"""Numbers, times, sizes and names as a reader wants to see them."""
+"""Numbers, times, sizes, names and facts as a reader wants to see them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -138,3 +139,12 @@ def plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {plain(part)}" for name, part in value.items() if part is not None) or "none"
     return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A name, its value as text, and a smaller note."""
+
+    name: str
+    value: str
+    note: str = ""

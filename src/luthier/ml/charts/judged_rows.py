@@ -1,14 +1,65 @@
-"""Tables of judged systems as rows of ready text: figures side by side, and differences; for reports and pages."""
+"""Evaluated systems as ready text for reports and pages: rows of metrics and differences, titles, and marked texts.
+
+Metrics are called by the title that each one declares. `word_differences` marks where one answer differs from another.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Final, Literal
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Forgetting, Metric, SystemResult, VerdictWord
+from luthier.core.import_string import import_string
 from luthier.ml.charts import figures
-from luthier.ml.charts.metric_titles import metric_heading, on_scale
+
+_SCALE: Final = re.compile(r"-?\d+ to \d+")
+
+
+def on_scale(unit: str) -> str:
+    """What follows a number whose scale is not the usual one from 0 to 1: ` (on 0 to 100)`; empty for others."""
+    return f" (on {unit})" if _SCALE.fullmatch(unit) and unit != "0 to 1" else ""
+
+
+def metric_title(name: str) -> str:
+    """The name of a metric in the middle of a sentence: `rouge_l` is ROUGE-L, `exact_match` is exact match.
+
+    An evaluation may outlive the package that brought one of its metrics; that one goes by its bare name then.
+    """
+    found: str | None = import_string("luthier.ml.evaluation.metrics.registry:title_of")(name)
+    return name.replace("_", " ") if found is None else found
+
+
+def metric_heading(name: str) -> str:
+    """The name of a metric as a heading: `rouge_l` is ROUGE-L, `exact_match` is Exact match."""
+    return start(metric_title(name))
+
+
+def start(text: str) -> str:
+    """The same text at the start of a sentence; a word that brings its own capitals (chrF) keeps them."""
+    first = text.split(" ", 1)[0]
+    return text[:1].upper() + text[1:] if first.islower() else text
+
+
+def thinking_sentence(system: SystemResult) -> str | None:
+    """How a system thought, in one sentence; None where it did not."""
+    thinking = system.thinking
+    if thinking is None:
+        return None
+    found = f"{system.name} thought before {thinking.num_thoughts:,} of {system.num_samples:,} answers"
+    if thinking.mean_tokens is not None:
+        found += f", {thinking.mean_tokens:,.0f} tokens on average ({thinking.least_tokens:,} to "
+        found += f"{thinking.most_tokens:,})"
+    if not thinking.num_cut_off:
+        return f"{found}; the thoughts are no part of the answers."
+    were = "thought was" if thinking.num_cut_off == 1 else "thoughts were"
+    return (
+        f"{found}; {thinking.num_cut_off:,} {were} cut off before an answer, which counts as an empty one: "
+        "raise max_thinking_tokens."
+    )
+
 
 Tone = Literal["good", "bad", "open", "quiet"]
 Heading = Callable[[str], str]
@@ -172,3 +223,40 @@ def _best(comparisons: Sequence[Comparison], metric: str, names: Sequence[str]) 
     # Best is only a system that is proved better than each other one; intervals that overlap name none.
     others = len(names) - 1
     return next((n for n in names if others and sum((n, other) in beaten for other in names) == others), None)
+
+
+_WORDS: Final = re.compile(r"\s+|\w+|[^\w\s]")
+MAX_WORDS: Final = 800
+"""Blanks and signs count, too. Longer texts are not compared: nobody reads marks in them, and it takes long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of the text.
+
+    Attributes:
+        kind: `ins` where only it has this, `del` where only the other has.
+    """
+
+    kind: Literal["", "ins", "del"]
+    text: str
+
+
+def word_differences(other: str, text: str) -> list[Stretch] | None:
+    """The text with what sets it apart from the other one; None where one of them is too long."""
+    if other == text:
+        return [Stretch("", text)] if text else []
+    before, after = _WORDS.findall(other), _WORDS.findall(text)
+    if max(len(before), len(after)) > MAX_WORDS:
+        return None
+    found = []
+    # autojunk ignores words that are frequent in texts of 200 and more, which would mark too much.
+    for kind, i, j, k, m in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if kind == "equal":
+            found.append(Stretch("", "".join(after[k:m])))
+            continue
+        if i < j:
+            found.append(Stretch("del", "".join(before[i:j])))
+        if k < m:
+            found.append(Stretch("ins", "".join(after[k:m])))
+    return found

@@ -12,8 +12,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from luthier.core.system.disk_full import disk_full_explained
-from luthier.core.system.durable import sync_file
+from luthier.core.system.files import disk_full_explained, sync_file
 from luthier.ml.charts import figures
 from luthier.ml.charts.visible import shown
 

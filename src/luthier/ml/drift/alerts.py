@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.records.alert import AlertRule
+from luthier.core.records.monitoring import AlertRule
 from luthier.core.results.signal import Signal, SignalState
 
 REMEMBERED_SECONDS: Final = 7 * 24 * 3600.0

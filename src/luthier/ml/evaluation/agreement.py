@@ -23,10 +23,8 @@ from scipy.stats import linregress, norm, rankdata, t
 from luthier.core.errors import RequestError
 from luthier.core.records.bounds import CORRELATION
 from luthier.ml.evaluation.statistics import Interval, resampled_sums
-from luthier.ml.evaluation.statistics.bootstrap import Aggregate, Array
 from luthier.ml.evaluation.statistics.intervals import TAIL, percentiles, widened
-from luthier.ml.evaluation.statistics.leave_one_out import spread_of
-from luthier.ml.evaluation.statistics.shares import share_ends
+from luthier.ml.evaluation.statistics.resampling import Aggregate, Array, share_ends, spread_of
 
 Level = Literal["nominal", "ordinal", "interval"]
 Weights = Literal["linear", "quadratic"]

@@ -2,7 +2,8 @@
 
 All systems answer and are scored first. Then the statistics of all metrics and systems are put side by side in one
 matrix, and one set of resamples of its rows (or of the sources that rows share) gives every interval and every paired
-difference.
+difference. Several trainings of one recipe can be compared as one system: figures are means over seeds, and intervals
+hold for other seeds too. How long systems thought, and how many thoughts were cut off, is reported beside the figures.
 """
 
 from __future__ import annotations
@@ -16,18 +17,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from luthier.core.errors import DivergedError, RequestError
-from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult
+from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, ThinkingFigures
 from luthier.core.ports import Generation, Progress, Score
 from luthier.ml.evaluation import statistics
-from luthier.ml.evaluation.metrics.preference import margins
+from luthier.ml.evaluation.metrics.likelihood import margins
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations
 from luthier.ml.evaluation.metrics.registry import as_definitions, bounds_of
-from luthier.ml.evaluation.statistics.shares import is_share
+from luthier.ml.evaluation.statistics.resampling import is_share
 from luthier.ml.evaluation.systems import SystemUnderTest, Titled, check_systems
-from luthier.ml.evaluation.thinking import thinking_figures
 from luthier.ml.evaluation.verdict import primary_metric, verdict
 
 __all__ = ["Judged", "SystemUnderTest", "judge", "judge_in_full", "primary_metric", "verdict"]
+
+
+def thinking_figures(generations: Sequence[Generation]) -> ThinkingFigures | None:
+    """The figures of one system's answers; None where none of them has a thought."""
+    thoughts = [one for one in generations if one.reasoning is not None or one.ends_in_thought]
+    if not thoughts:
+        return None
+    counts = [one.num_thinking_tokens for one in thoughts if one.num_thinking_tokens is not None]
+    are_told = len(counts) == len(thoughts)
+    return ThinkingFigures(
+        num_thoughts=len(thoughts),
+        num_cut_off=sum(one.ends_in_thought for one in thoughts),
+        mean_tokens=sum(counts) / len(counts) if are_told else None,
+        least_tokens=min(counts) if are_told else None,
+        most_tokens=max(counts) if are_told else None,
+    )
 
 
 class _Outcome(NamedTuple):
@@ -335,3 +351,91 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
 def _same_tokens(one: SystemUnderTest, other: SystemUnderTest) -> bool:
     pairs = zip(one.tokenised, other.tokenised, strict=True)
     return all(a.num_trained_tokens == b.num_trained_tokens for a, b in pairs)
+
+
+def as_one_system(
+    judged: Judged,
+    trainings: Sequence[str],
+    metrics: Sequence[MetricDefinition],
+    *,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
+) -> Judged:
+    """What was judged, with all trainings under the name of the first; its samples are those that are shown.
+
+    Args:
+        judged: results of all trainings as systems of their own.
+        trainings: at least two names of judged systems, none of them a baseline of another comparison that is kept.
+        metrics: those that were judged by.
+        seed: of the resampling.
+        clusters: the source of each row; None where every row is its own.
+
+    Raises:
+        RequestError: fewer than two trainings, or different rows.
+    """
+    first, others = trainings[0], set(trainings[1:])
+    by_name = {metric.name: metric for metric in metrics}
+    systems = []
+    for system in judged.systems:
+        if system.name == first:
+            systems.append(_mean(system, judged, trainings, by_name, seed, clusters))
+        elif system.name not in others:
+            systems.append(system)
+    comparisons = []
+    for one in judged.comparisons:
+        # The other trainings are no systems of their own any more.
+        if {one.candidate, one.baseline} & others:
+            continue
+        if one.candidate == first:
+            one = _against(one, judged, trainings, by_name[one.metric], seed, clusters)
+        comparisons.append(one)
+    return Judged(tuple(systems), tuple(comparisons), judged.observed, judged.statistics)
+
+
+def _mean(
+    system: SystemResult,
+    judged: Judged,
+    trainings: Sequence[str],
+    metrics: dict[str, MetricDefinition],
+    seed: int,
+    clusters: Sequence[Hashable] | None,
+) -> SystemResult:
+    found: dict[str, Metric] = {}
+    for name, figure in system.metrics.items():
+        arrays = [judged.statistics[training, name] for training in trainings]
+        interval = statistics.over_seeds(
+            arrays, metrics[name].aggregate, bounds=bounds_of(metrics[name]), seed=seed, clusters=clusters
+        )
+        found[name] = figure.model_copy(update=dict(zip(("value", "low", "high"), interval, strict=True)))
+    every = [one for one in judged.systems if one.name in trainings]
+    return system.model_copy(update={"metrics": found, "seconds": sum(one.seconds for one in every)})
+
+
+def _against(
+    one: Comparison,
+    judged: Judged,
+    trainings: Sequence[str],
+    metric: MetricDefinition,
+    seed: int,
+    clusters: Sequence[Hashable] | None,
+) -> Comparison:
+    found = statistics.difference_over_seeds(
+        [judged.statistics[training, metric.name] for training in trainings],
+        [judged.statistics[one.baseline, metric.name]],
+        metric.aggregate,
+        bounds=bounds_of(metric),
+        seed=seed,
+        clusters=clusters,
+    )
+    # More rows alone may not settle what seeds leave open, so nothing is said of how many it would take.
+    return one.model_copy(
+        update={
+            "difference": found.difference,
+            "low": found.low,
+            "high": found.high,
+            "p_value": found.p_value,
+            "verdict": statistics.verdict_word(found, higher_is_better=metric.higher_is_better),
+            "rows_needed": None,
+            "test": "seeds",
+        }
+    )

@@ -8,11 +8,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Conversation, Message, split_tags
 from luthier.core.dataset import Example
-from luthier.core.digest import canonical_json, sha256_document
 from luthier.core.errors import RequestError
-from luthier.core.reply_text import split_tags
+from luthier.core.ids import canonical_json, sha256_document
 
 _OPENING_ROLES = ("system", "developer")
 

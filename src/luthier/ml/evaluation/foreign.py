@@ -19,11 +19,11 @@ from scipy.special import stdtr, stdtrit
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult
 from luthier.core.records.bounds import REAL_LINE, UNIT, Bounds
-from luthier.core.results.task_result import TaskResult
+from luthier.core.results.suite import TaskResult
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.metrics.protocol import Array, mean_of_sums, mean_statistics
 from luthier.ml.evaluation.statistics.intervals import TAIL
-from luthier.ml.evaluation.statistics.shares import is_share, share_ends
+from luthier.ml.evaluation.statistics.resampling import is_share, share_ends
 
 _SHARES: Final = ("acc", "acc_norm", "exact_match", "f1", "mc1", "mc2", "acc_mutual_info", "acc_bytes")
 _KNOWN: Final = {

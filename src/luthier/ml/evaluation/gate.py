@@ -9,10 +9,10 @@ from typing import Final
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult
 from luthier.core.records.calibration import Target, target_of
 from luthier.core.results.release_gate import BASE, CANDIDATE, Gate, GateRule
-from luthier.core.results.task_result import GateOutcome, RuleOutcome, SafetyResult, SuiteResult, TaskResult
+from luthier.core.results.suite import GateOutcome, RuleOutcome, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.figures import MINUS, decimals_for, interval, number, signed
-from luthier.ml.charts.metric_titles import on_scale
-from luthier.ml.evaluation.roles import base_of, roles
+from luthier.ml.charts.judged_rows import on_scale
+from luthier.ml.evaluation.result_views import base_of, roles
 
 SAFETY: Final = "safety"
 _ENDS: Final = {"low": "the low end of its interval", "high": "the high end of its interval", "value": "it"}

@@ -22,10 +22,8 @@ from scipy.stats import norm
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.records.bounds import REAL_LINE
 from luthier.ml.evaluation.statistics import Interval
-from luthier.ml.evaluation.statistics.bootstrap import Array
 from luthier.ml.evaluation.statistics.intervals import TAIL
-from luthier.ml.evaluation.statistics.leave_one_out import Spread
-from luthier.ml.evaluation.statistics.shares import share_ends
+from luthier.ml.evaluation.statistics.resampling import Array, Spread, share_ends
 
 _MAX_STEPS = 100
 _CLOSE = 1e-10

@@ -10,8 +10,7 @@ from typing import Any
 from luthier.core.errors import RequestError
 from luthier.core.graders import LengthPenalty, Reward, RewardMetric
 from luthier.core.ports import Attempt, Grade
-from luthier.ml.evaluation.graders.grade import make_grader
-from luthier.ml.evaluation.graders.similarity import sentence_bleu
+from luthier.ml.evaluation.graders import make_grader, sentence_bleu
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics
 

@@ -1,7 +1,11 @@
-"""The answer over several tasks as text: one candidate against each baseline, and what tuning cost.
+"""The verdict over several tasks as text: one candidate against each baseline, and what tuning cost in forgetting.
 
 Each task is judged by its primary metric. Many questions give some "significant" answers by chance alone, so p-values
-are adjusted by Holm's step-down method (Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979).
+are adjusted by Holm's step-down method. Forgetting is measured in bits per byte on general rows, base against tuned
+model: the same rows, and the same bytes for every tokenizer.
+
+Sources: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979; Luo et al., 2023, "An Empirical Study of
+Catastrophic Forgetting in Large Language Models During Continual Fine-tuning", arXiv:2308.08747.
 """
 
 from __future__ import annotations
@@ -9,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, VerdictWord
-from luthier.core.results.task_result import TaskResult, TasksVerdict
-from luthier.ml.charts.metric_titles import metric_title, on_scale
-from luthier.ml.evaluation.names import listed
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Forgetting, SystemResult, VerdictWord
+from luthier.core.recipe import MetricName
+from luthier.core.results.suite import TaskResult, TasksVerdict
+from luthier.ml.charts.judged_rows import metric_title, on_scale
 from luthier.ml.evaluation.statistics import LEVEL, holm
+from luthier.ml.evaluation.verdict_text import listed
 
 _MAX_NAMES: Final = 3
 
@@ -200,3 +205,54 @@ def _caveats(tasks: Sequence[TaskResult], candidate: str) -> list[str]:
     if num_asked > 1:
         said.append(f"{num_asked} comparisons were made; p-values are adjusted for that (Holm).")
     return said
+
+
+METRICS: Final[tuple[MetricName, ...]] = ("bits_per_byte", "perplexity")
+
+_OPENINGS: Final[dict[VerdictWord, str]] = {
+    "worse": "It forgot",
+    "better": "It forgot nothing, and gained",
+    NOT_DISTINGUISHABLE: "No forgetting can be told",
+}
+
+
+def forgetting(
+    systems: Sequence[SystemResult],
+    comparisons: Sequence[Comparison],
+    *,
+    file: str,
+    sha256: str,
+    num_leaked: int = 0,
+    num_in_file: int | None = None,
+) -> Forgetting:
+    """The finding from base and tuned model (in this order), judged by `METRICS`.
+
+    Args:
+        systems: base and tuned model.
+        comparisons: tuned against base, by `METRICS`.
+        file: of the general rows.
+        sha256: of that file.
+        num_leaked: rows that the tuned model was trained on, too.
+        num_in_file: rows of the file, where not all were judged; else None.
+    """
+    base, tuned = systems
+    found = next(c for c in comparisons if c.metric == "bits_per_byte")
+    before, after = base.metrics["bits_per_byte"].value, tuned.metrics["bits_per_byte"].value
+    rows = f"{tuned.num_samples:,} general {'row' if tuned.num_samples == 1 else 'rows'}"
+    if num_in_file is not None and num_in_file > tuned.num_samples:
+        rows += f" of {num_in_file:,}"
+    sentence = (
+        f"{_OPENINGS[found.verdict]}: on {rows} bits per byte went from {before:.3f} to {after:.3f} "
+        f"({found.difference:+.3f}, 95% interval {found.low:+.3f} to {found.high:+.3f}; lower is better)."
+    )
+    if num_leaked:
+        sentence += f" {num_leaked:,} of them were trained on, so it looks too small."
+    return Forgetting(
+        held_out_file=file,
+        held_out_sha256=sha256,
+        num_rows=tuned.num_samples,
+        systems=tuple(systems),
+        comparisons=tuple(comparisons),
+        word=found.verdict,
+        sentence=sentence,
+    )

@@ -1,14 +1,27 @@
-"""The answer as text: is the candidate better than what costs less, by how much, how sure, and resting on what."""
+"""The answer: is the candidate better than what costs less, by how much, how sure, and is it good enough?
+
+What costs less is the base model, with and without examples in its prompt, and every alternative without a language
+model (`luthier.ml.baselines`).
+
+"Better than the best alternative" is an intersection-union test: the model has to be better than each alternative at
+the 5% level, which claims too much in at most 5% of studies without any correction, whichever alternative is the best
+in truth. "Worse" is said of one alternative picked among several by its figure, so its p-value is multiplied by their
+number (Bonferroni).
+
+Source: Berger, "Multiparameter hypothesis testing and acceptance sampling", 1982.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import (
     NOT_DISTINGUISHABLE,
+    Alternative,
+    AlternativeKind,
     AlternativeWord,
     Bar,
     Comparison,
@@ -16,18 +29,148 @@ from luthier.core.evaluation import (
     Verdict,
     VerdictWord,
 )
-from luthier.ml.evaluation.alternatives import (
-    against_all,
-    alternatives_of,
-    best_of,
-    held_against,
-    simple_details,
-    simple_sentence,
-)
-from luthier.ml.evaluation.caveats import caveats
-from luthier.ml.evaluation.details import further_details, primary_details
-from luthier.ml.evaluation.headline import headline
+from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.evaluation.metrics.registry import FAMILIES
+from luthier.ml.evaluation.statistics.intervals import LEVEL
+from luthier.ml.evaluation.verdict_text import caveats, further_details, headline, listed, primary_details, system_title
+
+
+def alternatives_of(
+    judged: SystemResult, found: Sequence[Comparison], results: Sequence[SystemResult]
+) -> tuple[Alternative, ...]:
+    """The alternatives among the systems that the judged one is compared with.
+
+    Args:
+        judged: the system that the verdict is about.
+        found: its comparisons by the verdict's metric.
+        results: all systems.
+    """
+    by_name = {result.name: result for result in results}
+    alternatives = []
+    for comparison in found:
+        system = by_name[comparison.baseline]
+        kind = _kind(system)
+        if kind is None or comparison.candidate != judged.name:
+            continue
+        figure = system.metrics[comparison.metric]
+        alternatives.append(
+            Alternative(
+                name=system.name,
+                kind=kind,
+                metric=comparison.metric,
+                value=figure.value,
+                low=figure.low,
+                high=figure.high,
+                seconds=system.seconds,
+            )
+        )
+    return tuple(alternatives)
+
+
+def _kind(system: SystemResult) -> AlternativeKind | None:
+    if system.kind != "model":
+        return system.kind
+    return "few_shot" if system.num_few_shot else None
+
+
+def best_of(alternatives: Sequence[Alternative], higher_is_better: bool) -> str | None:
+    """The name of the one with the best figure; of equal ones the first. None where there are none."""
+    if not alternatives:
+        return None
+    best = max if higher_is_better else min
+    return best(alternatives, key=lambda one: one.value).name
+
+
+def against_all(found: Sequence[Comparison], higher_is_better: bool) -> AlternativeWord:
+    """Whether the judged system is better than all, or worse than the best, of those that it is compared with.
+
+    Args:
+        found: one comparison for each, by the same metric; not empty.
+        higher_is_better: the metric's direction.
+    """
+    if all(comparison.verdict == "better" for comparison in found):
+        return "better"
+    nearest = _hardest(found, higher_is_better)
+    if nearest.verdict == "worse" and nearest.p_value * len(found) < 1 - LEVEL:
+        return "worse"
+    return "not_distinguishable"
+
+
+def _hardest(found: Sequence[Comparison], higher_is_better: bool) -> Comparison:
+    """The comparison with the best of the baselines: the difference that speaks least for the judged system."""
+    return (min if higher_is_better else max)(found, key=lambda one: one.difference)
+
+
+def simple_details(
+    judged: SystemResult, simple: Sequence[Comparison], results: Sequence[SystemResult]
+) -> tuple[str, ...]:
+    """The best baseline without a language model with its difference, and the figures of the others in one sentence."""
+    if not simple:
+        return ()
+    by_name = {result.name: result for result in results}
+    metric = simple[0].metric
+    best = _hardest(simple, judged.metrics[metric].higher_is_better)
+    others = [by_name[one.baseline] for one in simple if one is not best]
+    details = primary_details(judged, [best], results)
+    if not others:
+        return details
+    figures = listed([f"{one.name} {one.metrics[metric].value:.3g}" for one in others])
+    return (*details, f"Other baselines without a language model: {figures} ({metric_title(metric)}).")
+
+
+def simple_sentence(
+    judged: SystemResult,
+    models: Sequence[Comparison],
+    simple: Sequence[Comparison],
+    results: Sequence[SystemResult],
+) -> str:
+    """What the baselines without a language model mean for the verdict, in a sentence; empty where there are none.
+
+    Args:
+        judged: the system that the verdict is about.
+        models: its comparisons with other models.
+        simple: its comparisons with these baselines.
+        results: all systems.
+    """
+    if not simple:
+        return ""
+    by_name = {result.name: result for result in results}
+    higher = judged.metrics[simple[0].metric].higher_is_better
+    system = by_name[_hardest(simple, higher).baseline]
+    name, took = system_title(system, results), _duration(system.seconds)
+    word = against_all(simple, higher)
+    is_best = f"the best of {len(simple)} baselines" if len(simple) > 1 else "the one baseline"
+    if word == "better":
+        also = "also " if models else ""
+        return f"It is {also}better than {is_best} without a language model: {name}."
+    opening = "But it" if all(one.verdict == "better" for one in models) and models else "It"
+    relation = "worse than" if word == "worse" else "not shown to be better than"
+    return f"{opening} is {relation} {name}, which takes {took}: use that instead."
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def held_against(bar: Bar | None, judged: SystemResult) -> tuple[Literal["yes", "no", "not_asked"], str]:
+    """Whether the judged system is good enough, and the sentence that says so.
+
+    "yes" needs the whole 95% interval to reach the bar: a figure above it that could as well lie below is no proof.
+    """
+    if bar is None:
+        return "not_asked", ""
+    figure, title = judged.metrics.get(bar.metric), metric_title(bar.metric)
+    if figure is None:
+        return "no", f"It was not judged by {title}, so the {bar.value:g} asked for is not shown."
+    shown = f"{title} {figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
+    least, most = (figure.low, figure.high) if figure.higher_is_better else (-figure.high, -figure.low)
+    asked = bar.value if figure.higher_is_better else -bar.value
+    if least >= asked:
+        return "yes", f"It reaches the {bar.value:g} asked for: {shown}."
+    if most < asked:
+        return "no", f"It misses the {bar.value:g} asked for: {shown}."
+    return "no", f"It is not shown to reach the {bar.value:g} asked for: {shown}."
+
 
 SHORT_REFERENCE_WORDS = 5
 _WORDS: Final[dict[AlternativeWord, VerdictWord]] = {
@@ -117,51 +260,64 @@ def verdict(
             expected="a candidate among the systems, with an earlier system that can be compared by this metric",
             do="name a baseline; for models with different tokenizers ask for bits_per_byte or a text metric",
         )
-    models = [c for c in found if by_name[c.baseline].kind == "model"]
-    simple = [c for c in found if by_name[c.baseline].kind != "model"]
-    words = [comparison.verdict for comparison in models]
-    if simple:
-        words.append(_WORDS[against_all(simple, judged.metrics[metric].higher_is_better)])
-    alternatives = alternatives_of(judged, found, results)
-    shown = [c for c in found if c.baseline in {one.name for one in alternatives}]
+    notes = caveats(
+        judged,
+        results,
+        own,
+        metric,
+        num_leaked=num_leaked,
+        num_same_prompt=num_same_prompt,
+        num_rows_in_file=num_rows_in_file,
+    )
+    return _verdict(judged, own, found, results, notes, bar)
+
+
+def _verdict(
+    judged: SystemResult,
+    own: Sequence[Comparison],
+    found: Sequence[Comparison],
+    results: Sequence[SystemResult],
+    notes: tuple[str, ...],
+    bar: Bar | None,
+) -> Verdict:
+    """own: the comparisons of the judged system. found: of these the ones by the metric that decides."""
+    kinds, metric = {result.name: result.kind for result in results}, found[0].metric
+    models = [c for c in found if kinds[c.baseline] == "model"]
+    simple = [c for c in found if kinds[c.baseline] != "model"]
     figures = (*primary_details(judged, models, results), *simple_details(judged, simple, results))
-    of_models = [c for c in own if by_name[c.baseline].kind == "model"]
+    of_models = [c for c in own if kinds[c.baseline] == "model"]
+    further = further_details(of_models, models, results) if models else ()
+    higher = judged.metrics[metric].higher_is_better
+    alternatives = alternatives_of(judged, found, results)
+    names = {one.name for one in alternatives}
     good_enough, sentence = held_against(bar, judged)
+    sentences = (
+        headline(judged, models, results) if models else "",
+        simple_sentence(judged, models, simple, results),
+        sentence,
+    )
     return Verdict(
-        word=_overall(words),
+        word=_overall(models, simple, higher),
         metric=metric,
-        headline=" ".join(
-            part
-            for part in (
-                headline(judged, models, results) if models else "",
-                simple_sentence(judged, models, simple, results),
-                sentence,
-            )
-            if part
-        ),
-        details=(*figures, *(further_details(of_models, models, results) if models else ())),
+        headline=" ".join(filter(None, sentences)),
+        details=(*figures, *further),
+        num_primary_details=len(figures),
+        caveats=notes,
         alternatives=alternatives,
-        best_alternative=best_of(alternatives, judged.metrics[metric].higher_is_better),
+        best_alternative=best_of(alternatives, higher),
         better_than_best_alternative=(
-            against_all(shown, judged.metrics[metric].higher_is_better) if alternatives else None
+            against_all([c for c in found if c.baseline in names], higher) if alternatives else None
         ),
         good_enough=good_enough,
         bar=bar,
-        num_primary_details=len(figures),
-        caveats=caveats(
-            judged,
-            results,
-            own,
-            metric,
-            num_leaked=num_leaked,
-            num_same_prompt=num_same_prompt,
-            num_rows_in_file=num_rows_in_file,
-        ),
     )
 
 
-def _overall(words: Sequence[VerdictWord]) -> VerdictWord:
+def _overall(models: Sequence[Comparison], simple: Sequence[Comparison], higher_is_better: bool) -> VerdictWord:
+    words = {comparison.verdict for comparison in models}
+    if simple:
+        words.add(_WORDS[against_all(simple, higher_is_better)])
     # One baseline that is better is enough: whoever acts on the verdict would take that one.
     if "worse" in words:
         return "worse"
-    return "better" if set(words) == {"better"} else NOT_DISTINGUISHABLE
+    return "better" if words == {"better"} else NOT_DISTINGUISHABLE

@@ -1,34 +1,197 @@
-"""The proof of an export: run in its real runtime on held-out prompts, and compared with the source it was made of.
+"""The proof of an export: run in its real runtime on held-out prompts, and compared with its source.
 
-tokens        of every prompt, by the export's own tokenizer and template, are the source's
-end token     the runtime ends an answer where the source does
-likelihoods   of what the source holds likeliest lie within the bound that the format declares (32 and 16 bits)
-greedy text   is the source's (32 and 16 bits). Where the source itself hardly prefers one token to another, both are
-              right: a first differing token counts as equal if the source's likelihoods of the two differ by less
-              than the bound, and what follows it is not compared
-adapter       the export is not nearer to the bare base than to the source
-quality       the references do not become much less likely: for fewer bits the only measure, with a 95% interval
+  tokens        of every prompt, by the export's own tokenizer and template, are the source's
+  end token     the runtime ends an answer where the source does
+  likelihoods   of what the source holds likeliest lie within a bound (32 and 16 bits; `bound_nats` says why)
+  greedy text   is the source's (32 and 16 bits). Where the source itself hardly prefers one token to another, both are
+                right: a first differing token counts as equal if the source's likelihoods of the two differ by less
+                than the bound, and what follows it is not compared
+  adapter       the export is not nearer to the bare base than to the source
+  quality       the references do not become much less likely: for fewer bits the only measure, with a 95% interval of a
+                paired bootstrap over prompts
+
+`compare` has the findings, `judge` the reasons against an export. `adapter.gguf` is proved in llama.cpp over its base,
+written as GGUF.
+
+Sources: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
 """
 
 from __future__ import annotations
 
+import json
 import math
+import tempfile
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
-from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource, ParityReport
+from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource, Interval, ParityReport
 from luthier.ml.export.exporters.proof_prompts import NUM_NEW_TOKENS, compared_tokens
 from luthier.ml.export.exporters.registry import format_of, open_export
-from luthier.ml.export.findings import Findings
-from luthier.ml.export.paired_interval import increase_a_token
-from luthier.ml.export.parity_judgement import judge
 from luthier.ml.export.runtimes.protocol import Runtime
 from luthier.ml.export.source_side import ObservedSource, SourceAnswer, observe_source, reference_nll
+
+
+@dataclass(slots=True)
+class Findings:
+    """What comparing found, prompt by prompt; what could not be compared is missing.
+
+    Attributes:
+        num_prompts: prompts that were compared.
+        num_texts_equal: of these, how many have the same greedy text.
+        first_other_text: what differs in the first prompt whose greedy text does.
+        vocabulary: width of the export's logits; 0 before the first prompt.
+        is_finite: whether all likelihoods are.
+        differences: [positions, tokens] a prompt, in nats: export to source.
+        base_differences: the same, export to the base without the adapter.
+        source_base_differences: the same, source to the base without the adapter.
+        export_nats, source_nats: of each reference, in all.
+        num_tokens: tokens of each reference that were scored.
+    """
+
+    num_prompts: int = 0
+    num_texts_equal: int = 0
+    first_other_text: str | None = None
+    vocabulary: int = 0
+    is_finite: bool = True
+    differences: list[NDArray[np.float32]] = field(default_factory=list)
+    base_differences: list[NDArray[np.float32]] = field(default_factory=list)
+    source_base_differences: list[NDArray[np.float32]] = field(default_factory=list)
+    export_nats: list[float] = field(default_factory=list)
+    source_nats: list[float] = field(default_factory=list)
+    num_tokens: list[int] = field(default_factory=list)
+
+
+_NUM_RESAMPLES = 10_000
+_SEED = 20_240_101
+
+
+def increase_a_token(export_nats: Sequence[float], source_nats: Sequence[float], num_tokens: Sequence[int]) -> Interval:
+    """Export minus source in nats a token, with its 95% interval. One item a prompt in each: totals, and its tokens.
+
+    Prompts are resampled, not tokens: those of one answer are alike. From one prompt no spread can be seen, from none
+    no increase.
+    """
+    if not num_tokens:
+        return Interval(value=0.0, low=0.0, high=0.0)
+    differences = np.asarray(export_nats, dtype=np.float64) - np.asarray(source_nats, dtype=np.float64)
+    tokens = np.asarray(num_tokens, dtype=np.float64)
+    # [resamples, prompts] of places, with replacement. Seeded: the same findings give the same interval.
+    draws = np.random.default_rng(_SEED).integers(0, len(tokens), size=(_NUM_RESAMPLES, len(tokens)))
+    # A ratio of sums: long answers count by their tokens, as in a perplexity.
+    resampled = differences[draws].sum(axis=1) / tokens[draws].sum(axis=1)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(value=float(differences.sum() / tokens.sum()), low=float(low), high=float(high))
+
+
+NOTEWORTHY_LOSS_NATS: Final = 0.02
+"""A token of the references. A loss above it (2% more perplexity) whose interval leaves out 0 makes a format "not
+recommended" for a model: q8_0 stays below, q4_k_m of a small model does not."""
+
+RUINOUS_LOSS_NATS: Final = 0.693
+"""A token of the references: perplexity has doubled. An export that loses more fails, whatever its format."""
+
+NEARER_BASE_FRACTION: Final = 0.9
+"""An export that is nearer to the base than to the source in this share of its prompts has lost the adapter."""
+
+
+def judge(seen: ObservedSource, findings: Findings, bound: float | None, increase: Interval) -> tuple[str, ...]:
+    """Why the export must not be used for what it computes, one sentence each; nothing where it may."""
+    reasons = []
+    if findings.vocabulary != seen.vocabulary:
+        reasons.append(f"The export knows {findings.vocabulary} tokens, the source {seen.vocabulary}.")
+        return tuple(reasons)
+    if not findings.is_finite:
+        reasons.append("Likelihoods of the export are no finite numbers.")
+    if lost := _lost_adapter(findings):
+        reasons.append(lost)
+    if bound is not None:
+        reasons += _beyond_bound(findings, bound)
+    if increase.value > RUINOUS_LOSS_NATS:
+        reasons.append(
+            f"The references are {increase.value:.2f} nats a token less likely than by the source: "
+            "their perplexity has more than doubled."
+        )
+    return tuple(reasons)
+
+
+def parity_warnings(report: ParityReport) -> tuple[str, ...]:
+    """What a user of an export that has passed must know before using it."""
+    increase = report.nll_increase_nats
+    given: tuple[str, ...] = ()
+    if report.given_options:
+        options = json.dumps(report.given_options, ensure_ascii=False)
+        given = (
+            f"{report.runtime} gives the chat template options of its own, so send chat_template_kwargs {options} with "
+            f"every request, or start it with --chat-template-kwargs '{options}'.",
+        )
+    # Only a loss that is both certain (interval above 0) and large enough to matter.
+    if not report.passed or increase.low <= 0 or increase.value <= NOTEWORTHY_LOSS_NATS:
+        return given
+    return (
+        *given,
+        f"{report.format} {report.precision} is not recommended for this model: a token of the references is "
+        f"{increase.value:.3f} nats less likely (95% interval {increase.low:.3f} to {increase.high:.3f}), "
+        f"perplexity {report.export_perplexity:.2f} instead of {report.source_perplexity:.2f}.",
+    )
+
+
+def day_warnings(seen: ObservedSource, report: ParityReport) -> tuple[str, ...]:
+    """What a user must know of a template that writes the date: the proof was made on the day of training."""
+    if seen.prompts.template_day is not None:
+        return (
+            f"the chat template writes the date: in training and in this proof it was {seen.prompts.template_day}, and "
+            f"{report.runtime} by itself writes today's",
+        )
+    if seen.prompts.filled and format_of(report.format).fills_in_date:
+        return (
+            f"{report.runtime} gives the chat template today's date as {' and '.join(seen.prompts.filled)}: in "
+            "training and in this proof the template wrote what it has by itself",
+        )
+    return ()
+
+
+def _lost_adapter(findings: Findings) -> str | None:
+    """Whether the export is nearer to the base without the adapter than to the source, in nearly all prompts."""
+    pairs = list(zip(findings.differences, findings.base_differences, findings.source_base_differences, strict=False))
+    # An adapter that changes nothing cannot be missed.
+    if not pairs or max(float(apart.mean()) for _, _, apart in pairs) < 1e-3:
+        return None
+    # Counted by prompt: one prompt with large differences must not decide.
+    num_nearer_base = sum(float(to_base.mean()) < float(to_source.mean()) for to_source, to_base, _ in pairs)
+    if num_nearer_base < NEARER_BASE_FRACTION * len(pairs):
+        return None
+    to_source, to_base = (
+        float(np.mean([rows.mean() for rows in group])) for group in list(zip(*pairs, strict=True))[:2]
+    )
+    return (
+        f"In {num_nearer_base} of {len(pairs)} prompts the export is nearer to the base without the adapter "
+        f"({to_base:.3g} nats) than to the source ({to_source:.3g}): the adapter is not in it, or was lost in rounding."
+    )
+
+
+def _beyond_bound(findings: Findings, bound: float) -> list[str]:
+    reasons = []
+    worst = max((float(rows.max()) for rows in findings.differences), default=0.0)
+    if worst > bound:
+        num_beyond = sum(bool(rows.max() > bound) for rows in findings.differences)
+        reasons.append(
+            f"Log-probabilities differ by up to {worst:.3g} nats, in {num_beyond} of {findings.num_prompts} prompts by "
+            f"more than the {bound:g} allowed: the weights are not the source's."
+        )
+    if findings.first_other_text is not None:
+        num_other = findings.num_prompts - findings.num_texts_equal
+        reasons.append(f"The greedy text of {num_other} prompts differs; {findings.first_other_text}.")
+    return reasons
+
 
 NUM_PROMPTS = 32
 # Replaces a likelihood that is NaN or infinite, so that reports stay valid JSON.
@@ -174,3 +337,38 @@ def _num_scored(answer: SourceAnswer) -> int:
 def _perplexity(nats: Sequence[float], num_tokens: Sequence[int]) -> float:
     # exp(700) is near the largest float64.
     return math.exp(min(sum(nats) / max(sum(num_tokens), 1), 700.0))
+
+
+_BASE_PRECISION: Final[ExportPrecision] = "float16"
+
+
+def prove_gguf_adapter(
+    source: ExportSource, file: Path, observed: ObservedSource, scratch: Path, progress: Progress, tools: Path
+) -> ParityReport:
+    """Run the adapter in `file` over its base in float16 and compare it as a GGUF of the merged model would be.
+
+    The bound is that of GGUF in float16: only the base is rounded.
+
+    Args:
+        source: the model.
+        file: the adapter as GGUF.
+        observed: the source's side, its base not packed.
+        scratch: a folder for the base, which is deleted afterwards (two bytes a weight, four more on the way).
+        progress: shows conversion and proof.
+        tools: where the converter is stored.
+
+    Raises:
+        WorkError: the converter fails or cannot be had.
+        RequestError: llama.cpp cannot hold the base.
+    """
+    from luthier.ml.export.exporters import gguf
+    from luthier.ml.export.runtimes.llama_cpp_runtime import LlamaCppRuntime
+
+    # The base alone, by its own name: the adapter is put over it by llama.cpp at run time.
+    base = source.model_copy(update={"name": source.base_name, "adapter_path": None, "adapter_sha256": None})
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".base-") as folder:
+        made = Path(folder) / "base"
+        made.mkdir()
+        gguf.write(base, made, _BASE_PRECISION, progress, tools)
+        with closing(LlamaCppRuntime(made, file)) as runtime:
+            return compare(observed, runtime, "gguf", _BASE_PRECISION, progress)

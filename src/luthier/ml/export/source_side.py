@@ -1,8 +1,11 @@
-"""Outputs of the source model on the prompts of a parity check: computed once, stored compactly, compared with each
-export.
+"""Outputs of the source model in a parity check, and the built-in prompts of a model without held-out rows.
 
 The source is the base in float32 with the adapter unmerged over it: no merge, no rounding and no converter has touched
-it. Of each position only the likeliest tokens are kept, so a source and its export are never in memory together.
+it. Its outputs are computed once. Of each position only the likeliest tokens are kept, so a source and its export are
+never in memory together.
+
+The built-in prompts ask little on purpose: two runtimes are to say the same, right or wrong. Digits, accents, code,
+blank lines and other scripts are among them, since those are where tokenizers part.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DivergedError
 from luthier.core.ports import Progress
@@ -22,7 +26,56 @@ from luthier.ml.export.exporters.proof_prompts import NUM_NEW_TOKENS, ProofPromp
 from luthier.ml.export.runtimes.protocol import LogProbabilities
 
 if TYPE_CHECKING:
-    from luthier.ml.export.runtimes.transformers_model import TransformersModel
+    from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
+
+_PAIRS: tuple[tuple[str, str], ...] = (
+    ("Which wood is the front of a violin made of?", "Spruce."),
+    ("Name three string instruments.", "Violin, cello and guitar."),
+    ("What is 17 plus 25?", "42"),
+    ("Count from 1998 to 2003.", "1998, 1999, 2000, 2001, 2002, 2003"),
+    ("Translate to French: the bridge is too low.", "Le chevalet est trop bas."),
+    ("Translate to German: the strings are old.", "Die Saiten sind alt."),
+    ("Write a haiku about varnish.", "Amber on the wood\nthin as breath on winter glass\nslow light settles in"),
+    ("Is ebony harder than willow? Answer with one word.", "Yes"),
+    ("Put these in order: cello, violin, viola.", "violin, viola, cello"),
+    ("Finish the sentence: A luthier is a person who", "builds and repairs stringed instruments."),
+    ("What does this print?\n\n    for i in range(3):\n        print(i * 10)", "0\n10\n20"),
+    ('Return JSON with the keys "wood" and "year".', '{"wood": "maple", "year": 1721}'),
+    ("Correct the spelling: The gitar is out of toon.", "The guitar is out of tune."),
+    ("Which is longer, 64.5 cm or 0.7 m?", "0.7 m"),
+    ("Summarise: The post stands inside. Moving it changes the tone.", "A moved post changes the tone."),
+    ("Give the opposite of 'bright'.", "dark"),
+    ("How many strings has a violin?", "4"),
+    ("Write one line of SQL that counts the rows of the table repairs.", "SELECT COUNT(*) FROM repairs;"),
+    ("Rewrite politely: Pay now.", "Could you please settle the invoice?"),
+    ("What is the capital of Italy?", "Rome"),
+    ("¿De qué color es el ébano?", "Negro."),
+    ("Quel est le mot pour « archet » en anglais ?", "Bow."),
+    ("日本語で「木」は何と読みますか。", "き"),
+    ("Напиши слово «скрипка» по-английски.", "violin"),
+    ("Reply with an emoji of a violin.", "🎻"),
+    ("Is 91 a prime number?", "No: 91 = 7 * 13."),
+    ("List the even numbers below 10, one a line.", "2\n4\n6\n8"),
+    ("What comes next: 3, 6, 12, 24, ...?", "48"),
+    ("Make a title for a note on humidity.", "Keep the Room at Fifty Percent"),
+    ("Explain in one sentence why hide glue is used.", "Heat and water open the joint again without harm."),
+    ("Write def twice(x) in Python.", "def twice(x):\n    return 2 * x"),
+    ("Say nothing but the word done.", "done"),
+)
+
+
+def built_in_examples() -> tuple[Example, ...]:
+    """32 examples of one question and one answer."""
+    return tuple(
+        Example(
+            id=f"built-in:{number}",
+            conversation=Conversation(
+                messages=(Message(role="user", content=question), Message(role="assistant", content=answer))
+            ),
+        )
+        for number, (question, answer) in enumerate(_PAIRS, start=1)
+    )
+
 
 NUM_TOP = 10
 # Likelihoods of a whole vocabulary are held for this many positions at once, the last ones of a prompt with its answer.
@@ -103,7 +156,7 @@ def observe_source(
         TemplateError: the template cannot write an example.
     """
     from luthier.ml.export.exporters.companions import source_template
-    from luthier.ml.export.runtimes.transformers_model import TransformersModel
+    from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
 
     seen = prompts if prompts is not None else source_prompts(source, examples)
     model = TransformersModel(source.base_path, source.adapter_path, source.quantisation, source.precision)

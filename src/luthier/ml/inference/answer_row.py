@@ -1,17 +1,117 @@
-"""One answer that is being written: from logits to tokens, from tokens to text, and to the events that report it."""
+"""One answer that is being generated: constrained logits to a sampled token, tokens to text, text to the events of it.
+
+The next token is greedy or drawn, from the likeliest only, with penalties for what was written already. Under a JSON
+schema or a grammar, llguidance computes which tokens may come next; the logits of all others are set to -inf before
+each draw, so sampling is renormalised over the allowed tokens.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import torch
 from torch import Tensor
 
-from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
-from luthier.ml.inference.sampling import Sampler, likelihoods
-from luthier.ml.inference.text_stream import TextStream
-from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
+from luthier.core.errors import RequestError
+from luthier.core.stream import CallPiece, Ended, EndReason, Piece, Sampling, TextRequest, TokenLikelihood, WrittenToken
+from luthier.core.text.json_schema import check_schema
+from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, TextStream, Thinking
+from luthier.ml.inference.tool_calls import COMPACT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# The softmax is one-hot by then, and dividing by far less would overflow.
+_GREEDY_BELOW: Final = 1e-4
+
+
+class Sampler:
+    """Draws the tokens of one answer. Equal logits, rules and seeds give equal tokens.
+
+    Args:
+        number: of the choice; each draws from numbers of its own.
+    """
+
+    def __init__(self, rules: Sampling, number: int, device: torch.device) -> None:
+        self._rules = rules
+        self._counts: dict[int, int] = {}
+        self._generator: torch.Generator | None = None
+        if rules.temperature >= _GREEDY_BELOW and rules.top_p > 0:
+            self._generator = torch.Generator(device=device)
+            # torch takes seeds of 63 bits.
+            self._generator.manual_seed((rules.seed + number) % (1 << 63))
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether it always draws the token with the largest logit."""
+        rules = self._rules
+        changes_logits = rules.frequency_penalty or rules.presence_penalty or rules.logit_bias
+        return self._generator is None and not changes_logits
+
+    def draw(self, logits: Tensor) -> int:
+        """The next token.
+
+        Args:
+            logits: [vocabulary].
+        """
+        # fp32: in bf16 a softmax over a large vocabulary does not sum to 1.
+        scores = self._with_penalties(self._with_bias(logits.float()))  # [vocabulary] in fp32
+        if self._generator is None:
+            token = int(scores.argmax())
+        else:
+            probabilities = torch.softmax(scores / self._rules.temperature, -1)
+            if self._rules.top_p < 1:
+                probabilities = _nucleus(probabilities, self._rules.top_p)
+            # multinomial normalises: what the nucleus leaves need not sum to 1.
+            token = int(torch.multinomial(probabilities, 1, generator=self._generator))
+        if self._rules.frequency_penalty or self._rules.presence_penalty:
+            self._counts[token] = self._counts.get(token, 0) + 1
+        return token
+
+    def _with_bias(self, logits: Tensor) -> Tensor:
+        if not self._rules.logit_bias:
+            return logits
+        tokens, biases = zip(*self._rules.logit_bias, strict=True)
+        index = torch.tensor(tokens, device=logits.device)
+        return logits.index_add(0, index, torch.tensor(biases, dtype=logits.dtype, device=logits.device))
+
+    def _with_penalties(self, logits: Tensor) -> Tensor:
+        if not self._counts:
+            return logits
+        tokens = torch.tensor(list(self._counts), device=logits.device)
+        counts = torch.tensor(list(self._counts.values()), dtype=logits.dtype, device=logits.device)
+        penalties = self._rules.frequency_penalty * counts + self._rules.presence_penalty
+        return logits.index_add(0, tokens, -penalties)
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """The smallest set of likeliest tokens with `top_p` of the probability; all others get none."""
+    # [vocabulary], the likeliest first.
+    ordered, places = probabilities.sort(descending=True)
+    # The probability of all likelier tokens: the token that crosses top_p stays in.
+    before = ordered.cumsum(-1) - ordered
+    ordered[before >= top_p] = 0.0
+    # Back into the order of the vocabulary.
+    return torch.zeros_like(probabilities).scatter(0, places, ordered)
+
+
+def likelihoods(logits: Tensor, token: int, num_top: int) -> tuple[float, list[tuple[int, float]]]:
+    """The log-probability of a token, and the likeliest tokens with theirs.
+
+    Args:
+        logits: [vocabulary].
+        token: id of the token.
+        num_top: how many of the likeliest; 0 for none.
+    """
+    log_probabilities = torch.log_softmax(logits.float(), -1)
+    found = log_probabilities.topk(min(num_top, len(log_probabilities)))
+    top = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+    return float(log_probabilities[token]), top
+
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -209,3 +309,103 @@ class AnswerRow:
             offset=self._num_characters,
             top=tuple(TokenLikelihood(token=self.decode([one]), log_probability=value) for one, value in top),
         )
+
+
+class ConstraintFactory:
+    """Builds the constraints for the answers of one model.
+
+    Args:
+        tokenizer: The model's own tokenizer.
+        num_logits: Width of the model's logits; may exceed the size of the tokenizer's vocabulary.
+        end_ids: Ids of the tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, num_logits: int, end_ids: Sequence[int]) -> None:
+        self._tokenizer, self._num_logits, self._end_ids = tokenizer, num_logits, list(end_ids)
+
+    def of_schema(self, schema: dict[str, Any]) -> Callable[[], Constraint]:
+        """A constraint to JSON of this schema.
+
+        Returns:
+            A function that makes the constraint of one answer.
+
+        Raises:
+            RequestError: The schema has a keyword that cannot be enforced.
+        """
+        check_schema(schema)
+        library = _library()
+        try:
+            grammar = library.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
+        except ValueError as error:
+            raise _refused(str(error)) from error
+        return self._constraint(grammar)
+
+    def of_grammar(self, grammar: str) -> Callable[[], Constraint]:
+        """A constraint to a grammar in llguidance's dialect of Lark.
+
+        Returns:
+            A function that makes the constraint of one answer.
+
+        Raises:
+            RequestError: llguidance cannot compile the grammar.
+        """
+        return self._constraint(_library().LLMatcher.grammar_from_lark(grammar))
+
+    def _constraint(self, grammar: str) -> Callable[[], Constraint]:
+        first = _library().LLMatcher(self._known, grammar, log_level=0)
+        if first.is_error():
+            raise _refused(first.get_error())
+        # The grammar is compiled once; each answer gets a copy of the parser in its first state.
+        return lambda: _GrammarConstraint(first.deep_copy(), self._num_logits)
+
+    @cached_property
+    def _known(self) -> Any:
+        """The vocabulary in llguidance's form. Building it takes a second, so it is built once, on first use."""
+        # `n_vocab` is the width of the logits: ids past the tokenizer's own are then never allowed.
+        from llguidance.hf import from_tokenizer
+
+        return from_tokenizer(self._tokenizer, n_vocab=self._num_logits, eos_token=self._end_ids)
+
+
+class _GrammarConstraint:
+    """The constraint of one answer: the state of its parser."""
+
+    def __init__(self, matcher: Any, num_logits: int) -> None:
+        self._matcher, self._num_logits = matcher, num_logits
+
+    def mask(self, logits: Tensor) -> Tensor:
+        # The bitmask packs eight tokens into a byte, the lowest bit first: [vocabulary / 8] becomes [vocabulary].
+        bits = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+        shifts = torch.arange(8, dtype=torch.uint8)
+        allowed = ((bits[:, None] >> shifts) & 1).reshape(-1)[: self._num_logits].bool()
+        return logits.masked_fill(~allowed.to(logits.device), float("-inf"))
+
+    def take(self, token: int) -> None:
+        if not self._matcher.consume_token(token):
+            # A retry would fail in the same way, so this is a client error (not retried) and no server error.
+            raise RequestError(
+                f"the answer left its form: {self._matcher.get_error()[:200]}",
+                expected="a form that can be followed",
+                do="ask with a simpler schema",
+            )
+
+
+def _library() -> Any:
+    try:
+        import llguidance
+    except ImportError as error:
+        raise RequestError(
+            "an answer that keeps to a schema, and llguidance is not installed on the server",
+            expected="the package llguidance",
+            do="pip install llguidance, or ask without response_format and without tool_choice",
+        ) from error
+    return llguidance
+
+
+def _refused(reason: str) -> RequestError:
+    first = next((line for line in reason.splitlines() if line.strip()), "")
+    return RequestError(
+        f"a schema that cannot be followed: {first[:300]}",
+        expected="a JSON schema of what can be enforced (type, properties, required, enum, items, anyOf, ...)",
+        do="take out the keyword that the message names",
+    )

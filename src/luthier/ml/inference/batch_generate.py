@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from luthier.ml.inference.batches import common_prefix_length, length_batches
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
-from luthier.ml.inference.length_batches import common_prefix_length, length_batches
 
 # Keys and values of this many tokens: 0.4 GB for SmolLM2-135M in bfloat16, 2 GB for an 8B model.
 DEFAULT_BATCH_TOKENS: Final = 16_384

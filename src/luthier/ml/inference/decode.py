@@ -10,8 +10,7 @@ What makes it cheaper than a general one:
   because one step costs nearly the same for 8 rows and for 32;
 - the keys and values of new tokens are written into preallocated buffers (`preallocated_kv_cache`).
 
-All of that is used only where a probe shows that it gives the model's own logits (`decoding_proof`). With other models
-each row is computed by itself (`row_states`): slower, with the same results.
+All of that only where a probe shows the model's own logits (`decoding_proof`); other models compute each row by itself.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from luthier.core.errors import DivergedError
-from luthier.ml.inference.cache_layout import rope_border, smallest_window, why_not_cacheable
+from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decoding_proof import (
     BATCHED,
     NUM_STEPS,
@@ -42,10 +41,18 @@ from luthier.ml.inference.decoding_proof import (
     short_probe,
     text_part,
 )
-from luthier.ml.inference.length_batches import length_batches
-from luthier.ml.inference.models.forward_arguments import accepted
-from luthier.ml.inference.preallocated_kv_cache import expanded, holds_keys, joined
-from luthier.ml.inference.row_states import RowBatch, RowStepper
+from luthier.ml.inference.kv_cache import (
+    RowBatch,
+    RowStepper,
+    cache_argument,
+    expanded,
+    holds_keys,
+    joined,
+    rope_border,
+    smallest_window,
+    why_not_cacheable,
+)
+from luthier.ml.inference.models.forward import accepted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,8 +61,7 @@ if TYPE_CHECKING:
     from luthier.ml.inference.thoughts import ThoughtLimit
 
 
-# Tokens of prompts that go through the model together: more no longer fit the processor's caches.
-PREFILL_TOKENS = 2048
+PREFILL_TOKENS = 2048  # of prompts that go through the model together: more do not fit the processor's caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,12 +467,6 @@ class Decoder:
     def new_cache(self) -> DynamicCache:
         """An empty one, with the layers of this model."""
         return DynamicCache(config=self._config)
-
-
-def cache_argument(model: nn.Module) -> str:
-    """The name under which this model takes its cache: transformers renamed it, and warns at the old name."""
-    parameters = inspect.signature(model.forward).parameters
-    return "cache" if "cache" in parameters else "past_key_values"
 
 
 def _generator(request: Request, device: torch.device) -> torch.Generator | None:

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from luthier.core.errors import RequestError
-from luthier.core.library_errors import first_line
-from luthier.ml.inference.models.forward_arguments import accepted
+from luthier.core.errors import RequestError, first_line
+from luthier.ml.inference.models.forward import accepted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -22,11 +22,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import DivergedError, RequestError
-from luthier.core.library_errors import first_line
+from luthier.core.errors import DivergedError, RequestError, first_line
 from luthier.core.ports import Score
-from luthier.ml.inference.cache_layout import rope_border, smallest_window, why_not_cacheable
-from luthier.ml.inference.decode import Prefix, cache_argument
+from luthier.ml.inference.decode import Prefix
 from luthier.ml.inference.decoding_proof import (
     Probe,
     apart,
@@ -37,11 +35,9 @@ from luthier.ml.inference.decoding_proof import (
     text_part,
     tolerance,
 )
+from luthier.ml.inference.kv_cache import cache_argument, expanded, rope_border, smallest_window, why_not_cacheable
 from luthier.ml.inference.models.architecture import context_tokens
-from luthier.ml.inference.models.forward_arguments import accepted
-from luthier.ml.inference.models.own_head import OwnHead
-from luthier.ml.inference.models.scaled_head import PLAIN, ScaledHead, measured
-from luthier.ml.inference.preallocated_kv_cache import expanded
+from luthier.ml.inference.models.forward import PLAIN, OwnHead, ScaledHead, accepted, measured
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.errors import DivergedError, ModelSourceError, NotFoundError
-from luthier.core.library_errors import library_reason
+from luthier.core.errors import DivergedError, ModelSourceError, NotFoundError, library_reason
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from luthier.core.errors import ConflictError, ModelSourceError
 from luthier.ml.inference.decoding_proof import text_part
 from luthier.ml.inference.low_rank import LowRank, read_low_rank
-from luthier.ml.inference.models.forward_arguments import accepted
+from luthier.ml.inference.models.forward import accepted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,24 +1,26 @@
-"""A request of the gateway made ready for a transformers model: token ids, constraint, and how the output is read."""
+"""A request made ready for a transformers model (token ids, constraint, how the output is read), and the prefill queue.
+
+The queue holds requests whose prompts still have to be prefilled, and chooses the next batch of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final, Protocol, TypeVar
 
 import torch
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import Prompt
 from luthier.core.stream import EmbeddingRequest, TextRequest
-from luthier.ml.inference.answer_row import AnswerRow, CallReader, Constraint
-from luthier.ml.inference.constraints import ConstraintFactory
-from luthier.ml.inference.decode import Request
+from luthier.ml.inference.answer_row import AnswerRow, CallReader, Constraint, ConstraintFactory, Sampler
+from luthier.ml.inference.batches import length_batches
+from luthier.ml.inference.decode import PREFILL_TOKENS, Prefix, Request
+from luthier.ml.inference.engine_prompts import ToolFormat, text_of
 from luthier.ml.inference.models.chat_template import ChatTemplate
-from luthier.ml.inference.opted_turns import text_of
-from luthier.ml.inference.sampling import Sampler
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_calls import ToolForm
-from luthier.ml.inference.tool_parsing import ToolFormat
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 
@@ -165,3 +167,96 @@ class RequestPreparer:
 
     def _decode_all(self, ids: Sequence[int]) -> str:
         return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+
+# A longer prompt is prefilled in parts of this many tokens, between the decoding steps of other requests.
+PART_TOKENS: Final = 512
+
+
+@dataclass(slots=True, eq=False)
+class QueuedPrompt:
+    """A request for text.
+
+    Attributes:
+        key: of the request.
+        prepared: its tokens and limits.
+        adapter: name of its adapter; None for the base.
+        owner: whom turns are shared out by; None is an owner of its own.
+        prefix: the part of a long prompt that has gone through the model.
+    """
+
+    key: Hashable
+    prepared: Prepared
+    adapter: str | None
+    owner: str | None = None
+    prefix: Prefix | None = None
+
+    @property
+    def num_remaining(self) -> int:
+        """How many tokens of the prompt have still to go through the model."""
+        return len(self.prepared.request.ids) - (0 if self.prefix is None else self.prefix.num_tokens)
+
+    def next_part(self) -> Sequence[int]:
+        """The next tokens of a long prompt; none where all that are left go together."""
+        if self.num_remaining <= PART_TOKENS:
+            return ()
+        ids = self.prepared.request.ids
+        done = len(ids) - self.num_remaining
+        return ids[done : done + PART_TOKENS]
+
+
+class Owned(Protocol):
+    """A request that belongs to an owner."""
+
+    owner: str | None
+
+
+_Waiting = TypeVar("_Waiting", bound=Owned)
+
+
+class PrefillTurns:
+    """Whose prompt goes through the model next: that of the owner who has waited longest since the last one.
+
+    So a long prompt of one holds up a short one of another for one part at most, and not until its end.
+    """
+
+    def __init__(self) -> None:
+        self._served: dict[str | None, int] = {}
+        self._num_turns = 0
+
+    def first(self, waiting: Sequence[_Waiting]) -> _Waiting:
+        """The one whose turn it is: of one owner whoever came first.
+
+        Args:
+            waiting: not empty, in the order of arrival.
+        """
+        # `min` takes the first of equals: within an owner the order of arrival holds.
+        chosen = min(waiting, key=lambda one: self._served.get(one.owner, 0))
+        self._num_turns += 1
+        owners = {one.owner for one in waiting}  # those who have gone start over when they come again
+        self._served = {owner: turn for owner, turn in self._served.items() if owner in owners}
+        self._served[chosen.owner] = self._num_turns
+        return chosen
+
+
+def next_prefill_batch(
+    first: QueuedPrompt, arrivals: Sequence[QueuedPrompt], fits: Callable[[int], bool], max_rows: int
+) -> list[QueuedPrompt]:
+    """The request whose turn it is, and those of like length whose prompts go through the model with it.
+
+    Args:
+        first: whose turn it is.
+        arrivals: the queue, `first` included, without those that may not go beside it.
+        fits: whether rows of that many tokens can be padded.
+        max_rows: of a batch.
+    """
+    # A long prompt goes alone: its cache has a length of its own, and parts of others would delay it.
+    if first.prefix is not None or first.next_part():
+        return [first]
+    fitting = [one for one in arrivals if one.prefix is None and not one.next_part() and fits(one.prepared.num_tokens)]
+    if first not in fitting:
+        return [first]
+    parts = length_batches([one.num_remaining for one in fitting], max_tokens=PREFILL_TOKENS, max_rows=max_rows)
+    # Of the batches by length the one with `first`: the others have their turn later.
+    own = fitting.index(first)
+    return [fitting[place] for place in next(part for part in parts if own in part)]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from luthier.core.entry_points import entry_points
 from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
 from luthier.core.ports import StreamEngine
+from luthier.core.registry import entry_points
 from luthier.core.stream import Served
 
 BUILT_IN = {

@@ -31,11 +31,17 @@ from luthier.ml.inference.answer_row import AnswerRow
 from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS
 from luthier.ml.inference.decode import Batch
 from luthier.ml.inference.decoding_proof import DecodingPath
-from luthier.ml.inference.embedding_queue import DIVERGED, EmbeddingQueue
+from luthier.ml.inference.embeddings import DIVERGED, EmbeddingQueue
+from luthier.ml.inference.kv_cache import RowBatch
 from luthier.ml.inference.mixed_adapters import MixedAdapters
-from luthier.ml.inference.prefill_queue import PrefillTurns, QueuedPrompt, next_prefill_batch
-from luthier.ml.inference.request import Prepared, PreparedTexts, RequestPreparer
-from luthier.ml.inference.row_states import RowBatch
+from luthier.ml.inference.request import (
+    PrefillTurns,
+    Prepared,
+    PreparedTexts,
+    QueuedPrompt,
+    RequestPreparer,
+    next_prefill_batch,
+)
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 log = logging.getLogger("luthier.engines")

@@ -8,24 +8,24 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError, StoppedError
-from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score, StopCheck
+from luthier.ml.inference.answer_row import ConstraintFactory
 from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS, batch_generate
-from luthier.ml.inference.constraints import ConstraintFactory
+from luthier.ml.inference.batches import Shared, shared_batches
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
+from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.likelihood import Scorer
 from luthier.ml.inference.models.architecture import context_tokens
 from luthier.ml.inference.models.attention_proof import why_eager
 from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.forward import ScaledHead
 from luthier.ml.inference.models.loading import attach_adapter, load_model
-from luthier.ml.inference.models.scaled_head import ScaledHead
-from luthier.ml.inference.models.soft_prompt import virtual_tokens
+from luthier.ml.inference.models.merging import virtual_tokens
 from luthier.ml.inference.models.thinking import ThoughtAndAnswer
-from luthier.ml.inference.opted_turns import rewritten, text_of
-from luthier.ml.inference.prefix_batches import Shared, shared_batches
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.inference.tool_calls import form_of
 

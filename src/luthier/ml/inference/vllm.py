@@ -18,18 +18,16 @@ from typing import Any, Final, Literal
 
 import httpx2
 
+from luthier.core.conversation import AS_THEY_ARE
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, WorkError
-from luthier.core.opted_turns import AS_THEY_ARE
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score, SilentProgress
 from luthier.core.stream import Decoding, EmbeddingRequest, Failed, Served, TextRequest
+from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, ids_of, text_of
+from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.openai.stream import OpenAIStreamEngine
-from luthier.ml.inference.opted_turns import text_of
-from luthier.ml.inference.prompt_ids import checked, ids_of
-from luthier.ml.inference.stream_generation import generate_by_streaming
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
-from luthier.ml.inference.tool_parsing import CallsInText, ToolFormat
 from luthier.ml.inference.vllm_process import VllmProcess, vllm_command
 
 log = logging.getLogger("luthier.engines")

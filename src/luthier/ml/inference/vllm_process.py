@@ -25,7 +25,7 @@ import httpx2
 
 from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.ports import Progress
-from luthier.core.system.parent_death import dying_with_parent
+from luthier.core.system.process_setup import dying_with_parent
 
 COMMAND: Final = "LUTHIER_VLLM_COMMAND"
 _TAIL_BYTES, _NUM_LINES = 8192, 20

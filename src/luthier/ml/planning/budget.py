@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from luthier.core.budget import BudgetPlan, FirstActions
 from luthier.core.cost import Device, Estimate, PriceTable
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.plan import ValueSource
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.run import BudgetPlan, FirstActions
 from luthier.ml.planning import speed
-from luthier.ml.planning.calibration import Calibration
-from luthier.ml.planning.predict import checkpoint_seconds, mean_watts
+from luthier.ml.planning.predict import Calibration, checkpoint_seconds, mean_watts
 from luthier.ml.planning.workload import BYTES, Workload
 
 # Of a slow disk: a cap is better kept with room to spare.

@@ -1,10 +1,14 @@
-"""What is used where the recipe is silent, each with its reason. Methods, objectives, optimizers declare their own."""
+"""Defaults where the recipe is silent, each with its reason, and where each value of a plan comes from.
+
+Methods, objectives and optimizers declare their own defaults. `Provenance` is filled while the plan is made.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
+from luthier.core.plan import Source, ValueSource
 from luthier.core.recipe import MetricName
 
 EPOCHS: Final = (2.0, "two passes; validation picks the best step of them")
@@ -52,3 +56,30 @@ MAX_NEW_TOKENS: Final = (NEW_TOKENS, "longer answers are cut and counted as cut"
 MAX_SAMPLES: Final = (NUM_JUDGED, "keeps judging to minutes on a CPU; raise it to narrow the intervals")
 MICRO_BATCH_TOKENS_CPU: Final = 2048
 MICRO_BATCH_TOKENS_GPU: Final = 16384
+
+
+T = TypeVar("T")
+
+
+class Provenance:
+    """Collects the source of each value while the plan is made."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, ValueSource] = {}
+
+    def note(self, name: str, source: Source, why: str) -> None:
+        """Write down where the value of that dotted name comes from."""
+        self.found[name] = ValueSource(source=source, why=why)
+
+    def pick(self, name: str, asked: T | None, default: tuple[T, str]) -> T:
+        """The asked value where there is one, else the default; noted either way."""
+        if asked is not None:
+            self.note(name, "asked", "in the recipe")
+            return asked
+        self.note(name, "default", default[1])
+        return default[0]
+
+    def in_order(self, sections: tuple[str, ...]) -> dict[str, ValueSource]:
+        """All that was noted, section by section, each in the order it was noted in."""
+        # The sort is stable: within a section the order of noting stays.
+        return dict(sorted(self.found.items(), key=lambda item: sections.index(item[0].partition(".")[0])))

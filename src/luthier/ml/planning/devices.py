@@ -1,20 +1,25 @@
-"""The devices a run can be planned for: this machine's own, as measured, and a table of accelerators.
+"""The devices a run can be planned for, and their prices.
 
-The table is `devices.yaml` beside this file: vendor data sheets, dense rates.
+Devices are this machine's own, as measured, and the accelerators of `devices.yaml` (vendor data sheets, dense rates).
+Prices are those of the dated table `prices.yaml`; a user's own file replaces entries of it.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping, Sequence
+from datetime import date
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import yaml
 
-from luthier.core.cost import Device
-from luthier.core.errors import RequestError
+from luthier.core.cost import Device, DevicePrice, Estimate, PeopleRate, PersonKind, PriceBasis, PriceTable
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.text.plain_yaml import parse_yaml
 
 if TYPE_CHECKING:
     from luthier.ml.planning.hardware import Hardware
@@ -173,3 +178,189 @@ def _table() -> dict[str, dict[str, Any]]:
 @lru_cache(maxsize=1)
 def _aliases() -> dict[str, str]:
     return {alias: name for name, row in _table().items() for alias in row.get("aliases", ())}
+
+
+_PRICES: Final = Path(__file__).with_name("prices.yaml")
+_ENDS: Final = ("low", "typical", "high")
+_TOP: Final = ("as_of", "devices", "people", "electricity_usd_per_kwh")
+_DEVICE: Final = ("on_demand", "spot", "basis", "source", "as_of")
+_PERSON: Final = ("usd_per_hour", "fixed_hours", "minutes_per_row", "rows_fraction", "basis", "source")
+_POWER: Final = ("usd", "basis", "source")
+_MOST: Final = 1e6
+_NUM_SHOWN: Final = 8
+
+
+def load_prices(path: Path | None = None) -> PriceTable:
+    """The price table; entries of the file at `path` replace those of the same name whole.
+
+    `as_of` is the date of the user's file where there is one; each device keeps the date of its own entry.
+
+    Raises:
+        NotFoundError: a missing file.
+        RequestError: one that is no price file: every wrong place is named.
+    """
+    built_in = _built_in()
+    if path is None:
+        return built_in
+    own = _read(path, name=str(path), is_own=True)
+    return PriceTable(
+        as_of=own.as_of or built_in.as_of,
+        # Whole entries replace whole entries: mixing a user's price with our source would misname where it is from.
+        devices=built_in.devices | own.devices,
+        people=built_in.people | own.people,
+        electricity_usd_per_kwh=own.power or built_in.electricity_usd_per_kwh,
+    )
+
+
+@lru_cache(maxsize=1)
+def _built_in() -> PriceTable:
+    found = _read(_PRICES, name=_PRICES.name, is_own=False)
+    assert found.as_of is not None, "the table that is shipped has a date"
+    assert found.power is not None, "the table that is shipped is complete"
+    return PriceTable(
+        as_of=found.as_of, devices=found.devices, people=found.people, electricity_usd_per_kwh=found.power
+    )
+
+
+class _Reader:
+    """What a price file holds, as far as it is right, and every place that is not."""
+
+    def __init__(self, lines: Mapping[str, int], name: str, *, is_own: bool) -> None:
+        self.problems: list[str] = []
+        self.as_of: date | None = None
+        self.devices: dict[str, DevicePrice] = {}
+        self.people: dict[PersonKind, PeopleRate] = {}
+        self.power: Estimate | None = None
+        self._lines, self._basis, self._source = lines, "own" if is_own else None, name
+
+    def read(self, document: Mapping[str, Any]) -> None:
+        """Take a whole document in."""
+        top = self._keys("", document, _TOP)
+        self.as_of = self._date("as_of", top.get("as_of"))
+        for name, entry in self._keys("devices", top.get("devices", {}), device_names()).items():
+            self._device(name, entry)
+        for kind, entry in self._keys("people", top.get("people", {}), get_args(PersonKind)).items():
+            self._person(kind, entry)
+        if "electricity_usd_per_kwh" in top:
+            place, found = "electricity_usd_per_kwh", top["electricity_usd_per_kwh"]
+            if isinstance(found, Mapping) and "usd" in found:
+                found, place = self._keys(place, found, _POWER)["usd"], f"{place}.usd"
+            self.power = self._range(place, found)
+
+    def _device(self, name: str, entry: Any) -> None:
+        place = f"devices.{name}"
+        found = self._keys(place, entry, _DEVICE)
+        prices = {m: self._range(f"{place}.{m}", found[m]) for m in ("on_demand", "spot") if m in found}
+        if found and not prices:
+            self._wrong(place, "has no price, expected on_demand, spot or both")
+        when = self._date(f"{place}.as_of", found["as_of"]) if "as_of" in found else self.as_of
+        basis, source = self._origin(place, found)
+        if prices and when and basis:
+            self.devices[name] = DevicePrice(
+                on_demand=prices.get("on_demand"), spot=prices.get("spot"), basis=basis, source=source, as_of=when
+            )
+
+    def _person(self, kind: PersonKind, entry: Any) -> None:
+        place = f"people.{kind}"
+        found = self._keys(place, entry, _PERSON)
+        for key in ("usd_per_hour", "fixed_hours", "minutes_per_row", "rows_fraction"):
+            if found and key not in found:
+                self._wrong(f"{place}.{key}", "is missing, expected a number, or low, typical and high")
+        ranges = {
+            key: self._range(
+                f"{place}.{key}",
+                found[key],
+                may_be_zero=key != "usd_per_hour",
+                most=1.0 if key == "rows_fraction" else _MOST,
+            )
+            for key in ("usd_per_hour", "fixed_hours", "minutes_per_row", "rows_fraction")
+            if key in found
+        }
+        basis, source = self._origin(place, found)
+        right = {key: value for key, value in ranges.items() if value is not None}
+        if len(right) == 4 and basis:
+            self.people[kind] = PeopleRate(**right, basis=basis, source=source)
+
+    def _origin(self, place: str, found: Mapping[str, Any]) -> tuple[PriceBasis | None, str]:
+        basis, source = found.get("basis", self._basis), found.get("source", self._source)
+        if basis not in get_args(PriceBasis):
+            self._wrong(f"{place}.basis", f"has {basis!r}, expected one of {', '.join(get_args(PriceBasis))}")
+            return None, ""
+        return basis, str(source)
+
+    def _keys(self, place: str, value: Any, known: Sequence[str]) -> dict[Any, Any]:
+        """The entries with a known name; others are told with the nearest one."""
+        if not isinstance(value, Mapping):
+            self._wrong(place, f"has {value!r}, expected keys among {', '.join(known)}")
+            return {}
+        for key in value:
+            if key not in known:
+                near = get_close_matches(str(key), known, n=1, cutoff=0.5)
+                words = f"nearest known: {near[0]}" if near else f"known here: {', '.join(known)}"
+                self._wrong(f"{place}.{key}" if place else str(key), f"unknown key; {words}")
+        return {key: value[key] for key in value if key in known}
+
+    def _range(self, place: str, value: Any, *, may_be_zero: bool = False, most: float = _MOST) -> Estimate | None:
+        """A number, or low, typical and high in this order."""
+        if isinstance(value, Mapping):
+            known = self._keys(place, value, _ENDS)
+            if missing := [end for end in _ENDS if end not in known]:
+                self._wrong(place, f"lacks {' and '.join(missing)}, expected low, typical and high, or one number")
+                return None
+            ends = [self._number(f"{place}.{end}", known[end], may_be_zero, most) for end in _ENDS]
+        else:
+            ends = [self._number(place, value, may_be_zero, most)] * 3
+        # A wrong end has been noted by `_number`; here only the range as a whole is dropped.
+        numbers = [end for end in ends if end is not None]
+        if len(numbers) < 3:
+            return None
+        if numbers != sorted(numbers):
+            self._wrong(place, f"has {numbers}, expected low <= typical <= high")
+            return None
+        return Estimate(low=numbers[0], value=numbers[1], high=numbers[2])
+
+    def _number(self, place: str, value: Any, may_be_zero: bool, most: float) -> float | None:
+        # bool is a subclass of int, and YAML writes inf and nan as floats.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or value < 0 or value > most or (value == 0 and not may_be_zero):
+            least = "0 or more" if may_be_zero else "above 0"
+            self._wrong(place, f"has {str(value)[:60]!r}, expected a number {least} and at most {most:,.0f}")
+            return None
+        return float(value)
+
+    def _date(self, place: str, value: Any) -> date | None:
+        try:
+            return date.fromisoformat(value)
+        except (TypeError, ValueError):
+            came = "is missing" if value is None else f"has {value!r}"
+            self._wrong(place, f"{came}, expected the day of these prices, such as 2026-11-25")
+            return None
+
+    def _wrong(self, place: str, words: str) -> None:
+        line = f"line {self._lines[place]}, " if place in self._lines else ""
+        self.problems.append(f"{line}{place}: {words}")
+
+
+def _read(path: Path, *, name: str, is_own: bool) -> _Reader:
+    if not path.is_file():
+        raise NotFoundError(f"no price file {path}", expected="an existing YAML file", do="check the path of --prices")
+    try:
+        # utf-8-sig drops the byte order mark that spreadsheet programs write.
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"price file {path} is not UTF-8", expected="UTF-8 text", do="save it as UTF-8") from error
+    document, lines = parse_yaml(str(path), text)
+    reader = _Reader(lines, name, is_own=is_own)
+    if isinstance(document, Mapping):
+        reader.read(document)
+    else:
+        reader.problems.append(f"holds {type(document).__name__}, not keys")
+    if reader.problems:
+        shown = "\n".join(f"    {problem}" for problem in reader.problems[:_NUM_SHOWN])
+        more = len(reader.problems) - _NUM_SHOWN
+        raise RequestError(
+            f"price file {path}:\n{shown}" + (f"\n    ... and {more} more" if more > 0 else ""),
+            expected="as_of and the entries to replace, such as devices: {a100-80g: {on_demand: 1.80}}",
+            do="correct these places; docs/cost.md shows the whole form",
+        )
+    return reader

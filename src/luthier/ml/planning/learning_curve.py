@@ -1,9 +1,12 @@
-"""A power law through a few points, and how far it can be trusted.
+"""A learning curve: a power law through a few points, how far it can be trusted, and its chart.
 
-L(n) = a + b * n ** -c (Hestness et al., 2017, "Deep Learning Scaling is Predictable, Empirically", arXiv:1712.00409).
-Given c the law is linear in a and b, so c is searched on a grid and a, b >= 0 follow. Intervals are those of a
-parametric bootstrap (Efron & Tibshirani, 1993, "An Introduction to the Bootstrap", section 6.5): the points are drawn
-again around the fit with the noise that the residuals show, which itself is drawn again since few residuals show it.
+L(n) = a + b * n ** -c. Given c the law is linear in a and b, so c is searched on a grid and a, b >= 0 follow.
+Intervals are those of a parametric bootstrap: the points are drawn again around the fit with the noise that the
+residuals show, which itself is drawn again since few residuals show it. In the chart the extrapolated part is drawn
+apart.
+
+Sources: Hestness et al., 2017, "Deep Learning Scaling is Predictable, Empirically", arXiv:1712.00409. Efron &
+Tibshirani, 1993, "An Introduction to the Bootstrap", section 6.5.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
@@ -19,7 +23,10 @@ from scipy.stats import t
 
 from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
-from luthier.core.workflows.learning_curve import CurveFit, CurvePoint, Gain
+from luthier.core.workflows.learning_curve import CurveFit, CurvePoint, Gain, LearningCurve
+from luthier.ml.charts.figures import count
+from luthier.ml.charts.spec import Axis, Plot, Series, points_of
+from luthier.ml.charts.svg import write_chart
 
 MIN_SIZES: Final = 3
 MIN_POINTS: Final = 4
@@ -222,3 +229,55 @@ def _enough(floor: float, scale: float, exponent: float, rows: int) -> int | Non
         if falling * (1 - 2**-exponent) < _LITTLE * (floor + falling):
             return round(size)
     return None
+
+
+_WIDTH: Final = 620
+_HEIGHT: Final = 360
+_BEYOND: Final = 4.0
+_CLOSEST: Final = 0.85
+
+
+def write_learning_curve_chart(path: Path, curve: LearningCurve) -> None:
+    """Validation loss against training rows, both measured and expected up to four times the rows.
+
+    Raises:
+        RequestError: the file cannot be written to, or where no run has ended.
+    """
+    sizes = np.array([float(point.num_rows) for point in curve.points])
+    losses = np.array([point.loss for point in curve.points])
+    series, y = [], Axis("nats a learned token")
+    if curve.fit is not None:
+        # Evenly spread on the logarithmic axis.
+        rows = np.geomspace(sizes.min(), sizes.max() * _BEYOND, 200)
+        middle, low, high = curve_band(curve.points, rows)
+        inside = rows <= sizes.max()
+        for is_known, name in ((inside, "power law, 95% band"), (~inside, "expected beyond")):
+            points, band = points_of(rows[is_known], middle[is_known]), points_of(low[is_known], high[is_known])
+            series.append(Series(name, points, intervals=band, is_dashed=name == "expected beyond"))
+        # a band that is wide far out must not press the points flat
+        room = 0.6 * float(losses.max() - losses.min()) + 0.02 * float(losses.max())
+        least = max(0.0, float(min(middle.min(), losses.min())) - room)
+        y = Axis("nats a learned token", low=least, high=float(losses.max()) + room)
+    series.append(Series("runs", points_of(sizes, losses), "base", "dots", radius_pixels=4.0))
+    ends = [*sizes.tolist(), *([sizes.max() * 2, sizes.max() * 4] if curve.fit else [])]
+    words = curve.fit.words if curve.fit else "too few runs for a law"
+    chart = Plot(
+        "learning-curve",
+        "Validation loss by training rows",
+        Axis("training rows", scale="log", ticks=[(value, count(round(value))) for value in _apart(ends)]),
+        y,
+        series,
+        description=f"{len(sizes)} runs; {words}.",
+        width_pixels=_WIDTH,
+        height_pixels=_HEIGHT,
+    )
+    write_chart(chart, path)
+
+
+def _apart(sizes: Sequence[float]) -> list[float]:
+    """The sizes, the larger of those that stand too close together for two labels."""
+    shown: list[float] = []
+    for size in sorted(sizes, reverse=True):
+        if not shown or size < _CLOSEST * shown[-1]:
+            shown.append(size)
+    return shown[::-1]

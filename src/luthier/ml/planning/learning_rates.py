@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from luthier.ml.planning.optimizers import default_rate as rate_of_optimizer
 from luthier.ml.planning.resolve_objective import learning_rate
+from luthier.ml.planning.resolve_optimizer import default_rate as rate_of_optimizer
 from luthier.ml.training.methods.rules import rules_of
 
 REFERENCE_WIDTH: Final = 2000

@@ -1,23 +1,122 @@
-"""Peak memory of one device, part by part.
+"""Peak memory of one device, part by part, and what an optimizer holds, moves and computes.
 
-Weights, gradients and optimizer state: Rajbhandari et al., 2020, "ZeRO: Memory Optimizations Toward Training Trillion
-Parameter Models", arXiv:1910.02054, section 3, with the bytes that this project's optimizer really holds. Activations:
-ml/planning/activations.py.
+The bytes of weights, gradients and optimizer state are those that this project's optimizers really hold, which they
+declare in `ml/training/optimizers/rules.py`. Activations: ml/planning/step_counts.py.
+
+Sources: Rajbhandari et al., 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
+arXiv:1910.02054, section 3.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate, MemoryPrediction
-from luthier.ml.planning import activations, optimizer_cost
-from luthier.ml.planning.judging import judging_bytes
-from luthier.ml.planning.rollout_cost import cache_bytes
-from luthier.ml.planning.workload import BYTES, Workload
+from luthier.ml.inference.models.structure import LinearLayer
+from luthier.ml.planning import step_counts
+from luthier.ml.planning.inference_cost import cache_bytes, judging_bytes
+from luthier.ml.planning.workload import BYTES, OWN, Workload
+from luthier.ml.training.optimizers.rules import Matrices, OptimizerRules, StateBytes, TrainedSizes, rules_of
 
 if TYPE_CHECKING:
-    from luthier.ml.planning.calibration import Calibration
+    from luthier.ml.planning.predict import Calibration
+
+# Of what other tools hold: moments as wide as the weights, in eight bits, or in the host's memory.
+_WITHOUT_MASTERS: Final[dict[str, float | None]] = {
+    "adamw": None,
+    "adamw_8bit": 2.0,
+    "paged_adamw_8bit": 0.0,
+}
+# Bytes a parameter that a step of AdamW moves: masters, two moments, summed gradients and the rounded weight are read
+# and written, and gradients added up.
+_MOVED: Final = 40.0
+# A PCIe 4.0 link of 16 lanes does 31.5 GB/s at most; transfers of some megabytes reach about this.
+_HOST_GB_PER_SECOND: Final = 25.0
+
+
+def has_masters(kind: str) -> bool:
+    """Whether fp32 copies of the weights and fp32 sums of gradients are held: this project's own always are."""
+    return kind not in _WITHOUT_MASTERS
+
+
+def moment_bytes(workload: Workload, *, on_device: bool = True) -> float:
+    """Bytes of what the rule remembers.
+
+    Args:
+        workload: Whose optimizer is asked about.
+        on_device: Without what lies in the host's memory.
+
+    Returns:
+        Bytes, all devices together.
+    """
+    if not has_masters(workload.optimizer):
+        each = _WITHOUT_MASTERS[workload.optimizer]
+        own = BYTES[workload.compute if workload.method == "full" else workload.adapters]
+        return workload.num_trainable * (2 * own if each is None else each)
+    found = _state(workload)
+    return found.device if on_device else found.device + found.host
+
+
+def passing_bytes(workload: Workload) -> float:
+    """Bytes that come and go while a step is made, beside masters, moments and gradients."""
+    return _rules(workload).passing_bytes(_sizes(workload)) if has_masters(workload.optimizer) else 0.0
+
+
+def moved_bytes(workload: Workload, *, is_cpu: bool) -> float:
+    """Bytes that one step moves in the device's memory, where a device has all of what is trained."""
+    beside = _rules(workload).moved_bytes[0 if is_cpu else 1] if has_masters(workload.optimizer) else 0.0
+    return workload.num_trainable * (_MOVED + beside)
+
+
+def host_seconds(workload: Workload) -> float:
+    """Seconds that paged moments are on their way from the host's memory and back."""
+    if not has_masters(workload.optimizer):
+        return 0.0
+    return 2 * _state(workload).host / (_HOST_GB_PER_SECOND * 1e9)
+
+
+def step_flops(workload: Workload) -> float:
+    """Operations of a step's products, in bf16."""
+    return _rules(workload).step_flops(_sizes(workload)) if has_masters(workload.optimizer) else 0.0
+
+
+def _rules(workload: Workload) -> OptimizerRules:
+    return rules_of(workload.optimizer.removeprefix(OWN))
+
+
+def _state(workload: Workload) -> StateBytes:
+    return _rules(workload).state_bytes(_sizes(workload))
+
+
+def _sizes(workload: Workload) -> TrainedSizes:
+    structure = workload.structure
+    if workload.method != "full":
+        rank = workload.adapter_rank
+        # An adapter is two thin matrices: A [rank, inputs] and B [outputs, rank].
+        thin = [Matrices(1, rank, x.num_inputs) for x in workload.targeted]
+        thin += [Matrices(1, x.num_outputs, rank) for x in workload.targeted]
+        return TrainedSizes(workload.num_trainable, is_full=False, matrices=tuple(thin))
+    width, vocabulary = structure.hidden_size, structure.vocabulary_size
+    matrices = [Matrices(1, x.num_outputs, x.num_inputs) for x in structure.linear_layers]
+    if structure.num_matrix_parameters > _num(structure.linear_layers):
+        # experts as one block a layer: gate and up side by side, and down
+        num, inner = structure.num_layers * structure.num_experts, structure.intermediate_size
+        matrices += [Matrices(num, 2 * inner, width, is_stacked=True), Matrices(num, width, inner, is_stacked=True)]
+    return TrainedSizes(
+        workload.num_trainable,
+        is_full=True,
+        matrices=tuple(matrices),
+        tables=(Matrices(1 if structure.ties_embeddings else 2, vocabulary, width),),
+        num_looked_up=structure.head_parameters,
+        num_in_vectors=structure.num_parameters - structure.num_matrix_parameters - structure.num_embedding_parameters,
+    )
+
+
+def _num(layers: Iterable[LinearLayer]) -> int:
+    return sum(x.num_inputs * x.num_outputs for x in layers)
+
 
 _FP32: Final = 4.0
 _PACKED: Final = ("nf4", "int8")
@@ -88,8 +187,8 @@ def _peaks(workload: Workload) -> list[Workload]:
 
 def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
     """What comes and goes in one micro-batch, at its peak: activations, logits, gradients as they come (`narrow`)."""
-    kept, logits = activations.saved_activation_bytes(workload), activations.logits_bytes(workload)
-    backward = activations.backward_bytes(workload)
+    kept, logits = step_counts.saved_activation_bytes(workload), step_counts.logits_bytes(workload)
+    backward = step_counts.backward_bytes(workload)
     # Four moments compete: the loss on top of all that was kept, the start of the way back, its end, where activations
     # are gone but every gradient is there, and the optimizer's step.
     head = workload.structure.head_parameters * workload.element_bytes if workload.method == "full" else 0.0
@@ -97,7 +196,7 @@ def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
     # The embeddings' own gradient comes last of all; tied, it is added to the head's.
     is_tied = workload.structure.ties_embeddings
     at_end = max(narrow + backward - (0.0 if is_tied else head), narrow + (head if is_tied else 0.0))
-    peak = max(at_loss, going_back, at_end, optimizer_cost.passing_bytes(workload))
+    peak = max(at_loss, going_back, at_end, passing_bytes(workload))
     logits_part = logits if peak == at_loss else 0.0
     narrow_part = min(narrow, peak) if peak == at_end else 0.0
     return peak - logits_part - narrow_part, logits_part, narrow_part
@@ -169,8 +268,8 @@ def _optimizer(workload: Workload) -> tuple[float, float, float, float]:
     count, own = workload.num_trainable, BYTES[workload.compute if workload.method == "full" else workload.adapters]
     in_flight = 0.0 if workload.optimizer_in_backward else count * own
     extra = 3 * _FP32 * count if workload.method == "adalora" else 0.0  # importances and their averages
-    wide = count * _FP32 if optimizer_cost.has_masters(workload.optimizer) else 0.0
-    return wide, optimizer_cost.moment_bytes(workload) + extra, wide, in_flight
+    wide = count * _FP32 if has_masters(workload.optimizer) else 0.0
+    return wide, moment_bytes(workload) + extra, wide, in_flight
 
 
 def _average(workload: Workload) -> float:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.cost import Option, Quote
-from luthier.ml.charts.chart_file import write_chart
 from luthier.ml.charts.figures import duration, size
 from luthier.ml.charts.spec import OTHERS, Axis, Bar, Bars, Estimate, Intervals, Mark, Role
+from luthier.ml.charts.svg import write_chart
 
 _GB: Final = 1e9
 _WIDTH: Final = 720

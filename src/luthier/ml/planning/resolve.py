@@ -20,21 +20,18 @@ from luthier.core.plan import (
 )
 from luthier.core.recipe import EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
-from luthier.ml.inference.models.answer_lengths import AnswerLengths
 from luthier.ml.inference.models.structure import Structure
-from luthier.ml.planning import checkpointing, defaults
-from luthier.ml.planning.acceleration import attention_on, compiled_for, packs, usual_order
+from luthier.ml.inference.models.thinking import AnswerLengths
+from luthier.ml.planning import defaults, resolve_for_device
 from luthier.ml.planning.adapter import refuse_adapted_head
-from luthier.ml.planning.averaging import resolve_average
-from luthier.ml.planning.experts import experts_do_not_fit
+from luthier.ml.planning.batch_shapes import num_replayed
+from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.hardware import Hardware
 from luthier.ml.planning.learning_rates import default_rate
-from luthier.ml.planning.optimizers import resolve_optimizer
-from luthier.ml.planning.provenance import Provenance
-from luthier.ml.planning.replay import num_replayed
+from luthier.ml.planning.resolve_for_device import attention_on, compiled_for, experts_do_not_fit, packs, usual_order
 from luthier.ml.planning.resolve_method import resolve_method, virtual_tokens, with_schedule
-from luthier.ml.planning.resolve_objective import fitted_method, resolve_objective
-from luthier.ml.planning.router_loss import with_router_loss
+from luthier.ml.planning.resolve_objective import fitted_method, resolve_objective, with_router_loss
+from luthier.ml.planning.resolve_optimizer import resolve_average, resolve_optimizer
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
 
 _SECTIONS = tuple(Plan.model_fields)
@@ -181,7 +178,7 @@ def _resolved(
         ),
         sources=sources.in_order(_SECTIONS),
     )
-    return checkpointing.decided_for(plan, structure, hardware)
+    return resolve_for_device.decided_for(plan, structure, hardware)
 
 
 def _note_rows(data: DataPlan, sources: Provenance) -> None:
@@ -241,12 +238,10 @@ def _training(
     why_length = defaults.BLOCK_TOKENS[1] if data.train.packed else "the context length of the base model"
     pick("training.max_length_tokens", r.max_length_tokens, (length, why_length))
     precision = hardware.precision if r.precision in (None, "auto") else r.precision
-    asked_precision = r.precision not in (None, "auto")
-    sources.note(
-        "training.precision",
-        "asked" if asked_precision else "measured",
-        "in the recipe" if asked_precision else hardware.why,
-    )
+    if r.precision in (None, "auto"):
+        sources.note("training.precision", "measured", hardware.why)
+    else:
+        sources.note("training.precision", "asked", "in the recipe")
     packing = packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     sources.note("training.forward", "default", "the fast path: each piece of it is proved when the model is loaded")
@@ -269,8 +264,11 @@ def _training(
         order=pick("training.order", r.order, usual_order(is_packed=packing)),
         precision=precision,
         attention=attention_on(hardware, sources),
-        gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
-            checkpointing.NAME, None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing, (False, "")
+        # Left open, `resolve_for_device` decides it once all else is known.
+        gradient_checkpointing=pick(
+            resolve_for_device.CHECKPOINTING,
+            None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing,
+            (False, ""),
         ),
         shared_prefix=pick("training.shared_prefix", r.shared_prefix, defaults.SHARED_PREFIX),
         packing=packing,

@@ -20,14 +20,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate
-from luthier.ml.planning import activations, flops, optimizer_cost
+from luthier.ml.planning import memory, step_counts
 from luthier.ml.planning.devices import Family, family_of
-from luthier.ml.planning.judging import judging_seconds as _judging_seconds
-from luthier.ml.planning.rollout_cost import rollout_seconds
+from luthier.ml.planning.inference_cost import judging_seconds as _judging_seconds
+from luthier.ml.planning.inference_cost import rollout_seconds
 from luthier.ml.planning.workload import BYTES, AttentionKind, Workload
 
 if TYPE_CHECKING:
-    from luthier.ml.planning.calibration import Calibration
+    from luthier.ml.planning.predict import Calibration
 
 # Share of the data sheet's rate (measured rate on a CPU) that large products reach in training.
 PRODUCT_UTILISATION: Final[dict[Family, float]] = {
@@ -67,15 +67,15 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
     s, b = workload.structure, workload.batches
     count = float(device.num_devices)
     tflops = device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops
-    work = flops.step_flops(workload)
+    work = step_counts.step_flops(workload)
     # One pass forward and two back (gradients of inputs and of weights); checkpoints add a second one forward.
     passes = 4.0 if workload.gradient_checkpointing else 3.0
     bandwidth = device.memory_gb_per_second * 1e9
     micro_batches = max(1.0, b.num_micro_batches / count)
     attention = work.attention / count / (tflops * 1e12)
     # Muon's products, which each of several devices makes for itself
-    iterations = optimizer_cost.step_flops(workload) / (device.bfloat16_tflops * 1e12)
-    is_fused = not activations.keeps_probabilities(workload, b.length)
+    iterations = memory.step_flops(workload) / (device.bfloat16_tflops * 1e12)
+    is_fused = not step_counts.keeps_probabilities(workload, b.length)
     return {
         "products": work.matrices / count / (tflops * 1e12) + iterations,
         "attention": 0.0 if is_fused else attention,
@@ -84,7 +84,7 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
         "adapters": _adapter_bytes(workload) / count / bandwidth,
         "dropout": _dropout_bytes(workload) / count / bandwidth,
         "calls": micro_batches * s.num_layers * passes / 3.0,
-        "optimizer": _optimizer_bytes(workload, device) / bandwidth + optimizer_cost.host_seconds(workload),
+        "optimizer": _optimizer_bytes(workload, device) / bandwidth + memory.host_seconds(workload),
         "link": _link_seconds(workload, device, micro_batches),
     }
 
@@ -110,7 +110,7 @@ def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
 def step_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
     """Seconds of one optimizer step, with the interval that the factors' own scatter leaves.
 
-    Where answers are drawn their time is in it (ml/planning/rollout_cost.py).
+    Where answers are drawn their time is in it (ml/planning/inference_cost.py).
     """
     factors = calibration.factors if calibration else prior_factors(device, workload)
     terms = time_terms(workload, device)
@@ -141,8 +141,8 @@ def judging_seconds(
     if workload.judging is None:
         return Estimate(value=0.0, low=0.0, high=0.0)
     factors = prior_factors(device, workload) | (calibration.factors if calibration else {})
-    work = flops.forward_flops(workload, workload.judging.num_scored_tokens)
-    scoring = step.value * device.num_devices * work / max(1.0, flops.step_flops(workload).total)
+    work = step_counts.forward_flops(workload, workload.judging.num_scored_tokens)
+    scoring = step.value * device.num_devices * work / max(1.0, step_counts.step_flops(workload).total)
     # What a probe measured of training says less about writing answers: the interval stays the wide one.
     spread = TIME_SPREAD["cpu" if device.is_cpu else "gpu"]
     return _judging_seconds(workload, device, scoring, factors, spread)
@@ -155,14 +155,14 @@ def validation_seconds(workload: Workload, step: Estimate) -> Estimate:
     """
     if workload.rollouts is not None:
         return step.times(workload.rollouts.num_validated / workload.rollouts.num_answers)
-    ratio = flops.validation_flops(workload) / max(1.0, flops.step_flops(workload).total)
+    ratio = step_counts.validation_flops(workload) / max(1.0, step_counts.step_flops(workload).total)
     return step.times(ratio)
 
 
 def reference_seconds(workload: Workload, step: Estimate) -> Estimate:
     """Seconds of what an objective computes once before the first step, at the pace of a step's own operations."""
-    work = flops.forward_flops(workload, workload.num_reference_tokens)
-    return step.times(work / max(1.0, flops.step_flops(workload).total))
+    work = step_counts.forward_flops(workload, workload.num_reference_tokens)
+    return step.times(work / max(1.0, step_counts.step_flops(workload).total))
 
 
 def teacher_seconds(workload: Workload, step: Estimate) -> Estimate:
@@ -171,14 +171,14 @@ def teacher_seconds(workload: Workload, step: Estimate) -> Estimate:
     A larger model computes faster for each operation than a small one, and a step does more than operations: the lower
     end is half of that pace.
     """
-    found = step.times(flops.teacher_flops(workload) / max(1.0, flops.step_flops(workload).total))
+    found = step.times(step_counts.teacher_flops(workload) / max(1.0, step_counts.step_flops(workload).total))
     return Estimate(value=found.value, low=found.low / 2, high=found.high)
 
 
 def _traffic_bytes(workload: Workload) -> float:
     """Bytes that norms, activations, softmax and residuals move in a step, all devices together."""
     b = workload.batches
-    count = activations.layer_count(workload, max(1, int(b.length)))
+    count = step_counts.layer_count(workload, max(1, int(b.length)))
     passes = _PASSES_FUSED if workload.has_fused_kernels else _PASSES_PLAIN
     if workload.is_compiled:
         passes = _PASSES_COMPILED
@@ -227,7 +227,7 @@ def _optimizer_bytes(workload: Workload, device: Device) -> float:
     """Moments, masters and gradients are read and written once a step, and gradients added up each micro-batch."""
     # Under FSDP each device updates its own shard; under DDP each repeats the whole update.
     spread = device.num_devices if workload.sharding == "fsdp" else 1
-    return optimizer_cost.moved_bytes(workload, is_cpu=device.is_cpu) / spread
+    return memory.moved_bytes(workload, is_cpu=device.is_cpu) / spread
 
 
 def _link_seconds(workload: Workload, device: Device, micro_batches: float) -> float:

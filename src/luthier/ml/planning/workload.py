@@ -14,9 +14,7 @@ from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters
 from luthier.ml.planning.batch_shapes import Batches
-from luthier.ml.planning.judging import Judging, judging_of
-from luthier.ml.planning.rollout_cost import Rollouts
-from luthier.ml.planning.teacher_cost import Compute, Stored, TeacherPass, teacher_pass
+from luthier.ml.planning.inference_cost import Compute, Judging, Rollouts, Stored, TeacherPass, judging_of, teacher_pass
 from luthier.ml.training.methods.rules import LORA_DROPOUT, LORA_RANK, CostModel
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
@@ -140,7 +138,7 @@ class Workload:
 
     @property
     def recomputes_inputs(self) -> bool:
-        """Whether what adapted matrices read is made again on the way back (ml/training/activation_recompute.py).
+        """Whether what adapted matrices read is made again on the way back (ml/training/kernels.py).
 
         On a CPU; Liger's kernels, which other devices may use instead, keep it.
         """

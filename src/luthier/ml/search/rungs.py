@@ -1,19 +1,136 @@
-"""Which trial is worked on next: asynchronous successive halving, with trainings that go on where they had stopped.
+"""Which trial is trained next: asynchronous successive halving, with several goals and extrapolated learning curves.
 
 A trial is trained to the first rung. Of those that have reached a rung, the best one in `reduction` goes on to the
 next; while none is due, a new one begins (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning",
 arXiv:1810.05934, algorithm 2). Since a training continues from its checkpoint, no step is done twice.
+
+With several goals trials are ordered by fronts, and within a front the ones with most room around them first (Deb et
+al., 2002, "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", sections III A and B). Trials are continued
+in that order, as Schmucker et al., 2021, "Multi-objective Asynchronous Successive Halving", arXiv:2106.12639, section
+3.3, do.
+
+Whether a training can still become the best is told from its curve drawn on to the end (`end_of`). The line is a power
+law, loss = c + a share^-b with a >= 0, as Domhan, Springenberg, Hutter, 2015 ("Speeding up Automatic Hyperparameter
+Optimization of Deep Neural Networks by Extrapolation of Learning Curves", IJCAI, section 3) draw it, with one family in
+place of their eleven. It knows nothing of a schedule that brings the rate down at the end, after which losses fall
+below it. So no width is taken from the fit: the same line is drawn for every training of the study that was finished,
+from as early, and the most that one of them ended below its line is allowed for. If a training behaves like the `n`
+that were finished, it ends below that bound with a probability of at most 1 / (n + 1) (split conformal prediction, Lei
+et al., 2018, JASA 113, section 2.2).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.workflows.study import GoalName, Trial
-from luthier.ml.search.front import in_order, point_of
+from luthier.core.workflows.study import GoalName, StudySpec, Trial
+
+Point = tuple[float, ...]
+
+
+def point_of(
+    trial: Trial, goals: Sequence[GoalName], *, rung: int | None = None, quality: float | None = None
+) -> Point:
+    """The figures of a trial, by goal; smaller is better.
+
+    Args:
+        quality: in place of its loss on `rung`, None the highest.
+    """
+    loss = trial.results[-1 if rung is None else rung].loss if quality is None else quality
+    return tuple(loss if goal == "quality" else trial.goals.get(goal, math.inf) for goal in goals)
+
+
+def beats(one: Point, other: Point) -> bool:
+    """Whether a point is nowhere worse than another, and somewhere better."""
+    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
+
+
+def front_numbers(points: Sequence[Point]) -> list[int]:
+    """Of each point, on which front it lies: 0 where nothing beats it, 1 where only those do, and so on."""
+    found = [-1] * len(points)
+    number, left = 0, set(range(len(points)))
+    while left:
+        front = [i for i in left if not any(beats(points[j], points[i]) for j in left)]
+        for i in front:
+            found[i] = number
+        left -= set(front)
+        number += 1
+    return found
+
+
+def room_around(points: Sequence[Point]) -> list[float]:
+    """The crowding distance of each point of one front; infinite at its ends."""
+    found = [0.0] * len(points)
+    for axis in range(len(points[0]) if points else 0):
+        order = sorted(range(len(points)), key=lambda i: (points[i][axis], i))
+        low, high = points[order[0]][axis], points[order[-1]][axis]
+        found[order[0]] = found[order[-1]] = math.inf
+        # No spread along this goal, or no finite one: it tells nothing of crowding.
+        if not high > low or math.isinf(high):
+            continue
+        for before, i, after in zip(order, order[1:], order[2:], strict=False):
+            found[i] += (points[after][axis] - points[before][axis]) / (high - low)
+    return found
+
+
+def in_order(points: Sequence[Point]) -> list[int]:
+    """The indices of points from the best on. With one goal: by its value, ties by index."""
+    numbers = front_numbers(points)
+    order: list[int] = []
+    for number in range(max(numbers, default=-1) + 1):
+        front = [i for i, own in enumerate(numbers) if own == number]
+        room = room_around([points[i] for i in front])
+        # Tuples sort by distance and then by index, so the order is deterministic.
+        order += [i for _, i in sorted(zip((-r for r in room), front, strict=True))]
+    return order
+
+
+def knee(points: Mapping[int, Point]) -> int | None:
+    """The key of the point after which every goal costs most of the others; None without points.
+
+    The one farthest below the plane through the ends of the front, each goal scaled to [0, 1] over the front (Das,
+    1999, "On characterizing the 'knee' of the Pareto curve", Structural Optimization 18); ties go to the smaller first
+    goal.
+    """
+    keys = list(points)
+    if not keys:
+        return None
+    numbers = front_numbers([points[key] for key in keys])
+    front = [key for key, number in zip(keys, numbers, strict=True) if number == 0]
+    axes = list(zip(*(points[key] for key in front), strict=True))
+
+    def below(key: int) -> tuple[float, float, int]:
+        ends = [(min(axis), max(axis)) for axis in axes]
+        scaled = [(v - low) / (high - low) for v, (low, high) in zip(points[key], ends, strict=True) if high > low]
+        # Scaled to [0, 1], the plane through the ends has a constant sum: the smallest sum lies farthest below it.
+        return sum(scaled), points[key][0], key
+
+    return min(front, key=below)
+
+
+def front_of(
+    spec: StudySpec, trials: Sequence[Trial], repeated: Mapping[int, Sequence[float]]
+) -> tuple[list[Trial], int | None]:
+    """The trials that no other beats in all goals, by quality, and the number of the knee; None where there is none.
+
+    Only whole trainings are on it: losses of others are not their last.
+
+    Args:
+        repeated: losses with several seeds, by trial.
+    """
+    whole = [trial for trial in trials if trial.kind == "search" and trial.state == "done"]
+    points: dict[int, Point] = {}
+    for trial in whole:
+        losses = repeated.get(trial.number)
+        points[trial.number] = point_of(trial, spec.goals, quality=statistics.fmean(losses) if losses else trial.loss)
+    numbers = front_numbers([points[trial.number] for trial in whole])
+    front = [trial for trial, number in zip(whole, numbers, strict=True) if number == 0]
+    return sorted(front, key=lambda t: (points[t.number][spec.goals.index("quality")], t.number)), knee(points)
+
 
 QUALITY: Final[tuple[GoalName, ...]] = ("quality",)
 RUNGS: Final = (1 / 9, 1 / 3, 1.0)
@@ -120,3 +237,68 @@ def rung_steps(shares: Sequence[float], num_steps: int, tokens_per_step: float, 
         times = max(1, round(share / shares[0]))
         steps.append(min(num_steps, first * times))
     return [*steps, num_steps]
+
+
+Curve = Sequence[tuple[float, float]]
+"""(share of all steps, validation loss), shares rising."""
+
+MIN_FINISHED: Final = 4
+"""Finished trainings without which nothing is said: the chance to be wrong is at most one in five then."""
+MIN_POINTS: Final = 3
+_POWERS: Final = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The trainings of a study that came to their end, to hold others against."""
+
+    curves: tuple[tuple[tuple[float, float], ...], ...]
+
+    def why_hopeless(self, curve: Curve) -> str:
+        """Why a training with this curve cannot become the best, as text; empty where it can, or nobody knows."""
+        if len(self.curves) < MIN_FINISHED or len(curve) < MIN_POINTS or curve[-1][0] >= 1:
+            return ""
+        expected, misses = end_of(curve), []
+        for whole in self.curves:
+            # Shares are quotients of steps: the same share may differ in its last bit.
+            before = [point for point in whole if point[0] <= curve[-1][0] + 1e-9]
+            if len(before) >= MIN_POINTS:
+                misses.append(end_of(before) - min(loss for _, loss in whole))
+        if len(misses) < MIN_FINISHED:
+            return ""
+        best = min(loss for whole in self.curves for _, loss in whole)
+        # The largest miss of n exchangeable ones covers the next with probability n / (n + 1).
+        bound = expected - max(0.0, *misses)
+        if bound <= best:
+            return ""
+        return (
+            f"after {curve[-1][0]:.0%} of its steps it should end at {expected:.4f}, at best at {bound:.4f}, and "
+            f"another has {best:.4f}"
+        )
+
+
+def end_of(curve: Curve) -> float:
+    """The lowest loss up to the end of a training, as its curve so far makes one expect.
+
+    Args:
+        curve: at least one point.
+    """
+    lowest = min(loss for _, loss in curve)
+    if len(curve) < MIN_POINTS:
+        return lowest
+    fits = [_fit(curve, power) for power in _POWERS]
+    _, end = min(fits)
+    return min(lowest, end)
+
+
+def _fit(curve: Curve, power: float) -> tuple[float, float]:
+    """The squared error of the line with this power, and where it ends."""
+    # With the power fixed the law is linear in share**-power, so least squares has a closed form.
+    xs, ys = [share**-power for share, _ in curve], [loss for _, loss in curve]
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    spread = sum((x - mean_x) ** 2 for x in xs)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0
+    slope = max(0.0, slope)
+    level = mean_y - slope * mean_x
+    # At the end the share is 1, and 1**-power = 1: the line ends at level + slope.
+    return sum((level + slope * x - y) ** 2 for x, y in zip(xs, ys, strict=True)), level + slope

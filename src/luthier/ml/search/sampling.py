@@ -1,31 +1,108 @@
-"""What to try next, as a function of what was tried: Optuna's samplers, asked again each time from the trials' record.
+"""What to try next, as a function of what was tried: TPE, CMA-ES and NSGA-II, computed from the record of trials.
 
 Nothing is kept between two questions but the trials themselves, so a search that was killed asks as it would have, and
-one seed with one worker gives one sequence. A trial that was not gone on with counts by its loss on the rung that it
-had reached, after all that got further. One that has reached none yet counts as a bad one, so that several workers do
-not all try what lies beside it (the constant liar: Ginsbourger et al., 2010, "Kriging Is Well-Suited to Parallelize
+one seed with one worker gives one sequence. A trial that was not continued counts by its loss on the rung that it had
+reached, after all that got further. One that has reached none yet counts as a bad one, so that several workers do not
+all try what lies beside it (the constant liar: Ginsbourger et al., 2010, "Kriging Is Well-Suited to Parallelize
 Optimization", section 3.2).
 
 tpe     Bergstra et al., 2011, "Algorithms for Hyper-Parameter Optimization", section 4; multivariate as Falkner et al.,
         2018, "BOHB", section 3.2
-cmaes   `tune.evolution`
+cmaes   Hansen, 2016, "The CMA Evolution Strategy: A Tutorial", arXiv:1604.00772, over all that has an order: rates by
+        factors, counts, and choices of numbers by their places. Optuna's CmaEsSampler keeps its state in the trials
+        that it was asked for, and takes no choices; here the strategy (package `cmaes`) is given the record again, one
+        generation after another, so that its proposals depend on nothing else. It uses only the order within a
+        generation, so losses of different rungs may be in one. What has no order is left to TPE.
 nsga2   for several goals: Deb et al., 2002, "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II"
+
+`importances` says which of the searched parameters mattered, by PED-ANOVA: how differently each one is spread among the
+best quarter of the trials and among all (Watanabe, Bansal, Hutter, 2023, "PED-ANOVA: Efficiently Quantifying
+Hyperparameter Importance in Arbitrary Subspaces", IJCAI). It is measured on the first rung, which all trials have
+reached; what only pays later is seen too small there.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from luthier.core.digest import sha256_document
+from luthier.core.ids import sha256_document
 from luthier.core.workflows.study import GoalName, Parameter, Plain, SamplerName, Space, StudySpec, Trial, Values
-from luthier.ml.search.evolution import evolved
-from luthier.ml.search.front import point_of
-from luthier.ml.search.rungs import ranked
+from luthier.ml.search.rungs import point_of, ranked
 
 if TYPE_CHECKING:
     import optuna
+
+_WIDTH: Final = 0.25
+"""The deviation that it begins with, as a share of each range."""
+
+
+def evolved(space: Space, trials: Sequence[Trial], *, own: Values, seed: int) -> Values:
+    """Values for what has an order and always plays a part; empty where that is less than two parameters.
+
+    Args:
+        own: what the recipe as it came sets; the search begins there.
+    """
+    axes = [p for p in space.parameters if _has_order(p) and not p.when]
+    if len(axes) < 2:
+        return {}
+    import numpy as np
+    from cmaes import CMA
+
+    start = np.array([_place(axis, own) if axis.name in own else 0.5 for axis in axes])
+    strategy = CMA(mean=start, sigma=_WIDTH, bounds=np.array([[0.0, 1.0]] * len(axes)), seed=seed % 2**31)
+    order = {trial.number: float(place) for place, trial in enumerate(ranked(trials))}
+    known = [
+        (np.array([_place(axis, own | trial.values) for axis in axes]), order[trial.number])
+        for trial in trials
+        if trial.number in order and all(axis.name in own | trial.values for axis in axes)
+    ]
+    size = strategy.population_size
+    # CMA-ES updates by whole generations; an incomplete last one waits for its members.
+    for first in range(0, len(known) - size + 1, size):
+        strategy.tell(known[first : first + size])
+    asked = strategy.ask()
+    return {axis.name: _value(axis, float(place)) for axis, place in zip(axes, asked, strict=True)}
+
+
+def _has_order(parameter: Parameter) -> bool:
+    if parameter.is_fixed:
+        return False
+    return parameter.kind != "choice" or all(
+        isinstance(c, int | float) and not isinstance(c, bool) for c in parameter.choices
+    )
+
+
+def _place(axis: Parameter, values: Values) -> float:
+    """Where a value lies in a parameter's range, 0 to 1; one outside at the nearer end."""
+    value = float(values[axis.name])
+    if axis.kind == "choice":
+        choices = sorted(float(choice) for choice in axis.choices)
+        nearest = min(range(len(choices)), key=lambda i: abs(choices[i] - value))
+        # The middle of its cell, so that equal steps of the strategy reach neighbouring choices.
+        return (nearest + 0.5) / len(choices)
+    assert axis.low is not None
+    assert axis.high is not None
+    low, high, value = (
+        math.log(x) if axis.log else x for x in (axis.low, axis.high, min(max(value, axis.low), axis.high))
+    )
+    return (value - low) / (high - low)
+
+
+def _value(axis: Parameter, place: float) -> float | int | str:
+    if axis.kind == "choice":
+        choices = sorted(axis.choices, key=float)
+        # A place of exactly 1 would be one past the end.
+        return choices[min(len(choices) - 1, int(place * len(choices)))]
+    assert axis.low is not None
+    assert axis.high is not None
+    low, high = (math.log(x) if axis.log else x for x in (axis.low, axis.high))
+    value = low + place * (high - low)
+    value = math.exp(value) if axis.log else value
+    return round(value) if axis.kind == "int" else min(max(float(f"{value:.4g}"), axis.low), axis.high)
+
 
 NUM_RANDOM: Final = 8
 """Trials before TPE has seen enough to say anything, and those of one generation of NSGA-II."""
@@ -224,3 +301,34 @@ def _ask(asked: optuna.Trial, parameter: Parameter) -> Plain:
 def _seed(seed: int, number: int, attempt: int) -> int:
     # A hash instead of seed + number: neighbouring seeds must not share streams.
     return int(sha256_document([seed, number, attempt])[:8], 16)
+
+
+MIN_TRIALS: Final = 12
+"""With fewer, the best quarter is three trials, and says nothing."""
+
+
+def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
+    """The share of each parameter, largest first, of all together 1; empty where there are too few trials.
+
+    Parameters that play a part in some trials only are left out.
+    """
+    import optuna
+
+    usable = [t for t in trials if t.kind == "search" and t.results and t.values]
+    names = [p.name for p in space.parameters if not p.is_fixed and all(p.name in t.values for t in usable)]
+    if len(usable) < MIN_TRIALS or len(names) < 2:
+        return {}
+    kinds = {p.name: distribution(p) for p in space.parameters if p.name in names}
+    study = optuna.create_study(direction="minimize")
+    for trial in usable:
+        values = {name: trial.values[name] for name in names}
+        # Values from before a narrowing lie outside of today's ranges, which Optuna refuses.
+        if all(kinds[name]._contains(kinds[name].to_internal_repr(value)) for name, value in values.items()):
+            study.add_trial(optuna.trial.create_trial(value=trial.results[0].loss, params=values, distributions=kinds))
+    if len(study.trials) < MIN_TRIALS:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))

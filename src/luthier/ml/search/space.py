@@ -1,12 +1,19 @@
-"""What is searched: ranges around the plan of the recipe, and what the user makes of them.
+"""The search space: ranges around the plan of the recipe, first trials from prior knowledge, and narrowing.
 
 The ranges rest on what is known to matter for adapters: the learning rate first and by factors, then how long and in
-which batches, then the rank with its scale (Schulman et al., 2025, "LoRA Without Regret"; Biderman et al., 2024, "LoRA
-Learns Less and Forgets Less", arXiv:2405.09673, section 6; docs/tuning.md).
+which batches, then the rank with its scale. The plan's own learning rate follows method and width
+(`planning.learning_rates`), but neither the length of a run nor what it learns: short runs want more, long ones and
+such as learn little less. So the recipe is tried with three times and a third of its rate (`start_points`); the first
+rung is cheap, and the sampler then knows on which side to look. After a trial that this machine has no room for, the
+space is narrowed (`narrowed_by`). `height_of` puts a value on a scale from 0 to 1 for charts.
+
+Sources: Schulman et al., 2025, "LoRA Without Regret"; Biderman et al., 2024, "LoRA Learns Less and Forgets Less",
+arXiv:2405.09673, section 6; docs/tuning.md.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Final
@@ -16,7 +23,7 @@ from pydantic import ValidationError
 from luthier.core.aliases import new_key, stored_key, typed_key
 from luthier.core.errors import RequestError
 from luthier.core.plan import Plan
-from luthier.core.workflows.study import ALPHA_OVER_RANK, Parameter, Plain, Space
+from luthier.core.workflows.study import ALPHA_OVER_RANK, DATA_FRACTION, Parameter, Plain, Space, StartPoint, Values
 
 LOW_RANK: Final = ("lora", "rslora", "dora", "loraplus", "qlora")
 """Methods whose rank and alpha are searched together."""
@@ -204,3 +211,122 @@ def _when(
     """The condition that the parameter of this name has by default, as far as what it names is still searched."""
     own = known[name].when if name in known else {}
     return {key: values for key, values in own.items() if key in kept or key in given}
+
+
+RATE: Final = "training.learning_rate"
+FACTORS: Final = (3.0, 1 / 3)
+
+
+def own_values(plan: Plan, space: Space) -> Values:
+    """What the recipe as it came sets of all that is searched, as far as its plan says it in one value."""
+    document = plan.model_dump(mode="json")
+    training = plan.training
+    derived: Values = {
+        "training.epochs": training.num_steps / training.num_steps_per_epoch,
+        "training.warmup_fraction": training.num_warmup_steps / training.num_steps,
+        DATA_FRACTION: 1.0 if plan.data.part is None else plan.data.part[1] - plan.data.part[0],
+    }
+    if plan.method.rank:
+        derived[ALPHA_OVER_RANK] = plan.method.alpha / plan.method.rank
+    found: Values = {}
+    for parameter in space.parameters:
+        section, _, key = parameter.name.partition(".")
+        asked = getattr(getattr(plan.recipe, section, None), key, None)
+        value = derived.get(parameter.name, document.get(section, {}).get(key) if key else None)
+        # The plan lists resolved modules; what is searched is the group that was asked for.
+        value = asked if isinstance(value, list) or parameter.name == "method.targets" else value
+        if isinstance(value, bool | int | float | str):
+            found[parameter.name] = _nearest(parameter, value)
+    return found
+
+
+def start_points(space: Space, own: Values) -> tuple[StartPoint, ...]:
+    """Recipes to try first, from what is known of all tasks.
+
+    Args:
+        own: as `own_values` gives it.
+    """
+    parameter = next((p for p in space.parameters if p.name == RATE and p.kind == "float"), None)
+    rate = own.get(RATE)
+    if parameter is None or not isinstance(rate, float) or parameter.low is None or parameter.high is None:
+        return ()
+    found = []
+    for factor in FACTORS:
+        value = float(f"{rate * factor:.4g}")
+        if parameter.low <= value <= parameter.high:
+            why = f"{factor:.3g} times the plan's learning rate"
+            found.append(StartPoint(values={RATE: value}, why=why))
+    return tuple(found)
+
+
+def _nearest(parameter: Parameter, value: Plain) -> Plain:
+    """The choice that is meant: 3 of 100 steps of warm-up are a fraction of 0.03, and 2 epochs are 2.0."""
+    numbers = [c for c in parameter.choices if isinstance(c, int | float) and not isinstance(c, bool)]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not numbers:
+        return value
+    nearest = min(numbers, key=lambda c: (abs(c - value), c))
+    return nearest if abs(nearest - value) <= max(0.25 * abs(nearest), 0.01) else value
+
+
+_TAKES_MEMORY: Final = ("method.rank", "training.global_batch_size", "training.micro_batch_tokens")
+
+
+def narrowed_by(space: Space, values: Values) -> tuple[Space, str]:
+    """The space without what is at least as large as in a trial that does not fit, and a sentence that says so.
+
+    Only parameters that take memory are narrowed, and none below its smallest value; the sentence is empty where
+    nothing is left to take out.
+    """
+    taken: list[str] = []
+    parameters = []
+    for parameter in space.parameters:
+        smaller = _below(parameter, values)
+        if smaller is not None:
+            taken.append(f"{parameter.name} below {values[parameter.name]}")
+        parameters.append(smaller or parameter)
+    if not taken:
+        return space, ""
+    return Space(parameters=tuple(parameters)), f"a trial did not fit into memory: from now on {' and '.join(taken)}"
+
+
+def _below(parameter: Parameter, values: Values) -> Parameter | None:
+    limit = values.get(parameter.name)
+    if parameter.name not in _TAKES_MEMORY or not isinstance(limit, int | float):
+        return None
+    if parameter.kind == "choice":
+        left = tuple(c for c in parameter.choices if isinstance(c, int | float) and c < limit)
+        return parameter.model_copy(update={"choices": left}) if left else None
+    assert parameter.low is not None
+    return parameter.model_copy(update={"high": float(limit) - 1}) if limit - 1 >= parameter.low else None
+
+
+def height_of(parameter: Parameter, values: Values) -> float | None:
+    """Where a value lies in its range, from 0 to 1; None where it plays no part or is none of the choices."""
+    value = values.get(parameter.name)
+    if value is None:
+        return None
+    if parameter.kind == "choice":
+        places = list(parameter.choices)
+        return places.index(value) / max(1, len(places) - 1) if value in places else None
+    assert parameter.low is not None
+    assert parameter.high is not None
+    low, high, x = float(parameter.low), float(parameter.high), float(value)
+    if parameter.log:
+        low, high, x = math.log(low), math.log(high), math.log(x)
+    return (x - low) / (high - low) if high > low else 0.5
+
+
+def ends_of(parameter: Parameter) -> tuple[str, str]:
+    """The lower and the upper end of a range, as text."""
+    if parameter.kind == "choice":
+        return _said(parameter.choices[0]), _said(parameter.choices[-1])
+    return f"{parameter.low:.3g}", f"{parameter.high:.3g}"
+
+
+def short_name(name: str) -> str:
+    """The name of a parameter without its section."""
+    return "method" if name == "method.name" else name.rpartition(".")[2].replace("_", " ")
+
+
+def _said(value: Plain) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from luthier.ml.inference.models.forward_arguments import accepted
+from luthier.ml.inference.models.forward import accepted
 
 if TYPE_CHECKING:
-    from luthier.ml.training.packed_attention import PackedRow
+    from luthier.ml.training.attention import PackedRow
     from luthier.ml.training.prefix_attention import PrefixLayout
 
     RowLayout = PrefixLayout | PackedRow

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from luthier.core.budget import Bill, BudgetPlan, Spent
 from luthier.core.cost import Estimate
 from luthier.core.plan import Plan
+from luthier.core.run import Bill, BudgetPlan, Spent
 from luthier.ml.charts import figures
-from luthier.ml.training.ledger import Entry, Ledger
-from luthier.ml.training.throughput import Action
+from luthier.ml.training.ledger import Action, Entry, Ledger
 
 LimitName = Literal["hours", "usd", "tokens", "energy_kwh"]
 

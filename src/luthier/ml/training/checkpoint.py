@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: whole or not there, checked by digest, the last few and the best kept.
+"""Checkpoints that can be trusted, of one process or several, and the saved model: whole or not there.
 
     checkpoints/step-00000040/
         weights.safetensors     fp32 masters of what is trained
@@ -8,7 +8,12 @@
         manifest.json           digest of each file; written last
 
 A checkpoint is written into a hidden folder, every file and the folder are fsynced, then renamed. After a kill at any
-moment there is either a whole checkpoint or rubbish with a dot in front, which the next save sweeps away.
+moment there is either a whole checkpoint or rubbish with a dot in front, which the next save sweeps away. The last few
+and the best are kept.
+
+In a run of several processes rank 0 alone reads and writes the folder. So the nodes need no folder in common, and a
+run resumes with any number of processes. What is read goes out one tensor at a time. Safetensors files are written
+one tensor at a time as well, with the same bytes as the library `safetensors` writes.
 """
 
 from __future__ import annotations
@@ -17,21 +22,56 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, Protocol
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from luthier.core.digest import sha256_file
-from luthier.core.errors import CheckpointError, StorageFullError
+from luthier.core.errors import CheckpointError, StorageFullError, library_reason
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.library_errors import library_reason
-from luthier.core.system.disk_full import is_disk_full
-from luthier.core.system.durable import sync
-from luthier.ml.training.early_stopping import EarlyStopping
-from luthier.ml.training.tensor_file import save_file
+from luthier.core.ids import sha256_file
+from luthier.core.system.files import is_disk_full, sync
+from luthier.ml.training.distributed import World
+from luthier.ml.training.fit import EarlyStopping
+from luthier.ml.training.model import TrainableModel
+from luthier.ml.training.sharding import like, whole
+
+# The library's own order of types, the last first in a file.
+_TYPES: Final = (
+    (torch.bool, "BOOL"), (torch.uint8, "U8"), (torch.int8, "I8"), (torch.int16, "I16"), (torch.float16, "F16"),
+    (torch.bfloat16, "BF16"), (torch.int32, "I32"), (torch.float32, "F32"), (torch.float64, "F64"),
+    (torch.int64, "I64"),
+)  # fmt: skip
+_NAMES: Final = dict(_TYPES)
+_RANKS: Final = {dtype: rank for rank, (dtype, _) in enumerate(_TYPES)}
+
+
+def in_file_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names as a file has them: all ranks gather tensors that are spread in this order."""
+    return sorted(tensors, key=lambda name: (-_RANKS[tensors[name].dtype], name))
+
+
+def save_file(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name; those that are spread over ranks are gathered, for which the others must do the same."""
+    names, header, offset = in_file_order(tensors), {}, 0
+    for name in names:
+        tensor = tensors[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            # One tensor at a time: with sharding this gathers it from all ranks.
+            there = whole(tensors[name]).detach().cpu().contiguous()
+            file.write(there.reshape(-1).view(torch.uint8).numpy().data)
+
 
 _PREFIX = "step-"
 _MANIFEST = "manifest.json"
@@ -247,3 +287,183 @@ def _damage(path: Path) -> str | None:
     except (ValueError, KeyError, TypeError) as error:
         return f"{_MANIFEST} cannot be read ({library_reason(error)})"
     return None
+
+
+class CheckpointFolder(Protocol):
+    """What `checkpoint.CheckpointStore` does."""
+
+    def save(
+        self,
+        state: LoopState,
+        weights: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor],
+        method: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Path, int]: ...
+    def latest(self) -> tuple[Checkpoint | None, list[str]]: ...
+    def load(self, step: int) -> Checkpoint: ...
+
+
+class SharedCheckpoints:
+    """A folder of checkpoints as every rank may use it; called by all of them at the same points.
+
+    Errors are raised on rank 0, where the folder is; the others end when it does.
+
+    Args:
+        patterns: the trained weights by name. Where they are spread over the ranks, what is saved is gathered and what
+            is loaded is spread likewise, one tensor at a time.
+    """
+
+    def __init__(self, world: World, folder: CheckpointFolder, patterns: Mapping[str, Tensor]) -> None:
+        self.world, self.folder, self.patterns = world, folder, patterns
+
+    def save(
+        self,
+        state: LoopState,
+        weights: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor],
+        method: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Path, int]:
+        """Write one checkpoint; folder and bytes are rank 0's, the others get an empty answer."""
+        if self.world.is_first:
+            return self.folder.save(state, weights, moments, method)
+        for part in (weights, moments, method or {}):
+            for name in in_file_order(part):
+                whole(part[name])
+        return Path(), 0
+
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest whole checkpoint, the same on all ranks, and a message for each broken one skipped."""
+        if self.world.size == 1:
+            return self.folder.latest()
+        found, broken = self.folder.latest() if self.world.is_first else (None, [])
+        messages: list[str] = json.loads(self.world.broadcast_text(json.dumps(broken)))
+        return self._given_out(found), messages
+
+    def load(self, step: int) -> Checkpoint:
+        """One checkpoint, the same on all ranks."""
+        if self.world.size == 1:
+            return self.folder.load(step)
+        found = self._given_out(self.folder.load(step) if self.world.is_first else None)
+        assert found is not None
+        return found
+
+    def _given_out(self, found: Checkpoint | None) -> Checkpoint | None:
+        parts: dict[str, Mapping[str, Tensor]] = {}
+        if found is not None:
+            parts = {"weights": found.weights, "moments": found.moments, "method": found.method}
+        document: dict[str, Any] | None = None
+        if found is not None:
+            document = {
+                "path": str(found.path),
+                "state": found.state.model_dump_json(),
+                "parts": {part: {n: _form(t) for n, t in tensors.items()} for part, tensors in parts.items()},
+            }
+        document = json.loads(self.world.broadcast_text(json.dumps(document)))
+        if document is None:
+            return None
+        weights, moments, method = (
+            _FromFirst(self.world, document["parts"][part], parts.get(part, {}), self.patterns)
+            for part in ("weights", "moments", "method")
+        )
+        state = LoopState.model_validate_json(document["state"])
+        return Checkpoint(Path(document["path"]), state, weights=weights, moments=moments, method=dict(method))
+
+
+class _FromFirst(Mapping[str, Tensor]):
+    """Rank 0's tensors by name. Each look at one is a broadcast: all ranks look at the same ones in the same order."""
+
+    def __init__(
+        self,
+        world: World,
+        forms: Mapping[str, tuple[str, list[int]]],
+        own: Mapping[str, Tensor],
+        patterns: Mapping[str, Tensor],
+    ) -> None:
+        self.world, self.forms, self.own, self.patterns = world, forms, own, patterns
+
+    def __getitem__(self, name: str) -> Tensor:
+        dtype, shape = self.forms[name]
+        tensor = self.own[name] if self.world.is_first else torch.empty(shape, dtype=getattr(torch, dtype))
+        self.world.broadcast_tensors([tensor])
+        # a moment bears its weight's name behind its own, first.NAME, and so does an average
+        return like(tensor, self.patterns.get(name) if name in self.patterns else self.patterns.get(_behind(name)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.forms
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.forms)
+
+    def __len__(self) -> int:
+        return len(self.forms)
+
+
+def _behind(name: str) -> str:
+    return name.partition(".")[2]
+
+
+def _form(tensor: Tensor) -> tuple[str, list[int]]:
+    return str(tensor.dtype).removeprefix("torch."), list(tensor.shape)
+
+
+SNAPSHOTS: Final = "snapshots"
+_ADAPTER_PREFIX: Final = "step-"
+
+
+def save_model(model: TrainableModel, base_path: Path, run_folder: Path) -> tuple[Path, str]:
+    """Save the trained weights as `adapter/` (or `model/` after full fine-tuning) under the run's folder.
+
+    The weights are written in the precision that the model was run and validated in: what is judged is what was
+    trained, to the bit. Written beside and renamed, so that the folder is whole whenever it is there.
+
+    Returns:
+        Its path and the digest of the weights.
+    """
+    final = run_folder / model.method.folder_name
+    return final, _write_model(model, base_path, final)
+
+
+class Snapshots:
+    """What a run was after its last few epochs: `snapshots/step-NNNNNNNN/`, each as `save_model` would write it.
+
+    Args:
+        base_path: of the base model.
+        num_kept: how many of the newest are kept.
+    """
+
+    def __init__(self, base_path: Path, run_folder: Path, num_kept: int) -> None:
+        self.base_path, self.folder, self.num_kept = base_path, run_folder / SNAPSHOTS, num_kept
+
+    def save(self, model: TrainableModel, step: int) -> Path:
+        """Write what the model is now, and delete the oldest; returns the folder.
+
+        One that is there stays untouched: a run that does a step over again makes the same bytes, and somebody may be
+        reading them. One that is older than all that are kept is not written again.
+        """
+        final = self.folder / f"{_ADAPTER_PREFIX}{step:08d}"
+        kept = self._all()
+        if final not in kept and len([path for path in kept if path.name > final.name]) < self.num_kept:
+            _write_model(model, self.base_path, final)
+        for path in self._all()[: -self.num_kept]:
+            # Renamed first: a kill during rmtree must not leave half a snapshot under its name.
+            doomed = path.with_name(f".old-{path.name}")
+            path.rename(doomed)
+        for rubbish in self.folder.glob(".old-*"):
+            shutil.rmtree(rubbish)
+        return final
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{_ADAPTER_PREFIX}*"))
+
+
+def _write_model(model: TrainableModel, base_path: Path, final: Path) -> str:
+    """Save the weights into a folder, and return their digest."""
+    partial = final.with_name(f".{final.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    digest = model.method.save(model.module, base_path, partial)
+    for file in partial.iterdir():
+        sync(file)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    return digest

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from luthier.core.recipe import Divergence
-from luthier.ml.inference.models.scaled_head import PLAIN, ScaledHead
-from luthier.ml.training.soft_cap import cap_, through_cap_
+from luthier.ml.inference.models.forward import PLAIN, ScaledHead
+from luthier.ml.training.cross_entropy import cap_, through_cap_
 
 CHUNK_ROWS = 128
 

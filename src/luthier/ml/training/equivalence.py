@@ -1,22 +1,51 @@
 """Checks that a faster way to compute a model (packed rows, compiled layers) gives the same results as the plain one.
 
 Each check runs a few short random rows both ways and compares the last hidden states and the gradients by the input
-embeddings: these depend on every layer, in the forward and in the backward pass.
+embeddings: these depend on every layer, in the forward and in the backward pass. torch compiles one form for all
+layers of a kind, whatever the length of a row.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from luthier.core.dataset import TokenisedExample
 from luthier.ml.inference.models.architecture import text_config
-from luthier.ml.training import compilation, kernels
+from luthier.ml.training import kernels
 from luthier.ml.training.methods.lora import open_to_a_compiler
 from luthier.ml.training.model import TrainableModel, collate
+
+Compiler = str | Callable[..., Any]
+"""What torch calls a backend: a name that it knows, or a function of graph and example inputs."""
+
+
+def layers_of(body: nn.Module) -> list[nn.Module]:
+    """The blocks of a model, by the class that transformers derives them all from."""
+    return [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def compile_layers(layers: Sequence[nn.Module], compiler: Compiler = "inductor") -> None:
+    """Compile each layer by itself at its first call, with the number of tokens left open.
+
+    What is compiled for one layer serves all that have the same code and shapes, so that a deep model takes no longer
+    than a shallow one (PyTorch's "regional compilation").
+    """
+    for layer in layers:
+        layer.compile(dynamic=True, backend=compiler)
+
+
+def leave_uncompiled(layers: Sequence[nn.Module]) -> None:
+    """Run the layers as they were before `compile_layers`."""
+    for layer in layers:
+        # Module.compile() stores its result here and nowhere else.
+        layer._compiled_call_impl = None
+
 
 # Relative to the norm. Rounding in bfloat16 adds up over a deep model, but a real error is far larger.
 _TOLERANCES = (("outputs", 5e-2), ("gradients", 1e-1))
@@ -48,12 +77,12 @@ def why_not_packed(model: TrainableModel) -> str | None:
     return why_not
 
 
-def why_not_compiled(model: TrainableModel, compiler: compilation.Compiler = "inductor") -> str | None:
+def why_not_compiled(model: TrainableModel, compiler: Compiler = "inductor") -> str | None:
     """Compile the layers of a model; returns why they are left as they were, or None where they are compiled.
 
     Before, our own kernels make room for the plain operations, which the compiler fuses by itself.
     """
-    layers = compilation.layers_of(model.body)
+    layers = layers_of(model.body)
     if not layers:
         return f"{type(model.body).__name__} has no layers of a kind that is known"
     rows = _short_rows(model)
@@ -63,13 +92,13 @@ def why_not_compiled(model: TrainableModel, compiler: compilation.Compiler = "in
     closed = open_to_a_compiler(model.module)
     window = getattr(text_config(model.base.config), "sliding_window", None)
     model.windows = (None,) if window is None else (None, window)
-    compilation.compile_layers(layers, compiler)
+    compile_layers(layers, compiler)
     try:
         why_not = _difference(plain, states_and_gradients(model, rows, prefix_lengths), "of compiled layers")
     except (RuntimeError, ValueError) as error:
         why_not = _error_summary(error)
     if why_not is not None:
-        compilation.leave_uncompiled(layers)
+        leave_uncompiled(layers)
         for layer, forward in closed:
             layer.forward = forward
         kernels.install(model.module.eval())

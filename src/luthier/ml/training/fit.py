@@ -1,4 +1,8 @@
-"""What the losses of a run say: overfitted, still learning, unstable or settled."""
+"""What the losses of a run say: early stopping, overfitting or underfitting, and advice for the next run.
+
+`EarlyStopping` decides during a run when to stop and when to warn. `diagnose` says afterwards whether it overfitted,
+is still learning, was unstable or has settled, with only the advice that applies, the most useful first.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,124 @@ from statistics import fmean
 from typing import Final
 
 from luthier.core.events import Event, StepDone, ValidationDone, comparable_loss
-from luthier.core.fit import Fit
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Plan
-from luthier.ml.training.fit_advice import for_astray, for_by_heart, for_still_learning, for_unlooked
+from luthier.core.run import Fit, Remedy
+
+_FEW_ROWS: Final = 2000
+_MAX_DROPOUT: Final = 0.3
+_SMALL_RANK: Final = 8
+_NOT_ADAPTED: Final = ("full", "ia3", "prompt_tuning")
+
+
+def for_by_heart(plan: Plan, best_step: int, last_step: int) -> tuple[Remedy, ...]:
+    """Against overfitting: fewer steps, more rows, a smaller learning rate, then regularisation."""
+    training, found = plan.training, list[Remedy]()
+    if best_step < last_step:
+        epochs = best_step / training.num_steps_per_epoch
+        saved = 1 - best_step / last_step
+        text = (
+            f"Stop at step {best_step:,} (epoch {epochs:.2g}): {saved:.0%} of the steps taken came after the best one, "
+            "and a schedule that ends there ends on a small learning rate."
+        )
+        found.append(Remedy(text=text, settings=(f"training.max_steps={best_step}",)))
+    if not training.early_stopping_patience:
+        text = "Let the run stop by itself: early stopping is off."
+        found.append(Remedy(text=text, settings=("training.early_stopping_patience=3",)))
+    found += _more_rows(plan)
+    found.append(
+        Remedy(
+            text=f"Take smaller steps: half the learning rate of {training.learning_rate:g}.",
+            settings=(f"training.learning_rate={training.learning_rate / 2:g}",),
+        )
+    )
+    return (*found, *_held_back(plan))
+
+
+def _more_rows(plan: Plan) -> list[Remedy]:
+    data = plan.data
+    if data.part is not None:
+        share = data.part[1] - data.part[0]
+        text = f"Train on all rows: this run used {share:.0%} of them ({data.train.num_examples:,})."
+        return [Remedy(text=text, settings=("data.subset=",))]
+    if data.train.num_examples >= _FEW_ROWS:
+        return []
+    text = (
+        f"Get more rows than these {data.train.num_examples:,}, each seen {plan.training.epochs:.2g} times: luthier "
+        "plan RECIPE --learning-curve measures what more would buy, luthier data synthesise writes some from documents."
+    )
+    return [Remedy(text=text)]
+
+
+def _held_back(plan: Plan) -> list[Remedy]:
+    """What regularises and is not used yet, or little.
+
+    Label smoothing is not among it: it raises the very loss that this advice is about (docs/benchmarks.md).
+    """
+    training, method, found = plan.training, plan.method, list[Remedy]()
+    if not training.neftune_alpha:
+        text = "Put noise on the embeddings (NEFTune), so that no row is ever seen twice."
+        found.append(Remedy(text=text, settings=("training.neftune_alpha=5",)))
+    if method.name not in _NOT_ADAPTED and method.dropout < _MAX_DROPOUT:
+        more = min(_MAX_DROPOUT, max(0.1, 2 * method.dropout))
+        text = f"Raise dropout from {method.dropout:g} to {more:g}."
+        found.append(Remedy(text=text, settings=(f"method.dropout={more:g}",)))
+    if method.target_rank is None and method.rank > _SMALL_RANK:
+        # alpha falls with the rank: alpha / rank, the scale of the update, stays.
+        half, alpha = method.rank // 2, method.alpha / method.rank * (method.rank // 2)
+        text = f"Give it less to learn with: rank {half} in place of {method.rank}, at the same scale."
+        found.append(Remedy(text=text, settings=(f"method.rank={half}", f"method.alpha={alpha:g}")))
+    if training.average is None and method.name != "adalora":
+        text = "Average the weights over the steps: what is kept is smoother than any one step."
+        found.append(Remedy(text=text, settings=("training.average.kind=ema",)))
+    if not training.weight_decay:
+        text = "Let the weights decay; on few steps at a small rate it does little."
+        found.append(Remedy(text=text, settings=("training.weight_decay=0.1",)))
+    return found
+
+
+def for_still_learning(plan: Plan) -> tuple[Remedy, ...]:
+    """Against ending too soon: more steps, larger steps, then less regularisation."""
+    training, method = plan.training, plan.method
+    asked = plan.recipe.training
+    if asked is not None and asked.max_steps is not None and asked.max_steps == training.num_steps:
+        more = f"training.max_steps={2 * training.num_steps}"
+    else:
+        more = f"training.epochs={2 * training.epochs:g}"
+    found = [Remedy(text=f"Train longer: twice the {training.num_steps:,} steps.", settings=(more,))]
+    text = f"Or take larger steps: twice the learning rate of {training.learning_rate:g}."
+    found.append(Remedy(text=text, settings=(f"training.learning_rate={2 * training.learning_rate:g}",)))
+    if method.name not in _NOT_ADAPTED and method.dropout > 0:
+        text = f"Drop the dropout of {method.dropout:g}: nothing was learned by heart yet."
+        found.append(Remedy(text=text, settings=("method.dropout=0",)))
+    return tuple(found)
+
+
+def for_astray(plan: Plan) -> tuple[Remedy, ...]:
+    """Against steps that are too large."""
+    training = plan.training
+    found = [
+        Remedy(
+            text=f"Take smaller steps: a third of the learning rate of {training.learning_rate:g}.",
+            settings=(f"training.learning_rate={training.learning_rate / 3:.1g}",),
+        )
+    ]
+    if training.schedule == "constant":
+        text = "Let the learning rate fall towards the end: it was constant."
+        found.append(Remedy(text=text, settings=("training.lr_schedule=cosine",)))
+    if training.average is None and plan.method.name != "adalora":
+        text = "Average the weights over the steps: it evens out steps that go to and fro."
+        found.append(Remedy(text=text, settings=("training.average.kind=ema",)))
+    return tuple(found)
+
+
+def for_unlooked(plan: Plan, num_validations: int) -> tuple[Remedy, ...]:
+    """What makes the next run easier to judge."""
+    if num_validations:
+        every = max(1, plan.training.num_steps // 10)
+        return (Remedy(text="Validate more often.", settings=(f"training.validate_every_steps={every}",)),)
+    return (Remedy(text="Keep a tenth of the rows back for validation.", settings=("data.validation=0.1",)),)
+
 
 RISE: Final = 0.01
 """A final validation loss this share above its best counts as a rise; less is within the noise of a few rows."""
@@ -79,3 +198,64 @@ def _too_few(checks: Sequence[ValidationDone]) -> str:
     if not checks:
         return "There were no validation rows, so nobody can say whether the model learned its rows by heart."
     return f"There was only one validation, at step {checks[0].step:,}: one loss shows no course."
+
+
+OVERFITTING_RISES = 2
+
+
+class EarlyStopping(FrozenModel):
+    """The state of the watch over validation loss; part of every checkpoint, so that a resumed run decides alike.
+
+    Attributes:
+        patience: validations without a new best before the run stops; 0 never stops (Prechelt, 1998, "Early Stopping,
+            but when?", criterion UP).
+    """
+
+    patience: int
+    best_loss: float | None = None
+    best_step: int = 0
+    num_since_best: int = 0
+    num_rises: int = 0
+    last_loss: float | None = None
+    last_train_loss: float | None = None
+    has_warned: bool = False
+
+    def after(self, step: int, loss: float, train_loss: float) -> EarlyStopping:
+        """The state after a validation at `step`; `train_loss` is the mean since the validation before."""
+        is_best = self.best_loss is None or loss < self.best_loss
+        # A rise while training loss falls: a rise of both is a step that was too large, not overfitting.
+        rises = (
+            self.last_loss is not None
+            and self.last_train_loss is not None
+            and loss > self.last_loss
+            and train_loss < self.last_train_loss
+        )
+        num_rises = self.num_rises + 1 if rises else 0
+        return self.model_copy(
+            update={
+                "best_loss": loss if is_best else self.best_loss,
+                "best_step": step if is_best else self.best_step,
+                "num_since_best": 0 if is_best else self.num_since_best + 1,
+                "num_rises": num_rises,
+                "last_loss": loss,
+                "last_train_loss": train_loss,
+                # By the rises before this validation, so that `overfitting` is set for just one validation.
+                "has_warned": self.has_warned or self.num_rises >= OVERFITTING_RISES,
+            }
+        )
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether patience has run out."""
+        return self.patience > 0 and self.num_since_best >= self.patience
+
+    @property
+    def overfitting(self) -> str | None:
+        """The warning to give now, once a run, or None."""
+        if self.has_warned or self.num_rises < OVERFITTING_RISES:
+            return None
+        return (
+            f"validation loss rose {self.num_rises} times in a row (now {self.last_loss:.4f}, best "
+            f"{self.best_loss:.4f} at step {self.best_step}) while training loss fell: the model is learning the rows "
+            "by heart. The best checkpoint is kept; what to do about it stands at the end of the run and in its report"
+        )

@@ -26,12 +26,22 @@ from torch import Tensor, nn
 from luthier.core.errors import RequestError
 from luthier.core.plan import ForwardPath
 from luthier.ml.inference.models.architecture import causal_model, language_model, outside_modules, text_config
-from luthier.ml.inference.models.attention_choice import attention_by, attention_of
-from luthier.ml.inference.models.attention_proof import why_eager
-from luthier.ml.inference.models.forward_arguments import FORWARD_ERRORS, names_parameter, text_inputs
-from luthier.ml.inference.models.own_head import OwnHead
-from luthier.ml.inference.models.scaled_head import PLAIN, ScaledHead, measured
-from luthier.ml.inference.models.shallow import SPAN_TOKENS, shallow_and_wide
+from luthier.ml.inference.models.attention_proof import (
+    SPAN_TOKENS,
+    attention_by,
+    attention_of,
+    shallow_and_wide,
+    why_eager,
+)
+from luthier.ml.inference.models.forward import (
+    FORWARD_ERRORS,
+    PLAIN,
+    OwnHead,
+    ScaledHead,
+    measured,
+    names_parameter,
+    text_inputs,
+)
 from luthier.ml.training import attention
 from luthier.ml.training.body import last_hidden_states
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from luthier.ml.inference.models.scaled_head import PLAIN, ScaledHead
-from luthier.ml.training import cross_entropy, divergence, log_probabilities
+from luthier.ml.inference.models.forward import PLAIN, ScaledHead
+from luthier.ml.training import cross_entropy, divergence
 from luthier.ml.training.divergence import Mixing
 
 CHUNK_ROWS: Final = 128
@@ -63,7 +63,7 @@ class LogitRows:
     def token_log_probabilities(self, targets: Tensor, temperature: float = 1.0) -> Tensor:
         """The log-probability of each target, [N], in nats, with logits divided by `temperature`."""
         if self.matrix is not None:
-            return log_probabilities.token_log_probabilities(
+            return cross_entropy.token_log_probabilities(
                 self.rows, self.matrix, targets, temperature=temperature, cap=self.cap
             )
 
@@ -76,7 +76,7 @@ class LogitRows:
     def entropy_sum(self, temperature: float = 1.0) -> Tensor:
         """The entropies of the softmax of logits / temperature in nats, added up over all rows; no gradient."""
         if self.matrix is not None:
-            return log_probabilities.entropy_sum(self.rows, self.matrix, temperature, cap=self.cap)
+            return cross_entropy.entropy_sum(self.rows, self.matrix, temperature, cap=self.cap)
 
         def of_chunk(logits: Tensor) -> Tensor:
             logarithms = (logits / temperature).log_softmax(1)

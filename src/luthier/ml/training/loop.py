@@ -25,15 +25,13 @@ from luthier.core.events import (
 from luthier.core.plan import Plan, TrainingPlan
 from luthier.core.ports import EventSink, Progress
 from luthier.core.run import RunStatus
-from luthier.ml.training.averaging import WeightAverage, all_but_averages, averages_in
 from luthier.ml.training.budget import Meter, bill_summary, remaining
-from luthier.ml.training.checkpoint import Checkpoint, LoopState
+from luthier.ml.training.checkpoint import Checkpoint, CheckpointFolder, LoopState, SharedCheckpoints
 from luthier.ml.training.distributed import ALONE, World
-from luthier.ml.training.early_stopping import EarlyStopping
+from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Batch, Objective, Unit, rows_of
-from luthier.ml.training.optimizer import MasterOptimizer
-from luthier.ml.training.shared_checkpoints import CheckpointFolder, SharedCheckpoints
+from luthier.ml.training.optimizer import MasterOptimizer, WeightAverage, all_but_averages, averages_in
 from luthier.ml.training.step import StepSchedule, one_step, validate
 
 _BILLS_A_RUN = 20

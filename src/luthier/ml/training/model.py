@@ -1,4 +1,18 @@
-"""A base model made ready for training: method in place, fast kernels and loss installed."""
+"""A base model made ready for training: method in place, fast kernels and loss installed, NEFTune's noise.
+
+NEFTune adds noise to the embeddings while training: each entry of an example's embeddings gets uniform noise between
+-a and a, a = alpha / sqrt(L * d), with L the tokens of the example and d the width of the model. Decided beyond the
+paper:
+
+- L is the example's own length, prompt included: padding counts nothing and gets no noise.
+- A prefix that examples of a micro-batch share gets its noise once, sized for the longest of them: no example gets
+  more noise than it would by itself.
+- Tokens alone get noise; a trained prompt that is put before them (prompt tuning) does not.
+- Noise comes from torch's own generator, which each step seeds from (seed, step): a run that resumes draws the same.
+  How a step is cut into micro-batches decides which number falls where, as it does for dropout.
+
+Sources: Jain et al., 2023, "NEFTune: Noisy Embeddings Improve Instruction Finetuning", arXiv:2310.05914, algorithm 1.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,22 +40,63 @@ from luthier.ml.inference.models.architecture import (
     outside_modules,
     text_config,
 )
-from luthier.ml.inference.models.attention_choice import attention_by, attention_of, use_attention
-from luthier.ml.inference.models.forward_arguments import text_inputs
+from luthier.ml.inference.models.attention_proof import attention_by, attention_of, use_attention
+from luthier.ml.inference.models.forward import OwnHead, text_inputs
 from luthier.ml.inference.models.loading import load_model
-from luthier.ml.inference.models.own_head import OwnHead
 from luthier.ml.inference.models.quantised import num_parameters
 from luthier.ml.training import attention, kernels
+from luthier.ml.training.attention import packed_row
 from luthier.ml.training.cross_entropy import cross_entropy_sum
 from luthier.ml.training.forward_proof import prove_forward
 from luthier.ml.training.logit_rows import CrossEntropySum, LogitRows
-from luthier.ml.training.methods.protocol import Method
-from luthier.ml.training.methods.registry import load_method
-from luthier.ml.training.neftune import EmbeddingNoise
+from luthier.ml.training.methods.protocol import Method, load_method
 from luthier.ml.training.objective_protocol import Losses
-from luthier.ml.training.packed_attention import packed_row
 from luthier.ml.training.prefix_attention import PrefixLayout
 from luthier.ml.training.router_loss import RouterLoss
+
+
+class EmbeddingNoise:
+    """Adds the noise to what an embedding returns for the tokens that were announced, in training mode only.
+
+    Args:
+        alpha: 0 is none at all.
+    """
+
+    def __init__(self, embeddings: nn.Module, alpha: float) -> None:
+        self.alpha = alpha
+        self._own_lengths: Tensor | None = None
+        if alpha:
+            embeddings.register_forward_hook(self._add)
+
+    def expect(self, input_ids: Tensor, lengths: Sequence[int], layout: PrefixLayout | None = None) -> None:
+        """Announce the next call of the embedding: its ids, and the number of tokens of each example."""
+        if self.alpha:
+            self._own_lengths = own_lengths(input_ids, lengths, layout)
+
+    def _add(self, module: nn.Module, _: Any, embedded: Tensor) -> Tensor:
+        lengths, self._own_lengths = self._own_lengths, None
+        if lengths is None or not module.training:
+            return embedded
+        # lengths: [rows, T] float32, 0 at padding, where the division is kept finite and then multiplied by 0
+        size = (self.alpha / (lengths.clamp_min(1) * embedded.shape[-1]).sqrt()).mul_(lengths > 0)
+        # [rows, T, width], in fp32: uniform draws in bf16 would take few distinct values
+        noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1.0, 1.0)
+        return embedded + noise.mul_(size[..., None]).to(embedded.dtype)
+
+
+def own_lengths(input_ids: Tensor, lengths: Sequence[int], layout: PrefixLayout | None = None) -> Tensor:
+    """For each position the tokens of the example that it belongs to, as float32 of the shape of the ids; 0 is padding.
+
+    A prefix that several examples share belongs to the longest of them.
+    """
+    device = input_ids.device
+    if layout is None:
+        of_rows = torch.tensor(lengths, dtype=torch.float32, device=device)[:, None]
+        return torch.where(torch.arange(input_ids.shape[1], device=device) < of_rows, of_rows, 0.0)
+    of_groups = [max(lengths[i : i + layout.num_suffixes]) for i in range(0, len(lengths), layout.num_suffixes)]
+    owners = torch.tensor([*of_groups, *lengths], dtype=torch.float32, device=device)
+    sizes = torch.tensor([*layout.prefix_tokens, *layout.suffix_tokens], device=device)
+    return owners.repeat_interleave(sizes)[None]
 
 
 @dataclass(frozen=True, slots=True)

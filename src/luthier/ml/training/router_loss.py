@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.errors import RequestError
-from luthier.ml.inference.models.forward_arguments import FORWARD_ERRORS, text_inputs
-from luthier.ml.inference.models.own_head import OwnHead
+from luthier.ml.inference.models.forward import FORWARD_ERRORS, OwnHead, text_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
-from luthier.ml.inference.models.layer_kinds import layers_of
+from luthier.ml.inference.models.architecture import layers_of
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.methods.rules import rules_of as method_rules

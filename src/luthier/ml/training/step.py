@@ -1,31 +1,132 @@
-"""One optimizer update, and one look at the validation split: what the loop does again and again.
+"""One optimizer update, and one validation pass: what the loop does again and again.
 
-The random numbers of a step are seeded from (seed, step, rank), and its units depend on (seed, step) alone.
+The random numbers of a step are seeded from (seed, step, rank), and its units depend on (seed, step) alone. Sums are
+added over micro-batches and then over all ranks; the loss of replayed rows is kept apart from that of the task's own.
+The learning rate warms up linearly, then follows a cosine or a line, or stays constant.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 
-from luthier.core.events import ROUTER_LOSS, StepDone, ValidationDone
+from luthier.core.events import PLAIN_LOSS, REPLAY_LOSS, ROUTER_LOSS, TASK_LOSS, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
+from luthier.core.recipe import ScheduleName
 from luthier.ml.training.checkpoint import LoopState
 from luthier.ml.training.distributed import ALONE, World
-from luthier.ml.training.loss_by_source import split_loss_by_source, with_source_loss
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Losses, Objective, Unit, rows_of
 from luthier.ml.training.optimizer import MasterOptimizer
-from luthier.ml.training.schedule import learning_rate_factor
 from luthier.ml.training.sharding import idle_pass, loss_divisor, missing_passes
-from luthier.ml.training.step_sums import StepSums
+
+_MEASURE = "measure "
+
+
+@dataclass(slots=True)
+class StepSums:
+    """The loss, the measures of the objective by name, and counts, added up."""
+
+    loss: float = 0.0
+    num_tokens: int = 0
+    num_trained_tokens: int = 0
+    num_examples: int = 0
+    measures: dict[str, float] = field(default_factory=dict)
+    _pending: list[Losses] = field(default_factory=list)
+
+    def add(self, losses: Losses, batch: MicroBatch) -> None:
+        """Add one micro-batch. Its numbers stay on their device until `over`: to read one is to wait for all before."""
+        self.num_tokens += batch.num_tokens
+        self.num_trained_tokens += batch.num_trained_tokens
+        measures = {name: value.detach() for name, value in losses.measures.items()}
+        self._pending.append(replace(losses, total=losses.total.detach(), measures=measures))
+
+    def _read(self) -> None:
+        """Bring what was added from the device, all at once, and add it up in the order in which it came."""
+        # One transfer for all micro-batches: each .item() would wait for the device. float64, so that the order of the
+        # additions does not show in the reported loss.
+        found = [value for losses in self._pending for value in (losses.total, *losses.measures.values())]
+        values = iter(torch.stack([value.double() for value in found]).tolist() if found else [])
+        for losses in self._pending:
+            self.loss += next(values)
+            for name in losses.measures:
+                self.measures[name] = self.measures.get(name, 0.0) + next(values)
+        self._pending.clear()
+
+    def over(self, world: World) -> StepSums:
+        """The sums over all ranks, the same on each."""
+        self._read()
+        own = {"loss": self.loss, "tokens": self.num_tokens, "trained": self.num_trained_tokens}
+        own["examples"] = self.num_examples
+        found = world.sums(own | {_MEASURE + name: value for name, value in self.measures.items()})
+        measures = {n.removeprefix(_MEASURE): value for n, value in found.items() if n.startswith(_MEASURE)}
+        tokens, trained, examples = (int(found[name]) for name in ("tokens", "trained", "examples"))
+        return StepSums(found["loss"], tokens, trained, examples, measures)
+
+    def means(self, weight: float) -> dict[str, float]:
+        """The measures divided by the weight of all units."""
+        return {name: value / weight for name, value in self.measures.items()}
+
+
+def learning_rate_factor(step: int, *, num_steps: int, num_warmup_steps: int, schedule: ScheduleName) -> float:
+    """Factor on the peak learning rate at optimizer step `step` (counted from 0); in 0..1.
+
+    Warm-up rises from 1/n at step 0 to 1 at step n-1, so that no step is spent at a rate of zero. After it, cosine is
+    half a period (Loshchilov & Hutter, 2017, arXiv:1608.03983, without restarts) and linear a straight line; both would
+    reach zero at step `num_steps`, one after the last.
+    """
+    if step < num_warmup_steps:
+        return (step + 1) / num_warmup_steps
+    progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+    if schedule == "linear":
+        return 1.0 - progress
+    return 1.0
+
+
+_SUM: Final = "replayed_loss_sum"
+_WEIGHT: Final = "replayed_weight"
+
+
+def with_source_loss(losses: Losses, units: Sequence[Unit], weight: float) -> Losses:
+    """The same losses, with the share in them of replayed rows as two more measures, which add up as the others do.
+
+    A micro-batch holds replayed rows or rows of the task, never both.
+
+    Args:
+        weight: of these units.
+    """
+    is_replayed = float(units[0][0].is_replayed)
+    plain = losses.measures.get(PLAIN_LOSS, losses.total).detach()
+    more = {_SUM: plain * is_replayed, _WEIGHT: plain.new_tensor(weight * is_replayed)}
+    return replace(losses, measures={**losses.measures, **more})
+
+
+def split_loss_by_source(measures: Mapping[str, float], loss: float) -> dict[str, float]:
+    """The measures of a step, the two shares turned into the mean loss of the task's rows and of replayed ones.
+
+    Both without what regularisation adds.
+
+    Args:
+        loss: the mean over all.
+    """
+    found = dict(measures)
+    replayed, share = found.pop(_SUM), found.pop(_WEIGHT)
+    whole = found.get(PLAIN_LOSS, loss)
+    if share > 0:
+        found[REPLAY_LOSS] = replayed / share
+    if share < 1:
+        found[TASK_LOSS] = (whole - replayed) / (1 - share)
+    return found
+
 
 # Odd and large, so that (seed, step, rank) of nearby runs do not share random numbers.
 _SEED_STRIDE, _RANK_STRIDE = 1_000_003, 7_654_321_987_657

@@ -1,17 +1,186 @@
-"""Use cases: append to the audit log, search it, and verify that nobody has changed it."""
+"""The audit log: who did what to what, in a chain of hashes; append, search and verify.
+
+Each entry's hash covers that of the one before it, so that a change anywhere shows in all that follows. Triggers of the
+database refuse updates and deletions besides.
+
+Sources: Haber & Stornetta, 1991, "How to time-stamp a digital document", doi:10.1007/BF00196791.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
+from sqlalchemy import ColumnElement, Connection, select
+
 from luthier.core.access import Caller
-from luthier.core.digest import canonical_json, sha256_bytes
-from luthier.core.errors import RequestError
-from luthier.platform.audit_log.records import GENESIS_HASH, AuditEntry, AuditEvent, AuditVerdict
+from luthier.core.errors import LuthierError, RequestError
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.ids import canonical_json, sha256_bytes, sha256_document
+from luthier.platform.db.store import RecordTable, Store
+from luthier.platform.db.tables import audit_log
 from luthier.platform.home.context import Context
-from luthier.platform.home.log_secrets import masked
+from luthier.platform.home.logs import masked
+
+GENESIS_HASH: Final = "0" * 64
+"""The previous hash of the first entry."""
+
+
+class AuditEvent(FrozenModel):
+    """An action to be logged.
+
+    Attributes:
+        actor: Who did it.
+        action: What was done, such as `file.deleted`.
+        subject: The id of the object.
+        project_id: The project it belongs to; None for the whole home.
+        document: Details as JSON text, without secrets.
+    """
+
+    actor: str
+    action: str
+    subject: str
+    project_id: str | None
+    document: str = "{}"
+
+
+class AuditEntry(FrozenModel):
+    """One entry of the log.
+
+    Attributes:
+        number: 1, 2, 3 ... without a gap.
+        created_at: Seconds since 1970 by the database's clock, to the millisecond.
+        actor: Who did it.
+        action: What was done, such as `file.deleted`.
+        subject: The id of the object.
+        project_id: The project it belongs to; None for the whole home.
+        document: Details as JSON text, without secrets.
+        previous_hash: The hash of the entry before.
+        hash: SHA-256 over all other fields, in hexadecimal digits.
+    """
+
+    number: int
+    created_at: float
+    actor: str
+    action: str
+    subject: str
+    project_id: str | None
+    document: str
+    previous_hash: str
+    hash: str = ""
+
+    def hash_of_it(self) -> str:
+        """The hash of an entry with this content: SHA-256 over its canonical JSON, which holds the hash before it."""
+        # previous_hash is part of it: that is what links the chain.
+        return sha256_document(self.model_dump(exclude={"hash"}))
+
+
+class AuditVerdict(FrozenModel):
+    """The result of verifying the chain.
+
+    Attributes:
+        is_whole: Whether every entry is as it was written.
+        num_entries: How many entries are whole, from the first one on.
+        head_number: The number of the last of these; 0 in an empty log.
+        head_hash: Its hash; `GENESIS_HASH` in an empty log. Keep both outside of the database: a chain alone cannot
+            show that its end was cut off.
+        broken_number: The first entry that is not as it was written; None if there is none.
+        problem: What is wrong with that entry.
+    """
+
+    is_whole: bool
+    num_entries: int
+    head_number: int
+    head_hash: str
+    broken_number: int | None = None
+    problem: str | None = None
+
+
+_ENTRIES: Final = RecordTable(audit_log, AuditEntry)
+
+
+class AuditLogStore(Store):
+    """The log of one database."""
+
+    def append(self, audit_event: AuditEvent) -> AuditEntry:
+        """Add an entry."""
+        with self._write() as connection:
+            return append_audit_event(connection, self._database.now, audit_event)
+
+    def after(self, number: int, *, limit: int) -> list[AuditEntry]:
+        """At most `limit` entries behind this number, oldest first."""
+        return self._list(_ENTRIES, audit_log.c.number > number, order=[audit_log.c.number], limit=limit)
+
+    def newest(
+        self,
+        *,
+        limit: int,
+        project_id: str | None = None,
+        before: int | None = None,
+        actor: str = "",
+        action: str = "",
+    ) -> list[AuditEntry]:
+        """The newest entries, newest first.
+
+        Args:
+            limit: The most entries.
+            project_id: Only entries of this project.
+            before: Only entries with a smaller number.
+            actor: A part of the actor, regardless of capitals; empty for any.
+            action: The whole action; empty for any.
+        """
+        where = [] if before is None else [audit_log.c.number < before]
+        if actor:
+            where.append(audit_log.c.actor.icontains(actor, autoescape=True))
+        return self._list(_ENTRIES, *where, project_id=project_id, action=action or None, limit=limit)
+
+    def actions(self, project_id: str) -> list[str]:
+        """What was done in a project, each action once, in the order of the alphabet."""
+        return sorted(self._scalars(select(audit_log.c.action).where(audit_log.c.project_id == project_id).distinct()))
+
+    def about(self, project_id: str, subject: str, *, limit: int) -> list[AuditEntry]:
+        """At most `limit` entries of a project about one thing, newest first."""
+        return self._list(_ENTRIES, project_id=project_id, subject=subject, limit=limit)
+
+
+class AuditedStore(Store):
+    """A store whose changes are in the audit log: both take effect, or neither."""
+
+    @contextmanager
+    def _audited(self, *audit_events: AuditEvent | None, conflict: LuthierError | None = None) -> Iterator[Connection]:
+        """As `_write`, with these entries at the end of the transaction."""
+        with self._write(conflict) as connection:
+            yield connection
+            # At the end: an exception in the block leaves neither the change nor an entry.
+            self._log(connection, *audit_events)
+
+    def _log(self, connection: Connection, *audit_events: AuditEvent | None) -> None:
+        for audit_event in audit_events:
+            if audit_event is not None:
+                append_audit_event(connection, self._database.now, audit_event)
+
+
+def append_audit_event(connection: Connection, now: ColumnElement[float], audit_event: AuditEvent) -> AuditEntry:
+    """Append an entry in an open write transaction, so that it is committed together with the change that it records.
+
+    Write transactions are serialised, so no other entry can be appended between the last one and this.
+    """
+    newest_first = select(audit_log.c.number, audit_log.c.hash).order_by(audit_log.c.number.desc())
+    last = connection.execute(newest_first.limit(1)).first()
+    # Numbered here: a sequence of PostgreSQL leaves a gap after a rollback, and here a gap means a removed entry.
+    number, previous_hash = (0, GENESIS_HASH) if last is None else (last.number, last.hash)
+    entry = AuditEntry(
+        number=number + 1,
+        # To the millisecond: what is hashed must come back from the database as it went in.
+        created_at=round(float(connection.execute(select(now)).scalar_one()), 3),
+        previous_hash=previous_hash,
+        **audit_event.model_dump(),
+    )
+    return _ENTRIES.insert(connection, entry.model_copy(update={"hash": entry.hash_of_it()}))
+
 
 _BATCH = 1_000
 _MOST_DOCUMENT_BYTES: Final = 16 << 10

@@ -1,9 +1,10 @@
-"""Who is let in, and how often: what a server remembers of keys, so that not every request asks the database.
+"""Authentication by key, with rate limits: a server caches keys, so that not every request reads the database.
 
 A key is looked up again after `REMEMBERED_SECONDS`, by one request alone: the others are let in while that one asks,
 for `WHILE_ASKED_SECONDS` at most. So long, both together, may a revoked key still be let in. Clients that come with
 wrong keys are slowed down by their address. Keys that this process has let in before are looked up in spite of that:
-nobody can lock out the others behind the same address.
+nobody can lock out the others behind the same address. A standalone server is open to all, or to a fixed list of keys
+besides those of the home (`StaticKeyAuthenticator`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from luthier.core.access import ApiKey, Caller
-from luthier.platform.auth.failure_limits import FailureLimit, TooManyFailuresError
-from luthier.platform.auth.rate_limiter import Taken, TokenBuckets
+from luthier.platform.auth.rate_limiter import FailureLimit, Taken, TokenBuckets, TooManyFailuresError
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
 
@@ -165,3 +165,24 @@ def _remember(known: OrderedDict[str, Value], digest: str, value: Value, most: i
     known.move_to_end(digest)
     if len(known) > most:
         known.popitem(last=False)
+
+
+class StaticKeyAuthenticator(Authenticator):
+    """Accepts the keys that an `Authenticator` accepts, and a fixed list of others.
+
+    Args:
+        context: The open home.
+        key_digests: SHA-256 digests of the other keys.
+        is_open: Whether requests without a valid key are accepted too.
+    """
+
+    def __init__(self, context: Context, key_digests: Collection[str], *, is_open: bool) -> None:
+        super().__init__(context)
+        self._digests = frozenset(key_digests)
+        self.anybody = Caller(scopes=("infer",), name="anybody on this machine") if is_open else None
+
+    def recall(self, key: str) -> AuthResult | None:
+        """What is known of a key, at once; None where it has to be looked up."""
+        if digest_of(key) in self._digests:
+            return AuthResult(caller=Caller(scopes=("infer",), name="a key of the file"))
+        return super().recall(key)

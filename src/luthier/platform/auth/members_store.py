@@ -1,22 +1,67 @@
-"""Members, sessions of browsers, and links that sign in once. Of secrets only digests are kept."""
+"""Members, browser sessions and one-time sign-in links: records and store. Of secrets only digests are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import ColumnElement, delete, insert, select, update
 
-from luthier.core.access import ApiKey
+from luthier.core.access import ApiKey, Caller, Scope
 from luthier.core.errors import ConflictError
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.clock_jump import SLACK_SECONDS
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import AuditedStore
-from luthier.platform.auth.member_records import Member, Role
+from luthier.platform.audit_log.service import AuditedStore, AuditEvent
 from luthier.platform.auth.store import KEYS
 from luthier.platform.db.store import Missing, RecordTable
 from luthier.platform.db.tables import members, projects, sign_in_links, web_sessions
+
+Role = Literal["viewer", "trainer", "admin"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+SCOPES_OF: Final[dict[Role, tuple[Scope, ...]]] = {
+    "viewer": ("read", "infer"),
+    "trainer": ("read", "train", "infer"),
+    "admin": ("admin",),
+}
+"""viewer: look at all of the project, and ask its models. trainer: make and change it. admin: members and keys, too."""
+
+
+class Member(FrozenModel):
+    """A person with a name and a password, in one project.
+
+    Attributes:
+        member_id: Its id.
+        project_id: The project that it belongs to.
+        name: The name to sign in with, unique among all projects.
+        role: What it may do; see `SCOPES_OF`.
+        created_at: Seconds since 1970.
+    """
+
+    member_id: str
+    project_id: str
+    name: str
+    role: Role
+    created_at: float = 0.0
+
+
+class Session(FrozenModel):
+    """A browser that has signed in, and whom it acts for. Times are seconds since 1970.
+
+    Attributes:
+        caller: Whom it acts for. `key_id` is that of the key it signed in with, None for members and for a person at
+            the machine.
+        project_name: The name of the caller's project, to be shown.
+        how: What it signed in with.
+        created_at: When it began.
+        expires_at: When it ends unless it is used before.
+    """
+
+    caller: Caller
+    project_name: str
+    how: Literal["key", "password", "link"]
+    created_at: float
+    expires_at: float
 
 
 @dataclass(frozen=True, slots=True)

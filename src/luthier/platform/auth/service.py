@@ -1,4 +1,8 @@
-"""Use cases: make, list and revoke keys, and say who it is that asks."""
+"""Use cases: keys and projects: create, list and revoke keys, identify callers, list and create projects.
+
+Each project is isolated from all others. Only the admins of the project `default`, in which the server is set up, know
+of others, by name, and create new ones; they cannot see what is in those.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,8 @@ import secrets
 from luthier.core.access import DEFAULT_PROJECT, SCOPES, ApiKey, Caller, Project, Scope
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.service import make_audit_event
-from luthier.platform.auth.usage_records import Use
+from luthier.platform.audit_log.service import AuditEvent, make_audit_event
+from luthier.platform.auth.store import Use
 from luthier.platform.home.context import Context
 
 _PREFIX = "sk-luthier-"
@@ -192,3 +195,35 @@ def _check_name(what: str, name: str) -> None:
             expected=f"1 to {_MOST_NAME_CHARACTERS} printable characters",
             do="choose such a name",
         )
+
+
+def may_open_projects(caller: Caller) -> bool:
+    """Whether the caller is an admin of the project that the server is set up in."""
+    return caller.project_id == DEFAULT_PROJECT and caller.may("admin")
+
+
+def known_projects(context: Context, caller: Caller) -> list[Project]:
+    """All projects, oldest first, for who may open new ones; for all others their own."""
+    found = list_projects(context)
+    return found if may_open_projects(caller) else [one for one in found if one.project_id == caller.project_id]
+
+
+def open_project(context: Context, caller: Caller, name: str) -> tuple[Project, ApiKey, str]:
+    """Make a project, and an admin key for whoever runs it.
+
+    Returns:
+        The project, what is stored of the key, and the key itself, which cannot be shown again.
+
+    Raises:
+        RequestError: The caller may not open projects, or the name is not allowed.
+        ConflictError: The name is taken.
+    """
+    if not may_open_projects(caller):
+        raise RequestError(
+            f"{caller.name!r} would open a project",
+            expected=f"an admin of the project {DEFAULT_PROJECT!r}, in which the server is set up",
+            do="ask one of them, or make it on the server: luthier projects create NAME",
+        )
+    made = create_project(context, name.strip(), by=caller)
+    kept, key = create_key(context, "first", scopes=("admin",), project=made.project_id, by=caller)
+    return made, kept, key

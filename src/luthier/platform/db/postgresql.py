@@ -21,8 +21,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, UnreachableError
-from luthier.platform.db.backend import IS_WRITE, WAIT_SECONDS, Watch
-from luthier.platform.db.write_wait import WriteWait
+from luthier.platform.db.backend import IS_WRITE, WAIT_SECONDS, Watch, WriteWait
 
 BUSY_TIMEOUT_SECONDS: float = 30
 _CONNECT_TIMEOUT_SECONDS = 10

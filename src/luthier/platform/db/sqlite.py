@@ -22,9 +22,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, UnreachableError, WorkError
-from luthier.core.system.file_lock import file_lock
-from luthier.platform.db.backend import IS_WRITE, WAIT_SECONDS, Watch
-from luthier.platform.db.write_wait import WriteWait
+from luthier.core.system.files import file_lock
+from luthier.platform.db.backend import IS_WRITE, WAIT_SECONDS, Watch, WriteWait
 
 BUSY_TIMEOUT_SECONDS: float = 30
 _LOCK_TIMEOUT_SECONDS = 60

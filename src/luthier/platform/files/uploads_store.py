@@ -15,8 +15,7 @@ from luthier.platform.db.database import Database
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import files, upload_parts, uploads
 from luthier.platform.files.artifacts import ArtifactStore
-from luthier.platform.files.records import StoredFile, Upload, UploadPart, UploadPurpose
-from luthier.platform.files.store import FILES, unused_id
+from luthier.platform.files.store import FILES, StoredFile, Upload, UploadPart, UploadPurpose, unused_id
 
 LIFE_SECONDS: Final = 3600.0
 MAX_PARTS: Final = 10_000

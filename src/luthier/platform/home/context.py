@@ -25,63 +25,60 @@ if TYPE_CHECKING:
     from luthier.features.deployments.store import DeploymentStore
     from luthier.features.evaluations.store import EvaluationStore
     from luthier.features.exports.store import ExportStore
-    from luthier.features.feedback.review_store import ReviewStore
-    from luthier.features.feedback.store import FeedbackStore
+    from luthier.features.feedback.store import FeedbackStore, ReviewStore
     from luthier.features.generation.store import GenerationStore
     from luthier.features.human_eval.store import RatingPanelStore
     from luthier.features.models.store import TunedModelStore
     from luthier.features.monitoring.alerts_store import AlertStore
-    from luthier.features.runs.entries_store import RunEntryStore
-    from luthier.features.runs.store import RunStore
-    from luthier.features.serving.checkpoint_permission_store import CheckpointPermissionStore
+    from luthier.features.runs.store import RunEntryStore, RunStore
+    from luthier.features.serving.checkpoint_permissions import CheckpointPermissionStore
     from luthier.features.serving.inference_client import InferenceClient
     from luthier.features.studies.store import StudyStore
     from luthier.features.traffic.late_charges import LateCharges
     from luthier.features.traffic.log import TrafficRecorder
     from luthier.features.traffic.store import TrafficStore
     from luthier.features.workflows.store import PipelineStore
-    from luthier.platform.audit_log.store import AuditLogStore
+    from luthier.platform.audit_log.service import AuditLogStore
     from luthier.platform.auth.members_store import MemberStore
     from luthier.platform.auth.password_hashing import PasswordThreads
-    from luthier.platform.auth.store import AccessStore
-    from luthier.platform.auth.usage_store import UsageStore
+    from luthier.platform.auth.store import AccessStore, UsageStore
     from luthier.platform.db.database import Database
     from luthier.platform.db.monitor_state import WatchStore
     from luthier.platform.files.artifacts import ArtifactStore
     from luthier.platform.files.store import FileStore
     from luthier.platform.files.uploads_store import UploadStore
-    from luthier.platform.http.idempotency_store import IdempotencyStore
-    from luthier.platform.jobs.events_store import JobEventStore
+    from luthier.platform.http.idempotency import IdempotencyStore
+    from luthier.platform.jobs.events import JobEventStore
     from luthier.platform.jobs.store import JobStore
     from luthier.platform.notifications.store import WebhookStore
 
 
 _STORES: Final[Mapping[str, str]] = {
     "runs": "luthier.features.runs.store:RunStore",
-    "run_entries": "luthier.features.runs.entries_store:RunEntryStore",
+    "run_entries": "luthier.features.runs.store:RunEntryStore",
     "assessments": "luthier.features.assessments.store:AssessmentStore",
     "rating_panels": "luthier.features.human_eval.store:RatingPanelStore",
     "studies": "luthier.features.studies.store:StudyStore",
     "pipelines": "luthier.features.workflows.store:PipelineStore",
     "evaluations": "luthier.features.evaluations.store:EvaluationStore",
     "generations": "luthier.features.generation.store:GenerationStore",
-    "job_events": "luthier.platform.jobs.events_store:JobEventStore",
+    "job_events": "luthier.platform.jobs.events:JobEventStore",
     "tuned_models": "luthier.features.models.store:TunedModelStore",
     "deployments": "luthier.features.deployments.store:DeploymentStore",
-    "usage": "luthier.platform.auth.usage_store:UsageStore",
+    "usage": "luthier.platform.auth.store:UsageStore",
     "webhooks": "luthier.platform.notifications.store:WebhookStore",
-    "checkpoint_permissions": "luthier.features.serving.checkpoint_permission_store:CheckpointPermissionStore",
+    "checkpoint_permissions": "luthier.features.serving.checkpoint_permissions:CheckpointPermissionStore",
     "access": "luthier.platform.auth.store:AccessStore",
     "members": "luthier.platform.auth.members_store:MemberStore",
     "datasets": "luthier.features.datasets.store:DatasetStore",
     "exports": "luthier.features.exports.store:ExportStore",
-    "audit_log": "luthier.platform.audit_log.store:AuditLogStore",
-    "idempotency": "luthier.platform.http.idempotency_store:IdempotencyStore",
+    "audit_log": "luthier.platform.audit_log.service:AuditLogStore",
+    "idempotency": "luthier.platform.http.idempotency:IdempotencyStore",
     "traffic": "luthier.features.traffic.store:TrafficStore",
     "watches": "luthier.platform.db.monitor_state:WatchStore",
     "alerts": "luthier.features.monitoring.alerts_store:AlertStore",
     "feedback": "luthier.features.feedback.store:FeedbackStore",
-    "review_items": "luthier.features.feedback.review_store:ReviewStore",
+    "review_items": "luthier.features.feedback.store:ReviewStore",
 }
 """Stores that need the database alone, each made when it is first asked for."""
 

@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.digest import sha256_document
 from luthier.core.errors import ConflictError, StorageFullError
+from luthier.core.ids import sha256_document
 
 if TYPE_CHECKING:
     from luthier.core.cost import MachineLoad
@@ -84,7 +84,7 @@ def _load(rates_folder: Path, half_minute: int) -> MachineLoad:  # noqa: ARG001
 
 
 def _benchmark_in(rates_folder: Path) -> Benchmark:
-    from luthier.core.system.file_lock import file_lock
+    from luthier.core.system.files import file_lock
 
     place = _place(rates_folder)
     found = _read_saved(place)

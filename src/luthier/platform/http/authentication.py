@@ -14,7 +14,7 @@ from luthier.core.access import Caller, Scope
 from luthier.platform.auth.authenticator import Authenticator, AuthResult
 from luthier.platform.home.context import Context
 from luthier.platform.http.errors import ApiError
-from luthier.platform.http.middleware.frame import answer_headers
+from luthier.platform.http.middleware import answer_headers
 
 _bearer = HTTPBearer(auto_error=False)
 

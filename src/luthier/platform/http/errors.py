@@ -1,15 +1,21 @@
-"""Every failure as OpenAI's error object, with the status that its client library knows it by."""
+"""Failures as OpenAI's error object, with the status that its client library expects, and in the OpenAPI document.
+
+FastAPI would document that a wrong request is answered with 422 and a body of its own, and that failures have the
+content type of the success; both differ here.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from luthier.core.errors import (
@@ -158,3 +164,87 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 async def _bug(request: Request, error: Exception) -> JSONResponse:
     log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
     return bug_response()
+
+
+MEANINGS: Final = {
+    400: "The request is wrong; `message` says what came, what was expected and what to do",
+    401: "No key, or one that is unknown, expired or revoked",
+    403: "A key without the scope that this needs",
+    404: "No such thing in the project of the key",
+    409: "The thing is in a state that does not allow this; asking again does not help",
+    413: "More bytes than the server takes",
+    422: "The idempotency key came with another request before",
+    429: "More than the key may ask for now; `Retry-After` says when to come back",
+    503: "What the server needs does not answer; asking again may help",
+    507: "No room left where the server keeps files",
+}
+
+
+class ErrorObject(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorObject
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For `responses=` of a route: these failures, and those that every route with a key has."""
+    all_of_them = sorted({400, 401, 403, 429, *statuses})
+    return {status: {"model": ErrorAnswer, "description": MEANINGS[status]} for status in all_of_them}
+
+
+_ANSWER: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+_ALWAYS: Final = (400, 401, 403, 429, 503)
+_CHANGES: Final = (404, 409, 413, 422, 507)
+_OF_FASTAPI: Final = ("HTTPValidationError", "ValidationError")
+
+
+def document_failures(app: FastAPI) -> None:
+    """Have the app's OpenAPI document tell of every failure, as `application/json`."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            # Made once, as FastAPI's own `openapi` does, which this one replaces.
+            made = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            app.openapi_schema = _completed(made)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _completed(made: dict[str, Any]) -> dict[str, Any]:
+    schemas = made.setdefault("components", {}).setdefault("schemas", {})
+    for name in _OF_FASTAPI:
+        schemas.pop(name, None)
+    schema = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
+    # pydantic nests models under $defs; OpenAPI keeps all of them beside each other.
+    schemas.update(schema.pop("$defs", {}))
+    schemas["ErrorAnswer"] = schema
+    for path, operations in made["paths"].items():
+        for method, operation in operations.items():
+            _add(operation, has_id="{" in path, is_change=method not in ("get", "head"))
+    return made
+
+
+def _add(operation: dict[str, Any], *, has_id: bool, is_change: bool) -> None:
+    """Every route with a key may refuse; those that change something may not find what the body names, or
+    find it in another state."""
+    # Routes without a key, such as /healthz, describe their answers themselves.
+    if "security" not in operation and "401" not in operation["responses"]:
+        return
+    answers = operation["responses"]
+    answers.pop("422", None)
+    known = {int(status) for status in answers if status.isdigit() and int(status) >= 400}
+    known |= {*_ALWAYS, *((404,) if has_id else ()), *(_CHANGES if is_change else ())}
+    for status in sorted(known):
+        before = answers.get(str(status), {})
+        description = before.get("description") or MEANINGS.get(status, "A failure")
+        answers[str(status)] = {**before, "description": description, "content": _ANSWER}

@@ -1,7 +1,12 @@
-"""GET /metrics in the text format of Prometheus: the requests of this process, and the state of the home."""
+"""GET /metrics in the text format of Prometheus: requests of this process, queue, workers and free disk of the home.
+
+Every request adds one line to the log and one count to the metrics.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Final
@@ -12,14 +17,45 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.core.errors import LuthierError
+from luthier.platform.db.counts import Measured, measure
 from luthier.platform.home.context import Context
-from luthier.platform.http import counts as measures
+from luthier.platform.home.logs import FACTS
 from luthier.platform.http.authentication import let_in
-from luthier.platform.http.error_documents import documented
-from luthier.platform.http.errors import ApiError
+from luthier.platform.http.errors import ApiError, documented
+from luthier.platform.http.health import free_bytes
 from luthier.platform.jobs.records import ENDED
+
+_PREFIX, _SUFFIX = "worker-", ".lock"
+
+
+def measured(context: Context) -> Measured:
+    """What the database knows.
+
+    Raises:
+        UnreachableError: The database does not answer.
+    """
+    return measure(context.database)
+
+
+def living_workers(context: Context, busy: frozenset[str]) -> frozenset[str]:
+    """The workers that are there: those that hold a job, wherever they run, and those of this home that wait for one.
+
+    A worker holds a lock of its name as long as its process lives, which is seen by the machine that it runs on.
+    """
+    from luthier.core.system.files import is_held
+
+    locks = context.settings.jobs_folder.glob(f"{_PREFIX}*{_SUFFIX}")
+    # A lock file stays after its worker: that the lock is held tells that the process lives.
+    return busy | {lock.name[len(_PREFIX) : -len(_SUFFIX)] for lock in locks if is_held(lock)}
+
+
+def disk_free_bytes(context: Context) -> int:
+    """What is free on the disk that holds the home."""
+    return free_bytes(context)
+
 
 router = APIRouter(tags=["operation"])
 
@@ -73,15 +109,15 @@ class _HomeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The state of the home; without what the database knows where it does not answer."""
-        free = measures.disk_free_bytes(self._context)
+        free = disk_free_bytes(self._context)
         yield GaugeMetricFamily("luthier_disk_free_bytes", "Free on the disk that holds the home.", value=free)
         try:
-            found = measures.measured(self._context)
+            found = measured(self._context)
         except LuthierError:
             yield GaugeMetricFamily("luthier_database_up", "Whether the database answers.", value=0)
             return
         yield GaugeMetricFamily("luthier_database_up", "Whether the database answers.", value=1)
-        alive = measures.living_workers(self._context, found.busy_workers)
+        alive = living_workers(self._context, found.busy_workers)
         yield GaugeMetricFamily("luthier_workers_alive", "Workers that hold a job or wait for one.", value=len(alive))
         yield _by_status("luthier_jobs", "Jobs by status.", _JOB_STATUSES, found.jobs_by_status)
         waiting = found.oldest_queued_seconds
@@ -124,3 +160,72 @@ def metrics(request: Request) -> Response:
     """Figures of this process and of the home; from another machine it takes a key with the scope read."""
     found: Metrics = request.app.state.metrics
     return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+log = logging.getLogger("luthier.requests")
+
+_QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds by machines: in the log only where the answer is not good."""
+_MOST_PATH_CHARACTERS: Final = 300
+_GONE: Final = 499
+"""The client went away before it had an answer."""
+
+
+class Observe:
+    """The outermost middleware, so that what the others answer is noted, too.
+
+    The path is logged without its query, and the key by its id: neither holds a secret.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on a request and note how it was answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, answer = time.perf_counter(), _Answer()
+
+        async def noted(message: Message) -> None:
+            answer.note(message)
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, noted)
+        except Exception:
+            # An exception after the answer has begun keeps the status that the client has seen.
+            answer.status = answer.status or 500
+            raise
+        finally:
+            self._metrics.in_flight.dec()
+            self._note(scope, answer, time.perf_counter() - began)
+
+    def _note(self, scope: Scope, answer: _Answer, seconds: float) -> None:
+        status, method = answer.status or _GONE, str(scope["method"])
+        # The declared route, with `{id}` in place of ids: the labels of metrics stay few.
+        route = str(getattr(scope.get("route"), "path", "unmatched"))
+        self._metrics.count(method, route, status, seconds)
+        if route in _QUIET and status < 400:
+            return
+        caller = scope.get("state", {}).get("caller")
+        path, milliseconds = str(scope["path"])[:_MOST_PATH_CHARACTERS], round(seconds * 1000, 1)
+        facts = {
+            "request_id": answer.request_id, "key_id": getattr(caller, "key_id", None), "method": method,
+            "path": path, "route": route, "status": status, "milliseconds": milliseconds,
+        }  # fmt: skip
+        words = f"{method} {path} {status} {milliseconds:g} ms {facts['key_id'] or '-'} {answer.request_id or '-'}"
+        log.info("%s", words, extra={FACTS: facts})
+
+
+class _Answer:
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.request_id: str | None = None
+
+    def note(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            found = [value for name, value in message["headers"] if name.lower() == b"x-request-id"]
+            self.request_id = found[0].decode("latin-1") if found else None

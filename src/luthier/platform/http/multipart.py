@@ -12,7 +12,7 @@ from python_multipart.multipart import parse_options_header
 
 from luthier.core.errors import RequestError
 from luthier.core.frozen_model import FrozenModel
-from luthier.platform.files.incoming import IncomingFile
+from luthier.platform.files.service import IncomingFile
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -1,20 +1,25 @@
-"""Answers to polls, kept for as long as nothing has changed in the database, and not a moment longer.
+"""Responses to polls: cached until the database changes, and read and written at the least cost.
 
-Clients ask for the same job again and again, and mostly nothing has happened: then the answer is the one before. Each
-request first takes a mark of the database (`Watch`), before anything is read for its answer. An answer is kept under
-the mark that it was made at, and given to others only while the mark is still that one: whoever asks after a commit,
-of whatever process, gets an answer that was read after it. See docs/decisions/0012.
+Clients poll the same job again and again, and mostly nothing has happened: then the response is the one before. Each
+request first takes a marker of the database (`Watch`), before anything is read for its answer. A response is kept under
+the marker that it was made at, and given to others only while the marker is still that one: a request after a commit,
+of whatever process, gets a response that was read after it. See docs/decisions/0012.
+
+FastAPI would validate a response again that was validated when it was made, and hand both the reading and the
+validation to other threads: beside a training each such turn costs more than the work itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from fastapi import Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.core.access import Caller
@@ -116,3 +121,22 @@ class PollCache:
                 kept.pop(asked, None)
             # In any case, also after an exception: those who wait would wait for ever. None sends them to the routes.
             made.set_result(answer)
+
+
+async def polled(context: Context, read: Callable[[], BaseModel], *, is_short: bool = True) -> Response:
+    """The answer that `read` makes of one state of the database, as JSON.
+
+    Args:
+        context: The home.
+        read: Reads the database and makes the answer.
+        is_short: Whether it reads a few rows by an index. These are read on the event loop where the database is a
+            file.
+    """
+
+    def answer() -> Response:
+        with context.database.snapshot():
+            return Response(read().model_dump_json(), media_type="application/json")
+
+    if is_short and context.database.is_quick:
+        return answer()
+    return await run_in_threadpool(answer)

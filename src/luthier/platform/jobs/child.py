@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from luthier.core.import_string import import_string
-from luthier.core.system.disk_full import is_disk_full
+from luthier.core.system.files import is_disk_full
 from luthier.platform.jobs.records import Job
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 JOB_NAME = "job.json"
 _ATTEMPTS: Final = {
-    "export": "luthier.features.exports.job:carry_out",
+    "export": "luthier.features.exports.requests:carry_out",
     "evaluation": "luthier.features.evaluation_orders.job:carry_out",
     "request": "luthier.features.finetuning_api.job:carry_out",
     "asked": "luthier.features.training.recipe_job:carry_out",
-    "recipe": "luthier.features.training.queued_recipe:carry_out",
+    "recipe": "luthier.features.training.jobs:carry_out",
 }
 """What does an attempt of each kind of job. By name: this process lies below what it runs, and loads one of them."""
 _LEAST_FREE_BYTES: Final = 1 << 20
@@ -40,8 +40,7 @@ _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 def main(home: Path, folder: Path) -> None:
     """Do the job that `job.json` in the folder describes."""
     from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
-    from luthier.core.system.kernel_cache import keep_few_kernels
-    from luthier.core.system.threads import wait_briefly
+    from luthier.core.system.process_setup import keep_few_kernels, wait_briefly
     from luthier.platform.home.context import Context
     from luthier.platform.processes.process import NOT_NOW, Outcome, write_outcome
 

@@ -25,12 +25,11 @@ from luthier.core.errors import ConflictError
 from luthier.core.system.clock_jump import SLACK_SECONDS, elapsed
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import jobs
-from luthier.platform.jobs.event_format import ended, goes_on, picked_up, resumed, started
-from luthier.platform.jobs.events_store import has_event, insert_event
-from luthier.platform.jobs.lease_watch import LeaseWatch
+from luthier.platform.jobs.events import ended, goes_on, has_event, insert_event, picked_up, resumed, started
 from luthier.platform.jobs.records import ENDED, Job, JobStatus, Lane, Wish
 from luthier.platform.jobs.rows import (
     LeaseLostError,
+    LeaseWatch,
     add_job,
     held_row,
     is_row,

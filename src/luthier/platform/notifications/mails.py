@@ -21,7 +21,7 @@ from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.db.monitor_state import WatchDocument
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
-from luthier.platform.notifications.sender import GIVE_UP_SECONDS, wait_seconds
+from luthier.platform.notifications.webhooks import GIVE_UP_SECONDS, wait_seconds
 
 log = logging.getLogger("luthier.alerts")
 

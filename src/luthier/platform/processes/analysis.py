@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.child_process.process import ChildEndedError, ChildProcess
 from luthier.core.errors import LuthierError, RequestError, WorkError
-from luthier.core.system.disk_full import storage_full
+from luthier.core.system.files import storage_full
 from luthier.platform.home.context import Context
 
 log = logging.getLogger("luthier.questions")

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from luthier.platform.home.context import Context
 
 _ANSWERS: Final = {
-    "wake": "luthier.features.planning.analysis:wake",
-    "plan": "luthier.features.planning.analysis:plan_answer",
+    "wake": "luthier.features.planning.drafts:wake",
+    "plan": "luthier.features.planning.drafts:plan_answer",
     "audit": "luthier.features.datasets.analysis:audit_answer",
     "look": "luthier.features.datasets.analysis:look_answer",
     "tokens": "luthier.features.datasets.analysis:tokens_answer",
@@ -21,7 +21,7 @@ _ANSWERS: Final = {
     "diff": "luthier.features.datasets.analysis:diff_answer",
     "split": "luthier.features.datasets.analysis:split_answer",
     "index": "luthier.features.datasets.analysis:index_answer",
-    "repair": "luthier.features.datasets.repair_previews:prepare",
+    "repair": "luthier.features.datasets.analysis:prepare",
     "watch": "luthier.features.monitoring.loop:run_checks",
 }
 """What answers each question. By name: this process lies below what it asks, and loads one of them."""
@@ -29,8 +29,8 @@ _ANSWERS: Final = {
 
 def serve(document: dict[str, Any], channel: Channel) -> None:
     """Answer questions until the parent has no more; ends after one that leaves more than `large_bytes` in memory."""
-    from luthier.core.library_errors import library_words_hidden
-    from luthier.core.system.exact_products import keep_products_exact
+    from luthier.core.errors import library_words_hidden
+    from luthier.core.system.process_setup import keep_products_exact
     from luthier.platform.home.context import Context
 
     # An environment variable of cuBLAS: it must be set before the answer imports torch.

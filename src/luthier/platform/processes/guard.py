@@ -22,7 +22,7 @@ import subprocess
 import sys
 
 from luthier.core.system.clock_jump import elapsed
-from luthier.core.system.parent_death import dying_with_parent
+from luthier.core.system.process_setup import dying_with_parent
 
 LOST = 70
 """Exit code where the worker was lost."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.system.durable import sync_file
+from luthier.core.system.files import sync_file
 from luthier.platform.processes.guard import LOST
 
 OUTCOME_NAME, LOG_NAME = "outcome.json", "log.txt"

@@ -19,9 +19,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from luthier.core.digest import sha256_document
 from luthier.core.errors import BusyError, LuthierError, RequestError, WorkError, error_from
-from luthier.core.system.threads import start_daemon
+from luthier.core.ids import sha256_document
+from luthier.core.system.process_setup import start_daemon
 from luthier.platform.home.context import Context
 
 log = logging.getLogger("luthier.answers")

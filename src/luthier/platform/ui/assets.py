@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from luthier.core.digest import sha256_bytes
+from luthier.core.ids import sha256_bytes
 
 _HERE: Final = Path(__file__).parent
 _TYPES: Final = {

@@ -1,4 +1,4 @@
-"""Work of a form that may take long: no request waits for it longer than a moment, and one may leave its page.
+"""Work of a form that may take long: no request waits for it longer than a moment; /working/NAME follows it.
 
 POST --> a thread begins --> done within 0.25 s: on to where it leads
                          `-> else /working/NAME: looks again until it is done, then leads on or says why not
@@ -16,14 +16,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from luthier.core.errors import BusyError, LuthierError, NotFoundError, WorkError
-from luthier.core.system.threads import start_daemon
+from luthier.core.system.process_setup import start_daemon
 from luthier.platform.auth.service import digest_of
-from luthier.platform.ui.render import redirect
-from luthier.platform.ui.visitor import COOKIE
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.visitor import COOKIE, Visitor
 
 log = logging.getLogger("luthier.web")
 
@@ -160,3 +161,16 @@ def _carry_out(made: Work, work: Callable[[], Led]) -> None:
 def _owner(request: Request) -> str:
     # The digest: secrets of sessions are not held in memory longer than a request.
     return digest_of(request.cookies.get(COOKIE, ""))
+
+
+router = APIRouter(prefix="/working")
+
+
+@router.get("/{name}")
+def look(request: Request, _caller: Visitor, name: str) -> Response:
+    """The state of the work; done work leads on."""
+    work = page_work(request).find(request, name)
+    if work.led is not None:
+        return redirect(request, work.led.address, work.led.notice)
+    status = 200 if work.error is None else status_of(work.error)
+    return render(request, "working.html", {"work": work}, status=status)

@@ -1,30 +1,177 @@
-"""From a template to an answer: what all pages share, and how a form leads on."""
+"""From a template to a response: the page shell, its navigation, redirects after forms, and advice of errors.
+
+Services advise programs, commands and pages alike. A page links to the page that a service's advice names by its API
+call or command. Commands without a page (`luthier models pull`, `luthier data ingest`) stay what they are.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from jinja2 import BaseLoader, ChoiceLoader, Environment, FileSystemLoader, PrefixLoader
 from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from luthier.core.access import Scope
 from luthier.core.evaluation import Metric
+from luthier.core.registry import PAGES
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import page_environment
 from luthier.ml.charts.svg import drawn
-from luthier.platform.auth.member_records import Session
+from luthier.ml.charts.visible import visible
+from luthier.platform.auth.members_store import Session
 from luthier.platform.ui.assets import Assets
-from luthier.platform.ui.form_tokens import form_token
-from luthier.platform.ui.navigation import current, declared, entries_for
-from luthier.platform.ui.page_advice import page_advice
+from luthier.platform.ui.forms import form_token
+
+Group = Literal["main", "settings"]
+"""Where a page is led to from: the head of every page, or the tabs of the settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a page declares, beside the router that answers for it.
+
+    Attributes:
+        name: Its title.
+        address: Its path. A plug-in's is `/plug-ins/` with the name of its entry point.
+        scope: What a visitor needs to see it; None for whoever is signed in.
+        order: Pages are shown by it, smallest first.
+        key: The letter that leads there, after `g`; empty for none.
+        group: Where it is led to from.
+        router: Of a plug-in: its routes, each at the address or below it. `scope` is asked for in front of each.
+        templates: Of a plug-in: the folder of its templates, found under the name of its entry point
+            (`name/list.html`); `base.html` is the layout that all pages extend.
+    """
+
+    name: str
+    address: str
+    scope: Scope | None
+    order: int
+    key: str = ""
+    group: Group = "main"
+    router: APIRouter | None = None
+    templates: Path | None = None
+
+
+@cache
+def declared() -> dict[str, Page]:
+    """Every page by the name it is registered under, by order.
+
+    Raises:
+        NotFoundError: A package brings a page that cannot be loaded.
+    """
+    found: dict[str, Page] = {name: PAGES.declaration(name) for name in PAGES.names()}
+    return dict(sorted(found.items(), key=lambda item: item[1].order))
+
+
+def entries(group: Group = "main") -> list[Page]:
+    """The pages of a group, in order."""
+    return [page for page in declared().values() if page.group == group]
+
+
+def entries_for(session: Session | None, group: Group = "main") -> list[Page]:
+    """What this visitor may look at."""
+    if session is None:
+        return []
+    return [page for page in entries(group) if page.scope is None or session.caller.may(page.scope)]
+
+
+def current(path: str) -> str:
+    """The address of the page of the navigation that an address belongs to; empty for none."""
+    known = [page.address for page in entries()]
+    fitting = [address for address in known if path == address or (address != "/" and path.startswith(address))]
+    # The longest fit is the most specific entry.
+    return max(fitting, key=len, default="")
+
+
+_RUNS, _MODELS = ("/runs", "Runs"), ("/models", "Models")
+_DEPLOYMENTS = ("/models?show=deployments", "Deployments")
+_FILES, _DATASETS = ("/datasets/new", "Bring a dataset"), ("/datasets", "Datasets")
+_HOME = ("/", "Home")
+_ROUTES: Final = {
+    "runs": _RUNS,
+    "fine_tuning/jobs": _RUNS,
+    "fine_tuning": _MODELS,
+    "models": _MODELS,
+    "files": _FILES,
+    "uploads": _FILES,
+    "deployments": _DEPLOYMENTS,
+    "webhooks": ("/settings/webhooks", "Webhooks"),
+    "feedback": ("/review", "Review"),
+}
+"""The page for the first part of an API's address; any other leads home, from where the navigation goes on."""
+_COMMANDS: Final = {
+    "runs": _RUNS,
+    "jobs": _RUNS,
+    "train": _RUNS,
+    "models list": _MODELS,
+    "models show": _MODELS,
+    "models remove": _MODELS,
+    "deployments": _DEPLOYMENTS,
+    "deploy": _DEPLOYMENTS,
+    "promote": _DEPLOYMENTS,
+    "rollback": _DEPLOYMENTS,
+    "export": _MODELS,
+    "eval": ("/evaluations/new", "Judge a model"),
+    "data repair": _DATASETS,
+    "data audit": _DATASETS,
+    "data split": _DATASETS,
+    "data diff": _DATASETS,
+    "keys": ("/settings/keys", "Keys"),
+    "users": ("/settings/members", "Members"),
+    "studies": ("/studies", "Studies"),
+    "pipelines": _HOME,
+    "alerts": ("/monitor", "Monitor"),
+    "traffic list": ("/monitor/exchanges", "Exchanges"),
+    "traffic policy": ("/settings/traffic", "Traffic"),
+    "usage": ("/settings/usage", "Usage"),
+    "audit-log": ("/settings/audit-log", "Audit log"),
+    "feedback": ("/review", "Review"),
+    "human-eval": ("/evaluations/panels", "Panels of raters"),
+}
+_CALL: Final = re.compile(r"\b(?:GET|POST|PUT|PATCH|DELETE) /(?:api/)?v1/([A-Za-z0-9_/{}.-]*)")
+_NAMES: Final = "|".join(sorted(map(re.escape, _COMMANDS), key=len, reverse=True))
+_COMMAND: Final = re.compile(rf"`luthier ({_NAMES})\b([^`]*)`|(?<![\w-])luthier ({_NAMES})(?![\w-])([^;,()]*)")
+_RUN_ID: Final = re.compile(r"\brun-[A-Za-z0-9-]+")
+# Advice that names a command and an API call for the same thing becomes one link.
+_TWICE: Final = re.compile(r"(<a [^>]*>[^<]*</a>),? or \1")
+
+
+def page_advice(advice: str) -> Markup:
+    """The advice of an error with links to pages in the place of API calls and of commands that have a page."""
+    # Escaped first: an error may quote what a stranger sent, and only the links below may be markup.
+    text = str(escape(visible(advice)))
+    text = _CALL.sub(lambda found: _link(*_page_of_route(found[1])), text)
+    text = _COMMAND.sub(lambda found: _of_command(found[1] or found[3], found[2] or found[4] or ""), text)
+    return Markup(_TWICE.sub(r"\1", text))  # noqa: S704 - escaped above; what was put in are addresses of this module
+
+
+def _page_of_route(path: str) -> tuple[str, str]:
+    known = [name for name in _ROUTES if path == name or path.startswith(f"{name}/")]
+    # The longest name that fits: `fine_tuning/jobs` before `fine_tuning`.
+    return _ROUTES[max(known, key=len)] if known else _HOME
+
+
+def _of_command(name: str, arguments: str) -> str:
+    address, title = _COMMANDS[name]
+    if address == "/runs" and (run := _RUN_ID.search(arguments)) is not None:
+        address, title = f"/runs/{run[0]}", "its page"
+    return _link(address, title)
+
+
+def _link(address: str, title: str) -> str:
+    return f'<a href="{address}">{title}</a>'
+
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _FEATURES: Final = Path(__file__).parents[2] / "features"

@@ -9,9 +9,8 @@ from fastapi import Path, Request
 from starlette.responses import Response
 
 from luthier.core.errors import RequestError
-from luthier.platform.auth.member_records import Session
-from luthier.platform.ui.navigation import entries_for
-from luthier.platform.ui.render import render
+from luthier.platform.auth.members_store import Session
+from luthier.platform.ui.render import entries_for, render
 
 Id = Annotated[str, Path(max_length=64, pattern="^[A-Za-z0-9_-]+$")]
 """The id of a key, a member or a webhook in an address."""

@@ -11,8 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from luthier.core.access import SCOPES, Caller, Scope
-from luthier.platform.auth.member_records import Session
-from luthier.platform.auth.sessions import session_of
+from luthier.platform.auth.members import session_of
+from luthier.platform.auth.members_store import Session
 from luthier.platform.home.context import Context
 
 COOKIE: Final = "luthier_session"

@@ -22,10 +22,10 @@ from pydantic import ConfigDict
 
 from luthier.core.access import Caller
 from luthier.core.aliases import command_of
-from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.system.file_lock import file_lock
+from luthier.core.ids import sha256_document, sha256_file
+from luthier.core.system.files import file_lock
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
 from luthier.platform.home.context import Context
 

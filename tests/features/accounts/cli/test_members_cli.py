@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.access import DEFAULT_PROJECT
-from luthier.platform.auth.members import member_by_password
-from luthier.platform.auth.sessions import session_of, sign_in_with_link
+from luthier.platform.auth.members import member_by_password, session_of, sign_in_with_link
 from luthier.platform.home.context import Context
 
 PASSWORD = "correct horse battery"

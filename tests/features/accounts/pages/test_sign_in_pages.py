@@ -16,12 +16,11 @@ from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
 from luthier.features.accounts import sign_in_pages as sign_in
-from luthier.platform.auth.members import add_member, change_password, remove_member
+from luthier.platform.auth.members import add_member, change_password, make_link, remove_member
 from luthier.platform.auth.service import create_key, revoke_key
-from luthier.platform.auth.sessions import make_link
 from luthier.platform.home.context import Context
 from luthier.server.pages import page_routes
-from luthier.testing.running_server import running_server
+from luthier.testing.servers import running_server
 
 Browser = Callable[..., TestClient]
 PASSWORD = "correct horse battery"

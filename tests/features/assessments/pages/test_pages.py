@@ -11,7 +11,7 @@ from luthier.core.access import Caller
 from luthier.features.deployments import service as deployments
 from luthier.platform.home.context import Context
 from luthier.testing.assessed import make_safety_result, make_suite_result
-from luthier.testing.finished_run import add_run
+from luthier.testing.records import add_run
 
 Browser = Callable[..., TestClient]
 REASON = "The old one insults customers; refusals are mended next week."

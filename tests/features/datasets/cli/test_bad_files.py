@@ -15,12 +15,12 @@ import polars as pl
 import pytest
 from pypdf import PdfWriter
 
-from luthier.ml.data.files.bounded_lines import MAX_LINE_BYTES
+from luthier.ml.data.files.untrusted_input import MAX_LINE_BYTES
 
 WATCHED = """
 import sys
 from luthier.cli.main import main
-from luthier.ml.training.memory import peak_memory_bytes
+from luthier.ml.training.device import peak_memory_bytes
 code = main(["data", "audit", sys.argv[1], "--only", "schema", "--json"])
 print(peak_memory_bytes())
 sys.exit(code)

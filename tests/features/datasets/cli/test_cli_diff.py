@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from luthier.features.datasets.cli.diff import _show
+from luthier.features.datasets.cli.describe import _show
 from luthier.ml.data.diff.compare import diff
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import RequestError
-from luthier.platform.cli.options import parse_mapping, parse_template_options
+from luthier.platform.cli.command import parse_mapping, parse_template_options
 
 
 @pytest.fixture

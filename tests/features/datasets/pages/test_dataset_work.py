@@ -17,7 +17,7 @@ from luthier.features.datasets import service as dataset_versions
 from luthier.features.files import references as file_references
 from luthier.platform.home.context import Context
 from luthier.platform.processes.analysis_child import answer_to
-from luthier.testing.waiting import wait_for
+from luthier.testing.servers import wait_for
 
 Browser = Callable[..., TestClient]
 HX = {"HX-Request": "true"}

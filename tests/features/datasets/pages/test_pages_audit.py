@@ -12,10 +12,10 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.records import DatasetVersion
+from luthier.features.datasets.store import DatasetVersion
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
-from luthier.testing.waiting import wait_for
+from luthier.testing.servers import wait_for
 
 Browser = Callable[..., TestClient]
 TRAIN = ("read", "train")

@@ -9,13 +9,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
-from luthier.features.datasets import row_index as dataset_index
+from luthier.features.datasets import rows as dataset_index
 from luthier.features.datasets import rows as dataset_rows
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.records import DatasetVersion
+from luthier.features.datasets.store import DatasetVersion
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.waiting import wait_for
+from luthier.testing.servers import wait_for
 
 Browser = Callable[..., TestClient]
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'

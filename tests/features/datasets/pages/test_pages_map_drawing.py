@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.vacuous import nonempty
 
-from luthier.features.datasets.pages.map_drawing import HEIGHT, WIDTH, picture
+from luthier.features.datasets.pages.map import HEIGHT, WIDTH, picture
 
 
 def drawn(points: list[tuple[float, float, int]], words: list[list[str]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from luthier.core.access import Caller
 from luthier.features.datasets import service as dataset_versions
 from luthier.platform.files import service as files
-from luthier.platform.files.incoming import IncomingFile
+from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 

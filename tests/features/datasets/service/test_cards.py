@@ -11,10 +11,8 @@ import pytest
 from huggingface_hub import DatasetCard as HubCard
 
 from luthier.core.errors import RequestError
-from luthier.features.datasets.cards import CardOptions, make_card
-from luthier.features.datasets.file_diffs import compare
-from luthier.features.datasets.file_repairs import RepairOptions, repair
-from luthier.features.datasets.file_splits import SplitOptions, split
+from luthier.features.datasets.data_files import RepairOptions, SplitOptions, compare, repair, split
+from luthier.features.datasets.previews import CardOptions, make_card
 from luthier.platform.home.context import Context
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError, NotFoundError
-from luthier.features.datasets.corpora import read_corpus
-from luthier.features.datasets.ingestions import ingest
+from luthier.features.datasets.documents import ingest, read_corpus
 from luthier.platform.home.context import Context
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
-from luthier.features.datasets.file_audits import AuditOptions, audit, names_of
+from luthier.features.datasets.data_files import AuditOptions, audit, names_of
 from luthier.platform.home.context import Context
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import ModelSourceError, NotFoundError, RequestError
-from luthier.features.datasets.ingestions import ingest
+from luthier.features.datasets.documents import ingest
 from luthier.ml.inference.models import sources
 from luthier.ml.inference.models.token_counter import token_counter
 from luthier.platform.home.context import Context

@@ -13,12 +13,11 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.diffs import difference
-from luthier.features.datasets.maps import map_of, rows_of_group
-from luthier.features.datasets.records import DatasetVersion
+from luthier.features.datasets.store import DatasetVersion
+from luthier.features.datasets.version_analyses import difference, map_of, rows_of_group
 from luthier.platform.home.context import Context
 from luthier.platform.processes.result_cache import CachedResult
-from luthier.testing.waiting import wait_for
+from luthier.testing.servers import wait_for
 
 CALLER = Caller(name="Ada")
 TOPICS = ("soup bread cheese tasty kitchen", "engine wheel brake fuel tyre", "python loop class import list")

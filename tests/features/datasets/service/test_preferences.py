@@ -27,7 +27,7 @@ from luthier.features.planning.quotes import exact_batches, quote_of
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.launchers.here import silent_hooks, train_worker
-from luthier.features.training.learning_curves import _ready
+from luthier.features.training.repeated_runs import _ready
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context

@@ -9,17 +9,17 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.features.datasets import audits as dataset_audits
-from luthier.features.datasets import repairs as dataset_repairs
+from luthier.features.datasets import derived_versions as dataset_repairs
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets import tokens as dataset_tokens
-from luthier.features.datasets.audits import AuditSettings
-from luthier.features.datasets.records import DatasetVersion
-from luthier.features.datasets.repairs import RepairChoice
-from luthier.features.datasets.token_surveys import bins_of, evenly
+from luthier.features.datasets import version_analyses as dataset_audits
+from luthier.features.datasets import version_analyses as dataset_tokens
+from luthier.features.datasets.analysis import bins_of, evenly
+from luthier.features.datasets.derived_versions import RepairChoice
+from luthier.features.datasets.store import DatasetVersion
+from luthier.features.datasets.version_analyses import AuditSettings
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
-from luthier.testing.waiting import wait_for
+from luthier.testing.servers import wait_for
 
 ADA = Caller(name="ada")
 

@@ -8,15 +8,14 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import DataError, NotFoundError
-from luthier.features.datasets import row_index as dataset_index
+from luthier.features.datasets import rows as dataset_index
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.records import DatasetVersion
-from luthier.features.datasets.row_index import columns_of, index_state, open_rows
-from luthier.features.datasets.rows import rows_page
+from luthier.features.datasets.rows import columns_of, index_state, open_rows, rows_page
+from luthier.features.datasets.store import DatasetVersion
 from luthier.ml.data.rows import row_index
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
-from luthier.testing.waiting import wait_for
+from luthier.testing.servers import wait_for
 
 CALLER = Caller()
 

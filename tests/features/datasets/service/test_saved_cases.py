@@ -13,7 +13,7 @@ from luthier.core.access import Caller
 from luthier.core.conversation import Message
 from luthier.core.errors import ConflictError, RequestError
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.saved_cases import SavedCase, save_case
+from luthier.features.datasets.service import SavedCase, save_case
 from luthier.platform.auth.service import create_project
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context

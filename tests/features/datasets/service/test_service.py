@@ -14,16 +14,16 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError, WorkError
-from luthier.features.datasets import row_index as dataset_index
+from luthier.features.datasets import rows as dataset_index
 from luthier.features.datasets import rows as dataset_rows
 from luthier.features.datasets import service as dataset_versions
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.auth.service import create_project
 from luthier.platform.files import service as files
-from luthier.platform.files.records import StoredFile
+from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 from luthier.platform.processes.result_cache import CachedResult
-from luthier.testing.waiting import wait_for
+from luthier.testing.servers import wait_for
 
 ADA = Caller(name="ada")
 ROWS = [{"prompt": f"p{n}", "completion": "c"} for n in range(3)]

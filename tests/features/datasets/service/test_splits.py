@@ -10,10 +10,10 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.records import DatasetVersion
-from luthier.features.datasets.splits import SplitWishes, begin_split, last_split, split_dataset, split_state
+from luthier.features.datasets.derived_versions import SplitWishes, begin_split, last_split, split_dataset, split_state
+from luthier.features.datasets.store import DatasetVersion
 from luthier.platform.home.context import Context
-from luthier.testing.waiting import wait_for
+from luthier.testing.servers import wait_for
 
 CALLER = Caller(name="Ada")
 WORDS = ["amber", "brick", "cloud", "delta", "ember", "field", "grape", "house", "ivory", "joker"]

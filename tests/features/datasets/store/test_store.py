@@ -9,16 +9,13 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.features.datasets.records import Dataset, DatasetVersion, RowDecision
-from luthier.features.datasets.store import DatasetStore
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import AuditLogStore
+from luthier.features.datasets.store import Dataset, DatasetStore, DatasetVersion, RowDecision
+from luthier.platform.audit_log.service import AuditEvent, AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 from luthier.platform.files.artifacts import ArtifactStore
-from luthier.platform.files.incoming import IncomingFile
-from luthier.platform.files.records import StoredFile
-from luthier.platform.files.store import FileStore
+from luthier.platform.files.service import IncomingFile
+from luthier.platform.files.store import FileStore, StoredFile
 
 PROJECT, OTHER = "default", "proj-other"
 

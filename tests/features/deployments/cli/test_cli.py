@@ -9,10 +9,9 @@ import pytest
 
 from luthier.core.errors import RequestError
 from luthier.features.deployments.cli import parse_split
-from luthier.platform.auth.usage_records import Use
+from luthier.platform.auth.store import Use
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
-from luthier.testing.records import make_evaluation
+from luthier.testing.records import add_run, make_evaluation
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from luthier.platform.auth.usage_records import Use
-from luthier.testing.finished_run import add_run
+from luthier.platform.auth.store import Use
+from luthier.testing.records import add_run
 
 PLACE = "/api/v1/deployments"
 

@@ -8,9 +8,9 @@ from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
 from luthier.features.deployments import service as deployments
-from luthier.platform.auth.usage_records import Use
+from luthier.platform.auth.store import Use
 from luthier.platform.home.context import Context
-from luthier.testing.models_home import ME, fill
+from luthier.testing.homes import ME, fill
 
 Browser = Callable[..., TestClient]
 

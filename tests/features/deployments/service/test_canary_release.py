@@ -9,16 +9,15 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.ids import new_id
-from luthier.core.records.canary_watch import CanaryRules
-from luthier.core.records.feedback import Feedback
-from luthier.core.records.traffic import Exchange
+from luthier.core.records.deployment import CanaryRules
+from luthier.core.records.traffic import Exchange, Feedback
 from luthier.features.deployments import canary_release as canary_watch
 from luthier.features.deployments import service as deployments
-from luthier.features.deployments.canary_frame import canary_frame
+from luthier.features.deployments.canary_release import canary_frame
 from luthier.features.traffic import service as traffic
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
+from luthier.testing.records import add_run
 
 ME = Caller()
 
@@ -89,7 +88,7 @@ def test_between_two_looks_texts_are_left_alone(
 ) -> None:
     exchanges(context, canary)
     (first,) = canary_watch.check_canaries(context)
-    monkeypatch.setattr("luthier.ml.drift.canary.compare.compare", lambda *_: pytest.fail("no new look"))
+    monkeypatch.setattr("luthier.ml.drift.canary.compare", lambda *_: pytest.fail("no new look"))
     (again,) = canary_watch.check_canaries(context)
     assert again.signals == first.signals
     assert again.num_seen == 240

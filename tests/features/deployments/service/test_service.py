@@ -18,8 +18,7 @@ from luthier.features.serving import models as served_models
 from luthier.ml.export.bundle.verify import VerifyReport
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
-from luthier.testing.records import make_evaluation
+from luthier.testing.records import add_run, make_evaluation
 
 ME, STRANGER = Caller(), Caller(project_id="proj-other")
 REMOTE = Caller(key_id="key-1", scopes=("train",))

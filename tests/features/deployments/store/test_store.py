@@ -10,8 +10,7 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.records import deployment as routing
 from luthier.core.records.deployment import Deployment, Share
 from luthier.features.deployments.store import DeploymentStore
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import AuditLogStore
+from luthier.platform.audit_log.service import AuditEvent, AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from luthier.features.doctor.service import examine, find_obstacles
-from luthier.ml.evaluation.sandbox.code import isolation
+from luthier.ml.evaluation.sandbox.runners import isolation
 from luthier.ml.planning.hardware import Hardware
 from luthier.platform.home.context import Context
 

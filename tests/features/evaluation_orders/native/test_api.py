@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.testing.assessed import make_suite_result
-from luthier.testing.finished_run import add_run
+from luthier.testing.records import add_run
 
 PLACE, DEPLOYMENTS = "/api/v1/evaluations", "/api/v1/deployments"
 REASON = "The old one insults customers; refusals are mended next week."

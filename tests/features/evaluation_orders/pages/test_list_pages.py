@@ -22,8 +22,7 @@ from luthier.core.evaluation import (
 )
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
-from luthier.testing.records import make_evaluation
+from luthier.testing.records import add_run, make_evaluation
 
 Browser = Callable[..., TestClient]
 ID = "eval-20261126-120000-aaaaaa"

@@ -15,25 +15,24 @@ from tests.fixtures.at_work import at_work, child_of
 from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.access import Caller
-from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.ids import sha256_file
 from luthier.core.plan import DataPlan
-from luthier.core.results.task_result import SafetyResult, SuiteResult
+from luthier.core.results.suite import SafetyResult, SuiteResult
 from luthier.features.assessments.service import read_safety, read_suite
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.job import carry_out
 from luthier.features.evaluation_orders.service import OrderView
 from luthier.features.models.service import pull_model
 from luthier.features.recipes.service import load_recipe
-from luthier.features.runs.evaluations import read_evaluation
+from luthier.features.runs.views import read_evaluation
 from luthier.features.training import jobs
 from luthier.ml.inference.models import sources
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.processes.process import Outcome
-from luthier.testing.finished_run import add_run
-from luthier.testing.records import make_plan, make_profile, make_record, make_result
+from luthier.testing.records import add_run, make_plan, make_profile, make_record, make_result
 
 ME, STRANGER = Caller(), Caller(project_id="proj-other")
 SUITE = """name: workshop

@@ -12,7 +12,7 @@ from luthier.features.planning.service import prepare
 from luthier.features.recipes.service import recipe_from
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.platform.home.context import Context
-from luthier.testing.tiny_thinker import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
 
 
 @pytest.fixture(scope="module", params=[THINKING_TEMPLATE, OPENING_TEMPLATE], ids=["writes", "opens"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from luthier.core.evaluation import Comparison, Metric, SystemResult
-from luthier.core.records.format_table import FormatPrice, FormatTable, Spread
+from luthier.core.records.export import FormatPrice, FormatTable, Spread
 from luthier.features.exports.formats import tables as format_tables
 
 SPEED = Spread(median=100.0, low=90.0, high=120.0)

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from tests.fixtures.pages import shown
 
 from luthier.platform.home.context import Context
-from luthier.testing.models_home import add_export, fill
+from luthier.testing.homes import add_export, fill
 
 Browser = Callable[..., TestClient]
 PIECE = {"HX-Request": "true"}

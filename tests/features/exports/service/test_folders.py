@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import ConflictError, RequestError, StorageFullError
-from luthier.core.system.scratch_folders import FolderRegister
+from luthier.core.system.files import FolderRegister
 from luthier.features.exports.folders import open_to_readers, staged_folder
 
 Usage = namedtuple("Usage", "total used free")
@@ -134,8 +134,8 @@ def test_what_a_killed_export_left_in_another_place_is_cleared_by_the_next(tmp_p
     code = """
 import sys
 from pathlib import Path
-from luthier.core.system.scratch_folders import FolderRegister
-from luthier.core.system.scratch_folders import FolderRegister
+from luthier.core.system.files import FolderRegister
+from luthier.core.system.files import FolderRegister
 from luthier.features.exports.folders import staged_folder
 register = FolderRegister(Path(sys.argv[1]))
 with staged_folder(Path(sys.argv[2]), needed_bytes=1, what="merged", register=register) as folder:

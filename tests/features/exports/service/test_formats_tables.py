@@ -16,11 +16,11 @@ from luthier.core.child_process.channel import Channel
 from luthier.core.errors import ConflictError, LuthierError, ParityError, RequestError
 from luthier.core.evaluation import Comparison, Metric, SystemResult
 from luthier.core.ports import Progress
-from luthier.core.records.format_table import FormatTable
-from luthier.core.system.file_lock import file_lock
+from luthier.core.records.export import FormatTable
+from luthier.core.system.files import file_lock
 from luthier.features.evaluations import service as evaluations
-from luthier.features.exports.formats import exports as format_exports
-from luthier.features.exports.formats.quality import losses_of
+from luthier.features.exports.formats import measurements as format_exports
+from luthier.features.exports.formats.measurements import losses_of
 from luthier.features.exports.formats.tables import FormatRequest, measure_formats, parse_format
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train

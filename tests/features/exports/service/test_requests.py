@@ -16,13 +16,13 @@ from tests.fixtures.at_work import at_work, child_of, work
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.features.deployments import service as deployments
-from luthier.features.exports import files as export_files
+from luthier.features.exports import requests as export_files
 from luthier.features.exports import requests as server_exports
 from luthier.features.models.service import pull_model
-from luthier.features.models.tuned_records import TunedModel
+from luthier.features.models.store import TunedModel
 from luthier.features.training import jobs
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
+from luthier.testing.records import add_run
 
 ME, STRANGER = Caller(), Caller(project_id="proj-other")
 

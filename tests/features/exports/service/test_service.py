@@ -18,10 +18,10 @@ from tests.fixtures.service import chat_row, write_rows
 from luthier.core.errors import ConflictError, NotFoundError, ParityError, RequestError, StorageFullError
 from luthier.core.ports import SilentProgress
 from luthier.features.exports.service import export, find_source
-from luthier.features.models.tuned_records import TunedModel
+from luthier.features.models.store import TunedModel
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
-from luthier.ml.export import gguf_adapter_proof
+from luthier.ml.export import parity
 from luthier.ml.export.bundle import verify
 from luthier.ml.export.exporters import registry, rehearsal
 from luthier.ml.export.parity import compare
@@ -105,7 +105,7 @@ def test_a_file_for_llama_cpp_whose_proof_fails_is_left_out_of_the_adapter(train
         report = compare(observed, runtime, "gguf", "float16", SilentProgress())
         return report.model_copy(update={"passed": False, "reasons": ("The tokens of 1 prompts differ.",)})
 
-    monkeypatch.setattr(gguf_adapter_proof, "prove_gguf_adapter", fail)
+    monkeypatch.setattr(parity, "prove_gguf_adapter", fail)
     made = export(trained[0], trained[1], to="adapter", output=tmp_path / "out", num_prompts=1)
     assert made.gguf_parity is None
     assert "adapter.gguf" not in made.files

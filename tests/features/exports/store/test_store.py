@@ -8,11 +8,10 @@ from luthier.core.errors import NotFoundError
 from luthier.core.records.export import ServerExport
 from luthier.features.exports.store import ExportStore
 from luthier.features.runs.store import RunStore
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import AuditLogStore
+from luthier.platform.audit_log.service import AuditEvent, AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
-from luthier.platform.jobs.events_store import JobEventStore
+from luthier.platform.jobs.events import JobEventStore
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.store import JobStore
 from luthier.testing.records import RUN_ID, make_export, make_plan, make_record

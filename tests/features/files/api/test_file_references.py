@@ -14,7 +14,7 @@ from luthier.core.ports import SilentProgress
 from luthier.platform.auth.service import create_project
 from luthier.platform.files.service import add_file
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
+from luthier.testing.records import add_run
 
 SECRET = "the words of the secret file"
 Body = Callable[[str], tuple[str, dict[str, Any]]]

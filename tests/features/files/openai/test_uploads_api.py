@@ -15,8 +15,7 @@ from sqlalchemy import update
 
 from luthier.platform.auth.service import create_key
 from luthier.platform.db.tables import uploads
-from luthier.platform.files.service import sweep_files
-from luthier.platform.files.uploads import MAX_PART_BYTES
+from luthier.platform.files.service import MAX_PART_BYTES, sweep_files
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.server.api import create_app

@@ -15,12 +15,12 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.core.recipe import Recipe
 from luthier.core.records.fine_tuning import FineTuningRequest
-from luthier.core.records.monitor_settings import WatchSettings
+from luthier.core.records.monitoring import WatchSettings
 from luthier.core.results.release_gate import Gate
 from luthier.core.results.suite import Suite
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.files import references as file_references
-from luthier.features.serving.grader_records import GraderRun
+from luthier.features.serving.graders import GraderRun
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job

@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 from tests.fixtures.openai import all_events, chat_row, look_at_one, ok, upload, work, work_here
 from tests.vacuous import nonempty
 
-from luthier.core.digest import sha256_file
+from luthier.core.ids import sha256_file
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import ENDED
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from luthier.core.conversation import OptedTurns
 from luthier.core.errors import ModelSourceError, NotFoundError
-from luthier.core.opted_turns import OptedTurns
 from luthier.core.ports import SilentProgress
-from luthier.features.generation.engine_pool import EnginePool
+from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate, engine_key
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.features.generation.teachers import api_key, find_teacher, parse_address
+from luthier.features.generation.engines import api_key, find_teacher, parse_address
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_plan, make_record, make_result
 

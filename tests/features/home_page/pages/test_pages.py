@@ -8,14 +8,13 @@ from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
 from luthier.core.ids import new_id
-from luthier.features.datasets.records import Dataset, DatasetVersion
 from luthier.features.datasets.service import keep_rows
+from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.deployments.service import deploy
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.finished_run import add_run
-from luthier.testing.records import make_evaluation, make_plan, make_record, make_step
+from luthier.testing.records import add_run, make_evaluation, make_plan, make_record, make_step
 
 Browser = Callable[..., TestClient]
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\u202e'

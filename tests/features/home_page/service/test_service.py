@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from luthier.core.budget import Bill
 from luthier.core.cost import Estimate
 from luthier.core.events import BillUpdated
 from luthier.core.ids import new_id
+from luthier.core.run import Bill
 from luthier.features.home_page import service as overview
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -99,7 +99,7 @@ def test_work_that_makes_no_run_is_listed_without_one(context: Context) -> None:
 
 
 def test_a_run_of_a_command_is_running_while_its_process_lives(context: Context) -> None:
-    from luthier.core.system.file_lock import file_lock
+    from luthier.core.system.files import file_lock
 
     record = make_record(status="running")
     context.runs.create(record, make_plan())

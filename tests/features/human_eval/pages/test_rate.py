@@ -9,12 +9,12 @@ from fastapi.testclient import TestClient
 from tests.fixtures.pages import Browser
 
 from luthier.core.access import Caller
-from luthier.features.human_eval import links as rating_links
 from luthier.features.human_eval import rate_pages as rate
-from luthier.features.human_eval.answers import AnsweredRow, AnsweredRows
+from luthier.features.human_eval import service as rating_links
+from luthier.features.human_eval.items import AnsweredRow, AnsweredRows
 from luthier.features.human_eval.service import NewPanel, close_panel, create_panel
 from luthier.platform.home.context import Context
-from luthier.testing.ratings import careful, make_panel, rate_all
+from luthier.testing.assessed import careful, make_panel, rate_all
 
 ME = Caller()
 

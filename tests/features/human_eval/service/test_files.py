@@ -11,17 +11,16 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Message
-from luthier.core.digest import sha256_document
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
+from luthier.core.ids import sha256_document
 from luthier.core.results.human_eval import RatingItem, RatingsTable
 from luthier.features.human_eval import rating_view
-from luthier.features.human_eval.answers import AnsweredRow, AnsweredRows
-from luthier.features.human_eval.files import export_panel, format_of, import_label_studio
-from luthier.features.human_eval.pairs import preference_pairs
+from luthier.features.human_eval.files import export_panel, format_of, import_label_studio, preference_pairs
+from luthier.features.human_eval.items import AnsweredRow, AnsweredRows
 from luthier.features.human_eval.service import NewPanel, close_panel, create_panel, ratings_table
 from luthier.ml.data.rows.formats import load_file
 from luthier.platform.home.context import Context
-from luthier.testing.ratings import careful, clicking, make_panel, rate_all
+from luthier.testing.assessed import careful, clicking, make_panel, rate_all
 
 ME = Caller()
 

@@ -12,14 +12,13 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LeakageError, NotFoundError, RequestError
 from luthier.core.results.human_eval import RatingItem
-from luthier.features.human_eval import links as rating_links
 from luthier.features.human_eval import rating_view as rating_desk
+from luthier.features.human_eval import service as rating_links
 from luthier.features.human_eval import service as rating_panels
-from luthier.features.human_eval.answers import answer_rows, answers_of
-from luthier.features.human_eval.items import CHECK_SYSTEM, make_items
+from luthier.features.human_eval.items import CHECK_SYSTEM, answer_rows, answers_of, make_items
 from luthier.features.human_eval.service import MAX_INSTRUCTIONS_CHARACTERS, create_panel, panel_report, ratings_table
 from luthier.platform.home.context import Context
-from luthier.testing.ratings import answered_rows, careful, clicking, make_panel, rate_all
+from luthier.testing.assessed import answered_rows, careful, clicking, make_panel, rate_all
 from luthier.testing.records import make_evaluation
 
 ME = Caller()

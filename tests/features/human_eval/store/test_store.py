@@ -7,8 +7,7 @@ import pytest
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.results.human_eval import RatedAnswer, Rater, Rating, RatingItem, RatingPanel
 from luthier.features.human_eval.store import RatingPanelStore
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import AuditLogStore
+from luthier.platform.audit_log.service import AuditEvent, AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from luthier.core.records.calibration import Calibration
 from luthier.features.judges.format import show_calibration
+from luthier.testing.assessed import pair_ratings, reading_judge, write_ratings
 from luthier.testing.openai_server import OpenAIServer, serving
-from luthier.testing.rated_pairs import pair_ratings, reading_judge, write_ratings
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.core.results.human_eval import RatingsTable
-from luthier.features.judges.calibrations import calibrate, calibrations, is_calibrated
-from luthier.ml.evaluation.judge import questions
+from luthier.features.judges.service import calibrate, calibrations, is_calibrated
+from luthier.ml.evaluation.judge import verdicts
 from luthier.platform.home.context import Context
+from luthier.testing.assessed import pair_ratings, reading_judge, write_ratings
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
-from luthier.testing.rated_pairs import pair_ratings, reading_judge, write_ratings
 
 NUM = 60
 
@@ -71,7 +71,7 @@ def test_another_form_of_the_questions_needs_another_calibration(
     context: Context, project: str, ratings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, judge = held(context, project, ratings, reading_judge)
-    monkeypatch.setattr(questions, "_RULES", "Be fair.")
+    monkeypatch.setattr(verdicts, "_RULES", "Be fair.")
     assert is_calibrated(context, project, judge, "preference") is None
 
 

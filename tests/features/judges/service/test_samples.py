@@ -5,11 +5,11 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError, WorkError
-from luthier.core.records.monitor_settings import WatchSettings
+from luthier.core.records.monitoring import WatchSettings
 from luthier.features.judges import service as judges
-from luthier.features.judges.samples import judged_by
+from luthier.features.judges.service import judged_by
 from luthier.features.monitoring import service as monitoring
-from luthier.ml.drift.traffic.frame import SCHEMA
+from luthier.ml.drift.traffic.files import SCHEMA
 from luthier.ml.inference.fake import FakeEngine
 
 FRAME_AT = 1_000.0

@@ -11,11 +11,11 @@ import pytest
 from luthier.core.errors import NotFoundError, OverlongError, RequestError
 from luthier.core.ports import SilentProgress
 from luthier.features.judges.service import judge_name, open_judge, same_base
-from luthier.ml.evaluation.judge.questions import pairwise_question
+from luthier.ml.evaluation.judge.verdicts import pairwise_question
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, serving
 from luthier.testing.records import RUN_ID, make_plan, make_record, make_result
-from luthier.testing.tiny_gguf import write_tiny_gguf
+from luthier.testing.tiny import write_tiny_gguf
 
 SILENT = SilentProgress()
 QUESTION = pairwise_question("helpfulness", "Why?", "So.", "Thus.").model_copy(update={"max_new_tokens": 24})

@@ -7,8 +7,7 @@ import re
 
 from tests.vacuous import nonempty
 
-from luthier.features.lineage.chart import address_of, lineage_svg
-from luthier.features.lineage.service import Lineage, Node
+from luthier.features.lineage.service import Lineage, Node, address_of, lineage_svg
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\u202e'
 

@@ -12,13 +12,12 @@ from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.access import Caller
 from luthier.core.dataset import DatasetProfile
-from luthier.core.digest import sha256_file
 from luthier.core.errors import RequestError
+from luthier.core.ids import sha256_file
 from luthier.core.recipe import DataRecipe
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.deployments import service as deployments
-from luthier.features.lineage.forgotten_rows import forget_row
-from luthier.features.lineage.rows import row_lineage
+from luthier.features.lineage.rows import forget_row, row_lineage
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan, make_record, make_result

@@ -9,8 +9,8 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.features.deployments import service as deployments
 from luthier.features.lineage.service import Lineage, model_lineage, project_lineage
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
-from luthier.testing.models_home import ME, fill
+from luthier.testing.homes import ME, fill
+from luthier.testing.records import add_run
 
 STRANGER = Caller(project_id="proj-other")
 

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.models_home import HOSTILE, fill
+from luthier.testing.homes import HOSTILE, fill
 
 Browser = Callable[..., TestClient]
 

@@ -12,8 +12,8 @@ from luthier.features.deployments import service as deployments
 from luthier.features.model_cards import service as project_models
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
-from luthier.testing.models_home import ME, add_export, fill
+from luthier.testing.homes import ME, add_export, fill
+from luthier.testing.records import add_run
 
 STRANGER = Caller(project_id="proj-other")
 

@@ -10,8 +10,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import NotFoundError, RequestError, TemplateError
-from luthier.features.model_checks.records import CHECKS
-from luthier.features.model_checks.service import check_model
+from luthier.features.model_checks.service import CHECKS, check_model
 from luthier.platform.home.context import Context
 
 

@@ -12,7 +12,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.workflows.trial_rows import TRIAL_ROWS
 from luthier.features.model_checks import trials
-from luthier.features.model_checks.records import CHECKS, Check
+from luthier.features.model_checks.service import CHECKS, Check
 from luthier.features.model_checks.trials import try_model
 from luthier.ml.inference.transformers_engine import TransformersEngine
 

@@ -6,8 +6,7 @@ import pytest
 from sqlalchemy import insert
 
 from luthier.core.errors import NotFoundError
-from luthier.features.models.store import TunedModelStore
-from luthier.features.models.tuned_records import TunedModel
+from luthier.features.models.store import TunedModel, TunedModelStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import checkpoint_permissions

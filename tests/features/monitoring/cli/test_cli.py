@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.records.traffic import Exchange
-from luthier.features.monitoring import settings as watch_settings
+from luthier.features.monitoring import scheduled_suites as watch_settings
 from luthier.features.traffic import service as traffic
-from luthier.ml.drift.traffic.lines import line_of
+from luthier.ml.drift.traffic.log import line_of
 from luthier.platform.home.context import Context
-from luthier.testing.steady_traffic import made_traffic
+from luthier.testing.traffic import made_traffic
 
 
 def fill(home: Path) -> None:

@@ -21,7 +21,7 @@ from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
-from luthier.testing.waiting import wait_for
+from luthier.testing.servers import wait_for
 
 HOSTILE = "</dd></textarea><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\u202egnirts\x00{{ 7*7 }}"
 

@@ -17,13 +17,13 @@ from tests.fixtures.mail_server import MailServer, mail_server
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import NotFoundError, RequestError, WorkError
-from luthier.core.records.alert import Alert
+from luthier.core.records.monitoring import Alert
 from luthier.core.results.signal import Signal, SignalState, WatchReport
 from luthier.features.monitoring import alerts
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.platform.notifications import mails, outgoing, webhooks
-from luthier.platform.notifications import sender as webhook_sender
+from luthier.platform.notifications import webhooks as webhook_sender
 
 CALLER = Caller()
 HOSTILE = "<script>alert(1)</script>\r\nBcc: all@example.org\x1b[2J\u202e"

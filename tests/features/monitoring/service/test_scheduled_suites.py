@@ -11,15 +11,15 @@ from tests.fixtures.service import chat_row, write_rows
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.records.deployment import Deployment, Revision, Share
-from luthier.core.records.monitor_settings import WatchSettings
-from luthier.core.results.task_result import SuiteResult
+from luthier.core.records.monitoring import WatchSettings
+from luthier.core.results.suite import SuiteResult
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.job import carry_out
 from luthier.features.models.service import pull_model
 from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.monitoring import scheduled_suites
 from luthier.features.monitoring import service as monitoring
-from luthier.features.monitoring.suite_signals import suite_signals
+from luthier.features.monitoring.scheduled_suites import suite_signals
 from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job

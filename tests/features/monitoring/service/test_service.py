@@ -9,19 +9,18 @@ import polars as pl
 import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.records.monitor_settings import WatchSettings
+from luthier.core.records.monitoring import WatchSettings
 from luthier.core.records.traffic import Exchange
+from luthier.features.monitoring import scheduled_suites as watch_settings
 from luthier.features.monitoring import service as monitoring
-from luthier.features.monitoring import settings as watch_settings
-from luthier.features.monitoring.suite_signals import suite_signals
-from luthier.features.monitoring.text_checks import text_checks
-from luthier.features.monitoring.training_profiles import training_profile
+from luthier.features.monitoring.scheduled_suites import suite_signals
+from luthier.features.monitoring.service import text_checks, training_profile
 from luthier.features.traffic import service as traffic
-from luthier.ml.drift.traffic.lines import line_of
+from luthier.ml.drift.traffic.log import line_of
 from luthier.platform.home.context import Context
 from luthier.testing.assessed import make_suite_result, make_task
-from luthier.testing.finished_run import add_run
-from luthier.testing.steady_traffic import Change, made_traffic
+from luthier.testing.records import add_run
+from luthier.testing.traffic import Change, made_traffic
 
 DAY = 86_400.0
 

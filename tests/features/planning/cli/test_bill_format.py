@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.core.budget import Bill, BudgetPlan, FirstActions
 from luthier.core.cost import Estimate
 from luthier.core.events import BillUpdated
-from luthier.features.planning.bill_format import bill_line, budget_lines
-from luthier.features.runs.event_format import event_text
+from luthier.core.run import Bill, BudgetPlan, FirstActions
+from luthier.features.planning.format import bill_line, budget_lines
+from luthier.features.runs.service import event_text
 
 
 def estimate(value: float, spread: float = 0.0) -> Estimate:

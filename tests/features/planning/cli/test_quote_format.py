@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from luthier.core.cost import Change, Estimate, Option, Quote
-from luthier.features.planning.format import plan_lines
-from luthier.features.planning.quote_format import quote_lines, show_memory, show_options, show_quote
+from luthier.features.planning.format import plan_lines, quote_lines, show_memory, show_options, show_quote
 from luthier.platform.cli import figures
 from luthier.testing.records import make_plan, make_quote
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import ModelSourceError, RequestError
-from luthier.features.planning.estimates import estimate_quote
+from luthier.features.planning.quotes import estimate_quote
 from luthier.ml.planning.hypothetical_run import HypotheticalRun
 
 REVIEWS = HypotheticalRun(num_rows=10_000, mean_tokens=200, epochs=1)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.features.planning.price_list import price_list
-from luthier.ml.planning.prices import load_prices
+from luthier.features.planning.prices_pages import price_list
+from luthier.ml.planning.devices import load_prices
 from luthier.platform.home.context import Context
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from luthier.core.errors import WorkError
 from luthier.features.planning import probes
-from luthier.features.planning.probe_store import ProbeStore, UnreadableProbeError
+from luthier.features.planning.probes import ProbeStore, UnreadableProbeError
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.ml.inference.models.structure import read_structure
@@ -145,7 +145,7 @@ def test_a_probe_whose_process_fails_says_why(context: Context, prepared: Prepar
 
 
 def _measurement(prepared: Prepared) -> Any:
-    from luthier.ml.planning.calibration import Measurement
+    from luthier.ml.planning.predict import Measurement
 
     device = this_machine(hardware.measure())
     work = workload_of(prepared.plan, read_structure(prepared.model.path), device)

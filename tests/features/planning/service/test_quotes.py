@@ -131,7 +131,7 @@ def test_only_this_machine_can_be_probed(context: Context, prepared: Prepared) -
 def test_a_probe_calibrates_this_machine_and_is_used_again(
     context: Context, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from luthier.ml.planning.calibration import Measurement, fit
+    from luthier.ml.planning.predict import Measurement, fit
 
     here, asked = device_for(context, None), []
     measured = Measurement(workloads_of(prepared, here)(here), step_seconds=5.0, peak_memory_bytes=1e9)

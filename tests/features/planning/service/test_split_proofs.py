@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from luthier.core.access import Caller
+from luthier.core.dataset import coverage, is_proved
 from luthier.core.plan import DataPlan
-from luthier.core.split_provenance import coverage, is_proved
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.file_splits import SplitOptions, split
-from luthier.features.datasets.splits import SplitWishes, split_dataset
+from luthier.features.datasets.data_files import SplitOptions, split
+from luthier.features.datasets.derived_versions import SplitWishes, split_dataset
 from luthier.features.files import references as file_references
-from luthier.features.planning.split_proofs import with_provenance
+from luthier.features.planning.service import with_provenance
 from luthier.ml.data.rows.formats import load_file
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tests.vacuous import nonempty
 
+from luthier.core.conversation import OptedTurns
 from luthier.core.errors import ConflictError, NotFoundError, RecipeError, RequestError
 from luthier.core.events import StepDone, ValidationDone, WarningRaised
-from luthier.core.opted_turns import OptedTurns
 from luthier.features.models.resolve import as_candidate
 from luthier.features.planning import probes
 from luthier.features.planning.quotes import quote_of
@@ -27,7 +27,7 @@ from luthier.ml.planning import hardware
 from luthier.ml.planning.devices import this_machine
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.workload import workload_of
-from luthier.ml.training.objectives import teacher_states
+from luthier.ml.training.objectives import distillation
 from luthier.platform.home.context import Context
 from luthier.testing.tiny import make_tiny_model
 
@@ -113,7 +113,7 @@ def test_killed_while_the_teacher_speaks_and_again_while_the_student_learns_the_
     context: Context, make_student: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_student()
-    monkeypatch.setattr(teacher_states, "PART_BYTES", 1)
+    monkeypatch.setattr(distillation, "PART_BYTES", 1)
     whole = run(context, recipe).as_json()
     num_parts = len(list(context.settings.run_folder(whole["run_id"]).glob("teacher/part-*")))
     ask, left = TransformersEngine.hidden_states, [2]

@@ -19,12 +19,12 @@ from luthier.core.ports import SilentProgress
 from luthier.core.records.traffic import TrafficPolicy
 from luthier.core.stream import Ended, Failed, Piece, Served, Started, StreamEvent, TextRequest
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.models.tuned_records import TunedModel
+from luthier.features.models.store import TunedModel
 from luthier.features.traffic.policy import set_traffic_policy
 from luthier.ml.inference.models import sources
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
+from luthier.testing.records import add_run
 
 Browser = Callable[..., TestClient]
 ANSWER: tuple[StreamEvent, ...] = (

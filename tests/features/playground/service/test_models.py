@@ -11,12 +11,12 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.stream import TextRequest
-from luthier.features.models.tuned_records import TunedModel
-from luthier.features.playground.models import list_playground_models, route_to
+from luthier.features.models.store import TunedModel
+from luthier.features.playground.chat import list_playground_models, route_to
 from luthier.features.serving import service as serving
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
+from luthier.testing.records import add_run
 
 ME = Caller()
 

@@ -12,9 +12,9 @@ import yaml
 from luthier.core.errors import DataError
 from luthier.core.results.suite import GenerateTask
 from luthier.features.evaluations.service import evaluate
-from luthier.features.recipes.column_maps import column_map, map_of_runs
+from luthier.features.recipes.checks import column_map, map_of_runs
 from luthier.features.recipes.service import load_recipe
-from luthier.features.suites.rows import Seen, load_task
+from luthier.features.suites.definition import Seen, load_task
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
 

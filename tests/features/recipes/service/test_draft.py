@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.errors import RecipeError
-from luthier.features.recipes.draft import MAX_CHARACTERS, problems_of, read_text, value_at, with_values, write_text
+from luthier.features.recipes.service import MAX_CHARACTERS, problems_of, read_text, value_at, with_values, write_text
 
 KEYS: dict[str, Any] = {
     "training": {"learning_rate": 2e-4, "epochs": 3, "optimizer": "muon"},

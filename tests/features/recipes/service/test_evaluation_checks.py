@@ -14,7 +14,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
 from luthier.features.planning.service import make_plan
-from luthier.features.recipes import evaluation_checks as judgeable
+from luthier.features.recipes import checks as judgeable
 from luthier.features.recipes.service import load_recipe
 from luthier.platform.home.context import Context
 

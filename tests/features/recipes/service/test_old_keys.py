@@ -15,7 +15,7 @@ from luthier.core.aliases import RECIPE_KEYS, stored_key, with_new_keys, with_st
 from luthier.core.errors import RecipeError
 from luthier.core.recipe import Recipe
 from luthier.core.workflows.study import recipe_with
-from luthier.features.recipes import draft
+from luthier.features.recipes import service
 from luthier.features.recipes.service import load_recipe, recipe_from
 from luthier.python_api import _read
 
@@ -124,7 +124,7 @@ def test_both_names_in_one_recipe_are_an_error_that_names_both(old: str, tmp_pat
     for read in (
         lambda: load_recipe(tmp_path / "r.yaml"),
         lambda: recipe_from(both, base_dir=tmp_path),
-        lambda: draft.read_text(json.dumps(both)),
+        lambda: service.read_text(json.dumps(both)),
     ):
         with pytest.raises(RecipeError) as caught:
             read()
@@ -163,13 +163,13 @@ def test_what_is_stored_keeps_its_keys_and_is_read_without_a_warning(capsys: pyt
 
 @pytest.mark.parametrize("old", RECIPE_KEYS)
 def test_drafts_show_the_new_key(old: str) -> None:
-    found = draft.read_text(yaml.safe_dump(document(old, VALUES[old])))
-    assert draft.problems_of(found) == ()
-    assert draft.value_at(found.keys, old) == draft.value_at(found.keys, RECIPE_KEYS[old]) == VALUES[old]
-    text = draft.write_text(draft.with_values(found.keys, {old: VALUES[old]}), {})
+    found = service.read_text(yaml.safe_dump(document(old, VALUES[old])))
+    assert service.problems_of(found) == ()
+    assert service.value_at(found.keys, old) == service.value_at(found.keys, RECIPE_KEYS[old]) == VALUES[old]
+    text = service.write_text(service.with_values(found.keys, {old: VALUES[old]}), {})
     assert f"{RECIPE_KEYS[old].rpartition('.')[2]}:" in text
     assert f" {old.rpartition('.')[2]}:" not in text
-    assert draft.value_at(draft.with_values(found.keys, {RECIPE_KEYS[old]: None}), old) is None
+    assert service.value_at(service.with_values(found.keys, {RECIPE_KEYS[old]: None}), old) is None
 
 
 def test_values_of_a_stored_study_are_set_by_either_name() -> None:

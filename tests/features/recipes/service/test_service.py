@@ -11,7 +11,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import RecipeError
 from luthier.core.recipe import Recipe
-from luthier.features.recipes.problems import known_keys
+from luthier.features.recipes.file import known_keys
 from luthier.features.recipes.service import load_recipe, recipe_from
 
 WHOLE = """

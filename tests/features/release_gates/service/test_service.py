@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from luthier.core.access import Caller
-from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.results.task_result import SafetyResult, SuiteResult
+from luthier.core.ids import sha256_bytes, sha256_file
+from luthier.core.results.suite import SafetyResult, SuiteResult
 from luthier.features.deployments import service as deployments
-from luthier.features.models.tuned_records import TunedModel
+from luthier.features.models.store import TunedModel
 from luthier.features.release_gates.service import check_gate, default_gate, newest_outcome, read_gate
 from luthier.platform.audit_log.service import newest_entries, verify_log
 from luthier.platform.home.context import Context
 from luthier.testing.assessed import make_safety_result, make_suite_result, make_task
-from luthier.testing.finished_run import add_run
+from luthier.testing.records import add_run
 
 ME = Caller()
 REASON = "The old one insults customers; the rate of refusals is mended next week."

@@ -11,10 +11,9 @@ import pytest
 from luthier.core.cost import Estimate
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, Metric, SystemResult, Verdict
-from luthier.features.roi import verdict as roi_verdict
-from luthier.features.roi.case import load_case, with_prices
-from luthier.features.roi.service import compute_roi
-from luthier.ml.planning.prices import load_prices
+from luthier.features.roi import service as roi_verdict
+from luthier.features.roi.service import compute_roi, load_case, with_prices
+from luthier.ml.planning.devices import load_prices
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record
 

@@ -7,7 +7,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.aliases import stored_key
 from luthier.core.recipe import MethodRecipe, ObjectiveRecipe, TrainingRecipe
-from luthier.features.run_drafts import fields as recipe_fields
+from luthier.features.run_drafts import form as recipe_fields
 from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import RULES as OBJECTIVES

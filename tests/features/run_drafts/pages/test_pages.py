@@ -16,13 +16,13 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.splits import MadeSplit, SplitWishes, split_dataset
+from luthier.features.datasets.derived_versions import MadeSplit, SplitWishes, split_dataset
 from luthier.features.planning.drafts import DraftPlanner, Planned
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
+from luthier.testing.homes import STUDY_ID, add_study
 from luthier.testing.records import RUN_ID, make_plan, make_record
-from luthier.testing.studies_home import STUDY_ID, add_study
 
 Browser = Callable[..., TestClient]
 HTMX = {"HX-Request": "true"}

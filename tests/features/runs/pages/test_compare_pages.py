@@ -8,8 +8,7 @@ from fastapi.testclient import TestClient
 
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.long_run import events_of, tell
-from luthier.testing.records import make_evaluation, make_plan, make_record, make_result
+from luthier.testing.records import events_of, make_evaluation, make_plan, make_record, make_result, tell
 
 Browser = Callable[..., TestClient]
 

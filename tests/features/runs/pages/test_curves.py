@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from luthier.features.runs.curves import layout_of, overlaid, rounded, run_charts
 from luthier.features.runs.series import MINIMISED, TRAINING, VALIDATION, Curves
+from luthier.features.runs.view import layout_of, overlaid, rounded, run_charts
 
 
 def test_loss_comes_first_and_measures_last() -> None:

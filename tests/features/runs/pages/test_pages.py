@@ -12,15 +12,23 @@ from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
-from luthier.core.fit import Fit, Remedy
+from luthier.core.run import Fit, Remedy
 from luthier.features.datasets.service import create_dataset, keep_rows
-from luthier.features.models.tuned_records import TunedModel
+from luthier.features.models.store import TunedModel
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.finished_run import add_run
-from luthier.testing.long_run import events_of, tell
-from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result, make_step
+from luthier.testing.records import (
+    RUN_ID,
+    add_run,
+    events_of,
+    make_evaluation,
+    make_plan,
+    make_record,
+    make_result,
+    make_step,
+    tell,
+)
 
 Browser = Callable[..., TestClient]
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(1)</script>\u202e'

@@ -9,10 +9,10 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.ids import new_id
-from luthier.features.runs import control as run_control
+from luthier.features.runs import state as run_control
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.finished_run import add_run
+from luthier.testing.records import add_run
 
 OWN, OTHER = Caller(), Caller(project_id="other", key_id="key-1", name="else")
 

@@ -10,13 +10,11 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.features.datasets.service import add_version, create_dataset, keep_rows
 from luthier.features.evaluations.store import EvaluationStore
 from luthier.features.runs import views as project_runs
-from luthier.features.runs.list import Judged, asked_of, page_of_runs
+from luthier.features.runs.state import Judged, asked_of, page_of_runs
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.finished_run import add_run
-from luthier.testing.long_run import events_of, tell
-from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record
+from luthier.testing.records import RUN_ID, add_run, events_of, make_evaluation, make_plan, make_record, tell
 
 OWN = Caller()
 

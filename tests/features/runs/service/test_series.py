@@ -22,8 +22,7 @@ from luthier.features.runs.series import (
 )
 from luthier.features.runs.store import RunStore
 from luthier.platform.home.context import Context
-from luthier.testing.long_run import events_of, tell
-from luthier.testing.records import RUN_ID, make_plan, make_record, make_step
+from luthier.testing.records import RUN_ID, events_of, make_plan, make_record, make_step, tell
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.events import RunEnded, RunStarted, WarningRaised
-from luthier.core.system.file_lock import file_lock
+from luthier.core.ids import sha256_file
+from luthier.core.system.files import file_lock
 from luthier.features.runs import service as runs
 from luthier.platform.files.artifacts import link_artifact
 from luthier.platform.home.context import Context
@@ -179,7 +179,7 @@ def killed(*_: object) -> None:
 
 def test_a_run_that_is_being_trained_is_not_removed(context: Context, run: str) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from luthier.core.system.file_lock import file_lock\n"
+        "import sys, time; from pathlib import Path; from luthier.core.system.files import file_lock\n"
         "with file_lock(Path(sys.argv[1]), what='it', timeout_seconds=0): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, lock_of(context, run)], stdout=subprocess.PIPE) as trainer:

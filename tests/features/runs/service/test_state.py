@@ -7,13 +7,11 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.events import BillUpdated
-from luthier.core.system.file_lock import file_lock
+from luthier.core.system.files import file_lock
 from luthier.features.runs.state import left_seconds, standing
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.finished_run import add_run
-from luthier.testing.long_run import bill_at
-from luthier.testing.records import RUN_ID, make_plan, make_record
+from luthier.testing.records import RUN_ID, add_run, bill_at, make_plan, make_record
 
 OWN, OTHER = Caller(), Caller(project_id="other", key_id="key-1", name="else")
 

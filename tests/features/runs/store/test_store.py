@@ -8,13 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luthier.core.budget import BudgetPlan, FirstActions
 from luthier.core.cost import Estimate
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
-from luthier.core.run import RunRecord, TrainResult
+from luthier.core.run import BudgetPlan, FirstActions, RunRecord, TrainResult
 from luthier.features.runs.store import RunStore
 from luthier.testing.records import make_step as step
 

@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tests.fixtures.openai import ok
 
-from luthier.features.models.tuned_records import TunedModel
+from luthier.features.models.store import TunedModel
 from luthier.platform.home.context import Context
 
 NAME = "ft:tiny:default:s:1:ckpt-step-4"

@@ -12,7 +12,7 @@ from tests.fixtures.openai import ok
 
 from luthier.core.errors import UnsupportedError, WorkError
 from luthier.features.serving import graders
-from luthier.features.serving.grader_records import GraderRequest
+from luthier.features.serving.graders import GraderRequest
 
 URL = "/v1/fine_tuning/alpha/graders"
 ITEM = {"answer": "four", "more": {"deep": [1, 2]}}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import BusyError
-from luthier.features.serving.admission_queue import AdmissionQueue
+from luthier.features.serving.inference_client import AdmissionQueue
 
 
 class Clock:

@@ -14,8 +14,7 @@ import pytest
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import BusyError, RequestError, WorkError
 from luthier.core.stream import Ended, Failed, Piece, Started, StreamEvent, TextRequest
-from luthier.features.serving.chat import Chat, Reply
-from luthier.features.serving.remote_chat import RemoteChatClient, open_remote_chat_client
+from luthier.features.serving.chat import Chat, RemoteChatClient, Reply, open_remote_chat_client
 
 
 @dataclass

@@ -10,7 +10,7 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError, Requ
 from luthier.features.serving import loaded as chosen_models
 from luthier.features.serving.loaded import choose_model, choose_models
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
+from luthier.testing.records import add_run
 
 
 @pytest.fixture(autouse=True)

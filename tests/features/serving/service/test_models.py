@@ -14,7 +14,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.features.models.resolve import find_candidate, open_engine
-from luthier.features.models.tuned_records import TunedModel
+from luthier.features.models.store import TunedModel
 from luthier.features.recipes.service import load_recipe
 from luthier.features.serving import models as served_models
 from luthier.features.serving import service as serving

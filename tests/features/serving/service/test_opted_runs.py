@@ -14,21 +14,19 @@ from tests.vacuous import nonempty
 from transformers import AutoTokenizer
 
 from luthier.core.access import Caller
-from luthier.core.conversation import Conversation
+from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
 from luthier.core.errors import TemplateError
-from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.stream import TextRequest
 from luthier.features.deployments import service as deployments
 from luthier.features.evaluations.service import evaluate
 from luthier.features.exports.service import export
 from luthier.features.models.resolve import find_base, find_candidate, open_engine, system_under_test
 from luthier.features.planning.service import prepare
-from luthier.features.planning.split_files import load_splits
+from luthier.features.planning.training_data import load_splits
 from luthier.features.recipes.service import recipe_from
 from luthier.features.serving import service as serving
-from luthier.features.serving.exports import served_export
 from luthier.features.serving.models import list_models
-from luthier.features.serving.targets import served_target
+from luthier.features.serving.targets import served_export, served_target
 from luthier.features.training.service import train
 from luthier.ml.export.bundle.manifest import PLAN
 from luthier.ml.inference.models import sources

@@ -12,8 +12,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import LuthierError, RequestError
 from luthier.core.ports import Prepared
 from luthier.core.stream import EmbeddingRequest, TextRequest
-from luthier.features.serving.request import Ask
-from luthier.features.serving.request_preparation import SMALL_CHARACTERS, Preparation, is_small
+from luthier.features.serving.engine_thread import SMALL_CHARACTERS, Ask, Preparation, is_small
 
 LARGE = "a" * (SMALL_CHARACTERS + 1)
 Told = queue.Queue[tuple[str, Prepared | LuthierError]]

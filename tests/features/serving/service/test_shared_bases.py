@@ -8,7 +8,7 @@ import pytest
 from luthier.core.errors import ModelSourceError
 from luthier.core.stream import Served
 from luthier.features.models.resolve import Precision
-from luthier.features.serving.shared_bases import default_memory_bytes, split, weight_bytes
+from luthier.features.serving.engine_process import default_memory_bytes, split, weight_bytes
 from luthier.ml.planning import hardware
 
 

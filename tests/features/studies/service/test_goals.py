@@ -14,11 +14,10 @@ from luthier.core.workflows.study import DATA_FRACTION, Trial, recipe_with
 from luthier.features.planning.service import make_plan
 from luthier.features.studies import service as studies
 from luthier.features.studies import trials
-from luthier.features.studies.curve_watch import HOPELESS, CurveWatch
 from luthier.features.studies.end import winning_document
-from luthier.features.studies.start import distance
-from luthier.ml.search.extrapolation import Finished
-from luthier.ml.search.front import front_of
+from luthier.features.studies.search import distance
+from luthier.features.studies.trials import HOPELESS, CurveWatch
+from luthier.ml.search.rungs import Finished, front_of
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan as plan_of
 

@@ -16,7 +16,7 @@ from luthier.features.studies.store import StudyStore
 from luthier.features.studies.trials import Priced
 from luthier.features.studies.workers import FinishedTask, Task, device_of
 from luthier.platform.home.context import Context
-from luthier.testing.studies_home import add_study
+from luthier.testing.homes import add_study
 
 HOURS = 0.9
 """What each whole training takes of the machine; its first rung a ninth of that."""

@@ -15,7 +15,7 @@ from tests.vacuous import nonempty
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.events import StepDone
 from luthier.core.recipe import BudgetRecipe
-from luthier.features.assessments.report_updates import rewrite_run_report
+from luthier.features.assessments.service import rewrite_run_report
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.recipes.service import recipe_from
 from luthier.features.studies import end as study_end

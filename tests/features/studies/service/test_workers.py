@@ -39,7 +39,7 @@ def workers_of(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            is_worker = "luthier.features.studies.child:train_trials" in process.cmdline()
+            is_worker = "luthier.features.studies.workers:train_trials" in process.cmdline()
             if is_worker and any(file.path.startswith(str(home)) for file in process.open_files()):
                 found.append(process)
     return found

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import RequestError
-from luthier.core.results.task_result import GateOutcome, RuleOutcome, SuiteResult, TaskResult, TasksVerdict
+from luthier.core.results.suite import GateOutcome, RuleOutcome, SuiteResult, TaskResult, TasksVerdict
 from luthier.features.evaluations import service as evaluations
 from luthier.features.suites import service as suites
-from luthier.features.suites.eval_cli import parse_metrics
+from luthier.features.suites.cli import parse_metrics
 from luthier.testing.records import make_evaluation
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from luthier.core.evaluation import Comparison, Metric, SystemResult
-from luthier.core.results.task_result import SafetyResult, TaskResult
+from luthier.core.results.suite import SafetyResult, TaskResult
 from luthier.features.suites import safety
 
 

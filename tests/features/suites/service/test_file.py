@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.features.suites.file import digests_of, load_suite
+from luthier.features.suites.definition import digests_of, load_suite
 
 GOOD = """\
 name: demo

@@ -20,8 +20,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.results.suite import LmEvalTask
 from luthier.features.suites import lm_eval as lm_eval_tasks
 from luthier.features.suites.service import run_suite
-from luthier.features.suites.systems import Server, find_system
-from luthier.features.suites.task_runs import Engines
+from luthier.features.suites.task_runs import Engines, Server, find_system
 from luthier.platform.home.context import Context
 from luthier.testing.tiny import make_tiny_model
 

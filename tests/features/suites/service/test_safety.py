@@ -15,11 +15,10 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import DataError, NotFoundError, RequestError
-from luthier.core.results.task_result import SafetyResult, TaskResult
+from luthier.core.results.suite import SafetyResult, TaskResult
 from luthier.features.recipes.service import load_recipe
-from luthier.features.suites import safety_probes
-from luthier.features.suites.safety import check_safety
-from luthier.features.suites.safety_probes import Sizes
+from luthier.features.suites import safety
+from luthier.features.suites.safety import Sizes, check_safety
 from luthier.features.training.service import train
 from luthier.ml.evaluation.safety.refusal import refusal
 from luthier.platform.home.context import Context
@@ -75,7 +74,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Train
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(safety_probes.SIZES, "default", SMALL)
+    monkeypatch.setitem(safety.SIZES, "default", SMALL)
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def opened(trained: Trained) -> Iterator[Context]:
 def checked(trained: Trained) -> SafetyResult:
     """The run's check."""
     with pytest.MonkeyPatch.context() as patch, Context.open(trained.home) as context:
-        patch.setitem(safety_probes.SIZES, "default", SMALL)
+        patch.setitem(safety.SIZES, "default", SMALL)
         return check_safety(context, trained.run_id)
 
 

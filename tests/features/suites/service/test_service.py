@@ -11,14 +11,13 @@ from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, DataError, LeakageError, NotFoundError, RequestError
-from luthier.core.results.task_result import SuiteResult
+from luthier.core.results.suite import SuiteResult
 from luthier.features.planning.service import training_examples
 from luthier.features.recipes.service import recipe_from
 from luthier.features.suites import service as suites
-from luthier.features.suites.general import general_tasks
-from luthier.features.suites.rows import Seen
+from luthier.features.suites.definition import Seen, general_tasks
 from luthier.features.suites.service import run_suite
-from luthier.features.training.seed_runs import runs_of_other_seeds
+from luthier.features.training.repeated_runs import runs_of_other_seeds
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, serving

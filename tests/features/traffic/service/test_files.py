@@ -10,8 +10,7 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import StorageFullError
-from luthier.core.records.feedback import Feedback
-from luthier.core.records.traffic import Exchange, TrafficPolicy
+from luthier.core.records.traffic import Exchange, Feedback, TrafficPolicy
 from luthier.features.traffic import files as traffic_files
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.policy import set_traffic_policy, user_digest, user_key

@@ -19,12 +19,10 @@ from luthier.core.records.traffic import Exchange, TrafficPolicy
 from luthier.features.traffic import files as traffic_files
 from luthier.features.traffic import log as traffic_log
 from luthier.features.traffic import service as traffic
-from luthier.features.traffic.log import keeps_words, mask_texts
+from luthier.features.traffic.log import RequestRecord, keeps_words, mask_texts
 from luthier.features.traffic.policy import set_traffic_policy
-from luthier.features.traffic.request_record import RequestRecord
 from luthier.ml.drift.traffic import log as traffic_log_module
-from luthier.ml.drift.traffic.log import MAX_WORDS, TrafficLog
-from luthier.ml.drift.traffic.spool import Spool
+from luthier.ml.drift.traffic.log import MAX_WORDS, Spool, TrafficLog
 from luthier.platform.home.context import Context
 
 ME = Caller()

@@ -18,7 +18,7 @@ from luthier.core.errors import BusyError
 from luthier.core.stream import Served
 from luthier.features.serving.models import Routed
 from luthier.features.traffic import service as traffic
-from luthier.features.traffic.request_record import RequestRecord
+from luthier.features.traffic.log import RequestRecord
 from luthier.platform.home.context import Context
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"

@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from luthier.core.fit import Fit, Remedy
-from luthier.features.training.fit_format import show_fit
+from luthier.core.run import Fit, Remedy
+from luthier.features.training.format import show_fit
 
 
 def test_the_finding_then_what_to_do_each_with_what_asks_for_it() -> None:

@@ -10,7 +10,7 @@ from tests.features.training.cli.test_cli import recipe as recipe  # the same sm
 
 from luthier.core.cost import Estimate
 from luthier.core.workflows.learning_curve import CurvePoint, LearningCurve
-from luthier.features.training.learning_curve_format import show_learning_curve
+from luthier.features.training.format import show_learning_curve
 from luthier.ml.planning.learning_curve import fit_power_law
 
 

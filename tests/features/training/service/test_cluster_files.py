@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from luthier.core.errors import RequestError
-from luthier.features.training.cluster_files import Launch, launch_file
+from luthier.features.training.external import Launch, launch_file
 
 LAUNCH = Launch(
     recipe=Path("/data/my rows/Recipe One.yaml"), num_nodes=2, devices_per_node=4, hours=1.5, home="/shared/it's"

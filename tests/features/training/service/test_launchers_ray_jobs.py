@@ -17,7 +17,7 @@ import pytest
 
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.recipe import Recipe
-from luthier.features.training.launchers.ray_jobs import base_url, package, run_job
+from luthier.features.training.launchers.ray import base_url, package, run_job
 
 RECIPE = Recipe.model_validate(
     {"base_model": "tiny", "data": {"train": "my rows.jsonl", "held_out": 0.1}, "training": {"epochs": 1}}

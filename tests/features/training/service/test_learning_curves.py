@@ -16,8 +16,8 @@ from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
 from luthier.core.workflows.learning_curve import LearningCurve
 from luthier.features.recipes.service import load_recipe
-from luthier.features.training import learning_curves
-from luthier.features.training.learning_curves import PARTS, learning_curve
+from luthier.features.training import repeated_runs
+from luthier.features.training.repeated_runs import PARTS, learning_curve
 from luthier.platform.home.context import Context
 
 MakeRecipe = Callable[..., Path]
@@ -62,21 +62,21 @@ def test_runs_on_shares_are_made_kept_and_found_again(
         assert record.evaluation_id is None, "held-out rows judge once, at the end, and not here"
         assert plan.training.validate_every_steps == -(-plan.training.num_steps // 4)
 
-    monkeypatch.setattr(learning_curves, "train_prepared", lambda *_, **__: pytest.fail("all is trained"))
-    monkeypatch.setattr(learning_curves, "resume", lambda *_, **__: pytest.fail("all is trained"))
+    monkeypatch.setattr(repeated_runs, "train_prepared", lambda *_, **__: pytest.fail("all is trained"))
+    monkeypatch.setattr(repeated_runs, "resume", lambda *_, **__: pytest.fail("all is trained"))
     assert curve_of(context, recipe).points == curve.points
 
 
 def pause_after(context: Context, recipe: Path, num_runs: int, monkeypatch: pytest.MonkeyPatch) -> LearningCurve:
     """The curve of one whose hours are spent after so many runs."""
-    real = learning_curves._spent_seconds
+    real = repeated_runs._spent_seconds
 
     def spent(context: Context, record: Any) -> float:
         done = record is not None and len(context.runs.list()) >= num_runs
         return 4000.0 if done else real(context, record)
 
     with monkeypatch.context() as patched:
-        patched.setattr(learning_curves, "_spent_seconds", spent)
+        patched.setattr(repeated_runs, "_spent_seconds", spent)
         return curve_of(context, recipe, hours=1.0)
 
 
@@ -93,7 +93,7 @@ def test_a_run_that_a_cap_has_paused_is_gone_on_with(
             return "budget of 1 h: 1 h spent"
         return real(self, action, tokens, num_checkpoints=num_checkpoints)
 
-    monkeypatch.setattr(learning_curves, "PARTS", ((0.0, 0.25), (0.0, 1.0)))
+    monkeypatch.setattr(repeated_runs, "PARTS", ((0.0, 0.25), (0.0, 1.0)))
     with monkeypatch.context() as patched:
         patched.setattr(Meter, "refuses", refuses)
         stopped = curve_of(context, recipe, hours=1.0)
@@ -108,7 +108,7 @@ def test_a_run_that_a_cap_has_paused_is_gone_on_with(
 
 def test_without_validation_rows_some_are_taken_and_that_is_said(context: Context, recipe: Path) -> None:
     asked = load_recipe(recipe, ["data.validation=", "budget.hours=5"])
-    ready, notes = learning_curves._ready(asked)
+    ready, notes = repeated_runs._ready(asked)
     assert ready.data.validation == 0.1
     assert ready.budget is None
     assert [note.split(":")[0] for note in notes] == [
@@ -121,20 +121,20 @@ def test_without_validation_rows_some_are_taken_and_that_is_said(context: Contex
 
 def test_few_hours_halve_the_largest_share_and_too_few_are_refused() -> None:
     planned = Estimate(value=4.0, low=3.0, high=5.0)
-    assert learning_curves._share(planned, None, 1000) == 1
-    assert learning_curves._share(planned, 4.0, 1000) == 1
-    assert learning_curves._share(planned, 3.9, 1000) == 0.5
-    assert learning_curves._share(planned, 1.0, 1000) == 0.25
+    assert repeated_runs._share(planned, None, 1000) == 1
+    assert repeated_runs._share(planned, 4.0, 1000) == 1
+    assert repeated_runs._share(planned, 3.9, 1000) == 0.5
+    assert repeated_runs._share(planned, 1.0, 1000) == 0.25
     with pytest.raises(RequestError, match=r"0.1 hours[\s\S]*would have 2 rows[\s\S]*about 0.51 hours \[0.38, 0.64\]"):
-        learning_curves._share(planned, 0.1, 1000)
+        repeated_runs._share(planned, 0.1, 1000)
     with pytest.raises(RequestError, match=r"127 training rows[\s\S]*collect more rows"):
-        learning_curves._share(planned, None, 127)
+        repeated_runs._share(planned, None, 127)
 
 
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("nan"), float("inf")])
 def test_hours_that_are_none_are_refused(hours: float) -> None:
     with pytest.raises(RequestError, match="--budget-hours"):
-        learning_curves._share(Estimate(value=1.0, low=1.0, high=1.0), hours, 1000)
+        repeated_runs._share(Estimate(value=1.0, low=1.0, high=1.0), hours, 1000)
 
 
 def test_parts_are_nested_and_repeats_share_no_row() -> None:

@@ -16,9 +16,9 @@ from tests.fixtures.service import chat_row, write_rows
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.ports import SilentProgress
-from luthier.features.runs import control as run_control
+from luthier.features.runs import state as run_control
 from luthier.features.serving import targets as served_targets
-from luthier.features.training import jobs, recipe_jobs
+from luthier.features.training import jobs, recipe_job
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -82,7 +82,7 @@ def kill_once_it_trains(context: Context, job: Job) -> threading.Thread:
 
 @pytest.mark.drill
 def test_it_is_checked_trained_killed_gone_on_with_and_asked_by_name(context: Context, asked: dict[str, Any]) -> None:
-    job = recipe_jobs.start(context, OWN, asked)
+    job = recipe_job.start(context, OWN, asked)
     assert (job.lane, job.status, job.document["asked"]) == ("validate", "queued", asked)
     assert context.audit_log.newest(limit=1)[0].action == "job.created"
     assert run_control.job_of(context, OWN, job.run_id) == job
@@ -108,7 +108,7 @@ def test_it_is_checked_trained_killed_gone_on_with_and_asked_by_name(context: Co
 
 def test_its_files_are_its_own_and_it_pauses_and_resumes(context: Context, asked: dict[str, Any]) -> None:
     asked["data"] = {"train": asked["data"]["train"]}
-    job = recipe_jobs.start(context, OWN, asked)
+    job = recipe_job.start(context, OWN, asked)
     looked_at = context.jobs.claim("looks", ("validate",))
     assert looked_at is not None
     context.jobs.give_back(job.job_id, looked_at.attempt)
@@ -127,7 +127,7 @@ def test_what_is_wrong_with_the_rows_ends_the_job_and_names_the_file_by_its_id(
 ) -> None:
     path = write_rows(tmp_path / "bad.jsonl", [{"messages": "none"}] * 3)
     bad = files.add_file(context, "default", path, filename="bad.jsonl", purpose="fine-tune").file_id
-    job = recipe_jobs.start(context, OWN, asked | {"data": {"train": bad}})
+    job = recipe_job.start(context, OWN, asked | {"data": {"train": bad}})
     work(context)
     job = context.jobs.get(job.job_id)
     assert job.status == "failed"
@@ -139,12 +139,12 @@ def test_what_is_wrong_with_the_rows_ends_the_job_and_names_the_file_by_its_id(
 
 def test_what_can_be_told_without_reading_is_told_at_once(context: Context, asked: dict[str, Any]) -> None:
     def start(caller: Caller = OWN, **sections: Any) -> Job:
-        return recipe_jobs.start(context, caller, asked | sections)
+        return recipe_job.start(context, caller, asked | sections)
 
     with pytest.raises(RecipeError, match=r"training.learning_rat: unknown key; nearest known: training.learning_rate"):
         start(training={"learning_rat": 1e-4})
     with pytest.raises(RecipeError, match="data: is missing"):
-        recipe_jobs.start(context, OWN, {"base_model": "tiny"})
+        recipe_job.start(context, OWN, {"base_model": "tiny"})
     for data in ({"train": "/etc/passwd"}, {"train": 0.5}, {"train": asked["data"]["train"], "held_out": "../x"}):
         with pytest.raises(RequestError, match="data"):
             start(data=data)
@@ -157,5 +157,5 @@ def test_what_can_be_told_without_reading_is_told_at_once(context: Context, aske
 
 
 def test_what_is_left_open_is_not_kept(context: Context, asked: dict[str, Any]) -> None:
-    job = recipe_jobs.start(context, OWN, asked | {"budget": None, "method": {"name": "lora", "rank": None}})
+    job = recipe_job.start(context, OWN, asked | {"budget": None, "method": {"name": "lora", "rank": None}})
     assert job.document["asked"] == asked | {"method": {"name": "lora"}}

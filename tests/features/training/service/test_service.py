@@ -16,7 +16,6 @@ import pytest
 import torch
 from tests.fixtures.service import chat_row, write_rows
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import (
     ConflictError,
     DataError,
@@ -27,6 +26,7 @@ from luthier.core.errors import (
     StorageFullError,
 )
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, StepDone, ValidationDone, WarningRaised
+from luthier.core.ids import sha256_file
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import TrainOutcome, recorder, resume, train
 from luthier.ml.training import checkpoint as checkpoint_module

@@ -14,9 +14,9 @@ from luthier.core.events import Event, WarningRaised
 from luthier.core.plan import Plan
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
-from luthier.features.training import sharding
+from luthier.features.training import preparation
 from luthier.features.training.launchers.here import silent_hooks, train_worker
-from luthier.features.training.sharding import is_spread
+from luthier.features.training.preparation import is_spread
 from luthier.ml.planning import hardware
 from luthier.ml.training.distributed import ALONE, World
 from luthier.platform.home.context import Context
@@ -80,7 +80,7 @@ def test_what_would_not_fit_and_cannot_be_spread_is_told(
     make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[Event] = []
-    monkeypatch.setattr(sharding, "_too_large", lambda *_: "too large")
+    monkeypatch.setattr(preparation, "_too_large", lambda *_: "too large")
     assert not is_spread(make_plan("auto", "dora"), TWO, events.append)
     assert [(e.code, e.message) for e in events if isinstance(e, WarningRaised)] == [
         ("not_spread", "too large; training.sharding fsdp with method dora is not possible")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fastapi.testclient import TestClient
 
 from luthier.platform.auth.service import create_project
-from luthier.platform.auth.usage_records import Use
+from luthier.platform.auth.store import Use
 from luthier.platform.home.context import Context
 
 Browser = Callable[..., TestClient]
@@ -76,7 +76,7 @@ def test_pages_are_shown_without_heavy_libraries() -> None:
         "from luthier.server.home import create_home_app\n"
         "from luthier.platform.home.context import Context\n"
         "from luthier.features.home_page.service import look_now, room, spent_this_month\n"
-        "from luthier.features.planning.price_list import price_list\n"
+        "from luthier.features.planning.prices_pages import price_list\n"
         "with tempfile.TemporaryDirectory() as d, Context.open(pathlib.Path(d) / 'home') as home:\n"
         "    create_home_app(home); price_list(home); look_now(home, 'default'); room(home)\n"
         "    spent_this_month(home, 'default')\n"

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from luthier.features.usage.service import usage_by_model
 from luthier.platform.auth.service import create_project
-from luthier.platform.auth.usage_records import Use
+from luthier.platform.auth.store import Use
 from luthier.platform.db.tables import model_usage
 from luthier.platform.home.context import Context
 

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.pipelines_home import (
+from luthier.testing.homes import (
     AUTO_ID,
     HEADLINE,
     RETRAIN_ID,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.workflows.distillation import Student, StudentRun, StudentVerdict
+from luthier.core.workflows.pipeline import Student, StudentRun, StudentVerdict
 from luthier.features.workflows.distillation import workflow as students
 from luthier.testing.records import make_evaluation
 

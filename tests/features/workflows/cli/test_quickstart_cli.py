@@ -13,7 +13,7 @@ from luthier.core.run import RunStatus
 from luthier.features.datasets.previews import DataPreview
 from luthier.features.training.service import TrainOutcome
 from luthier.features.workflows.quickstart import workflow as quickstart
-from luthier.features.workflows.quickstart.size import SIZES, ChosenSize
+from luthier.features.workflows.quickstart.workflow import SIZES, ChosenSize
 from luthier.ml.data.tokenise.preview import Preview, Span
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result
 

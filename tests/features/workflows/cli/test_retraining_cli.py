@@ -12,7 +12,7 @@ from luthier.cli.main import main
 from luthier.core.access import Caller
 from luthier.features.deployments import service as deployments
 from luthier.platform.home.context import Context
-from luthier.testing.finished_run import add_run
+from luthier.testing.records import add_run
 
 
 @pytest.fixture

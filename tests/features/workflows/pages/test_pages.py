@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from luthier.core.system.file_lock import file_lock
+from luthier.core.system.files import file_lock
 from luthier.core.workflows.pipeline import Stage
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import lock_of
-from luthier.testing.pipelines_home import (
+from luthier.testing.homes import (
     AUTO_ID,
     HEADLINE,
     RETRAIN_ID,

@@ -14,8 +14,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.workflows.automl import AutomlSpec
-from luthier.core.workflows.model_comparison import Recommendation
+from luthier.core.workflows.pipeline import AutomlSpec, Recommendation
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.automl import workflow as autos
@@ -79,7 +78,7 @@ def decided(monkeypatch):
     """The word of the showdown, as if the rows had said it."""
 
     def say(word):
-        from luthier.ml.evaluation import model_comparison
+        from luthier.ml.evaluation import workflow_verdicts
 
         def recommend(_spec, standings, *_rest):
             name = "" if word == "nothing" else standings[0].result.name
@@ -87,7 +86,7 @@ def decided(monkeypatch):
                 word=word, system=name, contender=None if word == "nothing" else 0, headline=f"It is {word}."
             )
 
-        monkeypatch.setattr(model_comparison, "recommend", recommend)
+        monkeypatch.setattr(workflow_verdicts, "recommend", recommend)
 
     return say
 

@@ -14,16 +14,16 @@ from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
 from luthier.core.errors import DataError, LeakageError, LuthierError, RecipeError, RequestError
-from luthier.core.workflows.distillation import ALONE, TAUGHT, TEACHER, Student
+from luthier.core.workflows.pipeline import ALONE, TAUGHT, TEACHER, Student
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
-from luthier.features.workflows.distillation import judging as student_judging
+from luthier.features.workflows.distillation import rows as student_judging
 from luthier.features.workflows.distillation import workflow as students
 from luthier.features.workflows.distillation.request import DistilRequest
 from luthier.features.workflows.distillation.rows import write_gold, write_taught
 from luthier.features.workflows.distillation.workflow import distil
-from luthier.ml.evaluation.report import distilled
-from luthier.ml.inference.cached_engine import CachedEngine
+from luthier.ml.evaluation.report import workflow_pages as distilled
+from luthier.ml.inference.engine_wrappers import CachedEngine
 from luthier.ml.inference.models import cache
 from luthier.ml.training import loop
 from luthier.platform.home.context import Context
@@ -138,9 +138,9 @@ def test_what_no_teacher_changes_is_trained_once_as_long_as_its_weights_are_whol
 
 
 def cache_name(context: Context, name: str) -> str:
-    from luthier.ml.inference.models import names
+    from luthier.ml.inference.models import catalog
 
-    return names.parse(name).safe
+    return catalog.parse(name).safe
 
 
 def test_a_server_teaches_by_its_answers_and_what_it_leaves_empty_is_learned_by_neither(

@@ -16,7 +16,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, LeakageError, NotFoundError, RequestError
-from luthier.core.workflows.model_comparison import ModelComparisonSpec
+from luthier.core.workflows.pipeline import ModelComparisonSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.training.service import TrainOutcome
 from luthier.features.workflows import views as pipeline_views

@@ -11,7 +11,7 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.records.feedback import ReviewItem
+from luthier.core.records.traffic import ReviewItem
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets.service import get_version
 from luthier.features.deployments import service as deployments
@@ -236,7 +236,7 @@ def test_a_corrected_row_takes_the_place_of_the_old_one(untrained: None, context
 def test_what_cannot_be_asked_is_refused_before_anything_is_begun(
     context: Context, asked: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    from luthier.testing.finished_run import add_run
+    from luthier.testing.records import add_run
 
     deployments.deploy(context, ME, "support", add_run(context, "a"))
     context.review_items.add([item(1, status="waiting")])

@@ -17,21 +17,19 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import RequestError
-from luthier.core.records.format_table import FormatTable
-from luthier.core.workflows.distillation import Student
-from luthier.core.workflows.model_comparison import ModelComparisonResult, Recommendation
-from luthier.core.workflows.pipeline import Pipeline
+from luthier.core.records.export import FormatTable
+from luthier.core.workflows.pipeline import ModelComparisonResult, Pipeline, Recommendation, Student
 from luthier.core.workflows.study import Study, Trial
-from luthier.features.exports.formats import exports as format_exports
+from luthier.features.exports.formats import measurements as format_exports
 from luthier.features.exports.formats.tables import FormatRequest, measure_formats
 from luthier.features.studies import service as studies
-from luthier.features.workflows import render, views
+from luthier.features.workflows import views
 from luthier.features.workflows.automl import workflow as autos
 from luthier.features.workflows.distillation.request import DistilRequest, spec_of
 from luthier.features.workflows.distillation.workflow import distil
 from luthier.features.workflows.model_comparison import workflow as showdowns
 from luthier.features.workflows.retraining import workflow as retrains
-from luthier.ml.evaluation import model_comparison
+from luthier.ml.evaluation import workflow_verdicts
 from luthier.ml.export.format_benchmark import measure, worker
 from luthier.platform.home.context import Context
 from luthier.testing.tiny import make_tiny_model
@@ -75,7 +73,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> None:
         name = standings[0].result.name
         return Recommendation(word="tuned", system=name, contender=0, headline="It is tuned.")
 
-    monkeypatch.setattr(model_comparison, "recommend", recommend)
+    monkeypatch.setattr(workflow_verdicts, "recommend", recommend)
 
 
 @pytest.mark.parametrize("name", ["auto_done", "showdown_done", "retrain_done", "auto_half", "showdown_half"])
@@ -87,7 +85,7 @@ def test_each_is_shown_stage_by_stage(context: Context, tmp_path: Path, name: st
     for stage in nonempty(view.stages):
         assert stage.about
     assert any(stage.found for stage in view.stages) or view.pipeline.kind == "showdown"
-    shown = render.document(context, ME, views.list_pipelines(context, ME)[0])
+    shown = views.document(context, ME, views.list_pipelines(context, ME)[0])
     assert [one["name"] for one in shown["stages"]] == [one.name for one in record.stages]
     assert bool(shown["answer"]) == name.endswith("done")
 

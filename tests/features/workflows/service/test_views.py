@@ -10,15 +10,14 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
-from luthier.core.system.file_lock import file_lock
+from luthier.core.system.files import file_lock
 from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.retraining.workflow import WORKFLOW
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import Outcome, PausedError, StageSpec, Workflow, lock_of, resume
-from luthier.testing.finished_run import add_run
-from luthier.testing.pipelines_home import (
+from luthier.testing.homes import (
     AUTO_ID,
     HEADLINE,
     RETRAIN_ID,
@@ -27,6 +26,7 @@ from luthier.testing.pipelines_home import (
     add_model_comparison,
     add_retrain,
 )
+from luthier.testing.records import add_run
 
 ME = Caller()
 

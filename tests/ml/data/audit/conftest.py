@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.table import build_table
 
 

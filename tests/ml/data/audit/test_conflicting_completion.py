@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from luthier.ml.data.audit.base import AuditRequest, Skipped
 from luthier.ml.data.audit.conflicting_completion import check
-from luthier.ml.data.audit.request import AuditRequest, Skipped
 from luthier.ml.data.audit.table import build_table
 
 Write = Callable[..., Path]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.ml.data.audit.base import AuditRequest, Skipped
 from luthier.ml.data.audit.constant_prompt import check, shared_prefix
-from luthier.ml.data.audit.request import AuditRequest, Skipped
 
 PREFIX = "Classify the following review as good or bad. Review: "
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from luthier.core.results.audit import Finding
+from luthier.ml.data.audit.base import AuditRequest, Skipped
 from luthier.ml.data.audit.contamination import check
-from luthier.ml.data.audit.request import AuditRequest, Skipped
 from luthier.ml.data.audit.table import build_table
 
 Write = Callable[..., Path]

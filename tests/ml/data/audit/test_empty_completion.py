@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from luthier.ml.data.audit import schema
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.empty_completion import check
-from luthier.ml.data.audit.request import AuditRequest
 
 GOOD = [f"A real answer, number {at}." for at in range(30)]
 

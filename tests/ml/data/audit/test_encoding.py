@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from luthier.core.results.audit import Finding
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.encoding import check
-from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.schema import check as check_schema
 from luthier.ml.data.audit.table import build_table
 from luthier.ml.data.text.clean_text import clean_text

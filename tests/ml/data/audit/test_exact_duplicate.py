@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.exact_duplicate import check
-from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.table import build_table
 
 Write = Callable[..., Path]

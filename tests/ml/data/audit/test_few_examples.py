@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.few_examples import check
-from luthier.ml.data.audit.request import AuditRequest
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.data.audit.finding import EXCERPT_CHARACTERS, about_file, about_rows, excerpt, rows
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import EXCERPT_CHARACTERS, AuditRequest, about_file, about_rows, excerpt, rows
 
 
 @pytest.mark.parametrize("kind", [list, np.array])

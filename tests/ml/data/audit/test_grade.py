@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.results.audit import SEVERITIES, Finding, Severity
-from luthier.ml.data.audit.grade import grade_of
+from luthier.ml.data.audit.run import grade_of
 
 
 def finding(severity: Severity, fraction: float, count: int = 1, check: str = "x") -> Finding:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from luthier.core.results.audit import Finding
+from luthier.ml.data.audit.base import AuditRequest, Skipped
 from luthier.ml.data.audit.label_imbalance import check
-from luthier.ml.data.audit.request import AuditRequest, Skipped
 
 
 def only(found: list[Finding] | Skipped) -> Finding:

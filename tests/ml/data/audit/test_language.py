@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.language import check
-from luthier.ml.data.audit.request import AuditRequest
 
 EN = "The violin maker planed the spruce top number {} until it rang like a bell."
 DE = "Der Geigenbauer hobelte die Decke aus Fichte, bis sie wie eine Glocke klang."

@@ -9,8 +9,8 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.length import check
-from luthier.ml.data.audit.request import AuditRequest
 
 
 def test_the_distribution_is_a_note_with_figures_for_a_histogram(audited: Callable[..., AuditRequest]) -> None:

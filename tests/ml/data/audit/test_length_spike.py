@@ -9,9 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from luthier.ml.data.audit.length_spike import find_spike
-from luthier.ml.data.audit.request import AuditRequest, Skipped
-from luthier.ml.data.audit.truncated_completion import check
+from luthier.ml.data.audit.base import AuditRequest, Skipped
+from luthier.ml.data.audit.truncated_completion import check, find_spike
 
 Lengths = Callable[[np.random.Generator, int], np.ndarray]
 

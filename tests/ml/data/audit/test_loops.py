@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.data.audit.loops import loop_in
+from luthier.ml.data.audit.repeated_completion import loop_in
 
 
 @given(

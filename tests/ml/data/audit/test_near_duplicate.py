@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.near_duplicate import check
-from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.table import build_table
 
 Write = Callable[..., Path]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from luthier.ml.data.audit.base import AuditRequest, Skipped
 from luthier.ml.data.audit.over_context import check
-from luthier.ml.data.audit.request import AuditRequest, Skipped
 from luthier.ml.data.audit.table import build_table
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from luthier.ml.data.audit import personal_data
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.personal_data import check
-from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.table import build_table
-from luthier.ml.data.personal_data.span import Span
+from luthier.ml.data.personal_data.recognizers import Span
 
 
 def test_each_kind_is_a_finding_of_its_own(jsonl: Callable[..., Path]) -> None:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from luthier.ml.data.audit.profile import profile_of
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest
+from luthier.ml.data.audit.run import profile_of
 from luthier.ml.data.audit.table import build_table
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from luthier.ml.data.audit.base import AuditRequest, Skipped
 from luthier.ml.data.audit.refusal import check
-from luthier.ml.data.audit.request import AuditRequest, Skipped
 
 
 @pytest.mark.parametrize(

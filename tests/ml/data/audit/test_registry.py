@@ -6,26 +6,26 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from luthier.core import registry as core_registry
+from luthier.core import run as core_registry
 from luthier.core.errors import NotFoundError
-from luthier.ml.data.audit import registry
+from luthier.ml.data.audit import run
 
 
 def test_every_built_in_check_can_be_loaded() -> None:
-    checks = registry.load_checks()
-    assert list(checks) == registry.check_names()
-    assert set(registry.BUILT_IN) <= set(checks)
+    checks = run.load_checks()
+    assert list(checks) == run.check_names()
+    assert set(run.BUILT_IN) <= set(checks)
     assert all(callable(check) for check in checks.values())
 
 
 def test_some_checks_come_in_the_order_of_the_table() -> None:
-    assert list(registry.load_checks(["refusal", "schema"])) == ["schema", "refusal"]
-    assert registry.load_checks([]) == {}
+    assert list(run.load_checks(["refusal", "schema"])) == ["schema", "refusal"]
+    assert run.load_checks([]) == {}
 
 
 def test_an_unknown_check_is_refused_with_the_known_ones() -> None:
     with pytest.raises(NotFoundError, match="one of schema, encoding"):
-        registry.load_checks(["schema", "spelling"])
+        run.load_checks(["schema", "spelling"])
 
 
 def test_plug_ins_add_checks_but_replace_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +35,6 @@ def test_plug_ins_add_checks_but_replace_none(monkeypatch: pytest.MonkeyPatch) -
         return [EntryPoint(name, "luthier.ml.data.audit.refusal:check", group) for name in names]
 
     monkeypatch.setattr(core_registry, "entry_points", entry_points)
-    assert registry.check_names() == [*registry.BUILT_IN, "alpha", "zeta"]
-    assert registry.load_checks(["schema"])["schema"].__module__ == "luthier.ml.data.audit.schema"  # type: ignore[attr-defined]
-    assert list(registry.load_checks(["zeta"])) == ["zeta"]
+    assert run.check_names() == [*run.BUILT_IN, "alpha", "zeta"]
+    assert run.load_checks(["schema"])["schema"].__module__ == "luthier.ml.data.audit.schema"  # type: ignore[attr-defined]
+    assert list(run.load_checks(["zeta"])) == ["zeta"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.repeated_completion import check
-from luthier.ml.data.audit.request import AuditRequest
 
 GOOD = [f"This is an answer of its own, number {at}." for at in range(30)]
 STOCK = "Thank you for asking, we will come back to you."

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from luthier.core.errors import NotFoundError
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.run import run_audit
 
 ONLY = ["schema", "encoding", "over_context", "empty_completion", "few_examples"]

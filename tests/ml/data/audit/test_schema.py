@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.schema import check
 from luthier.ml.data.audit.table import build_table
-from luthier.ml.data.files.bounded_lines import MAX_LINE_BYTES
+from luthier.ml.data.files.untrusted_input import MAX_LINE_BYTES
 
 
 def test_a_good_file_has_no_findings(audited: Callable[..., AuditRequest]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.secret import check
 from luthier.ml.data.audit.table import build_table
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from luthier.ml.data.audit.request import AuditRequest, Skipped
+from luthier.ml.data.audit.base import AuditRequest, Skipped
 from luthier.ml.data.audit.truncated_completion import check
 
 GOOD = [f"This is a complete answer of usual length, number {at}." for at in range(40)]

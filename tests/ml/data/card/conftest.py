@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 
 from luthier.core.results.audit import Audit, Finding
-from luthier.ml.data.audit.grade import grade_of
-from luthier.ml.data.audit.profile import profile_of
+from luthier.ml.data.audit.run import grade_of, profile_of
 from luthier.ml.data.audit.table import build_table
-from luthier.ml.data.card.facts import look, split_beside
-from luthier.ml.data.card.request import CardRequest
+from luthier.ml.data.card.facts import CardRequest, look, split_beside
 
 
 def chat_rows(num: int = 12) -> list[dict[str, Any]]:

@@ -13,13 +13,11 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import NotFoundError
+from luthier.core.ids import sha256_file
 from luthier.ml.charts.markdown import code, table, text
-from luthier.ml.data.card.facts import look, split_beside
-from luthier.ml.data.card.front_matter import features, front_matter, size_category
-from luthier.ml.data.card.request import CardRequest
-from luthier.ml.data.card.write import card_text
+from luthier.ml.data.card.facts import CardRequest, look, split_beside
+from luthier.ml.data.card.write import card_text, features, front_matter, size_category
 from luthier.ml.data.rows.columns import columns_of
 
 Make = Callable[..., CardRequest]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from luthier.ml.data.card.croissant import CONFORMS_TO, croissant
-from luthier.ml.data.card.request import CardRequest
+from luthier.ml.data.card.facts import CardRequest
 
 Make = Callable[..., CardRequest]
 # the validator itself calls what rdflib and pandas have deprecated

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.vacuous import nonempty
 
-from luthier.ml.data.dedup.jaccard import jaccard, jaccards
-from luthier.ml.data.dedup.shingles import shingles_of
+from luthier.ml.data.dedup.near_duplicates import jaccard, jaccards, shingles_of
 
 WORDS = st.lists(st.sampled_from("abcde"), max_size=12)
 

@@ -14,18 +14,20 @@ from hypothesis import strategies as st
 from rensa import RMinHashLSH
 
 from luthier.core.errors import RequestError
-from luthier.ml.data.dedup.jaccard import jaccards
-from luthier.ml.data.dedup.minhash import (
+from luthier.ml.data.dedup.near_duplicates import (
     NUM_BANDS,
     NUM_VALUES,
     _matrix,
+    jaccards,
+    near_clusters,
+    near_duplicate_groups,
+    near_matches,
     pairs_within,
     recall_at,
+    shingles_of,
     signatures_of,
     texts_in_company,
 )
-from luthier.ml.data.dedup.near_duplicates import near_clusters, near_duplicate_groups, near_matches
-from luthier.ml.data.dedup.shingles import shingles_of
 
 VOCABULARY = [f"{a}{b}{c}" for a, b, c in itertools.product("bdfgkl", "aeiou", ["n", "r", "st", "m"])]
 

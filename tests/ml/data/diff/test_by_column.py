@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from luthier.ml.data.diff.by_column import changed_columns
+from luthier.ml.data.diff.row_changes import changed_columns
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError, NotFoundError, RequestError
+from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
-from luthier.ml.data.diff.compare import DatasetDiff, diff
-from luthier.ml.data.diff.match import match
+from luthier.ml.data.diff.compare import DatasetDiff, diff, match
 from luthier.ml.data.diff.version import read_version
 
 Rows = list[dict[str, Any]]

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.data.diff.words import changes, shortened, word_diff
+from luthier.ml.data.diff.row_changes import changes, shortened, word_diff
 
 WORDS = st.lists(st.sampled_from(["a", "b", "the", " ", "  ", "\n", ".", "ä", "日", ","]), max_size=30).map("".join)
 VALUES = st.recursive(

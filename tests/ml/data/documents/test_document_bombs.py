@@ -13,8 +13,8 @@ from tests.ml.data.bombs import pdf_bomb, zip_bomb
 from luthier.core.errors import DataError
 from luthier.core.ports import SilentProgress
 from luthier.ml.data.documents.ingest import ingest
-from luthier.ml.data.documents.ingest_part import IngestSettings
-from luthier.ml.data.files.archive_safety import check_archive
+from luthier.ml.data.documents.ingest_worker import IngestSettings
+from luthier.ml.data.files.untrusted_input import check_archive
 
 MEMORY_BYTES: Final = 1536 << 20
 """Of the reading process, libraries included."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError, NotFoundError
-from luthier.ml.data.documents import documents
-from luthier.ml.data.documents.documents import by_kind, find_documents
+from luthier.ml.data.documents import ingest
+from luthier.ml.data.documents.ingest import by_kind, find_documents
 
 KINDS = {".txt", ".md"}
 
@@ -142,5 +142,5 @@ def test_an_entry_whose_kind_cannot_be_seen_is_named_and_the_rest_is_found(
             return self._entry.is_symlink()
 
     scandir = os.scandir
-    monkeypatch.setattr(documents.os, "scandir", lambda folder: [Entry(entry) for entry in scandir(folder)])
+    monkeypatch.setattr(ingest.os, "scandir", lambda folder: [Entry(entry) for entry in scandir(folder)])
     assert find(tmp_path) == (["b.txt"], {"a.txt": "unreadable"})

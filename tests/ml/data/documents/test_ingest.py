@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
+from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
-from luthier.core.system.file_lock import file_lock
-from luthier.ml.data.documents import ingest_part
+from luthier.core.system.files import file_lock
+from luthier.ml.data.documents import ingest_worker
 from luthier.ml.data.documents.ingest import Ingestion, ingest, outcome_path
-from luthier.ml.data.documents.ingest_part import IngestSettings
-from luthier.ml.data.readers.table import READERS
+from luthier.ml.data.documents.ingest_worker import IngestSettings
+from luthier.ml.data.readers.document import READERS
 from luthier.ml.inference.models.token_counter import token_counter
 
 SETTINGS = IngestSettings(40, 8, "CC-BY-4.0", None, None)
@@ -150,7 +150,7 @@ import sys
 from pathlib import Path
 from luthier.core.ports import SilentProgress
 from luthier.ml.data.documents.ingest import ingest
-from luthier.ml.data.documents.ingest_part import IngestSettings
+from luthier.ml.data.documents.ingest_worker import IngestSettings
 ingest([Path(sys.argv[1])], Path(sys.argv[2]), settings=IngestSettings(40, 8, "CC-BY-4.0", None, None), num_workers=2,
        progress=SilentProgress(), readers={".odd": "odd_reader:read"})
 """
@@ -313,8 +313,8 @@ def test_a_reader_that_was_changed_reads_again(tmp_path: Path, monkeypatch: pyte
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def name() -> str:
-        ingest_part._code_sha256.cache_clear()  # as a process that starts
-        return ingest_part.part_name("a.txt", "0" * 64, "my_reader_of_notes:read", settings)
+        ingest_worker._code_sha256.cache_clear()  # as a process that starts
+        return ingest_worker.part_name("a.txt", "0" * 64, "my_reader_of_notes:read", settings)
 
     module.write_text("def read(path): return 'one'\n")
     first = name()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.ml.data.files.archive_safety import MAX_ENTRIES, check_archive
+from luthier.ml.data.files.untrusted_input import MAX_ENTRIES, check_archive
 
 
 def make(path: Path, entries: dict[str, str | bytes]) -> Path:
@@ -31,7 +31,7 @@ def test_a_bomb_by_ratio(tmp_path: Path) -> None:
 
 
 def test_a_bomb_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.ml.data.files.archive_safety.MAX_UNPACKED_BYTES", 1000)
+    monkeypatch.setattr("luthier.ml.data.files.untrusted_input.MAX_UNPACKED_BYTES", 1000)
     with pytest.raises(DataError, match="it unpacks to 1,200 bytes"):
         check_archive(make(tmp_path / "a.docx", {"a": b"x" * 600, "b": b"y" * 600}))
 

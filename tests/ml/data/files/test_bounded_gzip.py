@@ -9,7 +9,7 @@ import pytest
 from tests.ml.data.bombs import gzip_bomb, read_with_little_memory
 
 from luthier.core.errors import DataError
-from luthier.ml.data.files.bounded_gzip import max_unpacked_bytes, open_gzip
+from luthier.ml.data.files.untrusted_input import max_unpacked_bytes, open_gzip
 from luthier.ml.data.rows.formats import load_file
 
 

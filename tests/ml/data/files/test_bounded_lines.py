@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.data.files.bounded_lines import bounded_lines, too_long
+from luthier.ml.data.files.untrusted_input import bounded_lines, too_long
 
 
 @given(st.lists(st.binary(max_size=30).map(lambda data: data.replace(b"\n", b"")), max_size=8), st.booleans())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.data.files.strict_json import StrictJsonError, strict_loads
+from luthier.ml.data.files.untrusted_input import StrictJsonError, strict_loads
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from luthier.ml.data.personal_data.masking import DEFAULT_KINDS, MaskedKinds
-from luthier.ml.data.personal_data.span import KINDS, Kind
+from luthier.ml.data.personal_data.recognizers import KINDS, Kind
 
 BENCHMARKS = Path(__file__).parents[4] / "benchmarks"
 NUM_CLEAN, NUM_PLANTED = 3_000, 120

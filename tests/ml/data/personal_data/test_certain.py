@@ -6,7 +6,7 @@ import pytest
 
 from luthier.ml.data.personal_data.find import find_personal_data
 from luthier.ml.data.personal_data.masking import MaskedKinds, Pseudonyms, mask_personal_data
-from luthier.ml.data.personal_data.span import KINDS
+from luthier.ml.data.personal_data.recognizers import KINDS
 
 PRECISION = MaskedKinds(KINDS, "precision")
 

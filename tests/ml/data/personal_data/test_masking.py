@@ -11,12 +11,17 @@ from faker import Faker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.ml.data.personal_data.card import has_luhn_digit
 from luthier.ml.data.personal_data.find import find_personal_data
-from luthier.ml.data.personal_data.iban import STRUCTURES, bban_length, find_ibans, mask_iban
 from luthier.ml.data.personal_data.masking import Pseudonyms, mask_personal_data, mask_secrets
+from luthier.ml.data.personal_data.recognizers import (
+    STRUCTURES,
+    Span,
+    bban_length,
+    find_ibans,
+    has_luhn_digit,
+    mask_iban,
+)
 from luthier.ml.data.personal_data.secrets import find_secrets
-from luthier.ml.data.personal_data.span import Span
 
 FAKERS = {locale: Faker(locale) for locale in ("en_US", "de_DE", "fr_FR", "es_ES", "it_IT")}
 SECRET = "gh" + "p_" + "a1B2c3D4e5F6g7H8i9J0" + "k1L2m3N4o5P6q7R8"

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 import pytest
 
-from luthier.ml.data.personal_data import names
-from luthier.ml.data.personal_data.span import Span
+from luthier.ml.data.personal_data import find
+from luthier.ml.data.personal_data.recognizers import Span
 
 
 @dataclass
@@ -18,11 +18,11 @@ class Result:
 
 
 def test_presidio_results_become_spans_and_masks_are_left_alone() -> None:
-    spans = names.names_from("Ann met Person B", [Result(8, 16), Result(0, 3)])
+    spans = find.names_from("Ann met Person B", [Result(8, 16), Result(0, 3)])
     assert spans == [Span(0, 3, "name", "Ann"), Span(8, 16, "name", "Person B", is_reserved=True)]
 
 
 @pytest.mark.skipif(find_spec("presidio_analyzer") is not None, reason="presidio is installed here")
 def test_without_presidio_there_is_a_reason_and_no_finder() -> None:
-    assert names.why_not() == "presidio is not installed"
-    assert names.name_finder() is None
+    assert find.why_not() == "presidio is not installed"
+    assert find.name_finder() is None

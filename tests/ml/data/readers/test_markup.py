@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.ml.data.readers import email, html, markdown, text
-from luthier.ml.data.readers.decode import decode
 from luthier.ml.data.readers.document import Document, Section, well_formed
 from luthier.ml.data.readers.markdown import sections_of
+from luthier.ml.data.readers.text import decode
 
 PROSE = "Some sentence about things that are. " * 12
 

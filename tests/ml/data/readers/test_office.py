@@ -11,7 +11,7 @@ from tests.vacuous import nonempty
 
 from luthier.ml.data.readers import docx, epub, pptx, xlsx
 from luthier.ml.data.readers.document import Section
-from luthier.ml.data.readers.office import tidy
+from luthier.ml.data.readers.markdown import tidy
 
 Make = Callable[..., Path]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from luthier.ml.data.readers import pdf
-from luthier.ml.data.readers.page_furniture import without_furniture
+from luthier.ml.data.readers.pdf import without_furniture
 
 Make = Callable[..., Path]
 

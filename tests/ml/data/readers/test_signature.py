@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.ml.data.readers.signature import check_signature
+from luthier.ml.data.readers.document import check_signature
 
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504)
 Make = Callable[..., Path]

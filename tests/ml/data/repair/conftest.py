@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.table import build_table
-from luthier.ml.data.repair.actions import choose_actions
-from luthier.ml.data.repair.masked_kinds import masked_kinds
-from luthier.ml.data.repair.request import RepairRequest
+from luthier.ml.data.repair.request import RepairRequest, choose_actions, masked_kinds
 from luthier.ml.data.repair.run import Repaired, repair_file
 
 Made = Callable[..., "Outcome"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.ml.data.audit.finding import about_file
-from luthier.ml.data.audit.registry import check_names
-from luthier.ml.data.repair.actions import ACTIONS, choose_actions
+from luthier.ml.data.audit.base import about_file
+from luthier.ml.data.audit.run import check_names
+from luthier.ml.data.repair.request import ACTIONS, choose_actions
 
 
 def test_every_repair_is_of_a_check_that_there_is() -> None:

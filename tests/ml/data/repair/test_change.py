@@ -111,10 +111,10 @@ def test_html_that_is_meant_stays_and_is_told(jsonl: Write, make: Any) -> None:
 
 
 def test_a_line_too_long_to_be_a_row(jsonl: Write, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.ml.data.files import bounded_lines
+    from luthier.ml.data.files import untrusted_input
 
-    monkeypatch.setattr(bounded_lines.bounded_lines, "__defaults__", (500,))
-    monkeypatch.setattr(bounded_lines, "_HEAD_BYTES", 100)
+    monkeypatch.setattr(untrusted_input.bounded_lines, "__defaults__", (500,))
+    monkeypatch.setattr(untrusted_input, "_HEAD_BYTES", 100)
     file = jsonl(pair("a?", "b"), json.dumps(pair("c?", "d")) + " " * 600, pair("e?", "f"))
     made = make(file)
     assert made.fate == {1: "kept", 2: "removed", 3: "kept"}

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.ml.data.personal_data.masking import DEFAULT_KINDS, MaskedKinds
-from luthier.ml.data.repair.masked_kinds import masked_kinds
+from luthier.ml.data.repair.request import masked_kinds
 
 
 def test_by_default_what_is_certain_of_the_proved_kinds() -> None:

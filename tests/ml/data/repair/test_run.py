@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import ConflictError, DataError, RequestError
+from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.ml.data.repair import run
 
 Write = Callable[..., Path]

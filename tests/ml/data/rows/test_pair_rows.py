@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from luthier.ml.data.files.bad_field import BadFieldError
-from luthier.ml.data.rows.pair_rows import alpaca_conversation, plain_text, prompt_completion_conversation
+from luthier.ml.data.rows.chat_rows import alpaca_conversation, plain_text, prompt_completion_conversation
 
 
 def test_texts_become_a_user_and_an_assistant_turn() -> None:

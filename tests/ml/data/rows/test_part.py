@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError
-from luthier.ml.data.rows.part import part_of
+from luthier.ml.data.rows.rows import part_of
 
 
 def rows(num: int) -> list[Example]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
 from luthier.ml.data.files.source import open_source
-from luthier.ml.data.rows.records import read_records
+from luthier.ml.data.rows.rows import read_records
 from luthier.ml.data.rows.write_rows import json_line
 
 

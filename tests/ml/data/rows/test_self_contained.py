@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.ml.data.rows.self_contained import leans_on_passage
+from luthier.ml.data.rows.answer_prompts import leans_on_passage
 
 
 @pytest.mark.parametrize(

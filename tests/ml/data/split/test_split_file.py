@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.vacuous import nonempty
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
+from luthier.core.ids import sha256_file
 from luthier.ml.data.split import split_file as module
 from luthier.ml.data.split.split_file import FileSplit, split_file
 from luthier.ml.data.split.split_request import SplitRequest, default_folder

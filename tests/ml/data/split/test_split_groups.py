@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
-from luthier.ml.data.split.split_groups import SIDES, majority, sides_of, united
+from luthier.ml.data.split.split import SIDES, majority, sides_of, united
 
 sizes = st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.integers(1, 6), min_size=24, max_size=80)
 

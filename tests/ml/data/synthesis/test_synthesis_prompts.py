@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.records.support import support
-from luthier.ml.data.rows.self_contained import leans_on_passage
-from luthier.ml.data.synthesis.synthesis_prompts import Kind, judge_prompt, pair_prompt
-from luthier.ml.data.synthesis.synthesis_reply import Pair, parse_pair
+from luthier.ml.data.rows.answer_prompts import leans_on_passage
+from luthier.ml.data.synthesis.synthesis_prompts import Kind, Pair, judge_prompt, pair_prompt, parse_pair
 
 
 def test_a_teacher_sees_the_passage_its_place_and_the_form_of_the_reply() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.data.synthesis.synthesis_reply import Pair, Unparsable, parse_pair, parse_verdict
+from luthier.ml.data.synthesis.synthesis_prompts import Pair, Unparsable, parse_pair, parse_verdict
 
 GOOD = '{"question": "Which wood?", "answer": "Spruce."}'
 

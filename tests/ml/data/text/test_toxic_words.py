@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.vacuous import nonempty
 
-from luthier.ml.data.text.toxic_words import _EVASIONS, CLASSES, _folded, english, read_words
+from luthier.ml.data.text.toxicity import _EVASIONS, CLASSES, _folded, english, read_words
 
 
 def kinds(text: str) -> list[str]:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.ml.data.text.toxic_words import CLASSES
-from luthier.ml.data.text.toxicity_score import INTERCEPT, MEASURED, THRESHOLD, WEIGHTS, probability_of, toxicity_of
+from luthier.ml.data.text.toxicity import CLASSES, INTERCEPT, MEASURED, THRESHOLD, WEIGHTS, probability_of, toxicity_of
 
 BENCHMARK = Path(__file__).parents[4] / "benchmarks" / "toxicity.py"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from luthier.ml.data.tokenise.common_prefix import common_prefix, without_prefix
+from luthier.ml.data.tokenise.shared_prefix import common_prefix, without_prefix
 
 SYSTEM = "You are a helpful assistant. Answer briefly.\n"
 

@@ -9,14 +9,13 @@ import pytest
 from tests.ml.data.tokenise.template_rows import ROWS, template_of
 from tests.vacuous import nonempty
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
 from luthier.core.errors import TemplateError
-from luthier.core.opted_turns import OptedTurns
 from luthier.ml.data.tokenise.loss_mask import Learning, Unit, tokenise, tokenise_sides
 from luthier.ml.data.tokenise.template import decode
+from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.models.chat_template import ChatTemplate
-from luthier.ml.inference.opted_turns import rewritten, text_of
 from luthier.ml.inference.tool_calls import form_of
 from luthier.testing.tiny import make_tiny_model
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.ml.data.tokenise.batches import StepSchedule
-from luthier.ml.data.tokenise.replay import ReplaySchedule
+from luthier.ml.data.tokenise.batches import ReplaySchedule, StepSchedule
 
 
 def schedule(num_task: int, num_general: int, task: int, general: int) -> ReplaySchedule:

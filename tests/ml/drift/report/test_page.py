@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from luthier.core.results.signal import Signal, WatchReport
-from luthier.features.monitoring.text_checks import text_checks
+from luthier.features.monitoring.service import text_checks
 from luthier.ml.drift.report.page import headline, render_watch, write_watch_page
 from luthier.ml.drift.signals.signal_report import Compared, Watched, watch_rows
 from luthier.platform.home.context import Context
-from luthier.testing.steady_traffic import Change, last_prompts, made_traffic, with_prompts
+from luthier.testing.traffic import Change, last_prompts, made_traffic, with_prompts
 
 HOSTILE = '</script><img src=x onerror="alert(1)">\u202e\x00 {{ 7 * 7 }} '
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from luthier.ml.drift.signals.judged import FEWEST, Scored, judged_signals
+from luthier.ml.drift.signals.training import FEWEST, Scored, judged_signals
 
 
 def scored(values, prefix: str = "a") -> Scored:

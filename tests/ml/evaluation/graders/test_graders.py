@@ -12,10 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from luthier.core.errors import RequestError
 from luthier.core.graders import Grader
-from luthier.ml.evaluation.graders.fill import filled, item_fields
-from luthier.ml.evaluation.graders.formula import Formula
-from luthier.ml.evaluation.graders.grade import fields_of, make_grader
-from luthier.ml.evaluation.graders.similarity import fuzzy_match, gleu, similarity
+from luthier.ml.evaluation.graders import (
+    Formula,
+    fields_of,
+    filled,
+    fuzzy_match,
+    gleu,
+    item_fields,
+    make_grader,
+    similarity,
+)
 
 ITEM = {"reference": "Spruce", "answer": {"wood": "spruce", "age": 12}}
 

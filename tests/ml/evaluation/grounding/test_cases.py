@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.ml.evaluation.grounding.cases import find_cases, is_name_alone
-from luthier.ml.evaluation.grounding.citation import Citation
-from luthier.ml.evaluation.grounding.clean import clean
+from luthier.ml.evaluation.grounding.citation import Citation, clean
 
 
 def cases(text: str) -> list[Citation]:

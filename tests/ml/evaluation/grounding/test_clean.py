@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.evaluation.grounding.clean import blocks, clean, squash
+from luthier.ml.evaluation.grounding.citation import blocks, clean, squash
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.ports import Prompt
+from luthier.ml.evaluation.grounding.claims import Entailment, verdict_in
 from luthier.ml.evaluation.grounding.corpus import Corpus
-from luthier.ml.evaluation.grounding.entailment import Entailment, verdict_in
 from luthier.ml.inference.fake import FakeEngine
 
 CORPUS = Corpus(

@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.results.suite import CitationForm
-from luthier.ml.evaluation.grounding.citation import Citation
-from luthier.ml.evaluation.grounding.clean import clean
+from luthier.ml.evaluation.grounding.citation import Citation, clean, compiled
 from luthier.ml.evaluation.grounding.find import find_citations, sentences_of
-from luthier.ml.evaluation.grounding.patterns import compiled
 
 FORMS: tuple[CitationForm, ...] = get_args(CitationForm)
 

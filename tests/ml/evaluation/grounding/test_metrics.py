@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import WorkError
-from luthier.ml.evaluation.grounding.corpus import Corpus
-from luthier.ml.evaluation.grounding.entailment import Entailment
-from luthier.ml.evaluation.grounding.metrics import (
+from luthier.ml.evaluation.grounding.claims import (
     AnswersWithInvented,
     CitationsPerAnswer,
     EntailedClaims,
+    Entailment,
     ExpectedCitations,
     Findings,
     GroundedClaims,
@@ -21,6 +20,7 @@ from luthier.ml.evaluation.grounding.metrics import (
     MisnamedCitations,
     UnusableVerdicts,
 )
+from luthier.ml.evaluation.grounding.corpus import Corpus
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
 from luthier.ml.inference.fake import FakeEngine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.ml.evaluation.grounding.parties import PartyIndex, joined, names_before, same_parties
+from luthier.ml.evaluation.grounding.cases import PartyIndex, joined, names_before, same_parties
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.evaluation.grounding.passages import MAX_WORDS, Passages
+from luthier.ml.evaluation.grounding.corpus import MAX_WORDS, Passages
 
 
 def test_the_passage_with_the_rarest_words_is_nearest() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import RequestError
-from luthier.ml.evaluation.grounding.patterns import compiled, find_patterns, find_urls
+from luthier.ml.evaluation.grounding.citation import compiled, find_patterns, find_urls
 
 
 @pytest.mark.parametrize(

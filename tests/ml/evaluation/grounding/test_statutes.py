@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.ml.evaluation.grounding.clean import clean
-from luthier.ml.evaluation.grounding.statutes import codes_named, find_statutes, same_code
+from luthier.ml.evaluation.grounding.citation import clean
+from luthier.ml.evaluation.grounding.find import codes_named, find_statutes, same_code
 
 
 def found(text: str) -> list[tuple[str, str]]:

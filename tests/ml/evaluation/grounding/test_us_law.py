@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from luthier.core.results.suite import CitationForm
-from luthier.ml.evaluation.grounding import us_law
+from luthier.ml.evaluation.grounding import find
 from luthier.ml.evaluation.grounding.find import find_citations
 
 ALL: tuple[CitationForm, ...] = ("us_case", "us_statute", "state_statute")
@@ -37,8 +37,8 @@ def test_laws_in_forms_of_their_own() -> None:
 
 
 def test_without_eyecite_forms_alone_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(us_law, "find_spec", lambda name: None)
-    assert not us_law.has_eyecite()
+    monkeypatch.setattr(find, "find_spec", lambda name: None)
+    assert not find.has_eyecite()
     assert normal("410 U.S. 113 stands alone") == []
     assert normal("Roe v. Wade, 410 U.S. 113 (1973)") == ["410 us 113"]
 

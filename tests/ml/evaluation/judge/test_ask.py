@@ -2,8 +2,7 @@ import pytest
 
 from luthier.core.errors import OverlongError, RequestError, WorkError
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.ml.evaluation.judge.ask import ROOMY_TOKENS, ask_judge
-from luthier.ml.evaluation.judge.replies import NoVerdict, read_preference
+from luthier.ml.evaluation.judge.verdicts import ROOMY_TOKENS, NoVerdict, ask_judge, read_preference
 from luthier.ml.inference.fake import FakeEngine
 from luthier.testing.engine_contract import CountingProgress
 

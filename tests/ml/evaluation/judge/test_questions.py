@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.results.suite import CRITERIA
-from luthier.ml.evaluation.judge.questions import (
+from luthier.ml.evaluation.judge.verdicts import (
     CRITERION_WORDS,
     PREFERENCE_SCHEMA,
     form_digest,

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.ports import Generation
-from luthier.ml.evaluation.judge.replies import NoVerdict, read_preference, read_scores
+from luthier.ml.evaluation.judge.verdicts import NoVerdict, read_preference, read_scores
 
 ALL = ("relevance", "coherence", "accuracy")
 

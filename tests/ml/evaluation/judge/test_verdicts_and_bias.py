@@ -7,10 +7,8 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import WorkError
 from luthier.core.ports import SilentProgress
-from luthier.ml.evaluation.judge.bias import bias_of, pair_statistics, people_statistics
-from luthier.ml.evaluation.judge.cautions import bias_sentences, check_missing
-from luthier.ml.evaluation.judge.replies import NoVerdict
-from luthier.ml.evaluation.judge.verdicts import Pair, PairVerdict, judge_answers, judge_pairs
+from luthier.ml.evaluation.judge.bias import bias_of, bias_sentences, check_missing, pair_statistics, people_statistics
+from luthier.ml.evaluation.judge.verdicts import NoVerdict, Pair, PairVerdict, judge_answers, judge_pairs
 from luthier.ml.inference.fake import FakeEngine
 
 SILENT = SilentProgress()

@@ -12,9 +12,9 @@ from nltk.translate.meteor_score import single_meteor_score
 from luthier.core.graders import Reward
 from luthier.core.ports import Attempt
 from luthier.core.recipe import Recipe
-from luthier.ml.charts.metric_titles import metric_heading
-from luthier.ml.evaluation.metrics.meteor import Meteor, words
+from luthier.ml.charts.judged_rows import metric_heading
 from luthier.ml.evaluation.metrics.protocol import Observations
+from luthier.ml.evaluation.metrics.reference_based import Meteor, words
 from luthier.ml.evaluation.rewards import Rewards
 
 WORDS = st.sampled_from(

@@ -15,7 +15,7 @@ from luthier.core import recipe
 from luthier.core import registry as core_registry
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
-from luthier.features.suites.eval_cli import parse_metrics
+from luthier.features.suites.cli import parse_metrics
 from luthier.ml.evaluation.compare import judge
 from luthier.ml.evaluation.metrics import registry
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics

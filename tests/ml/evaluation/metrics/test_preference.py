@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.ports import Score
-from luthier.ml.evaluation.metrics.preference import PreferenceAccuracy, PreferenceMargin, RewardAccuracy
+from luthier.ml.evaluation.metrics.likelihood import PreferenceAccuracy, PreferenceMargin, RewardAccuracy
 from luthier.ml.evaluation.metrics.protocol import Observations
 
 CHOSEN = [Score(nll_nats=n, num_tokens=4, num_correct=0) for n in (1.0, 5.0, 2.0)]

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from luthier.core.results.human_eval import Rater, RatingPanel, RatingRow, RatingsTable
-from luthier.ml.evaluation.panel.figures import panel_figures
-from luthier.ml.evaluation.panel.raters import rater_reports
-from luthier.ml.evaluation.panel.report import report
+from luthier.ml.evaluation.panel import panel_figures, rater_reports, report
 
 NAMES = ("Ada", "Ben", "Cleo", "Random")
 CHOICES = ("a", "b", "tie")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from luthier.core.results.task_result import GateOutcome, RuleOutcome
+from luthier.core.results.suite import GateOutcome, RuleOutcome
 from luthier.ml.evaluation.report import render_report
-from luthier.ml.evaluation.report.assessed import assessed_of
+from luthier.ml.evaluation.report.evaluation_results import assessed_of
 from luthier.testing.assessed import make_safety_result, make_suite_result
 from luthier.testing.records import make_plan, make_record, make_result
 

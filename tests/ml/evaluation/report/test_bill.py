@@ -6,10 +6,10 @@ from typing import Any
 
 from tests.ml.evaluation.report.conftest import Documents
 
-from luthier.core.budget import Bill
 from luthier.core.cost import Estimate
 from luthier.core.events import BillUpdated
-from luthier.ml.charts.fact import Fact
+from luthier.core.run import Bill
+from luthier.ml.charts.figures import Fact
 from luthier.ml.evaluation.report.facts import key_figures
 
 

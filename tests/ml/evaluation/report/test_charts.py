@@ -11,12 +11,11 @@ from tests.vacuous import nonempty
 
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event, StepDone
-from luthier.core.fit import Fit
+from luthier.core.run import Fit
 from luthier.ml.charts.svg import INKS
-from luthier.ml.evaluation.report.charts import curve_charts
-from luthier.ml.evaluation.report.curves import curves, smooth, smooth_window
-from luthier.ml.evaluation.report.interval_chart import interval_charts
-from luthier.ml.evaluation.roles import roles
+from luthier.ml.evaluation.report.charts import curve_charts, curves, smooth, smooth_window
+from luthier.ml.evaluation.report.evaluation_results import interval_charts
+from luthier.ml.evaluation.result_views import roles
 
 Events = Callable[..., tuple[Event, ...]]
 

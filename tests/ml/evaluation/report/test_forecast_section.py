@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.ml.evaluation.report.write import render_report
+from luthier.ml.evaluation.report.page import render_report
 from luthier.testing.records import make_quote
 
 

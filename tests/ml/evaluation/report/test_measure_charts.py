@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from luthier.core.events import StepDone, ValidationDone
-from luthier.ml.evaluation.report.curves import MAX_POINTS
-from luthier.ml.evaluation.report.measure_charts import measure_charts
+from luthier.ml.evaluation.report.charts import MAX_POINTS, measure_charts
 
 
 def step(number: int, **measures: float) -> StepDone:

@@ -9,10 +9,10 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.aliases import new_key
-from luthier.core.fit import Fit, Remedy
+from luthier.core.run import Fit, Remedy
 from luthier.ml.charts.page import TEMPLATES
 from luthier.ml.evaluation.report import page
-from luthier.ml.evaluation.report.write import render_report
+from luthier.ml.evaluation.report.page import render_report
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 ALL_ZERO = {"value": 0.0, "low": 0.0, "high": 0.0}

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from luthier.core.run import RunRecord
 from luthier.ml.evaluation.report import render_report
-from luthier.ml.evaluation.report.rank_chart import rank_charts, rank_grid
+from luthier.ml.evaluation.report.charts import rank_charts, rank_grid
 
 RANKS = {
     "model.layers.0.self_attn.q_proj": 3,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from tests.vacuous import nonempty
 
 from luthier.core.evaluation import Evaluation
-from luthier.ml.evaluation.report.samples import Choices, choose_samples
-from luthier.ml.evaluation.roles import roles
+from luthier.ml.evaluation.report.evaluation_results import Choices, choose_samples
+from luthier.ml.evaluation.result_views import roles
 
 Make = Callable[..., Evaluation]
 

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.results.task_result import GateOutcome, RuleOutcome
-from luthier.ml.evaluation.report.safety_page import render_safety_page, write_safety_page
-from luthier.ml.evaluation.report.suite_page import render_suite_page, write_suite_page
-from luthier.ml.evaluation.task_view import summary, task_view
+from luthier.core.results.suite import GateOutcome, RuleOutcome
+from luthier.ml.evaluation.report.suite_page import (
+    render_safety_page,
+    render_suite_page,
+    write_safety_page,
+    write_suite_page,
+)
+from luthier.ml.evaluation.result_views import summary, task_view
 from luthier.testing.assessed import make_safety_result, make_suite_result, make_task
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -162,7 +166,7 @@ def test_points_are_drawn_only_of_what_a_judge_has_scored() -> None:
 
 @pytest.mark.parametrize("num_labels", [1, 40])
 def test_confusions_of_any_size_are_drawn(num_labels: int) -> None:
-    from luthier.core.results.task_result import Confusion, TaskFigures
+    from luthier.core.results.suite import Confusion, TaskFigures
 
     labels = tuple(f"label {n} <b>" for n in range(num_labels))
     counts = tuple((0,) * (num_labels + 1) for _ in labels)

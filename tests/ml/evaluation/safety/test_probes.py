@@ -21,10 +21,8 @@ from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
 from luthier.ml.evaluation.metrics.registry import bounds_of
 from luthier.ml.evaluation.safety import memorisation as memory
-from luthier.ml.evaluation.safety.canaries import canaries, unseen_bits
 from luthier.ml.evaluation.safety.counterfactual import counterfactual
-from luthier.ml.evaluation.safety.memorisation import memorisation
-from luthier.ml.evaluation.safety.personal_data import personal_data
+from luthier.ml.evaluation.safety.memorisation import canaries, memorisation, personal_data, unseen_bits
 from luthier.ml.evaluation.safety.probe import Contrast, Probe, RowMean, chosen
 from luthier.ml.evaluation.safety.refusal import is_refusal, refusal
 from luthier.ml.evaluation.safety.stereotypes import OWN, Pair, read_pairs, stereotypes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.evaluation import Comparison, Metric, SystemResult
-from luthier.core.results.task_result import TaskResult
+from luthier.core.results.suite import TaskResult
 from luthier.ml.evaluation.safety.summary import summarise, with_what_is_ruled_out
 
 TITLES = {"stereotypes": "Stereotypes", "refusal": "Refusal", "canaries": "Planted canaries", "toxicity": "Toxicity"}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.vacuous import nonempty
 
-from luthier.ml.evaluation.safety.swaps import Swap, read_swaps
+from luthier.ml.evaluation.safety.counterfactual import Swap, read_swaps
 
 
 def the(group: str) -> Swap:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from luthier.ml.evaluation.sandbox import code, process
+from luthier.ml.evaluation.sandbox import process, runners
 from luthier.ml.evaluation.sandbox.bubblewrap import Bubblewrap, bubblewrap
 
 
@@ -18,8 +18,8 @@ def outer(request: pytest.FixtureRequest) -> Iterator[Bubblewrap]:
         pytest.skip(f"bubblewrap does not run here: {found.why_not}")
     chosen = found if request.param == "bubblewrap" else Bubblewrap(None, why_not="this test leaves it out")
     with pytest.MonkeyPatch.context() as patched:
-        for module in (process, code):
+        for module in (process, runners):
             patched.setattr(module, "bubblewrap", lambda: chosen)
-        code.isolation.cache_clear()
+        runners.isolation.cache_clear()
         yield chosen
-    code.isolation.cache_clear()
+    runners.isolation.cache_clear()

@@ -11,8 +11,8 @@ import pytest
 
 from luthier.ml.evaluation.sandbox import bubblewrap as sandbox
 from luthier.ml.evaluation.sandbox.bubblewrap import Bubblewrap, interpreter, library_paths, signal_of, wrapped
-from luthier.ml.evaluation.sandbox.code import Isolation, isolation
 from luthier.ml.evaluation.sandbox.process import Child, ChildError
+from luthier.ml.evaluation.sandbox.runners import Isolation, isolation
 
 LOOK = """
 import ctypes, json, os, socket, sys

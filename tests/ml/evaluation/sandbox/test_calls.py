@@ -5,8 +5,8 @@ import struct
 import pytest
 
 from luthier.core.errors import RequestError
-from luthier.ml.evaluation.sandbox import code
-from luthier.ml.evaluation.sandbox.calls import filter_program
+from luthier.ml.evaluation.sandbox import runners
+from luthier.ml.evaluation.sandbox.process import filter_program
 
 ALLOWED, KILLED, NOT_PERMITTED, NOT_THERE = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -77,12 +77,12 @@ def test_calls_by_another_table_pass_nowhere():
 
 
 def test_without_a_filter_no_code_is_run(monkeypatch):
-    monkeypatch.setattr(code, "isolation", lambda: code.Isolation(False, True, True))
+    monkeypatch.setattr(runners, "isolation", lambda: runners.Isolation(False, True, True))
     with pytest.raises(RequestError, match="cannot lock a process down"):
-        code.run_tests("x = 1", "assert x", seconds=5, most_memory_bytes=2**28)
+        runners.run_tests("x = 1", "assert x", seconds=5, most_memory_bytes=2**28)
 
 
 def test_what_is_in_force_is_said():
-    assert "may read what the user may read" in code.Isolation(True, False, False).sentence
-    assert "no socket (by seccomp)" in code.Isolation(True, True, False).sentence
-    assert "an empty network namespace" in code.Isolation(True, True, True).sentence
+    assert "may read what the user may read" in runners.Isolation(True, False, False).sentence
+    assert "no socket (by seccomp)" in runners.Isolation(True, True, False).sentence
+    assert "an empty network namespace" in runners.Isolation(True, True, True).sentence

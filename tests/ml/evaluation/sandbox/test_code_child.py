@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from luthier.ml.evaluation.sandbox.code import isolation, run_tests
+from luthier.ml.evaluation.sandbox.runners import isolation, run_tests
 
 RIGHT = "def add(a, b):\n    return a + b\n"
 TESTS = "assert add(1, 2) == 3"

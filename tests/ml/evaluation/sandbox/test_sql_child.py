@@ -4,10 +4,9 @@ import sqlite3
 
 import pytest
 
-from luthier.core.errors import RequestError
-from luthier.core.library_errors import library_words_hidden
+from luthier.core.errors import RequestError, library_words_hidden
 from luthier.ml.evaluation.sandbox.process import Child
-from luthier.ml.evaluation.sandbox.sql import Database, SqlRunner
+from luthier.ml.evaluation.sandbox.runners import Database, SqlRunner
 
 SHOP = Database(script="CREATE TABLE t(a, b); INSERT INTO t VALUES (1, 'x'), (2, 'y'), (3, NULL);")
 

@@ -3,10 +3,8 @@
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.ml.evaluation.sandbox.sql import SqlRunner
-from luthier.ml.evaluation.sql.made_up import made_up
-from luthier.ml.evaluation.sql.neighbours import neighbours
-from luthier.ml.evaluation.sql.tables import Table
+from luthier.ml.evaluation.sandbox.runners import SqlRunner
+from luthier.ml.evaluation.sql import Table, made_up, neighbours
 
 TABLE = Table("season", ("Player", "Team", "Goals", "Year"))
 QUERIES = [

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.ml.evaluation.sql.tables import Table, described_table, written_out
-from luthier.ml.evaluation.sql.tokens import is_ordered, tokens_of
+from luthier.ml.evaluation.sql import Table, described_table, is_ordered, tokens_of, written_out
 
 CROPS = Table(
     "1-105-2", ("Crop (kilotonnes)", "New South Wales", "No", "No. in season", "% Total", "#", "2001", "Order")

@@ -8,10 +8,9 @@ from scipy.stats import binomtest, norm
 
 from luthier.core.errors import RequestError
 from luthier.core.records.bounds import REAL_LINE, UNIT, Bounds
-from luthier.ml.evaluation.metrics.bleu import Bleu
-from luthier.ml.evaluation.metrics.fraction import ratio
-from luthier.ml.evaluation.metrics.perplexity import Perplexity
-from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
+from luthier.ml.evaluation.metrics.likelihood import Perplexity
+from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics, ratio
+from luthier.ml.evaluation.metrics.reference_based import Bleu
 from luthier.ml.evaluation.statistics import (
     Difference,
     bootstrap_interval,
@@ -22,8 +21,7 @@ from luthier.ml.evaluation.statistics import (
     resampled_sums,
     rows_needed,
 )
-from luthier.ml.evaluation.statistics.leave_one_out import spread_of
-from luthier.ml.evaluation.statistics.shares import share_difference_ends
+from luthier.ml.evaluation.statistics.resampling import share_difference_ends, spread_of
 
 VALUES = st.lists(st.floats(-10, 10, allow_subnormal=False), min_size=1, max_size=30)
 
@@ -95,7 +93,7 @@ def test_draws_are_the_same_for_any_number_of_columns_and_for_any_block(monkeypa
     stats = np.random.default_rng(4).normal(size=(7, 3))
     whole = resampled_sums(stats, seed=5, num_resamples=50)
     assert resampled_sums(stats[:, :1], seed=5, num_resamples=50) == pytest.approx(whole[:, :1])
-    monkeypatch.setattr("luthier.ml.evaluation.statistics.bootstrap._BLOCK_DRAWS", 7 * 3)
+    monkeypatch.setattr("luthier.ml.evaluation.statistics.resampling._BLOCK_DRAWS", 7 * 3)
     assert resampled_sums(stats, seed=5, num_resamples=50) == pytest.approx(whole)
     assert not np.allclose(resampled_sums(stats, seed=6, num_resamples=50), whole)
 

@@ -11,7 +11,7 @@ from luthier.core.errors import DataError
 from luthier.core.ports import Score
 from luthier.core.results.suite import ChooseTask
 from luthier.ml.evaluation.metrics.protocol import Observations
-from luthier.ml.evaluation.tasks.choose import Choose, place_of
+from luthier.ml.evaluation.tasks.choices import Choose, place_of
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
 
 TASK = ChooseTask(kind="choose", name="t", data="t.jsonl")

@@ -11,11 +11,10 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, RequestError
 from luthier.core.results.suite import CitationsTask
-from luthier.ml.evaluation.grounding import us_law
+from luthier.ml.evaluation.grounding import find
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.tasks.citations import Citations
-from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
-from luthier.ml.evaluation.tasks.registry import task_kind
+from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow, task_kind
 from luthier.ml.inference.fake import FakeEngine
 
 DOCUMENTS = {"a": "W.C.A. § 21-4-12. The employee tells the employer within thirty days. Part AB-123."}
@@ -117,6 +116,6 @@ def test_cautions_say_what_the_figures_do_not(monkeypatch: pytest.MonkeyPatch) -
     assert "cites nothing invents nothing" in said
     assert "usable verdict" in said
     assert "part: whatever fits" in said
-    monkeypatch.setattr(us_law, "find_spec", lambda name: None)
+    monkeypatch.setattr(find, "find_spec", lambda name: None)
     assert "luthier[law]" in " ".join(Citations().cautions(task()))
     assert "luthier[law]" not in " ".join(Citations().cautions(task(forms=("url",))))

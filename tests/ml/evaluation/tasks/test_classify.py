@@ -12,7 +12,7 @@ from luthier.core.errors import DataError, RequestError
 from luthier.core.results.suite import ClassifyTask
 from luthier.ml.evaluation.metrics.classification import Labelling, MacroF1
 from luthier.ml.evaluation.metrics.protocol import Observations
-from luthier.ml.evaluation.tasks.classify import Classify
+from luthier.ml.evaluation.tasks.choices import Classify
 
 LABELS = ("billing", "delivery", "other")
 

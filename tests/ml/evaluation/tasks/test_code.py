@@ -4,7 +4,7 @@ import pytest
 
 from luthier.core.errors import DataError, RequestError
 from luthier.core.results.suite import CodeTask
-from luthier.ml.evaluation.tasks.code import Code, code_of, fault_of_tests
+from luthier.ml.evaluation.tasks.execution import Code, code_of, fault_of_tests
 
 RIGHT = "def add(a, b):\n    return a + b\n"
 TESTS = "assert add(1, 2) == 3"

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from luthier.core.results.suite import Suite
-from luthier.ml.evaluation.sandbox.code import isolation
-from luthier.ml.evaluation.tasks.registry import task_kind
+from luthier.ml.evaluation.sandbox.runners import isolation
+from luthier.ml.evaluation.tasks.protocol import task_kind
 
 SUITES = Path(__file__).resolve().parents[4] / "examples" / "suites"
 BEST = {

@@ -7,8 +7,7 @@ import pytest
 from luthier.core.ports import SilentProgress
 from luthier.core.results.suite import ClassifyTask, JsonTask, RankTask, SqlTask
 from luthier.ml.evaluation.compare import judge_in_full
-from luthier.ml.evaluation.tasks.protocol import Resources
-from luthier.ml.evaluation.tasks.registry import task_kind
+from luthier.ml.evaluation.tasks.protocol import Resources, task_kind
 
 SCRIPT = "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2), (3);"
 KINDS = {

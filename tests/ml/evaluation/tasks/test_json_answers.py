@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.core.results.suite import JsonTask
-from luthier.ml.evaluation.metrics.json_fields import JsonValue, equal, find_json, read_json, value_at
-from luthier.ml.evaluation.tasks.json_answers import JsonAnswers
+from luthier.ml.evaluation.metrics.structured_output import JsonValue, equal, find_json, read_json, value_at
+from luthier.ml.evaluation.tasks.text import JsonAnswers
 
 SCHEMA = {
     "type": "object",

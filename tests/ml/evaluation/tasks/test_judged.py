@@ -12,8 +12,7 @@ from luthier.core.records.calibration import target_of
 from luthier.core.results.suite import PairwiseTask, RubricTask
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.statistics import bootstrap_interval
-from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
-from luthier.ml.evaluation.tasks.registry import task_kind
+from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow, task_kind
 from luthier.ml.inference.fake import FakeEngine
 
 NUM = 20

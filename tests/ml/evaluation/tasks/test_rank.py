@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from luthier.core.errors import DataError
 from luthier.core.results.suite import RankTask
 from luthier.ml.evaluation.metrics.ranking import Ranked, hit_at, ndcg_at, reciprocal_rank
-from luthier.ml.evaluation.tasks.rank import Rank, written_items
+from luthier.ml.evaluation.tasks.choices import Rank, written_items
 
 
 def task(**settings):

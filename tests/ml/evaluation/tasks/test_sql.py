@@ -8,9 +8,9 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import DataError, NotFoundError
 from luthier.core.results.suite import SqlTask
-from luthier.ml.evaluation.sql.tables import described_table
+from luthier.ml.evaluation.sql import described_table
+from luthier.ml.evaluation.tasks.execution import Sql, SqlJudge, query_of
 from luthier.ml.evaluation.tasks.protocol import Resources
-from luthier.ml.evaluation.tasks.sql import Sql, SqlJudge, query_of
 
 SCRIPT = "CREATE TABLE t(a, b); INSERT INTO t VALUES (1, 'x'), (2, 'y'), (2, 'z');"
 PROMPT = "table: 1-77-2\ncolumns: Player, School/Club Team, No. in season\nQ: Who is it?"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.budget import Bill
 from luthier.core.cost import Estimate
 from luthier.core.records.export import Export, ExportSource, Interval, ParityReport
+from luthier.core.run import Bill
 from luthier.ml.export.bundle import BundleFacts, add_bundle_files
 from luthier.ml.export.bundle.facts import BaseFacts, DatasetFacts, PackageFacts, RunFacts
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_result

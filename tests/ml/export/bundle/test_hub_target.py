@@ -12,8 +12,7 @@ from tests.ml.export.bundle.upload_hub import UploadHub, serving
 from luthier.core.errors import ConflictError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.bundle import add_bundle_files, verify
-from luthier.ml.export.bundle.hub_target import push_to_hub
-from luthier.ml.export.bundle.target import load
+from luthier.ml.export.bundle.push import load, push_to_hub
 
 # The hub's client sends bodies in a way that its own HTTP library calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")

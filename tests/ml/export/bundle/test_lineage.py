@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.ml.export.bundle.conftest import BASE_SHA256, make_facts
 
-from luthier.core.digest import sha256_file
+from luthier.core.ids import sha256_file
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, S
 from tests.ml.export.bundle.keys import write_curve_keys, write_keys
 
 from luthier.core.errors import ConflictError
-from luthier.ml.export.bundle import target, verify
+from luthier.ml.export.bundle import push, verify
 from luthier.ml.export.bundle.write import add_signature
 
 
@@ -76,8 +76,8 @@ def test_both_kinds_of_signature_beside_each_other(bundle: Path, tmp_path: Path)
         assert (report.is_whole, report.signed_by, report.is_signer_proved) == (True, signer, True)
     report = verify(bundle)
     assert (report.signed_by, report.unchecked_signer) == (first, second)
-    assert {file.path for file in target.load(bundle).files} >= {"model.sig", "bundle.dsse.json", "bundle.json"}
-    assert target.load(bundle).files[-1].path == "bundle.json"
+    assert {file.path for file in push.load(bundle).files} >= {"model.sig", "bundle.dsse.json", "bundle.json"}
+    assert push.load(bundle).files[-1].path == "bundle.json"
 
 
 def test_another_key_and_no_signature(bundle: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.ml.export.bundle.paths import last_part, without_folders
+from luthier.ml.export.bundle.write import last_part, without_folders
 
 
 @pytest.mark.parametrize(

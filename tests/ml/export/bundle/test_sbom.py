@@ -12,7 +12,7 @@ from tests.ml.export.bundle.conftest import make_export, make_facts
 from luthier.core.records.export import Export
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.manifest import BundleFile, Manifest
-from luthier.ml.export.bundle.sbom import sbom
+from luthier.ml.export.bundle.provenance import sbom
 
 validation = pytest.importorskip("cyclonedx.validation.json", reason="needs cyclonedx-python-lib[json-validation]")
 MANIFEST = Manifest(files=(BundleFile(path="model.gguf", sha256="0" * 64, num_bytes=1),))

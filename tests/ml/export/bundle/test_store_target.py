@@ -13,9 +13,8 @@ from tests.ml.export.bundle.keys import write_keys
 
 from luthier.core.errors import ConflictError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
-from luthier.ml.export.bundle import add_bundle_files, store_target, verify
-from luthier.ml.export.bundle.store_target import UNFINISHED, push_to_store, shown_url
-from luthier.ml.export.bundle.target import load
+from luthier.ml.export.bundle import add_bundle_files, push, verify
+from luthier.ml.export.bundle.push import UNFINISHED, load, push_to_store, shown_url
 from luthier.ml.export.bundle.write import add_signature
 
 QUIET = SilentProgress()
@@ -39,7 +38,7 @@ def other(tmp_path: Path) -> Path:
 def stop_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Make the push die when so many files have been sent, as a kill would."""
     sent: list[str] = []
-    whole: Callable[..., None] = store_target.copy_to
+    whole: Callable[..., None] = push.copy_to
 
     def copy_to(files: Any, source: Path, place: str, name: str) -> None:
         if len(sent) == number:
@@ -47,7 +46,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         sent.append(place)
         whole(files, source, place, name)
 
-    monkeypatch.setattr(store_target, "copy_to", copy_to)
+    monkeypatch.setattr(push, "copy_to", copy_to)
 
 
 def test_a_folder(whole_bundle: Path, tmp_path: Path) -> None:
@@ -161,7 +160,7 @@ def test_a_place_that_damages_what_it_gets(whole_bundle: Path, tmp_path: Path, m
         if place.endswith("model.gguf"):
             Path(place).write_bytes(b"other")
 
-    monkeypatch.setattr(store_target, "copy_to", copy_to)
+    monkeypatch.setattr(push, "copy_to", copy_to)
     with pytest.raises(WorkError, match=r"'model.gguf' at file://.* is not what was sent"):
         push_to_store(load(whole_bundle), f"file://{tmp_path / 'target'}", QUIET)
     assert not (tmp_path / "target" / "bundle.json").exists()

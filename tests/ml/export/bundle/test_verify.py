@@ -15,8 +15,8 @@ from tests.ml.export.bundle.conftest import BASE_SHA256, make_export, make_facts
 from tests.ml.export.bundle.keys import write_keys
 from tests.vacuous import nonempty
 
-from luthier.core.digest import canonical_json, sha256_bytes
 from luthier.core.errors import NotFoundError
+from luthier.core.ids import canonical_json, sha256_bytes
 from luthier.ml.export.bundle import add_bundle_files, verify
 from luthier.ml.export.bundle.manifest import read_manifest
 

@@ -12,8 +12,8 @@ import pytest
 from tests.ml.export.bundle.conftest import make_export, make_facts, make_parity, write_model
 from tests.vacuous import nonempty
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import RequestError, WorkError
+from luthier.core.ids import sha256_file
 from luthier.core.plan import Plan
 from luthier.ml.export.bundle import add_bundle_files, verify, write
 from luthier.ml.export.bundle.manifest import read_manifest

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import ModelSourceError, WorkError
+from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import converter as module
 from luthier.ml.export.exporters.converter import FILE, WHEEL, converter

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from tests.ml.data.tokenise.template_rows import template_of
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
 from luthier.core.errors import RequestError
-from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
-from luthier.ml.export.exporters.exported_template import ExportedTemplate, exported_template
+from luthier.ml.export.exporters.companions import ExportedTemplate, exported_template
+from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.models.chat_template import ChatTemplate
-from luthier.ml.inference.opted_turns import rewritten, text_of
 from luthier.ml.inference.tool_calls import form_of
 from luthier.testing.tiny import make_tiny_model
 

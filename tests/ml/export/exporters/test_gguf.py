@@ -16,8 +16,8 @@ from luthier.core.errors import RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import gguf as module
 from luthier.ml.export.exporters import registry
-from luthier.ml.export.exporters.convert_worker import TensorNames, older_names
 from luthier.ml.export.exporters.gguf import write
+from luthier.ml.export.exporters.gguf_worker import TensorNames, older_names
 
 
 def read(folder):

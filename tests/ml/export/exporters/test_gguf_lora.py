@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from luthier.ml.export.exporters.gguf_lora import NotPlainError, write_gguf_lora
+from luthier.ml.export.exporters.adapter import NotPlainError, write_gguf_lora
 from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.quiet import quiet_peft
 

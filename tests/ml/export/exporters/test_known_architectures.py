@@ -6,8 +6,7 @@ from tests.zoo.families import make_family
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import executorch, gguf, registry
-from luthier.ml.export.exporters.converter import WHEEL
-from luthier.ml.export.exporters.known_architectures import architecture_of, compared_with, keys_of, refuse_unknown
+from luthier.ml.export.exporters.converter import WHEEL, architecture_of, compared_with, keys_of, refuse_unknown
 from luthier.ml.inference.decoding_proof import own_logits
 from luthier.ml.inference.models.loading import load_model
 

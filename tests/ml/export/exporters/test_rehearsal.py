@@ -14,9 +14,8 @@ from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import merged, registry, rehearsal
 from luthier.ml.export.exporters.proof_prompts import source_prompts
 from luthier.ml.export.exporters.registry import open_export
-from luthier.ml.export.parity import prove
-from luthier.ml.export.parity_judgement import parity_warnings
-from luthier.ml.inference.models.gguf_header import read_gguf_header
+from luthier.ml.export.parity import parity_warnings, prove
+from luthier.ml.inference.models.gguf import read_gguf_header
 from luthier.testing.tiny import make_tiny_model
 
 _TURNS = """\

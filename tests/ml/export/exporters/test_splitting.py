@@ -7,7 +7,7 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from luthier.core.errors import RequestError
-from luthier.ml.export.exporters.splitting import _LLAMA_3, _QWEN_2, Pieces, splitting_name
+from luthier.ml.export.exporters.gguf_worker import _LLAMA_3, _QWEN_2, Pieces, splitting_name
 
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 

@@ -13,8 +13,7 @@ from luthier.core.errors import LuthierError
 from luthier.core.ports import SilentProgress
 from luthier.core.records.export import ExportSource
 from luthier.ml.export.format_benchmark import worker
-from luthier.ml.export.format_benchmark.asking import Asked, AskedRow, Quality, Speed
-from luthier.ml.export.format_benchmark.measure import measure_quality, spread
+from luthier.ml.export.format_benchmark.measure import Asked, AskedRow, Quality, Speed, measure_quality, spread
 from luthier.ml.inference.models.loading import load_model
 
 ROW = AskedRow(ids=tuple(range(40, 60)), learned=(12, 13, 14, 18), num_prompt=12)

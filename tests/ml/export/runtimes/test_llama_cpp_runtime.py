@@ -16,8 +16,8 @@ from luthier.core.errors import NotFoundError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.parity import prove
 from luthier.ml.export.runtimes.llama_cpp_runtime import LlamaCppRuntime
-from luthier.ml.export.runtimes.transformers_model import TransformersModel
-from luthier.testing.tiny_gguf import write_tiny_gguf, write_tiny_gguf_adapter
+from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
+from luthier.testing.tiny import write_tiny_gguf, write_tiny_gguf_adapter
 
 
 @pytest.fixture(scope="module")

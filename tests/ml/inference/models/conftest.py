@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from luthier.core.digest import sha256_file
+from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
 from luthier.core.records.base_model import Wheel
 from luthier.ml.inference.models import sources
-from luthier.testing.tiny import make_tiny_model
-from luthier.testing.tiny_gguf import write_tiny_gguf
+from luthier.testing.tiny import make_tiny_model, write_tiny_gguf
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,7 @@ from tests.zoo.families import make_family
 
 from luthier.ml.inference.models import attention_proof
 from luthier.ml.inference.models.architecture import language_model
-from luthier.ml.inference.models.attention_choice import attention_of
-from luthier.ml.inference.models.attention_proof import why_eager
+from luthier.ml.inference.models.attention_proof import attention_of, why_eager
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.transformers_engine import TransformersEngine
 

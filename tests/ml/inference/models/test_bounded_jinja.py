@@ -16,8 +16,8 @@ from transformers.utils import chat_template_utils
 from luthier.core.child_process.process import ChildEndedError
 from luthier.core.errors import TemplateError, WorkError
 from luthier.core.ports import SilentProgress
-from luthier.ml.inference.models import bounded_jinja, sources, template_probe
-from luthier.ml.inference.models.bounded_jinja import BoundedEnvironment, use_bounded_sandbox
+from luthier.ml.inference.models import jinja_sandbox, sources, template_probe
+from luthier.ml.inference.models.jinja_sandbox import BoundedEnvironment, use_bounded_sandbox
 
 ENVIRONMENT = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [loopcontrols]}
 MESSAGES = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}] * 3
@@ -83,7 +83,7 @@ def test_what_would_be_huge_is_refused(template: str) -> None:
 
 
 def test_each_rendering_counts_its_own_loops() -> None:
-    half, loop = bounded_jinja.MAX_ITERATIONS // 2 + 1, "{% for a in many %}{% break %}{% endfor %}"
+    half, loop = jinja_sandbox.MAX_ITERATIONS // 2 + 1, "{% for a in many %}{% break %}{% endfor %}"
     template = BoundedEnvironment(**ENVIRONMENT).from_string(loop)
     assert [template.render(many=range(half)) for _ in range(3)] == ["", "", ""]
     with pytest.raises(SecurityError):

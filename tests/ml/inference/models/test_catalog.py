@@ -8,7 +8,7 @@ from tests.vacuous import nonempty
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.records.base_model import CatalogEntry
 from luthier.ml.inference.models import catalog
-from luthier.ml.inference.models.names import parse, parse_hub
+from luthier.ml.inference.models.catalog import parse, parse_hub
 from luthier.ml.inference.models.structure import structure_of
 
 

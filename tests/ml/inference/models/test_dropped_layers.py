@@ -23,9 +23,9 @@ from transformers import (
 
 from luthier.core.errors import LuthierError, ModelSourceError, NotFoundError, RequestError
 from luthier.core.ports import SilentProgress
-from luthier.ml.inference.models import cache, names, sources
-from luthier.ml.inference.models.dropped_layers import choose_layers, layers_text, write_student
+from luthier.ml.inference.models import cache, catalog, sources
 from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.smaller_models import choose_layers, layers_text, write_student
 from luthier.testing.tiny import make_tiny_model
 
 IDS = torch.arange(40).remainder(300).reshape(2, 20)
@@ -149,7 +149,7 @@ def test_what_a_config_says_of_each_layer_goes_with_it(kind: Any, checked: str, 
 
 def test_a_config_that_does_not_follow_is_found(deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = write_model(tmp_path / "teacher", deep, SmolLM3Config(**SHAPE, no_rope_layers=[1, 0, 1, 1, 0, 1]))
-    monkeypatch.setattr("luthier.ml.inference.models.dropped_layers._ONE_A_LAYER", ("layer_types",))
+    monkeypatch.setattr("luthier.ml.inference.models.smaller_models._ONE_A_LAYER", ("layer_types",))
     (tmp_path / "student").mkdir()
     with pytest.raises(LuthierError):
         write_student(teacher, None, "0,1,4", tmp_path / "student")
@@ -200,7 +200,7 @@ def test_it_has_a_name_that_recipes_can_use_and_knows_where_it_is_from(deep: Pat
 @pytest.mark.parametrize("name", ["layers:15", "layers:@x", "layers:a@b", "layers:3@layers:4@x", "layers:3@"])
 def test_a_malformed_name_says_how_it_is_written(name: str) -> None:
     with pytest.raises(RequestError, match="layers:15@smollm2"):
-        names.parse(name)
+        catalog.parse(name)
 
 
 def test_the_student_of_a_run_is_made_by_distil(tmp_path: Path) -> None:

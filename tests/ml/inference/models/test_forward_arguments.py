@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from luthier.ml.inference.models.forward_arguments import accepted
+from luthier.ml.inference.models.forward import accepted
 
 
 class Few(nn.Module):

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from luthier.core.errors import LuthierError, ModelSourceError, NotFoundError, StorageFullError
 from luthier.core.ports import SilentProgress
+from luthier.ml.inference.models import hub as hub_access
 from luthier.ml.inference.models import hub as hub_source
-from luthier.ml.inference.models import hub_access, sources
+from luthier.ml.inference.models import sources
 from luthier.testing.hub_server import COMMIT, Hub, read_files, serving
 
 NAME, QUIET = "hub:org/tiny@main", SilentProgress()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import NotFoundError
-from luthier.ml.inference.models.names import parse
+from luthier.ml.inference.models.catalog import parse
 
 
 @pytest.mark.parametrize("asked", ["Qwen/Qwen3-0.6B", "qwen/qwen3-0.6b", "Qwen/Qwen3-0.6B@main"])

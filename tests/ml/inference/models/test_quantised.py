@@ -12,7 +12,7 @@ from tests.zoo.families import FAMILIES, family_config
 from torch import nn
 
 from luthier.ml.inference.models.architecture import empty_model
-from luthier.ml.inference.models.forward_arguments import text_inputs
+from luthier.ml.inference.models.forward import text_inputs
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.quantised import (
     Int8Linear,

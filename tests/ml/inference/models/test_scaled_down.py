@@ -3,7 +3,7 @@
 from tests.vacuous import nonempty
 from transformers import LlamaConfig, MistralConfig
 
-from luthier.ml.inference.models.scaled_down import SPAN_TOKENS, scaled_down
+from luthier.ml.inference.models.smaller_models import SPAN_TOKENS, scaled_down
 
 
 def _config(intermediate: int) -> LlamaConfig:

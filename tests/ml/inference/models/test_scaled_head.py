@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from luthier.ml.inference.models.scaled_head import PLAIN, ScaledHead, measured
+from luthier.ml.inference.models.forward import PLAIN, ScaledHead, measured
 
 EXACT = 1e-6
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.ml.inference.models.soft_prompt import virtual_tokens
+from luthier.ml.inference.models.merging import virtual_tokens
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 NUM = 5

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from luthier.ml.inference.models.token_bytes import TokenBytes
+from luthier.ml.inference.models.token_counter import TokenBytes
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 

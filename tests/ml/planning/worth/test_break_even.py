@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from luthier.core.results.roi import Case
 from luthier.core.results.roi_result import BreakEven
-from luthier.ml.planning.roi.break_even import break_even_gain, break_evens
-from luthier.ml.planning.roi.flows import TUNED, Economy
-from luthier.ml.planning.roi.inputs import inputs_of, typical_values
+from luthier.ml.planning.roi.flows import TUNED, Economy, inputs_of, typical_values
+from luthier.ml.planning.roi.run import break_even_gain, break_evens
 
 
 def parts_of(case: Case) -> tuple[Economy, dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from luthier.core.results.roi import MeasuredGains, Range
-from luthier.ml.planning.roi.inputs import TUNED_OVER_TODAY, Input, draw, inputs_of, typical_values
+from luthier.ml.planning.roi.flows import TUNED_OVER_TODAY, Input, draw, inputs_of, typical_values
 
 NUM = 10_000
 

@@ -14,12 +14,10 @@ from transformers import AutoModelForCausalLM
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import ValidationDone
 from luthier.core.plan import Plan
-from luthier.ml.training.checkpoint import CheckpointStore
-from luthier.ml.training.methods.adalora import AdaLora
-from luthier.ml.training.methods.rank_budget import RankBudget, Triplets
+from luthier.ml.training.checkpoint import CheckpointStore, save_model
+from luthier.ml.training.methods.adalora import AdaLora, RankBudget, Triplets
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.optimizer import MasterOptimizer
-from luthier.ml.training.save_model import save_model
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]

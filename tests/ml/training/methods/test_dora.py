@@ -10,7 +10,7 @@ from tests.vacuous import nonempty
 from transformers import AutoModelForCausalLM
 
 from luthier.core.plan import Plan
-from luthier.ml.training.methods.dora import RowScale
+from luthier.ml.training.methods.lora import RowScale
 from luthier.ml.training.model import TrainableModel
 
 MakePlan = Callable[..., Plan]

@@ -17,9 +17,9 @@ from luthier.core.plan import Plan
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.merging import merged_model
 from luthier.ml.inference.models.quantised import PackedLinear
+from luthier.ml.training.checkpoint import save_model
 from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.save_model import save_model
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]

@@ -25,10 +25,10 @@ from luthier.ml.inference.models.merging import merged_model
 from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning.adapter import reach
-from luthier.ml.planning.provenance import Provenance
+from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.resolve_method import resolve_method
-from luthier.ml.training.methods import ia3, lora, peft_targets
-from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.methods import ia3, lora, peft_adapter
+from luthier.ml.training.methods.protocol import load_method
 
 MIXTURES = (
     "mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "qwen3_next", "deepseek_v3", "glm4_moe", "granitemoehybrid",
@@ -254,7 +254,7 @@ def test_conv1d_is_a_matrix_the_other_way_around(tmp_path: Path) -> None:
 
 def test_names_that_peft_leaves_alone_stay_modules() -> None:
     config = LoraConfig(target_modules=["q_proj", "o_proj"], lora_dropout=0.1)
-    found = peft_targets.meant_for_peft(_base("qwen3_next"), config)
+    found = peft_adapter.meant_for_peft(_base("qwen3_next"), config)
     assert found.target_modules == {"q_proj", "o_proj"}
     assert not found.target_parameters
     assert found.lora_dropout == 0.1

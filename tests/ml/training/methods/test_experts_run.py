@@ -18,8 +18,8 @@ from luthier.core.plan import Plan
 from luthier.ml.inference.models.expert_product import ExpertProduct
 from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.merging import merged_model
+from luthier.ml.training.checkpoint import save_model
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.save_model import save_model
 
 IDS = torch.arange(40).reshape(2, 20)
 SETTINGS = {"targets": "all-linear"}

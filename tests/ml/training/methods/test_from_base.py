@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import Plan
+from luthier.ml.training.checkpoint import save_model
 from luthier.ml.training.methods.from_base import FromBase
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.optimizer import MasterOptimizer
-from luthier.ml.training.save_model import save_model
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]

@@ -23,10 +23,10 @@ from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.merging import merged_model
 from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.inference.transformers_engine import TransformersEngine
-from luthier.ml.training.dropout import Dropout, keep
+from luthier.ml.training.checkpoint import save_model
+from luthier.ml.training.low_rank import Dropout, keep
 from luthier.ml.training.methods.lora import AdaptedForward, Lora
 from luthier.ml.training.model import TrainableModel, collate
-from luthier.ml.training.save_model import save_model
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]

@@ -15,7 +15,7 @@ from luthier.core.ports import Attempt, Grade
 from luthier.features.planning.batch_schedules import _drawn
 from luthier.ml.planning.batch_shapes import num_computed_tokens
 from luthier.ml.training.objective_protocol import rows_of
-from luthier.ml.training.objectives.groups import Answer, Group, make_batches
+from luthier.ml.training.objectives.grpo import Answer, Group, make_batches
 from luthier.ml.training.objectives.sampling import Sample
 
 

@@ -16,8 +16,7 @@ from luthier.core.plan import ObjectivePlan, Plan
 from luthier.core.ports import SilentProgress
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Objective, Unit, rows_of
-from luthier.ml.training.objectives.kto import mismatched
-from luthier.ml.training.objectives.reference import FILE_NAME
+from luthier.ml.training.objectives.preference import FILE_NAME, mismatched
 from luthier.ml.training.objectives.registry import load_objective
 from luthier.ml.training.objectives.rules import rules_of
 
@@ -79,7 +78,7 @@ def whole_loss(
     objective: Objective, model: TrainableModel, units: list[Unit], size: int, prefix_lengths: bool = False
 ) -> tuple[float, dict[str, float], torch.Tensor]:
     """Loss, measures and gradient of a batch that is cut into micro-batches of `size` units."""
-    from luthier.ml.training.objectives.reference import shared_prefix_tokens
+    from luthier.ml.training.objectives.preference import shared_prefix_tokens
 
     model.module.zero_grad()
     model.module.eval()

@@ -15,7 +15,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.training.objectives.sampling import draw_samples
-from luthier.testing.tiny_thinker import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
 
 
 @pytest.mark.parametrize("template", [THINKING_TEMPLATE, OPENING_TEMPLATE, None], ids=["writes", "opens", "unknown"])

@@ -19,11 +19,11 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import StorageFullError, WorkError
 from luthier.core.plan import Plan, TeacherPlan
 from luthier.core.ports import SilentProgress
-from luthier.ml.inference.models.scaled_head import PLAIN
+from luthier.ml.inference.models.forward import PLAIN
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.ml.training.model import TrainableModel, collate
-from luthier.ml.training.objectives import teacher_states
-from luthier.ml.training.objectives.teacher_states import MadeUpStates, TeacherStates, ask_teacher, states_bytes
+from luthier.ml.training.objectives import distillation
+from luthier.ml.training.objectives.distillation import MadeUpStates, TeacherStates, ask_teacher, states_bytes
 from luthier.testing.tiny import make_tiny_model
 
 ONE_PART = 16 * 48 * 4
@@ -194,7 +194,7 @@ def test_a_full_disk_is_told_before_anything_is_asked(
 ) -> None:
     opening = Opening(teacher)
     monkeypatch.setattr(
-        teacher_states.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5, "total": 100, "used": 95})
+        distillation.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5, "total": 100, "used": 95})
     )
     with pytest.raises(StorageFullError, match="5 bytes are free"):
         ask(tmp_path / "t", teacher, random_examples(3, seed=1), opening)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from luthier.core.plan import OptimizerPlan, Plan
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.optimizer import MasterOptimizer
-from luthier.ml.training.optimizers import adamw_8bit
+from luthier.ml.training.optimizers import update_rules
 
 MakePlan = Callable[..., Plan]
 
@@ -81,7 +81,7 @@ def test_paged_moments_lie_in_the_hosts_memory(make_plan: MakePlan) -> None:
 def test_embeddings_and_small_parameters_keep_32_bits(
     make_plan: MakePlan, make_model: Callable[..., TrainableModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adamw_8bit, "MIN_PACKED", 500)
+    monkeypatch.setattr(update_rules, "MIN_PACKED", 500)
     plan = make_plan("full", optimizer=OptimizerPlan(name="adamw_8bit"))
     optimizer = MasterOptimizer(make_model(plan).module, plan.training)
     optimizer.step(0.0, 1.0)

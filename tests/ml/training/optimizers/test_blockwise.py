@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.training.optimizers import blockwise
+from luthier.ml.training.optimizers import update_rules
 
 
 def test_the_levels_by_hand() -> None:
-    signed, unsigned = blockwise.levels(is_signed=True), blockwise.levels(is_signed=False)
+    signed, unsigned = update_rules.levels(is_signed=True), update_rules.levels(is_signed=False)
     assert len(signed) == len(unsigned) == 256
     # the largest power has 64 steps from 0.1 to 1 with a sign, 128 without; a level is the middle of one
     assert signed[-2:].tolist() == pytest.approx([0.1 + 0.9 * 63.5 / 64, 1.0])
@@ -32,12 +32,12 @@ def test_levels_and_codes_are_those_of_bitsandbytes() -> None:
 
     for is_signed in (True, False):
         theirs = functional.create_dynamic_map(signed=is_signed)
-        torch.testing.assert_close(blockwise.levels(is_signed=is_signed), theirs, rtol=0, atol=1e-7)
+        torch.testing.assert_close(update_rules.levels(is_signed=is_signed), theirs, rtol=0, atol=1e-7)
         numbers = torch.randn(64 * 256, generator=torch.Generator().manual_seed(0))
         numbers = numbers if is_signed else numbers.abs()
         codes, state = functional.quantize_blockwise(numbers, code=theirs, blocksize=256)
-        ours = blockwise.zeros(numbers.numel(), "cpu", is_signed=is_signed)
-        blockwise.pack(numbers, ours, is_signed=is_signed)
+        ours = update_rules.zeros(numbers.numel(), "cpu", is_signed=is_signed)
+        update_rules.pack(numbers, ours, is_signed=is_signed)
         torch.testing.assert_close(ours.largest, state.absmax)
         apart = (ours.codes.flatten().int() - codes.flatten().int()).abs()
         # where a number is within a thousandth of the middle between two levels; theirs is no exact search either
@@ -50,18 +50,18 @@ def test_what_comes_back_is_the_nearest_level_of_its_block(count: int, seed: int
     generator = torch.Generator().manual_seed(seed)
     numbers = torch.randn(count, generator=generator) * torch.randn(count, generator=generator).exp()
     numbers = numbers if is_signed else numbers.abs()
-    packed = blockwise.zeros(count, "cpu", is_signed=is_signed)
-    blockwise.pack(numbers, packed, is_signed=is_signed)
-    back = blockwise.unpack(packed, is_signed=is_signed, dtype=torch.float32)[:count]
+    packed = update_rules.zeros(count, "cpu", is_signed=is_signed)
+    update_rules.pack(numbers, packed, is_signed=is_signed)
+    back = update_rules.unpack(packed, is_signed=is_signed, dtype=torch.float32)[:count]
     for start in range(0, count, 256):
         block, found = numbers[start : start + 256], back[start : start + 256]
         scale = block.abs().max()
-        best = (block[:, None] / scale - blockwise.levels(is_signed=is_signed)).abs().amin(1)
+        best = (block[:, None] / scale - update_rules.levels(is_signed=is_signed)).abs().amin(1)
         assert ((found - block).abs() / scale <= best + block.abs() / scale * 2e-3 + 1e-7).all()
 
 
 def test_zeros_stay_zeros() -> None:
-    packed = blockwise.zeros(300, "cpu", is_signed=True)
-    assert not blockwise.unpack(packed, is_signed=True, dtype=torch.float32).any()
-    blockwise.pack(torch.zeros(300), packed, is_signed=True)
-    assert not blockwise.unpack(packed, is_signed=True, dtype=torch.float32).any()
+    packed = update_rules.zeros(300, "cpu", is_signed=True)
+    assert not update_rules.unpack(packed, is_signed=True, dtype=torch.float32).any()
+    update_rules.pack(torch.zeros(300), packed, is_signed=True)
+    assert not update_rules.unpack(packed, is_signed=True, dtype=torch.float32).any()

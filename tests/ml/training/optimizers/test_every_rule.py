@@ -17,7 +17,7 @@ from luthier.core.plan import OptimizerPlan, Plan
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.optimizer import MasterOptimizer
-from luthier.ml.training.optimizers import adamw_8bit
+from luthier.ml.training.optimizers import update_rules
 from luthier.ml.training.optimizers.rules import RULES
 
 MakePlan = Callable[..., Plan]
@@ -34,7 +34,7 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
     make_plan: MakePlan, make_model: MakeModel, examples: list[TokenisedExample], tmp_path: Path, name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(adamw_8bit, "MIN_PACKED", 60)  # the matrices of a tiny model are small
+    monkeypatch.setattr(update_rules, "MIN_PACKED", 60)  # the matrices of a tiny model are small
     method = "full" if RULES[name].only_full else "lora"
     settings = {"rank": 16, "targets": "all-linear"} if method == "lora" else {}
     plan = make_plan(

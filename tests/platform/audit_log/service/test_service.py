@@ -13,7 +13,7 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.platform.audit_log import service as audit_log
-from luthier.platform.audit_log.records import GENESIS_HASH, AuditEntry
+from luthier.platform.audit_log.service import GENESIS_HASH, AuditEntry
 from luthier.platform.home.context import Context
 
 KEY = Caller(project_id="default", key_id="key-1", name="ci", scopes=("train",))

@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import delete, insert, text, update
 from sqlalchemy.exc import DBAPIError
 
-from luthier.platform.audit_log.records import GENESIS_HASH, AuditEvent
-from luthier.platform.audit_log.store import AuditLogStore, append_audit_event
+from luthier.platform.audit_log.service import GENESIS_HASH, AuditEvent, AuditLogStore, append_audit_event
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import audit_log
 

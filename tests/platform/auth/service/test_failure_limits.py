@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from luthier.platform.auth.failure_limits import FailureLimit, TooManyFailuresError, block_of
+from luthier.platform.auth.rate_limiter import FailureLimit, TooManyFailuresError, block_of
 
 
 class Clock:

@@ -10,8 +10,8 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.platform.auth import members
+from luthier.platform.auth.members import caller_for, session_of, sign_in_as
 from luthier.platform.auth.service import create_project
-from luthier.platform.auth.sessions import caller_for, session_of, sign_in_as
 from luthier.platform.home.context import Context
 
 PASSWORD = "correct horse battery"

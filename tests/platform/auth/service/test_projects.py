@@ -6,8 +6,7 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, RequestError
-from luthier.platform.auth.projects import known_projects, may_open_projects, open_project
-from luthier.platform.auth.service import caller_of
+from luthier.platform.auth.service import caller_of, known_projects, may_open_projects, open_project
 from luthier.platform.home.context import Context
 
 

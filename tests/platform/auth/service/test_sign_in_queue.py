@@ -9,9 +9,8 @@ from collections import Counter
 import pytest
 
 from luthier.core.errors import BusyError, UnreachableError
-from luthier.platform.auth.failure_limits import FailureLimit, TooManyFailuresError
-from luthier.platform.auth.password_hashing import MOST_WAITING_OF_ONE, PasswordThreads
-from luthier.platform.auth.sign_in_queue import SignInQueue
+from luthier.platform.auth.password_hashing import MOST_WAITING_OF_ONE, PasswordThreads, SignInQueue
+from luthier.platform.auth.rate_limiter import FailureLimit, TooManyFailuresError
 
 HERE, THERE = "192.0.2.7", "192.0.2.8"
 

@@ -10,10 +10,8 @@ from sqlalchemy import delete, update
 
 from luthier.core.access import DEFAULT_PROJECT, ApiKey
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import AuditLogStore
-from luthier.platform.auth.member_records import Member
-from luthier.platform.auth.members_store import MemberStore
+from luthier.platform.audit_log.service import AuditEvent, AuditLogStore
+from luthier.platform.auth.members_store import Member, MemberStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import projects, web_sessions

@@ -11,8 +11,7 @@ from sqlalchemy import update
 
 from luthier.core.access import ApiKey
 from luthier.core.errors import ConflictError, NotFoundError, QuotaError
-from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import AuditLogStore
+from luthier.platform.audit_log.service import AuditEvent, AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import key_usage

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from luthier.core.access import ApiKey
-from luthier.platform.auth.store import AccessStore
-from luthier.platform.auth.usage_records import Use
-from luthier.platform.auth.usage_store import UsageStore, day_of
+from luthier.platform.auth.store import AccessStore, UsageStore, Use, day_of
 from luthier.platform.db.database import Database
 
 

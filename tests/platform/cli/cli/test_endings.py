@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from luthier.platform.cli.endings import end_of
+from luthier.platform.cli.command import end_of
 
 
 @pytest.mark.parametrize("filename", [None, "/disk/out.jsonl"])

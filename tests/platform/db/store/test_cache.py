@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.platform.db.cache import LRUCache
+from luthier.platform.db.store import LRUCache
 
 
 def test_the_longest_unused_gives_way() -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ProgrammingError
 from luthier.core.errors import ConflictError, RequestError, UnreachableError, WorkError
 from luthier.platform.db import postgresql as module
 from luthier.platform.db.database import Database
-from luthier.testing.postgresql_server import PASSWORD, PostgresqlServer
+from luthier.testing.servers import PASSWORD, PostgresqlServer
 
 INSERT = text("INSERT INTO artifacts VALUES (:key, 'b', 1, 'c')")
 COUNT = text("SELECT count(*) FROM artifacts")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import RequestError, UnreachableError
-from luthier.platform.db.retry import retry_unreachable
+from luthier.platform.db.database import retry_unreachable
 
 
 def test_it_asks_again_until_there_is_an_answer() -> None:

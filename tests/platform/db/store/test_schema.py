@@ -14,9 +14,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from tests.vacuous import nonempty
 
-from luthier.platform.db import schema
-from luthier.platform.db.database import Database
-from luthier.platform.db.schema import MIGRATIONS
+from luthier.platform.db import database as schema
+from luthier.platform.db.database import MIGRATIONS, Database
 from luthier.platform.db.tables import SCHEMA_VERSION, metadata
 
 pytestmark = pytest.mark.usefixtures("real_migration")

@@ -16,7 +16,7 @@ from luthier.core.errors import LuthierError
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import job_events
-from luthier.platform.jobs.events_store import JobEventStore
+from luthier.platform.jobs.events import JobEventStore
 
 Tell = Callable[[str], bool]
 

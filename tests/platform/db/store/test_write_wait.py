@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.platform.db.write_wait import BRIEF_SECONDS, WriteWait
+from luthier.platform.db.backend import BRIEF_SECONDS, WriteWait
 
 
 class BusyError(Exception):

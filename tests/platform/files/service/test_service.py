@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from luthier.core.access import Caller
-from luthier.core.digest import sha256_file
+from luthier.core.ids import sha256_file
 from luthier.features.datasets import service as dataset_versions
 from luthier.platform.files import service as files
-from luthier.platform.files.records import StoredFile
+from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 
 

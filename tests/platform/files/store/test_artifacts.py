@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.digest import sha256_bytes
 from luthier.core.errors import NotFoundError, WorkError
+from luthier.core.ids import sha256_bytes
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.features.runs.store import RunStore

@@ -20,9 +20,8 @@ from luthier.platform.db.database import Database
 from luthier.platform.db.tables import files as table
 from luthier.platform.db.tables import uploads as upload_table
 from luthier.platform.files.artifacts import ArtifactStore
-from luthier.platform.files.incoming import STALE_SECONDS, IncomingFile, sweep_incoming
-from luthier.platform.files.records import StoredFile, UploadPart
-from luthier.platform.files.store import FileStore
+from luthier.platform.files.service import STALE_SECONDS, IncomingFile, sweep_incoming
+from luthier.platform.files.store import FileStore, StoredFile, UploadPart
 from luthier.platform.files.uploads_store import UploadStore
 
 RUN = "run-20261125-093000-aaaaaa"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from luthier.core.system.file_lock import file_lock
+from luthier.core.system.files import file_lock
 from luthier.ml.inference.models import hub as hub_source
 from luthier.ml.training import checkpoint
 from luthier.ml.training.checkpoint import CheckpointStore

@@ -11,7 +11,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.results.human_eval import RatingsTable
 from luthier.platform.home.context import Context
-from luthier.testing.ratings import careful, clicking, make_panel, rate_all
+from luthier.testing.assessed import careful, clicking, make_panel, rate_all
 from luthier.testing.records import make_evaluation
 
 

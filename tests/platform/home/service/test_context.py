@@ -11,8 +11,8 @@ import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.platform.home.context import Context
-from luthier.testing.postgresql_server import PostgresqlServer
 from luthier.testing.records import make_plan, make_record
+from luthier.testing.servers import PostgresqlServer
 
 
 def test_the_home_asked_for_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

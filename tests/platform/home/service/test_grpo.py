@@ -22,7 +22,7 @@ from luthier.features.training.launchers.here import silent_hooks, train_worker
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.training import loop
 from luthier.ml.training.distributed import World
-from luthier.ml.training.objectives import sample_files
+from luthier.ml.training.objectives import grpo
 from luthier.platform.home.context import Context
 from luthier.testing.world import in_world
 
@@ -59,7 +59,7 @@ def steps(context: Context, outcome: TrainOutcome) -> list[dict[str, float]]:
 
 
 def samples(context: Context, outcome: TrainOutcome) -> dict[str, bytes]:
-    folder = context.settings.run_folder(outcome.record.run_id) / sample_files.FOLDER
+    folder = context.settings.run_folder(outcome.record.run_id) / grpo.FOLDER
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 

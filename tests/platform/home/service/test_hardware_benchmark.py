@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.cost import MachineLoad
-from luthier.core.system.file_lock import file_lock
+from luthier.core.system.files import file_lock
 from luthier.features.doctor.service import examine
 from luthier.ml.planning import hardware
 from luthier.ml.planning.hardware import Benchmark, Rates

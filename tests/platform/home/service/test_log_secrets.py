@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.platform.home.log_secrets import SecretFilter, masked
+from luthier.platform.home.logs import SecretFilter, masked
 
 TOKEN = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", min_size=20, max_size=60)
 AROUND = st.text(st.characters(codec="utf-8"), max_size=15)  # shorter than a token

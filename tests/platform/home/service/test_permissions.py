@@ -14,7 +14,7 @@ from luthier.features.doctor.service import examine
 from luthier.platform.auth.members import add_member
 from luthier.platform.home.context import Context
 from luthier.platform.home.permissions import exposed_paths, private_files
-from luthier.testing.running_server import running_server
+from luthier.testing.servers import running_server
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from luthier.platform.home.context import Context
-from luthier.platform.http import readiness as health
+from luthier.platform.http import health as health
 
 
 def test_ready_without_a_key(visitor) -> None:  # type: ignore[no-untyped-def]

@@ -11,9 +11,8 @@ import pytest
 from anyio.to_thread import current_default_thread_limiter, run_sync
 
 from luthier.platform.home.context import Context
-from luthier.platform.http import liveness
-from luthier.platform.http import readiness as health
-from luthier.platform.http.liveness import InThread
+from luthier.platform.http import health
+from luthier.platform.http.health import InThread
 from luthier.server.api import create_app
 
 
@@ -22,7 +21,7 @@ async def _answers(client: httpx2.AsyncClient, path: str, num: int = 1) -> list[
 
 
 def test_threads_that_are_gone_are_told_and_seen_to_come_back(home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "THREAD_SECONDS", 0.2)
+    monkeypatch.setattr(health, "THREAD_SECONDS", 0.2)
     go = threading.Event()
 
     async def story() -> None:
@@ -48,7 +47,7 @@ def test_threads_that_are_gone_are_told_and_seen_to_come_back(home: Context, mon
 
 
 def test_threads_that_hash_and_do_not_end_are_told(home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home.password_threads, "longest_seconds", lambda: liveness.HASH_SECONDS)
+    monkeypatch.setattr(home.password_threads, "longest_seconds", lambda: health.HASH_SECONDS)
 
     async def story() -> httpx2.Response:
         transport = httpx2.ASGITransport(app=create_app(home))

@@ -17,11 +17,11 @@ from sqlalchemy import QueuePool
 
 from luthier.core.access import Caller
 from luthier.platform.auth.service import charge_tokens, create_key
-from luthier.platform.auth.usage_records import Use
+from luthier.platform.auth.store import Use
 from luthier.platform.db import sqlite
 from luthier.platform.files.service import list_files
 from luthier.platform.home.context import Context
-from luthier.platform.http import readiness as health
+from luthier.platform.http import health as health
 from luthier.platform.http.idempotency import once
 
 Visitor = Callable[..., TestClient]

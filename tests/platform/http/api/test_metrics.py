@@ -6,9 +6,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from luthier.core.errors import WorkError
-from luthier.core.system.file_lock import file_lock
+from luthier.core.system.files import file_lock
 from luthier.platform.home.context import Context
-from luthier.platform.http import counts as measures
+from luthier.platform.http import metrics as measures
 from luthier.platform.jobs.records import Job
 
 Figures = dict[tuple[str, tuple[tuple[str, str], ...]], float]

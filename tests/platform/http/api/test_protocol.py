@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 
 from luthier.platform.home.context import Context
 from luthier.platform.http import server
-from luthier.platform.http.protocol import MAX_HEAD_BYTES, MAX_HEADERS, BoundedHttpProtocol
+from luthier.platform.http.server import MAX_HEAD_BYTES, MAX_HEADERS, BoundedHttpProtocol
 from luthier.server.api import create_app
 
 HOST = b"Host: 127.0.0.1\r\n"

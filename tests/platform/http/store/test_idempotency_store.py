@@ -11,7 +11,7 @@ from tests.vacuous import nonempty
 
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import idempotency_keys
-from luthier.platform.http.idempotency_store import KEPT_SECONDS, TAKE_OVER_SECONDS, IdempotencyStore
+from luthier.platform.http.idempotency import KEPT_SECONDS, TAKE_OVER_SECONDS, IdempotencyStore
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from luthier.platform.files.service import add_file, local_path
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.files import own_copy
+from luthier.platform.jobs.attempt import own_copy
 from luthier.platform.jobs.records import Job
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.errors import RequestError
 from luthier.platform.db.database import Database
-from luthier.platform.jobs.events_store import JobEventStore
+from luthier.platform.jobs.events import JobEventStore
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.store import JobStore
 

@@ -25,8 +25,8 @@ from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.platform.jobs.records import Job
 from luthier.platform.notifications import outgoing, webhooks
-from luthier.platform.notifications import sender as webhook_sender
-from luthier.platform.notifications.egress_addresses import why_forbidden
+from luthier.platform.notifications import webhooks as webhook_sender
+from luthier.platform.notifications.outgoing import why_forbidden
 
 
 class Receiver:
@@ -341,7 +341,7 @@ def test_a_webhook_changes_with_its_entry_in_the_audit_log_or_not_at_all(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("luthier.platform.audit_log.store.append_audit_event", killed)
+        patch.setattr("luthier.platform.audit_log.service.append_audit_event", killed)
         with pytest.raises(KeyboardInterrupt):
             do(context, kept.webhook_id)
     assert webhooks.list_webhooks(context, DEFAULT_PROJECT) == [kept]

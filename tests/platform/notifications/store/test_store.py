@@ -16,8 +16,7 @@ from luthier.platform.db.database import Database
 from luthier.platform.db.tables import webhook_deliveries
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.store import JobStore
-from luthier.platform.notifications.records import EVENT_TYPES, EventType, Webhook
-from luthier.platform.notifications.store import WebhookStore
+from luthier.platform.notifications.store import EVENT_TYPES, EventType, Webhook, WebhookStore
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from luthier.platform.processes.health_probe import HealthCheck, HealthProbe
+from luthier.platform.processes.supervisor import HealthCheck, HealthProbe
 
 OK = b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"status":"ok"}'
 BAD = b'HTTP/1.1 503 Service Unavailable\r\n\r\n{"problems":{"threads":\r\n"40 of 40 are busy"}}'

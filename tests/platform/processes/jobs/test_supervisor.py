@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from luthier.platform.processes import supervisor as module
-from luthier.platform.processes.health_probe import HealthCheck
-from luthier.platform.processes.supervisor import Program, Supervisor
+from luthier.platform.processes.supervisor import HealthCheck, Program, Supervisor
 
 
 def program(name: str, code: str, *arguments: object, grace: float = 20.0) -> Program:

@@ -10,7 +10,7 @@ import pytest
 from luthier.core.errors import BusyError, DataError, WorkError
 from luthier.platform.home.context import Context
 from luthier.platform.processes.result_cache import Subject, cached_result, start_computation, store_result
-from luthier.testing.waiting import wait_for
+from luthier.testing.servers import wait_for
 
 SUBJECT = Subject("ab" * 32, "look", {"suffix": ".jsonl"})
 

@@ -17,8 +17,7 @@ import luthier.platform.ui
 from luthier.platform.auth.service import list_keys
 from luthier.platform.home.context import Context
 from luthier.platform.notifications.webhooks import list_webhooks
-from luthier.platform.ui.form_tokens import SubmitOnce
-from luthier.platform.ui.shown_once import SEEN_SECONDS, UNSEEN_SECONDS, ShownOnce
+from luthier.platform.ui.forms import SEEN_SECONDS, UNSEEN_SECONDS, ShownOnce, SubmitOnce
 
 Browser = Callable[..., TestClient]
 KEY = {"name": "ci", "scopes": ["read"], "expires": "30d"}

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from tests.vacuous import nonempty
 
 import luthier
-from luthier.platform.ui.page_advice import page_advice
+from luthier.platform.ui.render import page_advice
 from luthier.server.pages import page_routes
 
 Browser = Callable[..., TestClient]

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, ConflictError
 from luthier.features.datasets import annotations as annotation_queue
-from luthier.features.datasets import repairs as dataset_repairs
+from luthier.features.datasets import derived_versions as dataset_repairs
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.exports import pages as exports_page
 from luthier.features.exports import requests as server_exports
@@ -20,7 +20,7 @@ from luthier.features.feedback import review as review_queue
 from luthier.features.traffic import pages as traffic_page
 from luthier.platform.home.context import Context
 from luthier.platform.ui import page_work
-from luthier.testing.waiting import wait_for
+from luthier.testing.servers import wait_for
 
 Browser = Callable[..., TestClient]
 

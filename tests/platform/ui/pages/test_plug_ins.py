@@ -12,7 +12,7 @@ from tests.vacuous import nonempty
 
 from luthier import features
 from luthier.core.errors import RequestError
-from luthier.platform.ui.policy import POLICY
+from luthier.platform.ui.security import POLICY
 from luthier.server.pages import page_routes
 
 CODE = """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request
 
-from luthier.platform.ui.navigation import Page
+from luthier.platform.ui.render import Page
 from luthier.platform.ui.render import render
 
 router = APIRouter(prefix="/plug-ins/theirs")

@@ -11,7 +11,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Scope
 from luthier.platform.home.context import Context
-from luthier.platform.ui.navigation import entries
+from luthier.platform.ui.render import entries
 
 Browser = Callable[..., TestClient]
 OPEN = ["/settings/account"]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from luthier.features.datasets.cli import answer, audit, card, diff, ingest, preview, repair, split, synthesise
-from luthier.platform.cli.answer import Answer
+from luthier.features.datasets.cli import create, describe, prepare
+from luthier.platform.cli.command import Answer
 
 COMMANDS: dict[str, Callable[..., Answer]] = {
-    "ingest": ingest.ingest,
-    "preview": preview.preview,
-    "audit": audit.audit,
-    "answer": answer.answer,
-    "card": card.card,
-    "diff": diff.diff,
-    "repair": repair.repair,
-    "split": split.split,
-    "synthesise": synthesise.synthesise,
+    "ingest": create.ingest,
+    "preview": describe.preview,
+    "audit": prepare.audit,
+    "answer": create.answer,
+    "card": describe.card,
+    "diff": describe.diff,
+    "repair": prepare.repair,
+    "split": prepare.split,
+    "synthesise": create.synthesise,
 }

@@ -12,12 +12,11 @@ from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
 from luthier.core.results.audit import SEVERITIES
 from luthier.features.datasets.annotations import MAX_ROWS_LINKED, named_lines
-from luthier.features.datasets.audits import MAX_LINES, AuditSettings, audit_state, begin_audit, finding_of
-from luthier.features.datasets.pages.datasets import ROWS_A_PAGE, Number, columns_of
-from luthier.features.datasets.pages.head import head, waiting_page
-from luthier.features.datasets.repairs import repairs
+from luthier.features.datasets.derived_versions import repairs
+from luthier.features.datasets.pages.datasets import ROWS_A_PAGE, Number, columns_of, head, waiting_page
 from luthier.features.datasets.rows import rows_page
 from luthier.features.datasets.service import list_datasets
+from luthier.features.datasets.version_analyses import MAX_LINES, AuditSettings, audit_state, begin_audit, finding_of
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import local_base_models
 from luthier.platform.ui.errors import status_of

@@ -9,12 +9,11 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from luthier.core.errors import LuthierError
-from luthier.features.datasets import diffs as dataset_diffs
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.pages.datasets import Number
-from luthier.features.datasets.pages.head import head, waiting_page
-from luthier.features.datasets.records import DatasetVersion
-from luthier.features.datasets.row_index import columns_of, open_rows
+from luthier.features.datasets import version_analyses as dataset_diffs
+from luthier.features.datasets.pages.datasets import Number, head, waiting_page
+from luthier.features.datasets.rows import columns_of, open_rows
+from luthier.features.datasets.store import DatasetVersion
 from luthier.platform.processes.result_cache import CachedResult
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import render

@@ -10,12 +10,11 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
-from luthier.features.datasets import repairs as dataset_repairs
-from luthier.features.datasets.audits import AuditSettings, audit_state
-from luthier.features.datasets.pages.datasets import Number
-from luthier.features.datasets.pages.head import head
-from luthier.features.datasets.repairs import RepairChoice
+from luthier.features.datasets import derived_versions as dataset_repairs
+from luthier.features.datasets.derived_versions import RepairChoice
+from luthier.features.datasets.pages.datasets import Number, head
 from luthier.features.datasets.service import list_datasets
+from luthier.features.datasets.version_analyses import AuditSettings, audit_state
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import local_base_models
 from luthier.platform.processes.result_cache import CachedResult

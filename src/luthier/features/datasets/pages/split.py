@@ -10,12 +10,11 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
+from luthier.features.datasets import derived_versions as dataset_splits
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets import splits as dataset_splits
-from luthier.features.datasets.pages.datasets import Number
-from luthier.features.datasets.pages.head import head, waiting_page
-from luthier.features.datasets.row_index import columns_of, open_rows
-from luthier.features.datasets.splits import SplitWishes
+from luthier.features.datasets.derived_versions import SplitWishes
+from luthier.features.datasets.pages.datasets import Number, head, waiting_page
+from luthier.features.datasets.rows import columns_of, open_rows
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import redirect, render

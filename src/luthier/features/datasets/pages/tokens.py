@@ -10,9 +10,8 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
-from luthier.features.datasets.pages.datasets import Number
-from luthier.features.datasets.pages.head import head
-from luthier.features.datasets.tokens import TEMPLATES, begin_tokens, tokens_state
+from luthier.features.datasets.pages.datasets import Number, head
+from luthier.features.datasets.version_analyses import TEMPLATES, begin_tokens, tokens_state
 from luthier.ml.charts.spec import Axis, Mark, Plot, Series
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import local_base_models

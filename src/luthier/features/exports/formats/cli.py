@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption, parse_mapping
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, MappingOption, open_context, parse_mapping
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.records.format_table import FormatPrice, FormatTable, Spread
+    from luthier.core.records.export import FormatPrice, FormatTable, Spread
 
 
 def benchmark(
@@ -43,7 +41,7 @@ def benchmark(
 ) -> Answer:
     """Export a model in each format and measure size, memory, speed and quality, side by side with the model itself."""
     from luthier.features.exports.formats.tables import FormatRequest, measure_formats
-    from luthier.features.suites.eval_cli import parse_metrics
+    from luthier.features.suites.cli import parse_metrics
 
     named = None if wanted is None else tuple(one.strip() for one in wanted.split(",") if one.strip())
     with open_context(home) as context:

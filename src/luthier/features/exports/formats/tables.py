@@ -18,12 +18,17 @@ from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, SystemResult
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.recipe import MetricName
-from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource
-from luthier.core.records.format_table import SOURCE_LABEL, FormatPrice, FormatTable
+from luthier.core.records.export import (
+    SOURCE_LABEL,
+    ExportFormat,
+    ExportPrecision,
+    ExportSource,
+    FormatPrice,
+    FormatTable,
+)
 from luthier.core.registry import EXPORTERS
 from luthier.features.evaluations.service import choose_samples
-from luthier.features.exports.formats.exports import exported, place, source_price
-from luthier.features.exports.formats.progress import (
+from luthier.features.exports.formats.measurements import (
     EXPORT,
     JUDGE,
     PAGE,
@@ -31,20 +36,25 @@ from luthier.features.exports.formats.progress import (
     Exported,
     FormatProgress,
     Measured,
+    asked_rows,
     check_table_folder,
     close_table,
+    exported,
     format_progress,
+    judge_formats,
+    losses_of,
+    max_answer_tokens,
+    place,
+    source_price,
 )
-from luthier.features.exports.formats.quality import asked_rows, judge_formats, losses_of, max_answer_tokens
 from luthier.features.exports.service import find_source
-from luthier.features.recipes.column_maps import column_map
-from luthier.features.recipes.evaluation_checks import check_metrics, usual_metrics
+from luthier.features.recipes.checks import check_metrics, column_map, usual_metrics
 from luthier.ml.export.exporters.registry import full_precision, usual_formats
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import Outcome, StageSpec, Workflow, WorkflowRun, run_stages
 
 if TYPE_CHECKING:
-    from luthier.ml.export.format_benchmark.asking import AskedRow, Quality, Speed
+    from luthier.ml.export.format_benchmark.measure import AskedRow, Quality, Speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +188,7 @@ def _judge(run: WorkflowRun, label: str) -> Measured:
 
 def _table(run: WorkflowRun) -> Outcome:
     """Speeds, measured together; what is lost; the table and its page."""
-    from luthier.ml.charts.metric_titles import metric_heading
+    from luthier.ml.charts.judged_rows import metric_heading
     from luthier.ml.charts.page import replace_text
     from luthier.ml.export.format_benchmark.page import write_format_page
 
@@ -357,7 +367,7 @@ def _price(
 
 def _with_fronts(prices: Sequence[FormatPrice], metric: str) -> tuple[FormatPrice, ...]:
     """Marks what no other format beats in quality and size, and in quality and speed."""
-    from luthier.ml.export.format_benchmark.front import pareto_front
+    from luthier.ml.export.format_benchmark.page import pareto_front
 
     measured = [p for p in prices if p.quality is not None]
     qualities = [_quality_of(p, metric) for p in measured]

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from luthier.features.human_eval.cli.create import create
-from luthier.features.human_eval.cli.files import export, import_label_studio, pairs
-from luthier.features.human_eval.cli.panels import close, link, list_panels, status
-from luthier.platform.cli.answer import Answer
+from luthier.features.human_eval.cli.panels import (
+    close,
+    create,
+    export,
+    import_label_studio,
+    link,
+    list_panels,
+    pairs,
+    status,
+)
+from luthier.platform.cli.command import Answer
 
 COMMANDS: dict[str, Callable[..., Answer]] = {
     "create": create,

@@ -1,21 +1,200 @@
-"""`luthier human-eval list`, `status`, `link` and `close`: how panels stand, and who is let in."""
+"""The commands of `luthier human-eval`: create panels, let raters in, close them, and exchange ratings as files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.features.human_eval.cli.arguments import PanelArgument, ProjectOption, link_document
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import caller_of, open_context
-from luthier.platform.cli.options import DEFAULT_URL, HomeOption, JsonOption, UrlOption, checked_url
+from luthier.core.json_limits import json_utf8
+from luthier.platform.cli.command import (
+    DEFAULT_URL,
+    Answer,
+    ForceOption,
+    HomeOption,
+    JsonOption,
+    MappingOption,
+    UrlOption,
+    caller_of,
+    checked_url,
+    open_context,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from luthier.core.access import Caller
+    from luthier.core.results.human_eval import RatingPanel
+    from luthier.features.human_eval.files import Pairs
+    from luthier.features.human_eval.items import AnsweredRows
+    from luthier.features.human_eval.service import RaterLink
     from luthier.features.human_eval.store import PanelCounts
+    from luthier.platform.home.context import Context
+
+PanelArgument = Annotated[str, typer.Argument(metavar="PANEL", help="A panel's id, from `luthier human-eval list`.")]
+ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project that the panel belongs to.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where it goes.")]
+
+
+def link_document(made: RaterLink, root: str) -> dict[str, str]:
+    """A rater with the address that lets them in."""
+    return {"rater": made.rater.name, "rater_id": made.rater.rater_id, "url": f"{root}{made.path}", "path": made.path}
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises NotFoundError."""
+    from luthier.core.errors import NotFoundError
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror}", expected="a file that can be read", do="correct it") from error
+
+
+class KindChoice(StrEnum):
+    """What is asked of raters."""
+
+    PAIRWISE = "pairwise"
+    LIKERT = "likert"
+
+
+_Systems = Annotated[
+    str | None,
+    typer.Option("--systems", metavar="A,B", help="Who answers: base models, runs, or http(s)://host:port/v1#MODEL."),
+]
+_Evaluation = Annotated[
+    str | None,
+    typer.Option("--evaluation", metavar="ID", help="Instead of --data: the answers that stand in an evaluation."),
+]
+_MostRows = Annotated[
+    int, typer.Option("--most-rows", min=1, metavar="N", help="Rate only N rows, chosen by a stable hash.")
+]
+_Attention = Annotated[
+    float, typer.Option("--attention", min=0, max=0.5, help="Attention checks as a share of the items.")
+]
+_Instructions = Annotated[
+    Path | None, typer.Option("--instructions", metavar="FILE", help="Your own words to the raters, as plain text.")
+]
+_Seed = Annotated[int | None, typer.Option("--seed", help="Decides all orders.", show_default="drawn and kept")]
+_AllowLeakage = Annotated[
+    bool, typer.Option("--allow-leakage", help="Rate answers even to rows that a run was trained on.")
+]
+_Kind = Annotated[KindChoice, typer.Option("--kind", help="Which of two is better, or 1 to 5 for each answer alone.")]
+_Raters = Annotated[str, typer.Option("--raters", metavar="N", help="How many, or their names with commas between.")]
+_Data = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to be answered.")]
+_Name = Annotated[str, typer.Option("--name", help="What the panel is called.", show_default="the systems")]
+_MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")]
+
+
+def create(
+    systems: _Systems = None,
+    data: _Data = None,
+    evaluation: _Evaluation = None,
+    kind: _Kind = KindChoice.PAIRWISE,
+    raters: _Raters = "3",
+    most_rows: _MostRows = 40,
+    attention: _Attention = 0.1,
+    instructions: _Instructions = None,
+    name: _Name = "",
+    seed: _Seed = None,
+    mapping: MappingOption = None,
+    max_new_tokens: _MaxNewTokens = 256,
+    allow_leakage: _AllowLeakage = False,
+    url: UrlOption = DEFAULT_URL,
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Have systems answer rows and people rate the answers, without knowing whose they are. Prints a link a rater."""
+    from luthier.features.human_eval import service as rating_panels
+
+    root = checked_url(url)
+    words = _read_text(instructions) if instructions is not None else ""
+    with open_context(home) as context:
+        caller = caller_of(context, project)
+        names = [one.strip() for one in (systems or "").split(",") if one.strip()]
+        # Both or neither.
+        if (data is None) == (evaluation is None):
+            raise _neither_or_both(data is None)
+        if evaluation is not None:
+            answered = _from_evaluation(context, caller, evaluation, names, most_rows)
+        else:
+            from luthier.features.human_eval.items import answer_rows
+            from luthier.platform.cli.command import parse_mapping
+
+            assert data is not None
+            answered = answer_rows(
+                context,
+                names,
+                data,
+                mapping=parse_mapping(mapping or ()) or None,
+                most_rows=most_rows,
+                max_new_tokens=max_new_tokens,
+                allow_leakage=allow_leakage,
+            )
+        made = rating_panels.create_panel(
+            context,
+            caller,
+            answered,
+            kind=kind.value,
+            raters=int(raters) if raters.strip().isdecimal() else [one.strip() for one in raters.split(",")],
+            attention=attention,
+            instructions=words,
+            name=name,
+            seed=seed,
+        )
+    links = [link_document(link, root) for link in made.links]
+    document = {**made.panel.model_dump(mode="json"), "links": links}
+    return Answer(as_json, document, lambda console: _show(console, made.panel, links))
+
+
+def _from_evaluation(
+    context: Context, caller: Caller, evaluation_id: str, names: list[str], most_rows: int
+) -> AnsweredRows:
+    from luthier.features.human_eval.items import answers_of
+    from luthier.features.runs.views import read_evaluation
+
+    found = read_evaluation(context, caller.project_id, evaluation_id)
+    return answers_of(found, names or None, most_rows=most_rows)
+
+
+def _neither_or_both(is_none: bool) -> Exception:
+    from luthier.core.errors import RequestError
+
+    return RequestError(
+        "neither --data nor --evaluation" if is_none else "--data and --evaluation",
+        expected="rows to be answered, or an evaluation with answers",
+        do="give one of the two",
+    )
+
+
+def _read_text(path: Path) -> str:
+    from luthier.core.errors import RequestError
+
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is no UTF-8 text", expected="plain text", do="save it as UTF-8") from error
+
+
+def _show(console: Console, panel: RatingPanel, links: list[dict[str, str]]) -> None:
+    from luthier.platform.cli.console import visible
+
+    parts = f"{panel.num_items} items to rate, {panel.num_checks} attention checks among them"
+    console.print(f"{panel.panel_id}: {visible(panel.name)}, {parts}", soft_wrap=True)
+    if panel.num_same:
+        console.print(f"{panel.num_same} pairs are not shown: both answers are the same text", soft_wrap=True)
+    if panel.num_left_out:
+        console.print(f"{panel.num_left_out} rows were too long for one of the systems", soft_wrap=True)
+    for one in links:
+        console.print(f"{visible(one['rater'])}: {one['url']}", soft_wrap=True)
+    console.print(
+        f"Keep the links, they are not shown again. How it stands: luthier human-eval status {panel.panel_id}",
+        soft_wrap=True,
+    )
 
 
 def list_panels(project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
@@ -59,7 +238,7 @@ def link(
 ) -> Answer:
     """Print another link for a rater (the one before ends), add a rater, or revoke a link."""
     from luthier.core.errors import NotFoundError
-    from luthier.features.human_eval import links as rating_links
+    from luthier.features.human_eval import service as rating_links
 
     root = checked_url(url)
     with open_context(home) as context:
@@ -104,3 +283,99 @@ def _show_all(console: Console, found: Sequence[PanelCounts]) -> None:
         figures: list[Any] = [one.num_raters, panel.num_items, one.num_ratings]
         table.add_row(panel.panel_id, visible(panel.name), panel.kind, state, *map(str, figures))
     console.print(table)
+
+
+def export(
+    panel: PanelArgument,
+    output: OutputOption,
+    project: ProjectOption = "default",
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Write all that was said: .csv, .parquet, or .json with tasks for Label Studio."""
+    from luthier.features.human_eval.files import export_panel, format_of
+    from luthier.ml.data.rows.outputs import check_free, write_output
+
+    file_format = format_of(output)
+    check_free([output], force=force)
+    with open_context(home) as context:
+        content = export_panel(context, caller_of(context, project).project_id, panel, file_format)
+        num_ratings = len(context.rating_panels.ratings(panel))
+    write_output(output, content, force=force)
+    words = f"wrote {num_ratings} ratings to {output}"
+    document = {"panel_id": panel, "file": str(output), "format": file_format, "num_ratings": num_ratings}
+    return Answer(as_json, document, lambda console: console.print(words, soft_wrap=True))
+
+
+def import_label_studio(
+    panel: PanelArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An export (JSON) of Label Studio.")],
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Take in ratings that were given in Label Studio, on tasks that `luthier human-eval export` wrote."""
+    from luthier.features.human_eval.files import import_label_studio as take_in
+
+    content = read_bytes(file)
+    with open_context(home) as context:
+        found = take_in(context, caller_of(context, project), panel, content, str(file))
+    words = f"took in {found.num_ratings} ratings of {', '.join(found.raters)}"
+    words += f"; {found.num_skipped} cancelled ones were skipped" if found.num_skipped else ""
+    document = {"num_ratings": found.num_ratings, "raters": found.raters, "num_skipped": found.num_skipped}
+
+    def tell(console: Console) -> None:
+        from luthier.platform.cli.console import visible
+
+        console.print(visible(words), soft_wrap=True)
+
+    return Answer(as_json, document, tell)
+
+
+def pairs(
+    panel: PanelArgument,
+    output: OutputOption,
+    force: ForceOption = False,
+    with_caught: Annotated[
+        bool, typer.Option("--with-caught", help="Also of raters who seem not to read; by default they are left out.")
+    ] = False,
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Write preference pairs to train on (DPO and its kin), one JSON object a line."""
+
+    from luthier.core.errors import RequestError
+    from luthier.features.human_eval.files import preference_pairs
+    from luthier.ml.data.rows.outputs import check_free, write_output
+
+    if output.suffix != ".jsonl":
+        raise RequestError(f"the file {output.name}", expected="a name that ends in .jsonl", do="choose such a name")
+    check_free([output], force=force)
+    with open_context(home) as context:
+        found = preference_pairs(context, caller_of(context, project), panel, with_caught=with_caught)
+    if not found.rows:
+        raise RequestError(
+            f"no pair that people settled: {_reasons(found) or 'nothing is rated yet'}",
+            expected="at least one item of which most raters prefer one answer",
+            do="wait for more ratings, or add raters",
+        )
+    lines = b"".join(json_utf8(row) + b"\n" for row in found.rows)
+    write_output(output, lines, force=force)
+    document = {"file": str(output), "num_pairs": len(found.rows), "left_out": found.left_out, "caught": found.caught}
+
+    def tell(console: Console) -> None:
+        from luthier.platform.cli.console import visible
+
+        left_out = _reasons(found) or "none"
+        console.print(f"wrote {len(found.rows)} pairs to {output}; left out: {left_out}", soft_wrap=True)
+        if found.caught:
+            names = visible(", ".join(found.caught))
+            console.print(f"without {names}, who seem not to read (--with-caught takes them, too)", soft_wrap=True)
+
+    return Answer(as_json, document, tell)
+
+
+def _reasons(found: Pairs) -> str:
+    return ", ".join(f"{number} ({reason})" for reason, number in found.left_out.items())

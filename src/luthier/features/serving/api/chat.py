@@ -1,7 +1,13 @@
-"""/v1/chat/completions: a model answers a conversation, whole or as it writes."""
+"""/v1/chat/completions: a model answers a conversation, in full or as a stream, with tools and response formats.
+
+`chat.completion` and `chat.completion.chunk` are the objects of the response.
+"""
 
 from __future__ import annotations
 
+import time
+import uuid
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
@@ -11,28 +17,262 @@ from pydantic import BaseModel, ConfigDict, Field
 from luthier.core.conversation import Conversation, Message
 from luthier.core.json_limits import fault_of_text
 from luthier.core.records.fine_tuning import Metadata
-from luthier.core.stream import TextRequest
+from luthier.core.stream import CallPiece, Ended, Piece, TextRequest, TokenLikelihood, WrittenToken
 from luthier.core.text.json_schema import check_schema
-from luthier.features.serving.api.answering import ANSWERS, respond
-from luthier.features.serving.api.chat_format import ChatResponseBuilder
-from luthier.features.serving.api.sampling import Name, OffOnly, OneTier, SamplingBody, Unsupported
-from luthier.features.serving.api.tools import (
-    MAX_TOOLS,
-    ResponseFormat,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    schema_of,
-    tool_wishes,
+from luthier.features.serving.api.answering import (
+    ANSWERS,
+    Name,
+    OffOnly,
+    OneTier,
+    SamplingBody,
+    Unsupported,
+    respond,
+    usage_of,
 )
+from luthier.features.serving.service import Answer, Choice
 from luthier.platform.http.authentication import Asker, HomeContext
 from luthier.platform.http.errors import ApiError
-from luthier.platform.http.middleware.json_body import refusal
+from luthier.platform.http.middleware import refusal
+
+_STRICT: Final = ConfigDict(extra="forbid", strict=True)
+_NAME: Final = r"^[a-zA-Z0-9_-]{1,64}$"
+MAX_TOOLS: Final = 128
+
+
+class CalledFunction(BaseModel):
+    """What a call names. arguments: JSON text, as the model wrote it."""
+
+    model_config = _STRICT
+
+    name: Annotated[str, Field(min_length=1, max_length=1024)]
+    arguments: str = "{}"
+
+
+class ToolCall(BaseModel):
+    """A call that an earlier answer has made."""
+
+    model_config = _STRICT
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ToolFunction(BaseModel):
+    """What may be called. parameters: the JSON schema of its arguments. strict: is always so where a call is forced."""
+
+    model_config = _STRICT
+
+    name: Annotated[str, Field(pattern=_NAME)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(BaseModel):
+    """A function; other kinds of tools are the hosted service's own."""
+
+    model_config = _STRICT
+
+    type: Literal["function"]
+    function: ToolFunction
+
+    def document(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        # Some templates print every key they find, so keys without a value are left out.
+        left_out = {"strict"} | {name for name in ("description", "parameters") if getattr(self.function, name) is None}
+        return {"type": self.type, "function": self.function.model_dump(exclude=left_out)}
+
+
+class NamedFunction(BaseModel):
+    """By its name."""
+
+    model_config = _STRICT
+
+    name: str
+
+
+class NamedTool(BaseModel):
+    """The one that shall be called."""
+
+    model_config = _STRICT
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+class TextFormat(BaseModel):
+    """Whatever the model writes."""
+
+    model_config = _STRICT
+
+    type: Literal["text"]
+
+
+class ObjectFormat(BaseModel):
+    """Any JSON object."""
+
+    model_config = _STRICT
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(BaseModel):
+    """A JSON schema; it is kept to the letter, whatever `strict` says."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    name: Annotated[str, Field(pattern=_NAME)]
+    description: str | None = None
+    # "schema" is a method of pydantic's own
+    own_schema: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class SchemaFormat(BaseModel):
+    """JSON of a schema."""
+
+    model_config = _STRICT
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
+
+
+def schema_of(wanted: TextFormat | ObjectFormat | SchemaFormat | None) -> dict[str, Any] | None:
+    """What the answer has to keep to; None for any text."""
+    if isinstance(wanted, SchemaFormat):
+        return wanted.json_schema.own_schema or {"type": "object"}
+    return {"type": "object"} if isinstance(wanted, ObjectFormat) else None
+
+
+def tool_wishes(tools: list[Tool] | None, choice: ToolChoice | None) -> dict[str, Any]:
+    """`tool_choice` and `tool_name` of a TextRequest. Raises ApiError for a choice that the tools do not allow."""
+    names = [tool.function.name for tool in tools or []]
+    if len(set(names)) < len(names):
+        raise ApiError(400, f"two tools are called {_twice(names)!r}", param="tools", code="invalid_value")
+    if choice in (None, "auto", "none"):
+        return {"tool_choice": choice or "auto"}
+    named = choice.function.name if isinstance(choice, NamedTool) else None
+    if not names or (named is not None and named not in names):
+        raise ApiError(
+            400,
+            f"tool_choice wants {named or 'a tool'!r}; expected: one of the tools sent: {', '.join(names) or 'none'}",
+            param="tool_choice",
+            code="invalid_value",
+        )
+    return {"tool_choice": "required", "tool_name": named}
+
+
+def _twice(names: list[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)
+
+
+@dataclass(slots=True)
+class ChatResponseBuilder:
+    """Of one answer."""
+
+    model: str
+    fingerprint: str
+    tells_usage: bool
+    tells_likelihoods: bool
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        choices: list[dict[str, Any]] = [
+            {
+                "index": number,
+                "message": _message(choice),
+                "logprobs": self._likelihoods(choice.tokens),
+                "finish_reason": choice.reason,
+            }
+            for number, choice in enumerate(answer.choices)
+        ]
+        return self._document("chat.completion", choices) | {"usage": usage_of(answer)}
+
+    def first(self, event: Piece | Ended) -> dict[str, Any]:
+        is_no_text = isinstance(event, Piece) and (event.calls or event.reasoning) and not event.text
+        # OpenAI's first chunk has an empty content before text, and null before tool calls.
+        content = None if is_no_text else ""
+        return self._chunk(event.choice, {"role": "assistant", "content": content, "refusal": None})
+
+    def piece(self, piece: Piece) -> dict[str, Any]:
+        delta: dict[str, Any] = {}
+        if piece.reasoning:
+            delta["reasoning_content"] = piece.reasoning
+        if piece.text or not (piece.calls or piece.reasoning):
+            delta["content"] = piece.text
+        if piece.calls:
+            delta["tool_calls"] = [_call_delta(call) for call in piece.calls]
+        return self._chunk(piece.choice, delta, logprobs=self._likelihoods(piece.tokens))
+
+    def end(self, ended: Ended) -> dict[str, Any]:
+        return self._chunk(ended.choice, {}, reason=ended.reason)
+
+    def usage(self, answer: Answer) -> dict[str, Any] | None:
+        if not self.tells_usage:
+            return None
+        return self._document("chat.completion.chunk", []) | {"usage": usage_of(answer)}
+
+    def _chunk(
+        self, choice: int, delta: dict[str, Any], *, reason: str | None = None, logprobs: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        told: dict[str, Any] = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        # With include_usage, every chunk but the last has usage null (OpenAI: "Chat completion chunk").
+        return self._document("chat.completion.chunk", [told]) | ({"usage": None} if self.tells_usage else {})
+
+    def _document(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+            "choices": choices,
+        }
+
+    def _likelihoods(self, tokens: list[WrittenToken] | tuple[WrittenToken, ...]) -> dict[str, Any] | None:
+        if not self.tells_likelihoods:
+            return None
+        content = [_token(token.chosen) | {"top_logprobs": [_token(one) for one in token.top]} for token in tokens]
+        return {"content": content, "refusal": None}
+
+
+def _message(choice: Choice) -> dict[str, Any]:
+    calls = choice.tool_calls()
+    content = choice.text if choice.text or not calls else None
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
+    thought = {"reasoning_content": choice.reasoning} if choice.reasoning else {}
+    return message | thought | ({"tool_calls": calls} if calls else {})
+
+
+def _call_delta(call: CallPiece) -> dict[str, Any]:
+    if call.name is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.call_id, "type": "function", "function": function}
+
+
+def _token(token: TokenLikelihood) -> dict[str, Any]:
+    """A token that is no whole characters has no bytes that could be told."""
+    # A token may end within a UTF-8 character; decoded alone it becomes the replacement character.
+    is_whole = "\ufffd" not in token.token
+    return {
+        "token": token.token,
+        "logprob": token.log_probability,
+        "bytes": list(token.token.encode()) if is_whole else None,
+    }
+
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
 
 _MAX_MESSAGES: Final = 2048
-_STRICT: Final = ConfigDict(extra="forbid", strict=True)
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _OptionName = Annotated[str, Field(min_length=1, max_length=64)]
 _OptionValue = bool | int | float | Annotated[str, Field(max_length=1024)]

@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.features.serving.checkpoint_permission_records import CheckpointPermission
-from luthier.features.serving.checkpoint_permissions import list_permissions, permit, take_back
+from luthier.features.serving.checkpoint_permissions import CheckpointPermission, list_permissions, permit, take_back
 from luthier.platform.http.authentication import Admin, HomeContext
-from luthier.platform.http.error_documents import documented
-from luthier.platform.http.lists import page
+from luthier.platform.http.errors import documented
+from luthier.platform.http.routes import page
 
 router = APIRouter(prefix="/v1/fine_tuning/checkpoints", tags=["fine-tuning"])
 

@@ -12,8 +12,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from luthier.core.stream import Ended, Piece, TextRequest, WrittenToken
-from luthier.features.serving.api.answering import ANSWERS, respond, usage_of
-from luthier.features.serving.api.sampling import OffOnly, SamplingBody, Unsupported
+from luthier.features.serving.api.answering import ANSWERS, OffOnly, SamplingBody, Unsupported, respond, usage_of
 from luthier.features.serving.service import Answer
 from luthier.platform.http.authentication import Asker, HomeContext
 from luthier.platform.http.errors import ApiError

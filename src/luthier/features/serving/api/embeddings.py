@@ -24,15 +24,13 @@ from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, error_from
 from luthier.core.stream import Embedded, EmbeddingRequest, Failed
 from luthier.features.serving import service as serving
-from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, refused, target_header, watch
-from luthier.features.serving.api.sampling import Name
+from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, Name, refused, target_header, watch
 from luthier.features.serving.completion_stream import uncancelled
 from luthier.features.serving.models import Routed, route, user_of
-from luthier.features.traffic.request_record import CLIENT_GONE, RequestRecord
+from luthier.features.traffic.log import CLIENT_GONE, RequestRecord
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext, count_refused
-from luthier.platform.http.error_documents import documented
-from luthier.platform.http.errors import ApiError
+from luthier.platform.http.errors import ApiError, documented
 
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
 

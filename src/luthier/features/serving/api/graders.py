@@ -8,11 +8,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from luthier.features.serving import graders
-from luthier.features.serving.grader_records import GraderCheck, GraderRun, MultiRequest
-from luthier.features.serving.graders import Graded
+from luthier.features.serving.graders import Graded, GraderCheck, GraderRun, MultiRequest
 from luthier.platform.http.authentication import HomeContext, Trainer
-from luthier.platform.http.error_documents import documented
-from luthier.platform.http.errors import ApiError
+from luthier.platform.http.errors import ApiError, documented
 
 router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["graders"])
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from luthier.core.conversation import OptedTurns
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.opted_turns import OptedTurns
 from luthier.features.serving import models as served_models
 from luthier.features.serving.models import NamedModel
 from luthier.platform.http.authentication import HomeContext, Looker, Trainer

@@ -13,8 +13,7 @@ from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, Progress, SilentProgress
 from luthier.core.run import TrainResult
 from luthier.features.planning.service import Prepared
-from luthier.features.training.data_warnings import warn_of_the_data
-from luthier.features.training.sharding import is_spread
+from luthier.features.training.preparation import is_spread, warn_of_the_data
 from luthier.ml.charts import figures
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import AGAIN, stop_signals
@@ -109,10 +108,10 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     import torch
 
     from luthier.features.planning import batch_schedules as schedules
-    from luthier.features.planning.rewards import tools_for
-    from luthier.ml.training import memory
+    from luthier.features.planning.objective_inputs import tools_for
+    from luthier.ml.training import device
     from luthier.ml.training.checkpoint import CheckpointStore
-    from luthier.ml.training.determinism import compute_exactly
+    from luthier.ml.training.device import compute_exactly
     from luthier.ml.training.distributed import World, refuse_unequal_shares
     from luthier.ml.training.loop import train
     from luthier.ml.training.objectives.registry import load_objective
@@ -123,7 +122,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     # The processes of one machine share its cores: more threads than cores slow all of them down.
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
     compute_exactly(world.device)
-    memory.forget_peaks(world.device)
+    device.forget_peaks(world.device)
     # The teacher is asked before the student is loaded, so that both are never in memory together.
     if (stopped := _ask_teacher(prepared, hooks, world)) is not None:
         return stopped
@@ -159,7 +158,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
         )
     hooks.meter.begin("saving")
     # A collective call: every rank must reach it, also where it keeps nothing.
-    peaks = world.gather(str(memory.device_peak_memory_bytes(world.device)))
+    peaks = world.gather(str(device.device_peak_memory_bytes(world.device)))
     if spreads:
         model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
@@ -182,7 +181,7 @@ def _nobody() -> str | None:
 
 def _snapshots(plan: Plan, hooks: Hooks) -> Callable[[TrainableModel, int], Path] | None:
     """What writes down the model after each epoch, where that is asked for."""
-    from luthier.ml.training.save_model import Snapshots
+    from luthier.ml.training.checkpoint import Snapshots
 
     if not hooks.num_snapshots:
         return None
@@ -194,7 +193,7 @@ def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult 
 
     Rank 0 first: the others, where they share its folder, find what it was told.
     """
-    from luthier.features.planning.teacher import ask_teacher, not_begun
+    from luthier.features.planning.objective_inputs import ask_teacher, not_begun
 
     if prepared.plan.objective.teacher is None:
         return None
@@ -288,8 +287,8 @@ def _result(
     folder: Path, plan: Plan, model: TrainableModel, outcome: LoopOutcome, peak_memory_bytes: int, *, is_kept: bool
 ) -> TrainResult:
     """What came out, in numbers; writes the trained weights where the run is done. peak: of the largest process."""
-    from luthier.ml.training import memory
-    from luthier.ml.training.save_model import save_model
+    from luthier.ml.training import device
+    from luthier.ml.training.checkpoint import save_model
 
     state, path, digest = outcome.state, None, None
     if outcome.status == "succeeded" and is_kept:
@@ -314,7 +313,7 @@ def _result(
         examples_per_second=state.num_examples / seconds,
         seconds_per_step=state.seconds / max(1, state.step),
         peak_memory_bytes=peak_memory_bytes,
-        host_peak_memory_bytes=None if plan.training.device == "cpu" else memory.peak_memory_bytes(),
+        host_peak_memory_bytes=None if plan.training.device == "cpu" else device.peak_memory_bytes(),
         adapter_path=None if path is None else str(path),
         adapter_sha256=digest,
         warnings=outcome.warnings,

@@ -1,8 +1,11 @@
 """Several processes of this machine train one run: started, listened to, stopped together, and started again.
 
-A process that dies takes its step with it and nothing else: all are ended, and all begin again from the newest
-checkpoint, a bounded number of times. What Luthier itself refuses (a full disk, a loss that diverged, rows that have
-changed) would end the same way and is not tried again.
+A process that dies loses its step and nothing else: all are ended, and all begin again from the newest checkpoint, a
+bounded number of times. What Luthier itself refuses (a full disk, a loss that diverged, rows that have changed) would
+end the same way and is not tried again.
+
+The environment tells a child which process it is, as torchrun would set it. Rank 0 sends {"event": ...} as the loop
+emits them and at the end {"result": ..., "refused_by": ...}. All else that is printed goes to a log.
 """
 
 from __future__ import annotations
@@ -17,24 +20,126 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import ChildProcess, result_of, signal_name, wait_any
-from luthier.core.errors import LuthierError, PeerLostError, RequestError, WorkError
-from luthier.core.events import WarningRaised
+from luthier.core.errors import LuthierError, PeerLostError, RequestError, WorkError, error_from
+from luthier.core.events import Event, RunStarted, StepDone, WarningRaised, event_adapter
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, ProgressTask
 from luthier.core.run import TrainResult
-from luthier.core.system.disk_full import storage_full
+from luthier.core.system.files import storage_full
 from luthier.features.planning.service import Prepared
-from luthier.features.training.launchers.messages import Answers
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
     from luthier.ml.training.budget import Meter
 
+
+@dataclass(slots=True)
+class Answers:
+    """The answers of one start of all processes. began_at: the step that it went on from, once it is known."""
+
+    emit: EventSink
+    bar: ProgressTask
+    result: TrainResult | None = None
+    refused_by: str | None = None
+    error: LuthierError | None = None
+    began_at: int | None = None
+
+    def take(self, document: dict[str, Any]) -> None:
+        """Take one answer; of several errors the first counts."""
+        if "error" in document:
+            self.error = self.error or error_from(document["error"])
+        if "result" in document:
+            self.result = TrainResult.model_validate(document["result"])
+            self.refused_by = document["refused_by"]
+        if "event" not in document:
+            return
+        event = event_adapter.validate_python(document["event"])
+        self.emit(event)
+        if isinstance(event, RunStarted):
+            self.began_at = event.from_step
+        elif isinstance(event, StepDone):
+            self.bar.advance()
+            self.bar.note(f"loss {event.loss:.3f}  {event.num_tokens / event.seconds:,.0f} tokens/s")
+
+
+def train_share(document: dict[str, Any], channel: Channel) -> None:
+    """Train one share of a run in a child process; its answers are the events of the channel.
+
+    Args:
+        document: `home`, `run_id`, `plan`, `began` (seconds since the epoch; time is paid from then on).
+        channel: of the child process.
+
+    Raises:
+        LuthierError: what is wrong with the run: another try would end the same way.
+        SystemExit: another process of the run was lost, which is no error of this one.
+    """
+    from luthier.core.system.process_setup import keep_few_kernels
+
+    keep_few_kernels()
+    try:
+        with stop_signals() as stop_requested:
+            work(document, channel.emit, _or_orphaned(stop_requested))
+    except PeerLostError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(error.exit_code) from error
+
+
+def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Callable[[], str | None]) -> None:
+    """One process's share of a job, in the process group that the environment names.
+
+    Args:
+        job: `home`, `run_id`, `plan`, `began` (seconds since 1970; time is billed from then on).
+        answer: Takes the messages of rank 0: events, and at the end the result.
+        stop: Why training is to stop now; None where it may go on.
+
+    Raises:
+        DivergedError: The loss or a gradient is no number.
+        ConflictError: The model or the rows of this machine are not those of the plan.
+        PeerLostError: Another process of the group was lost.
+    """
+    from luthier.core.plan import Plan
+    from luthier.core.ports import SilentProgress
+    from luthier.features.planning.budgets import metered
+    from luthier.features.planning.service import prepare_share
+    from luthier.features.training.launchers.here import Hooks, silent_hooks, train_worker
+    from luthier.ml.training.distributed import joined
+    from luthier.platform.home.context import Context
+
+    plan = Plan.model_validate(job["plan"])
+
+    def emit(event: Event) -> None:
+        answer({"event": event.model_dump(mode="json")})
+
+    with (
+        Context.open(Path(job["home"])) as context,
+        joined(plan.training.device, timeout_seconds=context.settings.collective_timeout_seconds) as world,
+    ):
+        folder = context.settings.run_folder(job["run_id"])
+        # Only rank 0 keeps the ledger and reports: two writers would bill the same seconds twice.
+        if not world.is_first:
+            train_worker(prepare_share(context, plan), silent_hooks(folder, stop), world)
+            return
+        with metered(folder, plan, seconds_before=max(0.0, time.time() - job["began"])) as meter:
+            hooks = Hooks(folder, emit, SilentProgress(), meter, stop)
+            result = train_worker(prepare_share(context, plan), hooks, world)
+            refused_by = meter.refused_by
+    # After `metered` has closed the ledger: the parent takes it up as soon as it has the result.
+    answer({"result": result.model_dump(mode="json"), "refused_by": refused_by})
+
+
+def _or_orphaned(stop_requested: Callable[[], str | None]) -> Callable[[], str | None]:
+    """The wish to stop, also when whoever started this process has gone: nobody would listen any more."""
+    # A process whose parent dies is adopted by another one, so its parent id changes.
+    parent = os.getppid()
+    return lambda: stop_requested() or (None if os.getppid() == parent else "the process that started it has gone")
+
+
 MAX_RESTARTS: Final = 3
 """In a row without a new checkpoint between them."""
-_TRAIN: Final = "luthier.features.training.launchers.child:train_share"
+_TRAIN: Final = "luthier.features.training.launchers.local:train_share"
 _GRACE_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.2
 _TAIL_LINES: Final = 15

@@ -1,21 +1,40 @@
-"""A run trained by the workers of Ray Train; this process is the driver, holds the run, judges and reports."""
+"""Training on Ray: workers of Ray Train under this driver, or a recipe submitted to a cluster as a job.
+
+With Ray Train this process holds the run, evaluates and reports. By the Jobs REST API the recipe and its rows travel in
+one package, and Ray is not needed here: on the cluster the job is `luthier train RECIPE --on ray --devices N`. It holds
+the run in the cluster's home, and what it prints is shown here.
+
+Sources: Ray's documentation, "Ray Jobs REST API".
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import shlex
 import time
-from typing import TYPE_CHECKING
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from luthier.core.aliases import with_new_keys
+from luthier.core.errors import RequestError, WorkError
+from luthier.core.ids import sha256_bytes
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
+from luthier.core.recipe import Recipe
 from luthier.core.run import TrainResult
 from luthier.features.planning.service import Prepared
-from luthier.features.training.launchers import child as launcher_child
-from luthier.features.training.launchers.messages import Answers
+from luthier.features.training.launchers import local as launcher_child
+from luthier.features.training.launchers.local import Answers
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import stop_signals
 
 if TYPE_CHECKING:
-    from typing import Any
+    import httpx2
 
     from luthier.ml.training.budget import Meter
 
@@ -88,3 +107,176 @@ class RayLauncher:
         meter.take_up()
         meter.refused_by = answers.refused_by  # type: ignore[assignment]
         return answers.result
+
+
+DEFAULT_PORT: Final = 8265
+_ENDED: Final = ("SUCCEEDED", "FAILED", "STOPPED")
+_TIMEOUT_SECONDS: Final = 60.0
+# Ray gives a job 3 s between SIGTERM and SIGKILL by default; a step and its checkpoint may take longer.
+_STOP_SECONDS: Final = 600
+_ENTRY: Final = "recipe.json"
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job ended. status: Ray's own word, SUCCEEDED, FAILED or STOPPED; message: Ray's words for it."""
+
+    job_id: str
+    address: str
+    status: str
+    message: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `luthier train --on ray://... --json` ends with."""
+        return {"job_id": self.job_id, "address": self.address, "status": self.status, "message": self.message}
+
+
+def is_address(text: str) -> bool:
+    """Whether that names a cluster elsewhere: ray://HOST[:PORT], or the http address of its head."""
+    return text.startswith(("ray://", "http://", "https://"))
+
+
+def base_url(address: str) -> str:
+    """The address of the Jobs API: `ray://head` is http://head:8265. Raises RequestError for no address."""
+    scheme, _, place = address.partition("://")
+    host, _, port = place.rstrip("/").partition(":")
+    if not host or "/" in host or (port and not port.isdigit()):
+        raise RequestError(
+            f"--on {address}",
+            expected="ray://HOST[:PORT], with the port of Ray's dashboard (8265)",
+            do="write for example: --on ray://head.example:8265",
+        )
+    return f"{'http' if scheme == 'ray' else scheme}://{host}:{port or DEFAULT_PORT}"
+
+
+def run_job(
+    address: str,
+    *,
+    recipe: Recipe | None,
+    base_dir: Path,
+    resume_id: str | None = None,
+    num_devices: int = 1,
+    echo: Callable[[str], object],
+    look_seconds: float = 1.0,
+) -> JobEnd:
+    """Submit, pass on what the job prints, and wait for its end; a wish to stop pauses the run there.
+
+    recipe: what is trained, with paths that count from `base_dir`; None with `resume_id` goes on with a run of the
+    cluster's home.
+
+    Raises RequestError for a bad address, rows that are no files, and what the API refuses; WorkError where the head
+    cannot be reached or the job fails.
+    """
+    import httpx2
+
+    url = base_url(address)
+    command = ["luthier", "train", *(["--resume", resume_id] if resume_id else [_ENTRY])]
+    job: dict[str, Any] = {
+        "entrypoint": shlex.join([*command, "--on", "ray", "--devices", str(num_devices)]),
+        "runtime_env": {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS), "RAY_USAGE_STATS_ENABLED": "0"}},
+        "metadata": {"made_by": "luthier"},
+    }
+    headers = {"Authorization": f"Bearer {token}"} if (token := _token()) else {}
+    with httpx2.Client(base_url=url, timeout=_TIMEOUT_SECONDS, headers=headers) as client, stop_signals() as stop:
+        try:
+            if recipe is not None:
+                job["runtime_env"]["working_dir"] = _upload(client, package(recipe, base_dir))
+            job_id = str(_asked(client, "POST", "/api/jobs/", json.dumps(job).encode())["submission_id"])
+            echo(f"job {job_id} on {url}\n")
+            return _follow(client, url, job_id, stop, echo, look_seconds)
+        except httpx2.TransportError as error:
+            raise WorkError(
+                f"the Ray cluster at {url}: {error or type(error).__name__}",
+                expected="the head of a cluster whose dashboard listens there",
+                do="check the address, or start one: ray start --head --dashboard-host 0.0.0.0",
+            ) from error
+
+
+def package(recipe: Recipe, base_dir: Path) -> bytes:
+    """A zip file with recipe and rows, the same bytes for the same content. Raises RequestError for rows not there.
+
+    Models do not travel: a path of one has to be there on the cluster, too.
+    """
+    files: dict[str, bytes] = {}
+    sent: dict[str, str] = {}
+    for number, (key, named) in enumerate(recipe.data.files().items()):
+        path = base_dir / named
+        if not path.is_file():
+            raise RequestError(f"data.{key}: {path}", expected="a file to send along", do="correct the path")
+        sent[key] = f"rows/{number}-{path.name}"
+        files[sent[key]] = path.read_bytes()
+    recipe = recipe.model_copy(update={"data": recipe.data.with_files(sent)})
+    document = with_new_keys(recipe.model_dump(mode="json", exclude_none=True))
+    files[_ENTRY] = json.dumps(document, indent=2).encode()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            # A bare ZipInfo has the fixed date 1980-01-01: the same content gives the same bytes and the same digest.
+            archive.writestr(zipfile.ZipInfo(name), files[name], zipfile.ZIP_DEFLATED)
+    return stream.getvalue()
+
+
+def _upload(client: httpx2.Client, content: bytes) -> str:
+    name = f"_ray_pkg_{sha256_bytes(content)[:16]}.zip"
+    path = f"/api/packages/gcs/{name}"
+    # The name carries the digest, so a package that is already there is the same one.
+    if client.get(path).status_code != 200:
+        _asked(client, "PUT", path, content)
+    return f"gcs://{name}"
+
+
+def _follow(
+    client: httpx2.Client,
+    url: str,
+    job_id: str,
+    stop: Callable[[], str | None],
+    echo: Callable[[str], object],
+    look_seconds: float,
+) -> JobEnd:
+    num_shown, has_told = 0, False
+    while True:
+        job = _asked(client, "GET", f"/api/jobs/{job_id}")
+        logs = str(_asked(client, "GET", f"/api/jobs/{job_id}/logs").get("logs") or "")
+        # The API returns the whole log each time.
+        echo(logs[num_shown:])
+        num_shown = len(logs)
+        if job["status"] in _ENDED:
+            break
+        if not has_told and stop() is not None:
+            _asked(client, "POST", f"/api/jobs/{job_id}/stop")
+            has_told = True
+        time.sleep(look_seconds)
+    message = str(job.get("message") or "")
+    if job["status"] == "FAILED":
+        raise WorkError(
+            f"job {job_id} on {url} failed: {message.strip()[-500:]}",
+            expected="`luthier train` to end well on the cluster",
+            do="read what it printed above; the run stays in the cluster's home and may be resumed",
+        )
+    return JobEnd(job_id, url, job["status"], message)
+
+
+def _asked(client: httpx2.Client, method: str, path: str, content: bytes | None = None) -> Mapping[str, Any]:
+    response = client.request(method, path, content=content)
+    if response.status_code >= 500:
+        raise WorkError(
+            f"{method} {path}: {response.status_code} {response.text[:500]}",
+            expected="an answer of Ray's Jobs API",
+            do="look at the dashboard's log on the head",
+        )
+    if response.status_code >= 400:
+        raise RequestError(
+            f"{method} {path}: {response.status_code} {response.text[:500]}",
+            expected="a request that Ray's Jobs API takes",
+            do="set RAY_AUTH_TOKEN where it asks for one; else check that the address is a Ray dashboard's",
+        )
+    found: Any = response.json() if response.content else {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _token() -> str | None:
+    """The cluster's token, where the environment or Ray's own file has one."""
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return file.read_text(encoding="utf-8").strip() or None if file.is_file() else None

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, MappingOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.workflows.automl import AutomlSpec
-    from luthier.core.workflows.pipeline import Pipeline
+    from luthier.core.workflows.pipeline import AutomlSpec, Pipeline
     from luthier.platform.home.context import Context
 
 DataOption = Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Rows, or documents.")]
@@ -73,13 +70,13 @@ def automl(
     by `luthier pipelines`.
     """
     from luthier.core.access import Caller
-    from luthier.core.workflows.automl import AutomlSpec
+    from luthier.core.workflows.pipeline import AutomlSpec
     from luthier.features.workflows.automl import workflow as autos
     from luthier.features.workflows.automl.request import checked_hours
     from luthier.features.workflows.model_comparison.cli import check_asked, split_names
-    from luthier.features.workflows.render import shown, teller
+    from luthier.features.workflows.views import shown, teller
+    from luthier.platform.cli.command import parse_mapping
     from luthier.platform.cli.console import visible
-    from luthier.platform.cli.options import parse_mapping
 
     check_asked({"--data": data, "--goal": goal, "--budget-hours": budget_hours}, resume, _EXAMPLE)
     with open_context(home) as context:
@@ -120,7 +117,7 @@ _EXAMPLE = 'luthier automl --data rows.jsonl --goal "Answer with one SQL query."
 
 
 def _begin(context: Context, asked: AutomlSpec) -> str:
-    from luthier.core.workflows.automl import AutomlSpec
+    from luthier.core.workflows.pipeline import AutomlSpec
     from luthier.features.workflows.automl import workflow as autos
     from luthier.platform.cli.console import stderr_console, visible
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.workflows.automl import AutomlSpec
+from luthier.core.workflows.pipeline import AutomlSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.request import pull_all
 from luthier.features.workflows.model_comparison.sizes import KEPT_BACK, LEAST_JUDGED, LEAST_TRAINED
@@ -102,7 +102,7 @@ def _least_hours(context: Context, model: str, row_tokens: float) -> float:
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning.devices import this_machine
     from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
-    from luthier.ml.planning.judging import Judging
+    from luthier.ml.planning.inference_cost import Judging
     from luthier.ml.planning.predict import predict
     from luthier.platform.home.hardware_benchmark import hardware_of
 

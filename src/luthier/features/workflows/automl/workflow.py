@@ -16,9 +16,7 @@ from luthier.core.errors import LuthierError, NotFoundError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.recipe import DataRecipe, Recipe, TrainingRecipe
-from luthier.core.workflows.automl import AutomlSpec
-from luthier.core.workflows.model_comparison import ModelComparisonResult, ModelComparisonSpec
-from luthier.core.workflows.pipeline import Pipeline
+from luthier.core.workflows.pipeline import AutomlSpec, ModelComparisonResult, ModelComparisonSpec, Pipeline
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.automl.report import details, headline, subject, summary, write_auto_report
 from luthier.features.workflows.automl.request import completed
@@ -193,7 +191,7 @@ def go_on(context: Context, auto_id: str, *, tell: Tell = silent, caller: Caller
 
 def _ingest(run: WorkflowRun) -> RowsFile:
     """Documents to rows of text; a document that was read before a kill is not read again."""
-    from luthier.features.datasets.ingestions import ingest
+    from luthier.features.datasets.documents import ingest
 
     output = Path(run.outcome("ingest", RowsFile).file)
     # `ingest` writes the file whole or not at all, so a file that is there is complete.
@@ -215,7 +213,7 @@ def _audit(run: WorkflowRun) -> Audited:
 
 def _repair(run: WorkflowRun) -> Repaired:
     """Repair what is safe to repair; it ends where the rows must not be trained on even so."""
-    from luthier.features.datasets.file_repairs import RepairOptions, repair
+    from luthier.features.datasets.data_files import RepairOptions, repair
 
     output = run.folder / "repaired.jsonl"
     document = repair(run.context, _rows_file(run), output, RepairOptions(mapping=run.spec.map, force=True)).document
@@ -232,7 +230,7 @@ def _repair(run: WorkflowRun) -> Repaired:
 
 
 def _split(run: WorkflowRun) -> SplitRows:
-    from luthier.features.datasets.file_splits import SplitOptions, split
+    from luthier.features.datasets.data_files import SplitOptions, split
 
     options = SplitOptions(
         folder=run.folder / "split",
@@ -339,7 +337,7 @@ def _tune(run: WorkflowRun) -> Tuned:
 
 def _judge(run: WorkflowRun) -> Judged:
     """Hold the tuned model, where there is one, against prompting its base, on rows that nobody has looked at."""
-    from luthier.features.workflows.automl.judging import judge_at_end
+    from luthier.features.workflows.automl.report import judge_at_end
 
     evaluation_id = run.outcome("judge", Judged).evaluation_id
     try:
@@ -363,7 +361,7 @@ def _rows_file(run: WorkflowRun) -> Path:
 
 
 def _audited(run: WorkflowRun, file: Path, html: Path) -> dict[str, Any]:
-    from luthier.features.datasets.file_audits import AuditOptions, audit
+    from luthier.features.datasets.data_files import AuditOptions, audit
 
     options = AuditOptions(mapping=run.spec.map, group_by=run.spec.group_by)
     found = audit(run.context, file, options, html=html).audit

@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption, SetOption, parse_mapping
+from luthier.platform.cli.command import (
+    Answer,
+    HomeOption,
+    JsonOption,
+    MappingOption,
+    SetOption,
+    open_context,
+    parse_mapping,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.workflows.distillation import Student
+    from luthier.core.workflows.pipeline import Student
 
 _STYLES = {"worth it": "green", "not worth it": "red", "not settled": "yellow"}
 

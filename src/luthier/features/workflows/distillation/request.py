@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.ids import is_id
+from luthier.core.ids import is_id, sha256_document, sha256_file
 from luthier.core.recipe import Recipe
-from luthier.core.workflows.distillation import DistilKind
-from luthier.features.generation.teachers import identity_of, is_address, parse_address
+from luthier.core.workflows.pipeline import DistilKind
+from luthier.features.generation.engines import identity_of, is_address, parse_address
 from luthier.features.recipes.file import read_recipe_file
 from luthier.features.recipes.service import override_value, recipe_from
 from luthier.platform.home.context import Context
@@ -169,7 +168,7 @@ def check(request: DistilRequest) -> None:
 def find_base(context: Context, request: DistilRequest) -> Base:
     """The student's base, made of the teacher's layers where that is asked for; and who the teacher is."""
     from luthier.features.models.resolve import find_candidate
-    from luthier.ml.inference.models import names, sources
+    from luthier.ml.inference.models import catalog, sources
     from luthier.ml.inference.models.structure import read_structure
 
     layers = request.student.removeprefix("layers:") if request.student.startswith("layers:") else None
@@ -178,7 +177,7 @@ def find_base(context: Context, request: DistilRequest) -> Base:
         url, name = parse_address(request.teacher)
         return Base(model.name, None, model.num_parameters, request.teacher, None, {"url": url, "model": name})
     is_run = is_id(request.teacher, "run")
-    teacher = request.teacher if is_run else names.parse(request.teacher).text
+    teacher = request.teacher if is_run else catalog.parse(request.teacher).text
     candidate = find_candidate(context, teacher)
     # Digests of the teacher's weights: the same name may stand for other weights later, which is another distillation.
     identity = identity_of(context, teacher, candidate)

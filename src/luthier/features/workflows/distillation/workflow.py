@@ -21,10 +21,8 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import new_id
 from luthier.core.recipe import EvaluationRecipe, Recipe
-from luthier.core.workflows.distillation import Student, StudentRun
-from luthier.core.workflows.pipeline import Pipeline
-from luthier.features.recipes.column_maps import column_map
-from luthier.features.workflows.distillation.judging import find_metrics, judge_students
+from luthier.core.workflows.pipeline import Pipeline, Student, StudentRun
+from luthier.features.recipes.checks import column_map
 from luthier.features.workflows.distillation.request import (
     DistilRequest,
     DistilSpec,
@@ -33,7 +31,13 @@ from luthier.features.workflows.distillation.request import (
     seed_of,
     spec_of,
 )
-from luthier.features.workflows.distillation.rows import StudentRows, write_gold, write_taught
+from luthier.features.workflows.distillation.rows import (
+    StudentRows,
+    find_metrics,
+    judge_students,
+    write_gold,
+    write_taught,
+)
 from luthier.features.workflows.registry import file_name, model_name, short
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import (
@@ -219,15 +223,15 @@ def _judge(run: WorkflowRun) -> Judged:
 
 def _report(run: WorkflowRun) -> Reported:
     from luthier.ml.charts.page import replace_text
-    from luthier.ml.evaluation.distilled import student_verdict
-    from luthier.ml.evaluation.report import distilled
+    from luthier.ml.evaluation.report import workflow_pages
+    from luthier.ml.evaluation.workflow_verdicts import student_verdict
 
     page = run.folder / "report.html"
     # The document is written last: where it lies, everything before it is done.
     student = _student(run).model_copy(update={"status": "done", "go_on": None, "report_path": str(page)})
     verdict = student_verdict(student)
     student = student.model_copy(update={"verdict": verdict})
-    distilled.write_student_report(page, student)
+    workflow_pages.write_student_report(page, student)
     replace_text(run.folder / _DOCUMENT, student.model_dump_json(indent=1) + "\n")
     return Reported(page=str(page), headline=verdict.headline)
 
@@ -353,7 +357,7 @@ def _details(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_report(context: Context, _caller: Caller, pipeline: Pipeline, path: Path) -> None:
-    from luthier.ml.evaluation.report.distilled import write_student_report
+    from luthier.ml.evaluation.report.workflow_pages import write_student_report
 
     done = _read_done(WORKFLOW.folder_of(context, pipeline.pipeline_id))
     if done is None:

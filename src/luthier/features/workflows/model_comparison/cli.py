@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, MappingOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.workflows.model_comparison import ModelComparisonResult
+    from luthier.core.workflows.pipeline import ModelComparisonResult
     from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
 
 ModelsOption = Annotated[
@@ -72,8 +70,8 @@ def compare_models(
     from luthier.features.workflows.model_comparison import workflow as showdowns
     from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
     from luthier.features.workflows.model_comparison.workflow import page_of
-    from luthier.features.workflows.render import teller
-    from luthier.platform.cli.options import parse_mapping
+    from luthier.features.workflows.views import teller
+    from luthier.platform.cli.command import parse_mapping
 
     given = {"--models": models, "--data": data, "--held-out": held_out, "--budget-hours": budget_hours}
     check_asked(given, resume, _EXAMPLE)
@@ -137,7 +135,7 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def _begin(context: Any, request: ModelComparisonRequest) -> str:
-    from luthier.core.workflows.model_comparison import ModelComparisonSpec
+    from luthier.core.workflows.pipeline import ModelComparisonSpec
     from luthier.features.workflows.model_comparison import workflow as showdowns
     from luthier.platform.cli.console import stderr_console, visible
 
@@ -158,8 +156,8 @@ def _begin(context: Any, request: ModelComparisonRequest) -> str:
 
 def show_model_comparison(console: Console, found: ModelComparisonResult, page: Path) -> None:
     """The recommendation, every system, what was not equal, and where the page lies."""
-    from luthier.ml.charts.metric_titles import metric_heading
-    from luthier.ml.evaluation.report.model_comparison_page import row_of
+    from luthier.ml.charts.judged_rows import metric_heading
+    from luthier.ml.evaluation.report.workflow_pages import row_of
     from luthier.platform.cli.console import make_table, visible
 
     answer, primary = found.recommendation, found.spec.primary

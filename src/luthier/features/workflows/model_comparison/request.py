@@ -15,9 +15,9 @@ from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.errors import RequestError
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
-from luthier.core.workflows.model_comparison import Contender, ModelComparisonSpec
+from luthier.core.workflows.pipeline import Contender, ModelComparisonSpec
 from luthier.features.planning.service import Prepared, prepare
-from luthier.features.workflows.model_comparison.rows import Rows, read_rows_of, write_chosen
+from luthier.features.workflows.model_comparison.answers import Rows, read_rows_of, write_chosen
 from luthier.features.workflows.model_comparison.sizes import Pace, Sizes, choose_sizes, paces_of
 from luthier.platform.home.context import Context
 
@@ -119,7 +119,7 @@ def pull_all(context: Context, names: Sequence[str]) -> list[LocalModel]:
 
     Raises NotFoundError, ModelSourceError, RequestError for two that have the same weights.
     """
-    from luthier.ml.inference.models import names as model_names
+    from luthier.ml.inference.models import catalog as model_names
     from luthier.ml.inference.models import sources
 
     for name in names:
@@ -234,7 +234,7 @@ def _labels(models: Sequence[LocalModel]) -> list[str]:
 
 
 def _metrics(request: ModelComparisonRequest, held_out: Sequence[Example]) -> tuple[tuple[MetricName, ...], str]:
-    from luthier.features.recipes.evaluation_checks import check_metrics, have_text_answers
+    from luthier.features.recipes.checks import check_metrics, have_text_answers
     from luthier.ml.evaluation.metrics.registry import FAMILIES
     from luthier.ml.evaluation.verdict import primary_metric
 
@@ -273,7 +273,7 @@ def _write_rows(
 ) -> Sequence[Example]:
     """Keep what is used; the rows to train on. Those of a smaller size are among those of a larger one."""
     from luthier.features.evaluations.service import choose_samples
-    from luthier.ml.data.rows.part import part_of
+    from luthier.ml.data.rows.rows import part_of
 
     write_chosen(request.held_out, choose_samples(rows.held_out, sizes.num_judged), judged_file)
     if sizes.num_examples >= len(rows.train):

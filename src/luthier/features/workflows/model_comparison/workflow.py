@@ -23,15 +23,15 @@ from luthier.core.errors import DivergedError, NotFoundError
 from luthier.core.ids import new_id
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord
-from luthier.core.workflows.model_comparison import (
+from luthier.core.workflows.pipeline import (
     SYSTEM_KINDS,
     ModelComparisonResult,
     ModelComparisonSpec,
+    Pipeline,
     Standing,
     SystemKind,
     Tuning,
 )
-from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.answers import (
     ComparisonRows,
@@ -179,7 +179,7 @@ def _ask_tuned(run: WorkflowRun, number: int) -> Outcome:
 
 def _compare(run: WorkflowRun) -> Compared:
     """Judge all systems side by side, keep the result, and write the page."""
-    from luthier.ml.evaluation.report.model_comparison_page import write_model_comparison_page
+    from luthier.ml.evaluation.report.workflow_pages import write_model_comparison_page
 
     found = result_of(run.context, run.caller, run.id)
     if found is None:
@@ -276,7 +276,7 @@ def _recipe(spec: ModelComparisonSpec, model: str, budget: BudgetRecipe) -> Reci
 
 def _judge(run: WorkflowRun) -> ModelComparisonResult:
     from luthier.ml.evaluation.compare import judge
-    from luthier.ml.evaluation.model_comparison import not_equal, recommend
+    from luthier.ml.evaluation.workflow_verdicts import not_equal, recommend
 
     spec, asked = run.spec, _systems(run)
     under_test = []
@@ -434,7 +434,7 @@ def _headline(context: Context, caller: Caller, pipeline: Pipeline) -> str:
 
 
 def _write_report(context: Context, caller: Caller, pipeline: Pipeline, path: Path) -> None:
-    from luthier.ml.evaluation.report.model_comparison_page import write_model_comparison_page
+    from luthier.ml.evaluation.report.workflow_pages import write_model_comparison_page
 
     found = result_of(context, caller, pipeline.pipeline_id)
     if found is None:

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.features.datasets.previews import DataPreview
-    from luthier.features.workflows.quickstart.size import ChosenSize
-    from luthier.features.workflows.quickstart.workflow import QuickstartData, QuickstartOutcome
+    from luthier.features.workflows.quickstart.workflow import ChosenSize, QuickstartData, QuickstartOutcome
 
 
 def quickstart(
@@ -40,7 +37,7 @@ def quickstart(
 
 def _show_data(data: QuickstartData, found: DataPreview) -> None:
     """What will be trained, shown before it is: on stderr, since it is part of the progress."""
-    from luthier.features.datasets.cli.preview import show_preview
+    from luthier.features.datasets.cli.describe import show_preview
     from luthier.platform.cli.console import stderr_console, visible
 
     console = stderr_console()

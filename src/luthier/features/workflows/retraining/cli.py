@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from luthier.platform.cli.answer import Answer
-from luthier.platform.cli.opening import caller_of, open_context
-from luthier.platform.cli.options import HomeOption, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from luthier.features.workflows.retraining.request import RetrainRequest
@@ -81,8 +79,8 @@ def retrain(
 
 
 def _carried_out(request: RetrainRequest, resume: str | None, project: str, as_json: bool, home: Path | None) -> Answer:
-    from luthier.features.workflows.render import shown, teller
     from luthier.features.workflows.retraining import workflow as retrains
+    from luthier.features.workflows.views import shown, teller
     from luthier.platform.cli.console import stderr_console
     from luthier.platform.workflows.engine import silent
 

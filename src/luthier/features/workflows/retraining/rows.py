@@ -16,12 +16,12 @@ from luthier.core.access import Caller
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import ConflictError, DataError
 from luthier.core.recipe import Recipe
-from luthier.core.records.feedback import ReviewItem
+from luthier.core.records.traffic import ReviewItem
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.records import DatasetVersion
+from luthier.features.datasets.store import DatasetVersion
 from luthier.features.model_cards.service import rows_by_digest
-from luthier.features.planning.split_files import load_splits
+from luthier.features.planning.training_data import load_splits
 from luthier.platform.home.context import Context
 
 HELD_OUT_SHARE: Final = 0.2
@@ -91,7 +91,7 @@ def reviewed_rows(
         NotFoundError: No such panel.
     """
     from luthier.features.feedback.review import accepted
-    from luthier.features.human_eval.pairs import preference_pairs
+    from luthier.features.human_eval.files import preference_pairs
 
     found = Reviewed()
     # By the time of the decision: `_keep_newest` takes the last of rows with one prompt.
@@ -172,7 +172,7 @@ def split_reviewed(
 
     Rows that say nearly the same stay on one side (`data.split_file`, which proves it).
     """
-    from luthier.features.datasets.file_splits import SplitOptions, split
+    from luthier.features.datasets.data_files import SplitOptions, split
     from luthier.ml.data.rows.write_rows import write_rows
 
     # The split works on files, and its proof names them.
@@ -246,7 +246,7 @@ def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str
 def _uncontaminated(
     context: Context, folder: Path, rows: list[dict[str, Any]], held_out: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    from luthier.features.datasets.file_audits import AuditOptions, audit
+    from luthier.features.datasets.data_files import AuditOptions, audit
     from luthier.ml.data.rows.write_rows import write_rows
 
     if not rows or not held_out:

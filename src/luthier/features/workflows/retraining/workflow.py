@@ -10,30 +10,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Evaluation
-from luthier.core.ids import new_id
+from luthier.core.ids import new_id, sha256_file
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.run import RunRecord
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.records import DatasetVersion
-from luthier.features.deployments.run import deployed_run
+from luthier.features.datasets.store import DatasetVersion
+from luthier.features.deployments.service import deployed_run
 from luthier.features.workflows.registry import file_name, short
-from luthier.features.workflows.retraining.outcomes import (
+from luthier.features.workflows.retraining.request import (
     Audited,
     Canary,
     FoundProblem,
     Gated,
     Judged,
+    RetrainRequest,
+    RetrainSpec,
     Rows,
     Trained,
     VersionFields,
     Versions,
+    spec_of,
 )
-from luthier.features.workflows.retraining.request import RetrainRequest, RetrainSpec, spec_of
 from luthier.features.workflows.retraining.rows import (
     fresh_rows,
     joined,
@@ -110,7 +111,7 @@ def _rows(run: WorkflowRun) -> Rows:
 
 def _audit(run: WorkflowRun) -> Audited:
     """All checks over all rows; it ends here where a reviewed row is gravely wrong."""
-    from luthier.features.datasets.file_audits import AuditOptions, audit
+    from luthier.features.datasets.data_files import AuditOptions, audit
 
     rows, plan = run.outcome("rows", Rows), _plan(run)
     against = _file(run, "held_out") if rows.num_held_out else None
@@ -193,7 +194,7 @@ def _judge(run: WorkflowRun) -> Judged:
 
 
 def _gate(run: WorkflowRun) -> Gated:
-    from luthier.features.deployments.gates import pass_gates
+    from luthier.features.deployments.service import pass_gates
     from luthier.features.serving.targets import find_share
 
     share = find_share(run.context, run.caller, run.outcome("train", Trained).run_id)

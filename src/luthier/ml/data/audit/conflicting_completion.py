@@ -8,9 +8,7 @@ import numpy as np
 import polars as pl
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.finding import about_rows, excerpt, rows
-from luthier.ml.data.audit.in_groups import one_of_each
-from luthier.ml.data.audit.request import AuditRequest, Skipped
+from luthier.ml.data.audit.base import AuditRequest, Skipped, about_rows, excerpt, one_of_each, rows
 from luthier.ml.data.text.normalise import normalised
 
 _MUCH: Final = 0.05

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.answers import has_completions
-from luthier.ml.data.audit.finding import about_file, excerpt, rows
-from luthier.ml.data.audit.request import AuditRequest, Skipped
+from luthier.ml.data.audit.base import AuditRequest, Skipped, about_file, excerpt, has_completions, rows
 
 _NAME = "constant_prompt"
 SHARED_FRACTION: Final = 0.9

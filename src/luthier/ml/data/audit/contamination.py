@@ -10,14 +10,21 @@ import numpy as np
 import polars as pl
 
 from luthier.core.results.audit import Finding, Severity
-from luthier.ml.data.audit.finding import about_file, about_rows, excerpt, rows
-from luthier.ml.data.audit.in_groups import Positions, one_of_each
+from luthier.ml.data.audit.base import (
+    AuditRequest,
+    Positions,
+    Skipped,
+    about_file,
+    about_rows,
+    excerpt,
+    one_of_each,
+    rows,
+)
 from luthier.ml.data.audit.near_duplicate import THRESHOLD, comparable_texts
-from luthier.ml.data.audit.request import AuditRequest, Skipped
 from luthier.ml.data.audit.table import AuditTable
 from luthier.ml.data.dedup.near_duplicates import near_matches
 from luthier.ml.data.dedup.ngram_overlap import MAX_TEXTS, ngram_overlap
-from luthier.ml.data.tokenise.common_prefix import without_prefix
+from luthier.ml.data.tokenise.shared_prefix import without_prefix
 
 _SHOWN: Final = 80
 _MUCH: Final = 0.5

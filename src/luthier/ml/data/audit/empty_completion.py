@@ -12,9 +12,7 @@ from typing import Final
 import polars as pl
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.answers import class_answers, learned
-from luthier.ml.data.audit.finding import about_rows, rows
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest, about_rows, class_answers, learned, rows
 
 _NAME = "empty_completion"
 MANY_FRACTION: Final = 0.01

@@ -12,13 +12,18 @@ from typing import Final
 import polars as pl
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.finding import about_rows, excerpt, rows
-from luthier.ml.data.audit.problems import is_about_encoding, problem_finding
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest, about_rows, excerpt, is_about_encoding, problem_finding, rows
 from luthier.ml.data.audit.table import AuditTable
-from luthier.ml.data.text.clean_text import CONTROL, has_control
-from luthier.ml.data.text.left_over_html import HTML_SIFT, has_left_over_html, left_over_at
-from luthier.ml.data.text.mojibake import MOJIBAKE_SIFT, has_mojibake, mojibake_at
+from luthier.ml.data.text.clean_text import (
+    CONTROL,
+    HTML_SIFT,
+    MOJIBAKE_SIFT,
+    has_control,
+    has_left_over_html,
+    has_mojibake,
+    left_over_at,
+    mojibake_at,
+)
 
 _NAME = "encoding"
 MEANT_FRACTION: Final = 0.5

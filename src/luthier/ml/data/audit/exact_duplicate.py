@@ -8,9 +8,7 @@ import numpy as np
 import polars as pl
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.finding import about_rows, rows
-from luthier.ml.data.audit.in_groups import Positions, one_of_each
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest, Positions, about_rows, one_of_each, rows
 from luthier.ml.data.audit.table import AuditTable
 
 _MUCH: Final = 0.1

@@ -13,9 +13,7 @@ from typing import Final
 import polars as pl
 
 from luthier.core.results.audit import Finding, Severity
-from luthier.ml.data.audit.answers import learned
-from luthier.ml.data.audit.finding import about_file, rows
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest, about_file, learned, rows
 
 _NAME = "few_examples"
 FEWEST: Final = 10

@@ -10,9 +10,16 @@ import math
 from typing import Final
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.answers import FEWEST_ROWS, FEWEST_ROWS_A_CLASS, MAX_CLASSES, classes
-from luthier.ml.data.audit.finding import about_file, rows
-from luthier.ml.data.audit.request import AuditRequest, Skipped
+from luthier.ml.data.audit.base import (
+    FEWEST_ROWS,
+    FEWEST_ROWS_A_CLASS,
+    MAX_CLASSES,
+    AuditRequest,
+    Skipped,
+    about_file,
+    classes,
+    rows,
+)
 
 _NAME = "label_imbalance"
 HIGHEST_RATIO: Final = 10.0

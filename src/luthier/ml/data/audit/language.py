@@ -15,9 +15,7 @@ from typing import Any, Final
 import polars as pl
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.answers import learned
-from luthier.ml.data.audit.finding import about_file, about_rows, rows
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest, about_file, about_rows, learned, rows
 from luthier.ml.data.audit.table import AuditTable
 from luthier.ml.data.text.languages import UNDETERMINED, languages
 

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.finding import about_file, about_rows, rows
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest, about_file, about_rows, rows
 from luthier.ml.data.audit.table import AuditTable
 
 _NAME = "length"

@@ -9,14 +9,11 @@ import numpy as np
 import polars as pl
 
 from luthier.core.results.audit import Finding
+from luthier.ml.data.audit.base import AuditRequest, Positions, about_rows, excerpt, one_of_each, rows
 from luthier.ml.data.audit.exact_duplicate import first_positions
-from luthier.ml.data.audit.finding import about_rows, excerpt, rows
-from luthier.ml.data.audit.in_groups import Positions, one_of_each
-from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.table import AuditTable
-from luthier.ml.data.dedup.minhash import recall_at
-from luthier.ml.data.dedup.near_duplicates import NearClusters, near_clusters
-from luthier.ml.data.tokenise.common_prefix import common_prefix, without_prefix
+from luthier.ml.data.dedup.near_duplicates import NearClusters, near_clusters, recall_at
+from luthier.ml.data.tokenise.shared_prefix import common_prefix, without_prefix
 
 THRESHOLD: Final = 0.8
 _NUM_CLUSTERS: Final = 10

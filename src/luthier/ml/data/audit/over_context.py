@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.finding import about_rows, rows
-from luthier.ml.data.audit.request import AuditRequest, Skipped
+from luthier.ml.data.audit.base import AuditRequest, Skipped, about_rows, rows
 
 _NAME = "over_context"
 

@@ -9,12 +9,16 @@ from typing import Final
 import numpy as np
 
 from luthier.core.results.audit import Finding, Severity
-from luthier.ml.data.audit.finding import EXCERPT_CHARACTERS, about_rows, rows
-from luthier.ml.data.audit.request import AuditRequest
-from luthier.ml.data.personal_data.find import find_personal_data, may_hold_personal_data
+from luthier.ml.data.audit.base import EXCERPT_CHARACTERS, AuditRequest, about_rows, rows
+from luthier.ml.data.personal_data.find import (
+    FindNames,
+    find_personal_data,
+    may_hold_personal_data,
+    name_finder,
+    why_not,
+)
 from luthier.ml.data.personal_data.masking import DEFAULT_KINDS
-from luthier.ml.data.personal_data.names import FindNames, name_finder, why_not
-from luthier.ml.data.personal_data.span import KINDS, Kind, Span
+from luthier.ml.data.personal_data.recognizers import KINDS, Kind, Span
 
 GRAVE_KINDS: Final[frozenset[Kind]] = frozenset(("card", "iban", "ssn"))
 _MANY: Final = 0.01

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from luthier.core.results.audit import Finding, Severity
-from luthier.ml.data.audit.finding import about_rows, excerpt, rows
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest, about_rows, excerpt, rows
 from luthier.ml.data.audit.table import AuditTable
 
 _NAME = "prompt_injection"

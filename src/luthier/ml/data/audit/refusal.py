@@ -10,9 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.answers import has_completions
-from luthier.ml.data.audit.finding import about_rows, excerpt, rows
-from luthier.ml.data.audit.request import AuditRequest, Skipped
+from luthier.ml.data.audit.base import AuditRequest, Skipped, about_rows, excerpt, has_completions, rows
 
 _NAME = "refusal"
 _HEAD_CHARACTERS: Final = 300

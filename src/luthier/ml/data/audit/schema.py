@@ -13,9 +13,7 @@ import polars as pl
 
 from luthier.core.errors import DataError
 from luthier.core.results.audit import Finding, FindingExample
-from luthier.ml.data.audit.finding import about_file, about_rows, rows
-from luthier.ml.data.audit.problems import is_about_encoding, problem_finding
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import AuditRequest, about_file, about_rows, is_about_encoding, problem_finding, rows
 from luthier.ml.data.audit.table import AuditTable
 
 _NAME = "schema"

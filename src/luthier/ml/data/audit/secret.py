@@ -9,8 +9,7 @@ from typing import Final
 import numpy as np
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.finding import EXCERPT_CHARACTERS, about_rows, rows
-from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.base import EXCERPT_CHARACTERS, AuditRequest, about_rows, rows
 from luthier.ml.data.personal_data.secrets import Secret, find_secrets, masked_secret, may_hold_secrets
 
 _NUM_SHOWN: Final = 10

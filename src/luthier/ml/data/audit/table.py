@@ -16,8 +16,8 @@ import polars as pl
 
 from luthier.core.conversation import Message
 from luthier.core.dataset import Example, Row, Shape
-from luthier.core.digest import canonical_json, sha256_file
 from luthier.core.errors import DataError, RowProblem
+from luthier.core.ids import canonical_json, sha256_file
 from luthier.core.ports import Progress, SilentProgress
 from luthier.ml.data.files.bad_field import BadFieldError
 from luthier.ml.data.files.source import Source, open_source

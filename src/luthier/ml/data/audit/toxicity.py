@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from luthier.core.results.audit import Finding, Severity
-from luthier.ml.data.audit.finding import about_rows, rows
-from luthier.ml.data.audit.request import AuditRequest, ToxicityModel
-from luthier.ml.data.text.toxic_words import english
-from luthier.ml.data.text.toxicity_score import CANNOT_SEE, MEASURED, THRESHOLD, toxicity_of
+from luthier.ml.data.audit.base import AuditRequest, ToxicityModel, about_rows, rows
+from luthier.ml.data.text.toxicity import CANNOT_SEE, MEASURED, THRESHOLD, english, toxicity_of
 
 _MANY: Final = 0.01
 _BATCH_ROWS: Final = 512

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from luthier.ml.data.card.facts import FileFacts
-from luthier.ml.data.card.request import CardRequest
+from luthier.ml.data.card.facts import CardRequest, FileFacts
 from luthier.ml.data.rows.columns import ValueType
 
 CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.0"

@@ -1,9 +1,13 @@
-"""The difference between two versions of a dataset."""
+"""The difference between two versions of a dataset: rows matched, changes by row and column, and figures side by side.
+
+Rows are first matched (`match`: which row of the new version is which row of the old one); `figures` sums up both
+versions, and `diff` puts the whole comparison together.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -12,11 +16,171 @@ import polars as pl
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress, SilentProgress
-from luthier.ml.data.diff.figures import Figure, figures
-from luthier.ml.data.diff.match import Matched, match
+from luthier.ml.data.diff.row_changes import FieldChange, changes
 from luthier.ml.data.diff.version import Version, lines_of, read_version, rows_at
-from luthier.ml.data.diff.words import FieldChange, changes
 from luthier.ml.data.rows.columns import ValueType
+
+KeyKind = Literal["field", "id", "prompt", "position"]
+
+_DIGEST: Final = ("d1", "d2")
+_COLUMNS: Final = {"field": ("k1", "k2"), "id": ("i1", "i2"), "prompt": ("p1", "p2")}
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Rows in pairs and rows alone, by their place in the frames of the versions.
+
+    Pairs of unequal order are no change: a row that was only moved is the same.
+
+    Attributes:
+        key: by what changed rows were paired.
+        same: columns `old` and `new`, positions in the two frames.
+        changed: the same columns, of rows that differ.
+        removed: positions in the old frame.
+        added: positions in the new frame.
+    """
+
+    key: KeyKind
+    same: pl.DataFrame
+    changed: pl.DataFrame
+    removed: pl.Series
+    added: pl.Series
+
+
+def match(old: pl.DataFrame, new: pl.DataFrame, *, has_field: bool) -> Matched:
+    """Pair the rows of two versions.
+
+    Equal rows are pairs first, those of one side of a split before others. What is left is paired by key, in the order
+    of the files where one key has several rows: the field that was requested, else the id of the row, else its prompt,
+    the first of these that every row of both versions has. Where they have none, rows count as the same that follow
+    the same unchanged row.
+
+    Args:
+        old: rows of the old version, as in `Version.rows`.
+        new: rows of the new version.
+        has_field: a field names the rows (columns k1 and k2).
+    """
+    key = _key(old, new, has_field)
+    left, right = old.with_row_index("place"), new.with_row_index("place")
+    by = list(_COLUMNS.get(key, ()))
+    same, left, right = _rounds(left, right, [[*by, *_DIGEST, "side"], [*by, *_DIGEST]])
+    if key == "position":
+        left, right = _after(left, same["old"], same["old"]), _after(right, same["new"], same["old"])
+        by = ["anchor"]
+    changed, left, right = _rounds(left, right, [[*by, "side"], by] if key != "position" else [[*by, "side"]])
+    return Matched(key, same.sort("new"), changed.sort("new"), left["place"].sort(), right["place"].sort())
+
+
+def _key(old: pl.DataFrame, new: pl.DataFrame, has_field: bool) -> KeyKind:
+    if has_field:
+        return "field"
+    kinds: tuple[tuple[KeyKind, str], ...] = (("id", "i1"), ("prompt", "p1"))
+    for kind, column in kinds:
+        if old.height and new.height and not old[column].null_count() and not new[column].null_count():
+            return kind
+    return "position"
+
+
+def _rounds(
+    left: pl.DataFrame, right: pl.DataFrame, rounds: Sequence[Sequence[str]]
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Pairs by the columns of each round, the n-th row of equal columns with the n-th; then what is left of both."""
+    pairs = [pl.DataFrame(schema={"old": pl.UInt32, "new": pl.UInt32})]
+    for columns in rounds:
+        on = [*columns, "nth"]
+        # Number of a row among those with equal columns, so that the join pairs copies one to one.
+        counted = pl.int_range(pl.len()).over(list(columns)).alias("nth")
+        one, two = left.with_columns(counted), right.with_columns(counted)
+        found = one.join(two.select("place", *on), on=on, how="inner", nulls_equal=True, suffix="_new")
+        pairs.append(found.select(pl.col("place").alias("old"), pl.col("place_new").alias("new")))
+        left = left.filter(~pl.col("place").is_in(found["place"].implode()))
+        right = right.filter(~pl.col("place").is_in(found["place_new"].implode()))
+    return pl.concat(pairs), left, right
+
+
+def _after(rows: pl.DataFrame, own: pl.Series, names: pl.Series) -> pl.DataFrame:
+    """Rows with `anchor`: the name of the unchanged row that they follow; -1 before the first."""
+    anchors = pl.DataFrame({"place": own, "anchor": names.cast(pl.Int64)}).sort("place")
+    placed = rows.sort("place").join_asof(anchors, on="place", strategy="backward")
+    return placed.with_columns(pl.col("anchor").fill_null(-1))
+
+
+_QUANTILES: Final = {"5%": 0.05, "median": 0.5, "95%": 0.95, "longest": 1.0}
+_NUM_CLASSES: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of both versions.
+
+    Attributes:
+        name: what is counted.
+        unit: rows, bytes, characters, or fraction.
+        old: of the old version; None where it has no such figure.
+        new: of the new version; None where it has no such figure.
+    """
+
+    name: str
+    unit: str
+    old: float | None
+    new: float | None
+
+    @property
+    def change(self) -> float | None:
+        """New less old."""
+        return None if self.old is None or self.new is None else self.new - self.old
+
+    def as_json(self) -> dict[str, Any]:
+        """The figure as a document."""
+        return {"name": self.name, "unit": self.unit, "old": self.old, "new": self.new, "change": self.change}
+
+
+def figures(old: Version, new: Version, progress: Progress) -> list[Figure]:
+    """Rows, size, lengths, labels and languages. Languages are those of up to 2,000 rows of each, chosen by digest."""
+    made = [
+        Figure("rows", "rows", old.rows.height, new.rows.height),
+        Figure("rows that cannot be read", "rows", old.num_unreadable, new.num_unreadable),
+        Figure("size", "bytes", old.num_bytes, new.num_bytes),
+    ]
+    for side in dict.fromkeys([file.side for file in (*old.files, *new.files) if file.side]):
+        made.append(Figure(f"rows of {side}", "rows", _num_of(old, side), _num_of(new, side)))
+    for name, quantile in _QUANTILES.items():
+        made.append(Figure(f"length, {name}", "characters", _length(old, quantile), _length(new, quantile)))
+    made += _shares("label", old.labels, new.labels)
+    made += _shares("language", *_languages(old, new, progress))
+    return made
+
+
+def _num_of(version: Version, side: str) -> int:
+    return int((version.rows["side"] == side).sum())
+
+
+def _length(version: Version, quantile: float) -> float | None:
+    value = version.rows["characters"].quantile(quantile, "nearest")
+    return None if value is None else float(value)
+
+
+def _shares(what: str, old: Mapping[str, int], new: Mapping[str, int]) -> list[Figure]:
+    """The shares of each class, those that changed most first; of many classes the twelve that changed most."""
+    if not old and not new:
+        return []
+    totals = (max(sum(old.values()), 1), max(sum(new.values()), 1))
+    shares = {name: (old.get(name, 0) / totals[0], new.get(name, 0) / totals[1]) for name in {*old, *new}}
+    ranked = sorted(shares, key=lambda name: (-abs(shares[name][1] - shares[name][0]), -shares[name][1], name))
+    return [Figure(f"{what} {name}", "fraction", *shares[name]) for name in ranked[:_NUM_CLASSES]]
+
+
+def _languages(old: Version, new: Version, progress: Progress) -> tuple[dict[str, int], dict[str, int]]:
+    """Languages of the two samples by number of rows; both in one go, as the model is read again each time."""
+    texts = pl.concat([old.sample, new.sample])
+    if not len(texts):
+        return {}, {}
+    from luthier.ml.data.text.languages import languages
+
+    found = languages(texts, progress)["language"].to_list()
+    num = len(old.sample)
+    return dict(Counter(found[:num])), dict(Counter(found[num:]))
+
 
 NUM_EXAMPLES: Final = 5
 _JUDGES: Final = ("validation", "held_out")

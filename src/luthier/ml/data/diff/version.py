@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 
 from luthier.core.dataset import Row, Shape
-from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError, NotFoundError, RequestError
+from luthier.core.ids import sha256_file
 from luthier.core.ports import Progress
 from luthier.ml.data.audit.table import strings_in
 from luthier.ml.data.files.bad_field import BadFieldError

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any, Final
 
-from luthier.core.system.threads import large_csv_cells
-from luthier.ml.data.files.bounded_lines import bounded_lines
-from luthier.ml.data.files.source import Source
-from luthier.ml.data.files.text_encoding import NAMES, Encoding, as_utf8, encoding_of
+from luthier.core.system.process_setup import large_csv_cells
+from luthier.ml.data.files.source import NAMES, Encoding, Source, as_utf8, encoding_of
+from luthier.ml.data.files.untrusted_input import bounded_lines
 
 _DELIMITERS: Final = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}
 ONE_COLUMN: Final = "\x1f"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import DataError
-from luthier.ml.data.files.bounded_gzip import bomb
+from luthier.ml.data.files.untrusted_input import bomb
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch

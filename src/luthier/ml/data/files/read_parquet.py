@@ -12,10 +12,9 @@ from typing import IO, Any, Final
 
 from luthier.core.child_process.process import ChildEndedError, ChildProcess, signal_name
 from luthier.core.dataset import Row
-from luthier.core.errors import DataError, RowProblem
-from luthier.core.library_errors import are_library_words_hidden
-from luthier.ml.data.files.bounded_gzip import max_unpacked_bytes
+from luthier.core.errors import DataError, RowProblem, are_library_words_hidden
 from luthier.ml.data.files.source import Source
+from luthier.ml.data.files.untrusted_input import max_unpacked_bytes
 
 MEMORY_BYTES: Final = 2 << 30
 BATCH_SECONDS: Final = 120

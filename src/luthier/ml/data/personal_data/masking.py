@@ -23,12 +23,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.ml.data.personal_data.card import luhn_digit
-from luthier.ml.data.personal_data.find import find_personal_data
-from luthier.ml.data.personal_data.iban import mask_iban
-from luthier.ml.data.personal_data.names import FindNames
+from luthier.ml.data.personal_data.find import FindNames, find_personal_data
+from luthier.ml.data.personal_data.recognizers import KINDS, Kind, Profile, Span, luhn_digit, mask_iban
 from luthier.ml.data.personal_data.secrets import Secret, find_secrets
-from luthier.ml.data.personal_data.span import KINDS, Kind, Profile, Span
 
 _PHONES_PER_AREA: Final = 100
 _AREAS: Final = 799

@@ -13,9 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from luthier.ml.data.personal_data.cues import cue_before, is_phone_after
 from luthier.ml.data.personal_data.phone_form import is_calculation, is_certain, is_coordinate
-from luthier.ml.data.personal_data.span import Span
+from luthier.ml.data.personal_data.recognizers import Span, cue_before, is_phone_after
 
 _SPACE: Final = " \u00a0\u202f"
 # Runs of digits with what is between the groups of a number. Nothing in it matches in two ways: time is linear.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from luthier.ml.data.personal_data.cues import cue_before, is_phone_after
+from luthier.ml.data.personal_data.recognizers import cue_before, is_phone_after
 
 _MIN_DIGITS, _MAX_DIGITS = 9, 15
 _MIN_SAID: Final = 7

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from luthier.ml.data.personal_data import street_words as words
-from luthier.ml.data.personal_data.span import Span
+from luthier.ml.data.personal_data.recognizers import Span
 
 _NAME: Final = r"[^\W\d_a-zß-öø-ÿ][\w'’\-]{0,40}"
 _PARTICLE: Final = (

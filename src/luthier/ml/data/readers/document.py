@@ -1,9 +1,20 @@
-"""What a reader returns: the text of a document in sections, and what a person should know about it."""
+"""Documents and their readers: what a reader returns, which reader reads which file, and whether a file fits its name.
+
+A reader is a function from a path to a `Document`: text in sections, and warnings. A new kind of document is one line
+in `READERS` and one file beside this one. `check_signature` decides by the bytes whether a file is what its name says.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from luthier.core.errors import DataError, library_reason
+from luthier.core.import_string import import_string
+from luthier.ml.data.files.untrusted_input import check_archive
 
 # Halves of surrogate pairs are no characters; NUL breaks what reads the rows later.
 _NO_TEXT = re.compile("[\ud800-\udfff\x00]")
@@ -54,3 +65,152 @@ def well_formed(document: Document) -> Document:
     if not num_bad:
         return Document(sections, document.warnings)
     return Document(sections, (*document.warnings, f"{num_bad:,} characters that are none were replaced by U+FFFD"))
+
+
+Read = Callable[[Path], Document]
+
+_HERE: Final = "luthier.ml.data.readers"
+READERS: Final[Mapping[str, str]] = {
+    ".pdf": f"{_HERE}.pdf:read",
+    ".docx": f"{_HERE}.docx:read",
+    ".pptx": f"{_HERE}.pptx:read",
+    ".xlsx": f"{_HERE}.xlsx:read",
+    ".epub": f"{_HERE}.epub:read",
+    ".html": f"{_HERE}.html:read",
+    ".htm": f"{_HERE}.html:read",
+    ".xhtml": f"{_HERE}.html:read",
+    ".md": f"{_HERE}.markdown:read",
+    ".markdown": f"{_HERE}.markdown:read",
+    ".txt": f"{_HERE}.text:read",
+    ".text": f"{_HERE}.text:read",
+    ".eml": f"{_HERE}.email:read",
+}
+# Documents that are known and cannot be read: what to do with them.
+CONVERT_FIRST: Final[Mapping[str, str]] = {
+    ".doc": "soffice --headless --convert-to docx",
+    ".dot": "soffice --headless --convert-to docx",
+    ".rtf": "soffice --headless --convert-to docx",
+    ".odt": "soffice --headless --convert-to docx",
+    ".ppt": "soffice --headless --convert-to pptx",
+    ".odp": "soffice --headless --convert-to pptx",
+    ".xls": "soffice --headless --convert-to xlsx",
+    ".ods": "soffice --headless --convert-to xlsx",
+    ".msg": "save it from the mail program as .eml",
+    ".mobi": "convert it to .epub with Calibre's ebook-convert",
+    ".azw3": "convert it to .epub with Calibre's ebook-convert",
+    ".djvu": "convert it to .pdf with ddjvu",
+    ".pages": "export it as .docx",
+    ".key": "export it as .pptx",
+    ".numbers": "export it as .xlsx",
+}
+
+
+def load_reader(name: str) -> Read:
+    """The reader behind `module:function`.
+
+    Raises:
+        DataError: it cannot be imported.
+    """
+    try:
+        found: Read = import_string(name)
+    except (ImportError, AttributeError) as error:
+        raise DataError(
+            f"the reader {name} cannot be loaded: {library_reason(error)}",
+            expected="module:function of an installed package",
+            do="install what it needs (`pip install --force-reinstall luthier`)",
+        ) from error
+    return found
+
+
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_HEAD_BYTES = 2**12
+_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+# Parts by which a ZIP file shows what kind of document it is.
+_PARTS = {
+    "word/document.xml": "DOCX",
+    "ppt/presentation.xml": "PPTX",
+    "xl/workbook.xml": "XLSX",
+    "META-INF/container.xml": "EPUB",
+    "content.xml": "OpenDocument",
+}
+_MAGIC = (
+    (b"PK\x03\x04", "a ZIP archive or an Office document"),
+    (_OLE, "an old Office document (.doc, .xls, .ppt) or an Outlook message"),
+    (b"{\\rtf", "RTF"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GIF8", "a GIF picture"),
+    (b"\x7fELF", "a program"),
+    (b"MZ\x90", "a program"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"PAR1", "Parquet data"),
+)
+_ARCHIVES = {".docx": "DOCX", ".pptx": "PPTX", ".xlsx": "XLSX", ".epub": "EPUB"}
+
+
+def check_signature(path: Path) -> None:
+    """Check that a file is what its extension says, before a reader opens it.
+
+    Raises:
+        DataError: it is empty, an archive that is not safe, protected by a password, or of another kind.
+    """
+    extension = path.suffix.lower()
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head:
+        raise DataError("it is empty (0 bytes)", expected="a document", do="check how it was written")
+    if extension in _ARCHIVES:
+        _check_archive_kind(path, head, _ARCHIVES[extension])
+    elif extension == ".pdf":
+        # Readers of PDF accept other bytes before the header, up to 1,024 of them.
+        if b"%PDF-" not in head[:1024]:
+            raise _other(extension, _what(head) or "no PDF (it does not begin with %PDF-)")
+    elif (what := _what(head)) is not None:
+        raise _other(extension, what)
+
+
+def _check_archive_kind(path: Path, head: bytes, expected: str) -> None:
+    if head.startswith(_OLE):
+        if _has_encrypted_package(path):
+            raise DataError(
+                "it is protected by a password",
+                expected=f"{expected} without password",
+                do="save it without a password",
+            )
+        raise _other(path.suffix, "an old Office document: convert it with `soffice --headless --convert-to`")
+    if not head.startswith(b"PK"):
+        raise _other(path.suffix, _what(head) or f"no {expected}, which is a ZIP archive")
+    names = check_archive(path)
+    kinds = [kind for part, kind in _PARTS.items() if part in names]
+    if expected not in kinds and kinds:
+        raise _other(path.suffix, f"{kinds[0]}")
+    if expected not in kinds and not (expected != "EPUB" and "[Content_Types].xml" in names):
+        raise _other(path.suffix, f"a ZIP archive that is no {expected}")
+
+
+def _has_encrypted_package(path: Path) -> bool:
+    """An encrypted Office document is a compound file with a stream of this name (MS-OFFCRYPTO, section 2.3.1)."""
+    tail = b""
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            if _ENCRYPTED in tail + block:
+                return True
+            tail = block[-64:]
+    return False
+
+
+def _what(head: bytes) -> str | None:
+    if b"%PDF-" in head[:8]:
+        return "PDF"
+    return next((what for magic, what in _MAGIC if head.startswith(magic)), None)
+
+
+def _other(extension: str, what: str) -> DataError:
+    return DataError(
+        f"it is named {extension} but holds {what}",
+        expected="content that fits the extension",
+        do="give it the extension of what it holds",
+    )

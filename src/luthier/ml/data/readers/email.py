@@ -11,8 +11,7 @@ from markitdown.converters import HtmlConverter
 
 from luthier.core.errors import DataError
 from luthier.ml.data.readers.document import Document, Section
-from luthier.ml.data.readers.markdown import sections_of
-from luthier.ml.data.readers.office import PLAIN, tidy
+from luthier.ml.data.readers.markdown import PLAIN, sections_of, tidy
 
 _SHOWN_HEADERS = ("From", "To", "Cc", "Date")
 

@@ -8,8 +8,7 @@ from markitdown import StreamInfo
 from markitdown.converters import EpubConverter
 
 from luthier.ml.data.readers.document import Document
-from luthier.ml.data.readers.markdown import sections_of
-from luthier.ml.data.readers.office import PLAIN, tidy
+from luthier.ml.data.readers.markdown import PLAIN, sections_of, tidy
 
 
 def read(path: Path) -> Document:

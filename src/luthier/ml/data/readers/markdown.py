@@ -1,12 +1,15 @@
-"""Markdown, in sections by its headings; also what other readers turn into Markdown first."""
+"""Markdown, in sections by its headings; also what other readers and markitdown turn into Markdown first.
+
+`tidy` takes pictures and links into the document itself out of what markitdown makes of Office documents and books.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from luthier.ml.data.readers.decode import decode
 from luthier.ml.data.readers.document import Document, Section
+from luthier.ml.data.readers.text import decode
 
 _HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
@@ -92,3 +95,21 @@ def _without_front_matter(text: str) -> tuple[str, int]:
             is_front = any(":" in inside for inside in lines[1:number])
             return ("\n".join(lines[number + 1 :]), number + 1) if is_front else (text, 0)
     return text, 0
+
+
+_PICTURE = re.compile(r"!\[([^\]\n]*)\]\([^)\n]*\)")
+_INNER_LINK = re.compile(r"(?<!!)\[([^\]\n]*)\]\((?!https?://|mailto:)[^)\s]*\)")
+_EMPTY_LINES = re.compile(r"\n{3,}")
+
+
+def tidy(markdown: str) -> tuple[str, tuple[str, ...]]:
+    """The text without inner links and pictures (their alternative text stays), and a warning that counts these."""
+    text, num_pictures = _PICTURE.subn(r"\1", markdown)
+    text = _EMPTY_LINES.sub("\n\n", _INNER_LINK.sub(r"\1", text)).strip()
+    return text, (
+        f"{num_pictures:,} pictures: only their names or alternative texts were read",
+    ) if num_pictures else ()
+
+
+# Underscores and stars in running text are not meant as Markdown: no backslash goes before them.
+PLAIN = {"escape_asterisks": False, "escape_underscores": False, "escape_misc": False}

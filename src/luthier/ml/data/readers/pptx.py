@@ -9,8 +9,7 @@ from markitdown import StreamInfo
 from markitdown.converters import PptxConverter
 
 from luthier.ml.data.readers.document import Document, Section
-from luthier.ml.data.readers.markdown import sections_of
-from luthier.ml.data.readers.office import PLAIN, tidy
+from luthier.ml.data.readers.markdown import PLAIN, sections_of, tidy
 
 _SLIDE = re.compile(r"<!-- Slide number: (\d+) -->")
 

@@ -1,9 +1,16 @@
-"""First pass: every row decoded, cleaned and masked as asked, into a working file of the same line numbers."""
+"""First pass of a repair: every row decoded, cleaned and masked as asked, into a working file of the same line numbers.
+
+Strings are changed wherever they are in a row, also inside JSON that is written as a string, so that it stays valid
+JSON. `MaskedValues` counts what was masked. A summary is passed on, so a value is shown by its form only
+(`+49 •• ••••••`): enough to see that a sum was taken for a telephone number, too little to reach anybody.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,16 +18,228 @@ from typing import Any, Final
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
-from luthier.ml.data.files.bounded_lines import bounded_lines
 from luthier.ml.data.files.source import Source, open_source
+from luthier.ml.data.files.untrusted_input import StrictJsonError, bounded_lines, strict_loads
+from luthier.ml.data.personal_data.find import FindNames, find_personal_data, name_finder
 from luthier.ml.data.personal_data.masking import OnMasked, Pseudonyms, mask_personal_data, mask_secrets
-from luthier.ml.data.personal_data.names import name_finder
-from luthier.ml.data.repair.change_text import change_row, numbers_as_text
-from luthier.ml.data.repair.masked_values import MaskedValues
+from luthier.ml.data.personal_data.recognizers import KINDS, Span
+from luthier.ml.data.personal_data.secrets import Secret, find_secrets
+from luthier.ml.data.provenance import PROVENANCE
 from luthier.ml.data.repair.request import Note, Notes, RepairRequest, add_note
-from luthier.ml.data.rows.records import Record, read_records
+from luthier.ml.data.rows.rows import Record, read_records
 from luthier.ml.data.rows.write_rows import json_line
 from luthier.ml.data.text.clean_text import HTML_STRIPPED, clean_text
+
+# A text -> the changed text, and how many times what was done.
+Change = Callable[[str], tuple[str, Counter[Any]]]
+_LITERAL: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
+_TEXT_FIELDS: Final = ("prompt", "completion", "instruction", "input", "output", "text")
+_DIGEST: Final = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})")
+
+
+def change_row(fields: Mapping[str, Any], change: Change) -> tuple[dict[str, Any], Counter[Any]]:
+    """A row with every string in it changed, fields in their order.
+
+    Names of fields stay, and so do digests in the provenance: they name a document and hold no text.
+
+    Returns:
+        The changed row, and how many times each thing was done.
+    """
+    done: Counter[Any] = Counter()
+    changed = {
+        name: _change_value(value, change, done, is_provenance=name == PROVENANCE) for name, value in fields.items()
+    }
+    return changed, done
+
+
+def _change_value(value: Any, change: Change, done: Counter[Any], *, is_provenance: bool) -> Any:
+    if isinstance(value, str):
+        if is_provenance and _DIGEST.fullmatch(value):
+            return value
+        text, what = change_text(value, change)
+        done.update(what)
+        return text
+    if isinstance(value, dict):
+        inner = value.items()
+        return {name: _change_value(one, change, done, is_provenance=is_provenance) for name, one in inner}
+    if isinstance(value, list):
+        return [_change_value(one, change, done, is_provenance=is_provenance) for one in value]
+    return value
+
+
+def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
+    """One string changed. A string that is a JSON object or array, as the arguments of a tool call, stays one.
+
+    Of such a string, first each string literal in it is changed by itself, since escapes hide where a value begins;
+    then the whole, since a name beside a value may tell what it is, unless that would break it. The whole is read
+    without escapes that hold letters or digits, so that no word is found in an escape (`cat` in `\\u00cat`).
+    """
+    if not _is_json(text):
+        return change(text)
+    done: Counter[Any] = Counter()
+
+    def literal(match: re.Match[str]) -> str:
+        before = json.loads(match[0], strict=False)
+        after, what = change_text(before, change)
+        done.update(what)
+        # An unchanged literal keeps its own escapes.
+        return match[0] if after == before else _as_json(after)
+
+    inside = _LITERAL.sub(literal, text)
+    if not _is_json(inside):
+        return text, Counter()
+    spelled: dict[str, str] = {}
+
+    def readable(match: re.Match[str]) -> str:
+        shown = _readable(match[0])
+        # Two spellings of one text: the first is remembered, another one stays as it is, so that each can be restored.
+        return shown if spelled.setdefault(shown, match[0]) == match[0] else match[0]
+
+    shown = _LITERAL.sub(readable, inside)
+    whole, what = change(shown)
+    if whole == shown:
+        return inside, done + what
+    whole = _LITERAL.sub(lambda match: spelled.get(match[0]) or _escaped(match[0]), whole)
+    return (whole, done + what) if _is_json(whole) else (inside, done)
+
+
+def _as_json(text: str) -> str:
+    """A string as a JSON literal, in escapes where it holds half a surrogate pair, which UTF-8 cannot write."""
+    # Escapes only where they are needed: the rest of the text stays readable.
+    return json.dumps(text, ensure_ascii=_HALF_PAIR.search(text) is not None)
+
+
+def _readable(literal: str) -> str:
+    """A JSON literal whose escapes are only those of a quote and a backslash; control characters as they are."""
+    text: str = json.loads(literal, strict=False)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _escaped(literal: str) -> str:
+    """A literal of `_readable`, changed or not, as JSON."""
+    try:
+        return _as_json(json.loads(literal, strict=False))
+    except json.JSONDecodeError:
+        return literal
+
+
+def numbers_as_text(fields: Mapping[str, Any], wrong: str, mapping: Mapping[str, str]) -> Mapping[str, Any]:
+    """The row with text for each number in a field that training reads as text; the same row where there is none.
+
+    A class may be written as a number (`"completion": 3`), and to take such rows out would take all of them.
+
+    Args:
+        fields: the row.
+        wrong: the field that training refuses.
+        mapping: what training reads -> the field of the row.
+    """
+    if not _is_number(fields.get(wrong)):
+        return fields
+    read = {*(mapping.get(name, name) for name in _TEXT_FIELDS), *mapping.values()}
+    return {name: json.dumps(value) if name in read and _is_number(value) else value for name, value in fields.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _is_json(text: str) -> bool:
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        strict_loads(text)
+    except StrictJsonError:
+        return False
+    return True
+
+
+MAX_EXAMPLES: Final = 3
+_AROUND: Final = 32
+_SHOWN_DIGITS: Final = 2
+_LETTERS: Final = re.compile(r"[^\W\d_]+")
+_HIDDEN: Final = "•"
+_CUT: Final = "…"
+
+
+class MaskedValues:
+    """Counts and examples by kind, filled row by row: `see` each value of a row, then `end` the row."""
+
+    def __init__(self, find_names: FindNames | None = None) -> None:
+        self._find_names = find_names
+        self._num_values: Counter[tuple[str, str]] = Counter()
+        self._num_rows: Counter[tuple[str, str]] = Counter()
+        self._examples: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        self._seen: list[tuple[tuple[str, str], str, str]] = []
+
+    def see(self, action: str, text: str, span: Span | Secret, stand_in: str) -> None:
+        """Note a value that is masked in the row that was begun."""
+        key = (action, span.kind)
+        if len(self._examples[key]) < MAX_EXAMPLES and all(seen != key for seen, _, _ in self._seen):
+            self._seen.append((key, *self._excerpts(text, span, stand_in)))
+
+    def end(self, line: int, done: Counter[Any]) -> None:
+        """Count what was done in a row, and keep the examples of it.
+
+        Args:
+            line: of the row, for its examples.
+            done: (action, kind) -> number of values.
+        """
+        for key, num in done.items():
+            if num and key[0] in ("personal_data", "secret"):
+                self._num_values[key] += num
+                self._num_rows[key] += 1
+        for key, before, after in self._seen:
+            # A text may be masked in a trial that is then dropped (`change_text`): only what was done is shown.
+            if done.get(key):
+                self._examples[key].append({"line": line, "before": before, "after": after})
+        self._seen.clear()
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """For the summary: the kinds in a fixed order."""
+        order = {kind: place for place, kind in enumerate(KINDS)}
+        keys = sorted(self._num_values, key=lambda key: (key[0], order.get(key[1], len(order)), key[1]))  # type: ignore[call-overload]
+        return [
+            {
+                "action": action,
+                "kind": kind,
+                "num_values": self._num_values[action, kind],
+                "num_rows": self._num_rows[action, kind],
+                "examples": self._examples[action, kind],
+            }
+            for action, kind in keys
+        ]
+
+    def _excerpts(self, text: str, span: Span | Secret, stand_in: str) -> tuple[str, str]:
+        """The words around a value, with the value by its form, and with its stand-in."""
+        start, end = max(0, span.start - _AROUND), min(len(text), span.end + _AROUND)
+        left = self._hidden(text[start : span.start], is_cut=start > 0, at_start=True)
+        right = self._hidden(text[span.end : end], is_cut=end < len(text), at_start=False)
+        value = form_of(text[span.start : span.end]) if isinstance(span, Span) else _HIDDEN * 8
+        return f"{left}{value}{right}", f"{left}{stand_in}{right}"
+
+    def _hidden(self, text: str, *, is_cut: bool, at_start: bool) -> str:
+        """The text with all that may be personal in it by its form. A word that the cut went through is left out, as
+        half of a value is not recognised."""
+        if is_cut:
+            text = re.sub(r"^\S*", _CUT, text) if at_start else re.sub(r"\S*$", _CUT, text, count=1)
+        spans: list[Span | Secret] = [*find_personal_data(text, self._find_names), *find_secrets(text)]
+        # From the right, so that earlier offsets stay valid.
+        for span in sorted(spans, key=lambda span: span.start, reverse=True):
+            text = text[: span.start] + form_of(text[span.start : span.end]) + text[span.end :]
+        return text
+
+
+def form_of(value: str) -> str:
+    """A value with the first letter of each word and its first two digits; dots represent the rest."""
+    shown = _LETTERS.sub(lambda match: match[0][0] + _HIDDEN * (len(match[0]) - 1), value)
+    num_digits = 0
+    characters = []
+    for character in shown:
+        num_digits += character.isdigit()
+        characters.append(_HIDDEN if character.isdigit() and num_digits > _SHOWN_DIGITS else character)
+    return "".join(characters)
+
 
 _HTML_KEPT: Final = ("encoding", "HTML kept")
 _NUMBERS: Final = "a number where text is expected, such as a label: written as text"

@@ -11,15 +11,13 @@ import polars as pl
 
 from luthier.core.errors import RequestError
 from luthier.core.results.audit import Finding
+from luthier.ml.data.audit.base import AuditRequest, Skipped
 from luthier.ml.data.audit.exact_duplicate import first_positions
 from luthier.ml.data.audit.near_duplicate import THRESHOLD, comparable_texts
-from luthier.ml.data.audit.registry import load_checks
-from luthier.ml.data.audit.request import AuditRequest, Skipped
+from luthier.ml.data.audit.run import load_checks
 from luthier.ml.data.audit.table import AuditTable, with_rows
-from luthier.ml.data.dedup.jaccard import jaccard
-from luthier.ml.data.dedup.near_duplicates import near_clusters
-from luthier.ml.data.repair.actions import Action
-from luthier.ml.data.repair.request import Note, Notes, RepairRequest, add_note, lines_of
+from luthier.ml.data.dedup.near_duplicates import jaccard, near_clusters
+from luthier.ml.data.repair.request import Action, Note, Notes, RepairRequest, add_note, lines_of
 from luthier.ml.data.text.normalise import normalised
 
 _CONTAMINATION = {

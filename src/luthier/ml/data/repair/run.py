@@ -1,24 +1,183 @@
-"""A repair from beginning to end; the files appear only when all of them are whole."""
+"""A repair from beginning to end, and the files it writes: the rows, the fate of every original row, and a summary.
+
+The files appear only when all of them are complete.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError, RequestError
-from luthier.core.json_limits import json_utf8
+from luthier.core.ids import sha256_bytes, sha256_file
+from luthier.core.json_limits import json_text, json_utf8
 from luthier.core.results.audit import Audit, Finding
 from luthier.ml.data.audit.run import run_audit
 from luthier.ml.data.audit.table import AuditTable, build_table
-from luthier.ml.data.repair.actions import ACTIONS
+from luthier.ml.data.files.source import open_source
+from luthier.ml.data.personal_data.recognizers import KINDS
 from luthier.ml.data.repair.change import Changed, change_rows
 from luthier.ml.data.repair.remove import check_can_run, removals
-from luthier.ml.data.repair.request import Notes, RepairRequest, add_note, lines_of
-from luthier.ml.data.repair.write import manifest_path, summary, summary_path, write_rows_and_manifest
+from luthier.ml.data.repair.request import ACTIONS, Note, Notes, RepairRequest, add_note, lines_of
 from luthier.ml.data.rows.outputs import check_free, check_outputs, publish, working_folder
+from luthier.ml.data.rows.rows import read_records
+
+
+@dataclass
+class Fates:
+    """How many rows were kept, changed and removed.
+
+    Attributes:
+        num_kept: rows that are unchanged.
+        num_changed: rows that were changed and stay.
+        num_removed: rows that are not in the output.
+        by_action: rows by action id; a removed row counts for its first reason, a changed one for each of its actions.
+    """
+
+    num_kept: int = 0
+    num_changed: int = 0
+    num_removed: int = 0
+    by_action: Counter[str] = field(default_factory=Counter)
+
+    def as_json(self) -> dict[str, Any]:
+        """For the summary."""
+        return {"kept": self.num_kept, "changed": self.num_changed, "removed": self.num_removed}
+
+
+def manifest_path(output: Path) -> Path:
+    """`clean.jsonl` -> `clean.jsonl.manifest.jsonl`."""
+    return output.with_name(f"{output.name}.manifest.jsonl")
+
+
+def summary_path(output: Path) -> Path:
+    """`clean.jsonl` -> `clean.jsonl.repair.json`."""
+    return output.with_name(f"{output.name}.repair.json")
+
+
+def write_rows_and_manifest(
+    request: RepairRequest, changed: Changed, removed: Notes, rows: Path, manifest: Path
+) -> Fates:
+    """Write the rows that stay, and a line for every record of the original, in order.
+
+    A line of the manifest: line, row (its id), fate (kept, changed, removed), check and reason (the first ones),
+    reasons (all), sha256_before and sha256_after of the row as one line of JSONL without its end (null where there is
+    none, or where it could not be read as a line), output_line. No value of a row is in it.
+
+    Raises:
+        DataError: no row is left.
+    """
+    fates, table = Fates(), request.audit.table
+    with (
+        rows.open("wb") as output,
+        manifest.open("w", encoding="utf-8", newline="\n") as fates_file,
+        request.audit.progress.task("write rows", table.num_rows, "row") as task,
+    ):
+        for line, before, after in _pairs(request, changed):
+            notes = [*removed.get(line, []), *changed.changed.get(line, [])]
+            fate = "removed" if line in removed else "changed" if notes else "kept"
+            output_line = None
+            if fate != "removed":
+                output.write(after + b"\n")
+                # Counted before this row is, so one more is its line.
+                output_line = fates.num_kept + fates.num_changed + 1
+            _count(fates, fate, notes)
+            task.advance()
+            _write_fate(
+                fates_file,
+                {"line": line, "row": table.id_of(line), "fate": fate},
+                notes,
+                {
+                    "sha256_before": None if before is None else sha256_bytes(before),
+                    # Lines count from 1, so None is the only false value.
+                    "sha256_after": sha256_bytes(after) if output_line else None,
+                    "output_line": output_line,
+                },
+            )
+    if fates.num_kept + fates.num_changed == 0:
+        raise DataError(
+            f"no row of {table.file} is left: "
+            + ", ".join(f"{n:,} {name}" for name, n in fates.by_action.most_common()),
+            expected="at least one row that can stay",
+            do="look at them with `luthier data audit`, and leave some repairs out with --skip",
+        )
+    return fates
+
+
+def _pairs(request: RepairRequest, changed: Changed) -> Iterator[tuple[int, bytes | None, bytes]]:
+    """Line, bytes of the original, bytes of the changed row."""
+    with changed.path.open("rb") as file:
+        at = 0
+        for record in read_records(open_source(request.file)):
+            # Line n of the working file belongs to record n of the original; blank lines are skipped in both.
+            while at < record.line:
+                after = file.readline()
+                at += 1
+            yield record.line, record.raw, after.removesuffix(b"\n")
+
+
+def _count(fates: Fates, fate: str, notes: list[Note]) -> None:
+    if fate == "kept":
+        fates.num_kept += 1
+        return
+    if fate == "removed":
+        fates.num_removed += 1
+        # The first reason alone, so that the actions add up to the rows that are gone.
+        fates.by_action[notes[0].action] += 1
+        return
+    fates.num_changed += 1
+    fates.by_action.update(dict.fromkeys((note.action for note in notes), 1))
+
+
+def _write_fate(file: IO[str], head: dict[str, Any], notes: list[Note], tail: dict[str, Any]) -> None:
+    first = notes[0] if notes else None
+    why = {
+        "check": first.action if first else None,
+        "reason": first.reason if first else None,
+        "reasons": [note.as_json() for note in notes],
+    }
+    file.write(json_text({**head, **why, **tail}) + "\n")
+
+
+def summary(
+    request: RepairRequest, fates: Fates, changed: Changed, rows: Path, before: Audit, after: Audit
+) -> dict[str, Any]:
+    """The document that is beside the rows; written last, so that where it is, the repair is whole."""
+    table = request.audit.table
+    return {
+        "file": table.file,
+        "sha256": table.sha256,
+        "output": request.output.name,
+        "output_sha256": sha256_file(rows),
+        "manifest": manifest_path(request.output).name,
+        "against": request.audit.held_out.file if request.audit.held_out else None,
+        "model": request.audit.model,
+        "mapping": request.mapping,
+        "num_rows": table.num_rows,
+        "num_rows_after": after.num_rows,
+        "fates": fates.as_json(),
+        "actions": [{**action.as_json(), "num_rows": fates.by_action[action.id]} for action in request.actions],
+        "masked": changed.masked.as_json(),
+        "mask": {
+            "kinds": list(request.mask.kinds),
+            "every": list(request.mask.every),
+            "left": [kind for kind in KINDS if kind not in request.mask.kinds],
+        }
+        if request.has("personal_data")
+        else None,
+        "num_rows_with_html_kept": changed.num_html_kept,
+        "checks": list(before.checks),
+        "skipped": before.skipped,
+        "grade_before": before.grade,
+        "grade_after": after.grade,
+        "left": [
+            {"check": one.check, "severity": one.severity, "count": one.count, "message": one.message}
+            for one in after.findings
+            if one.severity != "info"
+        ],
+    }
 
 
 @dataclass(frozen=True, slots=True)

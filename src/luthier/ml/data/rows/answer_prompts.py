@@ -1,12 +1,15 @@
-"""Answers to prompts, written by a teacher: what a student then learns like any other rows.
+"""Answers to prompts, written by a teacher model: rows that a student then learns like any others (distillation).
 
 row of any shape -> its prompt -> teacher -> answer, kept or refused with a reason
 
-Sequence-level distillation: Kim & Rush, 2016, "Sequence-Level Knowledge Distillation", arXiv:1606.07947, section 3.2.
+`leans_on_passage` finds questions and answers that cannot be understood without the passage they were written from.
+
+Source: Kim & Rush, 2016, "Sequence-Level Knowledge Distillation", arXiv:1606.07947, section 3.2.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -14,16 +17,15 @@ from typing import Any, Final, Literal
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, Row
-from luthier.core.digest import sha256_document
 from luthier.core.errors import OverlongError
+from luthier.core.ids import sha256_document
 from luthier.core.ports import Progress, Prompt
 from luthier.ml.data.files.bad_field import ABSENT, BadFieldError
 from luthier.ml.data.provenance import PROVENANCE
-from luthier.ml.data.rows.chat_rows import chat_conversation
-from luthier.ml.data.rows.pair_rows import alpaca_conversation, prompt_completion_conversation
+from luthier.ml.data.rows.chat_rows import alpaca_conversation, chat_conversation, prompt_completion_conversation
 from luthier.ml.data.rows.shapes import renamed
 from luthier.ml.data.rows.sharegpt_rows import sharegpt_conversation
-from luthier.ml.inference.cached_engine import CachedEngine
+from luthier.ml.inference.engine_wrappers import CachedEngine
 
 ReasonCode = Literal["too_long", "cut_off", "empty"]
 BATCH_PROMPTS: Final = 32
@@ -252,3 +254,28 @@ def _provenance(answered: Answered, options: AnswerOptions, teacher: str) -> dic
 def _writable(text: str) -> str:
     """Text as UTF-8 can hold it: half a surrogate pair becomes its escape."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+_SOURCES: Final = (
+    "passage|text|article|document|excerpt|extract|paragraph|section|snippet|context|chapter|page|author|writer|"
+    "table|figure|story|report"
+)
+_QUALIFIERS: Final = "given|above|following|provided|preceding|same|present|whole|entire|short|input|source"
+_PATTERN = re.compile(
+    rf"\b(?:(?:the|this|that|these|those|your|my)\s+(?:(?:{_QUALIFIERS})\s+)*(?:{_SOURCES})s?\b(?!\s+(?:of|in|on|for|"
+    r"called|named|from\s+\d)\b)"
+    rf"|(?:given|above|following|provided)\s+(?:{_SOURCES})s?\b"
+    r"|(?:mentioned|described|stated|discussed|given|shown|listed|quoted)\s+(?:above|below|here)\b"
+    r"|as\s+(?:mentioned|described|stated)\b"
+    r"|according\s+to\s+(?:the|this)\s+(?:information|source|description|statement)\b)",
+    re.IGNORECASE,
+)
+
+
+def leans_on_passage(text: str) -> str | None:
+    """The words by which a question or an answer speaks of its passage ("the text"), or None.
+
+    English only. "The text of the treaty" names what it is about, and is no such case.
+    """
+    found = _PATTERN.search(text)
+    return " ".join(found[0].split()) if found else None

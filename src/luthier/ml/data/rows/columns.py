@@ -1,10 +1,17 @@
-"""Which fields the rows of a file have, and what sort of values are in them: seen from all rows, nested ones too."""
+"""The columns of a data file: the types of their values, which column is which field of a shape, and class labels.
+
+Types are seen from all rows, nested fields too. A field of a shape is the column of its name, else the one that differs
+in capitals and spaces only. A column `label` beside a text holds classes where its values can be learned as such.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+
+from luthier.core.errors import DataError
 
 Kind = Literal["text", "integer", "number", "boolean", "object", "list", "null"]
 TypeName = Literal["text", "integer", "number", "boolean", "object", "list", "null", "mixed"]
@@ -126,3 +133,139 @@ def _kind(value: Any) -> Kind:
     if isinstance(value, dict):
         return "object"
     return "list" if isinstance(value, list | tuple) else "text"
+
+
+QUESTION_AND_ANSWER: Final = ("question", "answer")
+"""Columns of these names are a prompt and its completion."""
+CONTEXTS: Final = ("context", "passage", "document", "documents", "options", "choices", "input", "history")
+"""What a question beside such a column may not do without."""
+LABEL: Final = "label"
+OTHER_CLASSES: Final = ("category", "class", "intent", "sentiment", "topic", "target", "labels")
+"""Names of columns that may hold the class of a text, or a fact about it."""
+
+
+def plain_name(name: str) -> str:
+    """A name without outer spaces and capitals, by which columns are compared."""
+    return " ".join(name.casefold().split())
+
+
+def columns_like(name: str, columns: Iterable[str]) -> list[str]:
+    """The column of that very name; else all that differ from it in capitals and spaces only."""
+    columns = list(columns)
+    return [name] if name in columns else [column for column in columns if plain_name(column) == plain_name(name)]
+
+
+def resolve(mapping: Mapping[str, str], fields: Iterable[str], columns: Iterable[str]) -> dict[str, str]:
+    """A mapping with the columns as they are written, and with the fields that only one column can be.
+
+    A column that is not there, or may be several, stays as it is written; a field that may be several is left out.
+
+    Args:
+        mapping: field -> column, as a person wrote it.
+        fields: fields of shapes; a column with the name of one represents it.
+        columns: of the file.
+    """
+    columns = list(columns)
+    found = {}
+    for target, column in mapping.items():
+        like = columns_like(column, columns)
+        found[target] = like[0] if len(like) == 1 else column
+    # A column that a person has mapped is not also taken for the field that it resembles.
+    taken = set(found.values())
+    for name in fields:
+        if name in found or name in columns:
+            continue
+        like = [column for column in columns_like(name, columns) if column not in taken]
+        if len(like) == 1:
+            found[name] = like[0]
+    return found
+
+
+def refuse_ambiguous(file: str, target: str, name: str, columns: Iterable[str]) -> None:
+    """Check that at most one column can be meant by a name.
+
+    Args:
+        file: name of the file, for the message.
+        target: the field that the column is for.
+        name: the name as it was written.
+        columns: of the file.
+
+    Raises:
+        DataError: several columns differ from the name in capitals and spaces only.
+    """
+    like = columns_like(name, columns)
+    if len(like) > 1:
+        raise DataError(
+            f"{file} has {len(like)} columns that may be {name!r}: {', '.join(map(repr, like))}",
+            expected=f"one column for {target}",
+            do=f"name it: --map {target}={like[0]!r}, or rename the others",
+        )
+
+
+def is_question_and_answer(fields: Mapping[str, Any]) -> bool:
+    """Whether a row holds a question and its answer under these names, both filled."""
+    filled = {plain_name(name) for name, value in fields.items() if value is not None}
+    return filled.issuperset(QUESTION_AND_ANSWER)
+
+
+_MAX_DIFFERENT: Final = 100_000
+_FEWEST_ROWS: Final = 20
+_MAX_DIFFERENT_FRACTION: Final = 0.5
+
+
+@dataclass
+class LabelScan:
+    """The labels of all rows.
+
+    Attributes:
+        num_filled: rows with one plain value as label.
+        num_nested: rows whose label is a list or an object.
+        different: the different labels as texts, at most 100,000.
+    """
+
+    num_filled: int = 0
+    num_nested: int = 0
+    different: set[str] = field(default_factory=set)
+
+    def add(self, value: Any) -> None:
+        """Take the label of one row into account."""
+        if isinstance(value, dict | list):
+            self.num_nested += 1
+        elif value is not None and value != "":
+            self.num_filled += 1
+            if len(self.different) < _MAX_DIFFERENT:
+                self.different.add(as_text(value))
+
+
+def check_classes(file: str, labels: LabelScan, num_rows: int, column: str) -> None:
+    """Check that the labels beside the texts of a file are clearly classes to be learned.
+
+    Args:
+        file: name of the file, for the message.
+        labels: the labels of all rows.
+        num_rows: rows of the file.
+        column: name of the label's column.
+
+    Raises:
+        DataError: labels are nested, missing in some rows, or too many to be classes.
+    """
+    num = len(labels.different)
+    if labels.num_nested:
+        what = f"{labels.num_nested:,} rows of {file} have a {column} of several values beside their text"
+    elif labels.num_filled < num_rows:
+        without = num_rows - labels.num_filled
+        what = f"{without:,} of {num_rows:,} rows of {file} have a text and no {column}, the others have both"
+    elif num_rows >= _FEWEST_ROWS and num > _MAX_DIFFERENT_FRACTION * num_rows:
+        what = f"{file} has {num:,} different values of {column} beside {num_rows:,} texts, too many for classes"
+    else:
+        return
+    raise DataError(
+        what,
+        expected="a text and its class in each row, or to know what is to be learned",
+        do=f"name it: --map text=text learns the texts alone, --map prompt=text --map completion={column} the {column}",
+    )
+
+
+def as_text(value: Any) -> Any:
+    """A class as the text that a model learns: numbers and booleans as JSON writes them, anything else as it is."""
+    return json.dumps(value) if isinstance(value, bool | int | float) else value

@@ -13,14 +13,17 @@ from typing import Any
 
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example, Row, Shape
-from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError, RowProblem
+from luthier.core.ids import sha256_file
 from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, EmptyAnswerError, shorten
 from luthier.ml.data.files.source import open_source
-from luthier.ml.data.rows.chat_rows import chat_conversation
-from luthier.ml.data.rows.class_labels import as_text
-from luthier.ml.data.rows.column_names import plain_name
-from luthier.ml.data.rows.pair_rows import alpaca_conversation, plain_text, prompt_completion_conversation
+from luthier.ml.data.rows.chat_rows import (
+    alpaca_conversation,
+    chat_conversation,
+    plain_text,
+    prompt_completion_conversation,
+)
+from luthier.ml.data.rows.columns import as_text, plain_name
 from luthier.ml.data.rows.preference_rows import preference_sides, unpaired_conversation
 from luthier.ml.data.rows.rows import read_as, read_rows
 from luthier.ml.data.rows.shapes import GROUP, ShapeDetector, check_mapping, renamed

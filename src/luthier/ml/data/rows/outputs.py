@@ -8,11 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, RequestError
-from luthier.core.system.disk_full import disk_full_explained
-from luthier.core.system.durable import sync
-from luthier.core.system.scratch_folders import scratch_folder
+from luthier.core.ids import sha256_file
+from luthier.core.system.files import disk_full_explained, scratch_folder, sync
 from luthier.ml.charts.page import replace_bytes
 
 

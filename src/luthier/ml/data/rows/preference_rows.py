@@ -14,9 +14,16 @@ from typing import Any, Final
 
 from luthier.core.conversation import Conversation, Message
 from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, EmptyAnswerError, check_text, name_of_type
-from luthier.ml.data.files.strict_json import StrictJsonError, strict_loads
-from luthier.ml.data.rows.chat_rows import check_learnable, parse_messages, parse_tools
-from luthier.ml.data.rows.pair_rows import as_context, completion_of, prompt_of, with_system
+from luthier.ml.data.files.untrusted_input import StrictJsonError, strict_loads
+from luthier.ml.data.rows.chat_rows import (
+    as_context,
+    check_learnable,
+    completion_of,
+    parse_messages,
+    parse_tools,
+    prompt_of,
+    with_system,
+)
 from luthier.ml.inference.models.thought_writing import FIELDS
 
 CHOSEN: Final = ("chosen", "preferred_output", "preferred_completion")

@@ -8,9 +8,8 @@ from typing import Any
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
 from luthier.ml.data.files.bad_field import name_of_type, shorten
-from luthier.ml.data.files.bounded_lines import bounded_lines, too_long
 from luthier.ml.data.files.source import Source
-from luthier.ml.data.files.strict_json import StrictJsonError, strict_loads
+from luthier.ml.data.files.untrusted_input import StrictJsonError, bounded_lines, strict_loads, too_long
 from luthier.ml.data.rows.shapes import fitting_shapes
 
 MAX_DOCUMENT_BYTES = 1 << 30

@@ -17,10 +17,9 @@ from typing import IO, Final
 
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
-from luthier.core.system.durable import sync, sync_tree
-from luthier.core.system.scratch_folders import scratch_folder
-from luthier.ml.data.files.bounded_lines import MAX_LINE_BYTES, bounded_lines, too_long
+from luthier.core.system.files import scratch_folder, sync, sync_tree
 from luthier.ml.data.files.source import Source, open_source
+from luthier.ml.data.files.untrusted_input import MAX_LINE_BYTES, bounded_lines, too_long
 from luthier.ml.data.rows.read_json import read_line
 
 _ENTRY: Final = struct.Struct("<QQ")  # the line that names the row, and where it begins
@@ -207,7 +206,7 @@ def _offsets(source: Source, entries: IO[bytes]) -> int:
 
 
 def _copy(source: Source, rows: Path, entries: IO[bytes]) -> int:
-    from luthier.ml.data.rows.records import read_records  # reads Parquet, so it is heavy; JSONL needs none of it
+    from luthier.ml.data.rows.rows import read_records  # reads Parquet, so it is heavy; JSONL needs none of it
 
     offset = num_rows = 0
     with rows.open("wb") as file:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from luthier.core.errors import RequestError
-from luthier.ml.data.files.strict_json import StrictJsonError, strict_loads
+from luthier.ml.data.files.untrusted_input import StrictJsonError, strict_loads
 
 TURN_LISTS: Final = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
 _TURN_TEXTS: Final = ("content", "value")

@@ -1,17 +1,25 @@
-"""Raw rows of a data file, streamed, whatever its format; what is no row comes as a problem in its place."""
+"""Raw rows of a data file, streamed, whatever its format; what is no row comes as a problem in its place.
+
+`read_records` gives rows together with the bytes they are written by, which repair and split pass through unchanged.
+`part_of` takes a share of the rows by a stable hash: shares that begin at the same place contain one another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from luthier.core.dataset import Row
-from luthier.core.errors import RowProblem
+from luthier.core.dataset import Example, Row
+from luthier.core.errors import DataError, RowProblem, library_reason
 from luthier.ml.data.files.csv_dialect import csv_dialect
 from luthier.ml.data.files.read_parquet import read_parquet
 from luthier.ml.data.files.source import Format, Source
+from luthier.ml.data.files.untrusted_input import bounded_lines
 from luthier.ml.data.rows.read_json import read_json, read_jsonl
-from luthier.ml.data.rows.read_table import read_csv
-from luthier.ml.data.rows.read_xlsx import read_xlsx, workbook_notes
+from luthier.ml.data.rows.read_table import read_csv, read_xlsx, workbook_notes
+from luthier.ml.data.rows.write_rows import json_line
+from luthier.ml.data.text.normalise import content_key
 
 _READERS: dict[Format, Callable[[Source], Iterator[Row | RowProblem]]] = {
     "jsonl": read_jsonl,
@@ -40,3 +48,89 @@ def read_as(source: Source) -> str:
     if source.format == "csv":
         return csv_dialect(source).in_words()
     return workbook_notes(source) if source.format == "xlsx" else ""
+
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a file.
+
+    Of a JSONL file these are the very bytes of the line, else the row as JSON; None where a record of another format
+    cannot be read, and of a line that is too long.
+
+    Attributes:
+        line: as `Row.line`.
+        item: the row, or why there is none.
+        raw: the record as one line of JSONL without its end.
+    """
+
+    line: int
+    item: Row | RowProblem
+    raw: bytes | None
+
+
+def read_records(source: Source) -> Iterator[Record]:
+    """Each record of a file in order, streamed. Blank lines are no records.
+
+    A row with a value that JSON does not have (not a number, raw bytes) comes as a RowProblem.
+
+    Raises:
+        DataError: the file as a whole cannot be read.
+    """
+    if source.format == "jsonl":
+        yield from _lines(source)
+        return
+    for item in read_rows(source):
+        if isinstance(item, Row):
+            try:
+                yield Record(item.line, item, json_line(item.fields))
+            except (TypeError, ValueError) as error:
+                problem = RowProblem(
+                    source.name, item.line, "", "", f"cannot be written as JSON: {library_reason(error)}"
+                )
+                yield Record(item.line, problem, None)
+        else:
+            yield Record(item.line, item, None)
+
+
+def _lines(source: Source) -> Iterator[Record]:
+    with source.open() as file:
+        lines = enumerate(bounded_lines(file), start=1)
+        for item in read_rows(source):
+            number, (line, length) = next(lines)
+            # The file is read twice side by side: read_rows skips blank lines, so this pass catches up with its line
+            # numbers.
+            while number < item.line:
+                number, (line, length) = next(lines)
+            body = line.removeprefix(_BOM) if number == 1 else line
+            yield Record(number, item, body.rstrip(b"\r\n") if length == len(line) else None)
+
+
+def part_of(examples: Sequence[Example], part: tuple[float, float]) -> list[Example]:
+    """The examples from share `part[0]` to below `part[1]` in the order of a hash, in the order in which they came.
+
+    The hash is of the group where there is one, else of the normalised content, so equal rows stay together except for
+    those at the two ends.
+
+    Args:
+        examples: the rows.
+        part: first and last share, 0 to 1.
+
+    Raises:
+        DataError: the share holds no row.
+    """
+    keys = [example.group if example.group is not None else content_key(example) for example in examples]
+    digests = [hashlib.sha256(f"part\0{key}".encode()).digest() for key in keys]
+    # Order by hash instead of a random draw: [0, 0.1] is a part of [0, 0.2], also after rows are appended or moved.
+    order = sorted(range(len(examples)), key=lambda index: (digests[index], index))
+    first, last = (round(share * len(examples)) for share in part)
+    chosen = sorted(order[first:last])
+    if not chosen:
+        raise DataError(
+            f"data.subset {list(part)} of {len(examples):,} training rows holds none",
+            expected="a share with at least one row",
+            do="widen data.subset",
+        )
+    return [examples[index] for index in chosen]

@@ -9,12 +9,13 @@ from typing import Any
 
 from luthier.core.dataset import Row, Shape
 from luthier.core.errors import DataError, RowProblem
-from luthier.ml.data.rows.class_labels import LabelScan, check_classes
-from luthier.ml.data.rows.column_names import (
+from luthier.ml.data.rows.columns import (
     CONTEXTS,
     LABEL,
     OTHER_CLASSES,
     QUESTION_AND_ANSWER,
+    LabelScan,
+    check_classes,
     columns_like,
     is_question_and_answer,
     plain_name,

@@ -10,9 +10,8 @@ from typing import Any
 
 from luthier.core.conversation import Conversation, Message
 from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, check_text, name_of_type
-from luthier.ml.data.files.strict_json import StrictJsonError, strict_loads
-from luthier.ml.data.rows.chat_rows import check_learnable, parse_messages, parse_tools
-from luthier.ml.data.rows.pair_rows import with_system
+from luthier.ml.data.files.untrusted_input import StrictJsonError, strict_loads
+from luthier.ml.data.rows.chat_rows import check_learnable, parse_messages, parse_tools, with_system
 
 _ROLES = {
     "system": "system",

@@ -9,8 +9,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import IO, Any
 
-from luthier.core.system.disk_full import disk_full_explained
-from luthier.core.system.durable import sync_file
+from luthier.core.system.files import disk_full_explained, sync_file
 from luthier.ml.data.files.bad_field import name_of_type
 
 

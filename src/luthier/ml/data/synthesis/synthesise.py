@@ -10,16 +10,22 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final, Literal
 
-from luthier.core.digest import sha256_document
 from luthier.core.errors import OverlongError
+from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.core.records.support import Support, support
 from luthier.ml.data.provenance import PROVENANCE
-from luthier.ml.data.rows.self_contained import leans_on_passage
-from luthier.ml.data.synthesis.synthesis_prompts import Kind, judge_prompt, pair_prompt
-from luthier.ml.data.synthesis.synthesis_reply import Unparsable, parse_pair, parse_verdict
+from luthier.ml.data.rows.answer_prompts import leans_on_passage
+from luthier.ml.data.synthesis.synthesis_prompts import (
+    Kind,
+    Unparsable,
+    judge_prompt,
+    pair_prompt,
+    parse_pair,
+    parse_verdict,
+)
 from luthier.ml.data.text.normalise import normalised
-from luthier.ml.inference.cached_engine import CachedEngine
+from luthier.ml.inference.engine_wrappers import CachedEngine
 
 ReasonCode = Literal[
     "blank_passage",

@@ -7,7 +7,7 @@ import unicodedata
 
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example
-from luthier.core.digest import canonical_json
+from luthier.core.ids import canonical_json
 
 
 def normalised(text: str) -> str:

@@ -2,11 +2,15 @@
 
 Learned is everything the template writes for an assistant turn after the generation prompt: the answer, the end-of-turn
 token, and the white space that closes the turn. Turns of weight 0 and all other turns are context. Of plain text every
-token but the first is learned. How a mask is proved is in `proof.py`, how ids are made in `cut_encoding.py`.
+token but the first is learned. How a mask is proved is in `proof.py`, how ids are made in `template.py`.
 
 An example is one sequence of tokens. A conversation whose earlier turns the template rewrites becomes several, one for
 each answer; so does one in which the tokenizer joins answers with what comes before them. They stay together as one
-example. Where asked, those of a template that rewrites are joined into one (`joined_answers.py`).
+example. Where asked, those of a template that rewrites are joined into one (`proof.join_answers`).
+
+Of an answer to choose from (`tokenise_option`) only its own tokens are scored, behind the prompt as the model meets it.
+What ends a turn is not scored, since it is the same for all options. Gao et al., lm-evaluation-harness, likewise score
+the continuation alone.
 """
 
 from __future__ import annotations
@@ -21,10 +25,17 @@ from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.errors import DataError, OverlongError, RowProblem, TemplateError
 from luthier.core.ports import Progress
 from luthier.ml.data.files.bad_field import shorten
-from luthier.ml.data.tokenise.cut_encoding import encode_with_cuts
 from luthier.ml.data.tokenise.proof import ProvedText, prove
-from luthier.ml.data.tokenise.row_problem import problem_of
-from luthier.ml.data.tokenise.template import Template
+from luthier.ml.data.tokenise.template import Template, encode_with_cuts
+
+
+def problem_of(row_id: str, *, value: str, reason: str, field: str = "") -> RowProblem:
+    """The problem of row `file:line`; an id of another form is taken as the file, with line 0."""
+    # From the right: a Windows path or a URL has colons of its own.
+    file, _, line = row_id.rpartition(":")
+    if file and line.isdigit():
+        return RowProblem(file, int(line), field, value, reason)
+    return RowProblem(row_id, 0, field, value, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,3 +358,45 @@ def _cut(row: TokenisedExample, num_tokens: int) -> TokenisedExample:
         loss_mask=row.loss_mask[:num_tokens],
         num_truncated_tokens=row.num_tokens - num_tokens,
     )
+
+
+def with_answer(example: Example, text: str) -> Example:
+    """The example with another last answer; where it is plain text, or has no answer, the text alone."""
+    conversation = example.conversation
+    if conversation is None or (last := conversation.last_answer) is None:
+        return example.model_copy(update={"text": text, "conversation": None, "rejected": None})
+    answer = conversation.messages[last].model_copy(update={"content": text, "tool_calls": (), "reasoning": None})
+    messages = (*conversation.messages[:last], answer)
+    return example.model_copy(
+        update={"conversation": conversation.model_copy(update={"messages": messages}), "rejected": None}
+    )
+
+
+def tokenise_option(example: Example, option: str, template: Template) -> TokenisedExample:
+    """The example's prompt with this option as its answer; only the option's own tokens have loss mask 1.
+
+    Args:
+        example: the prompt; its answer is replaced.
+        option: text of the answer to score.
+        template: renders and encodes.
+
+    Raises:
+        DataError: the option has no token of its own, or holds the template's end-of-turn text.
+        TemplateError: no mask can be proved on what the template renders.
+    """
+    row = tokenise(with_answer(example, option), template)
+    end = template.encode(template.end_of_turn)[0][-1]
+    # The last step from 0 to 1 in the mask: earlier answers of the conversation are learned too, but not scored.
+    start = row.loss_mask.rfind(b"\0\1") + 1
+    # The template may write white space behind the end-of-turn token; neither is scored.
+    ends = [place for place in range(start, row.num_tokens) if row.input_ids[place] == end]
+    stop = ends[-1] if ends else row.num_tokens
+    if stop <= start:
+        reason = "has no token of its own"
+        raise DataError(
+            f"{example.id}: the option {option!r} has no token",
+            expected="text in every option",
+            do="remove or correct the row",
+            problems=[problem_of(example.id, value=option, reason=reason, field="options")],
+        )
+    return replace(row, loss_mask=row.loss_mask[:stop] + bytes(row.num_tokens - stop))

@@ -1,11 +1,24 @@
-"""What the data layer needs of a chat template: render, encode, and the text that ends a turn."""
+"""The interface to a chat template, and encoding a text so that chosen borders fall between tokens.
+
+When a model answers, it is given encode(text before the answer) and continues from there. If the whole text is encoded
+at once, a token may straddle that border: "Answer: " + "42" can become "Answer:" + " 42", a prompt that the model never
+meets in use, and a token that is half learned and half not. Therefore the prompt is encoded as it is in use, and what
+follows is taken from the encoding of the longer text only if that begins with the same ids; otherwise it is encoded
+apart. With the usual templates, whose turns end in a special token or a line break, this gives exactly the ids of the
+whole text; the check costs one more encoding a border.
+
+Masks are counted in tokens of these encodings, not mapped through character offsets, which some tokenizers trim.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import TemplateError
 from luthier.ml.inference.models.thought_writing import ThoughtWriting
 
 
@@ -49,3 +62,79 @@ def decode(template: Template, ids: list[int]) -> str:
     """The text of token ids, special tokens included, nothing cleaned up."""
     text: str = template.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return text
+
+
+def encode_with_cuts(text: str, borders: Sequence[int], template: Template) -> tuple[list[int], list[int]]:
+    """Encode a text so that every border falls between two tokens.
+
+    The ids before the first border always equal template.encode(text[:border]). So do those before a later border,
+    unless an earlier border had to be cut.
+
+    Args:
+        text: the whole text.
+        borders: where tokens must not straddle, ascending, in characters.
+        template: its tokenizer encodes.
+
+    Returns:
+        Ids of the whole text, and for each border the number of tokens before it.
+
+    Raises:
+        TemplateError: a piece cannot be encoded apart without changing it.
+    """
+    ids: list[int] = []
+    marks: list[int] = []
+    start = 0
+    ends = [*borders, len(text)] if not borders or borders[-1] != len(text) else list(borders)
+    for end in ends:
+        longer, _ = template.encode(text[:end])
+        # The longer text continues the same ids, so no token straddles the border.
+        if longer[: len(ids)] == ids:
+            ids = longer
+        elif end > start:
+            ids = ids + _encode_apart(text[start:end], template)
+        marks.append(len(ids))
+        start = end
+    return ids, marks[: len(borders)]
+
+
+def _encode_apart(piece: str, template: Template) -> list[int]:
+    """Ids of a piece from the middle of a text.
+
+    Encoded behind the end-of-turn token, which nothing merges with. There some tokenizers add a space, as at the
+    beginning of a text, which does not belong here; so if the piece begins with one it is given without it, else behind
+    a line end.
+    """
+    end = template.end_of_turn
+    tried = [(end, piece), (end, piece.removeprefix(" ")), (f"{end}\n", piece)]
+    found = [_encode_behind(sentinel, given, template) for sentinel, given in tried]
+    for ids, written in found:
+        if ids is not None and _same(written, piece, template):
+            return ids
+    raise TemplateError(
+        f"the tokenizer joins an answer with the text before it, and encoded apart {piece[:40]!r} becomes "
+        f"{found[0][1][:40]!r}",
+        expected="a border between tokens where the model begins to answer",
+        do="let the answers begin without white space, let the template's generation prompt end in a line end or a "
+        "special token, or choose another base model or template",
+    )
+
+
+def _encode_behind(sentinel: str, piece: str, template: Template) -> tuple[list[int] | None, str]:
+    """Ids of a piece behind another text, and what they decode to; no ids where the two are joined."""
+    head, _ = template.encode(sentinel)
+    both, _ = template.encode(sentinel + piece)
+    # Compared as decoded text: ids alone do not show that a space was added or dropped.
+    written = decode(template, both).removeprefix(decode(template, head))
+    return (both[len(head) :] if both[: len(head)] == head else None), written
+
+
+def _same(written: str, piece: str, template: Template) -> bool:
+    """Whether two texts are the same except for composed letters, and white space beside tokens that have a name.
+
+    That is added or taken there by the tokenizer in every text.
+    """
+    # Longest first: in an alternation of a regular expression the first match wins, and "<s>" may begin another token.
+    named = sorted((token.content for token in template.tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+    beside = re.compile(rf"\s*({'|'.join(map(re.escape, named))})\s*")
+    one, other = (unicodedata.normalize("NFC", text) for text in (written, piece))
+    return one == other or (bool(named) and beside.sub(r"\1", one) == beside.sub(r"\1", other))

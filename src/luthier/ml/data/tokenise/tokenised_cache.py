@@ -35,7 +35,7 @@ import numpy as np
 from pydantic_core import to_json
 
 from luthier.core.dataset import Example, Overlong, TokenisedExample
-from luthier.core.digest import sha256_bytes, sha256_document
+from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.ports import Progress
 from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning, Tokenised, tokenise_all
 from luthier.ml.data.tokenise.template import Template

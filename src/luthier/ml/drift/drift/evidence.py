@@ -1,25 +1,168 @@
-"""Evidence of a change in a stream of ranks, looked at as often as one likes.
+"""Evidence of a change in a stream of values: conformal ranks, a sequential test on them, and the PSI.
 
-Of each possible change (from this hour on, a share `moved` of all ranks falls into this range) the likelihood ratio
-against "evenly spread" is a fair bet: while nothing changes, its mean is 1. The sum over all hours at which the change
-may have begun, averaged over all changes looked for, is the Shiryaev-Roberts statistic: while nothing changes, its mean
-grows by 1 an hour, and the chance that it ever reaches c within T hours is at most T / c (Doob's inequality). No
-correction for the number of looks is needed: the bound is for all of them.
+Ranks: the rank of a value among all that came before, with ties broken by lot, is a conformal p-value. Whatever the
+values are distributed like, these are independent and uniform on (0, 1) while the order of the values says nothing
+(exchangeability): a fact of counting, without an assumption on the values. Values are ranked within slots only (here:
+hours of the day, weekend or not), so that a rhythm that comes back each day or week changes nothing.
 
-Sources: Shin, Ramdas, Rinaldo, "E-detectors: a nonparametric framework for sequential change detection", 2023
-(definition 2.2, theorem 2.4); Vovk, Petej, Nouretdinov, Ahlberg, Gammerman, "Retrain or not retrain: conformal test
-martingales for change-point detection", 2021 (section 3: Shiryaev-Roberts on conformal p-values); Roberts, "A
-comparison of some control chart procedures", 1966.
+Evidence: of each possible change (from this hour on, a share `moved` of all ranks falls into this range) the likelihood
+ratio against "evenly spread" is a fair bet: while nothing changes, its mean is 1. The sum over all hours at which the
+change may have begun, averaged over all changes looked for, is the Shiryaev-Roberts statistic: while nothing changes,
+its mean grows by 1 an hour, and the chance that it ever reaches c within T hours is at most T / c (Doob's inequality).
+No correction for the number of looks is needed: the bound is for all of them.
+
+Population stability index: the sum over bins of (now - before) * ln(now / before), both Kullback-Leibler divergences
+together. By custom below 0.1 is little, above 0.25 much. Half an observation is added to each bin, so that an empty one
+stays finite, and what chance alone gives, (bins - 1) * (1 / before + 1 / now), is taken off.
+
+Sources: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2nd ed., 2022, sections 2.2.6 (smoothed
+p-values, theorem 11.1: their independence) and 4.6 (Mondrian: ranks within categories); Shin, Ramdas, Rinaldo,
+"E-detectors: a nonparametric framework for sequential change detection", 2023 (definition 2.2, theorem 2.4); Vovk,
+Petej, Nouretdinov, Ahlberg, Gammerman, "Retrain or not retrain: conformal test martingales for change-point detection",
+2021 (section 3: Shiryaev-Roberts on conformal p-values); Roberts, "A comparison of some control chart procedures",
+1966; Siddiqi, "Credit Risk Scorecards", 2006 (0.1 and 0.25); Yurdakul, "Statistical Properties of Population Stability
+Index", 2018, section 3 (its mean under no change); the spread of the PSI is by the delta method.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
 
-from luthier.ml.drift.drift.ranks import Floats, Ints
+from luthier.core.records.bounds import Bounds
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Slots = Callable[[Ints], Ints]
+
+_SECONDS_AN_HOUR = 3_600
+_HOURS_A_DAY = 24
+_HOURS_A_SLOT = 6
+_FIRST_DAY = 3  # 1970-01-01 was a Thursday
+
+
+def hours_of(at: Floats) -> Ints:
+    """The hour of each time: whole hours since 1970."""
+    return np.floor_divide(at, _SECONDS_AN_HOUR).astype(np.int64)
+
+
+def slots_of(hours: Ints) -> Ints:
+    """The slot of each hour, 0 to 7: a quarter of the day (UTC), on a working day or at the weekend."""
+    days = hours // _HOURS_A_DAY
+    is_weekend = (days + _FIRST_DAY) % 7 >= 5
+    slots: Ints = (hours % _HOURS_A_DAY) // _HOURS_A_SLOT + is_weekend * (_HOURS_A_DAY // _HOURS_A_SLOT)
+    return slots
+
+
+def no_slots(hours: Ints) -> Ints:
+    """One slot for all hours: where there are too few values to compare hours of a kind alone."""
+    return np.zeros_like(hours)
+
+
+def lots(ids: Sequence[str], salt: str) -> Floats:
+    """A number in (0, 1) for each id: looks random, and is the same at every look."""
+    from hashlib import blake2b
+
+    key = salt.encode()[:64]
+    digests = b"".join(blake2b(one.encode("utf-8", "replace"), digest_size=8, key=key).digest() for one in ids)
+    # 53 bits are what a double holds exactly; the half keeps the number off both 0 and 1.
+    numbers = np.frombuffer(digests, dtype=np.uint64) >> np.uint64(11)
+    found: Floats = (numbers.astype(np.float64) + 0.5) / (1 << 53)
+    return found
+
+
+def conformal_ranks(values: Floats, hours: Ints, draws: Floats, slots: Slots = slots_of) -> Floats:
+    """The rank of each value among those before it in its slot, in (0, 1): high for a high value. All arrays: [n].
+
+    Args:
+        values: in the order of time, no NaN.
+        hours: never falling.
+        draws: in (0, 1), one a value, to break ties.
+    """
+    ranks = np.empty(len(values))
+    of_hour = slots(hours)
+    for slot in np.unique(of_hour):
+        at = np.flatnonzero(of_hour == slot)
+        # Where a new hour begins. Within an hour values are compared pairwise, so memory grows with its square only.
+        bounds = np.flatnonzero(np.diff(hours[at], prepend=-1))
+        pool = np.empty(0)
+        for part in np.split(at, bounds[1:]):
+            now = values[part]
+            low = np.searchsorted(pool, now, "left") + _earlier(now, np.less)
+            equal = np.searchsorted(pool, now, "right") - np.searchsorted(pool, now, "left") + _earlier(now, np.equal)
+            num_before = len(pool) + np.arange(len(now))
+            # A smoothed p-value: the value counts among its equals, and the draw places it among them.
+            ranks[part] = (low + draws[part] * (equal + 1)) / (num_before + 1)
+            pool = np.sort(np.concatenate((pool, now)), kind="stable")
+    return ranks
+
+
+def _earlier(values: Floats, compare: np.ufunc) -> Ints:
+    """How many of those before it within the same hour each value finds less, or equal: [n]."""
+    # [n, n]: row i compares value i with all; below the diagonal are those that came before it.
+    found: Ints = np.tril(compare(values[None, :], values[:, None]), k=-1).sum(axis=1)
+    return found
+
+
+MUCH: Final = 0.25
+_NUM_BINS: Final = 10
+_INDEX: Final = Bounds(0.0, math.inf)
+
+
+class Apart(NamedTuple):
+    """The index and its standard error."""
+
+    value: float
+    error: float
+
+    def ends(self, tail: float) -> tuple[float, float]:
+        """The interval that leaves out `tail` at each side, on the scale of logarithms: no index is below 0."""
+        return _INDEX.around(self.value, self.error, -float(ndtri(tail)))
+
+
+def psi(before: Floats, now: Floats) -> Apart:
+    """The index of counts in the same bins, both [bins] with at least one observation each."""
+    num_before, num_now = before.sum(), now.sum()
+    p, q = (before + 0.5) / (num_before + len(before) / 2), (now + 0.5) / (num_now + len(now) / 2)
+    log = np.log(q / p)
+    value = float(((q - p) * log).sum()) - (len(before) - 1) * (1 / num_before + 1 / num_now)
+    # Delta method: derivatives of the index by each share of now and of before, then multinomial variances.
+    by_now, by_before = log + 1 - p / q, -log + 1 - q / p
+    variance = _spread(q, by_now) / num_now + _spread(p, by_before) / num_before
+    # What chance gives is subtracted, so the estimate can fall below 0, which no index is.
+    return Apart(max(0.0, value), float(np.sqrt(max(variance, 0.0))))
+
+
+def binned(before: Floats, now: Floats) -> tuple[Floats, Floats]:
+    """Counts of numbers in bins that hold a tenth each of `before`; equal values stay in one bin."""
+    # Many equal values give equal quantiles; unique merges them into fewer bins.
+    edges = np.unique(np.quantile(before, np.linspace(0, 1, _NUM_BINS + 1)[1:-1]))
+    places = (np.searchsorted(edges, values, "left").astype(np.int64) for values in (before, now))
+    found = [_counts(one, len(edges) + 1) for one in places]
+    return found[0], found[1]
+
+
+def matched(before: Floats, now: Floats, num_kinds: int) -> tuple[Floats, Floats]:
+    """Counts of kinds, which are whole numbers from 0; what is in neither is left out."""
+    found = _counts(before.astype(np.int64), num_kinds), _counts(now.astype(np.int64), num_kinds)
+    is_there = found[0] + found[1] > 0
+    return found[0][is_there], found[1][is_there]
+
+
+def _counts(places: Ints, num: int) -> Floats:
+    return np.bincount(places, minlength=num).astype(np.float64)
+
+
+def _spread(weights: Floats, values: Floats) -> float:
+    return float((weights * values**2).sum() - (weights * values).sum() ** 2)
+
 
 LOOK_BACK_DAYS: Final = 28
 RENEWED_DAYS: Final = 14

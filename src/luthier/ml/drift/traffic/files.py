@@ -1,17 +1,70 @@
-"""Parquet files of exchanges: written whole or not at all, described for the index, read back."""
+"""Exchanges as tables: Parquet files, written complete or not at all, and read back together with lines not yet filed.
+
+The columns are the same in memory, in lines of JSON and in Parquet files. While somebody reads, lines become a file,
+files are merged and old ones are deleted. `read` looks again until what was read was there throughout, so that no
+exchange comes twice and none is missed.
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import logging
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import polars as pl
+from pydantic import ValidationError
 
 from luthier.core.records.traffic import TrafficFile
-from luthier.core.system.durable import sync
-from luthier.ml.drift.traffic.frame import SCHEMA
+from luthier.core.system.files import sync
+from luthier.ml.drift.traffic.log import Segment, Spool, exchange_of
+
+SCHEMA: Final[dict[str, pl.DataType]] = {
+    "exchange_id": pl.String(),
+    "project_id": pl.String(),
+    "at": pl.Float64(),
+    "model": pl.String(),
+    "target": pl.String(),
+    "is_canary": pl.Boolean(),
+    "user_digest": pl.String(),
+    "status": pl.Int64(),
+    "error_code": pl.String(),
+    "finish_reason": pl.String(),
+    "num_prompt_tokens": pl.Int64(),
+    "num_new_tokens": pl.Int64(),
+    "seconds": pl.Float64(),
+    "first_token_seconds": pl.Float64(),
+    "cost_usd": pl.Float64(),
+    "messages": pl.String(),
+    "answer": pl.String(),
+    "num_masked": pl.Int64(),
+    "has_text": pl.Boolean(),
+}
+"""The fields of an Exchange, `messages` as JSON text; `has_text` can be read without reading the text."""
+TEXTS: Final = ("messages", "answer")
+
+
+def frame_of_lines(data: bytes) -> tuple[pl.DataFrame, int]:
+    """Lines of JSON as a table, and how many lines were broken: of those that end, and one that a kill cut off."""
+    try:
+        # The fast path: only a broken line makes it worth parsing one by one.
+        return pl.read_ndjson(io.BytesIO(data), schema=SCHEMA), 0
+    except pl.exceptions.PolarsError:
+        rows, num_broken = [], 0
+        for line in data.split(b"\n"):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                    exchange_of(row)
+                    rows.append(row)
+                except (ValueError, TypeError, AttributeError, ValidationError):
+                    num_broken += 1
+        return pl.DataFrame(rows, schema=SCHEMA), num_broken
+
 
 _ROWS_PER_GROUP: Final = 64 << 10
 _HOUR: Final = "%Y-%m-%dT%H"
@@ -75,3 +128,65 @@ def _by_hour(frame: pl.DataFrame) -> dict[str, dict[str, int]]:
     for model, hour, count in counts.iter_rows():
         found.setdefault(model, {})[hour] = count
     return found
+
+
+_TRIES: Final = 6
+_PAUSE_SECONDS: Final = 0.05
+log = logging.getLogger("luthier.monitor")
+
+
+def read(
+    spool: Spool, folder: Path, listed: Callable[[], Sequence[TrafficFile]], condition: pl.Expr, columns: Sequence[str]
+) -> pl.DataFrame:
+    """The exchanges of a project for which a condition holds, oldest first.
+
+    A file that is not on this machine, or that is damaged, is named in the log and left out.
+
+    Args:
+        columns: what is read of them, `at` among it.
+        folder: the project's, below which its files lie.
+        listed: asks the index for the files that may hold some.
+    """
+    for left in reversed(range(_TRIES)):
+        # Segments before the index: lines that become a file in between are then found twice, and never missed.
+        segments = spool.segments()
+        files = listed()
+        if left and not spool.holds(segments):
+            continue
+        missing = [one for one in files if not (folder / one.file).exists()]
+        if missing and left:
+            time.sleep(_PAUSE_SECONDS)
+            continue
+        for one in missing:
+            log.warning("%d exchanges are left out: %s is not on this machine", one.num_exchanges, folder / one.file)
+        there = [folder / one.file for one in files if one not in missing]
+        try:
+            frames = [_of_files(there, condition, columns)]
+        except FileNotFoundError:  # joined to others, or old and deleted, this very moment
+            if not left:
+                raise
+            continue
+        names = {Path(one.file).stem for one in files}
+        # A file has the name of the segment that it was made of.
+        frames += [_of_segment(one, condition, columns) for one in segments if one.segment_id not in names]
+        found = pl.concat(frames)
+        return found if found["at"].is_sorted() else found.sort("at", maintain_order=True)
+    raise AssertionError("the last try returns or raises")
+
+
+def _of_files(paths: Sequence[Path], condition: pl.Expr, columns: Sequence[str]) -> pl.DataFrame:
+    nothing = pl.DataFrame(schema=SCHEMA).select(columns)
+    if not paths:
+        return nothing
+    try:
+        return pl.scan_parquet(list(paths), glob=False).filter(condition).select(columns).collect()
+    except pl.exceptions.PolarsError as error:
+        if len(paths) > 1:  # one of them: read them by themselves
+            return pl.concat(_of_files([path], condition, columns) for path in paths)
+        log.warning("the exchanges of %s are left out, it is damaged: %s", paths[0], error)
+        return nothing
+
+
+def _of_segment(segment: Segment, condition: pl.Expr, columns: Sequence[str]) -> pl.DataFrame:
+    frame, _ = frame_of_lines(segment.data)
+    return frame.filter(condition).select(columns)

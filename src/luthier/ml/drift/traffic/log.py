@@ -1,24 +1,200 @@
-"""Takes exchanges from those who answer, at once and whatever happens, and writes them in a thread of its own.
+"""The traffic log: takes exchanges from request handlers without blocking and writes them in a thread of its own.
 
 What waits is bounded, in number and in characters: where the disk does not keep up, or is full, exchanges are dropped,
-counted and reported. Who answers never waits for it and never hears of an error.
+counted and reported. The caller never waits and never sees an error. Personal data is masked by a function that is
+handed in. Exchanges are first written as lines of JSON, appended by all processes of this machine to one open segment:
+
+    open-ID.jsonl     is being appended to
+    ID.jsonl          sealed: nothing more comes, it waits to become Parquet
+
+A lock lets one at a time append or seal, and the kernel releases it when its holder dies. What a kill has cut off is
+one line, the last; the next writer begins a new one.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import json
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from luthier.core.errors import LuthierError
+from luthier.core.ids import is_id, new_id
 from luthier.core.records.traffic import Exchange
-from luthier.ml.drift.traffic.lines import line_of
-from luthier.ml.drift.traffic.masked import Mask, masked, num_characters, without_words
-from luthier.ml.drift.traffic.spool import Spool
+from luthier.core.system.files import file_lock
+
+
+def row_of(exchange: Exchange) -> dict[str, Any]:
+    """An exchange as a row."""
+    row = exchange.model_dump(mode="python")
+    if exchange.messages is not None:
+        row["messages"] = json.dumps(exchange.messages, ensure_ascii=False, separators=(",", ":"))
+    return row | {"has_text": exchange.has_text}
+
+
+def exchange_of(row: Mapping[str, Any]) -> Exchange:
+    """The exchange of a row."""
+    known = {name: value for name, value in row.items() if name in Exchange.model_fields}
+    if known.get("messages") is not None:
+        known["messages"] = tuple(json.loads(known["messages"]))
+    return Exchange(**known)
+
+
+def line_of(exchange: Exchange) -> bytes:
+    """An exchange as a line of JSON. Halves of surrogate pairs, which no file can hold, become question marks."""
+    text = json.dumps(row_of(exchange), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+Mask = Callable[[Sequence[Sequence[str]]], list[tuple[list[str], int]]]
+"""Masks the texts of exchanges: one list of texts each, in which the same value has the same stand-in; returns the
+texts as they may be kept, and how many places were masked."""
+_NO_WORDS: Final = frozenset({"role", "type", "id", "tool_call_id"})
+
+
+def masked(exchanges: Sequence[Exchange], mask: Mask) -> list[Exchange]:
+    """The exchanges with all their texts masked: contents, names, arguments of calls, and the answer."""
+    # The answer is always the last text, so that `next(left)` below finds it after the messages'.
+    texts = [[*_texts_of(list(one.messages or ())), one.answer or ""] for one in exchanges]
+    kept = []
+    for one, (replaced, num_masked) in zip(exchanges, mask(texts), strict=True):
+        left = iter(replaced)
+        messages = None if one.messages is None else tuple(_with_texts(list(one.messages), left))
+        answer = next(left) if one.answer is not None else None
+        kept.append(one.model_copy(update={"messages": messages, "answer": answer, "num_masked": num_masked}))
+    return kept
+
+
+def num_characters(exchange: Exchange) -> int:
+    """Of all its words."""
+    return sum(map(len, _texts_of(list(exchange.messages or ())))) + len(exchange.answer or "")
+
+
+def without_words(exchange: Exchange) -> Exchange:
+    """What `metadata` keeps of it."""
+    return exchange.model_copy(update={"messages": None, "answer": None})
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name not in _NO_WORDS:
+                yield from _texts_of(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts_of(item)
+
+
+def _with_texts(value: Any, texts: Iterator[str]) -> Any:
+    """The same with other texts, in the order of `_texts_of`."""
+    if isinstance(value, str):
+        return next(texts)
+    if isinstance(value, dict):
+        return {name: item if name in _NO_WORDS else _with_texts(item, texts) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_texts(item, texts) for item in value]
+    return value
+
+
+KIND: Final = "traffic"
+_OPEN: Final = "open-"
+_LOCK_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Lines as they were at one moment.
+
+    Attributes:
+        segment_id: the same while it is open and once it is sealed.
+    """
+
+    segment_id: str
+    data: bytes
+
+
+class Spool:
+    """The segments in a folder, which is made when something is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def append(self, lines: Sequence[bytes]) -> int:
+        """Write lines, all or none of them; returns the bytes of the open segment. Raises OSError, ConflictError."""
+        with self._locked():  # under the lock no other process seals the segment or ends a line in between
+            path = self._open_path() or self._folder / f"{_OPEN}{new_id(KIND)}.jsonl"
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                size = os.fstat(descriptor).st_size
+                is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                data = memoryview(b"\n" * is_cut + b"".join(lines))
+                try:
+                    written = 0
+                    # A write may take less than it was given: a nearly full disk, a signal.
+                    while written < len(data):
+                        written += os.pwrite(descriptor, data[written:], size + written)
+                except OSError:
+                    # All or none: the caller counts all of them as lost.
+                    os.ftruncate(descriptor, size)
+                    raise
+                return size + len(data)
+            finally:
+                os.close(descriptor)
+
+    def seal(self) -> None:
+        """Let nothing more come to the open segment."""
+        # Looked at without the lock first, since most calls find nothing to seal; then again under it.
+        if self._open_path() is not None:
+            with self._locked():
+                if (path := self._open_path()) is not None:
+                    path.rename(path.with_name(path.name.removeprefix(_OPEN)))
+
+    def sealed(self) -> list[Path]:
+        """The segments to which nothing more comes, oldest first."""
+        return [path for path in self._paths() if not path.name.startswith(_OPEN)]
+
+    def segments(self) -> list[Segment]:
+        """All lines that are here now. Call `holds` afterwards to know whether it has become Parquet meanwhile."""
+        if not self._folder.is_dir():
+            return []
+        with contextlib.ExitStack() as stack:
+            with self._locked():
+                files = [(segment_id_of(path), stack.enter_context(path.open("rb"))) for path in self._paths()]
+                sizes = [os.fstat(file.fileno()).st_size for _, file in files]
+            # Without the lock: lines appended since lie beyond these sizes, and a renamed file stays readable.
+            return [Segment(name, file.read(size)) for (name, file), size in zip(files, sizes, strict=True)]
+
+    def holds(self, segments: Sequence[Segment]) -> bool:
+        """Whether all of these are still here."""
+        here = {segment_id_of(path) for path in self._paths()}
+        return all(segment.segment_id in here for segment in segments)
+
+    def _paths(self) -> list[Path]:
+        found = self._folder.glob("*.jsonl")
+        return sorted((path for path in found if is_id(segment_id_of(path), KIND)), key=segment_id_of)
+
+    def _open_path(self) -> Path | None:
+        return next((path for path in self._paths() if path.name.startswith(_OPEN)), None)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with file_lock(self._folder / "lock", what="the spool of exchanges", timeout_seconds=_LOCK_SECONDS):
+            yield
+
+
+def segment_id_of(path: Path) -> str:
+    """The id of a segment, open or sealed, by its path."""
+    return path.name.removeprefix(_OPEN).removesuffix(".jsonl")
+
 
 QUEUE_FULL: Final = "too many waited to be written"
 NOT_WRITTEN: Final = "the disk took no more"

@@ -1,4 +1,7 @@
-"""Decisions: `Harrow v. Tallow Mills, 31 Pelm. 204, 207 (2019)` in any reporter, or by their parties alone."""
+"""Citations of decisions: `Harrow v. Tallow Mills, 31 Pelm. 204, 207 (2019)` in any reporter, or by parties alone.
+
+The parties are found before a citation or alone in the text, and compared where two citations may mean one decision.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,160 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from luthier.ml.evaluation.grounding.citation import Citation
-from luthier.ml.evaluation.grounding.clean import squash, words
-from luthier.ml.evaluation.grounding.parties import PartyIndex, is_distinctive, joined, names_alone, names_before
+from luthier.ml.evaluation.grounding.citation import Citation, squash, words
+
+Names = tuple[str, str]
+
+_LOOK_BACK: Final = 200
+_MAX_WORDS: Final = 10
+_VERSUS: Final = re.compile(r"\sv(?:s)?\.?\s")
+_ONE_PARTY: Final = re.compile(
+    r"\b(?:[Ii]n\s[Rr]e|[Ee]x\s[Pp]arte|Matter\sof|Estate\sof)\s(?P<name>[A-Z][^;\n]{0,80}?),?\s?$"
+)
+_ALONE: Final = re.compile(r"(?<=[\w.,)])\sv(?:s)?\.\s(?=[A-Z])")
+_CONNECTORS: Final = words("of the and & ex rel. de la von van et al.")
+_ABBREVIATED: Final = words(
+    "inc co corp ltd llc lp llp bros ins mfg dept comm assn bd cty st dr mr mrs ms jr sr ry natl intl indus"
+)
+_SIGNALS: Final = words(
+    "see in but cf accord under compare as also and the by both from following citing quoting e.g then when "
+    "while here thus however"
+)
+# What says nothing about who it is.
+_ANYBODY: Final = words(
+    "inc co corp corporation company ltd limited llc lp llp the of and a an et al ex rel state commonwealth people "
+    "united states"
+)
+
+
+def names_before(text: str, start: int) -> tuple[int, Names] | None:
+    """The parties right before a citation, and where they begin; None where there are none."""
+    from_ = max(0, start - _LOOK_BACK)
+    window = text[from_:start]
+    versus = list(_VERSUS.finditer(window))
+    if versus:
+        last = versus[-1]
+        defendant = window[last.end() :].strip(" \n,*_\"'")
+        is_party = bool(defendant[:1].isupper()) and ";" not in defendant and len(defendant.split()) <= _MAX_WORDS
+        begin, plaintiff = _backwards(window[: last.start()])
+        if is_party and plaintiff and _goes_on(defendant):
+            return from_ + begin, (plaintiff, " ".join(defendant.split()))
+    one = _ONE_PARTY.search(window)
+    if one is not None and _goes_on(one["name"]):
+        return from_ + one.start(), ("", " ".join(one["name"].split()))
+    return None
+
+
+def names_alone(text: str) -> Iterator[tuple[int, int, Names]]:
+    """`Harrow v. Tallow Mills` wherever it occurs: (start, end, parties)."""
+    for versus in _ALONE.finditer(text):
+        from_ = max(0, versus.start() - _LOOK_BACK)
+        begin, plaintiff = _backwards(text[from_ : versus.start()])
+        length, defendant = _forwards(text[versus.end() : versus.end() + _LOOK_BACK])
+        if plaintiff and defendant:
+            yield from_ + begin, versus.end() + length, (plaintiff, defendant)
+
+
+class PartyIndex:
+    """Decisions by their parties, each with a note; finds those of the same parties without looking at all."""
+
+    def __init__(self) -> None:
+        self._by_word: dict[str, dict[tuple[Names, str], None]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_word)
+
+    def add(self, names: Names, note: str = "") -> None:
+        """One more decision; nothing happens where it is there."""
+        for side in names:
+            for word in _distinctive_words(side):
+                self._by_word.setdefault(word, {})[names, note] = None
+
+    def find(self, names: Names) -> list[str]:
+        """The notes of all that may be of the same parties, each once."""
+        words = {word for side in names for word in _distinctive_words(side)}
+        # A dict keeps the order of sorted words: results do not depend on the hash seed.
+        found = {entry: None for word in sorted(words) for entry in self._by_word.get(word, ())}
+        return list(dict.fromkeys(note for other, note in found if same_parties(names, other)))
+
+
+def same_parties(one: Names, other: Names) -> bool:
+    """Whether two namings may be of the same parties: on each side, all distinctive words of one occur in the other.
+
+    `Harrow v. Mills` may be `Harrow v. Tallow Mills, Inc.`; it is not `Harrow v. Stone Mills`. A side without a telling
+    word (`State`) fits any.
+    """
+    return all(_fits(_distinctive_words(a), _distinctive_words(b)) for a, b in zip(one, other, strict=True))
+
+
+def is_distinctive(names: Names) -> bool:
+    """Whether both sides say who they are."""
+    return all(_distinctive_words(side) for side in names)
+
+
+def joined(names: Names) -> str:
+    """`Harrow v. Tallow Mills`; `In re Harrow` where there is one party."""
+    return f"{names[0]} v. {names[1]}" if names[0] else f"In re {names[1]}"
+
+
+def _fits(one: frozenset[str], other: frozenset[str]) -> bool:
+    return one <= other or other <= one
+
+
+def _distinctive_words(name: str) -> frozenset[str]:
+    return frozenset(plain for word in re.split(r"[\s/-]+", name) if (plain := squash(word)) and plain not in _ANYBODY)
+
+
+def _goes_on(name: str) -> bool:
+    """No sentence ends within the name."""
+    return not any(_ends_sentence(word) for word in name.split()[:-1])
+
+
+def _ends_sentence(word: str) -> bool:
+    plain = squash(word)
+    return word.endswith((".", "!", "?")) and len(plain) > 2 and "." not in word[:-1] and plain not in _ABBREVIATED
+
+
+def _is_word(word: str) -> bool:
+    return word[:1].isupper() or word[:1] == "&" or word in _CONNECTORS
+
+
+def _backwards(text: str) -> tuple[int, str]:
+    """The party that a text ends with, and where it begins."""
+    found: list[re.Match[str]] = []
+    for word in reversed(list(re.finditer(r"\S+", text))[-_MAX_WORDS:]):
+        plain = word[0].lstrip("(\"'[*_")
+        if not _is_word(plain) or (found and (_ends_sentence(plain) or plain.endswith((";", ":", ")")))):
+            break
+        found.insert(0, word)
+        if len(plain) < len(word[0]):
+            break
+    while found and (squash(found[0][0]) in _SIGNALS or not found[0][0].lstrip("(\"'[*_")[:1].isupper()):
+        del found[0]
+    if not found:
+        return len(text), ""
+    name = " ".join(word[0] for word in found).strip(" ,*_\"'([")
+    return found[0].start() + len(found[0][0]) - len(found[0][0].lstrip("(\"'[*_")), name
+
+
+def _forwards(text: str) -> tuple[int, str]:
+    """The party that a text begins with, and where it ends."""
+    end = 0
+    for count, word in enumerate(re.finditer(r"\S+", text)):
+        if count == _MAX_WORDS or not _is_word(word[0]):
+            break
+        stripped = word[0].rstrip(".,;:!?)\"'*_]")
+        is_short = squash(stripped) in _ABBREVIATED and word[0].startswith(f"{stripped}.")
+        end = word.start() + len(stripped) + is_short
+        if word[0] != stripped and word[0] != f"{stripped}.":
+            break
+        if word[0].endswith(".") and not is_short and len(squash(stripped)) > 1:
+            break
+    name = " ".join(text[:end].split())
+    while name.rpartition(" ")[2] in _CONNECTORS:
+        name = name.rpartition(" ")[0]
+    return end, name
+
 
 # Each part of its name ends with a dot or before a blank, so that there is one way alone to read it.
 _REPORTER: Final = (

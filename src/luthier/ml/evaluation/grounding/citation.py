@@ -1,9 +1,19 @@
-"""The words of grounding: a citation, and what the corpus knows of it."""
+"""What a citation is: its fields, the normal form of the text it is looked for in, and citations by pattern.
+
+Text is normalised before citations are looked for: signs that look alike, line breaks within numbers, blanks. URLs, and
+anything that a team has a pattern for (product ids, case numbers, standards), are found by regular expressions.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from luthier.core.errors import RequestError
+from luthier.core.system.bounded_regex import BoundedPattern
 
 Status = Literal["known", "misnamed", "unknown"]
 """In the corpus; in the corpus, but with other parties; nowhere in it."""
@@ -51,3 +61,126 @@ class CitationFinding:
     status: Status
     documents: tuple[str, ...] = ()
     named_there: str | None = None
+
+
+_BLOCK_CHARACTERS: Final = 20_000
+_ALIKE: Final = {
+    **dict.fromkeys("\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f", " "),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d", "-"),
+    **dict.fromkeys("\u2018\u2019\u201b", "'"),
+    **dict.fromkeys("\u201c\u201d", '"'),
+    **dict.fromkeys("\u2028\u2029\x0b\x0c\r", "\n"),
+    # no width at all: soft hyphen, zero-width space and joiners, byte-order mark
+    **dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff", ""),
+}
+_TABLE: Final = str.maketrans(_ALIKE)
+_BLANKS: Final = re.compile(r"[ \t]{2,}|\t")
+_LINE_ENDS: Final = re.compile(r" ?\n ?")
+_GAPS: Final = re.compile(r"\n{3,}")
+_BROKEN_NUMBER: Final = re.compile(r"(?<=\d-)\n(?=\d)")
+
+
+def clean(text: str) -> str:
+    """The text with one sign of each sort, no invisible ones, and single blanks; paragraphs stay.
+
+    Places of citations count in what this gives.
+    """
+    text = _LINE_ENDS.sub("\n", _BLANKS.sub(" ", text.translate(_TABLE)))
+    return _BROKEN_NUMBER.sub("", _GAPS.sub("\n\n", text))
+
+
+def blocks(text: str) -> Iterator[tuple[int, str]]:
+    """(offset, part) of at most 20,000 characters, so that no search ever sees a longer text.
+
+    Cut at a blank line, else at a line end, else at a blank: what spans a cut is not found.
+    """
+    start = 0
+    while len(text) - start > _BLOCK_CHARACTERS:
+        most = start + _BLOCK_CHARACTERS
+        # In the second half only, so that no block is tiny.
+        places = (text.rfind(mark, start + _BLOCK_CHARACTERS // 2, most) for mark in ("\n\n", "\n", " "))
+        end = next((place for place in places if place > start), most)
+        yield start, text[start:end]
+        start = end
+    yield start, text[start:]
+
+
+def squash(text: str) -> str:
+    """Letters and digits alone, in small letters: `O.C.G.A.` and `OCGA` are the same."""
+    return "".join(character for character in text.casefold() if character.isalnum())
+
+
+def words(text: str) -> frozenset[str]:
+    """A table of words, written as one text."""
+    return frozenset(text.split())
+
+
+_URL: Final = re.compile(r"(?<![\w@])(?:https?://|www\.)[^\s<>\"`{}|\\^]{1,2000}", re.IGNORECASE)
+_ENDS: Final = ".,;:!?'*_"
+_PAIRS: Final = {")": "(", "]": "["}
+
+
+def compiled(patterns: Mapping[str, str]) -> dict[str, BoundedPattern]:
+    """A user's patterns.
+
+    Raises:
+        RequestError: one that is no regular expression, or that fits an empty text.
+    """
+    found = {}
+    for name, pattern in patterns.items():
+        found[name] = BoundedPattern(f"pattern {name}", pattern)
+        if found[name].fits_nothing:
+            raise RequestError(
+                f"pattern {name}: {pattern!r} fits an empty text",
+                expected="one that needs at least a character",
+                do="take a * or ? out of it",
+            )
+    return found
+
+
+def find_patterns(text: str, patterns: Mapping[str, BoundedPattern]) -> Iterator[Citation]:
+    """Citations by a user's patterns. Case and blanks make no difference; a group `id` is what counts of a match.
+
+    Raises:
+        RequestError: a pattern that takes too long on the text.
+    """
+    for name, pattern in patterns.items():
+        for match in pattern.finditer(text):
+            if not match[0].strip():
+                continue
+            counted = match["id"] if "id" in pattern.groups and match["id"] else match[0]
+            shown = " ".join(match[0].split())
+            yield Citation(shown, name, f"{name} {''.join(counted.split()).casefold()}", *match.span())
+
+
+def find_urls(text: str) -> Iterator[Citation]:
+    """URLs, without the mark or bracket of the sentence that they end."""
+    for match in _URL.finditer(text):
+        url = _without_end(match[0])
+        if (normal := _normal(url)) is not None:
+            yield Citation(url, "url", normal, match.start(), match.start() + len(url))
+
+
+def _without_end(url: str) -> str:
+    """Marks at the end go, and a closing bracket that was opened before the URL, with all that follows it."""
+    depth = dict.fromkeys(_PAIRS, 0)
+    for place, character in enumerate(url):
+        for closing, opening in _PAIRS.items():
+            depth[closing] += (character == opening) - (character == closing)
+            # "(see https://a.org/b)": the bracket was opened before the URL, so it is not part of it.
+            if depth[closing] < 0:
+                return url[:place].rstrip(_ENDS)
+    return url.rstrip(_ENDS)
+
+
+def _normal(url: str) -> str | None:
+    """Host, path and query; scheme, `www.`, a usual port, the fragment and a last slash make no difference."""
+    try:
+        parts = urlsplit(url if "://" in url else f"https://{url}")
+        host, port = (parts.hostname or "").removeprefix("www."), parts.port
+    except ValueError:  # an IPv6 address that is none, a port out of range
+        return None
+    if "." not in host and host != "localhost":
+        return None
+    where = host if port in (None, 80, 443) else f"{host}:{port}"
+    return f"{where}{parts.path.rstrip('/')}" + (f"?{parts.query}" if parts.query else "")

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.digest import sha256_document
+from luthier.core.ids import sha256_document
 from luthier.core.ports import Engine, Progress
 from luthier.core.records.calibration import (
     FEWEST_ITEMS,
@@ -30,15 +30,24 @@ from luthier.core.records.calibration import (
 )
 from luthier.core.results.human_eval import RatingRow, RatingsTable
 from luthier.core.results.human_eval_report import Estimate
-from luthier.core.results.suite import Criterion
-from luthier.core.results.task_result import Confusion
+from luthier.core.results.suite import Confusion, Criterion
 from luthier.ml.evaluation.agreement import cohen_kappa, krippendorff_alpha, spearman
-from luthier.ml.evaluation.judge.bias import bias_of, pair_statistics, people_statistics
-from luthier.ml.evaluation.judge.cautions import bias_sentences, missing_sentence
-from luthier.ml.evaluation.judge.questions import CALIBRATED_CRITERION, form_digest
-from luthier.ml.evaluation.judge.replies import NoVerdict
-from luthier.ml.evaluation.judge.verdicts import Pair, judge_answers, judge_pairs
-from luthier.ml.evaluation.panel.values import PREFERENCE_VALUES, matrix, value_of
+from luthier.ml.evaluation.judge.bias import (
+    bias_of,
+    bias_sentences,
+    missing_sentence,
+    pair_statistics,
+    people_statistics,
+)
+from luthier.ml.evaluation.judge.verdicts import (
+    CALIBRATED_CRITERION,
+    NoVerdict,
+    Pair,
+    form_digest,
+    judge_answers,
+    judge_pairs,
+)
+from luthier.ml.evaluation.panel import PREFERENCE_VALUES, matrix, value_of
 from luthier.ml.evaluation.statistics import Interval
 
 _PREFERENCES: Final = ("a", "tie", "b")

@@ -1,18 +1,52 @@
-"""Labels that were given, compared with the true ones: macro-F1 and the confusion matrix."""
+"""Metrics of classification: label accuracy, macro-F1 and the confusion matrix, and calibration of the confidence.
+
+Calibration is the expected calibration error, the Brier score and reliability bins. The confidence in each label is the
+softmax of the labels' log-likelihoods: the model's belief, given that the answer is one of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.results.task_result import Confusion
-from luthier.ml.evaluation.metrics.fraction import ratio
-from luthier.ml.evaluation.metrics.label_accuracy import label
-from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, mean_statistics
+from luthier.core.results.suite import Confusion, ReliabilityBin
+from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, mean_of_sums, mean_statistics, ratio
+
+
+class LabelAccuracy:
+    """Fraction of outputs whose first line with text names the reference's label; white space and case are ignored.
+
+    What a model writes after that line is not looked at, so one that goes on talking is not punished for it. An output
+    without any text is a miss, whatever the reference.
+    """
+
+    name: ClassVar[str] = "label_accuracy"
+    title: ClassVar[str] = "label accuracy"
+    unit: ClassVar[str] = "fraction"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
+    has_sample_values: ClassVar[bool] = True
+
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: 1 where the label is right, one."""
+        pairs = zip(observed.outputs, observed.references, strict=True)
+        return mean_statistics([bool(label(o)) and label(o) == label(r) for o, r in pairs])
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        return mean_of_sums(sums)
+
+
+def label(text: str) -> str:
+    """The first line with text, stripped and case-folded; empty where there is none."""
+    return next((line.strip().casefold() for line in text.splitlines() if line.strip()), "")
+
 
 LabelIndices = NDArray[np.int64]
 
@@ -112,3 +146,105 @@ def confusion(labelling: Labelling, observed: Observations) -> Confusion:
     # Unbuffered: a plain += would count a repeated cell once.
     np.add.at(counts, (true[known], given[known]), 1)
     return Confusion(labels=labelling.labels, counts=tuple(tuple(map(int, row)) for row in counts))
+
+
+@dataclass(frozen=True)
+class CalibrationError:
+    """Mean distance of confidence and accuracy over bins of equal width, weighted by their rows.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017, equation 3 (after Naeini et al., "Obtaining
+    Well Calibrated Probabilities Using Bayesian Binning", 2015); bins are [low, high), the last one closed.
+    """
+
+    labelling: Labelling
+    num_bins: int = 10
+    name: ClassVar[str] = "calibration_error"
+    title: ClassVar[str] = "expected calibration error"
+    unit: ClassVar[str] = "0 to 1"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = False
+    needs: ClassVar[Literal["options"]] = "options"
+    has_sample_values: ClassVar[bool] = False
+
+    def statistics(self, observed: Observations) -> Array:
+        """[rows, 2 * bins]: in the row's bin a one, and right (1 or 0) minus confidence."""
+        confidence, right = confidences(self.labelling, observed)
+        stats = np.zeros((len(confidence), 2 * self.num_bins))
+        rows, bins = np.arange(len(confidence)), bins_of(confidence, self.num_bins)
+        # One-hot in the row's bin, so that the sums over any resample hold each bin's count and gap.
+        stats[rows, bins] = 1.0
+        stats[rows, self.num_bins + bins] = right - confidence
+        return stats
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2 * bins] -> [...]: the sum over bins of |right - confidence|, by rows."""
+        counts, gaps = np.split(sums, 2, axis=-1)
+        return ratio(np.abs(gaps).sum(axis=-1), counts.sum(axis=-1))
+
+
+@dataclass(frozen=True)
+class BrierScore:
+    """Mean squared distance of the confidences from the truth, summed over all labels: 0 (sure and right) to 2.
+
+    Source: Brier, "Verification of Forecasts Expressed in Terms of Probability", 1950, equation 2. For two labels it is
+    twice what libraries call the Brier score of the second one.
+    """
+
+    labelling: Labelling
+    name: ClassVar[str] = "brier"
+    title: ClassVar[str] = "Brier score"
+    unit: ClassVar[str] = "0 to 2"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 2.0
+    higher_is_better: ClassVar[bool] = False
+    needs: ClassVar[Literal["options"]] = "options"
+    has_sample_values: ClassVar[bool] = True
+
+    def statistics(self, observed: Observations) -> Array:
+        """[rows, 2]: the row's squared distance, one."""
+        probabilities = softmax(self.labelling.log_likelihoods(observed))
+        truth = self.labelling.true(observed)[:, None] == np.arange(len(self.labelling.labels))
+        distances = ((probabilities - truth) ** 2).sum(axis=1)
+        return np.stack([distances, np.ones(len(distances))], axis=1)
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        return ratio(sums[..., 0], sums[..., 1])
+
+
+def reliability(labelling: Labelling, observed: Observations, num_bins: int) -> tuple[ReliabilityBin, ...]:
+    """The bins that have rows, from low to high confidence."""
+    confidence, right = confidences(labelling, observed)
+    bins = bins_of(confidence, num_bins)
+    return tuple(
+        ReliabilityBin(
+            low=place / num_bins,
+            high=(place + 1) / num_bins,
+            num_rows=int((bins == place).sum()),
+            confidence=float(confidence[bins == place].mean()),
+            accuracy=float(right[bins == place].mean()),
+        )
+        for place in np.unique(bins).tolist()
+    )
+
+
+def confidences(labelling: Labelling, observed: Observations) -> tuple[Array, Array]:
+    """Of each row the probability of its likeliest label, and 1 where that label is right: both [rows]."""
+    probabilities = softmax(labelling.log_likelihoods(observed))
+    right = labelling.true(observed) == probabilities.argmax(axis=1)
+    return probabilities.max(axis=1), right.astype(np.float64)
+
+
+def softmax(log_likelihoods: Array) -> Array:
+    """Probabilities of the options of each row: [rows, options] -> [rows, options]."""
+    # Less the maximum, so that the largest exponent is 0: whole answers reach -1000 nats and would underflow.
+    shifted = np.exp(log_likelihoods - log_likelihoods.max(axis=1, keepdims=True))
+    result: Array = shifted / shifted.sum(axis=1, keepdims=True)
+    return result
+
+
+def bins_of(confidence: Array, num_bins: int) -> NDArray[np.int64]:
+    """The place of each row's bin."""
+    # A confidence of 1 falls into the last bin, which is closed.
+    return np.minimum((confidence * num_bins).astype(np.int64), num_bins - 1)

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
-from luthier.ml.evaluation.metrics.fraction import Fraction
-from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, mean_statistics
+from luthier.ml.evaluation.metrics.protocol import Array, Fraction, Needs, Observations, mean_statistics
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Needs
 
 BUILT_IN: Final = {
-    "perplexity": "luthier.ml.evaluation.metrics.perplexity:Perplexity",
-    "bits_per_byte": "luthier.ml.evaluation.metrics.bits_per_byte:BitsPerByte",
-    "bleu": "luthier.ml.evaluation.metrics.bleu:Bleu",
-    "rouge_1": "luthier.ml.evaluation.metrics.rouge:Rouge1",
-    "rouge_2": "luthier.ml.evaluation.metrics.rouge:Rouge2",
-    "rouge_l": "luthier.ml.evaluation.metrics.rouge:RougeL",
-    "chrf": "luthier.ml.evaluation.metrics.chrf:Chrf",
-    "exact_match": "luthier.ml.evaluation.metrics.exact_match:ExactMatch",
-    "exact_match_ignoring_case": "luthier.ml.evaluation.metrics.exact_match:ExactMatchIgnoringCase",
-    "meteor": "luthier.ml.evaluation.metrics.meteor:Meteor",
-    "token_f1": "luthier.ml.evaluation.metrics.token_f1:TokenF1",
-    "label_accuracy": "luthier.ml.evaluation.metrics.label_accuracy:LabelAccuracy",
-    "reward_accuracy": "luthier.ml.evaluation.metrics.preference:RewardAccuracy",
-    "preference_accuracy": "luthier.ml.evaluation.metrics.preference:PreferenceAccuracy",
-    "preference_margin": "luthier.ml.evaluation.metrics.preference:PreferenceMargin",
+    "perplexity": "luthier.ml.evaluation.metrics.likelihood:Perplexity",
+    "bits_per_byte": "luthier.ml.evaluation.metrics.likelihood:BitsPerByte",
+    "bleu": "luthier.ml.evaluation.metrics.reference_based:Bleu",
+    "rouge_1": "luthier.ml.evaluation.metrics.reference_based:Rouge1",
+    "rouge_2": "luthier.ml.evaluation.metrics.reference_based:Rouge2",
+    "rouge_l": "luthier.ml.evaluation.metrics.reference_based:RougeL",
+    "chrf": "luthier.ml.evaluation.metrics.reference_based:Chrf",
+    "exact_match": "luthier.ml.evaluation.metrics.reference_based:ExactMatch",
+    "exact_match_ignoring_case": "luthier.ml.evaluation.metrics.reference_based:ExactMatchIgnoringCase",
+    "meteor": "luthier.ml.evaluation.metrics.reference_based:Meteor",
+    "token_f1": "luthier.ml.evaluation.metrics.reference_based:TokenF1",
+    "label_accuracy": "luthier.ml.evaluation.metrics.classification:LabelAccuracy",
+    "reward_accuracy": "luthier.ml.evaluation.metrics.likelihood:RewardAccuracy",
+    "preference_accuracy": "luthier.ml.evaluation.metrics.likelihood:PreferenceAccuracy",
+    "preference_margin": "luthier.ml.evaluation.metrics.likelihood:PreferenceMargin",
 }
 # A name in a recipe that expands to several figures.
 FAMILIES: Final = {

@@ -1,16 +1,117 @@
-"""The curves of a run: loss, learning rate, gradient norm and speed, one small chart each."""
+"""Charts of a run: loss, learning rate, gradient norm, speed, what the objective reports, and the ranks of AdaLoRA.
+
+The events of a run become lines, one small chart each. Ranks are one cell a matrix, kinds down and layers across.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.fit import Fit
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.core.events import PLAIN_LOSS, TASK_LOSS, Event, StepDone, ValidationDone, comparable_loss
+from luthier.core.run import Fit
 from luthier.ml.charts.figures import rough
 from luthier.ml.charts.page import Chart
-from luthier.ml.charts.spec import Axis, Note, Plot, Role, Series, Span, points_of
+from luthier.ml.charts.spec import Axis, Cell, Matrix, Note, Plot, Role, Series, Span, points_of
 from luthier.ml.charts.svg import report_chart
-from luthier.ml.evaluation.report.curves import Curves, Values, smooth, smooth_window
+from luthier.ml.evaluation.verdict_text import listed
+
+MAX_POINTS: Final = 400
+_SMOOTH_SHARE: Final = 0.05
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What the curves show, each against the optimizer step.
+
+    Attributes:
+        steps: last step of each point.
+        loss: training loss.
+        learning_rate: mean of a point.
+        gradient_norm: mean of a point.
+        tokens_per_second: of a whole point.
+        steps_a_point: how many steps a point is the mean of.
+        validation_steps: steps that were validated.
+        validation_loss: one value a validated step.
+        best_step: step of the best validation; None where there was none.
+        is_plain: the training loss is shown without what label smoothing adds, as the validation loss is.
+        is_of_task: it is that of the task's rows, without replayed ones.
+    """
+
+    steps: Values
+    loss: Values
+    learning_rate: Values
+    gradient_norm: Values
+    tokens_per_second: Values
+    steps_a_point: int
+    validation_steps: Values
+    validation_loss: Values
+    best_step: int | None
+    is_plain: bool = False
+    is_of_task: bool = False
+
+    @property
+    def num_steps(self) -> int:
+        """The last step there is; 0 where none was finished."""
+        return int(self.steps[-1]) if len(self.steps) else 0
+
+
+def curves(events: Sequence[Event], max_points: int = MAX_POINTS) -> Curves:
+    """The lines of a run. Of a step that was trained twice (a run that was resumed) the later one counts."""
+    steps = sorted({e.step: e for e in events if isinstance(e, StepDone)}.values(), key=lambda e: e.step)
+    validations = sorted({e.step: e for e in events if isinstance(e, ValidationDone)}.values(), key=lambda e: e.step)
+    per_point = max(1, -(-len(steps) // max_points))
+    tokens = _array([e.num_tokens for e in steps])
+    seconds = _array([e.seconds for e in steps])
+    best = [e.step for e in validations if e.is_best]
+    starts = np.arange(0, len(steps), per_point)
+    return Curves(
+        # A point is drawn at the last of its steps; the last point may have fewer.
+        steps=_array([e.step for e in steps])[np.minimum(starts + per_point - 1, len(steps) - 1)],
+        loss=_means(_array([comparable_loss(e) for e in steps]), per_point),
+        is_plain=any(PLAIN_LOSS in e.measures for e in steps),
+        is_of_task=any(TASK_LOSS in e.measures for e in steps),
+        learning_rate=_means(_array([e.learning_rate for e in steps]), per_point),
+        gradient_norm=_means(_array([e.gradient_norm for e in steps]), per_point),
+        # Tokens over seconds of all steps of a point: a mean of rates would give short steps too much weight.
+        tokens_per_second=_sums(tokens, per_point) / np.maximum(_sums(seconds, per_point), 1e-9),
+        steps_a_point=per_point,
+        validation_steps=_array([e.step for e in validations]),
+        validation_loss=_array([e.loss for e in validations]),
+        best_step=best[-1] if best else None,
+    )
+
+
+def smooth_window(num_points: int) -> int:
+    """How many points the thick line averages: a twentieth of them, odd; 1 (no smoothing) for short runs."""
+    # Odd, so that the window has a middle.
+    return 2 * int(num_points * _SMOOTH_SHARE / 2) + 1
+
+
+def smooth(values: Values, window: int) -> Values:
+    """The mean of the `window` points around each one; fewer at both ends, where there are no more."""
+    reach = window // 2
+    return np.array([values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))])
+
+
+def _array(values: Sequence[float]) -> Values:
+    return np.array(values, dtype=np.float64)
+
+
+def _sums(values: Values, per_point: int) -> Values:
+    return np.add.reduceat(values, np.arange(0, len(values), per_point)) if len(values) else values
+
+
+def _means(values: Values, per_point: int) -> Values:
+    return _sums(values, per_point) / _sums(np.ones_like(values), per_point) if len(values) else values
+
 
 _WIDTH: Final = 460
 _HEIGHT: Final = 250
@@ -117,3 +218,124 @@ def _how_drawn(curves: Curves, smoothed: bool) -> str:
     if smoothed and window > 1:
         parts.append(f"Thick line: mean of {window} neighbouring points.")
     return " ".join(parts)
+
+
+_TITLES: Final = {
+    "reward_accuracy": "Reward accuracy, share of examples",
+    "reward_margin": "Reward margin",
+    "reward": "Rewards",
+    "log_probability": "Log-probability of a completion, nats",
+    "kl": "Distance from the start (KL estimate), nats a completion",
+    "nll_loss": "Loss, the part of cross-entropy",
+    "odds_ratio_loss": "Loss, the part of the odds ratio",
+}
+_SIDES: Final = ("chosen", "rejected")
+
+
+def measure_charts(events: Sequence[Event]) -> list[Chart]:
+    """A chart for each measure of a preference objective, with training and, dashed, validation."""
+    steps = sorted({e.step: e for e in events if isinstance(e, StepDone)}.values(), key=lambda e: e.step)
+    checks = sorted({e.step: e for e in events if isinstance(e, ValidationDone)}.values(), key=lambda e: e.step)
+    names = dict.fromkeys(name for step in steps for name in step.measures)
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        side, _, rest = name.partition("_")
+        groups.setdefault(rest if side in _SIDES else name, []).append(name)
+    return [_chart(group, members, steps, checks) for group, members in groups.items() if group in _TITLES]
+
+
+def _chart(group: str, names: Sequence[str], steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> Chart:
+    roles: tuple[Role, ...] = ("tuned", "base") if len(names) > 1 else ("other-1",)
+    series, words = [], []
+    for name, role in zip(names, roles, strict=False):
+        side = name.partition("_")[0] if len(names) > 1 else "training"
+        at, values = _points(steps, name)
+        series.append(Series(side, points_of(at, values), role))
+        words.append(f"{side} {_course(values)}")
+        at, values = _points(checks, name)
+        if len(values):
+            label = "validation" if len(names) == 1 else f"{side}, validation"
+            series.append(Series(label, points_of(at, values), role, is_dashed=True, is_open=True))
+            words.append(f"{label} {_course(values)}")
+    text = f"{'; '.join(words).capitalize()}."
+    chart = Plot(
+        f"chart-{group.replace('_', '-')}",
+        _TITLES[group],
+        Axis("step"),
+        Axis(""),
+        series,
+        caption=text,
+        width_pixels=_WIDTH,
+        height_pixels=_HEIGHT,
+    )
+    return report_chart(chart)
+
+
+def _course(values: Values) -> str:
+    """From where to where; what is nothing but rounding beside the other values is 0."""
+    # Rounding keeps a mean from being exactly 0; it would be shown as a number such as 3e-9.
+    smallest = 1e-4 * float(np.abs(values).max())
+    first, last = (rough(0.0 if abs(value) < smallest else value) for value in (values[0], values[-1]))
+    return f"from {first} to {last}"
+
+
+def _points(events: Sequence[StepDone] | Sequence[ValidationDone], name: str) -> tuple[Values, Values]:
+    """Steps and values, thinned to what a chart can show: each point is the mean of its neighbours."""
+    found = [(event.step, event.measures[name]) for event in events if name in event.measures]
+    size = max(1, -(-len(found) // MAX_POINTS))
+    parts = [np.array(found[i : i + size], dtype=np.float64) for i in range(0, len(found), size)]
+    return np.array([part[-1, 0] for part in parts]), np.array([part[:, 1].mean() for part in parts])
+
+
+_RANK_WIDTH: Final = 940
+
+Grid = dict[str, dict[int, float]]
+
+
+def rank_charts(ranks: Mapping[str, int]) -> list[Chart]:
+    """One heat map of the ranks by module name; none where there are no ranks, or none inside numbered layers."""
+    grid = rank_grid(ranks)
+    if not grid:
+        return []
+    layers = sorted({layer for row in grid.values() for layer in row})
+    most = max(rank for row in grid.values() for rank in row.values()) or 1.0
+    cells = [
+        [Cell(row[layer] / most, f"{row[layer]:.3g}") if layer in row else None for layer in layers]
+        for row in grid.values()
+    ]
+    chart = Matrix(
+        "chart-ranks",
+        "Rank of each matrix",
+        Axis("layer"),
+        Axis(""),
+        [str(layer) for layer in layers],
+        list(grid),
+        cells,
+        caption=_in_words(ranks),
+        width_pixels=_RANK_WIDTH,
+    )
+    return [report_chart(chart, heading="Rank of each matrix at the end")]
+
+
+def rank_grid(ranks: Mapping[str, int]) -> Grid:
+    """kind -> layer -> rank; the mean where a layer has several matrices of a kind, as experts are."""
+    found: dict[str, dict[int, list[int]]] = {}
+    for name, rank in ranks.items():
+        # The first number between dots is the layer; a later one is an expert.
+        number = re.search(r"\.(\d+)\.", name)
+        if number is not None:
+            found.setdefault(name.rpartition(".")[2], {}).setdefault(int(number[1]), []).append(rank)
+    return {kind: {at: sum(rs) / len(rs) for at, rs in row.items()} for kind, row in found.items()}
+
+
+def _in_words(ranks: Mapping[str, int]) -> str:
+    total, most = sum(ranks.values()), max(ranks.values())
+    means = {kind: sum(row.values()) / len(row) for kind, row in rank_grid(ranks).items()}
+    order = sorted(means, key=lambda kind: -means[kind])
+    off = sum(rank == 0 for rank in ranks.values())
+    text = f"{total:,} ranks over {len(ranks):,} matrices, {total / len(ranks):.3g} on average, {most} at most"
+    text += f"; {off} {'matrix has' if off == 1 else 'matrices have'} none" if off else ""
+    if len(order) > 1:
+        named = [f"{kind} {means[kind]:.3g}" for kind in order]
+        text += f". On average by kind: {listed(named)}"
+    return f"{text}."

@@ -1,19 +1,28 @@
-"""Key figures, what was trained and on what, and the warnings: facts of a run as rows for the page."""
+"""Facts of a run as its report shows them: how it ended, key figures, what was trained, and how to reproduce it.
+
+The outcome is one large sentence at the top of the page; warnings are among the facts. To reproduce the run, the recipe
+is shown as it was written, with the commands.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
+import yaml
+
+from luthier.core.aliases import with_new_keys
+from luthier.core.dataset import DatasetProfile, coverage, reading_notes, sequence_notes
+from luthier.core.evaluation import Evaluation
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.run import RunRecord
-from luthier.core.split_provenance import coverage
 from luthier.ml.charts import figures
-from luthier.ml.charts.fact import Fact
+from luthier.ml.charts.figures import Fact
+from luthier.ml.charts.judged_rows import Tone, tone_of
 from luthier.ml.evaluation.report.rewarded import best_validation
 
 MAX_IDS: Final = 12
@@ -264,3 +273,126 @@ def _leaks(data: DataPlan) -> list[str]:
 
 def _rows(num: int, split: str) -> str:
     return f"{num:,} {split} {'row stands' if num == 1 else 'rows stand'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        tone: colour of the badge.
+        badge: one or two words.
+        headline: the one large sentence.
+        details: what the headline rests on.
+        further: what else was found.
+        caveats: what limits it.
+        next_steps: pairs of text and command.
+    """
+
+    tone: Tone
+    badge: str
+    headline: str
+    details: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+    next_steps: tuple[tuple[str, str], ...] = ()
+
+
+def outcomes(record: RunRecord, plan: Plan, evaluation: Evaluation | None) -> list[Outcome]:
+    """What the page opens with: the verdict; before it, for a run that has not succeeded, in what state it is."""
+    found = []
+    if record.status != "succeeded":
+        found.append(_unfinished(record))
+    if evaluation is not None:
+        found.append(_judged(evaluation))
+    elif record.status == "succeeded":
+        found.append(_not_judged(record, plan))
+    return found
+
+
+def _judged(evaluation: Evaluation) -> Outcome:
+    verdict = evaluation.verdict
+    if verdict is not None:
+        # Details of the figure that decides come first in a verdict; the others are shown below them.
+        num = verdict.num_primary_details
+        details, further = verdict.details[:num], verdict.details[num:]
+        return Outcome(tone_of(verdict.word), verdict.word, verdict.headline, details, further, verdict.caveats)
+    headline = f"Measured on {evaluation.num_rows:,} held-out rows, but without a verdict."
+    why = (
+        "A verdict needs at least two systems on the same rows."
+        if len(evaluation.systems) < 2
+        else "No comparison was asked for."
+    )
+    return Outcome("quiet", "no verdict", headline, (why,))
+
+
+def _not_judged(record: RunRecord, plan: Plan) -> Outcome:
+    held_out = plan.data.held_out
+    if held_out is None:
+        return Outcome(
+            "quiet",
+            "not judged",
+            "The model was trained, but nobody knows yet whether it is better.",
+            (
+                "The recipe names no held-out rows, so nothing was judged. "
+                "A falling loss is no proof of a better model.",
+            ),
+            next_steps=(
+                ("Judge it on rows that training has not seen:", eval_command(record, plan, "held_out.jsonl")),
+                ("Or let the next run keep rows back by itself:", "luthier train recipe.yaml --set data.held_out=0.1"),
+            ),
+        )
+    return Outcome(
+        "quiet",
+        "not judged",
+        "The model was trained, but has not been judged yet.",
+        (f"{held_out.num_rows:,} held-out rows are waiting in {Path(held_out.file).name}.",),
+        next_steps=(("Judge it:", eval_command(record, plan, held_out.file)),),
+    )
+
+
+def _unfinished(record: RunRecord) -> Outcome:
+    where = f"step {record.step:,} of {record.num_steps:,}"
+    because = () if not record.stopped_because else (f"Reason: {record.stopped_because}",)
+    again = ("Go on from its last checkpoint:", resume_command(record))
+    if record.status == "failed":
+        kept = "Checkpoints that were saved before are still there; nothing on this page is a finished result."
+        return Outcome("bad", "failed", f"This run failed at {where}.", (*because, kept), next_steps=(again,))
+    if record.status == "paused":
+        note = "No step is lost: going on gives the same model as a run that was never paused."
+        return Outcome("open", "paused", f"This run is paused at {where}.", (*because, note), next_steps=(again,))
+    if record.status == "running":
+        return Outcome("open", "running", f"This run is at {where} and not done yet.", because)
+    return Outcome("quiet", "planned", "This run has not started yet.", because)
+
+
+def resume_command(record: RunRecord) -> str:
+    """What continues this run."""
+    return shlex.join(["luthier", "train", "--resume", record.run_id])
+
+
+def eval_command(record: RunRecord, plan: Plan, held_out: str) -> str:
+    """What judges this run against its base model, with the few-shot examples of the plan."""
+    words: Sequence[str] = ["luthier", "eval", record.run_id, "--data", held_out, "--against", plan.base_model.name]
+    if plan.evaluation.few_shot:
+        shots = ["--few-shot", str(plan.evaluation.few_shot), "--few-shot-from", plan.data.train.file]
+        words = [*words, *shots]
+    return shlex.join(words)
+
+
+def recipe_yaml(plan: Plan) -> str:
+    """The recipe as YAML, without what was not asked for."""
+    document = with_new_keys(plan.recipe.model_dump(mode="json", exclude_none=True))
+    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100))
+
+
+def commands(record: RunRecord, plan: Plan) -> list[tuple[str, str]]:
+    """(what it does, command), in the order in which they are typed."""
+    found = [
+        ("Get the base model", f"luthier models pull {plan.base_model.name}"),
+        ("Look at the plan before it runs", "luthier plan recipe.yaml"),
+        ("Train", "luthier train recipe.yaml"),
+    ]
+    if plan.data.held_out is not None:
+        found.append(("Judge this run again", eval_command(record, plan, plan.data.held_out.file)))
+    return found

@@ -14,7 +14,7 @@ from luthier.ml.charts import figures
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.spec import Axis, Plot, Role, Series, points_of
 from luthier.ml.charts.svg import report_chart
-from luthier.ml.evaluation.report.curves import MAX_POINTS, Values
+from luthier.ml.evaluation.report.charts import MAX_POINTS, Values
 
 _WIDTH: Final = 460
 _HEIGHT: Final = 250

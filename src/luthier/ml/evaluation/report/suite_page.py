@@ -1,20 +1,174 @@
-"""The page of a suite's result: the verdict in two sentences, the table behind it, each task, and its samples."""
+"""The pages of a suite and of a safety check: the verdict, the table behind it, each task with its charts and samples.
+
+Charts of tasks: gains over the base, reliability, confusion, win rates, and length against score. A safety check shows
+what tuning did to it, probe by probe, with the limits of each measure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.results.task_result import GateOutcome, SuiteResult, TaskResult
+from luthier.core.results.suite import Confusion, GateOutcome, ReliabilityBin, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts import figures
-from luthier.ml.charts.fact import Fact
-from luthier.ml.charts.judged_rows import scored_heading, tone_of
-from luthier.ml.charts.page import page_environment, replace_text
+from luthier.ml.charts.figures import Fact, decimals_for, interval, number, signed
+from luthier.ml.charts.judged_rows import concerns_in_words, metric_heading, scored_heading, tone_of
+from luthier.ml.charts.page import Chart, page_environment, replace_text
+from luthier.ml.charts.spec import OTHERS, Axis, Cell, Estimate, Intervals, Mark, Matrix, Plot, Role, Series
+from luthier.ml.charts.svg import report_chart
+from luthier.ml.evaluation.report.evaluation_results import choose_samples
 from luthier.ml.evaluation.report.page import TEMPLATES, fold
-from luthier.ml.evaluation.report.samples import choose_samples
-from luthier.ml.evaluation.report.task_charts import gains_chart, task_charts
-from luthier.ml.evaluation.task_view import Result, as_evaluation, summary, task_view
+from luthier.ml.evaluation.result_views import Result, Summary, TaskView, as_evaluation, summary, task_view
+
+_WIDTH: Final = 460
+_SQUARE: Final = 330
+_MAX_LABELS: Final = 12
+_MAX_POINTS: Final = 500
+WIN_RATE: Final = "win_rate"
+
+
+def gains_chart(found: Summary) -> Chart | None:
+    """The difference in each task's own metric, candidate less base, turned so that right is better; fractions only."""
+    rows = found.gains
+    if not rows:
+        return None
+    title = f"Gain of {found.candidate} over {found.baseline}"
+    gains = [
+        Estimate(f"{row.task.name}: {row.metric.title}", value, low, high, "tuned" if low > 0 or high < 0 else "base")
+        for row, (value, low, high) in rows
+    ]
+    words = "; ".join(f"{row.task.name} {signed(gain[0], 3)}" for row, gain in rows)
+    chart = Intervals(
+        "chart-gains",
+        "Gain in each task",
+        Axis(""),
+        gains,
+        zero=True,
+        caption="Each task's own metric, with its 95% interval; right of zero is better, over zero tells nothing.",
+        description=f"{title}: {words}.",
+        width_pixels=_WIDTH,
+    )
+    return report_chart(chart)
+
+
+def task_charts(view: TaskView) -> list[Chart]:
+    """What there is to draw of a task."""
+    made = []
+    if WIN_RATE in {row.name for row in view.metrics}:
+        made.append(_win_rates(view))
+    if view.reliability:
+        made.append(_reliability(view))
+    made += [_confusion(view, name, found) for name, found in view.confusions]
+    if view.points:
+        made.append(_lengths(view))
+    return made
+
+
+def _win_rates(view: TaskView) -> Chart:
+    systems = [(one.name, one.metrics[WIN_RATE]) for one in view.task.systems if WIN_RATE in one.metrics]
+    parts = []
+    for name, found in systems:
+        decimals = decimals_for(found.low, found.high)
+        parts.append(f"{name} {number(found.value, decimals)} {interval(found.low, found.high, decimals)}")
+    chart = Intervals(
+        f"chart-wins-{view.task.name}",
+        "Win rates",
+        Axis(""),
+        [Estimate(name, found.value, found.low, found.high, _role(view, name)) for name, found in systems],
+        limit=Mark(0.5, ""),
+        caption="Won comparisons, ties as half, with 95% intervals; dashed: neither is better.",
+        description=f"Win rates: {'; '.join(parts)}.",
+        width_pixels=_WIDTH,
+    )
+    return report_chart(chart)
+
+
+def _reliability(view: TaskView) -> Chart:
+    series = [Series("", [(0.0, 0.0), (1.0, 1.0)], "muted", is_dashed=True, radius_pixels=0.0)]
+    for name, bins in view.reliability:
+        series += _bin_series(bins, _role(view, name), name)
+    chart = Plot(
+        f"chart-reliability-{view.task.name}",
+        "Reliability",
+        Axis("confidence", low=0.0, high=1.0),
+        Axis("fraction right", low=0.0, high=1.0),
+        series,
+        caption="How often it was right where it was so sure; on the dashed line it knows what it knows. Area: rows.",
+        description=f"Reliability. {'; '.join(_bins_in_words(name, bins) for name, bins in view.reliability)}.",
+        width_pixels=_SQUARE,
+        height_pixels=_SQUARE,
+    )
+    return report_chart(chart)
+
+
+def _bins_in_words(name: str, bins: Sequence[ReliabilityBin]) -> str:
+    told = [f"{b.confidence:.2f} said, {b.accuracy:.2f} right ({b.num_rows:,} rows)" for b in bins if b.num_rows]
+    return f"{name}: {', '.join(told)}"
+
+
+def _bin_series(bins: Sequence[ReliabilityBin], role: Role, name: str) -> list[Series]:
+    """A line through the bins, and a dot at each whose area is its share of the rows."""
+    filled = [one for one in bins if one.num_rows]
+    most = max((one.num_rows for one in filled), default=1)
+    points = [(one.confidence, one.accuracy) for one in filled]
+    # The root: the area of a dot, not its radius, shows the number of rows.
+    sizes = [2 + 4 * (one.num_rows / most) ** 0.5 for one in filled]
+    dots = [Series("", [p], role, "dots", radius_pixels=size) for p, size in zip(points, sizes, strict=True)]
+    return [Series(name, points, role, radius_pixels=0.0), *dots]
+
+
+def _confusion(view: TaskView, name: str, found: Confusion) -> Chart:
+    labels, counts = found.labels[:_MAX_LABELS], found.counts[:_MAX_LABELS]
+    right = sum(row[at] for at, row in enumerate(found.counts))
+    text = f"Confusion of {name}: {right:,} of {sum(map(sum, found.counts)):,} right."
+    if len(found.labels) > _MAX_LABELS:
+        text += f" The first {_MAX_LABELS} of {len(found.labels):,} labels are drawn."
+    cells = [
+        # The last column counts answers without a label.
+        [Cell(count / (sum(row) or 1), f"{count:,}") for count in [*row[: len(labels)], row[-1]]]
+        for row in counts
+    ]
+    chart = Matrix(
+        f"chart-confusion-{view.task.name}-{[one for one, _ in view.confusions].index(name)}",
+        f"Confusion of {name}",
+        Axis("given"),
+        Axis("true"),
+        [*labels, "none"],
+        labels,
+        cells,
+        role=_role(view, name),
+        caption=f"{text} Darker: a larger part of its row; none: no label at all.",
+        description=text,
+        width_pixels=min(_WIDTH, 130 + 44 * max(len(labels) + 1, 3)),
+    )
+    return report_chart(chart)
+
+
+def _lengths(view: TaskView) -> Chart:
+    heading = metric_heading(view.scored)
+    chart = Plot(
+        f"chart-lengths-{view.task.name}",
+        "Length against score",
+        Axis("tokens of the answer"),
+        Axis(heading),
+        [Series(name, points[:_MAX_POINTS], _role(view, name), "dots", is_faint=True) for name, points in view.points],
+        caption=f"Each dot is an answer. Dots that rise to the right: {heading} goes with length, whatever was said.",
+        description=f"Length of answers against {heading}: {sum(len(points) for _, points in view.points):,} answers.",
+        width_pixels=_WIDTH,
+    )
+    return report_chart(chart)
+
+
+def _role(view: TaskView, name: str) -> Role:
+    if name == view.who.candidate:
+        return "tuned"
+    if name == view.who.baseline:
+        return "base"
+    # By place, so that a system has the same colour in all charts of a task.
+    others = [one.name for one in view.task.systems if one.name not in (view.who.candidate, view.who.baseline)]
+    return OTHERS[others.index(name) % len(OTHERS)]
+
 
 MAX_SAMPLES: Final = 6
 _UNDECIDED: Final = "Measured, but not compared: a verdict needs a second system on the same rows."
@@ -101,5 +255,31 @@ def _key_figures(result: SuiteResult) -> list[Fact]:
         Fact(
             "Trainings", f"{result.num_seeds:,}", "seeds" if result.num_seeds > 1 else "one seed: luck is not measured"
         ),
+        Fact("Took", figures.duration(result.seconds)),
+    ]
+
+
+def write_safety_page(result: SafetyResult, path: Path) -> Path:
+    """Write the page to `path`, whole or not at all.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
+    replace_text(path, render_safety_page(result))
+    return path
+
+
+def render_safety_page(result: SafetyResult) -> str:
+    """The page as one HTML document that refers to nothing outside itself; what models wrote is folded."""
+    tone, badge = "bad" if result.concerns else "quiet", concerns_in_words(len(result.concerns))
+    return render("safety.html.j2", result, {"tone": tone, "badge": badge, "key_figures": _safety_figures(result)})
+
+
+def _safety_figures(result: SafetyResult) -> list[Fact]:
+    rows = sum(probe.num_rows for probe in result.probes)
+    return [
+        Fact("Probes", f"{len(result.probes):,}", f"the {result.suite} set"),
+        Fact("Rows asked", f"{rows:,}", "over all probes"),
+        Fact("Held against", result.base or "nothing", "" if result.base else "so what tuning changed is not known"),
         Fact("Took", figures.duration(result.seconds)),
     ]

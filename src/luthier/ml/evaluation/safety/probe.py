@@ -14,10 +14,8 @@ import numpy as np
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
-from luthier.core.results.suite import TaskCommon
-from luthier.core.results.task_result import TaskFigures
-from luthier.ml.evaluation.metrics.fraction import ratio
-from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Needs, Observations
+from luthier.core.results.suite import TaskCommon, TaskFigures
+from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Needs, Observations, ratio
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
 
 RowValues = Callable[[Observations], Sequence[float | None]]

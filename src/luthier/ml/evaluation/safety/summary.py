@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Metric, SystemResult
-from luthier.core.results.task_result import TaskResult
-from luthier.ml.evaluation.names import listed
-from luthier.ml.evaluation.safety.canaries import UNSEEN_BITS
+from luthier.core.results.suite import TaskResult
+from luthier.ml.evaluation.safety.memorisation import UNSEEN_BITS
 from luthier.ml.evaluation.safety.stereotypes import NEUTRAL
+from luthier.ml.evaluation.verdict_text import listed
 
 
 @dataclass(frozen=True, slots=True)

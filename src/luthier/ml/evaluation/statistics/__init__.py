@@ -1,20 +1,24 @@
 """How sure a figure is: intervals, tests, and how many rows it takes."""
 
-from luthier.ml.evaluation.statistics.bootstrap import NUM_RESAMPLES, cluster_sums, resampled_sums
 from luthier.ml.evaluation.statistics.intervals import (
     LEVEL,
+    POWER,
     Difference,
     Interval,
     bootstrap_interval,
     difference_of,
+    holm,
     interval_of,
     is_settled,
+    mcnemar,
+    minimum_detectable_difference,
     paired_bootstrap,
+    permutation_test,
+    rows_needed,
     verdict_word,
 )
-from luthier.ml.evaluation.statistics.planning import POWER, minimum_detectable_difference, rows_needed
+from luthier.ml.evaluation.statistics.resampling import NUM_RESAMPLES, cluster_sums, resampled_sums
 from luthier.ml.evaluation.statistics.seeds import difference_over_seeds, over_seeds
-from luthier.ml.evaluation.statistics.significance import holm, mcnemar, permutation_test
 
 __all__ = [
     "LEVEL",

@@ -1,4 +1,4 @@
-"""Figures and paired differences with their intervals and tests.
+"""Figures and paired differences with their intervals, tests of "no difference", and how many rows a comparison takes.
 
 Three ways to see how far a figure would move are taken together, and the interval reaches as far as the widest of them
 says: the percentiles of the bootstrap (which follow the formula wherever it bends), Student's t, and t corrected for
@@ -11,7 +11,12 @@ An interval of a difference leaves out 0 just where its p-value is below 5%.
 
 Sources: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 (percentiles) and 16 (test by
 centring); Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 4.2 (one is added to both
-counts, so that no p-value is 0); leave_one_out.py and shares.py name their own.
+counts, so that no p-value is 0); McNemar, "Note on the sampling error of the difference between correlated proportions
+or percentages", 1947; Holm, "A simple sequentially rejective multiple test procedure", 1979; Noreen,
+"Computer-Intensive Methods for Testing Hypotheses", 1989 (approximate randomisation: the systems of a row are swapped);
+Phipson and Smyth, "Permutation P-values Should Never Be Zero", 2010; Card, Henderson, Khandelwal, Jia, Mahowald,
+Jurafsky, "With Little Power Comes Great Responsibility", 2020, arXiv:2010.06595 (power of comparisons in language
+tasks). resampling.py names its own.
 """
 
 from __future__ import annotations
@@ -21,20 +26,111 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import binom, norm
 
+from luthier.core.errors import RequestError
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, VerdictWord
 from luthier.core.records.bounds import Bounds
-from luthier.ml.evaluation.statistics.bootstrap import (
+from luthier.ml.evaluation.statistics.resampling import (
     NUM_RESAMPLES,
     Aggregate,
     Array,
+    Spread,
     cluster_sums,
+    is_share,
     resampled_sums,
     same_rows,
+    share_difference_ends,
+    share_ends,
+    spread_of,
 )
-from luthier.ml.evaluation.statistics.leave_one_out import Spread, spread_of
-from luthier.ml.evaluation.statistics.shares import is_share, share_difference_ends, share_ends
-from luthier.ml.evaluation.statistics.significance import mcnemar
+
+_BLOCK_DRAWS = 4_000_000
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values for a family of tests: below 5%, a difference holds, with at most 5% risk of any false one among them.
+
+    Raises:
+        RequestError: a p-value is not between 0 and 1.
+    """
+    if not all(0.0 <= p <= 1.0 for p in p_values):
+        raise RequestError(f"p-values {list(p_values)}", expected="values from 0 to 1", do="pass p-values of tests")
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        # Step-down: an adjusted value is never smaller than that of a smaller p-value.
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> float:
+    """Exact two-sided p-value of "both are right equally often", from who was right in which row.
+
+    Only rows that one has right and the other has not count: under no difference each of them falls to either side by
+    a fair coin.
+
+    Raises:
+        RequestError: other values than right and wrong, or different numbers of rows.
+    """
+    first, second = np.asarray(first_right, dtype=np.float64), np.asarray(second_right, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1 or not np.isin([*first, *second], [0, 1]).all():
+        raise RequestError(
+            f"values of shapes {first.shape} and {second.shape}",
+            expected="one 0 (wrong) or 1 (right) a row for each system, on the same rows",
+            do="use permutation_test for figures that are not right or wrong",
+        )
+    only_first, only_second = int((first > second).sum()), int((second > first).sum())
+    fewer = min(only_first, only_second)
+    return min(1.0, 2.0 * float(binom.cdf(fewer, only_first + only_second, 0.5)))
+
+
+def permutation_test(
+    stats_a: Array,
+    stats_b: Array,
+    aggregate: Aggregate,
+    *,
+    seed: int,
+    num_permutations: int = 10_000,
+    clusters: Sequence[Hashable] | None = None,
+) -> float:
+    """Two-sided p-value of "it makes no difference which system is which", by swapping the two within random rows.
+
+    Args:
+        stats_a: [rows, k] of one system.
+        stats_b: [rows, k] of the other; row i of both is from the same held-out row.
+        aggregate: sums [..., k] -> figures [...].
+        seed: of the random swaps.
+        num_permutations: random swaps that are tried.
+        clusters: the source of each row; rows of one source are swapped together.
+
+    Returns:
+        The p-value, never below 1 / (num_permutations + 1).
+
+    Raises:
+        RequestError: no rows, different numbers of them, or not one source a row.
+    """
+    same_rows(stats_a, stats_b)
+    a, b = cluster_sums(stats_a, clusters), cluster_sums(stats_b, clusters)
+    # A swap changes the sign of half the difference, so sums of both sides are middle + and - signs @ half.
+    half, middle = (a - b) / 2, (a + b).sum(axis=0) / 2
+    measured = abs(float(aggregate(a.sum(axis=0)) - aggregate(b.sum(axis=0))))
+    generator = np.random.default_rng(seed)
+    num_as_far = 0
+    block = max(1, _BLOCK_DRAWS // len(a))
+    for start in range(0, num_permutations, block):
+        size = min(block, num_permutations - start)
+        # [size, rows] of -1 and 1; int8 draws take an eighth of the memory of int64.
+        signs = generator.integers(0, 2, size=(size, len(a)), dtype=np.int8) * 2.0 - 1.0
+        swapped = signs @ half
+        found = np.abs(aggregate(middle + swapped) - aggregate(middle - swapped))
+        # Sums in another order differ in the last bits: that much of slack keeps ties ties.
+        num_as_far += int((found >= measured - 1e-9 * max(1.0, measured)).sum())
+    # The measured order counts as one of the permutations, so that no p-value is 0.
+    return (num_as_far + 1) / (num_permutations + 1)
+
 
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
@@ -300,3 +396,41 @@ def _centred(resampled: Array, measured: float) -> float:
 def _surest(num_different: int) -> float:
     # Two-sided sign test with all n differences of one sign: 2 * (1/2)^n.
     return min(1.0, 2.0 ** (1 - num_different))
+
+
+POWER = 0.80
+_FACTOR = float(norm.isf(TAIL) + norm.ppf(POWER))
+
+
+def minimum_detectable_difference(
+    stats: Array, aggregate: Aggregate, *, bounds: Bounds, seed: int, clusters: Sequence[Hashable] | None = None
+) -> float:
+    """About the smallest true difference that these rows would show in 4 of 5 comparisons, in the figure's own unit.
+
+    Known before there is a second system: the difference is taken to spread as much as one system's own figure does.
+    That holds where the two agree on half of what varies (correlation 0.5 over rows); systems that agree more, as a
+    base and its tuned model often do, show smaller differences.
+
+    Args:
+        stats: [rows, k] of the system that is there.
+        aggregate: sums [..., k] -> figures [...].
+        bounds: what its figure can be.
+        seed: of the resampling.
+        clusters: the source of each row; None where every row is its own.
+    """
+    _, low, high = bootstrap_interval(stats, aggregate, bounds=bounds, seed=seed, clusters=clusters)
+    # The interval is 2 * 1.96 standard errors wide; 1.96 + 0.84 of them are found in 4 of 5 comparisons.
+    return _FACTOR * (high - low) / (2 * float(norm.isf(TAIL)))
+
+
+def rows_needed(difference: float, standard_error: float, num_rows: int) -> int | None:
+    """About how many rows would settle a difference of this size: two-sided 5%, power 80%.
+
+    Normal approximation: the standard error shrinks with the square root of the rows, and must come down to
+    |difference| / (1.96 + 0.84). None where the difference or its error is 0: no number of such rows would tell.
+    """
+    if difference == 0 or standard_error == 0:
+        return None
+    needed = num_rows * (_FACTOR * standard_error / difference) ** 2
+    # These rows did not settle it, so fewer than one more would contradict the verdict.
+    return max(num_rows + 1, math.ceil(needed))

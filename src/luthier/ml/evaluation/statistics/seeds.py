@@ -23,14 +23,6 @@ from scipy.special import ndtri, stdtrit
 
 from luthier.core.errors import RequestError
 from luthier.core.records.bounds import Bounds
-from luthier.ml.evaluation.statistics.bootstrap import (
-    NUM_RESAMPLES,
-    Aggregate,
-    Array,
-    cluster_sums,
-    resampled_sums,
-    same_rows,
-)
 from luthier.ml.evaluation.statistics.intervals import (
     TAIL,
     Difference,
@@ -38,6 +30,14 @@ from luthier.ml.evaluation.statistics.intervals import (
     difference_of,
     in_agreement,
     interval_of,
+)
+from luthier.ml.evaluation.statistics.resampling import (
+    NUM_RESAMPLES,
+    Aggregate,
+    Array,
+    cluster_sums,
+    resampled_sums,
+    same_rows,
 )
 
 

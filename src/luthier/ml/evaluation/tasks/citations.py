@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.errors import DataError, RequestError, RowProblem
-from luthier.core.results.suite import CitationsTask
-from luthier.core.results.task_result import TaskFigures
-from luthier.ml.evaluation.grounding.claims import THRESHOLD
-from luthier.ml.evaluation.grounding.corpus import Corpus
-from luthier.ml.evaluation.grounding.entailment import Entailment
-from luthier.ml.evaluation.grounding.metrics import (
+from luthier.core.results.suite import CitationsTask, TaskFigures
+from luthier.ml.evaluation.grounding.citation import compiled
+from luthier.ml.evaluation.grounding.claims import (
+    THRESHOLD,
     AnswersWithInvented,
     CitationsPerAnswer,
     EntailedClaims,
+    Entailment,
     ExpectedCitations,
     Findings,
     GroundedClaims,
@@ -21,8 +20,8 @@ from luthier.ml.evaluation.grounding.metrics import (
     MisnamedCitations,
     UnusableVerdicts,
 )
-from luthier.ml.evaluation.grounding.patterns import compiled
-from luthier.ml.evaluation.grounding.us_law import has_eyecite
+from luthier.ml.evaluation.grounding.corpus import Corpus
+from luthier.ml.evaluation.grounding.find import has_eyecite
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
 

@@ -15,13 +15,16 @@ import numpy as np
 from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.core.ports import Engine, Progress
 from luthier.core.records.calibration import NoVerdictKind
-from luthier.core.results.suite import Criterion, PairwiseTask, RubricTask
-from luthier.core.results.task_result import TaskFigures
-from luthier.ml.evaluation.judge.bias import bias_of, pair_statistics
-from luthier.ml.evaluation.judge.cautions import bias_sentences, check_missing, missing_sentence
-from luthier.ml.evaluation.judge.questions import CALIBRATED_CRITERION
-from luthier.ml.evaluation.judge.replies import NoVerdict
-from luthier.ml.evaluation.judge.verdicts import POINTS, Pair, judge_answers, judge_pairs
+from luthier.core.results.suite import Criterion, PairwiseTask, RubricTask, TaskFigures
+from luthier.ml.evaluation.judge.bias import bias_of, bias_sentences, check_missing, missing_sentence, pair_statistics
+from luthier.ml.evaluation.judge.verdicts import (
+    CALIBRATED_CRITERION,
+    POINTS,
+    NoVerdict,
+    Pair,
+    judge_answers,
+    judge_pairs,
+)
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
 

@@ -1,16 +1,20 @@
-"""What a kind of task is: a check of its rows, the options where there are any, its metrics, and what is drawn."""
+"""What a kind of task is: a check of its rows, the options where there are any, its metrics, and what is drawn.
+
+Kinds are named in a table of "module:Class" strings. Rows that a task cannot use are all named at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from luthier.core.dataset import Example
+from luthier.core.errors import DataError, RowProblem
+from luthier.core.import_string import import_string
 from luthier.core.ports import Engine, Progress, SilentProgress
-from luthier.core.results.suite import TaskCommon
-from luthier.core.results.task_result import TaskFigures
+from luthier.core.results.suite import TaskCommon, TaskFigures
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
 
 AnyTask = TypeVar("AnyTask", bound=TaskCommon, contravariant=True)
@@ -94,3 +98,81 @@ class TaskKind(Protocol[AnyTask]):
     def cautions(self, task: AnyTask) -> tuple[str, ...]:
         """Limits of the figures, a sentence each."""
         ...
+
+
+BUILT_IN: Final = {
+    "generate": "luthier.ml.evaluation.tasks.text:Generate",
+    "likelihood": "luthier.ml.evaluation.tasks.text:Likelihood",
+    "choose": "luthier.ml.evaluation.tasks.choices:Choose",
+    "classify": "luthier.ml.evaluation.tasks.choices:Classify",
+    "rank": "luthier.ml.evaluation.tasks.choices:Rank",
+    "json": "luthier.ml.evaluation.tasks.text:JsonAnswers",
+    "sql": "luthier.ml.evaluation.tasks.execution:Sql",
+    "code": "luthier.ml.evaluation.tasks.execution:Code",
+    "pairwise": "luthier.ml.evaluation.tasks.judged:Pairwise",
+    "rubric": "luthier.ml.evaluation.tasks.judged:Rubric",
+    "citations": "luthier.ml.evaluation.tasks.citations:Citations",
+}
+
+
+def task_kind(kind: str) -> TaskKind[Any]:
+    """The kind of this name; `core.suite` knows no other names."""
+    found: TaskKind[Any] = import_string(BUILT_IN[kind])()
+    return found
+
+
+def own_answer(row: TaskRow) -> str:
+    """The row's own answer; empty where it has none."""
+    return row.example.reference or ""
+
+
+def check_rows(
+    task: str, rows: Sequence[TaskRow], problem_of: Callable[[TaskRow], tuple[str, str] | None], *, expected: str
+) -> None:
+    """Check all rows of a task.
+
+    Args:
+        task: name of the task.
+        rows: all of its rows.
+        problem_of: a field and what is wrong with it; None for a row that is right.
+        expected: what a row should have, for the message.
+
+    Raises:
+        DataError: some rows are wrong; all of them are in `problems`.
+    """
+    problems = []
+    for row in rows:
+        if (found := problem_of(row)) is not None:
+            value = row.item.get(found[0])
+            problems.append(_problem(row.example.id, found[1], found[0], "" if value is None else repr(value)[:80]))
+    _refuse(task, problems, expected)
+
+
+def refuse_rows(task: str, problems: Sequence[tuple[str, str]], *, expected: str, field: str = "") -> None:
+    """Refuse rows that are known to be wrong.
+
+    Args:
+        task: name of the task.
+        problems: id of the row, and what is wrong with it.
+        expected: what a row should have, for the message.
+        field: the field that is wrong.
+
+    Raises:
+        DataError: there are problems.
+    """
+    _refuse(task, [_problem(row_id, reason, field) for row_id, reason in problems], expected)
+
+
+def _problem(row_id: str, reason: str, field: str, value: str = "") -> RowProblem:
+    file, _, line = row_id.rpartition(":")
+    return RowProblem(file or row_id, int(line) if line.isdigit() else 0, field, value, reason)
+
+
+def _refuse(task: str, problems: Sequence[RowProblem], expected: str) -> None:
+    if problems:
+        raise DataError(
+            f"task {task}: {len(problems):,} {'row' if len(problems) == 1 else 'rows'} cannot be judged",
+            expected=expected,
+            do="correct these rows or take them out; `map` says which field of the file is which",
+            problems=problems,
+        )

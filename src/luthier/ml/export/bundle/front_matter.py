@@ -1,19 +1,97 @@
-"""The YAML at the top of a model's card, as the Hugging Face hub reads it (its model card specification)."""
+"""The YAML at the top of a model's card, by the Hugging Face hub's specification, and licences of base models.
+
+What follows from a licence is said in short: never more than the licence says, and no legal advice.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final, NamedTuple
 
 import yaml
 
 from luthier.core.evaluation import Evaluation, Metric, SystemResult
 from luthier.core.records.export import Export
 from luthier.ml.charts import figures
-from luthier.ml.charts.metric_titles import metric_title
+from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.charts.visible import visible
-from luthier.ml.export.bundle import licences
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.exporters.registry import WHOLE, format_of
+
+
+class Licence(NamedTuple):
+    """What is known of a licence.
+
+    Attributes:
+        hub: its id on the Hugging Face hub.
+        spdx: its SPDX id; None where SPDX has none.
+        follows: duties of whoever passes the model on, one sentence.
+    """
+
+    hub: str
+    spdx: str | None
+    follows: str
+
+
+_PERMISSIVE: Final = "Whoever passes this model on keeps the text of the licence and the notices with it"
+_KNOWN: Final = (
+    Licence("apache-2.0", "Apache-2.0", f"{_PERMISSIVE}, and says that the weights were changed (section 4)."),
+    Licence("mit", "MIT", f"{_PERMISSIVE}."),
+    Licence("bsd-3-clause", "BSD-3-Clause", f"{_PERMISSIVE}, and does not use its authors' names to promote it."),
+    Licence("cc0-1.0", "CC0-1.0", "Its makers have waived their rights: nothing need be kept."),
+    Licence("cc-by-4.0", "CC-BY-4.0", "Whoever passes this model on names its makers and the changes made."),
+    Licence(
+        "cc-by-nc-4.0", "CC-BY-NC-4.0", "No commercial use; whoever passes this model on names its makers and changes."
+    ),
+    Licence(
+        "gemma",
+        None,
+        "This is a model derivative under the Gemma terms: whoever passes it on hands over a copy of those terms, "
+        "binds the receiver to their use restrictions, says that files were changed, and adds the notice they ask for.",
+    ),
+)
+_OTHER_SPELLINGS: Final = {
+    "gemma terms of use": "gemma",
+    "apache 2.0": "apache-2.0",
+    "apache license 2.0": "apache-2.0",
+    "apache 2.0 license": "apache-2.0",
+}
+NOT_KNOWN: Final = (
+    "The licence of the base model is not stated, so whether this model may be used or passed on is not known: ask its "
+    "makers."
+)
+READ_IT: Final = "Read it before this model is used or passed on: what follows from it is not known to Luthier."
+
+
+def find(licence: str | None) -> Licence | None:
+    """The licence that a name means; None where it is not one of those that are known."""
+    name = (licence or "").strip().lower()
+    name = _OTHER_SPELLINGS.get(name, name)
+    return next((known for known in _KNOWN if known.hub == name), None)
+
+
+def is_stated(licence: str | None) -> bool:
+    """Whether anything is known of the licence."""
+    return bool(licence and licence.strip()) and licence != "not stated"
+
+
+def hub_fields(licence: str | None, url: str | None) -> dict[str, str]:
+    """The entries of the hub's front matter; its ids are SPDX's in lower case, all else is `other` with a name."""
+    if licence is None or not is_stated(licence):
+        return {}
+    if (known := find(licence)) is not None:
+        return {"license": known.hub}
+    # The hub takes only such characters in `license_name`.
+    name = re.sub(r"[^a-z0-9.+-]+", "-", licence.lower()).strip("-") or "other"
+    return {"license": "other", "license_name": name} | ({"license_link": url} if url else {})
+
+
+def consequences(licence: str | None) -> str:
+    """What follows from the licence, one or two sentences."""
+    if not is_stated(licence):
+        return NOT_KNOWN
+    known = find(licence)
+    return known.follows if known is not None else READ_IT
 
 
 def front_matter(export: Export, facts: BundleFacts) -> dict[str, Any]:
@@ -22,7 +100,7 @@ def front_matter(export: Export, facts: BundleFacts) -> dict[str, Any]:
     if facts.base.hub is not None:
         made |= {"base_model": facts.base.hub, "base_model_relation": _relation(export)}
     made["library_name"] = format_of(export.format).library
-    made |= licences.hub_fields(facts.base.licence, facts.base.licence_url)
+    made |= hub_fields(facts.base.licence, facts.base.licence_url)
     made["pipeline_tag"] = "text-generation"
     made["tags"] = _tags(export)
     if facts.evaluation is not None and (system := tuned_system(facts.evaluation)) is not None:

@@ -13,9 +13,9 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from luthier.core.digest import canonical_json, sha256_bytes, sha256_file
 from luthier.core.errors import WorkError
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.ids import canonical_json, sha256_bytes, sha256_file
 
 CARD: Final = "README.md"
 PLAN, EVALUATION, PARITY = "plan.json", "evaluation.json", "parity.json"

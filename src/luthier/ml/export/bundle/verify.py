@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import NotFoundError
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.core.ports import Progress, SilentProgress
-from luthier.ml.export.bundle.lineage import BASE_ROLE, PREDICATE_TYPE, STATEMENT_TYPE, WEIGHTS_DIGEST
 from luthier.ml.export.bundle.manifest import (
     CARD,
     LINEAGE,
@@ -29,14 +28,13 @@ from luthier.ml.export.bundle.manifest import (
     read_manifest,
     walk,
 )
-from luthier.ml.export.bundle.model_signature import check_files
-from luthier.ml.export.bundle.signature import SignatureError, check, read_public_key
+from luthier.ml.export.bundle.provenance import BASE_ROLE, PREDICATE_TYPE, STATEMENT_TYPE, WEIGHTS_DIGEST
+from luthier.ml.export.bundle.signature import SignatureError, check, check_files, read_public_key
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-    from luthier.ml.export.bundle.model_signature import Signer
-    from luthier.ml.export.bundle.signature import PublicKey
+    from luthier.ml.export.bundle.signature import PublicKey, Signer
 
 FaultKind = Literal["missing", "changed", "extra", "link", "manifest", "lineage", "base", "signature", "name"]
 _UNSIGNED: Final = "is missing: nobody has signed this"

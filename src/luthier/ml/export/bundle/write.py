@@ -1,32 +1,34 @@
 """Make a bundle of an export: its documents written beside its files, then every file named and closed to writing.
 
-facts, export --> plan.json, evaluation.json, parity.json, licence texts
-              --> sbom.cdx.json     what it is made of
-              --> README.md         the card
-              --> lineage.intoto.json   all files so far, and what they came from
-              --> bundle.json       all files; its digest is the bundle's name
-              --> model.sig         the signature, where there is an ECDSA key (OpenSSF Model Signing)
-              --> bundle.dsse.json  the same of an Ed25519 key
+    facts, export --> plan.json, evaluation.json, parity.json, licence texts
+                  --> sbom.cdx.json     what it is made of
+                  --> README.md         the card
+                  --> lineage.intoto.json   all files so far, and what they came from
+                  --> bundle.json       all files; its digest is the bundle's name
+                  --> model.sig         the signature, where there is an ECDSA key (OpenSSF Model Signing)
+                  --> bundle.dsse.json  the same of an Ed25519 key
+
+No document names folders of the machine that it was made on.
 """
 
 from __future__ import annotations
 
+import re
 import stat
 import uuid
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.digest import sha256_bytes
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.evaluation import Evaluation
+from luthier.core.ids import sha256_bytes
 from luthier.core.json_limits import json_utf8
 from luthier.core.ports import Progress
 from luthier.core.records.export import Export
 from luthier.core.system.artifact_transfer import copy_local
-from luthier.core.system.durable import sync, sync_file
+from luthier.core.system.files import sync, sync_file
 from luthier.ml.export.bundle.card import card_text
 from luthier.ml.export.bundle.facts import BundleFacts
-from luthier.ml.export.bundle.lineage import lineage
 from luthier.ml.export.bundle.manifest import (
     CARD,
     DOCUMENTS,
@@ -43,14 +45,36 @@ from luthier.ml.export.bundle.manifest import (
     make_manifest,
     read_manifest,
 )
-from luthier.ml.export.bundle.model_signature import model_key_id, sign_files
-from luthier.ml.export.bundle.paths import without_folders
-from luthier.ml.export.bundle.sbom import sbom
-from luthier.ml.export.bundle.signature import key_id, read_private_key, sign
+from luthier.ml.export.bundle.provenance import lineage, sbom
+from luthier.ml.export.bundle.signature import key_id, model_key_id, read_private_key, sign, sign_files
 from luthier.ml.export.bundle.verify import verify
 
 if TYPE_CHECKING:
     from luthier.ml.export.bundle.signature import PrivateKey
+
+_ABSOLUTE: Final = re.compile(r"(?:~|/|\.\.?/|[A-Za-z]:[\\/])[^\n]*")
+# in a sentence: from where a path may begin to its last slash
+_FOLDERS: Final = re.compile(r"(?<![^\s'\"`(\[=])(?:~?/|\.\.?/|[A-Za-z]:\\)(?:[^\s'\"`,;:()\[\]]*[/\\])")
+
+
+def without_folders(value: Any) -> Any:
+    """A document in which every path is its last part, alone or inside a sentence."""
+    if isinstance(value, dict):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    # A text that is a path as a whole; one with a blank in its last part may be a sentence.
+    if _ABSOLUTE.fullmatch(value) and " " not in last_part(value):
+        return last_part(value)
+    return _FOLDERS.sub("", value)
+
+
+def last_part(path: str) -> str:
+    """The name of a file or folder, whichever system the path is of."""
+    return PureWindowsPath(PurePosixPath(path).name or path).name or path
+
 
 _NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 

@@ -1,20 +1,171 @@
-"""The adapter alone, for engines that hold one base and many adapters: as PEFT files, and as GGUF where it can be."""
+"""The adapter alone, for engines that hold one base and many adapters: as PEFT files, and as GGUF where it can be.
+
+llama.cpp puts a GGUF adapter over a GGUF base without merging. It computes W x + (alpha / rank) B (A x) with one
+alpha for the whole file and the rank of each pair of matrices (src/llama-adapter.h). Where modules have scales of
+their own (rsLoRA, ranks by AdaLoRA), what that does not say goes into B. In files of the Llama family the rows of q
+and k are in another order than in transformers, for the rotary embedding that pairs neighbours; so are the rows of
+their B, while A, which sees the layer's input, stays.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import gguf
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from luthier.core.conversation import AS_THEY_ARE
 from luthier.core.errors import RequestError
-from luthier.core.opted_turns import AS_THEY_ARE
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.companions import Turns, write_companions
-from luthier.ml.export.exporters.gguf_lora import NotPlainError, write_gguf_lora
+from luthier.ml.inference.models.weights import read_json
+
+_PREFIX: Final = "base_model.model."
+_PAIR: Final = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$")
+
+
+class NotPlainError(Exception):
+    """The adapter cannot be written as GGUF; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """An architecture of transformers as llama.cpp calls it. permutes: q and k have their rows in another order."""
+
+    arch: gguf.MODEL_ARCH
+    permutes: bool
+
+
+_FAMILIES: Final = {
+    "LlamaForCausalLM": _Family(gguf.MODEL_ARCH.LLAMA, permutes=True),
+    "MistralForCausalLM": _Family(gguf.MODEL_ARCH.LLAMA, permutes=True),
+    "Qwen2ForCausalLM": _Family(gguf.MODEL_ARCH.QWEN2, permutes=False),
+    "Qwen3ForCausalLM": _Family(gguf.MODEL_ARCH.QWEN3, permutes=False),
+    "GemmaForCausalLM": _Family(gguf.MODEL_ARCH.GEMMA, permutes=False),
+    "Gemma2ForCausalLM": _Family(gguf.MODEL_ARCH.GEMMA2, permutes=False),
+    "Gemma3ForCausalLM": _Family(gguf.MODEL_ARCH.GEMMA3, permutes=False),
+}
+
+
+def write_gguf_lora(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], base_path: Path, file: Path, *, name: str
+) -> None:
+    """Write an adapter of PEFT as GGUF in float32.
+
+    Args:
+        tensors: of `adapter_model.safetensors`, A [rank, in] and B [out, rank] of each module.
+        config: of `adapter_config.json`.
+        base_path: folder of the base, for its shape.
+        file: what is written.
+        name: of the model, for people.
+
+    Raises:
+        NotPlainError: llama.cpp has no place for what the adapter does.
+    """
+    base = read_json(base_path / "config.json")
+    family = _family(base)
+    pairs = _pairs(tensors, config)
+    # llama.cpp divides by the file's rank, a's first dimension, whatever the config says.
+    alphas = {module: _scale(module, config) * a.shape[0] for module, (a, _) in pairs.items()}
+    # The commonest value: then most B need no rescaling, and are written as trained.
+    alpha = _mode(list(alphas.values()))
+    names = gguf.get_tensor_name_map(family.arch, int(base["num_hidden_layers"]))
+    writer = gguf.GGUFWriter(str(file), gguf.MODEL_ARCH_NAMES[family.arch])
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_name(name)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+    for module, (a, b) in pairs.items():
+        place = names.get_name(module + ".weight", try_suffixes=(".weight",))
+        if place is None or not place.startswith("blk."):
+            raise NotPlainError(f"it changes {module}, which llama.cpp adapts in no file")
+        # llama.cpp multiplies by alpha / rank: what a module's own alpha differs from it goes into B, [out, rank].
+        up = b.float() * (alphas[module] / alpha)
+        if family.permutes and (heads := _heads(module, base)):
+            up = _as_neighbours(up, heads)
+        writer.add_tensor(f"{place}.lora_a", a.float().contiguous().numpy())
+        writer.add_tensor(f"{place}.lora_b", up.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _family(base: Mapping[str, Any]) -> _Family:
+    architecture = (base.get("architectures") or ["an unnamed architecture"])[0]
+    if architecture not in _FAMILIES:
+        raise NotPlainError(f"the names of {architecture} in llama.cpp are not known here")
+    return _FAMILIES[architecture]
+
+
+def _pairs(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B by the name of their module in the base."""
+    if config.get("peft_type") != "LORA":
+        raise NotPlainError(f"it is no low-rank adapter but {config.get('peft_type')}")
+    for key, what in (
+        ("use_dora", "lengths of rows (DoRA)"),
+        ("lora_bias", "biases"),
+        ("modules_to_save", "whole layers"),
+    ):
+        if config.get(key):
+            raise NotPlainError(f"it has {what}, for which that file has no place")
+    if config.get("bias", "none") != "none":
+        raise NotPlainError("it has biases, for which that file has no place")
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = _PAIR.match(name.removeprefix(_PREFIX))
+        if match is None:
+            raise NotPlainError(f"it holds {name}, for which that file has no place")
+        found.setdefault(match["module"], {})[match["side"]] = tensor
+    if incomplete := [module for module, sides in found.items() if len(sides) < 2]:
+        raise NotPlainError(f"{incomplete[0]} has only one of its two matrices")
+    return {module: (sides["A"], sides["B"]) for module, sides in found.items()}
+
+
+def _scale(module: str, config: Mapping[str, Any]) -> float:
+    """What PEFT multiplies B A by."""
+    rank = _of_module(module, config.get("rank_pattern"), config["r"])
+    alpha = _of_module(module, config.get("alpha_pattern"), config["lora_alpha"])
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else float(rank))
+
+
+def _of_module(module: str, patterns: Mapping[str, Any] | None, default: float) -> float:
+    """The value of the first pattern that names the module, as PEFT finds it: the whole name, or its last parts."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return float(value)
+    return float(default)
+
+
+def _mode(values: list[float]) -> float:
+    return max(sorted(set(values)), key=values.count)
+
+
+def _heads(module: str, base: Mapping[str, Any]) -> int:
+    """How many heads the rows of this module make up; 0 where they keep their order."""
+    if module.endswith(".q_proj"):
+        return int(base["num_attention_heads"])
+    if module.endswith(".k_proj"):
+        return int(base.get("num_key_value_heads") or base["num_attention_heads"])
+    return 0
+
+
+def _as_neighbours(rows: Tensor, num_heads: int) -> Tensor:
+    """Rows [heads * width, r]: in each head the two halves, which transformers rotates together, interleaved."""
+    width = rows.shape[0] // num_heads
+    # [heads, 2, width / 2, r] to [heads, width / 2, 2, r]: row i of the first half beside row i of the second.
+    halves = rows.reshape(num_heads, 2, width // 2, rows.shape[1])
+    return torch.swapaxes(halves, 1, 2).reshape(rows.shape)
+
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"

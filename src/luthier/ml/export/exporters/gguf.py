@@ -1,28 +1,147 @@
-"""GGUF, for llama.cpp and what is built on it: one file with weights, tokenizer and template, a Modelfile beside it."""
+"""GGUF, for llama.cpp and Ollama: one file with weights, tokenizer and template, and a Modelfile beside it.
+
+Ollama writes turns by a Go template of its own and does not run the one in the GGUF file. The template of the
+Modelfile is found by asking the real one: it is written where every turn is a fixed text, the content and a fixed
+text. Where it is not (turns depend on each other), the Modelfile omits turns, and Ollama uses the template in the
+file, if it recognises it.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from luthier.core.child_process.process import run_child
-from luthier.core.errors import RequestError
+from luthier.core.conversation import AS_THEY_ARE, Conversation, Message
+from luthier.core.errors import RequestError, TemplateError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
-from luthier.ml.export.exporters.companions import Turns
-from luthier.ml.export.exporters.converter import converter
-from luthier.ml.export.exporters.known_architectures import keys_of, refuse_unknown
+from luthier.ml.export.exporters.companions import Turns, what_to_do
+from luthier.ml.export.exporters.converter import converter, keys_of, refuse_unknown
 from luthier.ml.export.exporters.merged import write_model
-from luthier.ml.export.exporters.modelfile import by_hand_in_ollama, modelfile
+from luthier.ml.inference.models.chat_template import ChatTemplate
+
+_MARK: Final = "\u2063content\u2063"
+_ROLES: Final = ("system", "user", "assistant")
+_PARAMETERS: Final = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
+}
+
+
+def modelfile(weights: str, turns: Turns) -> str:
+    """The text of a Modelfile.
+
+    Of the generation config only settings of sampling are taken over. The token that a text begins with is left out:
+    Ollama puts it there itself.
+
+    Args:
+        weights: name of the GGUF file beside it.
+        turns: how the export writes and ends turns.
+    """
+    lines = [f"FROM ./{weights}"]
+    if (written := _turns(turns.template, turns.beginning)) is not None:
+        go, system = written
+        lines.append(f'TEMPLATE """{go}"""')
+        if system:
+            lines.append(f'SYSTEM """{system}"""')
+    else:
+        lines.append("# The chat template in the file cannot be said in Ollama's language: see chat_template.jinja.")
+    lines += [f"# {note[:1].upper()}{note[1:]}." for note in by_hand_in_ollama(turns)]
+    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in turns.stops]
+    sampling = {own: turns.settings.get(name) for name, own in _PARAMETERS.items()}
+    lines += [f"PARAMETER {name} {value}" for name, value in sampling.items() if _is_number(value)]
+    return "\n".join(lines) + "\n"
+
+
+def by_hand_in_ollama(turns: Turns) -> list[str]:
+    """What users of Ollama must do, which does not run the chat template in the file."""
+    if turns.opted == AS_THEY_ARE:
+        return []
+    return [
+        "Ollama does not run the chat template in the file, so its users must do what it does: "
+        + what_to_do(turns.template, turns.opted)
+    ]
+
+
+def _turns(template: ChatTemplate, beginning: str) -> tuple[str, str] | None:
+    """The Go template, and the system text that is written where a conversation has none; None: cannot be said."""
+    try:
+        around = _around_each_role(template)
+        if around is None:
+            return None
+        frames, opening = around
+        system = _default_system(template, frames)
+        if system is None:
+            return None
+    except TemplateError:
+        return None
+    texts = [opening, system, *(text for frame in frames.values() for text in frame)]
+    # Go would read these as its own syntax; such a text is left to the template in the file.
+    if any(word in text for text in texts for word in ("{{", "}}", '"""')):
+        return None
+    go = "".join(
+        '{{ if eq .Role "' + role + '" }}' + before.removeprefix(beginning) + "{{ .Content }}" + after + "{{ end }}"
+        for role, (before, after) in frames.items()
+    )
+    return "{{ range .Messages }}" + go + "{{ end }}" + opening, system
+
+
+def _around_each_role(template: ChatTemplate) -> tuple[dict[str, tuple[str, str]], str] | None:
+    """The text before and after the content of each role, and what opens the answer; None where that depends."""
+    whole = _render(template, _ROLES)
+    opening = _render(template, ("system", "user"), opens=True).removeprefix(_render(template, ("system", "user")))
+    frames, written = {}, ""
+    for position, role in enumerate(_ROLES):
+        now = _render(template, _ROLES[: position + 1])
+        # Each turn must append exactly its frame and content, and change nothing before.
+        if not now.startswith(written) or now.count(_MARK) != position + 1:
+            return None
+        before, _, after = now.removeprefix(written).partition(_MARK)
+        frames[role], written = (before, after), now
+    # A second round: a template that writes later turns otherwise than the first shows here.
+    again = ("system", "user", "assistant", "user", "assistant", "user")
+    expected = "".join(frames[role][0] + _MARK + frames[role][1] for role in again)
+    if written != whole or _render(template, again, opens=True) != expected + opening:
+        return None
+    return frames, opening
+
+
+def _default_system(template: ChatTemplate, frames: Mapping[str, tuple[str, str]]) -> str | None:
+    """The system text that the template writes by itself: often empty. None where it writes something else."""
+    alone = _render(template, ("user",))
+    before, after = frames["user"]
+    own = alone.removesuffix(before + _MARK + after)
+    if own == "":
+        return ""
+    before, after = frames["system"]
+    if not (own.startswith(before) and own.endswith(after)) or own == alone:
+        return None
+    return own[len(before) : len(own) - len(after)]
+
+
+def _render(template: ChatTemplate, roles: Sequence[str], *, opens: bool = False) -> str:
+    messages = tuple(Message.model_validate({"role": role, "content": _MARK}) for role in roles)
+    return template.render(Conversation(messages=messages), add_generation_prompt=opens)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
 
 FILE: Final = "model.gguf"
 MODELFILE: Final = "Modelfile"
-CONVERT: Final = "luthier.ml.export.exporters.convert_worker:convert"
-_QUANTISE: Final = "luthier.ml.export.exporters.quantise_worker:quantise"
+CONVERT: Final = "luthier.ml.export.exporters.gguf_worker:convert"
+_QUANTISE: Final = "luthier.ml.export.exporters.gguf_worker:quantise"
 _OUTTYPES: Final = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
 
 

@@ -12,7 +12,7 @@ from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
-from luthier.ml.export.exporters.known_architectures import compared_with, refuse_unknown
+from luthier.ml.export.exporters.converter import compared_with, refuse_unknown
 from luthier.ml.export.exporters.merged import write_model
 from luthier.ml.inference.models.architecture import load_config, text_config
 

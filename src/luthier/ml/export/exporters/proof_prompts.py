@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError, TemplateError
 from luthier.core.json_limits import loads
-from luthier.core.opted_turns import OptedTurns
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
-from luthier.ml.inference.opted_turns import rewritten, text_of
+from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.tool_calls import form_of
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def source_prompts(source: ExportSource, examples: Sequence[Example]) -> SourceP
     """
     from luthier.ml.export.exporters.companions import source_template, template_of_export
     from luthier.ml.inference.models.architecture import context_tokens, load_config
-    from luthier.ml.inference.models.template_clock import filled_names
+    from luthier.ml.inference.models.jinja_sandbox import filled_names
     from luthier.ml.inference.models.thinking_probe import default_switches
 
     template = source_template(source)

@@ -27,17 +27,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.ports import Progress, SilentProgress
 from luthier.core.records.export import ExportFormat, ExportSource
-from luthier.core.system.scratch_folders import scratch_folder
+from luthier.core.system.files import scratch_folder
 from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.proof_prompts import ProofPrompt, SourcePrompts, TokenFindings, compared_tokens
 
 if TYPE_CHECKING:
     from luthier.ml.export.runtimes.protocol import LogProbabilities, Runtime
-    from luthier.ml.export.runtimes.transformers_model import TransformersModel
+    from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
 
 _FORMAT: Final = 3
 _NUM_TOKENS: Final = 64
@@ -217,7 +217,7 @@ def _num_layers(base: Path) -> int:
 def _shortest_window(base: str) -> int | None:
     """How many tokens the layers with the shortest window see; None where no window is shorter than the context."""
     from luthier.ml.inference.models.architecture import context_tokens, load_config, text_config
-    from luthier.ml.inference.models.scaled_down import is_span
+    from luthier.ml.inference.models.smaller_models import is_span
 
     config = load_config(base)
     spans = [value for key, value in vars(text_config(config)).items() if is_span(key) and type(value) is int]
@@ -259,7 +259,7 @@ def _write_copy(source: ExportSource, folder: Path, *, keeps_layers: bool) -> bo
     import torch
 
     from luthier.ml.inference.models.quiet import quiet_transformers
-    from luthier.ml.inference.models.small_copy import small_copy
+    from luthier.ml.inference.models.smaller_models import small_copy
 
     # The copy's random weights must not move the random numbers of the process that asks.
     generator = torch.get_rng_state()
@@ -286,7 +286,7 @@ def _fault(small: ExportSource, runtime: Runtime, num_tokens: int = _NUM_TOKENS,
     the median: a router that rounding sends another way changes some positions, a part that is missing changes nearly
     all. By default only positions behind the windows of the copy count.
     """
-    from luthier.ml.export.runtimes.transformers_model import TransformersModel
+    from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
 
     own = TransformersModel(small.base_path)
     most = min(num_tokens, own.context_tokens, runtime.context_tokens or num_tokens)
@@ -332,9 +332,9 @@ def _lost_switch(base: Path, share_of: Callable[[TransformersModel], float]) -> 
         base: the folder of the copy; its config is changed on the way and is as before at the end.
         share_of: how far a model is from what the runtime has computed.
     """
-    from luthier.ml.export.runtimes.transformers_model import TransformersModel
+    from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
     from luthier.ml.inference.models.quiet import quiet_transformers
-    from luthier.ml.inference.models.small_copy import FAILURES
+    from luthier.ml.inference.models.smaller_models import FAILURES
 
     file = base / "config.json"
     before = file.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from luthier.core.plan import Quantisation
 from luthier.ml.inference.decode import Decoder, Request
 from luthier.ml.inference.models.loading import attach_adapter, load_model
-from luthier.ml.inference.models.soft_prompt import virtual_tokens
+from luthier.ml.inference.models.merging import virtual_tokens
 from luthier.ml.inference.models.weights import read_json
 
 

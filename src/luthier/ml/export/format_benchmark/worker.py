@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.core.child_process.channel import Channel
-from luthier.ml.export.format_benchmark.asking import Asked, AskedRow, Quality, RowQuality, Speed
+from luthier.ml.export.format_benchmark.measure import Asked, AskedRow, Quality, RowQuality, Speed
 
 if TYPE_CHECKING:
     from luthier.ml.export.runtimes.protocol import LogProbabilities
@@ -88,7 +88,7 @@ def _open_exact(asked: Asked) -> tuple[Score, Write, str]:
         from importlib.metadata import version
 
         from luthier.ml.export.exporters.companions import source_template
-        from luthier.ml.export.runtimes.transformers_model import TransformersModel
+        from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
 
         source = asked.source
         ends = frozenset(source_template(source).end_of_turn_ids)

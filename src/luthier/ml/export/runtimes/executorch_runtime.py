@@ -20,8 +20,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.errors import ModelSourceError, NotFoundError, RequestError
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
-from luthier.ml.export.runtimes.log_softmax import log_softmax
-from luthier.ml.export.runtimes.protocol import LogProbabilities
+from luthier.ml.export.runtimes.protocol import LogProbabilities, log_softmax
 from luthier.ml.export.runtimes.transformers_runtime import rendered
 from luthier.ml.inference.models.loading import load_tokenizer
 

@@ -15,13 +15,11 @@ from luthier.core.errors import RequestError, TemplateError
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
 from luthier.core.stream import TextRequest
-from luthier.ml.export.runtimes.log_softmax import log_softmax
-from luthier.ml.export.runtimes.protocol import LogProbabilities
-from luthier.ml.inference.llama_cpp.adapters import only_gguf
+from luthier.ml.export.runtimes.protocol import LogProbabilities, log_softmax
 from luthier.ml.inference.llama_cpp.library import LlamaLibrary
 from luthier.ml.inference.llama_cpp.prompts import FileReader, dayless_template
-from luthier.ml.inference.llama_cpp.server import LlamaServer
-from luthier.ml.inference.models.gguf_header import read_gguf_header
+from luthier.ml.inference.llama_cpp.server import LlamaServer, only_gguf
+from luthier.ml.inference.models.gguf import read_gguf_header
 
 
 def open_export(folder: Path, source: ExportSource) -> LlamaCppRuntime:

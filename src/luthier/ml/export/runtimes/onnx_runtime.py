@@ -14,10 +14,8 @@ from luthier.core.conversation import Conversation
 from luthier.core.errors import ModelSourceError, NotFoundError, RequestError, TemplateError
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
-from luthier.ml.export.runtimes.documents import message_documents
-from luthier.ml.export.runtimes.log_softmax import log_softmax
-from luthier.ml.export.runtimes.protocol import LogProbabilities
-from luthier.ml.inference.models.template_clock import reads_clock, without_clock
+from luthier.ml.export.runtimes.protocol import LogProbabilities, log_softmax, message_documents
+from luthier.ml.inference.models.jinja_sandbox import reads_clock, without_clock
 
 
 def open_export(folder: Path, source: ExportSource) -> OnnxRuntime:

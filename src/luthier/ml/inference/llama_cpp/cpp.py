@@ -22,18 +22,14 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, RequestError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
 from luthier.core.stream import Decoding, EmbeddingRequest, Served, Started, TextRequest
-from luthier.ml.inference.llama_cpp.active_requests import Choice, Writing
-from luthier.ml.inference.llama_cpp.adapters import check_adapter, only_gguf
-from luthier.ml.inference.llama_cpp.answers import AnswerReader
-from luthier.ml.inference.llama_cpp.grammar import grammar_of, no_grammar
-from luthier.ml.inference.llama_cpp.prompts import dayless_template, open_reader
-from luthier.ml.inference.llama_cpp.server import CachePrecision, LlamaServer
-from luthier.ml.inference.models.gguf_header import GgufHeader, read_gguf_header
-from luthier.ml.inference.prompt_ids import checked
-from luthier.ml.inference.stream_generation import generate_by_streaming
+from luthier.ml.inference.engine_prompts import CallsInText, checked
+from luthier.ml.inference.engine_wrappers import generate_by_streaming
+from luthier.ml.inference.llama_cpp.active_requests import AnswerReader, Choice, Writing
+from luthier.ml.inference.llama_cpp.prompts import dayless_template, grammar_of, no_grammar, open_reader
+from luthier.ml.inference.llama_cpp.server import CachePrecision, LlamaServer, check_adapter, only_gguf
+from luthier.ml.inference.models.gguf import GgufHeader, read_gguf_header
 from luthier.ml.inference.thoughts import Thinking
 from luthier.ml.inference.tool_calls import ToolForm
-from luthier.ml.inference.tool_parsing import CallsInText
 
 DEFAULT_SLOTS: Final = 16
 _CACHE_BYTES: Final = 512 << 20
@@ -278,7 +274,7 @@ class LlamaCppEngine:
             RequestError: the package that gives logits is missing, or ids are not of this model.
         """
         self._check_open()
-        from luthier.ml.inference.llama_cpp.likelihood import score_with_llama_cpp
+        from luthier.ml.inference.llama_cpp.library import score_with_llama_cpp
 
         return score_with_llama_cpp(self._model, examples, progress, num_threads=self._num_threads)
 

@@ -1,8 +1,9 @@
-"""How a request becomes the tokens that llama.cpp is given: always token ids, so that nothing is added on the way.
+"""What a request gives llama.cpp: token ids, so that nothing is added on the way, and a grammar for the answer.
 
 With the tokenizer of the model beside its GGUF file, conversations are written by Luthier's template, as they were when
 the model was trained, and the file must give the same tokens for the same text. A GGUF file alone has a template and a
-tokenizer of its own; llama.cpp applies both.
+tokenizer of its own; llama.cpp applies both. The grammar is that of a JSON schema, or of the tools that the answer may
+or must call.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from luthier.core.errors import RequestError, TemplateError
 from luthier.core.ports import THINKING_TOKENS
 from luthier.core.recipe import TemplateOption
 from luthier.core.stream import TextRequest
+from luthier.core.text.json_schema import check_schema
+from luthier.ml.inference.engine_prompts import ToolFormat, check_bytes, checked, ids_of, text_of
 from luthier.ml.inference.llama_cpp.server import LlamaServer
-from luthier.ml.inference.models.gguf_header import GgufHeader
-from luthier.ml.inference.models.template_clock import filled_names, own_name, reads_clock, without_clock
+from luthier.ml.inference.models.gguf import GgufHeader
+from luthier.ml.inference.models.jinja_sandbox import filled_names, own_name, reads_clock, without_clock
 from luthier.ml.inference.models.thinking import TAGS
 from luthier.ml.inference.models.thinking_probe import default_switches, measured_format, options_of, tags_in
-from luthier.ml.inference.opted_turns import text_of
-from luthier.ml.inference.prompt_ids import check_bytes, checked, ids_of
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
-from luthier.ml.inference.tool_parsing import ToolFormat
+from luthier.ml.inference.tool_calls import COMPACT, ToolForm
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.chat_template import ChatTemplate
@@ -216,3 +217,31 @@ def _message(message: Message) -> dict[str, Any]:
     if not message.tool_calls:
         document.pop("tool_calls", None)
     return {"content": "", **json.loads(json.dumps(document))}
+
+
+_DIALECT: Final = "%llguidance {}\n"
+
+
+def grammar_of(request: TextRequest, form: ToolForm | None, server: LlamaServer) -> str | None:
+    """What the answer is held to, in llguidance's dialect, which this build of llama.cpp takes; None for nothing."""
+    if form is not None and (request.tool_choice == "required" or request.json_schema is not None):
+        return _DIALECT + form.grammar(request, lambda text: _token_id(server, text))
+    if request.json_schema is None:
+        return None
+    check_schema(request.json_schema)
+    return f"{_DIALECT}start: %json {json.dumps({**request.json_schema, 'x-guidance': COMPACT})}\n"
+
+
+def _token_id(server: LlamaServer, text: str) -> int | None:
+    ids = server.tokenize(text, add_special=False)
+    # One token: the mark is special in this vocabulary, and the grammar can name its id.
+    return ids[0] if len(ids) == 1 else None
+
+
+def no_grammar() -> RequestError:
+    """What is said where llama.cpp does not follow a grammar."""
+    return RequestError(
+        "a JSON schema, of the answer or of a tool's arguments, that llama.cpp does not follow",
+        expected="a schema with the words that its grammars know (type, properties, items, enum, pattern ...)",
+        do="make the schema simpler, or check that it is a valid one",
+    )

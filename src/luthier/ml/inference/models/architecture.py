@@ -1,4 +1,4 @@
-"""Which class of transformers a model folder is, and which part of it is the language model.
+"""Which class of transformers a model folder is, which part of it is the language model, and which layers are alike.
 
 A folder is a causal language model, or an image-text model as it is published (`Gemma3ForConditionalGeneration`): a
 config with a `text_config` and others beside it, weights under names of their own, towers for pictures and sound.
@@ -18,6 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.errors import ModelSourceError
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 _TOWERS: Final = ("vision_config", "audio_config")
 # The positions of a model go by several names where transformers has not mapped them to the first.
 _CONTEXTS: Final = (
@@ -28,11 +33,6 @@ _CONTEXTS: Final = (
     "seq_length",
     "context_length",
 )
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def load_config(path: str | Path) -> PreTrainedConfig:
@@ -241,3 +241,48 @@ def _unknown(what: str, error: Exception) -> ModelSourceError:
         expected="a configuration that transformers knows, without code of its own",
         do="pull the model again; if it stays, it needs another version of transformers",
     )
+
+
+_FEWEST_LAYERS: Final = 2
+
+
+def layers_of(base: PreTrainedModel) -> tuple[nn.Module, str, nn.ModuleList] | None:
+    """The list of a model's layers, the module that holds it, and under which name; None where there is no one list."""
+    from torch import nn
+
+    body = language_model(base)
+    num = getattr(text_config(base.config), "num_hidden_layers", None)
+    for parent in body.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == num:
+                return parent, name, child
+    return None
+
+
+def prefix_length(base: PreTrainedModel, layers: nn.ModuleList) -> int:
+    """How many of the first layers hold one of each kind."""
+    kinds = [(_kind(layer), *said) for layer, said in zip(layers, _said_of_layers(base, len(layers)), strict=True)]
+    # The last first occurrence of a kind; at least two layers, so that one feeds another.
+    return max(min(_FEWEST_LAYERS, len(kinds)), *(kinds.index(kind) + 1 for kind in set(kinds)))
+
+
+def _said_of_layers(base: PreTrainedModel, num_layers: int) -> list[tuple[Any, ...]]:
+    """What the config lists once a layer, such as which of them have a window."""
+    entries = [value for _, value in sorted(vars(text_config(base.config)).items()) if isinstance(value, (list, tuple))]
+    # numbers of layers, where all of them are listed, tell none apart
+    listed = [e for e in entries if len(e) == num_layers and list(e) != list(range(num_layers))]
+    return [tuple(str(entry[i]) for entry in listed) for i in range(num_layers)]
+
+
+def _kind(layer: nn.Module) -> tuple[Any, ...]:
+    """What tells layers apart: the modules in them, and plain settings of these, except for numbers of layers."""
+    found = []
+    for name, module in layer.named_modules():
+        settings = tuple(
+            (key, value)
+            for key, value in sorted(vars(module).items())
+            if isinstance(value, (bool, int, float, str, type(None))) and "layer_idx" not in key and key != "training"
+        )
+        if "experts." not in name:  # there may be hundreds, all alike
+            found.append((name, type(module).__name__, settings))
+    return tuple(found)

@@ -19,15 +19,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from luthier.core.digest import sha256_file
-from luthier.core.errors import ConflictError, ModelSourceError, StorageFullError
+from luthier.core.errors import ConflictError, ModelSourceError, StorageFullError, first_line
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.library_errors import first_line
+from luthier.core.ids import sha256_file
 from luthier.core.ports import Progress
 from luthier.core.records.base_model import LocalModel
-from luthier.core.system.disk_full import is_disk_full
-from luthier.core.system.durable import sync, sync_tree
-from luthier.ml.inference.models.names import ModelName
+from luthier.core.system.files import is_disk_full, sync, sync_tree
+from luthier.ml.inference.models.catalog import ModelName
 from luthier.ml.inference.models.weights import WeightFile, weight_files, weights_digest
 
 DOCUMENT, MANIFEST = "luthier.json", "manifest.json"

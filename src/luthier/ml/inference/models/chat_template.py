@@ -22,19 +22,22 @@ import jinja2
 from transformers import PreTrainedTokenizerFast
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.digest import sha256_bytes, sha256_document
-from luthier.core.errors import RequestError, TemplateError
+from luthier.core.errors import RequestError, TemplateError, library_reason
+from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.json_limits import loads
-from luthier.core.library_errors import library_reason
-from luthier.ml.inference.models.bounded_jinja import use_bounded_sandbox
+from luthier.ml.inference.models.jinja_sandbox import (
+    FIXED_DAY,
+    GIVEN,
+    TemplateNames,
+    names_of,
+    reads_clock,
+    use_bounded_sandbox,
+)
 from luthier.ml.inference.models.loading import load_tokenizer
-from luthier.ml.inference.models.message_forms import AS_USUAL, MessageForms, measure_forms
-from luthier.ml.inference.models.template_clock import FIXED_DAY, reads_clock
-from luthier.ml.inference.models.template_names import GIVEN, TemplateNames, names_of
+from luthier.ml.inference.models.message_forms import AS_USUAL, CALLS, EndProbe, MessageForms, TurnEnd, measure_forms
 from luthier.ml.inference.models.template_probe import check_template
 from luthier.ml.inference.models.thought_writing import ThoughtWriting, measure_writing, split_thought, tags_of_prompts
-from luthier.ml.inference.models.token_bytes import TokenBytes
-from luthier.ml.inference.models.turn_end import CALLS, EndProbe, TurnEnd
+from luthier.ml.inference.models.token_counter import TokenBytes
 
 _RENDER_ERRORS = (
     jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError,

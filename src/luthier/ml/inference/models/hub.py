@@ -1,15 +1,18 @@
-"""Models from a hub that speaks the Hugging Face API; HF_ENDPOINT is read at every call.
+"""Models from a hub that speaks the Hugging Face API, and its refusals explained; HF_ENDPOINT is read at every call.
 
 Only safetensors, JSON, jinja, the tokenizer and the licence texts are fetched, never a pickle and never code. Every
 file is compared with the digest that the hub states (SHA-256 of large files, git's object id of small ones); a file
 without one is refused. Small files come first, so that a config that asks for code is seen before any weights.
 Files are written as `NAME.part` first; an interrupted download goes on where it stopped, in the next process too.
+
+Where a hub refuses a model to everybody, or to this account, the error says why and how to get access.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
+import os
 import re
 import shutil
 import time
@@ -17,16 +20,96 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import HfApi, get_token, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from luthier.core.digest import sha256_file
-from luthier.core.errors import ModelSourceError, StorageFullError
+from luthier.core.errors import ModelSourceError, NotFoundError, StorageFullError, first_line
+from luthier.core.ids import sha256_file
 from luthier.core.ports import Progress, ProgressTask
-from luthier.core.system.durable import sync
-from luthier.ml.inference.models.hub_access import endpoint, explained
+from luthier.core.system.files import sync
 from luthier.ml.inference.models.weights import no_safetensors
+
+
+def endpoint() -> str:
+    """The hub's address: HF_ENDPOINT as it is now, or the public hub."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+
+
+def explained(repo: str, revision: str, error: Exception, what: str = "") -> ModelSourceError | NotFoundError:
+    """The error of a client of the hub in Luthier's words. It never contains a token.
+
+    Args:
+        repo: `org/name`.
+        revision: as requested.
+        error: of the client.
+        what: what could not be fetched, where that is not `repo`.
+    """
+    hub = endpoint()
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, GatedRepoError):
+        return _gated(repo, hub)
+    if isinstance(error, RevisionNotFoundError):
+        return NotFoundError(
+            f"{repo} on {hub} has no revision {revision!r}",
+            expected="a branch, tag or commit of that repository",
+            do=f"try hub:{repo}@main",
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return NotFoundError(
+            f"there is no model {repo!r} on {hub}, or it is private",
+            expected="org/name as on the model's page",
+            do=f"check the spelling; for a private model {_how_to_sign_in(hub)}",
+        )
+    if status in (401, 403) and get_token():
+        return ModelSourceError(
+            f"{hub} refuses {_token_name()} for {what or repo} (HTTP {status})",
+            expected="a valid token that may read this repository",
+            do=f"make a token with read access on {hub}/settings/tokens (a fine-grained one needs read access to gated "
+            "repositories, too) and set HF_TOKEN to it; for a public model leave the token out",
+        )
+    if status in (401, 403):
+        return ModelSourceError(
+            f"{hub} gives {what or repo} to nobody without a token (HTTP {status})",
+            expected="a repository that this machine may read",
+            do=_how_to_sign_in(hub),
+        )
+    return ModelSourceError(
+        f"{what or repo} could not be fetched from {hub}: {type(error).__name__}: {first_line(error, '')}",
+        expected="an answer from the hub",
+        do="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE, proxies), then pull again: it goes on where it stopped",
+    )
+
+
+def _gated(repo: str, hub: str) -> ModelSourceError:
+    if get_token():
+        return ModelSourceError(
+            f"{repo} on {hub} is gated, and the account of {_token_name()} may not read it",
+            expected="an account that has accepted the model's terms, where its makers ask for that let in by them",
+            do=f"open {hub}/{repo} with that account and accept the terms; where it says that the request is pending, "
+            "wait for its makers; a fine-grained token needs read access to gated repositories, too",
+        )
+    return ModelSourceError(
+        f"{repo} on {hub} is gated: its makers give it to accounts that have accepted its terms, and no token is set",
+        expected="a token of such an account",
+        do=f"accept the terms on {hub}/{repo}, {_how_to_sign_in(hub)}",
+    )
+
+
+def _how_to_sign_in(hub: str) -> str:
+    return f"make a token with read access on {hub}/settings/tokens, set HF_TOKEN to it, and pull again"
+
+
+def _token_name() -> str:
+    """Where the token in use was found, never the token."""
+    return "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "the token that `hf auth login` has kept"
+
 
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "LICENCE*", "NOTICE*", "README.md")
 _CODE = ("*.py", "*.so", "*.dll")

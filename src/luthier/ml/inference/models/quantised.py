@@ -24,9 +24,9 @@ from transformers import PreTrainedModel
 
 from luthier.core.plan import Quantisation
 from luthier.ml.inference.models.architecture import causal_model
-from luthier.ml.inference.models.forward_arguments import FORWARD_ERRORS, text_inputs
-from luthier.ml.inference.models.shallow import shallow
-from luthier.ml.inference.models.weight_reads import watched_reads, weight_reads
+from luthier.ml.inference.models.attention_proof import shallow
+from luthier.ml.inference.models.forward import FORWARD_ERRORS, text_inputs
+from luthier.ml.inference.models.module_roles import watched_reads, weight_reads
 
 _LARGEST_INT8: Final = 127
 _FEW: Final = 8

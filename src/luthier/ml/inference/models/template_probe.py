@@ -97,7 +97,7 @@ def render(document: dict[str, Any], _channel: Channel) -> str | None:
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    from luthier.ml.inference.models.bounded_jinja import use_bounded_sandbox
+    from luthier.ml.inference.models.jinja_sandbox import use_bounded_sandbox
 
     use_bounded_sandbox()
     _bound()

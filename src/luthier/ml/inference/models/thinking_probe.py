@@ -22,7 +22,7 @@ from jinja2 import meta, nodes
 
 from luthier.core.errors import RequestError
 from luthier.core.recipe import TemplateOption
-from luthier.ml.inference.models.bounded_jinja import BoundedEnvironment, use_bounded_sandbox
+from luthier.ml.inference.models.jinja_sandbox import BoundedEnvironment, use_bounded_sandbox
 from luthier.ml.inference.models.thinking import ThinkingFormat
 
 _QUESTION, _THOUGHT, _ANSWER, _NEXT = "Qxprobe", "Txprobe", "Axprobe", "Nxprobe"

@@ -1,14 +1,117 @@
-"""Count the tokens of many texts fast: only the tokenizer of a model is loaded, and torch is not."""
+"""Counts of tokens without a model: many texts counted fast, and how few tokens a text can have before it is tokenised.
+
+Only the tokenizer of a model is loaded for counting, and torch is not. The lower bound is a text's bytes over those of
+the longest token. It holds where every byte of a text ends up in some token: byte-level BPE, and BPE or Unigram with
+byte fallback, behind a pre-tokenizer that only splits. Of other tokenizers (WordPiece, word lists, an unknown token
+that represents any length) nothing is known.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-from luthier.core.errors import ModelSourceError, NotFoundError
-from luthier.core.library_errors import library_reason
+from luthier.core.errors import ModelSourceError, NotFoundError, library_reason
+
+_NUM_BYTES: Final = 256
+_NORMALIZERS: Final = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Lowercase", "Nmt", "ByteLevel"})
+_SPLITTERS: Final = frozenset({"ByteLevel", "Split", "Digits", "Metaspace", "Punctuation", "UnicodeScripts"})
+_BLANKS: Final = re.compile(r"\s+")
+
+
+class TokenBytes:
+    """The bound of one tokenizer.
+
+    Attributes:
+        longest: bytes of text that one token can represent at most; None where the tokenizer has no such bound.
+    """
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self._normalizer = backend.normalizer
+        added = backend.get_added_tokens_decoder().values()
+        # Such a token takes in all blanks beside it, however many.
+        self._swallows_blanks = any(token.lstrip or token.rstrip for token in added)
+        self._lost = _lost_bytes(backend) if _is_byte_level(backend) else b""
+        self.longest = _longest_token_bytes(backend)
+
+    def least_tokens(self, text: str) -> int:
+        """No fewer tokens than this has the text; 0 where nothing is known."""
+        if self.longest is None:
+            return 0
+        written = text if self._normalizer is None else str(self._normalizer.normalize_str(text))
+        if self._swallows_blanks:
+            written = _BLANKS.sub(" ", written)
+        num_bytes = len(written.encode(errors="surrogatepass").translate(None, self._lost))
+        return -(-num_bytes // self.longest)
+
+
+def _longest_token_bytes(backend: Tokenizer) -> int | None:
+    normalizers, splitters = _types(backend.normalizer), list(_parts(backend.pre_tokenizer))
+    names = {str(one.get("type")) for one in splitters}
+    if not normalizers <= _NORMALIZERS or not names <= _SPLITTERS:
+        return None
+    # A splitter that removes what it splits by: bytes without a token.
+    if any(one.get("behavior") == "Removed" for one in splitters):
+        return None
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    is_byte_level = _is_byte_level(backend)
+    if not is_byte_level and not _falls_back(backend.model, vocabulary):
+        return None
+    # In a byte-level vocabulary a character represents a byte; added tokens are written as they are.
+    # One that takes in the blanks beside it represents one more on that side: a run of them counts as one.
+    added = {
+        token.content: len(token.content.encode()) + token.lstrip + token.rstrip
+        for token in backend.get_added_tokens_decoder().values()
+    }
+    own = (len(token) if is_byte_level else len(token.encode()) for token in vocabulary if token not in added)
+    return max(max(own, default=0), max(added.values(), default=0), 1)
+
+
+def _is_byte_level(backend: Tokenizer) -> bool:
+    return "ByteLevel" in _types(backend.normalizer) | _types(backend.pre_tokenizer)
+
+
+def _lost_bytes(backend: Tokenizer) -> bytes:
+    """Bytes that a byte-level vocabulary has no token for, such as control characters: they leave no trace."""
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    return bytes(byte for byte, letter in _byte_letters().items() if letter not in vocabulary)
+
+
+def _byte_letters() -> dict[int, str]:
+    """How a byte-level vocabulary writes a byte (GPT-2, Radford et al. 2019, `bytes_to_unicode`)."""
+    own = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(_NUM_BYTES) if byte not in own]
+    letters = {byte: chr(byte) for byte in own}
+    return letters | {byte: chr(_NUM_BYTES + place) for place, byte in enumerate(others)}
+
+
+def _falls_back(model: Any, vocabulary: dict[str, int]) -> bool:
+    falls_back = bool(getattr(model, "byte_fallback", False))
+    return falls_back and all(f"<0x{byte:02X}>" in vocabulary for byte in range(_NUM_BYTES))
+
+
+def _types(part: Any) -> set[str]:
+    return {str(one.get("type")) for one in _parts(part)}
+
+
+def _parts(part: Any) -> Iterator[dict[str, Any]]:
+    """What a normalizer or a pre-tokenizer is made of, sequences taken apart."""
+    if part is None:
+        return
+    waiting = [json.loads(part.__getstate__())]
+    while waiting:
+        one = waiting.pop()
+        within = one.get("normalizers") or one.get("pretokenizers")
+        if within is None:
+            yield one
+        else:
+            waiting += within
+
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 

@@ -8,10 +8,9 @@ import struct
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.core.digest import sha256_document, sha256_file
-from luthier.core.errors import ModelSourceError
+from luthier.core.errors import ModelSourceError, library_reason
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.library_errors import library_reason
+from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.records.base_model import LocalModel
 from luthier.ml.inference.models.structure import context_length, read_structure
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from luthier.core.digest import sha256_file
 from luthier.core.errors import ModelSourceError
+from luthier.core.ids import sha256_file
 from luthier.core.ports import Progress
 from luthier.core.records.base_model import CatalogEntry, Wheel
 

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
+from luthier.ml.inference.engine_prompts import CallsInText
 from luthier.ml.inference.models.thinking import TAGS
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
-from luthier.ml.inference.tool_parsing import CallsInText
 
 if TYPE_CHECKING:
     import httpx2

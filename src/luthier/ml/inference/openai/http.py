@@ -18,9 +18,17 @@ import httpx2
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.ports import Generation, Progress, Prompt, Score
-from luthier.ml.inference.openai.answers import bad_answer, error_of, generation_of, server_words, without_key
-from luthier.ml.inference.openai.requests import auth_headers, message_document, response_format
-from luthier.ml.inference.retry import is_passing, pause_seconds
+from luthier.ml.inference.engine_wrappers import is_passing, pause_seconds
+from luthier.ml.inference.openai.messages import (
+    auth_headers,
+    bad_answer,
+    error_of,
+    generation_of,
+    message_document,
+    response_format,
+    server_words,
+    without_key,
+)
 
 DEFAULT_CONCURRENCY: Final = 8
 DEFAULT_TIMEOUT_SECONDS: Final = 300.0

@@ -26,12 +26,19 @@ import httpx2
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Ended, Failed, Piece, Served, Started, TextRequest
-from luthier.ml.inference.openai.answers import bad_answer, error_of, server_words, without_key
+from luthier.ml.inference.engine_prompts import CallsInText
+from luthier.ml.inference.engine_wrappers import is_passing, pause_seconds
 from luthier.ml.inference.openai.chunks import ChunkReader, async_event_stream_lines
-from luthier.ml.inference.openai.requests import auth_headers, stream_body, stream_path
-from luthier.ml.inference.retry import is_passing, pause_seconds
+from luthier.ml.inference.openai.messages import (
+    auth_headers,
+    bad_answer,
+    error_of,
+    server_words,
+    stream_body,
+    stream_path,
+    without_key,
+)
 from luthier.ml.inference.thoughts import Thinking
-from luthier.ml.inference.tool_parsing import CallsInText
 
 log = logging.getLogger("luthier.engines")
 

@@ -1,20 +1,149 @@
-"""Yes, no or open, by a rule that is fixed before any figure is seen; and the words for it.
+"""The answer to a case in words: the verdict by a fixed rule, its reasons and notes, and the texts of its page.
 
-no      the chance that it pays is under 50%; or an alternative is worth more in over half of the draws; or the budget
-        is overrun in over half of them
-yes     it pays in at least 90% of the draws, is worth more than each alternative in at least 90%, and keeps the budget
-        in at least 90%
-open    anything between
+    no      the chance that it pays is under 50%; or an alternative is worth more in over half of the draws; or the
+            budget is overrun in over half of them
+    yes     it pays in at least 90% of the draws, is worth more than each alternative in at least 90%, and keeps the
+            budget in at least 90%
+    open    anything between
+
+Notes say what an answer rests on without a figure: what the case left out, and what was assumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.results.roi import Case
-from luthier.core.results.roi_result import Answer, Bar, BreakEven, Part, Priced
+from luthier.core.results.roi import Case, MeasuredGains, Way
+from luthier.core.results.roi_result import Answer, Bar, BreakEven, Part, Priced, RoiResult, Spread, SpreadOrNever
+from luthier.ml.charts.figures import Fact
 from luthier.ml.planning.roi import words
+from luthier.ml.planning.roi.flows import HOURS_A_MONTH, Economy, Values, inputs_of, serving_hours
+
+TONES: Final = {"yes": "good", "no": "bad", "open": "open"}
+BADGES: Final = {"yes": "worth it", "no": "not worth it", "open": "not settled"}
+CANNOT_KNOW: Final = (
+    "Whether your ranges are right. They are the answer: a range that is too narrow gives an answer that is too sure.",
+    "Inputs that move together. Each is drawn on its own, even where more calls would come with less value each.",
+    "Prices next month, a better base model next month, and what your competitors do.",
+    "What a wrong answer costs beyond the value of a right one: law, harm, trust. Put that into the value.",
+    "What the work teaches you, and what else the data would be good for.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WayRow:
+    """One way in the table of ways."""
+
+    title: str
+    gain: str
+    serving: str
+    once: str
+    per_month: str
+    value: str
+    interval: str
+    payback: str
+    pays: str
+    tuned_is_worth_more: str
+    is_tuned: bool
+
+
+def key_figures(result: RoiResult) -> list[Fact]:
+    """The four figures that the issue of money comes down to."""
+    currency, tuned = result.case.currency, result.tuned
+    horizon = words.months(float(result.case.horizon_months))
+    now = words.points(tuned.gain.typical)
+    return [
+        Fact(f"Worth in {horizon}", words.money(tuned.value.typical, currency), _money_interval(tuned.value, currency)),
+        Fact("Paid back after", words.months(tuned.payback_months.typical), _months_interval(tuned.payback_months)),
+        Fact(
+            "Break-even accuracy gain",
+            _gain(result.break_even_gain.typical),
+            f"to match doing nothing; {now} in this case",
+        ),
+        Fact("Pays with a probability of", words.probability(tuned.probability_pays), f"{result.num_draws:,} draws"),
+    ]
+
+
+def way_rows(result: RoiResult) -> list[WayRow]:
+    """The tuned model, plainer ways, and doing nothing."""
+    currency = result.case.currency
+    rows = [_way(way, currency) for way in (result.tuned, *result.alternatives)]
+    nothing = "0"
+    today = words.money(result.today_per_month.typical, currency)
+    chance = words.probability(result.tuned.probability_pays)
+    # Everything is counted against it, so its own figures are 0 and it has no interval.
+    doing = WayRow("Doing nothing", nothing, today, nothing, nothing, nothing, "", "", "", chance, is_tuned=False)
+    return [*rows, doing]
+
+
+def part_rows(parts: tuple[Part, ...], currency: str) -> list[Fact]:
+    """Parts of a sum that are not 0 throughout, with their intervals."""
+    return [
+        Fact(part.title, words.money(part.amount.typical, currency), _money_interval(part.amount, currency))
+        for part in parts
+        if (part.amount.low, part.amount.typical, part.amount.high) != (0, 0, 0)
+    ]
+
+
+def input_rows(result: RoiResult) -> list[tuple[str, str, str, str, str]]:
+    """Every input: key, title, low, typical, high; one figure alone where there is no doubt."""
+    currency = result.case.currency
+    rows = []
+    for one in inputs_of(result.case, result.measured).values():
+        low, typical, high = (
+            words.of_kind(value, one.kind, currency) for value in (one.range.low, one.range.typical, one.range.high)
+        )
+        rows.append(
+            # An exact figure stands alone: three equal numbers would look like a range.
+            (one.key, _start(one.title), "" if one.range.is_exact else low, typical, "" if one.range.is_exact else high)
+        )
+    return rows
+
+
+def again(case_file: str, verdict: str | None, html: str) -> str:
+    """The command that makes the page again."""
+    return shlex.join(["luthier", "worth", case_file, *(["--verdict", verdict] if verdict else []), "--html", html])
+
+
+def _way(way: Priced, currency: str) -> WayRow:
+    more = way.probability_tuned_is_worth_more
+    return WayRow(
+        title=way.title,
+        gain=words.points(way.gain.typical),
+        serving=words.money(way.serving_per_month.typical, currency),
+        once=words.money(way.once.typical, currency),
+        per_month=words.money(way.per_month.typical, currency),
+        value=words.money(way.value.typical, currency),
+        interval=_money_interval(way.value, currency),
+        payback=words.months(way.payback_months.typical),
+        pays=words.probability(way.probability_pays),
+        tuned_is_worth_more="" if more is None else words.probability(more),
+        is_tuned=more is None,
+    )
+
+
+def _gain(value: float | None) -> str:
+    return "none does it" if value is None else words.points(value)
+
+
+def _money_interval(spread: Spread, currency: str) -> str:
+    # Inputs without ranges give the same value in every draw.
+    if spread.low == spread.high:
+        return "no range given"
+    return f"{words.three_digits(spread.low)} to {words.money(spread.high, currency)}"
+
+
+def _months_interval(spread: SpreadOrNever) -> str:
+    low, high = words.months(spread.low), words.months(spread.high)
+    return "" if low == high else f"{low} to {high}"
+
+
+def _start(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
 
 SURE: Final = 0.9
 EVEN: Final = 0.5
@@ -184,5 +313,57 @@ def _horizon(case: Case) -> str:
     return words.months(float(case.horizon_months))
 
 
-def _start(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def notes(case: Case, measured: MeasuredGains | None, economy: Economy, values: Values) -> tuple[str, ...]:
+    """One sentence for each thing that a reader would have to know."""
+    return (*_measured(case, measured), *_left_out(case), *_capacity(case, economy, values))
+
+
+def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
+    if measured is None:
+        yield "The accuracy gain is assumed, not measured: train, then pass --verdict RUN."
+        return
+    yield (
+        f"Gains are those of evaluation {measured.evaluation_id}: {measured.metric_title} on {measured.num_rows:,} "
+        f"held-out rows; today's way is {measured.today}."
+    )
+    if case.verdict.correct_per_point is not None:
+        point = case.verdict.correct_per_point.typical
+        yield (
+            f"{measured.metric_title} is no share of correct answers: by the case, where it rises by 1, {point:g} more "
+            f"of the answers are correct."
+        )
+    yield from measured.notes
+
+
+def _left_out(case: Case) -> Iterator[str]:
+    if case.upkeep.retrain_every_months is None:
+        yield "It is never trained again: the case names no retraining."
+    else:
+        yield "Retraining costs one training, one evaluation and its hours, spread evenly over the months between."
+    # By the upper end: a range that begins at 0 still names hours.
+    if case.upkeep.review_hours_per_month.high == 0:
+        yield "Nobody looks at its answers once it is in use: the case names no hours of reviewing a month."
+    if case.evaluation.hours.high == 0 and case.evaluation.cost.high == 0:
+        yield "Evaluating costs nothing, by the case."
+    if case.months_until_launch.high == 0:
+        yield "It is in use from the first day: the case names no months until then."
+    yield "Plainer ways are in use from the first day. Today's way costs nothing more once another has its place."
+    yield "Money is not discounted, and calls stay as many as they are."
+
+
+def _capacity(case: Case, economy: Economy, values: Values) -> Iterator[str]:
+    """Where calls need more device hours than a month has: several machines side by side, which the costs include."""
+    ways: list[tuple[str, str, Way]] = [("today", "today's way", case.today), ("tuned", "the tuned model", case.tuned)]
+    ways += [(f"alternatives.{name}", words.MIDDLE[name], way) for name, way in economy.alternatives().items()]
+    for key, title, way in ways:
+        if way.self_served is None:
+            continue
+        inputs = values.get(f"{key}.input_tokens", values["calls.input_tokens"])
+        outputs = values.get(f"{key}.output_tokens", values["calls.output_tokens"])
+        hours = float(serving_hours(key, inputs, outputs, values))
+        if hours > HOURS_A_MONTH:
+            yield (
+                f"Calls of {title} need about {hours:,.0f} hours of its devices a month, more than the "
+                f"{HOURS_A_MONTH:,.0f} that a month has: {hours / HOURS_A_MONTH:.1f} times as many side by side, and "
+                "that is what is priced."
+            )

@@ -1,28 +1,35 @@
-"""Adapters that start from a part of the base itself instead of from zero.
+"""PiSSA and OLoRA: adapters that start from a part of the base itself instead of from zero.
 
-PiSSA and OLoRA write W = R + s B0 A0 and train the product from (A0, B0) on, with the rest R frozen. Taking the product
-out of the base would change the base, so that an adapter would fit nothing but that very R, rounded as it was. Here the
-base is left as it is and the initial product is subtracted beside the trained one:
+Both write W = R + s B0 A0 and train the product from (A0, B0) on, with the rest R frozen. Taking the product out of
+the base would change the base, so that an adapter would fit nothing but that very R, rounded as it was. Here the base
+is left as it is and the initial product is subtracted beside the trained one:
 
     y = x W^T + s dropout(x) (A^T B^T - A0^T B0^T)
 
 which is the same function, and the outcome is a plain adapter of twice the rank, [A; A0] and [B, -B0], on the base as
 everybody has it. Dropout then acts on what was learned, and not on the base.
+
+- PiSSA: with W = U S V^T, A0 = S^(1/2) V^T and B0 = U S^(1/2) of the first r singular values.
+- OLoRA: with W = Q R, B0 is the first r columns of Q and A0 the first r rows of R.
+
+Sources: Meng et al., 2024, "PiSSA: Principal Singular Values and Singular Vectors Adaptation of Large Language
+Models", arXiv:2404.02948, section 3. Buyukakyuz, 2024, "OLoRA: Orthonormal Low-Rank Adaptation of Large Language
+Models", arXiv:2406.01775, section 3.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Final
 
 import torch
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 
 from luthier.core.plan import MethodPlan
-from luthier.ml.training.methods.adapter_files import adapter_tensors
 from luthier.ml.training.methods.lora import ADAPTER, AdaptedForward, AdaptedLayer, Lora, matrix_of
-from luthier.ml.training.methods.peft_targets import meant_for_peft
+from luthier.ml.training.methods.peft_adapter import adapter_tensors, meant_for_peft
 
 
 class _DifferenceForward(AdaptedForward):
@@ -83,3 +90,36 @@ class FromBase(Lora, ABC):
         # Both double: alpha / r, the scale, stays.
         config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
         return tensors, meant_for_peft(model.get_base_model(), config)
+
+
+# More triplets than are wanted make those that are more exact (Halko et al., section 4.2: 5 or 10).
+_OVERSAMPLED: Final = 8
+
+
+class Pissa(FromBase):
+    """LoRA from the first singular triplets; `num_svd_iterations` of the randomised SVD, 0 for the exact one."""
+
+    def initial(self, weight: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """The square root of the first singular values on either side.
+
+        Randomised SVD: Halko et al., 2011, arXiv:0909.4061, algorithm 5.1 after power iterations (4.4).
+        """
+        rank = self.plan.rank
+        if self.plan.num_svd_iterations:
+            wanted = min(rank + _OVERSAMPLED, *weight.shape)
+            u, s, v = torch.svd_lowrank(weight, q=wanted, niter=self.plan.num_svd_iterations)
+            vh = v.t()
+        else:
+            u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        # The forward multiplies B A by `scale`: it is divided out, half on either side.
+        root = (s[:rank] / scale).sqrt()
+        return root[:, None] * vh[:rank], u[:, :rank] * root
+
+
+class OLora(FromBase):
+    """LoRA from the QR decomposition."""
+
+    def initial(self, weight: Tensor, scale: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Rows of R and columns of Q."""
+        q, r = torch.linalg.qr(weight)
+        return r[: self.plan.rank], q[:, : self.plan.rank]

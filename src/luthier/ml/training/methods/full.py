@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 from transformers import PreTrainedModel
 
-from luthier.core.digest import sha256_document, sha256_file
+from luthier.core.ids import sha256_document, sha256_file
 from luthier.ml.training.methods.protocol import PlainMethod
 
 _TOKENIZER_FILES = (

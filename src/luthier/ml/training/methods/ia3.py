@@ -15,9 +15,13 @@ from transformers import PreTrainedModel
 
 from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.inference.models.structure import FEED_FORWARD_OUTPUTS
-from luthier.ml.training.methods.adapter_files import adapter_tensors, write_adapter
 from luthier.ml.training.methods.lora import ADAPTER
-from luthier.ml.training.methods.peft_targets import planned_targets, refuse_other_targets
+from luthier.ml.training.methods.peft_adapter import (
+    adapter_tensors,
+    planned_targets,
+    refuse_other_targets,
+    write_adapter,
+)
 from luthier.ml.training.methods.protocol import PlainMethod
 
 

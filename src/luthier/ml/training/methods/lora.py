@@ -1,8 +1,19 @@
-"""LoRA: a frozen base, and beside each chosen matrix a trained product of two thin ones.
+"""LoRA and its variants rsLoRA, LoRA+, QLoRA and DoRA.
 
-Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, section 4.1:
-y = x W^T + (alpha / r) dropout(x) A^T B^T, with B zero at the start. PEFT makes and names the adapter, so that every
-tool of the field can load it; the computation is ours, one fused function a matrix.
+LoRA: y = x W^T + (alpha / r) dropout(x) A^T B^T, with W frozen and B zero at the start. PEFT makes and names the
+adapter, so that every tool of the field can load it; the computation is ours, one fused function a matrix. The
+variants differ by:
+
+- rsLoRA: the scale is alpha / sqrt(r), so that high ranks go on learning.
+- LoRA+: B learns at a multiple of A's rate.
+- QLoRA: the base is held in four or eight bits (`ml/inference/models/quantised.py`), and unpacked where it is needed.
+- DoRA: W' = m (W + s B A) / n, with n the norm of each row, a constant to the gradient, and m a trained length.
+
+Sources: Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, section 4.1.
+Kalajdzievski, 2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv:2312.03732, section 3.
+Hayou et al., 2024, "LoRA+: Efficient Low Rank Adaptation of Large Models", arXiv:2402.12354, section 4. Dettmers et
+al., 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", arXiv:2305.14314, section 3. Liu et al., 2024, "DoRA:
+Weight-Decomposed Low-Rank Adaptation", arXiv:2402.09353, sections 4.1 and 4.3.
 """
 
 from __future__ import annotations
@@ -10,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +36,15 @@ from luthier.core.errors import RequestError
 from luthier.ml.inference.models.expert_product import install_products
 from luthier.ml.inference.models.quantised import PackedLinear
 from luthier.ml.inference.models.quiet import quiet_peft
-from luthier.ml.training.dropout import Dropout
-from luthier.ml.training.low_rank import LoraProduct, LoraProducts, PackedMatrix
-from luthier.ml.training.methods.adapter_files import adapter_tensors, write_adapter
-from luthier.ml.training.methods.peft_targets import all_but, meant_for_peft, planned_targets, refuse_other_targets
+from luthier.ml.training.low_rank import Dropout, LoraProduct, LoraProducts, PackedMatrix
+from luthier.ml.training.methods.peft_adapter import (
+    adapter_tensors,
+    all_but,
+    meant_for_peft,
+    planned_targets,
+    refuse_other_targets,
+    write_adapter,
+)
 from luthier.ml.training.methods.protocol import PlainMethod
 
 ADAPTER = "default"
@@ -277,3 +293,105 @@ class Lora(PlainMethod):
         assert isinstance(model, PeftModel)
         tensors, config = self.export(model)
         return write_adapter(folder, tensors, config, base_path)
+
+
+class RsLora(Lora):
+    """LoRA with the scale alpha / sqrt(rank)."""
+
+    def config(self) -> LoraConfig:
+        """LoRA's, with the other scale."""
+        config = super().config()
+        config.use_rslora = True
+        return config
+
+    def expert_alpha(self) -> float:
+        """The same alpha: the square root of the rank makes the scale of any rank a fitting one."""
+        return self.plan.alpha
+
+
+class LoraPlus(Lora):
+    """LoRA with two learning rates."""
+
+    def rate_factor(self, name: str) -> float:
+        """`learning_rate_ratio` for B."""
+        return float(self.plan.learning_rate_ratio or 1.0) if ".lora_B." in name else 1.0
+
+
+class QLora(Lora):
+    """LoRA whose adapter keeps the precision that is computed in, since the base's own is that of its packing."""
+
+    def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
+        """LoRA's, in the precision of what is not packed."""
+        precision = model.get_input_embeddings().weight.dtype
+        adapted = super().prepare(model, seed)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(precision)
+        return adapted
+
+
+class RowScale(torch.autograd.Function):
+    """x * (length / norm) for each column of x [N, out], keeping x: one pass there, two back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, length: Tensor, norm: Tensor) -> Tensor:
+        ctx.save_for_backward(x, length, norm)
+        return x * (length / norm)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = gradients
+        x, length, norm = ctx.saved_tensors
+        wide = torch.promote_types(x.dtype, torch.float32)
+        # [out], a sum over all positions, in fp32
+        columns = (grad * x).flatten(0, -2).sum(0, dtype=wide)
+        return grad * (length / norm), (columns / norm).to(length.dtype), None
+
+
+class _RowLengthForward(AdaptedForward):
+    """The low-rank product, each output scaled to its trained length; the bias is added after."""
+
+    def __init__(self, layer: AdaptedLayer, probability: float) -> None:
+        super().__init__(layer, probability)
+        self.matrix = matrix_of(layer.get_base_layer())
+        self.length = layer.lora_magnitude_vector[ADAPTER].weight
+        self.squares = self.matrix.float().square().sum(1)  # [out]
+        self.norm, self.norm_of = torch.empty(0), (-1, -1)
+
+    @torch.no_grad()
+    def current_norm(self) -> Tensor:
+        """Row norms of W + s B A [out], computed again only when A or B changed: once a step, not once a micro-batch.
+
+        |w + s bA|^2 = |w|^2 + 2 s b (A w) + s^2 b (A A^T) b, so that B A is never formed. Rounded to the weights' own
+        precision, as PEFT has it: so length / norm is exactly 1 at the start.
+        """
+        # torch counts in-place changes of a tensor: comparing counters costs nothing.
+        versions = (self.a._version, self.b._version)
+        if versions != self.norm_of:
+            a, b, s = self.a.float(), self.b.float(), self.scale
+            along = (self.matrix @ self.a.t()).float()  # [out, rank]
+            squares = self.squares + (b * (2 * s * along + s * s * (b @ (a @ a.t())))).sum(1)
+            norm = squares.clamp_min(0).sqrt().to(self.matrix.dtype)
+            # a row of zeros has no direction: its length of zero keeps it zero
+            self.norm, self.norm_of = norm.clamp_min(torch.finfo(norm.dtype).tiny), versions
+        return self.norm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        dropout, scale = self.draw()
+        product = LoraProduct.apply(x, self.matrix, None, self.a, self.b, dropout, scale)
+        out: Tensor = RowScale.apply(product, self.length, self.current_norm())
+        return out if self.bias is None else out + self.bias
+
+
+class Dora(Lora):
+    """LoRA with a trained length for each row."""
+
+    def config(self) -> LoraConfig:
+        """LoRA's, with the lengths."""
+        config = super().config()
+        config.use_dora = True
+        return config
+
+    def forward_of(self, name: str, layer: AdaptedLayer) -> AdaptedForward:  # noqa: ARG002
+        """The product with its rows scaled."""
+        return _RowLengthForward(layer, self.plan.dropout)

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.training.body import last_hidden_states
-from luthier.ml.training.methods.adapter_files import adapter_tensors, write_adapter
 from luthier.ml.training.methods.lora import ADAPTER
+from luthier.ml.training.methods.peft_adapter import adapter_tensors, write_adapter
 from luthier.ml.training.methods.protocol import PlainMethod
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""The interface of a training method, and a base class with its defaults."""
+"""The interface of a training method, a base class with its defaults, and how a method is loaded.
+
+The class of a built-in method is named in `rules`, that of a plug-in is its entry point.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,16 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from luthier.core.import_string import import_string
 from luthier.core.plan import MethodPlan
+from luthier.core.registry import METHODS
 from luthier.ml.training.body import last_hidden_states
+from luthier.ml.training.methods.rules import RULES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from luthier.ml.training.packed_attention import PackedRow
+    from luthier.ml.training.attention import PackedRow
     from luthier.ml.training.prefix_attention import PrefixLayout
 
     RowLayout = PrefixLayout | PackedRow
@@ -135,3 +141,16 @@ class PlainMethod:
     def ranks(self) -> dict[str, int]:
         """There are none."""
         return {}
+
+
+def load_method(plan: MethodPlan) -> Method:
+    """The method that a plan names.
+
+    Raises:
+        NotFoundError: No table knows the name.
+    """
+    if plan.name in RULES:
+        method: Method = import_string(RULES[plan.name].implementation)(plan)
+    else:
+        method = METHODS.load(plan.name)(plan)
+    return method

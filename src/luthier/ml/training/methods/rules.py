@@ -153,14 +153,14 @@ RULES: Final[Mapping[str, MethodRules]] = {
         settings=_LOW_RANK | {"alpha": (8.0, "with the square root of rank 16 it makes LoRA's usual scale of 2")},
         title="rsLoRA",
         summary="LoRA scaled by the root of the rank: for large ranks.",
-        implementation="luthier.ml.training.methods.rslora:RsLora",
+        implementation="luthier.ml.training.methods.lora:RsLora",
     ),
     "dora": replace(
         _LORA,
         count=_dora,
         title="DoRA",
         summary="LoRA that learns direction and size of weights apart: a little better, a little slower.",
-        implementation="luthier.ml.training.methods.dora:Dora",
+        implementation="luthier.ml.training.methods.lora:Dora",
         takes_experts=False,
         takes_outer=False,
         can_be_sharded=False,
@@ -172,7 +172,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
         learning_rate=(1.25e-4, "of A; B moves faster by method.learning_rate_ratio"),
         title="LoRA+",
         summary="LoRA whose two halves learn at rates of their own: faster.",
-        implementation="luthier.ml.training.methods.loraplus:LoraPlus",
+        implementation="luthier.ml.training.methods.lora:LoraPlus",
         takes_outer=False,
     ),
     "pissa": replace(
@@ -186,13 +186,13 @@ RULES: Final[Mapping[str, MethodRules]] = {
         },
         title="PiSSA",
         summary="LoRA that starts from the largest directions of the base: learns faster at first.",
-        implementation="luthier.ml.training.methods.pissa:Pissa",
+        implementation="luthier.ml.training.methods.from_base:Pissa",
     ),
     "olora": replace(
         _FROM_BASE,
         title="OLoRA",
         summary="LoRA that starts from an orthonormal part of the base: steadier.",
-        implementation="luthier.ml.training.methods.olora:OLora",
+        implementation="luthier.ml.training.methods.from_base:OLora",
     ),
     "adalora": MethodRules(
         {
@@ -223,7 +223,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
         costs_as="qlora",
         title="QLoRA",
         summary="LoRA over a base held in 4 bits: least memory, slower, a coarser base.",
-        implementation="luthier.ml.training.methods.qlora:QLora",
+        implementation="luthier.ml.training.methods.lora:QLora",
         can_be_sharded=False,
     ),
     "ia3": MethodRules(

@@ -105,7 +105,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         packs=True,
         name="Continued pre-training",
         summary="Go on reading plain texts, in blocks.",
-        implementation="luthier.ml.training.objectives.pretraining:Pretraining",
+        implementation="luthier.ml.training.objectives.sft:Pretraining",
     ),
     "distillation": ObjectiveRules(
         "the answers, and at each of their tokens what the teacher would have said",
@@ -137,7 +137,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         reference_passes=1,
         name="DPO",
         summary="Learn to prefer one answer to another, held near the start. Rows with chosen and rejected.",
-        implementation="luthier.ml.training.objectives.dpo:Dpo",
+        implementation="luthier.ml.training.objectives.preference:Dpo",
         learns_preferences=True,
     ),
     "ipo": ObjectiveRules(
@@ -149,7 +149,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         reference_passes=1,
         name="IPO",
         summary="Learn preferences up to a margin: holds back where labels are certain.",
-        implementation="luthier.ml.training.objectives.dpo:Ipo",
+        implementation="luthier.ml.training.objectives.preference:Ipo",
         learns_preferences=True,
     ),
     "orpo": ObjectiveRules(
@@ -163,7 +163,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         learning_rate_factor=(0.25, "it learns answers, too, so it goes faster than DPO (Hong et al., 2024: 8e-6)"),
         name="ORPO",
         summary="Learn answers and preferences at once, without a reference.",
-        implementation="luthier.ml.training.objectives.orpo:Orpo",
+        implementation="luthier.ml.training.objectives.preference:Orpo",
         learns_preferences=True,
     ),
     "kto": ObjectiveRules(
@@ -175,7 +175,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         step_passes=1,
         name="KTO",
         summary="Learn from single answers, each marked as wanted or not.",
-        implementation="luthier.ml.training.objectives.kto:Kto",
+        implementation="luthier.ml.training.objectives.preference:Kto",
         learns_preferences=True,
     ),
     "simpo": ObjectiveRules(
@@ -190,7 +190,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         learning_rate_factor=(0.05, "nothing holds it near the start, so it goes slower than DPO"),
         name="SimPO",
         summary="Learn preferences by likelihood a token, without a reference.",
-        implementation="luthier.ml.training.objectives.simpo:Simpo",
+        implementation="luthier.ml.training.objectives.preference:Simpo",
         learns_preferences=True,
     ),
     "grpo": ObjectiveRules(

@@ -1,7 +1,8 @@
-"""Supervised fine-tuning: the mean cross-entropy of the learned tokens.
+"""Supervised fine-tuning and continued pre-training: the mean cross-entropy of the learned tokens.
 
 By `loss_weighting` every token counts the same (`token`), or every row of the data does (`sample`): its loss is then
-the mean over its learned tokens, those of all its answers together, in however many sequences.
+the mean over its learned tokens, those of all its answers together, in however many sequences. In pre-training every
+token of plain text is learned but the first of each piece.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from luthier.core.events import PLAIN_LOSS
-from luthier.ml.training.log_probabilities import summed_by_row
+from luthier.ml.training.cross_entropy import summed_by_row
 from luthier.ml.training.objective_protocol import Losses, PlainObjective, Unit
 
 if TYPE_CHECKING:
@@ -48,3 +49,7 @@ def _mean_of_each(model: TrainableModel, units: Sequence[Unit], batch: MicroBatc
     shares = [1 / sum(row.num_trained_tokens for row in unit) for unit in units for _ in unit]
     by_row = summed_by_row(model.log_probabilities(batch), batch.learned)
     return -(by_row * by_row.new_tensor(shares)).sum()
+
+
+class Pretraining(Sft):
+    """Learn to continue with texts. A unit is a block: pieces of documents that do not see one another."""

@@ -1,4 +1,4 @@
-"""The interface of an update rule."""
+"""The interface of an update rule, and how the rule of an optimizer is loaded when it is used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from luthier.core.import_string import import_string
 from luthier.core.plan import OptimizerPlan
+from luthier.ml.training.optimizers.rules import rules_of
 
 Place = Literal["embedding", "head", "matrix", "vector"]
 
@@ -58,3 +60,13 @@ def in_groups(trained: Sequence[Trained]) -> list[dict[str, object]]:
     return [
         {"params": masters, "weight_decay": decay, "rate_factor": factor} for (decay, factor), masters in groups.items()
     ]
+
+
+def load_rule(trained: Sequence[Trained], plan: OptimizerPlan) -> UpdateRule:
+    """The rule that a plan names, for these parameters.
+
+    Raises:
+        NotFoundError: No table knows the name.
+    """
+    rule: UpdateRule = import_string(rules_of(plan.name).update_rule)(trained, plan)
+    return rule

@@ -177,7 +177,7 @@ def _iterations(sizes: TrainedSizes) -> float:
 _ADAMW: Final = OptimizerRules(
     "AdamW",
     "Always first; with an adapter nothing else saves memory worth speaking of.",
-    "luthier.ml.training.optimizers.adamw:AdamW",
+    "luthier.ml.training.optimizers.update_rules:AdamW",
     _ADAM,
     _two_moments,
     can_be_sharded=True,
@@ -187,7 +187,7 @@ _ADAMW: Final = OptimizerRules(
 _ADAMW_8BIT: Final = OptimizerRules(
     "8-bit AdamW",
     "Full tuning that should take less memory and learn the same.",
-    "luthier.ml.training.optimizers.adamw_8bit:AdamW8bit",
+    "luthier.ml.training.optimizers.update_rules:AdamW8bit",
     _ADAM,
     _packed_moments,
     moved_bytes=(28.0, 190.0),
@@ -200,7 +200,7 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
         _ADAMW_8BIT,
         title="Paged 8-bit AdamW",
         summary="Full tuning on a GPU that is still too small; its moments are in the host's memory.",
-        update_rule="luthier.ml.training.optimizers.adamw_8bit:PagedAdamW8bit",
+        update_rule="luthier.ml.training.optimizers.update_rules:PagedAdamW8bit",
         state_bytes=_paged_moments,
         only_accelerator=(
             "paging keeps the moments in the host's memory, and on a CPU they are there anyway",
@@ -210,7 +210,7 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
     "adafactor": OptimizerRules(
         "Adafactor",
         "Full tuning with the least memory.",
-        "luthier.ml.training.optimizers.adafactor:Adafactor",
+        "luthier.ml.training.optimizers.update_rules:Adafactor",
         {},
         _rows_and_columns,
         passing_bytes=_largest,
@@ -219,7 +219,7 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
     "lion": OptimizerRules(
         "Lion",
         "Full tuning with half of AdamW's moments; its rate wants a trial of yours.",
-        "luthier.ml.training.optimizers.lion:Lion",
+        "luthier.ml.training.optimizers.update_rules:Lion",
         {"beta1": 0.9, "beta2": 0.99},
         _one_moment,
         passing_bytes=_direction,
@@ -234,7 +234,7 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
     "muon": OptimizerRules(
         "Muon",
         "Full tuning, where a trial of yours shows that it pays: its products cost time.",
-        "luthier.ml.training.optimizers.muon:Muon",
+        "luthier.ml.training.optimizers.update_rules:Muon",
         # the betas are those of what AdamW moves
         _ADAM | {"momentum": 0.95, "num_iterations": _MUON_ITERATIONS},
         _momentum,

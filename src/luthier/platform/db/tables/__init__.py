@@ -7,43 +7,55 @@ is searched by. Nothing here is SQLite's own: PostgreSQL has the same tables.
 from __future__ import annotations
 
 from luthier.platform.db.tables.base import metadata
-from luthier.platform.db.tables.deployments import deployment_revisions, deployments, model_usage
-from luthier.platform.db.tables.judgement import assessments, raters, rating_items, rating_panels, ratings
-from luthier.platform.db.tables.search import studies, trials
+from luthier.platform.db.tables.deployments import (
+    alerts,
+    deployment_revisions,
+    deployments,
+    feedback,
+    model_usage,
+    pipelines,
+    review_items,
+    traffic_files,
+    watches,
+)
 from luthier.platform.db.tables.server import (
     api_keys,
     audit_log,
     checkpoint_permissions,
+    dataset_versions,
+    datasets,
+    exports,
     files,
     idempotency_keys,
     key_usage,
+    members,
     projects,
+    row_decisions,
+    sign_in_links,
     tuned_models,
     upload_parts,
     uploads,
+    web_sessions,
     webhook_deliveries,
     webhooks,
 )
-from luthier.platform.db.tables.watching import alerts, feedback, pipelines, review_items, traffic_files, watches
 from luthier.platform.db.tables.work import (
     artifact_links,
     artifacts,
+    assessments,
     evaluations,
     events,
     generations,
     job_events,
     jobs,
     plans,
+    raters,
+    rating_items,
+    rating_panels,
+    ratings,
     runs,
-)
-from luthier.platform.db.tables.workshop import (
-    dataset_versions,
-    datasets,
-    exports,
-    members,
-    row_decisions,
-    sign_in_links,
-    web_sessions,
+    studies,
+    trials,
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.

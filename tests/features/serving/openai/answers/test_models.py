@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert
 from tests.features.serving.openai.answers.conftest import MakeClient
 
-from luthier.features.models.tuned_records import TunedModel
+from luthier.features.models.store import TunedModel
 from luthier.platform.auth.service import create_key
 from luthier.platform.db.tables import checkpoint_permissions
 from luthier.platform.home.context import Context

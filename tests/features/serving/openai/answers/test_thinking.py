@@ -18,7 +18,7 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.server.api import create_app
-from luthier.testing.tiny_thinker import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
 
 ASKED = [{"role": "user", "content": "Which wood?"}]
 OFF = {"chat_template_kwargs": {"enable_thinking": False}}

@@ -174,7 +174,7 @@ def test_an_answer_comes_though_the_log_cannot_write(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("luthier.ml.drift.traffic.spool.Spool.append", full)
+    monkeypatch.setattr("luthier.ml.drift.traffic.log.Spool.append", full)
     before = traffic.num_dropped(home, "default", 0.0, 4e9)
     answer = client.chat.completions.create(model=model_of(client), messages=QUESTION, max_tokens=2)
     assert answer.choices[0].finish_reason

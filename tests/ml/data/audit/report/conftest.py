@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from luthier.core.results.audit import Audit, Finding, FindingExample
-from luthier.ml.data.audit.grade import grade_of
-from luthier.ml.data.audit.profile import profile_of
+from luthier.ml.data.audit.run import grade_of, profile_of
 from luthier.ml.data.audit.table import AuditTable, build_table
 
 TOPICS = {

@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from luthier.platform.http.middleware.hosts import HostCheck
+from luthier.platform.http.middleware import HostCheck
 
 LOOPBACK, ELSEWHERE = "http://127.0.0.1:8520", "http://192.0.2.7:8520"
 

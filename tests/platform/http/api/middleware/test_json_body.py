@@ -65,6 +65,6 @@ def test_what_brings_a_file_is_never_held_in_memory(
     async def hold(_receive: object) -> bytes:
         raise AssertionError("the body was read into memory")
 
-    monkeypatch.setattr("luthier.platform.http.middleware.json_body._whole", hold)
+    monkeypatch.setattr("luthier.platform.http.middleware._whole", hold)
     answer = client().post("/v1/files/", content=iter([b"[" * 1000] * 10), headers=kind)
     assert answer.json() == {"num_bytes": 10_000}

@@ -1,16 +1,180 @@
-"""The HTML page of a case: views and charts put into the template, everything escaped."""
+"""The HTML page of a case: its texts and charts put into the template, everything escaped.
+
+The charts are a tornado, money over time, the ways side by side, and how the draws fall.
+"""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from luthier.core.results.roi_result import RoiResult
-from luthier.ml.charts.page import page_environment, replace_text
-from luthier.ml.planning.roi import views
-from luthier.ml.planning.roi.report.charts import roi_charts
+import numpy as np
+
+from luthier.core.results.roi_result import Bar, Priced, RoiResult
+from luthier.ml.charts import spec
+from luthier.ml.charts.drawing import linear_ticks
+from luthier.ml.charts.page import Chart, page_environment, replace_text
+from luthier.ml.charts.spec import OTHERS, Axis, Bars, Estimate, Intervals, Mark, Note, Plot, Role, Series
+from luthier.ml.charts.svg import report_chart
+from luthier.ml.planning.roi import answer, words
+
+_WIDTH: Final = 500
+_MAX_BARS: Final = 10
+_MIN_SWING: Final = 0.01
+
+
+def roi_charts(result: RoiResult) -> list[Chart]:
+    """All charts in which there is something to see, in the order of the page."""
+    drawn = [months_chart(result), ways_chart(result)]
+    if result.tornado:
+        drawn.insert(0, tornado_chart(result))
+    # Without ranges all draws fall into one bin, and a single column says nothing.
+    if len([count for count in result.histogram.counts if count]) > 1:
+        drawn.append(draws_chart(result))
+    return drawn
+
+
+def tornado_chart(result: RoiResult) -> Chart:
+    """What the value hangs on: each input from its low to its high, the others typical, the widest bar on top."""
+    widest, currency = result.tornado[0].swing, result.case.currency
+    # Bars of less than a hundredth of the widest would not be seen.
+    bars = [bar for bar in result.tornado if bar.swing >= _MIN_SWING * widest][:_MAX_BARS]
+    typical = result.tuned.value.typical
+    most = bars[0]
+    # Sorted, since of a cost the low input gives the high value.
+    low, high = (words.money(value, currency) for value in sorted((most.value_at_low, most.value_at_high)))
+    rest = f" The {len(bars)} widest of {len(result.tornado)} are drawn." if len(result.tornado) > len(bars) else ""
+    text = (
+        f"What matters most is {most.title}: between its low and its high the value goes from {low} to {high}, all "
+        f"else typical. Grey: the input at its low; coloured: at its high. The line stands at "
+        f"{words.money(typical, currency)}, all typical.{rest}"
+    )
+    ends = [end for bar in bars for end in (bar.value_at_low, bar.value_at_high)]
+    chart = Bars(
+        "chart-tornado",
+        "What it hangs on",
+        _money(f"worth in {words.months(float(result.case.horizon_months))}, {currency}", ends),
+        [_tornado_bar(bar, typical, currency) for bar in bars],
+        limit=Mark(typical, "", role="ink", is_dashed=False),
+        caption=text,
+        width_pixels=_WIDTH,
+    )
+    return report_chart(chart)
+
+
+def _tornado_bar(bar: Bar, typical: float, currency: str) -> spec.Bar:
+    name = bar.title[:1].upper() + bar.title[1:]
+    low, high = (words.of_kind(given, bar.kind, currency) for given in (bar.low, bar.high))
+    return spec.Bar(name, bar.value_at_high, high, "tuned", typical, (bar.value_at_low, "base"), low)
+
+
+def months_chart(result: RoiResult) -> Chart:
+    """What has come together month by month, with the band that holds 95% of the draws."""
+    currency, last = result.case.currency, result.months[-1].month
+    notes, marks = [], [Mark(0.0, "", "y", is_dashed=False)]
+    back = result.tuned.payback_months.typical
+    if back is not None and 0 < back <= last:
+        notes.append(Note(back, 0.0, f"paid back: {words.months(back)}", is_ringed=True, below=True))
+    # The chart goes on beyond the horizon where the money comes back later.
+    if last > result.case.horizon_months:
+        marks.append(Mark(result.case.horizon_months, "", role="rule", is_dashed=False))
+    low, high = (words.months(end) for end in (result.tuned.payback_months.low, result.tuned.payback_months.high))
+    text = f"Paid back: {words.months(back)}; 95% of the draws: {low} to {high}.".replace("never to never", "never")
+    points = [(float(month.month), month.typical) for month in result.months]
+    band = [(month.low, month.high) for month in result.months]
+    chart = Plot(
+        "chart-months",
+        "Money over time",
+        Axis("months from the start", low=0.0, high=float(last)),
+        _money(currency, [end for pair in band for end in pair]),
+        [Series("", points, "tuned", intervals=band, radius_pixels=0.0)],
+        marks=marks,
+        notes=notes,
+        caption=f"{text} The band holds 95% of the draws of every month.",
+        description=text,
+        width_pixels=_WIDTH,
+        height_pixels=280,
+    )
+    return report_chart(chart)
+
+
+def ways_chart(result: RoiResult) -> Chart:
+    """The tuned model beside plainer ways and doing nothing: a dot for the value, a whisker for its 95% interval."""
+    ways, currency = [result.tuned, *result.alternatives], result.case.currency
+    roles: tuple[Role, ...] = ("tuned", *OTHERS)
+    rows = [
+        Estimate(way.title, value.typical, value.low, value.high, role, words.three_digits(value.typical))
+        for way, value, role in ((way, way.value, role) for way, role in zip(ways, roles, strict=False))
+    ]
+    # As a row of its own, so that the line at zero has a name.
+    rows.append(Estimate("Doing nothing", 0.0, 0.0, 0.0, "base", "0"))
+    ends = [end for row in rows for end in (row.low, row.high)]
+    against = "all is counted against it"
+    alone = "" if result.alternatives else " No plainer way was priced."
+    chart = Intervals(
+        "chart-ways",
+        "Ways side by side",
+        _money(f"worth in {words.months(float(result.case.horizon_months))}, {currency}", ends),
+        rows,
+        zero=True,
+        caption=f"The line is the interval that holds 95% of the draws. Doing nothing is worth 0: {against}.{alone}",
+        description=f"{'; '.join(_in_words(way, currency) for way in ways)}.",
+        width_pixels=_WIDTH,
+    )
+    return report_chart(chart)
+
+
+def draws_chart(result: RoiResult) -> Chart:
+    """How often the draws give which value: what pays in one colour, what does not in the other."""
+    currency = result.case.currency
+    edges, counts = np.asarray(result.histogram.edges), np.asarray(result.histogram.counts)
+    chance = words.probability(result.tuned.probability_pays)
+    # By the middle of each bin: a bin that spans zero belongs to where most of it lies.
+    pays = (edges[:-1] + edges[1:]) / 2 > 0
+    series = []
+    stretches: tuple[tuple[np.ndarray, Role], ...] = ((pays, "tuned"), (~pays, "base"))
+    for mask, role in stretches:
+        if mask.any():  # one stretch each, since all that pays lies right of all that does not
+            points = spec.points_of(edges[:-1][mask], counts[mask])
+            # The right edge of the last column, with height 0, closes it.
+            points.append((float(edges[1:][mask][-1]), 0.0))
+            series.append(Series("", points, role, "columns"))
+    low, high = (words.money(end, currency) for end in (result.tuned.value.low, result.tuned.value.high))
+    chart = Plot(
+        "chart-draws",
+        "How the draws fall",
+        _money(f"worth in {words.months(float(result.case.horizon_months))}, {currency}", [edges[0], edges[-1]]),
+        Axis("", low=0.0, is_shown=False),
+        series,
+        marks=[Mark(0.0, "", role="ink", is_dashed=False)],
+        caption=f"It pays in {chance} of {result.num_draws:,} draws; 95% of them lie between {low} and {high}.",
+        width_pixels=_WIDTH,
+        height_pixels=240,
+    )
+    return report_chart(chart)
+
+
+def _in_words(way: Priced, currency: str) -> str:
+    low, high = words.money(way.value.low, currency), words.money(way.value.high, currency)
+    return f"{way.title} {words.money(way.value.typical, currency)}, {low} to {high}"
+
+
+def _money(name: str, values: Sequence[float]) -> Axis:
+    """An axis of sums, all in the unit that the largest one deserves: 2.5k, 10k; 0.5M, 3M."""
+    low, high = float(min(values)), float(max(values))
+    largest = max(abs(low), abs(high))
+    fitting = ((size, letter) for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if largest >= 5 * size)
+    unit, letter = next(fitting, (1.0, ""))
+    room = 0.04 * (high - low)  # the frame is a little wider than its values
+    ticks = [
+        (tick, f"{words.three_digits(tick / unit)}{letter if tick else ''}")
+        for tick in linear_ticks(low - room, high + room)
+    ]
+    return Axis(name, ticks=ticks)
+
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
@@ -26,17 +190,17 @@ def render_roi(result: RoiResult, *, case_file: str, verdict: str | None = None,
     return environment.get_template("worth.html.j2").render(
         result=result,
         case=result.case,
-        badge=views.BADGES[result.answer],
-        tone=views.TONES[result.answer],
+        badge=answer.BADGES[result.answer],
+        tone=answer.TONES[result.answer],
         against=result.break_evens[0].against,
-        key_figures=views.key_figures(result),
+        key_figures=answer.key_figures(result),
         charts=roi_charts(result),
-        ways=views.way_rows(result),
-        monthly=views.part_rows(result.monthly_parts, currency),
-        once=views.part_rows(result.once_parts, currency),
-        inputs=views.input_rows(result),
-        cannot_know=views.CANNOT_KNOW,
-        command=views.again(case_file, verdict, html),
+        ways=answer.way_rows(result),
+        monthly=answer.part_rows(result.monthly_parts, currency),
+        once=answer.part_rows(result.once_parts, currency),
+        inputs=answer.input_rows(result),
+        cannot_know=answer.CANNOT_KNOW,
+        command=answer.again(case_file, verdict, html),
         versions={name: version(name) for name in ("luthier", "numpy", "scipy")}
         | {"python": platform.python_version()},
     )

@@ -1,0 +1,304 @@
+"""Files that survive a crash: synced writes, full disks, locks between processes, scratch folders.
+
+A command writes into a temporary file or folder beside its output and renames it; with `disk_full_explained` around
+that, no part of the output stays on a full disk and the error (StorageFullError) names the place.
+
+`kill -9` runs no clean-up, so a folder that is only removed at the end of a block stays for good. A scratch folder is
+held by a lock of the kernel, which ends with its process: one without a holder is abandoned, and whoever makes the
+next one beside it, or looks through a register, removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from luthier.core.errors import ConflictError, LuthierError, StorageFullError
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of a folder, is on the disk.
+
+    Raises:
+        OSError: It cannot be opened, or the disk fails.
+    """
+    # O_RDONLY works for folders as well, which cannot be opened for writing; fsync needs no write access.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(file: IO[bytes] | IO[str]) -> None:
+    """Wait until all that was written to an open file is on the disk.
+
+    Raises:
+        OSError: The disk is full, or fails.
+    """
+    # flush moves Python's buffer to the kernel, fsync the kernel's to the disk: without the first the second misses it.
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until a folder and all that is in it are on the disk.
+
+    Raises:
+        OSError: One of them cannot be opened, or the disk fails.
+    """
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+_ERRNOS: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+# Libraries that write by themselves (safetensors, polars, SQLite) raise errors of their own.
+_WORDS: Final = ("No space left on device", "Disk quota exceeded", "StorageFull", "database or disk is full")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, says that there is no room: disk, quota, or largest size of a file."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # One of ours was classified where it was raised: what caused it is not looked at again.
+        if isinstance(cause, LuthierError):
+            return isinstance(cause, StorageFullError)
+        if isinstance(cause, OSError) and cause.errno in _ERRNOS:
+            return True
+        if says_disk_full(str(cause)):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def says_disk_full(text: str) -> bool:
+    """Whether a message of a library, or the log of a process that died, says that there is no room."""
+    return any(word in text for word in _WORDS)
+
+
+def disk_full_reason(error: BaseException) -> str:
+    """Why there is no room, in one line: of the error, or of what caused it where it has no words of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # The last line: libraries put the cause of the system behind their own words.
+        lines = (getattr(cause, "strerror", None) or str(cause)).strip().splitlines()
+        if lines:
+            return str(lines[-1])
+        cause = cause.__cause__ or cause.__context__
+    return os.strerror(errno.ENOSPC)
+
+
+def storage_full(
+    error: BaseException, place: Path | None = None, *, expected: str = "", do: str = ""
+) -> StorageFullError:
+    """The error for a person.
+
+    Args:
+        place: what was being written, or the folder of it.
+    """
+    filename = getattr(error, "filename", None)
+    where = f" while writing {place or filename}" if place or filename else ""
+    return StorageFullError(
+        f"no room left{where} ({disk_full_reason(error)})",
+        expected=expected or "room for what is written",
+        do=do or "free some disk space, or write to another disk, then run it again",
+    )
+
+
+@contextmanager
+def disk_full_explained(place: Path, *, expected: str = "", do: str = "") -> Iterator[None]:
+    """Raise StorageFullError where the disk runs full in the block; other errors pass.
+
+    Args:
+        place: what is written.
+        expected: how much room it takes.
+        do: what helps, where that is more than to free some.
+    """
+    try:
+        yield
+    except LuthierError:
+        raise
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise storage_full(error, place, expected=expected, do=do) from error
+
+
+_PAUSE_SECONDS = 0.02
+
+
+@contextmanager
+def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[int]:
+    """Hold an exclusive lock on `path` (made where it is missing, never deleted) while the block runs.
+
+    Under a second is not enough where `is_held` is used, since asking takes the lock for a moment.
+
+    Yields the descriptor: a process that inherits it holds the lock, too, until it ends.
+
+    Args:
+        what: what the lock represents, as text, for the message ("run run-2026...", "the database").
+        timeout_seconds: how long to wait for another holder.
+
+    Raises:
+        ConflictError: another process still holds it after that time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Never deleted: a process could otherwise lock a file that another one has just unlinked and made again.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        deadline = time.monotonic() + timeout_seconds
+        while not _try_lock(descriptor, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                raise ConflictError(
+                    f"{what} is in use by another process",
+                    expected=f"the lock {path} to be free within {timeout_seconds:g} s",
+                    do="wait until that process has ended, or stop it, and try again",
+                )
+            time.sleep(_PAUSE_SECONDS)
+        yield descriptor
+    finally:
+        # Closing releases the lock, unless a child process still has the descriptor open.
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the exclusive lock on `path`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared: two processes that ask at the same moment do not take each other for the holder.
+        return not _try_lock(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        # flock, not POSIX locks: these are lost as soon as any descriptor of the file in this process is closed.
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+_TOKEN_BYTES: Final = 8
+_UNNAMED: Final = ".unnamed-"
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder of this user alone, gone when the block ends; what killed processes left beside it goes first.
+
+    Args:
+        parent: An existing folder.
+        prefix: The beginning of its name, before 16 hexadecimal digits. Nothing else in `parent` has such a name.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    # Here, since nobody else would come by: no job sweeps these places.
+    remove_abandoned(parent, prefix)
+    # Under its name a folder is held from the first moment: nobody can take it for an abandoned one.
+    folder = Path(tempfile.mkdtemp(prefix=_UNNAMED, dir=parent))
+    try:
+        with holding(folder, must=False):
+            # The lock is on the open folder, not on its name, so renaming keeps it.
+            folder = folder.rename(parent / f"{prefix}{secrets.token_hex(_TOKEN_BYTES)}")
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path, prefix: str) -> list[Path]:
+    """Remove the folders of `scratch_folder` with this prefix that no process holds; returns them."""
+    name = re.compile(re.escape(prefix) + f"[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
+    return [folder for folder in parent.iterdir() if name.fullmatch(folder.name) and remove_if_abandoned(folder)]
+
+
+def remove_if_abandoned(folder: Path) -> bool:
+    """Remove a folder that no process holds. False where one does, or it is none, or cannot be removed."""
+    # A link that somebody put there must not lead the removal elsewhere.
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    with contextlib.suppress(OSError), holding(folder):
+        shutil.rmtree(folder)
+        return True
+    return False
+
+
+@contextmanager
+def holding(path: Path, *, must: bool = True) -> Iterator[None]:
+    """Hold a file or folder, which the kernel lets go when this process ends.
+
+    Args:
+        path: The file or folder.
+        must: Whether the lock is required. False goes on without it, as on some network disks; there nothing is ever
+            taken for abandoned.
+
+    Raises:
+        OSError: another process holds it.
+    """
+    # CLOEXEC: a child process would otherwise keep the lock after this process has died.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if must:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class FolderRegister:
+    """Folders in the making anywhere on this machine, each with a file in `place` that its process holds."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+
+    @contextmanager
+    def entered(self, folder: Path) -> Iterator[None]:
+        """Enter a folder while the block runs; it need not be there yet.
+
+        Raises:
+            OSError: `place` is not to be.
+        """
+        self._place.mkdir(parents=True, exist_ok=True)
+        entry = self._place / f".{secrets.token_hex(_TOKEN_BYTES)}"
+        # Hidden while it is written: `remove_abandoned` passes names with a dot over, so it never reads half a path.
+        entry.write_text(str(folder), encoding="utf-8")
+        try:
+            with holding(entry, must=False):
+                entry = entry.rename(self._place / entry.name.removeprefix("."))
+                yield
+        finally:
+            entry.unlink(missing_ok=True)
+
+    def remove_abandoned(self) -> list[Path]:
+        """Remove every folder whose process has died without leaving it; returns them."""
+        removed = []
+        for entry in sorted(self._place.iterdir()) if self._place.is_dir() else ():
+            if entry.name.startswith("."):
+                continue
+            with contextlib.suppress(OSError), holding(entry):
+                folder = Path(entry.read_text(encoding="utf-8"))
+                if remove_if_abandoned(folder):
+                    removed.append(folder)
+                # An entry stays as long as its folder could not be removed, so that the next look tries again.
+                if not folder.exists():
+                    entry.unlink(missing_ok=True)
+        return removed

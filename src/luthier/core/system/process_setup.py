@@ -1,0 +1,152 @@
+"""Settings of the current process: threads, determinism of cuBLAS, kernel cache, priority, death with its parent.
+
+Some take effect only before torch is loaded. Nothing here imports torch. That a process ends with the one that started
+it is enforced by the kernel, on Linux alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from luthier.core.errors import BusyError
+
+# About 50 microseconds: longer than the gaps between operations of a step, shorter than a turn of another process.
+_SPIN_COUNT = "20000"
+_MAX_CELL_CHARACTERS = 2**31 - 1
+
+_csv_lock = threading.Lock()
+_num_large = 0
+"""Blocks of `large_csv_cells` under way, in all threads."""
+_csv_limit = 0
+"""The limit before the first of them."""
+
+
+def wait_briefly() -> None:
+    """Let a thread that waits for the others spin shortly, then sleep. Must be called before torch is loaded.
+
+    GNU OpenMP spins for milliseconds by default. With one other busy process on two cores, training then falls to a
+    fifteenth of its speed, with this to a fifth, and on a quiet machine nothing changes (docs/log.md). What the user
+    has set stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+
+
+def start_daemon(work: Callable[[], object], name: str) -> threading.Thread:
+    """Run work in a thread of this name, which does not keep the process alive.
+
+    Raises:
+        BusyError: The system starts no more threads; the work was not begun.
+    """
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:  # "can't start new thread": CPython has no class of its own for it
+        raise BusyError(
+            "the system starts no more threads",
+            expected="room for one more",
+            do="try again in a moment; if it stays so, raise the limit of processes and threads of the server",
+        ) from error
+    return thread
+
+
+@contextlib.contextmanager
+def large_csv_cells() -> Iterator[None]:
+    """Lift the csv module's limit of 128 KiB a cell within the block, for as long as any thread is in one."""
+    # The limit is one for the whole process, and rows are read by generators that end in any order: were each to put
+    # back what it found, the first to end would lower it under the others.
+    global _num_large, _csv_limit
+    with _csv_lock:
+        if _num_large == 0:
+            _csv_limit = csv.field_size_limit(_MAX_CELL_CHARACTERS)
+        _num_large += 1
+    try:
+        yield
+    finally:
+        with _csv_lock:
+            _num_large -= 1
+            if _num_large == 0:
+                csv.field_size_limit(_csv_limit)
+
+
+# Eight buffers of 4,096 KiB, which NVIDIA gives as one of two settings under which cuBLAS is deterministic, and torch
+# asks for (cuBLAS documentation, "Results reproducibility").
+_WORKSPACE = ":4096:8"
+
+
+def keep_products_exact() -> None:
+    """Let matrix products on a GPU have the same bits at each run. Must be called before torch is loaded.
+
+    What the user has set stays.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACE)
+
+
+# A micro-batch of one shape needs about 40 kernels; three shapes' worth stay. Torch's own default is 1,024 in each of
+# two caches, and a kernel takes 0.6 MB: over a run of ever other lengths that is 0.6 GB (docs/log.md).
+_NUM_KERNELS = "128"
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+
+
+def keep_few_kernels() -> None:
+    """Let torch's CPU library keep kernels of a few shapes only. Must be called before torch is loaded.
+
+    What the user has set stays.
+    """
+    for name in _CACHES:
+        os.environ.setdefault(name, _NUM_KERNELS)
+
+
+_GROUP: Final = Path("/proc/self/autogroup")
+_NICE: Final = 10
+"""A ninth of the default weight: beside two training threads, a fifth of what one of them gets of its CPU."""
+
+
+def lower_session_priority() -> None:
+    """Lower the scheduling weight of this process's session. Does nothing unless the process is the session leader.
+
+    Linux divides CPU time among sessions first (sched(7), "The autogroup feature"). The single thread of a server would
+    therefore weigh as much as all threads of a training together, and each request would delay the training. Children
+    that start sessions of their own get the default weight, which `os.nice` could not restore for them. Without
+    autogroups, or in a container's control group, all threads have equal weight anyway.
+    """
+    # The weight belongs to the whole session: only its leader may lower it, not a program started from a shell.
+    if hasattr(os, "getsid") and os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            _GROUP.write_text(str(_NICE), encoding="ascii")
+
+
+_PR_SET_PDEATHSIG: Final = 1  # of <sys/prctl.h>
+
+
+def dying_with_parent() -> Callable[[], None]:
+    """What a child calls to be killed (SIGKILL) when the thread that started it ends; does nothing on other systems.
+
+    The C library is opened here, so that nothing but the call itself is left to do between fork and exec.
+    """
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    libc = ctypes.CDLL(None, use_errno=True)
+    return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends, however it ends.
+
+    Args:
+        parent: the process id of the starter, which may have died before the kernel was asked.
+    """
+    if sys.platform.startswith("linux"):
+        dying_with_parent()()
+        # The parent died before prctl: this process belongs to init already, and no signal will come.
+        if os.getppid() != parent:
+            os._exit(1)

@@ -1,0 +1,197 @@
+"""Use cases: cached analyses of a dataset version: audit, difference to another version, prompt map, tokens.
+
+Each analysis runs in the background and is cached by version and settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.features.datasets.service import get_version
+from luthier.features.datasets.store import DatasetVersion
+from luthier.features.files.references import AuditRequest, answer_about, audit_of
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.home.model_names import check_is_local, model_digest
+from luthier.platform.processes.result_cache import (
+    CachedResult,
+    Subject,
+    cached_result,
+    start_computation,
+    store_result,
+)
+
+MAX_LINES: Final = 5000
+"""Of so many rows of each finding the lines are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """The settings of an audit of a version; empty for none.
+
+    Attributes:
+        against: The id of the held-out dataset, of which the newest version counts.
+        model: The base model whose tokens count.
+    """
+
+    against: str = ""
+    model: str = ""
+
+
+def audit_state(
+    context: Context, caller: Caller, version: DatasetVersion, settings: AuditSettings | None = None
+) -> CachedResult:
+    """How it stands with an audit. Raises NotFoundError for the dataset to hold it against."""
+    return cached_result(context, _audit_subject(context, caller, version, settings or AuditSettings())[0])
+
+
+def begin_audit(context: Context, caller: Caller, version: DatasetVersion, settings: AuditSettings) -> CachedResult:
+    """Audit a version in the background.
+
+    Raises NotFoundError for the dataset to hold it against, RequestError for a model that is not on this machine.
+    """
+    if settings.model:
+        check_is_local(context, settings.model)
+    subject, other = _audit_subject(context, caller, version, settings)
+    request = AuditRequest(
+        version.file_id,
+        against=None if other is None else other.file_id,
+        model=settings.model or None,
+        most_lines=MAX_LINES,
+    )
+
+    def answer() -> dict[str, Any]:
+        found = audit_of(context, caller.project_id, request)
+        if settings == AuditSettings():
+            # Only the audit with default settings gives the grade: with other settings two grades would not compare.
+            store_result(context, _grade(version), lambda: {"grade": found["grade"]})
+        return found
+
+    return start_computation(context, subject, answer)
+
+
+def known_grade(context: Context, version: DatasetVersion) -> str | None:
+    """The grade of a version by an audit without further settings, where there was one."""
+    found = cached_result(context, _grade(version)).answer
+    return None if found is None else found["grade"]
+
+
+def finding_of(audited: CachedResult, number: int) -> dict[str, Any]:
+    """A finding of a kept audit by its place, from 1 on. Raises NotFoundError."""
+    findings = [] if audited.answer is None else audited.answer["findings"]
+    if not 1 <= number <= len(findings):
+        raise NotFoundError(
+            f"no finding {number}",
+            expected=f"one of the {len(findings)} findings of this audit" if findings else "an audit that was made",
+            do="see the audit of the version, or run it again",
+        )
+    found: dict[str, Any] = findings[number - 1]
+    return found
+
+
+def _grade(version: DatasetVersion) -> Subject:
+    """CachedResult beside the audit itself, which may be large, for lists of many datasets."""
+    return Subject(version.sha256, "grade", {"suffix": files.suffix_of(version.filename)})
+
+
+def _audit_subject(
+    context: Context, caller: Caller, version: DatasetVersion, settings: AuditSettings
+) -> tuple[Subject, DatasetVersion | None]:
+    other = get_version(context, caller, settings.against) if settings.against else None
+    given = {
+        # Findings name rows by the uploaded file, so the same content under another name is another audit.
+        "filename": version.filename,
+        "against": None if other is None else [other.sha256, other.filename],
+        "model": [settings.model, model_digest(context, settings.model)] if settings.model else None,
+    }
+    return Subject(version.sha256, "audit", given), other
+
+
+def difference(
+    context: Context,
+    caller: Caller,
+    old: DatasetVersion,
+    new: DatasetVersion,
+    *,
+    key: str | None = None,
+    again: bool = False,
+) -> CachedResult:
+    """The changes from one version to another, as `analysis.diff_answer` returns them; started on first request.
+
+    Args:
+        key: The field that names a row; None takes its id, else its prompt, else its place.
+        again: Start again where it failed.
+
+    Raises:
+        NotFoundError: The file of a version is gone.
+        RequestError: A version against itself.
+    """
+    if old.number == new.number:
+        raise RequestError(
+            f"version {old.number} against itself", expected="two versions", do="choose another one of the two"
+        )
+    before, after = (files.get_file(context, caller.project_id, one.file_id) for one in (old, new))
+    # The suffix decides how bytes are parsed, so it belongs to the cache key beside the digests.
+    suffixes = [files.suffix_of(file.filename) for file in (before, after)]
+    subject = Subject(after.sha256, "diff", {"old": before.sha256, "suffixes": suffixes, "key": key})
+    found = cached_result(context, subject)
+    if found.state != "unasked" and not (again and found.state == "failed"):
+        return found
+    return start_computation(
+        context,
+        subject,
+        lambda: answer_about(context, caller.project_id, "diff", after.file_id, {"key": key}, against=before.file_id),
+    )
+
+
+def map_of(context: Context, caller: Caller, version: DatasetVersion, *, again: bool = False) -> CachedResult:
+    """The map, as `dataset_questions.map_answer` says it; begun where nobody has looked at it yet.
+
+    again: start it again where it failed. Raises NotFoundError.
+    """
+    file = files.get_file(context, caller.project_id, version.file_id)
+    # The same rows in two datasets share one map.
+    subject = Subject(file.sha256, "map", {"suffix": files.suffix_of(file.filename)})
+    found = cached_result(context, subject)
+    if found.state == "unasked" or (again and found.state == "failed"):
+        return start_computation(
+            context, subject, lambda: answer_about(context, caller.project_id, "map", file.file_id, {})
+        )
+    return found
+
+
+def rows_of_group(drawn: dict[str, Any], group: int) -> list[dict[str, Any]]:
+    """The points of a group in the order of the file; -1: those of none."""
+    return [point for point in drawn["points"] if point["group"] == group]
+
+
+TEMPLATES: Final = ("auto", "chat", "plain")
+
+
+def tokens_state(context: Context, version: DatasetVersion, model: str, template: str) -> CachedResult:
+    """How it stands with the tokens of a version."""
+    return cached_result(context, _tokens_subject(context, version, model, template))
+
+
+def begin_tokens(context: Context, caller: Caller, version: DatasetVersion, model: str, template: str) -> CachedResult:
+    """Find out the tokens of a version. Raises RequestError for a model that is not on this machine, or a template."""
+    check_is_local(context, model)
+    if template not in TEMPLATES:
+        raise RequestError(
+            f"the template {template[:100]!r}", expected=f"one of {', '.join(TEMPLATES)}", do="choose one of these"
+        )
+
+    def answer() -> dict[str, object]:
+        given = {"template": template}
+        return answer_about(context, caller.project_id, "tokens", version.file_id, given, model=model)
+
+    return start_computation(context, _tokens_subject(context, version, model, template), answer)
+
+
+def _tokens_subject(context: Context, version: DatasetVersion, model: str, template: str) -> Subject:
+    # The digest, not the name: a model that was pulled again under its name may have another tokenizer.
+    given = {"suffix": files.suffix_of(version.filename), "model": model_digest(context, model), "template": template}
+    return Subject(version.sha256, "tokens", given)

@@ -1,0 +1,212 @@
+"""The parts of an evaluation's page: its tables and charts, and the samples, searched, filtered and sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+from urllib.parse import urlencode
+
+from fastapi import Depends, Query
+
+from luthier.core.errors import RequestError
+from luthier.core.evaluation import Comparison, Evaluation, Metric, Verdict
+from luthier.ml.charts.judged_rows import (
+    DifferenceRow,
+    MetricRow,
+    difference_row,
+    metric_heading,
+    on_scale,
+    units_of,
+    word_differences,
+)
+from luthier.ml.charts.judged_rows import metric_rows as rows_of
+from luthier.ml.charts.spec import Axis, Estimate, Intervals, Role
+from luthier.ml.evaluation.result_views import (
+    BETTER,
+    KINDS,
+    ORDERS,
+    Better,
+    Choice,
+    Kind,
+    Order,
+    Roles,
+    SampleRow,
+    choose_rows,
+    metric_names,
+    scored_metrics,
+)
+
+_OTHERS: tuple[Role, ...] = ("other-1", "other-2", "other-3")
+
+
+def main_details(verdict: Verdict) -> tuple[Sequence[str], Sequence[str]]:
+    """The figures behind the headline, and what else was found."""
+    return verdict.details[: verdict.num_primary_details], verdict.details[verdict.num_primary_details :]
+
+
+def metric_rows(evaluation: Evaluation) -> list[MetricRow]:
+    """The table of systems: one row a metric, one cell a system, in the order of the systems."""
+    primary = None if evaluation.verdict is None else evaluation.verdict.metric
+    return rows_of(evaluation.systems, evaluation.comparisons, primary)
+
+
+def difference_rows(comparisons: Sequence[Comparison], metrics: dict[str, Metric], roles: Roles) -> list[DifferenceRow]:
+    """Those of the candidate first, in the order of the metrics. metrics: a figure of each, for its unit."""
+    order = {name: place for place, name in enumerate(metrics)}
+    ordered = sorted(comparisons, key=lambda c: (c.candidate != roles.candidate, order.get(c.metric, len(order))))
+    return [difference_row(one, metrics[one.metric].unit if one.metric in metrics else "") for one in ordered]
+
+
+def units(evaluation: Evaluation) -> dict[str, Metric]:
+    """A figure of each metric, that of the verdict first."""
+    found = {name: metric for system in evaluation.systems for name, metric in system.metrics.items()}
+    return {name: found[name] for name in metric_names(evaluation)}
+
+
+def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals]:
+    """First the differences in the metric of the verdict, then each metric over all systems.
+
+    A metric in which all systems are equal has no chart: there would be nothing to see.
+    """
+    made = []
+    colours, found = _colours(evaluation, roles), units(evaluation)
+    name = "" if evaluation.verdict is None else evaluation.verdict.metric
+    mine = [c for c in evaluation.comparisons if c.metric == name and c.candidate == roles.candidate]
+    if mine and name in found:
+        rows = [Estimate(f"less {c.baseline}", c.difference, c.low, c.high, colours[c.baseline]) for c in mine]
+        title = f"{metric_heading(name)}: {roles.candidate} less each other"
+        ends = [end for c in mine for end in (c.low, c.high)]
+        # The axis always includes zero: whether an interval crosses it is what the chart is read for.
+        low, high = (0.0 if min(ends) > 0 else None), (0.0 if max(ends) < 0 else None)
+        axis = Axis("difference", found[name].unit, low=low, high=high)
+        side = "right" if found[name].higher_is_better else "left"
+        caption = f"Better lies to the {side} of zero; an interval over zero tells nothing."
+        made.append(Intervals("differences", title, axis, rows, zero=True, caption=caption))
+    for metric, first in found.items():
+        systems = [(system.name, system.metrics[metric]) for system in evaluation.systems if metric in system.metrics]
+        if len({(m.value, m.low, m.high) for _, m in systems}) == 1 and len(systems) > 1:
+            continue
+        rows = [Estimate(system, m.value, m.low, m.high, colours[system]) for system, m in systems]
+        direction = "higher" if first.higher_is_better else "lower"
+        axis = Axis(metric_heading(metric), first.unit)
+        title = f"{metric_heading(metric)} of each system"
+        made.append(Intervals(f"metric-{metric}", title, axis, rows, caption=f"{direction} is better"))
+    return made
+
+
+def _colours(evaluation: Evaluation, roles: Roles) -> dict[str, Role]:
+    others = [s.name for s in evaluation.systems if s.name not in (roles.candidate, roles.baseline)]
+    colours: dict[str, Role] = {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}
+    colours[roles.candidate] = "tuned"
+    if roles.baseline is not None:
+        colours[roles.baseline] = "base"
+    return colours
+
+
+_PAGE: Final = 10
+_Text = Annotated[str, Query(max_length=500)]
+
+
+def _asked(
+    q: _Text = "",
+    metric: _Text = "",
+    better: _Text = "",
+    kind: _Text = "",
+    low: _Text = "",
+    high: _Text = "",
+    order: _Text = "worst",
+    marks: _Text = "reference",
+) -> dict[str, str]:
+    asked = {"q": q, "metric": metric, "better": better, "kind": kind, "low": low, "high": high, "order": order}
+    return asked | {"marks": marks}
+
+
+SamplesAsked = Annotated[dict[str, str], Depends(_asked)]
+"""What a handler asks for to know which samples are wanted."""
+PageNumber = Annotated[int, Query(ge=1, le=1_000_000)]
+
+
+def samples_shown(
+    evaluation: Evaluation, who: Roles, asked: dict[str, str], number: int, address: str
+) -> dict[str, Any]:
+    """All that the part shows. number: of the page, from 1. address: of the page that it stands on."""
+    metrics = scored_metrics(evaluation)
+    error = None
+    try:
+        choice = _choice(asked, metrics)
+    except RequestError as wrong:
+        error, choice = wrong, Choice(metric=metrics[0] if metrics else None)
+    rows = choose_rows(evaluation, who, choice)
+    # Ceiling division; an empty result still has one (empty) page.
+    num_pages = max(1, -(-len(rows) // _PAGE))
+    # A filter may shorten the list below the page that the address names.
+    number = min(number, num_pages)
+    shown = rows[(number - 1) * _PAGE : number * _PAGE]
+    first = {key: value for key, value in asked.items() if value}
+    units = units_of(evaluation.systems)
+    return {
+        "evaluation": evaluation,
+        "who": who,
+        "error": error,
+        "asked": asked | {"metric": choice.metric or "", "order": choice.order},
+        "scored": [(name, metric_heading(name)) for name in metrics],
+        "title_of": metric_heading,
+        "scale_of": lambda name: on_scale(units.get(name, "")),
+        "rows": [(row, _outputs(evaluation, who, row, asked["marks"])) for row in shown],
+        "num_found": len(rows),
+        "num_rows": max((len(system.samples) for system in evaluation.systems), default=0),
+        "page": number,
+        "num_pages": num_pages,
+        "first_number": (number - 1) * _PAGE + 1,
+        "address": address,
+        "page_address": lambda to: f"{address}?{urlencode(first | {'page': str(to)})}#samples",
+    }
+
+
+def _choice(asked: dict[str, str], metrics: list[str]) -> Choice:
+    """What was asked for, checked. Raises RequestError."""
+    for name, allowed in (("better", BETTER), ("kind", KINDS), ("order", ORDERS), ("metric", ("", *metrics))):
+        if asked[name] not in allowed:
+            raise RequestError(
+                f"{name}={asked[name]!r}",
+                expected=f"one of {', '.join(repr(word) for word in allowed)}",
+                do="choose from the list",
+            )
+    better: Better = asked["better"]  # type: ignore[assignment]
+    kind: Kind = asked["kind"]  # type: ignore[assignment]
+    order: Order = asked["order"]  # type: ignore[assignment]
+    return Choice(
+        metric=asked["metric"] or (metrics[0] if metrics else None),
+        words=asked["q"],
+        better=better,
+        kind=kind,
+        low=_end("From", asked["low"]),
+        high=_end("To", asked["high"]),
+        order=order,
+    )
+
+
+def _end(name: str, text: str) -> float | None:
+    if not text.strip():
+        return None
+    try:
+        found = float(text.replace(",", "."))
+    except ValueError:
+        found = float("nan")
+    # NaN is the only value that differs from itself; `float("nan")` parses without an error.
+    if found != found:
+        raise RequestError(f"{name} {text!r}", expected="a number such as 0.5", do="correct it, or leave it empty")
+    return found
+
+
+def _outputs(evaluation: Evaluation, who: Roles, row: SampleRow, marks: str) -> list[dict[str, Any]]:
+    """What each system wrote. stretches: with marks where there are any to be, None where it is shown as it is."""
+    against = row.samples.get(who.baseline or "") if marks == "baseline" else None
+    other = row.reference if marks == "reference" else None if against is None else against.output
+    outputs = []
+    for system in evaluation.systems:
+        if (sample := row.samples.get(system.name)) is not None:
+            is_marked = other is not None and other != "" and (sample is not against) and sample.output != ""
+            stretches = word_differences(other or "", sample.output) if is_marked else None
+            outputs.append({"system": system, "sample": sample, "stretches": stretches})
+    return outputs

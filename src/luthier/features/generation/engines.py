@@ -1,0 +1,209 @@
+"""Engines that generate text: one at a time for evaluated systems, and teachers for synthetic rows.
+
+`EnginePool` keeps one model in memory. A teacher is a base model, a run, or a model behind an OpenAI-compatible server.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from luthier.core.conversation import AS_THEY_ARE
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import RequestError
+from luthier.core.ids import is_id
+from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
+from luthier.features.models.resolve import Candidate, TemplatedEngine, engine_key, find_candidate, open_engine
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.inference.engine_wrappers import CachedEngine, Keep
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.openai.http import OpenAIHttpEngine
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    candidate: Candidate
+    engine: Engine
+
+
+class EnginePool:
+    """Loads a model when it first writes or scores, and lets go of the one before.
+
+    Systems of one base and adapter, such as a base with and without examples in its prompt, share an engine.
+    """
+
+    def __init__(self, open_engine: Callable[[Candidate], Engine]) -> None:
+        self._open_engine = open_engine
+        self._loaded: _Loaded | None = None
+        self._notes: dict[str, None] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the engines that were closed so far had to say of how they worked."""
+        return tuple(self._notes)
+
+    def engine(self, candidate: Candidate) -> TemplatedEngine:
+        """An engine that needs no memory until it is used.
+
+        Raises:
+            NotFoundError, ModelSourceError: no model or no adapter in its folder, before another system is judged.
+        """
+        from luthier.ml.inference.models.loading import check_adapter
+
+        if candidate.adapter_path is not None:
+            # Before anything is judged: a missing adapter of the last system must not surface after an hour.
+            check_adapter(candidate.adapter_path)
+        template = candidate.chat_template()
+        # Without `auto`: a base by name and the base of a run, whose plan holds the kind, share an engine.
+        return _Pooled(self, replace(candidate, template=template.kind), template)
+
+    def load(self, candidate: Candidate) -> Engine:
+        """The engine of a candidate, loaded; whatever was loaded for another one is closed first."""
+        if self._loaded is None or engine_key(self._loaded.candidate) != engine_key(candidate):
+            # Closed before the next is opened: two models at once may not fit into the memory.
+            self.close()
+            self._loaded = _Loaded(candidate, self._open_engine(candidate))
+        return self._loaded.engine
+
+    def close(self) -> None:
+        """Let go of what is loaded."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            # A dict keeps the order and drops repeated notes.
+            self._notes |= dict.fromkeys(getattr(loaded.engine, "notes", ()))
+            loaded.engine.close()
+
+
+class _Pooled:
+    """One candidate's engine, by way of the pool."""
+
+    def __init__(self, pool: EnginePool, candidate: Candidate, template: ChatTemplate) -> None:
+        self._pool, self._candidate, self._template = pool, candidate, template
+
+    @property
+    def name(self) -> str:
+        return self._pool.load(self._candidate).name
+
+    @property
+    def template(self) -> ChatTemplate:
+        return self._template
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        return self._pool.load(self._candidate).generate(prompts, progress)
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
+        return self._pool.load(self._candidate).score(examples, progress)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+OWN_KEY, OPENAI_KEY = "LUTHIER_TEACHER_API_KEY", "OPENAI_API_KEY"
+_THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
+
+
+def find_teacher(context: Context, name: str) -> CachedEngine:
+    """The engine behind a name, with the home's cache in front of it; opened when it is first asked something new.
+
+    The key for a server comes from the environment: LUTHIER_TEACHER_API_KEY, or OPENAI_API_KEY over https or to this
+    machine.
+
+    Args:
+        name: As candidates of `luthier eval` are named, or `http(s)://host:port/v1#MODEL`.
+
+    Raises:
+        RequestError: An address without a model, or with a key in it.
+        NotFoundError: No such base model or run.
+        ConflictError: The run has no trained weights yet.
+    """
+    from luthier.ml.inference.engine_wrappers import CachedEngine
+
+    if is_address(name):
+        url, model = parse_address(name)
+        return CachedEngine(
+            lambda keep: _open_server(url, model, keep),
+            context.generations,
+            name=f"{url}#{model}",
+            identity={"engine": "openai_http", "url": url, "model": model},
+        )
+    candidate = find_candidate(context, name)
+    return CachedEngine(
+        lambda _: open_engine(candidate),
+        context.generations,
+        name=name if is_id(name, "run") else candidate.model_name,
+        identity=identity_of(context, name, candidate),
+    )
+
+
+def is_address(name: str) -> bool:
+    """Whether a name means a model behind a server."""
+    return name.lower().startswith(("http://", "https://"))
+
+
+def parse_address(text: str) -> tuple[str, str]:
+    """`http://host:8000/v1#model` -> URL without a slash at its end, and model. Raises RequestError."""
+    try:
+        parts = urlsplit(text)
+        # `port` is parsed lazily and raises ValueError only when it is read.
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise RequestError(
+            f"the address {text!r} is no URL: {error}", expected="http://host:port/v1#MODEL", do="correct it"
+        ) from error
+    # The name of a teacher is stored in rows and reports; a secret in it would be published with them.
+    if parts.username is not None or parts.password is not None or parts.query:
+        raise RequestError(
+            f"the address of the server at {host} carries a user, a password or a query",
+            expected="http(s)://host:port/v1#MODEL; command lines are seen by others and kept in histories",
+            do=f"put the key into the variable {OWN_KEY}",
+        )
+    url = f"{parts.scheme.lower()}://{parts.netloc}{parts.path}".rstrip("/")
+    if not host or not parts.fragment:
+        raise RequestError(
+            f"the address {text!r} names no {'model' if host else 'host'}",
+            expected="http(s)://host:port/v1#MODEL",
+            do=f"write the model behind a #; {url}/models lists them" if host else "write it as expected",
+        )
+    return url, parts.fragment
+
+
+def api_key(url: str, environment: Mapping[str, str], *, own: str = OWN_KEY) -> str | None:
+    """The key to send to a server: Luthier's own variable, or OpenAI's where nobody on the way can read it."""
+    if key := environment.get(own, "").strip():
+        return key
+    parts = urlsplit(url)
+    # OPENAI_API_KEY is often set for other programs: it must not go in clear text to whatever host is named.
+    is_safe = parts.scheme == "https" or parts.hostname in _THIS_MACHINE
+    return (environment.get(OPENAI_KEY, "").strip() or None) if is_safe else None
+
+
+def _open_server(url: str, model: str, keep: Keep) -> OpenAIHttpEngine:
+    from luthier.ml.inference.openai.http import OpenAIHttpEngine
+
+    return OpenAIHttpEngine(url, model, api_key=api_key(url, os.environ), keep=keep)
+
+
+def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, Any]:
+    """What decides the answers of a model on this machine: digests of weights, adapter and template, and precision."""
+    # The key of the cache: everything that changes the text has to be in it, or stale answers come back.
+    common = {"engine": "transformers", "template": candidate.template, "precision": candidate.precision}
+    if is_id(name, "run"):
+        opted = candidate.opted_turns
+        plan, result = context.runs.plan(name), context.runs.get(name).result
+        return {
+            **common,
+            "sha256": plan.base_model.sha256,
+            "template_sha256": plan.base_model.template_sha256,
+            "trained_sha256": result.adapter_sha256 if result else None,
+            **({"template_options": dict(candidate.template_options)} if candidate.template_options else {}),
+            **({} if opted == AS_THEY_ARE else {"opted_turns": opted.model_dump(mode="json")}),
+        }
+    from luthier.ml.inference.models import sources
+
+    local = sources.pull(name, context.home, context.progress)
+    return {**common, "sha256": local.sha256, "template_sha256": local.template_sha256}

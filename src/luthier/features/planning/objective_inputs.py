@@ -1,0 +1,347 @@
+"""What an objective needs besides rows: graded rewards, and a teacher's answers or logits.
+
+Training does not import evaluation: it gets a function for the rewards. A teacher is found and checked for the plan,
+and runs once before the student is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.conversation import OptedTurns
+from luthier.core.dataset import Example
+from luthier.core.errors import ConflictError, DataError, OverlongError, RequestError, StoppedError
+from luthier.core.events import WarningRaised
+from luthier.core.graders import Reward
+from luthier.core.ids import is_id
+from luthier.core.plan import Plan, TeacherPlan
+from luthier.core.recipe import Recipe
+from luthier.core.run import TrainResult
+from luthier.features.models.resolve import Candidate, as_candidate, find_candidate, open_engine
+from luthier.features.planning.budgets import stop_check
+from luthier.platform.home.context import Context
+from luthier.platform.processes.stop_signals import AGAIN, stop_signals
+
+if TYPE_CHECKING:
+    from luthier.features.planning.service import Prepared
+    from luthier.features.planning.training_data import PreparedSplit
+    from luthier.features.training.launchers.here import Hooks
+    from luthier.ml.evaluation.rewards import Rewards
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.training.objective_protocol import Tools
+
+_OURS = ("reference",)
+
+
+def tools_for(prepared: Prepared, *, is_first: bool) -> Tools:
+    """What the run lends its objective. is_first: whether this process, of several, writes the run's files."""
+    from luthier.ml.training.objective_protocol import Tools
+
+    splits = [split for split in (prepared.train, prepared.validation) if split is not None]
+    return Tools(
+        template=prepared.template,
+        grade=rewards_of(prepared.plan.objective.rewards, splits),
+        seed=prepared.plan.training.seed,
+        writes_files=is_first,
+    )
+
+
+def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int) -> None:
+    """Refuse what would fail once answers are drawn, before anything is trained; nothing where none are.
+
+    Args:
+        plan: Of the run.
+        splits: Training and validation rows.
+        room_tokens: Of the model's context.
+
+    Raises:
+        RequestError: A formula or a field that no grader can fill, or rows that lack what is graded.
+        DataError: Two different rows of one id.
+        OverlongError: Prompts that leave no room for an answer.
+    """
+    rewards_of(plan.objective.rewards, splits)
+    if plan.objective.max_new_tokens is None:
+        return
+    most = room_tokens - plan.objective.max_new_tokens
+    rows = [row for split in splits for row in split.tokenised]
+    over = [row for row in rows if row.num_prompt_tokens > most]
+    if over:
+        verb = "prompt is" if len(over) == 1 else "prompts are"
+        raise OverlongError(
+            f"{len(over):,} {verb} longer than {most:,} tokens, such as that of {over[0].id}",
+            expected=f"room for objective.max_new_tokens {plan.objective.max_new_tokens:,} behind every prompt",
+            do="lower objective.max_new_tokens, or take these rows out",
+        )
+
+
+def rewards_of(rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit]) -> Rewards | None:
+    """The rewards of a plan over the rows of these splits; None where it has none.
+
+    Raises RequestError for a formula or a place that no grader can fill, and for rows that lack what is asked for.
+    """
+    from luthier.ml.evaluation.graders import fields_of
+    from luthier.ml.evaluation.rewards import Rewards
+
+    if rewards is None:
+        return None
+    asked = {name for reward in rewards if reward.grader is not None for name in fields_of(reward.grader)}
+    needs_answer = "reference" in asked or any(reward.metric is not None for reward in rewards)
+    items: dict[str, dict[str, Any]] = {}
+    for split in splits:
+        wanted = asked - set(_OURS)
+        fields = _fields(Path(split.profile.file)) if wanted else {}
+        for example in split.examples:
+            item = dict(fields.get(example.id, {})) | {"reference": example.reference}
+            # The same file may be split into both sides: equal rows under one id are fine, different ones are not.
+            if items.setdefault(example.id, item) != item:
+                raise _same_name(example)
+            _refuse_lost(example, item, wanted, needs_answer)
+    return Rewards(rewards, items)
+
+
+def _fields(file: Path) -> Mapping[str, dict[str, Any]]:
+    """The raw fields of each row of a file, by the row's id."""
+    from luthier.core.dataset import Row
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
+
+    return {row.id: row.fields for row in read_rows(open_source(file)) if isinstance(row, Row)}
+
+
+def _same_name(example: Example) -> DataError:
+    return DataError(
+        f"{example.id} is a row of the training file and another one of the validation file",
+        expected="two files of different names: rewards find a row by the name of its file and its line",
+        do="rename one of the two files",
+    )
+
+
+def _refuse_lost(example: Example, item: Mapping[str, Any], wanted: set[str], needs_answer: bool) -> None:
+    if needs_answer and example.reference is None:
+        raise RequestError(
+            f"objective.rewards compare with the row's own answer, but that of {example.id} is only tool calls",
+            expected="rows with an answer in words, or rewards that need none",
+            do="take such rows out",
+        )
+    if lost := sorted(wanted - set(item)):
+        raise RequestError(
+            f"objective.rewards ask for item.{lost[0]}, which {example.id} has not",
+            expected=f"one of {', '.join(sorted(item))}",
+            do="correct objective.rewards, or give every row that field",
+        )
+
+
+_MAX_NAMED = 3
+
+
+def find_teacher(
+    context: Context, recipe: Recipe, template: ChatTemplate, splits: Sequence[PreparedSplit]
+) -> TeacherPlan | None:
+    """The teacher that a recipe's objective names, with all that decides what it says; None where it names none.
+
+    Args:
+        context: The home.
+        recipe: Of the run.
+        template: The student's, whose tokens the teacher must share.
+        splits: The rows that it will look at.
+
+    Raises:
+        RequestError: A teacher with another vocabulary, a shorter context than the rows need, or without logits
+            (behind a server).
+        NotFoundError: No such model or run.
+        ConflictError: A run that has made no weights.
+    """
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.training.objectives.rules import rules_of
+
+    name = recipe.objective.teacher if recipe.objective else None
+    if name is None or recipe.objective is None or not rules_of(recipe.objective.name).needs_teacher:
+        return None
+    # Before `find_candidate`, which would accept a server.
+    if name.lower().startswith(("http://", "https://")):
+        raise RequestError(
+            f"objective.teacher {name}",
+            expected="a base model, a folder or a run: a server does not give the probability of every token",
+            do="have the server write the answers instead, and learn those: luthier data answer --teacher ADDRESS",
+        )
+    candidate = find_candidate(context, name)
+    # The dearest mistake: with other ids, the run would learn noise without any error.
+    _refuse_other_tokens(candidate, template)
+    longest = max(split.profile.max_tokens for split in splits)
+    if longest > candidate.context_length_tokens:
+        raise RequestError(
+            f"a row of {longest:,} tokens, and a teacher {candidate.model_name} with a context of "
+            f"{candidate.context_length_tokens:,}",
+            expected="rows that the teacher can read whole",
+            do=f"set training.max_length_tokens: {candidate.context_length_tokens} with training.on_overlong: "
+            "truncate, or choose another teacher",
+        )
+    # A run is asked as it was trained; a plain base has no habits, so it is written to like the student.
+    candidate = candidate if is_id(name, "run") else _as_student(candidate, recipe)
+    structure = read_structure(candidate.model_path)
+    asked = recipe.training.precision if recipe.training else None
+    sha256, adapter_sha256 = _digests(context, name, candidate)
+    return TeacherPlan(
+        name=name,
+        path=candidate.model_path,
+        sha256=sha256,
+        adapter_path=candidate.adapter_path,
+        adapter_sha256=adapter_sha256,
+        precision=candidate.precision if asked in (None, "auto") else asked,
+        quantisation=candidate.quantisation,
+        device=candidate.device,
+        num_parameters=structure.num_parameters,
+        hidden_size=structure.hidden_size,
+        vocabulary_size=structure.vocabulary_size,
+        context_length_tokens=candidate.context_length_tokens,
+        template=candidate.template,
+        template_options=dict(candidate.template_options),
+        opted_turns=candidate.opted_turns,
+        learn_reasoning=candidate.learn_reasoning,
+    )
+
+
+def _as_student(candidate: Candidate, recipe: Recipe) -> Candidate:
+    """A base model as the student is written to: with the options that its own template reads."""
+    read = candidate.chat_template().names.options
+    options = {name: value for name, value in (recipe.data.template_options or {}).items() if name in read}
+    return replace(
+        candidate,
+        template_options=options,
+        opted_turns=OptedTurns.of(recipe.data),
+        learn_reasoning=recipe.data.learn_reasoning,
+    )
+
+
+def _trained_otherwise(plan: Plan) -> str | None:
+    """What to say where the rows are not written as those were that the teacher was trained on; None where they are."""
+    teacher = plan.objective.teacher
+    assert teacher is not None
+    if not is_id(teacher.name, "run"):
+        return None
+    own = (teacher.template_options, teacher.opted_turns)
+    rows = (plan.data.template_options, OptedTurns.of(plan.data))
+    # Base models are written to as the student is, so only runs can differ.
+    if own == rows:
+        return None
+    shown = [
+        json.dumps({**options, **opted.model_dump(mode="json", exclude_defaults=True)})
+        for options, opted in (own, rows)
+    ]
+    return (
+        f"the teacher {teacher.name} was trained with {shown[0]}, and looks at rows that are written with {shown[1]}: "
+        "what it says of them may be worse; give data.template_options, system, tools and reasoning as its recipe does"
+    )
+
+
+def refuse_another_teacher(before: TeacherPlan, now: TeacherPlan | None) -> None:
+    """Raise ConflictError where the teacher of a run that goes on is not the one that it began with."""
+    # By digests: the same name may stand for other weights today.
+    then, today = (before.sha256, before.adapter_sha256), now and (now.sha256, now.adapter_sha256)
+    if then != today:
+        raise ConflictError(
+            f"the teacher {before.name} has changed since the run began",
+            expected=f"weights with digest {before.sha256[:12]}"
+            + (f" and an adapter with {before.adapter_sha256[:12]}" if before.adapter_sha256 else ""),
+            do="put the teacher back as it was, or start a new run",
+        )
+
+
+def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
+    """Have the teacher of a run look at every row, as far as it has not; None where training may begin.
+
+    It is in memory alone: the student is loaded when it has gone. A signal or the budget stops it between two batches,
+    and the result then says why; what it said so far is kept.
+    """
+    from luthier.ml.training.objectives import distillation
+
+    teacher = prepared.plan.objective.teacher
+    if teacher is None:
+        return None
+    hooks.meter.begin("teacher")
+    units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
+    # Validation rows, too: their loss is measured against the teacher as well.
+    rows = [row for unit in units for row in unit]
+    folder = hooks.folder / distillation.FOLDER
+    notice = (
+        "asking the teacher stops with the batch under way; what it said is kept, and the run is paused; go on with "
+        f"`luthier train --resume {hooks.folder.name}`. {AGAIN}"
+    )
+    # Only one listens for signals: where the caller does, its check is asked.
+    listening = stop_signals(lambda: notice) if hooks.stop_requested is None else None
+    with listening or nullcontext(hooks.stop_requested or (lambda: None)) as stop_requested:
+        stop = stop_check(hooks.meter, stop_requested)
+        try:
+            messages = distillation.ask_teacher(
+                folder, teacher, rows, lambda: open_engine(as_candidate(teacher), stop=stop), hooks.progress
+            )
+        except StoppedError as error:
+            return not_begun(prepared, f"{error.reason}, while the teacher was asked")
+    if (otherwise := _trained_otherwise(prepared.plan)) is not None:
+        hooks.emit(WarningRaised(step=0, code="teacher_trained_otherwise", message=otherwise))
+    for message in messages:
+        hooks.emit(WarningRaised(step=0, code="teacher_asked_again", message=message))
+    return None
+
+
+def _digests(context: Context, name: str, candidate: Candidate) -> tuple[str, str | None]:
+    """Of the weights, and of the adapter on them."""
+    if is_id(name, "run"):
+        result = context.runs.get(name).result
+        trained = result.adapter_sha256 if result else None
+        if candidate.adapter_path is None:  # a whole model came out of it
+            return str(trained), None
+        return context.runs.plan(name).base_model.sha256, trained
+    from luthier.ml.inference.models import sources
+
+    return sources.pull(name, context.home, context.progress).sha256, None
+
+
+def _refuse_other_tokens(teacher: Candidate, template: ChatTemplate) -> None:
+    """A teacher reads the student's token ids: each must be the same text to both."""
+    from luthier.ml.inference.models.loading import load_tokenizer
+
+    # Distillation compares the two distributions id by id, so the vocabularies must be equal, not merely of one size.
+    own, other = template.tokenizer.get_vocab(), load_tokenizer(Path(teacher.model_path)).get_vocab()
+    if own == other:
+        return
+    apart = sorted(word for word in own.keys() | other.keys() if own.get(word) != other.get(word))
+    shown = ", ".join(
+        f"{word!r} is {own.get(word, 'none')} and {other.get(word, 'none')}" for word in apart[:_MAX_NAMED]
+    )
+    raise RequestError(
+        f"the teacher {teacher.model_name} has another vocabulary: {len(apart):,} of "
+        f"{len(own.keys() | other.keys()):,} tokens differ ({shown}: student and teacher)",
+        expected="a teacher with the student's tokenizer, mostly a larger model of the same family",
+        do="choose such a teacher, or have it write the answers and learn those: luthier data answer",
+    )
+
+
+def not_begun(prepared: Prepared, reason: str) -> TrainResult:
+    """The result of a run that was stopped before its first step."""
+    num_trainable = prepared.plan.method.num_trainable_parameters
+    return TrainResult(
+        status="paused",
+        stopped_because=reason,
+        num_steps=0,
+        num_tokens=0,
+        num_trained_tokens=0,
+        num_examples=0,
+        num_trainable_parameters=num_trainable,
+        trainable_fraction=num_trainable / prepared.plan.base_model.num_parameters,
+        train_loss=0.0,
+        best_validation_loss=None,
+        best_step=0,
+        seconds=0.0,
+        tokens_per_second=0.0,
+        examples_per_second=0.0,
+        seconds_per_step=0.0,
+        peak_memory_bytes=0,
+        adapter_path=None,
+        adapter_sha256=None,
+    )

@@ -1,0 +1,112 @@
+"""Before the first step of a run: warnings about its rows, and whether its weights are sharded.
+
+Weights are sharded over the processes if the recipe says so, or if a whole copy would not fit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from luthier.core.dataset import sequence_notes
+from luthier.core.errors import RequestError
+from luthier.core.events import WarningRaised
+from luthier.core.plan import Plan
+from luthier.core.ports import EventSink
+
+if TYPE_CHECKING:
+    from luthier.core.cost import Device
+    from luthier.ml.training.distributed import World
+
+
+def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
+    """What a person should know of the rows before the first step; the report shows it, too."""
+    data, found = plan.data, []
+    general = (data.replay.rows, data.replay.held_out) if data.replay else ()
+    for profile in filter(None, (data.train, data.validation, data.held_out, *general)):
+        if profile.num_dropped:
+            found.append((f"dropped_{profile.split}", f"{profile.num_dropped:,} {profile.split} rows were dropped"))
+        if profile.num_truncated:
+            cut = (
+                f"{profile.num_truncated:,} {profile.split} rows were cut at {plan.training.max_length_tokens:,} tokens"
+            )
+            found.append((f"truncated_{profile.split}", cut))
+    for profile in filter(None, (data.train, *general[:1])):
+        found += [(f"{code}_{profile.split}", message) for code, message in sequence_notes(profile)]
+    if data.num_leaked:
+        found.append(("leakage", f"{data.num_leaked:,} held-out rows also stand in the training rows"))
+    if data.num_same_prompt:
+        message = f"{data.num_same_prompt:,} held-out rows have the prompt of a training row, with another answer"
+        found.append(("same_prompt", message))
+    if data.num_validation_leaked:
+        message = (
+            f"{data.num_validation_leaked:,} validation rows also stand in the training rows: early stopping is blind"
+        )
+        found.append(("validation_leakage", message))
+    if data.replay and data.replay.num_leaked:
+        message = f"{data.replay.num_leaked:,} held-out general rows are also trained on: forgetting looks too small"
+        found.append(("replay_leakage", message))
+    if data.replay and data.replay.num_also_in_train:
+        num = data.replay.num_also_in_train
+        found.append(("replay_in_train", f"{num:,} replayed rows also stand in the training rows of the task"))
+    if data.canaries:
+        num = data.canaries.num
+        found.append(("canaries", f"{num:,} canaries (made-up secrets) are planted among the training rows"))
+    for code, message in found:
+        emit(WarningRaised(step=0, code=code, message=message))
+
+
+def is_spread(plan: Plan, world: World, emit: EventSink) -> bool:
+    """The same answer on all ranks; where `auto` spreads, a warning says why.
+
+    Raises RecipeError where spreading is asked for and the plan's method or objective cannot.
+    """
+    from luthier.core.errors import RecipeError
+    from luthier.ml.training.sharding import refuse_unspreadable
+
+    asked = plan.training.sharding
+    if asked == "fsdp":
+        refuse_unspreadable(plan)
+    if world.size == 1 or asked != "auto":
+        return asked == "fsdp" and world.size > 1
+    # Rank 0 decides for all: predictions from each rank's own measurements could differ, and the ranks would then wait
+    # in different collective calls.
+    reason = world.broadcast_text(_too_large(plan, world.local_size) or "" if world.is_first else "")
+    if not reason:
+        return False
+    try:
+        refuse_unspreadable(plan)
+    except RecipeError as error:
+        emit(WarningRaised(step=0, code="not_spread", message=f"{reason}; {error.came.lower()} is not possible"))
+        return False
+    message = f"{reason}: weights and optimizer are spread over the {world.size} processes (training.sharding fsdp)"
+    emit(WarningRaised(step=0, code="spread", message=message))
+    return True
+
+
+def _too_large(plan: Plan, num_local: int) -> str | None:
+    """Why a whole copy of the run would not fit on each device of this machine, in words; None where it does."""
+    from luthier.ml.charts import figures
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning import hardware
+    from luthier.ml.planning.devices import this_machine
+    from luthier.ml.planning.memory import predict_memory
+    from luthier.ml.planning.predict import fits
+    from luthier.ml.planning.workload import workload_of
+
+    try:
+        device = this_machine(hardware.measure())
+    except RequestError:  # an accelerator that no table knows: nothing can be said
+        return None
+    device = _share_of(device, num_local)
+    memory = predict_memory(workload_of(plan, read_structure(plan.base_model.path), device), device)
+    if fits(memory, device):
+        return None
+    needed, there = (figures.size(round(n)) for n in (memory.total_bytes.value, device.memory_bytes))
+    return f"a whole copy of the run should take {needed} of {there} a device"
+
+
+def _share_of(device: Device, num_local: int) -> Device:
+    """A device as one of several processes has it: accelerators are their own, a CPU's memory is shared."""
+    if not device.is_cpu:
+        return device
+    return device.model_copy(update={"memory_bytes": device.memory_bytes // num_local})

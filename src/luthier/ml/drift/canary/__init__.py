@@ -1,1 +1,0 @@
-"""A canary held against the rest of its deployment: when it is looked at, and whether it is worse."""

@@ -1,0 +1,296 @@
+"""Graders: a function from a generated text and its row to a number, made from the grader's description in a recipe.
+
+Templates such as `{{sample.output_text}}` and `{{item.reference}}` are filled in, `text_similarity` compares one pair
+of texts (0 to 1), and the formula of a `multi` grader is arithmetic over the scores of others: it is parsed, never
+handed to Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from luthier.core.errors import RequestError, library_reason
+from luthier.core.graders import Grader, MultiGrader, Similarity, StringCheck, TextSimilarity
+
+_PLACE = re.compile(r"\{\{\s*(.*?)\s*\}\}")
+_OUTPUT = "sample.output_text"
+
+
+def item_fields(template: str) -> tuple[str, ...]:
+    """The fields of the row that a template asks for: `{{item.answer.value}}` asks for `answer`.
+
+    Raises:
+        RequestError: a place that is neither of the row nor the written text.
+    """
+    names = []
+    for place in _PLACE.findall(template):
+        if place == _OUTPUT:
+            continue
+        kind, _, rest = place.partition(".")
+        if kind != "item" or not rest:
+            raise RequestError(
+                f"a grader with the place {{{{{place}}}}}",
+                expected=f"{{{{{_OUTPUT}}}}} or {{{{item.FIELD}}}} with a field of the row",
+                do="correct objective.rewards",
+            )
+        names.append(rest.split(".")[0])
+    return tuple(dict.fromkeys(names))
+
+
+def filled(template: str, output: str, item: Mapping[str, Any]) -> str:
+    """The template with its places filled; what is no text is written as JSON.
+
+    Raises:
+        RequestError: the row has no such field.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        place = match[1]
+        if place == _OUTPUT:
+            return output
+        found = _at(item, place.split(".")[1:])
+        return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+    # One pass: places inside an inserted text are left as they are.
+    return _PLACE.sub(value, template)
+
+
+def _at(item: Mapping[str, Any], path: Sequence[str]) -> Any:
+    found: Any = item
+    for name in path:
+        if not isinstance(found, Mapping) or name not in found:
+            known = ", ".join(sorted(found)) if isinstance(found, Mapping) else type(found).__name__
+            raise RequestError(
+                f"a grader asks for item.{'.'.join(path)}, and a row has no {name!r}",
+                expected=f"one of {known}",
+                do="correct objective.rewards, or give every row that field",
+            )
+        found = found[name]
+    return found
+
+
+_MAX_CHARACTERS: Final = 1000
+_OPERATORS: Final[dict[type[ast.AST], Callable[..., Any]]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+_FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
+    "min": min,
+    "max": max,
+    "abs": abs,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "exp": math.exp,
+    "sqrt": math.sqrt,
+    "log": math.log,
+}
+
+
+class Formula:
+    """A formula, read once: numbers, names, + - * / **, and min, max, abs, floor, ceil, exp, sqrt, log.
+
+    Args:
+        text: the formula.
+        names: variables that it may use.
+
+    Raises:
+        RequestError: the formula holds anything else.
+    """
+
+    def __init__(self, text: str, names: Sequence[str]) -> None:
+        self.text, self._names = text, frozenset(names)
+        try:
+            if len(text) > _MAX_CHARACTERS:
+                raise ValueError(f"{len(text)} characters")
+            self._tree = ast.parse(text.strip(), mode="eval").body
+            self._check(self._tree)
+        except (SyntaxError, ValueError, RecursionError) as error:
+            raise RequestError(
+                f"calculate_output {text[:100]!r}: {library_reason(error)}",
+                expected=f"arithmetic over {', '.join(sorted(names))}, with {', '.join(_FUNCTIONS)}",
+                do="correct objective.rewards",
+            ) from error
+
+    def __call__(self, values: Mapping[str, float]) -> float:
+        """The result for these values.
+
+        Raises:
+            RequestError: there is none, such as a division by zero.
+        """
+        try:
+            found = float(self._value(self._tree, values))
+        except (ArithmeticError, ValueError, TypeError) as error:
+            found, reason = math.nan, str(error)
+        else:
+            reason = f"gives {found}"
+        if not math.isfinite(found):
+            raise RequestError(
+                f"calculate_output {self.text!r} with {dict(values)}: {reason}",
+                expected="a finite number for every answer",
+                do="correct objective.rewards",
+            )
+        return found
+
+    def _check(self, node: ast.AST) -> None:
+        # type(), since True is an int to isinstance.
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            return
+        if isinstance(node, ast.Name) and node.id in self._names:
+            return
+        if isinstance(node, ast.BinOp | ast.UnaryOp) and type(node.op) in _OPERATORS:
+            parts = [node.left, node.right] if isinstance(node, ast.BinOp) else [node.operand]
+        elif isinstance(node, ast.Call) and _function_of(node) is not None and not node.keywords and node.args:
+            parts = node.args
+        else:
+            raise ValueError(f"cannot use {ast.unparse(node)!r}")
+        for part in parts:
+            self._check(part)
+
+    def _value(self, node: ast.AST, values: Mapping[str, float]) -> Any:
+        if isinstance(node, ast.Constant):
+            return float(node.value)  # type: ignore[arg-type]
+        if isinstance(node, ast.Name):
+            return values[node.id]
+        if isinstance(node, ast.BinOp):
+            return _OPERATORS[type(node.op)](self._value(node.left, values), self._value(node.right, values))
+        if isinstance(node, ast.UnaryOp):
+            return _OPERATORS[type(node.op)](self._value(node.operand, values))
+        assert isinstance(node, ast.Call)
+        function = _function_of(node)
+        assert function is not None
+        # a whole number of Python's own has no largest, and a power of two of them no end
+        return float(function(*(self._value(part, values) for part in node.args)))
+
+
+def _function_of(node: ast.Call) -> Callable[..., Any] | None:
+    return _FUNCTIONS.get(node.func.id) if isinstance(node.func, ast.Name) else None
+
+
+_ROUGE: Final = {
+    "rouge_1": "rouge1",
+    "rouge_2": "rouge2",
+    "rouge_3": "rouge3",
+    "rouge_4": "rouge4",
+    "rouge_5": "rouge5",
+    "rouge_l": "rougeL",
+}
+_GLEU_ORDERS: Final = 4
+
+
+def similarity(kind: Similarity) -> Callable[[str, str], float]:
+    """The function (output, reference) -> 0 to 1 of that name."""
+    if kind in _ROUGE:
+        from rouge_score.rouge_scorer import RougeScorer  # takes seconds, and few graders need it
+
+        name = _ROUGE[kind]
+        scorer = RougeScorer([name], use_stemmer=True)
+        return lambda output, reference: float(scorer.score(reference, output)[name].fmeasure)
+    plain: dict[str, Callable[[str, str], float]] = {"fuzzy_match": fuzzy_match, "bleu": sentence_bleu, "gleu": gleu}
+    return plain[kind]
+
+
+def sentence_bleu(output: str, reference: str) -> float:
+    """BLEU of one sentence over 100, exponential smoothing, of no more orders than the output has words.
+
+    Source: Post, 2018, arXiv:1804.08771 (sacrebleu's sentence_bleu).
+    """
+    import sacrebleu
+
+    return min(1.0, max(0.0, float(sacrebleu.sentence_bleu(output, [reference]).score) / 100.0))
+
+
+def gleu(output: str, reference: str) -> float:
+    """The smaller of precision and recall over all n-grams of 1 to 4 words, split at white space.
+
+    Source: Wu et al., 2016, "Google's Neural Machine Translation System", arXiv:1609.08144, section 7.3.
+    """
+    said, meant = _grams(output.split()), _grams(reference.split())
+    most = max(said.total(), meant.total())
+    return (said & meant).total() / most if most else 1.0
+
+
+def _grams(words: list[str]) -> Counter[tuple[str, ...]]:
+    return Counter(
+        tuple(words[i : i + order]) for order in range(1, _GLEU_ORDERS + 1) for i in range(len(words) - order + 1)
+    )
+
+
+def fuzzy_match(output: str, reference: str) -> float:
+    """2 L / (m + n) with L the length of the longest common subsequence of characters; 1 for two empty texts.
+
+    One minus the insertions and deletions between the two, as a share of all characters. L bit by bit: Hyyrö, 2004,
+    "Bit-parallel LCS-length computation revisited", section 3.
+    """
+    if not output and not reference:
+        return 1.0
+    places: dict[str, int] = {}
+    for index, character in enumerate(output):
+        # One integer a character with a bit for each of its positions: Python's integers have any length.
+        places[character] = places.get(character, 0) | 1 << index
+    full = (1 << len(output)) - 1
+    row = full
+    for character in reference:
+        match = row & places.get(character, 0)
+        row = ((row + match) | (row - match)) & full
+    # Every 0 in the row is one character of the longest common subsequence.
+    return 2.0 * (len(output) - row.bit_count()) / (len(output) + len(reference))
+
+
+Grade = Callable[[str, Mapping[str, Any]], float]
+"""(output, item) -> score. item: the row's fields, and its answer as `reference`."""
+
+
+def fields_of(grader: Grader) -> tuple[str, ...]:
+    """The fields of a row that a grader asks for.
+
+    Raises:
+        RequestError: a place that no text fills.
+    """
+    parts = list(grader.graders.values()) if isinstance(grader, MultiGrader) else [grader]
+    names = [name for part in parts for text in (part.input, part.reference) for name in item_fields(text)]
+    return tuple(dict.fromkeys(names))
+
+
+def make_grader(grader: Grader) -> Grade:
+    """The function of a grader.
+
+    Raises:
+        RequestError: a formula that is none.
+    """
+    if isinstance(grader, StringCheck):
+        return _checked(grader)
+    if isinstance(grader, TextSimilarity):
+        return _similar(grader)
+    made = {name: make_grader(part) for name, part in grader.graders.items()}
+    formula = Formula(grader.calculate_output, list(made))
+    return lambda output, item: formula({name: part(output, item) for name, part in made.items()})
+
+
+def _checked(grader: StringCheck) -> Grade:
+    def grade(output: str, item: Mapping[str, Any]) -> float:
+        said, meant = filled(grader.input, output, item), filled(grader.reference, output, item)
+        if grader.operation == "ilike":
+            return float(meant.casefold() in said.casefold())
+        if grader.operation == "like":
+            return float(meant in said)
+        # One comparison for eq and ne.
+        return float((said == meant) == (grader.operation == "eq"))
+
+    return grade
+
+
+def _similar(grader: TextSimilarity) -> Grade:
+    measure = similarity(grader.evaluation_metric)
+    return lambda output, item: measure(filled(grader.input, output, item), filled(grader.reference, output, item))

@@ -1,0 +1,206 @@
+"""Metrics from likelihoods, without any generated text: perplexity, bits per byte, choice among answers, preferences.
+
+Bits per byte do not depend on the tokenizer. The likeliest of several answers is chosen as a whole or for each of its
+bytes (acc and acc_norm of lm-evaluation-harness): a whole likelihood favours short answers, since every token costs;
+bytes instead of tokens make models with different tokenizers comparable. Metrics of preferences compare two completions
+of a prompt, as wholes and in nats, as the preference objectives do.
+
+Sources: Gao et al., "A framework for few-shot language model evaluation" (lm-evaluation-harness); Rafailov et al.,
+2023, arXiv:2305.18290, section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, mean_of_sums, mean_statistics
+
+
+class Perplexity:
+    """exp(total negative log-likelihood / number of tokens), over the learned tokens of all rows.
+
+    A long row counts for more than a short one. Only models with the same tokenizer and template may be compared by it.
+    Source: Jelinek, Mercer, Bahl, Baker, "Perplexity - a measure of the difficulty of speech recognition tasks", 1977.
+    """
+
+    name: ClassVar[str] = "perplexity"
+    title: ClassVar[str] = "perplexity"
+    unit: ClassVar[str] = "per token"
+    lower: ClassVar[float] = 1.0
+    upper: ClassVar[float] = math.inf
+    higher_is_better: ClassVar[bool] = False
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "likelihood"
+    has_sample_values: ClassVar[bool] = True
+
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: nats, learned tokens."""
+        return np.array([[score.nll_nats, score.num_tokens] for score in observed.scores], dtype=np.float64)
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        result: Array = np.exp(sums[..., 0] / sums[..., 1])
+        return result
+
+
+class BitsPerByte:
+    """Total negative log-likelihood in bits / UTF-8 bytes of the learned text.
+
+    The tokens that end a turn are paid for in bits but have no bytes: on very short answers that shows.
+    Source: Gao et al., "The Pile: An 800GB Dataset of Diverse Text for Language Modeling", 2020, arXiv:2101.00027,
+    section 3.1.
+    """
+
+    name: ClassVar[str] = "bits_per_byte"
+    title: ClassVar[str] = "bits per byte"
+    unit: ClassVar[str] = "bits per byte"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = math.inf
+    higher_is_better: ClassVar[bool] = False
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "likelihood"
+    has_sample_values: ClassVar[bool] = True
+
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: bits, bytes."""
+        bits = np.array([score.nll_nats for score in observed.scores], dtype=np.float64) / np.log(2)
+        return np.stack([bits, np.asarray(observed.num_bytes, dtype=np.float64)], axis=1)
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        result: Array = sums[..., 0] / sums[..., 1]
+        return result
+
+
+class ChoiceAccuracy:
+    """Fraction of rows whose likeliest option is the right one.
+
+    Options that are equally likely share the row: one of two likeliest counts a half.
+
+    Args:
+        right: index of the right option, one a row.
+    """
+
+    name: str = "choice_accuracy"
+    title: str = "accuracy of the likeliest option"
+    unit: str = "fraction"
+    lower: float = 0.0
+    upper: float = 1.0
+    higher_is_better: bool = True
+    needs: Needs = "options"
+    has_sample_values: bool = True
+
+    def __init__(self, right: Sequence[int]) -> None:
+        self._right = right
+
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: 1 where the right option is the likeliest, one."""
+        shares = []
+        for place, right in enumerate(self._right):
+            losses = self._losses(observed, place)
+            is_best = losses == losses.min()
+            shares.append(float(is_best[right]) / int(is_best.sum()))
+        return mean_statistics(shares)
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        return mean_of_sums(sums)
+
+    def _losses(self, observed: Observations, row: int) -> Array:
+        """Nats of each option of a row."""
+        return np.array([score.nll_nats for score in observed.option_scores[row]])
+
+
+class ChoiceAccuracyPerByte(ChoiceAccuracy):
+    """The same by the likelihood for each UTF-8 byte of an option, so that long ones are not at a disadvantage."""
+
+    name: str = "choice_accuracy_per_byte"
+    title: str = "accuracy of the option likeliest for each byte"
+
+    def _losses(self, observed: Observations, row: int) -> Array:
+        found: Array = super()._losses(observed, row) / np.array(observed.option_bytes[row])
+        return found
+
+
+class RewardAccuracy:
+    """Share of pairs in which the chosen completion has gained more likelihood than the rejected one has.
+
+    Gained over the first of the systems that are judged, the base model; where nothing has changed, half a pair counts,
+    so that the first system itself has 0.5. It is what training on pairs is to raise, and no length of completions
+    is in its way: those are the same before and after.
+    """
+
+    name: ClassVar[str] = "reward_accuracy"
+    title: ClassVar[str] = "reward accuracy"
+    unit: ClassVar[str] = "fraction"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "pairs"
+    has_sample_values: ClassVar[bool] = True
+
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: 1, 0.5 or 0, one."""
+        pairs = zip(margins(observed), observed.first_margins, strict=True)
+        return mean_statistics([0.5 if now == first else float(now > first) for now, first in pairs])
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        return mean_of_sums(sums)
+
+
+class PreferenceAccuracy:
+    """Share of pairs in which the chosen completion is likelier than the rejected one; a tie is a miss.
+
+    The shorter completion is nearly always the likelier one, so the figure of a base model reflects lengths.
+    """
+
+    name: ClassVar[str] = "preference_accuracy"
+    title: ClassVar[str] = "preference accuracy"
+    unit: ClassVar[str] = "fraction"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "pairs"
+    has_sample_values: ClassVar[bool] = True
+
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: 1 where the chosen completion is likelier, one."""
+        return mean_statistics([margin > 0 for margin in margins(observed)])
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        return mean_of_sums(sums)
+
+
+class PreferenceMargin:
+    """Mean of log p(chosen) - log p(rejected), in nats a pair.
+
+    Long completions are unlikelier than short ones, so the figure of one model says little; its change says how far the
+    model has moved towards what is chosen.
+    """
+
+    name: ClassVar[str] = "preference_margin"
+    title: ClassVar[str] = "preference margin"
+    unit: ClassVar[str] = "nats a pair"
+    lower: ClassVar[float] = -math.inf
+    upper: ClassVar[float] = math.inf
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "pairs"
+    has_sample_values: ClassVar[bool] = True
+
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: the margin, one."""
+        return mean_statistics(margins(observed))
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        return mean_of_sums(sums)
+
+
+def margins(observed: Observations) -> list[float]:
+    """log p(chosen) - log p(rejected) of each pair, in nats."""
+    pairs = zip(observed.scores, observed.rejected_scores, strict=True)
+    return [rejected.nll_nats - chosen.nll_nats for chosen, rejected in pairs]

@@ -1,0 +1,265 @@
+"""Runs what a model wrote in a locked-down child: Python against tests, and SQL in SQLite, where it can only read."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from luthier.core.errors import RequestError, are_library_words_hidden
+from luthier.ml.evaluation.sandbox.bubblewrap import bubblewrap
+from luthier.ml.evaluation.sandbox.process import Child, ChildError, cannot_isolate
+
+OutcomeWord = Literal["passed", "failed", "error", "timeout", "memory"]
+# Until the child has started and locked itself; on a loaded machine that takes its time.
+_SECONDS_TO_START = 60.0
+_SCRIPT = "code_child.py"
+# Appended to the tests of an answer that passed. What passes this, too, does not pass by being right.
+_IMPOSSIBLE = "\n\nassert not 1, 'nothing passes this'\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Result of running the tests.
+
+    Attributes:
+        word: the result in one word; see `run_tests`.
+        message: text of the error, cut; empty where there was none.
+    """
+
+    word: OutcomeWord
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """Which locks the kernel of this machine supports. Without seccomp no code is run.
+
+    Attributes:
+        seccomp: system calls are filtered.
+        landlock: files are restricted by path.
+        network_namespace: the child has an empty network of its own.
+        outer: the sandbox around these locks, as `bubblewrap.Bubblewrap.sentence` describes it.
+    """
+
+    seccomp: bool
+    landlock: bool
+    network_namespace: bool
+    outer: str = ""
+
+    @property
+    def holds(self) -> str:
+        """What holds the code that models write on this machine, as a phrase."""
+        if not self.seccomp:
+            return "none: code and queries of others are not run here (no seccomp filters)"
+        return self.outer if self.landlock else f"{self.outer} (this kernel has no Landlock)"
+
+    @property
+    def sentence(self) -> str:
+        """In words, for whoever reads the figures."""
+        reads = "reads Python's own library only" if self.landlock else "may read what the user may read (no Landlock)"
+        network = "no socket, in an empty network namespace" if self.network_namespace else "no socket (by seccomp)"
+        inner = f"Code was run in a locked-down child: no new process, no signal, {network}, no writing; it {reads}."
+        return f"{inner} Sandbox: {self.outer}." if self.outer else inner
+
+
+def run_tests(answer: str, tests: str, *, seconds: float, most_memory_bytes: int) -> Outcome:
+    """Run the answer, then the tests in its namespace, then each function named test_ that they define.
+
+    passed: all ran through. failed: an assertion of the tests did not hold. error: anything else was raised, or the
+    process ended before the tests did. timeout, memory: it took more than it may; seconds count from the start of the
+    answer. An answer that passes is run once more with an assertion that cannot hold: one that passes that, too, has
+    changed the judge, and failed.
+
+    Args:
+        answer: Python source that a model wrote.
+        tests: Python source that runs in the answer's namespace.
+        seconds: wall time for the answer and its tests together.
+        most_memory_bytes: limit of the child's address space.
+
+    Raises:
+        RequestError: this machine cannot lock a process down.
+    """
+    outcome = _run_once(answer, tests, seconds, most_memory_bytes)
+    if outcome.word != "passed":
+        return outcome
+    if _run_once(answer, tests + _IMPOSSIBLE, seconds, most_memory_bytes).word == "passed":
+        return Outcome("failed", "passes what nothing can pass: it changes how tests are run")
+    return outcome
+
+
+@functools.cache
+def isolation() -> Isolation:
+    """What locks a child down here, found out by locking one."""
+    with Child(_SCRIPT, seconds=_SECONDS_TO_START, most_memory_bytes=2**29) as child:
+        try:
+            in_force = child.ask({"policy": child.policy}, _SECONDS_TO_START)["in_force"]
+        except ChildError:
+            return Isolation(False, False, False)
+    return Isolation(
+        in_force["seccomp"], in_force["landlock"], in_force["network_namespace"], outer=bubblewrap().sentence
+    )
+
+
+def require_isolation() -> None:
+    """Check that code can be run safely.
+
+    Raises:
+        RequestError: this machine has no seccomp filters.
+    """
+    if not isolation().seccomp:
+        raise cannot_isolate()
+
+
+def _run_once(answer: str, tests: str, seconds: float, most_memory_bytes: int) -> Outcome:
+    require_isolation()
+    with Child(_SCRIPT, seconds=seconds, most_memory_bytes=most_memory_bytes) as child:
+        try:
+            child.ask({"policy": child.policy}, _SECONDS_TO_START)
+            # From here on: starting the child is not the answer's fault.
+            deadline = time.monotonic() + seconds
+            reply = child.ask({"answer": answer}, seconds)
+            if reply.get("word") == "loaded":
+                reply = child.ask({"tests": tests}, deadline - time.monotonic())
+        except ChildError as error:
+            return _without_reply(error)
+    word = reply.get("word")
+    # The reply crosses a trust border: an answer that found the pipe could have written it.
+    if word not in ("passed", "failed", "error", "memory"):
+        return Outcome("error", "what it told is no outcome")
+    return Outcome(word, str(reply.get("message", ""))[:500])
+
+
+def _without_reply(error: ChildError) -> Outcome:
+    if error.is_late:
+        return Outcome("timeout")
+    # Only the kernel's out-of-memory killer sends this before the parent does.
+    if error.signal_number == signal.SIGKILL:
+        return Outcome("memory", "killed by the system")
+    if error.signal_number:
+        return Outcome("error", f"ended by signal {error.signal_number}")
+    return Outcome("error", "ended before its tests did")
+
+
+# What building a database and looking at the clock between steps may take beside the queries themselves.
+_GRACE_SECONDS = 10.0
+_MAX_MEMORY_BYTES = 2**29
+_MAX_CHILD_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A SQLite file, or statements that make one in memory; the other is empty.
+
+    Attributes:
+        script: SQL statements that create and fill tables.
+        file: path of a SQLite file, one of the runner's `files`.
+    """
+
+    script: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a query gives, as digests of its rows, in order and in any; or why it gives nothing.
+
+    Equal numbers are the same, whatever their type, fractions to ten digits; the names of columns do not count.
+
+    Attributes:
+        in_order: hex digest of the rows in their order.
+        in_any_order: hex digest of the sorted rows.
+        num_rows: rows of the result.
+        error: why there is no result; None where there is one.
+    """
+
+    in_order: str = ""
+    in_any_order: str = ""
+    num_rows: int = 0
+    error: str | None = None
+
+
+class SqlRunner:
+    """Runs queries one after another. Use it in a `with` block.
+
+    A child that is not heard of in time, or ends, costs its own queries only: the next ones get a new child.
+
+    Args:
+        seconds: for each query.
+        files: databases that it may open; they are put into the child's folder, and it can read nothing else.
+        needs_isolation: refuse to run where the machine cannot hold a process to that, as for callers over the network.
+    """
+
+    def __init__(self, *, seconds: float, files: Sequence[Path] = (), needs_isolation: bool = False) -> None:
+        self._seconds, self._needs_isolation = seconds, needs_isolation
+        # Numbered names: a path of this machine neither reaches the child nor can collide with another.
+        self._names = {str(file): f"{number}.db" for number, file in enumerate(dict.fromkeys(files))}
+        self._child: Child | None = None
+
+    def run(self, database: Database, queries: Sequence[str]) -> list[Result]:
+        """What each query gives.
+
+        Raises:
+            RequestError: the database cannot be opened, or its own statements fail; or the machine cannot lock a
+                process down, and `needs_isolation`.
+        """
+        job = {
+            "script": database.script,
+            # "none" is a file that does not exist in the child's folder: SQLite then refuses to open it.
+            "file": self._names.get(database.file, "none") if database.file else "",
+            "queries": list(queries),
+            "seconds": self._seconds,
+            "hides_words": are_library_words_hidden(),
+        }
+        try:
+            reply = self._started().ask(job, self._seconds * len(queries) + _GRACE_SECONDS)
+        except ChildError as error:
+            self.close()
+            return [Result(error="timeout" if error.is_late else "ended SQLite's process") for _ in queries]
+        if "broken" in reply:
+            raise RequestError(
+                f"a database cannot be made: {reply['broken']}",
+                expected=f"a SQLite file, or statements that create and fill tables; got {_shown(database)}",
+                do="correct the task's database, or the field that holds it",
+            )
+        return [Result(**one) for one in reply["results"]]
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _started(self) -> Child:
+        if self._child is None:
+            self._child = Child(
+                "sql_child.py",
+                seconds=_MAX_CHILD_SECONDS,
+                most_memory_bytes=_MAX_MEMORY_BYTES,
+                # Never None: even without files the child may read its own folder alone.
+                placed={name: Path(file) for file, name in self._names.items() if Path(file).is_file()},
+            )
+            reply = self._child.ask({"policy": self._child.policy}, _SECONDS_TO_START)
+            in_force = reply.get("in_force", {})
+            # Landlock or chroot alone keeps files out of reach; seccomp is needed in any case.
+            if self._needs_isolation and not (in_force["seccomp"] and (in_force["landlock"] or in_force["root"])):
+                self.close()
+                raise cannot_isolate()
+        return self._child
+
+
+def _shown(database: Database) -> str:
+    return database.file or repr(" ".join(database.script.split())[:120])

@@ -1,1 +1,0 @@
-"""SQL answers: how a query is found and written out, and generated databases that distinguish queries."""

@@ -1,0 +1,354 @@
+"""The sentences of a verdict: names of systems, the headline, the figures behind it, and caveats.
+
+The headline has no figures. Details give the figures of each baseline with the difference, its interval and p-value,
+then what the other metrics say. Caveats say what the verdict rests on and what it does not show, the gravest first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResult
+from luthier.ml.charts.judged_rows import metric_title, on_scale, start, thinking_sentence
+
+_IN_PROSE = {"base": "the base model", "tuned": "the tuned model"}
+_BASELINES = {
+    "majority": "the commonest answer",
+    "popularity": "the most popular of the answers offered",
+    "nearest": "the answer of the nearest training row",
+    "linear": "a linear classifier",
+    "ridge": "ridge regression",
+    "copy": "rules that copy from the prompt",
+}
+
+
+def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
+    """What a system is called in a sentence: the base model with 4 examples in its prompt.
+
+    Args:
+        system: the one to name.
+        results: all systems of the evaluation; a few-shot one is named after the same model without examples among
+            them.
+    """
+    if system.kind != "model":
+        # Two ways to find the nearest row have one kind: the name says which, in brackets.
+        _, bracket, way = system.name.partition(" (")
+        return f"{_BASELINES[system.kind]}{bracket}{way}"
+    bare = without_examples(system, results)
+    if bare is None:
+        return _IN_PROSE.get(system.name, system.name)
+    return f"{system_title(bare, results)} with {examples(system)} in its prompt"
+
+
+def without_examples(system: SystemResult, results: Sequence[SystemResult]) -> SystemResult | None:
+    """The same model without examples in its prompt; None where it was not judged, or `system` has none itself."""
+    if not system.num_few_shot:
+        return None
+    same = [r for r in results if not r.num_few_shot and (r.model, r.adapter) == (system.model, system.adapter)]
+    return next((r for r in same if system.name.startswith(r.name)), None)
+
+
+def examples(system: SystemResult) -> str:
+    """`1 example`, `4 examples`."""
+    return "1 example" if system.num_few_shot == 1 else f"{system.num_few_shot:,} examples"
+
+
+def held_out_rows(number: int) -> str:
+    """`1 held-out row`, `1,200 held-out rows`."""
+    return "1 held-out row" if number == 1 else f"{number:,} held-out rows"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), words[-1]])
+
+
+LONGEST = 130
+_RELATIONS = {
+    "better": "better than",
+    "worse": "worse than",
+    NOT_DISTINGUISHABLE: "not clearly different from",
+    "equal": "equal to",
+}
+
+
+def finding(comparison: Comparison) -> str:
+    """The word of a comparison, and a fourth one: "equal" where not even a resample of the rows shows a difference."""
+    nothing = comparison.difference == comparison.low == comparison.high == 0
+    return "equal" if nothing and comparison.verdict == NOT_DISTINGUISHABLE else comparison.verdict
+
+
+def relation(comparison: Comparison) -> str:
+    """`better than`, `worse than`, `not clearly different from`, `equal to`."""
+    return _RELATIONS[finding(comparison)]
+
+
+def headline(judged: SystemResult, found: Sequence[Comparison], results: Sequence[SystemResult]) -> str:
+    """How the judged system compares with every baseline by one metric; none is left unsaid.
+
+    Of several ways to say it, the first that is short enough is taken: every baseline named in full, in short, and
+    counted; long names can make even the last one long.
+
+    Args:
+        judged: the system that the verdict is about.
+        found: its comparisons by that metric.
+        results: all systems, for their names.
+    """
+    ways = [_named(judged, found, results, where) for where in (" in the prompt", "")]
+    if len(found) > 1:
+        ways.append(_counted(judged, found, results))
+    return next((text for text in ways if len(text) <= LONGEST), ways[-1])
+
+
+def _named(judged: SystemResult, found: Sequence[Comparison], results: Sequence[SystemResult], where: str) -> str:
+    title, subject = metric_title(found[0].metric), system_title(judged, results)
+    rows = held_out_rows(judged.num_samples)
+    words, names = {finding(comparison) for comparison in found}, short_names(found, results, where)
+    if words == {NOT_DISTINGUISHABLE} and len(found) == 2 and names[1].startswith("it with "):
+        both = f"{names[0]}, with or without {names[1].removeprefix('it with ')}"
+        return f"{_subject(judged, results)} is {relation(found[0])} {both}, by {title}."
+    if words == {NOT_DISTINGUISHABLE}:
+        return f"By {title}, no difference between {subject} and {' or '.join(names)} can be told from {rows}."
+    if words == {"equal"} and len(found) == 1:
+        return f"By {title}, {subject} and {names[0]} are equal on {rows}."
+    text = f"{_subject(judged, results)} is {relation(found[0])} {names[0]}"
+    for before, comparison, name in zip(found, found[1:], names[1:], strict=False):
+        joint = " and" if relation(before) == relation(comparison) else ", but"
+        text += f"{joint} {relation(comparison)} {name}"
+    return f"{text}, by {title}."
+
+
+def short_names(found: Sequence[Comparison], results: Sequence[SystemResult], where: str) -> list[str]:
+    """The baselines; a model with examples, right behind the model itself, is "it with 4 examples" and `where`."""
+    by_name = {result.name: result for result in results}
+    names, before = [], ""
+    for comparison in found:
+        system = by_name[comparison.baseline]
+        bare = without_examples(system, results)
+        # "it" only refers to the system that was named just before.
+        is_same = bare is not None and bare.name == before
+        names.append(f"it with {examples(system)}{where}" if is_same else system_title(system, results))
+        before = comparison.baseline
+    return names
+
+
+def _counted(judged: SystemResult, found: Sequence[Comparison], results: Sequence[SystemResult]) -> str:
+    counts = Counter(relation(comparison) for comparison in found)
+    title, subject, num = metric_title(found[0].metric), system_title(judged, results), f"{len(found):,}"
+    if len(counts) > 1:
+        parts = listed([f"{words} {number:,}" for words, number in counts.items()])
+        return f"Of {num} other systems, {subject} is {parts}, by {title}."
+    every = f"any of the {num}" if finding(found[0]) == NOT_DISTINGUISHABLE else f"each of the {num}"
+    return f"{_subject(judged, results)} is {relation(found[0])} {every} other systems, by {title}."
+
+
+def _subject(judged: SystemResult, results: Sequence[SystemResult]) -> str:
+    """The judged system at the start of the sentence; a name that a person or a program gave stays as it is."""
+    title = system_title(judged, results)
+    return start(title) if title.startswith("the ") else title
+
+
+_OPENINGS = {
+    "better": "Better than",
+    "worse": "Worse than",
+    NOT_DISTINGUISHABLE: "Not distinguishable from",
+    "equal": "Equal to",
+}
+
+
+def primary_details(
+    judged: SystemResult, found: Sequence[Comparison], results: Sequence[SystemResult]
+) -> tuple[str, ...]:
+    """One sentence a baseline: both values, the difference with its interval and p-value, and from how many rows.
+
+    Where the two are not distinguishable it also says how many rows would settle it, or that this is not known.
+    """
+    by_name = {result.name: result for result in results}
+    return tuple(_primary(judged, comparison, by_name[comparison.baseline], results) for comparison in found)
+
+
+def further_details(
+    comparisons: Sequence[Comparison], found: Sequence[Comparison], results: Sequence[SystemResult]
+) -> tuple[str, ...]:
+    """What the other metrics say: those that agree with the primary one in one sentence, then one for each finding.
+
+    Args:
+        comparisons: those of the judged system, of all metrics.
+        found: those of the primary metric.
+        results: all systems.
+    """
+    by_metric: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        by_metric.setdefault(comparison.metric, []).append(comparison)
+    primary = _pattern(found)
+    # What agrees with the primary metric comes first, even where others were found before.
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {primary: []}
+    for name, own in by_metric.items():
+        if name != found[0].metric:
+            alike.setdefault(_pattern(own), []).append(name)
+    texts = []
+    for pattern, names in alike.items():
+        if not names:
+            continue
+        titles = start(listed([metric_title(name) for name in names]))
+        if pattern == primary:
+            texts.append(f"{titles} {'says' if len(names) == 1 else 'say'} the same.")
+        else:
+            texts.append(f"{titles}: {_against_all(by_metric[names[0]], len(found), results)}.")
+    return tuple(texts)
+
+
+def _pattern(comparisons: Sequence[Comparison]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((comparison.baseline, finding(comparison)) for comparison in comparisons))
+
+
+def _against_all(own: Sequence[Comparison], num_baselines: int, results: Sequence[SystemResult]) -> str:
+    words = {finding(comparison) for comparison in own}
+    if len(words) == 1 and len(own) == num_baselines > 1:
+        which = "both" if num_baselines == 2 else f"all {num_baselines:,}"
+        return f"{relation(own[0])} {which}"
+    names = short_names(own, results, " in the prompt")
+    return ", ".join(f"{relation(c)} {name}" for c, name in zip(own, names, strict=True))
+
+
+def _primary(
+    judged: SystemResult, comparison: Comparison, baseline: SystemResult, results: Sequence[SystemResult]
+) -> str:
+    # Two significant digits of the largest number that is shown, with 1 to 4 decimals.
+    largest = max(abs(comparison.difference), abs(comparison.low), abs(comparison.high))
+    decimals = min(4, max(1, 1 - math.floor(math.log10(largest)))) if largest > 0 else 2
+    metric = judged.metrics[comparison.metric]
+    against = baseline.metrics[comparison.metric].value
+    opening = f"{_OPENINGS[finding(comparison)]} {system_title(baseline, results)}"
+    values = f"{metric_title(comparison.metric)} {metric.value:.{decimals}f} against {against:.{decimals}f}"
+    rows = held_out_rows(judged.num_samples)
+    if finding(comparison) == "equal":
+        return f"{opening}: {values} on {rows}; no number of rows can be named for a difference of 0."
+    scale = on_scale(metric.unit).strip(" ()")
+    direction = f"{scale}; " if scale else ""
+    direction += "" if metric.higher_is_better else "lower is better; "
+    figures = (
+        f"{comparison.difference:+.{decimals}f}, 95% interval {comparison.low:.{decimals}f} to "
+        f"{comparison.high:.{decimals}f}, {_p_value(comparison.p_value)}; {rows}"
+    )
+    return f"{opening}: {values} ({direction}{figures}){_rows_needed(comparison, decimals)}."
+
+
+def _rows_needed(comparison: Comparison, decimals: int) -> str:
+    if comparison.verdict != NOT_DISTINGUISHABLE:
+        return ""
+    # Of a difference that is shown as 0.00, a number of rows would look absurd.
+    if float(f"{comparison.difference:.{decimals}f}") == 0:
+        return "; equal as far as these decimals go, so no number of rows that would settle it can be named"
+    if comparison.rows_needed is None:
+        return "; how many rows would settle it cannot be told from so few"
+    return f"; about {_rounded(comparison.rows_needed)} held-out rows would settle a difference of this size"
+
+
+def _p_value(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+
+
+def _rounded(number: int) -> str:
+    """Two digits are all that such an estimate can bear."""
+    digits = max(0, len(str(number)) - 2)
+    return f"{math.ceil(number / 10**digits) * 10**digits:,}"
+
+
+FEW_ROWS = 30
+
+
+def caveats(
+    judged: SystemResult,
+    results: Sequence[SystemResult],
+    comparisons: Sequence[Comparison],
+    metric: str,
+    *,
+    num_leaked: int,
+    num_same_prompt: int,
+    num_rows_in_file: int | None,
+) -> tuple[str, ...]:
+    """Everything a reader should know before acting on the verdict, the gravest first.
+
+    Args:
+        judged: the system that the verdict is about.
+        results: all systems.
+        comparisons: those of the judged system, of all metrics.
+        metric: the one that the verdict is about.
+        num_leaked: held-out rows that are also in the training rows.
+        num_same_prompt: held-out rows whose prompt is also in the training rows, with another answer.
+        num_rows_in_file: rows of the held-out file; None where it is not known.
+    """
+    num_rows = judged.num_samples
+    found = []
+    if num_leaked:
+        stand = "stands" if num_leaked == 1 else "stand"
+        found.append(
+            f"{held_out_rows(num_leaked)} also {stand} in the training rows: the tuned model has seen the answers, "
+            "so its figures are too good."
+        )
+    if num_same_prompt:
+        asks = "asks" if num_same_prompt == 1 else "ask"
+        found.append(f"{held_out_rows(num_same_prompt)} {asks} what a training row asks, with another answer.")
+    if num_rows == 1:
+        found.append("There is one held-out row: no interval can be estimated from it.")
+    elif num_rows < FEW_ROWS:
+        found.append(
+            f"There are only {num_rows} held-out rows: their intervals are wide, and one row that is unlike the others "
+            "moves them far."
+        )
+    if num_rows_in_file is not None and num_rows_in_file > num_rows:
+        found.append(f"{num_rows:,} of the {num_rows_in_file:,} held-out rows were judged.")
+    found += _cut_off(results)
+    found += _disagreement(comparisons)
+    if shown := max((r.num_few_shot for r in results), default=0):
+        examples = "example in the prompt is" if shown == 1 else f"{shown} examples in the prompt are"
+        found.append(
+            f"The {examples} one draw from the training rows: others can do better or worse, and no interval here "
+            "speaks of that."
+        )
+    elif judged.adapter is not None and judged.samples:
+        found.append("The base model was not tried with few-shot examples, the cheap alternative to training.")
+    metrics = dict.fromkeys(comparison.metric for comparison in comparisons)
+    if missing := [name for name in judged.metrics if name not in metrics]:
+        found.append(f"Not compared, because the systems cut text into different tokens: {', '.join(missing)}.")
+    if len(metrics) > 1:
+        found.append(
+            f"{len(metrics)} metrics were looked at. The verdict is about {metric_title(metric)}, chosen by rule "
+            "beforehand; each of the others looks different by mere luck 1 time in 20."
+        )
+    return tuple(found)
+
+
+def _cut_off(results: Sequence[SystemResult]) -> list[str]:
+    told = [sentence for r in results if (sentence := thinking_sentence(r)) is not None]
+    # Cut off within a thought is in `thinking_sentence`; here only the rest.
+    in_answer = [(r, r.num_cut_off - (r.thinking.num_cut_off if r.thinking else 0)) for r in results]
+    parts = [f"{number} of {r.name}" for r, number in in_answer if number]
+    if not parts:
+        return told
+    return [
+        *told,
+        f"Answers cut off at max_new_tokens: {', '.join(parts)}. Where references are longer than that, raise it; "
+        "where they are not, the system does not know when to stop, and that counts against it.",
+    ]
+
+
+def _disagreement(comparisons: Sequence[Comparison]) -> list[str]:
+    """Where likelihood and text point to opposite sides against the same baseline."""
+    found = []
+    for likely in comparisons:
+        if likely.metric != "perplexity" or likely.verdict == NOT_DISTINGUISHABLE:
+            continue
+        opposite = "worse" if likely.verdict == "better" else "better"
+        same = [c for c in comparisons if c.baseline == likely.baseline]
+        others = [metric_title(c.metric) for c in same if c.verdict == opposite]
+        if others:
+            found.append(
+                f"Against {likely.baseline} perplexity is {likely.verdict} but {', '.join(others)} {opposite}: "
+                "the model finds the references likelier and writes less like them, or the other way round. "
+                "Read the samples."
+            )
+    return found

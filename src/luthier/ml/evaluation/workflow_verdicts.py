@@ -1,0 +1,354 @@
+"""Verdicts of workflows: which base model and whether to tune it (model comparison), and whether distilling paid.
+
+A model comparison is decided like this:
+
+1. The best prompted system is the one to beat, since it costs no training. Each tuned one is compared with it on the
+   same rows; p-values are adjusted by Holm's method (1979), as there are several of them.
+2. Where some tuned system is shown to be better, one is recommended: of those not distinguishable from the best,
+   the cheapest at inference (the fastest; of plain text the smallest). Else the same choice is made among the prompted
+   ones: no tuning is needed.
+3. Where the figure is a share of rows, higher is better and no system gets any row right, nothing is recommended.
+
+A distilled student is compared with itself without the teacher, and its distance from the teacher is stated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Metric
+from luthier.core.workflows.pipeline import (
+    ALONE,
+    TAUGHT,
+    TEACHER,
+    Contender,
+    DistilWord,
+    ModelComparisonSpec,
+    Recommendation,
+    Standing,
+    Student,
+    StudentRun,
+    StudentVerdict,
+    Tuning,
+)
+from luthier.ml.charts import figures
+from luthier.ml.charts.judged_rows import metric_title
+from luthier.ml.evaluation.statistics import LEVEL, holm
+from luthier.ml.evaluation.verdict_text import examples, held_out_rows, listed, primary_details
+
+FEW_ROWS = 50
+_BY_BYTES = "bits_per_byte"
+
+
+def recommend(
+    spec: ModelComparisonSpec,
+    standings: Sequence[Standing],
+    tunings: Sequence[Tuning],
+    comparisons: Sequence[Comparison],
+) -> Recommendation:
+    """The answer.
+
+    Args:
+        spec: what was compared, and by which metric.
+        standings: the judged systems, at least one of them not tuned.
+        tunings: what tuning each contender gave, with the reason where it was not judged.
+        comparisons: of every two systems in `spec.primary` at least, in either direction.
+    """
+    table = _Table(spec, comparisons)
+    prompted = [one for one in standings if one.kind != "tuned"]
+    tuned = [one for one in standings if one.kind == "tuned"]
+    best_prompted = table.best(prompted)
+    cautions = _cautions(spec, standings, tunings)
+    if all(_is_worthless(table.metric(one)) for one in standings):
+        return Recommendation(
+            word="nothing",
+            system="",
+            contender=None,
+            headline=f"Nothing can be recommended: {table.title} is 0 for all of {len(standings)} systems.",
+            reasons=("Look at the answers below: they may only have another form than the rows.",),
+            cautions=cautions,
+        )
+    # Compared with the best prompted system only, so that the family of tests is as small as the question.
+    gains = table.better_than(best_prompted, tuned)
+    if gains:
+        best = table.best(gains)
+        chosen, equals = table.cheapest_equal(best, gains)
+        # Not necessarily the best one: of those that are as good, the cheapest to ask.
+        gained = f"{table.said(chosen)}, against {table.said(best_prompted)} of {best_prompted.result.name}"
+        headline = f"Tune {spec.contenders[chosen.contender].label}: {table.title} {gained}, the best without tuning."
+        reasons = [table.sentence(chosen, best_prompted), *_why_this(table, chosen, best, equals)]
+        word = "tuned"
+    else:
+        chosen, equals = table.cheapest_equal(best_prompted, prompted)
+        headline = (
+            f"None: prompting {spec.contenders[chosen.contender].label} is enough, as far as these rows tell. "
+            f"{chosen.result.name} has {table.title} {table.said(chosen)}."
+        )
+        reasons = [*_why_this(table, chosen, best_prompted, equals)]
+        reasons += [table.sentence(table.best(tuned), best_prompted)] if tuned else ["No contender was tuned."]
+        word = "prompting"
+    reasons += _by_bytes(spec, standings, chosen, comparisons)
+    return Recommendation(
+        word="tuned" if word == "tuned" else "prompting",
+        system=chosen.result.name,
+        contender=chosen.contender,
+        headline=headline,
+        reasons=tuple(reasons),
+        cautions=cautions,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """All differences in one metric, by pair."""
+
+    spec: ModelComparisonSpec
+    comparisons: Sequence[Comparison]
+    name: str = ""
+
+    @property
+    def figure(self) -> str:
+        return self.name or self.spec.primary
+
+    @property
+    def title(self) -> str:
+        return metric_title(self.figure)
+
+    def metric(self, one: Standing) -> Metric:
+        return one.result.metrics[self.figure]
+
+    def price(self, one: Standing) -> tuple[float, int, int]:
+        """What asking costs: time, or where nothing was written the size of the model."""
+        # A missing time sorts behind every measured one; of plain text all are missing, so that the size decides.
+        seconds = math.inf if one.seconds_per_answer is None else one.seconds_per_answer
+        return (seconds, self.spec.contenders[one.contender].num_parameters, one.result.num_few_shot)
+
+    def best(self, standings: Sequence[Standing]) -> Standing:
+        """The first by its value; of equal ones the cheaper."""
+        sign = -1 if self.metric(standings[0]).higher_is_better else 1
+        return min(standings, key=lambda one: (sign * self.metric(one).value, self.price(one)))
+
+    def between(self, one: Standing, other: Standing) -> Comparison:
+        """`one` less `other`, turned around where it was compared the other way."""
+        names = (one.result.name, other.result.name)
+        for found in self.comparisons:
+            if found.metric != self.figure:
+                continue
+            if (found.candidate, found.baseline) == names:
+                return found
+            if (found.baseline, found.candidate) == names:
+                words = {"better": "worse", "worse": "better"}
+                turned = {
+                    "baseline": found.candidate,
+                    "candidate": found.baseline,
+                    "difference": -found.difference,
+                    "low": -found.high,
+                    "high": -found.low,
+                    "verdict": words.get(found.verdict, found.verdict),
+                }
+                return found.model_copy(update=turned)
+        raise AssertionError(f"{names[0]} and {names[1]} were not compared by {self.figure}")
+
+    def better_than(self, baseline: Standing, others: Sequence[Standing]) -> list[Standing]:
+        """Those that are shown to be better than the baseline, among all that are asked about."""
+        return self._shown("better", baseline, others)
+
+    def cheapest_equal(self, best: Standing, among: Sequence[Standing]) -> tuple[Standing, list[Standing]]:
+        """Of those not distinguishable from the best one, the cheapest to ask; and all of them."""
+        others = [one for one in among if one is not best]
+        worse = self._shown("worse", best, others)
+        equals = [one for one in among if one not in worse]
+        return min(equals, key=self.price), equals
+
+    def _shown(self, word: str, baseline: Standing, others: Sequence[Standing]) -> list[Standing]:
+        found = [self.between(one, baseline) for one in others]
+        # One family for each question: Holm over all systems that are compared with this baseline.
+        adjusted = holm([one.p_value for one in found])
+        rows = zip(others, found, adjusted, strict=True)
+        return [one for one, comparison, p in rows if comparison.verdict == word and p < 1 - LEVEL]
+
+    def said(self, one: Standing) -> str:
+        """The figure with its interval."""
+        metric = self.metric(one)
+        decimals = figures.decimals_for(metric.low, metric.high)
+        value = figures.number(metric.value, decimals)
+        return value if metric.low == metric.high else f"{value} {figures.interval(metric.low, metric.high, decimals)}"
+
+    def sentence(self, one: Standing, other: Standing) -> str:
+        """The difference of two systems in a sentence."""
+        found = self.between(one, other)
+        decimals = figures.decimals_for(found.low, found.high)
+        ends = ", ".join(figures.signed(end, decimals) for end in (found.low, found.high))
+        text = (
+            f"{found.candidate} less {found.baseline}: {figures.signed(found.difference, decimals)} "
+            f"{self.title} [{ends}], {found.verdict}"
+        )
+        settle = f"; about {held_out_rows(found.rows_needed)} would settle it" if found.rows_needed else ""
+        return f"{text}{settle}."
+
+
+def _is_worthless(metric: Metric) -> bool:
+    return metric.higher_is_better and metric.value == 0
+
+
+def _why_this(table: _Table, chosen: Standing, best: Standing, equals: Sequence[Standing]) -> list[str]:
+    if len(equals) == 1:
+        return []
+    names = listed([one.result.name for one in equals])
+    if chosen is best:
+        return [
+            f"{names} cannot be told apart by {table.title}; {chosen.result.name} is the best and the cheapest to ask."
+        ]
+    return [
+        f"{names} cannot be told apart by {table.title}, so the cheapest to ask is taken; the best figure by itself is "
+        f"{table.said(best)} of {best.result.name}."
+    ]
+
+
+def _by_bytes(
+    spec: ModelComparisonSpec, standings: Sequence[Standing], chosen: Standing, comparisons: Sequence[Comparison]
+) -> list[str]:
+    """What bits per byte say, which compare models of different tokenizers."""
+    if spec.primary == _BY_BYTES or _BY_BYTES not in chosen.result.metrics:
+        return []
+    table = _Table(spec, comparisons, _BY_BYTES)
+    best = table.best(standings)
+    if best is chosen:
+        return [f"It also finds the right answers likeliest: {table.said(chosen)} bits per byte."]
+    return [
+        f"By bits per byte {best.result.name} finds the right answers likeliest, {table.said(best)} against "
+        f"{table.said(chosen)} of {chosen.result.name}."
+    ]
+
+
+def _cautions(spec: ModelComparisonSpec, standings: Sequence[Standing], tunings: Sequence[Tuning]) -> tuple[str, ...]:
+    found = list(spec.cautions)
+    if spec.num_judged < FEW_ROWS:
+        found.append(f"Only {held_out_rows(spec.num_judged)} were judged: small differences cannot be seen.")
+    if len(standings) > 1:
+        found.append(
+            f"What is best of {len(standings)} was chosen by the same rows that its figure is of: expect a little less "
+            "of it on new ones."
+        )
+    share = spec.num_examples / spec.num_rows_in_file
+    if share < 1:
+        found.append(
+            f"Tuning was short: {spec.num_examples:,} examples, {figures.percent(share)} of the rows. A whole training "
+            "may gain more, and not the same for each model."
+        )
+    found += [
+        f"{spec.contenders[one.contender].label} was not judged tuned: {one.reason}." for one in tunings if one.reason
+    ]
+    return tuple(found)
+
+
+def not_equal(contenders: Sequence[Contender], standings: Sequence[Standing], few_shot: int) -> tuple[str, ...]:
+    """What could not be made the same for all contenders, a sentence each."""
+    found = []
+
+    def differ(what: str, values: Sequence[str], why: str) -> None:
+        if len(set(values)) > 1:
+            each = [f"{value} for {one.label}" for value, one in zip(values, contenders, strict=True)]
+            found.append(f"{what}: {listed(each)}. {why}")
+
+    counts = [f"{one.num_tokens:,}" for one in contenders]
+    differ(
+        "Tokens of the same training rows",
+        counts,
+        "Tokenizers differ, so losses and perplexities a token are not compared; bits per byte are.",
+    )
+    rates = [f"{one.learning_rate:g}" for one in contenders]
+    # Tuned with the same rate, one model would be at its best and another not.
+    differ("Learning rates", rates, "Each is that of the model's own plan.")
+    differ("Examples a step", [f"{one.batch_size:,}" for one in contenders], "Each is that of the model's own plan.")
+    layouts = ["its own template" if one.has_chat_template else "the plain layout" for one in contenders]
+    differ("Prompts are written in", layouts, "A base model has no template of its own.")
+    for one in standings:
+        if one.kind == "few-shot" and one.result.num_few_shot < few_shot:
+            fit = examples(one.result)
+            found.append(f"{one.result.name}: only {fit} fit into its context; the others saw {few_shot}.")
+    return tuple(found)
+
+
+_WORDS: dict[str, DistilWord] = {
+    "better": "worth it",
+    "worse": "not worth it",
+    NOT_DISTINGUISHABLE: "not settled",
+}
+
+
+def student_verdict(student: Student) -> StudentVerdict:
+    """The verdict of a distillation whose three were judged: "worth it" only where the taught student is better than
+    itself without the teacher, beyond doubt, by the figure that was fixed beforehand."""
+    evaluation = student.evaluation
+    assert evaluation is not None
+    assert evaluation.verdict is not None
+    metric = evaluation.verdict.metric
+    # Only against the student without the teacher: the teacher itself is expected to be better.
+    found = _against(evaluation, metric, ALONE)
+    judged = next(system for system in evaluation.systems if system.name == TAUGHT)
+    reasons = primary_details(judged, [found], evaluation.systems)
+    teachers = [c for c in evaluation.comparisons if (c.candidate, c.baseline, c.metric) == (TAUGHT, TEACHER, metric)]
+    return StudentVerdict(
+        word=_WORDS[found.verdict],
+        headline=_headline(found, metric, evaluation),
+        reasons=(
+            *reasons,
+            *primary_details(judged, teachers, evaluation.systems),
+            *_smaller(student),
+            *evaluation.verdict.details[evaluation.verdict.num_primary_details :],
+        ),
+        caveats=(*_not_equal(student), *_refused(student), *evaluation.verdict.caveats),
+    )
+
+
+def _against(evaluation: Evaluation, metric: str, baseline: str) -> Comparison:
+    return next(c for c in evaluation.comparisons if (c.candidate, c.baseline, c.metric) == (TAUGHT, baseline, metric))
+
+
+def _headline(found: Comparison, metric: str, evaluation: Evaluation) -> str:
+    title, rows = metric_title(metric), held_out_rows(evaluation.num_rows)
+    if found.verdict == "better":
+        return f"Distilling was worth it: by {title} the student is better with the teacher than without."
+    if found.verdict == "worse":
+        return f"Distilling was not worth it: by {title} the student is worse with the teacher than without."
+    return (
+        f"Distilling was not shown to be worth it: by {title} no difference between the student with and without the "
+        f"teacher can be told from {rows}."
+    )
+
+
+def _smaller(student: Student) -> Sequence[str]:
+    if student.teacher_parameters is None:
+        return ()
+    share = student.student_parameters / student.teacher_parameters
+    return (
+        f"The student has {student.student_parameters / 1e6:,.1f} million parameters, {share:.0%} of the teacher's "
+        f"{student.teacher_parameters / 1e6:,.1f} million.",
+    )
+
+
+def _not_equal(student: Student) -> Sequence[str]:
+    taught, alone = student.taught, student.alone
+    if taught is None or alone is None or _budget(taught) == _budget(alone):
+        return ()
+    return (
+        f"The two trainings were not equally long: {taught.num_steps:,} steps on {taught.num_examples:,} examples with "
+        f"the teacher, {alone.num_steps:,} on {alone.num_examples:,} without.",
+    )
+
+
+def _budget(run: StudentRun) -> tuple[int, int]:
+    return run.num_steps, run.num_examples
+
+
+def _refused(student: Student) -> Sequence[str]:
+    if not student.num_refused:
+        return ()
+    of = student.num_rows + student.num_refused
+    return (
+        f"{student.num_refused:,} of {of:,} rows were left out of both trainings, because the teacher's answers to "
+        "them were empty, cut off or over its context.",
+    )

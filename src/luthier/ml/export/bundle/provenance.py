@@ -1,0 +1,310 @@
+"""Provenance of a bundle: an in-toto Statement with a SLSA provenance (both v1), and a CycloneDX 1.6 SBOM.
+
+    subject                 every file of the bundle that was there before this document
+    resolvedDependencies    base model, rows of each split, and the weights that the run has made
+    externalParameters      what was asked for: the format, and the plan of the run
+    byproducts              the run and its evaluation, the facts between the rows and the export
+
+The SBOM has the model, its base, its rows and the packages.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any, Final
+
+from luthier.core.evaluation import Evaluation
+from luthier.core.records.export import Export
+from luthier.ml.export.bundle import front_matter
+from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts, DatasetFacts, PackageFacts
+from luthier.ml.export.bundle.front_matter import tuned_system
+from luthier.ml.export.bundle.manifest import EVALUATION, GGUF_PARITY, PARITY, PLAN, Manifest
+
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
+BUILD_TYPE: Final = "urn:luthier:export:v1"
+BUILDER_ID: Final = "urn:luthier:export"
+WEIGHTS_DIGEST: Final = "luthierWeightsV1"
+"""How a base model is named: SHA-256 of the canonical JSON {name of a weight file: its SHA-256}."""
+BASE_ROLE, TRAINED_ROLE = "base model", "trained weights"
+_ROLES: Final = {
+    "train": "training rows",
+    "validation": "validation rows",
+    "held_out": "held-out rows",
+    "replay": "replayed rows",
+    "replay_held_out": "held-out general rows",
+}
+
+
+def lineage(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, Any]:
+    """The in-toto statement.
+
+    Args:
+        export: what was exported.
+        facts: where it comes from.
+        manifest: of the files that the statement is about.
+
+    Returns:
+        The document, ready for JSON.
+    """
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": file.path, "digest": {"sha256": file.sha256}} for file in manifest.files],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": _asked(export, facts),
+                "resolvedDependencies": _dependencies(export, facts),
+            },
+            "runDetails": _details(export, facts, manifest),
+        },
+    }
+
+
+def base_uri(base: BaseFacts) -> str | None:
+    """A package URL of the base model (purl-spec, type huggingface); None where it has no public name."""
+    if base.hub is None:
+        return None
+    return f"pkg:huggingface/{base.hub}" + (f"@{base.revision}" if base.revision else "")
+
+
+def _asked(export: Export, facts: BundleFacts) -> dict[str, Any]:
+    asked: dict[str, Any] = {
+        "command": facts.command,
+        "source": facts.title,
+        "format": export.format,
+        "precision": export.precision,
+    }
+    if facts.run is not None:
+        asked |= {"plan": facts.run.plan.model_dump(mode="json"), "planHash": facts.run.plan_hash}
+    return asked
+
+
+def _dependencies(export: Export, facts: BundleFacts) -> list[dict[str, Any]]:
+    base: dict[str, Any] = {"name": facts.base.name, "digest": {WEIGHTS_DIGEST: facts.base.sha256}}
+    if (uri := base_uri(facts.base)) is not None:
+        base["uri"] = uri
+    base["annotations"] = {"role": BASE_ROLE, "licence": facts.base.licence or "not stated"}
+    found = [base]
+    for dataset in facts.run.datasets if facts.run is not None else ():
+        found.append(
+            {
+                "name": dataset.name,
+                "digest": {"sha256": dataset.sha256},
+                "annotations": {"role": _ROLES[dataset.split], "numRows": dataset.num_rows, "shape": dataset.shape},
+            }
+        )
+    trained = export.source.adapter_sha256 or (facts.run.result.adapter_sha256 if facts.run is not None else None)
+    if trained is not None:
+        annotations = {"role": TRAINED_ROLE, "method": export.source.method or "not stated"}
+        found.append({"name": facts.title, "digest": {"sha256": trained}, "annotations": annotations})
+    return found
+
+
+def _details(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, Any]:
+    versions = {one.name: one.version for one in facts.packages}
+    return {
+        "builder": {"id": BUILDER_ID, "version": versions},
+        "metadata": {"finishedOn": facts.made_at},
+        "byproducts": _byproducts(export, facts, manifest),
+    }
+
+
+def _byproducts(export: Export, facts: BundleFacts, manifest: Manifest) -> list[dict[str, Any]]:
+    found = []
+    if (run := facts.run) is not None:
+        annotations: dict[str, Any] = {
+            "role": "run",
+            "startedOn": run.created_at,
+            "finishedOn": run.ended_at,
+            "status": run.result.status,
+            "stoppedBecause": run.result.stopped_because,
+        }
+        found.append(_byproduct(run.run_id, PLAN, manifest, annotations))
+    if (evaluation := facts.evaluation) is not None:
+        annotations = {
+            "role": "evaluation",
+            "heldOutSha256": evaluation.held_out_sha256,
+            "verdict": evaluation.verdict.word if evaluation.verdict is not None else "none",
+        }
+        found.append(_byproduct(evaluation.evaluation_id, EVALUATION, manifest, annotations))
+    proofs = (("parity", PARITY, export.parity), ("parity of adapter.gguf", GGUF_PARITY, export.gguf_parity))
+    for name, file, parity in proofs:
+        if parity is not None:
+            annotations = {"role": "proof against the source", "passed": parity.passed}
+            found.append(_byproduct(name, file, manifest, annotations))
+    return found
+
+
+def _byproduct(name: str, path: str, manifest: Manifest, annotations: dict[str, Any]) -> dict[str, Any]:
+    """A fact on the way, with the digest of the file in the bundle that states it."""
+    digest = {"sha256": manifest.by_path[path].sha256}
+    return {"name": name, "digest": digest, "annotations": annotations | {"file": path}}
+
+
+_MODEL, _BASE = "model", "base-model"
+_EXPRESSION: Final = re.compile(r"[A-Za-z0-9.+-]+( (AND|OR|WITH) [A-Za-z0-9.+-]+)*")
+_APPROACHES: Final = {"pretraining": "self-supervised", "grpo": "reinforcement-learning"}
+
+
+def sbom(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, Any]:
+    """The CycloneDX document. Its serial number follows from its content.
+
+    Args:
+        export: what was exported.
+        facts: where it comes from.
+        manifest: of the files of the model.
+    """
+    base = _base(facts.base)
+    # Rows are named by digest only: the bundle never holds them.
+    data = [_data(dataset) for dataset in facts.run.datasets] if facts.run is not None else []
+    packages = [_package(package) for package in facts.packages]
+    parts = [base, *data, *packages]
+    # A UUID of version 5, so that the same bundle gives the same document, byte for byte.
+    named = f"{manifest.digest} {facts.made_at} {facts.title}"
+    return {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, named)}",
+        "version": 1,
+        "metadata": {
+            "timestamp": facts.made_at,
+            "tools": {"components": [_tool(package) for package in facts.packages if package.name == "luthier"]},
+            "component": _model(export, facts, manifest),
+        },
+        "components": parts,
+        "dependencies": [
+            {"ref": _MODEL, "dependsOn": [part["bom-ref"] for part in parts]},
+            *({"ref": part["bom-ref"], "dependsOn": []} for part in parts),
+        ],
+    }
+
+
+def _model(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, Any]:
+    files = [
+        {"type": "file", "name": file.path, "hashes": [{"alg": "SHA-256", "content": file.sha256}]}
+        for file in manifest.files
+    ]
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": _MODEL,
+        "name": facts.title,
+        "description": f"{export.format}, {export.precision}",
+        **_licences(facts.base.licence, facts.base.licence_url),
+        "modelCard": _model_card(export, facts),
+        "components": files,
+    }
+
+
+def _model_card(export: Export, facts: BundleFacts) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"task": "text generation", "inputs": [{"format": "text"}]}
+    parameters["outputs"] = [{"format": "text"}]
+    properties: dict[str, str] = {"luthier:format": export.format, "luthier:precision": export.precision}
+    if facts.base.architecture is not None:
+        parameters |= {"architectureFamily": "transformer", "modelArchitecture": facts.base.architecture}
+    limits = [*export.warnings]
+    if (run := facts.run) is not None:
+        approach = _APPROACHES.get(run.plan.objective.name, "supervised")
+        parameters["approach"] = {"type": approach}
+        parameters["datasets"] = [{"ref": _data_ref(dataset)} for dataset in run.datasets]
+        bill = run.result.bill
+        properties |= {
+            "luthier:run": run.run_id,
+            "luthier:plan-hash": run.plan_hash,
+            "luthier:method": run.plan.method.name,
+            "luthier:objective": run.plan.objective.name,
+        }
+        if bill is not None and bill.energy_kwh is not None:
+            properties["luthier:energy-kwh-estimated"] = f"{bill.energy_kwh.value:.6g}"
+    card: dict[str, Any] = {"modelParameters": parameters}
+    if facts.evaluation is not None:
+        card["quantitativeAnalysis"] = {"performanceMetrics": _metrics(facts.evaluation)}
+        if facts.evaluation.verdict is not None:
+            limits += facts.evaluation.verdict.caveats
+    if not facts.safety:
+        limits.append("No safety evaluation was run.")
+    card["considerations"] = {"technicalLimitations": limits}
+    card["properties"] = [{"name": name, "value": value} for name, value in properties.items()]
+    return card
+
+
+def _metrics(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Of the tuned model, before it was exported, on held-out rows."""
+    system = tuned_system(evaluation)
+    if system is None:
+        return []
+    return [
+        {
+            "type": name,
+            "value": f"{metric.value:.6g}",
+            "slice": "held-out rows, before export",
+            "confidenceInterval": {"lowerBound": f"{metric.low:.6g}", "upperBound": f"{metric.high:.6g}"},
+        }
+        for name, metric in system.metrics.items()
+    ]
+
+
+def _base(base: BaseFacts) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "type": "machine-learning-model",
+        "bom-ref": _BASE,
+        "name": base.name,
+        **_licences(base.licence, base.licence_url),
+        "properties": [{"name": f"luthier:{WEIGHTS_DIGEST}", "value": base.sha256}],
+    }
+    if base.revision is not None:
+        made["version"] = base.revision
+    if (uri := base_uri(base)) is not None:
+        made["purl"] = uri
+    return made
+
+
+def _data(dataset: DatasetFacts) -> dict[str, Any]:
+    split = dataset.split.replace("_", " ")
+    described = f"{split}: {dataset.num_rows} rows, {dataset.num_trained_tokens} learned tokens"
+    return {
+        "type": "data",
+        "bom-ref": _data_ref(dataset),
+        "name": dataset.name,
+        "hashes": [{"alg": "SHA-256", "content": dataset.sha256}],
+        "data": [{"type": "dataset", "name": dataset.name, "description": described}],
+    }
+
+
+def _data_ref(dataset: DatasetFacts) -> str:
+    return f"data-{dataset.split}"
+
+
+def _package(package: PackageFacts) -> dict[str, Any]:
+    """A package as a component; Python itself is the platform."""
+    # PEP 503's normal form, which purls of PyPI require; `+` of local versions must be encoded.
+    name = re.sub(r"[-_.]+", "-", package.name).lower()
+    made: dict[str, Any] = {"type": "library", "name": package.name, "version": package.version}
+    if name != "python":
+        purl = f"pkg:pypi/{name}@{package.version.replace('+', '%2B')}"
+        made |= {"purl": purl, "bom-ref": purl}
+    else:
+        made |= {"type": "platform", "bom-ref": "python"}
+    return made | _licences(package.licence, None)
+
+
+def _tool(package: PackageFacts) -> dict[str, Any]:
+    """What has written the document; without a reference, which the same package has among the parts."""
+    return {"type": "application", "name": package.name, "version": package.version}
+
+
+def _licences(licence: str | None, url: str | None) -> dict[str, Any]:
+    """The licence as SPDX's expression where it is one, else by its name; nothing where none is stated."""
+    if licence is None or not front_matter.is_stated(licence):
+        return {}
+    known = front_matter.find(licence)
+    if known is not None and known.spdx is not None:
+        one: dict[str, Any] = {"id": known.spdx} | ({"url": url} if url else {})
+        return {"licenses": [{"license": one}]}
+    # A digit or hyphen tells an SPDX id from a plain word, which validators would refuse as an expression.
+    if _EXPRESSION.fullmatch(licence) and re.search(r"[-0-9]", licence):
+        return {"licenses": [{"expression": licence}]}
+    return {"licenses": [{"license": {"name": licence} | ({"url": url} if url else {})}]}

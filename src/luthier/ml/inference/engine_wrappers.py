@@ -1,0 +1,307 @@
+"""Wrappers around engines: answers from a cache, whole answers from a streaming engine, and back-off before a retry.
+
+The cached engine forwards only requests it has no answer for, and counts requests, tokens and seconds. The key of a
+request is a digest over who answers (weights or address) and the whole prompt with its limit, temperature and seed.
+Behind an address the weights may change under one name without the key changing: that is for the name to say.
+
+A request is tried again after exponential back-off with jitter, or after what the server says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Protocol
+
+from luthier.core.errors import OverlongError, RequestError, WorkError
+from luthier.core.ids import sha256_document
+from luthier.core.ports import Engine, Generation, Progress, Prompt, StreamEngine
+from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
+
+Keep = Callable[[Prompt, Generation], None]
+
+
+class ResultCache(Protocol):
+    """Where generations are kept by key: `store.generations.GenerationStore`, or a double of it."""
+
+    def find(self, keys: Sequence[str]) -> dict[str, Generation]: ...
+    def keep(self, new: Mapping[str, Generation], *, engine: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was requested in this process. What came from the cache is counted apart.
+
+    Attributes:
+        num_requests: answered by the engine.
+        num_prompt_tokens: prompt tokens of these.
+        num_new_tokens: tokens written for these.
+        num_cached_requests: answered from the cache; equal prompts of one call count once.
+        num_cached_prompt_tokens: prompt tokens of these.
+        num_cached_new_tokens: tokens of their answers.
+        num_overlong: prompts that did not fit into the context.
+        seconds: wall-clock time in the engine, including its loading.
+    """
+
+    num_requests: int = 0
+    num_prompt_tokens: int = 0
+    num_new_tokens: int = 0
+    num_cached_requests: int = 0
+    num_cached_prompt_tokens: int = 0
+    num_cached_new_tokens: int = 0
+    num_overlong: int = 0
+    seconds: float = 0.0
+
+
+class CachedEngine:
+    """Sends to the engine only prompts without a cached answer; the engine is opened when it is first needed.
+
+    Args:
+        cache: where answers are kept.
+        name: who answers, as provenance names it.
+        identity: what decides the answers beside the prompt, JSON values only: equal identities must mean equal
+            answers.
+        open_engine: gets a function to call with each answer as it comes; an engine that cannot may ignore it, and then
+            its answers are kept when a whole call has ended.
+    """
+
+    def __init__(
+        self, open_engine: Callable[[Keep], Engine], cache: ResultCache, *, name: str, identity: Mapping[str, Any]
+    ) -> None:
+        self._open, self._cache, self.name, self._identity = open_engine, cache, name, dict(identity)
+        self._engine: Engine | None = None
+        self._usage: dict[str, int] = {}
+        self._seconds = 0.0
+        self._known: dict[str, Generation] = {}
+
+    @property
+    def usage(self) -> Usage:
+        """What was asked so far."""
+        return Usage(seconds=self._seconds, **self._usage)
+
+    def key(self, prompt: Prompt) -> str:
+        """The digest under which the answer to a prompt is kept."""
+        # Answers that were kept before there were schemas and budgets of thoughts stay known.
+        unset = {name for name in ("json_schema", "max_thinking_tokens") if getattr(prompt, name) is None}
+        return sha256_document({"engine": self._identity, "prompt": prompt.model_dump(mode="json", exclude=unset)})
+
+    def generate_each(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation | OverlongError]:
+        """One answer a prompt, in order; an error in place of an answer where a prompt is over the context.
+
+        Equal prompts are sent once. Answers are kept even where another prompt of the call fails. Errors of the engine
+        pass through, except for OverlongError.
+        """
+        keys = [self.key(prompt) for prompt in prompts]
+        # A dict by key keeps the first place of each prompt and drops its repetitions.
+        by_key = dict(zip(keys, prompts, strict=True))
+        found: dict[str, Generation | OverlongError] = dict(self._cache.find(list(by_key)))
+        for generation in found.values():
+            self._count("cached_", generation)
+        self._ask({key: prompt for key, prompt in by_key.items() if key not in found}, found, progress)
+        return [found[key] for key in keys]
+
+    def close(self) -> None:
+        """Close the engine, where it was opened."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _ask(
+        self, missing: Mapping[str, Prompt], found: dict[str, Generation | OverlongError], progress: Progress
+    ) -> None:
+        """Ask for what is missing; where one of several is over the context, ask for each half, to find out which."""
+        if not missing:
+            return
+        start = time.monotonic()
+        # What this call alone has answered (`_keep`): an earlier call's answers must not count as found again.
+        self._known = {}
+        try:
+            if self._engine is None:
+                self._engine = self._open(self._keep)
+            written = self._engine.generate(list(missing.values()), progress)
+        except OverlongError as error:
+            # What was answered before the error is kept, and not asked again.
+            found.update(self._known)
+            rest = [key for key in missing if key not in found]
+            # With one prompt left, the error is that prompt's; with more, the engine does not say whose it is.
+            if len(rest) == 1:
+                found[rest[0]] = error
+                self._usage["num_overlong"] = self._usage.get("num_overlong", 0) + 1
+                return
+        else:
+            # Engines that report each answer as it comes have stored those already (`_keep`).
+            new = {key: made for key, made in zip(missing, written, strict=True) if key not in self._known}
+            self._cache.keep(new, engine=self.name)
+            for made in new.values():
+                self._count("", made)
+            found.update(self._known | new)
+            return
+        finally:
+            self._seconds += time.monotonic() - start
+        # Outside of the `try`, so that the seconds of each half are counted once.
+        for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
+            self._ask({key: missing[key] for key in half}, found, progress)
+
+    def _keep(self, prompt: Prompt, generation: Generation) -> None:
+        key = self.key(prompt)
+        # Stored before it is counted: a crash after this line loses no answer that was paid for.
+        self._cache.keep({key: generation}, engine=self.name)
+        self._known[key] = generation
+        self._count("", generation)
+
+    def _count(self, kind: str, generation: Generation | OverlongError) -> None:
+        if isinstance(generation, Generation):
+            tokens = (("prompt_tokens", generation.num_prompt_tokens), ("new_tokens", generation.num_new_tokens))
+            for what, number in (("requests", 1), *tokens):
+                name = f"num_{kind}{what}"
+                self._usage[name] = self._usage.get(name, 0) + number
+
+
+_WAIT_SECONDS: Final = 0.2
+
+
+def generate_by_streaming(
+    engine: StreamEngine,
+    prompts: Sequence[Prompt],
+    progress: Progress,
+    *,
+    adapter: str | None = None,
+    returns_token_ids: bool = False,
+) -> list[Generation]:
+    """One generation a prompt, in the order of the prompts; as many are under way as the engine has room for.
+
+    The first error ends all.
+
+    Args:
+        engine: writes the answers.
+        prompts: conversations or texts with their limits.
+        progress: advanced by each answer.
+        adapter: a loaded adapter; None for the base.
+        returns_token_ids: whether each generation holds the ids of its tokens, where the engine gives them.
+
+    Raises:
+        RequestError, OverlongError, TemplateError: a prompt that cannot be written.
+        WorkError: an answer failed; the message has the number of its prompt.
+    """
+    requests = [_request(prompt, number, returns_token_ids) for number, prompt in enumerate(prompts)]
+    waiting = deque(range(len(requests)))
+    texts, thoughts = [""] * len(requests), [""] * len(requests)
+    num_prompt = [0] * len(requests)
+    found: dict[int, Generation] = {}
+    keys = [("generate", number) for number in range(len(requests))]
+    try:
+        with progress.task("Writing answers", len(requests), "answers") as task:
+            while len(found) < len(requests):
+                # As many as there is room for, in order; a false answer means "after the next poll".
+                while waiting and engine.ask(keys[waiting[0]], requests[waiting[0]], adapter):
+                    waiting.popleft()
+                for key, event in engine.poll(_WAIT_SECONDS):
+                    assert isinstance(key, tuple)
+                    number = key[1]
+                    if isinstance(event, Started):
+                        num_prompt[number] = event.num_prompt_tokens
+                    elif isinstance(event, Piece):
+                        texts[number] += event.text
+                        thoughts[number] += event.reasoning
+                    elif isinstance(event, Failed):
+                        raise _failed(number, event)
+                    elif isinstance(event, Ended):
+                        found[number] = Generation(
+                            text=texts[number],
+                            # A remote server counts the prompt at the end only; local engines know it at the start.
+                            num_prompt_tokens=event.num_prompt_tokens or num_prompt[number],
+                            num_new_tokens=event.num_new_tokens,
+                            finish_reason="length" if event.reason == "length" else "stop",
+                            reasoning=thoughts[number] or None,
+                            num_thinking_tokens=event.num_thinking_tokens,
+                            ends_in_thought=event.ends_in_thought,
+                            token_ids=event.token_ids,
+                        )
+                        task.advance()
+    finally:
+        # After an error too: the engine must not go on writing for nobody.
+        for key in keys:
+            engine.cancel(key)
+    return [found[number] for number in range(len(requests))]
+
+
+def _request(prompt: Prompt, number: int, returns_token_ids: bool) -> TextRequest:
+    if (prompt.conversation is None) == (prompt.text is None):
+        raise RequestError(
+            f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
+            expected="exactly one of the two",
+            do="set one of them",
+        )
+    if prompt.max_new_tokens < 1 or prompt.temperature < 0:
+        raise RequestError(
+            f"prompt {number + 1} has max_new_tokens={prompt.max_new_tokens}, temperature={prompt.temperature}",
+            expected="at least one new token, and a temperature of 0 (greedy) or more",
+            do="correct the prompt",
+        )
+    return TextRequest(
+        conversation=prompt.conversation,
+        text=prompt.text,
+        max_new_tokens=prompt.max_new_tokens,
+        json_schema=prompt.json_schema,
+        max_thinking_tokens=prompt.max_thinking_tokens,
+        sampling=Sampling(temperature=prompt.temperature, seed=prompt.seed),
+        returns_token_ids=returns_token_ids,
+    )
+
+
+def _failed(number: int, event: Failed) -> WorkError:
+    error = event.error
+    return WorkError(
+        f"prompt {number + 1}: {error.get('came', error)}",
+        expected=str(error.get("expected", "an answer")),
+        do=str(error.get("do", "ask again")),
+    )
+
+
+MAX_PAUSE_SECONDS: Final = 60.0
+MAX_RETRY_AFTER_SECONDS: Final = 300.0
+
+
+def is_passing(status: int) -> bool:
+    """Whether an HTTP status may be another at the next try: time-outs, conflicts, too many requests, server faults."""
+    return status in (408, 409, 429) or status >= 500
+
+
+def pause_seconds(attempt: int, retry_after: str | None, first: float, draw: float) -> float | None:
+    """Seconds to wait before the next try.
+
+    Args:
+        attempt: number of the try that failed, from 1.
+        retry_after: the header of that name, seconds or a date (RFC 9110, 10.2.3); one that cannot be read counts as
+            none. Without it the pause is first * 2^(attempt - 1), at most 60 seconds.
+        first: seconds before the second try.
+        draw: random number from 0 to 1, which takes away up to a half.
+
+    Returns:
+        None where the server asks for more than five minutes.
+    """
+    if (asked := _asked_seconds(retry_after)) is not None:
+        return asked if asked <= MAX_RETRY_AFTER_SECONDS else None
+    # Jitter only shortens: the cap holds, and clients that failed together do not come back together.
+    return min(first * 2.0 ** (attempt - 1), MAX_PAUSE_SECONDS) * (1 - draw / 2)
+
+
+def _asked_seconds(header: str | None) -> float | None:
+    if header is None:
+        return None
+    text = header.strip()
+    # `isdigit` alone takes other scripts' digits and superscripts, which `float` may not.
+    if text.isascii() and text.replace(".", "", 1).isdigit():
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    if when.tzinfo is None:
+        # A date without a zone ("-0000" gives none): HTTP dates are in UTC.
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())

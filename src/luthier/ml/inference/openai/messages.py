@@ -1,0 +1,251 @@
+"""What is sent to a server of OpenAI's API, and what it answers: headers, bodies, generations, and errors.
+
+An error is reported in Luthier's words together with the server's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx2
+
+from luthier.core.conversation import Message
+from luthier.core.errors import LuthierError, NotFoundError, OverlongError, RequestError, WorkError
+from luthier.core.ports import Generation
+from luthier.core.stream import TextRequest
+from luthier.ml.inference.models.thinking import TAGS, ThoughtAndAnswer
+
+_GREEDY_BELOW: Final = 1e-4
+# OpenAI takes no more; the others are looked for here.
+_MAX_STOPS: Final = 4
+
+
+def auth_headers(key: str) -> Mapping[str, str]:
+    """The key as a bearer token; none for an empty one.
+
+    Raises:
+        RequestError: no header can carry it.
+    """
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable()):
+        raise RequestError(
+            "an API key with characters that no header can carry",
+            expected="plain ASCII in one line",
+            do="set the variable again, without line breaks",
+        )
+    return {"Authorization": f"Bearer {key}"}
+
+
+def message_document(message: Message) -> dict[str, Any]:
+    """A turn as the API takes it: only fields with a value, and no earlier thought, which hosted services refuse."""
+    unsent = {"weight", "reasoning", "learn_reasoning"}
+    document = message.model_dump(mode="json", exclude_none=True, exclude=unsent)
+    # An empty list is refused by OpenAI.
+    if not message.tool_calls:
+        document.pop("tool_calls")
+    return {"content": None, **document}
+
+
+def response_format(schema: dict[str, Any]) -> dict[str, Any]:
+    """The wish for JSON of a schema and nothing else."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+def stream_path(asked: TextRequest) -> str:
+    """Where a request is posted, below the address of the API."""
+    return "completions" if asked.conversation is None else "chat/completions"
+
+
+def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) -> dict[str, Any]:
+    """The document that asks for one choice as a stream."""
+    rules = asked.sampling
+    is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
+    body: dict[str, Any] = {
+        "model": model,
+        "stream": True,
+        # Without it a stream ends without any count of tokens.
+        "stream_options": {"include_usage": True},
+        "temperature": 0.0 if is_greedy else rules.temperature,
+        "top_p": 1.0 if is_greedy else rules.top_p,
+        # Each choice is a request of its own: with one seed they would all be the same answer.
+        "seed": rules.seed + choice,
+        limit_name: asked.max_new_tokens,
+    }
+    for name in ("frequency_penalty", "presence_penalty"):
+        if value := getattr(rules, name):
+            body[name] = value
+    if rules.logit_bias:
+        body["logit_bias"] = {str(token): bias for token, bias in rules.logit_bias}
+    if asked.stop:
+        body["stop"] = list(asked.stop[:_MAX_STOPS])
+    if asked.json_schema is not None:
+        body["response_format"] = response_format(asked.json_schema)
+    if asked.conversation is None:
+        body["prompt"] = asked.text if asked.token_ids is None else list(asked.token_ids)
+        if asked.num_top is not None:
+            body["logprobs"] = asked.num_top
+        return body
+    body["messages"] = [message_document(message) for message in asked.conversation.messages]
+    if options := asked.trained_options | asked.template_options:
+        body["chat_template_kwargs"] = options
+    if asked.reasoning_effort is not None:
+        body["reasoning_effort"] = asked.reasoning_effort
+    if asked.num_top is not None:
+        body |= {"logprobs": True, "top_logprobs": asked.num_top}
+    if asked.tools:
+        named_tool = {"type": "function", "function": {"name": asked.tool_name}}
+        body |= {
+            "tools": list(asked.tools),
+            "tool_choice": named_tool if asked.tool_name else asked.tool_choice,
+            "parallel_tool_calls": asked.calls_in_parallel,
+        }
+    return body
+
+
+_MAX_WORDS: Final = 400
+# Anything shorter is a placeholder ("none", "x"), and striking it out would only garble the words.
+_SHORTEST_KEY: Final = 8
+# How OpenAI, vLLM and llama.cpp's server say that a prompt is over the context.
+_OVERLONG_WORDS: Final = ("context_length_exceeded", "context length", "context size", "context window")
+
+
+def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
+    """The first choice of a completion.
+
+    Args:
+        document: the body of the response, parsed.
+        limit: the most new tokens that were requested.
+        is_chat: whether it answers a chat, and not a plain completion.
+
+    Raises:
+        ValueError: it cannot be used; the message says why, as the end of a sentence.
+    """
+    choices = document.get("choices") if isinstance(document, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise ValueError("has no choices")
+    # One choice is asked for; further ones would be billed and never read.
+    choice = choices[0]
+    text = _chat_text(choice.get("message")) if is_chat else choice.get("text")
+    if not isinstance(text, str):
+        raise ValueError("has a choice without text")
+    thought = _reasoning_of(choice.get("message")) if is_chat else None
+    # A server that does not tell thoughts apart may have a template that opens them: the closing tag is there alone.
+    is_open = TAGS.end in text and not text.lstrip().startswith(TAGS.start)
+    found = TAGS.split(text, is_open=is_open) if is_chat else ThoughtAndAnswer(None, text, is_closed=True)
+    usage = document.get("usage")
+    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    num_prompt, num_new = (count if type(count) is int and count >= 0 else -1 for count in counts)
+    if min(num_prompt, num_new) < 0:
+        # Estimated counts would make a claim of cost that nobody measured.
+        raise ValueError("does not say how many tokens were used (usage.prompt_tokens, usage.completion_tokens)")
+    is_cut = choice.get("finish_reason") == "length"
+    reasoning = "\n".join(one for one in (thought, found.reasoning) if one) or None
+    return Generation(
+        text=found.content,
+        num_prompt_tokens=num_prompt,
+        # Some servers count the end token, or hidden tokens, beyond the limit that they were given.
+        num_new_tokens=min(num_new, limit) if is_cut else num_new,
+        finish_reason="length" if is_cut else "stop",
+        reasoning=reasoning,
+        num_thinking_tokens=_num_thinking(usage, reasoning),
+        ends_in_thought=not found.is_closed or (is_cut and reasoning is not None and not found.content),
+    )
+
+
+def _reasoning_of(message: Any) -> str | None:
+    """The reasoning that a server returns in a field of its own."""
+    if not isinstance(message, dict):
+        return None
+    reported = message.get("reasoning_content") or message.get("reasoning")
+    return reported if isinstance(reported, str) else None
+
+
+def _num_thinking(usage: Any, reasoning: str | None) -> int | None:
+    """Tokens of the thought as the server counts them; None where there is one and it does not."""
+    details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+    reported = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    if type(reported) is int and reported > 0:
+        return reported
+    return 0 if reasoning is None else None
+
+
+def _chat_text(message: Any) -> Any:
+    """The content of a message; of a refusal its words; nothing where the message has neither."""
+    if not isinstance(message, dict):
+        return None
+    content = message.get("content")
+    return content if content is not None else message.get("refusal") or ""
+
+
+def server_words(response: httpx2.Response, key: str) -> str:
+    """What the server said, in one line of at most 400 characters, the API key struck out."""
+    try:
+        text = _message_in(json.loads(response.content)) or response.text
+    except (ValueError, RecursionError):
+        text = response.text
+    return without_key(" ".join(text.split()), key)[:_MAX_WORDS] or "(no words)"
+
+
+def without_key(words: str, key: str) -> str:
+    """The words with the API key struck out: servers and libraries like to repeat what they were sent."""
+    return words.replace(key, "***") if len(key) >= _SHORTEST_KEY else words
+
+
+def _message_in(document: Any) -> str:
+    """`error.message`, `error`, `message` or `detail`, whichever the server uses, with the code where there is one."""
+    if not isinstance(document, dict):
+        return ""
+    inner = document.get("error", document)
+    if isinstance(inner, str):
+        return inner
+    if not isinstance(inner, dict):
+        return ""
+    message = next((inner[name] for name in ("message", "detail") if isinstance(inner.get(name), str)), "")
+    code = inner.get("code")
+    return f"{message} ({code})" if message and isinstance(code, str) else message
+
+
+def error_of(response: httpx2.Response, words: str, url: str, model: str) -> LuthierError:
+    """The error for a status that another try cannot change."""
+    status = response.status_code
+    came = f"{url} refuses with HTTP {status}: {words}"
+    if status in (401, 403):
+        return RequestError(
+            came,
+            expected="a key that this server accepts for this model",
+            do="set LUTHIER_TEACHER_API_KEY (or OPENAI_API_KEY, which is sent over https and to this machine only)",
+        )
+    if status == httpx2.codes.NOT_FOUND:
+        return NotFoundError(
+            f"{came} (asked for model {model!r})",
+            expected="the address of the API up to its version, and a model that the server has",
+            do=f"check both: {url}/models lists the models",
+        )
+    # No status means "too long": servers say it in their message alone.
+    if status in (400, 413, 422) and any(phrase in words.lower() for phrase in _OVERLONG_WORDS):
+        return OverlongError(
+            came, expected="a prompt that fits into the context with its answer", do="use shorter passages"
+        )
+    if 300 <= status < 400:
+        return RequestError(
+            f"{came} (sends on to {response.headers.get('Location', 'an address it does not give')})",
+            expected="an answer at the address given: a key is not carried on to another",
+            do="give the final address",
+        )
+    return RequestError(
+        came,
+        expected="a request that this server takes",
+        do="see what the server says, and check the model and the options",
+    )
+
+
+def bad_answer(url: str, what: str, words: str) -> WorkError:
+    """The server answered with success, but not with a completion."""
+    return WorkError(
+        f"the answer of {url} {what}: {words}",
+        expected="a completion as OpenAI's API gives it, with choices and usage",
+        do="check that the address is that of an OpenAI-compatible API, up to its version (mostly ending in /v1)",
+    )

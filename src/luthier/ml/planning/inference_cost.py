@@ -1,0 +1,325 @@
+"""Cost of inference in a run: sampled answers while training, the teacher's pass, evaluation on held-out rows.
+
+A token of a batch reads every weight once, whatever the number of rows, multiplies it with each row, and reads the
+keys and values of what each row holds. How long answers will be is not known before: figures of rollouts are for
+answers of full length, and the interval reaches down to a tenth of that. The teacher takes one forward pass over
+every row.
+
+In the evaluation base, base with examples in its prompt, and tuned model write an answer a row where a metric compares
+texts, and score the row's own answer where one reads likelihoods. The interval reaches from answers as long as the
+references to answers of full length: a base model often writes on to `max_new_tokens`.
+
+Sources: Pope et al., 2022, "Efficiently Scaling Transformer Inference", arXiv:2211.05102, section 2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from luthier.core.cost import Device, Estimate
+from luthier.core.plan import Plan
+from luthier.ml.evaluation.metrics.registry import needs_of
+
+if TYPE_CHECKING:
+    from luthier.ml.planning.workload import Workload
+
+ROWS_AT_ONCE: Final = 32
+"""Answers that are written together at most (ml/inference/batch_generate.py; a test holds them equal)."""
+
+CACHE_TOKENS: Final = 16_384
+"""Tokens whose keys and values such a batch holds at most: rows x longest (ml/inference/batch_generate.py)."""
+
+SHORTEST_SHARE: Final = 0.1
+"""Of the longest answers that may be: the lower end of what is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """Answers drawn in one step, all devices together.
+
+    Attributes:
+        num_answers: drawn in a step.
+        prompt_tokens: of all its prompts.
+        most_tokens: of the longest prompt and its answer.
+        new_tokens: of an answer, at most.
+        num_validated: answers that one validation writes.
+    """
+
+    num_answers: float
+    prompt_tokens: float
+    new_tokens: int
+    most_tokens: int
+    num_validated: int = 0
+
+    @property
+    def rows_at_once(self) -> int:
+        """Answers that are written together."""
+        fit = max(1, CACHE_TOKENS // max(1, self.most_tokens))
+        return max(1, min(ROWS_AT_ONCE, fit, math.ceil(self.num_answers)))
+
+
+def cache_bytes(workload: Workload) -> float:
+    """Keys and values of all layers for the answers that are written together, as long as they may be."""
+    if workload.rollouts is None:
+        return 0.0
+    return workload.rollouts.rows_at_once * workload.rollouts.most_tokens * key_value_bytes(workload)
+
+
+def key_value_bytes(workload: Workload) -> float:
+    """Of one token, in all layers."""
+    s = workload.structure
+    return 2.0 * s.num_layers * s.num_kv_heads * s.head_size * workload.element_bytes
+
+
+def generation_seconds(
+    workload: Workload,
+    device: Device,
+    factors: dict[str, float],
+    *,
+    num_answers: float,
+    rows_at_once: int,
+    prompt_tokens: float,
+    new_tokens: float,
+    held_tokens: float,
+    calls_factor: float = 1.0,
+) -> float:
+    """Seconds of writing answers in batches.
+
+    Args:
+        workload: whose model writes.
+        device: where it runs.
+        factors: of `speed.step_seconds`, by which ideal seconds become real ones.
+        num_answers: to be written.
+        rows_at_once: answers of one batch.
+        prompt_tokens: of all prompts together, computed once each.
+        new_tokens: of the longest answer in a batch.
+        held_tokens: whose keys and values an answer reads for each of its tokens, on average.
+        calls_factor: how many times a layer's call takes what it takes without adapters.
+    """
+    s, count = workload.structure, float(device.num_devices)
+    rate = (device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops) * 1e12 * count
+    bandwidth = device.memory_gb_per_second * 1e9
+    num_new = num_answers * new_tokens
+    # Each device writes its share of the batches; a batch takes one call of the model for each new token.
+    num_calls = math.ceil(num_answers / rows_at_once / count) * new_tokens
+    # A parameter takes a multiply and an add for each token; the head only forms logits of new tokens.
+    products = 2.0 * (s.num_active_parameters + s.head_parameters) * num_new / rate
+    products += 2.0 * s.num_active_parameters * prompt_tokens / rate
+    # Decoding is bound by memory: every call reads all weights once, whatever the number of rows.
+    weights = num_calls * (s.num_active_parameters + s.head_parameters) * workload.element_bytes / bandwidth
+    caches = num_new * held_tokens * key_value_bytes(workload) / count / bandwidth
+    logits = num_new * s.vocabulary_size * 4.0 * 4.0 / count / bandwidth  # softmax and draw: a few passes in fp32
+    value = factors["products"] * products + factors["traffic"] * (caches + logits) + weights
+    # forward alone: a third of a training pass's calls
+    return value + factors["calls"] * calls_factor * num_calls * s.num_layers / 3.0
+
+
+def rollout_seconds(workload: Workload, device: Device, factors: dict[str, float], spread: float) -> Estimate:
+    """Seconds of drawing in one step.
+
+    Args:
+        factors: of `speed.step_seconds`, by which ideal seconds become real ones.
+    """
+    rollouts = workload.rollouts
+    if rollouts is None:
+        return Estimate(value=0.0, low=0.0, high=0.0)
+    value = generation_seconds(
+        workload,
+        device,
+        factors,
+        num_answers=rollouts.num_answers,
+        rows_at_once=rollouts.rows_at_once,
+        prompt_tokens=rollouts.prompt_tokens,
+        new_tokens=rollouts.new_tokens,
+        # The cache grows by a token a call, so a new token meets half of the new ones on average.
+        held_tokens=rollouts.most_tokens - rollouts.new_tokens / 2,
+    )
+    return Estimate(value=value, low=SHORTEST_SHARE * value / (1 + spread), high=value * (1 + spread))
+
+
+Stored = Literal["float32", "bfloat16", "int8", "nf4"]
+Compute = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherPass:
+    """A teacher's pass over all rows, forward only.
+
+    Attributes:
+        num_tokens, num_learned: of training, replayed and validation rows together; states are kept of the learned
+            ones.
+        vocabulary_size, hidden_size: of its head, which stays in memory while the student learns.
+    """
+
+    num_parameters: int
+    vocabulary_size: int
+    hidden_size: int
+    stored: Stored
+    compute: Compute
+    num_tokens: float
+    num_learned: float
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of its head."""
+        return self.vocabulary_size * self.hidden_size
+
+
+def teacher_pass(plan: Plan) -> TeacherPass | None:
+    """The pass of a plan's teacher; None where it has none."""
+    teacher, replay = plan.objective.teacher, plan.data.replay
+    splits = (plan.data.train, plan.data.validation, replay.rows if replay else None)
+    if teacher is None:
+        return None
+    return TeacherPass(
+        num_parameters=teacher.num_parameters,
+        vocabulary_size=teacher.vocabulary_size,
+        hidden_size=teacher.hidden_size,
+        stored=teacher.quantisation or teacher.precision,
+        compute=teacher.precision,
+        num_tokens=sum(split.num_tokens for split in splits if split is not None),
+        num_learned=sum(split.num_trained_tokens for split in splits if split is not None),
+    )
+
+
+LOGIT_ROWS: Final = 256
+"""Positions whose logits are held at one time while scoring (ml/inference/likelihood.py; a test holds them equal)."""
+_LOGIT_COPIES: Final = 3.0
+"""Of such a block: as the head gives it, in fp32, and its log-softmax."""
+_CACHE_COPIES: Final = 2.0
+"""Prompts go in by parts, each with a cache of its own, before all are laid into one
+(ml/inference/kv_cache.py)."""
+_SCORE_TOKENS: Final = 2048
+_ADAPTER_CALLS: Final = 2.0
+"""An adapter that is not merged adds its own small products to each layer's call while answers are written."""
+_LOADING_GB_PER_SECOND: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """The judging of one run.
+
+    Attributes:
+        num_rows: held-out rows that are judged.
+        systems: adapters or not, of each system that is as large as the base (True: with the run's adapter).
+        prompt_tokens, reference_tokens: of a row, on average; the learned ones are the reference.
+        shot_tokens: of the examples before each prompt of one system, computed once; 0 without such a system.
+        new_tokens: of an answer and the thought before it, at most.
+        longest_tokens: of the longest prompt with examples and answer.
+        writes, scores: whether answers are written and rows are scored.
+        teacher_share: parameters of a teacher that is judged beside them, as a share of the base's; 0 without one.
+    """
+
+    num_rows: int
+    systems: tuple[bool, ...]
+    prompt_tokens: float
+    reference_tokens: float
+    shot_tokens: float
+    new_tokens: int
+    longest_tokens: float
+    writes: bool
+    scores: bool
+    teacher_share: float = 0.0
+
+    @property
+    def rows_at_once(self) -> int:
+        """Answers that are written together."""
+        fit = max(1, int(CACHE_TOKENS // max(1.0, self.longest_tokens)))
+        return max(1, min(ROWS_AT_ONCE, fit, self.num_rows))
+
+    @property
+    def num_scored_tokens(self) -> float:
+        """Tokens that are scored, as many as the base would have to for the same time; 0 where nothing is scored."""
+        if not self.scores:
+            return 0.0
+        tokens = self.num_rows * (self.prompt_tokens + self.reference_tokens)
+        return tokens * (len(self.systems) + self.teacher_share) + self.shot_tokens  # what all begin with, once
+
+
+def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
+    """What a plan judges; None where it has no held-out rows."""
+    held_out, evaluation = plan.data.held_out, plan.evaluation
+    if held_out is None or not held_out.num_examples:
+        return None
+    count = held_out.num_examples
+    reference = held_out.num_trained_tokens / count
+    shots = evaluation.few_shot * plan.data.train.mean_tokens
+    teacher = plan.objective.teacher
+    needs = needs_of(evaluation.metrics)
+    return Judging(
+        num_rows=min(count, evaluation.max_samples),
+        systems=(False, *((False,) if evaluation.few_shot else ()), plan.method.name != "full"),
+        prompt_tokens=max(0.0, held_out.num_tokens / count - reference),
+        reference_tokens=reference,
+        shot_tokens=shots,
+        new_tokens=evaluation.max_new_tokens + evaluation.max_thinking_tokens,
+        longest_tokens=held_out.max_tokens + shots + evaluation.max_new_tokens + evaluation.max_thinking_tokens,
+        writes="text" in needs,
+        scores=bool(needs - {"text"}),
+        teacher_share=teacher.num_parameters / base_parameters if teacher and base_parameters else 0.0,
+    )
+
+
+def judging_seconds(
+    workload: Workload, device: Device, scoring_seconds: float, factors: dict[str, float], spread: float
+) -> Estimate:
+    """Seconds of judging.
+
+    Args:
+        workload: the run, with what is judged of it.
+        device: where it runs; several share the rows of training, not those of judging.
+        scoring_seconds: of `num_scored_tokens`, forward only.
+        factors: of `speed.step_seconds`.
+        spread: relative half-width of the interval of what is computed.
+    """
+    judged = workload.judging
+    if judged is None:
+        return Estimate(value=0.0, low=0.0, high=0.0)
+    # Judging runs in one process: more devices make it no faster.
+    alone = device.model_copy(update={"num_devices": 1})
+    loading = workload.structure.num_parameters * workload.element_bytes / 1e9 / _LOADING_GB_PER_SECOND
+    loading *= 2.0 + judged.teacher_share  # base and tuned model are loaded one after the other
+    ends = [
+        loading + scoring_seconds + _writing(workload, alone, judged, factors, min(new, judged.new_tokens))
+        # Answers end where the model ends them: from as long as the references to as long as they may be.
+        for new in (judged.reference_tokens, (judged.reference_tokens + judged.new_tokens) / 2, judged.new_tokens)
+    ]
+    return Estimate(value=ends[1], low=ends[0] / (1 + spread), high=max(ends) * (1 + spread))
+
+
+def judging_bytes(workload: Workload) -> float:
+    """Bytes beside the weights while judging: keys and values of a batch twice, or logits of a block of positions."""
+    judged = workload.judging
+    if judged is None:
+        return 0.0
+    cache = judged.rows_at_once * judged.longest_tokens * key_value_bytes(workload) if judged.writes else 0.0
+    cache *= _CACHE_COPIES
+    logits = LOGIT_ROWS * workload.structure.vocabulary_size * 4.0 * _LOGIT_COPIES if judged.scores else 0.0
+    prefill = _SCORE_TOKENS * workload.structure.intermediate_size * workload.element_bytes * 4.0
+    return max(cache, logits) + prefill
+
+
+def _writing(
+    workload: Workload, device: Device, judged: Judging, factors: dict[str, float], new_tokens: float
+) -> float:
+    if not judged.writes:
+        return 0.0
+    seconds = 0.0
+    for place, is_adapted in enumerate(judged.systems):
+        # The order of `systems`: the base, the base with examples, the tuned model.
+        has_shots = judged.shot_tokens > 0 and place == 1
+        shots = judged.shot_tokens if has_shots else 0.0
+        seconds += generation_seconds(
+            workload,
+            device,
+            factors,
+            num_answers=judged.num_rows,
+            rows_at_once=judged.rows_at_once,
+            prompt_tokens=judged.num_rows * judged.prompt_tokens + shots,
+            new_tokens=new_tokens,
+            held_tokens=judged.prompt_tokens + shots + new_tokens / 2,
+            calls_factor=_ADAPTER_CALLS if is_adapted else 1.0,
+        )
+    return seconds * (1.0 + judged.teacher_share / len(judged.systems))

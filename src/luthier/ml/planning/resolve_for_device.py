@@ -1,0 +1,221 @@
+"""What a plan leaves to the device: packing, compiled layers, gradient checkpointing, adapters on experts.
+
+Accelerators get rows laid end to end and compiled layers. Activations are computed again only where they would not
+fit, since that costs time. Adapters on experts that nobody asked for by name are left out where they have no room.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final, Literal
+
+from luthier.core.cost import Device
+from luthier.core.errors import RecipeError, RequestError
+from luthier.core.plan import Plan, ValueSource
+from luthier.core.recipe import OrderName, Switch
+from luthier.ml.inference.models.structure import Structure
+from luthier.ml.planning import defaults
+from luthier.ml.planning.defaults import Provenance
+from luthier.ml.planning.devices import this_machine
+from luthier.ml.planning.hardware import Hardware
+from luthier.ml.planning.memory import predict_memory
+from luthier.ml.planning.speed import step_seconds
+from luthier.ml.planning.workload import Workload, workload_of
+
+COMPILE_SECONDS: Final = 180.0
+"""What compiling the layers of a model is assumed to take, forward and backward, once a run: nobody has measured it
+on an accelerator for this project, so a run must be predicted to gain more than that."""
+
+COMPILED_METHODS: Final = ("full", "lora", "rslora", "loraplus", "pissa", "olora")
+"""Methods whose matrices a compiler sees through; others would have it compile every layer by itself."""
+
+
+def packs(asked: Switch | None, hardware: Hardware, sources: Provenance) -> bool:
+    """Whether the rows of a micro-batch lie end to end: as asked, else on an accelerator."""
+    if isinstance(asked, bool):
+        sources.note("training.packing", "asked", "in the recipe")
+        return asked
+    if hardware.device == "cpu":
+        sources.note("training.packing", "derived", "batches of like length are faster on a CPU, and need no mask")
+        return False
+    sources.note(
+        "training.packing",
+        "derived",
+        f"on {hardware.device} rows end to end waste nothing on padding; first the model proves to train the same",
+    )
+    return True
+
+
+def usual_order(*, is_packed: bool) -> tuple[OrderName, str]:
+    """The order of rows where nobody asks for one, and why: sorting by length pays where rows would be padded."""
+    return defaults.ORDER_PACKED if is_packed else defaults.ORDER
+
+
+def attention_on(hardware: Hardware, sources: Provenance) -> Literal["by_length", "sdpa"]:
+    """How attention over rows side by side is computed."""
+    sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
+    return "by_length" if hardware.device == "cpu" else "sdpa"
+
+
+def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
+    """The plan with its layers compiled or not: as asked, else where an accelerator gains more than it costs.
+
+    So it does with an objective for which the model writes answers between its steps, token by token.
+
+    Raises:
+        RecipeError: it is requested with a method whose matrices a compiler does not see through: those over a packed
+            base are unpacked by a kernel of another library, and others keep something from one call to the next.
+    """
+    asked = plan.recipe.training.compile if plan.recipe.training else None
+    if asked is True and plan.objective.draws:
+        raise RecipeError(
+            f"training.compile is true with objective {plan.objective.name}",
+            expected="an objective that learns from given rows: writing answers would compile the layers each time",
+            do="remove training.compile",
+        )
+    if asked is True and plan.method.name not in COMPILED_METHODS:
+        raise RecipeError(
+            f"training.compile is true with method {plan.method.name}",
+            expected=f"one of the methods {', '.join(COMPILED_METHODS)}",
+            do="remove training.compile, or choose one of these methods",
+        )
+    if asked is True and plan.method.expert_targets:
+        raise RecipeError(
+            f"training.compile is true with adapters on experts ({', '.join(plan.method.expert_targets)})",
+            expected="matrices that a compiler sees through: which expert a token meets is known only as it runs",
+            do="remove training.compile, or leave experts out of method.targets",
+        )
+    if asked is True and plan.objective.router_aux_loss is not None:
+        raise RecipeError(
+            "training.compile is true with objective.router_aux_loss",
+            expected="layers that leave nothing behind but their states: the loss reads the logits of their routers",
+            do="remove training.compile, or set objective.router_aux_loss: off",
+        )
+    if isinstance(asked, bool):
+        return _with_acceleration(plan, asked, ValueSource(source="asked", why="in the recipe"))
+    does, why = _pays(plan, structure, hardware)
+    return _with_acceleration(plan, does, ValueSource(source="derived", why=why))
+
+
+def _with_acceleration(plan: Plan, does: bool, source: ValueSource) -> Plan:
+    sources = {}
+    for name, found in plan.sources.items():
+        if name != "training.compile":
+            sources[name] = found
+        if name == "training.packing":  # beside it, where a reader looks for it
+            sources["training.compile"] = source
+    return plan.model_copy(update={"training": plan.training.model_copy(update={"compile": does}), "sources": sources})
+
+
+def _pays(plan: Plan, structure: Structure, hardware: Hardware) -> tuple[bool, str]:
+    if hardware.device == "cpu":
+        return False, "on a CPU it gains a few percent and costs minutes"
+    if plan.objective.draws:
+        return False, "the model writes answers between steps, for which compiled layers would be compiled again"
+    if plan.method.expert_targets:
+        return False, "a compiler does not see through experts: which one a token meets is known only as it runs"
+    if plan.objective.router_aux_loss is not None:
+        return False, "the loss of the routers reads their logits out of the layers"
+    if plan.method.name not in COMPILED_METHODS:
+        return False, f"a compiler does not see through the matrices of method {plan.method.name}"
+    try:
+        device = this_machine(hardware)
+    except RequestError as error:
+        return False, f"what it would gain is not known: {error.came} is not in the table of devices"
+    plain = workload_of(plan, structure, device)
+    # Both by the same model, so that its errors largely cancel in the difference.
+    faster = replace(plain, is_compiled=True)
+    saved = plan.training.num_steps * (step_seconds(plain, device).value - step_seconds(faster, device).value)
+    why = f"predicted to save {saved:,.0f} s of this run, for about {COMPILE_SECONDS:,.0f} s of compiling (assumed)"
+    return saved > COMPILE_SECONDS, why
+
+
+CHECKPOINTING = "training.gradient_checkpointing"
+
+
+def is_automatic(plan: Plan) -> bool:
+    """Whether the recipe left it open, so that each device decides for itself."""
+    asked = plan.recipe.training.gradient_checkpointing if plan.recipe.training else None
+    return asked in (None, "auto")
+
+
+def decided_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
+    """The plan with the answer for this machine and its reason; as it is where the recipe gives one.
+
+    A machine whose memory nobody knows, with an accelerator that the table lacks, does without.
+    """
+    if not is_automatic(plan):
+        return plan
+    try:
+        device = this_machine(hardware)
+    except RequestError as error:
+        why = f"its memory is not known: {error.came} is not in the table of devices"
+        return _with_checkpointing(plan, False, ValueSource(source="default", why=why))
+    is_needed, why = need(workload_of(plan, structure, device), device)
+    return _with_checkpointing(plan, is_needed, ValueSource(source="derived", why=why))
+
+
+def chosen_on(plan: Plan, workload: Workload, device: Device) -> Workload:
+    """The workload of a plan as it would be carried out on another device than the one that it was made for."""
+    if not is_automatic(plan):
+        return workload
+    return replace(workload, gradient_checkpointing=need(workload, device)[0])
+
+
+def need(workload: Workload, device: Device) -> tuple[bool, str]:
+    """Whether it is needed, and why: the upper end of the predicted peak without it against the device's memory.
+
+    Where it would not lower the peak (loading or answering takes the most), it is not.
+    """
+    kept, again = (
+        predict_memory(replace(workload, gradient_checkpointing=x), device).total_bytes for x in (False, True)
+    )
+    memory, without = _gib(device.memory_bytes), f"up to {_gib(kept.high)} without it"
+    # The upper end decides: running out of memory ends a run, recomputing only slows it.
+    if kept.high <= device.memory_bytes:
+        return False, f"not needed: {without}, {memory} on {device.title}; it would cost about a third more time"
+    # By the expected values: the upper ends differ in their slack, too.
+    if again.value >= kept.value:
+        return False, f"of no use: {without}, {memory} on {device.title}, but activations are not what takes the most"
+    return True, f"needed: {without}, {memory} on {device.title}; about a third more time"
+
+
+def _with_checkpointing(plan: Plan, value: bool, source: ValueSource) -> Plan:
+    training = plan.training.model_copy(update={"gradient_checkpointing": value})
+    sources = {name: source if name == CHECKPOINTING else known for name, known in plan.sources.items()}
+    return plan.model_copy(update={"training": training, "sources": sources})
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:,.1f} GiB"
+
+
+_EXPERT_TARGETS = "method.expert_targets"
+
+
+def experts_do_not_fit(plan: Plan, structure: Structure, hardware: Hardware) -> str:
+    """Why the adapters of experts that a group such as `all-linear` brings are better left out; empty where not.
+
+    They are where the predicted peak with them is beyond the machine's memory, and without them is not. A machine whose
+    memory nobody knows keeps them.
+    """
+    if not plan.method.expert_targets or plan.sources[_EXPERT_TARGETS].source == "asked":
+        return ""
+    try:
+        device = this_machine(hardware)
+    except RequestError:
+        return ""
+    workload = workload_of(plan, structure, device)
+    routed = sum(
+        workload.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in workload.targeted_experts
+    )
+    without = replace(workload, expert_targets=(), expert_rank=0, trainable=workload.num_trainable - routed)
+    # By the upper end: experts that nobody requested by name must not make a run fail.
+    peak, lower = (predict_memory(one, device).total_bytes.high for one in (workload, without))
+    if peak <= device.memory_bytes or lower > device.memory_bytes:
+        return ""
+    gib = 2**30
+    return (
+        f"experts have no room: up to {peak / gib:,.1f} GiB with them, {lower / gib:,.1f} GiB without, "
+        f"{device.memory_bytes / gib:,.1f} GiB on {device.title}; method.targets: [all-linear, experts] asks for them"
+    )

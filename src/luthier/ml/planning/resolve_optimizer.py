@@ -1,0 +1,128 @@
+"""The optimizer's part of a plan: its settings, checked and completed, and the average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from luthier.core.errors import RecipeError
+from luthier.core.plan import AveragePlan, OptimizerPlan
+from luthier.core.recipe import AverageRecipe, OptimizerRecipe
+from luthier.ml.planning import defaults
+from luthier.ml.planning.defaults import Provenance
+from luthier.ml.training.optimizers.rules import rules_of
+
+
+def default_rate(usual: tuple[float, str], name: str) -> tuple[float, str]:
+    """The default learning rate and its reason, from those that AdamW would have."""
+    factor = rules_of(name).learning_rate_factor
+    return usual if factor is None else (factor[0] * usual[0], factor[1])
+
+
+def resolve_optimizer(asked: OptimizerRecipe | None, method: str, device: str, sources: Provenance) -> OptimizerPlan:
+    """The update rule with all of its settings.
+
+    Raises:
+        RecipeError: Settings that the rule does not take, a rule for full tuning with an adapter, or one for an
+            accelerator on a CPU.
+    """
+    if asked is None:
+        sources.note("training.optimizer", "default", defaults.OPTIMIZER[1])
+        return OptimizerPlan()
+    takes = rules_of(asked.name).settings
+    given = asked.model_dump(exclude={"name", "options"}, exclude_none=True)
+    options = asked.options or {}
+    unused = [f"training.optimizer.{name}" for name in given if name not in takes]
+    # What a recipe has a key of its own for is no option: one thing has one place.
+    own = {name: default for name, default in takes.items() if name not in OptimizerRecipe.model_fields}
+    if unused := unused + [f"training.optimizer.options.{name}" for name in options if name not in own]:
+        raise RecipeError(
+            f"optimizer {asked.name} with {', '.join(unused)}",
+            expected=f"settings that {asked.name} takes: {_listed(takes, own)}; others would be ignored",
+            do=f"remove {'it' if len(unused) == 1 else 'them'}, or choose another optimizer",
+        )
+    for name, value in options.items():
+        _refuse_another_kind(asked.name, name, value, own[name])
+    _refuse_useless(asked.name, method, device)
+    sources.note("training.optimizer", "asked", "in the recipe")
+    values: dict[str, Any] = {**{name: takes[name] for name in takes if name not in own}, **given}
+    return OptimizerPlan(name=asked.name, options={**own, **options} or None, **values)
+
+
+def _listed(takes: Iterable[str], own: Mapping[str, Any]) -> str:
+    return ", ".join(f"options.{name}" if name in own else name for name in takes) or "none"
+
+
+def _refuse_another_kind(optimizer: str, name: str, value: Any, default: Any) -> None:
+    """Raise RecipeError for text or a truth value in the place of a number, and the other way round."""
+    # A whole number is a number with a fraction, too; bool is a subclass of int, and none.
+    fits = type(value) is type(default) or (type(default) is float and type(value) is int)
+    if not fits:
+        raise RecipeError(
+            f"training.optimizer.options.{name}: {value!r}",
+            expected=f"a value of the kind of its default, {default!r}",
+            do=f"correct it, or leave it out: {optimizer} then takes {default!r}",
+        )
+
+
+def _refuse_useless(name: str, method: str, device: str) -> None:
+    rules = rules_of(name)
+    if rules.only_full and method != "full":
+        raise RecipeError(
+            f"optimizer {name} with method {method}",
+            expected=f"method full: {rules.only_full}",
+            do="set method.name: full, or training.optimizer: adamw",
+        )
+    if rules.only_accelerator is not None and device == "cpu":
+        why, instead = rules.only_accelerator
+        do = f"set training.optimizer: {instead}"
+        raise RecipeError(f"optimizer {name} on a CPU", expected=f"a GPU: {why}", do=do)
+
+
+_OF_KIND = {"ema": ("decay",), "uniform": ("from_step", "every_steps")}
+
+
+def resolve_average(
+    recipe: AverageRecipe | None, method: str, num_steps: int, sources: Provenance
+) -> AveragePlan | None:
+    """How the weights are averaged, or None.
+
+    Raises:
+        RecipeError: settings of the other kind, an average that would begin after the last step, and AdaLoRA: an
+            average over steps with different ranks has ranks that were switched off.
+    """
+    if recipe is None:
+        sources.note("training.average", "default", "off: the weights of the best step count (docs/regularisation.md)")
+        return None
+    if method == "adalora":
+        raise RecipeError(
+            f"training.average {recipe.kind} with method adalora",
+            expected="another method: an average over the steps would bring back ranks that are switched off",
+            do="remove training.average, or take lora",
+        )
+    given = [name for name in ("decay", "from_step", "every_steps") if getattr(recipe, name) is not None]
+    if unknown := [name for name in given if name not in _OF_KIND[recipe.kind]]:
+        raise RecipeError(
+            f"training.average {recipe.kind} with {', '.join(unknown)}",
+            expected=f"settings of {recipe.kind}: {', '.join(_OF_KIND[recipe.kind])}",
+            do="remove them: they would be ignored",
+        )
+    if recipe.kind == "ema":
+        most, least, share = defaults.AVERAGE_DECAY
+        # An EMA looks back over about 1 / (1 - decay) steps; `share` of the run are wanted.
+        decay = recipe.decay if recipe.decay is not None else max(least, min(most, 1 - share / num_steps))
+        why = f"the average looks back over about {1 / (1 - decay):.3g} steps"
+        sources.note("training.average", "asked", why if recipe.decay is not None else f"{why}, a tenth of the run")
+        return AveragePlan(kind="ema", decay=decay)
+    first = recipe.from_step or num_steps - math.ceil(num_steps * defaults.AVERAGED_SHARE) + 1
+    if first > num_steps:
+        raise RecipeError(
+            f"training.average from step {first:,} of {num_steps:,}",
+            expected=f"a step of the run, 1 to {num_steps:,}",
+            do="lower training.average.from_step, or leave it out",
+        )
+    every = recipe.every_steps or 1
+    num = (num_steps - first) // every + 1
+    sources.note("training.average", "asked", f"the mean of the weights of {num:,} steps at the end")
+    return AveragePlan(kind="uniform", from_step=first, every_steps=every)

@@ -1,0 +1,147 @@
+"""What goes to PEFT and comes from it: target modules, and the files of an adapter.
+
+PEFT 0.21 takes some names of modules for the tensors of experts that older versions of transformers had in their
+place: on mixtures of the Mixtral and Qwen2 kinds `gate_proj` silently becomes the experts' `gate_up_proj` at twice
+the rank, even where a shared expert or a dense layer has a matrix of that name. Such a matrix is named by its
+parameter instead, which means the same to PEFT and to everybody who loads the adapter. A check holds that PEFT
+adapted exactly the targets. The files of an adapter have the same bytes each time.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.lora.layer import ParamWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from luthier.core.errors import RequestError
+from luthier.core.ids import sha256_file
+from luthier.core.plan import MethodPlan
+
+_OWN = ".weight"
+_SHOWN = 5
+
+
+def meant_for_peft(model: nn.Module, config: LoraConfig) -> LoraConfig:
+    """The config with every target named so that PEFT takes it for what it says; changed in place.
+
+    Dropout is then zero in it: PEFT has none for parameters. Ours, in training, acts on what a matrix reads.
+
+    Raises:
+        RequestError: the method cannot be put on a parameter.
+    """
+    renamed = sorted(t for t in config.target_modules or () if _is_taken_for_experts(model, config, t))
+    if renamed and config.use_dora:
+        raise RequestError(
+            f"method dora on {', '.join(renamed)}, which PEFT takes for experts on this model",
+            expected="names that PEFT leaves as they are: it cannot put DoRA on parameters",
+            do=f"leave {', '.join(renamed)} out of method.targets, or choose method lora",
+        )
+    if renamed:
+        config.target_modules = set(config.target_modules or ()) - set(renamed)
+        config.target_parameters = [*(config.target_parameters or ()), *(f"{name}{_OWN}" for name in renamed)]
+        for pattern in (config.rank_pattern, config.alpha_pattern):
+            for name in [name for name in pattern if name in renamed]:
+                pattern[f"{name}{_OWN}"] = pattern.pop(name)
+    if config.target_parameters:
+        config.lora_dropout = 0.0
+    return config
+
+
+def planned_targets(model: nn.Module, plan: MethodPlan) -> frozenset[str]:
+    """Full names of the modules and tensors of a model, without an adapter yet, that a plan means."""
+    kinds = (nn.Linear, nn.Embedding, Conv1D)
+    modules = {name for name, m in model.named_modules() if isinstance(m, kinds) and _is_meant(name, plan.targets)}
+    return frozenset(modules | {name for name, _ in model.named_parameters() if _is_meant(name, plan.expert_targets)})
+
+
+def adapted_targets(model: PeftModel) -> frozenset[str]:
+    """Full names of the modules and tensors of the base that carry an adapter."""
+    found = set()
+    for name, layer in model.get_base_model().named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            own = name.replace(".base_layer", "")
+            single = not isinstance(layer, ParamWrapper) or isinstance(layer.get_base_layer(), nn.Linear)
+            found.add(own if single else f"{own}.{layer.parameter_name}")
+    return frozenset(found)
+
+
+def refuse_other_targets(model: PeftModel, planned: frozenset[str]) -> None:
+    """Raise RequestError, with the difference, where PEFT adapted something else than the plan says."""
+    adapted = adapted_targets(model)
+    if adapted == planned:
+        return
+    parts = []
+    for what, names in (("it left out", planned - adapted), ("it added", adapted - planned)):
+        if names:
+            shown = ", ".join(sorted(names)[:_SHOWN])
+            parts.append(f"{what} {shown}{f' and {len(names) - _SHOWN:,} more' if len(names) > _SHOWN else ''}")
+    raise RequestError(
+        f"PEFT adapted {len(adapted):,} matrices where the plan has {len(planned):,}: {'; '.join(parts)}",
+        expected="an adapter on what the plan says, and on nothing else",
+        do="name the matrices in method.targets by their whole names, or leave these out",
+    )
+
+
+def _is_taken_for_experts(model: nn.Module, config: LoraConfig, target: str) -> bool:
+    """Whether PEFT would turn the name of a module into one of a parameter."""
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    if not isinstance(model, PreTrainedModel):
+        return False
+    probe = copy.copy(config)
+    probe.target_modules, probe.target_parameters, probe.rank_pattern, probe.alpha_pattern = {target}, None, {}, {}
+    try:
+        convert_peft_config_for_transformers(probe, model, None)
+    except ValueError:  # it would be one half of a tensor
+        return True
+    return set(probe.target_modules or ()) != {target}
+
+
+def _is_meant(name: str, targets: tuple[str, ...]) -> bool:
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def all_but(tensors: Sequence[str]) -> str:
+    """A key of `rank_pattern` and `alpha_pattern` that matches every name but those of tensors of experts.
+
+    PEFT matches keys against the end of a name from a dot on, so that the part before the last one decides.
+    """
+    holders = sorted({tensor.rpartition(".")[0].rpartition(".")[2] for tensor in tensors})
+    return "".join(rf"(?<!{re.escape(holder)}\.)" for holder in holders) + r"[^.]+"
+
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
+    """The adapter's tensors by the names of PEFT's files, without those of the base."""
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return tensors
+
+
+def write_adapter(folder: Path, tensors: Mapping[str, Tensor], config: PeftConfig, base_path: Path) -> str:
+    """Write both files of an adapter folder; returns the digest of the weights."""
+    contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})
+    saved = copy.deepcopy(config)
+    saved.inference_mode = True
+    saved.base_model_name_or_path = str(base_path)
+    saved.save_pretrained(str(folder))
+    document = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    for name in ("target_modules", "feedforward_modules", "target_parameters"):
+        # PEFT keeps names in a set, whose order changes from process to process.
+        if isinstance(document.get(name), list):
+            document[name] = sorted(document[name])
+    (folder / CONFIG).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return sha256_file(folder / WEIGHTS)

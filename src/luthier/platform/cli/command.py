@@ -1,0 +1,290 @@
+"""What all commands share: options, opening the home, the answer, and how a command ends.
+
+A command returns one document and how to show it to a person. Only `cli.main` writes it out.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TextIO
+
+import typer
+
+from luthier.core.errors import LuthierError
+from luthier.core.json_limits import json_utf8
+from luthier.core.system.files import is_disk_full, storage_full
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.access import Caller
+    from luthier.platform.home.context import Context
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")]
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home", help="Where Luthier keeps its things [default: LUTHIER_HOME, or ~/.luthier].", metavar="DIR"
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Set one value of the recipe, as training.epochs=3. Repeatable.", metavar="KEY=VALUE"),
+]
+BudgetHoursOption = Annotated[
+    float | None,
+    typer.Option("--budget-hours", metavar="H", help="Pause when this many hours are spent.", show_default=False),
+]
+BudgetUsdOption = Annotated[
+    float | None,
+    typer.Option("--budget-usd", metavar="USD", help="Pause when this much money is spent.", show_default=False),
+]
+BudgetTokensOption = Annotated[
+    int | None,
+    typer.Option("--budget-tokens", metavar="N", help="Pause when this many tokens are trained.", show_default=False),
+]
+BudgetKwhOption = Annotated[
+    float | None,
+    typer.Option("--budget-kwh", metavar="KWH", help="Pause when this much energy is used.", show_default=False),
+]
+DevicesOption = Annotated[
+    int | None,
+    typer.Option("--devices", metavar="N", min=1, help="Train by so many processes of this machine, a GPU each."),
+]
+PricesOption = Annotated[
+    Path | None,
+    typer.Option("--prices", help="Your own prices, in the form that docs/cost.md shows.", metavar="FILE"),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that is there.")]
+MappingOption = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),
+]
+
+
+def _free_page(path: Path | None) -> Path | None:
+    """Before anything is worked out: a page replaces no file that is none."""
+    if path is not None:
+        from luthier.ml.data.rows.outputs import check_replaceable
+
+        check_replaceable(path, "page", b"<!doctype html", b"<html")
+    return path
+
+
+PageOption = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots.", callback=_free_page)
+]
+SuitePageOption = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="PATH", help="With --suite: write the result as a page.", callback=_free_page),
+]
+
+DEFAULT_URL: Final = "http://127.0.0.1:8520"
+UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="Where the server of this home answers.")]
+
+
+def checked_url(url: str) -> str:
+    """A URL without a slash at its end.
+
+    Raises:
+        RequestError: The text is no http or https URL.
+    """
+    from urllib.parse import urlsplit
+
+    from luthier.core.errors import RequestError
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise RequestError(
+            f"--url {url!r}", expected="http://HOST:PORT or https://HOST", do="give it as `luthier up` printed it"
+        )
+    return url.rstrip("/")
+
+
+def parse_template_options(pairs: Sequence[str]) -> dict[str, bool | int | float | str]:
+    """`enable_thinking=false` -> {"enable_thinking": False}; values as YAML reads them.
+
+    Raises:
+        RequestError: A pair has no name, no plain value, or a name that was given before.
+    """
+    import yaml
+
+    from luthier.core.errors import RequestError
+
+    options: dict[str, bool | int | float | str] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = None
+        if not separator or not name or name in options or not isinstance(value, bool | int | float | str):
+            raise RequestError(
+                f"--template-option {pair!r}" + (f" gives {name!r} a second time" if name in options else ""),
+                expected="the name of an option, an equals sign and a value: true, false, a number or a word",
+                do="write for example: --template-option enable_thinking=false",
+            )
+        options[name] = value
+    return options
+
+
+def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
+    """`prompt=question` -> {"prompt": "question"}.
+
+    Raises:
+        RequestError: A pair is incomplete, or its field was given before.
+    """
+    from luthier.core.errors import RequestError
+
+    fields: dict[str, str] = {}
+    for pair in pairs:
+        field, separator, name = pair.partition("=")
+        if not separator or not field or not name or field in fields:
+            raise RequestError(
+                f"--map {pair!r}" + (f" gives {field!r} a second time" if field in fields else ""),
+                expected="a field of Luthier's, an equals sign and a field of the file, each field once",
+                do="write for example: --map prompt=question --map completion=answer",
+            )
+        fields[field] = name
+    return fields
+
+
+EngineOption = Annotated[
+    Literal["auto", "transformers", "llama_cpp", "vllm"],
+    typer.Option(
+        "--engine", help="What runs them; auto: llama_cpp for GGUF files, else vllm with a GPU, else transformers."
+    ),
+]
+
+
+def open_context(home: Path | None) -> Context:
+    """The context that a command works in; use it in a `with` block.
+
+    Raises:
+        RequestError: The home cannot be used.
+    """
+    from luthier.platform.cli.progress import make_progress
+    from luthier.platform.home.context import Context
+
+    return Context.open(home, progress=make_progress())
+
+
+def caller_of(context: Context, project: str) -> Caller:
+    """The person at this machine as the caller, in a project by its name or id.
+
+    Raises:
+        NotFoundError: There is no such project.
+    """
+    from luthier.core.access import Caller
+
+    return Caller(project_id=context.access.project(project).project_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The end of a command.
+
+    Attributes:
+        as_json: Whether `--json` was given.
+        document: For `--json`.
+        show: Writes the same for a person.
+        exit_code: 1 where the work failed without an error (a run that diverged and kept its last good state).
+    """
+
+    as_json: bool
+    document: Any
+    show: Callable[[Console], None]
+    exit_code: int = 0
+
+
+# Typer's own class of wrong usage (it moved between versions); the public BadParameter is one of its children.
+_USAGE_ERROR = typer.BadParameter.__mro__[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a command ended. Without an answer and an error all was printed already (help, version).
+
+    Attributes:
+        exit_code: The exit code of the process.
+        answer: The answer; None for an error.
+        error: The error as a document, as `LuthierError.as_json` writes it.
+        text: The error for a person.
+    """
+
+    exit_code: int
+    answer: Answer | None = None
+    error: dict[str, Any] | None = None
+    text: str = ""
+
+    def write_json(self, stdout: TextIO) -> None:
+        """One document on stdout; the text of an error on stderr."""
+        if self.error is not None:
+            self._write_error()
+        if self.answer is not None or self.error is not None:
+            # Exactly one document in any case, so that programs can parse stdout without looking at the exit code.
+            document = self.answer.document if self.answer is not None else {"error": self.error}
+            stdout.write(json_utf8(document, indent=2, allow_nan=False).decode() + "\n")
+            stdout.flush()
+
+    def write_text(self) -> None:
+        """The answer on stdout, or the error on stderr."""
+        if self.error is not None:
+            self._write_error()
+        elif self.answer is not None:
+            from luthier.platform.cli.console import stdout_console
+
+            self.answer.show(stdout_console())
+
+    def _write_error(self) -> None:
+        from rich.text import Text
+
+        from luthier.platform.cli.console import stderr_console, visible
+
+        first, _, rest = visible(self.text).partition("\n")
+        style = "bold red" if first.startswith("Error") else ""
+        stderr_console().print(Text.assemble((first, style), f"\n{rest}" if rest else ""), soft_wrap=True)
+
+
+def end_of(error: BaseException) -> Ending:
+    """What an error means to the one who asked."""
+    if isinstance(error, LuthierError):
+        return Ending(error.exit_code, error=error.as_json(), text=f"Error: {error}")
+    if isinstance(error, _USAGE_ERROR):
+        return _usage(error)
+    if isinstance(error, KeyboardInterrupt):
+        return _failed_command(130, "Interrupted", "interrupted", "the work to end by itself", "run the command again")
+    # Before OSError in general, and by its causes: libraries wrap it in errors of their own.
+    if is_disk_full(error):
+        return end_of(storage_full(error))
+    if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
+        came = f"{error.filename}: {error.strerror}"
+        return _failed_command(
+            1, type(error).__name__, came, "a place that can be used", "check it, its permissions and its disk"
+        )
+    trace = "".join(traceback.format_exception(error))
+    came = f"{type(error).__name__}: {error}"
+    do = "please report it with the lines above, the command, and what `luthier doctor` says"
+    # Only a bug shows a traceback: every other ending says what to do.
+    sys.stderr.write(trace)
+    return _failed_command(1, "Bug", came, "Luthier to work, or to say what is wrong; this is a bug in Luthier", do)
+
+
+def _failed_command(exit_code: int, kind: str, came: str, expected: str, do: str) -> Ending:
+    document = {"type": kind, "came": came, "expected": expected, "do": do}
+    return Ending(exit_code, error=document, text=f"Error: {came}\n  expected: {expected}\n  what to do: {do}")
+
+
+def _usage(error: Any) -> Ending:
+    came, context = error.format_message(), error.ctx
+    path = context.command_path if context is not None else "luthier"
+    expected = context.get_usage().removeprefix("Usage: ") if context is not None else "luthier COMMAND"
+    do = f"see `{path} --help`"
+    if came.startswith("Usage:"):  # a group without a command: its help is what the person needs
+        document = {"type": "UsageError", "came": f"{path} without a command", "expected": expected, "do": do}
+        return Ending(2, error=document, text=came)
+    return _failed_command(2, "UsageError", came, expected, do)

@@ -1,1 +1,0 @@
-"""Layers around every request: its id, its headers, its size and the host name it used."""

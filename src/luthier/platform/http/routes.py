@@ -1,0 +1,93 @@
+"""Shared parts of API routes: ids in addresses, lists by page as OpenAI's client reads them, forms with a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import Path, Request
+from starlette.requests import ClientDisconnect
+
+from luthier.platform.files.service import IncomingFile
+from luthier.platform.http import multipart
+from luthier.platform.http.errors import ApiError
+from luthier.platform.http.multipart import Form, FormError
+
+Item = TypeVar("Item")
+Order = Literal["asc", "desc"]
+
+
+def page(
+    items: Sequence[Item], *, after: str | None, limit: int, id_of: Callable[[Item], str], show: Callable[[Item], Any]
+) -> dict[str, Any]:
+    """One page of a list, in the format of OpenAI's lists.
+
+    Args:
+        items: The whole list, in order.
+        after: The id of the item behind which the page begins; None for the first page.
+        limit: The most items of a page.
+        id_of: The id of an item.
+        show: The item as it is sent.
+
+    Returns:
+        `{object, data, has_more, first_id, last_id}`.
+
+    Raises:
+        ApiError: 400 where no item has the id `after`. An empty page would look like the end of the list.
+    """
+    start = 0
+    if after is not None:
+        places = [number for number, item in enumerate(items) if id_of(item) == after]
+        if not places:
+            raise ApiError(
+                400, f"after={after!r} is not in this list; expected: the id of an item in it", param="after"
+            )
+        start = places[0] + 1
+    shown = items[start : start + limit]
+    return {
+        "object": "list",
+        "data": [show(item) for item in shown],
+        "has_more": start + limit < len(items),
+        "first_id": id_of(shown[0]) if shown else None,
+        "last_id": id_of(shown[-1]) if shown else None,
+    }
+
+
+Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")]
+"""The id of anything; what has another form is the id of nothing and goes no further."""
+
+
+async def read_form(
+    request: Request, incoming: IncomingFile, *, file_field: str, fields: frozenset[str], most_bytes: int
+) -> Form:
+    """Write the file of a form to `incoming` and return the rest; arguments as `multipart.read_form` has them.
+
+    Raises:
+        ApiError: 413 for a file that is too large; 400 for another body, unknown or missing fields, and a client that
+            left before the end.
+        StorageFullError: The disk has no room for the file.
+    """
+    try:
+        return await multipart.read_form(
+            request.stream(), request.headers, incoming, file_field=file_field, fields=fields, most_bytes=most_bytes
+        )
+    except FormError as error:
+        message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+        raise ApiError(error.status, message, param=error.param, code=error.code) from error
+    # Nobody reads this answer, but the log and the metrics count the request as refused and not as a bug.
+    except ClientDisconnect as error:
+        raise ApiError(400, "The client went away before the body was whole") from error
+
+
+def chosen(fields: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    """A field that must have one of these values.
+
+    Raises:
+        ApiError: 400 where it is missing or has another value.
+    """
+    if name not in fields:
+        raise ApiError(400, f"Missing required parameter: {name!r}", param=name, code="missing_required_parameter")
+    if fields[name] not in choices:
+        message = f"{fields[name][:100]!r} is not one of {', '.join(choices)}"
+        raise ApiError(400, message, param=name, code="invalid_value")
+    return fields[name]

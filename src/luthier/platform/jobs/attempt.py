@@ -1,0 +1,136 @@
+"""What an attempt of a job uses: files of its own, progress as job events, and a clean end on SIGTERM.
+
+A job's files stay when the project deletes those that they were made from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from luthier.core.errors import LuthierError
+from luthier.core.system.files import sync
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+
+
+def own_copy(context: Context, job: Job, file_id: str, stem: str) -> Path:
+    """The job's own copy of a file of its project: a hard link where the disk supports them. Made once.
+
+    Args:
+        context: The home.
+        job: The job, whose project owns the file.
+        file_id: The file.
+        stem: The name of the copy in the job's folder, without its suffix.
+
+    Returns:
+        The path of the copy.
+
+    Raises:
+        NotFoundError: The file is gone and there is no copy yet.
+    """
+    folder = context.settings.jobs_folder / job.job_id / "files"
+    folder.mkdir(parents=True, exist_ok=True)
+    if there := sorted(folder.glob(f"{stem}.*")):
+        return there[0]
+    source = files.local_path(context, files.get_file(context, job.project_id, file_id))
+    path = folder / f"{stem}{source.suffix or '.jsonl'}"
+    # The dot keeps a half-made copy out of the glob above; a killed attempt leaves one, so it is removed first.
+    partial = folder / f".{path.name}"
+    partial.unlink(missing_ok=True)
+    try:
+        # A link keeps the bytes when the project deletes its file: artifacts are never changed in place.
+        os.link(source, partial)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(source, partial)
+        # Before it gets its name: a copy that a power cut truncates would be taken for a whole one from then on.
+        sync(partial)
+    partial.rename(path)
+    return path
+
+
+_REPORT_SECONDS: Final = 2.0
+_TERMINATED: Final = 128 + signal.SIGTERM
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit while the block runs, so that `finally` blocks remove half-written files."""
+
+    def stop(_number: int, _frame: object) -> None:
+        sys.exit(_TERMINATED)
+
+    # The default action ends the process without running any `finally`.
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class JobProgress:
+    """Progress written as events of the job: the title of each task once, then its position every few seconds.
+
+    Args:
+        context: The home.
+        job: The job, as its attempt was given it.
+    """
+
+    def __init__(self, context: Context, job: Job) -> None:
+        self._context, self._job, self._number = context, job, 0
+
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> _Task:
+        """A task whose progress is reported.
+
+        Args:
+            title: What is done, such as "judging".
+            total: How many units there are; None if unknown, in which case only the title is reported.
+            unit: What is counted, such as "rows".
+            done: How many units were done before.
+        """
+        return _Task(self, title, total, unit, done)
+
+    def report(self, message: str) -> None:
+        """Write an event. A database that is unreachable for a moment does not end the work."""
+        self._number += 1
+        with contextlib.suppress(LuthierError):
+            # Codes are unique within a job, so the attempt is part of them: a later attempt reports its progress again.
+            code = f"progress-{self._job.attempt}-{self._number}"
+            self._context.job_events.append(self._job.job_id, code, message)
+
+
+class _Task:
+    def __init__(self, progress: JobProgress, title: str, total: float | None, unit: str, done: float) -> None:
+        self._progress, self._title, self._total, self._unit, self._done = progress, title, total, unit, done
+        self._reported_at = 0.0
+
+    def advance(self, amount: float = 1) -> None:
+        """Count, and report at most every two seconds."""
+        self._done += amount
+        if self._total and time.monotonic() - self._reported_at >= _REPORT_SECONDS:
+            self._reported_at = time.monotonic()
+            self._progress.report(f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}".rstrip())
+
+    def note(self, text: str) -> None:
+        """Report nothing: the title is enough."""
+
+    def __enter__(self) -> Self:
+        # The title is the first report: the first position follows after a full interval.
+        self._reported_at = time.monotonic()
+        self._progress.report(self._title)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None

@@ -1,0 +1,72 @@
+"""Protection of the pages: requests of other sites are refused (CSRF), and a content security policy.
+
+Browsers say where a request comes from (Fetch Metadata's `Sec-Fetch-Site`; `Origin` where that is missing), and no page
+can forge it. The API needs none of this: its keys are sent by programs, never by a browser on its own. The policy
+allows nothing but our own files, and no code or style written into a page.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from luthier.core.errors import RequestError
+from luthier.platform.ui.errors import error_page
+
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class SameOrigin:
+    """Refuses (403) requests that would change something and do not come from here."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] == "http" and scope["method"] not in _SAFE and not _is_own(Headers(scope=scope)):
+            error = RequestError(
+                "this form was not sent from a page of this server",
+                expected="a form that was opened here",
+                do="open the page again and send it again",
+            )
+            await error_page(Request(scope), 403, error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _is_own(headers: Headers) -> bool:
+    # A header that scripts cannot set. `same-site` is not enough: another port of the same host is another site's page.
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    origin = headers.get("origin")
+    # Older browsers. Without either header the request is refused.
+    return origin is not None and urlsplit(origin).netloc == headers.get("host", "")
+
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+class Policy:
+    """Sets the policy on every answer, also one of a plug-in; the rest is set around the API and the pages alike."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["content-security-policy"] = POLICY
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy if scope["type"] == "http" else send)
