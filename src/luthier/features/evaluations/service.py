@@ -90,14 +90,8 @@ def judge_run(
         candidates.append(as_candidate(plan.objective.teacher))
     # The judged system is last: comparisons and tables take the last one as the candidate.
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
-    rows = HeldOut(
-        file=held_out.profile.file,
-        sha256=held_out.profile.sha256,
-        num_rows=held_out.profile.num_rows,
-        examples=_that_fit(held_out, prepared),
-        num_leaked=plan.data.num_leaked,
-        num_same_prompt=plan.data.num_same_prompt,
-    )
+    file = called or str(data)
+    rows = HeldOut(file, loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes)
     evaluation = _judge(
         context,
         candidates,
@@ -234,7 +228,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         max_thinking_tokens=max_thinking_tokens,
         max_samples=max_samples or len(loaded.examples),
-        run_id=run_id,
+        run_id=systems[0] if is_id(systems[0], "run") else None,
         train=seen or pool,
     )
     if evaluation_id is not None:

@@ -234,8 +234,8 @@ def _training(
     rate = default_rate(method.name, objective.name, hidden_size, r.optimizer.name if r.optimizer else "adamw")
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
     sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
-    length = max_length_tokens(recipe, model.context_length_tokens)
     why_length = defaults.BLOCK_TOKENS[1] if data.train.packed else "the context length of the base model"
+    length = max_length_tokens(recipe, model.context_length_tokens)
     pick("training.max_length_tokens", r.max_length_tokens, (length, why_length))
     precision = hardware.precision if r.precision in (None, "auto") else r.precision
     if r.precision in (None, "auto"):
@@ -264,12 +264,7 @@ def _training(
         order=pick("training.order", r.order, usual_order(is_packed=packing)),
         precision=precision,
         attention=attention_on(hardware, sources),
-        # Left open, `resolve_for_device` decides it once all else is known.
-        gradient_checkpointing=pick(
-            resolve_for_device.CHECKPOINTING,
-            None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing,
-            (False, ""),
-        ),
+        gradient_checkpointing=_checkpointing(r, sources),
         shared_prefix=pick("training.shared_prefix", r.shared_prefix, defaults.SHARED_PREFIX),
         packing=packing,
         sharding=pick("training.sharding", r.sharding, defaults.SHARDING),
@@ -283,6 +278,12 @@ def _training(
         num_threads=pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine")),
         seed=pick("training.seed", r.seed, defaults.SEED),
     )
+
+
+def _checkpointing(recipe: TrainingRecipe, sources: Provenance) -> bool:
+    """Left open, it is False here: `resolve_for_device` decides once all else is known."""
+    asked = None if recipe.gradient_checkpointing == "auto" else recipe.gradient_checkpointing
+    return sources.pick(resolve_for_device.CHECKPOINTING, asked, (False, ""))
 
 
 def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: Provenance) -> tuple[float, int]:

@@ -28,7 +28,7 @@ OPERATOR: Final = {
     "ml/inference/openai/chunks.py": "reads what openai_http has fetched",
     "ml/inference/openai/http.py": "teachers and judges by URL, at the command line",
     "ml/inference/openai/stream.py": "luthier serve before another server, at the command line",
-    "ml/inference/models/hub.py": "HF_ENDPOINT; hub: names at the command line, its errors, and where its token comes from",
+    "ml/inference/models/hub.py": "HF_ENDPOINT; hub: names at the command line, its errors, its token",
     "features/suites/lm_eval.py": "tasks of lm-eval, which no server carries out for a caller",
     "platform/notifications/mails.py": "LUTHIER_SMTP",
     "features/training/launchers/ray.py": "luthier train --on ray://..., at the command line",
