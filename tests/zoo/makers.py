@@ -46,8 +46,8 @@ class Maker:
 
     template: a file of `chat_templates`; None for ChatML. eos: the tokenizer's; stops: the generation config's, where
     these are more. vocabulary: bytes or pieces (SentencePiece), made here; else a file of `vocabularies`. adds_bos:
-    whether the tokenizer puts bos before every text by itself. strips: whether special tokens swallow the space and
-    the line ends behind them.
+    whether the tokenizer puts bos before every text by itself. strips: whether special tokens, but for bos and
+    eos, swallow the space and the line ends behind them.
     """
 
     template: str | None
@@ -152,7 +152,12 @@ def _tokenizer_text(name: str) -> str:
         own += [_ENDOFTEXT, "<|im_start|>", _IM_END]
     special = dict.fromkeys([*own, *_SPECIAL.findall(template)])
     backend.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False, rstrip=maker.strips) for token in special]
+        [
+            AddedToken(
+                token, special=True, normalized=False, rstrip=maker.strips and token not in (maker.bos, maker.eos)
+            )
+            for token in special
+        ]
     )
     kept = dict.fromkeys(token for token in _KEPT_WHOLE.findall(template) if token not in special)
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in kept])
