@@ -46,7 +46,8 @@ class Maker:
 
     template: a file of `chat_templates`; None for ChatML. eos: the tokenizer's; stops: the generation config's, where
     these are more. vocabulary: bytes or pieces (SentencePiece), made here; else a file of `vocabularies`. adds_bos:
-    whether the tokenizer puts bos before every text by itself.
+    whether the tokenizer puts bos before every text by itself. strips: whether special tokens, but for bos and
+    eos, swallow the space and the line ends behind them.
     """
 
     template: str | None
@@ -56,6 +57,7 @@ class Maker:
     stops: tuple[str, ...] = ()
     vocabulary: str = "bytes"
     adds_bos: bool = False
+    strips: bool = False
 
 
 _ENDOFTEXT, _IM_END = "<|endoftext|>", "<|im_end|>"
@@ -85,7 +87,7 @@ def _deepseek(template: str, vocabulary: str = "bytes") -> Maker:
 
 def _phi(vocabulary: str) -> Maker:
     stops = ("<|end|>", "<|assistant|>", _ENDOFTEXT)
-    return Maker("microsoft-Phi-3.5-mini-instruct.jinja", _ENDOFTEXT, _ENDOFTEXT, "<s>", stops, vocabulary)
+    return Maker("microsoft-Phi-3.5-mini-instruct.jinja", _ENDOFTEXT, _ENDOFTEXT, "<s>", stops, vocabulary, strips=True)
 
 
 MAKERS: Final[dict[str, Maker]] = {
@@ -149,7 +151,14 @@ def _tokenizer_text(name: str) -> str:
     if template == CHAT_TEMPLATE or "tool_use" in str(maker.template):
         own += [_ENDOFTEXT, "<|im_start|>", _IM_END]
     special = dict.fromkeys([*own, *_SPECIAL.findall(template)])
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    backend.add_special_tokens(
+        [
+            AddedToken(
+                token, special=True, normalized=False, rstrip=maker.strips and token not in (maker.bos, maker.eos)
+            )
+            for token in special
+        ]
+    )
     kept = dict.fromkeys(token for token in _KEPT_WHOLE.findall(template) if token not in special)
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in kept])
     if maker.adds_bos and maker.bos is not None:

@@ -90,8 +90,14 @@ def judge_run(
         candidates.append(as_candidate(plan.objective.teacher))
     # The judged system is last: comparisons and tables take the last one as the candidate.
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
-    file = called or str(data)
-    rows = HeldOut(file, loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes)
+    rows = HeldOut(
+        file=held_out.profile.file,
+        sha256=held_out.profile.sha256,
+        num_rows=held_out.profile.num_rows,
+        examples=_that_fit(held_out, prepared),
+        num_leaked=plan.data.num_leaked,
+        num_same_prompt=plan.data.num_same_prompt,
+    )
     evaluation = _judge(
         context,
         candidates,
@@ -216,10 +222,8 @@ def evaluate(
         check_few_shot(few_shot, pool, loaded.examples)
         shown = with_few_shot(base, pool, few_shot, seed=0, held_out=loaded.examples)
         ordered.insert(len(ordered) - 1, shown)
-    rows = HeldOut(
-        called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes
-    )
-    run_id = systems[0] if is_id(systems[0], "run") else None
+    file = called or str(data)
+    rows = HeldOut(file, loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes)
     evaluation = _judge(
         context,
         ordered,

@@ -17,7 +17,7 @@ from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import gguf as module
 from luthier.ml.export.exporters import registry
 from luthier.ml.export.exporters.gguf import write
-from luthier.ml.export.exporters.gguf_worker import TensorNames, older_names
+from luthier.ml.export.exporters.gguf_worker import TensorNames, named_for_stripping, older_names
 
 
 def read(folder):
@@ -101,3 +101,11 @@ def test_architectures_whose_configs_transformers_5_saves_otherwise(family, tmp_
     base = make_family(family, tmp_path / family)
     source = make_source(base_path=str(base), adapter_path=None, adapter_sha256=None, base_name=family)
     registry.check("gguf", source, SilentProgress(), tools)
+
+
+def test_a_file_is_named_so_that_llama_cpp_strips_behind_special_tokens(tmp_path):
+    """As Phi 3, whose special tokens swallow the line end behind them; a model of other tokens keeps its name."""
+    phi, llama = (make_family(name, tmp_path / name) for name in ("phi3", "llama"))
+    assert "phi-3" in named_for_stripping("run-1", phi)
+    assert named_for_stripping("Phi-3-mini", phi) == "Phi-3-mini"
+    assert named_for_stripping("run-1", llama) == "run-1"

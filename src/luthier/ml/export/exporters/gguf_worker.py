@@ -149,9 +149,10 @@ def convert(document: dict[str, Any], _channel: Channel) -> None:
         RequestError: the tokenizer needs a package that is not installed, or splits text in an unknown way.
     """
     sys.path.insert(0, document["converter"])  # its own `gguf` before the installed one
+    name = named_for_stripping(document["name"], Path(document["model"]))
     space = older_tokenizer(Path(document["model"]))
     program = _prepared(document, space)
-    options = {"--outfile": document["file"], "--outtype": document["outtype"], "--model-name": document["name"]}
+    options = {"--outfile": document["file"], "--outtype": document["outtype"], "--model-name": name}
     sys.argv = [program.__file__, document["model"], *(word for pair in options.items() for word in pair)]
     program.main()
 
@@ -231,10 +232,23 @@ def older_tokenizer(model: Path) -> bool | None:
     (model / "tokenizer.model").touch()  # only looked for: the pieces are here already
     config_file = model / "tokenizer_config.json"
     config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-    added = {str(one["id"]): {"content": one["content"], "special": one["special"]} for one in document["added_tokens"]}
+    added = {str(one["id"]): {k: v for k, v in one.items() if k != "id"} for one in document["added_tokens"]}
     config["added_tokens_decoder"] = added | config.get("added_tokens_decoder", {})
     config_file.write_text(json.dumps(config), encoding="utf-8")
     return adds_space(tokenizer)
+
+
+def named_for_stripping(name: str, model: Path) -> str:
+    """The name of the model in the file, by which llama.cpp knows whether special tokens swallow the space behind them.
+
+    GGUF has no entry for it: llama.cpp strips where `general.name` has phi-3 or phi3 in it, and nowhere else.
+    """
+    from transformers import AutoTokenizer
+
+    added = AutoTokenizer.from_pretrained(model).added_tokens_decoder.values()
+    strips = any(token.special and token.rstrip for token in added)
+    is_named = any(part in name.lower() for part in ("phi-3", "phi3"))
+    return f"{name} (special tokens as of phi-3)" if strips and not is_named else name
 
 
 class TensorNames:
