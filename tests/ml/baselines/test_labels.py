@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from luthier.ml.baselines.labels import MAX_LABELS, commonest_answer, linear_classifier, most_popular_offered
+from luthier.ml.baselines.labels import MAX_LABELS, commonest_answer, linear_classifier, popular_among_offered
 from luthier.ml.baselines.rows import NotApplicable, TaskRow
 
 
@@ -79,7 +79,7 @@ def test_rows_without_classes_are_left_out_with_the_reason(rows: list[TaskRow], 
 def test_the_most_popular_of_those_that_the_prompt_offers() -> None:
     offers = [("tea, milk", "tea"), ("milk, bread", "milk"), ("tea, bread", "tea"), ("milk, tea", "tea")]
     rows = [TaskRow(f"Which of {offered}?", bought) for offered, bought in offers * 5]
-    assert most_popular_offered(rows, ["Which of bread, milk?", "Which of milk, tea?", "Anything?"]) == [
+    assert popular_among_offered(rows, ["Which of bread, milk?", "Which of milk, tea?", "Anything?"]) == [
         "milk",
         "tea",
         "tea",
@@ -88,4 +88,4 @@ def test_the_most_popular_of_those_that_the_prompt_offers() -> None:
 
 def test_prompts_that_offer_nothing_have_no_most_popular_answer() -> None:
     with pytest.raises(NotApplicable):
-        most_popular_offered(reviews(40), ["x"])
+        popular_among_offered(reviews(40), ["x"])

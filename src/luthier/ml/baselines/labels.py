@@ -39,7 +39,7 @@ def commonest_answer(rows: Sequence[TaskRow], num: int) -> list[str]:
     return [spellings([row.answer for row in rows])[label]] * num
 
 
-def most_popular_offered(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
+def popular_among_offered(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
     """Of the known answers that a prompt itself mentions, the one that most training rows have.
 
     Raises:

@@ -11,7 +11,7 @@ from luthier.core.dataset import Example
 from luthier.core.evaluation import SystemKind
 from luthier.core.ports import Progress
 from luthier.ml.baselines.copying import copied_answers
-from luthier.ml.baselines.labels import commonest_answer, linear_classifier, most_popular_offered
+from luthier.ml.baselines.labels import commonest_answer, linear_classifier, popular_among_offered
 from luthier.ml.baselines.nearest import TokenEmbeddings, nearest_by_embeddings, nearest_by_words
 from luthier.ml.baselines.numbers import ridge_regression
 from luthier.ml.baselines.rows import MAX_ROWS, NotApplicable, TaskRow, prompt_text, task_rows
@@ -105,7 +105,7 @@ def _ways(
     rows: Sequence[TaskRow], prompts: Sequence[str], embeddings: TokenEmbeddings | None
 ) -> Iterator[tuple[str, SystemKind, Callable[[], list[str]]]]:
     yield MAJORITY, "majority", lambda: commonest_answer(rows, len(prompts))
-    yield POPULARITY, "popularity", lambda: most_popular_offered(rows, prompts)
+    yield POPULARITY, "popularity", lambda: popular_among_offered(rows, prompts)
     yield NEAREST, "nearest", lambda: nearest_by_words(rows, prompts)
     if embeddings is not None:
         yield EMBEDDED, "nearest", lambda: nearest_by_embeddings(rows, prompts, embeddings)
