@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
@@ -39,6 +40,9 @@ from luthier.features.recipes.checks import (
     usual_metrics,
 )
 from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.baselines.predict import BaselineSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +273,8 @@ def _judge(
     beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
     train: the rows that baselines without a language model are fitted on; without any there are none.
     """
-    from luthier.ml.baselines.predict import BaselineSet, predict
     from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge, primary_metric, verdict
-    from luthier.ml.evaluation.metrics.registry import as_definitions
 
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
@@ -282,9 +284,7 @@ def _judge(
             system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
             for c in candidates
         ]
-        baselines = BaselineSet()
-        if train and have_text_answers(examples) and any(metric.needs == "text" for metric in as_definitions(metrics)):
-            baselines = predict(train, examples, progress=context.progress)
+        baselines = _baselines(context, train, examples, metrics, Path(candidates[0].model_path))
         # Before the last system, which is the one that is judged.
         systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
@@ -315,6 +315,24 @@ def _judge(
         baselines_left_out=baselines.left_out,
         seconds=time.perf_counter() - start,
     )
+
+
+def _baselines(
+    context: Context,
+    train: Sequence[Example],
+    examples: Sequence[Example],
+    metrics: Sequence[MetricName],
+    base_model: Path,
+) -> BaselineSet:
+    """What answers without a language model, where texts are judged and there are rows to fit it on."""
+    from luthier.ml.baselines.predict import BaselineSet, predict
+    from luthier.ml.evaluation.metrics.registry import as_definitions
+    from luthier.ml.inference.models.token_table import token_table
+
+    looks_at_text = any(metric.needs == "text" for metric in as_definitions(metrics))
+    if not train or not looks_at_text or not have_text_answers(examples):
+        return BaselineSet()
+    return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
 
 
 def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]:
