@@ -275,7 +275,7 @@ def test_the_tokens_of_the_examples_are_those_that_the_models_own_template_write
     assert found.alternatives[0].name == "few_shot"
     (judged,) = context.evaluations.list(run_id=done.record.run_id, limit=1)
     simple = [system.name for system in judged.systems if system.kind != "model"]
-    assert simple == ["nearest training row (BM25)"]
+    assert "nearest training row (BM25)" in simple
     assert [way.name for way in found.alternatives if way.is_baseline] == simple
     elsewhere = tuple(
         system.model_copy(
