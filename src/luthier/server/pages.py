@@ -35,11 +35,10 @@ from luthier.platform.ui.errors import add_error_pages
 from luthier.platform.ui.forms import ShownOnce, SubmitOnce
 from luthier.platform.ui.page_work import PageWork
 from luthier.platform.ui.render import Page, declared
-from luthier.platform.ui.security import Policy, SameOrigin
+from luthier.platform.ui.security import PLUG_INS, Policy, SameOrigin
 from luthier.platform.ui.visitor import needs
 
 _MODULES: Final = re.compile(r"(.*[._])?pages(\..*)?")
-_PLUG_INS: Final = "/plug-ins/"
 
 
 @cache
@@ -82,7 +81,7 @@ def _guarded(name: str, page: Page) -> APIRouter:
     Raises:
         RequestError: It has no router, an address or a route that is not below its own place, or another page's key.
     """
-    place = f"{_PLUG_INS}{name}"
+    place = f"{PLUG_INS}{name}"
     paths = [getattr(route, "path", "") for route in page.router.routes] if page.router is not None else []
     strays = [path for path in (page.address, *paths) if path != place and not path.startswith(f"{place}/")]
     if page.router is None or page.address not in paths or strays:

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
@@ -41,6 +42,9 @@ from luthier.features.recipes.checks import (
     usual_metrics,
 )
 from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.baselines.predict import BaselineSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,22 +287,14 @@ def _judge(
     Raises:
         RequestError: there is a bar and nothing to compare the last system with, so no verdict.
     """
-    from luthier.ml.baselines.predict import BaselineSet, predict
     from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge, primary_metric, verdict
-    from luthier.ml.evaluation.metrics.registry import as_definitions
 
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
-    baselines = BaselineSet()
-    if train and have_text_answers(examples) and any(metric.needs == "text" for metric in as_definitions(metrics)):
-        baselines = predict(train, examples, progress=context.progress)
+    baselines = _baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     if bar is not None and len(candidates) + len(baselines.predictions) < 2:
-        raise RequestError(
-            f"{bar.value:g} by {bar.metric} asked for, and nothing to compare {candidates[-1].name} with",
-            expected="another system on the same rows: whether a model is good enough is a part of the verdict",
-            do="name one, such as the base model: --against BASE",
-        )
+        raise _no_verdict(bar, candidates[-1].name)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
@@ -339,6 +335,32 @@ def _judge(
         labels=labels,
         seconds=time.perf_counter() - start,
     )
+
+
+def _no_verdict(bar: Bar, judged: str) -> RequestError:
+    return RequestError(
+        f"{bar.value:g} by {bar.metric} asked for, and nothing to compare {judged} with",
+        expected="another system on the same rows: whether a model is good enough is a part of the verdict",
+        do="name one, such as the base model: --against BASE",
+    )
+
+
+def _baselines(
+    context: Context,
+    train: Sequence[Example],
+    examples: Sequence[Example],
+    metrics: Sequence[MetricName],
+    base_model: Path,
+) -> BaselineSet:
+    """What answers without a language model, where texts are judged and there are rows to fit it on."""
+    from luthier.ml.baselines.predict import BaselineSet, predict
+    from luthier.ml.evaluation.metrics.registry import as_definitions
+    from luthier.ml.inference.models.token_table import token_table
+
+    looks_at_text = any(metric.needs == "text" for metric in as_definitions(metrics))
+    if not train or not looks_at_text or not have_text_answers(examples):
+        return BaselineSet()
+    return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
 
 
 def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]:

@@ -21,6 +21,10 @@ _LENGTH: Final = 0.75
 _SMOOTHING: Final = 1e-3
 """a of the weight a / (a + p) of a token with frequency p."""
 _BATCH: Final = 256
+_MAX_EMBEDDED: Final = 5_000
+"""Training rows that are embedded; of more, equally spaced ones. Tokenising is what takes time."""
+_MAX_CHARACTERS: Final = 2_000
+"""Of a prompt that is embedded: its end, where the question is."""
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -78,7 +82,9 @@ def nearest_by_embeddings(rows: Sequence[TaskRow], prompts: Sequence[str], table
         NotApplicable: no training rows.
     """
     _check(rows)
-    seen, asked = table.token_ids([row.prompt for row in rows]), table.token_ids(prompts)
+    rows = rows[:: -(-len(rows) // _MAX_EMBEDDED)]
+    seen = table.token_ids([row.prompt[-_MAX_CHARACTERS:] for row in rows])
+    asked = table.token_ids([prompt[-_MAX_CHARACTERS:] for prompt in prompts])
     known = sorted({one for ids in (*seen, *asked) for one in ids})
     if not known:
         raise NotApplicable("the prompts hold no tokens")

@@ -49,6 +49,8 @@ def _is_own(headers: Headers) -> bool:
     return origin is not None and urlsplit(origin).netloc == headers.get("host", "")
 
 
+PLUG_INS: Final = "/plug-ins/"
+"""Below this address lie the pages of plug-ins."""
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -56,7 +58,10 @@ POLICY: Final = (
 
 
 class Policy:
-    """Sets the policy on every answer, also one of a plug-in; the rest is set around the API and the pages alike."""
+    """Sets the policy on every answer; only our own pages may have another one, such as a report with its style in it.
+
+    The rest of the headers is set around the API and the pages alike.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -66,7 +71,10 @@ class Policy:
 
         async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["content-security-policy"] = POLICY
+                headers = MutableHeaders(scope=message)
+                if scope["path"].startswith(PLUG_INS):
+                    headers["content-security-policy"] = POLICY
+                headers.setdefault("content-security-policy", POLICY)
             await send(message)
 
         await self._app(scope, receive, send_with_policy if scope["type"] == "http" else send)

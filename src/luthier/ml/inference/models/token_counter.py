@@ -129,7 +129,7 @@ def token_counter(folder: Path) -> CountTokens:
         NotFoundError: no such folder.
         ModelSourceError: no tokenizer that can be read.
     """
-    tokenizer = _load(folder)
+    tokenizer = load_backend(folder)
     # A saved tokenizer may cut or pad what it encodes, which would be counted.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -141,7 +141,13 @@ def token_counter(folder: Path) -> CountTokens:
     return count
 
 
-def _load(folder: Path) -> Tokenizer:
+def load_backend(folder: Path) -> Tokenizer:
+    """The fast tokenizer of a transformers folder, without torch where the folder has a tokenizer.json.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: no tokenizer that can be read.
+    """
     file = folder / "tokenizer.json"
     if not folder.is_dir():
         raise NotFoundError(f"no folder {folder}", expected="a model's folder", do="pull the model again")
