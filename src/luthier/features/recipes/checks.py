@@ -256,9 +256,9 @@ def good_enough_of(given: object) -> GoodEnoughRecipe | None:
 
 
 def resolve_bar(
-    asked: GoodEnoughRecipe, metrics: Sequence[MetricName], examples: Sequence[Example], train: Sequence[Example]
-) -> Bar:
-    """What a system has to reach on these rows to be good enough, with its metric named.
+    asked: GoodEnoughRecipe | None, metrics: Sequence[MetricName], examples: Sequence[Example], train: Sequence[Example]
+) -> Bar | None:
+    """What a system has to reach on these rows to be good enough, with its metric named; None where nothing is asked.
 
     Args:
         asked: what a person asked for; without a metric it is about the one that the verdict rests on.
@@ -269,6 +269,8 @@ def resolve_bar(
     Raises:
         RequestError: the metric is not measured, or its figure cannot be the value.
     """
+    if asked is None:
+        return None
     from luthier.ml.evaluation.metrics.registry import as_definitions, bounds_of
     from luthier.ml.evaluation.verdict import primary_metric
 

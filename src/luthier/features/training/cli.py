@@ -59,17 +59,7 @@ def train(
     Ctrl-C, SIGTERM or a spent budget ends the run as paused, with a checkpoint to resume from. With --resume a budget
     replaces the run's own; it counts from the run's very beginning, judging included.
     """
-    from luthier.core.errors import RequestError
-
-    overrides = [*(overrides or ()), *_bar_override(good_enough)]
-    if (recipe is None) == (resume_id is None) or (resume_id is not None and overrides):
-        came = "both a recipe and --resume" if recipe and resume_id else "neither a recipe nor --resume"
-        option = "--set" if good_enough is None else "--good-enough"
-        raise RequestError(
-            f"{option} with --resume: a run keeps the plan that it began with" if resume_id and not recipe else came,
-            expected="a recipe (with --set where you like), or --resume RUN (with a budget where you like)",
-            do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
-        )
+    overrides = _overrides(recipe, resume_id, overrides or (), good_enough)
     from luthier.features.planning.budgets import asked_budget, merged
     from luthier.features.planning.format import show_plan
     from luthier.features.training import external
@@ -104,11 +94,27 @@ def train(
     return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
 
 
-def _bar_override(good_enough: str | None) -> list[str]:
-    """--good-enough as a value of the recipe: it is a part of the plan, here and on a cluster."""
-    if (asked := parse_good_enough(good_enough)) is None:
-        return []
-    return [f"evaluation.good_enough={asked.model_dump_json(exclude_none=True)}"]
+def _overrides(
+    recipe: Path | None, resume_id: str | None, overrides: Sequence[str], good_enough: str | None
+) -> list[str]:
+    """The values that replace those of the recipe; --good-enough is one, as it is a part of the plan.
+
+    Raises:
+        RequestError: neither a recipe nor a run, both, or a run that is to have other values.
+    """
+    from luthier.core.errors import RequestError
+
+    asked = parse_good_enough(good_enough)
+    of_bar = [] if asked is None else [f"evaluation.good_enough={asked.model_dump_json(exclude_none=True)}"]
+    if (recipe is None) == (resume_id is None) or (resume_id is not None and (overrides or of_bar)):
+        came = "both a recipe and --resume" if recipe and resume_id else "neither a recipe nor --resume"
+        option = "--set" if overrides else "--good-enough"
+        raise RequestError(
+            f"{option} with --resume: a run keeps the plan that it began with" if resume_id and not recipe else came,
+            expected="a recipe (with --set where you like), or --resume RUN (with a budget where you like)",
+            do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
+        )
+    return [*overrides, *of_bar]
 
 
 def _launcher(num_devices: int | None, on: str | None) -> Launcher | None:

@@ -132,7 +132,7 @@ def test_good_enough_is_by_the_verdicts_metric_or_another_that_is_measured(
     asked: dict[str, Any], bar: tuple[str, float]
 ) -> None:
     found = judgeable.resolve_bar(GoodEnoughRecipe(**asked), METRICS, LABELLED, [])
-    assert (found.metric, found.value) == bar
+    assert found == Bar(metric=bar[0], value=bar[1])
 
 
 @pytest.mark.parametrize(
