@@ -220,7 +220,9 @@ def lora(going: Walk, context: Context) -> None:
         return
     with going.held(stage):
         assert outcome.evaluation is not None
-        base, tuned = (system.metrics["perplexity"].value for system in outcome.evaluation.systems[-2:])
+        # Between base and tuned there are baselines, most of which give no likelihoods.
+        systems = outcome.evaluation.systems
+        base, tuned = (system.metrics["perplexity"].value for system in (systems[0], systems[-1]))
         if not (math.isfinite(base) and math.isfinite(tuned)) or base == tuned:
             stage.wrong(f"judged perplexities {base} and {tuned}")
 

@@ -78,6 +78,8 @@ class Format:
         distributions: Packages that take part, as the bill of materials names them.
         check: "module:function" that refuses a model before any work; empty where the format holds every model.
         unrehearsed: Why no small copy of the model is written and read in the runtime first; empty where one is.
+        native_runtime: Name of its runtime where that is a native library, whose failed assertions end the process that
+            has loaded it: rehearsal and proof open it in a child process.
         limits_context: Whether its writer can state a shorter context than the model's (`ExportSource.context_tokens`).
         is_adapter: Whether it holds the adapter alone, without the base.
         is_served: Whether its folder is one that this server can serve: PEFT, transformers, or a single GGUF file.
@@ -100,6 +102,7 @@ class Format:
     distributions: tuple[str, ...] = ()
     check: str = ""
     unrehearsed: str = ""
+    native_runtime: str = ""
     limits_context: bool = False
     is_adapter: bool = False
     is_served: bool = False
@@ -207,6 +210,7 @@ FORMATS: Final[Mapping[ExportFormat, Format]] = {
         install="luthier[gguf]",
         distributions=("gguf", "xllamacpp", "llama-cpp-py-sync"),
         check="luthier.ml.export.exporters.gguf:check",
+        native_runtime="llama.cpp",
         limits_context=True,
         is_served=True,
         fills_in_date=True,
@@ -230,6 +234,7 @@ FORMATS: Final[Mapping[ExportFormat, Format]] = {
         install="luthier[onnx]",
         distributions=("onnx", "onnx-ir", "onnxruntime-genai", "onnxruntime"),
         check="luthier.ml.export.exporters.onnx:check",
+        native_runtime="ONNX Runtime",
         chart_role="other-1",
     ),
     "executorch": Format(
@@ -437,6 +442,27 @@ def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Run
     """
     runtime: Runtime = _function(format, format_of(format).runtime)(folder, source)
     return runtime
+
+
+def open_for_proof(format: ExportFormat, folder: Path, source: ExportSource, adapter: Path | None = None) -> Runtime:
+    """As `open_export`, but a runtime that aborts does not end this process: a native one has a child process.
+
+    Args:
+        format: of the export.
+        folder: where it is.
+        source: for the base of an export that is an adapter.
+        adapter: a GGUF adapter that is put over the model in `folder`.
+
+    Raises:
+        RequestError, NotFoundError, ModelSourceError: as `open_export`.
+        WorkError: the runtime stops on the model.
+    """
+    known = format_of(format)
+    if not known.native_runtime:
+        return open_export(format, folder, source)
+    from luthier.ml.export.runtimes.child import RuntimeInChild
+
+    return RuntimeInChild(known.native_runtime, known.runtime, folder, source, adapter)
 
 
 def _function(format: ExportFormat, place: str) -> Callable[..., Any]:
