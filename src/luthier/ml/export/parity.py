@@ -35,7 +35,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource, Interval, ParityReport
 from luthier.ml.export.exporters.proof_prompts import NUM_NEW_TOKENS, compared_tokens
-from luthier.ml.export.exporters.registry import format_of, open_for_proof
+from luthier.ml.export.exporters.registry import format_of, open_export
 from luthier.ml.export.runtimes.protocol import Runtime
 from luthier.ml.export.source_side import ObservedSource, SourceAnswer, observe_source, reference_nll
 
@@ -228,7 +228,7 @@ def prove(
     """
     # The source's model is gone when the export is opened: one at a time in memory.
     seen = observed if observed is not None else observe_source(source, examples, progress)
-    runtime = open_for_proof(format, export_folder, source)
+    runtime = open_export(format, export_folder, source, in_child=True)
     try:
         return compare(seen, runtime, format, precision, progress)
     finally:
@@ -370,5 +370,5 @@ def prove_gguf_adapter(
         made = Path(folder) / "base"
         made.mkdir()
         gguf.write(base, made, _BASE_PRECISION, progress, tools)
-        with closing(open_for_proof("gguf", made, base, file)) as runtime:
+        with closing(open_export("gguf", made, base, file, in_child=True)) as runtime:
             return compare(observed, runtime, "gguf", _BASE_PRECISION, progress)

@@ -15,7 +15,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import NotFoundError
 from luthier.core.ports import SilentProgress
-from luthier.ml.export.exporters.registry import open_for_proof
+from luthier.ml.export.exporters.registry import open_export
 from luthier.ml.export.parity import prove
 from luthier.ml.export.runtimes.llama_cpp_runtime import LlamaCppRuntime
 from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
@@ -83,7 +83,8 @@ def test_in_a_child_process_it_answers_in_the_same_bytes(
     ids = list(range(3, 40))
     conversation = Conversation(messages=(Message(role="user", content="Which wood?"),))
     answers = []
-    for runtime in (LlamaCppRuntime(tmp_path, over), open_for_proof("gguf", tmp_path, make_source(), over)):
+    in_child = open_export("gguf", tmp_path, make_source(), over, in_child=True)
+    for runtime in (LlamaCppRuntime(tmp_path, over), in_child):
         with closing(runtime):
             written = (runtime.greedy(ids, 6), runtime.prompt_tokens(conversation), runtime.text_tokens("Which wood?"))
             facts = (runtime.name, runtime.version, runtime.has_template, runtime.end_ids, runtime.context_tokens)

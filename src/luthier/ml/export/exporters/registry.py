@@ -428,41 +428,30 @@ def write(
     return warnings
 
 
-def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Runtime:
+def open_export(
+    format: ExportFormat, folder: Path, source: ExportSource, adapter: Path | None = None, *, in_child: bool = False
+) -> Runtime:
     """The export in `folder`, loaded in its real runtime.
 
     Args:
         format: of the export.
         folder: where it is.
         source: for the base of an export that is an adapter.
+        adapter: a GGUF adapter that is put over the model in `folder`; with `in_child`.
+        in_child: a native runtime gets a process of its own, so that one that aborts is an error here.
 
     Raises:
         RequestError: the package of the runtime is not installed.
         NotFoundError, ModelSourceError: the export is not there or does not load.
-    """
-    runtime: Runtime = _function(format, format_of(format).runtime)(folder, source)
-    return runtime
-
-
-def open_for_proof(format: ExportFormat, folder: Path, source: ExportSource, adapter: Path | None = None) -> Runtime:
-    """As `open_export`, but a runtime that aborts does not end this process: a native one has a child process.
-
-    Args:
-        format: of the export.
-        folder: where it is.
-        source: for the base of an export that is an adapter.
-        adapter: a GGUF adapter that is put over the model in `folder`.
-
-    Raises:
-        RequestError, NotFoundError, ModelSourceError: as `open_export`.
-        WorkError: the runtime stops on the model.
+        WorkError: a runtime in a child process stops on the model.
     """
     known = format_of(format)
-    if not known.native_runtime:
-        return open_export(format, folder, source)
-    from luthier.ml.export.runtimes.child import RuntimeInChild
+    if in_child and known.native_runtime:
+        from luthier.ml.export.runtimes.child import RuntimeInChild
 
-    return RuntimeInChild(known.native_runtime, known.runtime, folder, source, adapter)
+        return RuntimeInChild(known.native_runtime, known.runtime, folder, source, adapter)
+    runtime: Runtime = _function(format, known.runtime)(folder, source)
+    return runtime
 
 
 def _function(format: ExportFormat, place: str) -> Callable[..., Any]:

@@ -187,7 +187,7 @@ class _Trial:
                 return _Found(TokenFindings(0), why, error, has_fewer_layers=is_cut)
 
     def _tried(self, scratch: Path) -> _Found:
-        from luthier.ml.export.exporters.registry import open_for_proof
+        from luthier.ml.export.exporters.registry import open_export
 
         small = self.source.model_copy(
             update={
@@ -201,7 +201,7 @@ class _Trial:
         folder = scratch / "export"
         folder.mkdir()
         self.write(small, folder, "float32", SilentProgress(), self.tools)
-        with closing(open_for_proof(self.format, folder, small)) as runtime:
+        with closing(open_export(self.format, folder, small, in_child=True)) as runtime:
             fault, limit = ("", None) if self.is_known else self._compared(small, runtime)
             prompts = self.prompts
             tokens = TokenFindings(0) if prompts is None else compared_tokens(prompts, prompts.prompts, runtime)
