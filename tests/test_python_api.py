@@ -46,7 +46,7 @@ def test_plan_train_evaluate_load(recipe: dict[str, object], tmp_path: Path) -> 
     assert again.record == run.record
     base = str(recipe["base_model"])
     judged = luthier.evaluate(run.run_id, data=tmp_path / "test.jsonl", against=[base], max_new_tokens=6, home=home)
-    assert [s.adapter is None for s in judged.systems] == [True, False]
+    assert [s.adapter is None for s in judged.systems if s.kind == "model"] == [True, False]
     assert judged.systems[-1].metrics == run.evaluation.systems[-1].metrics  # type: ignore[union-attr]
 
 
@@ -67,8 +67,9 @@ def test_evaluate_maps_fields_and_puts_the_shots_before_the_base_of_the_run(
         max_new_tokens=6,
         home=tmp_path / "home",
     )
-    assert [s.num_few_shot for s in judged.systems] == [2, 0]
-    assert [s.adapter is None for s in judged.systems] == [True, False]
+    models = [s for s in judged.systems if s.kind == "model"]
+    assert [s.num_few_shot for s in models] == [2, 0]
+    assert [s.adapter is None for s in models] == [True, False]
     assert judged.systems[0].name.startswith(str(recipe["base_model"]))
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from luthier.core.results.roi import Amount, Calls, Gain, Money, Positive, Range, Share
+from luthier.core.results.roi import Amount, Calls, Counted, Gain, Money, Positive, Range, Share
 
 
 def test_a_number_stands_for_a_range_without_doubt() -> None:
@@ -39,6 +39,21 @@ def test_a_number_stands_for_a_range_without_doubt() -> None:
 def test_what_is_out_of_order_or_bounds_is_refused(kind: type[Range], given: object, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         kind.model_validate_json(json.dumps(given), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"num_correct": 3, "num_answers": 2}, "num_correct at most num_answers"),
+        ({"num_correct": -1, "num_answers": 2}, "greater than or equal to 0"),
+        ({"num_correct": 0, "num_answers": 0}, "greater than or equal to 1"),
+        ({"num_correct": 1.5, "num_answers": 2}, "valid integer"),
+        ({"num_correct": 1}, "Field required"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(given: object, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Counted.model_validate_json(json.dumps(given), strict=True)
 
 
 def test_nan_is_no_figure() -> None:

@@ -12,9 +12,11 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from luthier.core.cost import Market
+from luthier.core.evaluation import AlternativeWord, SystemKind
 from luthier.core.frozen_model import FrozenModel
 
-JudgedAs = Literal["base", "few_shot"]
+TodayKind = SystemKind | Literal["few_shot", "given"]
+"""What today's way is: a judged model, that model with examples, a baseline, or what the case itself says."""
 AlternativeName = Literal["better_prompt", "few_shot", "bigger_model", "without_model"]
 ALTERNATIVES: Final[tuple[AlternativeName, ...]] = get_args(AlternativeName)
 
@@ -156,8 +158,32 @@ class Way(FrozenModel):
     accuracy: Share | None = Field(default=None, title="accuracy")
 
 
+class Counted(FrozenModel):
+    """Answers that somebody has looked at. The share of correct ones has an interval by their number (Wilson's).
+
+    Attributes:
+        num_correct: of these the correct ones.
+        num_answers: how many were looked at.
+    """
+
+    num_correct: Annotated[int, Field(ge=0, le=10**12)]
+    num_answers: Annotated[int, Field(ge=1, le=10**12)]
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> Self:
+        if self.num_correct > self.num_answers:
+            raise PydanticCustomError("count", "num_correct at most num_answers", {})
+        return self
+
+
 class Today(Way):
-    """What is done now. All else is counted against it."""
+    """What is done now. All else is counted against it.
+
+    Attributes:
+        counted: where the accuracy is from, in its place: correct answers among those that were looked at.
+    """
+
+    counted: Counted | None = None
 
 
 class Changed(Way):
@@ -197,6 +223,20 @@ class Alternative(Changed):
     extra_prompt_tokens: Amount | None = Field(default=None, title="prompt tokens added a call")
     work_hours: Amount = Field(default=Amount.exactly(0), title="hours of work")
     cost: Money = Field(default=Money.exactly(0), title="cost of setting up")
+    cost_per_month: Money = Field(default=Money.exactly(0), title="further cost a month")
+
+
+class BaselineCosts(FrozenModel):
+    """What it costs to answer with a measured baseline without a language model. A CPU answers, and no token is paid.
+
+    Attributes:
+        cost_per_call: of an answer.
+        work_hours: hours of people to put it into use, besides those for its rows.
+        cost_per_month: further cost of running it.
+    """
+
+    cost_per_call: Money = Field(default=Money.exactly(0), title="cost of a call")
+    work_hours: Amount = Field(default=Amount.exactly(0), title="hours of work")
     cost_per_month: Money = Field(default=Money.exactly(0), title="further cost a month")
 
 
@@ -290,12 +330,14 @@ class Alternatives(FrozenModel):
         few_shot: examples in the prompt.
         bigger_model: a larger model.
         without_model: no language model at all: rules, a search, a table of counts.
+        baselines: costs of the baselines that an evaluation has measured; None where they are 0.
     """
 
     better_prompt: Alternative | None = None
     few_shot: Alternative | None = None
     bigger_model: Alternative | None = None
     without_model: Alternative | None = None
+    baselines: BaselineCosts | None = None
 
 
 class FromVerdict(FrozenModel):
@@ -305,12 +347,15 @@ class FromVerdict(FrozenModel):
         metric: None, the one that its verdict rests on.
         correct_per_point: how many more answers are correct, as a fraction, where the metric rises by 1; needed where
             the metric is no share of correct answers.
-        today: which judged system is today's way.
+        today: today's way: `base`, `few_shot`, the name of any other judged system, or `given`: the case says how
+            accurate it is.
     """
 
     metric: str | None = None
     correct_per_point: Amount | None = Field(default=None, title="correct answers a point of the metric")
-    today: JudgedAs = "base"
+    today: Annotated[
+        str, Field(min_length=1, description="base, few_shot, given, or the name of a system of the evaluation")
+    ] = "base"
 
 
 class Case(FrozenModel):
@@ -367,6 +412,28 @@ class Measured(FrozenModel):
     high: float
 
 
+class MeasuredBaseline(FrozenModel):
+    """A baseline without a language model, judged on the same rows.
+
+    Attributes:
+        name: of the system.
+        kind: what it is.
+        title: what a sentence calls it.
+        value: its figure by the metric.
+        tuned_less: the tuned model less this baseline, paired.
+        tuned_is: whether that difference is distinguishable.
+        seconds: wall time of fitting it and of its answers.
+    """
+
+    name: str
+    kind: SystemKind
+    title: str
+    value: Measured
+    tuned_less: Measured
+    tuned_is: AlternativeWord
+    seconds: float
+
+
 class MeasuredGains(FrozenModel):
     """What an evaluation says about the case, in points of one metric.
 
@@ -384,6 +451,11 @@ class MeasuredGains(FrozenModel):
         today_value: today's way by the metric, where the metric is a share of correct answers.
         shot_tokens: mean tokens that the few-shot examples add to a prompt; None where nothing was shown.
         notes: what it rests on.
+        today_kind: what today's way is.
+        today_name: the judged system that is today's way; None where the case says how accurate that is.
+        today_figure: today's way by the metric; None where the case says it.
+        tuned_figure: the tuned model by the metric.
+        baselines: those without a language model, but for today's way.
     """
 
     evaluation_id: str
@@ -398,3 +470,8 @@ class MeasuredGains(FrozenModel):
     today_value: float | None
     shot_tokens: float | None
     notes: tuple[str, ...] = ()
+    today_kind: TodayKind = "model"
+    today_name: str | None = None
+    today_figure: Measured | None = None
+    tuned_figure: Measured | None = None
+    baselines: tuple[MeasuredBaseline, ...] = ()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from luthier.core.evaluation import AlternativeWord
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.results.roi import Case, MeasuredGains
+from luthier.core.results.roi import Case, Measured, MeasuredGains
 
 Answer = Literal["yes", "no", "open"]
 Kind = Literal["money", "share", "gain", "number"]
@@ -64,6 +65,10 @@ class Priced(FrozenModel):
     Attributes:
         name: for programs.
         title: for people.
+        phrase: what a sentence calls it.
+        is_baseline: whether it is a measured baseline without a language model.
+        seconds: wall time of fitting a baseline and of its answers; None for other ways.
+        tuned_is: whether the tuned model is distinguishable from a baseline by its answers; None for other ways.
         gain: accuracy less today's.
         serving_per_month: what calls cost that way.
         once: spent before it is in use.
@@ -76,6 +81,10 @@ class Priced(FrozenModel):
 
     name: str
     title: str
+    phrase: str
+    is_baseline: bool = False
+    seconds: float | None = None
+    tuned_is: AlternativeWord | None = None
     gain: Spread
     serving_per_month: Spread
     once: Spread
@@ -197,9 +206,14 @@ class RoiResult(FrozenModel):
         probability_within_budget: the share of draws within the budget; None without one.
         once_parts: parts of what is spent before it is in use.
         monthly_parts: parts of what each month then brings.
+        today_accuracy: how accurate today's way is; None where nothing says it.
         alternatives: plainer ways against today's.
+        best_alternative: the name of the one that is worth most; None where doing nothing is worth more.
+        use_instead: the name of the alternative to take in place of the tuned model; None where there is none.
         not_priced: plainer ways that the case says too little about.
         break_even_gain: the gain in accuracy from which on it pays.
+        break_even_gain_over_best: the gain in accuracy from which on it is worth more than the best alternative, and
+            than doing nothing; None without alternatives.
         break_evens: where the answer turns, by input.
         tornado: inputs by how far they move the value.
         months: money over time.
@@ -220,9 +234,13 @@ class RoiResult(FrozenModel):
     probability_within_budget: float | None
     once_parts: tuple[Part, ...]
     monthly_parts: tuple[Part, ...]
+    today_accuracy: Measured | None
     alternatives: tuple[Priced, ...]
+    best_alternative: str | None
+    use_instead: str | None
     not_priced: tuple[NotPriced, ...]
     break_even_gain: SpreadOrNever
+    break_even_gain_over_best: SpreadOrNever | None
     break_evens: tuple[BreakEven, ...]
     tornado: tuple[Bar, ...]
     months: tuple[Month, ...]

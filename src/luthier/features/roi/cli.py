@@ -79,7 +79,7 @@ def _show_ways(console: Console, result: RoiResult) -> None:
     table = make_table(["way", "gain", "serving a month", "once", "worth", "95% of draws", "pays", "tuned worth more"])
     for row in way_rows(result):
         table.add_row(
-            row.title,
+            visible(row.title),
             row.gain,
             row.serving,
             row.once,

@@ -83,6 +83,7 @@ def predict(
     left_out: list[str] = []
     if not rows or not prompts or any(example.reference is None for example in held_out):
         return BaselineSet(left_out=("no baselines: the rows have no prompts with text answers",))
+    _load_libraries()
     ways = list(_ways(rows, prompts, embeddings))
     with progress.task("Fitting baselines", len(ways), "baselines") as task:
         for name, kind, answer in ways:
@@ -99,6 +100,15 @@ def predict(
                     continue
                 found.append(Predictions(name, kind, tuple(outputs), time.perf_counter() - start))
     return BaselineSet(tuple(found), tuple(left_out), len(rows), len(rows) == MAX_ROWS < len(train))
+
+
+def _load_libraries() -> None:
+    """Import scikit-learn, so that the seconds of the first baseline that needs it are its own."""
+    import sklearn.feature_extraction.text
+    import sklearn.linear_model
+    import sklearn.pipeline
+    import sklearn.preprocessing
+    import sklearn.svm  # noqa: F401
 
 
 def _ways(

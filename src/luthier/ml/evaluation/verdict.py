@@ -137,7 +137,7 @@ def simple_sentence(
     by_name = {result.name: result for result in results}
     higher = judged.metrics[simple[0].metric].higher_is_better
     system = by_name[_hardest(simple, higher).baseline]
-    name, took = system_title(system, results), _duration(system.seconds)
+    name, took = system_title(system, results), duration(system.seconds)
     word = against_all(simple, higher)
     is_best = f"the best of {len(simple)} baselines" if len(simple) > 1 else "the one baseline"
     if word == "better":
@@ -148,7 +148,8 @@ def simple_sentence(
     return f"{opening} is {relation} {name}, which takes {took}: use that instead."
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Wall time in a sentence: 0.7 s, 45 s, 3 min."""
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 

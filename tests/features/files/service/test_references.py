@@ -56,7 +56,7 @@ TEXTS = {
     "LmEvalTask.name", "LmEvalTask.primary", "Suite.name",
     "DataRecipe.map", "DataRecipe.group_by", "DataRecipe.template_options", "ReplayRecipe.map",
     "MethodRecipe.name", "MethodRecipe.targets",
-    "MethodRecipe.options", "OptimizerRecipe.name", "Reward.metric",
+    "MethodRecipe.options", "OptimizerRecipe.name", "OptimizerRecipe.options", "Reward.metric",
     "ObjectiveRecipe.name", "ObjectiveRecipe.options", "EvaluationRecipe.metrics",
     "StringCheck.name", "StringCheck.input", "StringCheck.reference", "MultiGrader.name", "MultiGrader.graders",
     "MultiGrader.calculate_output", "TextSimilarity.name", "TextSimilarity.input", "TextSimilarity.reference",

@@ -11,7 +11,7 @@ import pytest
 from luthier.core.cost import Estimate
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, Metric, SystemResult, Verdict
-from luthier.features.roi import service as roi_verdict
+from luthier.features.roi import measured_gains as roi_verdict
 from luthier.features.roi.service import compute_roi, load_case, with_prices
 from luthier.ml.planning.devices import load_prices
 from luthier.platform.home.context import Context
@@ -273,8 +273,10 @@ def test_the_tokens_of_the_examples_are_those_that_the_models_own_template_write
     added = [count([*shown, *turns(row)]) - count(turns(row)) for row in prepared.held_out.examples]
     assert found.measured.shot_tokens == pytest.approx(sum(added) / len(added))
     assert found.alternatives[0].name == "few_shot"
-
     (judged,) = context.evaluations.list(run_id=done.record.run_id, limit=1)
+    simple = [system.name for system in judged.systems if system.kind != "model"]
+    assert "nearest training row (BM25)" in simple
+    assert [way.name for way in found.alternatives if way.is_baseline] == simple
     elsewhere = tuple(
         system.model_copy(
             update={"samples": tuple(one.model_copy(update={"row_id": "elsewhere"}) for one in system.samples)}

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from luthier.core.results.roi import Case, Measured, MeasuredGains
+from luthier.core.evaluation import AlternativeWord, SystemKind
+from luthier.core.results.roi import Case, Measured, MeasuredBaseline, MeasuredGains
 
 PLAIN: dict[str, Any] = {
     "name": "By hand",
@@ -65,6 +66,40 @@ def measured() -> MeasuredGains:
         over_few_shot=Measured(value=0.04, low=-0.01, high=0.09),
         today_value=0.6,
         shot_tokens=300.0,
+    )
+
+
+def baseline(
+    name: str, kind: SystemKind, value: float, less: tuple[float, float, float], tuned_is: AlternativeWord
+) -> MeasuredBaseline:
+    """A baseline of this accuracy; `less` is the tuned model less it, with its interval."""
+    low, difference, high = less
+    return MeasuredBaseline(
+        name=name,
+        kind=kind,
+        title=f"a {name}",
+        value=Measured(value=value, low=value - 0.06, high=value + 0.06),
+        tuned_less=Measured(value=difference, low=low, high=high),
+        tuned_is=tuned_is,
+        seconds=0.7,
+    )
+
+
+@pytest.fixture
+def beside_baselines(measured: MeasuredGains) -> MeasuredGains:
+    """As `measured` without few-shot; beside it a linear classifier of 0.72 and a commonest answer of 0.65."""
+    return measured.model_copy(
+        update={
+            "over_few_shot": None,
+            "shot_tokens": None,
+            "today_name": "base",
+            "today_figure": Measured(value=0.6, low=0.53, high=0.67),
+            "tuned_figure": Measured(value=0.7, low=0.63, high=0.76),
+            "baselines": (
+                baseline("commonest answer", "majority", 0.65, (0.0, 0.05, 0.1), "not_distinguishable"),
+                baseline("linear classifier", "linear", 0.72, (-0.07, -0.02, 0.03), "not_distinguishable"),
+            ),
+        }
     )
 
 

@@ -41,6 +41,8 @@ PRICES = {"input_price_per_million_tokens": 1, "output_price_per_million_tokens"
         ({"alternatives.without_model": {"gain": 0.1}}, "without_model does not say what a call costs"),
         ({"alternatives.bigger_model": {"gain": 0.1}}, "bigger_model does not say what a call costs"),
         ({"alternatives.bigger_model": {"gain": 0.1, "accuracy": 0.9, "hosted": PRICES}}, "correct one of the three"),
+        ({"today.counted": {"num_correct": 1, "num_answers": 2}}, "today has accuracy and counted"),
+        ({"alternatives.baselines": {"cost_per_call": 0.1}}, "no baseline without a language model was measured"),
         ({"verdict.metric": "exact_match"}, "gains are assumed, and the keys of verdict then change nothing"),
     ],
 )
@@ -96,6 +98,41 @@ def test_what_is_measured_is_not_assumed_beside_it(
 ) -> None:
     with pytest.raises(RequestError, match=words):
         check_case(make_case(changes), measured)
+
+
+NO_TOKENS = {"today.hosted": None, "today.cost_per_call": 0, "today.accuracy": None, "tuned.gain": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "today's way is a linear classifier, and tuned does not say what a call costs"),
+        (
+            {"today.cost_per_call": None, "today.hosted": PRICES, "tuned.hosted": PRICES},
+            "a linear classifier, which reads no tokens, and today has hosted prices",
+        ),
+        (
+            {"tuned.hosted": PRICES, "alternatives.better_prompt": {"gain": 0.01}},
+            "alternatives.better_prompt does not say what a call costs",
+        ),
+    ],
+)
+def test_where_todays_way_reads_no_tokens_models_have_prices_of_their_own(
+    make_case: Any, beside_baselines: MeasuredGains, changes: dict[str, Any], words: str
+) -> None:
+    simple = beside_baselines.model_copy(update={"today_kind": "linear", "today": "a linear classifier"})
+    with pytest.raises(RequestError, match=words):
+        check_case(make_case({**NO_TOKENS, **changes}), simple)
+    check_case(make_case({**NO_TOKENS, "tuned.hosted": PRICES}), simple)
+
+
+def test_today_is_measured_or_given(make_case: Any, beside_baselines: MeasuredGains) -> None:
+    with pytest.raises(RequestError, match=r"(?s)today.accuracy assumed.*or say verdict.today: given"):
+        check_case(make_case({"tuned.gain": None}), beside_baselines)
+    check_case(
+        make_case({"tuned.gain": None, "verdict.today": "given"}),
+        beside_baselines.model_copy(update={"today_kind": "given"}),
+    )
 
 
 def test_costs_of_a_measured_alternative_may_be_said(make_case: Any, measured: MeasuredGains) -> None:

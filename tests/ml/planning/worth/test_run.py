@@ -220,6 +220,173 @@ def test_a_measured_gain_stays_within_what_there_is_to_gain(make_case: Any, meas
     assert found.tuned.gain.low == pytest.approx(-0.2, abs=0.01)
 
 
+MEASURED = {"today.accuracy": None, "tuned.gain": None}
+
+
+def test_baselines_are_priced_with_the_hours_of_people_that_they_need_too(
+    make_case: Any, beside_baselines: MeasuredGains
+) -> None:
+    found = worth(make_case(MEASURED), beside_baselines)
+    commonest, linear = found.alternatives
+    # 10,000 x 0.12 x 0.5 answers, 30 saved on tokens, and of the upkeep all but the training: (200 + 100) / 6 + 50
+    assert linear.gain.typical == pytest.approx(0.12)
+    assert linear.serving_per_month.typical == 0
+    assert linear.once.typical == pytest.approx(40 * 50 + 200)
+    assert linear.per_month.typical == pytest.approx(600 + 30 - 50 - 50)
+    assert linear.title == "Without a language model: linear classifier"
+    assert (linear.is_baseline, linear.seconds, linear.tuned_is) == (True, 0.7, "not_distinguishable")
+    assert commonest.once.typical == 0
+    assert commonest.per_month.typical == pytest.approx(250 + 30)
+    assert [way.name for way in found.not_priced] == ["better_prompt", "few_shot", "bigger_model"]
+    assert any("a CPU answers, for nothing a call" in note for note in found.notes)
+    assert any("A linear classifier has 0.72 in exact match" in note for note in found.notes)
+
+
+def test_a_baseline_that_is_as_good_is_what_to_use_instead(make_case: Any, beside_baselines: MeasuredGains) -> None:
+    found = worth(make_case(MEASURED), beside_baselines)
+    assert found.answer == "no"
+    assert found.best_alternative == found.use_instead == "linear classifier"
+    value = "4,160 USD"  # 12 x 530 - 2,200
+    assert found.headline == (
+        f"No: it is worth 2,220 USD in 12 months, and a linear classifier is worth {value}. "
+        "Use a linear classifier instead."
+    )
+    (said,) = [text for text in found.reasons if text.startswith("A linear classifier, which takes 0.7 s")]
+    assert said.endswith("That the tuned model answers better than it is not shown.")
+
+
+def test_the_break_even_is_against_the_best_alternative(make_case: Any, beside_baselines: MeasuredGains) -> None:
+    found = worth(make_case(MEASURED), beside_baselines)
+    # 60,000 correct answers a unit of gain; the classifier is ahead by 4,160 - 2,220.
+    needed = 0.1 + (4_160 - 2_220) / 60_000
+    assert found.break_even_gain.typical == pytest.approx(0.063)
+    assert found.break_even_gain_over_best is not None
+    assert found.break_even_gain_over_best.typical == pytest.approx(needed)
+    assert (found.break_even_gain_over_best.low or 0) > 0.063
+    gain = next(one for one in found.break_evens if one.name == "gain")
+    assert gain.needed == pytest.approx(needed)
+    assert gain.against == "a linear classifier"
+    assert worth(make_case()).break_even_gain_over_best is None
+
+
+def test_a_gain_beyond_what_today_leaves_open_is_said_to_be_impossible(
+    make_case: Any, beside_baselines: MeasuredGains
+) -> None:
+    high = beside_baselines.model_copy(update={"today_value": 0.88, "tuned": Measured(value=0.1, low=0.04, high=0.12)})
+    gain = next(one for one in worth(make_case(MEASURED), high).break_evens if one.name == "gain")
+    assert (gain.needed or 0) > 0.12
+    assert gain.sentence.endswith("That is more than there is to gain.")
+
+
+def test_costs_of_a_baseline_are_those_of_the_case(make_case: Any, beside_baselines: MeasuredGains) -> None:
+    costs = {"cost_per_call": 0.001, "work_hours": 2, "cost_per_month": 5}
+    found = worth(make_case({**MEASURED, "alternatives.baselines": costs}), beside_baselines)
+    commonest, linear = found.alternatives
+    assert commonest.serving_per_month.typical == linear.serving_per_month.typical == pytest.approx(10)
+    assert commonest.once.typical == pytest.approx(100)
+    assert linear.once.typical == pytest.approx(2_300)
+    assert linear.per_month.typical == pytest.approx(530 - 10 - 5)
+    assert any("for 0.001 USD a call" in note for note in found.notes)
+
+
+def test_a_model_that_beats_its_baselines_is_worth_it_against_them_too(
+    make_case: Any, beside_baselines: MeasuredGains
+) -> None:
+    far = [
+        one.model_copy(update={"tuned_less": Measured(value=0.2, low=0.15, high=0.25), "tuned_is": "better"})
+        for one in beside_baselines.baselines
+    ]
+    gains = {"tuned": Measured(value=0.3, low=0.25, high=0.35), "baselines": tuple(far)}
+    found = worth(make_case(MEASURED), beside_baselines.model_copy(update=gains))
+    assert found.answer == "yes"
+    assert found.use_instead is None
+    assert "instead" not in found.headline
+    assert found.break_even_gain_over_best is not None
+    assert 0.063 < (found.break_even_gain_over_best.typical or 0) < 0.3
+    assert any(text.startswith("Other baselines without a language model are worth less") for text in found.reasons)
+
+
+def test_gains_of_baselines_stay_within_what_accuracies_can_be(make_case: Any, beside_baselines: MeasuredGains) -> None:
+    wide = [
+        one.model_copy(update={"tuned_less": Measured(value=-0.02, low=-0.6, high=0.6)})
+        for one in beside_baselines.baselines
+    ]
+    found = worth(make_case(MEASURED), beside_baselines.model_copy(update={"baselines": tuple(wide)}))
+    assert len(found.alternatives) == 2
+    for way in found.alternatives:
+        assert way.gain.low >= -0.6
+        assert way.gain.high <= 0.4 + 1e-12
+
+
+def test_draws_beyond_all_that_there_is_are_not_credited_to_an_alternative(
+    make_case: Any, beside_baselines: MeasuredGains
+) -> None:
+    # Half of the draws of the tuned model's gain would lie above 0.4, all that today's 0.6 leaves open.
+    behind = [
+        one.model_copy(update={"tuned_less": Measured(value=0.1, low=0.1, high=0.1)})
+        for one in beside_baselines.baselines
+    ]
+    gains = {"tuned": Measured(value=0.4, low=0.2, high=0.6), "baselines": tuple(behind)}
+    found = worth(make_case(MEASURED), beside_baselines.model_copy(update=gains))
+    assert found.tuned.gain.high == pytest.approx(0.4)
+    assert len(found.alternatives) == 2
+    for way in found.alternatives:
+        assert way.gain.high == pytest.approx(0.3)
+
+
+def given(measured: MeasuredGains, accuracy: float = 0.6) -> MeasuredGains:
+    """Today's way is what the case says."""
+    tuned = Measured(value=0.7 - accuracy, low=-1, high=1)
+    return measured.model_copy(
+        update={"today_kind": "given", "today_name": None, "today_figure": None, "today_value": None, "tuned": tuned}
+    )
+
+
+def test_today_as_the_case_counts_it_has_wilsons_interval(make_case: Any, beside_baselines: MeasuredGains) -> None:
+    counted = {"today.counted": {"num_correct": 62, "num_answers": 100}, "verdict.today": "given"}
+    found = worth(make_case({**MEASURED, **counted}), given(beside_baselines, 0.62))
+    assert found.today_accuracy is not None
+    # Wilson's interval of 62 in 100, by its formula
+    assert found.today_accuracy.value == 0.62
+    assert (found.today_accuracy.low, found.today_accuracy.high) == pytest.approx((0.5221, 0.7090), abs=1e-4)
+    assert found.tuned.gain.typical == pytest.approx(0.08)
+    # wider than either interval alone
+    assert found.tuned.gain.high - found.tuned.gain.low > 0.19
+    assert {bar.name for bar in found.tornado} == {"today.accuracy", "verdict.tuned_accuracy"}
+    assert next(way for way in found.alternatives if way.name == "linear classifier").gain.typical == pytest.approx(0.1)
+    assert any("of other rows than the tuned model's" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("num_correct", "end"), [(0, 0.0), (5, 1.0)])
+def test_counts_of_none_and_of_all_stay_within_bounds(
+    make_case: Any, beside_baselines: MeasuredGains, num_correct: int, end: float
+) -> None:
+    counted = {"today.counted": {"num_correct": num_correct, "num_answers": 5}, "verdict.today": "given"}
+    found = worth(make_case({**MEASURED, **counted}), given(beside_baselines, end))
+    assert found.today_accuracy is not None
+    assert found.today_accuracy.value == end
+    assert 0 <= found.today_accuracy.low < found.today_accuracy.high <= 1
+    ways = [found.tuned, *found.alternatives]
+    assert len(ways) == 3
+    for way in ways:
+        assert -1 <= way.gain.low <= way.gain.high <= 1
+
+
+def test_a_range_of_today_beside_a_verdict(make_case: Any, beside_baselines: MeasuredGains) -> None:
+    range_of = {"today.accuracy": {"low": 0.5, "typical": 0.6, "high": 0.65}, "verdict.today": "given"}
+    found = worth(make_case({"tuned.gain": None, **range_of}), given(beside_baselines))
+    assert found.today_accuracy == Measured(value=0.6, low=0.5, high=0.65)
+    assert found.tuned.gain.typical == pytest.approx(0.1)
+
+
+def test_a_count_serves_assumed_cases_too(make_case: Any) -> None:
+    counted = {"today.accuracy": None, "today.counted": {"num_correct": 60, "num_answers": 100}}
+    found = worth(make_case({**counted, "tuned.gain": None, "tuned.accuracy": 0.7}))
+    assert found.tuned.gain.typical == pytest.approx(0.1)
+    assert found.tuned.gain.low < 0.05
+    assert worth(make_case({**counted, "tuned.gain": 0.4})).tuned.gain.typical == 0.4
+
+
 def test_a_case_that_contradicts_itself_is_refused(make_case: Any) -> None:
     with pytest.raises(RequestError, match="what to do"):
         worth(make_case({"tuned.saved_prompt_tokens": 5_000}))

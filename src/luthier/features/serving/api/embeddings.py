@@ -10,9 +10,10 @@ import asyncio
 import base64
 import contextlib
 import struct
+import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
@@ -86,7 +87,7 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
     def begin() -> None:
         # Kept at once, not returned: where this task is cancelled meanwhile, nobody would get what the thread returns.
         routed = running.routed = route(context, caller, body.model, user)
-        running.cancel = serving.ask_embeddings(context, caller, routed, asked, hear)
+        running.begun(serving.ask_embeddings(context, caller, routed, asked, hear))
 
     try:
         await run_in_threadpool(begin)
@@ -103,7 +104,7 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
         raise
     finally:
         # Also after success, where it does nothing: the slot of a client that has gone must become free.
-        running.cancel()
+        running.stop()
         await uncancelled(run_in_threadpool(running.end))
     if isinstance(running.event, Failed):
         count_refused(request, running.event.num_contexts)
@@ -122,7 +123,6 @@ class _Running:
         caller: Who asks.
         exchange: What is recorded of it.
         routed: Who answers, once that is known.
-        cancel: Stops it.
         event: How it ended; None where the client has gone before.
         failure: What ended it before there was an event.
     """
@@ -131,9 +131,25 @@ class _Running:
     caller: Caller
     exchange: RequestRecord
     routed: Routed | None = None
-    cancel: Callable[[], None] = lambda: None
+    _cancel: Callable[[], None] | None = None
+    _is_stopped: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     event: Event | None = None
     failure: BaseException | None = None
+
+    def begun(self, cancel: Callable[[], None]) -> None:
+        """It is under way, and `cancel` stops it: at once, where the client has gone while it was begun."""
+        with self._lock:
+            self._cancel, is_stopped = cancel, self._is_stopped
+        if is_stopped:
+            cancel()
+
+    def stop(self) -> None:
+        """Stop it, also where it has not begun yet; nothing happens after its end."""
+        with self._lock:
+            self._is_stopped, cancel = True, self._cancel
+        if cancel is not None:
+            cancel()
 
     def end(self) -> None:
         event, num_tokens = self.event, 0

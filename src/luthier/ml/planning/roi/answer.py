@@ -6,6 +6,10 @@
             budget in at least 90%
     open    anything between
 
+An alternative takes the place of the tuned model ("use that instead") where the answer is not yes, it is the one that
+is worth most, pays in at least half of the draws, and the tuned model is worth more in under half of them; or in under
+90% of them, if it is a baseline whose answers are not shown to be worse than those of the tuned model.
+
 Notes say what an answer rests on without a figure: what the case left out, and what was assumed.
 """
 
@@ -19,8 +23,16 @@ from typing import Final
 from luthier.core.results.roi import Case, MeasuredGains, Way
 from luthier.core.results.roi_result import Answer, Bar, BreakEven, Part, Priced, RoiResult, Spread, SpreadOrNever
 from luthier.ml.charts.figures import Fact
+from luthier.ml.evaluation.verdict import duration
 from luthier.ml.planning.roi import words
-from luthier.ml.planning.roi.flows import HOURS_A_MONTH, Economy, Values, inputs_of, serving_hours
+from luthier.ml.planning.roi.flows import (
+    HOURS_A_MONTH,
+    Economy,
+    Values,
+    inputs_of,
+    serving_hours,
+    today_accuracy,
+)
 
 TONES: Final = {"yes": "good", "no": "bad", "open": "open"}
 BADGES: Final = {"yes": "worth it", "no": "not worth it", "open": "not settled"}
@@ -63,8 +75,17 @@ def key_figures(result: RoiResult) -> list[Fact]:
             _gain(result.break_even_gain.typical),
             f"to match doing nothing; {now} in this case",
         ),
+        *_over_best(result, now),
         Fact("Pays with a probability of", words.probability(tuned.probability_pays), f"{result.num_draws:,} draws"),
     ]
+
+
+def _over_best(result: RoiResult, now: str) -> list[Fact]:
+    best = next((way for way in result.alternatives if way.name == result.best_alternative), None)
+    if best is None or result.break_even_gain_over_best is None:
+        return []
+    gain = _gain(result.break_even_gain_over_best.typical)
+    return [Fact("Break-even with the best", gain, f"to match {best.phrase}; {now} in this case")]
 
 
 def way_rows(result: RoiResult) -> list[WayRow]:
@@ -160,8 +181,27 @@ def decide(tuned: Priced, alternatives: Sequence[Priced], within_budget: float |
     return "yes" if min(chances) >= SURE else "open"
 
 
+def use_instead(answer: Answer, alternatives: Sequence[Priced]) -> Priced | None:
+    """The alternative to take in place of the tuned model, by the rule above; None where there is none."""
+    best = max(alternatives, key=lambda way: way.value.typical, default=None)
+    if answer == "yes" or best is None or best.value.typical <= 0 or best.probability_pays < EVEN:
+        return None
+    chance = best.probability_tuned_is_worth_more or 0.0
+    is_as_good = best.tuned_is in ("worse", "not_distinguishable")
+    return best if chance < EVEN or (is_as_good and chance < SURE) else None
+
+
 def headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[Priced], within: float | None) -> str:
-    """The answer in one sentence, with the figure that decides."""
+    """The answer in one sentence, with the figure that decides; and the baseline to use instead, where there is one."""
+    text = _headline(answer, case, tuned, alternatives, within)
+    best = use_instead(answer, alternatives)
+    if best is None or not best.is_baseline:
+        return text
+    worth = "" if _money(best.value.typical, case) in text else f": it is worth {_money(best.value.typical, case)}"
+    return f"{text} Use {best.phrase} instead{worth}."
+
+
+def _headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[Priced], within: float | None) -> str:
     value = f"{_money(tuned.value.typical, case)} in {_horizon(case)}"
     if answer == "yes":
         back = words.months(tuned.payback_months.typical)
@@ -181,8 +221,8 @@ def headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[P
     better = _money(rival.value.typical, case)
     # Typical values and draws can disagree where a range is lopsided, and the draws decide.
     if tuned.value.typical > rival.value.typical:
-        return f"No: {words.MIDDLE[rival.name]} is worth more in over half of the draws."
-    return f"No: it is worth {value}, and {words.MIDDLE[rival.name]} is worth {better}."
+        return f"No: {rival.phrase} is worth more in over half of the draws."
+    return f"No: it is worth {value}, and {rival.phrase} is worth {better}."
 
 
 def reasons(
@@ -211,15 +251,36 @@ def reasons(
     if tuned.gain.low <= 0 < tuned.gain.high:
         low, high = words.points(tuned.gain.low), words.points(tuned.gain.high)
         found.append(f"That it is more accurate at all is not certain: {low} to {high}.")
-    for way in alternatives:
-        chance = words.probability(way.probability_tuned_is_worth_more or 0.0)
-        found.append(
-            f"{_start(words.MIDDLE[way.name])}: worth {_money(way.value.typical, case)}; the tuned model is worth more "
-            f"with a probability of {chance}."
-        )
+    found += _of_alternatives(case, alternatives)
     if not alternatives and answer != "no":
         found.append("No plainer way was priced, so it is held against doing nothing alone.")
     return tuple(found)
+
+
+def _of_alternatives(case: Case, alternatives: Sequence[Priced]) -> Iterator[str]:
+    """A sentence for each, but for baselines of which nobody needs to think: they share one."""
+    baselines = [way for way in alternatives if way.is_baseline]
+    best = max(baselines, key=lambda way: way.value.typical, default=None)
+    beaten = []
+    for way in alternatives:
+        chance = way.probability_tuned_is_worth_more or 0.0
+        if way.is_baseline and way is not best and chance >= SURE:
+            beaten.append(f"{way.phrase} {_money(way.value.typical, case)}")
+            continue
+        took = "" if way.seconds is None else f", which takes {duration(way.seconds)} to fit and answer"
+        yield (
+            f"{_start(way.phrase)}{took}: worth {_money(way.value.typical, case)}; the tuned model is worth more "
+            f"with a probability of {words.probability(chance)}.{_by_answers(way)}"
+        )
+    if beaten:
+        yield f"Other baselines without a language model are worth less than the tuned model: {'; '.join(beaten)}."
+
+
+def _by_answers(way: Priced) -> str:
+    return {
+        "worse": " Its answers are better than those of the tuned model.",
+        "not_distinguishable": " That the tuned model answers better than it is not shown.",
+    }.get(way.tuned_is or "", "")
 
 
 def changes(answer: Answer, turning: Sequence[BreakEven], tornado: Sequence[Bar]) -> tuple[str, ...]:
@@ -253,7 +314,7 @@ def _doubt(tuned: Priced, alternatives: Sequence[Priced], within: float | None) 
     asked = f"where {SURE:.0%} is asked for"
     doubts = [(tuned.probability_pays, "it pays")]
     for way in alternatives:
-        doubts.append((way.probability_tuned_is_worth_more or 0.0, f"it is worth more than {words.MIDDLE[way.name]}"))
+        doubts.append((way.probability_tuned_is_worth_more or 0.0, f"it is worth more than {way.phrase}"))
     if within is not None:
         doubts.append((within, "it keeps the budget"))
     # Tuples are compared by their first part, the chance.
@@ -322,17 +383,43 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
     if measured is None:
         yield "The accuracy gain is assumed, not measured: train, then pass --verdict RUN."
         return
+    now = today_accuracy(case, measured)
+    interval = (
+        "" if now is None else f": {words.share(now.value)} correct ({words.share(now.low)} to {words.share(now.high)})"
+    )
     yield (
         f"Gains are those of evaluation {measured.evaluation_id}: {measured.metric_title} on {measured.num_rows:,} "
-        f"held-out rows; today's way is {measured.today}."
+        f"held-out rows; today's way is {measured.today}{interval}."
     )
+    if measured.today_kind == "given":
+        yield "Today's accuracy is of other rows than the tuned model's: the gain is less sure than a paired one."
     if case.verdict.correct_per_point is not None:
         point = case.verdict.correct_per_point.typical
         yield (
             f"{measured.metric_title} is no share of correct answers: by the case, where it rises by 1, {point:g} more "
             f"of the answers are correct."
         )
+    if measured.baselines:
+        yield from _baselines(case, measured)
     yield from measured.notes
+
+
+def _baselines(case: Case, measured: MeasuredGains) -> Iterator[str]:
+    costs = case.alternatives.baselines
+    each = 0.0 if costs is None else costs.cost_per_call.typical
+    price = f"{_money(each, case)} a call" if each else "nothing a call (say alternatives.baselines.cost_per_call)"
+    yield (
+        f"Baselines without a language model pay no tokens: a CPU answers, for {price}. Except for the commonest "
+        "answer they bear the tuned model's hours of people and its evaluations, but not its training."
+    )
+    # A case may count from a base model that answers nothing rightly, which nobody would use as it is.
+    best = max(measured.baselines, key=lambda one: one.value.value)
+    figure = measured.today_figure
+    if measured.today_kind == "model" and figure is not None and best.value.value > figure.value:
+        yield (
+            f"{_start(best.title)} has {best.value.value:.3g} in {measured.metric_title}, and today's way, "
+            f"{measured.today}, {figure.value:.3g}: where that is not what you do today, say verdict.today."
+        )
 
 
 def _left_out(case: Case) -> Iterator[str]:

@@ -15,9 +15,11 @@ from luthier.core.results.roi import (
     Changed,
     FromVerdict,
     MeasuredGains,
+    Share,
     Tuned,
     Way,
 )
+from luthier.ml.planning.roi.flows import given_accuracy
 
 # Figures typed with three decimals may differ from their difference by this much.
 _SAME: Final = 5e-4
@@ -56,6 +58,7 @@ def check_case(case: Case, measured: MeasuredGains | None) -> None:
 def contradictions(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction]:
     """Every contradiction of a case, in the order of its keys."""
     yield from _currency(case)
+    yield from _today(case, measured)
     yield from _ways(case)
     yield from _gains(case, measured)
     yield from _tokens(case, measured)
@@ -71,6 +74,40 @@ def _currency(case: Case) -> Iterator[Contradiction]:
             "a dollar that costs one dollar",
             "take currency_per_usd out, or correct the currency",
         )
+
+
+def _today(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction]:
+    if case.today.accuracy is not None and case.today.counted is not None:
+        yield Contradiction("today has accuracy and counted", "one of them", "leave the one that you know better")
+    if case.alternatives.baselines is not None and (measured is None or not measured.baselines):
+        yield Contradiction(
+            "alternatives.baselines is given, and no baseline without a language model was measured beside today's way",
+            "costs of what is there",
+            "take it out, or pass --verdict of an evaluation that has baselines",
+        )
+    if measured is None or not is_without_tokens(case, measured):
+        return
+    if case.today.hosted is not None:
+        yield Contradiction(
+            f"today's way is {measured.today}, which reads no tokens, and today has hosted prices",
+            "what a call of it costs",
+            "write today: {cost_per_call: 0}, or what it costs, and the prices of the model as tuned.hosted",
+        )
+    # Served like today's way, a model would cost what a classifier or a person costs.
+    for key, way in (("tuned", case.tuned), *_alternatives(case)):
+        if not _given(way) and key.rpartition(".")[2] not in _OWN_PRICES:
+            yield Contradiction(
+                f"today's way is {measured.today}, and {key} does not say what a call costs, so it would cost the same",
+                f"one of {', '.join(_SERVED)}",
+                f"say for example {key}.hosted",
+            )
+
+
+def is_without_tokens(case: Case, measured: MeasuredGains) -> bool:
+    """Whether today's way is no language model that is paid by its tokens or devices."""
+    if measured.today_kind == "given":
+        return case.today.cost_per_call is not None
+    return measured.today_kind not in ("model", "few_shot")
 
 
 def _ways(case: Case) -> Iterator[Contradiction]:
@@ -110,10 +147,10 @@ def _ways(case: Case) -> Iterator[Contradiction]:
 def _gains(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction]:
     if measured is not None:
         yield from _assumed_beside_measured(case, measured)
-    elif case.tuned.gain is None and (case.tuned.accuracy is None or case.today.accuracy is None):
+    elif case.tuned.gain is None and (case.tuned.accuracy is None or given_accuracy(case) is None):
         yield Contradiction(
             "no gain of the tuned model is given",
-            "tuned.gain, or today.accuracy with tuned.accuracy, or a verdict to measure it by",
+            "tuned.gain, or today.accuracy or today.counted with tuned.accuracy, or a verdict to measure it by",
             "assume one, or pass --verdict RUN",
         )
     # Compared with the defaults: only keys that somebody has written differ from them.
@@ -133,12 +170,14 @@ def _assumed_beside_measured(case: Case, measured: MeasuredGains) -> Iterator[Co
     if measured.over_few_shot is not None or case.verdict.today == "few_shot":
         assumed += [("alternatives.few_shot", way) for way in (case.alternatives.few_shot,) if way is not None]
     keys = [f"{key}.{name}" for key, way in assumed for name in ("accuracy", "gain") if getattr(way, name) is not None]
-    keys += ["today.accuracy"] if case.today.accuracy is not None else []
+    if measured.today_kind != "given":
+        keys += [f"today.{name}" for name in ("accuracy", "counted") if getattr(case.today, name) is not None]
     if keys:
         yield Contradiction(
             f"{', '.join(keys)} assumed, and evaluation {measured.evaluation_id} measured it",
             "gains that are assumed or measured, not both",
-            f"take {' and '.join(keys)} out of the case, or leave --verdict out",
+            f"take {' and '.join(keys)} out of the case, or leave --verdict out"
+            + ("; or say verdict.today: given" if keys[-1].startswith("today.") else ""),
         )
     if case.verdict.today == "few_shot" and case.alternatives.few_shot is not None:
         yield Contradiction(
@@ -156,7 +195,7 @@ def _assumed_beside_measured(case: Case, measured: MeasuredGains) -> Iterator[Co
 
 
 def _accuracies(case: Case, key: str, way: Changed, measured: MeasuredGains | None) -> Iterator[Contradiction]:
-    today, gain, accuracy = case.today.accuracy, way.gain, way.accuracy
+    today, gain, accuracy = given_accuracy(case), way.gain, way.accuracy
     # A gain that was measured needs no assumption, and `_gains` reports a tuned model without any.
     is_measured = measured is not None and (key == "tuned" or _is_measured(key, measured))
     if gain is None and accuracy is None and not is_measured and key != "tuned":
@@ -181,7 +220,9 @@ def _accuracies(case: Case, key: str, way: Changed, measured: MeasuredGains | No
             "the gain alone, or both accuracies",
             f"take {key}.accuracy out, or add today.accuracy",
         )
-    # The two extremes: every other sum lies between them.
+    # The two extremes: every other sum lies between them. The interval of a count has no hard ends.
+    if case.today.counted is not None and today is not None:
+        today = Share.exactly(today.typical)
     if gain is not None and today is not None and not (today.low + gain.low >= 0 and today.high + gain.high <= 1):
         yield Contradiction(
             f"today.accuracy {today.low:g} to {today.high:g} with {key}.gain {gain.low:g} to {gain.high:g} leaves 0..1",

@@ -7,11 +7,17 @@
 Nothing is discounted, and upkeep is spread evenly: a model that is retrained every six months bears a sixth of a
 retraining each month. Every figure is an array: one value a draw, or one alone.
 
+A measured baseline without a language model is fitted on the same rows as the tuned model. It bears the same hours of
+people and the same evaluations, at the start and at each retraining; it saves the training, and pays no tokens. The
+commonest answer needs none of them. Accuracies of alternatives follow from that of the tuned model and the paired
+difference to it, so that the two are compared by the interval of that difference and by nothing else.
+
 Inputs are known by a dotted key. A range is drawn from a PERT distribution: between its low and its high, most often
 near its typical value, with mean (low + 4 typical + high) / 6. A measured figure is drawn so that its median is the
 measured value and its 2.5% and 97.5% points are the ends of its interval: a normal distribution with a width of its
-own on either side. Draws are stratified: each input takes one value out of each of `num` equally likely slices. The
-stream of an input hangs on the seed and its key alone, so another input more or less changes nothing for the others.
+own on either side; a measured accuracy stays between 0 and 1. Draws are stratified: each input takes one value out of
+each of `num` equally likely slices. The stream of an input hangs on the seed and its key alone, so another input more
+or less changes nothing for the others.
 
 Sources: Malcolm, Roseboom, Clark, Fazar, "Application of a Technique for Research and Development Program Evaluation",
 Operations Research 7(5), 1959. McKay, Beckman, Conover, "A Comparison of Three Methods for Selecting Values of Input
@@ -36,6 +42,7 @@ from luthier.core.results.roi import (
     Changed,
     Gain,
     Measured,
+    MeasuredBaseline,
     MeasuredGains,
     Money,
     Range,
@@ -44,6 +51,8 @@ from luthier.core.results.roi import (
     Way,
 )
 from luthier.core.results.roi_result import Kind
+from luthier.ml.evaluation.statistics.resampling import share_ends
+from luthier.ml.planning.roi import words
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Array]
@@ -54,7 +63,11 @@ DISTRIBUTION: Final = (
 )
 TUNED_OVER_TODAY: Final = "verdict.tuned"
 TUNED_OVER_FEW_SHOT: Final = "verdict.over_few_shot"
+TUNED_ACCURACY: Final = "verdict.tuned_accuracy"
+TODAY_ACCURACY: Final = "today.accuracy"
 SHOT_TOKENS: Final = "verdict.shot_tokens"
+_BASELINES: Final = "alternatives.baselines"
+_TAIL: Final = 0.025
 _Z: Final = float(ndtri(0.975))
 _OWNERS: Final = {
     "today": "today's way",
@@ -63,6 +76,7 @@ _OWNERS: Final = {
     "alternatives.few_shot": "few-shot",
     "alternatives.bigger_model": "bigger model",
     "alternatives.without_model": "way without a model",
+    _BASELINES: "baseline without a model",
 }
 
 
@@ -85,9 +99,19 @@ class Input:
 def inputs_of(case: Case, measured: MeasuredGains | None) -> dict[str, Input]:
     """All inputs that the case gives and the evaluation measured, in the order of the case's keys."""
     found = {one.key: one for one in _walk(case, "")}
+    counted = given_accuracy(case) if case.today.counted is not None else None
+    if counted is not None:
+        found[TODAY_ACCURACY] = Input(TODAY_ACCURACY, "accuracy, today's way", "share", counted, is_measured=True)
     if measured is not None:
         against = f"{measured.metric_title}, tuned model less"
-        found[TUNED_OVER_TODAY] = _measured(TUNED_OVER_TODAY, f"{against} today's way", measured.tuned, measured)
+        if measured.today_kind == "given" and measured.tuned_figure is not None:
+            title = f"{measured.metric_title}, tuned model"
+            found[TUNED_ACCURACY] = _measured(TUNED_ACCURACY, title, measured.tuned_figure, measured, "share")
+        else:
+            found[TUNED_OVER_TODAY] = _measured(TUNED_OVER_TODAY, f"{against} today's way", measured.tuned, measured)
+        for one in measured.baselines:
+            key = over_baseline(one)
+            found[key] = _measured(key, f"{against} {one.title}", one.tuned_less, measured)
         if measured.over_few_shot is not None:
             found[TUNED_OVER_FEW_SHOT] = _measured(
                 TUNED_OVER_FEW_SHOT, f"{against} few-shot", measured.over_few_shot, measured
@@ -96,6 +120,28 @@ def inputs_of(case: Case, measured: MeasuredGains | None) -> dict[str, Input]:
             exact = Range.exactly(measured.shot_tokens)
             found[SHOT_TOKENS] = Input(SHOT_TOKENS, "tokens of the examples in a prompt", "number", exact)
     return found
+
+
+def over_baseline(one: MeasuredBaseline) -> str:
+    """The key of the tuned model's gain over a baseline."""
+    return f"verdict.over.{one.name}"
+
+
+def given_accuracy(case: Case) -> Share | None:
+    """Today's accuracy as the case gives it, or as Wilson's interval says of the answers that were counted."""
+    counted = case.today.counted
+    if counted is None:
+        return case.today.accuracy
+    low, high = share_ends(counted.num_correct, counted.num_answers, _TAIL)
+    return Share(low=low, typical=counted.num_correct / counted.num_answers, high=high)
+
+
+def today_accuracy(case: Case, measured: MeasuredGains | None) -> Measured | None:
+    """How accurate today's way is, as measured or as the case says; None where neither says it."""
+    if measured is not None and measured.today_kind != "given":
+        return measured.today_figure if measured.is_share_of_correct else None
+    given = given_accuracy(case)
+    return None if given is None else Measured(value=given.typical, low=given.low, high=given.high)
 
 
 def typical_values(inputs: Mapping[str, Input]) -> dict[str, Array]:
@@ -119,7 +165,8 @@ def _draw(one: Input, num: int, seed: int) -> Array:
     if one.is_measured:
         deviation = ndtri(level)
         # Each side has the width of its own end of the interval, which lies at 1.96 deviations.
-        return np.asarray(typical + np.where(deviation > 0, high - typical, typical - low) * deviation / _Z)
+        found = np.asarray(typical + np.where(deviation > 0, high - typical, typical - low) * deviation / _Z)
+        return np.clip(found, 0.0, 1.0) if one.kind == "share" else found
     # The shape parameters of the beta distribution; its inverse turns levels into draws.
     left, right = 1 + 4 * (typical - low) / (high - low), 1 + 4 * (high - typical) / (high - low)
     return np.asarray(low + (high - low) * betaincinv(left, right, level))
@@ -145,8 +192,8 @@ def _kind(value: Range) -> Kind:
     return "gain" if isinstance(value, Gain) else "share" if isinstance(value, Share) else "number"
 
 
-def _measured(key: str, title: str, found: Measured, measured: MeasuredGains) -> Input:
-    kind: Kind = "gain" if measured.is_share_of_correct else "number"
+def _measured(key: str, title: str, found: Measured, measured: MeasuredGains, share: Kind = "gain") -> Input:
+    kind: Kind = share if measured.is_share_of_correct else "number"
     # The interval of a bootstrap need not hold the value itself.
     ends = Range(low=min(found.low, found.value), typical=found.value, high=max(found.high, found.value))
     return Input(key, title, kind, ends, is_measured=True)
@@ -205,6 +252,19 @@ class Economy:
     case: Case
     measured: MeasuredGains | None
 
+    def names(self) -> list[str]:
+        """All alternatives that can be priced: plain ways, then baselines."""
+        return [*self.alternatives(), *self.baselines()]
+
+    def baselines(self) -> dict[str, MeasuredBaseline]:
+        """The measured baselines without a language model, by name."""
+        return {one.name: one for one in self.measured.baselines} if self.measured is not None else {}
+
+    def phrase(self, name: str) -> str:
+        """What a sentence calls a way."""
+        baseline = self.baselines().get(name)
+        return words.MIDDLE[name] if baseline is None else baseline.title
+
     def alternatives(self) -> dict[str, Changed]:
         """The plain ways that can be priced, by name."""
         found: dict[str, Changed] = {name: way for name in ALTERNATIVES if (way := self._plain(name))}
@@ -214,7 +274,10 @@ class Economy:
 
     def flow(self, name: str, values: Values) -> Flow:
         """The flow of `tuned`, or of one of the alternatives."""
-        return self._tuned(values) if name == TUNED else self._alternative(name, values)
+        if name == TUNED:
+            return self._tuned(values)
+        baseline = self.baselines().get(name)
+        return self._alternative(name, values) if baseline is None else self._baseline(baseline, values)
 
     def today_per_month(self, values: Values) -> Array:
         """What calls cost a month as they are answered today."""
@@ -225,7 +288,14 @@ class Economy:
         """Accuracy of the tuned model less today's; a measured one stays within what accuracies can be."""
         if self.measured is None:
             return _gain(self.case.tuned, "tuned", values)
-        return self._within(values[TUNED_OVER_TODAY] * self._points(values))
+        if TUNED_ACCURACY in values:
+            return values[TUNED_ACCURACY] - values[TODAY_ACCURACY]
+        return self._within(values[TUNED_OVER_TODAY] * self._points(values), values)
+
+    def gain_left(self, values: Values) -> Array | None:
+        """What there is to gain over today's way; None where nobody says how accurate it is."""
+        known = self._known_today(values)
+        return None if known is None else 1.0 - known
 
     def _plain(self, name: str) -> Changed | None:
         way: Changed | None = getattr(self.case.alternatives, name)
@@ -234,20 +304,48 @@ class Economy:
     def _tuned(self, values: Values) -> Flow:
         serving = self._serving(TUNED, self.case.tuned, values)
         gain = self.tuned_gain(values)
-        hours = {name: values[f"people.{name}_hours"] for name in ("preparation", "annotation", "review")}
-        rate, one_training = values["people.rate_per_hour"], self._one_training(values)
-        judging = values["evaluation.hours"] * rate + values["evaluation.cost"]
-        once = {name: number * rate for name, number in hours.items()}
-        once |= {"training": one_training * values["training.num_trials"], "evaluation": judging}
-        again = one_training + judging + values["upkeep.work_hours_per_retraining"] * rate
-        every = values.get("upkeep.retrain_every_months")
+        training = self._one_training(values)
+        people = self._people(values)
+        once = people | {"training": training * values["training.num_trials"], "evaluation": self._judging(values)}
         monthly = {
             **self._monthly(gain, serving, values),
-            "retraining": -(again / every) if every is not None else np.zeros_like(rate),
-            "review": -values["upkeep.review_hours_per_month"] * rate,
+            **self._upkeep(training, values),
             "upkeep": -values["upkeep.cost_per_month"],
         }
         return Flow(gain, serving, once, monthly, values["months_until_launch"])
+
+    def _people(self, values: Values) -> dict[str, Array]:
+        """Hours of people until the rows are ready, in money."""
+        rate = values["people.rate_per_hour"]
+        return {name: values[f"people.{name}_hours"] * rate for name in ("preparation", "annotation", "review")}
+
+    def _judging(self, values: Values) -> Array:
+        return values["evaluation.hours"] * values["people.rate_per_hour"] + values["evaluation.cost"]
+
+    def _upkeep(self, training: Array, values: Values) -> dict[str, Array]:
+        """What retraining and reviewing take off a month, where one training costs `training`."""
+        rate, every = values["people.rate_per_hour"], values.get("upkeep.retrain_every_months")
+        again = training + self._judging(values) + values["upkeep.work_hours_per_retraining"] * rate
+        return {
+            "retraining": -(again / every) if every is not None else np.zeros_like(rate),
+            "review": -values["upkeep.review_hours_per_month"] * rate,
+        }
+
+    def _baseline(self, one: MeasuredBaseline, values: Values) -> Flow:
+        gain = self._less_than_tuned(values[over_baseline(one)], values)
+        nothing = np.zeros_like(values["people.rate_per_hour"])
+        serving = values["calls.per_month"] * values.get(f"{_BASELINES}.cost_per_call", nothing)
+        work = values.get(f"{_BASELINES}.work_hours", nothing) * values["people.rate_per_hour"]
+        once = {"work": work}
+        monthly = {
+            **self._monthly(gain, serving, values),
+            "upkeep": -values.get(f"{_BASELINES}.cost_per_month", nothing),
+        }
+        # One answer to everything is known without preparing any rows, and does not get old by itself.
+        if one.kind != "majority":
+            once |= self._people(values) | {"evaluation": self._judging(values)}
+            monthly |= self._upkeep(nothing, values)
+        return Flow(gain, serving, once, monthly, nothing)
 
     def _alternative(self, name: str, values: Values) -> Flow:
         way, key = self.alternatives()[name], f"alternatives.{name}"
@@ -264,17 +362,24 @@ class Economy:
 
     def _alternative_gain(self, name: str, way: Changed, values: Values) -> Array:
         if name == FEW_SHOT and TUNED_OVER_FEW_SHOT in values:
-            # Few-shot over today = (tuned - today) - (tuned - few-shot).
-            measured = values[TUNED_OVER_TODAY] - values[TUNED_OVER_FEW_SHOT]
-            return self._within(measured * self._points(values))
+            return self._less_than_tuned(values[TUNED_OVER_FEW_SHOT], values)
         return _gain(way, f"alternatives.{name}", values)
+
+    def _less_than_tuned(self, difference: Array, values: Values) -> Array:
+        # Alternative over today = (tuned - today) - (tuned - alternative); the first of them already within bounds, so
+        # that its draws beyond them are not credited to the alternative.
+        return self._within(self.tuned_gain(values) - difference * self._points(values), values)
 
     def _points(self, values: Values) -> Array:
         return values.get("verdict.correct_per_point", np.asarray(1.0))
 
-    def _within(self, gain: Array) -> Array:
-        # A share lies between 0 and 1, so a gain cannot exceed what today's way leaves open.
+    def _known_today(self, values: Values) -> Array | None:
         known = self.measured.today_value if self.measured is not None else None
+        return values.get(TODAY_ACCURACY) if known is None else np.asarray(known)
+
+    def _within(self, gain: Array, values: Values) -> Array:
+        # A share lies between 0 and 1, so a gain cannot exceed what today's way leaves open.
+        known = self._known_today(values)
         return np.clip(gain, -1.0, 1.0) if known is None else np.clip(gain, -known, 1.0 - known)
 
     def _serving(self, key: str, way: Changed, values: Values) -> Array:

@@ -43,6 +43,7 @@ from luthier.ml.planning.roi.flows import (
     Values,
     draw,
     inputs_of,
+    today_accuracy,
     typical_values,
 )
 
@@ -67,7 +68,7 @@ def break_even_gain(economy: Economy, values: Values, months: float, target: Arr
 
 def best_alternative(economy: Economy, values: Values, months: float) -> tuple[str | None, float]:
     """The alternative that is worth most at these values, and how much; (None, 0) where none is worth more than 0."""
-    found = {name: float(economy.flow(name, values).value(months)) for name in economy.alternatives()}
+    found = {name: float(economy.flow(name, values).value(months)) for name in economy.names()}
     name = max(found, key=lambda one: found[one], default=None)
     return (name, found[name]) if name is not None and found[name] > 0 else (None, 0.0)
 
@@ -75,7 +76,7 @@ def best_alternative(economy: Economy, values: Values, months: float) -> tuple[s
 def break_evens(economy: Economy, values: Values, months: float) -> tuple[BreakEven, ...]:
     """The turning points of gain, calls, value of an answer and what is spent once, at typical values."""
     rival, target = best_alternative(economy, values, months)
-    against = words.MIDDLE[rival] if rival else "doing nothing"
+    against = economy.phrase(rival) if rival else "doing nothing"
     flow, currency = economy.flow(TUNED, values), economy.case.currency
 
     def advantage(key: str) -> Callable[[float], float]:
@@ -97,7 +98,9 @@ def break_evens(economy: Economy, values: Values, months: float) -> tuple[BreakE
         _moved(VALUE, "value of one more correct answer", "money", values, advantage(VALUE), against),
         _one("once", "what is spent once", "money", float(flow.spent), most if most >= 0 else None, False, against),
     ]
-    return tuple(one.model_copy(update={"sentence": _sentence(one, currency)}) for one in found)
+    left = economy.gain_left(values)
+    most_gain = 1.0 if left is None else float(left)
+    return tuple(one.model_copy(update={"sentence": _sentence(one, currency, most_gain)}) for one in found)
 
 
 def _moved(
@@ -139,7 +142,7 @@ def _one(
     )
 
 
-def _sentence(found: BreakEven, currency: str) -> str:
+def _sentence(found: BreakEven, currency: str, most_gain: float) -> str:
     """`An accuracy gain of at least +8.3 points (now +3 points).`"""
     now = words.of_kind(found.now, found.kind, currency)
     if found.needed is None:
@@ -151,7 +154,7 @@ def _sentence(found: BreakEven, currency: str) -> str:
         }
         return nothing[found.name]
     if found.name == "gain":
-        beyond = " That is more than there is to gain." if found.needed > 1 else ""
+        beyond = " That is more than there is to gain." if found.needed > most_gain else ""
         return f"An accuracy gain of at least {words.points(found.needed)} (now {now}).{beyond}"
     needed = words.of_kind(found.needed, found.kind, currency)
     bound = "at least" if found.at_least else "at most"
@@ -205,15 +208,17 @@ def worth(case: Case, measured: MeasuredGains | None = None, *, sources: tuple[s
     economy, typical, draws = Economy(case, measured), typical_values(inputs), draw(inputs, NUM_DRAWS, case.seed)
     months = float(case.horizon_months)
     exact, drawn = economy.flow(TUNED, typical), economy.flow(TUNED, draws)
-    tuned = _priced(TUNED, exact, drawn, case)
+    tuned = _priced(TUNED, exact, drawn, economy)
     # Kept draw by draw: below each alternative is compared with it within the same draw.
     worth_of_tuned = drawn.value(months)
+    others = {name: economy.flow(name, draws) for name in economy.names()}
     alternatives = tuple(
-        _priced(name, economy.flow(name, typical), flow := economy.flow(name, draws), case).model_copy(
+        _priced(name, economy.flow(name, typical), flow, economy).model_copy(
             update={"probability_tuned_is_worth_more": _chance(worth_of_tuned > flow.value(months))}
         )
-        for name in economy.alternatives()
+        for name, flow in others.items()
     )
+    best, worth_of_best = best_alternative(economy, typical, months)
     within = None if case.budget is None else _chance(drawn.spent <= draws["budget"])
     verdict = words_of.decide(tuned, alternatives, within)
     monthly, once = _parts(exact.monthly, drawn.monthly), _parts(exact.once, drawn.once)
@@ -231,9 +236,13 @@ def worth(case: Case, measured: MeasuredGains | None = None, *, sources: tuple[s
         probability_within_budget=within,
         once_parts=once,
         monthly_parts=monthly,
+        today_accuracy=today_accuracy(case, measured),
         alternatives=alternatives,
+        best_alternative=best,
+        use_instead=instead.name if (instead := words_of.use_instead(verdict, alternatives)) else None,
         not_priced=_not_priced(economy),
         break_even_gain=_maybe(break_even_gain(economy, typical, months), break_even_gain(economy, draws, months)),
+        break_even_gain_over_best=_over_best(economy, typical, draws, worth_of_best, others),
         break_evens=turning,
         tornado=tornado,
         months=_months(exact, drawn, case),
@@ -249,11 +258,30 @@ def spread(typical: Array, draws: Array) -> Spread:
     return Spread(typical=float(typical), mean=float(np.mean(draws)), low=float(low), high=float(high))
 
 
-def _priced(name: str, exact: Flow, drawn: Flow, case: Case) -> Priced:
-    months = float(case.horizon_months)
+def _over_best(
+    economy: Economy, typical: Values, draws: Values, worth_of_best: float, others: Mapping[str, Flow]
+) -> SpreadOrNever | None:
+    """The gain at which the tuned model is worth as much as the best alternative, in each draw the best one of it."""
+    if not others:
+        return None
+    months = float(economy.case.horizon_months)
+    best = np.zeros(NUM_DRAWS)
+    for flow in others.values():
+        best = np.maximum(best, flow.value(months))
+    exact = break_even_gain(economy, typical, months, worth_of_best)
+    return _maybe(exact, break_even_gain(economy, draws, months, best))
+
+
+def _priced(name: str, exact: Flow, drawn: Flow, economy: Economy) -> Priced:
+    months = float(economy.case.horizon_months)
+    baseline = economy.baselines().get(name)
     return Priced(
         name=name,
-        title=TITLES[name],
+        title=TITLES[name] if baseline is None else f"Without a language model: {name}",
+        phrase=economy.phrase(name),
+        is_baseline=baseline is not None,
+        seconds=None if baseline is None else baseline.seconds,
+        tuned_is=None if baseline is None else baseline.tuned_is,
         gain=spread(exact.gain, drawn.gain),
         serving_per_month=spread(exact.serving, drawn.serving),
         once=spread(exact.spent, drawn.spent),
@@ -336,7 +364,9 @@ def _histogram(values: Array) -> Histogram:
 
 
 def _not_priced(economy: Economy) -> tuple[NotPriced, ...]:
-    known = economy.alternatives()
+    known = set(economy.alternatives())
+    # A way without a language model need not be guessed where some were measured.
+    known |= {"without_model"} if economy.baselines() else set()
     needs = "alternatives.{}: what it would gain, and what it would cost"
     is_today = economy.measured is not None and economy.case.verdict.today == "few_shot"
     return tuple(

@@ -16,6 +16,7 @@ from luthier.features.traffic import log as traffic_log
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.policy import set_traffic_policy, user_digest, user_key
 from luthier.platform.home.context import Context
+from luthier.testing.servers import wait_for
 
 QUESTION = [{"role": "user", "content": "Write to anna.lee@firm.de about case 7."}]
 
@@ -130,7 +131,7 @@ def test_vectors_that_are_cancelled_are_kept_as_gone(
             await task
 
     asyncio.run(ask())
-    assert cancelled
+    wait_for(lambda: bool(cancelled))  # while it is routed, the thread that routes stops it a moment later
     assert (newest(home, "gone-embeds").status, newest(home, "gone-embeds").error_code) == (499, "client_gone")
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from luthier.core.results.roi import MeasuredGains
 from luthier.core.results.roi_result import RoiResult
 from luthier.ml.planning.roi import worth
 from luthier.ml.planning.roi.report import render_roi, write_roi_report
+from luthier.ml.planning.roi.report.page import ways_chart
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 DOUBT = {
@@ -108,6 +110,16 @@ def test_every_answer_has_its_page(make_case: Any, changes: dict[str, Any], badg
     html = render_roi(worth(make_case(changes)), case_file="case.yaml")
     assert f'<p class="badge">{badge}' in html
     assert ("chart-tornado" in html) == (changes is DOUBT)
+
+
+def test_every_way_has_its_row_in_the_chart(make_case: Any, beside_baselines: MeasuredGains) -> None:
+    other = {"gain": 0.01, "cost_per_call": 0}
+    plain = ("better_prompt", "few_shot", "bigger_model", "without_model")
+    changes = {"today.accuracy": None, "tuned.gain": None} | {f"alternatives.{name}": other for name in plain}
+    chart = ways_chart(worth(make_case(changes), beside_baselines)).svg
+    rows = ("Tuned model", "Better prompt", "Few-shot", "Bigger model", "Without a model", "Commonest answer")
+    places = [chart.index(f">{row}<") for row in (*rows, "Linear classifier", "Doing nothing")]
+    assert places == sorted(places)
 
 
 def test_hostile_names_stay_text(make_case: Any) -> None:

@@ -104,9 +104,11 @@ def months_chart(result: RoiResult) -> Chart:
 def ways_chart(result: RoiResult) -> Chart:
     """The tuned model beside plainer ways and doing nothing: a dot for the value, a whisker for its 95% interval."""
     ways, currency = [result.tuned, *result.alternatives], result.case.currency
-    roles: tuple[Role, ...] = ("tuned", *OTHERS)
+    # A colour a way as far as they go; after that they are quiet, and known by their names.
+    quiet: Role = "quiet"
+    roles = ("tuned", *OTHERS, *[quiet] * len(ways))
     rows = [
-        Estimate(way.title, value.typical, value.low, value.high, role, words.three_digits(value.typical))
+        Estimate(_row_name(way), value.typical, value.low, value.high, role, words.three_digits(value.typical))
         for way, value, role in ((way, way.value, role) for way, role in zip(ways, roles, strict=False))
     ]
     # As a row of its own, so that the line at zero has a name.
@@ -155,6 +157,11 @@ def draws_chart(result: RoiResult) -> Chart:
         height_pixels=240,
     )
     return report_chart(chart)
+
+
+def _row_name(way: Priced) -> str:
+    # The whole title of a baseline does not fit beside a row, and its name says enough.
+    return f"{way.name[:1].upper()}{way.name[1:]}" if way.is_baseline else way.title
 
 
 def _in_words(way: Priced, currency: str) -> str:

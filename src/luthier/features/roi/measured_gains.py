@@ -1,0 +1,360 @@
+"""The gains of a case as an evaluation measured them: today's way, the tuned model, and what is judged beside them.
+
+Today's way is one of the judged systems, or what the case says of it. Each gain is a paired difference with its
+interval; only a gain over an accuracy that the case gives is one of other rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from luthier.core.errors import ConflictError, RequestError
+from luthier.core.evaluation import (
+    NOT_DISTINGUISHABLE,
+    AlternativeWord,
+    Comparison,
+    Evaluation,
+    SystemResult,
+    VerdictWord,
+)
+from luthier.core.ids import is_id
+from luthier.core.results.roi import Case, Measured, MeasuredBaseline, MeasuredGains, TodayKind
+from luthier.core.text.suggest import suggest_ids
+from luthier.platform.home.context import Context
+
+_WORDS: Final[dict[VerdictWord, AlternativeWord]] = {
+    "better": "better",
+    "worse": "worse",
+    NOT_DISTINGUISHABLE: "not_distinguishable",
+}
+SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_accuracy")
+
+
+def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
+    """The gains of a run's last evaluation, or of an evaluation named by its own id.
+
+    Raises NotFoundError (no such run or evaluation), RequestError (never judged, or not in a way that the case can
+    use), ConflictError (the files that tell what the examples were are gone or changed).
+    """
+    from luthier.ml.charts.judged_rows import metric_title
+    from luthier.ml.planning.roi.contradictions import is_without_tokens
+
+    evaluation = _evaluation(context, name)
+    # The judged model is the last one in every evaluation.
+    *others, tuned = [system for system in evaluation.systems if system.kind == "model"]
+    metric = _metric(case, evaluation, tuned)
+    is_share = _is_share(case, evaluation, metric)
+    bare, shown = _base(others)
+    today = _today(case, evaluation, metric, (bare, shown, tuned))
+    kind: TodayKind = "given" if today is None else today.kind
+    if today is not None and today.kind == "model" and today.num_few_shot:
+        shown, kind = today, "few_shot"
+    figure, own = (_figure(system, metric) for system in (today, tuned))
+    found = MeasuredGains(
+        evaluation_id=evaluation.evaluation_id,
+        run_id=evaluation.run_id,
+        metric=metric,
+        metric_title=metric_title(metric),
+        is_share_of_correct=is_share,
+        num_rows=evaluation.num_rows,
+        today=_today_title(case, today, evaluation),
+        tuned=_compared(evaluation, today, tuned, metric) if today else _over_given(case, own),
+        over_few_shot=None,
+        today_value=min(1.0, max(0.0, figure.value)) if is_share and figure else None,
+        shot_tokens=None,
+        notes=(*_notes(evaluation, metric), *_notes_on_baselines(evaluation, metric)),
+        today_kind=kind,
+        today_name=today.name if today else None,
+        today_figure=figure,
+        tuned_figure=own,
+        baselines=_baselines(evaluation, today, tuned, metric),
+    )
+    # Where few-shot prompting is today's way, it is no alternative as well; and where today's way reads no tokens, its
+    # costs are unknown until the case says them.
+    own_prices = case.alternatives.few_shot is not None or not is_without_tokens(case, found)
+    beside = shown if kind != "few_shot" and own_prices else None
+    is_shown = beside is not None or kind == "few_shot"
+    return found.model_copy(
+        update={
+            "over_few_shot": _compared(evaluation, beside, tuned, metric) if beside is not None else None,
+            "shot_tokens": _shot_tokens(context, evaluation, shown, case, kind) if shown and is_shown else None,
+        }
+    )
+
+
+def _is_share(case: Case, evaluation: Evaluation, metric: str) -> bool:
+    """Whether the metric is a share of correct answers; if not, the case has to say what a point of it is worth."""
+    from luthier.ml.charts.judged_rows import metric_title
+
+    if metric in SHARES_OF_CORRECT:
+        return True
+    # The value of a case is counted in correct answers, so any other metric needs to be turned into them.
+    if case.verdict.correct_per_point is None:
+        raise RequestError(
+            f"evaluation {evaluation.evaluation_id} is about {metric_title(metric)}, no share of correct answers",
+            expected=f"one of {', '.join(SHARES_OF_CORRECT)}, or what a point of it is worth",
+            do="name another verdict.metric, or say verdict.correct_per_point: how many more answers are correct, as "
+            "a fraction, where it rises by 1",
+        )
+    if case.verdict.today == "given":
+        raise RequestError(
+            f"verdict.today is given, and evaluation {evaluation.evaluation_id} is read by "
+            f"{metric_title(metric)}, which today's accuracy cannot be held against",
+            expected=f"one of {', '.join(SHARES_OF_CORRECT)}",
+            do="name another verdict.metric, or a system of the evaluation as verdict.today",
+        )
+    return False
+
+
+def _figure(system: SystemResult | None, metric: str) -> Measured | None:
+    if system is None:
+        return None
+    found = system.metrics[metric]
+    return Measured(value=found.value, low=found.low, high=found.high)
+
+
+def _base(others: Sequence[SystemResult]) -> tuple[SystemResult | None, SystemResult | None]:
+    """The base model, and the same with examples in its prompt, among the models beside the judged one."""
+    bare = next((system for system in others if not system.num_few_shot), None)
+    shown = (system for system in others if system.num_few_shot and bare is not None and system.model == bare.model)
+    return bare, next(shown, None)
+
+
+def _today(
+    case: Case,
+    evaluation: Evaluation,
+    metric: str,
+    models: tuple[SystemResult | None, SystemResult | None, SystemResult],
+) -> SystemResult | None:
+    """The system that is today's way; None where the case says itself how accurate that is.
+
+    Args:
+        case: names it.
+        evaluation: has judged it.
+        metric: by which it must have been judged.
+        models: the base, the base with examples, and the tuned model.
+    """
+    asked, (bare, shown, tuned) = case.verdict.today, models
+    if asked == "given":
+        if case.today.accuracy is None and case.today.counted is None:
+            raise RequestError(
+                "verdict.today is given, and today says neither accuracy nor counted",
+                expected="how accurate today's way is",
+                do="say today.accuracy, or today.counted: {num_correct: 62, num_answers: 100}",
+            )
+        return None
+    if asked == "base" and bare is None:
+        raise RequestError(
+            f"evaluation {evaluation.evaluation_id} judged {', '.join(system.name for system in evaluation.systems)}",
+            expected="a tuned model and, before it, what it is held against",
+            do="judge it against its base: luthier eval RUN --data FILE --against BASE_MODEL; or say what "
+            "today's way is as verdict.today",
+        )
+    if asked == "few_shot" and shown is None:
+        raise RequestError(
+            f"verdict.today is few_shot, and evaluation {evaluation.evaluation_id} judged no few-shot system",
+            expected="a base model with examples in its prompt among the judged",
+            do="judge one: luthier eval RUN --data FILE --few-shot 4 --few-shot-from FILE; or say verdict.today: base",
+        )
+    known = {system.name: system for system in evaluation.systems if system is not tuned}
+    found = {"base": bare, "few_shot": shown}.get(asked) or known.get(asked)
+    if found is None:
+        is_tuned = " but the tuned model itself" if asked == tuned.name else ""
+        raise RequestError(
+            f"verdict.today is {asked}, and evaluation {evaluation.evaluation_id} judged no system of that "
+            f"name{is_tuned}",
+            expected=f"base, few_shot, given, or one of {', '.join(known) or 'its systems (there is no other)'}",
+            do=f"correct verdict.today ({suggest_ids(asked, list(known))}), or judge it together with the tuned model",
+        )
+    if metric not in found.metrics:
+        by = ", ".join(name for name in found.metrics if name in tuned.metrics)
+        raise RequestError(
+            f"verdict.today is {asked}, which evaluation {evaluation.evaluation_id} did not judge by {metric}",
+            expected=f"a metric of both: {by or 'there is none'}",
+            do="name one as verdict.metric, or another system as verdict.today",
+        )
+    return found
+
+
+def _today_title(case: Case, today: SystemResult | None, evaluation: Evaluation) -> str:
+    from luthier.ml.evaluation.verdict_text import system_title
+
+    if today is not None:
+        return system_title(today, evaluation.systems)
+    counted = case.today.counted
+    if counted is None:
+        return "what the case says it is"
+    return f"what the case says it is ({counted.num_correct:,} of {counted.num_answers:,} answers correct)"
+
+
+def _over_given(case: Case, tuned: Measured | None) -> Measured:
+    """The tuned model less a given accuracy, of other rows: the ends of both intervals, squared and added.
+
+    Source: Newcombe, "Interval estimation for the difference between independent proportions", 1998.
+    """
+    from luthier.ml.planning.roi.flows import given_accuracy
+
+    given = given_accuracy(case)
+    if tuned is None or given is None:
+        raise AssertionError("checked before: the case says today's accuracy, and the tuned model was judged")
+    difference = tuned.value - given.typical
+    low = difference - math.hypot(tuned.value - tuned.low, given.high - given.typical)
+    high = difference + math.hypot(tuned.high - tuned.value, given.typical - given.low)
+    return Measured(value=difference, low=max(-1.0, low), high=min(1.0, high))
+
+
+def _baselines(
+    evaluation: Evaluation, today: SystemResult | None, tuned: SystemResult, metric: str
+) -> tuple[MeasuredBaseline, ...]:
+    """Those without a language model that can be compared with the tuned one, but for today's way."""
+    from luthier.ml.evaluation.verdict_text import system_title
+
+    found = []
+    for system in evaluation.systems:
+        comparison = _comparison(evaluation, system, tuned, metric)
+        figure = _figure(system, metric) if metric in system.metrics else None
+        if system.kind == "model" or system is today or comparison is None or figure is None:
+            continue
+        found.append(
+            MeasuredBaseline(
+                name=system.name,
+                kind=system.kind,
+                title=system_title(system, evaluation.systems),
+                value=figure,
+                tuned_less=Measured(value=comparison.difference, low=comparison.low, high=comparison.high),
+                tuned_is=_WORDS[comparison.verdict],
+                seconds=system.seconds,
+            )
+        )
+    return tuple(found)
+
+
+def _notes_on_baselines(evaluation: Evaluation, metric: str) -> Iterator[str]:
+    """Which baselines without a language model could not be counted."""
+    simple = [system for system in evaluation.systems if system.kind != "model"]
+    if not simple:
+        yield (
+            f"Evaluation {evaluation.evaluation_id} holds no baseline without a language model: nothing but the base "
+            "model, with or without examples, was compared, and a classifier may do as well. Judge again where the "
+            "training rows are known (docs/baselines.md)."
+        )
+    unknown = [system.name for system in simple if metric not in system.metrics]
+    if unknown:
+        yield f"Not priced, since {metric} was not judged of them: {', '.join(unknown)}."
+
+
+def _evaluation(context: Context, name: str) -> Evaluation:
+    if is_id(name, "eval"):
+        return context.evaluations.get(name)
+    # For its error, which names the nearest ids.
+    context.runs.get(name)
+    found = context.evaluations.list(run_id=name, limit=1)
+    if not found:
+        raise RequestError(
+            f"run {name} was never judged",
+            expected="a run with an evaluation",
+            do=f"judge it: luthier eval {name} --data held_out.jsonl --against BASE_MODEL",
+        )
+    return found[0]
+
+
+def _metric(case: Case, evaluation: Evaluation, tuned: SystemResult) -> str:
+    # By default the metric on which the verdict rests.
+    metric = case.verdict.metric or (evaluation.verdict.metric if evaluation.verdict else None)
+    known = [name for name, found in tuned.metrics.items() if found.higher_is_better]
+    if metric is None or metric not in tuned.metrics:
+        raise RequestError(
+            f"metric {metric or 'not named'} of evaluation {evaluation.evaluation_id}",
+            expected=f"one of {', '.join(known) or 'its metrics (it has none that rises with quality)'}",
+            do="name one as verdict.metric in the case, or judge again with --metrics exact_match",
+        )
+    if metric not in known:
+        raise RequestError(
+            f"{metric} is better where it is lower, and says nothing about how many answers are correct",
+            expected=f"one of {', '.join(known)}" if known else "a metric of the answers themselves",
+            do="name one as verdict.metric in the case, or judge again with --metrics exact_match",
+        )
+    return metric
+
+
+def _comparison(evaluation: Evaluation, baseline: SystemResult, tuned: SystemResult, metric: str) -> Comparison | None:
+    pair = (baseline.name, tuned.name, metric)
+    return next((one for one in evaluation.comparisons if (one.baseline, one.candidate, one.metric) == pair), None)
+
+
+def _compared(evaluation: Evaluation, baseline: SystemResult, tuned: SystemResult, metric: str) -> Measured:
+    found = _comparison(evaluation, baseline, tuned, metric)
+    if found is None:
+        raise RequestError(
+            f"evaluation {evaluation.evaluation_id} does not compare {tuned.name} with {baseline.name} by {metric}",
+            expected="a paired comparison of the two",
+            do="judge them together: luthier eval RUN --data FILE --against BASE_MODEL",
+        )
+    return Measured(value=found.difference, low=found.low, high=found.high)
+
+
+def _shot_tokens(
+    context: Context, evaluation: Evaluation, shown: SystemResult, case: Case, kind: TodayKind
+) -> float | None:
+    """Mean tokens that the examples add to a prompt; None where the case itself says how long prompts are."""
+    # Either the examples are saved by tuning, or they are what the alternative costs in addition.
+    is_today = kind == "few_shot"
+    few_shot, tuned = case.alternatives.few_shot, case.tuned
+    if is_today and (tuned.saved_prompt_tokens is not None or tuned.input_tokens is not None):
+        return None
+    if not is_today and few_shot and (few_shot.extra_prompt_tokens is not None or few_shot.input_tokens is not None):
+        return None
+    key = "tuned.saved_prompt_tokens" if is_today else "alternatives.few_shot.extra_prompt_tokens"
+    plan = context.runs.plan(evaluation.run_id) if evaluation.run_id is not None else None
+    held_out = plan.data.held_out if plan is not None else None
+    # `luthier train` calls its base "base"; `luthier eval` takes examples from a file of its own, which is not kept.
+    is_own = held_out is not None and held_out.sha256 == evaluation.held_out_sha256 and shown.name.startswith("base +")
+    if plan is None or not is_own:
+        raise RequestError(
+            f"evaluation {evaluation.evaluation_id} does not tell which examples stood in the prompt",
+            expected="an evaluation that `luthier train` made, or the number of their tokens",
+            do=f"say {key} in the case",
+        )
+    from luthier.features.planning.service import prepare_again
+    from luthier.ml.data.tokenise.loss_mask import tokenise
+    from luthier.ml.evaluation.few_shot import choose_shots, with_shots
+
+    try:
+        prepared = prepare_again(context, plan)
+    except (OSError, RequestError) as error:
+        raise ConflictError(
+            f"the examples in the prompt cannot be found again: {error}",
+            expected=f"the files of run {evaluation.run_id} as they were (training: {Path(plan.data.train.file).name})",
+            do=f"put them back, or say {key} in the case",
+        ) from error
+    examples = prepared.held_out.examples if prepared.held_out else ()
+    # The same seed and pool as when it was judged, so these are the very examples of those prompts.
+    shots = choose_shots(prepared.train.good_examples, shown.num_few_shot, plan.training.seed, held_out=examples)
+    judged = {sample.row_id for sample in shown.samples}
+    # Only judged rows: the mean must be of the prompts that the measured gain is about.
+    rows = [example for example in examples if not judged or example.id in judged]
+    if not rows:
+        raise RequestError(
+            f"evaluation {evaluation.evaluation_id} judged none of the held-out rows of run {evaluation.run_id}",
+            expected="an evaluation of these rows, or the number of tokens that the examples take",
+            do=f"say {key} in the case",
+        )
+    added = [
+        tokenise(with_shots(row, shots), prepared.template).num_tokens - tokenise(row, prepared.template).num_tokens
+        for row in rows
+    ]
+    return sum(added) / len(added)
+
+
+def _notes(evaluation: Evaluation, metric: str) -> tuple[str, ...]:
+    """What the verdict itself warns of; and where the case reads another metric than the verdict rests on, that."""
+    if evaluation.verdict is None:
+        return ()
+    verdict = evaluation.verdict
+    notes = [f"The verdict on these rows: {verdict.headline}", *verdict.caveats]
+    if metric != verdict.metric:
+        notes.append(f"The verdict rests on {verdict.metric}; the case asks for {metric}.")
+    return tuple(notes)

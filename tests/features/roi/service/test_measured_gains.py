@@ -1,0 +1,278 @@
+"""Gains of an evaluation that holds baselines without a language model, and what is done today."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.vacuous import nonempty
+
+from luthier.core.errors import RequestError
+from luthier.core.evaluation import Comparison, Evaluation, Metric, SystemKind, SystemResult, Verdict, VerdictWord
+from luthier.features.roi.service import RoiOutcome, compute_roi
+from luthier.platform.home.context import Context
+from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record
+
+METRIC = "label_accuracy"
+HOSTED = "hosted: {input_price_per_million_tokens: 2, output_price_per_million_tokens: 10}"
+CASE = f"""
+name: Reviews
+currency: USD
+calls: {{per_month: 10_000, input_tokens: 1_000, output_tokens: 100, value_of_one_more_correct: 0.5}}
+today:
+  {HOSTED}
+tuned: {{saved_prompt_tokens: 0}}
+people: {{rate_per_hour: 50, preparation_hours: 10, annotation_hours: 20, review_hours: 10}}
+training: {{cost: 300}}
+alternatives: {{few_shot: {{extra_prompt_tokens: 400}}}}
+"""
+NO_TOKENS = (
+    CASE.replace(HOSTED, "cost_per_call: 0")
+    .replace("tuned: {saved_prompt_tokens: 0}", f"tuned: {{{HOSTED}}}")
+    .replace("alternatives: {few_shot: {extra_prompt_tokens: 400}}", "alternatives: {}")
+)
+# The study of issue 22: 80 judged reviews.
+SYSTEMS: dict[str, tuple[SystemKind, float]] = {
+    "base": ("model", 0.0),
+    "base + 4 examples": ("model", 0.325),
+    "commonest answer": ("majority", 0.675),
+    "nearest training row (BM25)": ("nearest", 0.6),
+    "linear classifier": ("linear", 0.775),
+    "tuned": ("model", 0.75),
+}
+
+
+def figure(value: float) -> Metric:
+    ends = {"low": max(0.0, value - 0.09), "high": min(1.0, value + 0.09)}
+    return Metric(value=value, **ends, unit="fraction", higher_is_better=True)
+
+
+def system(name: str, kind: SystemKind, value: float) -> SystemResult:
+    return SystemResult(
+        name=name,
+        model="tiny" if kind == "model" else "",
+        adapter="/adapter" if name == "tuned" else None,
+        num_few_shot=4 if "examples" in name else 0,
+        num_samples=80,
+        metrics={METRIC: figure(value)},
+        seconds=0.7,
+        kind=kind,
+    )
+
+
+def compared(name: str, value: float, tuned: float) -> Comparison:
+    difference = tuned - value
+    word: VerdictWord = "better" if difference > 0.1 else "worse" if difference < -0.1 else "not distinguishable"
+    return Comparison(
+        baseline=name,
+        candidate="tuned",
+        metric=METRIC,
+        difference=difference,
+        low=max(-1.0, difference - 0.1),
+        high=min(1.0, difference + 0.1),
+        p_value=0.01,
+        verdict=word,
+    )
+
+
+def evaluation(systems: dict[str, tuple[SystemKind, float]] = SYSTEMS) -> Evaluation:
+    tuned = systems["tuned"][1]
+    found = {
+        "run_id": RUN_ID,
+        "num_rows": 80,
+        "systems": tuple(system(name, kind, value) for name, (kind, value) in systems.items()),
+        "comparisons": tuple(compared(name, value, tuned) for name, (_, value) in systems.items() if name != "tuned"),
+        "verdict": Verdict(word="not distinguishable", metric=METRIC, headline="Not better than a linear classifier."),
+    }
+    return make_evaluation().model_copy(update=found)
+
+
+@pytest.fixture
+def answer(context: Context, tmp_path: Path) -> Any:
+    """The answer to a case, gains measured by an evaluation."""
+
+    def answered(case: str = CASE, judged: Evaluation | None = None) -> RoiOutcome:
+        context.runs.create(make_record(), make_plan())
+        context.evaluations.save(judged or evaluation())
+        path = tmp_path / "case.yaml"
+        path.write_text(case, encoding="utf-8")
+        return compute_roi(context, path, verdict=RUN_ID)
+
+    return answered
+
+
+def test_every_baseline_is_an_alternative_with_its_paired_gain(answer: Any) -> None:
+    found = answer().result
+    ways = {way.name: way for way in found.alternatives}
+    assert list(ways) == ["few_shot", "commonest answer", "nearest training row (BM25)", "linear classifier"]
+    for name in ("few_shot", "commonest answer", "nearest training row (BM25)", "linear classifier"):
+        value = SYSTEMS["base + 4 examples" if name == "few_shot" else name][1]
+        assert ways[name].gain.typical == pytest.approx(value)
+        assert 0 <= ways[name].gain.low <= ways[name].gain.high <= 1
+    assert ways["linear classifier"].phrase == "a linear classifier"
+    assert ways["nearest training row (BM25)"].tuned_is == "better"
+    assert ways["few_shot"].is_baseline is False
+
+
+def test_a_base_that_is_never_right_no_longer_makes_a_model_pay(answer: Any) -> None:
+    found = answer().result
+    assert found.tuned.probability_pays > 0.99
+    assert found.answer == "no"
+    assert found.use_instead == found.best_alternative == "linear classifier"
+    assert found.headline.endswith("Use a linear classifier instead.")
+    assert {one.against for one in nonempty(found.break_evens)} == {"a linear classifier"}
+    assert found.today_accuracy is not None
+    assert found.today_accuracy.value == 0
+    assert any("where that is not what you do today, say verdict.today" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("linear classifier", "linear"), ("commonest answer", "majority"), ("nearest training row (BM25)", "nearest")],
+)
+def test_a_baseline_may_be_todays_way(answer: Any, name: str, kind: str) -> None:
+    found = answer(f"{NO_TOKENS}verdict: {{today: {name}}}\n").result
+    value = SYSTEMS[name][1]
+    assert found.measured is not None
+    assert (found.measured.today_kind, found.measured.today_name) == (kind, name)
+    assert found.tuned.gain.typical == pytest.approx(0.75 - value)
+    assert (found.tuned.gain.low, found.tuned.gain.high) == pytest.approx((0.65 - value, 0.85 - value), abs=2e-3)
+    assert found.today_per_month.typical == 0
+    assert found.tuned.serving_per_month.typical == pytest.approx(30)
+    # What is done today is no alternative to itself; few-shot has no price where today's way reads no tokens.
+    simple = [one for one, (its_kind, _) in SYSTEMS.items() if its_kind != "model" and one != name]
+    assert [way.name for way in found.alternatives] == simple
+    assert "few_shot" in {way.name for way in found.not_priced}
+
+
+def test_few_shot_beside_a_way_without_tokens_has_prices_of_its_own(answer: Any) -> None:
+    own = f"alternatives: {{few_shot: {{extra_prompt_tokens: 400, {HOSTED}}}}}"
+    case = NO_TOKENS.replace("alternatives: {}", own) + "verdict: {today: linear classifier}\n"
+    found = answer(case).result
+    few_shot = next(way for way in found.alternatives if way.name == "few_shot")
+    assert few_shot.gain.typical == pytest.approx(0.325 - 0.775)
+    assert few_shot.serving_per_month.typical == pytest.approx(10_000 * (1_400 * 2 + 100 * 10) / 1e6)
+
+
+def test_a_system_with_examples_by_its_name_is_few_shot(answer: Any) -> None:
+    case = CASE.replace("alternatives: {few_shot: {extra_prompt_tokens: 400}}", "alternatives: {}")
+    found = answer(f"{case}verdict: {{today: base + 4 examples}}\n").result
+    assert found.case.verdict.today == "few_shot"
+    assert found.measured is not None
+    assert found.measured.today_name == "base + 4 examples"
+    assert found.tuned.gain.typical == pytest.approx(0.425)
+    assert "few_shot" not in {way.name for way in (*found.alternatives, *found.not_priced)}
+
+
+def test_today_may_be_given_by_a_count(answer: Any) -> None:
+    case = CASE.replace("today:\n", "today:\n  counted: {num_correct: 50, num_answers: 80}\n")
+    found = answer(f"{case}verdict: {{today: given}}\n").result
+    assert found.tuned.gain.typical == pytest.approx(0.75 - 0.625)
+    assert found.today_accuracy is not None
+    assert found.today_accuracy.low < 0.625 < found.today_accuracy.high
+    assert found.measured is not None
+    assert found.measured.today == "what the case says it is (50 of 80 answers correct)"
+    # Newcombe's interval by hand: the ends of Wilson's (0.515, 0.723) and of the tuned model's (0.66, 0.84)
+    low, high = 0.125 - (0.09**2 + 0.0982**2) ** 0.5, 0.125 + (0.09**2 + 0.1096**2) ** 0.5
+    assert (found.measured.tuned.low, found.measured.tuned.high) == pytest.approx((low, high), abs=1e-3)
+    assert next(w for w in found.alternatives if w.name == "linear classifier").gain.typical == pytest.approx(0.15)
+
+
+def test_an_evaluation_without_baselines_works_and_says_what_is_missing(answer: Any) -> None:
+    old = {name: found for name, found in SYSTEMS.items() if found[0] == "model"}
+    found = answer(judged=evaluation(old)).result
+    assert found.answer == "yes"
+    assert [way.name for way in found.alternatives] == ["few_shot"]
+    assert any("holds no baseline without a language model: nothing but the base" in note for note in found.notes)
+    assert "without_model" in {way.name for way in found.not_priced}
+
+
+def test_an_evaluation_without_a_base_answers_where_today_is_something_else(answer: Any) -> None:
+    alone = {name: SYSTEMS[name] for name in ("linear classifier", "tuned")}
+    found = answer(f"{NO_TOKENS}verdict: {{today: linear classifier}}\n", evaluation(alone)).result
+    assert found.tuned.gain.typical == pytest.approx(-0.025)
+    assert found.alternatives == ()
+
+
+def test_a_baseline_that_was_not_judged_by_the_metric_is_left_out_and_named(answer: Any) -> None:
+    found = answer(judged=unjudged("linear classifier")).result
+    assert "linear classifier" not in {way.name for way in found.alternatives}
+    assert f"Not priced, since {METRIC} was not judged of them: linear classifier." in found.notes
+
+
+def unjudged(name: str) -> Evaluation:
+    judged = evaluation()
+    other = {"chrf": figure(0.5)}
+    return judged.model_copy(
+        update={
+            "systems": tuple(
+                one.model_copy(update={"metrics": other}) if one.name == name else one for one in judged.systems
+            ),
+            "comparisons": tuple(one for one in judged.comparisons if one.baseline != name),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "judged", "words"),
+    [
+        (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "judged no system of that name"),
+        (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "nearest: linear classifier"),
+        (f"{CASE}verdict: {{today: tuned}}\n", evaluation(), "of that name but the tuned model itself"),
+        (f"{CASE}verdict: {{today: given}}\n", evaluation(), "today says neither accuracy nor counted"),
+        (f"{CASE}verdict: {{today: ''}}\n", evaluation(), "verdict.today: has ''"),
+        (f"{CASE}verdict: {{today: 3}}\n", evaluation(), "expected base, few_shot, given, or the name of a system"),
+        (
+            f"{NO_TOKENS}verdict: {{today: linear classifier}}\n",
+            unjudged("linear classifier"),
+            "did not judge by label_accuracy",
+        ),
+        (
+            f"{NO_TOKENS}verdict: {{today: linear classifier}}\n",
+            evaluation().model_copy(update={"comparisons": ()}),
+            "does not compare tuned with linear classifier",
+        ),
+        (
+            f"{CASE}verdict: {{today: linear classifier}}\n",
+            evaluation(),
+            "today's way is a linear classifier, which reads no tokens, and today has hosted prices",
+        ),
+        (
+            CASE.replace("today:\n", "today:\n  counted: {num_correct: 9, num_answers: 8}\n"),
+            evaluation(),
+            "today.counted: has .*expected num_correct at most num_answers",
+        ),
+        (
+            CASE.replace("today:\n", "today:\n  counted: {num_correct: 6, num_answers: 8}\n"),
+            evaluation(),
+            "today.counted assumed, and evaluation",
+        ),
+        (
+            CASE.replace("alternatives: {", "alternatives: {baselines: {cost_per_call: 0.001}, "),
+            evaluation({name: found for name, found in SYSTEMS.items() if found[0] == "model"}),
+            "no baseline without a language model was measured",
+        ),
+    ],
+)
+def test_what_a_case_says_of_today_is_checked_against_the_evaluation(
+    answer: Any, case: str, judged: Evaluation, words: str
+) -> None:
+    with pytest.raises(RequestError, match=words) as caught:
+        answer(case, judged)
+    assert "what to do" in str(caught.value)
+
+
+def test_a_given_accuracy_is_not_held_against_points_of_another_metric(answer: Any) -> None:
+    judged = evaluation()
+    rouge = judged.model_copy(
+        update={
+            "systems": tuple(
+                one.model_copy(update={"metrics": {"rouge_l": one.metrics[METRIC]}}) for one in judged.systems
+            ),
+            "comparisons": tuple(one.model_copy(update={"metric": "rouge_l"}) for one in judged.comparisons),
+        }
+    )
+    case = CASE.replace("today:\n", "today:\n  accuracy: 0.6\n")
+    with pytest.raises(RequestError, match="which today's accuracy cannot be held against"):
+        answer(f"{case}verdict: {{today: given, metric: rouge_l, correct_per_point: 0.5}}\n", rouge)
