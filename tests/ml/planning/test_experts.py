@@ -79,7 +79,12 @@ def test_all_linear_says_what_it_reaches_and_what_it_leaves_out() -> None:
     [
         ("mamba2", "out_proj", {"in_proj"}, "2 matrices that other code reads past their module"),
         ("granitemoehybrid", "mamba.out_proj", {"in_proj", "o_proj", "q_proj"}, "1 matrices that other code"),
-        ("qwen3_next", "shared_expert_gate", {"out_proj", "o_proj", "in_proj_qkvz"}, "2 matrices narrower than rank 8 (shared"),
+        (
+            "qwen3_next",
+            "shared_expert_gate",
+            {"out_proj", "o_proj", "in_proj_qkvz"},
+            "2 matrices narrower than rank 8 (shared",
+        ),
     ],
 )
 def test_kernels_and_narrow_gates_are_left_out(kind: str, gone: str, kept: set[str], said: str) -> None:
@@ -150,7 +155,8 @@ def test_qlora_says_which_parameters_stay_wide() -> None:
 _QWEN3_NEXT: dict[str, Any] = {"model_type": "qwen3_next"}
 _GEMMA3N: dict[str, Any] = {
     "model_type": "gemma3n_text", "vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 8,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "num_kv_shared_layers": 0, "laurel_rank": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 96,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "num_kv_shared_layers": 0,
+    "laurel_rank": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 96,
     "intermediate_size": [64] * 2, "activation_sparsity_pattern": [0.5, 0.0],
     "layer_types": ["sliding_attention", "full_attention"],
 }  # fmt: skip
