@@ -176,8 +176,8 @@ def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
         older_names(found)
         return found
 
-    def index_tensors(self: Any, **values: Any) -> dict[str, Any]:
-        return {published_name(name): tensor for name, tensor in find_tensors(self, **values).items()}
+    def index_tensors(self: Any, *values: Any, **named: Any) -> dict[str, Any]:
+        return {published_name(name): tensor for name, tensor in find_tensors(self, *values, **named).items()}
 
     def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
         try:
