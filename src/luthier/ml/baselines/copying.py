@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from luthier.ml.baselines.labels import commonest_answer
-from luthier.ml.baselines.rows import NotApplicable, TaskRow, same_label
+from luthier.ml.baselines.rows import NotApplicable, TaskRow, same_label, within
 
 _TOKEN: Final = re.compile(r"\w+|[^\w\s]|\n")
 _END: Final = "\0"
@@ -23,6 +23,7 @@ _END: Final = "\0"
 _LONGEST: Final = 60
 """Tokens of an answer that is copied."""
 _MAX_ROWS: Final = 1_000
+_MAX_CHARACTERS: Final = 400_000
 _MAX_CANDIDATES: Final = 150
 _MAX_RULES: Final = 20
 _LEAST_PRECISION: Final = 0.5
@@ -50,7 +51,7 @@ def copied_answers(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]
     Raises:
         NotApplicable: answers are rarely in their prompts, repeat as labels do, or follow no common words.
     """
-    used = rows[:_MAX_ROWS]
+    used = within(rows, _MAX_CHARACTERS)[:_MAX_ROWS]
     texts = [_tokens(row.prompt) for row in used]
     found = [_occurrences(text, row.answer) for text, row in zip(texts, used, strict=True)]
     if sum(map(bool, found)) < 0.5 * len(used) or not used:

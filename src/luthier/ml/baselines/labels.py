@@ -13,10 +13,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from luthier.ml.baselines.rows import WORDS, NotApplicable, TaskRow, same_label, spellings
+from luthier.ml.baselines.rows import WORDS, NotApplicable, TaskRow, same_label, spellings, within
 
 MAX_LABELS: Final = 500
 """Classes that one linear classifier is fitted for: one weight vector each."""
+MAX_CHARACTERS: Final = 1_500_000
+"""Of training prompts that a classifier is fitted on: n-grams of more take longer than some 10 s."""
+_MAX_TRIED: Final = 4_000
+"""Rows on which its regularisation is chosen."""
 _STRENGTHS: Final = (0.1, 1.0, 10.0)
 """Inverse regularisation, of which the best on a fifth of the training rows is taken."""
 _WORD: Final = re.compile(r"\w+")
@@ -89,16 +93,19 @@ def linear_classifier(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[s
         raise NotApplicable(f"{num_labels:,} different answers, and it is fitted for at most {MAX_LABELS:,}")
     if len(rows) < 2 * num_labels:
         raise NotApplicable(f"{num_labels:,} different answers in {len(rows):,} rows: answers hardly repeat")
-    features, seen, asked = _features([row.prompt for row in rows], prompts)
-    del features
     forms = spellings([row.answer for row in rows])
-    strength = _best_strength(seen, np.array(labels))
+    rows = within(rows, MAX_CHARACTERS)
+    labels = [same_label(row.answer) for row in rows]
+    seen, asked = _features([row.prompt for row in rows], prompts)
+    if len(set(labels)) < 2:
+        raise NotApplicable("the rows that fit into its bound have the same answer")
+    strength = _best_strength(seen[:_MAX_TRIED], np.array(labels[:_MAX_TRIED]))
     fitted = _classifier(strength).fit(seen, labels)
     return [forms[str(label)] for label in fitted.predict(asked)]
 
 
-def _features(seen: Sequence[str], asked: Sequence[str]) -> tuple[Any, Any, Any]:
-    """The vectoriser, fitted on the first texts, and both as sparse matrices [texts, n-grams]."""
+def _features(seen: Sequence[str], asked: Sequence[str]) -> tuple[Any, Any]:
+    """Both as sparse matrices [texts, n-grams], by the n-grams of the first texts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import FeatureUnion
 
@@ -112,7 +119,7 @@ def _features(seen: Sequence[str], asked: Sequence[str]) -> tuple[Any, Any, Any]
         ]
     )
     try:
-        return union, union.fit_transform(seen), union.transform(asked)
+        return union.fit_transform(seen), union.transform(asked)
     except ValueError as error:  # scikit-learn: no n-gram is left
         raise NotApplicable("the prompts hold no words that repeat") from error
 

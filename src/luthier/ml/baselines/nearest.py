@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from luthier.ml.baselines.rows import WORDS, NotApplicable, TaskRow
+from luthier.ml.baselines.rows import WORDS, NotApplicable, TaskRow, within
 
 _SATURATION: Final = 1.5
 """k1: how fast further occurrences of a word stop to count."""
@@ -21,10 +21,10 @@ _LENGTH: Final = 0.75
 _SMOOTHING: Final = 1e-3
 """a of the weight a / (a + p) of a token with frequency p."""
 _BATCH: Final = 256
-_MAX_EMBEDDED: Final = 5_000
-"""Training rows that are embedded; of more, equally spaced ones. Tokenising is what takes time."""
 _MAX_CHARACTERS: Final = 2_000
 """Of a prompt that is embedded: its end, where the question is."""
+_MAX_TOKENISED: Final = 2_000_000
+"""Characters of training prompts that are embedded; of more rows, equally spaced ones. Tokenising takes the time."""
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -82,8 +82,8 @@ def nearest_by_embeddings(rows: Sequence[TaskRow], prompts: Sequence[str], table
         NotApplicable: no training rows.
     """
     _check(rows)
-    rows = rows[:: -(-len(rows) // _MAX_EMBEDDED)]
-    seen = table.token_ids([row.prompt[-_MAX_CHARACTERS:] for row in rows])
+    rows = within([TaskRow(row.prompt[-_MAX_CHARACTERS:], row.answer) for row in rows], _MAX_TOKENISED)
+    seen = table.token_ids([row.prompt for row in rows])
     asked = table.token_ids([prompt[-_MAX_CHARACTERS:] for prompt in prompts])
     known = sorted({one for ids in (*seen, *asked) for one in ids})
     if not known:

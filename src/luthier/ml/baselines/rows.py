@@ -62,6 +62,12 @@ def prompt_text(example: Example) -> str:
     return text[-MAX_CHARACTERS:]
 
 
+def within(rows: Sequence[TaskRow], max_characters: int) -> Sequence[TaskRow]:
+    """All rows, or equally spaced ones whose prompts have at most about so many characters in all."""
+    num_characters = sum(len(row.prompt) for row in rows)
+    return rows[:: max(1, -(-num_characters // max_characters))]
+
+
 def same_label(answer: str) -> str:
     """What answers have in common that differ only in case, in spaces or in how characters are composed."""
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", answer)).strip().casefold()

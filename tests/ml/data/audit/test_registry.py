@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from luthier.core import run as core_registry
+from luthier.core import registry as core_registry
 from luthier.core.errors import NotFoundError
 from luthier.ml.data.audit import run
 
