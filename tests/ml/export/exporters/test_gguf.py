@@ -114,6 +114,9 @@ def test_hybrids_are_completed_by_how_their_layers_alternate():
     assert kimi["linear_attn_config"] == {
         "full_attn_layers": [3], "kda_layers": [1, 2], "num_heads": 4, "head_dim": 8, "short_conv_kernel_size": 4,
     }  # fmt: skip
+    granite = {"mamba_n_heads": 4, "layer_types": [linear, full]}
+    older_names(granite)
+    assert granite["layer_types"] == ["mamba", "attention"]
     falcon = {"mamba_d_head": 16, "hidden_size": 96, "num_attention_heads": 4}
     older_names(falcon)
     assert falcon["head_dim"] == 24

@@ -25,11 +25,16 @@ _LLAMA_3: Final = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN_2: Final = _LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
+_QWEN_3_5: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _NAMES: Final = {
     ("ByteLevel",): "gpt-2",
     ("Digits", "ByteLevel"): "smollm",
     (_LLAMA_3,): "llama-bpe",
     (_QWEN_2,): "qwen2",
+    (_QWEN_3_5,): "qwen35",
 }
 
 
@@ -331,6 +336,8 @@ def older_names(hparams: dict[str, Any]) -> None:
         for name, value in older.items():
             if value is not None and part.get(name) is None:
                 part[name] = value
+        if part.get("mamba_n_heads") and part.get("layer_types"):  # Granite 4
+            part["layer_types"] = [_KINDS_OF_GRANITE.get(kind, kind) for kind in part["layer_types"]]
         # The converter appends as many layers as these say, whose tensors transformers does not save.
         part.update(dict.fromkeys(part.keys() & {"num_nextn_predict_layers", "mtp_num_hidden_layers"}, 0))
         pattern = part.get("hybrid_override_pattern")
@@ -353,6 +360,7 @@ def _of_full_attention(part: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_KINDS_OF_GRANITE: Final = {"linear_attention": "mamba", "full_attention": "attention"}
 # The letters of Nemotron-H for the kinds of its layers.
 _LETTERS: Final = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
 
@@ -373,6 +381,7 @@ def _of_hybrids(part: dict[str, Any]) -> dict[str, Any]:
     if feed_forward and "dense" not in feed_forward[num_dense:]:
         older["first_k_dense_replace"] = num_dense
     if part.get("linear_num_heads") and part.get("linear_head_dim"):  # Kimi Linear, which counts layers from 1
+        older["moe_router_activation_func"] = "sigmoid"
         older["linear_attn_config"] = {
             "full_attn_layers": full,
             "kda_layers": [number for number, kind in enumerate(kinds, start=1) if kind == "linear_attention"],
