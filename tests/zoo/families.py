@@ -195,7 +195,7 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("ernie4_5_moe"),
         _family("hunyuan_v1_moe"),
         _family("dots1", num_key_value_heads=_HEADS, layer_types=_MIXED_WINDOWS),
-        _family("minimax_m2", "qwen3"),
+        _family("minimax_m2", "qwen3", scoring_func="sigmoid"),
         _family("dbrx", attn_config={"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10_000.0},
                 ffn_config={"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2}),
         _family("jetmoe", kv_channels=8),
