@@ -60,13 +60,15 @@ def evaluate(
     max_thinking_tokens: int | None = None,
     max_samples: int | None = None,
     allow_leakage: bool = False,
+    good_enough: float | Mapping[str, float | str] | None = None,
     home: Home = None,
 ) -> Evaluation:
     """Judge a run id or a base model on held-out rows, against others, with 95% intervals and a verdict in words.
 
     metrics: None takes those that the rows can be judged by: text and likelihood, of plain text likelihood alone.
     max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None takes them from the lengths of
-    the rows' own.
+    the rows' own. good_enough: what the system has to reach, in the metric of the verdict, or as
+    {"metric": "label_accuracy", "value": 0.9}.
     """
     from luthier import python_api
 
@@ -82,6 +84,7 @@ def evaluate(
         max_thinking_tokens=max_thinking_tokens,
         max_samples=max_samples,
         allow_leakage=allow_leakage,
+        good_enough=good_enough,
         home=home,
     )
 

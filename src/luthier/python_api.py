@@ -121,11 +121,14 @@ def evaluate(
     max_thinking_tokens: int | None,
     max_samples: int | None,
     allow_leakage: bool,
+    good_enough: float | Mapping[str, float | str] | None,
     home: Home,
 ) -> Evaluation:
     """See `luthier.evaluate`."""
     from luthier.features.evaluations import service as evaluations
+    from luthier.features.recipes.checks import good_enough_of
 
+    bar = good_enough_of(good_enough)
     with _open(home) as context:
         return evaluations.evaluate(
             context,
@@ -139,6 +142,7 @@ def evaluate(
             max_thinking_tokens=max_thinking_tokens,
             max_samples=max_samples,
             allow_leakage=allow_leakage,
+            good_enough=bar,
         )
 
 

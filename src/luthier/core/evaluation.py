@@ -212,6 +212,15 @@ class Verdict(FrozenModel):
     good_enough: Literal["yes", "no", "not_asked"] = "not_asked"
     bar: Bar | None = None
 
+    @property
+    def title(self) -> str:
+        """The word, and whether it is good enough where that was asked: `better, but not good enough`."""
+        if self.good_enough == "not_asked":
+            return self.word
+        is_expected = (self.good_enough == "yes") == (self.word == "better")
+        joint = ", " if is_expected else ", but "
+        return f"{self.word}{joint}{'good enough' if self.good_enough == 'yes' else 'not good enough'}"
+
 
 class Forgetting(FrozenModel):
     """What tuning did to rows that are not of the task: base and tuned model on general rows, by likelihood.
@@ -252,6 +261,8 @@ class Evaluation(FrozenModel):
         rows_notes: what a person should know of how the rows were read, such as the column map that they were read by,
             and of how models were asked that have no fast way.
         baselines_left_out: baselines that do not fit the rows, each with the reason.
+        labels: what the rows' answers are, where they are labels (`luthier.ml.evaluation.metrics.classification`), in
+            alphabetical order; else empty.
         seconds: wall time of the whole evaluation.
     """
 
@@ -267,6 +278,7 @@ class Evaluation(FrozenModel):
     forgetting: Forgetting | None = None
     rows_notes: tuple[str, ...] = ()
     baselines_left_out: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     seconds: float
 
 

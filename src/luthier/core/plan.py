@@ -9,6 +9,7 @@ from pydantic import Field
 from luthier.core.aliases import new_key
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.dataset import DatasetProfile, Overlong, SplitProvenance
+from luthier.core.evaluation import Bar
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
 from luthier.core.ids import sha256_document
@@ -386,6 +387,7 @@ class EvaluationPlan(FrozenModel):
 
     Attributes:
         max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`.
+        good_enough: what the tuned model has to reach; None: nothing was asked.
     """
 
     metrics: tuple[MetricName, ...]
@@ -393,6 +395,7 @@ class EvaluationPlan(FrozenModel):
     max_new_tokens: int
     max_samples: int
     max_thinking_tokens: int = 0
+    good_enough: Bar | None = None
 
 
 _ROW_SETTINGS: Final = (
@@ -465,8 +468,7 @@ class Plan(FrozenModel):
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"]["label_smoothing"] = True
-        if not self.evaluation.max_thinking_tokens:
-            excluded["evaluation"] = {"max_thinking_tokens"}
+        excluded["evaluation"] = {n for n in ("max_thinking_tokens", "good_enough") if not getattr(self.evaluation, n)}
         if self.objective.name == "sft" and self.objective.loss_weighting == "token":
             excluded["objective"]["loss_weighting"] = True
         later = ("neftune_alpha", "average", "packing", "compile")

@@ -377,6 +377,26 @@ class TrainingRecipe(FrozenModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
 
 
+class GoodEnoughRecipe(FrozenModel):
+    """What the tuned model has to reach to be good enough.
+
+    A number alone, `good_enough: 0.9`, is the value.
+
+    Attributes:
+        metric: one that is measured, such as `label_accuracy`; None: the one that the verdict rests on.
+        value: the figure that is asked for, in the metric's unit.
+    """
+
+    metric: str | None = None
+    value: Annotated[float, Field(allow_inf_nan=False)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_number(cls, given: Any) -> Any:
+        # bool is a subclass of int: `good_enough: true` must stay an error.
+        return {"value": given} if isinstance(given, int | float) and not isinstance(given, bool) else given
+
+
 class EvaluationRecipe(FrozenModel):
     """How the result is judged on the held-out rows.
 
@@ -386,6 +406,7 @@ class EvaluationRecipe(FrozenModel):
         max_new_tokens: of an answer.
         max_thinking_tokens: of a thought before it, beside these; 0: both share them.
         max_samples: judge only the first N by stable hash.
+        good_enough: what the tuned model has to reach; None: nothing.
     """
 
     metrics: tuple[MetricName, ...] | None = None
@@ -393,6 +414,7 @@ class EvaluationRecipe(FrozenModel):
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
     max_samples: Annotated[int, Field(ge=1)] | None = None
+    good_enough: GoodEnoughRecipe | None = None
 
 
 class BudgetRecipe(FrozenModel):

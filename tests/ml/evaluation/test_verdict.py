@@ -200,3 +200,49 @@ def test_a_scale_that_is_not_from_0_to_1_is_said():
     )
     (said,) = verdict([base, tuned], [compared(base, tuned, "better", "bleu", half=2.0)], primary="bleu").details
     assert "BLEU 14.3 against 9.2 (on 0 to 100; +5.1, 95% interval" in said
+
+
+def answering(name, outputs, references, kind="model"):
+    samples = tuple(
+        SAMPLE.model_copy(update={"output": output, "reference": reference})
+        for output, reference in zip(outputs, references, strict=True)
+    )
+    found = system(name, rows=len(samples), rouge_l=0.1 if name == "base" else 0.2)
+    return found.model_copy(update={"samples": samples, "kind": kind})
+
+
+@pytest.mark.parametrize(
+    ("outputs", "references", "is_warned"),
+    [
+        (["great"] * 36 + ["bad"] * 4, ["great", "bad"] * 20, True),
+        (["Great\nand so on"] * 20 + ["great "] * 20, ["great", "bad"] * 20, True),
+        (["great"] * 35 + ["bad"] * 5, ["great", "bad"] * 20, False),
+        (["great"] * 40, ["great"] * 36 + ["bad"] * 4, False),
+    ],
+)
+def test_one_answer_in_most_rows_is_warned_of_where_the_references_are_not_alike(outputs, references, is_warned):
+    base = answering("base", references, references)
+    # The commonest answer is always the same: that is what it is.
+    majority = answering("commonest answer", ["great"] * 40, references, kind="majority")
+    results = [base, majority, answering("tuned", outputs, references)]
+    comparisons = [compared(base, results[-1], "better")]
+    caveats = verdict(results, comparisons, primary="rouge_l", are_labels=True).caveats
+    warned = [caveat for caveat in caveats if "answers one thing" in caveat]
+    assert len(warned) == is_warned
+    if is_warned:
+        share = sum(text.strip().casefold().startswith("great") for text in outputs) / 40
+        assert warned[0].startswith(f'The tuned model answers one thing in {share:.0%} of rows: "great". Of the ')
+    assert "answers one thing" not in caveats_of(results, comparisons), "answers that are no labels"
+
+
+def test_empty_answers_are_one_thing_too():
+    results = [
+        answering("base", [" "] * 40, ["great", "bad"] * 20),
+        answering("tuned", ["bad", "great"] * 20, ["a"] * 40),
+    ]
+    (said,) = [
+        caveat
+        for caveat in verdict(results, [compared(*results, "better")], primary="rouge_l", are_labels=True).caveats
+        if "answers one thing" in caveat
+    ]
+    assert said.startswith("The base model answers one thing in 100% of rows: no text. Of the references 50% are alike")

@@ -213,7 +213,7 @@ class RoiResult(FrozenModel):
         not_priced: plainer ways that the case says too little about.
         break_even_gain: the gain in accuracy from which on it pays.
         break_even_gain_over_best: the gain in accuracy from which on it is worth more than the best alternative, and
-            than doing nothing; None without alternatives.
+            than doing nothing, never where that is more than there is to gain; None without alternatives.
         break_evens: where the answer turns, by input.
         tornado: inputs by how far they move the value.
         months: money over time.

@@ -23,7 +23,7 @@ from luthier.features.model_cards import service as project_models
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.runs.views import list_evaluations, read_evaluation
 from luthier.ml.charts.judged_rows import forgetting_rows, tone_of
-from luthier.ml.evaluation.result_views import Roles, roles
+from luthier.ml.evaluation.result_views import Roles, roles, shade
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
@@ -219,6 +219,8 @@ def show_evaluation(
         "metrics": judged.metric_rows(evaluation),
         "differences": judged.difference_rows(evaluation.comparisons, judged.units(evaluation), who),
         "charts": judged.charts(evaluation, who),
+        "confusions": judged.confusion_tables(evaluation, who),
+        "shade": shade,
         "forgetting": None if evaluation.forgetting is None else forgetting_rows(evaluation.forgetting),
     }
     return render(request, "evaluation_orders/show.html", values | samples, status=status)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
-from luthier.core.evaluation import Evaluation
+from luthier.core.evaluation import Bar, Comparison, Evaluation, SystemResult, Verdict
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
-from luthier.core.recipe import MetricName
+from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
@@ -36,7 +36,9 @@ from luthier.features.recipes.checks import (
     check_few_shot,
     check_metrics,
     have_text_answers,
+    label_metrics,
     load_mapped,
+    resolve_bar,
     usual_metrics,
 )
 from luthier.platform.home.context import Context
@@ -114,6 +116,7 @@ def judge_run(
         # Named in `as_candidate`; the prefix is what tells a teacher from a baseline here.
         beside=[c.name for c in candidates if c.name.startswith("teacher ")],
         train=prepared.train.good_examples,
+        bar=plan.evaluation.good_enough,
         stop=stop,
     )
     # General rows are only held out where the recipe replays them.
@@ -191,6 +194,7 @@ def evaluate(
     max_thinking_tokens: int | None = None,
     max_samples: int | None = None,
     allow_leakage: bool = False,
+    good_enough: GoodEnoughRecipe | None = None,
     evaluation_id: str | None = None,
     called: str | None = None,
 ) -> Evaluation:
@@ -202,11 +206,12 @@ def evaluate(
     mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
     (`column_maps`), and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
     before it; None takes them from the lengths of the rows' own, for each system with its own tokenizer.
-    evaluation_id: by default a new one. called: the name of the file in the result; by default its path.
+    good_enough: what the candidate has to reach. evaluation_id: None makes one. called: names the file in the result.
 
-    Raises RequestError for metrics or few-shot examples that the rows have no place for, DataError for wrong rows,
-    OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where held-out rows
-    stand in the training rows of a run (unless allowed, and then the verdict says so).
+    Raises RequestError for metrics or few-shot examples that the rows have no place for, and for `good_enough` by a
+    metric that is not measured, with an impossible value, or with nothing to compare the candidate with; DataError for
+    wrong rows, OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where
+    held-out rows stand in the training rows of a run (unless allowed, and then the verdict says so).
     """
     _check_shots(few_shot, few_shot_from)
     loaded, notes = load_mapped(context, systems, data, mapping)
@@ -220,12 +225,10 @@ def evaluate(
     ordered = [*resolved[1:], resolved[0]]
     pool: tuple[Example, ...] = ()
     if few_shot and few_shot_from is not None:
-        base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
         shots, _ = load_mapped(context, systems, few_shot_from, mapping)
         pool = not_held_out(shots.examples, loaded.examples)
-        check_few_shot(few_shot, pool, loaded.examples)
-        shown = with_few_shot(base, pool, few_shot, seed=0, held_out=loaded.examples)
-        ordered.insert(len(ordered) - 1, shown)
+        base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
+        ordered.insert(len(ordered) - 1, _shown(base, pool, few_shot, loaded.examples))
     file = called or str(data)
     rows = HeldOut(file, loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes)
     evaluation = _judge(
@@ -238,11 +241,17 @@ def evaluate(
         max_samples=max_samples or len(loaded.examples),
         run_id=systems[0] if is_id(systems[0], "run") else None,
         train=seen or pool,
+        bar=resolve_bar(good_enough, chosen, loaded.examples, seen or pool),
+        evaluation_id=evaluation_id,
     )
-    if evaluation_id is not None:
-        evaluation = evaluation.model_copy(update={"evaluation_id": evaluation_id})
     context.evaluations.save(evaluation)
     return evaluation
+
+
+def _shown(base: Candidate, pool: Sequence[Example], num: int, held_out: Sequence[Example]) -> Candidate:
+    """The base with examples in its prompt. Raises RequestError where these rows have no place for as many."""
+    check_few_shot(num, pool, held_out)
+    return with_few_shot(base, pool, num, seed=0, held_out=held_out)
 
 
 def _check_shots(few_shot: int, few_shot_from: Path | None) -> None:
@@ -266,43 +275,45 @@ def _judge(
     run_id: str | None,
     beside: Sequence[str] = (),
     train: Sequence[Example] = (),
+    bar: Bar | None = None,
+    evaluation_id: str | None = None,
     stop: StopCheck | None = None,
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
 
     beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
     train: the rows that baselines without a language model are fitted on; without any there are none.
+    bar: what the last system has to reach to be good enough.
+
+    Raises:
+        RequestError: there is a bar and nothing to compare the last system with, so no verdict.
     """
     from luthier.ml.baselines.system import as_system
-    from luthier.ml.evaluation.compare import judge, primary_metric, verdict
+    from luthier.ml.evaluation.compare import judge, primary_metric
 
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
+    baselines = _baselines(context, train, examples, metrics, Path(candidates[0].model_path))
+    if bar is not None and len(candidates) + len(baselines.predictions) < 2:
+        raise _no_verdict(bar, candidates[-1].name)
+    of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
         systems = [
             system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
             for c in candidates
         ]
-        baselines = _baselines(context, train, examples, metrics, Path(candidates[0].model_path))
         # Before the last system, which is the one that is judged.
         systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
-        results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
+        results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
-    words = None
-    if len(results) > 1:
-        words = verdict(
-            results,
-            # Left out of the verdict only: the comparison itself is stored and shown.
-            [comparison for comparison in comparisons if comparison.baseline not in beside],
-            primary=primary,
-            num_leaked=held_out.num_leaked,
-            num_same_prompt=held_out.num_same_prompt,
-            num_rows_in_file=len(held_out.examples),
-        )
+    labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
+    # Left out of the verdict only: the comparison itself is stored and shown.
+    counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
+    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(labels))
     return Evaluation(
-        evaluation_id=new_id("eval"),
+        evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=run_id,
         held_out_file=held_out.file,
@@ -313,7 +324,42 @@ def _judge(
         verdict=words,
         rows_notes=(*held_out.notes, *pool.notes),
         baselines_left_out=baselines.left_out,
+        labels=labels,
         seconds=time.perf_counter() - start,
+    )
+
+
+def _verdict(
+    results: Sequence[SystemResult],
+    comparisons: Sequence[Comparison],
+    primary: str,
+    held_out: HeldOut,
+    bar: Bar | None,
+    *,
+    are_labels: bool,
+) -> Verdict | None:
+    """The verdict on the last system; None where it is alone."""
+    from luthier.ml.evaluation.compare import verdict
+
+    if len(results) < 2:
+        return None
+    return verdict(
+        results,
+        comparisons,
+        primary=primary,
+        num_leaked=held_out.num_leaked,
+        num_same_prompt=held_out.num_same_prompt,
+        num_rows_in_file=len(held_out.examples),
+        bar=bar,
+        are_labels=are_labels,
+    )
+
+
+def _no_verdict(bar: Bar, judged: str) -> RequestError:
+    return RequestError(
+        f"{bar.value:g} by {bar.metric} asked for, and nothing to compare {judged} with",
+        expected="another system on the same rows: whether a model is good enough is a part of the verdict",
+        do="name one, such as the base model: --against BASE",
     )
 
 

@@ -59,7 +59,7 @@ def verdict_panel(console: Console, verdict: Verdict) -> Panel:
         text.append(f"\nNote: {visible(line)}", style="yellow")
     width = min(console.width, _PANEL_WIDTH)
     shape = box.ROUNDED if console.encoding.lower().startswith("utf") else box.ASCII
-    return Panel(text, title=f"Verdict: {verdict.word}", border_style=STYLES[verdict.word], width=width, box=shape)
+    return Panel(text, title=f"Verdict: {verdict.title}", border_style=STYLES[verdict.word], width=width, box=shape)
 
 
 def _metrics_table(evaluation: Evaluation) -> Table:

@@ -10,6 +10,7 @@ from fastapi import Depends, Query
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Verdict
+from luthier.core.results.suite import Confusion
 from luthier.ml.charts.judged_rows import (
     DifferenceRow,
     MetricRow,
@@ -24,6 +25,7 @@ from luthier.ml.charts.spec import Axis, Estimate, Intervals, Role
 from luthier.ml.evaluation.result_views import (
     BETTER,
     KINDS,
+    MAX_CONFUSION_LABELS,
     ORDERS,
     Better,
     Choice,
@@ -31,7 +33,9 @@ from luthier.ml.evaluation.result_views import (
     Order,
     Roles,
     SampleRow,
+    bar_mark,
     choose_rows,
+    confusions,
     metric_names,
     scored_metrics,
 )
@@ -90,8 +94,16 @@ def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals]:
         direction = "higher" if first.higher_is_better else "lower"
         axis = Axis(metric_heading(metric), first.unit)
         title = f"{metric_heading(metric)} of each system"
-        made.append(Intervals(f"metric-{metric}", title, axis, rows, caption=f"{direction} is better"))
+        limit, caption = bar_mark(evaluation.verdict, metric), f"{direction} is better"
+        made.append(Intervals(f"metric-{metric}", title, axis, rows, caption=caption, limit=limit))
     return made
+
+
+def confusion_tables(evaluation: Evaluation, roles: Roles) -> list[tuple[str, Confusion]]:
+    """Of each model, the candidate first; labels beyond the 12 that most rows have are one. Empty without labels."""
+    from luthier.ml.evaluation.metrics.classification import joined_labels
+
+    return [(name, joined_labels(found, MAX_CONFUSION_LABELS)) for name, found in confusions(evaluation, roles)]
 
 
 def _colours(evaluation: Evaluation, roles: Roles) -> dict[str, Role]:

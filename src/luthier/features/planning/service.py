@@ -8,7 +8,7 @@ to. Files are matched with a proof by their digests, never by their names: a spl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,8 +22,8 @@ from luthier.core.dataset import (
     TokenisedExample,
     provenance_from,
 )
-from luthier.core.errors import ConflictError, DataError, LeakageError
-from luthier.core.plan import DataPlan, Plan
+from luthier.core.errors import ConflictError, DataError, LeakageError, RecipeError
+from luthier.core.plan import DataPlan, Plan, ValueSource
 from luthier.core.recipe import Recipe
 from luthier.features.planning.training_data import (
     PreparedSplit,
@@ -33,7 +33,14 @@ from luthier.features.planning.training_data import (
     replay_plan,
     tokenise,
 )
-from luthier.features.recipes.checks import are_pairs, check_few_shot, check_metrics, check_names, have_text_answers
+from luthier.features.recipes.checks import (
+    are_pairs,
+    check_few_shot,
+    check_metrics,
+    check_names,
+    have_text_answers,
+    resolve_bar,
+)
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -218,11 +225,35 @@ def prepare(
     if judged:
         check_metrics(plan.evaluation.metrics, judged)
         check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
+    plan = _with_bar(plan, judged, splits["train"].good_examples)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)
     plan = with_budget(context, plan, recipe.budget, prices)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
+
+
+def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
+    """The plan with what the tuned model has to reach, where the recipe asks for something.
+
+    Raises:
+        RequestError: The metric is not measured, or its figure cannot be the value.
+        RecipeError: There are no rows to judge on.
+    """
+    asked = plan.recipe.evaluation.good_enough if plan.recipe.evaluation is not None else None
+    if asked is None:
+        return plan
+    if not judged:
+        raise RecipeError(
+            f"evaluation.good_enough asks for {asked.value:g}, but the recipe names no held-out rows",
+            expected="data.held_out: a file, or a fraction such as 0.1 to take from the training rows",
+            do="add data.held_out, or remove evaluation.good_enough",
+        )
+    bar = resolve_bar(asked, plan.evaluation.metrics, judged, train)
+    evaluation = plan.evaluation.model_copy(update={"good_enough": bar})
+    source = ValueSource(source="asked", why="in the recipe")
+    sources = plan.sources | {"evaluation.good_enough": source}
+    return plan.model_copy(update={"evaluation": evaluation, "sources": sources})
 
 
 def prepare_again(

@@ -14,14 +14,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pydantic import ValidationError
+
 from luthier.core.dataset import Example, Row, TokenisedExample, reading_notes
 from luthier.core.errors import OverlongError, RecipeError, RequestError
+from luthier.core.evaluation import Bar
 from luthier.core.ids import is_id
-from luthier.core.recipe import MetricName, Recipe
+from luthier.core.recipe import GoodEnoughRecipe, MetricName, Recipe
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.data.rows.formats import LoadedFile
+    from luthier.ml.evaluation.metrics.classification import MacroF1
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import Structure
 
@@ -231,6 +235,83 @@ def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) ->
         expected="held-out rows with a prompt and an answer in words, or metrics of likelihood only",
         do="ask for perplexity and bits_per_byte, or name no metrics",
     )
+
+
+def good_enough_of(given: object) -> GoodEnoughRecipe | None:
+    """What is asked for, from a number or a mapping as a recipe has it; None stays None.
+
+    Raises:
+        RequestError: it is neither, or there is no number in it.
+    """
+    if given is None:
+        return None
+    try:
+        return GoodEnoughRecipe.model_validate(given)
+    except ValidationError:
+        raise RequestError(
+            f"good_enough={given!r}",
+            expected="a number, or a mapping with value and, where you like, metric",
+            do='write for example: good_enough=0.9, or good_enough={"metric": "label_accuracy", "value": 0.9}',
+        ) from None
+
+
+def resolve_bar(
+    asked: GoodEnoughRecipe | None, metrics: Sequence[MetricName], examples: Sequence[Example], train: Sequence[Example]
+) -> Bar | None:
+    """What a system has to reach on these rows to be good enough, with its metric named; None where nothing is asked.
+
+    Args:
+        asked: what a person asked for; without a metric it is about the one that the verdict rests on.
+        metrics: what is measured.
+        examples: the rows that are judged.
+        train: the rows that were trained on, as far as they are known.
+
+    Raises:
+        RequestError: the metric is not measured, or its figure cannot be the value.
+    """
+    if asked is None:
+        return None
+    from luthier.ml.evaluation.metrics.registry import as_definitions, bounds_of
+    from luthier.ml.evaluation.verdict import primary_metric
+
+    measured = {one.name: one for one in as_definitions([*metrics, *label_metrics(metrics, examples, train)])}
+    name = asked.metric or primary_metric(metrics, [example.reference for example in examples])
+    if name not in measured:
+        needs_labels = "; macro_f1 is measured where all answers are labels" if name == "macro_f1" else ""
+        raise RequestError(
+            f"good_enough asks for {asked.value:g} by {name}, which is not measured here",
+            expected=f"one of {', '.join(measured)}{needs_labels}",
+            do="name one of these, or add the metric to evaluation.metrics (--metrics)",
+        )
+    bounds = bounds_of(measured[name])
+    if not bounds.hold(asked.value):
+        is_percent = (bounds.lower, bounds.upper) == (0.0, 1.0) and 1 < asked.value <= 100
+        raise RequestError(
+            f"good_enough asks for {asked.value:g} by {name}",
+            expected=f"a figure that it can have: {bounds.lower:g} to {bounds.upper:g}",
+            do=f"write {asked.value / 100:g} for {asked.value:g}%" if is_percent else "correct the value",
+        )
+    return Bar(metric=name, value=asked.value)
+
+
+def label_metrics(
+    metrics: Sequence[MetricName], examples: Sequence[Example], train: Sequence[Example]
+) -> tuple[MacroF1, ...]:
+    """Macro-F1, where answers are written and those of the rows are labels; else nothing.
+
+    Args:
+        metrics: what is measured anyway.
+        examples: the rows that are judged.
+        train: the rows that were trained on, as far as they are known.
+    """
+    from luthier.ml.evaluation.metrics.classification import Labelling, MacroF1, answer_labels
+    from luthier.ml.evaluation.metrics.registry import load_metrics
+
+    if not have_text_answers(examples) or all(metric.needs != "text" for metric in load_metrics(metrics)):
+        return ()
+    references, training = ([one.reference for one in rows if one.reference is not None] for rows in (examples, train))
+    labels = answer_labels(references, training)
+    return (MacroF1(Labelling(labels)),) if labels else ()
 
 
 def check_few_shot(num: int, pool: Sequence[Example], held_out: Sequence[Example]) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from luthier.platform.cli.command import (
     Answer,
+    GoodEnoughOption,
     HomeOption,
     JsonOption,
     MappingOption,
@@ -116,6 +117,7 @@ def evaluate(
     max_thinking_tokens: ThinkingTokensOption = None,
     max_samples: SamplesOption = None,
     allow_leakage: LeakageOption = False,
+    good_enough: GoodEnoughOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -124,6 +126,7 @@ def evaluate(
     named = [*systems, *(against or ())]
     of_data = {"--few-shot": few_shot, "--few-shot-from": few_shot_from, "--metrics": metrics, "--map": mapping}
     of_data |= {"--max-new-tokens": max_new_tokens, "--max-samples": max_samples}
+    of_data |= {"--good-enough": good_enough}
     # As a word, since 0 is a value here and would count as not given.
     of_data |= {"--max-thinking-tokens": None if max_thinking_tokens is None else "given"}
     # Falsy where an option has its default: only options that were given are refused.
@@ -134,7 +137,7 @@ def evaluate(
         return _by_suite(named, asked, as_json=as_json, home=home)
     assert data is not None
     limits = (max_new_tokens, max_thinking_tokens, max_samples)
-    asked_rows = _AskedRows(data, few_shot, few_shot_from, metrics, mapping, *limits, allow_leakage)
+    asked_rows = _AskedRows(data, few_shot, few_shot_from, metrics, mapping, *limits, allow_leakage, good_enough)
     return _by_rows(named, asked_rows, gate, as_json=as_json, home=home)
 
 
@@ -149,6 +152,7 @@ class _AskedRows:
     max_thinking_tokens: int | None
     max_samples: int | None
     allow_leakage: bool
+    good_enough: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +193,9 @@ def _check_ways(
 def _by_rows(systems: list[str], asked: _AskedRows, gate: Path | None, *, as_json: bool, home: Path | None) -> Answer:
     from luthier.core.access import DEFAULT_PROJECT
     from luthier.features.evaluations import service as evaluations
-    from luthier.platform.cli.command import parse_mapping
+    from luthier.platform.cli.command import parse_good_enough, parse_mapping
 
+    bar = parse_good_enough(asked.good_enough)
     chosen = parse_metrics(asked.metrics) if asked.metrics is not None else None
     with open_context(home) as context:
         # Before the judging, which may take hours.
@@ -207,6 +212,7 @@ def _by_rows(systems: list[str], asked: _AskedRows, gate: Path | None, *, as_jso
             max_thinking_tokens=asked.max_thinking_tokens,
             max_samples=asked.max_samples,
             allow_leakage=asked.allow_leakage,
+            good_enough=bar,
         )
         outcome = None
         if gate is not None:

@@ -16,11 +16,13 @@ from luthier.platform.cli.command import (
     BudgetUsdOption,
     DevicesOption,
     ForceOption,
+    GoodEnoughOption,
     HomeOption,
     JsonOption,
     PricesOption,
     SetOption,
     open_context,
+    parse_good_enough,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def train(
     budget_tokens: BudgetTokensOption = None,
     budget_kwh: BudgetKwhOption = None,
     prices: PricesOption = None,
+    good_enough: GoodEnoughOption = None,
     num_devices: DevicesOption = None,
     on: Annotated[
         str | None,
@@ -56,15 +59,7 @@ def train(
     Ctrl-C, SIGTERM or a spent budget ends the run as paused, with a checkpoint to resume from. With --resume a budget
     replaces the run's own; it counts from the run's very beginning, judging included.
     """
-    from luthier.core.errors import RequestError
-
-    if (recipe is None) == (resume_id is None) or (resume_id is not None and overrides):
-        came = "both a recipe and --resume" if recipe and resume_id else "neither a recipe nor --resume"
-        raise RequestError(
-            "--set with --resume: a run keeps the plan that it began with" if resume_id and not recipe else came,
-            expected="a recipe (with --set where you like), or --resume RUN (with a budget where you like)",
-            do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
-        )
+    overrides = _overrides(recipe, resume_id, overrides or (), good_enough)
     from luthier.features.planning.budgets import asked_budget, merged
     from luthier.features.planning.format import show_plan
     from luthier.features.training import external
@@ -81,11 +76,11 @@ def train(
     budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
     # The run lives in the home of the cluster, so none is opened here.
     if on is not None and is_address(on):
-        return _on_cluster(on, recipe, overrides or (), resume_id, budget, prices, num_devices or 1, as_json)
+        return _on_cluster(on, recipe, overrides, resume_id, budget, prices, num_devices or 1, as_json)
     if recipe is not None:
         from luthier.features.recipes.service import load_recipe
 
-        asked = load_recipe(recipe, overrides or ())
+        asked = load_recipe(recipe, overrides)
         asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
         with open_context(home) as context:
             base_dir = recipe.absolute().parent
@@ -97,6 +92,29 @@ def train(
             outcome = training.resume(context, str(resume_id), budget=budget, prices=prices, launcher=launcher)
     exit_code = 1 if outcome.record.status == "failed" else 0
     return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
+
+
+def _overrides(
+    recipe: Path | None, resume_id: str | None, overrides: Sequence[str], good_enough: str | None
+) -> list[str]:
+    """The values that replace those of the recipe; --good-enough is one, as it is a part of the plan.
+
+    Raises:
+        RequestError: neither a recipe nor a run, both, or a run that is to have other values.
+    """
+    from luthier.core.errors import RequestError
+
+    asked = parse_good_enough(good_enough)
+    of_bar = [] if asked is None else [f"evaluation.good_enough={asked.model_dump_json(exclude_none=True)}"]
+    if (recipe is None) == (resume_id is None) or (resume_id is not None and (overrides or of_bar)):
+        came = "both a recipe and --resume" if recipe and resume_id else "neither a recipe nor --resume"
+        option = "--set" if overrides else "--good-enough"
+        raise RequestError(
+            f"{option} with --resume: a run keeps the plan that it began with" if resume_id and not recipe else came,
+            expected="a recipe (with --set where you like), or --resume RUN (with a budget where you like)",
+            do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
+        )
+    return [*overrides, *of_bar]
 
 
 def _launcher(num_devices: int | None, on: str | None) -> Launcher | None:

@@ -15,6 +15,7 @@ from luthier.core.results.release_gate import BASE
 from luthier.core.results.suite import Confusion, ReliabilityBin, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_rows
 from luthier.ml.charts.judged_rows import metric_names as names_of
+from luthier.ml.charts.spec import Mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,31 @@ def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
 def metric_names(evaluation: Evaluation) -> list[str]:
     """All metrics that any system has: the verdict's metric first, the others as they come."""
     return names_of(evaluation.systems, None if evaluation.verdict is None else evaluation.verdict.metric)
+
+
+MAX_CONFUSION_LABELS: Final = 12
+
+
+def confusions(evaluation: Evaluation, roles: Roles) -> tuple[tuple[str, Confusion], ...]:
+    """Which label each model gave for which, the candidate first; empty where the rows' answers are no labels."""
+    if not evaluation.labels:
+        return ()
+    from luthier.ml.evaluation.metrics.classification import Labelling, confusion
+    from luthier.ml.evaluation.metrics.protocol import Observations
+
+    labelling = Labelling(evaluation.labels)
+    found = []
+    for system in sorted(evaluation.systems, key=lambda one: one.name != roles.candidate):
+        if system.kind == "model" and system.samples:
+            outputs, references = zip(*((one.output, one.reference) for one in system.samples), strict=True)
+            found.append((system.name, confusion(labelling, Observations(outputs=outputs, references=references))))
+    return tuple(found)
+
+
+def bar_mark(verdict: Verdict | None, metric: str) -> Mark | None:
+    """The line of what was asked for in the chart of a metric; None where nothing was asked by it."""
+    bar = None if verdict is None else verdict.bar
+    return None if bar is None or bar.metric != metric else Mark(bar.value, f"asked for: {bar.value:g}")
 
 
 Better = Literal["", "candidate", "baseline", "neither"]

@@ -227,6 +227,7 @@ def verdict(
     num_same_prompt: int = 0,
     num_rows_in_file: int | None = None,
     bar: Bar | None = None,
+    are_labels: bool = False,
 ) -> Verdict:
     """Put the comparisons of one candidate (by default the last system) into words.
 
@@ -244,6 +245,7 @@ def verdict(
         num_same_prompt: held-out rows whose prompt alone is in the training rows.
         num_rows_in_file: rows of the held-out file, where not all were judged.
         bar: what the candidate has to reach to be good enough; None where nothing was asked.
+        are_labels: the rows' answers are labels.
 
     Raises:
         RequestError: there is nothing to compare the candidate with.
@@ -269,6 +271,7 @@ def verdict(
         num_leaked=num_leaked,
         num_same_prompt=num_same_prompt,
         num_rows_in_file=num_rows_in_file,
+        are_labels=are_labels,
     )
     return _verdict(judged, own, found, results, notes, bar)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResult
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start, thinking_sentence
+from luthier.ml.evaluation.metrics.classification import label
 
 _IN_PROSE = {"base": "the base model", "tuned": "the tuned model"}
 _BASELINES = {
@@ -269,6 +270,7 @@ def caveats(
     num_leaked: int,
     num_same_prompt: int,
     num_rows_in_file: int | None,
+    are_labels: bool = False,
 ) -> tuple[str, ...]:
     """Everything a reader should know before acting on the verdict, the gravest first.
 
@@ -280,6 +282,7 @@ def caveats(
         num_leaked: held-out rows that are also in the training rows.
         num_same_prompt: held-out rows whose prompt is also in the training rows, with another answer.
         num_rows_in_file: rows of the held-out file; None where it is not known.
+        are_labels: the rows' answers are labels.
     """
     num_rows = judged.num_samples
     found = []
@@ -301,6 +304,7 @@ def caveats(
         )
     if num_rows_in_file is not None and num_rows_in_file > num_rows:
         found.append(f"{num_rows:,} of the {num_rows_in_file:,} held-out rows were judged.")
+    found += constant_answers(results) if are_labels else ()
     found += _cut_off(results)
     found += _disagreement(comparisons)
     if shown := max((r.num_few_shot for r in results), default=0):
@@ -320,6 +324,32 @@ def caveats(
             "beforehand; each of the others looks different by mere luck 1 time in 20."
         )
     return tuple(found)
+
+
+CONSTANT_SHARE = 0.9
+
+
+def constant_answers(results: Sequence[SystemResult]) -> list[str]:
+    """A sentence for each model that answers the same label in 90% of rows or more, where the references do not."""
+    found = []
+    for system in results:
+        if system.kind != "model" or not system.samples:
+            continue
+        given, share = _commonest_label([sample.output for sample in system.samples])
+        _, share_of_references = _commonest_label([sample.reference for sample in system.samples])
+        if share >= CONSTANT_SHARE > share_of_references:
+            what = f'"{given[:60]}"' if given else "no text"
+            found.append(
+                f"{_subject(system, results)} answers one thing in {share:.0%} of rows: {what}. Of the references "
+                f"{share_of_references:.0%} are alike. Look at macro-F1 and the confusion table, not at accuracy."
+            )
+    return found
+
+
+def _commonest_label(texts: Sequence[str]) -> tuple[str, float]:
+    """The commonest label of these answers, as it is compared, and the share of them that have it."""
+    key, number = Counter(map(label, texts)).most_common(1)[0]
+    return key, number / len(texts)
 
 
 def _cut_off(results: Sequence[SystemResult]) -> list[str]:

@@ -5,6 +5,7 @@ A command returns one document and how to show it to a person. Only `cli.main` w
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.access import Caller
+    from luthier.core.recipe import GoodEnoughRecipe
     from luthier.platform.home.context import Context
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")]
@@ -58,6 +60,14 @@ DevicesOption = Annotated[
 PricesOption = Annotated[
     Path | None,
     typer.Option("--prices", help="Your own prices, in the form that docs/cost.md shows.", metavar="FILE"),
+]
+GoodEnoughOption = Annotated[
+    str | None,
+    typer.Option(
+        "--good-enough",
+        metavar="[METRIC=]VALUE",
+        help="What has to be reached, as 0.9 or label_accuracy=0.9; the verdict says whether it is.",
+    ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that is there.")]
 MappingOption = Annotated[
@@ -151,6 +161,31 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
             )
         fields[field] = name
     return fields
+
+
+def parse_good_enough(text: str | None) -> GoodEnoughRecipe | None:
+    """`label_accuracy=0.9`, or `0.9` by the metric that the verdict rests on. None stays None.
+
+    Raises:
+        RequestError: There is no number in it, or nothing before the equals sign.
+    """
+    if text is None:
+        return None
+    from luthier.core.errors import RequestError
+    from luthier.core.recipe import GoodEnoughRecipe
+
+    metric, separator, value = text.rpartition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or bool(separator) != bool(metric.strip()):
+        raise RequestError(
+            f"--good-enough {text!r}",
+            expected="a number, or the name of a metric, an equals sign and a number",
+            do="write for example: --good-enough 0.9, or --good-enough label_accuracy=0.9",
+        )
+    return GoodEnoughRecipe(metric=metric.strip() or None, value=number)
 
 
 EngineOption = Annotated[

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 import luthier.platform.ui
 from luthier.core.evaluation import (
+    Bar,
     Comparison,
     Evaluation,
     Forgetting,
@@ -248,3 +249,16 @@ def test_one_system_alone_and_none_with_samples(home: Context, browser: Browser)
     other = judged(None).model_copy(update=bare | {"systems": (unscored,), "evaluation_id": "eval-2"})
     home.evaluations.save(other)
     assert "judged by likelihood alone" in browser("read").get("/evaluations/eval-2").text
+
+
+def test_labels_have_a_confusion_table_and_the_bar_is_said(home: Context, browser: Browser) -> None:
+    found = make_evaluation("eval-20261125-093000-cccccc")
+    assert found.verdict is not None
+    bar = Bar(metric="exact_match", value=0.9)
+    verdict = found.verdict.model_copy(update={"good_enough": "no", "bar": bar})
+    home.evaluations.save(found.model_copy(update={"labels": ("o", "r <b>"), "verdict": verdict}))
+    page = browser("read").get(f"/evaluations/{found.evaluation_id}").text
+    assert "not distinguishable, not good enough" in page
+    assert page.count('<table class="confusion">') == 2
+    assert "r &lt;b&gt;" in page
+    assert "r <b>" not in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,10 @@ from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, TokenisedExample
-from luthier.core.errors import OverlongError, RequestError
+from luthier.core.errors import OverlongError, RecipeError, RequestError
+from luthier.core.evaluation import Bar
+from luthier.core.plan import Plan
+from luthier.core.recipe import GoodEnoughRecipe
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes import checks as judgeable
 from luthier.features.recipes.service import load_recipe
@@ -104,3 +108,79 @@ def test_plain_text_with_few_shot_examples_is_refused_before_training(
         write_rows(recipe.parent / f"{name}.jsonl", rows)
     with pytest.raises(RequestError, match="plain text"):
         plan(context, recipe)
+
+
+def labelled(number: int, label: str) -> Example:
+    return conversation(number, answer=Message(role="assistant", content=label))
+
+
+LABELLED = [labelled(n, "great" if n % 3 else "bad") for n in range(30)]
+METRICS = ("perplexity", "rouge", "bleu", "exact_match")
+
+
+@pytest.mark.parametrize(
+    ("asked", "bar"),
+    [
+        ({"value": 0.9}, ("exact_match", 0.9)),
+        ({"metric": "rouge_l", "value": 1}, ("rouge_l", 1.0)),
+        ({"metric": "macro_f1", "value": 0.8}, ("macro_f1", 0.8)),
+        ({"metric": "perplexity", "value": 4}, ("perplexity", 4.0)),
+        ({"metric": "bleu", "value": 90}, ("bleu", 90.0)),
+    ],
+)
+def test_good_enough_is_by_the_verdicts_metric_or_another_that_is_measured(
+    asked: dict[str, Any], bar: tuple[str, float]
+) -> None:
+    found = judgeable.resolve_bar(GoodEnoughRecipe(**asked), METRICS, LABELLED, [])
+    assert found == Bar(metric=bar[0], value=bar[1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "examples", "message"),
+    [
+        ({"metric": "label_accuracy", "value": 0.9}, LABELLED, r"label_accuracy, which is not measured here.*rouge_l"),
+        ({"metric": "sonority", "value": 0.9}, LABELLED, r"sonority, which is not measured.*macro_f1"),
+        ({"metric": "macro_f1", "value": 0.9}, ANSWERED, r"measured where all answers are labels"),
+        ({"metric": "rouge", "value": 0.9}, LABELLED, r"by rouge, which is not measured.*rouge_1, rouge_2, rouge_l"),
+        ({"value": 90}, LABELLED, r"90 by exact_match.*0 to 1.*write 0.9 for 90%"),
+        ({"value": -0.1}, LABELLED, r"-0.1 by exact_match.*0 to 1.*correct the value"),
+        ({"metric": "bleu", "value": 101}, LABELLED, r"101 by bleu.*0 to 100.*correct the value"),
+        ({"metric": "perplexity", "value": 0.5}, LABELLED, r"0.5 by perplexity.*1 to inf"),
+    ],
+)
+def test_a_bar_that_cannot_be_held_is_refused(asked: dict[str, Any], examples: list[Example], message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        judgeable.resolve_bar(GoodEnoughRecipe(**asked), METRICS, examples, [])
+    error = caught.value
+    assert re.search(message, f"{error.came} {error.expected} {error.do}")
+
+
+def test_good_enough_is_in_the_plan_and_in_its_hash_where_it_is_asked(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe(evaluation={"metrics": ["exact_match"], "few_shot": 0})
+    plain = plan(context, recipe)
+    assert plain.evaluation.good_enough is None
+    document = plain.model_dump(mode="json")
+    del document["evaluation"]["good_enough"]
+    assert Plan.model_validate(document).hash == plain.hash, "a plan of before there was a bar"
+    asked = make_plan(context, load_recipe(recipe, ["evaluation.good_enough=0.9"]), base_dir=recipe.parent)
+    assert asked.evaluation.good_enough == Bar(metric="exact_match", value=0.9)
+    assert asked.sources["evaluation.good_enough"].source == "asked"
+    row = next(row for row in asked.shown_values() if row["name"] == "evaluation.good_enough")
+    assert row["value"] == {"metric": "exact_match", "value": 0.9}
+    assert asked.hash != plain.hash
+    with pytest.raises(RequestError, match=r"write 0\.9 for 90%"):
+        make_plan(context, load_recipe(recipe, ["evaluation.good_enough=90"]), base_dir=recipe.parent)
+    with pytest.raises(RecipeError, match="names no held-out rows"):
+        make_plan(
+            context, load_recipe(recipe, ["evaluation.good_enough=0.9", "data.held_out="]), base_dir=recipe.parent
+        )
+
+
+@pytest.mark.parametrize("value", ["true", "much", "{metric: bleu}", ".nan", "[0.9]"])
+def test_a_bar_that_is_no_number_is_refused(make_recipe: MakeRecipe, value: str) -> None:
+    with pytest.raises(RecipeError, match="good_enough"):
+        load_recipe(make_recipe(evaluation={}), [f"evaluation.good_enough={value}"])
+    with pytest.raises(RequestError, match="good_enough="):
+        judgeable.good_enough_of({"metric": "bleu"})

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import RequestError
+from luthier.core.recipe import GoodEnoughRecipe
 from luthier.core.results.suite import GateOutcome, RuleOutcome, SuiteResult, TaskResult, TasksVerdict
 from luthier.features.evaluations import service as evaluations
 from luthier.features.suites import service as suites
@@ -34,7 +35,7 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
         "--max-thinking-tokens",
         "0",
     ]
-    arguments += ["--max-samples", "7", "--allow-leakage", "--map", "prompt=question"]
+    arguments += ["--max-samples", "7", "--allow-leakage", "--map", "prompt=question", "--good-enough", "bleu=40"]
     document = luthier(*arguments, "--json").document
     assert asked == {
         "systems": ["run-1", "a", "b"],
@@ -47,6 +48,7 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
         "max_thinking_tokens": 0,
         "max_samples": 7,
         "allow_leakage": True,
+        "good_enough": GoodEnoughRecipe(metric="bleu", value=40),
     }
     assert [system["name"] for system in document["systems"]] == ["base", "tuned"]
     assert document["comparisons"][0]["verdict"] == "not distinguishable"
@@ -62,6 +64,19 @@ def test_metrics_are_named_by_commas() -> None:
             parse_metrics(text)
     with pytest.raises(RequestError, match=r"unknown rogue; nearest known: rouge"):
         parse_metrics("bleu,rogue")
+
+
+@pytest.mark.parametrize("text", ["", "much", "=0.9", "bleu=", "bleu=much", "nan", "bleu=inf", "0.9=bleu"])
+def test_a_bar_without_a_number_is_refused(luthier, text: str) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("eval", "run-1", "base", "--data", "t.jsonl", "--good-enough", text, "--json")
+    assert done.code == 2
+    assert f"--good-enough {text!r}" in done.err
+
+
+def test_a_bar_is_about_rows_and_not_about_suites(luthier) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("eval", "run-1", "--suite", "s.yaml", "--good-enough", "0.9")
+    assert done.code == 2
+    assert "--good-enough without --data" in done.err
 
 
 def make_suite_result() -> SuiteResult:

@@ -273,7 +273,10 @@ def test_a_gain_beyond_what_today_leaves_open_is_said_to_be_impossible(
     make_case: Any, beside_baselines: MeasuredGains
 ) -> None:
     high = beside_baselines.model_copy(update={"today_value": 0.88, "tuned": Measured(value=0.1, low=0.04, high=0.12)})
-    gain = next(one for one in worth(make_case(MEASURED), high).break_evens if one.name == "gain")
+    found = worth(make_case(MEASURED), high)
+    assert found.break_even_gain_over_best is not None
+    assert found.break_even_gain_over_best.typical is None
+    gain = next(one for one in found.break_evens if one.name == "gain")
     assert (gain.needed or 0) > 0.12
     assert gain.sentence.endswith("That is more than there is to gain.")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,42 @@ class LabelAccuracy:
 def label(text: str) -> str:
     """The first line with text, stripped and case-folded; empty where there is none."""
     return next((line.strip().casefold() for line in text.splitlines() if line.strip()), "")
+
+
+MAX_LABELS: Final = 50
+MAX_LABEL_CHARACTERS: Final = 60
+MIN_LABELLED_ROWS: Final = 20
+MIN_ROWS_PER_LABEL: Final = 5
+
+
+def labels_in(answers: Sequence[str]) -> tuple[str, ...]:
+    """The labels of these answers in alphabetical order, each as first written; empty answers have none."""
+    first: dict[str, str] = {}
+    for answer in answers:
+        if answer.strip():
+            # The first spelling of a label is taken for all that differ in case only.
+            first.setdefault(label(answer), answer.strip().splitlines()[0].strip())
+    return tuple(first[key] for key in sorted(first))
+
+
+def answer_labels(references: Sequence[str], training: Sequence[str] = ()) -> tuple[str, ...]:
+    """The labels that the answers of rows are; empty where they are no labels.
+
+    Labels are single lines of at most 60 characters, at least 2 and at most 50 of them, over at least 20 rows and 5
+    rows a label in the mean. The held-out rows and the training rows are looked at together, so that a label counts
+    that one of the two lacks; where the training rows hold other text as well, the held-out rows alone.
+
+    Args:
+        references: the answers of the held-out rows.
+        training: the answers of the training rows.
+    """
+    for answers in ([*references, *training], references):
+        found = labels_in(answers)
+        are_short = all(len(text) <= MAX_LABEL_CHARACTERS and "\n" not in text for text in map(str.strip, answers))
+        least = max(MIN_LABELLED_ROWS, MIN_ROWS_PER_LABEL * len(found))
+        if are_short and 2 <= len(found) <= MAX_LABELS and len(answers) >= least:
+            return found
+    return ()
 
 
 LabelIndices = NDArray[np.int64]
@@ -146,6 +182,25 @@ def confusion(labelling: Labelling, observed: Observations) -> Confusion:
     # Unbuffered: a plain += would count a repeated cell once.
     np.add.at(counts, (true[known], given[known]), 1)
     return Confusion(labels=labelling.labels, counts=tuple(tuple(map(int, row)) for row in counts))
+
+
+def joined_labels(found: Confusion, most: int) -> Confusion:
+    """The confusion of the `most` labels that most rows have; the others are one label, "other"."""
+    if len(found.labels) <= most:
+        return found
+    counts = np.array(found.counts)
+    # Stable: of labels with equally many rows the first in the table.
+    kept = np.sort(np.argsort(-counts.sum(axis=1), kind="stable")[:most])
+    group = np.full(len(found.labels) + 1, most)
+    group[kept] = np.arange(most)
+    # The last column, answers that are none of the labels, stays the last.
+    group[-1] = most + 1
+    joined = np.zeros((most + 1, most + 2), dtype=np.int64)
+    np.add.at(joined, (group[:-1, None], group[None, :]), counts)
+    names = [found.labels[place] for place in kept.tolist()]
+    # A label of that name keeps it.
+    name = "other" if "other" not in map(label, names) else "all other labels"
+    return Confusion(labels=(*names, name), counts=tuple(tuple(map(int, row)) for row in joined))
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ FAMILIES: Final = {
     "rouge": ("rouge_1", "rouge_2", "rouge_l"),
     "exact_match": ("exact_match", "exact_match_ignoring_case"),
 }
+# Figures that need to know the labels of the rows, and so are no names for a recipe.
+_OF_LABELS: Final = {"macro_f1": "luthier.ml.evaluation.metrics.classification:MacroF1"}
 # Those that read likelihoods. All others grade the text of an answer, and can be rewards.
 _OF_LIKELIHOODS: Final = frozenset(
     {"perplexity", "bits_per_byte", "reward_accuracy", "preference_accuracy", "preference_margin"}
@@ -92,6 +94,9 @@ def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefi
 
 def title_of(name: str) -> str | None:
     """The title of a figure in the middle of a sentence; None for one that no table knows or that cannot be loaded."""
+    if name in _OF_LABELS:
+        title: str = import_string(_OF_LABELS[name]).title
+        return title
     try:
         return load_metrics([name])[0].title
     except (NotFoundError, RequestError):

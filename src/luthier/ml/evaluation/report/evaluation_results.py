@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.evaluation import Evaluation, Sample, SystemResult
 from luthier.core.ids import sha256_bytes
-from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult
+from luthier.core.results.suite import Confusion, GateOutcome, SafetyResult, SuiteResult
 from luthier.ml.charts.figures import common_decimals, interval, number
 from luthier.ml.charts.judged_rows import (
     DifferenceRow,
@@ -29,9 +29,10 @@ from luthier.ml.charts.judged_rows import (
 )
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
 from luthier.ml.charts.page import Chart
-from luthier.ml.charts.spec import OTHERS, Axis, Estimate, Intervals, Role
+from luthier.ml.charts.spec import OTHERS, Axis, Cell, Estimate, Intervals, Mark, Matrix, Role
 from luthier.ml.charts.svg import report_chart
-from luthier.ml.evaluation.result_views import Roles, metric_names
+from luthier.ml.evaluation.metrics.classification import joined_labels
+from luthier.ml.evaluation.result_views import MAX_CONFUSION_LABELS, Roles, bar_mark, confusions, metric_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,9 @@ def interval_charts(evaluation: Evaluation, roles: Roles) -> list[Chart]:
     nothing = without_chart(evaluation)
     colours = system_colours(evaluation, roles)
     names = [name for name in metric_names(evaluation) if name not in nothing]
-    return [interval_chart(evaluation.systems, colours, name) for name in names]
+    return [
+        interval_chart(evaluation.systems, colours, name, limit=bar_mark(evaluation.verdict, name)) for name in names
+    ]
 
 
 def without_chart(evaluation: Evaluation) -> list[str]:
@@ -105,8 +108,17 @@ def system_colours(evaluation: Evaluation, roles: Roles) -> dict[str, Role]:
     return colours
 
 
-def interval_chart(all_systems: Sequence[SystemResult], colours: Mapping[str, Role], metric: str) -> Chart:
-    """One metric over all systems that have it. colours: of each system, by its name."""
+def interval_chart(
+    all_systems: Sequence[SystemResult], colours: Mapping[str, Role], metric: str, *, limit: Mark | None = None
+) -> Chart:
+    """One metric over all systems that have it.
+
+    Args:
+        all_systems: in the order of the rows.
+        colours: of each system, by its name.
+        metric: its name.
+        limit: what the systems are to reach; None where nothing was asked.
+    """
     systems = [system for system in all_systems if metric in system.metrics]
     first = systems[0].metrics[metric]
     decimals = common_decimals([system.metrics[metric] for system in systems])
@@ -120,10 +132,50 @@ def interval_chart(all_systems: Sequence[SystemResult], colours: Mapping[str, Ro
         f"{metric_heading(metric)} of each system",
         Axis(""),
         rows,
-        description=_in_words(systems, metric, direction, decimals),
+        limit=limit,
+        description=_in_words(systems, metric, direction, decimals) + (f" {start(limit.name)}." if limit else ""),
         width_pixels=_WIDTH,
     )
     return report_chart(chart, heading=metric_heading(metric), caption=f"{first.unit}, {direction}")
+
+
+def confusion_charts(evaluation: Evaluation, roles: Roles) -> list[Chart]:
+    """One chart for each model, the candidate first; none where the rows' answers are no labels."""
+    colours, found = system_colours(evaluation, roles), confusions(evaluation, roles)
+    return [confusion_chart(f"chart-confusion-{n}", name, one, colours[name]) for n, (name, one) in enumerate(found)]
+
+
+def confusion_chart(key: str, name: str, found: Confusion, role: Role) -> Chart:
+    """True labels down, given ones across.
+
+    Args:
+        key: names the chart among those of its page.
+        name: of the system.
+        found: its answers; labels beyond the 12 that most rows have are drawn as one.
+        role: its colour.
+    """
+    drawn = joined_labels(found, MAX_CONFUSION_LABELS)
+    right = sum(row[at] for at, row in enumerate(found.counts))
+    text = f"Confusion of {name}: {right:,} of {sum(map(sum, found.counts)):,} right."
+    if drawn is not found:
+        num_others = len(found.labels) - MAX_CONFUSION_LABELS
+        text += f" Drawn are the {MAX_CONFUSION_LABELS} labels that most rows have; {num_others:,} others are one."
+    # The last column counts answers without a label.
+    cells = [[Cell(count / (sum(row) or 1), f"{count:,}") for count in row] for row in drawn.counts]
+    chart = Matrix(
+        key,
+        f"Confusion of {name}",
+        Axis("given"),
+        Axis("true"),
+        [*drawn.labels, "none"],
+        drawn.labels,
+        cells,
+        role=role,
+        caption=f"{text} Darker: a larger part of its row; none: no label at all.",
+        description=text,
+        width_pixels=min(_WIDTH, 130 + 44 * max(len(drawn.labels) + 1, 3)),
+    )
+    return report_chart(chart)
 
 
 def _in_words(systems: Sequence[SystemResult], metric: str, direction: str, decimals: int) -> str:

@@ -316,7 +316,7 @@ def _judged(evaluation: Evaluation) -> Outcome:
         # Details of the figure that decides come first in a verdict; the others are shown below them.
         num = verdict.num_primary_details
         details, further = verdict.details[:num], verdict.details[num:]
-        return Outcome(tone_of(verdict.word), verdict.word, verdict.headline, details, further, verdict.caveats)
+        return Outcome(tone_of(verdict.word), verdict.title, verdict.headline, details, further, verdict.caveats)
     headline = f"Measured on {evaluation.num_rows:,} held-out rows, but without a verdict."
     why = (
         "A verdict needs at least two systems on the same rows."

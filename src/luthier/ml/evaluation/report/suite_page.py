@@ -10,20 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.results.suite import Confusion, GateOutcome, ReliabilityBin, SafetyResult, SuiteResult, TaskResult
+from luthier.core.results.suite import GateOutcome, ReliabilityBin, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact, decimals_for, interval, number, signed
 from luthier.ml.charts.judged_rows import concerns_in_words, metric_heading, scored_heading, tone_of
 from luthier.ml.charts.page import Chart, page_environment, replace_text
-from luthier.ml.charts.spec import OTHERS, Axis, Cell, Estimate, Intervals, Mark, Matrix, Plot, Role, Series
+from luthier.ml.charts.spec import OTHERS, Axis, Estimate, Intervals, Mark, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
-from luthier.ml.evaluation.report.evaluation_results import choose_samples
+from luthier.ml.evaluation.report.evaluation_results import choose_samples, confusion_chart
 from luthier.ml.evaluation.report.page import TEMPLATES, fold
 from luthier.ml.evaluation.result_views import Result, Summary, TaskView, as_evaluation, summary, task_view
 
 _WIDTH: Final = 460
 _SQUARE: Final = 330
-_MAX_LABELS: Final = 12
 _MAX_POINTS: Final = 500
 WIN_RATE: Final = "win_rate"
 
@@ -59,7 +58,10 @@ def task_charts(view: TaskView) -> list[Chart]:
         made.append(_win_rates(view))
     if view.reliability:
         made.append(_reliability(view))
-    made += [_confusion(view, name, found) for name, found in view.confusions]
+    made += [
+        confusion_chart(f"chart-confusion-{view.task.name}-{place}", name, found, _role(view, name))
+        for place, (name, found) in enumerate(view.confusions)
+    ]
     if view.points:
         made.append(_lengths(view))
     return made
@@ -116,33 +118,6 @@ def _bin_series(bins: Sequence[ReliabilityBin], role: Role, name: str) -> list[S
     sizes = [2 + 4 * (one.num_rows / most) ** 0.5 for one in filled]
     dots = [Series("", [p], role, "dots", radius_pixels=size) for p, size in zip(points, sizes, strict=True)]
     return [Series(name, points, role, radius_pixels=0.0), *dots]
-
-
-def _confusion(view: TaskView, name: str, found: Confusion) -> Chart:
-    labels, counts = found.labels[:_MAX_LABELS], found.counts[:_MAX_LABELS]
-    right = sum(row[at] for at, row in enumerate(found.counts))
-    text = f"Confusion of {name}: {right:,} of {sum(map(sum, found.counts)):,} right."
-    if len(found.labels) > _MAX_LABELS:
-        text += f" The first {_MAX_LABELS} of {len(found.labels):,} labels are drawn."
-    cells = [
-        # The last column counts answers without a label.
-        [Cell(count / (sum(row) or 1), f"{count:,}") for count in [*row[: len(labels)], row[-1]]]
-        for row in counts
-    ]
-    chart = Matrix(
-        f"chart-confusion-{view.task.name}-{[one for one, _ in view.confusions].index(name)}",
-        f"Confusion of {name}",
-        Axis("given"),
-        Axis("true"),
-        [*labels, "none"],
-        labels,
-        cells,
-        role=_role(view, name),
-        caption=f"{text} Darker: a larger part of its row; none: no label at all.",
-        description=text,
-        width_pixels=min(_WIDTH, 130 + 44 * max(len(labels) + 1, 3)),
-    )
-    return report_chart(chart)
 
 
 def _lengths(view: TaskView) -> Chart:

@@ -18,6 +18,7 @@ from luthier.ml.evaluation.metrics.classification import (
     Labelling,
     MacroF1,
     confusion,
+    labels_in,
     reliability,
 )
 from luthier.ml.evaluation.metrics.likelihood import ChoiceAccuracy, ChoiceAccuracyPerByte
@@ -172,14 +173,7 @@ class Classify:
 
 def labels_of(task: ClassifyTask, answers: Sequence[str]) -> tuple[str, ...]:
     """The task's labels, or those of the rows in alphabetical order, each as first written."""
-    if task.labels is not None:
-        return task.labels
-    first: dict[str, str] = {}
-    for answer in answers:
-        if answer.strip():
-            # The first spelling of a label is taken for all that differ in case only.
-            first.setdefault(Labelling.key_of(answer), answer.strip().splitlines()[0].strip())
-    return tuple(first[key] for key in sorted(first))
+    return labels_in(answers) if task.labels is None else task.labels
 
 
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+|\(?\d{1,4}[.):]\s+)?")

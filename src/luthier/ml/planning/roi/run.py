@@ -261,15 +261,22 @@ def spread(typical: Array, draws: Array) -> Spread:
 def _over_best(
     economy: Economy, typical: Values, draws: Values, worth_of_best: float, others: Mapping[str, Flow]
 ) -> SpreadOrNever | None:
-    """The gain at which the tuned model is worth as much as the best alternative, in each draw the best one of it."""
+    """The gain at which the tuned model is worth as much as the best alternative, in each draw the best one of it.
+
+    Never, where that is more than there is to gain over today's way.
+    """
     if not others:
         return None
     months = float(economy.case.horizon_months)
     best = np.zeros(NUM_DRAWS)
     for flow in others.values():
         best = np.maximum(best, flow.value(months))
-    exact = break_even_gain(economy, typical, months, worth_of_best)
-    return _maybe(exact, break_even_gain(economy, draws, months, best))
+
+    def to_be_had(values: Values, target: Array | float) -> Array:
+        gain, left = break_even_gain(economy, values, months, target), economy.gain_left(values)
+        return np.where(gain > (1.0 if left is None else left), np.nan, gain)
+
+    return _maybe(to_be_had(typical, worth_of_best), to_be_had(draws, best))
 
 
 def _priced(name: str, exact: Flow, drawn: Flow, economy: Economy) -> Priced:

@@ -1,0 +1,99 @@
+"""Rows whose answers are labels, and a bar: what a plain evaluation and a run say of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.core.errors import RequestError
+from luthier.core.evaluation import Bar
+from luthier.core.recipe import GoodEnoughRecipe
+from luthier.features.evaluations.service import evaluate
+from luthier.features.evaluations.view import charts, confusion_tables
+from luthier.features.recipes.service import recipe_from
+from luthier.features.training.service import train
+from luthier.ml.evaluation.report.evaluation_results import confusion_charts, interval_charts
+from luthier.ml.evaluation.result_views import roles
+from luthier.platform.home.context import Context
+
+LABELS = ("bad", "good", "great")
+
+
+def write_labelled(file: Path, num: int, first: int = 0) -> Path:
+    rows = [{"prompt": f"Violin {n}: how is it?", "completion": LABELS[n % 3]} for n in range(first, first + num)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_labels_have_macro_f1_a_confusion_and_a_bar(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+    found = evaluate(
+        context,
+        [str(tiny_model)],
+        data=write_labelled(tmp_path / "test.jsonl", 9, first=100),
+        few_shot=1,
+        few_shot_from=write_labelled(tmp_path / "train.jsonl", 24),
+        metrics=["exact_match", "label_accuracy"],
+        max_new_tokens=3,
+        good_enough=GoodEnoughRecipe(metric="macro_f1", value=0.9),
+    )
+    assert found.labels == LABELS
+    assert {system.kind for system in found.systems} >= {"model", "majority", "linear"}
+    assert {system.name for system in found.systems if "macro_f1" not in system.metrics} == set()
+    majority = next(system for system in found.systems if system.kind == "majority")
+    # Three rows of each label, one label for all: F1 of it is 2 * 3 / (3 + 9).
+    assert majority.metrics["macro_f1"].value == pytest.approx(0.5 / 3)
+    verdict = found.verdict
+    assert verdict is not None
+    assert (verdict.metric, verdict.good_enough) == ("label_accuracy", "no")
+    assert verdict.bar == Bar(metric="macro_f1", value=0.9)
+    assert "0.9 asked for: macro-F1" in verdict.headline
+    assert verdict.title.endswith("not good enough")
+    who = roles(found)
+    assert who is not None
+    tables = confusion_tables(found, who)
+    assert [name for name, _ in tables] == [system.name for system in reversed(found.systems) if system.kind == "model"]
+    assert [sum(row) for _, table in tables for row in table.counts] == [3, 3, 3] * 2
+    assert len(confusion_charts(found, who)) == 2
+    (drawn,) = [chart for chart in charts(found, who) if chart.limit is not None]
+    assert (drawn.key, drawn.limit and drawn.limit.x) == ("metric-macro_f1", 0.9)
+    (shown,) = [chart for chart in interval_charts(found, who) if "asked for: 0.9" in str(chart.svg)]
+    assert shown.title == "macro-F1"
+
+
+def test_a_bar_without_a_verdict_is_refused_before_anything_is_judged(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    data = write_labelled(tmp_path / "test.jsonl", 9)
+    for asked in (GoodEnoughRecipe(value=0.9), GoodEnoughRecipe(metric="exact_match", value=0.9)):
+        with pytest.raises(RequestError, match=r"nothing to compare .* with") as caught:
+            evaluate(context, [str(tiny_model)], data=data, metrics=["exact_match"], good_enough=asked)
+        assert "--against" in caught.value.do
+    with pytest.raises(RequestError, match=r"write 0\.9 for 90%"):
+        evaluate(context, [str(tiny_model)], data=data, metrics=["exact_match"], good_enough=GoodEnoughRecipe(value=90))
+
+
+def test_a_run_is_held_against_the_bar_of_its_recipe(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+    write_labelled(tmp_path / "train.jsonl", 24)
+    write_labelled(tmp_path / "test.jsonl", 9, first=100)
+    recipe = recipe_from(
+        {
+            "base_model": str(tiny_model),
+            "data": {"train": "train.jsonl", "held_out": "test.jsonl"},
+            "method": {"name": "lora", "rank": 2},
+            "training": {"epochs": 1, "global_batch_size": 12, "precision": "float32", "num_threads": 1},
+            "evaluation": {"metrics": ["label_accuracy"], "few_shot": 0, "max_new_tokens": 3, "good_enough": 0.0},
+        },
+        base_dir=tmp_path,
+    )
+    outcome = train(context, recipe, base_dir=tmp_path)
+    assert outcome.plan.evaluation.good_enough == Bar(metric="label_accuracy", value=0.0)
+    verdict = context.evaluations.get(str(outcome.record.evaluation_id)).verdict
+    assert verdict is not None
+    assert (verdict.good_enough, verdict.bar) == ("yes", Bar(metric="label_accuracy", value=0.0))
+    assert "It reaches the 0 asked for: label accuracy" in verdict.headline
+    page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
+    assert "Which label was given for which" in page
+    assert "asked for: 0" in page
+    assert verdict.title in page
