@@ -119,7 +119,11 @@ def test_hybrids_are_completed_by_how_their_layers_alternate():
     assert granite["layer_types"] == ["mamba", "attention"]
     falcon = {"mamba_d_head": 16, "hidden_size": 96, "num_attention_heads": 4}
     older_names(falcon)
-    assert falcon["head_dim"] == 24
+    assert falcon["head_dim"] == falcon["attn_rotary_emb"] == 24
+    bamba = {"mamba_d_head": 16, "hidden_size": 96, "num_attention_heads": 4}
+    bamba |= {"rope_parameters": {"partial_rotary_factor": 0.5}}
+    older_names(bamba)
+    assert bamba["attn_rotary_emb"] == 12
 
 
 def test_drafting_heads_that_transformers_does_not_save_are_not_announced():

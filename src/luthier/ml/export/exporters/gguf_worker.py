@@ -181,8 +181,8 @@ def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
         older_names(found)
         return found
 
-    def index_tensors(self: Any, *values: Any, **named: Any) -> dict[str, Any]:
-        return {published_name(name): tensor for name, tensor in find_tensors(self, *values, **named).items()}
+    def index_tensors(self: Any, remote_hf_model_id: str | None = None) -> dict[str, Any]:
+        return {published_name(name): tensor for name, tensor in find_tensors(self, remote_hf_model_id).items()}
 
     def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
         try:
@@ -393,7 +393,9 @@ def _of_hybrids(part: dict[str, Any]) -> dict[str, Any]:
         older["full_attention_interval"] = full[0]
     # beside heads of Mamba, which have a width of their own
     if part.get("mamba_d_head") and part.get("num_attention_heads"):
-        older["head_dim"] = part["hidden_size"] // part["num_attention_heads"]
+        width = part["hidden_size"] // part["num_attention_heads"]
+        rotated = (part.get("rope_parameters") or {}).get("partial_rotary_factor", 1.0)
+        older |= {"head_dim": width, "attn_rotary_emb": int(rotated * width)}
     return older
 
 
