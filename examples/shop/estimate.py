@@ -52,7 +52,7 @@ def quote() -> Quote:
 def shape_lines() -> Iterator[str]:
     """How many parameters, how many of them are trained, how many tokens."""
     structure = read_structure(str(HERE / "shape_7b"))
-    trained = num_lora_parameters(structure, resolve_targets(structure, "all-linear"), RUN.rank)
+    trained = num_lora_parameters(structure, resolve_targets(structure, "all-linear", rank=RUN.rank), RUN.rank)
     share = trained / structure.num_parameters
     yield f"parameters        {structure.num_parameters:,}"
     yield f"trained           {trained:,} by rank {RUN.rank} on every matrix: {share:.2%}"

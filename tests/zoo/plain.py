@@ -157,15 +157,19 @@ def reach(folder: Path, trained: Sequence[str], experts: Sequence[str] = ()) -> 
 
     trained: names of PEFT's trainable tensors. experts: ends of the names of tensors of experts, whose adapters PEFT
     names by their module alone. Matrices are all tensors of two dimensions and more, but
-    biases, embeddings, head, towers beside the language model and tables of positions.
+    biases, embeddings, head, tables of positions, and in a model of several parts all that lies beside the language
+    model: towers, and what joins them to it.
     """
     model = plain_model(folder)
+    is_composite = model.config.get_text_config() is not model.config
+    language_model = callable_model(model).get_decoder() if is_composite else model
+    inside = {id(p) for p in language_model.parameters()}
     outer = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
     adapted = {_base_name(name) for name in trained}
     matrices = {
         name: p.numel()
         for name, p in model.named_parameters()
-        if _is_matrix(name, p) and id(p) not in outer and not _is_beside(name)
+        if _is_matrix(name, p) and id(p) in inside - outer and not _is_table(name)
     }
     reached = sum(
         num
@@ -187,5 +191,5 @@ def _is_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not name.endswith("bias")
 
 
-def _is_beside(name: str) -> bool:
-    return any(part in name for part in ("vision", "visual", "projector", "wpe", "embed_positions", "embed"))
+def _is_table(name: str) -> bool:
+    return "wpe" in name or "embed" in name

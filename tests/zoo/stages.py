@@ -220,7 +220,8 @@ def lora(going: Walk, context: Context) -> None:
         return
     with going.held(stage):
         assert outcome.evaluation is not None
-        base, tuned = (system.metrics["perplexity"].value for system in outcome.evaluation.systems[-2:])
+        models = [system for system in outcome.evaluation.systems if system.kind == "model"]
+        base, tuned = (system.metrics["perplexity"].value for system in models[-2:])
         if not (math.isfinite(base) and math.isfinite(tuned)) or base == tuned:
             stage.wrong(f"judged perplexities {base} and {tuned}")
 

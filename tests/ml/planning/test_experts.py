@@ -79,7 +79,12 @@ def test_all_linear_says_what_it_reaches_and_what_it_leaves_out() -> None:
     [
         ("mamba2", "out_proj", {"in_proj"}, "2 matrices that other code reads past their module"),
         ("granitemoehybrid", "mamba.out_proj", {"in_proj", "o_proj", "q_proj"}, "1 matrices that other code"),
-        ("qwen3_next", "shared_expert_gate", {"out_proj", "o_proj", "in_proj_qkvz"}, "2 gates narrower than rank 8"),
+        (
+            "qwen3_next",
+            "shared_expert_gate",
+            {"out_proj", "o_proj", "in_proj_qkvz"},
+            "2 matrices narrower than rank 8 (shared",
+        ),
     ],
 )
 def test_kernels_and_narrow_gates_are_left_out(kind: str, gone: str, kept: set[str], said: str) -> None:
@@ -133,7 +138,7 @@ def test_adalora_leaves_out_gates_that_are_narrower_than_its_initial_rank(ranks:
     plan, sources = _resolved(structure_of(small("qwen3_next")), "adalora", targets="all-linear", **ranks)
     assert plan.rank == rank
     assert "shared_expert_gate" not in {name.rpartition(".")[2] for name in plan.targets}
-    assert f"2 gates narrower than rank {rank}" in sources.found["method.targets"].why
+    assert f"2 matrices narrower than rank {rank} (shared_expert_gate: 0." in sources.found["method.targets"].why
 
 
 def test_qlora_says_which_parameters_stay_wide() -> None:
@@ -144,6 +149,91 @@ def test_qlora_says_which_parameters_stay_wide() -> None:
     assert f"packs {structure.num_packed_parameters:,} of {structure.num_parameters:,} parameters" in said
     assert f"{experts:,} of experts in one tensor, {2 * 96 * 32:,} of embeddings and head" in said
     assert structure.num_packed_parameters == 2 * (2 * 32 * 32 + 2 * 16 * 32), "queries and outputs, keys and values"
+
+
+# transformers' own defaults are those of the published model
+_QWEN3_NEXT: dict[str, Any] = {"model_type": "qwen3_next"}
+_GEMMA3N: dict[str, Any] = {
+    "model_type": "gemma3n_text", "vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 8,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "num_kv_shared_layers": 0,
+    "laurel_rank": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 96,
+    "intermediate_size": [64] * 2, "activation_sparsity_pattern": [0.5, 0.0],
+    "layer_types": ["sliding_attention", "full_attention"],
+}  # fmt: skip
+_LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "loraplus", "qlora", "dora", "pissa", "olora", "adalora"])
+@pytest.mark.parametrize(
+    ("config", "num", "gone"),
+    [
+        (
+            _GEMMA3N,
+            10,
+            {"linear_left", "linear_right", "modality_router", "per_layer_input_gate", "per_layer_projection"},
+        ),
+        (small("qwen3_next") | _LINEAR, 3, {"in_proj_ba", "shared_expert_gate"}),
+    ],
+)
+def test_all_linear_leaves_out_what_is_narrower_than_the_rank(
+    method: str, config: dict[str, Any], num: int, gone: set[str]
+) -> None:
+    structure = structure_of(config)
+    # k_proj is 16 x 32: the smallest of the matrices that limit a rank
+    ranks = {"target_rank": 12} if method == "adalora" else {"rank": 16}
+    rank = 18 if method == "adalora" else 16
+    plan, sources = _resolved(structure, method, **ranks)
+    assert plan.rank == 16
+    narrow = {x.name for x in structure.linear_layers if x.kind in gone and x.role == "block"}
+    reached = {x.name for x in targeted(structure, plan.targets)}
+    # what a kernel reads (correction_coefs) is left out for another reason
+    assert reached == {x.name for x in structure.linear_layers if x.role == "block"} - narrow
+    share = sum(x.num_parameters for x in structure.linear_layers if x.name in narrow) / structure.num_matrix_parameters
+    said = f"{num} matrices narrower than rank {rank} ({', '.join(sorted(gone))}: {share:.2%} of the parameters)"
+    assert said in sources.found["method.targets"].why
+    assert len(narrow) == num
+
+
+def test_a_published_model_takes_a_rank_above_its_gates() -> None:
+    structure = structure_of(_QWEN3_NEXT)
+    plan, sources = _resolved(structure, rank=128)
+    assert not {"in_proj_ba", "shared_expert_gate"} & set(plan.targets)
+    assert {"q_proj", "in_proj_qkvz", "out_proj", "down_proj"} <= set(plan.targets)
+    assert "narrower than rank 128 (in_proj_ba, shared_expert_gate: " in sources.found["method.targets"].why
+    assert reach(structure, plan.targets, plan.expert_targets).share > 0.999
+    with pytest.raises(RecipeError, match=r"method\.rank is 128, but .*in_proj_ba is 64 x 2048"):
+        _resolved(structure, rank=128, targets=("all-linear", "in_proj_ba"))
+
+
+def test_a_narrow_matrix_that_is_named_beside_a_group_is_not_said_to_be_left_out() -> None:
+    structure = structure_of(small("qwen3_next"))
+    place = place_adapters(structure, ["all-linear", "shared_expert_gate"], rank=8)
+    assert "shared_expert_gate" in place.targets
+    assert not any("narrower" in said for said in place.left_out)
+
+
+def test_only_what_lies_within_the_layers_is_counted() -> None:
+    place = place_adapters(structure_of(small("qwen3_next")), "all-linear", LayersRecipe(last=1), rank=8)
+    (num,) = [num for said, num in place.left_out.items() if said.startswith("matrices narrower")]
+    assert num == 1
+
+
+def test_experts_narrower_than_their_rank_are_left_out_by_a_group_and_refused_by_name(mixture: Structure) -> None:
+    # 2 of 4 experts a token: rank 14 is 7 for each
+    slim = replace(mixture, experts=tuple(replace(x, num_inputs=6) for x in mixture.experts))
+    place = place_adapters(slim, "all-linear", rank=14)
+    assert place.expert_targets == ()
+    assert place.targets == ("k_proj", "o_proj", "q_proj", "v_proj")
+    assert any(said.startswith("matrices of experts narrower than rank 7 (down_proj, gate_up_proj: ")
+               for said in place.left_out)  # fmt: skip
+    assert place_adapters(slim, "all-linear", rank=13).expert_targets
+    with pytest.raises(RecipeError, match=r"method\.rank is 14, 7 for each expert, but .* x 6\n.*at most 13"):
+        _resolved(slim, rank=14, targets="experts")
+
+
+def test_a_rank_above_all_of_a_group_is_refused_and_not_the_group(mixture: Structure) -> None:
+    with pytest.raises(RecipeError, match=r"method\.rank is 200, 100 for each expert, but"):
+        _resolved(mixture, rank=200, targets="mlp")
 
 
 def test_a_rank_above_attention_itself_is_still_refused() -> None:

@@ -347,12 +347,12 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
     from luthier.ml.planning.adapter import place_adapters, targeted
     from luthier.ml.planning.fit import name_of
     from luthier.ml.planning.workload import work_method
-    from luthier.ml.training.methods.rules import LORA_RANK
 
     plan, recipe = prepared.plan, prepared.plan.recipe
     structure = read_structure(prepared.model.path)
     asked = recipe.method.targets if recipe.method and recipe.method.targets else "all-linear"
-    place = place_adapters(structure, asked, rank=LORA_RANK[0])
+    # At the highest rank that is advised: a gate that is left out there must not keep all ranks below its own.
+    place = place_adapters(structure, asked, rank=rules.MAX_RANK)
     # Experts count only where nothing else is adapted: their rank is a share of the others'.
     layers = targeted(structure, place.targets) or targeted(structure, (), place.expert_targets)
     name = on or name_of(device_for(context, None))

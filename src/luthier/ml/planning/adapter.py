@@ -1,7 +1,7 @@
 """Which matrices an adapter is put on, and how much of the model that reaches.
 
 Groups (`all-linear`, `attention`, `mlp`, `experts`) mean what a matrix is, not what it is called. What they leave out
-is said: routers, gates narrower than the rank, matrices that a kernel reads past their module, towers.
+is said: routers, matrices narrower than the rank, matrices that a kernel reads past their module, towers.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def place_adapters(
             matches them, or `re:` and a pattern that matches whole names. Embeddings and head are meant by name or
             pattern only.
         layers: only the first and last that many blocks, beside embeddings and head.
-        rank: groups leave out gates that are narrower.
+        rank: groups leave out matrices that are narrower, but never queries, keys, values or an MLP.
         experts: whether groups mean the tensors that hold experts, too.
 
     Raises:
@@ -92,28 +92,34 @@ def place_adapters(
     # An empty list would place nothing, and train nothing in silence.
     if not wanted:
         raise _matches_nothing("an empty list", structure)
-    chosen: set[str] = set()
+    grouped: set[str] = set()
+    named: set[str] = set()
     left_out: Counter[str] = Counter()
     for entry in wanted:
-        found = _group(structure, entry, rank, experts, left_out) if entry in GROUPS else _named(structure, entry)
+        found = _group(structure, entry, experts, left_out) if entry in GROUPS else _named(structure, entry)
         if not found:
             raise _matches_nothing(repr(entry), structure, entry)
-        chosen.update(found)
+        # `experts` is a group, but whoever writes it means experts by name.
+        (grouped if entry in GROUPS and entry != "experts" else named).update(found)
     # Embeddings and head belong to no block, so `layers` does not rule them.
     outer = {layer.name for layer in structure.outer_layers}
     everything = (*structure.adaptable, *structure.experts)
     within = [
-        x for x in everything if x.name in chosen and (x.name in outer or _is_within(x, layers, structure.num_layers))
+        x
+        for x in everything
+        if x.name in grouped | named and (x.name in outer or _is_within(x, layers, structure.num_layers))
     ]
     if not within:
         raise _matches_nothing(f"{', '.join(wanted)} within method.layers", structure)
-    # `experts` is a group, but whoever writes it means experts by name.
-    named = {name for entry in wanted if entry not in GROUPS or entry == "experts" for name in _all(structure, entry)}
-    routed = [x for x in within if x.role == "expert"]
+    # Who names a narrow matrix gets it, or the refusal of a rank that it has no room for.
+    narrow = [x for x in within if x.name not in named and _is_narrow(x, rank, structure)]
+    # Where no matrix has room for the rank, the widest stays, so that the rank is refused and not the targets.
+    kept = [x for x in within if x not in narrow] or [max(within, key=lambda x: x.full_rank)]
+    routed = [x for x in kept if x.role == "expert"]
     return Placement(
-        _shortened([x for x in within if x.role != "expert"], structure),
+        _shortened([x for x in kept if x.role != "expert"], structure),
         _shortened_experts(routed, structure),
-        dict(left_out),
+        {**left_out, **_count_narrow([x for x in narrow if x not in kept], rank, structure)},
         bool(routed) and not any(x.name in named for x in routed),
     )
 
@@ -167,14 +173,23 @@ def num_lora_parameters(structure: Structure, targets: Sequence[str], rank: int)
     return sum(rank * layer.num_matrices * (layer.num_inputs + layer.num_outputs) for layer in layers)
 
 
-def refuse_rank(layers: Sequence[LinearLayer], rank: int, setting: str) -> None:
-    """Raise RecipeError where a rank is above that of the smallest of the matrices; `setting` names it."""
+def refuse_rank(layers: Sequence[LinearLayer], rank: int, setting: str, *, divided_by: int = 1) -> None:
+    """Raise RecipeError where a rank is above that of the smallest of the matrices.
+
+    Args:
+        layers: that carry the adapter; at least one.
+        rank: of the setting.
+        setting: its name, below `method`.
+        divided_by: experts that a token meets, where the matrices are of experts (`expert_rank`).
+    """
     # A matrix of m x n has a rank of at most min(m, n): beyond it an adapter only wastes memory.
-    smallest = min(layers, key=lambda layer: layer.full_rank)
-    if rank > smallest.full_rank:
+    smallest, own = min(layers, key=lambda layer: layer.full_rank), max(1, rank // divided_by)
+    if own > smallest.full_rank:
+        share = f", {own} for each expert" if divided_by > 1 else ""
+        shape = f"{smallest.num_outputs} x {smallest.num_inputs}"
         raise RecipeError(
-            f"method.{setting} is {rank}, but {smallest.name} is {smallest.num_outputs} x {smallest.num_inputs}",
-            expected=f"a rank of at most {smallest.full_rank}",
+            f"method.{setting} is {rank}{share}, but {smallest.name} is {shape}",
+            expected=f"a rank of at most {(smallest.full_rank + 1) * divided_by - 1}",
             do=f"lower method.{setting}, or leave that matrix out of method.targets",
         )
 
@@ -191,8 +206,8 @@ def refuse_adapted_head(structure: Structure, targets: Sequence[str], objective:
         )
 
 
-def _group(structure: Structure, entry: str, rank: int, experts: bool, left_out: Counter[str]) -> list[str]:
-    """The names that a group means; what it leaves out is counted."""
+def _group(structure: Structure, entry: str, experts: bool, left_out: Counter[str]) -> list[str]:
+    """The names that a group means, whatever the rank; what it leaves out is counted."""
     if entry == "experts":
         if not structure.experts:
             raise RecipeError(
@@ -208,10 +223,7 @@ def _group(structure: Structure, entry: str, rank: int, experts: bool, left_out:
             # Counted for `all-linear` alone, which claims to be all: smaller groups leave things out by their meaning.
             left_out[_LEFT_OUT[layer.role]] += entry == "all-linear"
         elif entry == "all-linear" or _is_part(layer, entry):
-            if _is_gate(layer, rank, structure):
-                left_out[f"gates narrower than rank {rank}"] += 1
-            else:
-                found.append(layer.name)
+            found.append(layer.name)
     if entry != "attention" and experts:
         found += [layer.name for layer in structure.experts if entry == "all-linear" or _is_part(layer, entry)]
     elif entry != "attention":
@@ -254,9 +266,34 @@ def _is_part(layer: LinearLayer, group: str) -> bool:
     return layer.layer is not None and in_attention == (group == "attention")
 
 
-def _is_gate(layer: LinearLayer, rank: int, structure: Structure) -> bool:
-    """Whether it is too narrow for the rank and no matrix of queries, keys, values or an MLP: narrower than a head."""
-    return layer.full_rank < min(rank, structure.head_size or structure.hidden_size)
+def _is_narrow(layer: LinearLayer, rank: int, structure: Structure) -> bool:
+    """Whether a group leaves it out at this rank.
+
+    So it is with gates, low-rank factors and decays of linear attention: all that is narrower than keys and values,
+    which are the narrowest of the matrices that make up a block. A rank above those is refused, and not made to fit by
+    taking most of the adapter away. Experts are too many to be named one by one: they are left out at any width.
+    """
+    if layer.role == "expert":
+        return layer.full_rank < expert_rank(structure, rank)
+    keys = structure.num_kv_heads * structure.head_size or structure.hidden_size
+    return layer.full_rank < min(rank, keys, structure.hidden_size)
+
+
+def _count_narrow(narrow: Sequence[LinearLayer], rank: int, structure: Structure) -> dict[str, int]:
+    """How many matrices were narrower than their rank, by a text that says which, and their share."""
+    found: dict[str, int] = {}
+    for what, own, layers in (
+        ("matrices", rank, [x for x in narrow if x.role != "expert"]),
+        ("matrices of experts", expert_rank(structure, rank), [x for x in narrow if x.role == "expert"]),
+    ):
+        if layers:
+            share = sum(x.num_parameters for x in layers) / max(1, structure.num_matrix_parameters)
+            # A list of projections has numbers for names, which mean nothing without the name of the list.
+            kinds = {".".join(x.name.split(".")[-2 if x.kind.isdigit() else -1 :]) for x in layers}
+            said = f"{share:.2%}" if share >= 1e-4 else "under 0.01%"
+            text = f"{what} narrower than rank {own} ({', '.join(sorted(kinds))}: {said} of the parameters)"
+            found[text] = sum(x.num_matrices for x in layers)
+    return found
 
 
 @lru_cache(maxsize=64)

@@ -279,7 +279,7 @@ def _placement(pick: _Picker, structure: Structure, why_no_experts: str) -> Plac
 
 
 def _largest_rank(pick: _Picker) -> int:
-    """The largest rank of the run, which gates that carry an adapter must have room for; 0 for a method without one."""
+    """The largest rank of the run, which what carries an adapter must have room for; 0 for a method without one."""
     if "target_rank" in pick.rules.settings:
         return int(pick.asked("initial_rank", _usual_initial_rank(pick.asked("target_rank"))))
     return int(pick.asked("rank")) if "rank" in pick.rules.settings else 0
@@ -295,9 +295,9 @@ def _expert_rank(rank: int, layers: Sequence[LinearLayer], structure: Structure)
     Raises:
         RecipeError: as `refuse_rank`.
     """
-    found = expert_rank(structure, rank)
-    refuse_rank([layer for layer in layers if layer.role == "expert"], found, "rank")
-    return found
+    routed = [layer for layer in layers if layer.role == "expert"]
+    refuse_rank(routed, rank, "rank", divided_by=max(1, structure.num_active_experts))
+    return expert_rank(structure, rank)
 
 
 def _note_reach(
