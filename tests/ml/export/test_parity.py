@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from luthier.core.dataset import Example
 from luthier.core.errors import ModelSourceError, RequestError
 from luthier.core.ports import SilentProgress
 from luthier.core.records.export import ParityReport
+from luthier.ml.export import parity
+from luthier.ml.export.exporters.registry import Precision, format_of
 from luthier.ml.export.parity import prove
 from luthier.ml.export.source_side import ObservedSource, observe_source
 from luthier.testing.tiny import make_tiny_model
@@ -28,6 +31,15 @@ def observed(make_source: MakeSource, examples: list[Example]) -> ObservedSource
 def tampered(merged: Path, tmp_path: Path) -> Path:
     """A copy of the merged export that a test may spoil."""
     return Path(shutil.copytree(merged, tmp_path / "tampered"))
+
+
+@pytest.fixture
+def four_bits(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A precision of merged weights that sets no bound to what may differ, as those of other formats do."""
+    known = format_of("merged")
+    more = replace(known, precisions={**known.precisions, "int4": Precision(0.6)})
+    monkeypatch.setattr(parity, "format_of", lambda _name: more)
+    return "int4"
 
 
 def _prove(folder: Path, observed: ObservedSource, examples: list[Example], precision: str = "float32") -> ParityReport:
@@ -61,12 +73,12 @@ def test_one_changed_weight_fails(tampered: Path, observed: ObservedSource, exam
 
 
 def test_an_adapter_that_was_not_merged_fails(
-    tiny_model: Path, observed: ObservedSource, examples: list[Example]
+    tiny_model: Path, observed: ObservedSource, examples: list[Example], four_bits: str
 ) -> None:
     report = _prove(tiny_model, observed, examples)
     assert "nearer to the base without the adapter" in report.reasons[0]
     # Also where no bound is set to what may differ.
-    assert "the adapter is not in it" in _prove(tiny_model, observed, examples, "int4").reasons[0]
+    assert "the adapter is not in it" in _prove(tiny_model, observed, examples, four_bits).reasons[0]
 
 
 def test_another_chat_template_fails(tampered: Path, observed: ObservedSource, examples: list[Example]) -> None:
@@ -112,13 +124,13 @@ def test_another_vocabulary_fails(tmp_path: Path, observed: ObservedSource, exam
 
 
 def test_a_model_that_has_lost_what_it_knew_fails_in_any_format(
-    tampered: Path, observed: ObservedSource, examples: list[Example]
+    tampered: Path, observed: ObservedSource, examples: list[Example], four_bits: str
 ) -> None:
     file = tampered / "model.safetensors"
     tensors = load_file(file)
     tensors["model.norm.weight"] *= 10
     save_file(tensors, file, metadata={"format": "pt"})
-    report = _prove(tampered, observed, examples, "int4")
+    report = _prove(tampered, observed, examples, four_bits)
     assert report.bound_nats is None
     assert any("perplexity has more than doubled" in reason for reason in report.reasons)
 

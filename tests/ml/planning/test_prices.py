@@ -56,7 +56,7 @@ def test_an_entry_of_the_users_file_replaces_the_whole_entry_and_no_other(tmp_pa
 def test_the_shipped_file_is_itself_a_right_price_file(tmp_path: Path) -> None:
     import luthier.ml.planning.devices as module
 
-    text = Path(str(module.__file__)).with_suffix(".yaml").read_text(encoding="utf-8")
+    text = Path(str(module.__file__)).with_name("prices.yaml").read_text(encoding="utf-8")
     assert load_prices(write(tmp_path, text)) == load_prices()
 
 

@@ -224,10 +224,11 @@ def prove(
         RequestError: no example can be used, or the package of the runtime is not installed.
         NotFoundError, ModelSourceError: source or export does not load.
         DivergedError: the source has NaN in it.
+        WorkError: the runtime stops on the export.
     """
     # The source's model is gone when the export is opened: one at a time in memory.
     seen = observed if observed is not None else observe_source(source, examples, progress)
-    runtime = open_export(format, export_folder, source)
+    runtime = open_export(format, export_folder, source, in_child=True)
     try:
         return compare(seen, runtime, format, precision, progress)
     finally:
@@ -362,7 +363,6 @@ def prove_gguf_adapter(
         RequestError: llama.cpp cannot hold the base.
     """
     from luthier.ml.export.exporters import gguf
-    from luthier.ml.export.runtimes.llama_cpp_runtime import LlamaCppRuntime
 
     # The base alone, by its own name: the adapter is put over it by llama.cpp at run time.
     base = source.model_copy(update={"name": source.base_name, "adapter_path": None, "adapter_sha256": None})
@@ -370,5 +370,5 @@ def prove_gguf_adapter(
         made = Path(folder) / "base"
         made.mkdir()
         gguf.write(base, made, _BASE_PRECISION, progress, tools)
-        with closing(LlamaCppRuntime(made, file)) as runtime:
+        with closing(open_export("gguf", made, base, file, in_child=True)) as runtime:
             return compare(observed, runtime, "gguf", _BASE_PRECISION, progress)

@@ -57,6 +57,7 @@ TEXTS = {
     "DataRecipe.map", "DataRecipe.group_by", "DataRecipe.template_options", "ReplayRecipe.map",
     "MethodRecipe.name", "MethodRecipe.targets",
     "MethodRecipe.options", "OptimizerRecipe.name", "OptimizerRecipe.options", "Reward.metric",
+    "GoodEnoughRecipe.metric",
     "ObjectiveRecipe.name", "ObjectiveRecipe.options", "EvaluationRecipe.metrics",
     "StringCheck.name", "StringCheck.input", "StringCheck.reference", "MultiGrader.name", "MultiGrader.graders",
     "MultiGrader.calculate_output", "TextSimilarity.name", "TextSimilarity.input", "TextSimilarity.reference",

@@ -157,7 +157,7 @@ def test_a_name_that_gguf_does_not_know_is_its_own_value():
 
 
 @pytest.mark.parametrize(
-    "family", ["gpt2", "cohere2", "mamba2", "glm4", "falcon", "qwen3_next", "qwen3_5_text", "falcon_h1", "nemotron_h"]
+    "family", ["gpt2", "cohere2", "mamba2", "glm4", "falcon", "qwen3_next", "falcon_h1", "nemotron_h"]
 )
 def test_architectures_whose_configs_transformers_5_saves_otherwise(family, tmp_path, make_source, tools):
     """And GLM 4, whose classes the converter has in a module that names tensors which its `gguf` does not have."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import NotFoundError
 from luthier.core.ports import SilentProgress
+from luthier.ml.export.exporters.registry import open_export
 from luthier.ml.export.parity import prove
 from luthier.ml.export.runtimes.llama_cpp_runtime import LlamaCppRuntime
 from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
@@ -71,6 +73,23 @@ def test_an_adapter_runs_over_its_base(tiny_model: Path, adapter: Path, tmp_path
         assert runtime.prompt_tokens(conversation)[0] == 1
     finally:
         runtime.close()
+
+
+def test_in_a_child_process_it_answers_in_the_same_bytes(
+    tiny_model: Path, adapter: Path, tmp_path: Path, make_source: MakeSource
+) -> None:
+    write_tiny_gguf(tiny_model, tmp_path / "model.gguf", precision="float32")
+    over = write_tiny_gguf_adapter(tiny_model, adapter, tmp_path / "adapter.gguf")
+    ids = list(range(3, 40))
+    conversation = Conversation(messages=(Message(role="user", content="Which wood?"),))
+    answers = []
+    in_child = open_export("gguf", tmp_path, make_source(), over, in_child=True)
+    for runtime in (LlamaCppRuntime(tmp_path, over), in_child):
+        with closing(runtime):
+            written = (runtime.greedy(ids, 6), runtime.prompt_tokens(conversation), runtime.text_tokens("Which wood?"))
+            facts = (runtime.name, runtime.version, runtime.has_template, runtime.end_ids, runtime.context_tokens)
+            answers.append((runtime.log_probabilities(ids, 30).tobytes(), written, facts))
+    assert answers[0] == answers[1]
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:

@@ -34,3 +34,16 @@ def test_a_window_as_wide_as_the_context_hides_nothing_in_a_small_copy_either():
 def test_layers_can_all_be_kept():
     assert {made.num_hidden_layers for made in nonempty(list(scaled_down(_config(1024))))} == {2}
     assert {made.num_hidden_layers for made in nonempty(list(scaled_down(_config(1024), keeps_layers=True)))} == {4}
+
+
+def test_copies_of_widths_that_kernels_do_not_ask_for_come_after_those_that_they_do():
+    """As published for gpt-oss, whose 201,088 tokens leave a copy of width 720 too large."""
+    config = LlamaConfig(
+        hidden_size=2880,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        head_dim=64,
+        num_hidden_layers=4,
+        vocab_size=512,
+    )
+    assert [made.hidden_size for made in scaled_down(config)] == [720, 1440, 45, 180, 2880]

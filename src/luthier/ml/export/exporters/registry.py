@@ -78,6 +78,8 @@ class Format:
         distributions: Packages that take part, as the bill of materials names them.
         check: "module:function" that refuses a model before any work; empty where the format holds every model.
         unrehearsed: Why no small copy of the model is written and read in the runtime first; empty where one is.
+        native_runtime: Name of its runtime where that is a native library, whose failed assertions end the process that
+            has loaded it: rehearsal and proof open it in a child process.
         limits_context: Whether its writer can state a shorter context than the model's (`ExportSource.context_tokens`).
         is_adapter: Whether it holds the adapter alone, without the base.
         is_served: Whether its folder is one that this server can serve: PEFT, transformers, or a single GGUF file.
@@ -100,6 +102,7 @@ class Format:
     distributions: tuple[str, ...] = ()
     check: str = ""
     unrehearsed: str = ""
+    native_runtime: str = ""
     limits_context: bool = False
     is_adapter: bool = False
     is_served: bool = False
@@ -207,6 +210,7 @@ FORMATS: Final[Mapping[ExportFormat, Format]] = {
         install="luthier[gguf]",
         distributions=("gguf", "xllamacpp", "llama-cpp-py-sync"),
         check="luthier.ml.export.exporters.gguf:check",
+        native_runtime="llama.cpp",
         limits_context=True,
         is_served=True,
         fills_in_date=True,
@@ -230,6 +234,7 @@ FORMATS: Final[Mapping[ExportFormat, Format]] = {
         install="luthier[onnx]",
         distributions=("onnx", "onnx-ir", "onnxruntime-genai", "onnxruntime"),
         check="luthier.ml.export.exporters.onnx:check",
+        native_runtime="ONNX Runtime",
         chart_role="other-1",
     ),
     "executorch": Format(
@@ -423,19 +428,29 @@ def write(
     return warnings
 
 
-def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Runtime:
+def open_export(
+    format: ExportFormat, folder: Path, source: ExportSource, adapter: Path | None = None, *, in_child: bool = False
+) -> Runtime:
     """The export in `folder`, loaded in its real runtime.
 
     Args:
         format: of the export.
         folder: where it is.
         source: for the base of an export that is an adapter.
+        adapter: a GGUF adapter that is put over the model in `folder`; with `in_child`.
+        in_child: a native runtime gets a process of its own, so that one that aborts is an error here.
 
     Raises:
         RequestError: the package of the runtime is not installed.
         NotFoundError, ModelSourceError: the export is not there or does not load.
+        WorkError: a runtime in a child process stops on the model.
     """
-    runtime: Runtime = _function(format, format_of(format).runtime)(folder, source)
+    known = format_of(format)
+    if in_child and known.native_runtime:
+        from luthier.ml.export.runtimes.child import RuntimeInChild
+
+        return RuntimeInChild(known.native_runtime, known.runtime, folder, source, adapter)
+    runtime: Runtime = _function(format, known.runtime)(folder, source)
     return runtime
 
 

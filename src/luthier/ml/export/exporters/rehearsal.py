@@ -10,7 +10,8 @@ proved on, and the token that ends an answer, are compared there too: they depen
 A copy with few layers is tried first. Some runtimes read off the number of layers what a model is (llama.cpp does so of
 Gemma 2 and 3, EXAONE 4 and Command R), so what fails is tried again with as many layers as the model has. Where the
 runtime is right as far as the shortest window of the copy reaches, and wrong behind it, it leaves windows out: the
-export then has room for as many tokens as the model's own window, within which windows hide nothing.
+export then has room for as many tokens as the model's own window, within which windows hide nothing. What differs with
+the distance alone (rotary frequencies) hardly shows among the first tokens, so a long text is read at last.
 """
 
 from __future__ import annotations
@@ -39,10 +40,14 @@ if TYPE_CHECKING:
     from luthier.ml.export.runtimes.protocol import LogProbabilities, Runtime
     from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 _NUM_TOKENS: Final = 64
+_FAR_TOKENS: Final = 1024
+_NUM_COMPARED: Final = 32
 MAX_SHARE: Final = 0.02
 """What the likelihoods of a small copy may differ, as a share of how much they vary; a few 1e-4 are usual."""
+MAX_FAR_SHARE: Final = 0.02
+"""The same behind `_FAR_TOKENS` tokens, where as much is usual; what grows with the position goes on behind them."""
 _BESIDE: Final = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json",
@@ -196,16 +201,20 @@ class _Trial:
         folder = scratch / "export"
         folder.mkdir()
         self.write(small, folder, "float32", SilentProgress(), self.tools)
-        with closing(open_export(self.format, folder, small)) as runtime:
-            fault, limit = "" if self.is_known else _fault(small, runtime), None
-            window, own = (_shortest_window(one.base_path) for one in (small, self.source))
-            if fault and self.limits_context and window and own and not _fault(small, runtime, window):
-                fault, limit = "", own
-            elif fault:
-                fault = _fault(small, runtime, names_cause=True)
+        with closing(open_export(self.format, folder, small, in_child=True)) as runtime:
+            fault, limit = ("", None) if self.is_known else self._compared(small, runtime)
             prompts = self.prompts
             tokens = TokenFindings(0) if prompts is None else compared_tokens(prompts, prompts.prompts, runtime)
             return _Found(tokens, fault, context_tokens=limit)
+
+    def _compared(self, small: ExportSource, runtime: Runtime) -> tuple[str, int | None]:
+        """The reason against the export, empty for none, and the most tokens for which the runtime is right."""
+        if not _fault(small, runtime, _NUM_TOKENS):
+            return _fault(small, runtime, _FAR_TOKENS, MAX_FAR_SHARE, names_cause=True), None
+        window, own = (_shortest_window(one.base_path) for one in (small, self.source))
+        if self.limits_context and window and own and not _fault(small, runtime, window):
+            return "", own
+        return _fault(small, runtime, _NUM_TOKENS, names_cause=True), None
 
 
 def _num_layers(base: Path) -> int:
@@ -279,19 +288,21 @@ def _write_copy(source: ExportSource, folder: Path, *, keeps_layers: bool) -> bo
     return True
 
 
-def _fault(small: ExportSource, runtime: Runtime, num_tokens: int = _NUM_TOKENS, *, names_cause: bool = False) -> str:
+def _fault(
+    small: ExportSource, runtime: Runtime, num_tokens: int, max_share: float = MAX_SHARE, *, names_cause: bool = False
+) -> str:
     """What the runtime makes of the small copy, where it is something else than what transformers does; else empty.
 
     Of each position the typical difference over the vocabulary, as a share of how much likelihoods vary, and of these
     the median: a router that rounding sends another way changes some positions, a part that is missing changes nearly
-    all. By default only positions behind the windows of the copy count.
+    all. Only the last positions count, at most half of them and `_NUM_COMPARED`.
     """
     from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
 
     own = TransformersModel(small.base_path)
     most = min(num_tokens, own.context_tokens, runtime.context_tokens or num_tokens)
-    # The first half is context only: windows of the copy are shorter than that.
-    start = most // 2
+    # The first half at least is context only: windows of the copy are shorter than that.
+    start = max(most // 2, most - _NUM_COMPARED)
     vocabulary = own.log_probabilities([0], 0).shape[1]
     # From 3 on: the first ids are mostly special tokens, which some runtimes treat apart.
     ids = np.random.default_rng(0).integers(3, vocabulary, size=most).tolist()
@@ -299,16 +310,18 @@ def _fault(small: ExportSource, runtime: Runtime, num_tokens: int = _NUM_TOKENS,
     if found.shape != wanted.shape:
         return f"of a small copy of the model it knows {found.shape[1]} tokens where the model has {vocabulary}"
     share = _share(wanted, found)
-    if share <= MAX_SHARE:
+    if share <= max_share:
         return ""
     lost = ""
     if names_cause:
-        lost = _lost_switch(Path(small.base_path), lambda other: _share(other.log_probabilities(ids, start), found))
+        lost = _lost_switch(
+            Path(small.base_path), lambda other: _share(other.log_probabilities(ids, start), found) <= max_share
+        )
     return (
-        f"of a small copy of the model it computes something else: likelihoods differ by {share:.0%} of how much "
-        "they vary, "
+        f"of a small copy of the model it computes something else: likelihoods differ by {100 * share:.2g}% "
+        "of how much they vary, "
         + (
-            f"and it does what the model would do if {lost} in config.json were false"
+            f"and it does what the model would do if {lost}"
             if lost
             else "so a part of the architecture is lost on the way"
         )
@@ -325,12 +338,15 @@ def _share(wanted: LogProbabilities, found: LogProbabilities) -> float:
     return float(np.median(gaps / np.maximum(centred[0].std(axis=1), 1e-12)))
 
 
-def _lost_switch(base: Path, share_of: Callable[[TransformersModel], float]) -> str:
-    """The entry of a copy's config that is true, and without which it computes what the runtime does; empty for none.
+def _lost_switch(base: Path, agrees: Callable[[TransformersModel], bool]) -> str:
+    """The switch of a copy's config that the runtime takes to be set otherwise; empty where none explains it.
 
     Args:
         base: the folder of the copy; its config is changed on the way and is as before at the end.
-        share_of: how far a model is from what the runtime has computed.
+        agrees: whether a model computes what the runtime has computed.
+
+    Returns:
+        `alibi in config.json were false`.
     """
     from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
     from luthier.ml.inference.models.quiet import quiet_transformers
@@ -339,21 +355,31 @@ def _lost_switch(base: Path, share_of: Callable[[TransformersModel], float]) -> 
     file = base / "config.json"
     before = file.read_text(encoding="utf-8")
     document = json.loads(before)
-    part = document.get("text_config") or document
     try:
-        for key in [key for key, value in part.items() if value is True]:
-            part[key] = False
+        for name, holder, key in _switches(document.get("text_config") or document):
+            holder[key] = not holder[key]
             file.write_text(json.dumps(document), encoding="utf-8")
             try:
                 with quiet_transformers():
-                    if share_of(TransformersModel(base)) <= MAX_SHARE:
-                        return str(key)
+                    if agrees(TransformersModel(base)):
+                        return f"{name} in config.json were {json.dumps(holder[key])}"
             except FAILURES:  # the weights do not fit without it
                 pass
-            part[key] = True
+            holder[key] = not holder[key]
     finally:
         file.write_text(before, encoding="utf-8")
     return ""
+
+
+def _switches(part: dict[str, Any], prefix: str = "") -> list[tuple[str, dict[str, Any], str]]:
+    """Entries of a config that are true or false: full name, holder, key; nested ones (`rope_parameters`) included."""
+    found = []
+    for key, value in part.items():
+        if isinstance(value, bool):
+            found.append((prefix + key, part, key))
+        elif isinstance(value, dict):
+            found += _switches(value, f"{prefix}{key}.")
+    return found
 
 
 def _last_line(error: LuthierError, scratch: Path) -> str:

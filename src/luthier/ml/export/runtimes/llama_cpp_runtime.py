@@ -22,10 +22,10 @@ from luthier.ml.inference.llama_cpp.server import LlamaServer, only_gguf
 from luthier.ml.inference.models.gguf import read_gguf_header
 
 
-def open_export(folder: Path, source: ExportSource) -> LlamaCppRuntime:
-    """The export in `folder`, loaded; it needs nothing of its source."""
+def open_export(folder: Path, source: ExportSource, adapter: Path | None = None) -> LlamaCppRuntime:
+    """The export in `folder`, loaded, with a GGUF adapter over it if one is given; it needs nothing of its source."""
     del source
-    return LlamaCppRuntime(folder)
+    return LlamaCppRuntime(folder, adapter)
 
 
 class LlamaCppRuntime:

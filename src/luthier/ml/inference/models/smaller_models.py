@@ -259,7 +259,7 @@ _FEED_FORWARD_NAMES: Final = ("intermediate_size", "ffn_dim", "ffn_hidden_size",
 def scaled_down(
     config: PreTrainedConfig, *, keeps_vocabulary: bool = False, keeps_layers: bool = False
 ) -> Iterator[PreTrainedConfig]:
-    """Small configs of the architecture, those that cost least first; the config itself is left as it is.
+    """Small configs of the architecture, narrow ones first; the config itself is left as it is.
 
     Args:
         config: of the whole model.
@@ -315,15 +315,16 @@ def _parts(config: PreTrainedConfig) -> list[Any]:
 
 
 def _factors(text: PreTrainedConfig) -> list[int]:
-    """By what the hidden state and the number of heads can both be divided, the largest first, then 1."""
+    """By what the hidden state and the number of heads can both be divided, the best first, then 1."""
     hidden = getattr(text, "hidden_size", None)
     heads = next((n for name in _HEADS if type(n := _read(text, name)) is int), None)
     if not isinstance(hidden, int) or heads is None:
         return [1]
     both = [f for f in range(2, heads + 1) if heads % f == 0 and hidden % f == 0 and hidden // f >= _NARROWEST]
     even = [f for f in both if hidden // f % _EVEN == 0]  # what kernels of grouped products ask for
-    usable = even or both
-    return [*dict.fromkeys(usable[place] for place in (-1, len(usable) // 2, 0) if usable), 1]
+    # The others after them: a large vocabulary may leave an even copy too large (gpt-oss: 2,880 is 720 at the least).
+    chosen = [group[place] for group in (even, both) for place in (-1, len(group) // 2, 0) if group]
+    return [*dict.fromkeys(chosen), 1]
 
 
 def _read(part: Any, name: str) -> Any:
