@@ -23,7 +23,7 @@ from luthier.core.dataset import (
     provenance_from,
 )
 from luthier.core.errors import ConflictError, DataError, LeakageError, RecipeError
-from luthier.core.plan import DataPlan, Plan, ValueSource
+from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
 from luthier.features.planning.training_data import (
     PreparedSplit,
@@ -251,9 +251,7 @@ def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -
         )
     bar = resolve_bar(asked, plan.evaluation.metrics, judged, train)
     evaluation = plan.evaluation.model_copy(update={"good_enough": bar})
-    source = ValueSource(source="asked", why="in the recipe")
-    sources = plan.sources | {"evaluation.good_enough": source}
-    return plan.model_copy(update={"evaluation": evaluation, "sources": sources})
+    return plan.model_copy(update={"evaluation": evaluation})
 
 
 def prepare_again(

@@ -366,6 +366,8 @@ def _evaluation(
     pick = sources.pick
     few_shot = pick("evaluation.few_shot", r.few_shot, defaults.FEW_SHOT)
     samples = pick("evaluation.max_samples", r.max_samples, defaults.MAX_SAMPLES)
+    # The bar itself needs the rows that are judged; it is put into the plan where these are read.
+    pick("evaluation.good_enough", r.good_enough, (None, "no figure was asked for"))
     plain = data.train.shape == "text"
     # The usual metrics depend on the rows: plain text has no answers to compare, pairs have two.
     usual: tuple[tuple[MetricName, ...], str]
