@@ -145,6 +145,12 @@ AlternativeKind = Literal[
 ]
 """What one could use instead of the judged model: a baseline without a language model, or the base, prompted."""
 AlternativeWord = Literal["better", "worse", "not_distinguishable"]
+ALTERNATIVE_WORDS: Final[dict[VerdictWord, AlternativeWord]] = {
+    "better": "better",
+    "worse": "worse",
+    NOT_DISTINGUISHABLE: "not_distinguishable",
+}
+"""The words of a verdict as JSON has them for alternatives."""
 
 
 class Alternative(FrozenModel):

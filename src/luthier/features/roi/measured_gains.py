@@ -13,23 +13,16 @@ from typing import Final
 
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.evaluation import (
-    NOT_DISTINGUISHABLE,
-    AlternativeWord,
+    ALTERNATIVE_WORDS,
     Comparison,
     Evaluation,
     SystemResult,
-    VerdictWord,
 )
 from luthier.core.ids import is_id
 from luthier.core.results.roi import Case, Measured, MeasuredBaseline, MeasuredGains, TodayKind
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.home.context import Context
 
-_WORDS: Final[dict[VerdictWord, AlternativeWord]] = {
-    "better": "better",
-    "worse": "worse",
-    NOT_DISTINGUISHABLE: "not_distinguishable",
-}
 SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_accuracy")
 
 
@@ -225,7 +218,7 @@ def _baselines(
                 title=system_title(system, evaluation.systems),
                 value=figure,
                 tuned_less=Measured(value=comparison.difference, low=comparison.low, high=comparison.high),
-                tuned_is=_WORDS[comparison.verdict],
+                tuned_is=ALTERNATIVE_WORDS[comparison.verdict],
                 seconds=system.seconds,
             )
         )

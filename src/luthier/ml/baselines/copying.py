@@ -1,4 +1,4 @@
-"""Answers that stand in the prompt: rules that copy what follows certain words, learned from the training rows.
+"""Answers that are part of the prompt: rules that copy what follows certain words, learned from the training rows.
 
 A rule is "after these one to three words, up to that word" or "after these words, so many words". The rules form a
 decision list: the first that finds its words in a prompt copies from it.
@@ -92,9 +92,10 @@ def _learn(rows: Sequence[TaskRow], texts: Sequence[_Text], found: Sequence[list
         # A row counts once for each rule, however often its answer occurs.
         support.update({rule for start, end in spans for rule in _rules_of(text, start, end)})
     candidates = [rule for rule, count in support.most_common(_MAX_CANDIDATES) if count >= 2]
+    answers = [same_label(row.answer) for row in rows]
     outcomes = {
-        rule: [None if (copied := _copy(rule, text)) is None else same_label(copied) == same_label(row.answer)
-               for row, text in zip(rows, texts, strict=True)]
+        rule: [None if (copied := _copy(rule, text)) is None else same_label(copied) == answer
+               for text, answer in zip(texts, answers, strict=True)]
         for rule in candidates
     }  # fmt: skip
     rules: list[_Rule] = []

@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import (
+    ALTERNATIVE_WORDS,
     NOT_DISTINGUISHABLE,
     Alternative,
     AlternativeKind,
@@ -33,6 +34,15 @@ from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.evaluation.metrics.registry import FAMILIES
 from luthier.ml.evaluation.statistics.intervals import LEVEL
 from luthier.ml.evaluation.verdict_text import caveats, further_details, headline, listed, primary_details, system_title
+
+SHORT_REFERENCE_WORDS = 5
+_WORDS: Final[dict[AlternativeWord, VerdictWord]] = {short: word for word, short in ALTERNATIVE_WORDS.items()}
+_PAIRS = ("reward_accuracy", "preference_accuracy", "preference_margin")
+# What to judge by where nothing speaks for an exact comparison: from the most to the least telling for free text.
+_PREFERENCE = (
+    *("rouge_l", "chrf", "bleu", "token_f1", "exact_match", "exact_match_ignoring_case"),
+    *("perplexity", "bits_per_byte"),
+)
 
 
 def alternatives_of(
@@ -171,20 +181,6 @@ def held_against(bar: Bar | None, judged: SystemResult) -> tuple[Literal["yes", 
     if most < asked:
         return "no", f"It misses the {bar.value:g} asked for: {shown}."
     return "no", f"It is not shown to reach the {bar.value:g} asked for: {shown}."
-
-
-SHORT_REFERENCE_WORDS = 5
-_WORDS: Final[dict[AlternativeWord, VerdictWord]] = {
-    "better": "better",
-    "worse": "worse",
-    "not_distinguishable": NOT_DISTINGUISHABLE,
-}
-_PAIRS = ("reward_accuracy", "preference_accuracy", "preference_margin")
-# What to judge by where nothing speaks for an exact comparison: from the most to the least telling for free text.
-_PREFERENCE = (
-    *("rouge_l", "chrf", "bleu", "token_f1", "exact_match", "exact_match_ignoring_case"),
-    *("perplexity", "bits_per_byte"),
-)
 
 
 def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> str:

@@ -138,8 +138,8 @@ def test_processes_that_die_again_and_again_are_given_up(
     context: Context, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    told = rf"rank [01] ended with exit code 1; {MAX_RESTARTS} restarts in a row"
-    with pytest.raises(WorkError, match=told) as caught:
+    message = rf"rank [01] ended with exit code 1; {MAX_RESTARTS} restarts in a row"
+    with pytest.raises(WorkError, match=message) as caught:
         run(context, recipe, LocalLauncher(2))
     assert "processes" in caught.value.do
 

@@ -95,7 +95,7 @@ class _Database(sqlite3.Connection):
 
     has_asked_clock = False
     building_time: str | None = None
-    """What the current time is while a script builds the database; None: who asks for it gets an error."""
+    """What the current time is while a script builds the database; None: a query for it gets an error."""
 
     def hold_clock(self) -> None:
         """Put functions that do not know the current time in place of SQLite's own, which still do the computing."""
