@@ -7,7 +7,7 @@ from tests.vacuous import nonempty
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.ports import SilentProgress
-from luthier.ml.baselines.predict import LINEAR, MAJORITY, NEAREST, predict
+from luthier.ml.baselines.predict import LINEAR, MAJORITY, NEAREST, BaselineSet, predict
 from luthier.ml.baselines.rows import MAX_ROWS, same_label, task_rows
 
 
@@ -44,6 +44,10 @@ def test_many_rows_are_sampled_by_content() -> None:
     rows = task_rows(many)
     assert len(rows) == MAX_ROWS
     assert set(rows) == set(task_rows(many[::-1]))
+    assert BaselineSet(num_rows=MAX_ROWS, is_sample=True).notes == (
+        f"Baselines without a language model were fitted on a sample of {MAX_ROWS:,} training rows.",
+    )
+    assert BaselineSet(num_rows=60).notes == ()
 
 
 def test_half_a_surrogate_in_a_row_is_no_reason_to_fail() -> None:

@@ -322,7 +322,7 @@ def _judge(
         systems=results,
         comparisons=comparisons,
         verdict=words,
-        rows_notes=(*held_out.notes, *pool.notes),
+        rows_notes=(*held_out.notes, *pool.notes, *baselines.notes),
         baselines_left_out=baselines.left_out,
         labels=labels,
         seconds=time.perf_counter() - start,

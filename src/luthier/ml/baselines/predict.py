@@ -50,6 +50,13 @@ class BaselineSet:
     num_rows: int = 0
     is_sample: bool = False
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the rows that they were fitted on."""
+        if not self.is_sample:
+            return ()
+        return (f"Baselines without a language model were fitted on a sample of {self.num_rows:,} training rows.",)
+
 
 MAJORITY: Final = "commonest answer"
 NEAREST: Final = "nearest training row (BM25)"
