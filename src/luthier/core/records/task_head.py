@@ -6,10 +6,12 @@ relevance of a document to a query (rank), or a vector (embed).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from luthier.core.errors import ModelSourceError, RequestError
 from luthier.core.frozen_model import FrozenModel
 
 TaskHeadKind = Literal["classify", "regress", "rank", "embed"]
@@ -81,3 +83,72 @@ class TaskHead(FrozenModel):
     def num_outputs(self) -> int:
         """Rows of the head's matrix; 0 for embeddings, which have none."""
         return {"classify": len(self.labels), "regress": 1, "rank": 1, "embed": 0}[self.kind]
+
+
+def is_task_model(folder: str | Path) -> bool:
+    """Whether the folder of an adapter or model holds a task head, so that it does not write text."""
+    return (Path(folder) / TASK_HEAD_FILE).is_file()
+
+
+def read_task_head(folder: str | Path) -> TaskHead:
+    """What `head.json` says.
+
+    Raises:
+        ModelSourceError: it is missing or damaged, or of a newer version.
+    """
+    path = Path(folder) / TASK_HEAD_FILE
+    try:
+        return TaskHead.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ModelSourceError(
+            f"{path}: {type(error).__name__}: {error}",
+            expected="a head.json as Luthier writes it (format_version 1)",
+            do="use the folder of a finished run with a task head, or copy the file again",
+        ) from error
+
+
+_GIVES: Final[dict[TaskHeadKind, str]] = {
+    "classify": "classes with probabilities",
+    "regress": "numbers",
+    "rank": "the relevance of documents to a query",
+    "embed": "vectors of texts",
+}
+_ROUTES: Final[dict[TaskHeadKind, str]] = {
+    "classify": "POST /v1/classify",
+    "regress": "POST /v1/classify",
+    "rank": "POST /v1/rerank or /v1/score",
+    "embed": "POST /v1/embeddings",
+}
+
+
+def what_it_gives(kind: TaskHeadKind) -> str:
+    """A phrase for people: what a model with such a head gives."""
+    return _GIVES[kind]
+
+
+def how_it_is_asked(kind: TaskHeadKind) -> str:
+    """The route and the command that ask such a model."""
+    return f"{_ROUTES[kind]}, or luthier predict"
+
+
+def refuse_other_use(model: str, own: TaskHeadKind | None, asked: TaskHeadKind | None) -> None:
+    """Refuse to have a model do what it does not do.
+
+    Args:
+        model: its name, for the message.
+        own: the kind of its head; None where it writes text. Vectors can be had of such a model as well.
+        asked: the kind of head that is needed; None for text.
+
+    Raises:
+        RequestError: it does something else; the message says what to call instead.
+    """
+    if own == asked or (own is None and asked == "embed"):
+        return
+    wanted = "text" if asked is None else _GIVES[asked]
+    gives = "writes text" if own is None else f"gives {_GIVES[own]}, and nothing else"
+    trained = "any model without a task head" if asked is None else f"one trained with objective: {{name: {asked}}}"
+    raise RequestError(
+        f"{wanted} of the model {model}, which {gives}",
+        expected=f"a model that gives {wanted}: {trained}",
+        do="POST /v1/chat/completions or /v1/completions, or luthier chat" if own is None else how_it_is_asked(own),
+    )
