@@ -15,6 +15,7 @@ from luthier.core.evaluation import Comparison, SystemResult
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
+from luthier.core.records.task_head import TaskHeadKind
 
 # Any name, and not those of `luthier.core.registry.EXPORTERS` alone: a stored export is shown when the package that
 # brought its format is gone. Whoever requests an export checks the name there.
@@ -43,6 +44,7 @@ class ExportSource(FrozenModel):
         template_options: what the chat template was given beside each conversation.
         opted_turns: what of each conversation was written in another way.
         context_tokens: the most that an export may say it has room for; None for what the model has.
+        task_head: what it gives in place of text; None where it writes text.
     """
 
     name: str
@@ -60,12 +62,23 @@ class ExportSource(FrozenModel):
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
     opted_turns: OptedTurns = AS_THEY_ARE
     context_tokens: int | None = None
+    task_head: TaskHeadKind | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where what training has made lies: the adapter, or the whole model."""
+        return self.adapter_path or self.base_path
 
     @model_serializer(mode="wrap")
     def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what was not asked for: documents of exports that have nothing of it stay as they are."""
         document: dict[str, Any] = write(self)
-        for name, unused in (("template_options", {}), ("opted_turns", AS_THEY_ARE), ("context_tokens", None)):
+        for name, unused in (
+            ("template_options", {}),
+            ("opted_turns", AS_THEY_ARE),
+            ("context_tokens", None),
+            ("task_head", None),
+        ):
             if getattr(self, name) == unused:
                 # Manifests of older exports are hashed: a field that they never had must not appear when they are
                 # written again.

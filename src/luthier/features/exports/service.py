@@ -54,6 +54,7 @@ def export(
     # Everything that can refuse comes before the first byte is written; converting may take an hour.
     refuse_taken(final)
     source = find_source(context, name)
+    registry.refuse_head(source, f"the format {to}")
     precision = registry.choose_precision(to, quantise, source)
     registry.need_packages(to)
     examples, notes = proof_examples(context, source, held_out, num_prompts)

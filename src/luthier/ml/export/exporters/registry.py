@@ -23,6 +23,7 @@ from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
 from luthier.core.records.export import NAME_PATTERN, ExportFormat, ExportPrecision, ExportSource
+from luthier.core.records.task_head import how_it_is_asked, what_it_gives
 from luthier.core.registry import EXPORTERS
 
 if TYPE_CHECKING:
@@ -360,6 +361,24 @@ def needed_bytes(format: ExportFormat, precision: ExportPrecision, num_parameter
     return int(num_parameters * (known.precisions[precision].weight_bytes + known.scratch_bytes))
 
 
+def refuse_head(source: ExportSource, what: str) -> None:
+    """Refuse a model with a task head where only a model that writes text fits: its head would be lost.
+
+    Args:
+        source: The model.
+        what: What is made of it, such as "the format gguf".
+
+    Raises:
+        RequestError: It has a head.
+    """
+    if source.task_head is not None:
+        raise RequestError(
+            f"{source.name} gives {what_it_gives(source.task_head)}, and {what} has no place for its task head",
+            expected="a model that writes text",
+            do=f"serve it: {how_it_is_asked(source.task_head)}",
+        )
+
+
 def check(
     format: ExportFormat,
     source: ExportSource,
@@ -384,6 +403,7 @@ def check(
         WorkError: a converter that would know cannot be had.
     """
     known = format_of(format)
+    refuse_head(source, f"the format {format}")
     # A trained prompt is vectors, which only an adapter's own folder can hold.
     if not known.is_adapter:
         _refuse_prompt(source)
