@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from luthier.core.records.task_head import TaskHead
+from luthier.features.evaluations.export_sources import outcome_digest
 from luthier.features.models.store import TunedModel
 from luthier.features.serving.targets import local_base_models
 from luthier.ml.inference.models.loading import load_model
@@ -62,7 +63,8 @@ def add_head_run(
     plan = make_plan()
     named = plan.base_model.model_copy(update={"name": local.name, "path": local.path, "sha256": local.sha256})
     training = plan.training.model_copy(update={"precision": "float32"})
-    result = make_result().model_copy(update={"adapter_path": str(folder)})
+    digest = outcome_digest(sorted(folder.glob("*.safetensors")))
+    result = make_result().model_copy(update={"adapter_path": str(folder), "adapter_sha256": digest})
     context.runs.create(
         make_record(run_id, status="succeeded", result=result),
         plan.model_copy(update={"base_model": named, "training": training}),

@@ -20,6 +20,8 @@ Pooling = Literal["last", "mean"]
 
 TASK_HEAD_FILE: Final = "head.json"
 TASK_HEAD_WEIGHTS: Final = "head.safetensors"
+HEAD_DOCUMENT: Final = "task_head.json"
+"""The head in an export for other programs: kind, labels in the order of the outputs, prompts."""
 
 
 class NumberFormat(FrozenModel):
