@@ -122,7 +122,7 @@ def test_vectors_are_the_mean_of_the_language_model_s_states(engine):
     assert streaming.admit("a", streaming.prepare(PoolingRequest(inputs=tuple(map(tuple, prompts)))), None)
     (found,) = [event for _, event in streaming.poll(0)]
     assert isinstance(found, Pooled)
-    for ids, vector in zip(prompts, found.vectors, strict=True):
+    for ids, vector in zip(prompts, found.outputs, strict=True):
         with torch.inference_mode():
             body = language_model(engine.causal)
             mean = body(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0].float().mean(0)

@@ -58,12 +58,7 @@ def export(
     source = find_source(context, name)
     if source.task_head is not None:
         return _export_head(context, source, to, final, quantise, held_out, num_prompts, start)
-    if to in HEAD_FORMATS and to not in EXPORTERS.declarations():
-        raise RequestError(
-            f"the format {to} for {source.name}, which writes text",
-            expected=f"one of {', '.join(EXPORTERS.declarations())}",
-            do=f"choose one of these with --to: {to} holds models with a task head",
-        )
+    _refuse_head_format(source, to)
     precision = registry.choose_precision(to, quantise, source)
     registry.need_packages(to)
     examples, notes = proof_examples(context, source, held_out, num_prompts)
@@ -90,6 +85,16 @@ def export(
         )
         # The manifest is written inside the staging block, so the rename publishes files and manifest together.
         return _bundled(context, folder, made)
+
+
+def _refuse_head_format(source: ExportSource, to: ExportFormat) -> None:
+    """Raise RequestError for a format that holds nothing but models with a task head."""
+    if to in HEAD_FORMATS and to not in EXPORTERS.declarations():
+        raise RequestError(
+            f"the format {to} for {source.name}, which writes text",
+            expected=f"one of {', '.join(EXPORTERS.declarations())}",
+            do=f"choose one of these with --to: {to} holds models with a task head",
+        )
 
 
 def _export_head(

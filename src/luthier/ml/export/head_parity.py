@@ -22,7 +22,6 @@ from luthier.ml.export.exporters.companions import source_template
 from luthier.ml.export.exporters.head_formats import HEAD_FORMATS, open_head
 from luthier.ml.inference.engine_prompts import relevance_conversation, rewritten, text_of
 from luthier.ml.inference.models.architecture import context_tokens
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import attach_adapter
 from luthier.ml.inference.models.merging import wide_model
 from luthier.ml.inference.task_model import TaskModel
@@ -32,12 +31,6 @@ from luthier.ml.inference.transformers_engine import TransformersEngine
 _One = TypeVar("_One")
 _MAX_AT_ONCE = 4
 _MAX_CHARACTERS = 2000
-
-
-def prompt_text(template: ChatTemplate, text: str) -> str:
-    """A text as the only turn of a user, up to where an answer would begin."""
-    turn = Conversation(messages=(Message(role="user", content=text),))
-    return template.render(turn, add_generation_prompt=True)
 
 
 def prove_head(

@@ -49,7 +49,8 @@ from luthier.features.exports.formats.measurements import (
 )
 from luthier.features.exports.service import find_source
 from luthier.features.recipes.checks import check_metrics, column_map, usual_metrics
-from luthier.ml.export.exporters.registry import full_precision, refuse_head, usual_formats
+from luthier.ml.export.exporters.head_formats import refuse_head
+from luthier.ml.export.exporters.registry import full_precision, usual_formats
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import Outcome, StageSpec, Workflow, WorkflowRun, run_stages
 

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
@@ -219,11 +220,15 @@ def _padding(template: ChatTemplate) -> str:
 
 
 def _same_tokens(folder: Path, head: TaskHead, template: ChatTemplate) -> bool:
-    from luthier.ml.export.head_parity import prompt_text
-
     tokenizer = load_tokenizer(folder)
-    texts = _PROBES if head.kind == "embed" else tuple(prompt_text(template, text) for text in _PROBES)
+    texts = _PROBES if head.kind == "embed" else tuple(_prompt_text(template, text) for text in _PROBES)
     return all(tokenizer(text).input_ids == template.ids(text) for text in texts)
+
+
+def _prompt_text(template: ChatTemplate, text: str) -> str:
+    """A text as the only turn of a user, up to where an answer would begin."""
+    turn = Conversation(messages=(Message(role="user", content=text),))
+    return template.render(turn, add_generation_prompt=True)
 
 
 def _move_bias(source: ExportSource, body: PreTrainedModel, weight: Tensor, bias: Tensor) -> None:

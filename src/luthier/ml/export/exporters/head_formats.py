@@ -93,6 +93,24 @@ HEAD_FORMATS: Final[Mapping[str, HeadFormat]] = {
 }
 
 
+def refuse_head(source: ExportSource, what: str) -> None:
+    """Refuse a model with a task head where only a model that writes text fits: its head would be lost.
+
+    Args:
+        source: The model.
+        what: What is made of it, such as "the format gguf".
+
+    Raises:
+        RequestError: It has a head.
+    """
+    if source.task_head is not None:
+        raise RequestError(
+            f"{source.name} gives {what_it_gives(source.task_head)}, and {what} has no place for its task head",
+            expected="a model that writes text",
+            do=f"serve it: {how_it_is_asked(source.task_head)}",
+        )
+
+
 def missing_modules(format: HeadFormat) -> tuple[str, ...]:
     """Modules that have to be installed first."""
     return tuple(module for module in format.modules if importlib.util.find_spec(module) is None)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -116,22 +117,22 @@ def _with_head(model: onnx.ModelProto, head: TaskHead, layer: TaskHeadLayer | No
         graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
-    def node(kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
+    def node(kind: str, inputs: list[str], name: str, attributes: Mapping[str, int] = {}) -> str:
         graph.node.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
 
     one = constant("head_one", np.array([1], np.int64))
-    lengths = node("ReduceSum", ["attention_mask", one], "head_lengths", keepdims=1)  # [rows, 1]
+    lengths = node("ReduceSum", ["attention_mask", one], "head_lengths", {"keepdims": 1})  # [rows, 1]
     if head.kind == "embed" and head.pooling == "mean":
         last = constant("head_last", np.array([-1], np.int64))
-        mask = node("Cast", [node("Unsqueeze", ["attention_mask", last], "head_mask")], "head_weights", to=1)
-        total = node("ReduceSum", [node("Mul", [_HIDDEN, mask], "head_kept"), one], "head_total", keepdims=0)
-        states = node("Div", [total, node("Cast", [lengths], "head_counts", to=1)], "head_states")
+        mask = node("Cast", [node("Unsqueeze", ["attention_mask", last], "head_mask")], "head_weights", {"to": 1})
+        total = node("ReduceSum", [node("Mul", [_HIDDEN, mask], "head_kept"), one], "head_total", {"keepdims": 0})
+        states = node("Div", [total, node("Cast", [lengths], "head_counts", {"to": 1})], "head_states")
     else:
         places = node("Sub", [lengths, one], "head_places")
-        states = node("GatherND", [_HIDDEN, places], "head_states", batch_dims=1)  # [rows, width]
+        states = node("GatherND", [_HIDDEN, places], "head_states", {"batch_dims": 1})  # [rows, width]
     if layer is None:
-        node("LpNormalization", [states], output, axis=-1, p=2)
+        node("LpNormalization", [states], output, {"axis": -1, "p": 2})
     else:
         weight, bias = folded(head, layer)
         product = node("MatMul", [states, constant("head.weight", weight.numpy().T.copy())], "head_product")
@@ -139,7 +140,7 @@ def _with_head(model: onnx.ModelProto, head: TaskHead, layer: TaskHeadLayer | No
         if head.kind == "regress":
             node("Identity", [sums], output)
         elif head.kind == "classify" and not head.is_multi_label:
-            node("Softmax", [sums], output, axis=-1)
+            node("Softmax", [sums], output, {"axis": -1})
         else:
             node("Sigmoid", [sums], output)
     width = head.num_outputs or head.width

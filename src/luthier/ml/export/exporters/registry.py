@@ -17,14 +17,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
 from luthier.core.records.export import NAME_PATTERN, ExportFormat, ExportPrecision, ExportSource
-from luthier.core.records.task_head import how_it_is_asked, what_it_gives
 from luthier.core.registry import EXPORTERS
+from luthier.ml.export.exporters.head_formats import refuse_head
 
 if TYPE_CHECKING:
     from luthier.ml.charts.spec import Role
@@ -361,24 +361,6 @@ def needed_bytes(format: ExportFormat, precision: ExportPrecision, num_parameter
     return int(num_parameters * (known.precisions[precision].weight_bytes + known.scratch_bytes))
 
 
-def refuse_head(source: ExportSource, what: str) -> None:
-    """Refuse a model with a task head where only a model that writes text fits: its head would be lost.
-
-    Args:
-        source: The model.
-        what: What is made of it, such as "the format gguf".
-
-    Raises:
-        RequestError: It has a head.
-    """
-    if source.task_head is not None:
-        raise RequestError(
-            f"{source.name} gives {what_it_gives(source.task_head)}, and {what} has no place for its task head",
-            expected="a model that writes text",
-            do=f"serve it: {how_it_is_asked(source.task_head)}",
-        )
-
-
 def check(
     format: ExportFormat,
     source: ExportSource,
@@ -470,15 +452,13 @@ def open_export(
         from luthier.ml.export.runtimes.child import RuntimeInChild
 
         return RuntimeInChild(known.native_runtime, known.runtime, folder, source, adapter)
-    runtime: Runtime = _function(format, known.runtime)(folder, source)
-    return runtime
+    return cast("Runtime", _function(format, known.runtime)(folder, source))
 
 
 def _function(format: ExportFormat, place: str) -> Callable[..., Any]:
     """A function that a format names; of a plug-in, its errors are told apart from ours."""
     if format in FORMATS:
-        found: Callable[..., Any] = import_string(place)
-        return found
+        return cast("Callable[..., Any]", import_string(place))
 
     def call(*given: Any) -> Any:
         try:
