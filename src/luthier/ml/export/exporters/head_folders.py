@@ -207,7 +207,7 @@ def head_companions(source: ExportSource, target: Path, head: TaskHead, context:
         backend["post_processor"] = None
         (target / "tokenizer.json").write_text(json.dumps(backend, ensure_ascii=False), encoding="utf-8")
     _write(target / HEAD_DOCUMENT, head.model_dump(mode="json"))
-    return _notes(head, turns.template, gives)
+    return _notes(head, gives)
 
 
 def _padding(template: ChatTemplate) -> str:
@@ -258,18 +258,17 @@ def _problem_type(head: TaskHead) -> str:
     return "regression" if head.kind == "regress" else "multi_label_classification"
 
 
-def _notes(head: TaskHead, template: ChatTemplate, given: str) -> list[str]:
+def _notes(head: TaskHead, given: str) -> list[str]:
     """What a user must know before it is used."""
     if head.kind == "embed":
         return []
-    begin = "apply_chat_template(messages, add_generation_prompt=True" if template.kind == "chat" else ""
+    turns = "messages, add_generation_prompt=True"
     if head.kind == "rank":
-        begin = "apply_chat_template([the query as user, the document as assistant]"
-    written = f"the text that tokenizer.{begin}, tokenize=False) gives" if begin else "the prompt and a line feed"
+        turns = "[the query as user, the document as assistant]"
     gives = {"classify": "logits: apply softmax", "rank": "a logit: apply sigmoid", "regress": "the number"}[head.kind]
     if head.is_multi_label:
         gives = "logits: apply sigmoid"
-    return [f"it reads {written}, and gives {given or gives}"]
+    return [f"it reads the text of tokenizer.apply_chat_template({turns}, tokenize=False), and gives {given or gives}"]
 
 
 def _write(path: Path, document: Any) -> None:
