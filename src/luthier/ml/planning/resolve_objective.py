@@ -14,7 +14,7 @@ from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan, ObjectivePlan, TeacherPlan
 from luthier.core.recipe import MethodRecipe, ObjectiveRecipe, RouterAuxLoss
-from luthier.core.records.task_head import TaskHead
+from luthier.core.task_head import TaskHead
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import TEACHER_SHARE, rules_of
