@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from luthier.core.records.task_head import TaskHead
+from luthier.core.task_head import TaskHead
 from luthier.features.evaluations.export_sources import outcome_digest
 from luthier.features.models.store import TunedModel
 from luthier.features.serving.targets import local_base_models

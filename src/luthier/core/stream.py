@@ -19,6 +19,7 @@ from luthier.core.errors import LuthierError, OverlongError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
+from luthier.core.task_head import Pooling, TaskHeadKind
 
 MAX_CHOICES: Final = 16
 
@@ -116,9 +117,8 @@ class PoolingRequest(FrozenModel):
     inputs: tuple[str | tuple[int, ...], ...] = ()
     conversations: tuple[Conversation, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
-    # As `TaskHeadKind` and `Pooling` of `core.records.task_head`.
-    kind: Literal["classify", "regress", "rank", "embed"] = "embed"
-    pooling: Literal["last", "mean"] = "mean"
+    kind: TaskHeadKind = "embed"
+    pooling: Pooling = "mean"
     dimensions: int | None = None
     trained_options: dict[str, TemplateOption] = Field(default_factory=dict)
     opted_turns: OptedTurns = AS_THEY_ARE

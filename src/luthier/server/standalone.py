@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.records.task_head import TaskHead
 from luthier.core.stream import Served
+from luthier.core.task_head import TaskHead
 from luthier.features.serving.head_answers import example_request
 from luthier.features.serving.loaded import EngineChoice, choose_models
 from luthier.features.serving.models import head_of

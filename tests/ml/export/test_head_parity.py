@@ -15,7 +15,7 @@ from tests.task_heads import make_head_folder, random_layer
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.core.records.export import ExportSource, HeadParityReport
-from luthier.core.records.task_head import TaskHead
+from luthier.core.task_head import TaskHead
 from luthier.ml.export.exporters.head_formats import HEAD_FORMATS, head_format, head_precision, write_head
 from luthier.ml.export.exporters.registry import check
 from luthier.ml.export.head_parity import prove_head

@@ -15,7 +15,7 @@ from luthier.core.evaluation import Comparison, SystemResult
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
-from luthier.core.records.task_head import TaskHeadKind
+from luthier.core.task_head import TaskHeadKind
 
 # Any name, and not those of `luthier.core.registry.EXPORTERS` alone: a stored export is shown when the package that
 # brought its format is gone. Whoever requests an export checks the name there.

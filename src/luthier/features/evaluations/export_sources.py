@@ -11,7 +11,7 @@ from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, NotFoundError
 from luthier.core.ids import is_id, sha256_document, sha256_file
 from luthier.core.records.export import ExportSource
-from luthier.core.records.task_head import TaskHeadKind, is_task_model, read_task_head
+from luthier.core.task_head import TaskHeadKind, is_task_model, read_task_head
 from luthier.features.recipes.checks import ColumnMap, map_that_fits
 from luthier.platform.home.context import Context
 

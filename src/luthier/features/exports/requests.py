@@ -17,8 +17,8 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.records.export import ExportAsked, ExportFormat, ExportPrecision, ServerExport
-from luthier.core.records.task_head import TaskHeadKind, is_task_model, read_task_head
 from luthier.core.registry import EXPORTERS
+from luthier.core.task_head import TaskHeadKind, is_task_model, read_task_head
 from luthier.features.exports import bundles
 from luthier.features.exports.service import export
 from luthier.features.serving.targets import EXPORT, base_model, export_folder, is_tuned_name, made_export

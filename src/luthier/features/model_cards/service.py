@@ -13,9 +13,9 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.ids import is_id
 from luthier.core.records.deployment import Deployment
 from luthier.core.records.export import ServerExport
-from luthier.core.records.task_head import TaskHead, is_task_model, read_task_head, what_it_gives
 from luthier.core.run import RunRecord
 from luthier.core.stream import Decoding, Served
+from luthier.core.task_head import TaskHead, is_task_model, read_task_head, what_it_gives
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.models import service as models
 from luthier.features.models.store import TunedModel

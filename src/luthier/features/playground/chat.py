@@ -19,8 +19,8 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import BusyError, LuthierError, RequestError, error_from
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id
-from luthier.core.records.task_head import is_task_model
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
+from luthier.core.task_head import is_task_model
 from luthier.features.serving.completion_stream import CompletionStream
 from luthier.features.serving.models import Routed, route, user_of
 from luthier.features.serving.service import new_seed

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import DataError, RequestError, error_from
-from luthier.core.records.task_head import TaskHead, refuse_other_use, what_it_gives
 from luthier.core.stream import Failed, Pooled, PoolingRequest, Served, StreamEvent
+from luthier.core.task_head import NumberFormat, TaskHead, refuse_other_use, what_it_gives
+from luthier.core.text.written_numbers import write_number
 from luthier.features.serving.loaded import choose_model
 from luthier.features.serving.models import head_of
 from luthier.features.serving.service import as_trained
@@ -69,20 +70,12 @@ def classified(head: TaskHead, outputs: Sequence[float]) -> dict[str, Any]:
     Of a model with several labels a row also `labels`; of a model of numbers also `value`, and `probs` is empty.
     """
     if head.kind == "regress":
-        return {"label": _number(head, outputs[0]), "value": outputs[0], "probs": [], "num_classes": 0}
+        text = write_number(outputs[0], head.number_format or NumberFormat(decimals=3))
+        return {"label": text, "value": outputs[0], "probs": [], "num_classes": 0}
     found: dict[str, Any] = {"probs": list(outputs), "num_classes": len(outputs)}
-    if not head.is_multi_label:
-        return {"label": head.labels[max(range(len(outputs)), key=outputs.__getitem__)]} | found
-    given = [label for label, one in zip(head.labels, outputs, strict=True) if one >= head.threshold]
-    return {"label": head.label_separator.join(given), "labels": given} | found
-
-
-def _number(head: TaskHead, value: float) -> str:
-    """As the answers of training write it."""
-    form = head.number_format
-    if form is None:
-        return f"{value:g}"
-    return f"{form.before}{value:{',' if form.has_commas else ''}.{form.decimals}f}{form.after}"
+    if head.is_multi_label:
+        found["labels"] = head.labels_of(outputs)
+    return {"label": head.label_text(outputs)} | found
 
 
 def example_request(model: str, head: TaskHead | None) -> tuple[str, dict[str, Any]]:

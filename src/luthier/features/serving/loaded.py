@@ -17,8 +17,8 @@ from typing import Final, Literal
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
-from luthier.core.records.task_head import what_it_gives
 from luthier.core.stream import Served
+from luthier.core.task_head import what_it_gives
 from luthier.features.serving.models import head_of
 from luthier.features.serving.targets import (
     check_export,

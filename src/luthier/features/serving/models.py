@@ -17,8 +17,8 @@ from luthier.core.ids import is_id, sha256_document
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.base_model import LocalModel
 from luthier.core.records.deployment import NAME, Deployment
-from luthier.core.records.task_head import TaskHead, TaskHeadKind, is_task_model, read_task_head
 from luthier.core.stream import Decoding, Served, TextRequest
+from luthier.core.task_head import TaskHead, TaskHeadKind, is_task_model, read_task_head
 from luthier.features.models.store import TunedModel
 from luthier.features.serving.targets import (
     base_model,

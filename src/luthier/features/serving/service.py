@@ -15,7 +15,6 @@ from luthier.core.access import Caller
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message
 from luthier.core.errors import LuthierError, error_from
 from luthier.core.ids import sha256_document
-from luthier.core.records.task_head import refuse_other_use
 from luthier.core.stream import (
     CallPiece,
     Ended,
@@ -30,6 +29,7 @@ from luthier.core.stream import (
     TextRequest,
     WrittenToken,
 )
+from luthier.core.task_head import refuse_other_use
 from luthier.features.serving.inference_client import Event, OnEvent
 from luthier.features.serving.models import Routed, head_of, route, served_model, user_of
 from luthier.features.usage.service import use_of

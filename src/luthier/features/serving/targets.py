@@ -19,8 +19,8 @@ from luthier.core.plan import DataPlan
 from luthier.core.records.base_model import LocalModel
 from luthier.core.records.deployment import Share
 from luthier.core.records.export import ServerExport
-from luthier.core.records.task_head import HEAD_DOCUMENT
 from luthier.core.stream import Served
+from luthier.core.task_head import HEAD_DOCUMENT
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from luthier.core.errors import DivergedError
 from luthier.core.ports import KeyedEvent
-from luthier.core.records.task_head import Pooling, TaskHead, TaskHeadKind
 from luthier.core.stream import Failed, Pooled
+from luthier.core.task_head import Pooling, TaskHead, TaskHeadKind
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decode import Decoder, Request
 from luthier.ml.inference.kv_cache import cache_argument

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from luthier.core.errors import LuthierError, NotFoundError, WorkError
 from luthier.core.ports import KeyedEvent
-from luthier.core.records.task_head import TaskHeadKind, is_task_model, refuse_other_use
 from luthier.core.stream import (
     MAX_CHOICES,
     Decoding,
@@ -28,6 +27,7 @@ from luthier.core.stream import (
     Started,
     TextRequest,
 )
+from luthier.core.task_head import TaskHeadKind, is_task_model, refuse_other_use
 from luthier.ml.inference.answer_row import AnswerRow
 from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS
 from luthier.ml.inference.decode import Batch
@@ -68,6 +68,8 @@ def open_stream_engine(served: Served) -> StreamingEngine:
         NotFoundError, ModelSourceError: the folder or the adapter is missing or damaged.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = served.adapter_path or served.path
+    has_head = is_task_model(folder)
     engine = TransformersEngine.open(
         served.path,
         adapter_path=served.adapter_path,
@@ -75,11 +77,12 @@ def open_stream_engine(served: Served) -> StreamingEngine:
         dtype=served.precision or ("bfloat16" if device == "cuda" else "float32"),
         device=device,
         quantisation=served.quantisation,
+        for_task_head=has_head,
     )
     streaming = StreamingEngine(engine)
     if streaming.path.kind != "batched":
         log.warning("%s writes %s", served.path, streaming.path.describe())
-    if is_task_model(folder := served.adapter_path or served.path):
+    if has_head:
         streaming.load_task_head(None, folder)
     return streaming
 

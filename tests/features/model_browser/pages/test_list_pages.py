@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from luthier.core.records.task_head import TASK_HEAD_FILE, TaskHead
+from luthier.core.task_head import TASK_HEAD_FILE, TaskHead
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context

@@ -10,8 +10,8 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.records.task_head import TASK_HEAD_FILE, TaskHead
 from luthier.core.stream import TextRequest
+from luthier.core.task_head import TASK_HEAD_FILE, TaskHead
 from luthier.features.models.store import TunedModel
 from luthier.features.playground.chat import list_playground_models, route_to
 from luthier.features.serving import service as serving

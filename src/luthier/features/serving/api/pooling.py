@@ -29,8 +29,8 @@ from starlette.concurrency import run_in_threadpool
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import LuthierError, error_from
-from luthier.core.records.task_head import TaskHead
 from luthier.core.stream import Failed, Pooled, PoolingRequest
+from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, Name, refused, target_header, watch
 from luthier.features.serving.completion_stream import uncancelled

@@ -12,7 +12,7 @@ import yaml
 
 from luthier.core.evaluation import Evaluation, Metric, SystemResult
 from luthier.core.records.export import Export
-from luthier.core.records.task_head import TaskHeadKind
+from luthier.core.task_head import TaskHeadKind
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.charts.visible import visible

@@ -22,7 +22,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
-from luthier.core.records.task_head import HEAD_DOCUMENT, TaskHead
+from luthier.core.task_head import HEAD_DOCUMENT, TaskHead
 from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.merged import Width, whole_model
 from luthier.ml.inference.models.architecture import context_tokens, language_model

@@ -15,7 +15,7 @@ from luthier.core.errors import RequestError
 from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
-from luthier.core.records.task_head import TaskHeadKind, how_it_is_asked, what_it_gives
+from luthier.core.task_head import TaskHeadKind, how_it_is_asked, what_it_gives
 
 if TYPE_CHECKING:
     from luthier.ml.export.runtimes.head_runtimes import HeadRuntime

@@ -21,7 +21,7 @@ from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
-from luthier.core.records.task_head import TaskHead
+from luthier.core.task_head import TaskHead
 from luthier.ml.export.exporters.head_folders import folded, head_companions
 from luthier.ml.export.exporters.merged import write_model
 from luthier.ml.export.exporters.onnx import BUILD, CONFIG

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from luthier.core.errors import ModelSourceError
-from luthier.core.records.task_head import HEAD_DOCUMENT, TaskHead
+from luthier.core.task_head import HEAD_DOCUMENT, TaskHead
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.quiet import quiet_transformers
 

@@ -10,10 +10,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from luthier.core.errors import ModelSourceError
-from luthier.core.records.task_head import TASK_HEAD_FILE, TASK_HEAD_WEIGHTS, TaskHead, is_task_model, read_task_head
+from luthier.core.errors import ModelSourceError, RequestError
+from luthier.core.task_head import (
+    TASK_HEAD_FILE,
+    TASK_HEAD_WEIGHTS,
+    TaskHead,
+    how_it_is_asked,
+    is_task_model,
+    read_task_head,
+)
 
-__all__ = ["TaskHeadLayer", "is_task_model", "load_task_head", "read_task_head", "save_task_head", "task_outputs"]
+__all__ = [
+    "TaskHeadLayer",
+    "is_task_model",
+    "load_task_head",
+    "read_task_head",
+    "refuse_task_model",
+    "save_task_head",
+    "task_outputs",
+]
 
 
 class TaskHeadLayer(nn.Module):
@@ -50,6 +65,21 @@ def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, di
         return head.offset + head.scale * outputs
     logits = outputs / head.temperature
     return logits.softmax(-1) if head.kind == "classify" and not head.is_multi_label else logits.sigmoid()
+
+
+def refuse_task_model(folder: str | Path) -> None:
+    """Refuse a folder whose model has a task head, for those who want text.
+
+    Raises:
+        RequestError: it has one.
+    """
+    if is_task_model(folder):
+        kind = read_task_head(folder).kind
+        raise RequestError(
+            f"text from {folder}, whose model has a head of kind {kind} and does not write",
+            expected="a model that writes",
+            do=f"{how_it_is_asked(kind)}; or train with objective: {{name: sft}} to have answers written",
+        )
 
 
 def save_task_head(folder: Path, head: TaskHead, layer: TaskHeadLayer | None) -> None:

@@ -70,7 +70,10 @@ def task_model(heads: Heads, name: str) -> TaskModel:
     folder = str(heads.folders[name])
     is_adapter = (heads.folders[name] / "adapter_config.json").is_file()
     engine = TransformersEngine.open(
-        heads.base if is_adapter else folder, adapter_path=folder if is_adapter else None, dtype="float32"
+        heads.base if is_adapter else folder,
+        adapter_path=folder if is_adapter else None,
+        dtype="float32",
+        for_task_head=True,
     )
     return TaskModel.open(engine, folder)
 
@@ -102,7 +105,7 @@ def test_numbers_come_in_their_unit(http: httpx2.Client, heads: Heads) -> None:
     found = http.post("/classify", json={"model": heads.names["regress"], "input": TEXTS}).json()
     expected = task_model(heads, "regress").numbers([prompt_of(text) for text in TEXTS], SilentProgress()).tolist()
     assert [one["value"] for one in found["data"]] == pytest.approx(expected, abs=1e-4)
-    assert [one["label"] for one in found["data"]] == [f"{one['value']:g}" for one in found["data"]]
+    assert [one["label"] for one in found["data"]] == [f"{one['value']:.3f}" for one in found["data"]]
 
 
 def test_documents_come_by_relevance(http: httpx2.Client, heads: Heads) -> None:
