@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
-from luthier.core.evaluation import Bar, Comparison, Evaluation, SystemResult, Verdict
+from luthier.core.evaluation import Bar, Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
 from luthier.core.ids import is_id, new_id
-from luthier.core.ports import StopCheck
+from luthier.core.ports import Progress, StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
+    TemplatedEngine,
     as_candidate,
     base_of,
     find_base,
     find_candidate,
     open_engine,
+    score_labels,
     system_under_test,
     tuned,
     with_few_shot,
@@ -45,6 +47,7 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.baselines.predict import BaselineSet
+    from luthier.ml.evaluation.compare import SystemUnderTest
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,11 +310,15 @@ def _judge(
         systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
+        labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
+        asked = _AskedLabels(labels, examples, tuple(train), bar)
+        confidence, no_confidence = _label_confidence(
+            asked, candidates[-1], pool.engine(candidates[-1]), systems[-1], baselines, context.progress
+        )
     primary = primary_metric(metrics, [e.reference for e in examples])
-    labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
-    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(labels))
+    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(labels), confidence=confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -325,6 +332,8 @@ def _judge(
         rows_notes=(*held_out.notes, *pool.notes, *baselines.notes),
         baselines_left_out=baselines.left_out,
         labels=labels,
+        label_confidence=confidence,
+        label_confidence_left_out=no_confidence,
         seconds=time.perf_counter() - start,
     )
 
@@ -337,6 +346,7 @@ def _verdict(
     bar: Bar | None,
     *,
     are_labels: bool,
+    confidence: Sequence[LabelConfidence],
 ) -> Verdict | None:
     """The verdict on the last system; None where it is alone."""
     from luthier.ml.evaluation.compare import verdict
@@ -352,7 +362,62 @@ def _verdict(
         num_rows_in_file=len(held_out.examples),
         bar=bar,
         are_labels=are_labels,
+        confidence=confidence,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _AskedLabels:
+    """Rows whose answers are labels (none, where they are not), and the bar that they are held against."""
+
+    labels: tuple[str, ...]
+    examples: tuple[Example, ...]
+    train: tuple[Example, ...]
+    bar: Bar | None
+
+
+def _label_confidence(
+    asked: _AskedLabels,
+    candidate: Candidate,
+    engine: TemplatedEngine,
+    judged: SystemUnderTest,
+    baselines: BaselineSet,
+    progress: Progress,
+) -> tuple[tuple[LabelConfidence, ...], str]:
+    """How sure the judged model and the baselines with probabilities are of each label; and why the model has none."""
+    if not asked.labels:
+        return (), ""
+    from luthier.ml.evaluation.label_confidence import (
+        MIN_ROWS,
+        arranged,
+        label_confidence,
+        trained_labels,
+        why_left_out,
+    )
+    from luthier.ml.evaluation.metrics.calibration import softmax
+    from luthier.ml.evaluation.metrics.classification import Labelling
+    from luthier.ml.evaluation.systems import Titled
+
+    labelling = Labelling(trained_labels(asked.labels, [e.reference for e in asked.train if e.reference is not None]))
+    given = {
+        one.name: arranged(one.classified.probabilities, one.classified.classes, labelling)
+        for one in baselines.predictions
+        if one.classified is not None and one.classified.probabilities is not None
+    }
+    why = why_left_out(
+        labelling.labels,
+        len(asked.examples),
+        sum(row.num_tokens for row in judged.tokenised),
+        has_thoughts=any(one.thought for one in asked.examples),
+    )
+    if not why:
+        scores = score_labels(candidate, engine, asked.examples, labelling.labels, Titled(progress, judged.name))
+        given[judged.name] = softmax(scores)
+    enough = len(asked.examples) >= MIN_ROWS and len(labelling.labels) > 1
+    return tuple(
+        label_confidence(name, probabilities, labelling, judged.references, asked.bar)
+        for name, probabilities in (given.items() if enough else ())
+    ), why
 
 
 def _no_verdict(bar: Bar, judged: str) -> RequestError:
