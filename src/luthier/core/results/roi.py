@@ -200,14 +200,28 @@ class Changed(Way):
     output_tokens: Amount | None = Field(default=None, title="tokens out a call")
 
 
+class Alone(FrozenModel):
+    """What the tuned model answers without a person. The rest is answered as today.
+
+    Attributes:
+        share: of all calls.
+        accuracy: of the answers that it gives alone.
+    """
+
+    share: Share = Field(title="share answered alone")
+    accuracy: Share = Field(title="accuracy of what is answered alone")
+
+
 class Tuned(Changed):
     """The tuned model.
 
     Attributes:
         saved_prompt_tokens: what a prompt is shorter by, since it needs no examples any more.
+        alone: where it answers a part of the calls alone, in place of a gain over all of them.
     """
 
     saved_prompt_tokens: Amount | None = Field(default=None, title="prompt tokens saved a call")
+    alone: Alone | None = None
 
 
 class Alternative(Changed):
@@ -349,6 +363,8 @@ class FromVerdict(FrozenModel):
             the metric is no share of correct answers.
         today: today's way: `base`, `few_shot`, the name of any other judged system, or `given`: the case says how
             accurate it is.
+        alone_at: the accuracy from which on the tuned model, and baselines with probabilities, answer alone; the rest
+            is answered as today. None: they answer everything.
     """
 
     metric: str | None = None
@@ -356,6 +372,7 @@ class FromVerdict(FrozenModel):
     today: Annotated[
         str, Field(min_length=1, description="base, few_shot, given, or the name of a system of the evaluation")
     ] = "base"
+    alone_at: Annotated[float, Field(gt=0, lt=1, description="a fraction between 0 and 1, such as 0.95")] | None = None
 
 
 class Case(FrozenModel):
@@ -412,6 +429,22 @@ class Measured(FrozenModel):
     high: float
 
 
+class MeasuredAlone(FrozenModel):
+    """What a system answers alone, as measured.
+
+    Attributes:
+        asked: the accuracy that was asked for.
+        threshold: the confidence from which on it answers.
+        share: of all rows.
+        accuracy: of the rows that it answers.
+    """
+
+    asked: float
+    threshold: float
+    share: Measured
+    accuracy: Measured
+
+
 class MeasuredBaseline(FrozenModel):
     """A baseline without a language model, judged on the same rows.
 
@@ -423,6 +456,9 @@ class MeasuredBaseline(FrozenModel):
         tuned_less: the tuned model less this baseline, paired.
         tuned_is: whether that difference is distinguishable.
         seconds: wall time of fitting it and of its answers.
+        correlation: over rows, of the tuned model's gain over this baseline with that over today's way (or, where the
+            case says how accurate today's way is, with the tuned model's own accuracy). 0 where rows are not kept.
+        alone: what it answers alone, where that was asked.
     """
 
     name: str
@@ -432,6 +468,8 @@ class MeasuredBaseline(FrozenModel):
     tuned_less: Measured
     tuned_is: AlternativeWord
     seconds: float
+    correlation: float = 0.0
+    alone: MeasuredAlone | None = None
 
 
 class MeasuredGains(FrozenModel):
@@ -456,6 +494,8 @@ class MeasuredGains(FrozenModel):
         today_figure: today's way by the metric; None where the case says it.
         tuned_figure: the tuned model by the metric.
         baselines: those without a language model, but for today's way.
+        few_shot_correlation: as that of a baseline, of `over_few_shot`.
+        alone: what the tuned model answers alone, where that was asked.
     """
 
     evaluation_id: str
@@ -475,3 +515,5 @@ class MeasuredGains(FrozenModel):
     today_figure: Measured | None = None
     tuned_figure: Measured | None = None
     baselines: tuple[MeasuredBaseline, ...] = ()
+    few_shot_correlation: float = 0.0
+    alone: MeasuredAlone | None = None

@@ -43,6 +43,17 @@ def test_draws_hang_on_seed_and_key_alone() -> None:
     assert abs(np.corrcoef(beside["a"], beside["b"])[0, 1]) < 0.03
 
 
+@pytest.mark.parametrize("correlation", [-0.5, 0.0, 0.9, 1.0])
+def test_a_measured_figure_follows_another(correlation: float) -> None:
+    both = one(0.1, 0.2, 0.3, key="a", is_measured=True)
+    both["b"] = Input("b", "b", "gain", Range(low=0.1, typical=0.2, high=0.3), True, "a", correlation)
+    drawn = draw(both, NUM, seed=0)
+    assert np.corrcoef(drawn["a"], drawn["b"])[0, 1] == pytest.approx(correlation, abs=0.02)
+    assert np.quantile(drawn["b"], [0.025, 0.5, 0.975]) == pytest.approx([0.1, 0.2, 0.3], abs=4e-3)
+    # What is followed stays as it is.
+    assert np.array_equal(drawn["a"], draw(one(0.1, 0.2, 0.3, key="a", is_measured=True), NUM, seed=0)["a"])
+
+
 def test_what_is_exact_is_not_drawn() -> None:
     assert set(draw(one(3, 3, 3), 10, seed=0)["a"].tolist()) == {3.0}
 
