@@ -15,19 +15,18 @@ from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
 from luthier.core.evaluation import Bar, Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
 from luthier.core.ids import is_id, new_id
-from luthier.core.ports import Progress, StopCheck
+from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
+from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
-    TemplatedEngine,
     as_candidate,
     base_of,
     find_base,
     find_candidate,
     open_engine,
-    score_labels,
     system_under_test,
     tuned,
     with_few_shot,
@@ -47,7 +46,6 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.baselines.predict import BaselineSet
-    from luthier.ml.evaluation.compare import SystemUnderTest
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,10 +309,8 @@ def _judge(
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
         labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
-        asked = _AskedLabels(labels, examples, tuple(train), bar)
-        confidence, no_confidence = _label_confidence(
-            asked, candidates[-1], pool.engine(candidates[-1]), systems[-1], baselines, context.progress
-        )
+        rows = LabelledRows(labels, examples, tuple(train), bar)
+        confidence, why = label_confidence_of(rows, candidates[-1], pool, systems[-1], baselines, context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
@@ -333,7 +329,7 @@ def _judge(
         baselines_left_out=baselines.left_out,
         labels=labels,
         label_confidence=confidence,
-        label_confidence_left_out=no_confidence,
+        label_confidence_left_out=why,
         seconds=time.perf_counter() - start,
     )
 
@@ -364,60 +360,6 @@ def _verdict(
         are_labels=are_labels,
         confidence=confidence,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _AskedLabels:
-    """Rows whose answers are labels (none, where they are not), and the bar that they are held against."""
-
-    labels: tuple[str, ...]
-    examples: tuple[Example, ...]
-    train: tuple[Example, ...]
-    bar: Bar | None
-
-
-def _label_confidence(
-    asked: _AskedLabels,
-    candidate: Candidate,
-    engine: TemplatedEngine,
-    judged: SystemUnderTest,
-    baselines: BaselineSet,
-    progress: Progress,
-) -> tuple[tuple[LabelConfidence, ...], str]:
-    """How sure the judged model and the baselines with probabilities are of each label; and why the model has none."""
-    if not asked.labels:
-        return (), ""
-    from luthier.ml.evaluation.label_confidence import (
-        MIN_ROWS,
-        arranged,
-        label_confidence,
-        trained_labels,
-        why_left_out,
-    )
-    from luthier.ml.evaluation.metrics.calibration import softmax
-    from luthier.ml.evaluation.metrics.classification import Labelling
-    from luthier.ml.evaluation.systems import Titled
-
-    labelling = Labelling(trained_labels(asked.labels, [e.reference for e in asked.train if e.reference is not None]))
-    given = {
-        one.name: arranged(one.classified.probabilities, one.classified.classes, labelling)
-        for one in baselines.predictions
-        if one.classified is not None and one.classified.probabilities is not None
-    }
-    why = why_left_out(
-        labelling.labels,
-        len(asked.examples),
-        sum(row.num_tokens for row in judged.tokenised),
-        has_thoughts=any(one.thought for one in asked.examples),
-    )
-    if not why:
-        scores = score_labels(candidate, engine, asked.examples, labelling.labels, Titled(progress, judged.name))
-        given[judged.name] = softmax(scores)
-    enough = len(asked.examples) >= MIN_ROWS and len(labelling.labels) > 1
-    return tuple(
-        label_confidence(name, probabilities, labelling, judged.references, asked.bar)
-        for name, probabilities in (given.items() if enough else ())
-    ), why
 
 
 def _no_verdict(bar: Bar, judged: str) -> RequestError:

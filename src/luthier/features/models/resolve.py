@@ -12,15 +12,12 @@ from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
-from luthier.core.ports import Engine, Progress, Prompt, StopCheck
+from luthier.core.ports import Engine, Prompt, StopCheck
 from luthier.core.recipe import TemplateOption
 from luthier.features.recipes.checks import are_pairs, check_lengths, have_text_answers
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from luthier.ml.evaluation.compare import SystemUnderTest
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.transformers_engine import TransformersEngine
@@ -270,41 +267,6 @@ def system_under_test(
         options=choices,
         option_texts=tuple(tuple(texts) for texts in options),
     )
-
-
-def score_labels(
-    candidate: Candidate,
-    engine: TemplatedEngine,
-    examples: Sequence[Example],
-    labels: Sequence[str],
-    progress: Progress,
-) -> NDArray[np.float64]:
-    """How likely a model finds each label as the whole answer, in nats: [rows, labels].
-
-    Args:
-        candidate: The model, whose options of the template and rewritten turns hold; it has no examples in its prompt.
-        engine: Scores.
-        examples: The rows, each with a prompt and an answer, which is replaced.
-        labels: Texts of the labels.
-        progress: Shows the scoring.
-
-    Raises:
-        DataError: A label has no token, or holds the template's end-of-turn text.
-        OverlongError: A row does not fit into the context with one of the labels.
-    """
-    import numpy as np
-
-    from luthier.ml.data.tokenise.loss_mask import Learning, tokenise, with_answer
-    from luthier.ml.inference.engine_prompts import rewritten_examples
-
-    learning = Learning(reasoning=candidate.learn_reasoning)
-    rows = rewritten_examples(candidate.opted_turns, examples, engine.template)
-    # The end of the turn is scored too, so that no label is a part of another one. Earlier answers of a conversation
-    # cost the same with every label.
-    made = [tokenise(with_answer(row, label), engine.template, learning) for row in rows for label in labels]
-    check_lengths(made, candidate.context_length_tokens, model=candidate.model_name)
-    scores = engine.score(made, progress)
-    return -np.array([score.nll_nats for score in scores], dtype=np.float64).reshape(len(rows), len(labels))
 
 
 @dataclass(frozen=True, slots=True)

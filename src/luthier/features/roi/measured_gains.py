@@ -20,7 +20,8 @@ from luthier.core.evaluation import (
     SystemResult,
 )
 from luthier.core.ids import is_id
-from luthier.core.results.roi import Case, Measured, MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
+from luthier.core.results.measured_gains import Measured, MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
+from luthier.core.results.roi import Case
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.home.context import Context
 

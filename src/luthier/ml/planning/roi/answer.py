@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.results.roi import Case, MeasuredGains, Way
+from luthier.core.results.measured_gains import MeasuredGains
+from luthier.core.results.roi import Case, Way
 from luthier.core.results.roi_result import Answer, Bar, BreakEven, Part, Priced, RoiResult, Spread, SpreadOrNever
 from luthier.ml.charts.figures import Fact
 from luthier.ml.evaluation.verdict import duration

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.errors import RequestError
+from luthier.core.results.measured_gains import MeasuredGains
 from luthier.core.results.roi import (
     ALTERNATIVES,
     Alternative,
@@ -14,7 +15,6 @@ from luthier.core.results.roi import (
     Case,
     Changed,
     FromVerdict,
-    MeasuredGains,
     Share,
     Tuned,
     Way,

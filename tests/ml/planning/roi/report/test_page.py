@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.results.roi import MeasuredGains
+from luthier.core.results.measured_gains import MeasuredGains
 from luthier.core.results.roi_result import RoiResult
 from luthier.ml.planning.roi import worth
 from luthier.ml.planning.roi.report import render_roi, write_roi_report
