@@ -34,7 +34,7 @@ class LabelledRows:
 
     labels: tuple[str, ...]
     examples: tuple[Example, ...]
-    train: tuple[Example, ...]
+    train: Sequence[Example]
     bar: Bar | None
 
 

@@ -295,8 +295,7 @@ def _judge(
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
     baselines = _baselines(context, train, examples, metrics, Path(candidates[0].model_path))
-    if bar is not None and len(candidates) + len(baselines.predictions) < 2:
-        raise _no_verdict(bar, candidates[-1].name)
+    _check_verdict(bar, len(candidates) + len(baselines.predictions), candidates[-1].name)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
@@ -308,13 +307,11 @@ def _judge(
         systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
-        labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
-        rows = LabelledRows(labels, examples, tuple(train), bar)
+        rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
         confidence, why = label_confidence_of(rows, candidates[-1], pool, systems[-1], baselines, context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
-    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(labels), confidence=confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -324,10 +321,10 @@ def _judge(
         num_rows=len(examples),
         systems=results,
         comparisons=comparisons,
-        verdict=words,
+        verdict=_verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence),
         rows_notes=(*held_out.notes, *pool.notes, *baselines.notes),
         baselines_left_out=baselines.left_out,
-        labels=labels,
+        labels=rows.labels,
         label_confidence=confidence,
         label_confidence_left_out=why,
         seconds=time.perf_counter() - start,
@@ -362,8 +359,10 @@ def _verdict(
     )
 
 
-def _no_verdict(bar: Bar, judged: str) -> RequestError:
-    return RequestError(
+def _check_verdict(bar: Bar | None, num_systems: int, judged: str) -> None:
+    if bar is None or num_systems > 1:
+        return
+    raise RequestError(
         f"{bar.value:g} by {bar.metric} asked for, and nothing to compare {judged} with",
         expected="another system on the same rows: whether a model is good enough is a part of the verdict",
         do="name one, such as the base model: --against BASE",
