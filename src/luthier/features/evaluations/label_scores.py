@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
@@ -75,22 +75,43 @@ def label_confidence_of(
         for one in baselines.predictions
         if one.classified is not None and one.classified.probabilities is not None
     }
+    is_head = judged.kind == "head"
     why = why_left_out(
         labelling.labels,
         len(rows.examples),
-        sum(row.num_tokens for row in judged.tokenised),
-        has_thoughts=any(one.thought for one in rows.examples),
+        # A head gives all classes in one reading of the prompt.
+        0 if is_head else sum(row.num_tokens for row in judged.tokenised),
+        has_thoughts=not is_head and any(one.thought for one in rows.examples),
     )
-    if not why:
-        scores = _scores(
-            candidate, pool.engine(candidate), rows.examples, labelling.labels, Titled(progress, judged.name)
-        )
+    titled = Titled(progress, judged.name)
+    if is_head and not why:
+        found, why = _of_head(candidate, pool, judged, titled)
+        if found is not None:
+            given[judged.name] = arranged(*found, labelling)
+    elif not why:
+        scores = _scores(candidate, pool.engine(candidate), rows.examples, labelling.labels, titled)
         given[judged.name] = softmax(scores)
     enough = len(rows.examples) >= MIN_ROWS and len(labelling.labels) > 1
     return tuple(
         label_confidence(name, probabilities, labelling, judged.references, rows.bar)
         for name, probabilities in (given.items() if enough else ())
     ), why
+
+
+def _of_head(
+    candidate: Candidate, pool: EnginePool, judged: SystemUnderTest, progress: Progress
+) -> tuple[tuple[NDArray[np.float64], tuple[str, ...]] | None, str]:
+    """The probabilities of a head, [rows, classes], and its classes; or why it has none."""
+    from luthier.ml.inference.task_model import TaskAnswers
+
+    # As the pool itself names the candidate, so that the model is not opened again.
+    engine = pool.load(replace(candidate, template=candidate.chat_template().kind))
+    if not isinstance(engine, TaskAnswers) or engine.model.head.kind != "classify":
+        return None, "its head gives numbers, and no probability of each"
+    if engine.model.head.is_multi_label:
+        return None, "a row can have several labels, so their probabilities do not sum to 1"
+    prompts = [one.conversation for one in judged.prompts if one.conversation is not None]
+    return (engine.model.probabilities(prompts, progress).double().cpu().numpy(), tuple(engine.model.head.labels)), ""
 
 
 def _scores(
