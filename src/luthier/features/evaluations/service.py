@@ -293,7 +293,7 @@ def _judge(
 
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
-    baselines = _baselines(context, train, examples, metrics, Path(candidates[0].model_path))
+    baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     if bar is not None and len(candidates) + len(baselines.predictions) < 2:
         raise _no_verdict(bar, candidates[-1].name)
     of_labels = label_metrics(metrics, examples, train)
@@ -363,14 +363,22 @@ def _no_verdict(bar: Bar, judged: str) -> RequestError:
     )
 
 
-def _baselines(
+def fit_baselines(
     context: Context,
     train: Sequence[Example],
     examples: Sequence[Example],
     metrics: Sequence[MetricName],
     base_model: Path,
 ) -> BaselineSet:
-    """What answers without a language model, where texts are judged and there are rows to fit it on."""
+    """What answers without a language model, where texts are judged and there are rows to fit it on.
+
+    Args:
+        context: The home.
+        train: The rows to fit on.
+        examples: The rows to answer.
+        metrics: What is measured.
+        base_model: The folder of the model whose token vectors find the nearest rows.
+    """
     from luthier.ml.baselines.predict import BaselineSet, predict
     from luthier.ml.evaluation.metrics.registry import as_definitions
     from luthier.ml.inference.models.token_table import token_table
