@@ -206,7 +206,8 @@ def evaluate(
     mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
     (`column_maps`), and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
     before it; None takes them from the lengths of the rows' own, for each system with its own tokenizer.
-    good_enough: what the candidate has to reach. evaluation_id: None makes one. called: names the file in the result.
+    good_enough: what the candidate has to reach; None takes the bar of its run's recipe, and notes where these rows
+    cannot be held against that one. evaluation_id: None makes one. called: names the file in the result.
 
     Raises RequestError for metrics or few-shot examples that the rows have no place for, and for `good_enough` by a
     metric that is not measured, with an impossible value, or with nothing to compare the candidate with; DataError for
@@ -219,7 +220,8 @@ def evaluate(
     check_metrics(chosen, loaded.examples)
     resolved = [find_candidate(context, name) for name in systems]
     # Rows of all runs among the systems: a baseline that was trained on held-out rows spoils the comparison as well.
-    seen = training_rows(context, systems)
+    own, others = (training_rows(context, names) for names in (systems[:1], systems[1:]))
+    seen = [*own, *others]
     num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
     # The table reads from the plain to the tuned: what is judged comes last.
     ordered = [*resolved[1:], resolved[0]]
@@ -229,7 +231,10 @@ def evaluate(
         pool = not_held_out(shots.examples, loaded.examples)
         base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
         ordered.insert(len(ordered) - 1, _shown(base, pool, few_shot, loaded.examples))
-    file = called or str(data)
+    # Of the candidate alone where it is a run: with the rows of an earlier run beside it, those would count twice.
+    train = own or others or pool
+    bar, of_bar = _bar(context, good_enough, systems[0], chosen, loaded.examples, train)
+    file, notes = called or str(data), (*notes, *of_bar)
     rows = HeldOut(file, loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes)
     evaluation = _judge(
         context,
@@ -240,12 +245,42 @@ def evaluate(
         max_thinking_tokens=max_thinking_tokens,
         max_samples=max_samples or len(loaded.examples),
         run_id=systems[0] if is_id(systems[0], "run") else None,
-        train=seen or pool,
-        bar=resolve_bar(good_enough, chosen, loaded.examples, seen or pool),
+        train=train,
+        bar=bar,
+        is_bar_asked=good_enough is not None,
         evaluation_id=evaluation_id,
     )
     context.evaluations.save(evaluation)
     return evaluation
+
+
+def _bar(
+    context: Context,
+    asked: GoodEnoughRecipe | None,
+    candidate: str,
+    metrics: Sequence[MetricName],
+    examples: Sequence[Example],
+    train: Sequence[Example],
+) -> tuple[Bar | None, tuple[str, ...]]:
+    """What the candidate has to reach, and a note where the bar of its run does not fit these rows.
+
+    Raises:
+        RequestError: what is asked for itself cannot be held against.
+    """
+    if asked is not None or not is_id(candidate, "run"):
+        return resolve_bar(asked, metrics, examples, train), ()
+    own = context.runs.plan(candidate).evaluation.good_enough
+    if own is None:
+        return None, ()
+    try:
+        return resolve_bar(GoodEnoughRecipe(metric=own.metric, value=own.value), metrics, examples, train), ()
+    except RequestError as error:
+        # Nobody asked for it here: rows that have no place for it are judged all the same.
+        return None, (_not_held_against(own, error.came),)
+
+
+def _not_held_against(bar: Bar, why: str) -> str:
+    return f"The bar of the run, {bar.value:g} by {bar.metric}, was not held against: {why}."
 
 
 def _shown(base: Candidate, pool: Sequence[Example], num: int, held_out: Sequence[Example]) -> Candidate:
@@ -276,6 +311,7 @@ def _judge(
     beside: Sequence[str] = (),
     train: Sequence[Example] = (),
     bar: Bar | None = None,
+    is_bar_asked: bool = True,
     evaluation_id: str | None = None,
     stop: StopCheck | None = None,
 ) -> Evaluation:
@@ -283,7 +319,8 @@ def _judge(
 
     beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
     train: the rows that baselines without a language model are fitted on; without any there are none.
-    bar: what the last system has to reach to be good enough.
+    bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
+    which is left out with a note where there is no verdict.
 
     Raises:
         RequestError: there is a bar and nothing to compare the last system with, so no verdict.
@@ -294,8 +331,11 @@ def _judge(
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
+    notes = (*held_out.notes, *baselines.notes)
     if bar is not None and len(candidates) + len(baselines.predictions) < 2:
-        raise _no_verdict(bar, candidates[-1].name)
+        if is_bar_asked:
+            raise _no_verdict(bar, candidates[-1].name)
+        bar, notes = None, (*notes, _not_held_against(bar, "there is nothing to compare with, so no verdict"))
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
@@ -322,7 +362,7 @@ def _judge(
         systems=results,
         comparisons=comparisons,
         verdict=words,
-        rows_notes=(*held_out.notes, *pool.notes, *baselines.notes),
+        rows_notes=(*notes, *pool.notes),
         baselines_left_out=baselines.left_out,
         labels=labels,
         seconds=time.perf_counter() - start,
