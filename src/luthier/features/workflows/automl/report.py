@@ -118,8 +118,9 @@ def _verdict(
     from luthier.ml.evaluation.compare import verdict
 
     # Which way of prompting is best was decided by other rows; here it is only held against what needs no model.
-    against = {one.name for one in systems if is_tuned or one.kind != "model"}
+    against = {one.name: place for place, one in enumerate(systems) if is_tuned or one.kind != "model"}
     found = [one for one in comparisons if one.baseline in against and one.candidate == systems[-1].name]
+    found.sort(key=lambda one: against[one.baseline])
     if not is_tuned and all(one.metric != primary for one in found):
         return None
     return verdict(systems, found, primary=primary, num_rows_in_file=num_rows_in_file)
