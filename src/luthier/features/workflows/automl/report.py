@@ -18,7 +18,6 @@ from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult, Verdict
 from luthier.core.text.plain_yaml import write_yaml
 from luthier.core.workflows.pipeline import SYSTEM_KINDS, AutomlSpec, ModelComparisonResult, Pipeline, SystemKind
-from luthier.features.evaluations.service import choose_samples
 from luthier.features.models.resolve import Candidate, find_candidate
 from luthier.features.workflows.model_comparison.answers import (
     ComparisonRows,
@@ -29,6 +28,7 @@ from luthier.features.workflows.model_comparison.answers import (
     rows_that_fit,
 )
 from luthier.features.workflows.registry import file_name, lines_of, model_names, short, workflow_of
+from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import spent_hours
 
