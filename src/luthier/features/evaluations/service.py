@@ -337,7 +337,7 @@ def _judge(
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
-    bar, of_bar = _bar_of_verdict(bar, len(candidates) + len(baselines.predictions), candidates[-1].name, is_bar_asked)
+    bar, of_bar = _bar_kept(bar, len(candidates) + len(baselines.predictions), candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
@@ -397,9 +397,7 @@ def _verdict(
     )
 
 
-def _bar_of_verdict(
-    bar: Bar | None, num_systems: int, judged: str, is_asked: bool
-) -> tuple[Bar | None, tuple[str, ...]]:
+def _bar_kept(bar: Bar | None, num_systems: int, judged: str, is_asked: bool) -> tuple[Bar | None, tuple[str, ...]]:
     """The bar where there is a verdict; None with a note where there is none, RequestError if it was asked for."""
     if bar is None or num_systems > 1:
         return bar, ()
