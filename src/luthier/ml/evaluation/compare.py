@@ -150,7 +150,7 @@ def judge_in_full(
     for system in systems:
         own = [metric for metric in wanted if system.takes(metric)]
         # Baselines without a language model may stand before it: only a model's margins and answers can be its measure.
-        first = next((outcome for outcome in outcomes if outcome.system.kind == "model"), None)
+        first = next((outcome for outcome in outcomes if outcome.system.kind in ("model", "head")), None)
         outcomes.append(_run(system, own, items, progress, first=first))
     with progress.task("Resampling", 1, "steps") as task:
         resamples = _resample(outcomes, seed, clusters)

@@ -305,11 +305,11 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
     standings = tuple(
         _standing(spec, number, kind, result, recorded)
         for (number, kind, _, recorded), result in zip(
-            asked, (one for one in results if one.kind == "model"), strict=True
+            asked, (one for one in results if one.is_model), strict=True
         )
     )
     simple = tuple(
-        one.model_copy(update={"samples": one.samples[:_MAX_SAMPLES]}) for one in results if one.kind != "model"
+        one.model_copy(update={"samples": one.samples[:_MAX_SAMPLES]}) for one in results if not one.is_model
     )
     trained = [run.outcome(_tuning(contender.label), Trained) for contender in spec.contenders]
     tunings = tuple(_short_training(run, one, number) for number, one in enumerate(trained))
