@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 from tests.vacuous import nonempty
 
 import luthier.features.model_browser.cli
-from luthier.cli.main import build_app, main
+from luthier.cli.main import command_tree, main
 from luthier.core.errors import LuthierError, NotFoundError, WorkError
 from luthier.features.models import service
 
@@ -28,7 +27,7 @@ def test_a_start_imports_nothing_heavy(code: str) -> None:
 
 
 def test_every_command_has_a_help_and_takes_json_and_home() -> None:
-    app = typer.main.get_command(build_app())
+    app = command_tree()
     leaves = []
 
     def walk(command: object, path: str) -> None:
