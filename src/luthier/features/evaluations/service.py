@@ -312,6 +312,8 @@ def _judge(
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
     words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(labels))
+    if words is not None:
+        words = _with_learning_curve(context, words, train, examples, baselines, time.perf_counter() - start)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -353,6 +355,27 @@ def _verdict(
         bar=bar,
         are_labels=are_labels,
     )
+
+
+def _with_learning_curve(
+    context: Context,
+    verdict: Verdict,
+    train: Sequence[Example],
+    examples: Sequence[Example],
+    baselines: BaselineSet,
+    seconds: float,
+) -> Verdict:
+    """The verdict, and whether more rows would help, where baselines were fitted. seconds: of the evaluation so far."""
+    from luthier.ml.baselines.learning_curve import learning_curve
+    from luthier.ml.evaluation.metrics.registry import as_definitions
+
+    metric = as_definitions([verdict.metric])[0]
+    if not baselines.predictions or metric.needs != "text":
+        return verdict
+    # What all baselines together may take: 10 s, or a twentieth of the evaluation.
+    left = max(10.0, 0.05 * seconds) - sum(one.seconds for one in baselines.predictions)
+    curve = learning_curve(train, examples, baselines, metric, seconds=left, progress=context.progress)
+    return verdict.model_copy(update={"learning_curve": curve})
 
 
 def _no_verdict(bar: Bar, judged: str) -> RequestError:

@@ -55,6 +55,8 @@ def verdict_panel(console: Console, verdict: Verdict) -> Panel:
     text = Text.assemble((visible(verdict.headline), "bold"))
     for line in verdict.details[: verdict.num_primary_details]:
         text.append(f"\n{visible(line)}")
+    if verdict.learning_curve is not None:
+        text.append(f"\n{visible(verdict.learning_curve.advice)}")
     for line in verdict.caveats:
         text.append(f"\nNote: {visible(line)}", style="yellow")
     width = min(console.width, _PANEL_WIDTH)

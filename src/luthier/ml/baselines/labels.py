@@ -76,6 +76,11 @@ def _offered(prompt: str, words: Mapping[str, frozenset[str]]) -> list[str]:
     ]
 
 
+def rows_for_classifier(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
+    """The rows that a classifier is fitted on: equally spaced ones where prompts are long."""
+    return within(rows, MAX_CHARACTERS)
+
+
 def linear_classifier(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
     """A linear support vector machine on TF-IDF of words, word pairs and character n-grams.
 
@@ -94,7 +99,7 @@ def linear_classifier(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[s
     if len(rows) < 2 * num_labels:
         raise NotApplicable(f"{num_labels:,} different answers in {len(rows):,} rows: answers hardly repeat")
     forms = spellings([row.answer for row in rows])
-    rows = within(rows, MAX_CHARACTERS)
+    rows = rows_for_classifier(rows)
     labels = [same_label(row.answer) for row in rows]
     seen, asked = _features([row.prompt for row in rows], prompts)
     if len(set(labels)) < 2:
@@ -131,7 +136,9 @@ def _best_strength(features: Any, labels: np.ndarray[Any, Any]) -> float:
     for number, label in enumerate(labels):
         held[number] = place[label] % 5 == 1
         place[label] += 1
-    if not held.any() or len(set(labels[~held])) < 2:
+    num_inside = len(set(labels[~held]))
+    # With fewer than two rows a class nothing can be chosen by.
+    if not held.any() or num_inside < 2 or 2 * num_inside > (~held).sum():
         return 1.0
     inside = np.flatnonzero(~held)
     right = [

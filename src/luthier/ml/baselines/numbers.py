@@ -37,6 +37,11 @@ class _Written(NamedTuple):
     has_commas: bool
 
 
+def rows_for_regression(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
+    """The rows that a regression is fitted on: the first 5,000 whose answers are numbers."""
+    return [row for row in rows if _SHAPE.fullmatch(row.answer) is not None][:_MOST_ROWS]
+
+
 def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
     """Predicted numbers, written as the training answers are: decimals, unit, thousands separators.
 

@@ -82,8 +82,8 @@ def _beta2_by_tokens(name: str, takes: Mapping[str, Any], batch_size: int) -> tu
     usual, rows = takes["beta2"], defaults.GLOBAL_BATCH_SIZE[0]
     found = round(usual ** (batch_size / rows), _BETA2_DIGITS)
     return found, (
-        f"in the recipe; beta2 {found:g} for {batch_size} rows a step: the second moment halves after as many tokens as "
-        f"with {usual:g} and {rows} rows (arXiv:2507.07101)"
+        f"in the recipe; beta2 {found:g} for {batch_size} rows a step: the second moment halves after as many tokens "
+        f"as with {usual:g} and {rows} rows (arXiv:2507.07101)"
     )
 
 
