@@ -296,6 +296,30 @@ class Forgetting(FrozenModel):
     sentence: str
 
 
+class KlToBase(FrozenModel):
+    """How far a tuned model moved from its base on the task's prompts: mean KL(candidate || base) a token, in nats.
+
+    Attributes:
+        candidate: name of the tuned system.
+        base: name of its base.
+        value: the mean over the tokens of the rows' own answers.
+        low: lower end of the 95% interval, over rows.
+        high: upper end of the interval.
+        num_rows: rows that were looked at.
+        num_tokens: tokens of their answers.
+        sentence: the finding.
+    """
+
+    candidate: str
+    base: str
+    value: float
+    low: float
+    high: float
+    num_rows: int
+    num_tokens: int
+    sentence: str
+
+
 class Evaluation(FrozenModel):
     """One evaluation: several systems judged on the same held-out rows.
 
@@ -310,6 +334,7 @@ class Evaluation(FrozenModel):
         comparisons: pairs of systems on the same rows.
         verdict: the answer; None where there was nothing to compare.
         forgetting: what tuning did to general rows; None where it was not measured.
+        kl_to_base: how far tuning moved the model on these rows; None where it was not measured.
         rows_notes: what a person should know of how the rows were read, such as the column map that they were read by,
             and of how models were asked that have no fast way.
         baselines_left_out: baselines that do not fit the rows, each with the reason.
@@ -328,6 +353,7 @@ class Evaluation(FrozenModel):
     comparisons: tuple[Comparison, ...]
     verdict: Verdict | None = None
     forgetting: Forgetting | None = None
+    kl_to_base: KlToBase | None = None
     rows_notes: tuple[str, ...] = ()
     baselines_left_out: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
+from luthier.features.evaluations.kl_to_base import measure_kl
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
@@ -162,6 +163,7 @@ def _with_forgetting(
         max_thinking_tokens=0,
         max_samples=most,
         run_id=None,
+        measures_kl=False,
         stop=stop,
     )
     found = forgetting(
@@ -277,6 +279,7 @@ def _judge(
     train: Sequence[Example] = (),
     bar: Bar | None = None,
     evaluation_id: str | None = None,
+    measures_kl: bool = True,
     stop: StopCheck | None = None,
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
@@ -284,6 +287,7 @@ def _judge(
     beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
     train: the rows that baselines without a language model are fitted on; without any there are none.
     bar: what the last system has to reach to be good enough.
+    measures_kl: whether it is looked at how far the last system moved from its base.
 
     Raises:
         RequestError: there is a bar and nothing to compare the last system with, so no verdict.
@@ -307,6 +311,7 @@ def _judge(
         systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
+        kl, why_no_kl = measure_kl(pool, candidates, systems, context.progress) if measures_kl else (None, ())
     primary = primary_metric(metrics, [e.reference for e in examples])
     labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
     # Left out of the verdict only: the comparison itself is stored and shown.
@@ -324,7 +329,8 @@ def _judge(
         systems=results,
         comparisons=comparisons,
         verdict=words,
-        rows_notes=(*held_out.notes, *pool.notes, *baselines.notes),
+        kl_to_base=kl,
+        rows_notes=(*held_out.notes, *pool.notes, *baselines.notes, *why_no_kl),
         baselines_left_out=baselines.left_out,
         labels=labels,
         seconds=time.perf_counter() - start,

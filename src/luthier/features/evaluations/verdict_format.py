@@ -39,6 +39,8 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decid
         console.print(_comparisons_table(chosen, evaluation))
     if evaluation.forgetting is not None and evaluation.forgetting.word != "worse":  # else it is a caveat
         console.print(visible(evaluation.forgetting.sentence), soft_wrap=True)
+    if evaluation.kl_to_base is not None:
+        console.print(visible(evaluation.kl_to_base.sentence), soft_wrap=True)
     if evaluation.verdict is not None:
         console.print(verdict_panel(console, evaluation.verdict))
         return
