@@ -56,7 +56,7 @@ def measure_kl(
                 found.append(answer_states(engine, [rows[at] for at in chosen], task))
     except RequestError as error:
         return None, (_why_not(base, error.came),)
-    sums = kl_by_row(*found, device=tuned.device)
+    sums = kl_by_row(found[0], found[1], tuned.device)
     used = [rows[at] for at in chosen]
     return kl_result(sums, used, tuned=tuned.name, base=base.name, of=len(rows)), ()
 

@@ -74,7 +74,7 @@ class AnswerStates(NamedTuple):
         A rounded logit is off by up to 0.06, which between two close models is more than they differ by.
         """
         wide = states.float()
-        product = torch.cat([wide @ rows.float().t() for rows in self.head.split(_HEAD_ROWS)], dim=1)
+        product = torch.cat([wide @ rows.float().t() for rows in torch.split(self.head, _HEAD_ROWS)], dim=1)
         return self.scaled.of(product).log_softmax(1)
 
 
