@@ -14,13 +14,14 @@ from luthier.core.evaluation import (
     NOT_DISTINGUISHABLE,
     Comparison,
     Evaluation,
+    ReliabilityBin,
     RowsPoint,
     Sample,
     SystemResult,
     Verdict,
 )
 from luthier.core.results.release_gate import BASE
-from luthier.core.results.suite import Confusion, ReliabilityBin, SafetyResult, SuiteResult, TaskResult
+from luthier.core.results.suite import Confusion, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_rows
 from luthier.ml.charts.judged_rows import metric_names as names_of
 from luthier.ml.charts.spec import Axis, Mark, Plot, Role, Series, points_of
