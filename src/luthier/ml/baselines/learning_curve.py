@@ -260,13 +260,16 @@ def _expected(sizes: Array, losses: Array, drawn: Array, worthwhile: float) -> t
         return np.clip(now - floors - scales * (rows + more) ** -exponents, 0.0, np.maximum(now, 0.0))
 
     law = fit_power_laws(sizes, losses, _EXPONENTS)
-    gain = float(gains(law, rows)[0])
+    room = float(losses[0, sizes.argmax()])  # the law may lie above today's figure, and the best one does not move
+    gain = min(float(gains(law, rows)[0]), room)
     low, high = np.percentile(gains(fit_power_laws(sizes, drawn, _EXPONENTS), rows), [2.5, 97.5])
     # The gain grows with the rows: the first of many numbers that brings enough.
     numbers = np.arange(1, 101) / 100 * rows
     enough = gains(law, numbers) >= worthwhile
     more = numbers[enough.argmax()] if enough.any() else rows
-    return Estimate(value=gain, low=min(float(low), gain), high=max(float(high), gain)), round(_round_up(float(more)))
+    return Estimate(value=gain, low=min(float(low), gain), high=min(max(float(high), gain), room)), round(
+        _round_up(float(more))
+    )
 
 
 def _round_up(rows: float) -> float:
