@@ -39,7 +39,7 @@ def measure_kl(
     tuned = candidates[-1]
     place = next((at for at, one in enumerate(candidates[:-1]) if _is_base_of(one, tuned)), None)
     rows = systems[-1].tokenised
-    if place is None or not any(row.num_trained_tokens for row in rows):
+    if place is None or tuned.has_task_head or not any(row.num_trained_tokens for row in rows):
         return None, ()
     if [row.input_ids for row in systems[place].tokenised] != [row.input_ids for row in rows]:
         return None, (_why_not(candidates[place], "the two write the same rows as other tokens"),)

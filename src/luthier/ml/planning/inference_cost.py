@@ -263,7 +263,8 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         writes="text" in needs,
         scores=bool(needs - {"text"}),
         teacher_share=teacher.num_parameters / base_parameters if teacher and base_parameters else 0.0,
-        measures_kl=True,
+        # A task head gives no distribution over tokens.
+        measures_kl=plan.objective.task_head is None,
     )
 
 
