@@ -109,6 +109,13 @@ def confusion_tables(evaluation: Evaluation, roles: Roles) -> list[tuple[str, Co
     return [(name, joined_labels(found, MAX_CONFUSION_LABELS)) for name, found in confusions(evaluation, roles)]
 
 
+def label_confidence_charts(evaluation: Evaluation, roles: Roles) -> list[Plot]:
+    """Reliability, and what can be answered alone; none where no system has probabilities of labels."""
+    from luthier.ml.evaluation.label_confidence import confidence_plots
+
+    return confidence_plots(evaluation.label_confidence, _colours(evaluation, roles))
+
+
 def _colours(evaluation: Evaluation, roles: Roles) -> dict[str, Role]:
     others = [s.name for s in evaluation.systems if s.name not in (roles.candidate, roles.baseline)]
     colours: dict[str, Role] = {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}

@@ -133,7 +133,7 @@ def _fits(
     found = [_Fit(1, 0, metric.statistics(_observed(best.outputs, held_out)))]
     with progress.task("Fitting on parts of the rows", num_partitions * sum(_PARTS), "fits") as task:
         for partition, parts, own in _parts(rows, num_partitions):
-            outputs = QUICK[best.name].answer(own, prompts)
+            outputs = QUICK[best.name].texts(own, prompts)
             found.append(_Fit(parts, partition, metric.statistics(_observed(outputs, held_out))))
             task.advance()
     return found

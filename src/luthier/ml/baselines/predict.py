@@ -12,6 +12,7 @@ from luthier.core.evaluation import SystemKind
 from luthier.core.ports import Progress
 from luthier.ml.baselines.copying import copied_answers, rows_for_rules
 from luthier.ml.baselines.labels import (
+    Classified,
     commonest_answer,
     linear_classifier,
     popular_among_offered,
@@ -32,6 +33,7 @@ class Predictions:
         outputs: one answer for each held-out row, in their order.
         seconds: wall time of fitting and answering.
         num_rows: training rows that it was fitted on.
+        classified: the classes with their probabilities, of a classifier.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Predictions:
     outputs: tuple[str, ...]
     seconds: float
     num_rows: int
+    classified: Classified | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +116,17 @@ def predict(
             task.advance()
             start = time.perf_counter()
             try:
-                outputs = tuple(way.answer(rows, prompts))
+                answers = way.answer(rows, prompts)
             except NotApplicable as reason:
                 left_out.append(f"{way.name}: {reason}")
                 continue
+            classified = answers if isinstance(answers, Classified) else None
+            outputs = tuple(answers.outputs if isinstance(answers, Classified) else answers)
             if way.kind == "popularity" and found and outputs == found[0].outputs:
                 left_out.append(f"{way.name}: it is always the commonest answer")
                 continue
             seconds = time.perf_counter() - start
-            found.append(Predictions(way.name, way.kind, outputs, seconds, len(way.rows(rows))))
+            found.append(Predictions(way.name, way.kind, outputs, seconds, len(way.rows(rows)), classified))
     return BaselineSet(tuple(found), tuple(left_out), len(rows), len(rows) == MAX_ROWS < len(train))
 
 
@@ -153,8 +158,13 @@ class Way(NamedTuple):
 
     name: str
     kind: SystemKind
-    answer: Callable[[_Rows, Sequence[str]], list[str]]
+    answer: Callable[[_Rows, Sequence[str]], list[str] | Classified]
     rows: Callable[[_Rows], _Rows] = _all
+
+    def texts(self, rows: _Rows, prompts: Sequence[str]) -> list[str]:
+        """The answers as texts alone."""
+        answers = self.answer(rows, prompts)
+        return answers.outputs if isinstance(answers, Classified) else answers
 
 
 QUICK: Final[Mapping[str, Way]] = {
