@@ -6,11 +6,12 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from luthier.core.cost import Estimate
 from luthier.core.frozen_model import FrozenModel
 
 VerdictWord = Literal["better", "worse", "not distinguishable"]
 NOT_DISTINGUISHABLE: Final = "not distinguishable"
-SystemKind = Literal["model", "majority", "popularity", "nearest", "linear", "ridge", "copy"]
+SystemKind = Literal["model", "head", "majority", "popularity", "nearest", "linear", "ridge", "copy"]
 """What answers: a language model, or a baseline without one that is fitted on the training rows."""
 
 
@@ -91,7 +92,8 @@ class SystemResult(FrozenModel):
         num_cut_off: outputs that ended at the token limit.
         num_empty: outputs without any text.
         thinking: how it thought; None where it did not.
-        kind: a language model, or a baseline without one, whose `seconds` are those of fitting and answering.
+        kind: a language model that writes, one with a task head, or a baseline without one, whose `seconds` are those
+            of fitting and answering.
     """
 
     name: str
@@ -106,6 +108,11 @@ class SystemResult(FrozenModel):
     num_empty: int = 0
     thinking: ThinkingFigures | None = None
     kind: SystemKind = "model"
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is a language model, one with a task head in place of text included."""
+        return self.kind in ("model", "head")
 
 
 class Comparison(FrozenModel):
@@ -193,6 +200,65 @@ class ReliabilityBin(FrozenModel):
     accuracy: float
 
 
+class Coverage(FrozenModel):
+    """Which share of cases a system can answer alone at an accuracy, the rest going to a person.
+
+    The threshold is chosen on other rows than those that it is judged on (`luthier.ml.evaluation.metrics.calibration`).
+
+    Attributes:
+        asked: the accuracy that was asked for.
+        threshold: the confidence from which on it answers alone; None where none reaches the accuracy.
+        num_rows: rows that it was judged on.
+        num_answered: of these the ones that it answers alone.
+        share: the share of them.
+        share_low: lower end of its exact 95% interval.
+        share_high: upper end.
+        accuracy: of those that it answers alone, the share that is right; None where it answers none.
+        low: lower end of the exact 95% interval of the accuracy.
+        high: upper end.
+    """
+
+    asked: float
+    threshold: float | None
+    num_rows: int
+    num_answered: int
+    share: float
+    share_low: float
+    share_high: float
+    accuracy: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the whole interval of the accuracy reaches what was asked for."""
+        return self.low is not None and self.low >= self.asked
+
+
+class LabelConfidence(FrozenModel):
+    """How sure one system is of its labels, and how far that can be believed.
+
+    Attributes:
+        system: its name.
+        num_labels: labels that it gives probabilities.
+        calibration_error: mean distance of confidence and accuracy, debiased, over bins of equal mass.
+        brier: the Brier score, 0 to 2.
+        bins: of the reliability diagram, from low to high confidence.
+        confidence: of each row, in their order, the probability of its likeliest label.
+        is_right: of each row, whether that label is its own.
+        coverage: which share of cases it can answer alone; None where no accuracy is asked for.
+    """
+
+    system: str
+    num_labels: int
+    calibration_error: Metric
+    brier: Metric
+    bins: tuple[ReliabilityBin, ...]
+    confidence: tuple[float, ...]
+    is_right: tuple[bool, ...]
+    coverage: Coverage | None = None
+
+
 class Bar(FrozenModel):
     """What a model has to reach to be good enough.
 
@@ -203,6 +269,49 @@ class Bar(FrozenModel):
 
     metric: str
     value: float
+
+
+class RowsPoint(FrozenModel):
+    """What a baseline reaches with some of the training rows.
+
+    Attributes:
+        rows: training rows that it was fitted on.
+        value: the figure on the held-out rows, in the metric's unit; the mean over the draws.
+        low: lower end of its 95% interval, over held-out rows and draws.
+        high: upper end of the interval.
+        num_draws: different choices of that many rows; 0 where it is expected, and not measured.
+    """
+
+    rows: int
+    value: float
+    low: float
+    high: float
+    num_draws: int
+
+
+class RowsCurve(FrozenModel):
+    """Whether more rows would help: a baseline's figure from a quarter, half and the whole of the training rows.
+
+    Attributes:
+        system: the baseline; empty where none could be fitted.
+        metric: the metric's name.
+        points: by number of rows; empty where there are too few rows.
+        word: `more_rows` would help, there are `enough_rows`, or it is `unclear`.
+        advice: the finding as a sentence.
+        more_rows: about how many rows beside today's bring a gain that is worth them; None for other words.
+        expected_gain: by how much twice as many rows make the figure better, with its 95% interval, in the metric's
+            unit; None without points.
+        expected: the figure that this gives.
+    """
+
+    system: str = ""
+    metric: str
+    points: tuple[RowsPoint, ...] = ()
+    word: Literal["more_rows", "enough_rows", "unclear"]
+    advice: str
+    more_rows: int | None = None
+    expected_gain: Estimate | None = None
+    expected: RowsPoint | None = None
 
 
 class Verdict(FrozenModel):
@@ -222,6 +331,9 @@ class Verdict(FrozenModel):
             distinguishable from the best one, all of them taken into account; None where there are none.
         good_enough: `yes`: the whole 95% interval reaches the bar; `not_asked`: no bar was set.
         bar: what was asked for.
+        learning_curve: whether more training rows would help; None where no baseline was fitted.
+        coverage: which share of cases the judged system can answer alone at the bar; None where that is not known, or
+            no bar of accuracy was set.
     """
 
     word: VerdictWord
@@ -235,6 +347,8 @@ class Verdict(FrozenModel):
     better_than_best_alternative: AlternativeWord | None = None
     good_enough: Literal["yes", "no", "not_asked"] = "not_asked"
     bar: Bar | None = None
+    learning_curve: RowsCurve | None = None
+    coverage: Coverage | None = None
 
     @property
     def title(self) -> str:
@@ -268,6 +382,30 @@ class Forgetting(FrozenModel):
     sentence: str
 
 
+class KlToBase(FrozenModel):
+    """How far a tuned model moved from its base on the task's prompts: mean KL(candidate || base) a token, in nats.
+
+    Attributes:
+        candidate: name of the tuned system.
+        base: name of its base.
+        value: the mean over the tokens of the rows' own answers.
+        low: lower end of the 95% interval, over rows.
+        high: upper end of the interval.
+        num_rows: rows that were looked at.
+        num_tokens: tokens of their answers.
+        sentence: the finding.
+    """
+
+    candidate: str
+    base: str
+    value: float
+    low: float
+    high: float
+    num_rows: int
+    num_tokens: int
+    sentence: str
+
+
 class Evaluation(FrozenModel):
     """One evaluation: several systems judged on the same held-out rows.
 
@@ -282,11 +420,14 @@ class Evaluation(FrozenModel):
         comparisons: pairs of systems on the same rows.
         verdict: the answer; None where there was nothing to compare.
         forgetting: what tuning did to general rows; None where it was not measured.
+        kl_to_base: how far tuning moved the model on these rows; None where it was not measured.
         rows_notes: what a person should know of how the rows were read, such as the column map that they were read by,
             and of how models were asked that have no fast way.
         baselines_left_out: baselines that do not fit the rows, each with the reason.
         labels: what the rows' answers are, where they are labels (`luthier.ml.evaluation.metrics.classification`), in
             alphabetical order; else empty.
+        label_confidence: of the judged system, and of baselines with probabilities, where answers are labels.
+        label_confidence_left_out: why the judged system has none; empty where it has, or answers are no labels.
         seconds: wall time of the whole evaluation.
     """
 
@@ -300,9 +441,12 @@ class Evaluation(FrozenModel):
     comparisons: tuple[Comparison, ...]
     verdict: Verdict | None = None
     forgetting: Forgetting | None = None
+    kl_to_base: KlToBase | None = None
     rows_notes: tuple[str, ...] = ()
     baselines_left_out: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    label_confidence: tuple[LabelConfidence, ...] = ()
+    label_confidence_left_out: str = ""
     seconds: float
 
 
@@ -343,7 +487,7 @@ class EvaluationOverview(FrozenModel):
             num_rows=evaluation.num_rows,
             systems=tuple(system.name for system in evaluation.systems),
             # dict.fromkeys: each once, in the order of the systems; a set would have none.
-            models=tuple(dict.fromkeys(system.model for system in evaluation.systems if system.kind == "model")),
+            models=tuple(dict.fromkeys(system.model for system in evaluation.systems if system.is_model)),
             word=None if verdict is None else verdict.word,
             headline="" if verdict is None else verdict.headline,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,11 +12,14 @@ from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
-from luthier.core.evaluation import Bar, Comparison, Evaluation, SystemResult, Verdict
+from luthier.core.evaluation import Bar, Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
+from luthier.features.evaluations.baselines import fit_baselines, systems_with_baselines, with_learning_curve
+from luthier.features.evaluations.kl_to_base import measure_kl
+from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
@@ -25,8 +27,7 @@ from luthier.features.models.resolve import (
     base_of,
     find_base,
     find_candidate,
-    open_engine,
-    system_under_test,
+    open_judged,
     tuned,
     with_few_shot,
 )
@@ -35,16 +36,16 @@ from luthier.features.planning.training_data import PreparedSplit
 from luthier.features.recipes.checks import (
     check_few_shot,
     check_metrics,
-    have_text_answers,
     label_metrics,
     load_mapped,
     resolve_bar,
     usual_metrics,
 )
+from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.baselines.predict import BaselineSet
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +97,8 @@ def judge_run(
         candidates.append(as_candidate(plan.objective.teacher))
     # The judged system is last: comparisons and tables take the last one as the candidate.
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
-    rows = HeldOut(
-        file=held_out.profile.file,
-        sha256=held_out.profile.sha256,
-        num_rows=held_out.profile.num_rows,
-        examples=_that_fit(held_out, prepared),
-        num_leaked=plan.data.num_leaked,
-        num_same_prompt=plan.data.num_same_prompt,
-    )
+    profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
+    rows = HeldOut(profile.file, profile.sha256, profile.num_rows, _that_fit(held_out, prepared), *leaked)
     evaluation = _judge(
         context,
         candidates,
@@ -162,6 +157,7 @@ def _with_forgetting(
         max_thinking_tokens=0,
         max_samples=most,
         run_id=None,
+        measures_kl=False,
         stop=stop,
     )
     found = forgetting(
@@ -206,21 +202,20 @@ def evaluate(
     mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
     (`column_maps`), and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
     before it; None takes them from the lengths of the rows' own, for each system with its own tokenizer.
-    good_enough: what the candidate has to reach. evaluation_id: None makes one. called: names the file in the result.
+    good_enough: what the candidate has to reach; None takes the bar of its run's recipe, and notes where these rows
+    cannot be held against that one. evaluation_id: None makes one. called: names the file in the result.
 
-    Raises RequestError for metrics or few-shot examples that the rows have no place for, and for `good_enough` by a
-    metric that is not measured, with an impossible value, or with nothing to compare the candidate with; DataError for
-    wrong rows, OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where
-    held-out rows stand in the training rows of a run (unless allowed, and then the verdict says so).
+    Raises RequestError for metrics, few-shot examples or a `good_enough` that the rows have no place for, and for one
+    with nothing to compare the candidate with; DataError for wrong rows, OverlongError for rows over a context,
+    NotFoundError for an unknown model or run, LeakageError where held-out rows stand in the training rows of a run
+    (unless allowed, and then the verdict says so).
     """
     _check_shots(few_shot, few_shot_from)
     loaded, notes = load_mapped(context, systems, data, mapping)
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
     check_metrics(chosen, loaded.examples)
     resolved = [find_candidate(context, name) for name in systems]
-    # Rows of all runs among the systems: a baseline that was trained on held-out rows spoils the comparison as well.
-    seen = training_rows(context, systems)
-    num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
+    train, leaked = _learned_rows(context, systems, loaded.examples, allow_leakage)
     # The table reads from the plain to the tuned: what is judged comes last.
     ordered = [*resolved[1:], resolved[0]]
     pool: tuple[Example, ...] = ()
@@ -229,8 +224,8 @@ def evaluate(
         pool = not_held_out(shots.examples, loaded.examples)
         base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
         ordered.insert(len(ordered) - 1, _shown(base, pool, few_shot, loaded.examples))
-    file = called or str(data)
-    rows = HeldOut(file, loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes)
+    bar, of_bar = _bar(context, good_enough, systems[0], chosen, loaded.examples, train or pool)
+    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, (*notes, *of_bar))
     evaluation = _judge(
         context,
         ordered,
@@ -240,12 +235,54 @@ def evaluate(
         max_thinking_tokens=max_thinking_tokens,
         max_samples=max_samples or len(loaded.examples),
         run_id=systems[0] if is_id(systems[0], "run") else None,
-        train=seen or pool,
-        bar=resolve_bar(good_enough, chosen, loaded.examples, seen or pool),
+        train=train or pool,
+        bar=bar,
+        is_bar_asked=good_enough is not None,
         evaluation_id=evaluation_id,
     )
     context.evaluations.save(evaluation)
     return evaluation
+
+
+def _learned_rows(
+    context: Context, systems: Sequence[str], held_out: Sequence[Example], allow_leakage: bool
+) -> tuple[list[Example], tuple[int, int]]:
+    """The rows that the candidate learned from, or else those of the other runs; and what `_leakage` found in all.
+
+    Not both: the rows of an earlier run are often a part of those of the candidate, and would count twice.
+    """
+    own, others = (training_rows(context, names) for names in (systems[:1], systems[1:]))
+    # Of all runs: one to compare with that was trained on held-out rows spoils the comparison as well.
+    return own or others, _leakage([*own, *others], held_out, allow_leakage)
+
+
+def _bar(
+    context: Context,
+    asked: GoodEnoughRecipe | None,
+    candidate: str,
+    metrics: Sequence[MetricName],
+    examples: Sequence[Example],
+    train: Sequence[Example],
+) -> tuple[Bar | None, tuple[str, ...]]:
+    """What the candidate has to reach, and a note where the bar of its run does not fit these rows.
+
+    Raises:
+        RequestError: what is asked for itself cannot be held against.
+    """
+    if asked is not None or not is_id(candidate, "run"):
+        return resolve_bar(asked, metrics, examples, train), ()
+    own = context.runs.plan(candidate).evaluation.good_enough
+    if own is None:
+        return None, ()
+    try:
+        return resolve_bar(GoodEnoughRecipe(metric=own.metric, value=own.value), metrics, examples, train), ()
+    except RequestError as error:
+        # Nobody asked for it here: rows that have no place for it are judged all the same.
+        return None, (_not_held_against(own, error.came),)
+
+
+def _not_held_against(bar: Bar, why: str) -> str:
+    return f"The bar of the run, {bar.value:g} by {bar.metric}, was not held against: {why}."
 
 
 def _shown(base: Candidate, pool: Sequence[Example], num: int, held_out: Sequence[Example]) -> Candidate:
@@ -276,42 +313,40 @@ def _judge(
     beside: Sequence[str] = (),
     train: Sequence[Example] = (),
     bar: Bar | None = None,
+    is_bar_asked: bool = True,
     evaluation_id: str | None = None,
+    measures_kl: bool = True,
     stop: StopCheck | None = None,
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
 
     beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
     train: the rows that baselines without a language model are fitted on; without any there are none.
-    bar: what the last system has to reach to be good enough.
+    bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
+    which is left out with a note where there is no verdict.
+    measures_kl: whether it is looked at how far the last system moved from its base.
 
-    Raises:
-        RequestError: there is a bar and nothing to compare the last system with, so no verdict.
+    Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
-    from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge, primary_metric
 
-    start = time.perf_counter()
-    examples = choose_samples(held_out.examples, max_samples)
-    baselines = _baselines(context, train, examples, metrics, Path(candidates[0].model_path))
-    if bar is not None and len(candidates) + len(baselines.predictions) < 2:
-        raise _no_verdict(bar, candidates[-1].name)
+    start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
+    baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
+    bar, of_bar = _bar_kept(bar, len(candidates) + len(baselines.predictions), candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
-    with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
-        systems = [
-            system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
-            for c in candidates
-        ]
-        # Before the last system, which is the one that is judged.
-        systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
+    with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
+        limits = (max_new_tokens, max_thinking_tokens)
+        systems = systems_with_baselines(pool, candidates, examples, limits, baselines)
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
+        rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
+        confidence, why = label_confidence_of(rows, candidates[-1], pool, systems[-1], baselines, context.progress)
+        kl, why_no_kl = measure_kl(pool, candidates, systems, context.progress) if measures_kl else (None, ())
     primary = primary_metric(metrics, [e.reference for e in examples])
-    labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
-    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(labels))
+    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -321,10 +356,13 @@ def _judge(
         num_rows=len(examples),
         systems=results,
         comparisons=comparisons,
-        verdict=words,
-        rows_notes=(*held_out.notes, *pool.notes, *baselines.notes),
+        verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
+        kl_to_base=kl,
+        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *baselines.notes, *why_no_kl),
         baselines_left_out=baselines.left_out,
-        labels=labels,
+        labels=rows.labels,
+        label_confidence=confidence,
+        label_confidence_left_out=why,
         seconds=time.perf_counter() - start,
     )
 
@@ -337,6 +375,7 @@ def _verdict(
     bar: Bar | None,
     *,
     are_labels: bool,
+    confidence: Sequence[LabelConfidence],
 ) -> Verdict | None:
     """The verdict on the last system; None where it is alone."""
     from luthier.ml.evaluation.compare import verdict
@@ -352,47 +391,21 @@ def _verdict(
         num_rows_in_file=len(held_out.examples),
         bar=bar,
         are_labels=are_labels,
+        confidence=confidence,
     )
 
 
-def _no_verdict(bar: Bar, judged: str) -> RequestError:
-    return RequestError(
+def _bar_kept(bar: Bar | None, num_systems: int, judged: str, is_asked: bool) -> tuple[Bar | None, tuple[str, ...]]:
+    """The bar where there is a verdict; None with a note where there is none, RequestError if it was asked for."""
+    if bar is None or num_systems > 1:
+        return bar, ()
+    if not is_asked:
+        return None, (_not_held_against(bar, "there is nothing to compare with, so no verdict"),)
+    raise RequestError(
         f"{bar.value:g} by {bar.metric} asked for, and nothing to compare {judged} with",
         expected="another system on the same rows: whether a model is good enough is a part of the verdict",
         do="name one, such as the base model: --against BASE",
     )
-
-
-def _baselines(
-    context: Context,
-    train: Sequence[Example],
-    examples: Sequence[Example],
-    metrics: Sequence[MetricName],
-    base_model: Path,
-) -> BaselineSet:
-    """What answers without a language model, where texts are judged and there are rows to fit it on."""
-    from luthier.ml.baselines.predict import BaselineSet, predict
-    from luthier.ml.evaluation.metrics.registry import as_definitions
-    from luthier.ml.inference.models.token_table import token_table
-
-    looks_at_text = any(metric.needs == "text" for metric in as_definitions(metrics))
-    if not train or not looks_at_text or not have_text_answers(examples):
-        return BaselineSet()
-    return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
-
-
-def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]:
-    """At most `num` examples, chosen by a hash of their content (the same ones on every machine), in file order."""
-    if len(examples) <= num:
-        return tuple(examples)
-
-    def key(example: Example) -> bytes:
-        # By content: `id` holds file name and line, which change when rows are moved or the file is renamed.
-        return hashlib.sha256(example.model_dump_json(exclude={"id", "goes_on"}).encode()).digest()
-
-    # The first rows by hash are a random sample that does not depend on the order of the file.
-    chosen = {e.id for e in sorted(examples, key=key)[:num]}
-    return tuple(e for e in examples if e.id in chosen)
 
 
 def check_leakage(

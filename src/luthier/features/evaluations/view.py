@@ -21,7 +21,7 @@ from luthier.ml.charts.judged_rows import (
     word_differences,
 )
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
-from luthier.ml.charts.spec import Axis, Estimate, Intervals, Role
+from luthier.ml.charts.spec import Axis, Estimate, Intervals, Plot, Role
 from luthier.ml.evaluation.result_views import (
     BETTER,
     KINDS,
@@ -37,6 +37,7 @@ from luthier.ml.evaluation.result_views import (
     choose_rows,
     confusions,
     metric_names,
+    rows_chart,
     scored_metrics,
 )
 
@@ -67,12 +68,12 @@ def units(evaluation: Evaluation) -> dict[str, Metric]:
     return {name: found[name] for name in metric_names(evaluation)}
 
 
-def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals]:
-    """First the differences in the metric of the verdict, then each metric over all systems.
+def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals | Plot]:
+    """First the differences in the metric of the verdict, then each metric over all systems, then what more rows bring.
 
     A metric in which all systems are equal has no chart: there would be nothing to see.
     """
-    made = []
+    made: list[Intervals | Plot] = []
     colours, found = _colours(evaluation, roles), units(evaluation)
     name = "" if evaluation.verdict is None else evaluation.verdict.metric
     mine = [c for c in evaluation.comparisons if c.metric == name and c.candidate == roles.candidate]
@@ -96,6 +97,8 @@ def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals]:
         title = f"{metric_heading(metric)} of each system"
         limit, caption = bar_mark(evaluation.verdict, metric), f"{direction} is better"
         made.append(Intervals(f"metric-{metric}", title, axis, rows, caption=caption, limit=limit))
+    if (by_rows := rows_chart(evaluation.verdict, title=metric_heading(name) if name else "")) is not None:
+        made.append(by_rows)
     return made
 
 
@@ -104,6 +107,13 @@ def confusion_tables(evaluation: Evaluation, roles: Roles) -> list[tuple[str, Co
     from luthier.ml.evaluation.metrics.classification import joined_labels
 
     return [(name, joined_labels(found, MAX_CONFUSION_LABELS)) for name, found in confusions(evaluation, roles)]
+
+
+def label_confidence_charts(evaluation: Evaluation, roles: Roles) -> list[Plot]:
+    """Reliability, and what can be answered alone; none where no system has probabilities of labels."""
+    from luthier.ml.evaluation.label_confidence import confidence_plots
+
+    return confidence_plots(evaluation.label_confidence, _colours(evaluation, roles))
 
 
 def _colours(evaluation: Evaluation, roles: Roles) -> dict[str, Role]:

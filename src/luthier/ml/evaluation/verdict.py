@@ -26,11 +26,13 @@ from luthier.core.evaluation import (
     AlternativeWord,
     Bar,
     Comparison,
+    LabelConfidence,
     SystemResult,
     Verdict,
     VerdictWord,
 )
-from luthier.ml.charts.judged_rows import metric_title
+from luthier.ml.charts.judged_rows import metric_title, start
+from luthier.ml.evaluation.label_confidence import confidence_details, coverage_sentence
 from luthier.ml.evaluation.metrics.registry import FAMILIES
 from luthier.ml.evaluation.statistics.intervals import LEVEL
 from luthier.ml.evaluation.verdict_text import caveats, further_details, headline, listed, primary_details, system_title
@@ -91,22 +93,27 @@ def best_of(alternatives: Sequence[Alternative], higher_is_better: bool) -> str 
     return best(alternatives, key=lambda one: one.value).name
 
 
-def against_all(found: Sequence[Comparison], higher_is_better: bool) -> AlternativeWord:
+def against_all(found: Sequence[Comparison], higher_is_better: bool, *, num_candidates: int = 1) -> AlternativeWord:
     """Whether the judged system is better than all, or worse than the best, of those that it is compared with.
 
     Args:
         found: one comparison for each, by the same metric; not empty.
         higher_is_better: the metric's direction.
+        num_candidates: systems that the judged one was chosen from by the same rows. The best of several equal ones is
+            ahead by luck, so p-values are multiplied by their number before it is called better (Bonferroni).
     """
-    if all(comparison.verdict == "better" for comparison in found):
+    if all(
+        comparison.verdict == "better" and (num_candidates == 1 or comparison.p_value * num_candidates < 1 - LEVEL)
+        for comparison in found
+    ):
         return "better"
-    nearest = _hardest(found, higher_is_better)
+    nearest = hardest(found, higher_is_better)
     if nearest.verdict == "worse" and nearest.p_value * len(found) < 1 - LEVEL:
         return "worse"
     return "not_distinguishable"
 
 
-def _hardest(found: Sequence[Comparison], higher_is_better: bool) -> Comparison:
+def hardest(found: Sequence[Comparison], higher_is_better: bool) -> Comparison:
     """The comparison with the best of the baselines: the difference that speaks least for the judged system."""
     return (min if higher_is_better else max)(found, key=lambda one: one.difference)
 
@@ -119,7 +126,7 @@ def simple_details(
         return ()
     by_name = {result.name: result for result in results}
     metric = simple[0].metric
-    best = _hardest(simple, judged.metrics[metric].higher_is_better)
+    best = hardest(simple, judged.metrics[metric].higher_is_better)
     others = [by_name[one.baseline] for one in simple if one is not best]
     details = primary_details(judged, [best], results)
     if not others:
@@ -133,6 +140,8 @@ def simple_sentence(
     models: Sequence[Comparison],
     simple: Sequence[Comparison],
     results: Sequence[SystemResult],
+    *,
+    num_candidates: int = 1,
 ) -> str:
     """What the baselines without a language model mean for the verdict, in a sentence; empty where there are none.
 
@@ -141,14 +150,15 @@ def simple_sentence(
         models: its comparisons with other models.
         simple: its comparisons with these baselines.
         results: all systems.
+        num_candidates: as in `against_all`.
     """
     if not simple:
         return ""
     by_name = {result.name: result for result in results}
     higher = judged.metrics[simple[0].metric].higher_is_better
-    system = by_name[_hardest(simple, higher).baseline]
+    system = by_name[hardest(simple, higher).baseline]
     name, took = system_title(system, results), duration(system.seconds)
-    word = against_all(simple, higher)
+    word = against_all(simple, higher, num_candidates=num_candidates)
     is_best = f"the best of {len(simple)} baselines" if len(simple) > 1 else "the one baseline"
     if word == "better":
         also = "also " if models else ""
@@ -224,6 +234,7 @@ def verdict(
     num_rows_in_file: int | None = None,
     bar: Bar | None = None,
     are_labels: bool = False,
+    confidence: Sequence[LabelConfidence] = (),
 ) -> Verdict:
     """Put the comparisons of one candidate (by default the last system) into words.
 
@@ -242,6 +253,7 @@ def verdict(
         num_rows_in_file: rows of the held-out file, where not all were judged.
         bar: what the candidate has to reach to be good enough; None where nothing was asked.
         are_labels: the rows' answers are labels.
+        confidence: how sure systems are of their labels.
 
     Raises:
         RequestError: there is nothing to compare the candidate with.
@@ -269,7 +281,23 @@ def verdict(
         num_rows_in_file=num_rows_in_file,
         are_labels=are_labels,
     )
-    return _verdict(judged, own, found, results, notes, bar)
+    words = _verdict(judged, own, found, results, notes, bar)
+    known = {one.system: one for one in confidence}
+    return words if judged.name not in known else _with_confidence(words, known.pop(judged.name), list(known.values()))
+
+
+def _with_confidence(words: Verdict, own: LabelConfidence, others: Sequence[LabelConfidence]) -> Verdict:
+    """The verdict with what the judged system's confidence is good for, beside that of the best of the others."""
+    headline, details = words.headline, confidence_details(own)
+    if own.coverage is not None:
+        headline = f"{headline} {coverage_sentence(own.coverage)}"
+        shown = [one for one in others if one.coverage is not None and one.coverage.is_shown]
+        best = max(shown, key=lambda one: one.coverage.share if one.coverage else 0.0, default=None)
+        if best is not None and best.coverage is not None:
+            details = (*details, coverage_sentence(best.coverage, start(best.system)))
+    return words.model_copy(
+        update={"headline": headline, "details": (*words.details, *details), "coverage": own.coverage}
+    )
 
 
 def _verdict(
@@ -281,11 +309,11 @@ def _verdict(
     bar: Bar | None,
 ) -> Verdict:
     """own: the comparisons of the judged system. found: of these the ones by the metric that decides."""
-    kinds, metric = {result.name: result.kind for result in results}, found[0].metric
-    models = [c for c in found if kinds[c.baseline] == "model"]
-    simple = [c for c in found if kinds[c.baseline] != "model"]
+    are_models, metric = {result.name for result in results if result.is_model}, found[0].metric
+    models = [c for c in found if c.baseline in are_models]
+    simple = [c for c in found if c.baseline not in are_models]
     figures = (*primary_details(judged, models, results), *simple_details(judged, simple, results))
-    of_models = [c for c in own if kinds[c.baseline] == "model"]
+    of_models = [c for c in own if c.baseline in are_models]
     further = further_details(of_models, models, results) if models else ()
     higher = judged.metrics[metric].higher_is_better
     alternatives = alternatives_of(judged, found, results)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Bar
 from luthier.core.recipe import GoodEnoughRecipe
 from luthier.features.evaluations.service import evaluate
-from luthier.features.evaluations.view import charts, confusion_tables
+from luthier.features.evaluations.verdict_format import show_evaluation
+from luthier.features.evaluations.view import charts, confusion_tables, label_confidence_charts
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
+from luthier.ml.charts.spec import Intervals, Plot
 from luthier.ml.evaluation.report.evaluation_results import confusion_charts, interval_charts
+from luthier.ml.evaluation.report.evaluation_results import label_confidence_charts as drawn_charts
 from luthier.ml.evaluation.result_views import roles
 from luthier.platform.home.context import Context
 
@@ -56,10 +61,59 @@ def test_labels_have_macro_f1_a_confusion_and_a_bar(context: Context, tiny_model
     assert [name for name, _ in tables] == [system.name for system in reversed(found.systems) if system.kind == "model"]
     assert [sum(row) for _, table in tables for row in table.counts] == [3, 3, 3] * 2
     assert len(confusion_charts(found, who)) == 2
-    (drawn,) = [chart for chart in charts(found, who) if chart.limit is not None]
+    (drawn,) = [chart for chart in charts(found, who) if isinstance(chart, Intervals) and chart.limit is not None]
     assert (drawn.key, drawn.limit and drawn.limit.x) == ("metric-macro_f1", 0.9)
     (shown,) = [chart for chart in interval_charts(found, who) if "asked for: 0.9" in str(chart.svg)]
     assert shown.title == "macro-F1"
+
+
+def test_probabilities_of_labels_are_measured_and_say_what_can_be_answered_alone(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    found = evaluate(
+        context,
+        [str(tiny_model)],
+        data=write_labelled(tmp_path / "test.jsonl", 24, first=100),
+        few_shot=1,
+        few_shot_from=write_labelled(tmp_path / "train.jsonl", 24),
+        metrics=["label_accuracy"],
+        max_new_tokens=3,
+        good_enough=GoodEnoughRecipe(value=0.9),
+    )
+    assert found.label_confidence_left_out == ""
+    assert [one.system for one in found.label_confidence] == ["linear classifier", found.systems[-1].name]
+    own = found.label_confidence[-1]
+    assert (own.num_labels, len(own.confidence), len(own.is_right)) == (3, 24, 24)
+    # Of three labels the likeliest has a third at least; this random model prefers the label with the fewest tokens.
+    assert 1 / 3 < min(own.confidence) < max(own.confidence) < 1
+    assert len(set(own.confidence)) > 10
+    verdict = found.verdict
+    assert verdict is not None
+    assert verdict.coverage == own.coverage
+    assert own.coverage is not None
+    assert (own.coverage.asked, own.coverage.num_rows) == (0.9, 24)
+    assert "of cases alone" in verdict.headline
+    who = roles(found)
+    assert who is not None
+    assert [plot.key for plot in label_confidence_charts(found, who)] == ["chart-label-reliability", "chart-coverage"]
+    assert "chart-coverage" in str(drawn_charts(found, who)[-1].svg)
+    assert context.evaluations.get(found.evaluation_id) == found
+
+
+def test_too_few_rows_have_no_probabilities_and_the_reason_is_said(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    found = evaluate(
+        context,
+        [str(tiny_model)],
+        data=write_labelled(tmp_path / "test.jsonl", 9, first=100),
+        few_shot=1,
+        few_shot_from=write_labelled(tmp_path / "train.jsonl", 24),
+        metrics=["label_accuracy"],
+        max_new_tokens=3,
+    )
+    assert found.label_confidence == ()
+    assert "9 held-out rows are too few" in found.label_confidence_left_out
 
 
 def test_a_bar_without_a_verdict_is_refused_before_anything_is_judged(
@@ -72,6 +126,82 @@ def test_a_bar_without_a_verdict_is_refused_before_anything_is_judged(
         assert "--against" in caught.value.do
     with pytest.raises(RequestError, match=r"write 0\.9 for 90%"):
         evaluate(context, [str(tiny_model)], data=data, metrics=["exact_match"], good_enough=GoodEnoughRecipe(value=90))
+
+
+def test_an_evaluation_says_whether_more_rows_would_help(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+    found = evaluate(
+        context,
+        [str(tiny_model)],
+        data=write_labelled(tmp_path / "test.jsonl", 24, first=200),
+        few_shot=1,
+        few_shot_from=write_labelled(tmp_path / "train.jsonl", 80),
+        metrics=["label_accuracy"],
+        max_new_tokens=3,
+    )
+    verdict = found.verdict
+    assert verdict is not None
+    curve = verdict.learning_curve
+    assert curve is not None
+    assert [point.rows for point in curve.points] == [20, 40, 80]
+    assert json.loads(found.model_dump_json())["verdict"]["learning_curve"]["points"][0]["rows"] == 20
+    who = roles(found)
+    assert who is not None
+    (drawn,) = [chart for chart in charts(found, who) if isinstance(chart, Plot)]
+    assert drawn.caption == curve.advice
+    assert [len(series.points) for series in drawn.series] == [3, 1]
+    console = Console(width=100, record=True, file=io.StringIO())
+    show_evaluation(console, found)
+    assert "label accuracy of the" in " ".join(console.export_text().replace("│", " ").split())
+
+
+def test_a_tuned_model_is_held_against_its_base_on_the_judged_rows(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    write_labelled(tmp_path / "train.jsonl", 24)
+    data = write_labelled(tmp_path / "test.jsonl", 9, first=100)
+    recipe = recipe_from(
+        {
+            "base_model": str(tiny_model),
+            "data": {"train": "train.jsonl", "held_out": "test.jsonl"},
+            "method": {"name": "lora", "rank": 2},
+            "training": {"epochs": 3, "global_batch_size": 4, "precision": "float32", "learning_rate": 0.02},
+            "evaluation": {"metrics": ["label_accuracy"], "few_shot": 1, "max_new_tokens": 3},
+        },
+        base_dir=tmp_path,
+    )
+    outcome = train(context, recipe, base_dir=tmp_path)
+    judged = context.evaluations.get(str(outcome.record.evaluation_id))
+    moved = judged.kl_to_base
+    assert moved is not None
+    assert (moved.candidate, moved.base, moved.num_rows) == ("tuned", "base", 9)
+    assert 0 < moved.low <= moved.value <= moved.high
+    page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
+    assert "How far it moved from its base" in page
+    again = evaluate(context, [outcome.record.run_id, str(tiny_model)], data=data, metrics=["exact_match"])
+    assert again.kl_to_base is not None
+    assert again.kl_to_base.value == pytest.approx(moved.value, rel=1e-6)
+    alone = evaluate(context, [str(tiny_model)], data=data, metrics=["exact_match"])
+    assert (alone.kl_to_base, alone.rows_notes) == (None, ())
+
+
+def judged_later(context: Context, run_id: str, folder: Path) -> None:
+    """Rows that come later are held against the bar of the recipe, too; where they cannot be, that is noted."""
+    later = write_labelled(folder / "later.jsonl", 9, first=200)
+    found = evaluate(context, [run_id], data=later, max_new_tokens=3, metrics=["label_accuracy"])
+    assert found.verdict is not None
+    assert (found.verdict.good_enough, found.verdict.bar) == ("yes", Bar(metric="label_accuracy", value=0.0))
+    asked = GoodEnoughRecipe(metric="label_accuracy", value=1.0)
+    found = evaluate(context, [run_id], data=later, max_new_tokens=3, metrics=["label_accuracy"], good_enough=asked)
+    assert found.verdict is not None
+    assert found.verdict.bar == Bar(metric="label_accuracy", value=1.0)
+    other = evaluate(context, [run_id], data=later, max_new_tokens=3, metrics=["exact_match"])
+    assert other.verdict is not None
+    assert other.verdict.good_enough == "not_asked"
+    (note,) = other.rows_notes
+    assert note.startswith("The bar of the run, 0 by label_accuracy, was not held against: ")
+    # Likelihoods alone have no baselines, so there is no verdict: that is no reason to refuse them here.
+    alone = evaluate(context, [run_id], data=later, metrics=["bits_per_byte"])
+    assert (alone.verdict, len(alone.rows_notes)) == (None, 1)
 
 
 def test_a_run_is_held_against_the_bar_of_its_recipe(context: Context, tiny_model: Path, tmp_path: Path) -> None:
@@ -93,6 +223,7 @@ def test_a_run_is_held_against_the_bar_of_its_recipe(context: Context, tiny_mode
     assert verdict is not None
     assert (verdict.good_enough, verdict.bar) == ("yes", Bar(metric="label_accuracy", value=0.0))
     assert "It reaches the 0 asked for: label accuracy" in verdict.headline
+    judged_later(context, outcome.record.run_id, tmp_path)
     page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
     assert "Which label was given for which" in page
     assert "asked for: 0" in page

@@ -21,10 +21,10 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.core.recipe import EvaluationRecipe, MetricName
 from luthier.core.workflows.pipeline import ALONE, TAUGHT, TEACHER
-from luthier.features.evaluations.service import choose_samples
 from luthier.features.generation.engines import EnginePool, find_teacher, is_address
 from luthier.features.models.resolve import find_candidate, open_engine, system_under_test
 from luthier.features.recipes.checks import check_metrics, usual_metrics
+from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import TimedOutcome
 
@@ -137,9 +137,8 @@ def write_taught(
 
 
 def _gold_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    from luthier.ml.data.files.bad_field import BadFieldError
+    from luthier.ml.data.files.bad_field import BadFieldError, problem_of
     from luthier.ml.data.rows.answer_prompts import gold_row
-    from luthier.ml.data.tokenise.loss_mask import problem_of
 
     rows, problems = [], []
     for example in examples:

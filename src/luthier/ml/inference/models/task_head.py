@@ -6,13 +6,29 @@ import json
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from luthier.core.errors import ModelSourceError
-from luthier.core.records.task_head import TASK_HEAD_FILE, TASK_HEAD_WEIGHTS, TaskHead
+from luthier.core.errors import ModelSourceError, RequestError
+from luthier.core.task_head import (
+    TASK_HEAD_FILE,
+    TASK_HEAD_WEIGHTS,
+    TaskHead,
+    how_it_is_asked,
+    is_task_model,
+    read_task_head,
+)
+
+__all__ = [
+    "TaskHeadLayer",
+    "is_task_model",
+    "load_task_head",
+    "read_task_head",
+    "refuse_task_model",
+    "save_task_head",
+    "task_outputs",
+]
 
 
 class TaskHeadLayer(nn.Module):
@@ -34,26 +50,36 @@ class TaskHeadLayer(nn.Module):
         return nn.functional.linear(states.float(), self.weight.float(), self.bias.float())
 
 
-def is_task_model(folder: str | Path) -> bool:
-    """Whether the folder of an adapter or model holds a task head, so that it does not write text."""
-    return (Path(folder) / TASK_HEAD_FILE).is_file()
+def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, dimensions: int | None = None) -> Tensor:
+    """What a head gives, [N, outputs] in float32, of pooled states [N, width].
+
+    classify: probabilities; regress: the number in the unit of the training rows; rank: relevance, 0 to 1; embed: the
+    first `dimensions` numbers (None: all), scaled to the length 1.
+    """
+    if head.kind == "embed":
+        # Cut first: a part of a vector of length 1 is shorter than that.
+        return nn.functional.normalize(states.float()[:, :dimensions], dim=-1)
+    assert layer is not None
+    outputs: Tensor = layer(states)
+    if head.kind == "regress":
+        return head.offset + head.scale * outputs
+    logits = outputs / head.temperature
+    return logits.softmax(-1) if head.kind == "classify" and not head.is_multi_label else logits.sigmoid()
 
 
-def read_task_head(folder: str | Path) -> TaskHead:
-    """What `head.json` says.
+def refuse_task_model(folder: str | Path) -> None:
+    """Refuse a folder whose model has a task head, for those who want text.
 
     Raises:
-        ModelSourceError: it is missing or damaged, or of a newer version.
+        RequestError: it has one.
     """
-    path = Path(folder) / TASK_HEAD_FILE
-    try:
-        return TaskHead.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise ModelSourceError(
-            f"{path}: {type(error).__name__}: {error}",
-            expected="a head.json as Luthier writes it (format_version 1)",
-            do="use the folder of a finished run with a task head, or copy the file again",
-        ) from error
+    if is_task_model(folder):
+        kind = read_task_head(folder).kind
+        raise RequestError(
+            f"text from {folder}, whose model has a head of kind {kind} and does not write",
+            expected="a model that writes",
+            do=f"{how_it_is_asked(kind)}; or train with objective: {{name: sft}} to have answers written",
+        )
 
 
 def save_task_head(folder: Path, head: TaskHead, layer: TaskHeadLayer | None) -> None:

@@ -1,0 +1,196 @@
+"""A task head: what a tuned model has in place of writing text, and what its file `head.json` says.
+
+A head reads hidden states of the last layer. It gives classes with probabilities (classify), a number (regress), the
+relevance of a document to a query (rank), or a vector (embed).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, ValidationError
+
+from luthier.core.errors import ModelSourceError, RequestError
+from luthier.core.frozen_model import FrozenModel
+
+TaskHeadKind = Literal["classify", "regress", "rank", "embed"]
+Pooling = Literal["last", "mean"]
+"""Which states a head reads: that of the last token, or the mean over all tokens."""
+
+TASK_HEAD_FILE: Final = "head.json"
+TASK_HEAD_WEIGHTS: Final = "head.safetensors"
+HEAD_DOCUMENT: Final = "task_head.json"
+"""The head in an export for other programs: kind, labels in the order of the outputs, prompts."""
+_SHOWN: Final = 8
+
+
+class NumberFormat(FrozenModel):
+    """How answers write a number.
+
+    Attributes:
+        before, after: the text around it, such as a unit.
+        decimals: digits behind the point.
+        has_commas: whether thousands are separated.
+    """
+
+    before: str = ""
+    after: str = ""
+    decimals: int = 0
+    has_commas: bool = False
+
+
+class TaskHead(FrozenModel):
+    """What `head.json` holds, beside an adapter or the weights of a model.
+
+    Attributes:
+        format_version: of the file.
+        kind: what the head gives.
+        width: of the hidden states that it reads.
+        pooling: which states it reads. classify and regress read the state of the last token of the prompt, where the
+            model would begin its answer.
+        labels: classify: the classes in the order of the outputs, each as most training rows spell it.
+        label_counts: classify: training rows of each class, in that order.
+        is_multi_label: classify: whether a row has any number of labels, each with a probability of its own (sigmoid);
+            otherwise exactly one (softmax).
+        label_separator: classify, several labels: what lies between labels in an answer; empty where answers are JSON
+            lists.
+        threshold: classify, several labels: the probability from which on a label is given.
+        temperature: classify and rank: what logits are divided by before they become probabilities; fitted on the
+            validation rows (Guo et al., 2017, arXiv:1706.04599), 1 where there were none.
+        offset, scale: regress: the number is offset + scale x output: mean and standard deviation of the training rows.
+        lowest, highest: regress: the range of the training rows.
+        number_format: regress: how answers write the number.
+        dimensions: embed: lengths to which a vector may be cut (Matryoshka), the whole width
+            included, in falling order.
+        query_prompt, document_prompt: embed: what is put before a query and before a document.
+    """
+
+    format_version: Literal[1] = 1
+    kind: TaskHeadKind
+    width: Annotated[int, Field(ge=1)]
+    pooling: Pooling = "last"
+    labels: tuple[str, ...] = ()
+    label_counts: tuple[int, ...] = ()
+    is_multi_label: bool = False
+    label_separator: str = ", "
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    offset: float = 0.0
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    lowest: float | None = None
+    highest: float | None = None
+    number_format: NumberFormat | None = None
+    dimensions: tuple[int, ...] = ()
+    query_prompt: str = ""
+    document_prompt: str = ""
+
+    @property
+    def num_outputs(self) -> int:
+        """Rows of the head's matrix; 0 for embeddings, which have none."""
+        return {"classify": len(self.labels), "regress": 1, "rank": 1, "embed": 0}[self.kind]
+
+    def labels_of(self, probabilities: Sequence[float]) -> list[str]:
+        """The likeliest label of a row, or, where rows have several, all from the threshold on."""
+        if not self.is_multi_label:
+            # max takes the first of equals: the commonest class.
+            return [self.labels[max(range(len(self.labels)), key=lambda number: probabilities[number])]]
+        return [label for label, one in zip(self.labels, probabilities, strict=True) if one >= self.threshold]
+
+    def label_text(self, probabilities: Sequence[float]) -> str:
+        """What the training rows would write for a row of `probabilities`."""
+        given = self.labels_of(probabilities)
+        if not self.is_multi_label:
+            return given[0]
+        return self.label_separator.join(given) if self.label_separator else json.dumps(given, ensure_ascii=False)
+
+    @property
+    def loss_unit(self) -> str:
+        """What the loss of its training is counted in."""
+        return "squared standard deviations a row" if self.kind == "regress" else "nats a row"
+
+    @property
+    def summary(self) -> str:
+        """What it gives, in a line: the commonest classes with their training rows, or the range of the numbers."""
+        if self.kind == "regress":
+            return f"numbers from {self.lowest:g} to {self.highest:g}, mean {self.offset:g}"
+        if self.kind != "classify":
+            return {"rank": "relevance of a document to a query", "embed": f"vectors of length {self.width:,}"}[
+                self.kind
+            ]
+        shown = [f"{label} ({num:,})" for label, num in zip(self.labels, self.label_counts, strict=False)][:_SHOWN]
+        rest = len(self.labels) - len(shown)
+        listed = ", ".join(shown) + (f" and {rest:,} more" if rest else "")
+        several = ", any number of them a row" if self.is_multi_label else ""
+        return f"{len(self.labels):,} classes{several}: {listed}"
+
+
+def is_task_model(folder: str | Path) -> bool:
+    """Whether the folder of an adapter or model holds a task head, so that it does not write text."""
+    return (Path(folder) / TASK_HEAD_FILE).is_file()
+
+
+def read_task_head(folder: str | Path) -> TaskHead:
+    """What `head.json` says.
+
+    Raises:
+        ModelSourceError: it is missing or damaged, or of a newer version.
+    """
+    path = Path(folder) / TASK_HEAD_FILE
+    try:
+        return TaskHead.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ModelSourceError(
+            f"{path}: {type(error).__name__}: {error}",
+            expected="a head.json as Luthier writes it (format_version 1)",
+            do="use the folder of a finished run with a task head, or copy the file again",
+        ) from error
+
+
+_GIVES: Final[dict[TaskHeadKind, str]] = {
+    "classify": "classes with probabilities",
+    "regress": "numbers",
+    "rank": "the relevance of documents to a query",
+    "embed": "vectors of texts",
+}
+_ROUTES: Final[dict[TaskHeadKind, str]] = {
+    "classify": "POST /v1/classify",
+    "regress": "POST /v1/classify",
+    "rank": "POST /v1/rerank or /v1/score",
+    "embed": "POST /v1/embeddings",
+}
+
+
+def what_it_gives(kind: TaskHeadKind) -> str:
+    """A phrase for people: what a model with such a head gives."""
+    return _GIVES[kind]
+
+
+def how_it_is_asked(kind: TaskHeadKind) -> str:
+    """The route and the command that ask such a model."""
+    return f"{_ROUTES[kind]}, or luthier predict"
+
+
+def refuse_other_use(model: str, own: TaskHeadKind | None, asked: TaskHeadKind | None) -> None:
+    """Refuse to have a model do what it does not do.
+
+    Args:
+        model: its name, for the message.
+        own: the kind of its head; None where it writes text. Vectors can be had of such a model as well.
+        asked: the kind of head that is needed; None for text.
+
+    Raises:
+        RequestError: it does something else; the message says what to call instead.
+    """
+    if own == asked or (own is None and asked == "embed"):
+        return
+    wanted = "text" if asked is None else _GIVES[asked]
+    gives = "writes text" if own is None else f"gives {_GIVES[own]}, and nothing else"
+    trained = "any model without a task head" if asked is None else f"one trained with objective: {{name: {asked}}}"
+    raise RequestError(
+        f"{wanted} of the model {model}, which {gives}",
+        expected=f"a model that gives {wanted}: {trained}",
+        do="POST /v1/chat/completions or /v1/completions, or luthier chat" if own is None else how_it_is_asked(own),
+    )
