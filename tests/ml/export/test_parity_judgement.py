@@ -74,6 +74,35 @@ def test_a_near_tie_counts_as_equal_and_a_clear_choice_does_not(runtime: Shifted
     assert not compare(observed, runtime, "merged", "bfloat16", SilentProgress()).passed
 
 
+class EndsEarlier(TransformersRuntime):
+    """A true export whose runtime ends answers at one more token, or gives up for no reason after some."""
+
+    more_ends: frozenset[int] = frozenset()
+    most = 1_000_000
+
+    def greedy(self, ids: Sequence[int], num_new_tokens: int) -> list[int]:
+        written = super().greedy(ids, num_new_tokens)[: self.most]
+        return written[: next((n for n, token in enumerate(written) if token in self.more_ends), None)]
+
+
+def test_an_end_token_of_the_runtime_alone_is_a_warning_and_a_lost_end_is_not(
+    merged: Path, observed: ObservedSource
+) -> None:
+    runtime, written = EndsEarlier(merged), observed.answers[0].greedy_ids
+    token = next(one for one in written if one not in runtime.end_ids)
+    runtime.more_ends = frozenset({token})
+    runtime.end_ids |= runtime.more_ends
+    report = compare(observed, runtime, "merged", "float32", SilentProgress())
+    assert report.passed, report.reasons
+    assert report.earlier_ends == (token,)
+    assert f"ends an answer at token {token}, too" in " ".join(parity_warnings(report))
+    cut = EndsEarlier(merged)
+    cut.most = 1
+    report = compare(observed, cut, "merged", "float32", SilentProgress())
+    assert "greedy text" in " ".join(report.reasons)
+    assert report.earlier_ends == ()
+
+
 @pytest.mark.parametrize(
     ("value", "low", "is_named"),
     [

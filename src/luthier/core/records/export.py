@@ -121,6 +121,7 @@ class ParityReport(FrozenModel):
         passed: whether the export may be used.
         reasons: why not, one sentence each.
         given_options: of the template, which the runtime had to be given, since it sets them itself otherwise.
+        earlier_ends: tokens at which the runtime ends an answer and the source, in a prompt of the proof, did not.
     """
 
     format: ExportFormat
@@ -139,6 +140,7 @@ class ParityReport(FrozenModel):
     passed: bool
     reasons: tuple[str, ...] = ()
     given_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    earlier_ends: tuple[int, ...] = ()
 
 
 class HeadParityReport(FrozenModel):

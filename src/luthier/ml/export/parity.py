@@ -5,7 +5,8 @@
   likelihoods   of what the source holds likeliest lie within a bound (32 and 16 bits; `bound_nats` says why)
   greedy text   is the source's (32 and 16 bits). Where the source itself hardly prefers one token to another, both are
                 right: a first differing token counts as equal if the source's likelihoods of the two differ by less
-                than the bound, and what follows it is not compared
+                than the bound, and what follows it is not compared. So does the end, where the source goes on with a
+                token at which the runtime always ends an answer; a warning names the token
   adapter       the export is not nearer to the bare base than to the source
   quality       the references do not become much less likely: for fewer bits the only measure, with a 95% interval of a
                 paired bootstrap over prompts
@@ -48,6 +49,7 @@ class Findings:
         num_prompts: prompts that were compared.
         num_texts_equal: of these, how many have the same greedy text.
         first_other_text: what differs in the first prompt whose greedy text does.
+        earlier_ends: tokens at which the runtime has ended a text and the source has not.
         vocabulary: width of the export's logits; 0 before the first prompt.
         is_finite: whether all likelihoods are.
         differences: [positions, tokens] a prompt, in nats: export to source.
@@ -60,6 +62,7 @@ class Findings:
     num_prompts: int = 0
     num_texts_equal: int = 0
     first_other_text: str | None = None
+    earlier_ends: set[int] = field(default_factory=set)
     vocabulary: int = 0
     is_finite: bool = True
     differences: list[NDArray[np.float32]] = field(default_factory=list)
@@ -132,6 +135,12 @@ def parity_warnings(report: ParityReport) -> tuple[str, ...]:
         given = (
             f"{report.runtime} gives the chat template options of its own, so send chat_template_kwargs {options} with "
             f"every request, or start it with --chat-template-kwargs '{options}'.",
+        )
+    if report.earlier_ends:
+        ids = ", ".join(map(str, report.earlier_ends))
+        given += (
+            f"{report.runtime} ends an answer at token {ids}, too, which the model wrote in a proof and went on: such "
+            "an answer is cut there.",
         )
     # Only a loss that is both certain (interval above 0) and large enough to matter.
     if not report.passed or increase.low <= 0 or increase.value <= NOTEWORTHY_LOSS_NATS:
@@ -266,6 +275,7 @@ def compare(
         passed=not reasons,
         reasons=reasons,
         given_options=tokens.given_options,
+        earlier_ends=tuple(sorted(findings.earlier_ends)),
     )
 
 
@@ -305,7 +315,14 @@ def _compare(
         into.export_nats.append(reference_nll(rows, answer.start, num_prompt, answer.reference_ids))
         into.source_nats.append(answer.nll_nats)
         into.num_tokens.append(num_scored)
-    other = _other_text(runtime.greedy(answer.prompt_ids, NUM_NEW_TOKENS), answer, seen.prompts.end_id, bound or 0.0)
+    found = runtime.greedy(answer.prompt_ids, NUM_NEW_TOKENS)
+    following = answer.greedy_ids[len(found) : len(found) + 1]
+    if list(found) == list(answer.greedy_ids[: len(found)]) and runtime.end_ids.issuperset(following) and following:
+        # The runtime would end there whatever the weights: this says nothing against them.
+        into.earlier_ends.update(following)
+        other = None
+    else:
+        other = _other_text(found, answer, seen.prompts.end_id, bound or 0.0)
     into.num_texts_equal += other is None
     if other is not None and into.first_other_text is None:
         into.first_other_text = f"prompt {number} of {into.num_prompts}: {other}"

@@ -88,6 +88,11 @@ def test_a_config_is_completed_by_the_names_that_the_converter_reads():
     older_names(outer)
     assert outer["text_config"]["n_ctx"] == 64
     assert outer["text_config"]["rotary_pct"] == 1.0
+    glm, llama = {"model_type": "glm4_moe_lite"}, {"model_type": "llama"}
+    older_names(glm)
+    older_names(llama)
+    assert glm["scoring_func"] == "sigmoid"
+    assert "scoring_func" not in llama
     for is_new, heads in ((False, 1), (True, 71)):
         falcon = {"multi_query": True, "new_decoder_architecture": is_new, "num_kv_heads": 71}
         older_names(falcon)

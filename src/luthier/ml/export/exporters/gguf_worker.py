@@ -331,6 +331,7 @@ def older_names(hparams: dict[str, Any]) -> None:
             "rotary_dim": int(rotated * width) if rope and width else None,
             # embeddings have as many rows as the config says: padding is for files that were padded before
             "pad_vocab_size_multiple": 1 if part.get("vocab_size") else None,
+            "scoring_func": "sigmoid" if part.get("model_type") in _ROUTED_BY_SIGMOID else None,
         }
         older |= _of_full_attention(part) | _of_hybrids(part)
         for name, value in older.items():
@@ -360,6 +361,8 @@ def _of_full_attention(part: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_ROUTED_BY_SIGMOID: Final = ("glm4_moe_lite", "dots1")
+"""Types whose router is always a sigmoid in transformers; llama.cpp takes a softmax where the file names none."""
 _KINDS_OF_GRANITE: Final = {"linear_attention": "mamba", "full_attention": "attention"}
 # The letters of Nemotron-H for the kinds of its layers.
 _LETTERS: Final = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}

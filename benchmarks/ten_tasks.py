@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Ten tasks, each answered in every way there is: baselines, prompts, a tuned model, a tuned model with a head.
+
+    python benchmarks/ten_tasks.py --work build/ten-tasks [--data ../shared/data] [--train 300] [--held-out 100]
+        [--model smollm2-135m-instruct] [--budget-tokens 200000] [--only reviews]
+
+The tasks of benchmarks/baselines.py: public rows and made ones whose ceiling is known. For each one `luthier train`
+tunes the model to write the answers, and, where answers are labels or numbers, a second time with a head. Its
+evaluation judges on the same held-out rows the base model, examples in several draws and from nearest rows, an
+optimised prompt within a budget of tokens, and every baseline without a language model. One Markdown table: figure with
+its 95% interval, seconds before and during judging. Runs are kept in --work: a second call goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from baselines import TASKS, Pair
+from rows import write_jsonl
+
+METRICS: Final = {"equal": "label_accuracy", "rouge_l": "rouge_l", "within 5%": "exact_match"}
+HEADS: Final = {"equal": "classify", "within 5%": "regress"}
+FREE: Final = ("copying",)
+"""Tasks whose answers are text, though they are judged by equality: no head has a class for each."""
+
+
+def main() -> None:
+    """Train and judge all of them, and print the table."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--data", type=Path, default=Path("../shared/data"))
+    cli.add_argument("--work", type=Path, required=True)
+    cli.add_argument("--model", default="smollm2-135m-instruct")
+    cli.add_argument("--train", type=int, default=300)
+    cli.add_argument("--held-out", type=int, default=100)
+    cli.add_argument("--epochs", type=int, default=3)
+    cli.add_argument("--budget-tokens", type=int, default=200_000, help="of the search for a prompt; 0 leaves it out")
+    cli.add_argument("--only", default="", help="part of the names of tasks")
+    args = cli.parse_args()
+    lines = ["| task | way | kind | figure | value [95%] | seconds |", "|---|---|---|---|---|---:|"]
+    for name, (task, figure) in TASKS.items():
+        if args.only in name:
+            rows = task(args.data, random.Random(0), args.train + args.held_out)
+            lines += [f"| {name} | {line}" for line in _ways(name, figure, rows, args)]
+    print("\n".join(lines))
+
+
+def _ways(name: str, figure: str, rows: list[Pair], args: argparse.Namespace) -> Iterator[str]:
+    """The lines of one task: the run that writes answers with all its alternatives, then the run with a head."""
+    folder = args.work / name.replace(" ", "-").replace(",", "")
+    folder.mkdir(parents=True, exist_ok=True)
+    as_rows = [{"prompt": prompt, "completion": answer} for prompt, answer in rows]
+    write_jsonl(as_rows[: -args.held_out], folder / "train.jsonl")
+    write_jsonl(as_rows[-args.held_out :], folder / "held_out.jsonl")
+    evaluation: dict[str, Any] = {"metrics": [METRICS[figure]], "few_shot": 4}
+    if args.budget_tokens:
+        evaluation["optimised_prompt"] = {"budget_tokens": args.budget_tokens}
+    written, seconds = _trained(folder, "answers", {"evaluation": evaluation}, args)
+    yield from _lines(written, METRICS[figure], seconds)
+    if figure in HEADS and name not in FREE:
+        kind = HEADS[figure]
+        document = {"objective": {"name": kind}, "evaluation": {"metrics": [METRICS[figure]], "few_shot": 0}}
+        head, seconds = _trained(folder, kind, document, args)
+        yield from (line for line in _lines(head, METRICS[figure], seconds) if line.startswith("tuned"))
+
+
+def _trained(
+    folder: Path, kind: str, more: Mapping[str, Any], args: argparse.Namespace
+) -> tuple[dict[str, Any], float]:
+    """What `luthier train --json` prints of a run, and how long the command took; kept in a file."""
+    kept = folder / f"{kind}.json"
+    if not kept.is_file():
+        recipe = {
+            "base_model": args.model,
+            "data": {"train": "train.jsonl", "validation": 0.15, "held_out": "held_out.jsonl"},
+            "method": {"name": "lora", "rank": 16},
+            "training": {"epochs": args.epochs, "learning_rate": 5e-4},
+            **more,
+        }
+        (folder / f"{kind}-recipe.json").write_text(json.dumps(recipe, indent=2), encoding="utf-8")
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "luthier", "train", str(folder / f"{kind}-recipe.json"), "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            env={**os.environ, "LUTHIER_HOME": str((args.work / "home").resolve())},
+        )
+        document = {"seconds": time.monotonic() - began, "train": json.loads(done.stdout)}
+        kept.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    found = json.loads(kept.read_text(encoding="utf-8"))
+    return found["train"], found["seconds"]
+
+
+def _lines(document: Mapping[str, Any], metric: str, seconds: float) -> Iterator[str]:
+    """A line for the base, each alternative, and the tuned model, whose seconds are those of the whole command."""
+    for system in document["evaluation"]["systems"]:
+        value = system["metrics"].get(metric)
+        if value is not None and system.get("kind", "model") == "model":
+            name = "tuned" if system["adapter"] else system["name"]
+            took = f"{seconds:.0f}" if system["adapter"] else ""
+            yield f"{name} | model | {metric} | {_interval(value)} | {took} |"
+    for one in document["verdict"]["alternatives"]:
+        yield f"{one['name']} | {one['kind']} | {one['metric']} | {_interval(one)} | {one['seconds']:.1f} |"
+    yield f"verdict: {document['verdict']['better_than_best_alternative']} | | | | |"
+
+
+def _interval(figure: Mapping[str, float]) -> str:
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
