@@ -36,6 +36,17 @@ def where(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def test_threads_are_started_in_one_place(trees: dict[Path, ast.Module]) -> None:
+    """`start_daemon` names each thread, lets the process end, and says what to do where the system starts no more."""
+    made = {
+        where(path)
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("threading.Thread", "Thread", "threading.Timer")
+    }
+    assert made == {"src/luthier/core/system/process_setup.py"}
+
+
 def test_there_are_sources(trees: dict[Path, ast.Module]) -> None:
     assert len(trees) > 500
 
