@@ -1,7 +1,7 @@
 """Ten colours for systems: readers with any kind of colour blindness can tell them apart, in light and dark.
 
 Sources: Machado, Oliveira and Fernandes, "A Physiologically-based Model for Simulation of Color Vision Deficiency",
-2009 (matrices of severity 1.0 for linear RGB); CIE 1976 L*a*b* distances; WCAG 2.2, success criterion 1.4.11 (contrast 3:1).
+2009 (matrices of severity 1.0 for linear RGB); CIE 1976 L*a*b* distances; WCAG 2.2, criterion 1.4.11 (contrast 3:1).
 """
 
 from __future__ import annotations
