@@ -24,7 +24,7 @@ from luthier.features.models.resolve import (
     base_of,
     find_base,
     find_candidate,
-    open_engine,
+    open_judged,
     system_under_test,
     tuned,
     with_few_shot,
@@ -340,7 +340,7 @@ def _judge(
     bar, of_bar = _bar_kept(bar, len(candidates) + len(baselines.predictions), candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
-    with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
+    with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
         systems = [
             system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
             for c in candidates

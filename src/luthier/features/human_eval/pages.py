@@ -285,7 +285,7 @@ def create(
 
 @router.get("/{panel_id}")
 def show(request: Request, context: HomeContext, caller: Reader, panel_id: str) -> Response:
-    """How it stands, and links of raters that were just made."""
+    """The state of a panel, and links of raters that were just made."""
     return _show(request, context, caller, panel_id, shown=shown_once(request).take(request))
 
 
@@ -342,9 +342,9 @@ def pairs(context: HomeContext, caller: Reader, panel_id: str) -> Response:
     """Preference pairs to train on."""
     found = preference_pairs(context, caller, panel_id)
     if not found.rows:
-        told = ", ".join(f"{number} ({reason})" for reason, number in found.left_out.items())
+        reasons = ", ".join(f"{number} ({reason})" for reason, number in found.left_out.items())
         raise RequestError(
-            f"no pair that people settled: {told or 'nothing is rated yet'}",
+            f"no pair that people settled: {reasons or 'nothing is rated yet'}",
             expected="at least one item of which most raters prefer one answer",
             do="wait for more ratings, or add raters",
         )
@@ -358,7 +358,7 @@ def _form(request: Request, context: Context, caller: Caller, evaluation_id: str
     if evaluation_id:
         found = read_evaluation(context, caller.project_id, evaluation_id)
     written = [] if found is None else [system for system in found.systems if system.samples]
-    chosen = values.get("chosen") or [system.name for system in written if system.kind == "model"]
+    chosen = values.get("chosen") or [system.name for system in written if system.is_model]
     common = {"evaluations": known, "evaluation": found, "written": written, "form": _EMPTY}
     error = values.get("error")
     status = 200 if error is None else status_of(error)

@@ -150,7 +150,7 @@ def judge_in_full(
     for system in systems:
         own = [metric for metric in wanted if system.takes(metric)]
         # Baselines without a language model may stand before it: only a model's margins and answers can be its measure.
-        first = next((outcome for outcome in outcomes if outcome.system.kind == "model"), None)
+        first = next((outcome for outcome in outcomes if outcome.system.kind in ("model", "head")), None)
         outcomes.append(_run(system, own, items, progress, first=first))
     with progress.task("Resampling", 1, "steps") as task:
         resamples = _resample(outcomes, seed, clusters)
@@ -164,7 +164,8 @@ def judge_in_full(
             for earlier in outcomes[:place]
             for metric in wanted
             # Baselines are what models are compared with; among each other nobody needs them compared.
-            if later.system.kind == "model"
+            if later.system.kind in ("model", "head")
+            and later.system.takes(metric)
             and earlier.system.takes(metric)
             # Perplexity is per token: other tokens are another unit.
             and (metric.name != "perplexity" or _same_tokens(earlier.system, later.system))

@@ -80,7 +80,7 @@ def judge_at_end(
     results, comparisons = judge(systems, metrics=asked.metrics, seed=spec.seed, progress=context.progress)
     decisive = _decisive(result, kinds, [one.name for one in systems[-len(kinds) :]])
     # In the order of every evaluation: models, baselines without one, and last the system that the verdict is about.
-    results = tuple(sorted(results, key=lambda one: (one.name == decisive, one.kind != "model")))
+    results = tuple(sorted(results, key=lambda one: (one.name == decisive, not one.is_model)))
     found = Evaluation(
         evaluation_id=evaluation_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -118,7 +118,7 @@ def _verdict(
     from luthier.ml.evaluation.compare import verdict
 
     # Which way of prompting is best was decided by other rows; here it is only held against what needs no model.
-    against = {one.name: place for place, one in enumerate(systems) if is_tuned or one.kind != "model"}
+    against = {one.name: place for place, one in enumerate(systems) if is_tuned or not one.is_model}
     found = [one for one in comparisons if one.baseline in against and one.candidate == systems[-1].name]
     found.sort(key=lambda one: against[one.baseline])
     if not is_tuned and all(one.metric != primary for one in found):

@@ -304,12 +304,10 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
     results, comparisons = judge(under_test, metrics=spec.metrics, seed=spec.seed, progress=run.context.progress)
     standings = tuple(
         _standing(spec, number, kind, result, recorded)
-        for (number, kind, _, recorded), result in zip(
-            asked, (one for one in results if one.kind == "model"), strict=True
-        )
+        for (number, kind, _, recorded), result in zip(asked, (one for one in results if one.is_model), strict=True)
     )
     simple = tuple(
-        one.model_copy(update={"samples": one.samples[:_MAX_SAMPLES]}) for one in results if one.kind != "model"
+        one.model_copy(update={"samples": one.samples[:_MAX_SAMPLES]}) for one in results if not one.is_model
     )
     trained = [run.outcome(_tuning(contender.label), Trained) for contender in spec.contenders]
     tunings = tuple(_short_training(run, one, number) for number, one in enumerate(trained))

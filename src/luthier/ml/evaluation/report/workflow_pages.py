@@ -366,7 +366,7 @@ def _charts(evaluation: Evaluation | None) -> list[Chart]:
         return []
     colours: dict[str, Role] = {
         one.name: _WITHOUT_MODEL
-        if one.kind != "model"
+        if not one.is_model
         else "tuned"
         if one.adapter
         else "other-1"
