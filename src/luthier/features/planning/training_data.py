@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.tokenise.loss_mask import Learning, Tokenised
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
+
 def split_seed(recipe: Recipe) -> int:
     """The seed of what is taken out as a fraction, of the rows of the task and of the general ones.
 
