@@ -36,6 +36,19 @@ def where(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def test_threads_are_started_in_one_place(trees: dict[Path, ast.Module]) -> None:
+    """`start_daemon` names each thread, lets the process end, and says what to do where the system starts no more.
+
+    Timers (`threading.Timer` of mails and webhooks) are deadlines, and the block that sets one ends it.
+    """
+    calls = [
+        (where(path), node) for path, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.Call)
+    ]
+    made = {path for path, node in calls if ast.unparse(node.func) == "threading.Thread"}
+    assert made == {"src/luthier/core/system/process_setup.py"}
+    assert not [path for path, tree in trees.items() if "from threading import Thread" in ast.unparse(tree)]
+
+
 def test_there_are_sources(trees: dict[Path, ast.Module]) -> None:
     assert len(trees) > 500
 

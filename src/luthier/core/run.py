@@ -5,12 +5,55 @@ A budget says what a run may cost at most, what it has cost so far, and what it 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self, cast, get_args
 
 from pydantic import Field
 
 from luthier.core.cost import Estimate
 from luthier.core.frozen_model import FrozenModel
+
+StopCause = Literal["completed", "early_stopping", "budget", "interrupted", "rung", "hopeless", "unknown"]
+"""Why a run ended or paused, for programs: all steps done; no better validation for a while; a cap of its budget; a
+signal, or the end of the process that started it; a rung of its study; a curve that cannot become the best of its
+study; `unknown` in records of before there were causes."""
+
+
+class StopReason(str):
+    """A sentence of why work is to stop, which also knows its cause.
+
+    Programs decide by the cause, people read the sentence: words that are changed, or that mention something else, must
+    not change what happens to a run.
+
+    Attributes:
+        cause: what the sentence says, as one of a few words.
+    """
+
+    cause: StopCause
+
+    def __new__(cls, text: str, cause: StopCause) -> Self:
+        """A sentence with its cause."""
+        made = super().__new__(cls, text)
+        made.cause = cause
+        return made
+
+    def __getnewargs__(self) -> tuple[str, StopCause]:  # type: ignore[override]
+        """What pickle and copy make it of again."""
+        return str(self), self.cause
+
+    def to_line(self) -> str:
+        """Cause and sentence as one text, for another process."""
+        return f"{self.cause}:{self}"
+
+    @classmethod
+    def from_line(cls, line: str) -> StopReason:
+        """What `to_line` has written."""
+        cause, _, text = line.partition(":")
+        return cls(text, cast("StopCause", cause) if cause in get_args(StopCause) else "unknown")
+
+
+def cause_of(reason: str | None) -> StopCause:
+    """The cause of a reason; `unknown` of a plain text."""
+    return reason.cause if isinstance(reason, StopReason) else "unknown"
 
 
 class FirstActions(FrozenModel):
@@ -202,6 +245,7 @@ class TrainResult(FrozenModel):
     Attributes:
         status: how the run ended.
         stopped_because: why it ended, as text.
+        stop_cause: the same, for programs.
         num_steps: steps that were done.
         num_tokens: tokens of all steps, without padding.
         num_trained_tokens: tokens that were learned.
@@ -233,6 +277,7 @@ class TrainResult(FrozenModel):
 
     status: RunStatus
     stopped_because: str
+    stop_cause: StopCause = "unknown"
     num_steps: int
     num_tokens: int
     num_trained_tokens: int
@@ -291,3 +336,12 @@ class RunRecord(FrozenModel):
     result: TrainResult | None = None
     evaluation_id: str | None = None
     report_path: str | None = None
+
+    @property
+    def stop_cause(self) -> StopCause:
+        """Why it ended or paused, for programs; `unknown` while it runs, after an error, and in old records."""
+        # An error leaves the result of an earlier pause in place: that one says nothing of this end.
+        result = self.result
+        if result is None or (result.status, result.stopped_because) != (self.status, self.stopped_because):
+            return "unknown"
+        return result.stop_cause

@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import Any, Final
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.stream import Served
+from luthier.core.system.process_setup import start_daemon
 from luthier.core.task_head import TaskHead
 from luthier.features.serving.head_answers import example_request
 from luthier.features.serving.loaded import EngineChoice, choose_models
@@ -197,7 +197,7 @@ def _load(
     """
     began, problem = time.monotonic(), list[LuthierError | None]()
     # In a thread: loading takes minutes, and a stop must be noticed meanwhile. A list, since append is atomic.
-    threading.Thread(target=lambda: problem.append(_first_answer(listener, model, head, key)), daemon=True).start()
+    start_daemon(lambda: problem.append(_first_answer(listener, model, head, key)), "first-answer")
     while not problem and stop_requested() is None:
         time.sleep(0.05)
     if problem and problem[0] is not None:

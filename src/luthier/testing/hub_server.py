@@ -8,10 +8,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from luthier.core.system.process_setup import start_daemon
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -89,8 +92,7 @@ def serving(hub: Hub) -> Iterator[str]:
     """Serve the hub while the block runs; gives its address, to be set as HF_ENDPOINT."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
+    thread = start_daemon(partial(server.serve_forever, 0.02), "hub")
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:

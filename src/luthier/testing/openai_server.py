@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from luthier.core.system.process_setup import start_daemon
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +125,7 @@ def _event(choices: list[dict[str, Any]], *, usage: Mapping[str, int] | None = N
 def serving(server: OpenAIServer) -> Iterator[str]:
     """Serve while the block runs; gives the URL, up to and with /v1."""
     http = _QuietServer(("127.0.0.1", 0), handler_of(server))
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
+    thread = start_daemon(partial(http.serve_forever, 0.02), "openai-server")
     try:
         yield f"http://127.0.0.1:{http.server_address[1]}/v1"
     finally:

@@ -11,7 +11,7 @@ from luthier.ml.charts import figures
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.04, "0.0 s"),
+        (0.04, "0.04 s"),
         (42.4, "42 s"),
         (59.7, "1 min 00 s"),
         (372, "6 min 12 s"),

@@ -21,7 +21,7 @@ from luthier.ml.charts.judged_rows import (
     word_differences,
 )
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
-from luthier.ml.charts.spec import Axis, Estimate, Intervals, Plot, Role
+from luthier.ml.charts.spec import OTHERS, Axis, Estimate, Intervals, Plot, Role
 from luthier.ml.evaluation.result_views import (
     BETTER,
     KINDS,
@@ -40,8 +40,6 @@ from luthier.ml.evaluation.result_views import (
     rows_chart,
     scored_metrics,
 )
-
-_OTHERS: tuple[Role, ...] = ("other-1", "other-2", "other-3")
 
 
 def main_details(verdict: Verdict) -> tuple[Sequence[str], Sequence[str]]:
@@ -118,7 +116,7 @@ def label_confidence_charts(evaluation: Evaluation, roles: Roles) -> list[Plot]:
 
 def _colours(evaluation: Evaluation, roles: Roles) -> dict[str, Role]:
     others = [s.name for s in evaluation.systems if s.name not in (roles.candidate, roles.baseline)]
-    colours: dict[str, Role] = {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}
+    colours: dict[str, Role] = {name: OTHERS[place % len(OTHERS)] for place, name in enumerate(others)}
     colours[roles.candidate] = "tuned"
     if roles.baseline is not None:
         colours[roles.baseline] = "base"

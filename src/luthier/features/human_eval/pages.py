@@ -23,7 +23,7 @@ from luthier.features.human_eval.service import RaterLink
 from luthier.features.runs.views import list_evaluations, read_evaluation
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import Tone, tone_of
-from luthier.ml.charts.spec import Axis, Intervals, Role
+from luthier.ml.charts.spec import OTHERS, Axis, Intervals
 from luthier.ml.charts.spec import Estimate as Drawn
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
@@ -36,7 +36,6 @@ MEASURES: Final = {
     "fleiss_kappa": "Fleiss' kappa",
     "cohen_kappa": "Cohen's kappa",
 }
-_ROLES: Final[tuple[Role, ...]] = ("other-1", "other-2", "other-3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +211,7 @@ def _charts(key: str, found: PanelFigures) -> list[Intervals]:
 def _drawn(names: Sequence[str], found: Sequence[Estimate]) -> list[Drawn]:
     pairs = zip(names, found, strict=True)
     return [
-        Drawn(name, one.value, one.low, one.high, _ROLES[place % len(_ROLES)])
+        Drawn(name, one.value, one.low, one.high, OTHERS[place % len(OTHERS)])
         for place, (name, one) in enumerate(pairs)
     ]
 

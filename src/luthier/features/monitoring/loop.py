@@ -20,6 +20,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_document
 from luthier.core.records.monitoring import Alert, AlertSettings
 from luthier.core.results.signal import SignalState, WatchReport
+from luthier.core.system.process_setup import start_daemon
 from luthier.features.monitoring import alerts
 from luthier.features.monitoring.alerts import line_of
 from luthier.platform.home.context import Context
@@ -223,15 +224,17 @@ class _RepeatingThread:
     def __init__(self, name: str, every_seconds: float, work: Callable[[], object]) -> None:
         self.stop = threading.Event()
         self._every_seconds, self._work = every_seconds, work
-        self._thread = threading.Thread(target=self._repeat, name=name, daemon=True)
+        self._name = name
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> None:
-        self._thread.start()
+        self._thread = start_daemon(self._repeat, self._name)
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
         # A mail in transit is given its full timeout; the thread is a daemon, so a hanging one cannot block the exit.
-        self._thread.join(mails.MAX_SECONDS + 5)
+        if self._thread is not None:
+            self._thread.join(mails.MAX_SECONDS + 5)
 
     def _repeat(self) -> None:
         # Event.wait both sleeps and wakes at once on stop; time.sleep would delay the shutdown.
@@ -239,10 +242,10 @@ class _RepeatingThread:
             try:
                 self._work()
             except LuthierError as error:
-                log.warning("%s wait: %s", self._thread.name, error.came)
+                log.warning("%s wait: %s", self._name, error.came)
                 self.stop.wait(_REST_SECONDS)
             except Exception:
-                log.exception("%s go on after an unexpected error", self._thread.name)
+                log.exception("%s go on after an unexpected error", self._name)
                 self.stop.wait(_REST_SECONDS)
 
 

@@ -21,7 +21,7 @@ from luthier.core.graders import Reward
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan, TeacherPlan
 from luthier.core.recipe import Recipe
-from luthier.core.run import TrainResult
+from luthier.core.run import StopReason, TrainResult, cause_of
 from luthier.features.models.resolve import Candidate, as_candidate, find_candidate, open_engine
 from luthier.features.planning.budgets import stop_check
 from luthier.platform.home.context import Context
@@ -281,7 +281,8 @@ def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
                 folder, teacher, rows, lambda: open_engine(as_candidate(teacher), stop=stop), hooks.progress
             )
         except StoppedError as error:
-            return not_begun(prepared, f"{error.reason}, while the teacher was asked")
+            words = f"{error.reason}, while the teacher was asked"
+            return not_begun(prepared, StopReason(words, cause_of(error.reason)))
     if (otherwise := _trained_otherwise(prepared.plan)) is not None:
         hooks.emit(WarningRaised(step=0, code="teacher_trained_otherwise", message=otherwise))
     for message in messages:
@@ -327,7 +328,8 @@ def not_begun(prepared: Prepared, reason: str) -> TrainResult:
     num_trainable = prepared.plan.method.num_trainable_parameters
     return TrainResult(
         status="paused",
-        stopped_because=reason,
+        stopped_because=str(reason),
+        stop_cause=cause_of(reason),
         num_steps=0,
         num_tokens=0,
         num_trained_tokens=0,

@@ -31,6 +31,18 @@ if TYPE_CHECKING:
     from luthier.ml.data.tokenise.loss_mask import Learning, Tokenised
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
+
+def split_seed(recipe: Recipe) -> int:
+    """The seed of what is taken out as a fraction, of the rows of the task and of the general ones.
+
+    `data.split_seed` where it is given, so that trials of another training seed judge on the same rows; else the
+    training's.
+    """
+    if recipe.data.split_seed is not None:
+        return recipe.data.split_seed
+    return recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
+
+
 ReplayPart = tuple["LoadedFile", Path, Sequence[Example]]
 
 
@@ -74,9 +86,8 @@ def load_replay(recipe: Recipe, base_dir: Path) -> dict[Split, ReplayPart]:
         check_shape(recipe.objective, judged.shape)
         found["replay_held_out"] = (judged, own, judged.examples)
     elif held_out is not None:
-        seed = recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
         # Split before anything is replayed, so that no general row both trains and measures.
-        parts = split_by_fraction(rows, validation=0.0, held_out=held_out, seed=seed)
+        parts = split_by_fraction(rows, validation=0.0, held_out=held_out, seed=split_seed(recipe))
         rows = parts["train"]
         found["replay_held_out"] = (loaded, path, parts["held_out"])
     if fraction:
@@ -144,15 +155,12 @@ def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
     fractions = {split: value for split, value in asked.items() if isinstance(value, float)}
     parts: dict[Split, Sequence[Example]] = {"train": train.examples}
     if fractions:
-        seed = recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
-        # A seed of its own for the split: trials that change the training seed still judge on the same rows.
-        seed = recipe.data.split_seed if recipe.data.split_seed is not None else seed
         parts = dict(
             split_by_fraction(
                 train.examples,
                 validation=fractions.get("validation", 0.0),
                 held_out=fractions.get("held_out", 0.0),
-                seed=seed,
+                seed=split_seed(recipe),
             )
         )
     if recipe.data.part is not None:

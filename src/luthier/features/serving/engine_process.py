@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import LuthierError
 from luthier.core.stream import Failed, LoadedModel, PoolingRequest, Served, StreamEvent, TextRequest
+from luthier.core.system.process_setup import start_daemon
 from luthier.features.serving.engine_thread import Ask, EngineContext, EngineThread, TurnLock, defect, too_large
 
 if TYPE_CHECKING:
@@ -348,7 +349,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         # Not sys.exit: that would end this thread alone, while the main thread may be deep in a native kernel.
         os._exit(0)
 
-    threading.Thread(target=listen, daemon=True).start()
+    start_daemon(listen, "parent")
 
     # Imported after the listener has started: it takes seconds, in which a parent that has gone must be noticed.
     import torch

@@ -18,11 +18,13 @@ import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import DefectError, LuthierError, MemoryLimitError, UnsupportedError, WorkError
 from luthier.core.ports import DescribedEngine, PoolingEngine, Prepared, PreparingEngine
 from luthier.core.stream import Decoding, Ended, Failed, Pooled, PoolingRequest, Served, StreamEvent, TextRequest
+from luthier.core.system.process_setup import start_daemon
 from luthier.platform.processes.fair_queue import FairQueue
 
 if TYPE_CHECKING:
@@ -88,8 +90,7 @@ class Preparation:
         self._waiting: dict[bool, FairQueue[Ask]] = {True: FairQueue(), False: FairQueue()}  # by whether it is small
         self._is_closed = False
         for is_small in (True, False):
-            title = f"{'small' if is_small else 'large'} requests {name}"
-            threading.Thread(target=self._work, args=(is_small,), name=title, daemon=True).start()
+            start_daemon(partial(self._work, is_small), f"{'small' if is_small else 'large'} requests {name}")
 
     def add(self, ask: Ask) -> None:
         """Have a request made ready."""
@@ -230,8 +231,7 @@ class EngineThread:
         self._owner_of: dict[str, str | None] = {}  # of those that the engine has taken up
         self._adapters: OrderedDict[str, None] = OrderedDict()  # loaded ones, the longest unused first
         self._adapter_of: dict[str, str] = {}
-        self._thread = threading.Thread(target=self._live, name=f"engine {served.path}", daemon=True)
-        self._thread.start()
+        start_daemon(self._live, f"engine {served.path}")
 
     @property
     def is_idle(self) -> bool:

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from luthier.core.child_process.process import ChildProcess
@@ -32,6 +33,7 @@ from luthier.core.stream import (
     TextRequest,
     stream_event,
 )
+from luthier.core.system.process_setup import start_daemon
 from luthier.platform.home.settings import Settings
 
 _LOOK_BACK_SECONDS: Final = 60.0
@@ -213,8 +215,7 @@ class _Child:
         self._is_closed = self.has_ended = False
         self.loaded: tuple[LoadedModel, ...] = ()
         # The kernel kills the child when the thread that started it ends: so that is a thread which lives as long.
-        self._reader = threading.Thread(target=self._live, name="serving", daemon=True)
-        self._reader.start()
+        self._reader = start_daemon(self._live, "serving")
 
     @property
     def pid(self) -> int | None:
@@ -267,9 +268,9 @@ class _Child:
                 if self._is_closed:
                     process.hang_up()
             # Requests leave from a thread of their own: a process that is busy must not keep the server's waiting.
-            threading.Thread(target=self._send_all, args=(process,), name="serving-asks", daemon=True).start()
+            start_daemon(partial(self._send_all, process), "serving-asks")
             self._hear_all(process)
-        except OSError as error:
+        except (OSError, BusyError) as error:
             sys.stderr.write(f"luthier: the process that answers cannot be started or heard: {error}\n")
         finally:
             self._end()

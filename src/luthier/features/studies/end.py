@@ -17,7 +17,6 @@ from luthier.features.studies.search import Search, best_of
 from luthier.features.studies.trials import expected_hours
 from luthier.features.studies.workers import Task
 from luthier.ml.search.rungs import front_of
-from luthier.ml.training.budget import BUDGET_SPENT
 from luthier.platform.home.context import Context
 
 
@@ -105,7 +104,7 @@ def finish(search: Search) -> Study:
     bill, is_done = run.result.bill if run.result is not None else None, run.status == "succeeded"
     spent = search.spent_hours + (0.0 if bill is None else bill.hours)
     needs = None
-    if bill is not None and run.stopped_because is not None and run.stopped_because.startswith(BUDGET_SPENT):
+    if bill is not None and run.stop_cause == "budget":
         # nobody knows how long judging takes: what is kept back for the end has room for it
         needs = spent + max(0.0, bill.final_hours.high - bill.hours) + search.end_hours
     changed = {"status": "done" if is_done else "paused", "hours": spent, "needs_hours": needs}

@@ -20,7 +20,7 @@ from luthier.core.events import Event, RunStarted, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.recipe import Recipe
-from luthier.core.run import TrainResult
+from luthier.core.run import StopReason, TrainResult
 from luthier.core.workflows.study import GoalName, Result, StudySpec, Trial, TrialState, recipe_with
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.planning.training_data import TrainingDataLoader
@@ -64,7 +64,7 @@ class CurveWatch:
         """Why the training is to stop now; None where it may go on."""
         curve = [(step / self._num_steps, loss) for step, loss in sorted(self._losses.items())]
         reason = self._finished.why_hopeless(curve)
-        return HOPELESS + reason if reason else None
+        return StopReason(HOPELESS + reason, "hopeless") if reason else None
 
 
 def finished_trials(spec: StudySpec, trials: Sequence[Trial]) -> Finished:
@@ -79,7 +79,7 @@ def may_be_stopped(trial: Trial) -> bool:
     return trial.kind == "search" and trial.number > 0
 
 
-ON_A_RUNG: Final = "on a rung of its study"
+ON_A_RUNG: Final = StopReason("on a rung of its study", "rung")
 
 
 class UntilStep(InProcessLauncher):
@@ -256,9 +256,9 @@ def train_to(
     except DivergedError as error:
         return _ended(context, trial, "failed", began, share, reason=error.came)
     record = context.runs.get(trial.run_id)
-    if record.status == "paused" and (record.stopped_because or "").startswith(HOPELESS):
+    if record.status == "paused" and record.stop_cause == "hopeless":
         return _ended(context, trial, "stopped", began, share, reason=str(record.stopped_because))
-    if record.status == "paused" and record.stopped_because != ON_A_RUNG:
+    if record.status == "paused" and record.stop_cause != "rung":
         return _ended(context, trial, "waiting", began, share, reason=str(record.stopped_because))
     result = _result(context, trial, rung, priced.steps, after=trial.results[-1].step if trial.results else 0)
     trial = trial.model_copy(update={"results": (*trial.results, result)})

@@ -13,7 +13,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.workflows.study import Study, Trial
 from luthier.ml.charts import figures
-from luthier.ml.charts.spec import Axis, Bar, Bars, Chart, Column, Mark, Parallel, Plot, Role, Series, Thread
+from luthier.ml.charts.spec import OTHERS, Axis, Bar, Bars, Chart, Column, Mark, Parallel, Plot, Role, Series, Thread
 from luthier.ml.search.rungs import ranked
 from luthier.ml.search.space import ends_of, height_of, short_name
 from luthier.platform.home.context import Context
@@ -95,7 +95,7 @@ def _steps(context: Context, running: Sequence[Trial]) -> dict[int, tuple[int, i
     return found
 
 
-_ROLES: tuple[Role, ...] = ("base", "other-1", "other-2", "other-3")
+_ROLES: tuple[Role, ...] = ("base", *OTHERS)
 
 
 def study_charts(view: StudyView) -> list[Chart]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import ChildProcess, result_of, signal_name, wait_any
 from luthier.core.ports import ProgressTask
+from luthier.core.run import StopReason
 from luthier.core.workflows.study import Study, Trial
 from luthier.features.studies.trials import Priced, train_to
 from luthier.ml.search.rungs import Finished
@@ -308,12 +309,12 @@ def train_trials(document: dict[str, Any], channel: Channel) -> None:
 
     keep_few_kernels()
     # Taken before anything slow: a parent that dies later changes it, one that died earlier cannot be noticed.
-    parent = os.getppid()
+    parent, gone = os.getppid(), StopReason("the process that started it has gone", "interrupted")
     home = Path(document["home"])
     with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context, stop_signals() as signalled:
 
         def stop_requested() -> str | None:  # where the kernel does not end this process with its parent
-            return signalled() or (None if os.getppid() == parent else "the process that started it has gone")
+            return signalled() or (None if os.getppid() == parent else gone)
 
         data_loader = TrainingDataLoader()
         channel.serve(lambda task: _carry_out(context, task, data_loader, channel, stop_requested))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from luthier.ml.charts.judged_rows import metric_heading
-from luthier.ml.charts.spec import Axis, Chart, Estimate, Intervals, Plot, Role, Series
+from luthier.ml.charts.spec import OTHERS, Axis, Chart, Estimate, Intervals, Plot, Role, Series
 from luthier.ml.evaluation.result_views import Roles, Summary, SummaryRow, TaskView
 
-_OTHERS: tuple[Role, ...] = ("other-1", "other-2", "other-3")
 _MAX_POINTS = 500
 
 
@@ -60,7 +59,7 @@ def role_of(who: Roles, view: TaskView, system: str) -> Role:
     if system in (who.candidate, who.baseline):
         return "tuned" if system == who.candidate else "base"
     others = [one.name for one in view.task.systems if one.name not in (who.candidate, who.baseline)]
-    return _OTHERS[others.index(system) % len(_OTHERS)]
+    return OTHERS[others.index(system) % len(OTHERS)]
 
 
 def _gain(row: SummaryRow, value: float, low: float, high: float) -> Estimate:

@@ -256,7 +256,10 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
 
     plan = context.runs.plan(run_id)
     data, found = plan.recipe.data, []
-    if data.split_seed is None and any(isinstance(share, float) for share in (data.validation, data.held_out)):
+    # Without a file of general rows to judge by, some of those that are replayed are taken out.
+    takes_general = data.replay is not None and not isinstance(data.replay.held_out, str)
+    takes_own = any(isinstance(share, float) for share in (data.validation, data.held_out))
+    if data.split_seed is None and (takes_own or takes_general):
         # Else another seed would be another split, and learn rows that are held out here.
         data = data.model_copy(update={"split_seed": plan.training.seed})
     for seed in range(plan.training.seed + 1, plan.training.seed + 1 + num):

@@ -33,7 +33,7 @@ from luthier.core.ids import new_id, sha256_file
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.recipe import BudgetRecipe, Recipe
-from luthier.core.run import FirstStep, RunRecord, RunStatus, TrainResult
+from luthier.core.run import FirstStep, RunRecord, RunStatus, TrainResult, cause_of
 from luthier.features.planning.budgets import (
     how_to_go_on,
     metered,
@@ -136,7 +136,8 @@ def judge_within(
             }
             return evaluation, result.model_copy(update=measured)
     words = f"{reason}. The weights are trained and kept, but not judged"
-    return None, result.model_copy(update={"status": "paused", "stopped_because": words})
+    stopped = {"status": "paused", "stopped_because": words, "stop_cause": cause_of(reason)}
+    return None, result.model_copy(update=stopped)
 
 
 def _judging_notice(run_id: str) -> str:

@@ -88,10 +88,16 @@ def rough(value: float) -> str:
     )
 
 
+def with_spaces(text: str) -> str:
+    """A figure for a terminal, a sentence or JSON: with ordinary spaces, which it may be broken at and searched by."""
+    return text.replace(NO_BREAK, " ")
+
+
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 0.8 s, 42 s, 6 min 12 s, 3 h 05 min."""
+    """Seconds as a person says them: 0.04 s, 0.8 s, 42 s, 6 min 12 s, 3 h 05 min."""
     if seconds < 10:
-        return f"{seconds:.1f}{NO_BREAK}s"
+        # One decimal would make 0.0 s of the few hundredths that a baseline takes; less than a hundredth is nothing.
+        return f"{seconds:.2g}{NO_BREAK}s" if 0.01 <= seconds < 0.995 else f"{seconds:.1f}{NO_BREAK}s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole}{NO_BREAK}s"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Role = Literal["base", "tuned", "other-1", "other-2", "other-3", "good", "bad", "quiet", "ink", "muted", "rule"]
+Other = Literal["other-1", "other-2", "other-3", "other-4", "other-5", "other-6", "other-7", "other-8"]
+Role = Literal["base", "tuned", Other, "good", "bad", "quiet", "ink", "muted", "rule"]
 """Colours by meaning: base and tuned model first, then what is neither."""
-OTHERS: tuple[Role, Role, Role] = ("other-1", "other-2", "other-3")
+OTHERS: tuple[Role, ...] = get_args(Other)
+"""With base and tuned ten colours, which readers with any kind of colour blindness can tell apart, too."""
 Point = tuple[float, float]
 Tick = tuple[float, str]
 

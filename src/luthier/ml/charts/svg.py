@@ -23,14 +23,14 @@ from luthier.ml.charts.drawer import drawing_of
 from luthier.ml.charts.drawing import TEXT_PIXELS, Area, Dot, Drawing, Line, Rule, Shape, Text
 from luthier.ml.charts.page import TEMPLATES, replace_bytes, replace_text
 from luthier.ml.charts.page import Chart as PageChart
-from luthier.ml.charts.spec import Chart, Parallel, Plot, Point, Series
+from luthier.ml.charts.spec import OTHERS, Chart, Parallel, Plot, Point, Series
 from luthier.ml.charts.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INKS: Final = (
-    *("ink", "muted", "rule", "paper", "base", "tuned", "other-1", "other-2", "other-3"),
+    *("ink", "muted", "rule", "paper", "base", "tuned", *OTHERS),
     *("good", "bad", "quiet"),
 )
 """Every colour of a drawing; each is the CSS variable of its name."""

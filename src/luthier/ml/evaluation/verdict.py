@@ -31,6 +31,7 @@ from luthier.core.evaluation import (
     Verdict,
     VerdictWord,
 )
+from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import metric_title, start
 from luthier.ml.evaluation.label_confidence import confidence_details, coverage_sentence
 from luthier.ml.evaluation.metrics.registry import FAMILIES
@@ -157,7 +158,7 @@ def simple_sentence(
     by_name = {result.name: result for result in results}
     higher = judged.metrics[simple[0].metric].higher_is_better
     system = by_name[hardest(simple, higher).baseline]
-    name, took = system_title(system, results), duration(system.seconds)
+    name, took = system_title(system, results), figures.with_spaces(figures.duration(system.seconds))
     word = against_all(simple, higher, num_candidates=num_candidates)
     is_best = f"the best of {len(simple)} baselines" if len(simple) > 1 else "the one baseline"
     if word == "better":
@@ -166,11 +167,6 @@ def simple_sentence(
     opening = "But it" if all(one.verdict == "better" for one in models) and models else "It"
     relation = "worse than" if word == "worse" else "not shown to be better than"
     return f"{opening} is {relation} {name}, which takes {took}: use that instead."
-
-
-def duration(seconds: float) -> str:
-    """Wall time in a sentence: 0.7 s, 45 s, 3 min."""
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def held_against(bar: Bar | None, judged: SystemResult) -> tuple[Literal["yes", "no", "not_asked"], str]:

@@ -42,7 +42,6 @@ from luthier.ml.evaluation.verdict import (
     against_all,
     alternatives_of,
     best_of,
-    duration,
     hardest,
     simple_details,
     simple_sentence,
@@ -155,7 +154,7 @@ def _against_alternatives(
     if found.word == "nothing":
         is_useful = not _is_zero(best.metrics[table.figure])
         use_instead = best.name if is_useful else None
-        figure, took = table.written(best.metrics[table.figure]), duration(best.seconds)
+        figure, took = table.written(best.metrics[table.figure]), figures.with_spaces(figures.duration(best.seconds))
         sentence = f"{start(system_title(best, results))} has {figure} and takes {took}: use that." if is_useful else ""
     cautions = found.cautions
     if word != "better" and against_all(of_simple, higher) == "better":

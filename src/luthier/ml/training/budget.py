@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from luthier.core.cost import Estimate
 from luthier.core.plan import Plan
-from luthier.core.run import Bill, BudgetPlan, Spent
+from luthier.core.run import Bill, BudgetPlan, Spent, StopReason
 from luthier.ml.charts import figures
 from luthier.ml.training.ledger import Action, Entry, Ledger
 
@@ -68,21 +68,17 @@ def limits(budget: BudgetPlan | None) -> tuple[Limit, ...]:
     return tuple(found)
 
 
-BUDGET_SPENT: Final = "budget of"
-"""What the reason of a run begins with that was stopped by its budget."""
-
-
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why an action may not begin.
 
     Attributes:
         limit: the cap that it would exceed.
-        words: the reason as text, which starts with `BUDGET_SPENT`.
+        words: the reason as text.
     """
 
     limit: LimitName
-    words: str
+    words: StopReason
 
 
 def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: float, tokens: int) -> Refusal | None:
@@ -94,7 +90,8 @@ def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: fl
             continue
         unit, used = _WORDS[limit.name], limit.cap - limit.left(spent)
         need = f"; {_NEXT.get(action, action)} should take {needed:.3g}" if needed else ""
-        return Refusal(limit.name, f"{BUDGET_SPENT} {_amount(limit.cap)} {unit}: {_amount(used)} {unit} spent{need}")
+        words = f"budget of {_amount(limit.cap)} {unit}: {_amount(used)} {unit} spent{need}"
+        return Refusal(limit.name, StopReason(words, "budget"))
     return None
 
 

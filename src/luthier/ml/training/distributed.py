@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from luthier.core.errors import PeerLostError, RequestError
+from luthier.core.run import StopReason, cause_of
 
 _FRAME_BYTES: Final = 4096
 _PIECE_BYTES: Final = 32 << 20
@@ -88,7 +89,8 @@ class World:
         """The wish of the lowest rank that has one, the same on all ranks; None where no rank has one."""
         if self.size == 1:
             return wish
-        return next((text for text in self.gather((wish or "")[:1000]) if text), None)
+        line = "" if wish is None else StopReason(wish[:1000], cause_of(wish)).to_line()
+        return next((StopReason.from_line(text) for text in self.gather(line) if text), None)
 
     def max(self, count: int) -> int:
         """The largest of all ranks' counts."""

@@ -24,7 +24,7 @@ from luthier.core.events import (
 )
 from luthier.core.plan import Plan, TrainingPlan
 from luthier.core.ports import EventSink, Progress
-from luthier.core.run import RunStatus
+from luthier.core.run import RunStatus, StopReason
 from luthier.ml.training.budget import Meter, bill_summary, remaining
 from luthier.ml.training.checkpoint import Checkpoint, CheckpointFolder, LoopState, SharedCheckpoints
 from luthier.ml.training.distributed import ALONE, World
@@ -99,7 +99,7 @@ def train(
     checked: ValidationDone | None = None
     is_best = False
     status: RunStatus = "succeeded"
-    reason = f"all {p.num_steps} steps done"
+    reason: str = StopReason(f"all {p.num_steps} steps done", "completed")
     num_validation_tokens = sum(row.num_tokens for micro_batch, _ in validation for row in rows_of(micro_batch))
 
     def save() -> None:
@@ -243,11 +243,12 @@ def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
         )
 
 
-def _stopped_early(state: LoopState) -> str:
+def _stopped_early(state: LoopState) -> StopReason:
     watch = state.early_stopping
-    return (
+    return StopReason(
         f"early stopping at step {state.step}: {watch.num_since_best} validations without a loss below "
-        f"{watch.best_loss:.4f} (step {watch.best_step})"
+        f"{watch.best_loss:.4f} (step {watch.best_step})",
+        "early_stopping",
     )
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from luthier.core.errors import PeerLostError, RequestError, WorkError
+from luthier.core.system.process_setup import start_daemon
 
 Answer = Callable[[dict[str, Any]], None]
 Work = Callable[[dict[str, Any], Answer, Callable[[], str | None]], None]
@@ -102,8 +102,7 @@ def fit(
                 failures.append(error)
 
         # fit() blocks: the main thread stays free for signals, and for passing answers on.
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
+        thread = start_daemon(run, "ray-train")
         has_sent_stop = has_ended = False
         with listening() as stop_requested:
             while not has_ended:

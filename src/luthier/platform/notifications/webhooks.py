@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
+from luthier.core.system.process_setup import start_daemon
 from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.home.context import Context
 from luthier.platform.notifications.outgoing import MAX_SECONDS, Address, UnreachableError, post, why_forbidden
@@ -197,14 +198,15 @@ class WebhookSender:
 
     def __init__(self, context: Context) -> None:
         self._context, self._stop = context, threading.Event()
-        self._thread = threading.Thread(target=self._work, name="webhooks", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> None:
-        self._thread.start()
+        self._thread = start_daemon(self._work, "webhooks")
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(MAX_SECONDS + 5)
+        if self._thread is not None:
+            self._thread.join(MAX_SECONDS + 5)
 
     def _work(self) -> None:
         with ThreadPoolExecutor(_NUM_AT_ONCE, thread_name_prefix="webhook") as pool:

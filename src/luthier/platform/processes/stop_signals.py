@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from luthier.core.run import StopReason
+
 AGAIN = "Ctrl-C once more ends it at once"
 
 
@@ -24,7 +26,7 @@ def stop_signals(notice: Callable[[], str] | None = None) -> Iterator[Callable[[
     Yields:
         A function that says which signal came, None as long as none did.
     """
-    wish: list[str] = []
+    wish: list[StopReason] = []
     # signal.signal raises in any other thread.
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -34,7 +36,7 @@ def stop_signals(notice: Callable[[], str] | None = None) -> Iterator[Callable[[
     def note(number: int, _frame: object) -> None:
         is_first, name = not wish, signal.Signals(number).name
         # A list: appending is atomic, and a handler may not take a lock that the interrupted code holds.
-        wish.append(f"{name} received")
+        wish.append(StopReason(f"{name} received", "interrupted"))
         if number == signal.SIGINT:
             # From now on Ctrl-C raises KeyboardInterrupt as usual.
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,6 +15,7 @@ from tests.features.training.service.test_service import SLOW, Child, _same_stor
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.events import BillUpdated
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.run import StopReason
 from luthier.features.planning.budgets import asked_budget, merged, stop_check, with_budget
 from luthier.features.planning.service import prepare
 from luthier.features.recipes.service import load_recipe
@@ -107,6 +108,7 @@ def test_money_is_counted_at_ones_own_price(context: Context, quiet_recipe: Path
     assert outcome.record.status == "paused", "reading the rows alone takes longer than twenty milliseconds"
     assert outcome.record.stopped_because is not None
     assert outcome.record.stopped_because.startswith("budget of 0.006 USD")
+    assert context.runs.get(outcome.record.run_id).stop_cause == "budget"
     assert outcome.record.step == 0
     bill = outcome.record.result.bill if outcome.record.result else None
     assert bill is not None
@@ -116,6 +118,7 @@ def test_money_is_counted_at_ones_own_price(context: Context, quiet_recipe: Path
     cheaper.write_text("as_of: 2026-11-02\ndevices: {cpu: {on_demand: 0.0001}}\n", encoding="utf-8")
     done = resume(context, outcome.record.run_id, prices=cheaper)
     assert done.record.status == "succeeded", "the cap stayed, the price did not"
+    assert context.runs.get(outcome.record.run_id).stop_cause == "completed"
 
 
 def test_judging_counts_and_stops_at_the_cap_with_the_weights_kept(
@@ -127,13 +130,14 @@ def test_judging_counts_and_stops_at_the_cap_with_the_weights_kept(
 
     def overrun(self: Meter) -> str | None:
         seen.append(self.spent.seconds)
-        return "budget of 1 h: 1 h spent" if len(seen) == 2 else None
+        return StopReason("budget of 1 h: 1 h spent", "budget") if len(seen) == 2 else None
 
     monkeypatch.setattr(Meter, "overrun", overrun)
     document = run(context, recipe, "budget.hours=1").as_json()
     assert len(seen) == 2, "judging ended at the very advance that was over"
     assert document["status"] == "paused"
     assert document["stopped_because"] == "budget of 1 h: 1 h spent. The weights are trained and kept, but not judged"
+    assert context.runs.get(document["run_id"]).stop_cause == "budget"
     assert document["adapter_sha256"] == free["adapter_sha256"]
     assert "verdict" not in document
     assert Path(document["adapter_path"]).is_dir()

@@ -15,6 +15,7 @@ from tests.vacuous import nonempty
 from luthier.core.errors import LeakageError, OverlongError, RecipeError
 from luthier.core.events import StepDone
 from luthier.features.planning.service import make_plan
+from luthier.features.planning.training_data import load_replay
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import service as training_module
 from luthier.features.training.service import TrainOutcome, resume, train
@@ -69,6 +70,19 @@ def test_the_whole_way(context: Context, make_recipe: MakeRecipe) -> None:
     page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
     assert "What it forgot" in page
     assert "replay-held-out" in page
+
+
+def test_another_training_seed_takes_out_the_same_general_rows(make_recipe: MakeRecipe) -> None:
+    path = with_replay(make_recipe, fraction=0.25, held_out=0.3)
+
+    def held_out(seed: int, split_seed: int | None) -> list[str]:
+        recipe = load_recipe(path, overrides=[f"training.seed={seed}"])
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"split_seed": split_seed})})
+        return [example.id for example in load_replay(recipe, path.parent)["replay_held_out"][2]]
+
+    assert len(held_out(0, None)) == 6
+    assert held_out(1, 0) == held_out(2, 0) == held_out(0, None)
+    assert held_out(1, None) == held_out(0, 1) != held_out(0, None)
 
 
 def test_forgetting_can_be_measured_without_replaying(context: Context, make_recipe: MakeRecipe) -> None:

@@ -88,6 +88,7 @@ def test_killed_it_goes_on_and_ends_as_if_nothing_had_happened(context: Context,
     outcome = run(context, recipe, Disturbed(2))
     run_id = outcome.record.run_id
     assert (outcome.record.status, outcome.record.stopped_because) == ("paused", "SIGINT received")
+    assert context.runs.get(run_id).stop_cause == "interrupted"
     assert outcome.go_on == f"luthier train --resume {run_id} --devices 2"
     (warning,) = [e for e in context.runs.events(run_id) if isinstance(e, WarningRaised)]
     assert (warning.code, warning.message[:42]) == ("process_died", "the process of rank 1 was ended by SIGKILL")

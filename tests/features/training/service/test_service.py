@@ -356,7 +356,7 @@ def test_sigterm_pauses_with_a_checkpoint_and_a_resume_gives_the_undisturbed_byt
     paused = child.finish()
     assert (paused["status"], paused["stopped_because"]) == ("paused", "SIGTERM received")
     assert child.process.returncode == 0
-    assert context.runs.get(run_id).status == "paused"
+    assert (context.runs.get(run_id).status, context.runs.get(run_id).stop_cause) == ("paused", "interrupted")
     steps = [e.step for e in context.runs.events(run_id) if isinstance(e, CheckpointSaved)]
     assert paused["num_steps"] in steps
     document = Child(context.home, "resume", run_id).finish()

@@ -18,6 +18,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, LeakageError, NotFoundError, RequestError
+from luthier.core.run import StopReason
 from luthier.core.workflows.pipeline import ModelComparisonSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.training.service import TrainOutcome
@@ -305,19 +306,27 @@ def test_an_instruction_stands_before_the_first_question_unless_the_row_brings_i
 def test_a_wish_to_stop_pauses_it_and_a_spent_budget_does_not(context, asked, monkeypatch):
     from luthier.features.training import service as training
 
-    whole, reasons = training.train, {"one": "SIGTERM received", "other": "budget of 1 h: 1 h spent"}
+    # Causes decide, not words: the budget's sentence speaks of a signal that was received, too.
+    reasons = {
+        "one": StopReason("SIGTERM came", "interrupted"),
+        "other": StopReason("budget of 1 h: 1 h spent, no wish to stop was received", "budget"),
+    }
+    whole = training.train
 
     def train(context, recipe, **rest):
         done = whole(context, recipe, **rest)
         reason = reasons.get(recipe.base_model.rpartition("/")[2])
         if reason is None:
             return done
-        record = done.record.model_copy(update={"status": "paused", "stopped_because": reason})
+        result = done.record.result.model_copy(
+            update={"status": "paused", "stopped_because": reason, "stop_cause": reason.cause}
+        )
+        record = done.record.model_copy(update={"status": "paused", "stopped_because": reason, "result": result})
         return TrainOutcome(record, done.plan, None, ())
 
     monkeypatch.setattr(training, "train", train)
     pipeline = showdowns.begin(context, asked())
-    with pytest.raises(PausedError, match="SIGTERM received"):
+    with pytest.raises(PausedError, match="SIGTERM came"):
         showdowns.go_on(context, pipeline.pipeline_id)
     assert "paused" in [stage.status for stage in context.pipelines.get(pipeline.pipeline_id).stages]
     result = showdowns.go_on(context, pipeline.pipeline_id)  # the run of the first is found done

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from luthier.core.events import Event, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, Progress, SilentProgress
-from luthier.core.run import TrainResult
+from luthier.core.run import StopReason, TrainResult, cause_of
 from luthier.features.planning.service import Prepared
 from luthier.features.training.preparation import is_spread, warn_of_the_data
 from luthier.ml.charts import figures
@@ -217,9 +217,9 @@ def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult 
         if is_our_turn:
             stopped = ask_teacher(prepared, hooks)
         # All ranks must leave together, else the others would wait in the next collective call for ever.
-        reasons = world.gather("" if stopped is None else stopped.stopped_because)
-        if any(reasons):
-            return stopped or not_begun(prepared, next(filter(None, reasons)))
+        own = None if stopped is None else StopReason(stopped.stopped_because, stopped.stop_cause)
+        if (reason := world.agreed(own)) is not None:
+            return stopped or not_begun(prepared, reason)
     return None
 
 
@@ -312,7 +312,8 @@ def _result(
     seconds = max(state.seconds, 1e-9)
     return TrainResult(
         status=outcome.status,
-        stopped_because=outcome.reason,
+        stopped_because=str(outcome.reason),
+        stop_cause=cause_of(outcome.reason),
         num_steps=state.step,
         num_tokens=state.num_tokens,
         num_trained_tokens=state.num_trained_tokens,

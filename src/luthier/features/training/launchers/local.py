@@ -26,7 +26,7 @@ from luthier.core.errors import LuthierError, PeerLostError, RequestError, WorkE
 from luthier.core.events import Event, RunStarted, StepDone, WarningRaised, event_adapter
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, ProgressTask
-from luthier.core.run import TrainResult
+from luthier.core.run import StopReason, TrainResult
 from luthier.core.system.files import storage_full
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context
@@ -134,7 +134,8 @@ def _or_orphaned(stop_requested: Callable[[], str | None]) -> Callable[[], str |
     """The wish to stop, also when whoever started this process has gone: nobody would listen any more."""
     # A process whose parent dies is adopted by another one, so its parent id changes.
     parent = os.getppid()
-    return lambda: stop_requested() or (None if os.getppid() == parent else "the process that started it has gone")
+    gone = StopReason("the process that started it has gone", "interrupted")
+    return lambda: stop_requested() or (None if os.getppid() == parent else gone)
 
 
 MAX_RESTARTS: Final = 3

@@ -260,8 +260,8 @@ def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
     if record.status == "succeeded":
         return ""
     reason = record.stopped_because or record.status
-    # A signal pauses the whole workflow; a spent cap only ends this training ("SIGTERM received" comes from a signal).
-    if record.status == "paused" and "received" in reason:
+    # A signal pauses the whole workflow; a spent cap only ends this training.
+    if record.status == "paused" and record.stop_cause == "interrupted":
         raise PausedError(
             f"paused: {reason}",
             expected="all stages done",

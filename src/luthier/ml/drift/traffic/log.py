@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.errors import LuthierError
+from luthier.core.errors import BusyError, LuthierError
 from luthier.core.ids import is_id, new_id
 from luthier.core.records.traffic import Exchange
 from luthier.core.system.files import file_lock
+from luthier.core.system.process_setup import start_daemon
 
 
 def row_of(exchange: Exchange) -> dict[str, Any]:
@@ -276,8 +277,11 @@ class TrafficLog:
             self._waiting.append(_Waiting(exchange, is_masked, size))
             self._num_characters += size
             if self._thread is None:
-                self._thread = threading.Thread(target=self._write_all, name="traffic log", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread = start_daemon(self._write_all, "traffic log")
+                except BusyError as error:
+                    # A request must not fail for its log: what waits is written once a thread can be started.
+                    log.warning("the log of traffic waits: %s", error.came)
             # Only the first one wakes the thread, which takes all that waits: a request pays for no more wake-ups.
             if len(self._waiting) == 1:
                 self._changed.notify_all()
@@ -301,6 +305,8 @@ class TrafficLog:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(_CLOSE_SECONDS)
+        else:
+            self._write_all()  # what no thread could be started for
         self._tell(is_now=True)
 
     def _write_all(self) -> None:

@@ -16,8 +16,9 @@ from typing import Any, Final
 import httpx2
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.errors import BusyError, LuthierError, RequestError, WorkError
 from luthier.core.ports import Generation, Progress, Prompt, Score
+from luthier.core.system.process_setup import start_daemon
 from luthier.ml.inference.engine_wrappers import is_passing, pause_seconds
 from luthier.ml.inference.openai.messages import (
     auth_headers,
@@ -249,9 +250,16 @@ class _Work:
     def results(self) -> Iterator[tuple[int, Generation | BaseException | str]]:
         """Number of the request and what came, or words to show; ends when no thread is at work."""
         # Daemons, so that an interrupted program need not wait for a slow server.
+        num_working = 0
         for _ in range(self._num_threads):
-            threading.Thread(target=self._run, daemon=True).start()
-        num_working = self._num_threads
+            try:
+                start_daemon(self._run, "openai-request")
+            except BusyError:
+                # Fewer threads do the same work; none would do nothing.
+                if not num_working:
+                    raise
+                break
+            num_working += 1
         while num_working:
             number, came = self._done.get()
             if came is None:

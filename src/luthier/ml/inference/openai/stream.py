@@ -13,7 +13,6 @@ import logging
 import os
 import queue
 import random
-import threading
 import time
 from collections.abc import Callable, Coroutine, Hashable, Mapping
 from concurrent.futures import Future
@@ -26,6 +25,7 @@ import httpx2
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Ended, Failed, Piece, Served, Started, TextRequest
+from luthier.core.system.process_setup import start_daemon
 from luthier.ml.inference.engine_prompts import CallsInText
 from luthier.ml.inference.engine_wrappers import is_passing, pause_seconds
 from luthier.ml.inference.openai.chunks import ChunkReader, async_event_stream_lines
@@ -107,8 +107,7 @@ class OpenAIStreamEngine:
             limits=httpx2.Limits(max_connections=most_answers + 16, max_keepalive_connections=most_answers),
         )
         self._loop: asyncio.AbstractEventLoop | None = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="openai-stream", daemon=True)
-        self._thread.start()
+        self._thread = start_daemon(self._loop.run_forever, "openai-stream")
 
     @property
     def keys(self) -> set[Hashable]:

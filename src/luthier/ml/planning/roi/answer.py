@@ -23,8 +23,8 @@ from typing import Final
 from luthier.core.results.measured_gains import MeasuredGains
 from luthier.core.results.roi import Case, Way
 from luthier.core.results.roi_result import Answer, Bar, BreakEven, Part, Priced, RoiResult, Spread, SpreadOrNever
+from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact
-from luthier.ml.evaluation.verdict import duration
 from luthier.ml.planning.roi import words
 from luthier.ml.planning.roi.flows import (
     HOURS_A_MONTH,
@@ -280,7 +280,11 @@ def _of_alternatives(case: Case, alternatives: Sequence[Priced]) -> Iterator[str
         if way.is_baseline and way is not best and chance >= SURE:
             beaten.append(f"{way.phrase} {_money(way.value.typical, case)}")
             continue
-        took = "" if way.seconds is None else f", which takes {duration(way.seconds)} to fit and answer"
+        took = (
+            ""
+            if way.seconds is None
+            else f", which takes {figures.with_spaces(figures.duration(way.seconds))} to fit and answer"
+        )
         yield (
             f"{_start(way.phrase)}{took}: worth {_money(way.value.typical, case)}; the tuned model is worth more "
             f"with a probability of {words.probability(chance)}.{_by_answers(way)}"
