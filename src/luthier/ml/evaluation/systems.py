@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -11,6 +11,7 @@ from luthier.core.errors import RequestError
 from luthier.core.evaluation import SystemKind
 from luthier.core.ports import Engine, Progress, ProgressTask, Prompt, Score
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition
+from luthier.ml.evaluation.metrics.ranking import Ranked
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class SystemUnderTest:
             rewrites earlier turns; empty where there are none.
         kind: a language model, or a baseline without one, whose engine gives the answers that it has predicted.
         seconds_before: wall time that it took before it was judged, such as that of fitting a baseline.
+        rank: orders documents for the query of each row; None for what does not search.
     """
 
     name: str
@@ -58,10 +60,11 @@ class SystemUnderTest:
     earlier: tuple[tuple[TokenisedExample, ...], ...] = ()
     kind: SystemKind = "model"
     seconds_before: float = 0.0
+    rank: Callable[[Progress], Sequence[Ranked]] | None = None
 
     def takes(self, metric: MetricDefinition) -> bool:
-        """Whether it can be judged by a metric: a baseline without a language model only has texts."""
-        return self.kind == "model" or metric.needs == "text"
+        """Whether it can be judged by a metric: a baseline without a language model only has texts, or an order."""
+        return self.kind == "model" or metric.needs == ("text" if self.rank is None else "ranking")
 
     def scores(self, progress: Progress) -> list[Score]:
         """How well each row is predicted, all of its answers together."""
@@ -133,12 +136,14 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
             "likelihood": (system.tokenised, "tokens"),
             "pairs": (system.rejected, "two sides"),
             "options": (system.options, "answers to choose from"),
+            "ranking": (system.rank, "a search among documents"),
         }[metric.needs]
         if not there:
             raise RequestError(
                 f"metric {metric.name} on rows without {missing}",
                 expected="rows with what the metric looks at, or other metrics",
-                do="for plain text ask for perplexity and bits_per_byte; only preference pairs have two sides",
+                do="for plain text ask for perplexity and bits_per_byte; only preference pairs have two sides, and only "
+                "models with a head of kind embed or rank order documents",
             )
     # One option alone is always chosen, and one without a token of its own has no likelihood.
     for number, (options, words) in enumerate(zip(system.options, system.option_texts, strict=True)):

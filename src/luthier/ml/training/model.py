@@ -345,6 +345,10 @@ class TrainableModel:
         logits: Tensor = self.module(input_ids=batch.input_ids, **also).logits
         return logits[:, -batch.input_ids.shape[1] :]  # without the positions of a trained prompt, which come first
 
+    def states(self, batch: MicroBatch) -> Tensor:
+        """The last hidden states before the learned tokens: [N, width]."""
+        return self.hidden(batch).flatten(0, 1)[batch.rows]
+
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""
         self.noise.expect(batch.input_ids, batch.lengths, batch.layout)

@@ -1,0 +1,156 @@
+"""Models that search documents, judged on held-out rows: embeddings by retrieval, rerankers by the order they give.
+
+Beside the tuned model stand the base's own vectors (the mean of its last hidden states), BM25, and the most popular
+documents; base models and other runs that are named are asked in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from luthier.core.dataset import Example
+from luthier.core.errors import RequestError
+from luthier.core.ports import Progress, Prompt
+from luthier.core.records.task_head import TaskHead, TaskHeadKind
+from luthier.features.generation.engines import EnginePool
+from luthier.features.models.resolve import Candidate
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.metrics.protocol import Array
+    from luthier.ml.evaluation.metrics.ranking import Ranked
+    from luthier.ml.evaluation.retrieval import SearchTask
+    from luthier.ml.evaluation.systems import SystemUnderTest
+    from luthier.ml.inference.task_model import TaskModel
+    from luthier.ml.inference.transformers_engine import TransformersEngine
+
+SEARCH_KINDS: Final[tuple[TaskHeadKind, ...]] = ("rank", "embed")
+_SCORED_AT_ONCE: Final = 256
+"""Queries whose similarities to all documents are computed at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSystems:
+    """What is judged on a search.
+
+    Attributes:
+        systems: base models and other runs, baselines, and the judged model last.
+        notes: what a reader should know of the search.
+        left_out: baselines that do not fit, each with the reason.
+    """
+
+    systems: tuple[SystemUnderTest, ...]
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def search_kind(candidate: Candidate) -> TaskHeadKind | None:
+    """Which of the heads that search documents a candidate has; None for all other models."""
+    head = _head_of(candidate)
+    return head.kind if head is not None and head.kind in SEARCH_KINDS else None
+
+
+def search_systems(
+    candidates: Sequence[Candidate], pool: EnginePool, held_out: Sequence[Example], train: Sequence[Example]
+) -> SearchSystems:
+    """The candidates, the last of which is judged and searches documents, with baselines before it.
+
+    Args:
+        candidates: models; of a base with and without examples in its prompt, the one without is enough.
+        pool: opens their engines, those of task heads included.
+        held_out: the rows that are judged.
+        train: the rows that the judged model learned from, as far as they are known.
+
+    Raises:
+        RequestError: rows of another form, or a candidate that gives classes or numbers.
+    """
+    from luthier.ml.baselines.search import search_baselines
+    from luthier.ml.evaluation.retrieval import reranking_task, retrieval_task
+
+    is_retrieval = search_kind(candidates[-1]) == "embed"
+    task = retrieval_task(held_out, train) if is_retrieval else reranking_task(held_out)
+    systems = [_system(one, pool, task) for one in candidates if not one.shots]
+    baselines, left_out = search_baselines(task, train, systems[-1])
+    systems[-1:-1] = baselines
+    return SearchSystems(tuple(systems), task.notes, tuple(left_out))
+
+
+def _head_of(candidate: Candidate) -> TaskHead | None:
+    from luthier.ml.inference.models.task_head import is_task_model, read_task_head
+
+    folder = candidate.adapter_path or candidate.model_path
+    return read_task_head(folder) if is_task_model(folder) else None
+
+
+def _system(candidate: Candidate, pool: EnginePool, task: SearchTask) -> SystemUnderTest:
+    from luthier.ml.evaluation.systems import SystemUnderTest
+
+    head = _head_of(candidate)
+    if head is not None and head.kind not in SEARCH_KINDS:
+        raise RequestError(
+            f"{candidate.name} has a head of kind {head.kind}, which orders no documents",
+            expected="a base model, or a run with objective embed or rank",
+            do="compare it on rows of its own: luthier eval RUN --data FILE",
+        )
+
+    def rank(progress: Progress) -> Sequence[Ranked]:
+        from luthier.ml.evaluation.retrieval import ranked
+
+        model = _task_model(candidate, pool, head)
+        scores = _relevance(model, task, progress) if model.head.kind == "rank" else _similarities(model, task, progress)
+        return ranked(task, scores, name=candidate.name)
+
+    references = tuple(task.documents[min(right)] for right in task.right)
+    return SystemUnderTest(
+        name=candidate.name,
+        kind="model" if head is None else "head",
+        model=candidate.model_name,
+        adapter=candidate.adapter_path,
+        num_few_shot=0,
+        engine=pool.engine(candidate),
+        prompts=tuple(Prompt(text=query, max_new_tokens=1) for query in task.queries),
+        references=references,
+        row_ids=task.row_ids,
+        prompt_texts=task.queries,
+        tokenised=(),
+        num_bytes=(),
+        rank=rank,
+    )
+
+
+def _task_model(candidate: Candidate, pool: EnginePool, head: TaskHead | None) -> TaskModel:
+    """The candidate's own head; of a base model the mean of its states, which is what it has without training."""
+    from luthier.ml.inference.models.architecture import text_config
+    from luthier.ml.inference.task_model import TaskModel
+
+    engine = cast("TransformersEngine", pool.load(candidate))
+    if head is not None:
+        return TaskModel.open(engine, candidate.adapter_path or candidate.model_path)
+    width = int(text_config(engine.causal.config).hidden_size)
+    return TaskModel(engine, TaskHead(kind="embed", width=width, pooling="mean"), None)
+
+
+def _similarities(model: TaskModel, task: SearchTask, progress: Progress) -> list[Array]:
+    """Cosine similarities of each query with its documents."""
+    queries = model.vectors(task.queries, progress, is_query=True)
+    documents = model.vectors(task.documents, progress)
+    found: list[Array] = []
+    for start in range(0, len(queries), _SCORED_AT_ONCE):
+        # In float64: vectors of length 1 are alike in their first digits.
+        block = (queries[start : start + _SCORED_AT_ONCE].double() @ documents.double().t()).numpy()
+        found += [own[list(task.of(start + number))] for number, own in enumerate(block)]
+    return found
+
+
+def _relevance(model: TaskModel, task: SearchTask, progress: Progress) -> list[Array]:
+    """What a reranker says of each query with each of its documents; all pairs in one go, so that they share batches."""
+    pairs = [(query, task.documents[place]) for number, query in enumerate(task.queries) for place in task.of(number)]
+    scores = model.relevance(pairs, progress).double().numpy()
+    found: list[Array] = []
+    start = 0
+    for number in range(len(task.queries)):
+        size = len(task.of(number))
+        found.append(scores[start : start + size])
+        start += size
+    return found
