@@ -27,6 +27,7 @@ QuantisationName = Literal["auto", "nf4", "int8"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
 LossWeighting = Literal["token", "sample", "fixed"]
+ClassWeights = Literal["none", "balanced"]
 TemplateName = Literal["auto", "chat", "plain"]
 TemplateOption = bool | int | float | str
 """A value that a chat template is given beside the conversation."""
@@ -227,7 +228,7 @@ class ObjectiveRecipe(FrozenModel):
         beta: dpo, ipo, kto: how fast leaving the start is punished; orpo: weight of the odds ratio; simpo: scale of the
             rewards.
         label_smoothing: sft: share of the weight that is spread over all tokens; dpo, simpo: share of labels that may
-            be wrong.
+            be wrong; classify: share that is spread over all classes.
         gamma: simpo: margin by which the chosen answer must be ahead.
         nll_over: orpo: tokens of the chosen row that cross-entropy is taken over.
         desirable_weight: kto: weight of good answers.
@@ -245,6 +246,8 @@ class ObjectiveRecipe(FrozenModel):
         teacher_share: jensen_shannon: the teacher's share in the mixture that both are compared with.
         router_aux_loss: the loss of the routers of a mixture of experts: `off`, `model` for the coefficient of the
             model's own config, or a coefficient.
+        multi_label: classify: whether a row may have several labels.
+        class_weights: classify: whether every row counts the same, or (`balanced`) every class.
         options: settings of an objective that another package brings.
     """
 
@@ -267,6 +270,8 @@ class ObjectiveRecipe(FrozenModel):
     divergence: Divergence | None = None
     teacher_share: OpenFraction | None = None
     router_aux_loss: RouterAuxLoss | None = None
+    multi_label: bool | None = None
+    class_weights: ClassWeights | None = None
     options: dict[str, bool | int | float | str] | None = None
 
 

@@ -25,7 +25,7 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decid
     only_what_decides: leave out the comparisons that the verdict does not rest on.
     """
     console.print(_metrics_table(evaluation))
-    if evaluation.verdict is not None and any(one.kind != "model" for one in evaluation.systems):
+    if evaluation.verdict is not None and any(not one.is_model for one in evaluation.systems):
         console.print(_baselines_table(evaluation, evaluation.verdict.metric))
     elif evaluation.baselines_left_out:
         console.print(visible(f"Without baselines: {'; '.join(evaluation.baselines_left_out)}"), soft_wrap=True)
@@ -63,7 +63,7 @@ def verdict_panel(console: Console, verdict: Verdict) -> Panel:
 
 
 def _metrics_table(evaluation: Evaluation) -> Table:
-    models = [system for system in evaluation.systems if system.kind == "model"]
+    models = [system for system in evaluation.systems if system.is_model]
     table = make_table(["metric", "unit", *(visible(system.name) for system in models)], num_text_columns=2)
     metrics = {name: metric for system in models for name, metric in system.metrics.items()}
     for name, metric in metrics.items():
@@ -77,7 +77,7 @@ def _baselines_table(evaluation: Evaluation, metric: str) -> Table:
     """What answers without a language model: by the verdict's metric alone, since that decides."""
     table = make_table(["without a language model", metric, "seconds"], num_text_columns=1)
     for system in evaluation.systems:
-        if system.kind != "model":
+        if not system.is_model:
             table.add_row(visible(system.name), interval(system.metrics.get(metric)), f"{system.seconds:.2g}")
     return table
 
@@ -85,9 +85,9 @@ def _baselines_table(evaluation: Evaluation, metric: str) -> Table:
 def _comparisons_table(comparisons: Sequence[Comparison], evaluation: Evaluation) -> Table:
     table = make_table(["comparison", "metric", "verdict", "difference", "95% interval", "p"], num_text_columns=3)
     units = units_of(evaluation.systems)
-    kinds = {system.name: system.kind for system in evaluation.systems}
+    simple = {system.name for system in evaluation.systems if not system.is_model}
     for one in comparisons:
-        if kinds.get(one.baseline, "model") != "model" and evaluation.verdict is not None:
+        if one.baseline in simple and evaluation.verdict is not None:
             continue  # their table and the verdict's details say it
         needed = f" (about {one.rows_needed:,} rows would tell)" if one.rows_needed is not None else ""
         table.add_row(

@@ -50,6 +50,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     from luthier.ml.training.loop import train
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objectives.distillation import Distillation
+    from luthier.ml.training.objectives.heads import with_made_up_targets
     from luthier.ml.training.objectives.registry import load_objective
     from luthier.ml.training.objectives.rules import rules_of
 
@@ -66,6 +67,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
         return {"refused": setting}
     objective = load_objective(plan.objective)
     units, schedule = _made_up(steps, model.vocabulary_size, rules_of(plan.objective.name).rows_per_unit)
+    units = with_made_up_targets(units, plan.objective.task_head)
     seconds: list[float] = []
     if isinstance(objective, Distillation):  # what a teacher says takes as long to learn if it is made up
         objective.rehearse(model)

@@ -25,7 +25,9 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.core.records.base_model import LocalModel
+    from luthier.core.records.task_head import TaskHead
     from luthier.ml.data.rows.formats import LoadedFile
+    from luthier.ml.data.tokenise.heads import FittedHead
     from luthier.ml.data.tokenise.loss_mask import Learning, Tokenised
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
@@ -293,12 +295,13 @@ class PreparedSplit:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Base model, template and rows of a recipe. room_tokens: of a held-out row."""
+    """Base model, template and rows of a recipe. room_tokens: of a held-out row. task_head: where rows train one."""
 
     model: LocalModel
     template: ChatTemplate
     splits: dict[Split, PreparedSplit]
     room_tokens: int
+    task_head: FittedHead | None = None
 
 
 class TrainingDataLoader:
@@ -350,10 +353,46 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
     check_template_options(recipe, template)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
+    head = _fitted_head(recipe, parts, model.path)
+    parts = with_known_classes(parts, None if head is None else head.head)
     splits = {
-        split: tokenise(context, split, part, template, recipe, max_length, room) for split, part in parts.items()
+        split: tokenise(context, split, part, template, recipe, max_length, room, None if head is None else head.head)
+        for split, part in parts.items()
     }
-    return TrainingData(model, template, splits, room)
+    return TrainingData(model, template, splits, room, head)
+
+
+def _fitted_head(recipe: Recipe, parts: Mapping[Split, Part], model_path: str) -> FittedHead | None:
+    """What a task head learns, by the training rows alone; None for objectives that write."""
+    from luthier.ml.data.tokenise.heads import fit_task_head, notes_of_judged
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.training.objectives.rules import rules_of
+
+    kind = rules_of(recipe.objective.name).task_head if recipe.objective else None
+    if recipe.objective is None or kind is None:
+        return None
+    width = read_structure(model_path).hidden_size
+    multi_label = recipe.objective.multi_label or False
+    fitted = fit_task_head(kind, parts["train"].examples, width, multi_label=multi_label)
+    named: tuple[Split, ...] = ("validation", "held_out")
+    judged = {split: parts[split].examples for split in named if split in parts}
+    return replace(fitted, notes=(*fitted.notes, *notes_of_judged(judged, fitted.head)))
+
+
+def with_known_classes(parts: dict[Split, Part], head: TaskHead | None) -> dict[Split, Part]:
+    """The splits without validation rows of a class that no training row has: their loss would be infinite.
+
+    Held-out rows of such a class stay: they count as wrong.
+    """
+    from luthier.ml.data.tokenise.heads import targets_of
+
+    if head is None or "validation" not in parts:
+        return parts
+    part = parts["validation"]
+    targets = targets_of(part.examples, head)
+    kept = [e for e, target in zip(part.examples, targets, strict=True) if target is not None]
+    rest = {split: other for split, other in parts.items() if split != "validation"}
+    return rest | ({"validation": replace(part, examples=kept)} if kept else {})
 
 
 def tokenise(
@@ -364,12 +403,14 @@ def tokenise(
     recipe: Recipe,
     max_length_tokens: int,
     room_tokens: int,
+    task_head: TaskHead | None = None,
 ) -> PreparedSplit:
     """Tokens and profile of one split.
 
     Held-out rows are judged, not trained, so they may fill the whole context; they are never truncated, since a cut
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
+    from luthier.ml.data.tokenise.heads import with_targets
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
     from luthier.ml.inference.engine_prompts import rewritten_examples
     from luthier.ml.planning import resolve
@@ -418,6 +459,8 @@ def tokenise(
     )
     # The mark travels with the row: the loss of task and of replayed rows is reported apart.
     tokenised = tuple(replace(e, is_replayed=True) for e in made.examples) if split == "replay" else made.examples
+    if task_head is not None and split in ("train", "validation"):
+        tokenised = with_targets([part.examples[i] for i in made.kept], tokenised, task_head)
     # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
     kept = tuple(part.examples[i] for i in made.kept if i < len(part.examples))
     return PreparedSplit(profile, kept, tokenised, rows_per_unit, row_counts=made.row_counts)
@@ -429,6 +472,8 @@ def _learning(recipe: Recipe, split: Split) -> Learning:
     from luthier.ml.training.objectives.rules import rules_of
 
     objective = rules_of(recipe.objective.name if recipe.objective else "sft")
+    if objective.task_head is not None and split in ("train", "validation"):
+        return Learning(task_head=objective.task_head)
     if split != "held_out" and "num_samples" in objective.settings:
         return Learning(reasoning=True, only_last=True)
     # what judges is scored behind the prompts of inference, however training joins its answers

@@ -162,7 +162,8 @@ def judge_in_full(
             for earlier in outcomes[:place]
             for metric in wanted
             # Baselines are what models are compared with; among each other nobody needs them compared.
-            if later.system.kind == "model"
+            if later.system.kind in ("model", "head")
+            and later.system.takes(metric)
             and earlier.system.takes(metric)
             # Perplexity is per token: other tokens are another unit.
             and (metric.name != "perplexity" or _same_tokens(earlier.system, later.system))

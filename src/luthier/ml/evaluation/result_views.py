@@ -50,7 +50,7 @@ def roles(evaluation: Evaluation) -> Roles | None:
         return None
     adapted = [system for system in systems if system.adapter is not None]
     candidate = adapted[0] if len(adapted) == 1 else systems[-1]
-    rest = [system for system in systems if system.name != candidate.name and system.kind == "model"]
+    rest = [system for system in systems if system.name != candidate.name and system.is_model]
     bare = [system for system in rest if system.num_few_shot == 0]
     baseline = next(iter(bare or rest), None)
     return Roles(candidate.name, baseline.name if baseline else None)
@@ -59,7 +59,7 @@ def roles(evaluation: Evaluation) -> Roles | None:
 def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
     """The candidate's own model before it was tuned, without examples in its prompt; or else a system called `base`."""
     own = next((one for one in systems if one.name == candidate), None)
-    models = [one for one in systems if one.kind == "model"]
+    models = [one for one in systems if one.is_model]
     others = [one for one in models if one.name != candidate and one.num_few_shot == 0 and one.adapter is None]
     same = next((one.name for one in others if own is not None and one.model == own.model), None)
     return same or next((one.name for one in others if one.name == BASE), None)
@@ -83,7 +83,7 @@ def confusions(evaluation: Evaluation, roles: Roles) -> tuple[tuple[str, Confusi
     labelling = Labelling(evaluation.labels)
     found = []
     for system in sorted(evaluation.systems, key=lambda one: one.name != roles.candidate):
-        if system.kind == "model" and system.samples:
+        if system.is_model and system.samples:
             outputs, references = zip(*((one.output, one.reference) for one in system.samples), strict=True)
             found.append((system.name, confusion(labelling, Observations(outputs=outputs, references=references))))
     return tuple(found)

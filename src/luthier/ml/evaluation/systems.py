@@ -38,7 +38,8 @@ class SystemUnderTest:
         option_texts: these answers.
         earlier: the other answers of conversations that are scored in a sequence for each answer, because the template
             rewrites earlier turns; empty where there are none.
-        kind: a language model, or a baseline without one, whose engine gives the answers that it has predicted.
+        kind: a language model that writes, one with a task head, whose engine gives labels or numbers, or a baseline
+            without a language model, whose engine gives the answers that it has predicted.
         seconds_before: wall time that it took before it was judged, such as that of fitting a baseline.
         rank: orders documents for the query of each row; None for what does not search.
     """
@@ -63,8 +64,10 @@ class SystemUnderTest:
     rank: Callable[[Progress], Sequence[Ranked]] | None = None
 
     def takes(self, metric: MetricDefinition) -> bool:
-        """Whether it can be judged by a metric: a baseline without a language model only has texts, or an order."""
-        return self.kind == "model" or metric.needs == ("text" if self.rank is None else "ranking")
+        """Whether it can be judged by a metric: task heads and baselines have answers or an order, no likelihoods."""
+        if self.rank is not None:
+            return metric.needs == "ranking"
+        return self.kind == "model" or metric.needs == "text"
 
     def scores(self, progress: Progress) -> list[Score]:
         """How well each row is predicted, all of its answers together."""

@@ -281,11 +281,11 @@ def _verdict(
     bar: Bar | None,
 ) -> Verdict:
     """own: the comparisons of the judged system. found: of these the ones by the metric that decides."""
-    kinds, metric = {result.name: result.kind for result in results}, found[0].metric
-    models = [c for c in found if kinds[c.baseline] == "model"]
-    simple = [c for c in found if kinds[c.baseline] != "model"]
+    are_models, metric = {result.name for result in results if result.is_model}, found[0].metric
+    models = [c for c in found if c.baseline in are_models]
+    simple = [c for c in found if c.baseline not in are_models]
     figures = (*primary_details(judged, models, results), *simple_details(judged, simple, results))
-    of_models = [c for c in own if kinds[c.baseline] == "model"]
+    of_models = [c for c in own if c.baseline in are_models]
     further = further_details(of_models, models, results) if models else ()
     higher = judged.metrics[metric].higher_is_better
     alternatives = alternatives_of(judged, found, results)

@@ -17,8 +17,9 @@ from tests.ml.training.architectures import ARCHITECTURES
 
 from luthier.core.errors import DataError, LuthierError, ModelSourceError, RequestError
 from luthier.core.events import StepDone
+from luthier.core.forward_path import ForwardPath
 from luthier.core.graders import Reward
-from luthier.core.plan import ForwardPath, ObjectivePlan, Plan
+from luthier.core.plan import ObjectivePlan, Plan
 from luthier.features.planning import rehearsal as plan_rehearsal
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import load_recipe

@@ -139,6 +139,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     world.gather("prepared")
     if not world.is_first:
         objective.prepare(model, units, hooks.folder, hooks.progress)
+    validation = schedules.of_validation(prepared, shares_prefix=shares, packs=packs)
     listening = stop_signals(lambda: pause_notice(hooks)) if hooks.stop_requested is None else None
     with listening or nullcontext(hooks.stop_requested or _nobody) as stop_requested:
         outcome = train(
@@ -146,7 +147,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             model,
             objective,
             prepared.trained_units,
-            schedules.of_validation(prepared, shares_prefix=shares, packs=packs),
+            validation,
             schedules.of_training(prepared, shares_prefix=shares, packs=packs),
             CheckpointStore(hooks.folder / "checkpoints", training.keep_checkpoints),
             emit=hooks.emit,
@@ -156,6 +157,8 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             world=world,
             snapshot=_snapshots(plan, hooks),
         )
+    if model.task_head is not None and outcome.status == "succeeded" and world.is_first:
+        objective.finish(model, validation)
     hooks.meter.begin("saving")
     # A collective call: every rank must reach it, also where it keeps nothing.
     peaks = world.gather(str(device.device_peak_memory_bytes(world.device)))
