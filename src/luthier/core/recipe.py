@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from luthier.core.dataset import Overlong
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
+from luthier.core.records.task_head import Pooling
 from luthier.core.registry import METHODS, METRICS, OBJECTIVES, OPTIMIZERS
 
 MethodName = Annotated[str, AfterValidator(METHODS.validated), Field(json_schema_extra=METHODS.add_names)]
@@ -240,7 +241,8 @@ class ObjectiveRecipe(FrozenModel):
         divide_by_spread: grpo: whether advantages are divided by the spread of their group.
         loss_weighting: whether every token counts the same, or every row.
         teacher: distillation: a base model, a folder, or a run, with the same tokenizer.
-        temperature: grpo: of drawing; distillation: softens both distributions before they are compared.
+        temperature: grpo: of drawing; distillation: softens both distributions before they are compared; embed: what
+            similarities are divided by.
         alpha: distillation: share of the teacher in the loss; the rest is cross-entropy.
         divergence: distillation: how the two distributions are compared.
         teacher_share: jensen_shannon: the teacher's share in the mixture that both are compared with.
@@ -248,6 +250,10 @@ class ObjectiveRecipe(FrozenModel):
             model's own config, or a coefficient.
         multi_label: classify: whether a row may have several labels.
         class_weights: classify: whether every row counts the same, or (`balanced`) every class.
+        pooling: embed: whether a vector is the mean over all tokens or the state of the last one.
+        dimensions: embed: lengths to which vectors may be cut (Matryoshka), each trained with a loss of its own.
+        query_prompt: embed: text before each query.
+        document_prompt: embed: text before each document.
         options: settings of an objective that another package brings.
     """
 
@@ -272,6 +278,10 @@ class ObjectiveRecipe(FrozenModel):
     router_aux_loss: RouterAuxLoss | None = None
     multi_label: bool | None = None
     class_weights: ClassWeights | None = None
+    pooling: Pooling | None = None
+    dimensions: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
     options: dict[str, bool | int | float | str] | None = None
 
 

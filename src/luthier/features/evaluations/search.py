@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, cast
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress, Prompt
-from luthier.core.records.task_head import TaskHead, TaskHeadKind
+from luthier.core.recipe import MetricName
+from luthier.core.records.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from luthier.ml.inference.task_model import TaskModel
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
-SEARCH_KINDS: Final[tuple[TaskHeadKind, ...]] = ("rank", "embed")
 _SCORED_AT_ONCE: Final = 256
 """Queries whose similarities to all documents are computed at a time."""
 
@@ -45,19 +45,50 @@ class SearchSystems:
     left_out: tuple[str, ...]
 
 
-def search_kind(candidate: Candidate) -> TaskHeadKind | None:
-    """Which of the heads that search documents a candidate has; None for all other models."""
-    head = _head_of(candidate)
-    return head.kind if head is not None and head.kind in SEARCH_KINDS else None
+def search_kind(candidates: Sequence[Candidate]) -> TaskHeadKind | None:
+    """How candidates are judged where one of them searches documents: as the last such one does; else None."""
+    for candidate in reversed(candidates):
+        head = _head_of(candidate)
+        if head is not None and head.kind in SEARCH_KINDS:
+            return head.kind
+    return None
+
+
+def search_metrics(
+    asked: Sequence[MetricName] | None, candidates: Sequence[Candidate], usual: Sequence[MetricName]
+) -> tuple[MetricName, ...]:
+    """The metrics that candidates are judged by, where somebody asked for some or not.
+
+    Args:
+        asked: the names; None for none.
+        candidates: what is judged.
+        usual: the metrics of models that write.
+
+    Raises:
+        RequestError: metrics of an order of documents for models that write, or others for models that search.
+    """
+    from luthier.ml.evaluation.metrics.registry import needs_of
+    from luthier.ml.planning.defaults import SEARCH_METRICS
+
+    searches = search_kind(candidates) is not None
+    if asked is None:
+        return SEARCH_METRICS[0] if searches else tuple(usual)
+    if wrong := [name for name in asked if (needs_of([name]) == {"ranking"}) != searches]:
+        raise RequestError(
+            f"{', '.join(wrong)} asked for, and {'a' if searches else 'no'} model here searches documents",
+            expected=f"some of {', '.join(SEARCH_METRICS[0])}" if searches else "metrics of answers or likelihoods",
+            do="name no metrics to have the usual ones",
+        )
+    return tuple(asked)
 
 
 def search_systems(
     candidates: Sequence[Candidate], pool: EnginePool, held_out: Sequence[Example], train: Sequence[Example]
 ) -> SearchSystems:
-    """The candidates, the last of which is judged and searches documents, with baselines before it.
+    """The candidates, the last of which is judged, with baselines before it.
 
     Args:
-        candidates: models; of a base with and without examples in its prompt, the one without is enough.
+        candidates: models, one of which searches; those with examples in their prompt are left out.
         pool: opens their engines, those of task heads included.
         held_out: the rows that are judged.
         train: the rows that the judged model learned from, as far as they are known.
@@ -68,7 +99,7 @@ def search_systems(
     from luthier.ml.baselines.search import search_baselines
     from luthier.ml.evaluation.retrieval import reranking_task, retrieval_task
 
-    is_retrieval = search_kind(candidates[-1]) == "embed"
+    is_retrieval = search_kind(candidates) == "embed"
     task = retrieval_task(held_out, train) if is_retrieval else reranking_task(held_out)
     systems = [_system(one, pool, task) for one in candidates if not one.shots]
     baselines, left_out = search_baselines(task, train, systems[-1])
@@ -97,7 +128,7 @@ def _system(candidate: Candidate, pool: EnginePool, task: SearchTask) -> SystemU
     def rank(progress: Progress) -> Sequence[Ranked]:
         from luthier.ml.evaluation.retrieval import ranked
 
-        model = _task_model(candidate, pool, head)
+        model = _task_model(candidate, pool)
         scores = _relevance(model, task, progress) if model.head.kind == "rank" else _similarities(model, task, progress)
         return ranked(task, scores, name=candidate.name)
 
@@ -119,14 +150,15 @@ def _system(candidate: Candidate, pool: EnginePool, task: SearchTask) -> SystemU
     )
 
 
-def _task_model(candidate: Candidate, pool: EnginePool, head: TaskHead | None) -> TaskModel:
+def _task_model(candidate: Candidate, pool: EnginePool) -> TaskModel:
     """The candidate's own head; of a base model the mean of its states, which is what it has without training."""
     from luthier.ml.inference.models.architecture import text_config
-    from luthier.ml.inference.task_model import TaskModel
+    from luthier.ml.inference.task_model import TaskAnswers, TaskModel
 
-    engine = cast("TransformersEngine", pool.load(candidate))
-    if head is not None:
-        return TaskModel.open(engine, candidate.adapter_path or candidate.model_path)
+    loaded = pool.load(candidate)
+    if isinstance(loaded, TaskAnswers):
+        return loaded.model
+    engine = cast("TransformersEngine", loaded)
     width = int(text_config(engine.causal.config).hidden_size)
     return TaskModel(engine, TaskHead(kind="embed", width=width, pooling="mean"), None)
 

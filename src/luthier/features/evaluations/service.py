@@ -18,6 +18,7 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
+from luthier.features.evaluations.search import search_kind, search_metrics, search_systems
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
@@ -215,9 +216,9 @@ def evaluate(
     """
     _check_shots(few_shot, few_shot_from)
     loaded, notes = load_mapped(context, systems, data, mapping)
-    chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
-    check_metrics(chosen, loaded.examples)
     resolved = [find_candidate(context, name) for name in systems]
+    chosen = search_metrics(metrics, resolved, usual_metrics(loaded.examples))
+    check_metrics(chosen, loaded.examples)
     # Rows of all runs among the systems: a baseline that was trained on held-out rows spoils the comparison as well.
     seen = training_rows(context, systems)
     num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
@@ -299,12 +300,17 @@ def _judge(
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
-        systems = [
-            system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
-            for c in candidates
-        ]
-        # Before the last system, which is the one that is judged.
-        systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
+        found = None
+        if search_kind(candidates) is not None:
+            found = search_systems(candidates, pool, examples, train)
+            systems = list(found.systems)
+        else:
+            systems = [
+                system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
+                for c in candidates
+            ]
+            # Before the last system, which is the one that is judged.
+            systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
@@ -318,12 +324,12 @@ def _judge(
         run_id=run_id,
         held_out_file=held_out.file,
         held_out_sha256=held_out.sha256,
-        num_rows=len(examples),
+        num_rows=results[-1].num_samples,
         systems=results,
         comparisons=comparisons,
         verdict=words,
-        rows_notes=(*held_out.notes, *pool.notes, *baselines.notes),
-        baselines_left_out=baselines.left_out,
+        rows_notes=(*held_out.notes, *pool.notes, *baselines.notes, *(found.notes if found else ())),
+        baselines_left_out=(*baselines.left_out, *(found.left_out if found else ())),
         labels=labels,
         seconds=time.perf_counter() - start,
     )

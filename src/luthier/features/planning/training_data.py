@@ -21,6 +21,7 @@ from luthier.core.ids import sha256_document
 from luthier.core.plan import CanariesPlan, Plan, ReplayPlan
 from luthier.core.recipe import Recipe
 from luthier.core.records.canary import ROW_FILE, Canary, digest_of, make_canaries
+from luthier.core.records.task_head import SEARCH_KINDS
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -43,8 +44,11 @@ def planted(recipe: Recipe, shape: Shape, num_rows: int) -> tuple[Example, ...]:
     asked = recipe.data.canaries
     if asked is None:
         return ()
+    from luthier.ml.training.objectives.rules import rules_of
+
     objective = recipe.objective
-    if shape in ("preference", "unpaired") or (objective is not None and objective.rewards is not None):
+    has_head = objective is not None and rules_of(objective.name).task_head is not None
+    if has_head or shape in ("preference", "unpaired") or (objective is not None and objective.rewards is not None):
         raise RecipeError(
             f"data.canaries with {shape} rows and objective {objective.name if objective else 'sft'}",
             expected="an objective that learns the answers of its rows as they stand, such as sft or pretraining",
@@ -365,6 +369,7 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
 def _fitted_head(recipe: Recipe, parts: Mapping[Split, Part], model_path: str) -> FittedHead | None:
     """What a task head learns, by the training rows alone; None for objectives that write."""
     from luthier.ml.data.tokenise.heads import fit_task_head, notes_of_judged
+    from luthier.ml.data.tokenise.search import search_head
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.training.objectives.rules import rules_of
 
@@ -372,6 +377,8 @@ def _fitted_head(recipe: Recipe, parts: Mapping[Split, Part], model_path: str) -
     if recipe.objective is None or kind is None:
         return None
     width = read_structure(model_path).hidden_size
+    if kind in SEARCH_KINDS:
+        return search_head(recipe.objective, parts["train"].examples, width)
     multi_label = recipe.objective.multi_label or False
     fitted = fit_task_head(kind, parts["train"].examples, width, multi_label=multi_label)
     named: tuple[Split, ...] = ("validation", "held_out")
@@ -386,7 +393,7 @@ def with_known_classes(parts: dict[Split, Part], head: TaskHead | None) -> dict[
     """
     from luthier.ml.data.tokenise.heads import targets_of
 
-    if head is None or "validation" not in parts:
+    if head is None or head.kind in SEARCH_KINDS or "validation" not in parts:
         return parts
     part = parts["validation"]
     targets = targets_of(part.examples, head)
@@ -440,9 +447,10 @@ def tokenise(
         learning=_learning(recipe, split),
     )
     refuse_cut_canaries(made)
-    rows_per_unit = made.rows_per_example
-    if split != "held_out":
-        rows_per_unit = rules_of(recipe.objective.name if recipe.objective else "sft").rows_per_unit
+    rows_per_unit, rules = made.rows_per_example, rules_of(recipe.objective.name if recipe.objective else "sft")
+    # A unit of embeddings has as many texts as its rows name: a hard negative is a third one.
+    if split != "held_out" and rules.task_head != "embed":
+        rows_per_unit = rules.rows_per_unit
     counts: dict[str, Any] = profile_tokens(made.examples, rows_per_example=rows_per_unit, row_counts=made.row_counts)
     profile = DatasetProfile(
         split=split,
@@ -459,7 +467,7 @@ def tokenise(
     )
     # The mark travels with the row: the loss of task and of replayed rows is reported apart.
     tokenised = tuple(replace(e, is_replayed=True) for e in made.examples) if split == "replay" else made.examples
-    if task_head is not None and split in ("train", "validation"):
+    if task_head is not None and task_head.kind not in SEARCH_KINDS and split in ("train", "validation"):
         tokenised = with_targets([part.examples[i] for i in made.kept], tokenised, task_head)
     # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
     kept = tuple(part.examples[i] for i in made.kept if i < len(part.examples))
@@ -472,6 +480,15 @@ def _learning(recipe: Recipe, split: Split) -> Learning:
     from luthier.ml.training.objectives.rules import rules_of
 
     objective = rules_of(recipe.objective.name if recipe.objective else "sft")
+    asked = recipe.objective
+    if asked is not None and objective.task_head in SEARCH_KINDS:
+        # Held-out rows, too: their texts are read as they are in training.
+        return Learning(
+            task_head=objective.task_head,
+            pooling=asked.pooling or "mean",
+            query_prompt=asked.query_prompt or "",
+            document_prompt=asked.document_prompt or "",
+        )
     if objective.task_head is not None and split in ("train", "validation"):
         return Learning(task_head=objective.task_head)
     if split != "held_out" and "num_samples" in objective.settings:

@@ -9,17 +9,64 @@ over all, since training takes the states *before* learned tokens.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example, TokenisedExample
-from luthier.core.errors import DataError
-from luthier.core.records.task_head import Pooling
+from luthier.core.errors import DataError, RecipeError
+from luthier.core.recipe import ObjectiveRecipe
+from luthier.core.records.task_head import Pooling, TaskHead
 from luthier.ml.data.files.bad_field import problem_of, shorten
+from luthier.ml.data.tokenise.heads import FittedHead
 from luthier.ml.evaluation.retrieval import SearchRow, search_row
 
 if TYPE_CHECKING:
     from luthier.ml.data.tokenise.template import Template
+
+
+def search_head(objective: ObjectiveRecipe, examples: Sequence[Example], width: int) -> FittedHead:
+    """The head of a model that searches: as the recipe asks for it, since rows decide nothing of it.
+
+    Args:
+        objective: rank or embed.
+        examples: the training rows.
+        width: of the model's hidden states.
+
+    Raises:
+        RecipeError: a vector is to be cut to more than the model's width.
+    """
+    if objective.name == "rank":
+        return FittedHead(TaskHead(kind="rank", width=width))
+    if too_long := [size for size in objective.dimensions or () if size > width]:
+        raise RecipeError(
+            f"objective.dimensions {too_long[0]:,}",
+            expected=f"lengths of at most {width:,}, the width of this model's states",
+            do="name shorter ones, or choose a wider base model",
+        )
+    dimensions = tuple(sorted({width, *objective.dimensions}, reverse=True)) if objective.dimensions else ()
+    head = TaskHead(
+        kind="embed",
+        width=width,
+        pooling=objective.pooling or "mean",
+        dimensions=dimensions,
+        query_prompt=objective.query_prompt or "",
+        document_prompt=objective.document_prompt or "",
+    )
+    return FittedHead(head, _notes_of_repeats(examples))
+
+
+def _notes_of_repeats(examples: Sequence[Example]) -> tuple[str, ...]:
+    rows = [row for example in examples if (row := search_row(example)) is not None]
+    counts = Counter(row.positive for row in rows)
+    num = sum(count for count in counts.values() if count > 1)
+    if not num:
+        return ()
+    return (
+        f"{num:,} of {len(rows):,} rows share their document with another row: where two of them fall into one step, "
+        "neither is a negative of the other",
+    )
 
 
 def tokenise_for_ranking(example: Example, template: Template) -> tuple[TokenisedExample, ...]:
@@ -36,7 +83,7 @@ def tokenise_for_ranking(example: Example, template: Template) -> tuple[Tokenise
         raise _bad(example, "", "names no irrelevant document", "chosen and rejected, two documents of one query")
     texts = [template.render(relevance_conversation(row.query, text)) for text in (row.positive, row.negative)]
     return tuple(
-        _tokenised(example, template.ids(text), "last", is_wanted=is_wanted)
+        replace(_tokenised(example, template.encode(text)[0], "last"), is_wanted=is_wanted)
         for text, is_wanted in zip(texts, (True, False), strict=True)
     )
 
@@ -50,21 +97,19 @@ def tokenise_for_embedding(
         DataError: the row is no query with a document, or two of its texts are the same.
     """
     row = _checked_row(example)
-    texts = [(query_prompt + row.query, True), (document_prompt + row.positive, True)]
+    texts = [query_prompt + row.query, document_prompt + row.positive]
     if row.negative is not None:
-        texts.append((document_prompt + row.negative, False))
-    return tuple(
-        _tokenised(example, template.ids(text), pooling, is_wanted=is_wanted) for text, is_wanted in texts
-    )
+        texts.append(document_prompt + row.negative)
+    return tuple(_tokenised(example, template.encode(text)[0], pooling) for text in texts)
 
 
-def _tokenised(example: Example, ids: Sequence[int], pooling: Pooling, *, is_wanted: bool) -> TokenisedExample:
+def _tokenised(example: Example, ids: Sequence[int], pooling: Pooling) -> TokenisedExample:
     if not ids:
         raise _bad(example, "", "has a text without a token", "text in every field")
     num = len(ids)
     mask = bytes([*bytes(num), 1]) if pooling == "last" else bytes([0]) + b"\1" * num
     # Any id serves as the slot: the last one is in every vocabulary.
-    return TokenisedExample(example.id, array("i", [*ids, ids[-1]]), mask, is_wanted=is_wanted)
+    return TokenisedExample(example.id, array("i", [*ids, ids[-1]]), mask)
 
 
 def _checked_row(example: Example) -> SearchRow:

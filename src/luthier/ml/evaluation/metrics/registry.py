@@ -84,6 +84,11 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
     return [_load(name) for name in wanted]
 
 
+def reads_order(name: str) -> bool:
+    """Whether a figure is about the order in which documents are found, so that nothing is written for it."""
+    return name in _OF_RANKINGS
+
+
 def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefinition]:
     """Metrics as they are, and those that names expand to, in order, each name once.
 

@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.core.plan import ObjectivePlan
-from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, PlainObjective, Tools, Unit, rows_of
+from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, Tools, Unit, rows_of
+from luthier.ml.training.objectives.heads import HeadObjective
 
 if TYPE_CHECKING:
     from luthier.ml.training.model import MicroBatch, TrainableModel
@@ -146,7 +147,7 @@ class _Part:
     random_state: tuple[Tensor, Tensor | None]
 
 
-class Embedding(PlainObjective):
+class Embedding(HeadObjective):
     """InfoNCE over all documents of a step. The loss is a mean over queries."""
 
     loss_tells_overfitting: ClassVar[bool] = False
@@ -154,15 +155,10 @@ class Embedding(PlainObjective):
     def __init__(self, plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> None:
         super().__init__(plan, tools)
         assert plan.temperature is not None
-        assert plan.task_head is not None
-        self.temperature, self.dimensions = plan.temperature, plan.task_head.dimensions
+        self.temperature = plan.temperature
         self._own: Sequence[Batch] = ()
         self._is_training = True
         self._parts: list[_Part] = []
-
-    def weight(self, units: Sequence[Unit]) -> float:
-        """How many queries they are."""
-        return float(len(units))
 
     def draw(self, model: TrainableModel, step: int, batches: Sequence[Batch]) -> Sequence[Batch]:  # noqa: ARG002
         """The micro-batches as they were given; `look` needs to know which ones are this rank's."""
@@ -236,7 +232,7 @@ class Embedding(PlainObjective):
         time; where `vectors` belong to a graph the losses do, too.
         """
         found = Candidates.of(units, vectors.device)
-        sizes = self.dimensions or (vectors.shape[1],)
+        sizes = self.head.dimensions or (vectors.shape[1],)
         figures: list[tuple[Tensor, Tensor, Tensor]] = []
         for start in range(0, len(units), _QUERIES_AT_ONCE):
             block = slice(start, start + _QUERIES_AT_ONCE)
