@@ -83,9 +83,7 @@ def test_documents_without_words_leave_that_baseline_out() -> None:
 def test_baselines_and_a_model_are_judged_side_by_side() -> None:
     task = animals()
     baselines, _ = search_baselines(task, [], model_on(task))
-    perfect = [
-        [float(place in task.right[query]) for place in task.of(query)] for query in range(len(task.queries))
-    ]
+    perfect = [[float(place in task.right[query]) for place in task.of(query)] for query in range(len(task.queries))]
     orders = ranked(task, [np.array(one) for one in perfect], name="tuned")
     model = replace(model_on(task), rank=lambda progress: orders)
     results, comparisons = judge([*baselines, model], metrics=NAMES, seed=0, progress=SilentProgress())

@@ -97,10 +97,9 @@ def search_systems(
         RequestError: rows of another form, or a candidate that gives classes or numbers.
     """
     from luthier.ml.baselines.search import search_baselines
-    from luthier.ml.evaluation.retrieval import reranking_task, retrieval_task
+    from luthier.ml.evaluation.retrieval import search_task
 
-    is_retrieval = search_kind(candidates) == "embed"
-    task = retrieval_task(held_out, train) if is_retrieval else reranking_task(held_out)
+    task = search_task(search_kind(candidates) or "embed", held_out, train)
     systems = [_system(one, pool, task) for one in candidates if not one.shots]
     baselines, left_out = search_baselines(task, train, systems[-1])
     systems[-1:-1] = baselines
@@ -129,7 +128,9 @@ def _system(candidate: Candidate, pool: EnginePool, task: SearchTask) -> SystemU
         from luthier.ml.evaluation.retrieval import ranked
 
         model = _task_model(candidate, pool)
-        scores = _relevance(model, task, progress) if model.head.kind == "rank" else _similarities(model, task, progress)
+        scores = (
+            _relevance(model, task, progress) if model.head.kind == "rank" else _similarities(model, task, progress)
+        )
         return ranked(task, scores, name=candidate.name)
 
     references = tuple(task.documents[min(right)] for right in task.right)
@@ -176,7 +177,7 @@ def _similarities(model: TaskModel, task: SearchTask, progress: Progress) -> lis
 
 
 def _relevance(model: TaskModel, task: SearchTask, progress: Progress) -> list[Array]:
-    """What a reranker says of each query with each of its documents; all pairs in one go, so that they share batches."""
+    """What a reranker says of each query with its documents; all pairs in one go, so that they share batches."""
     pairs = [(query, task.documents[place]) for number, query in enumerate(task.queries) for place in task.of(number)]
     scores = model.relevance(pairs, progress).double().numpy()
     found: list[Array] = []

@@ -25,6 +25,7 @@ from luthier.core.dataset import (
 from luthier.core.errors import ConflictError, DataError, LeakageError, RecipeError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
+from luthier.core.records.task_head import SEARCH_KINDS
 from luthier.features.planning.training_data import (
     PreparedSplit,
     TrainingDataLoader,
@@ -195,6 +196,7 @@ def prepare(
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
     from luthier.features.planning.rehearsal import rehearsed
     from luthier.ml.evaluation.few_shot import num_usable
+    from luthier.ml.evaluation.retrieval import search_task
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.inference.models.thinking import answer_lengths
     from luthier.ml.planning import resolve
@@ -228,6 +230,8 @@ def prepare(
     if judged:
         check_metrics(plan.evaluation.metrics, judged)
         check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
+    if judged and plan.objective.task_head is not None and plan.objective.task_head.kind in SEARCH_KINDS:
+        search_task(plan.objective.task_head.kind, judged, splits["train"].examples)
     plan = _with_bar(plan, judged, splits["train"].good_examples)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)

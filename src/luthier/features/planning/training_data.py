@@ -44,11 +44,8 @@ def planted(recipe: Recipe, shape: Shape, num_rows: int) -> tuple[Example, ...]:
     asked = recipe.data.canaries
     if asked is None:
         return ()
-    from luthier.ml.training.objectives.rules import rules_of
-
     objective = recipe.objective
-    has_head = objective is not None and rules_of(objective.name).task_head is not None
-    if has_head or shape in ("preference", "unpaired") or (objective is not None and objective.rewards is not None):
+    if shape in ("preference", "unpaired") or (objective is not None and objective.rewards is not None):
         raise RecipeError(
             f"data.canaries with {shape} rows and objective {objective.name if objective else 'sft'}",
             expected="an objective that learns the answers of its rows as they stand, such as sft or pretraining",
@@ -480,15 +477,8 @@ def _learning(recipe: Recipe, split: Split) -> Learning:
     from luthier.ml.training.objectives.rules import rules_of
 
     objective = rules_of(recipe.objective.name if recipe.objective else "sft")
-    asked = recipe.objective
-    if asked is not None and objective.task_head in SEARCH_KINDS:
-        # Held-out rows, too: their texts are read as they are in training.
-        return Learning(
-            task_head=objective.task_head,
-            pooling=asked.pooling or "mean",
-            query_prompt=asked.query_prompt or "",
-            document_prompt=asked.document_prompt or "",
-        )
+    if recipe.objective is not None and objective.task_head in SEARCH_KINDS:
+        return Learning.of_search(recipe.objective, objective.task_head)  # held-out texts are read as in training
     if objective.task_head is not None and split in ("train", "validation"):
         return Learning(task_head=objective.task_head)
     if split != "held_out" and "num_samples" in objective.settings:

@@ -15,6 +15,7 @@ import numpy as np
 
 from luthier.core.dataset import Example
 from luthier.core.errors import DivergedError, RequestError
+from luthier.core.records.task_head import TaskHeadKind
 from luthier.ml.evaluation.metrics.protocol import Array
 from luthier.ml.evaluation.metrics.ranking import Ranked
 
@@ -82,6 +83,15 @@ class SearchTask:
         return range(len(self.documents)) if self.candidates is None else self.candidates[query]
 
 
+def search_task(kind: TaskHeadKind, held_out: Sequence[Example], train: Sequence[Example]) -> SearchTask:
+    """What a model with a head of that kind, embed or rank, is judged on.
+
+    Raises:
+        RequestError: rows of another form, or no two documents to put into an order.
+    """
+    return retrieval_task(held_out, train) if kind == "embed" else reranking_task(held_out)
+
+
 def retrieval_task(held_out: Sequence[Example], train: Sequence[Example]) -> SearchTask:
     """Each query of the held-out rows against all of their documents and up to `MAX_DISTRACTORS` of training rows.
 
@@ -101,7 +111,9 @@ def retrieval_task(held_out: Sequence[Example], train: Sequence[Example]) -> Sea
     task = _task(held_out, rows, sorted(own.union(distractors), key=_hash))
     sampled = "" if len(others) == len(distractors) else f", a sample of {len(others):,}"
     among = f" and {len(distractors):,} of the training rows{sampled}" if distractors else ""
-    note = f"Each of {len(task.queries):,} queries is searched among {len(own):,} documents of the held-out rows{among}."
+    note = (
+        f"Each of {len(task.queries):,} queries is searched among {len(own):,} documents of the held-out rows{among}."
+    )
     return _checked(SearchTask(task.row_ids, task.queries, task.documents, task.right, None, (note,)))
 
 

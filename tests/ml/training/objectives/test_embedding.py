@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -114,9 +112,7 @@ def test_with_dropout_the_gradient_is_that_of_the_very_vectors_that_were_looked_
         ]
     )
     c = Candidates.of(whole)
-    losses, _ = info_nce(
-        vectors[c.queries], vectors[c.documents], c.positives, c.counts, 0.1, (vectors.shape[1],)
-    )
+    losses, _ = info_nce(vectors[c.queries], vectors[c.documents], c.positives, c.counts, 0.1, (vectors.shape[1],))
     losses.mean().backward()  # type: ignore[no-untyped-call]
     assert loss == pytest.approx(losses.mean().item(), rel=1e-9)
     torch.testing.assert_close(found, gradient(model), rtol=1e-6, atol=1e-9)

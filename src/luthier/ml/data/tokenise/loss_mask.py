@@ -24,6 +24,7 @@ from typing import Final
 from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.errors import DataError, OverlongError, RowProblem, TemplateError
 from luthier.core.ports import Progress
+from luthier.core.recipe import ObjectiveRecipe
 from luthier.core.records.task_head import SEARCH_KINDS, Pooling, TaskHeadKind
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.tokenise.heads import tokenise_prompt
@@ -78,6 +79,21 @@ class Learning:
     pooling: Pooling = "last"
     query_prompt: str = ""
     document_prompt: str = ""
+
+    @classmethod
+    def of_search(cls, objective: ObjectiveRecipe, head: TaskHeadKind) -> Learning:
+        """What a model that searches reads of its rows.
+
+        Args:
+            objective: as the recipe has it.
+            head: its kind, rank or embed.
+        """
+        return cls(
+            task_head=head,
+            pooling=objective.pooling or "mean",
+            query_prompt=objective.query_prompt or "",
+            document_prompt=objective.document_prompt or "",
+        )
 
 
 PLAIN: Final = Learning()
@@ -319,9 +335,7 @@ def _longest(unit: Unit) -> int:
     return max(row.num_tokens for row in unit)
 
 
-def _shortened(
-    units: Sequence[Unit], max_length_tokens: int, overlong: Overlong, *, is_search: bool
-) -> Tokenised:
+def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong, *, is_search: bool) -> Tokenised:
     rows: list[TokenisedExample] = []
     counts: list[int] = []
     kept: list[int] = []
@@ -329,7 +343,11 @@ def _shortened(
     truncated: list[str] = []
     for place, unit in enumerate(units):
         # `left is not unit` below is how a changed unit is recognised; one that fits must stay the same object.
-        left = unit if _longest(unit) <= max_length_tokens else _what_is_left(unit, max_length_tokens, overlong, is_search=is_search)
+        left = (
+            unit
+            if _longest(unit) <= max_length_tokens
+            else _what_is_left(unit, max_length_tokens, overlong, is_search=is_search)
+        )
         if not left:
             dropped.append(unit[0].id)
             continue

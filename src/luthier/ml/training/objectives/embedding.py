@@ -76,7 +76,9 @@ class Candidates:
         A document is left out for a query where it holds the same tokens as the query itself, or as any document that
         the batch calls right for a query of the same tokens: it would be a false negative.
         """
-        queries, documents, positives = [], [], []
+        queries: list[int] = []
+        documents: list[int] = []
+        positives: list[int] = []
         right: dict[bytes, set[bytes]] = {}
         texts: list[bytes] = []
         place = 0
@@ -96,7 +98,8 @@ class Candidates:
             for text in right[unit[0].input_ids.tobytes()]:
                 counts[number, columns.get(text, [])] = False
             counts[number, positives[number]] = True
-        return cls(*(torch.tensor(one, device=device) for one in (queries, documents, positives)), counts.to(device))
+        places, columns_of_rows, own = (torch.tensor(one, device=device) for one in (queries, documents, positives))
+        return cls(places, columns_of_rows, own, counts.to(device))
 
 
 def info_nce(
@@ -193,7 +196,9 @@ class Embedding(HeadObjective):
             losses, hits, num_negatives = self._losses_of(vectors, units)
         self._keep(vectors, (losses, hits, num_negatives), random_states)
 
-    def _keep(self, vectors: Tensor, figures: tuple[Tensor, ...], random_states: list[tuple[Tensor, Tensor | None]]) -> None:
+    def _keep(
+        self, vectors: Tensor, figures: tuple[Tensor, ...], random_states: list[tuple[Tensor, Tensor | None]]
+    ) -> None:
         """Cut what was computed of all units into this rank's own micro-batches."""
         row = query = 0
         for (units, _), random_state in zip(self._own, random_states, strict=False):
@@ -249,7 +254,7 @@ class Embedding(HeadObjective):
                 losses.sum().backward()  # type: ignore[no-untyped-call]
                 losses = losses.detach()
             figures.append((losses, hits, counts.sum(-1) - 1))
-        return tuple(torch.cat(one) for one in zip(*figures, strict=True))  # type: ignore[return-value]
+        return tuple(torch.cat(one) for one in zip(*figures, strict=True))
 
 
 def _measures(hits: Tensor, num_negatives: Tensor) -> dict[str, Tensor]:

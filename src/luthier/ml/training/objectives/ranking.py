@@ -1,8 +1,8 @@
 """A reranker: of two documents of a query, the better one gets the higher score.
 
-A unit is the relevant and the irrelevant document of a query, each read together with the query. The loss is -log of the
-probability that the relevant one is the better of the two, which is the sigmoid of the difference of their scores. So
-scores order the documents of one query; alone, a score is no probability that a document is relevant.
+A unit is the relevant and the irrelevant document of a query, each read together with the query. The loss is -log of
+the probability that the relevant one is the better of the two: the sigmoid of the difference of their scores. So scores
+order the documents of one query; alone, a score is no probability that a document is relevant.
 
 Source: Burges et al., 2005, "Learning to Rank using Gradient Descent", section 3.
 """
@@ -48,4 +48,6 @@ class Ranking(HeadObjective):
             # A pair is a choice among two, of which the first is right: its cross-entropy is the loss above.
             wanted = torch.zeros_like(logits)
             wanted[:, 0] = 1.0
-            model.task_head = self.head.model_copy(update={"temperature": fitted_temperature(logits, wanted, self.head)})
+            model.task_head = self.head.model_copy(
+                update={"temperature": fitted_temperature(logits, wanted, self.head)}
+            )
