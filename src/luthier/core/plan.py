@@ -30,9 +30,9 @@ from luthier.core.recipe import (
     TemplateOption,
     format_target_modules,
 )
-from luthier.core.records.task_head import Pooling, TaskHead
 from luthier.core.registry import OBJECTIVES
 from luthier.core.run import BudgetPlan
+from luthier.core.task_head import Pooling, TaskHead
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]

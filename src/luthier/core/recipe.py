@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from luthier.core.dataset import Overlong
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
-from luthier.core.records.task_head import Pooling
 from luthier.core.registry import METHODS, METRICS, OBJECTIVES, OPTIMIZERS
+from luthier.core.task_head import Pooling
 
 MethodName = Annotated[str, AfterValidator(METHODS.validated), Field(json_schema_extra=METHODS.add_names)]
 ObjectiveName = Annotated[str, AfterValidator(OBJECTIVES.validated), Field(json_schema_extra=OBJECTIVES.add_names)]

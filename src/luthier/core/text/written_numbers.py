@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from luthier.core.records.task_head import NumberFormat
+from luthier.core.task_head import NumberFormat
 
 NUMBER: Final = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 _SHAPE: Final = re.compile(

@@ -14,7 +14,7 @@ from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress, Prompt
 from luthier.core.recipe import MetricName
-from luthier.core.records.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind
+from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate
 

@@ -269,16 +269,14 @@ def _small_plan(plan: Plan, base: Path) -> Plan:
 
 def _small_objective(objective: ObjectivePlan, width: int) -> ObjectivePlan:
     """As few and short answers as show how they are learned from, and a teacher and a task head of a small size."""
+    from luthier.ml.training.objectives.heads import small_head
 
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"task_head": small_head(objective.task_head, width)}
     if objective.draws:
-        changes = {"num_samples": NUM_SAMPLES, "max_new_tokens": MAX_NEW_TOKENS}
+        changes |= {"num_samples": NUM_SAMPLES, "max_new_tokens": MAX_NEW_TOKENS}
     if objective.teacher is not None:
         small = {"hidden_size": _TEACHER_WIDTH, "vocabulary_size": _TEACHER_VOCABULARY, "device": "cpu"}
         changes["teacher"] = objective.teacher.model_copy(update=small)
-    if (head := objective.task_head) is not None:
-        few = {"labels": head.labels[:_CLASSES], "label_counts": head.label_counts[:_CLASSES]}
-        changes["task_head"] = head.model_copy(update={"width": width, **few})
     return objective.model_copy(update=changes)
 
 
@@ -294,8 +292,7 @@ def _one_step(plan: Plan, folder: Path, template: ChatTemplate | None, teacher: 
     optimizer = MasterOptimizer(model.module, plan.training, model.method.rate_factor)
     take_step(plan, model, optimizer, folder / "objective", template=template, teacher=teacher)
     model.module.eval()
-    writes = plan.objective.task_head is None and plan.data.held_out is not None
-    if plan.objective.draws or writes:
+    if plan.objective.draws or (plan.data.held_out is not None and plan.objective.task_head is None):
         _write_answer(model)
     run = folder / "run"
     run.mkdir()
@@ -333,7 +330,6 @@ def _load_again(plan: Plan, path: Path, ids: Any) -> None:
 
 _PROMPT_TOKENS: Final = 4
 _ANSWER_TOKENS: Final = (8, 5, 6, 3)
-_CLASSES: Final = 3
 NUM_SAMPLES: Final = 2
 MAX_NEW_TOKENS: Final = 3
 
@@ -409,8 +405,8 @@ def take_step(
     from luthier.ml.training.step import one_step, validate
 
     rows_per_unit = rules_of(plan.objective.name).rows_per_unit
-    units = made_up_units(rows_per_unit, model.vocabulary_size, with_replay=plan.data.replay is not None)
-    units = with_made_up_targets(units, plan.objective.task_head)
+    made = made_up_units(rows_per_unit, model.vocabulary_size, with_replay=plan.data.replay is not None)
+    units = with_made_up_targets(made, plan.objective.task_head)
     objective = _prepared(plan, model, units, folder, template, teacher)
     beginnings = shared_prefix_tokens(model, units) if rows_per_unit > 1 else ()
     schedule = _OneStep(len(units), beginnings)

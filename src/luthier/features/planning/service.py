@@ -25,11 +25,11 @@ from luthier.core.dataset import (
 from luthier.core.errors import ConflictError, DataError, LeakageError, RecipeError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
-from luthier.core.records.task_head import SEARCH_KINDS
+from luthier.core.task_head import SEARCH_KINDS
+from luthier.features.planning.memorisation_probes import canaries_plan
 from luthier.features.planning.training_data import (
     PreparedSplit,
     TrainingDataLoader,
-    canaries_plan,
     load_splits,
     replay_plan,
     tokenise,

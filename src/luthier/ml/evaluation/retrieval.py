@@ -15,7 +15,7 @@ import numpy as np
 
 from luthier.core.dataset import Example
 from luthier.core.errors import DivergedError, RequestError
-from luthier.core.records.task_head import TaskHeadKind
+from luthier.core.task_head import TaskHeadKind
 from luthier.ml.evaluation.metrics.protocol import Array
 from luthier.ml.evaluation.metrics.ranking import Ranked
 

@@ -16,7 +16,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
-from luthier.core.records.task_head import NumberFormat, TaskHead, TaskHeadKind
+from luthier.core.task_head import NumberFormat, TaskHead, TaskHeadKind
 from luthier.core.text.written_numbers import write_number
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.embeddings import mean_states

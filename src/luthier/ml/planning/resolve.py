@@ -20,7 +20,7 @@ from luthier.core.plan import (
 )
 from luthier.core.recipe import EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
-from luthier.core.records.task_head import TaskHead
+from luthier.core.task_head import TaskHead
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.inference.models.thinking import AnswerLengths
 from luthier.ml.planning import defaults, resolve_for_device
@@ -147,13 +147,7 @@ def _resolved(
         why_no_experts: why groups leave experts out; empty where they do not.
     """
     sources = Provenance()
-    sources.note("base_model.name", "asked", "in the recipe")
-    sources.note("base_model.sha256", "measured", "digest of the weight files")
-    asked_template = recipe.data.template not in (None, "auto")
-    why = (
-        "in the recipe" if asked_template else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
-    )
-    sources.note("base_model.template", "asked" if asked_template else "derived", why)
+    _note_base(recipe, template, sources)
     # Notes are made in any order; `in_order` sorts them by the sections of the plan.
     _note_rows(data, sources)
     asked_method = fitted_method(recipe.method, recipe.objective)
@@ -194,6 +188,15 @@ def _resolved(
         sources=sources.in_order(_SECTIONS),
     )
     return resolve_for_device.decided_for(plan, structure, hardware)
+
+
+def _note_base(recipe: Recipe, template: Literal["chat", "plain"], sources: Provenance) -> None:
+    """Where the base model and its template come from."""
+    sources.note("base_model.name", "asked", "in the recipe")
+    sources.note("base_model.sha256", "measured", "digest of the weight files")
+    asked = recipe.data.template not in (None, "auto")
+    why = "in the recipe" if asked else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
+    sources.note("base_model.template", "asked" if asked else "derived", why)
 
 
 def _note_rows(data: DataPlan, sources: Provenance) -> None:

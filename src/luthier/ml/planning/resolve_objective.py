@@ -14,7 +14,7 @@ from luthier.core.dataset import DatasetProfile, Shape
 from luthier.core.errors import RecipeError
 from luthier.core.plan import EvaluationPlan, MethodPlan, ObjectivePlan, TeacherPlan
 from luthier.core.recipe import EvaluationRecipe, MethodRecipe, ObjectiveRecipe, RouterAuxLoss
-from luthier.core.records.task_head import SEARCH_KINDS, TaskHead
+from luthier.core.task_head import SEARCH_KINDS, TaskHead
 from luthier.ml.evaluation.metrics.registry import needs_of
 from luthier.ml.planning.defaults import SEARCH_METRICS, Provenance
 from luthier.ml.training.methods.rules import rules_of as method_rules

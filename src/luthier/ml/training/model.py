@@ -34,7 +34,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.forward_path import ForwardPath
 from luthier.core.plan import Plan
-from luthier.core.records.task_head import TaskHead
+from luthier.core.task_head import TaskHead
 from luthier.ml.inference.models.architecture import (
     causal_model,
     context_tokens,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import ObjectivePlan, Plan
-from luthier.core.records.task_head import TaskHead
+from luthier.core.task_head import TaskHead
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Unit, rows_of
 from luthier.ml.training.objectives.embedding import Candidates, Embedding, info_nce, pooled

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import Example, Split, TokenisedExample
 from luthier.core.errors import DataError, RecipeError, RowProblem
-from luthier.core.records.task_head import TaskHead, TaskHeadKind
+from luthier.core.task_head import TaskHead, TaskHeadKind
 from luthier.core.text.written_numbers import number_format, read_number
 from luthier.ml.baselines.rows import same_label, spellings
 from luthier.ml.data.files.bad_field import problem_of, shorten
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _SEPARATORS: Final = ("\n", ";", "|", ",", "/")
 """What may lie between the labels of an answer, the least ambiguous first."""
 _SHOWN: Final = 5
+_JUDGED: Final[tuple[Split, ...]] = ("validation", "held_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,14 @@ class FittedHead:
     notes: tuple[str, ...] = ()
 
 
-def fit_task_head(kind: TaskHeadKind, examples: Sequence[Example], width: int, *, multi_label: bool) -> FittedHead:
-    """The classes or the range of numbers of the training rows.
+def fit_task_head(
+    kind: TaskHeadKind, splits: Mapping[Split, Sequence[Example]], width: int, *, multi_label: bool
+) -> FittedHead:
+    """The classes or the range of numbers of the training rows; the other splits are only looked at for notes.
 
     Args:
         kind: classify or regress.
-        examples: the training rows; those that are held out or validated on must not be among them.
+        splits: the rows of a run.
         width: of the model's hidden states.
         multi_label: whether an answer may have several labels.
 
@@ -58,12 +61,15 @@ def fit_task_head(kind: TaskHeadKind, examples: Sequence[Example], width: int, *
         DataError: rows without an answer, an answer that is no number, one class only, or the same number everywhere.
         RecipeError: several labels are asked for, and no answer has several.
     """
+    examples = splits["train"]
     answers = _answers(kind, examples)
     if kind == "regress":
-        return _fit_numbers(examples, answers, width)
-    separator = _separator(answers) if multi_label else ", "
-    parts = [_labels(answer, separator) if multi_label else [answer] for answer in answers]
-    return _fit_classes(parts, width, separator, multi_label=multi_label)
+        found = _fit_numbers(examples, answers, width)
+    else:
+        separator = _separator(answers) if multi_label else ", "
+        parts = [_labels(answer, separator) if multi_label else [answer] for answer in answers]
+        found = _fit_classes(parts, width, separator, multi_label=multi_label)
+    return replace(found, notes=(*found.notes, *_notes_of_judged(splits, found.head)))
 
 
 def _answers(kind: TaskHeadKind, examples: Sequence[Example]) -> list[str]:
@@ -249,10 +255,16 @@ def with_targets(
     return tuple(replace(row, target=target or ()) for row, target in zip(rows, targets, strict=True))
 
 
-def notes_of_judged(splits: Mapping[Split, Sequence[Example]], head: TaskHead) -> tuple[str, ...]:
+def of_known_classes(examples: Sequence[Example], head: TaskHead) -> list[Example]:
+    """The rows without those of a class that no training row has."""
+    return [e for e, target in zip(examples, targets_of(examples, head), strict=True) if target is not None]
+
+
+def _notes_of_judged(splits: Mapping[Split, Sequence[Example]], head: TaskHead) -> tuple[str, ...]:
     """What a person should know of rows that are validated or judged on and that the head can never get right."""
     notes = []
-    for split, examples in splits.items():
+    for split in _JUDGED:
+        examples = splits.get(split, ())
         unreadable = [e for e in examples if not _is_possible(e.reference or "", head)]
         if not unreadable:
             continue

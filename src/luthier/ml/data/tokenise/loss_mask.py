@@ -25,7 +25,7 @@ from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.errors import DataError, OverlongError, RowProblem, TemplateError
 from luthier.core.ports import Progress
 from luthier.core.recipe import ObjectiveRecipe
-from luthier.core.records.task_head import SEARCH_KINDS, Pooling, TaskHeadKind
+from luthier.core.task_head import SEARCH_KINDS, Pooling, TaskHeadKind
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.tokenise.heads import tokenise_prompt
 from luthier.ml.data.tokenise.proof import ProvedText, prove

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import ObjectiveRecipe
-from luthier.core.records.task_head import Pooling, TaskHead
+from luthier.core.task_head import Pooling, TaskHead
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.tokenise.heads import FittedHead
 from luthier.ml.evaluation.retrieval import SearchRow, search_row

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from luthier.core.errors import ModelSourceError, RequestError
-from luthier.core.records.task_head import TASK_HEAD_FILE, TASK_HEAD_WEIGHTS, TaskHead, TaskHeadKind
+from luthier.core.task_head import TASK_HEAD_FILE, TASK_HEAD_WEIGHTS, TaskHead, TaskHeadKind
 
 _INSTEAD: Final[Mapping[TaskHeadKind, str]] = {
     "classify": "ask it for labels: luthier eval, or `TaskModel.probabilities`",

@@ -24,7 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from luthier.core.events import PLAIN_LOSS
 from luthier.core.plan import ObjectivePlan
-from luthier.core.records.task_head import TaskHead
+from luthier.core.task_head import TaskHead
 from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, PlainObjective, Tools, Unit, rows_of
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def outputs_of(model: TrainableModel, batches: Sequence[Batch]) -> tuple[Tensor,
 _COLDEST, _HOTTEST = 0.05, 20.0
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 _TOLERANCE: Final = 1e-4
+_FEW: Final = 3
 
 
 def fitted_temperature(logits: Tensor, wanted: Tensor, head: TaskHead) -> float:
@@ -179,6 +180,14 @@ def _golden_section(f: Callable[[float], float], low: float, high: float) -> flo
             right = low + _GOLDEN * (high - low)
             at_right = f(right)
     return (low + high) / 2
+
+
+def small_head(head: TaskHead | None, width: int) -> TaskHead | None:
+    """The same head for a small copy of the model: of another width, and with few classes."""
+    if head is None:
+        return None
+    few = {"labels": head.labels[:_FEW], "label_counts": head.label_counts[:_FEW]}
+    return head.model_copy(update={"width": width, **few})
 
 
 def with_made_up_targets(units: Sequence[Unit], head: TaskHead | None) -> list[Unit]:

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from luthier.core.dataset import Shape
 from luthier.core.defaults import NEW_TOKENS
-from luthier.core.records.task_head import TaskHeadKind
 from luthier.core.registry import OBJECTIVES
+from luthier.core.task_head import TaskHeadKind
 
 Setting = tuple[Any, str]
 
