@@ -241,8 +241,7 @@ class ObjectiveRecipe(FrozenModel):
         divide_by_spread: grpo: whether advantages are divided by the spread of their group.
         loss_weighting: whether every token counts the same, or every row.
         teacher: distillation: a base model, a folder, or a run, with the same tokenizer.
-        temperature: grpo: of drawing; distillation: softens both distributions before they are compared; embed: what
-            similarities are divided by.
+        temperature: grpo: of drawing; distillation: softens both distributions; embed: divides similarities.
         alpha: distillation: share of the teacher in the loss; the rest is cross-entropy.
         divergence: distillation: how the two distributions are compared.
         teacher_share: jensen_shannon: the teacher's share in the mixture that both are compared with.
@@ -252,8 +251,7 @@ class ObjectiveRecipe(FrozenModel):
         class_weights: classify: whether every row counts the same, or (`balanced`) every class.
         pooling: embed: whether a vector is the mean over all tokens or the state of the last one.
         dimensions: embed: lengths to which vectors may be cut (Matryoshka), each trained with a loss of its own.
-        query_prompt: embed: text before each query.
-        document_prompt: embed: text before each document.
+        query_prompt, document_prompt: embed: text before each query and before each document.
         options: settings of an objective that another package brings.
     """
 

@@ -29,7 +29,7 @@ def model_on(task: SearchTask) -> SystemUnderTest:
         model="tiny",
         adapter="adapter",
         num_few_shot=0,
-        engine=FakeEngine(),
+        engine=FakeEngine({}),
         prompts=tuple(Prompt(text=query, max_new_tokens=1) for query in task.queries),
         references=tuple(task.documents[min(right)] for right in task.right),
         row_ids=task.row_ids,

@@ -31,12 +31,12 @@ _SCORED_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class SearchSystems:
-    """What is judged on a search.
+class JudgedSystems:
+    """What is judged on the same rows.
 
     Attributes:
         systems: base models and other runs, baselines, and the judged model last.
-        notes: what a reader should know of the search.
+        notes: what a reader should know of the rows and the baselines.
         left_out: baselines that do not fit, each with the reason.
     """
 
@@ -84,7 +84,7 @@ def search_metrics(
 
 def search_systems(
     candidates: Sequence[Candidate], pool: EnginePool, held_out: Sequence[Example], train: Sequence[Example]
-) -> SearchSystems:
+) -> JudgedSystems:
     """The candidates, the last of which is judged, with baselines before it.
 
     Args:
@@ -103,7 +103,7 @@ def search_systems(
     systems = [_system(one, pool, task) for one in candidates if not one.shots]
     baselines, left_out = search_baselines(task, train, systems[-1])
     systems[-1:-1] = baselines
-    return SearchSystems(tuple(systems), task.notes, tuple(left_out))
+    return JudgedSystems(tuple(systems), task.notes, tuple(left_out))
 
 
 def _head_of(candidate: Candidate) -> TaskHead | None:

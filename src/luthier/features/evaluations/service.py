@@ -18,7 +18,7 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
-from luthier.features.evaluations.search import search_kind, search_metrics, search_systems
+from luthier.features.evaluations.search import JudgedSystems, search_kind, search_metrics, search_systems
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
@@ -289,7 +289,6 @@ def _judge(
     Raises:
         RequestError: there is a bar and nothing to compare the last system with, so no verdict.
     """
-    from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge, primary_metric
 
     start = time.perf_counter()
@@ -300,19 +299,13 @@ def _judge(
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
-        found = None
         if search_kind(candidates) is not None:
             found = search_systems(candidates, pool, examples, train)
-            systems = list(found.systems)
         else:
-            systems = [
-                system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
-                for c in candidates
-            ]
-            # Before the last system, which is the one that is judged.
-            systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
+            tokens = (max_new_tokens, max_thinking_tokens)
+            found = _systems_that_answer(candidates, pool, examples, tokens, baselines)
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
-        results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
+        results, comparisons = judge(found.systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
     labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
     # Left out of the verdict only: the comparison itself is stored and shown.
@@ -328,11 +321,28 @@ def _judge(
         systems=results,
         comparisons=comparisons,
         verdict=words,
-        rows_notes=(*held_out.notes, *pool.notes, *baselines.notes, *(found.notes if found else ())),
-        baselines_left_out=(*baselines.left_out, *(found.left_out if found else ())),
+        rows_notes=(*held_out.notes, *pool.notes, *found.notes),
+        baselines_left_out=found.left_out,
         labels=labels,
         seconds=time.perf_counter() - start,
     )
+
+
+def _systems_that_answer(
+    candidates: Sequence[Candidate],
+    pool: EnginePool,
+    examples: Sequence[Example],
+    tokens: tuple[int | None, int | None],
+    baselines: BaselineSet,
+) -> JudgedSystems:
+    """The candidates with baselines before the last of them. tokens: most of an answer, and of a thought before it."""
+    from luthier.ml.baselines.system import as_system
+
+    most, thinking = tokens
+    systems = [system_under_test(c, pool.engine(c), examples, most, max_thinking_tokens=thinking) for c in candidates]
+    # Before the last system, which is the one that is judged.
+    systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
+    return JudgedSystems(tuple(systems), baselines.notes, baselines.left_out)
 
 
 def _verdict(

@@ -377,10 +377,9 @@ def tokenise(
         learning=_learning(recipe, split),
     )
     refuse_cut_canaries(made)
-    rows_per_unit, rules = made.rows_per_example, rules_of(recipe.objective.name if recipe.objective else "sft")
+    rules = rules_of(recipe.objective.name if recipe.objective else "sft")
     # A unit of embeddings has as many texts as its rows name: a hard negative is a third one.
-    if split != "held_out" and rules.task_head != "embed":
-        rows_per_unit = rules.rows_per_unit
+    rows_per_unit = made.rows_per_example if rules.task_head == "embed" or split == "held_out" else rules.rows_per_unit
     counts: dict[str, Any] = profile_tokens(made.examples, rows_per_example=rows_per_unit, row_counts=made.row_counts)
     profile = DatasetProfile(
         split=split,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.vacuous import nonempty
 from torch import Tensor
 
 from luthier.core.dataset import TokenisedExample
@@ -152,7 +153,7 @@ def test_validation_ranks_among_all_documents_and_leaves_no_gradient(
         total = 0.0
         with torch.no_grad():
             objective.look(model, [part for part, _ in parts])
-            for part, _ in parts:
+            for part, _ in nonempty(parts):
                 found = objective.losses(model, part, collate(rows_of(part), model.pad_id, "cpu"))
                 assert not found.total.requires_grad
                 total += found.total.item()

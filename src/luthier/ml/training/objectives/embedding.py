@@ -251,10 +251,11 @@ class Embedding(HeadObjective):
                 sizes,
             )
             if vectors.is_leaf and vectors.requires_grad:
-                losses.sum().backward()  # type: ignore[no-untyped-call]
+                losses.sum().backward()
                 losses = losses.detach()
             figures.append((losses, hits, counts.sum(-1) - 1))
-        return tuple(torch.cat(one) for one in zip(*figures, strict=True))
+        every, right, negatives = (torch.cat(one) for one in zip(*figures, strict=True))
+        return every, right, negatives
 
 
 def _measures(hits: Tensor, num_negatives: Tensor) -> dict[str, Tensor]:
