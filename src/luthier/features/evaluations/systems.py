@@ -1,7 +1,8 @@
-"""Models that search documents, judged on held-out rows: embeddings by retrieval, rerankers by the order they give.
+"""What is judged on held-out rows: models that answer, and models that search documents, with baselines beside them.
 
-Beside the tuned model stand the base's own vectors (the mean of its last hidden states), BM25, and the most popular
-documents; base models and other runs that are named are asked in the same way.
+Embeddings are judged by retrieval, rerankers by the order that they give. Beside the tuned model are then the base's
+own vectors (the mean of its last hidden states), BM25, and the most popular documents; base models and other runs that
+are named are asked in the same way.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from luthier.core.ports import Progress, Prompt
 from luthier.core.recipe import MetricName
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind
 from luthier.features.generation.engines import EnginePool
-from luthier.features.models.resolve import Candidate
+from luthier.features.models.resolve import Candidate, system_under_test
 
 if TYPE_CHECKING:
+    from luthier.ml.baselines.predict import BaselineSet
     from luthier.ml.evaluation.metrics.protocol import Array
     from luthier.ml.evaluation.metrics.ranking import Ranked
     from luthier.ml.evaluation.retrieval import SearchTask
@@ -43,6 +45,30 @@ class JudgedSystems:
     systems: tuple[SystemUnderTest, ...]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
+
+
+def systems_that_answer(
+    candidates: Sequence[Candidate],
+    pool: EnginePool,
+    examples: Sequence[Example],
+    tokens: tuple[int | None, int | None],
+    baselines: BaselineSet,
+) -> JudgedSystems:
+    """The candidates as they write answers, with baselines before the last of them, which is judged.
+
+    Args:
+        candidates: models.
+        pool: opens their engines.
+        examples: the rows that are judged.
+        tokens: the most of an answer, and of a thought before it; None for the rows' own lengths.
+        baselines: fitted on the training rows.
+    """
+    from luthier.ml.baselines.system import as_system
+
+    most, thinking = tokens
+    systems = [system_under_test(c, pool.engine(c), examples, most, max_thinking_tokens=thinking) for c in candidates]
+    systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
+    return JudgedSystems(tuple(systems), baselines.notes, baselines.left_out)
 
 
 def search_kind(candidates: Sequence[Candidate]) -> TaskHeadKind | None:
