@@ -17,12 +17,7 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
-from luthier.features.evaluations.systems import (
-    search_kind,
-    search_metrics,
-    search_systems,
-    systems_that_answer,
-)
+from luthier.features.evaluations.systems import search_kind, search_metrics, search_systems, systems_that_answer
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
