@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
-from luthier.core.evaluation import Bar, Comparison, Evaluation, SystemResult, Verdict
+from luthier.core.evaluation import Bar, Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
+from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.evaluations.systems import search_kind, search_metrics, search_systems, systems_that_answer
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
@@ -96,14 +97,8 @@ def judge_run(
         candidates.append(as_candidate(plan.objective.teacher))
     # The judged system is last: comparisons and tables take the last one as the candidate.
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
-    rows = HeldOut(
-        file=held_out.profile.file,
-        sha256=held_out.profile.sha256,
-        num_rows=held_out.profile.num_rows,
-        examples=_that_fit(held_out, prepared),
-        num_leaked=plan.data.num_leaked,
-        num_same_prompt=plan.data.num_same_prompt,
-    )
+    profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
+    rows = HeldOut(profile.file, profile.sha256, profile.num_rows, _that_fit(held_out, prepared), *leaked)
     evaluation = _judge(
         context,
         candidates,
@@ -328,15 +323,13 @@ def _judge(
     bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
     which is left out with a note where there is no verdict.
 
-    Raises:
-        RequestError: there is a bar and nothing to compare the last system with, so no verdict.
+    Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
     from luthier.ml.evaluation.compare import judge, primary_metric
 
-    start = time.perf_counter()
-    examples = choose_samples(held_out.examples, max_samples)
+    start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
-    searches = search_kind(candidates) is not None  # beside a search there is always an order to compare with
+    searches = search_kind(candidates) is not None  # a search always has an order to compare with
     num_systems = len(candidates) + len(baselines.predictions) + searches
     bar, of_bar = _bar_kept(bar, num_systems, candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
@@ -346,13 +339,14 @@ def _judge(
             found = search_systems(candidates, pool, examples, train)
         else:
             found = systems_that_answer(candidates, pool, examples, (max_new_tokens, max_thinking_tokens), baselines)
-        # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
+        # Seed 0: intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(found.systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
+        rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
+        judged = found.systems[-1]
+        confidence, why = label_confidence_of(rows, candidates[-1], pool, judged, baselines, context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
-    labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
-    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(labels))
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -362,10 +356,12 @@ def _judge(
         num_rows=results[-1].num_samples,
         systems=results,
         comparisons=comparisons,
-        verdict=words,
+        verdict=_verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence),
         rows_notes=(*held_out.notes, *of_bar, *pool.notes, *found.notes),
         baselines_left_out=found.left_out,
-        labels=labels,
+        labels=rows.labels,
+        label_confidence=confidence,
+        label_confidence_left_out=why,
         seconds=time.perf_counter() - start,
     )
 
@@ -378,6 +374,7 @@ def _verdict(
     bar: Bar | None,
     *,
     are_labels: bool,
+    confidence: Sequence[LabelConfidence],
 ) -> Verdict | None:
     """The verdict on the last system; None where it is alone."""
     from luthier.ml.evaluation.compare import verdict
@@ -393,6 +390,7 @@ def _verdict(
         num_rows_in_file=len(held_out.examples),
         bar=bar,
         are_labels=are_labels,
+        confidence=confidence,
     )
 
 
