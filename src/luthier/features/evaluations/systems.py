@@ -16,8 +16,9 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Progress, Prompt
 from luthier.core.recipe import MetricName
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind
+from luthier.features.evaluations.baselines import systems_with_baselines
 from luthier.features.generation.engines import EnginePool
-from luthier.features.models.resolve import Candidate, system_under_test
+from luthier.features.models.resolve import Candidate
 
 if TYPE_CHECKING:
     from luthier.ml.baselines.predict import BaselineSet
@@ -47,27 +48,27 @@ class JudgedSystems:
     left_out: tuple[str, ...]
 
 
-def systems_that_answer(
-    candidates: Sequence[Candidate],
+def judged_systems(
     pool: EnginePool,
+    candidates: Sequence[Candidate],
     examples: Sequence[Example],
-    tokens: tuple[int | None, int | None],
+    train: Sequence[Example],
+    limits: tuple[int | None, int | None],
     baselines: BaselineSet,
 ) -> JudgedSystems:
-    """The candidates as they write answers, with baselines before the last of them, which is judged.
+    """The candidates with baselines before the last of them: as they search documents, or as they write answers.
 
     Args:
-        candidates: models.
         pool: opens their engines.
+        candidates: models, the judged one last.
         examples: the rows that are judged.
-        tokens: the most of an answer, and of a thought before it; None for the rows' own lengths.
-        baselines: fitted on the training rows.
+        train: the rows that the judged model learned from, as far as they are known.
+        limits: most tokens of an answer, and of a thought before it.
+        baselines: those that answer.
     """
-    from luthier.ml.baselines.system import as_system
-
-    most, thinking = tokens
-    systems = [system_under_test(c, pool.engine(c), examples, most, max_thinking_tokens=thinking) for c in candidates]
-    systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
+    if search_kind(candidates) is not None:
+        return search_systems(candidates, pool, examples, train)
+    systems = systems_with_baselines(pool, candidates, examples, limits, baselines)
     return JudgedSystems(tuple(systems), baselines.notes, baselines.left_out)
 
 
