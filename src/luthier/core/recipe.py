@@ -228,8 +228,7 @@ class ObjectiveRecipe(FrozenModel):
         name: the objective.
         beta: dpo, ipo, kto: how fast leaving the start is punished; orpo: weight of the odds ratio; simpo: scale of the
             rewards.
-        label_smoothing: sft: share of the weight that is spread over all tokens; dpo, simpo: share of labels that may
-            be wrong; classify: share that is spread over all classes.
+        label_smoothing: sft, classify: share of the weight spread over all; dpo, simpo: of labels that are wrong.
         gamma: simpo: margin by which the chosen answer must be ahead.
         nll_over: orpo: tokens of the chosen row that cross-entropy is taken over.
         desirable_weight: kto: weight of good answers.

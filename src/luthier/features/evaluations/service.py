@@ -319,34 +319,28 @@ def _judge(
     measures_kl: bool = True,
     stop: StopCheck | None = None,
 ) -> Evaluation:
-    """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
+    """Open each engine once, let `evaluate.compare` judge, and put the verdict into words; for `train`, see `evaluate`.
 
-    beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
-    train: the rows that baselines without a language model are fitted on; without any there are none.
-    bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
-    which is left out with a note where there is no verdict.
-    measures_kl: whether it is looked at how far the last system moved from its base.
-
-    Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
+    beside: systems that are judged and are no baseline: a student need not beat its teacher. is_bar_asked: false where
+    the bar is only that of its run. Raises RequestError where there is a bar and nothing to compare with.
     """
     from luthier.ml.evaluation.compare import judge, primary_metric
 
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     searches = search_kind(candidates) is not None  # a search always has an order to compare with
-    num_systems = len(candidates) + len(baselines.predictions) + searches
-    bar, of_bar = _bar_kept(bar, num_systems, candidates[-1].name, is_bar_asked)
+    num_others = len(baselines.predictions) + searches
+    bar, of_bar = _bar_kept(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
         limits = (max_new_tokens, max_thinking_tokens)
         found = judged_systems(pool, candidates, examples, train, limits, baselines)
+        judged = found.systems[-1]
         # Seed 0: intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(found.systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
         rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
-        confidence, why = label_confidence_of(
-            rows, candidates[-1], pool, found.systems[-1], baselines, context.progress
-        )
+        confidence, why = label_confidence_of(rows, candidates[-1], pool, judged, baselines, context.progress)
         measures_kl = measures_kl and not searches
         kl, no_kl = measure_kl(pool, candidates, found.systems, context.progress) if measures_kl else (None, ())
     primary = primary_metric(metrics, [e.reference for e in examples])
