@@ -32,7 +32,7 @@ from luthier.core.recipe import (
 )
 from luthier.core.registry import OBJECTIVES
 from luthier.core.run import BudgetPlan
-from luthier.core.task_head import TaskHead
+from luthier.core.task_head import Pooling, TaskHead
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]
@@ -243,6 +243,10 @@ class ObjectivePlan(FrozenModel):
     router_aux_loss: float | None = None
     multi_label: bool | None = None
     class_weights: ClassWeights | None = None
+    pooling: Pooling | None = None
+    dimensions: tuple[int, ...] | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
     task_head: TaskHead | None = None
     task_head_notes: tuple[str, ...] = ()
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)

@@ -16,6 +16,7 @@ from luthier.core.dataset import Overlong
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
 from luthier.core.registry import METHODS, METRICS, OBJECTIVES, OPTIMIZERS
+from luthier.core.task_head import Pooling
 
 MethodName = Annotated[str, AfterValidator(METHODS.validated), Field(json_schema_extra=METHODS.add_names)]
 ObjectiveName = Annotated[str, AfterValidator(OBJECTIVES.validated), Field(json_schema_extra=OBJECTIVES.add_names)]
@@ -227,8 +228,7 @@ class ObjectiveRecipe(FrozenModel):
         name: the objective.
         beta: dpo, ipo, kto: how fast leaving the start is punished; orpo: weight of the odds ratio; simpo: scale of the
             rewards.
-        label_smoothing: sft: share of the weight that is spread over all tokens; dpo, simpo: share of labels that may
-            be wrong; classify: share that is spread over all classes.
+        label_smoothing: sft, classify: share of the weight spread over all; dpo, simpo: of labels that are wrong.
         gamma: simpo: margin by which the chosen answer must be ahead.
         nll_over: orpo: tokens of the chosen row that cross-entropy is taken over.
         desirable_weight: kto: weight of good answers.
@@ -240,7 +240,7 @@ class ObjectiveRecipe(FrozenModel):
         divide_by_spread: grpo: whether advantages are divided by the spread of their group.
         loss_weighting: whether every token counts the same, every row, or every token by its own probability (`dft`).
         teacher: distillation: a base model, a folder, or a run, with the same tokenizer.
-        temperature: grpo: of drawing; distillation: softens both distributions before they are compared.
+        temperature: grpo: of drawing; distillation: softens both distributions; embed: divides similarities.
         alpha: distillation: share of the teacher in the loss; the rest is cross-entropy.
         divergence: distillation: how the two distributions are compared.
         teacher_share: jensen_shannon: the teacher's share in the mixture that both are compared with.
@@ -248,6 +248,9 @@ class ObjectiveRecipe(FrozenModel):
             model's own config, or a coefficient.
         multi_label: classify: whether a row may have several labels.
         class_weights: classify: whether every row counts the same, or (`balanced`) every class.
+        pooling: embed: whether a vector is the mean over all tokens or the state of the last one.
+        dimensions: embed: lengths to which vectors may be cut (Matryoshka), each trained with a loss of its own.
+        query_prompt, document_prompt: embed: text before each query and before each document.
         options: settings of an objective that another package brings.
     """
 
@@ -272,6 +275,10 @@ class ObjectiveRecipe(FrozenModel):
     router_aux_loss: RouterAuxLoss | None = None
     multi_label: bool | None = None
     class_weights: ClassWeights | None = None
+    pooling: Pooling | None = None
+    dimensions: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
     options: dict[str, bool | int | float | str] | None = None
 
 

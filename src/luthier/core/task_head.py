@@ -20,6 +20,9 @@ TaskHeadKind = Literal["classify", "regress", "rank", "embed"]
 Pooling = Literal["last", "mean"]
 """Which states a head reads: that of the last token, or the mean over all tokens."""
 
+SEARCH_KINDS: Final[tuple[TaskHeadKind, ...]] = ("rank", "embed")
+"""Heads of models that search documents; they learn from queries with documents, not from answers."""
+
 TASK_HEAD_FILE: Final = "head.json"
 TASK_HEAD_WEIGHTS: Final = "head.safetensors"
 HEAD_DOCUMENT: Final = "task_head.json"
@@ -109,7 +112,13 @@ class TaskHead(FrozenModel):
     @property
     def loss_unit(self) -> str:
         """What the loss of its training is counted in."""
-        return "squared standard deviations a row" if self.kind == "regress" else "nats a row"
+        units: dict[TaskHeadKind, str] = {
+            "classify": "nats a row",
+            "regress": "squared standard deviations a row",
+            "rank": "nats a pair",
+            "embed": "nats a query",
+        }
+        return units[self.kind]
 
     @property
     def summary(self) -> str:

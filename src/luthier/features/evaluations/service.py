@@ -17,9 +17,10 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
-from luthier.features.evaluations.baselines import fit_baselines, systems_with_baselines, with_learning_curve
+from luthier.features.evaluations.baselines import fit_baselines, with_learning_curve
 from luthier.features.evaluations.kl_to_base import measure_kl
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
+from luthier.features.evaluations.systems import judged_systems, search_kind, search_metrics
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
@@ -212,9 +213,9 @@ def evaluate(
     """
     _check_shots(few_shot, few_shot_from)
     loaded, notes = load_mapped(context, systems, data, mapping)
-    chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
-    check_metrics(chosen, loaded.examples)
     resolved = [find_candidate(context, name) for name in systems]
+    chosen = search_metrics(metrics, resolved, usual_metrics(loaded.examples))
+    check_metrics(chosen, loaded.examples)
     train, leaked = _learned_rows(context, systems, loaded.examples, allow_leakage)
     # The table reads from the plain to the tuned: what is judged comes last.
     ordered = [*resolved[1:], resolved[0]]
@@ -318,31 +319,30 @@ def _judge(
     measures_kl: bool = True,
     stop: StopCheck | None = None,
 ) -> Evaluation:
-    """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
+    """Open each engine once, let `evaluate.compare` judge, and put the verdict into words; for `train`, see `evaluate`.
 
-    beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
-    train: the rows that baselines without a language model are fitted on; without any there are none.
-    bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
-    which is left out with a note where there is no verdict.
-    measures_kl: whether it is looked at how far the last system moved from its base.
-
-    Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
+    beside: systems that are judged and are no baseline: a student need not beat its teacher. is_bar_asked: false where
+    the bar is only that of its run. Raises RequestError where there is a bar and nothing to compare with.
     """
     from luthier.ml.evaluation.compare import judge, primary_metric
 
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
-    bar, of_bar = _bar_kept(bar, len(candidates) + len(baselines.predictions), candidates[-1].name, is_bar_asked)
+    searches = search_kind(candidates) is not None  # a search always has an order to compare with
+    num_others = len(baselines.predictions) + searches
+    bar, of_bar = _bar_kept(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
         limits = (max_new_tokens, max_thinking_tokens)
-        systems = systems_with_baselines(pool, candidates, examples, limits, baselines)
-        # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
-        results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
+        found = judged_systems(pool, candidates, examples, train, limits, baselines)
+        judged = found.systems[-1]
+        # Seed 0: intervals of a repeated evaluation are the same to the last digit.
+        results, comparisons = judge(found.systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
         rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
-        confidence, why = label_confidence_of(rows, candidates[-1], pool, systems[-1], baselines, context.progress)
-        kl, why_no_kl = measure_kl(pool, candidates, systems, context.progress) if measures_kl else (None, ())
+        confidence, why = label_confidence_of(rows, candidates[-1], pool, judged, baselines, context.progress)
+        measures_kl = measures_kl and not searches
+        kl, no_kl = measure_kl(pool, candidates, found.systems, context.progress) if measures_kl else (None, ())
     primary = primary_metric(metrics, [e.reference for e in examples])
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
@@ -353,13 +353,13 @@ def _judge(
         run_id=run_id,
         held_out_file=held_out.file,
         held_out_sha256=held_out.sha256,
-        num_rows=len(examples),
+        num_rows=results[-1].num_samples,
         systems=results,
         comparisons=comparisons,
         verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
         kl_to_base=kl,
-        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *baselines.notes, *why_no_kl),
-        baselines_left_out=baselines.left_out,
+        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *found.notes, *no_kl),
+        baselines_left_out=found.left_out,
         labels=rows.labels,
         label_confidence=confidence,
         label_confidence_left_out=why,

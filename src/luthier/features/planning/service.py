@@ -25,6 +25,7 @@ from luthier.core.dataset import (
 from luthier.core.errors import ConflictError, DataError, LeakageError, RecipeError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
+from luthier.core.task_head import SEARCH_KINDS
 from luthier.features.planning.memorisation_probes import canaries_plan
 from luthier.features.planning.training_data import (
     PreparedSplit,
@@ -226,14 +227,28 @@ def prepare(
         ),
     )
     if judged:
-        check_metrics(plan.evaluation.metrics, judged)
-        check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
+        _check_judged(plan, judged, splits["train"].good_examples)
     plan = _with_bar(plan, judged, splits["train"].good_examples)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)
     plan = with_budget(context, plan, recipe.budget, prices)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
+
+
+def _check_judged(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> None:
+    """Check that the held-out rows can be judged as the plan says.
+
+    Raises:
+        RequestError: they cannot.
+    """
+    from luthier.ml.evaluation.retrieval import search_task
+
+    check_metrics(plan.evaluation.metrics, judged)
+    check_few_shot(plan.evaluation.few_shot, train, judged)
+    head = plan.objective.task_head
+    if head is not None and head.kind in SEARCH_KINDS:
+        search_task(head.kind, judged, train)
 
 
 def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:

@@ -20,6 +20,7 @@ from luthier.core.errors import LeakageError, RecipeError
 from luthier.core.ids import sha256_document
 from luthier.core.plan import ReplayPlan
 from luthier.core.recipe import Recipe
+from luthier.core.task_head import SEARCH_KINDS
 from luthier.features.planning.memorisation_probes import planted, refuse_cut_canaries
 from luthier.platform.home.context import Context
 
@@ -312,6 +313,7 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
 def _fitted_head(recipe: Recipe, parts: Mapping[Split, Part], model_path: str) -> FittedHead | None:
     """What a task head learns, by the training rows alone; None for objectives that write."""
     from luthier.ml.data.tokenise.heads import fit_task_head
+    from luthier.ml.data.tokenise.search import search_head
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.training.objectives.rules import rules_of
 
@@ -320,6 +322,8 @@ def _fitted_head(recipe: Recipe, parts: Mapping[Split, Part], model_path: str) -
         return None
     splits = {split: part.examples for split, part in parts.items()}
     width = read_structure(model_path).hidden_size
+    if kind in SEARCH_KINDS:
+        return search_head(recipe.objective, splits["train"], width)
     return fit_task_head(kind, splits, width, multi_label=recipe.objective.multi_label or False)
 
 
@@ -330,7 +334,7 @@ def with_known_classes(parts: dict[Split, Part], head: TaskHead | None) -> dict[
     """
     from luthier.ml.data.tokenise.heads import of_known_classes
 
-    if head is None or "validation" not in parts:
+    if head is None or head.kind in SEARCH_KINDS or "validation" not in parts:
         return parts
     part = parts.pop("validation")
     kept = of_known_classes(part.examples, head)
@@ -381,9 +385,9 @@ def tokenise(
         learning=_learning(recipe, split),
     )
     refuse_cut_canaries(made)
-    rows_per_unit = made.rows_per_example
-    if split != "held_out":
-        rows_per_unit = rules_of(recipe.objective.name if recipe.objective else "sft").rows_per_unit
+    rules = rules_of(recipe.objective.name if recipe.objective else "sft")
+    # A unit of embeddings has as many texts as its rows name: a hard negative is a third one.
+    rows_per_unit = made.rows_per_example if rules.task_head == "embed" or split == "held_out" else rules.rows_per_unit
     counts: dict[str, Any] = profile_tokens(made.examples, rows_per_example=rows_per_unit, row_counts=made.row_counts)
     profile = DatasetProfile(
         split=split,
@@ -410,7 +414,7 @@ def _marked(split: Split, part: Part, made: Tokenised, head: TaskHead | None) ->
 
     if split == "replay":  # the loss of task and of replayed rows is reported apart
         return tuple(replace(e, is_replayed=True) for e in made.examples)
-    if head is not None and split in ("train", "validation"):
+    if head is not None and head.kind not in SEARCH_KINDS and split in ("train", "validation"):
         return with_targets([part.examples[i] for i in made.kept], made.examples, head)
     return made.examples
 
@@ -421,6 +425,8 @@ def _learning(recipe: Recipe, split: Split) -> Learning:
     from luthier.ml.training.objectives.rules import rules_of
 
     objective = rules_of(recipe.objective.name if recipe.objective else "sft")
+    if recipe.objective is not None and objective.task_head in SEARCH_KINDS:
+        return Learning.of_search(recipe.objective, objective.task_head)  # held-out texts are read as in training
     if objective.task_head is not None and split in ("train", "validation"):
         return Learning(task_head=objective.task_head)
     if split != "held_out" and "num_samples" in objective.settings:

@@ -90,7 +90,7 @@ def check_task_head(recipe: Recipe) -> None:
     if recipe.objective is None or rules_of(recipe.objective.name).task_head is None:
         return
     data, metrics = recipe.data, (recipe.evaluation.metrics if recipe.evaluation else None) or ()
-    written = [metric.name for metric in load_metrics(metrics) if metric.needs == "text"]
+    written = [metric.name for metric in load_metrics(metrics) if metric.needs in ("text", "ranking")]
     for came, is_there in (
         ("data.replay", data.replay is not None),
         ("data.canaries", data.canaries is not None),

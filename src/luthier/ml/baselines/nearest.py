@@ -7,7 +7,7 @@ principal component).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -41,32 +41,48 @@ class TokenEmbeddings(Protocol):
         ...
 
 
+class Bm25:
+    """Texts, and how well they match others by their words.
+
+    Args:
+        texts: at least one.
+
+    Raises:
+        NotApplicable: texts without words.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        self._counting = CountVectorizer(token_pattern=WORDS, dtype=np.float32)
+        try:
+            counts = self._counting.fit_transform(texts).tocsr()
+        except ValueError as error:
+            raise NotApplicable("the texts hold no words") from error
+        lengths = np.asarray(counts.sum(axis=1)).ravel()
+        num_with = np.bincount(counts.indices, minlength=counts.shape[1])
+        rarity = np.log1p((len(texts) - num_with + 0.5) / (num_with + 0.5)).astype(np.float32)
+        # Only the counts that are there are computed with: the matrix stays sparse.
+        of_row = np.repeat(np.arange(len(texts)), np.diff(counts.indptr))
+        norm = _SATURATION * (1 - _LENGTH + _LENGTH * lengths / max(float(lengths.mean()), 1.0))
+        counts.data = counts.data * (_SATURATION + 1) / (counts.data + norm[of_row]) * rarity[counts.indices]
+        self._weights = counts
+
+    def scores(self, queries: Sequence[str]) -> Iterator[Array]:
+        """[queries, texts], in blocks of some hundred queries."""
+        asked = self._counting.transform(queries).sign()
+        for start in range(0, len(queries), _BATCH):
+            yield np.asarray((asked[start : start + _BATCH] @ self._weights.T).todense())
+
+
 def nearest_by_words(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
     """The answer of the training row with the highest BM25 score; of equal ones the first in the rows.
 
     Raises:
         NotApplicable: no training rows, or prompts without words.
     """
-    from sklearn.feature_extraction.text import CountVectorizer
-
     _check(rows)
-    counting = CountVectorizer(token_pattern=WORDS, dtype=np.float32)
-    try:
-        counts = counting.fit_transform([row.prompt for row in rows]).tocsr()
-    except ValueError as error:
-        raise NotApplicable("the prompts hold no words") from error
-    lengths = np.asarray(counts.sum(axis=1)).ravel()
-    num_with = np.bincount(counts.indices, minlength=counts.shape[1])
-    rarity = np.log1p((len(rows) - num_with + 0.5) / (num_with + 0.5)).astype(np.float32)
-    # Only the counts that are there are computed with: the matrix stays sparse.
-    of_row = np.repeat(np.arange(len(rows)), np.diff(counts.indptr))
-    norm = _SATURATION * (1 - _LENGTH + _LENGTH * lengths / max(float(lengths.mean()), 1.0))
-    counts.data = counts.data * (_SATURATION + 1) / (counts.data + norm[of_row]) * rarity[counts.indices]
-    asked = counting.transform(prompts).sign()
-    best = [
-        np.asarray((asked[start : start + _BATCH] @ counts.T).todense()).argmax(axis=1)
-        for start in range(0, len(prompts), _BATCH)
-    ]
+    best = [scores.argmax(axis=1) for scores in Bm25([row.prompt for row in rows]).scores(prompts)]
     return [rows[int(number)].answer for number in np.concatenate(best)]
 
 

@@ -22,6 +22,7 @@ from luthier.core.ports import Generation, Progress, Score
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.metrics.likelihood import margins
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations
+from luthier.ml.evaluation.metrics.ranking import Ranked
 from luthier.ml.evaluation.metrics.registry import as_definitions, bounds_of
 from luthier.ml.evaluation.statistics.resampling import is_share
 from luthier.ml.evaluation.systems import SystemUnderTest, Titled, check_systems
@@ -194,6 +195,10 @@ def _run(
     scores = system.scores(titled) if needs & {"likelihood", "pairs"} else []
     rejected = system.engine.score(system.rejected, titled) if "pairs" in needs else []
     options = _option_scores(system, titled) if "options" in needs else []
+    rankings = system.rank(titled) if system.rank is not None and "ranking" in needs else []
+    if rankings:
+        # What a search answers is the document that it puts first.
+        generations = [_first_document(ranked) for ranked in rankings]
     outputs = [generation.text for generation in generations]
     observed = Observations(
         outputs=outputs,
@@ -207,11 +212,16 @@ def _run(
         first_outputs=outputs if first is None else first.observed.outputs,
         option_scores=options,
         option_bytes=[[len(text.encode()) for text in texts] for texts in system.option_texts],
+        rankings=rankings,
     )
     own = margins(observed) if rejected else []
     observed = replace(observed, first_margins=own if first is None else first.observed.first_margins)
     found = {metric.name: metric.statistics(observed) for metric in metrics}
     return _Outcome(system, generations, observed, found, time.perf_counter() - start)
+
+
+def _first_document(ranked: Ranked) -> Generation:
+    return Generation(text=str(ranked.order[0]), num_prompt_tokens=0, num_new_tokens=0, finish_reason="stop")
 
 
 def _option_scores(system: SystemUnderTest, progress: Progress) -> list[list[Score]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -11,6 +11,7 @@ from luthier.core.errors import RequestError
 from luthier.core.evaluation import SystemKind
 from luthier.core.ports import Engine, Progress, ProgressTask, Prompt, Score
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition
+from luthier.ml.evaluation.metrics.ranking import Ranked
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class SystemUnderTest:
         kind: a language model that writes, one with a task head, whose engine gives labels or numbers, or a baseline
             without a language model, whose engine gives the answers that it has predicted.
         seconds_before: wall time that it took before it was judged, such as that of fitting a baseline.
+        rank: orders documents for the query of each row; None for what does not search.
     """
 
     name: str
@@ -59,9 +61,12 @@ class SystemUnderTest:
     earlier: tuple[tuple[TokenisedExample, ...], ...] = ()
     kind: SystemKind = "model"
     seconds_before: float = 0.0
+    rank: Callable[[Progress], Sequence[Ranked]] | None = None
 
     def takes(self, metric: MetricDefinition) -> bool:
-        """Whether it can be judged by a metric: task heads and baselines only have answers, and no likelihoods."""
+        """Whether it can be judged by a metric: task heads and baselines have answers or an order, no likelihoods."""
+        if self.rank is not None:
+            return metric.needs == "ranking"
         return self.kind == "model" or metric.needs == "text"
 
     def scores(self, progress: Progress) -> list[Score]:
@@ -134,12 +139,14 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
             "likelihood": (system.tokenised, "tokens"),
             "pairs": (system.rejected, "two sides"),
             "options": (system.options, "answers to choose from"),
+            "ranking": (system.rank, "a search among documents"),
         }[metric.needs]
         if not there:
             raise RequestError(
                 f"metric {metric.name} on rows without {missing}",
                 expected="rows with what the metric looks at, or other metrics",
-                do="for plain text ask for perplexity and bits_per_byte; only preference pairs have two sides",
+                do="for plain text ask for perplexity and bits_per_byte; only preference pairs have two sides; only "
+                "models with a head of kind embed or rank order documents",
             )
     # One option alone is always chosen, and one without a token of its own has no likelihood.
     for number, (options, words) in enumerate(zip(system.options, system.option_texts, strict=True)):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResult
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start, thinking_sentence
 from luthier.ml.evaluation.metrics.classification import label
+from luthier.ml.evaluation.metrics.registry import reads_order
 
 _IN_PROSE = {"base": "the base model", "tuned": "the tuned model"}
 _BASELINES = {
@@ -22,6 +23,12 @@ _BASELINES = {
     "linear": "a linear classifier",
     "ridge": "ridge regression",
     "copy": "rules that copy from the prompt",
+}
+# Baselines that order documents, by name: their kinds mean something else where answers are given.
+_SEARCHES = {
+    "BM25": "BM25",
+    "most popular documents": "the order of the most popular documents",
+    "random order": "a random order",
 }
 
 
@@ -33,6 +40,8 @@ def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
         results: all systems of the evaluation; a few-shot one is named after the same model without examples among
             them.
     """
+    if system.name in _SEARCHES:
+        return _SEARCHES[system.name]
     if not system.is_model:
         # Two ways to find the nearest row have one kind: the name says which, in brackets.
         _, bracket, way = system.name.partition(" (")
@@ -313,7 +322,7 @@ def caveats(
             f"The {examples} one draw from the training rows: others can do better or worse, and no interval here "
             "speaks of that."
         )
-    elif judged.adapter is not None and judged.samples:
+    elif judged.adapter is not None and judged.samples and not reads_order(metric):
         found.append("The base model was not tried with few-shot examples, the cheap alternative to training.")
     metrics = dict.fromkeys(comparison.metric for comparison in comparisons)
     if missing := [name for name in judged.metrics if name not in metrics]:

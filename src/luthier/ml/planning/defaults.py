@@ -51,6 +51,10 @@ PREFERENCE_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     ("reward_accuracy", "preference_accuracy", "preference_margin", "perplexity"),
     "which side has gained, which is likelier, and by how much; perplexity is of the chosen side",
 )
+SEARCH_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
+    ("ndcg_at_10", "recall_at_1", "recall_at_5", "recall_at_10", "mrr"),
+    "documents are put into an order, and no text is written",
+)
 FEW_SHOT: Final = (NUM_SHOTS, "the plain alternative to tuning: a few examples in the prompt")
 MAX_NEW_TOKENS: Final = (NEW_TOKENS, "longer answers are cut and counted as cut")
 MAX_SAMPLES: Final = (NUM_JUDGED, "keeps judging to minutes on a CPU; raise it to narrow the intervals")

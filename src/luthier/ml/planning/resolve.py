@@ -32,7 +32,9 @@ from luthier.ml.planning.learning_rates import default_rate
 from luthier.ml.planning.resolve_for_device import attention_on, compiled_for, experts_do_not_fit, packs, usual_order
 from luthier.ml.planning.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.ml.planning.resolve_objective import (
+    check_negatives,
     fitted_method,
+    judged_as_search,
     resolve_objective,
     with_router_loss,
     with_task_head,
@@ -161,6 +163,9 @@ def _resolved(
     refuse_adapted_head(structure, method.targets, objective.name)
     method = _without_noise(method, objective, sources)
     training = _training(recipe, method, objective, model, structure.hidden_size, data, hardware, sources)
+    check_negatives(objective, data.train, training.global_batch_size)
+    asked = recipe.evaluation or EvaluationRecipe()
+    evaluation = judged_as_search(_evaluation(asked, data, *judged, sources), asked, objective, sources)
     # After the training part, from which the number of steps comes.
     method = with_schedule(method, asked_method, training.num_steps, sources)
     plan = Plan(
@@ -179,9 +184,7 @@ def _resolved(
         method=method,
         objective=objective,
         training=training,
-        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, *judged, sources).model_copy(
-            update=_budgets(recipe.evaluation or EvaluationRecipe(), data, answers, model, sources)
-        ),
+        evaluation=evaluation.model_copy(update=_budgets(asked, data, answers, model, sources)),
         sources=sources.in_order(_SECTIONS),
     )
     return resolve_for_device.decided_for(plan, structure, hardware)

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.aliases import new_key
-from luthier.core.dataset import Shape
+from luthier.core.dataset import DatasetProfile, Shape
 from luthier.core.errors import RecipeError
-from luthier.core.plan import MethodPlan, ObjectivePlan, TeacherPlan
-from luthier.core.recipe import MethodRecipe, ObjectiveRecipe, RouterAuxLoss
-from luthier.core.task_head import TaskHead
-from luthier.ml.planning.defaults import Provenance
+from luthier.core.plan import EvaluationPlan, MethodPlan, ObjectivePlan, TeacherPlan
+from luthier.core.recipe import EvaluationRecipe, MethodRecipe, ObjectiveRecipe, RouterAuxLoss
+from luthier.core.task_head import SEARCH_KINDS, TaskHead
+from luthier.ml.evaluation.metrics.registry import needs_of
+from luthier.ml.planning.defaults import SEARCH_METRICS, Provenance
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import TEACHER_SHARE, rules_of
 
@@ -115,6 +116,49 @@ def with_task_head(
         return objective
     sources.note("objective.task_head", "measured", "; ".join(("by the training rows", *notes)))
     return objective.model_copy(update={"task_head": head, "task_head_notes": notes})
+
+
+def judged_as_search(
+    evaluation: EvaluationPlan, asked: EvaluationRecipe, objective: ObjectivePlan, sources: Provenance
+) -> EvaluationPlan:
+    """The evaluation as it is, or of a model that searches by the order of documents.
+
+    Raises:
+        RecipeError: metrics or few-shot examples that the model has no use for, or that no other model has one for.
+    """
+    head = objective.task_head
+    searches = head is not None and head.kind in SEARCH_KINDS
+    if searches and asked.metrics is None:
+        evaluation = evaluation.model_copy(update={"metrics": SEARCH_METRICS[0]})
+        sources.note("evaluation.metrics", "derived", SEARCH_METRICS[1])
+    ranks = {name: needs_of([name]) == {"ranking"} for name in evaluation.metrics}
+    if wrong := [name for name, does in ranks.items() if does != searches]:
+        raise RecipeError(
+            f"evaluation.metrics {', '.join(wrong)} with objective {objective.name}",
+            expected=f"some of {', '.join(SEARCH_METRICS[0])}" if searches else "metrics of answers or likelihoods",
+            do="name no metrics to have the usual ones, or choose objective: {name: embed} or rank to train a search",
+        )
+    if not searches or not evaluation.few_shot:
+        return evaluation
+    if asked.few_shot:
+        raise RecipeError(
+            f"evaluation.few_shot {asked.few_shot} with objective {objective.name}",
+            expected="0: nothing is written, so there is nothing to show examples of",
+            do="remove evaluation.few_shot",
+        )
+    sources.note("evaluation.few_shot", "derived", "nothing is written, so there is nothing to show examples of")
+    return evaluation.model_copy(update={"few_shot": 0})
+
+
+def check_negatives(objective: ObjectivePlan, train: DatasetProfile, batch_size: int) -> None:
+    """Raise RecipeError where vectors are learned of pairs alone, and a step has one pair: nothing is apart from it."""
+    if objective.name == "embed" and train.shape != "preference" and min(batch_size, train.num_examples) < 2:
+        what = "training.global_batch_size 1" if batch_size < 2 else "1 training row"
+        raise RecipeError(
+            f"objective embed with {what} and no rejected documents",
+            expected="at least two pairs a step: the documents of the others are what a query is held against",
+            do="raise training.global_batch_size (32 to 1,024 is usual), or give rows with rejected documents",
+        )
 
 
 def _check_weighting(objective: str, weighting: str, smoothing: float) -> None:

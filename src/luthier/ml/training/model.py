@@ -336,8 +336,7 @@ class TrainableModel:
     def head_outputs(self, batch: MicroBatch) -> Tensor:
         """The task head's outputs [N, outputs] in float32, from the state before each learned token."""
         assert self.head_layer is not None
-        # [rows, longest, width] -> [N, width]
-        outputs: Tensor = self.head_layer(self.hidden(batch).flatten(0, 1)[batch.rows])
+        outputs: Tensor = self.head_layer(self.states(batch))
         return outputs
 
     def within(self, compute: Callable[[], Losses]) -> Losses:
@@ -368,7 +367,7 @@ class TrainableModel:
         if self.path.logits == "model":
             # [rows, longest, vocabulary] -> [N, vocabulary]: all logits exist at once on this path
             return LogitRows(self._own_logits(batch).flatten(0, 1)[batch.rows], form=_as_it_is)
-        states = self.hidden(batch).flatten(0, 1)[batch.rows]  # [rows, longest, width] -> [N, width]
+        states = self.states(batch)
         if self.path.logits == "head":
             return LogitRows(states, form=self.own_head)
         states = states.to(self.head.dtype)  # state spaces end in fp32 whatever precision they are held in
@@ -383,6 +382,10 @@ class TrainableModel:
         also = text_inputs(causal_model(self.base), batch.input_ids)
         logits: Tensor = self.module(input_ids=batch.input_ids, **also).logits
         return logits[:, -batch.input_ids.shape[1] :]  # without the positions of a trained prompt, which come first
+
+    def states(self, batch: MicroBatch) -> Tensor:
+        """The last hidden states before the learned tokens: [N, width]."""
+        return self.hidden(batch).flatten(0, 1)[batch.rows]  # of [rows, longest, width]
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""

@@ -272,6 +272,8 @@ def objective(name: str, teacher: Path | None = None) -> ObjectivePlan:
             "task_head": {"kind": "classify", "width": 4096, "labels": list("abcde"), "label_counts": [1] * 5}
         },
         "regress": {"task_head": {"kind": "regress", "width": 4096}},
+        "rank": {"task_head": {"kind": "rank", "width": 4096}},
+        "embed": {"temperature": 0.05, "task_head": {"kind": "embed", "width": 4096, "dimensions": [4096, 256]}},
     }
     found: dict[str, Any] = {"name": name, **own.get(name, {})}
     if OBJECTIVES[name].learns_preferences:

@@ -133,7 +133,7 @@ def test_every_metric_in_the_table_says_what_it_is():
         assert definition.name == name
         assert definition.unit
         assert definition.title
-        assert definition.needs in ("likelihood", "text", "pairs")
+        assert definition.needs in ("likelihood", "text", "pairs", "ranking")
         assert definition.higher_is_better == (definition.needs != "likelihood")
 
 

@@ -24,10 +24,12 @@ from typing import Final
 from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.errors import DataError, OverlongError, RowProblem, TemplateError
 from luthier.core.ports import Progress
-from luthier.core.task_head import TaskHeadKind
+from luthier.core.recipe import ObjectiveRecipe
+from luthier.core.task_head import SEARCH_KINDS, Pooling, TaskHeadKind
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.tokenise.heads import tokenise_prompt
 from luthier.ml.data.tokenise.proof import ProvedText, prove
+from luthier.ml.data.tokenise.search import tokenise_for_embedding, tokenise_for_ranking
 from luthier.ml.data.tokenise.template import Template, encode_with_cuts
 
 
@@ -65,12 +67,33 @@ class Learning:
             others.
         joins: join the answers of a conversation that must be cut into one sequence.
         task_head: which head reads the rows in place of learning their answers; None learns the answers.
+        pooling: embed: which states a vector is made of.
+        query_prompt: embed: text before each query.
+        document_prompt: embed: text before each document.
     """
 
     reasoning: bool | None = None
     only_last: bool = False
     joins: bool = False
     task_head: TaskHeadKind | None = None
+    pooling: Pooling = "last"
+    query_prompt: str = ""
+    document_prompt: str = ""
+
+    @classmethod
+    def of_search(cls, objective: ObjectiveRecipe, head: TaskHeadKind) -> Learning:
+        """What a model that searches reads of its rows.
+
+        Args:
+            objective: as the recipe has it.
+            head: its kind, rank or embed.
+        """
+        return cls(
+            task_head=head,
+            pooling=objective.pooling or "mean",
+            query_prompt=objective.query_prompt or "",
+            document_prompt=objective.document_prompt or "",
+        )
 
 
 PLAIN: Final = Learning()
@@ -86,7 +109,7 @@ def tokenise_sides(example: Example, template: Template, learning: Learning = PL
             become the same tokens.
     """
     if learning.task_head is not None:
-        return (tokenise_prompt(example, template),)
+        return _tokenise_for_head(example, template, learning)
     if example.rejected is None and example.is_wanted is None:
         return _tokenise_rows(example, template, learning)
     rows = tuple(_tokenise_side(side, template, learning) for side in example.sides)
@@ -99,6 +122,20 @@ def tokenise_sides(example: Example, template: Template, learning: Learning = PL
             problems=[problem_of(example.id, value="", reason=reason, field="rejected")],
         )
     return rows
+
+
+def _tokenise_for_head(example: Example, template: Template, learning: Learning) -> Unit:
+    if learning.task_head == "rank":
+        return tokenise_for_ranking(example, template)
+    if learning.task_head == "embed":
+        return tokenise_for_embedding(
+            example,
+            template,
+            query_prompt=learning.query_prompt,
+            document_prompt=learning.document_prompt,
+            pooling=learning.pooling,
+        )
+    return (tokenise_prompt(example, template),)
 
 
 def tokenise(example: Example, template: Template, learning: Learning = PLAIN) -> TokenisedExample:
@@ -273,7 +310,8 @@ def tokenise_all(
         )
     if overlong == "error":
         _refuse_overlong(made, max_length_tokens)
-    return _shortened(made, max_length_tokens, overlong)
+    # The texts of a search row stay or go together, as the two sides of a pair do.
+    return _shortened(made, max_length_tokens, overlong, is_search=learning.task_head in SEARCH_KINDS)
 
 
 def _refuse_overlong(units: Sequence[Unit], max_length_tokens: int) -> None:
@@ -297,7 +335,7 @@ def _longest(unit: Unit) -> int:
     return max(row.num_tokens for row in unit)
 
 
-def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong) -> Tokenised:
+def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong, *, is_search: bool) -> Tokenised:
     rows: list[TokenisedExample] = []
     counts: list[int] = []
     kept: list[int] = []
@@ -305,7 +343,11 @@ def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong
     truncated: list[str] = []
     for place, unit in enumerate(units):
         # `left is not unit` below is how a changed unit is recognised; one that fits must stay the same object.
-        left = unit if _longest(unit) <= max_length_tokens else _what_is_left(unit, max_length_tokens, overlong)
+        left = (
+            unit
+            if _longest(unit) <= max_length_tokens
+            else _what_is_left(unit, max_length_tokens, overlong, is_search=is_search)
+        )
         if not left:
             dropped.append(unit[0].id)
             continue
@@ -322,7 +364,7 @@ def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong
             do="raise training.max_length_tokens, or shorten the rows",
             problems=[problem_of(row_id, value="", reason="was dropped") for row_id in dropped],
         )
-    is_pair = units[0][0].is_wanted is not None
+    is_pair = is_search or units[0][0].is_wanted is not None
     return Tokenised(
         tuple(rows),
         tuple(dropped),
@@ -334,12 +376,12 @@ def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong
     )
 
 
-def _what_is_left(unit: Unit, max_length_tokens: int, overlong: Overlong) -> Unit:
+def _what_is_left(unit: Unit, max_length_tokens: int, overlong: Overlong, *, is_search: bool) -> Unit:
     """The rows of an example that is too long, cut; none where it is dropped."""
     if overlong == "drop":
         return ()
     cut = tuple(_cut(row, max_length_tokens) for row in unit)
-    if unit[0].is_wanted is None:
+    if unit[0].is_wanted is None and not is_search:
         return tuple(row for row in cut if 1 in row.loss_mask)
     # Sides that differ only behind the cut have equal likelihood: their preference loss has no gradient.
     is_same = len(cut) > 1 and cut[0].input_ids == cut[1].input_ids

@@ -12,15 +12,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luthier.core.ports import Score
 
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.metrics.ranking import Ranked
+
 Array = NDArray[np.float64]
-Needs = Literal["likelihood", "text", "pairs", "options"]
+Needs = Literal["likelihood", "text", "pairs", "options", "ranking"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Observations:
         first_outputs: what the first system wrote.
         option_scores: likelihood of each of a row's options.
         option_bytes: UTF-8 bytes of each of a row's options.
+        rankings: the documents as the system orders them for each query.
     """
 
     outputs: Sequence[str] = ()
@@ -52,6 +56,7 @@ class Observations:
     first_outputs: Sequence[str] = ()
     option_scores: Sequence[Sequence[Score]] = ()
     option_bytes: Sequence[Sequence[int]] = ()
+    rankings: Sequence[Ranked] = ()
 
 
 class MetricDefinition(Protocol):

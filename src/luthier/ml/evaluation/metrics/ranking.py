@@ -1,12 +1,24 @@
-"""How high the right items are ranked: hit@k, NDCG@k, mean reciprocal rank. Relevance is yes or no."""
+"""How high the right items are ranked: hit@k, recall@k, NDCG@k, mean reciprocal rank. Relevance is yes or no.
+
+`ranking_metrics` makes them for tasks of any kind; the classes below judge what searches among documents.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from luthier.ml.evaluation.metrics.protocol import Array, Fraction, Needs, Observations, mean_statistics
+from luthier.ml.evaluation.metrics.protocol import (
+    Array,
+    Fraction,
+    Needs,
+    Observations,
+    mean_of_sums,
+    mean_statistics,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +26,7 @@ class Ranked:
     """One row.
 
     Attributes:
-        order: the items from first to last, each once.
+        order: the items from first to last, each once; at least as far as the first ten and the first right one.
         relevant: the right items.
     """
 
@@ -28,6 +40,12 @@ Ranking = Callable[[Observations], Sequence[Ranked]]
 def hit_at(ranked: Ranked, k: int) -> float:
     """1 where a right item is among the first k."""
     return float(any(item in ranked.relevant for item in ranked.order[:k]))
+
+
+def recall_at(ranked: Ranked, k: int) -> float:
+    """The share of the right items that are among the first k; 0 where nothing is right."""
+    found = sum(item in ranked.relevant for item in ranked.order[:k])
+    return found / len(ranked.relevant) if ranked.relevant else 0.0
 
 
 def ndcg_at(ranked: Ranked, k: int) -> float:
@@ -65,3 +83,78 @@ def ranking_metrics(ranking: Ranking, cut_offs: Sequence[int], needs: Needs) -> 
 def _at(value: Callable[[Ranked, int], float], k: int) -> Callable[[Ranked], float]:
     # A function of its own binds k; a lambda in the loop would see the last one.
     return lambda ranked: value(ranked, k)
+
+
+class _OfRankings(ABC):
+    """The mean of a figure over queries."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str] = "0 to 1"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[Needs] = "ranking"
+    has_sample_values: ClassVar[bool] = True
+
+    @abstractmethod
+    def value(self, ranked: Ranked) -> float:
+        """The figure of one query, from 0 to 1."""
+
+    def statistics(self, observed: Observations) -> Array:
+        """[num_queries, 2]: the figure of each query, one."""
+        return mean_statistics([self.value(ranked) for ranked in observed.rankings])
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        return mean_of_sums(sums)
+
+
+class NdcgAt10(_OfRankings):
+    """Discounted gain of the first ten documents over that of the best order."""
+
+    name, title = "ndcg_at_10", "NDCG@10"
+
+    def value(self, ranked: Ranked) -> float:
+        """`ndcg_at` 10."""
+        return ndcg_at(ranked, 10)
+
+
+class RecallAt1(_OfRankings):
+    """Share of the right documents that come first."""
+
+    name, title, unit = "recall_at_1", "recall@1", "fraction"
+
+    def value(self, ranked: Ranked) -> float:
+        """`recall_at` 1."""
+        return recall_at(ranked, 1)
+
+
+class RecallAt5(_OfRankings):
+    """Share of the right documents that are among the first five."""
+
+    name, title, unit = "recall_at_5", "recall@5", "fraction"
+
+    def value(self, ranked: Ranked) -> float:
+        """`recall_at` 5."""
+        return recall_at(ranked, 5)
+
+
+class RecallAt10(_OfRankings):
+    """Share of the right documents that are among the first ten."""
+
+    name, title, unit = "recall_at_10", "recall@10", "fraction"
+
+    def value(self, ranked: Ranked) -> float:
+        """`recall_at` 10."""
+        return recall_at(ranked, 10)
+
+
+class MeanReciprocalRank(_OfRankings):
+    """Mean of 1 over the rank of the first right document."""
+
+    name, title = "mrr", "mean reciprocal rank"
+
+    def value(self, ranked: Ranked) -> float:
+        """`reciprocal_rank`."""
+        return reciprocal_rank(ranked)

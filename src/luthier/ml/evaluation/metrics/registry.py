@@ -33,6 +33,11 @@ BUILT_IN: Final = {
     "reward_accuracy": "luthier.ml.evaluation.metrics.likelihood:RewardAccuracy",
     "preference_accuracy": "luthier.ml.evaluation.metrics.likelihood:PreferenceAccuracy",
     "preference_margin": "luthier.ml.evaluation.metrics.likelihood:PreferenceMargin",
+    "ndcg_at_10": "luthier.ml.evaluation.metrics.ranking:NdcgAt10",
+    "recall_at_1": "luthier.ml.evaluation.metrics.ranking:RecallAt1",
+    "recall_at_5": "luthier.ml.evaluation.metrics.ranking:RecallAt5",
+    "recall_at_10": "luthier.ml.evaluation.metrics.ranking:RecallAt10",
+    "mrr": "luthier.ml.evaluation.metrics.ranking:MeanReciprocalRank",
 }
 # A name in a recipe that expands to several figures.
 FAMILIES: Final = {
@@ -45,6 +50,8 @@ _OF_LABELS: Final = {"macro_f1": "luthier.ml.evaluation.metrics.classification:M
 _OF_LIKELIHOODS: Final = frozenset(
     {"perplexity", "bits_per_byte", "reward_accuracy", "preference_accuracy", "preference_margin"}
 )
+# Those that read the order in which a model with a task head searches documents.
+_OF_RANKINGS: Final = frozenset({"ndcg_at_10", "recall_at_1", "recall_at_5", "recall_at_10", "mrr"})
 _FAMILY_OF: Final = {figure: family for family, figures in FAMILIES.items() for figure in figures}
 
 RECIPE_NAMES: Final[Mapping[str, Sequence[str]]] = {
@@ -52,7 +59,7 @@ RECIPE_NAMES: Final[Mapping[str, Sequence[str]]] = {
 }
 """The names that a recipe may have, each with its figures."""
 REWARD_NAMES: Final[Mapping[str, str]] = {
-    name: place for name, place in BUILT_IN.items() if name not in _OF_LIKELIHOODS
+    name: place for name, place in BUILT_IN.items() if name not in _OF_LIKELIHOODS | _OF_RANKINGS
 }
 """The figures that can grade one answer in training."""
 
@@ -75,6 +82,11 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
                 do="correct the name, or install the package that brings it (entry point group luthier.metrics)",
             )
     return [_load(name) for name in wanted]
+
+
+def reads_order(name: str) -> bool:
+    """Whether a figure is about the order in which documents are found, so that nothing is written for it."""
+    return name in _OF_RANKINGS
 
 
 def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefinition]:

@@ -1,0 +1,216 @@
+"""What is judged on held-out rows: models that answer, and models that search documents, with baselines beside them.
+
+Embeddings are judged by retrieval, rerankers by the order that they give. Beside the tuned model are then the base's
+own vectors (the mean of its last hidden states), BM25, and the most popular documents; base models and other runs that
+are named are asked in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from luthier.core.dataset import Example
+from luthier.core.errors import RequestError
+from luthier.core.ports import Progress, Prompt
+from luthier.core.recipe import MetricName
+from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind
+from luthier.features.evaluations.baselines import systems_with_baselines
+from luthier.features.generation.engines import EnginePool
+from luthier.features.models.resolve import Candidate
+
+if TYPE_CHECKING:
+    from luthier.ml.baselines.predict import BaselineSet
+    from luthier.ml.evaluation.metrics.protocol import Array
+    from luthier.ml.evaluation.metrics.ranking import Ranked
+    from luthier.ml.evaluation.retrieval import SearchTask
+    from luthier.ml.evaluation.systems import SystemUnderTest
+    from luthier.ml.inference.task_model import TaskModel
+    from luthier.ml.inference.transformers_engine import TransformersEngine
+
+_SCORED_AT_ONCE: Final = 256
+"""Queries whose similarities to all documents are computed at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSystems:
+    """What is judged on the same rows.
+
+    Attributes:
+        systems: base models and other runs, baselines, and the judged model last.
+        notes: what a reader should know of the rows and the baselines.
+        left_out: baselines that do not fit, each with the reason.
+    """
+
+    systems: tuple[SystemUnderTest, ...]
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def judged_systems(
+    pool: EnginePool,
+    candidates: Sequence[Candidate],
+    examples: Sequence[Example],
+    train: Sequence[Example],
+    limits: tuple[int | None, int | None],
+    baselines: BaselineSet,
+) -> JudgedSystems:
+    """The candidates with baselines before the last of them: as they search documents, or as they write answers.
+
+    Args:
+        pool: opens their engines.
+        candidates: models, the judged one last.
+        examples: the rows that are judged.
+        train: the rows that the judged model learned from, as far as they are known.
+        limits: most tokens of an answer, and of a thought before it.
+        baselines: those that answer.
+    """
+    if search_kind(candidates) is not None:
+        return search_systems(candidates, pool, examples, train)
+    systems = systems_with_baselines(pool, candidates, examples, limits, baselines)
+    return JudgedSystems(tuple(systems), baselines.notes, baselines.left_out)
+
+
+def search_kind(candidates: Sequence[Candidate]) -> TaskHeadKind | None:
+    """How candidates are judged where one of them searches documents: as the last such one does; else None."""
+    for candidate in reversed(candidates):
+        head = _head_of(candidate)
+        if head is not None and head.kind in SEARCH_KINDS:
+            return head.kind
+    return None
+
+
+def search_metrics(
+    asked: Sequence[MetricName] | None, candidates: Sequence[Candidate], usual: Sequence[MetricName]
+) -> tuple[MetricName, ...]:
+    """The metrics that candidates are judged by, where somebody asked for some or not.
+
+    Args:
+        asked: the names; None for none.
+        candidates: what is judged.
+        usual: the metrics of models that write.
+
+    Raises:
+        RequestError: metrics of an order of documents for models that write, or others for models that search.
+    """
+    from luthier.ml.evaluation.metrics.registry import needs_of
+    from luthier.ml.planning.defaults import SEARCH_METRICS
+
+    searches = search_kind(candidates) is not None
+    if asked is None:
+        return SEARCH_METRICS[0] if searches else tuple(usual)
+    if wrong := [name for name in asked if (needs_of([name]) == {"ranking"}) != searches]:
+        raise RequestError(
+            f"{', '.join(wrong)} asked for, and {'a' if searches else 'no'} model here searches documents",
+            expected=f"some of {', '.join(SEARCH_METRICS[0])}" if searches else "metrics of answers or likelihoods",
+            do="name no metrics to have the usual ones",
+        )
+    return tuple(asked)
+
+
+def search_systems(
+    candidates: Sequence[Candidate], pool: EnginePool, held_out: Sequence[Example], train: Sequence[Example]
+) -> JudgedSystems:
+    """The candidates, the last of which is judged, with baselines before it.
+
+    Args:
+        candidates: models, one of which searches; those with examples in their prompt are left out.
+        pool: opens their engines, those of task heads included.
+        held_out: the rows that are judged.
+        train: the rows that the judged model learned from, as far as they are known.
+
+    Raises:
+        RequestError: rows of another form, or a candidate that gives classes or numbers.
+    """
+    from luthier.ml.baselines.search import search_baselines
+    from luthier.ml.evaluation.retrieval import search_task
+
+    task = search_task(search_kind(candidates) or "embed", held_out, train)
+    systems = [_system(one, pool, task) for one in candidates if not one.shots]
+    baselines, left_out = search_baselines(task, train, systems[-1])
+    systems[-1:-1] = baselines
+    return JudgedSystems(tuple(systems), task.notes, tuple(left_out))
+
+
+def _head_of(candidate: Candidate) -> TaskHead | None:
+    from luthier.ml.inference.models.task_head import is_task_model, read_task_head
+
+    folder = candidate.adapter_path or candidate.model_path
+    return read_task_head(folder) if is_task_model(folder) else None
+
+
+def _system(candidate: Candidate, pool: EnginePool, task: SearchTask) -> SystemUnderTest:
+    from luthier.ml.evaluation.systems import SystemUnderTest
+
+    head = _head_of(candidate)
+    if head is not None and head.kind not in SEARCH_KINDS:
+        raise RequestError(
+            f"{candidate.name} has a head of kind {head.kind}, which orders no documents",
+            expected="a base model, or a run with objective embed or rank",
+            do="compare it on rows of its own: luthier eval RUN --data FILE",
+        )
+
+    def rank(progress: Progress) -> Sequence[Ranked]:
+        from luthier.ml.evaluation.retrieval import ranked
+
+        model = _task_model(candidate, pool)
+        scores = (
+            _relevance(model, task, progress) if model.head.kind == "rank" else _similarities(model, task, progress)
+        )
+        return ranked(task, scores, name=candidate.name)
+
+    references = tuple(task.documents[min(right)] for right in task.right)
+    return SystemUnderTest(
+        name=candidate.name,
+        kind="model" if head is None else "head",
+        model=candidate.model_name,
+        adapter=candidate.adapter_path,
+        num_few_shot=0,
+        engine=pool.engine(candidate),
+        prompts=tuple(Prompt(text=query, max_new_tokens=1) for query in task.queries),
+        references=references,
+        row_ids=task.row_ids,
+        prompt_texts=task.queries,
+        tokenised=(),
+        num_bytes=(),
+        rank=rank,
+    )
+
+
+def _task_model(candidate: Candidate, pool: EnginePool) -> TaskModel:
+    """The candidate's own head; of a base model the mean of its states, which is what it has without training."""
+    from luthier.ml.inference.models.architecture import text_config
+    from luthier.ml.inference.task_model import TaskAnswers, TaskModel
+
+    loaded = pool.load(candidate)
+    if isinstance(loaded, TaskAnswers):
+        return loaded.model
+    engine = cast("TransformersEngine", loaded)
+    width = int(text_config(engine.causal.config).hidden_size)
+    return TaskModel(engine, TaskHead(kind="embed", width=width, pooling="mean"), None)
+
+
+def _similarities(model: TaskModel, task: SearchTask, progress: Progress) -> list[Array]:
+    """Cosine similarities of each query with its documents."""
+    queries = model.vectors(task.queries, progress, is_query=True)
+    documents = model.vectors(task.documents, progress)
+    found: list[Array] = []
+    for start in range(0, len(queries), _SCORED_AT_ONCE):
+        # In float64: vectors of length 1 are alike in their first digits.
+        block = (queries[start : start + _SCORED_AT_ONCE].double() @ documents.double().t()).numpy()
+        found += [own[list(task.of(start + number))] for number, own in enumerate(block)]
+    return found
+
+
+def _relevance(model: TaskModel, task: SearchTask, progress: Progress) -> list[Array]:
+    """What a reranker says of each query with its documents; all pairs in one go, so that they share batches."""
+    pairs = [(query, task.documents[place]) for number, query in enumerate(task.queries) for place in task.of(number)]
+    scores = model.relevance(pairs, progress).double().numpy()
+    found: list[Array] = []
+    start = 0
+    for number in range(len(task.queries)):
+        size = len(task.of(number))
+        found.append(scores[start : start + size])
+        start += size
+    return found

@@ -1,0 +1,142 @@
+"""Rows of models that search: a query and its documents, as the tokens that a head reads.
+
+An embedding model reads each text by itself, with the prompt of its side before it; a reranker reads query and document
+together, as a conversation. Behind each text lies one slot token that nothing ever looks at (`heads`): the loss mask
+marks it alone where the head reads the state of the last token, and every token but the first where it reads the mean
+over all, since training takes the states *before* learned tokens.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from luthier.core.dataset import Example, TokenisedExample
+from luthier.core.errors import DataError, RecipeError
+from luthier.core.recipe import ObjectiveRecipe
+from luthier.core.task_head import Pooling, TaskHead
+from luthier.ml.data.files.bad_field import problem_of, shorten
+from luthier.ml.data.tokenise.heads import FittedHead
+from luthier.ml.evaluation.retrieval import SearchRow, search_row
+
+if TYPE_CHECKING:
+    from luthier.ml.data.tokenise.template import Template
+
+
+def search_head(objective: ObjectiveRecipe, examples: Sequence[Example], width: int) -> FittedHead:
+    """The head of a model that searches: as the recipe asks for it, since rows decide nothing of it.
+
+    Args:
+        objective: rank or embed.
+        examples: the training rows.
+        width: of the model's hidden states.
+
+    Raises:
+        RecipeError: a vector is to be cut to more than the model's width.
+    """
+    if objective.name == "rank":
+        return FittedHead(TaskHead(kind="rank", width=width))
+    if too_long := [size for size in objective.dimensions or () if size > width]:
+        raise RecipeError(
+            f"objective.dimensions {too_long[0]:,}",
+            expected=f"lengths of at most {width:,}, the width of this model's states",
+            do="name shorter ones, or choose a wider base model",
+        )
+    dimensions = tuple(sorted({width, *objective.dimensions}, reverse=True)) if objective.dimensions else ()
+    head = TaskHead(
+        kind="embed",
+        width=width,
+        pooling=objective.pooling or "mean",
+        dimensions=dimensions,
+        query_prompt=objective.query_prompt or "",
+        document_prompt=objective.document_prompt or "",
+    )
+    return FittedHead(head, _notes_of_repeats(examples))
+
+
+def _notes_of_repeats(examples: Sequence[Example]) -> tuple[str, ...]:
+    rows = [row for example in examples if (row := search_row(example)) is not None]
+    counts = Counter(row.positive for row in rows)
+    num = sum(count for count in counts.values() if count > 1)
+    if not num:
+        return ()
+    return (
+        f"{num:,} of {len(rows):,} rows share their document with another row: where two of them fall into one step, "
+        "neither is a negative of the other",
+    )
+
+
+def tokenise_for_ranking(example: Example, template: Template) -> tuple[TokenisedExample, ...]:
+    """The relevant and the irrelevant document, each with the query.
+
+    Raises:
+        DataError: the row is no query with two different documents.
+        TemplateError: the template fails on it.
+    """
+    from luthier.ml.inference.task_model import relevance_conversation
+
+    row = _checked_row(example)
+    if row.negative is None:
+        raise _bad(example, "", "names no irrelevant document", "chosen and rejected, two documents of one query")
+    texts = [template.render(relevance_conversation(row.query, text)) for text in (row.positive, row.negative)]
+    return tuple(
+        replace(_tokenised(example, template.encode(text)[0], "last"), is_wanted=is_wanted)
+        for text, is_wanted in zip(texts, (True, False), strict=True)
+    )
+
+
+def tokenise_for_embedding(
+    example: Example, template: Template, *, query_prompt: str, document_prompt: str, pooling: Pooling
+) -> tuple[TokenisedExample, ...]:
+    """The query, its document, and the document that does not answer it where the row names one.
+
+    Raises:
+        DataError: the row is no query with a document, or two of its texts are the same.
+    """
+    row = _checked_row(example)
+    texts = [query_prompt + row.query, document_prompt + row.positive]
+    if row.negative is not None:
+        texts.append(document_prompt + row.negative)
+    return tuple(_tokenised(example, template.encode(text)[0], pooling) for text in texts)
+
+
+def _tokenised(example: Example, ids: Sequence[int], pooling: Pooling) -> TokenisedExample:
+    if not ids:
+        raise _bad(example, "", "has a text without a token", "text in every field")
+    num = len(ids)
+    mask = bytes([*bytes(num), 1]) if pooling == "last" else bytes([0]) + b"\1" * num
+    # Any id serves as the slot: the last one is in every vocabulary.
+    return TokenisedExample(example.id, array("i", [*ids, ids[-1]]), mask)
+
+
+def _checked_row(example: Example) -> SearchRow:
+    row = search_row(example)
+    if row is None:
+        expected = "one user turn (the query) and one assistant turn (the document), each with text"
+        raise _bad(example, "", "is no query with a document", expected)
+    if row.query.strip() == row.positive.strip():
+        raise _bad(
+            example, row.query, "has the same text on both sides", "a query and a document that differ", "document"
+        )
+    if row.negative is not None and row.negative.strip() in (row.positive.strip(), row.query.strip()):
+        raise _bad(
+            example,
+            row.negative,
+            "has an irrelevant document that is also the relevant one, or the query",
+            "three different texts",
+            "rejected",
+        )
+    return row
+
+
+def _bad(example: Example, value: str, reason: str, expected: str, field: str = "") -> DataError:
+    return DataError(
+        f"{example.id} {reason}",
+        expected=expected,
+        do="correct the row or take it out; data.columns maps other names, such as {prompt: anchor, completion: "
+        "positive}",
+        problems=[problem_of(example.id, value=shorten(value), reason=reason, field=field)],
+    )

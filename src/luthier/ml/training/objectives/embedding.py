@@ -1,0 +1,279 @@
+"""Embeddings by contrast: each query against its own document and all other documents of the step (InfoNCE).
+
+A unit is a query, its document and any number of hard negatives, each a row of its own. The loss of a query is the
+cross-entropy of its document among all documents of the global batch, by cosine similarity over a temperature.
+
+The documents of a step come from all of its micro-batches, and what one document changes depends on all queries. So a
+step of several micro-batches takes two passes (GradCache): `look` computes all vectors without keeping activations, and
+the gradient of the whole loss by each vector; `losses` computes the vectors of a micro-batch again, with the same
+random numbers, and passes that gradient on. The gradient is that of the whole batch at once, whatever the cut; a pass
+forward more is what it costs. Several processes each compute the vectors of the whole step; where the adapter drops
+inputs, the rows of other ranks are seen under other random numbers than there.
+
+Validation ranks each query among all documents of the validation rows, so its loss is no figure to hold beside that of
+training, whose batches are smaller.
+
+Sources: van den Oord et al., 2018, "Representation Learning with Contrastive Predictive Coding", arXiv:1807.03748,
+equation 4; Henderson et al., 2017, "Efficient Natural Language Response Suggestion for Smart Reply", arXiv:1705.00652,
+section 4.4 (in-batch negatives); Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+Setup", arXiv:2101.06983; Kusupati et al., 2022, "Matryoshka Representation Learning", arXiv:2205.13147, equation 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from luthier.core.plan import ObjectivePlan
+from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, Tools, Unit, rows_of
+from luthier.ml.training.objectives.heads import HeadObjective
+
+if TYPE_CHECKING:
+    from luthier.ml.training.model import MicroBatch, TrainableModel
+
+_QUERIES_AT_ONCE: Final = 1024
+"""Of a matrix of similarities, so that thousands of queries do not need it whole."""
+
+
+def pooled(states: Tensor, counts: Sequence[int]) -> Tensor:
+    """The mean state of each row in float32 (or float64): [rows, width].
+
+    Args:
+        states: [N, width], the states that count, row after row.
+        counts: how many of the N are each row's: all tokens for the mean, one for the state of the last token.
+    """
+    # In float32 at least: a sum of hundreds of states in bfloat16 would lose digits.
+    exact = states.to(torch.promote_types(states.dtype, torch.float32))
+    return torch.stack([part.mean(0) for part in exact.split(list(counts))])
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Which of the documents of a batch count for each of its queries.
+
+    Attributes:
+        queries: [Q], the place of each query among all rows.
+        documents: [D], the place of each document among all rows.
+        positives: [Q], the place of each query's own document among the documents.
+        counts: [Q, D] bool, whether the document is the query's own or a true negative.
+    """
+
+    queries: Tensor
+    documents: Tensor
+    positives: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, units: Sequence[Unit], device: str | torch.device = "cpu") -> Candidates:
+        """The candidates of units that are each a query, its document, and hard negatives.
+
+        A document is left out for a query where it holds the same tokens as the query itself, or as any document that
+        the batch calls right for a query of the same tokens: it would be a false negative.
+        """
+        queries: list[int] = []
+        documents: list[int] = []
+        positives: list[int] = []
+        right: dict[bytes, set[bytes]] = {}
+        texts: list[bytes] = []
+        place = 0
+        for unit in units:
+            queries.append(place)
+            positives.append(len(documents))
+            documents.extend(range(place + 1, place + len(unit)))
+            keys = [row.input_ids.tobytes() for row in unit]
+            texts.extend(keys[1:])
+            right.setdefault(keys[0], {keys[0]}).add(keys[1])
+            place += len(unit)
+        columns: dict[bytes, list[int]] = {}
+        for column, text in enumerate(texts):
+            columns.setdefault(text, []).append(column)
+        counts = torch.ones(len(queries), len(documents), dtype=torch.bool)
+        for number, unit in enumerate(units):
+            for text in right[unit[0].input_ids.tobytes()]:
+                counts[number, columns.get(text, [])] = False
+            counts[number, positives[number]] = True
+        places, columns_of_rows, own = (torch.tensor(one, device=device) for one in (queries, documents, positives))
+        return cls(places, columns_of_rows, own, counts.to(device))
+
+
+def info_nce(
+    queries: Tensor, documents: Tensor, positives: Tensor, counts: Tensor, temperature: float, dimensions: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The loss of each query in nats, and whether its own document is the most similar one by the whole vector.
+
+    Args:
+        queries: [Q, width] float32, of any length.
+        documents: [D, width] float32.
+        positives: [Q], the place of each query's own document.
+        counts: [Q, D] bool, which documents each query is held against.
+        temperature: what cosine similarities are divided by.
+        dimensions: lengths to which vectors are cut, each with a loss of its own (Matryoshka); the mean of these is
+            taken, so that the loss stays in nats. The first is the largest.
+
+    Returns:
+        Losses [Q] and hits [Q] bool.
+    """
+    losses, hits = [], None
+    for size in dimensions:
+        # Cut first, then scaled to length 1: a part of a unit vector is shorter than that.
+        one, other = (F.normalize(vectors[:, :size], dim=-1) for vectors in (queries, documents))
+        logits = (one @ other.t() / temperature).masked_fill(~counts, float("-inf"))
+        losses.append(F.cross_entropy(logits, positives, reduction="none"))
+        if hits is None:
+            hits = logits.detach().argmax(-1) == positives
+    assert hits is not None
+    return torch.stack(losses).mean(0), hits
+
+
+@dataclass(slots=True)
+class _Part:
+    """A micro-batch that was looked at.
+
+    Attributes:
+        units: its units.
+        gradient: [rows, width], of the whole loss by each of its vectors; None in validation.
+        losses, hits, num_negatives: [units], of its queries.
+        random_state: of the processor, and of the device where it has one, before its vectors were computed.
+    """
+
+    units: Sequence[Unit]
+    gradient: Tensor | None
+    losses: Tensor
+    hits: Tensor
+    num_negatives: Tensor
+    random_state: tuple[Tensor, Tensor | None]
+
+
+class Embedding(HeadObjective):
+    """InfoNCE over all documents of a step. The loss is a mean over queries."""
+
+    loss_tells_overfitting: ClassVar[bool] = False
+
+    def __init__(self, plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> None:
+        super().__init__(plan, tools)
+        assert plan.temperature is not None
+        self.temperature = plan.temperature
+        self._own: Sequence[Batch] = ()
+        self._is_training = True
+        self._parts: list[_Part] = []
+
+    def draw(self, model: TrainableModel, step: int, batches: Sequence[Batch]) -> Sequence[Batch]:  # noqa: ARG002
+        """The micro-batches as they were given; `look` needs to know which ones are this rank's."""
+        self._own, self._is_training = batches, True
+        return batches
+
+    def draw_validation(self, model: TrainableModel, batches: Sequence[Batch]) -> Sequence[Batch]:  # noqa: ARG002
+        """The micro-batches as they were given."""
+        self._own, self._is_training = batches, False
+        return batches
+
+    def look(self, model: TrainableModel, micro_batches: Sequence[Sequence[Unit]]) -> None:
+        """Compute the vectors of all units, and the gradient of the whole loss by each of them.
+
+        A step that is one micro-batch of one process needs no second pass: its loss is computed directly.
+        """
+        own = {id(unit) for units, _ in self._own for unit in units}
+        others = [rest for units in micro_batches if (rest := [unit for unit in units if id(unit) not in own])]
+        self._parts = []
+        if self._is_training and len(self._own) == 1 and not others:
+            return
+        batches: list[Batch] = [*self._own, *((rest, ()) for rest in others)]
+        model.module.train(self._is_training)
+        found, random_states = [], []
+        with torch.no_grad():
+            for units, prefixes in batches:
+                random_states.append(_random_state(model.device))
+                found.append(self._vectors(model, units, prefixes))
+        vectors = torch.cat(found).requires_grad_(self._is_training)
+        units = [unit for part, _ in batches for unit in part]
+        with torch.set_grad_enabled(self._is_training):
+            losses, hits, num_negatives = self._losses_of(vectors, units)
+        self._keep(vectors, (losses, hits, num_negatives), random_states)
+
+    def _keep(
+        self, vectors: Tensor, figures: tuple[Tensor, ...], random_states: list[tuple[Tensor, Tensor | None]]
+    ) -> None:
+        """Cut what was computed of all units into this rank's own micro-batches."""
+        row = query = 0
+        for (units, _), random_state in zip(self._own, random_states, strict=False):
+            num_rows = sum(map(len, units))
+            gradient = None if vectors.grad is None else vectors.grad[row : row + num_rows]
+            losses, hits, num_negatives = (one[query : query + len(units)] for one in figures)
+            self._parts.append(_Part(units, gradient, losses, hits, num_negatives, random_state))
+            row, query = row + num_rows, query + len(units)
+
+    def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
+        """The summed loss of these queries; its gradient is theirs and their documents' in the whole step's loss."""
+        if not self._parts:
+            losses, hits, num_negatives = self._losses_of(pooled(model.states(batch), batch.learned), units)
+            return Losses(losses.sum(), _measures(hits, num_negatives))
+        part = self._parts.pop(0)
+        assert part.units is units, "micro-batches are asked for in the order in which they were drawn"
+        total = part.losses.sum()
+        if part.gradient is not None:
+            with _as_before(part.random_state, model.device):
+                vectors = pooled(model.states(batch), batch.learned)
+            carried = (vectors * part.gradient).sum()
+            # Its value is 0 and its gradient the cached one: the loss keeps its value.
+            total = total + carried - carried.detach()
+        return Losses(total, _measures(part.hits, part.num_negatives))
+
+    def _vectors(self, model: TrainableModel, units: Sequence[Unit], prefixes: tuple[int, ...]) -> Tensor:
+        from luthier.ml.training.model import collate
+
+        batch = collate(rows_of(units), model.pad_id, model.device, prefix_lengths=prefixes)
+        return pooled(model.states(batch), batch.learned)
+
+    def _losses_of(self, vectors: Tensor, units: Sequence[Unit]) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses, hits and numbers of negatives [Q] of all queries.
+
+        In the pass that looks at a step, the gradient of their sum is left in `vectors.grad`, a block of queries at a
+        time; where `vectors` belong to a graph the losses do, too.
+        """
+        found = Candidates.of(units, vectors.device)
+        sizes = self.head.dimensions or (vectors.shape[1],)
+        figures: list[tuple[Tensor, Tensor, Tensor]] = []
+        for start in range(0, len(units), _QUERIES_AT_ONCE):
+            block = slice(start, start + _QUERIES_AT_ONCE)
+            counts = found.counts[block]
+            losses, hits = info_nce(
+                vectors[found.queries[block]],
+                vectors[found.documents],
+                found.positives[block],
+                counts,
+                self.temperature,
+                sizes,
+            )
+            if vectors.is_leaf and vectors.requires_grad:
+                losses.sum().backward()
+                losses = losses.detach()
+            figures.append((losses, hits, counts.sum(-1) - 1))
+        every, right, negatives = (torch.cat(one) for one in zip(*figures, strict=True))
+        return every, right, negatives
+
+
+def _measures(hits: Tensor, num_negatives: Tensor) -> dict[str, Tensor]:
+    """Sums over queries: whether the own document is the nearest, and how many others it was held against."""
+    return {"nearest_is_right": hits.sum(), "num_negatives": num_negatives.sum()}
+
+
+def _random_state(device: str) -> tuple[Tensor, Tensor | None]:
+    is_cuda = device.startswith("cuda")
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if is_cuda else None
+
+
+@contextlib.contextmanager
+def _as_before(state: tuple[Tensor, Tensor | None], device: str) -> Iterator[None]:
+    """Random numbers as they were at that state; afterwards they go on as if nothing had been drawn."""
+    on_cpu, on_device = state
+    with torch.random.fork_rng([device] if on_device is not None else []):
+        torch.set_rng_state(on_cpu)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, device)
+        yield
