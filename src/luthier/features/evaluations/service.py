@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
-from luthier.core.evaluation import Bar, Comparison, Evaluation, SystemResult, Verdict
+from luthier.core.evaluation import Bar, Comparison, Evaluation, Metric, SystemResult, Verdict
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
@@ -45,6 +45,8 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.baselines.predict import BaselineSet
+    from luthier.ml.inference.task_model import TaskAnswers
+    from luthier.ml.inference.transformers_engine import TransformersEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +300,8 @@ def _judge(
         raise _no_verdict(bar, candidates[-1].name)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
-    with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
+    heads: dict[str, TaskAnswers] = {}
+    with closing(EnginePool(lambda candidate: _opened(candidate, stop, heads))) as pool:
         systems = [
             system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
             for c in candidates
@@ -307,6 +310,7 @@ def _judge(
         systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
+    results = tuple(_with_head_figures(result, heads.get(result.name), examples) for result in results)
     primary = primary_metric(metrics, [e.reference for e in examples])
     labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
     # Left out of the verdict only: the comparison itself is stored and shown.
@@ -327,6 +331,35 @@ def _judge(
         labels=labels,
         seconds=time.perf_counter() - start,
     )
+
+
+def _opened(
+    candidate: Candidate, stop: StopCheck | None, heads: dict[str, TaskAnswers]
+) -> TransformersEngine | TaskAnswers:
+    """The engine of a candidate; what one with a task head gives stays in `heads`, also once its model is closed."""
+    from luthier.ml.inference.task_model import TaskAnswers
+
+    engine = open_judged(candidate, stop=stop)
+    if isinstance(engine, TaskAnswers):
+        heads[candidate.name] = engine
+    return engine
+
+
+def _with_head_figures(result: SystemResult, head: TaskAnswers | None, examples: Sequence[Example]) -> SystemResult:
+    """The result with what only a task head has figures of: its probabilities, or how far its numbers are off."""
+    from luthier.ml.data.tokenise.heads import class_matrix
+    from luthier.ml.evaluation.task_head import absolute_error, class_figures
+
+    if head is None:
+        return result
+    references = [example.reference or "" for example in examples]
+    found: dict[str, Metric] = {}
+    if head.probabilities is not None:
+        own = class_matrix(references, head.model.head)
+        found = class_figures(head.probabilities.double().numpy(), own, is_multi_label=head.model.head.is_multi_label)
+    elif (error := absolute_error([sample.output for sample in result.samples], references)) is not None:
+        found = {"absolute_error": error}
+    return result.model_copy(update={"metrics": result.metrics | found})
 
 
 def _verdict(

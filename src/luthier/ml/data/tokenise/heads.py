@@ -17,6 +17,9 @@ from functools import lru_cache
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from luthier.core.dataset import Example, Split, TokenisedExample
 from luthier.core.errors import DataError, RecipeError, RowProblem
 from luthier.core.task_head import TaskHead, TaskHeadKind
@@ -287,6 +290,14 @@ def class_numbers(answer: str, head: TaskHead) -> tuple[int, ...] | None:
     found = [numbers.get(same_label(part)) for part in parts]
     known = {one for one in found if one is not None}
     return None if None in found else tuple(sorted(known))
+
+
+def class_matrix(answers: Sequence[str], head: TaskHead) -> NDArray[np.float64]:
+    """[answers, classes]: 1 where an answer has a class, else 0. An answer with an unknown label has none at all."""
+    found = np.zeros((len(answers), len(head.labels)))
+    for row, answer in enumerate(answers):
+        found[row, list(class_numbers(answer, head) or ())] = 1.0
+    return found
 
 
 @lru_cache(maxsize=8)
