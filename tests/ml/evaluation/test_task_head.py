@@ -1,4 +1,4 @@
-"""Figures of task heads: AUROC against scikit-learn and by how often its interval holds the truth; errors of numbers."""
+"""Figures of task heads: AUROC against scikit-learn, its interval by how often it holds the truth; numbers."""
 
 from __future__ import annotations
 
