@@ -69,6 +69,11 @@ def test_a_head_learns_a_rule_and_is_judged_as_a_head(
     assert {sample.output for sample in judged.samples} <= set(head.labels)
     assert judged.metrics["exact_match"].value > 0.9
     assert "perplexity" not in judged.metrics
+    for name in ("auroc", "calibration_error", "brier"):
+        figure = judged.metrics[name]
+        assert figure.low <= figure.value <= figure.high
+    assert "auroc" not in outcome.evaluation.systems[0].metrics
+    assert outcome.evaluation.verdict is not None
     losses = [e.loss for e in context.runs.events(outcome.record.run_id) if isinstance(e, ValidationDone)]
     assert losses[-1] < losses[0]
 
@@ -103,6 +108,7 @@ def test_numbers_are_learned_and_written_as_the_rows_write_them(context: Context
         assert unit == "EUR"
         assert len(number.split(".")[1]) == 2
         assert abs(float(number) - float(sample.reference.split(" ")[0])) < 15
+    assert judged.metrics["absolute_error"].value < 15
     checks = [e for e in context.runs.events(outcome.record.run_id) if isinstance(e, ValidationDone)]
     assert checks[-1].measures["absolute_error"] < 15
     assert outcome.plan.objective.loss_unit == "squared standard deviations a row"

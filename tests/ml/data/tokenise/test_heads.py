@@ -7,7 +7,15 @@ import pytest
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, RecipeError
-from luthier.ml.data.tokenise.heads import class_matrix, class_numbers, fit_task_head, targets_of, tokenise_prompt
+from luthier.ml.data.tokenise.heads import (
+    class_matrix,
+    class_numbers,
+    fit_task_head,
+    targets_of,
+    tokenise_prompt,
+    with_targets,
+)
+from luthier.ml.data.tokenise.preview import preview_head_row
 from luthier.ml.inference.models.chat_template import ChatTemplate
 
 
@@ -88,3 +96,15 @@ def test_a_head_reads_the_prompt_of_inference_and_no_token_of_the_answer(chat: C
     assert list(row.input_ids)[:-1] == prompt
     assert row.loss_mask == bytes(len(prompt)) + b"\1"
     assert one.input_ids == other.input_ids == row.input_ids
+
+
+def test_a_preview_shows_what_is_read_and_what_the_head_should_give(chat: ChatTemplate) -> None:
+    rows = _examples("yes", "no", "no")
+    head = fit_task_head("classify", {"train": rows}, 8, multi_label=False).head
+    (row,) = with_targets(rows[:1], [tokenise_prompt(rows[0], chat)], head)
+    shown = preview_head_row(rows[0], row, chat, head)
+    assert rows[0].prompt is not None
+    assert shown.text == chat.render(rows[0].prompt, add_generation_prompt=True) + "\N{RIGHTWARDS ARROW} yes"
+    assert shown.target == "yes"
+    assert [span.learned for span in shown.spans].count(True) == 1
+    assert shown.spans[-1].learned
