@@ -310,7 +310,6 @@ def _judge(
         systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
-    results = tuple(_with_head_figures(result, heads.get(result.name), examples) for result in results)
     primary = primary_metric(metrics, [e.reference for e in examples])
     labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
     # Left out of the verdict only: the comparison itself is stored and shown.
@@ -323,7 +322,7 @@ def _judge(
         held_out_file=held_out.file,
         held_out_sha256=held_out.sha256,
         num_rows=len(examples),
-        systems=results,
+        systems=tuple(_with_head_figures(result, heads.get(result.name), examples) for result in results),
         comparisons=comparisons,
         verdict=words,
         rows_notes=(*held_out.notes, *pool.notes, *baselines.notes),
