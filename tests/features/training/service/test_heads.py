@@ -12,6 +12,7 @@ from tests.fixtures.service import write_rows
 
 from luthier.core.errors import DataError, RecipeError, RequestError
 from luthier.core.events import CheckpointSaved, StepDone, ValidationDone, WarningRaised
+from luthier.features.evaluations.export_sources import outcome_digest
 from luthier.features.models.resolve import find_candidate, open_engine
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import TrainOutcome, resume, train
@@ -62,6 +63,7 @@ def test_a_head_learns_a_rule_and_is_judged_as_a_head(
     assert head.label_counts == (20, 20, 20)
     assert layer is not None
     assert layer.weight.abs().max() > 0
+    assert document["adapter_sha256"] == outcome_digest(sorted(folder.glob("*.safetensors")))
     assert document["num_trained_tokens"] == 8 * 60  # one slot a row and epoch
     assert outcome.evaluation is not None
     judged = outcome.evaluation.systems[-1]
