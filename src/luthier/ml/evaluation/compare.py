@@ -99,7 +99,7 @@ def judge(
     """The figures and comparisons of `judge_in_full`.
 
     Args:
-        systems: at least one; the first is the baseline of the others.
+        systems: at least one; the first model is the baseline of the others.
         metrics: names, or metrics that were made with what they need.
         seed: of the resampling.
         progress: shows generation, scoring and resampling.
@@ -126,7 +126,8 @@ def judge_in_full(
     Perplexities are not compared between systems that cut the rows into different numbers of learned tokens.
 
     Args:
-        systems: at least one; the first is the baseline of the others.
+        systems: at least one; the first model is the baseline of the others. A baseline without a language model is
+            compared with the models after it.
         metrics: names, or metrics that were made with what they need.
         seed: of the resampling.
         progress: shows generation, scoring and resampling.
@@ -148,7 +149,9 @@ def judge_in_full(
     outcomes: list[_Outcome] = []
     for system in systems:
         own = [metric for metric in wanted if system.takes(metric)]
-        outcomes.append(_run(system, own, items, progress, first=outcomes[0] if outcomes else None))
+        # Baselines without a language model may stand before it: only a model's margins and answers can be its measure.
+        first = next((outcome for outcome in outcomes if outcome.system.kind in ("model", "head")), None)
+        outcomes.append(_run(system, own, items, progress, first=first))
     with progress.task("Resampling", 1, "steps") as task:
         resamples = _resample(outcomes, seed, clusters)
         results = tuple(
@@ -183,7 +186,7 @@ def _run(
     progress: Progress,
     first: _Outcome | None,
 ) -> _Outcome:
-    """first: the outcome of the first system; None for that one itself."""
+    """first: the outcome of the first model; None for that one itself, and for baselines before it."""
     needs = {metric.needs for metric in metrics}
     titled = Titled(progress, system.name)
     start = time.perf_counter()
