@@ -7,7 +7,7 @@ import pytest
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
-from luthier.ml.evaluation.task_head import absolute_error, auroc, class_figures
+from luthier.ml.evaluation.task_head import absolute_error, area_under_curve, auroc
 
 
 def _drawn(rows: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,14 +59,11 @@ def test_a_class_that_does_not_divide_the_rows_has_no_area() -> None:
     assert auroc(np.array([[0.2, 0.8]] * 3), np.array([[0.0, 1.0]] * 3)) is None
 
 
-def test_rows_of_unknown_classes_count_as_wrong_and_not_as_missing() -> None:
-    probabilities, own = _drawn(100, 3, seed=1)
-    own[:30] = 0.0
-    known = class_figures(probabilities[30:], own[30:], is_multi_label=False)
-    found = class_figures(probabilities, own, is_multi_label=False)
-    assert found.keys() == {"auroc", "calibration_error", "brier"}
-    assert found["brier"].value > known["brier"].value
-    assert class_figures(probabilities, own, is_multi_label=True).keys() == {"auroc"}
+def test_as_a_metric_it_has_its_direction() -> None:
+    found = area_under_curve(*_drawn(100, 3, seed=1))
+    assert found is not None
+    assert found.higher_is_better
+    assert area_under_curve(np.array([[0.2, 0.8]] * 3), np.array([[0.0, 1.0]] * 3)) is None
 
 
 def test_numbers_are_held_against_those_of_the_rows() -> None:

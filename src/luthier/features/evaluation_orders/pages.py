@@ -220,6 +220,8 @@ def show_evaluation(
         "differences": judged.difference_rows(evaluation.comparisons, judged.units(evaluation), who),
         "charts": judged.charts(evaluation, who),
         "confusions": judged.confusion_tables(evaluation, who),
+        "confidence": evaluation.label_confidence,
+        "confidence_charts": judged.label_confidence_charts(evaluation, who),
         "shade": shade,
         "forgetting": None if evaluation.forgetting is None else forgetting_rows(evaluation.forgetting),
     }

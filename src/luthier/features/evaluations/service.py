@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
-from luthier.core.evaluation import Bar, Comparison, Evaluation, Metric, SystemResult, Verdict
+from luthier.core.evaluation import Bar, Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
+from luthier.features.evaluations.judged_heads import JudgedHeads
+from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
@@ -24,7 +26,6 @@ from luthier.features.models.resolve import (
     base_of,
     find_base,
     find_candidate,
-    open_judged,
     system_under_test,
     tuned,
     with_few_shot,
@@ -45,8 +46,6 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.baselines.predict import BaselineSet
-    from luthier.ml.inference.task_model import TaskAnswers
-    from luthier.ml.inference.transformers_engine import TransformersEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +97,8 @@ def judge_run(
         candidates.append(as_candidate(plan.objective.teacher))
     # The judged system is last: comparisons and tables take the last one as the candidate.
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
-    rows = HeldOut(
-        file=held_out.profile.file,
-        sha256=held_out.profile.sha256,
-        num_rows=held_out.profile.num_rows,
-        examples=_that_fit(held_out, prepared),
-        num_leaked=plan.data.num_leaked,
-        num_same_prompt=plan.data.num_same_prompt,
-    )
+    profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
+    rows = HeldOut(profile.file, profile.sha256, profile.num_rows, _that_fit(held_out, prepared), *leaked)
     evaluation = _judge(
         context,
         candidates,
@@ -330,20 +323,17 @@ def _judge(
     bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
     which is left out with a note where there is no verdict.
 
-    Raises:
-        RequestError: there is a bar and nothing to compare the last system with, so no verdict.
+    Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
     from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge, primary_metric
 
-    start = time.perf_counter()
-    examples = choose_samples(held_out.examples, max_samples)
+    start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     bar, of_bar = _bar_kept(bar, len(candidates) + len(baselines.predictions), candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
-    heads: dict[str, TaskAnswers] = {}
-    with closing(EnginePool(lambda candidate: _opened(candidate, stop, heads))) as pool:
+    with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:
         systems = [
             system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
             for c in candidates
@@ -352,11 +342,11 @@ def _judge(
         systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
+        rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
+        confidence, why = label_confidence_of(rows, candidates[-1], pool, systems[-1], baselines, context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
-    labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
-    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(labels))
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -364,43 +354,16 @@ def _judge(
         held_out_file=held_out.file,
         held_out_sha256=held_out.sha256,
         num_rows=len(examples),
-        systems=tuple(_with_head_figures(result, heads.get(result.name), examples) for result in results),
+        systems=heads.with_figures(results, examples),
         comparisons=comparisons,
-        verdict=words,
+        verdict=_verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence),
         rows_notes=(*held_out.notes, *of_bar, *pool.notes, *baselines.notes),
         baselines_left_out=baselines.left_out,
-        labels=labels,
+        labels=rows.labels,
+        label_confidence=confidence,
+        label_confidence_left_out=why,
         seconds=time.perf_counter() - start,
     )
-
-
-def _opened(
-    candidate: Candidate, stop: StopCheck | None, heads: dict[str, TaskAnswers]
-) -> TransformersEngine | TaskAnswers:
-    """The engine of a candidate; what one with a task head gives stays in `heads`, also once its model is closed."""
-    from luthier.ml.inference.task_model import TaskAnswers
-
-    engine = open_judged(candidate, stop=stop)
-    if isinstance(engine, TaskAnswers):
-        heads[candidate.name] = engine
-    return engine
-
-
-def _with_head_figures(result: SystemResult, head: TaskAnswers | None, examples: Sequence[Example]) -> SystemResult:
-    """The result with what only a task head has figures of: its probabilities, or how far its numbers are off."""
-    from luthier.ml.data.tokenise.heads import class_matrix
-    from luthier.ml.evaluation.task_head import absolute_error, class_figures
-
-    if head is None:
-        return result
-    references = [example.reference or "" for example in examples]
-    found: dict[str, Metric] = {}
-    if head.probabilities is not None:
-        own = class_matrix(references, head.model.head)
-        found = class_figures(head.probabilities.double().numpy(), own, is_multi_label=head.model.head.is_multi_label)
-    elif (error := absolute_error([sample.output for sample in result.samples], references)) is not None:
-        found = {"absolute_error": error}
-    return result.model_copy(update={"metrics": result.metrics | found})
 
 
 def _verdict(
@@ -411,6 +374,7 @@ def _verdict(
     bar: Bar | None,
     *,
     are_labels: bool,
+    confidence: Sequence[LabelConfidence],
 ) -> Verdict | None:
     """The verdict on the last system; None where it is alone."""
     from luthier.ml.evaluation.compare import verdict
@@ -426,6 +390,7 @@ def _verdict(
         num_rows_in_file=len(held_out.examples),
         bar=bar,
         are_labels=are_labels,
+        confidence=confidence,
     )
 
 

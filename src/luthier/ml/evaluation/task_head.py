@@ -1,4 +1,4 @@
-"""Figures that a task head gives beside those of its answers: how its probabilities rank and how far they are right.
+"""Figures that a task head gives beside those of its answers: how its probabilities rank rows, how far numbers are off.
 
 AUROC of a class is the share of pairs of a row of the class and another row that its probability puts in the right
 order, half for equal ones; of several classes the mean over those that some rows have and others have not (Hand and
@@ -24,31 +24,21 @@ from scipy.stats import rankdata
 from luthier.core.evaluation import Metric
 from luthier.core.records.bounds import Bounds
 from luthier.core.text.written_numbers import read_number
-from luthier.ml.evaluation.metrics.calibration import brier_score, expected_calibration_error
 from luthier.ml.evaluation.metrics.protocol import Array, mean_of_sums
 from luthier.ml.evaluation.statistics.intervals import TAIL, Interval, bootstrap_interval
 
 _STEPS = 60
 
 
-def class_figures(probabilities: Array, own: Array, *, is_multi_label: bool) -> dict[str, Metric]:
-    """AUROC, and for one label a row calibration error and Brier score, each with its 95% interval.
+def area_under_curve(probabilities: Array, own: Array) -> Metric | None:
+    """`auroc` as a metric; None where no class divides the rows.
 
     Args:
         probabilities: [rows, classes].
         own: [rows, classes], 1 where a row has a class, else 0; a row of no known class has none.
-        is_multi_label: whether a row has any number of classes.
     """
-    found: dict[str, Metric] = {}
-    if (area := auroc(probabilities, own)) is not None:
-        found["auroc"] = _metric(area, "0 to 1", higher_is_better=True)
-    if not is_multi_label:
-        # A row of no known class gets a place behind all classes, which is never right.
-        places = np.where(own.any(axis=1), own.argmax(axis=1), own.shape[1])
-        error = expected_calibration_error(probabilities, places)
-        found["calibration_error"] = _metric(error, "0 to 1", higher_is_better=False)
-        found["brier"] = _metric(brier_score(probabilities, places), "0 to 2", higher_is_better=False)
-    return found
+    found = auroc(probabilities, own)
+    return None if found is None else _metric(found, "0 to 1", higher_is_better=True)
 
 
 def auroc(scores: Array, own: Array) -> Interval | None:
