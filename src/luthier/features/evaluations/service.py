@@ -17,7 +17,9 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
+from luthier.features.evaluations.baselines import fit_baselines, systems_with_baselines, with_learning_curve
 from luthier.features.evaluations.judged_heads import JudgedHeads
+from luthier.features.evaluations.kl_to_base import measure_kl
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
@@ -26,7 +28,6 @@ from luthier.features.models.resolve import (
     base_of,
     find_base,
     find_candidate,
-    system_under_test,
     tuned,
     with_few_shot,
 )
@@ -35,7 +36,6 @@ from luthier.features.planning.training_data import PreparedSplit
 from luthier.features.recipes.checks import (
     check_few_shot,
     check_metrics,
-    have_text_answers,
     label_metrics,
     load_mapped,
     resolve_bar,
@@ -45,7 +45,7 @@ from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.baselines.predict import BaselineSet
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,7 @@ def _with_forgetting(
         max_thinking_tokens=0,
         max_samples=most,
         run_id=None,
+        measures_kl=False,
         stop=stop,
     )
     found = forgetting(
@@ -314,6 +315,7 @@ def _judge(
     bar: Bar | None = None,
     is_bar_asked: bool = True,
     evaluation_id: str | None = None,
+    measures_kl: bool = True,
     stop: StopCheck | None = None,
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
@@ -322,10 +324,10 @@ def _judge(
     train: the rows that baselines without a language model are fitted on; without any there are none.
     bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
     which is left out with a note where there is no verdict.
+    measures_kl: whether it is looked at how far the last system moved from its base.
 
     Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
-    from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge, primary_metric
 
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
@@ -334,19 +336,17 @@ def _judge(
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:
-        systems = [
-            system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
-            for c in candidates
-        ]
-        # Before the last system, which is the one that is judged.
-        systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
+        limits = (max_new_tokens, max_thinking_tokens)
+        systems = systems_with_baselines(pool, candidates, examples, limits, baselines)
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
         rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
         confidence, why = label_confidence_of(rows, candidates[-1], pool, systems[-1], baselines, context.progress)
+        kl, why_no_kl = measure_kl(pool, candidates, systems, context.progress) if measures_kl else (None, ())
     primary = primary_metric(metrics, [e.reference for e in examples])
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
+    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -356,8 +356,9 @@ def _judge(
         num_rows=len(examples),
         systems=heads.with_figures(results, examples),
         comparisons=comparisons,
-        verdict=_verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence),
-        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *baselines.notes),
+        verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
+        kl_to_base=kl,
+        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *baselines.notes, *why_no_kl),
         baselines_left_out=baselines.left_out,
         labels=rows.labels,
         label_confidence=confidence,
@@ -405,32 +406,6 @@ def _bar_kept(bar: Bar | None, num_systems: int, judged: str, is_asked: bool) ->
         expected="another system on the same rows: whether a model is good enough is a part of the verdict",
         do="name one, such as the base model: --against BASE",
     )
-
-
-def fit_baselines(
-    context: Context,
-    train: Sequence[Example],
-    examples: Sequence[Example],
-    metrics: Sequence[MetricName],
-    base_model: Path,
-) -> BaselineSet:
-    """What answers without a language model, where texts are judged and there are rows to fit it on.
-
-    Args:
-        context: The home.
-        train: The rows to fit on.
-        examples: The rows to answer.
-        metrics: What is measured.
-        base_model: The folder of the model whose token vectors find the nearest rows.
-    """
-    from luthier.ml.baselines.predict import BaselineSet, predict
-    from luthier.ml.evaluation.metrics.registry import as_definitions
-    from luthier.ml.inference.models.token_table import token_table
-
-    looks_at_text = any(metric.needs == "text" for metric in as_definitions(metrics))
-    if not train or not looks_at_text or not have_text_answers(examples):
-        return BaselineSet()
-    return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
 
 
 def check_leakage(

@@ -211,6 +211,7 @@ class Judging:
         writes, scores: whether answers are written and rows are scored.
         num_read: prompts that a task head reads, each once and without writing; 0 without one.
         teacher_share: parameters of a teacher that is judged beside them, as a share of the base's; 0 without one.
+        measures_kl: whether tuned model and base go over the rows once more, for how far the one moved from the other.
     """
 
     num_rows: int
@@ -224,6 +225,7 @@ class Judging:
     scores: bool
     num_read: int = 0
     teacher_share: float = 0.0
+    measures_kl: bool = False
 
     @property
     def rows_at_once(self) -> int:
@@ -234,11 +236,13 @@ class Judging:
     @property
     def num_scored_tokens(self) -> float:
         """Tokens that are scored or read by a task head, as many as the base would have to for the same time."""
-        read = self.num_read * self.prompt_tokens
-        if not self.scores:
-            return read
         tokens = self.num_rows * (self.prompt_tokens + self.reference_tokens)
-        return read + tokens * (len(self.systems) + self.teacher_share) + self.shot_tokens  # what all begin with, once
+        read = self.num_read * self.prompt_tokens
+        for_kl = 2.0 * tokens if self.measures_kl else 0.0
+        if not self.scores:
+            return read + for_kl
+        # what all begin with, once
+        return read + tokens * (len(self.systems) + self.teacher_share) + self.shot_tokens + for_kl
 
 
 def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
@@ -265,6 +269,8 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         writes="text" in needs,
         scores=bool(needs - {"text"}),
         teacher_share=teacher.num_parameters / base_parameters if teacher and base_parameters else 0.0,
+        # A task head gives no distribution over tokens.
+        measures_kl=plan.objective.task_head is None,
     )
 
 
@@ -286,7 +292,8 @@ def judging_seconds(
     # Judging runs in one process: more devices make it no faster.
     alone = device.model_copy(update={"num_devices": 1})
     loading = workload.structure.num_parameters * workload.element_bytes / 1e9 / _LOADING_GB_PER_SECOND
-    loading *= 2.0 + judged.teacher_share  # base and tuned model are loaded one after the other
+    # Base and tuned model are loaded one after the other, and the base once more for the distance between the two.
+    loading *= 2.0 + judged.measures_kl + judged.teacher_share
     ends = [
         loading + scoring_seconds + _writing(workload, alone, judged, factors, min(new, judged.new_tokens))
         # Answers end where the model ends them: from as long as the references to as long as they may be.
@@ -302,7 +309,9 @@ def judging_bytes(workload: Workload) -> float:
         return 0.0
     cache = judged.rows_at_once * judged.longest_tokens * key_value_bytes(workload) if judged.writes else 0.0
     cache *= _CACHE_COPIES
-    logits = LOGIT_ROWS * workload.structure.vocabulary_size * 4.0 * _LOGIT_COPIES if judged.scores else 0.0
+    # For the distance to the base half as many positions are held of two models (`evaluation/kl_to_base`).
+    holds_logits = judged.scores or judged.measures_kl
+    logits = LOGIT_ROWS * workload.structure.vocabulary_size * 4.0 * _LOGIT_COPIES if holds_logits else 0.0
     prefill = _SCORE_TOKENS * workload.structure.intermediate_size * workload.element_bytes * 4.0
     return max(cache, logits) + prefill
 
