@@ -5,7 +5,7 @@ A card describes the file as text for people and in two notations for machines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,10 +17,11 @@ from luthier.features.recipes.checks import check_options_are_read
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.dataset import PackedProfile, Shape
+    from luthier.core.dataset import Example, PackedProfile, Shape
     from luthier.core.results.audit import Audit
     from luthier.features.datasets.data_files import AuditOptions
     from luthier.ml.data.tokenise.preview import Preview
+    from luthier.ml.inference.models.chat_template import ChatTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ def preview(
     learn_reasoning: bool | None = None,
     reset_template: Literal["training"] | None = None,
     opted: OptedTurns = AS_THEY_ARE,
+    task_head: Literal["classify", "regress"] | None = None,
+    multi_label: bool = False,
 ) -> DataPreview:
     """What a model will see and learn of the first rows of a file. The whole file is read and checked.
 
@@ -82,6 +85,7 @@ def preview(
         model: The base model; it is pulled where it is missing.
         num_rows: How many rows; None for all.
         template_options, learn_reasoning, reset_template, opted: As `data` of a recipe has them.
+        task_head, multi_label: What a head in place of text learns of the rows, as `objective` of a recipe has it.
 
     Raises:
         NotFoundError: No such file or model.
@@ -107,7 +111,11 @@ def preview(
     check_options_are_read(template_options or {}, chat, local.name)
     learning = Learning(reasoning=learn_reasoning, joins=reset_template is not None)
     shown = rewritten_examples(opted, loaded.examples[:num_rows], chat)
-    rows = tuple(side for e in shown for side in preview_sides(e, tokenise_sides(e, chat, learning), chat))
+    if task_head is not None:
+        every = rewritten_examples(opted, loaded.examples, chat)
+        rows = _head_rows(task_head, every, len(shown), chat, multi_label=multi_label)
+    else:
+        rows = tuple(side for e in shown for side in preview_sides(e, tokenise_sides(e, chat, learning), chat))
     return DataPreview(
         file=str(file),
         model=local.name,
@@ -117,6 +125,25 @@ def preview(
         num_rows=loaded.num_rows,
         rows=rows,
     )
+
+
+def _head_rows(
+    kind: Literal["classify", "regress"],
+    examples: Sequence[Example],
+    num_rows: int,
+    chat: ChatTemplate,
+    *,
+    multi_label: bool,
+) -> tuple[Preview, ...]:
+    """The first rows as a head reads them whose classes are those of the whole file."""
+    from luthier.ml.data.tokenise.heads import fit_task_head, targets_of, tokenise_prompt
+    from luthier.ml.data.tokenise.preview import preview_head_row
+
+    # The width is of no concern: nothing is trained.
+    head, shown = fit_task_head(kind, {"train": examples}, 1, multi_label=multi_label).head, examples[:num_rows]
+    targets = targets_of(shown, head)
+    rows = [replace(tokenise_prompt(e, chat), target=t or ()) for e, t in zip(shown, targets, strict=True)]
+    return tuple(preview_head_row(e, row, chat, head) for e, row in zip(shown, rows, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +238,7 @@ def _row_json(row: Preview) -> dict[str, Any]:
         "num_trained_tokens": row.num_trained_tokens,
         "input_ids": list(row.input_ids),
         "learned": list(row.loss_mask),
+        "target": row.target,
         "tokens": tokens,
     }
 

@@ -18,6 +18,7 @@ from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
 from luthier.features.evaluations.baselines import fit_baselines, with_learning_curve
+from luthier.features.evaluations.judged_heads import JudgedHeads
 from luthier.features.evaluations.kl_to_base import measure_kl
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.evaluations.systems import judged_systems, search_kind, search_metrics
@@ -28,7 +29,6 @@ from luthier.features.models.resolve import (
     base_of,
     find_base,
     find_candidate,
-    open_judged,
     tuned,
     with_few_shot,
 )
@@ -333,7 +333,7 @@ def _judge(
     bar, of_bar = _bar_kept(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
-    with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
+    with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:
         limits = (max_new_tokens, max_thinking_tokens)
         found = judged_systems(pool, candidates, examples, train, limits, baselines)
         judged = found.systems[-1]
@@ -354,7 +354,7 @@ def _judge(
         held_out_file=held_out.file,
         held_out_sha256=held_out.sha256,
         num_rows=results[-1].num_samples,
-        systems=results,
+        systems=heads.with_figures(results, examples),
         comparisons=comparisons,
         verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
         kl_to_base=kl,

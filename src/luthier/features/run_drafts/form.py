@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from luthier.core.aliases import stored_key, with_new_keys
+from luthier.core.aliases import new_key, stored_key, with_new_keys
 from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
 from luthier.core.registry import METHODS, OBJECTIVES
@@ -327,6 +327,10 @@ def _not_of_method(keys: Mapping[str, Any], name: str | None) -> dict[str, Any]:
 def _not_of_objective(keys: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     name = name or "sft"
     changed = _not_among(keys, "objective", objective_fields(), name)
+    if name in (known := OBJECTIVES.declarations()) and name != value_at(keys, "objective.name"):
+        # Settings without a field of their own, such as multi_label, would be refused by the new objective just so.
+        every = {setting for rules in known.values() for setting in rules.settings} - set(known[name].settings)
+        changed |= dict.fromkeys(sorted(new_key(f"objective.{setting}") for setting in every), None)
     if name != "distillation":
         changed["objective.teacher"] = None
     if name != "grpo":

@@ -69,8 +69,11 @@ def drawn_answers(folder: Path) -> list[dict[str, Any]]:
 def _shown(prepared: Prepared) -> Preview:
     """The first training row as the model gets it; of packed texts the first piece of the first block."""
     from luthier.ml.data.tokenise.packing import piece_of
-    from luthier.ml.data.tokenise.preview import preview
+    from luthier.ml.data.tokenise.preview import preview, preview_head_row
 
     tokenised = prepared.train.tokenised[0]
     of_row = {example.id: example for example in prepared.train.examples}
-    return preview(of_row[piece_of(tokenised.id)], tokenised, prepared.template)
+    example, head = of_row[piece_of(tokenised.id)], prepared.plan.objective.task_head
+    if head is not None:
+        return preview_head_row(example, tokenised, prepared.template, head)
+    return preview(example, tokenised, prepared.template)

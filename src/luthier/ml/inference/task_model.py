@@ -67,16 +67,10 @@ class TaskModel:
         self._check("classify")
         return self._outputs([self._prompt_ids(prompt) for prompt in prompts], progress)
 
-    def answers(self, prompts: Sequence[Conversation], progress: Progress) -> list[str]:
-        """The likeliest label, the labels or the number of each prompt, as answers of the training rows write them.
-
-        Raises:
-            RequestError: the head gives no classes and no numbers, or a prompt does not fit into the context.
-        """
-        if self.head.kind == "regress":
-            form = self.head.number_format or NumberFormat(decimals=_DECIMALS)
-            return [write_number(value, form) for value in self.numbers(prompts, progress).tolist()]
-        return [self.head.label_text(row) for row in self.probabilities(prompts, progress).tolist()]
+    def number_texts(self, numbers: Tensor) -> list[str]:
+        """What the training rows would write for these `numbers`."""
+        form = self.head.number_format or NumberFormat(decimals=_DECIMALS)
+        return [write_number(value, form) for value in numbers.tolist()]
 
     def numbers(self, prompts: Sequence[Conversation], progress: Progress) -> Tensor:
         """[prompts] float32, in the unit of the training rows.
@@ -197,6 +191,8 @@ class TaskAnswers:
 
     def __init__(self, model: TaskModel) -> None:
         self.model = model
+        self.probabilities: Tensor | None = None
+        """Of the labels of the last prompts, [prompts, classes] on the CPU; None for numbers."""
 
     @property
     def name(self) -> str:
@@ -226,10 +222,12 @@ class TaskAnswers:
                 expected="conversations, as the head was trained on",
                 do="send messages",
             )
-        return [
-            Generation(text=text, num_prompt_tokens=0, num_new_tokens=0, finish_reason="stop")
-            for text in self.model.answers(conversations, progress)
-        ]
+        if self.model.head.kind == "regress":
+            texts = self.model.number_texts(self.model.numbers(conversations, progress))
+        else:
+            self.probabilities = self.model.probabilities(conversations, progress)
+            texts = [self.model.head.label_text(row) for row in self.probabilities.tolist()]
+        return [Generation(text=text, num_prompt_tokens=0, num_new_tokens=0, finish_reason="stop") for text in texts]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
         """Nothing can be scored.

@@ -209,6 +209,7 @@ class Judging:
         new_tokens: of an answer and the thought before it, at most.
         longest_tokens: of the longest prompt with examples and answer.
         writes, scores: whether answers are written and rows are scored.
+        num_read: prompts that a task head reads, each once and without writing; 0 without one.
         teacher_share: parameters of a teacher that is judged beside them, as a share of the base's; 0 without one.
         measures_kl: whether tuned model and base go over the rows once more, for how far the one moved from the other.
     """
@@ -222,6 +223,7 @@ class Judging:
     longest_tokens: float
     writes: bool
     scores: bool
+    num_read: int = 0
     teacher_share: float = 0.0
     measures_kl: bool = False
 
@@ -233,13 +235,14 @@ class Judging:
 
     @property
     def num_scored_tokens(self) -> float:
-        """Tokens that are scored, as many as the base would have to for the same time; 0 where nothing is scored."""
+        """Tokens that are scored or read by a task head, as many as the base would have to for the same time."""
         tokens = self.num_rows * (self.prompt_tokens + self.reference_tokens)
+        read = self.num_read * self.prompt_tokens
         for_kl = 2.0 * tokens if self.measures_kl else 0.0
         if not self.scores:
-            return for_kl
+            return read + for_kl
         # what all begin with, once
-        return tokens * (len(self.systems) + self.teacher_share) + self.shot_tokens + for_kl
+        return read + tokens * (len(self.systems) + self.teacher_share) + self.shot_tokens + for_kl
 
 
 def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
@@ -251,10 +254,13 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
     reference = held_out.num_trained_tokens / count
     shots = evaluation.few_shot * plan.data.train.mean_tokens
     teacher = plan.objective.teacher
-    needs = needs_of(evaluation.metrics)
+    needs, num_rows = needs_of(evaluation.metrics), min(count, evaluation.max_samples)
+    writes = plan.objective.task_head is None
     return Judging(
-        num_rows=min(count, evaluation.max_samples),
-        systems=(False, *((False,) if evaluation.few_shot else ()), plan.method.name != "full"),
+        num_rows=num_rows,
+        # A task head reads each prompt once: it neither writes nor scores.
+        systems=(False, *((False,) if evaluation.few_shot else ()), *((plan.method.name != "full",) if writes else ())),
+        num_read=0 if writes else num_rows,
         prompt_tokens=max(0.0, held_out.num_tokens / count - reference),
         reference_tokens=reference,
         shot_tokens=shots,

@@ -38,6 +38,8 @@ OWN_TENSORS: Final = 4.0
 # torchtune cuts the tokens of a batch into this many pieces for its loss
 _NUM_CHUNKS_OF_ALL: Final = 8
 _NUM_OF_ROUTER: Final = 4.0
+_HEAD_TENSORS: Final = 3.0
+"""Tensors as large as the outputs of a task head: outputs, targets, log-probabilities; as many gradients."""
 FUSED_QUERIES: Final = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
 _LAST_OF_MLP: Final = ("down_proj", "fc2", "c_proj", "dense_4h_to_h")
 # Of each expert that a token meets: its index, its place before and after sorting, its weight and the sum of weights.
@@ -132,6 +134,11 @@ def _loss_bytes(workload: Workload) -> float:
     s, e = workload.structure, workload.element_bytes
     batches = workload.batches
     one = s.vocabulary_size * (_FP32 + (e if e < _FP32 else 0.0))
+    if workload.loss == "task_head":
+        rows = max(1.0, batches.peak_tokens * min(1.0, batches.num_learned / max(1.0, batches.num_tokens)))
+        # The gradient of all states; of each row its state and outputs in fp32, with the gradient of each.
+        outputs = 2 * rows * (s.hidden_size + _HEAD_TENSORS * workload.num_head_outputs) * _FP32
+        return batches.peak_tokens * s.hidden_size * e + outputs
     if workload.loss == "fused":
         return min(batches.peak_tokens, CHUNK_ROWS) * one + batches.peak_tokens * s.hidden_size * e
     if workload.loss == "learned_chunks":
@@ -335,6 +342,8 @@ def step_flops(workload: Workload) -> StepFlops:
     """Forward and backward of one global batch, recomputation included, and what an objective computes beside it."""
     b = workload.batches
     at_head = b.num_learned if workload.loss in ("learned_chunks", "own_chunks") else b.num_computed
+    if workload.loss == "task_head":
+        at_head = 0.0  # one row of a few outputs for each row of the data: nothing beside the layers
     beside = workload.step_passes * forward_flops(workload, b.num_computed)
     return StepFlops(
         matrices=b.num_computed * layers_flops(workload) + at_head * head_flops(workload) + beside,
@@ -352,7 +361,7 @@ def forward_flops(workload: Workload, num_tokens: float) -> float:
     s, b = workload.structure, workload.batches
     # A multiply and an add for each parameter and token.
     forward = 2.0 * s.num_active_parameters + 2.0 * _adapter_parameters(workload)
-    learned = b.num_learned / max(1.0, b.num_computed)
+    learned = 0.0 if workload.loss == "task_head" else b.num_learned / max(1.0, b.num_computed)
     return num_tokens * (forward + learned * 2.0 * s.head_parameters)
 
 

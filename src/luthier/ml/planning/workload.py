@@ -25,8 +25,9 @@ WorkMethod = CostModel
 OWN: Final = "master_"
 """What the names of this project's own optimizers begin with, which are over fp32 masters; other tools' have none."""
 AttentionKind = Literal["by_length", "flash", "eager"]
-LossKind = Literal["learned_chunks", "all_chunks", "all", "fused", "own_chunks", "own_all"]
-"""`own_chunks`: by the model's own head, a chunk of learned tokens at a time; `own_all`: by its whole forward."""
+LossKind = Literal["learned_chunks", "all_chunks", "all", "fused", "own_chunks", "own_all", "task_head"]
+"""`own_chunks`: by the model's own head, a chunk of learned tokens at a time; `own_all`: by its whole forward;
+`task_head`: no logits, but the outputs of a task head, one row of them for each row of the data."""
 Sharding = Literal["none", "ddp", "fsdp"]
 
 BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.01, "nf4": 0.516}
@@ -62,6 +63,7 @@ class Workload:
         judging: of the held-out rows, afterwards.
         teacher: the model that computes every row once before the first step.
         has_router_loss: whether the routers have one.
+        num_head_outputs: of a task head in place of text; 0 without one.
     """
 
     structure: Structure
@@ -97,6 +99,7 @@ class Workload:
     expert_targets: tuple[str, ...] = ()
     expert_rank: int = 0
     has_router_loss: bool = False
+    num_head_outputs: int = 0
 
     def __post_init__(self) -> None:
         for name, value, least in (("num_steps", self.num_steps, 1), ("rank", self.rank, 0)):
@@ -148,13 +151,14 @@ class Workload:
     @property
     def num_trainable(self) -> int:
         """Parameters that the optimizer changes."""
+        of_head = self.num_head_outputs * (self.structure.hidden_size + 1)
         if self.trainable is not None:
-            return self.trainable
+            return self.trainable + of_head
         if self.method == "full":
-            return self.structure.num_parameters
+            return self.structure.num_parameters + of_head
         extra = 1 if self.method == "adalora" else 0  # a singular value for each rank
         routed = sum(self.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in self.targeted_experts)
-        return routed + sum(self.adapter_rank * (x.num_inputs + x.num_outputs + extra) for x in self.targeted)
+        return of_head + routed + sum(self.adapter_rank * (x.num_inputs + x.num_outputs + extra) for x in self.targeted)
 
     @property
     def element_bytes(self) -> float:
@@ -193,7 +197,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         optimizer=OWN + training.optimizer.name,
         batches=batches or _derived_batches(plan, device),
         attention=attention_of(training.forward, device),
-        loss=loss_of(training.forward),
+        loss=loss_of(training.forward) if plan.objective.task_head is None else "task_head",
         gradient_checkpointing=training.gradient_checkpointing,
         is_compiled=training.compile and device.is_cpu == (training.device == "cpu"),
         num_steps=training.num_steps,
@@ -212,6 +216,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         expert_targets=plan.method.expert_targets,
         expert_rank=plan.method.expert_rank or 0,
         has_router_loss=plan.objective.router_aux_loss is not None,
+        num_head_outputs=plan.objective.task_head.num_outputs if plan.objective.task_head else 0,
     )
 
 

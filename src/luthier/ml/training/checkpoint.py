@@ -33,7 +33,7 @@ from torch import Tensor
 
 from luthier.core.errors import CheckpointError, StorageFullError, library_reason
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.ids import sha256_file
+from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.system.files import is_disk_full, sync
 from luthier.ml.inference.models.task_head import save_task_head
 from luthier.ml.training.distributed import World
@@ -466,6 +466,10 @@ def _write_model(model: TrainableModel, base_path: Path, final: Path) -> str:
         digest = model.method.save(model.module, base_path, partial)
     if model.task_head is not None:
         save_task_head(partial, model.task_head, model.head_layer)
+        # Of several files the digest is that of their names and digests, as for shards: the head is part of it.
+        weights = sorted(partial.glob("*.safetensors"))
+        if model.head_layer is not None:
+            digest = sha256_document({file.name: sha256_file(file) for file in weights})
     for file in partial.iterdir():
         sync(file)
     shutil.rmtree(final, ignore_errors=True)

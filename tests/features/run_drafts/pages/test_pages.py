@@ -175,6 +175,9 @@ def test_another_method_or_objective_drops_what_it_would_refuse(
     assert asked[-1]["objective"]["rewards"] == [{"metric": "token_f1", "weight": 1.0}]
     post(one, text=text + "objective: {name: grpo, rewards: [bleu], num_generations: 4}", **{"objective.name": "dpo"})
     assert asked[-1]["objective"] == {"name": "dpo"}
+    labels = "objective: {name: classify, multi_label: true, class_weights: balanced, label_smoothing: 0.1}"
+    post(one, text=text + labels, **{"objective.name": "sft", "objective.label_smoothing": "0.1"})
+    assert asked[-1]["objective"] == {"name": "sft", "label_smoothing": 0.1}
     post(one, text=text, apply="--set method.name=full --set training.epochs=1")
     assert asked[-1]["method"] == {"name": "full"}
     assert asked[-1]["training"] == {"epochs": 1}

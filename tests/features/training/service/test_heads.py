@@ -12,6 +12,7 @@ from tests.fixtures.service import write_rows
 
 from luthier.core.errors import DataError, RecipeError, RequestError
 from luthier.core.events import CheckpointSaved, StepDone, ValidationDone, WarningRaised
+from luthier.features.evaluations.export_sources import outcome_digest
 from luthier.features.models.resolve import find_candidate, open_engine
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import TrainOutcome, resume, train
@@ -62,6 +63,7 @@ def test_a_head_learns_a_rule_and_is_judged_as_a_head(
     assert head.label_counts == (20, 20, 20)
     assert layer is not None
     assert layer.weight.abs().max() > 0
+    assert document["adapter_sha256"] == outcome_digest(sorted(folder.glob("*.safetensors")))
     assert document["num_trained_tokens"] == 8 * 60  # one slot a row and epoch
     assert outcome.evaluation is not None
     judged = outcome.evaluation.systems[-1]
@@ -69,6 +71,10 @@ def test_a_head_learns_a_rule_and_is_judged_as_a_head(
     assert {sample.output for sample in judged.samples} <= set(head.labels)
     assert judged.metrics["exact_match"].value > 0.9
     assert "perplexity" not in judged.metrics
+    figure = judged.metrics["auroc"]
+    assert figure.low <= figure.value <= figure.high
+    assert "auroc" not in outcome.evaluation.systems[0].metrics
+    assert outcome.evaluation.verdict is not None
     losses = [e.loss for e in context.runs.events(outcome.record.run_id) if isinstance(e, ValidationDone)]
     assert losses[-1] < losses[0]
 
@@ -119,6 +125,7 @@ def test_numbers_are_learned_and_written_as_the_rows_write_them(context: Context
         assert unit == "EUR"
         assert len(number.split(".")[1]) == 2
         assert abs(float(number) - float(sample.reference.split(" ")[0])) < 15
+    assert judged.metrics["absolute_error"].value < 15
     checks = [e for e in context.runs.events(outcome.record.run_id) if isinstance(e, ValidationDone)]
     assert checks[-1].measures["absolute_error"] < 15
     assert outcome.plan.objective.loss_unit == "squared standard deviations a row"

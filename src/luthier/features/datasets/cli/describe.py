@@ -53,6 +53,13 @@ class ToolsChoice(StrEnum):
     AS_TEXT = "as_text"
 
 
+class HeadChoice(StrEnum):
+    """Of --objective."""
+
+    CLASSIFY = "classify"
+    REGRESS = "regress"
+
+
 class ReasoningChoice(StrEnum):
     """What becomes of thoughts that the template does not write."""
 
@@ -93,6 +100,13 @@ TemplateOptionsOption = Annotated[
         help="What the chat template is given, as enable_thinking=false. Repeatable.",
     ),
 ]
+HeadOption = Annotated[
+    HeadChoice | None,
+    typer.Option("--objective", help="What a task head learns, which reads the prompt and writes nothing."),
+]
+MultiLabelOption = Annotated[
+    bool, typer.Option("--multi-label", help="With --objective classify: a row may have several labels.")
+]
 BlockTokensOption = Annotated[
     int | None,
     typer.Option(
@@ -122,6 +136,8 @@ def preview(
     learn_reasoning: LearnReasoningOption = None,
     reset_template: ResetOption = None,
     block_tokens: BlockTokensOption = None,
+    objective: HeadOption = None,
+    multi_label: MultiLabelOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -132,7 +148,9 @@ def preview(
     fields = parse_mapping(mapping or ())
     with open_context(home) as context:
         if block_tokens is not None:
-            _refuse_beside_blocks(system, tools, reasoning, learn_reasoning, reset_template, template_options)
+            _refuse_beside_blocks(
+                system, tools, reasoning, learn_reasoning, reset_template, template_options, objective
+            )
             blocks = datasets.preview_blocks(
                 context,
                 file,
@@ -158,6 +176,8 @@ def preview(
                 tools_as_text=tools is not None,
                 reasoning=None if reasoning is None else reasoning.value,
             ),
+            task_head=None if objective is None else objective.value,
+            multi_label=multi_label,
         )
     return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
 
@@ -170,8 +190,8 @@ def _refuse_beside_blocks(*of_conversations: object) -> None:
         raise RequestError(
             "--block-tokens with an option for conversations",
             expected="plain texts, as objective pretraining takes them, or conversations",
-            do="leave out --block-tokens, or --system, --tools, --reasoning, --learn-reasoning, --reset-template and "
-            "--template-option",
+            do="leave out --block-tokens, or --system, --tools, --reasoning, --learn-reasoning, --reset-template, "
+            "--template-option and --objective",
         )
 
 

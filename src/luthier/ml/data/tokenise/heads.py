@@ -17,10 +17,13 @@ from functools import lru_cache
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from luthier.core.dataset import Example, Split, TokenisedExample
 from luthier.core.errors import DataError, RecipeError, RowProblem
-from luthier.core.task_head import TaskHead, TaskHeadKind
-from luthier.core.text.written_numbers import number_format, read_number
+from luthier.core.task_head import NumberFormat, TaskHead, TaskHeadKind
+from luthier.core.text.written_numbers import number_format, read_number, write_number
 from luthier.ml.baselines.rows import same_label, spellings
 from luthier.ml.data.files.bad_field import problem_of, shorten
 
@@ -289,9 +292,25 @@ def class_numbers(answer: str, head: TaskHead) -> tuple[int, ...] | None:
     return None if None in found else tuple(sorted(known))
 
 
+def class_matrix(answers: Sequence[str], head: TaskHead) -> NDArray[np.float64]:
+    """[answers, classes]: 1 where an answer has a class, else 0. An answer with an unknown label has none at all."""
+    found = np.zeros((len(answers), len(head.labels)))
+    for row, answer in enumerate(answers):
+        found[row, list(class_numbers(answer, head) or ())] = 1.0
+    return found
+
+
 @lru_cache(maxsize=8)
 def _numbers_by_label(labels: tuple[str, ...]) -> Mapping[str, int]:
     return {same_label(label): number for number, label in enumerate(labels)}
+
+
+def target_text(target: Sequence[float], head: TaskHead) -> str:
+    """A target as answers write it: the labels, or the number."""
+    if head.kind == "classify":
+        return (head.label_separator or ", ").join(head.labels[int(number)] for number in target)
+    form = head.number_format or NumberFormat()
+    return write_number(head.offset + head.scale * target[0], form) if target else ""
 
 
 def tokenise_prompt(example: Example, template: Template) -> TokenisedExample:

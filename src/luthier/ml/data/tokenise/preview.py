@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from luthier.core.dataset import Example, TokenisedExample
+from luthier.core.task_head import TaskHead
+from luthier.ml.data.tokenise.heads import target_text
 from luthier.ml.data.tokenise.template import Template, decode
 
 Side = Literal["chosen", "rejected", "wanted", "not wanted"]
@@ -46,6 +48,8 @@ class Preview:
             None for others.
         input_ids: the sequence as it is trained: spans put tokens that share a character together, this does not.
         loss_mask: 1 for each token that is learned, 0 for others.
+        target: what a task head learns at the end of the prompt: labels or a number, as answers write them; None where
+            answers are learned.
     """
 
     id: str
@@ -58,6 +62,7 @@ class Preview:
     joined: tuple[str, ...] | None = None
     input_ids: tuple[int, ...] = ()
     loss_mask: tuple[int, ...] = ()
+    target: str | None = None
 
     @property
     def text(self) -> str:
@@ -87,10 +92,43 @@ def preview_sides(example: Example, unit: Sequence[TokenisedExample], template: 
     )
 
 
+def preview_head_row(example: Example, tokenised: TokenisedExample, template: Template, head: TaskHead) -> Preview:
+    """The prompt that a task head reads, cut into tokens; the slot behind it is shown as what the head should give."""
+    prompt = replace(
+        tokenised, input_ids=tokenised.input_ids[:-1], loss_mask=tokenised.loss_mask[:-1], num_truncated_tokens=0
+    )
+    text = template.render(example.prompt, add_generation_prompt=True) if example.prompt is not None else ""
+    spans = _spans(prompt, text, template)
+    target = target_text(tokenised.target, head)
+    slot = Span(f"\N{RIGHTWARDS ARROW} {target}", True, tuple(tokenised.input_ids[-1:]))
+    return Preview(
+        example.id,
+        (*spans, slot),
+        tokenised.num_tokens,
+        tokenised.num_trained_tokens,
+        tokenised.num_truncated_tokens,
+        input_ids=tuple(tokenised.input_ids),
+        loss_mask=tuple(tokenised.loss_mask),
+        target=target,
+    )
+
+
 def preview(example: Example, tokenised: TokenisedExample, template: Template) -> Preview:
     """Cut an example's text into its tokens. Tokens that share a character (bytes of a CJK sign) stay together."""
+    return Preview(
+        example.id,
+        _spans(tokenised, _text(example, template), template),
+        tokenised.num_tokens,
+        tokenised.num_trained_tokens,
+        tokenised.num_truncated_tokens,
+        joined=tokenised.differs if tokenised.is_joined else None,
+        input_ids=tuple(tokenised.input_ids),
+        loss_mask=tuple(tokenised.loss_mask),
+    )
+
+
+def _spans(tokenised: TokenisedExample, text: str, template: Template) -> tuple[Span, ...]:
     ids = list(tokenised.input_ids)
-    text = _text(example, template)
     groups = _groups_by_offsets(text, ids, template)
     if groups is None:
         groups = _groups_by_decoding(ids, template)
@@ -99,16 +137,7 @@ def preview(example: Example, tokenised: TokenisedExample, template: Template) -
         learned = 1 in tokenised.loss_mask[position : position + count]
         spans.append(Span(piece, learned, tuple(ids[position : position + count])))
         position += count
-    return Preview(
-        example.id,
-        tuple(spans),
-        tokenised.num_tokens,
-        tokenised.num_trained_tokens,
-        tokenised.num_truncated_tokens,
-        joined=tokenised.differs if tokenised.is_joined else None,
-        input_ids=tuple(ids),
-        loss_mask=tuple(tokenised.loss_mask),
-    )
+    return tuple(spans)
 
 
 def _text(example: Example, template: Template) -> str:

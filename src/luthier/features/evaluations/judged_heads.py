@@ -1,0 +1,56 @@
+"""Task heads among the systems that are judged: their engines, and the figures that only they have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from luthier.core.dataset import Example
+from luthier.core.evaluation import SystemResult
+from luthier.core.ports import StopCheck
+from luthier.features.models.resolve import Candidate, open_judged
+
+if TYPE_CHECKING:
+    from luthier.ml.inference.task_model import TaskAnswers
+    from luthier.ml.inference.transformers_engine import TransformersEngine
+
+
+class JudgedHeads:
+    """Opens the engines of candidates, and keeps what task heads have given once their models are closed.
+
+    Args:
+        stop: asked between batches; a reason ends the evaluation with StoppedError.
+    """
+
+    def __init__(self, stop: StopCheck | None) -> None:
+        self._stop = stop
+        self._heads: dict[str, TaskAnswers] = {}
+
+    def open(self, candidate: Candidate) -> TransformersEngine | TaskAnswers:
+        """The engine of a candidate."""
+        from luthier.ml.inference.task_model import TaskAnswers
+
+        engine = open_judged(candidate, stop=self._stop)
+        if isinstance(engine, TaskAnswers):
+            self._heads[candidate.name] = engine
+        return engine
+
+    def with_figures(self, results: Sequence[SystemResult], examples: Sequence[Example]) -> tuple[SystemResult, ...]:
+        """The results, those of task heads with how their probabilities rank rows or how far their numbers are off."""
+        return tuple(self._with_figure(result, examples) for result in results)
+
+    def _with_figure(self, result: SystemResult, examples: Sequence[Example]) -> SystemResult:
+        from luthier.ml.data.tokenise.heads import class_matrix
+        from luthier.ml.evaluation.task_head import absolute_error, area_under_curve
+
+        head = self._heads.get(result.name)
+        if head is None or head.model.head.kind not in ("classify", "regress"):
+            return result
+        references = [example.reference or "" for example in examples]
+        if head.probabilities is not None:
+            own = class_matrix(references, head.model.head)
+            name, figure = "auroc", area_under_curve(head.probabilities.double().numpy(), own)
+        else:
+            outputs = [sample.output for sample in result.samples]
+            name, figure = "absolute_error", absolute_error(outputs, references)
+        return result if figure is None else result.model_copy(update={"metrics": result.metrics | {name: figure}})

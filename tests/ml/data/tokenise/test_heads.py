@@ -1,0 +1,110 @@
+"""What a task head learns of rows: classes, numbers, and the tokens that it reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.dataset import Example
+from luthier.core.errors import DataError, RecipeError
+from luthier.ml.data.tokenise.heads import (
+    class_matrix,
+    class_numbers,
+    fit_task_head,
+    targets_of,
+    tokenise_prompt,
+    with_targets,
+)
+from luthier.ml.data.tokenise.preview import preview_head_row
+from luthier.ml.inference.models.chat_template import ChatTemplate
+
+
+def _examples(*answers: str) -> list[Example]:
+    return [
+        Example(
+            id=f"f:{n}",
+            conversation=Conversation(
+                messages=(Message(role="user", content=f"q {n}"), Message(role="assistant", content=answer))
+            ),
+        )
+        for n, answer in enumerate(answers)
+    ]
+
+
+def test_classes_are_ordered_by_frequency_then_text_and_written_as_most_rows_write_them() -> None:
+    rows = _examples("No", "yes", "no", "Yes", "no ", "maybe", "yes", "No", "also")
+    fitted = fit_task_head("classify", {"train": rows}, 8, multi_label=False)
+    assert fitted.head.labels == ("No", "yes", "also", "maybe")
+    assert fitted.head.label_counts == (4, 3, 1, 1)
+    assert "'No' = 'no' = 'no '; 'Yes' = 'yes'" in fitted.notes[0]
+    assert "2 classes have a single training row" in fitted.notes[1]
+    backwards = fit_task_head("classify", {"train": rows[::-1]}, 8, multi_label=False)
+    assert backwards.head.label_counts == fitted.head.label_counts
+    assert targets_of(_examples("NO", "Maybe", "other"), fitted.head) == [(0,), (3,), None]
+
+
+def test_five_thousand_classes() -> None:
+    fitted = fit_task_head("classify", {"train": _examples(*(f"label {n}" for n in range(5000)))}, 8, multi_label=False)
+    assert fitted.head.num_outputs == 5000
+    assert "5,000 classes have a single training row" in fitted.notes[0]
+    assert "and 4,995 more" in fitted.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("answers", "separator"),
+    [(("a, b", "b", "c, a"), ", "), (("a;b", "c"), ";"), (("a\nb", "c, d"), "\n"), (('["a", "b"]', "[]", '["c"]'), "")],
+)
+def test_several_labels_are_separated_as_the_rows_do_it(answers: tuple[str, ...], separator: str) -> None:
+    head = fit_task_head("classify", {"train": _examples(*answers)}, 8, multi_label=True).head
+    assert head.label_separator == separator
+    assert head.is_multi_label
+    found = class_matrix(answers, head)
+    assert found.sum(axis=1).tolist()[0] == 2
+    assert class_numbers(answers[0], head) == tuple(found[0].nonzero()[0].tolist())
+
+
+def test_rows_that_say_nothing_are_refused() -> None:
+    for rows, match in (
+        (_examples("a", "A "), "all 2 training rows have 'a'"),
+        (_examples("a", " "), "1 of 2 rows has no answer in words"),
+    ):
+        with pytest.raises(DataError, match=match):
+            fit_task_head("classify", {"train": rows}, 8, multi_label=False)
+    with pytest.raises(RecipeError, match="none of 2 answers has several labels"):
+        fit_task_head("classify", {"train": _examples("a", "b")}, 8, multi_label=True)
+
+
+def test_numbers_as_text_are_read_with_their_units() -> None:
+    head = fit_task_head("regress", {"train": _examples("$1,200.50", "$10.00", "$30.00")}, 8, multi_label=False).head
+    assert (head.lowest, head.highest) == (10.0, 1200.5)
+    assert head.number_format is not None
+    assert (head.number_format.before, head.number_format.decimals, head.number_format.has_commas) == ("$", 2, True)
+    targets = targets_of(_examples("$1,200.50", "$10.00", "$30.00"), head)
+    numbers = [target[0] for target in targets if target is not None]
+    assert sum(numbers) == pytest.approx(0, abs=1e-9)
+    assert sum(one**2 for one in numbers) / 3 == pytest.approx(1)
+    with pytest.raises(DataError, match="1 of 2 answers are no numbers"):
+        fit_task_head("regress", {"train": _examples("7", "about 7 or 8")}, 8, multi_label=False)
+
+
+def test_a_head_reads_the_prompt_of_inference_and_no_token_of_the_answer(chat: ChatTemplate) -> None:
+    one, other = (tokenise_prompt(example, chat) for example in _examples("yes", "no")[:1] * 2)
+    example = _examples("a long answer about nothing")[0]
+    assert example.prompt is not None
+    prompt = chat.ids(chat.render(example.prompt, add_generation_prompt=True))
+    row = tokenise_prompt(example, chat)
+    assert list(row.input_ids)[:-1] == prompt
+    assert row.loss_mask == bytes(len(prompt)) + b"\1"
+    assert one.input_ids == other.input_ids == row.input_ids
+
+
+def test_a_preview_shows_what_is_read_and_what_the_head_should_give(chat: ChatTemplate) -> None:
+    rows = _examples("yes", "no", "no")
+    head = fit_task_head("classify", {"train": rows}, 8, multi_label=False).head
+    (row,) = with_targets(rows[:1], [tokenise_prompt(rows[0], chat)], head)
+    shown = preview_head_row(rows[0], row, chat, head)
+    assert rows[0].prompt is not None
+    assert shown.text == chat.render(rows[0].prompt, add_generation_prompt=True) + "\N{RIGHTWARDS ARROW} yes"
+    assert shown.target == "yes"
+    assert [span.learned for span in shown.spans].count(True) == 1
+    assert shown.spans[-1].learned

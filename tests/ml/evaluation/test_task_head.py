@@ -1,0 +1,75 @@
+"""Figures of task heads: AUROC against scikit-learn, its interval by how often it holds the truth; numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import ndtr
+from sklearn.metrics import roc_auc_score
+
+from luthier.ml.evaluation.task_head import absolute_error, area_under_curve, auroc
+
+
+def _drawn(rows: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    places = draw.integers(classes, size=rows)
+    own = np.eye(classes)[places]
+    scores = np.exp(draw.normal(size=(rows, classes)) + own)
+    return scores / scores.sum(axis=1, keepdims=True), own
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_the_area_is_that_of_scikit_learn(classes: int) -> None:
+    probabilities, own = _drawn(200, classes, seed=classes)
+    found = auroc(probabilities, own)
+    assert found is not None
+    assert found.value == pytest.approx(roc_auc_score(own, probabilities, average="macro"))
+    assert 0 < found.low < found.value < found.high <= 1
+
+
+def test_equal_scores_count_half() -> None:
+    found = auroc(np.array([[0.5], [0.5], [0.5], [0.5]]), np.array([[1.0], [0.0], [1.0], [0.0]]))
+    assert found is not None
+    assert found.value == 0.5
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    draw, held, truth = np.random.default_rng(5), 0, float(ndtr(1 / np.sqrt(2)))
+    for _ in range(400):
+        own = (draw.random(120) < 0.4).astype(float)
+        found = auroc((draw.normal(size=120) + own)[:, None], own[:, None])
+        assert found is not None
+        held += found.low <= truth <= found.high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_rows_that_are_all_in_order_prove_no_perfect_model() -> None:
+    own = np.array([1.0] * 5 + [0.0] * 5)[:, None]
+    found = auroc(own, own)
+    assert found is not None
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert 0.5 < found.low < 0.95
+    many = np.repeat(own, 20, axis=0)
+    more = auroc(many, many)
+    assert more is not None
+    assert found.low < more.low < 1.0
+
+
+def test_a_class_that_does_not_divide_the_rows_has_no_area() -> None:
+    assert auroc(np.array([[0.2, 0.8]] * 3), np.array([[0.0, 1.0]] * 3)) is None
+
+
+def test_as_a_metric_it_has_its_direction() -> None:
+    found = area_under_curve(*_drawn(100, 3, seed=1))
+    assert found is not None
+    assert found.higher_is_better
+    assert area_under_curve(np.array([[0.2, 0.8]] * 3), np.array([[0.0, 1.0]] * 3)) is None
+
+
+def test_numbers_are_held_against_those_of_the_rows() -> None:
+    found = absolute_error(["$1,200", "$10", "$7"], ["$1,100", "$30", "no price"])
+    assert found is not None
+    assert found.value == 60.0
+    assert not found.higher_is_better
+    assert absolute_error(["much", "$10"], ["$1", "$2"]) is None
+    assert absolute_error(["$1"], ["none"]) is None
