@@ -76,6 +76,28 @@ class ThinkingFigures(FrozenModel):
     most_tokens: int | None = None
 
 
+class Prompting(FrozenModel):
+    """What a system's prompts hold beside the text of the rows: an instruction, and examples from the training rows.
+
+    Attributes:
+        kind: `few_shot`: examples, with or without an instruction; `instruction`: an instruction alone;
+            `optimised_prompt`: what a search over prompts found best on rows that are not judged.
+        instruction: its text; empty for none.
+        examples: which training rows are shown: the same ones before all prompts (`drawn`), the ones that are nearest
+            to each prompt (`nearest`), or none.
+        num_draws: draws of the examples that the figures are means over; intervals hold for other draws, too.
+        extra_prompt_tokens: tokens that this adds to a prompt, on average over the judged rows (and the draws).
+        search_tokens: tokens that the search for it has read and written; 0 without one.
+    """
+
+    kind: Literal["few_shot", "instruction", "optimised_prompt"]
+    instruction: str = ""
+    examples: Literal["none", "drawn", "nearest"] = "none"
+    num_draws: int = 1
+    extra_prompt_tokens: float = 0.0
+    search_tokens: int = 0
+
+
 class SystemResult(FrozenModel):
     """One system under evaluation: base, base with few-shot examples, or a tuned model.
 
@@ -92,6 +114,8 @@ class SystemResult(FrozenModel):
         num_empty: outputs without any text.
         thinking: how it thought; None where it did not.
         kind: a language model, or a baseline without one, whose `seconds` are those of fitting and answering.
+        prompting: what its prompts hold beside the text of the rows; None for nothing, and in evaluations of before
+            this was recorded.
     """
 
     name: str
@@ -106,6 +130,12 @@ class SystemResult(FrozenModel):
     num_empty: int = 0
     thinking: ThinkingFigures | None = None
     kind: SystemKind = "model"
+    prompting: Prompting | None = None
+
+    @property
+    def is_prompted(self) -> bool:
+        """Whether its prompts hold more than the text of the rows."""
+        return self.num_few_shot > 0 or self.prompting is not None
 
 
 class Comparison(FrozenModel):
@@ -123,8 +153,9 @@ class Comparison(FrozenModel):
         rows_needed: where not distinguishable, about how many held-out rows would settle a difference of this size (80%
             power, two-sided 5%); None where the difference is 0 or settled.
         adjusted_p_value: Holm's, where several tasks and metrics were asked about one candidate.
-        test: what the p-value comes from; `seeds`: rows and trainings with several seeds together; `unpaired_t`: two
-            standard errors, as if the systems had been judged on different rows.
+        test: what the p-value comes from; `seeds`: rows and trainings with several seeds together; `draws`: rows and
+            draws of few-shot examples together; `unpaired_t`: two standard errors, as if the systems had been judged on
+            different rows.
     """
 
     baseline: str
@@ -137,11 +168,20 @@ class Comparison(FrozenModel):
     verdict: VerdictWord
     rows_needed: int | None = None
     adjusted_p_value: float | None = None
-    test: Literal["bootstrap", "mcnemar", "seeds", "unpaired_t"] = "bootstrap"
+    test: Literal["bootstrap", "mcnemar", "seeds", "draws", "unpaired_t"] = "bootstrap"
 
 
 AlternativeKind = Literal[
-    "majority", "popularity", "nearest", "linear", "ridge", "copy", "few_shot", "optimised_prompt", "head"
+    "majority",
+    "popularity",
+    "nearest",
+    "linear",
+    "ridge",
+    "copy",
+    "few_shot",
+    "instruction",
+    "optimised_prompt",
+    "head",
 ]
 """What one could use instead of the judged model: a baseline without a language model, or the base, prompted."""
 AlternativeWord = Literal["better", "worse", "not_distinguishable"]
@@ -164,6 +204,8 @@ class Alternative(FrozenModel):
         low: lower end of its 95% interval.
         high: upper end of its 95% interval.
         seconds: wall time of fitting it and of its answers.
+        extra_prompt_tokens: tokens that it adds to each prompt, on average; None where that is not known, and for
+            baselines without a language model.
     """
 
     name: str
@@ -173,6 +215,7 @@ class Alternative(FrozenModel):
     low: float
     high: float
     seconds: float
+    extra_prompt_tokens: float | None = None
 
 
 class Bar(FrozenModel):

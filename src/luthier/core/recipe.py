@@ -397,12 +397,33 @@ class GoodEnoughRecipe(FrozenModel):
         return {"value": given} if isinstance(given, int | float) and not isinstance(given, bool) else given
 
 
+class OptimisedPromptRecipe(FrozenModel):
+    """A search for the prompt that the base model does best with, on rows that are not judged.
+
+    A number alone, `optimised_prompt: 50_000`, is the budget.
+
+    Attributes:
+        budget_tokens: tokens that the search may read and write in all; 0: no search.
+    """
+
+    budget_tokens: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_number(cls, given: Any) -> Any:
+        return {"budget_tokens": given} if isinstance(given, int) and not isinstance(given, bool) else given
+
+
 class EvaluationRecipe(FrozenModel):
     """How the result is judged on the held-out rows.
 
     Attributes:
         metrics: names of metrics, the deciding one first.
-        few_shot: examples in the prompt of the second baseline.
+        few_shot: examples in the prompt of the base model with examples; 0: it is not judged, nor are its variants.
+        few_shot_draws: draws of these examples that its figures are means over.
+        few_shot_nearest: whether the base is also judged with the training rows that are nearest to each prompt.
+        instruction: whether the base is also judged with an instruction that is derived from the training rows.
+        optimised_prompt: a search for the base's best prompt.
         max_new_tokens: of an answer.
         max_thinking_tokens: of a thought before it, beside these; 0: both share them.
         max_samples: judge only the first N by stable hash.
@@ -411,6 +432,10 @@ class EvaluationRecipe(FrozenModel):
 
     metrics: tuple[MetricName, ...] | None = None
     few_shot: Annotated[int, Field(ge=0, le=64)] | None = None
+    few_shot_draws: Annotated[int, Field(ge=1, le=16)] | None = None
+    few_shot_nearest: Switch | None = None
+    instruction: Switch | None = None
+    optimised_prompt: OptimisedPromptRecipe | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
     max_samples: Annotated[int, Field(ge=1)] | None = None

@@ -75,7 +75,10 @@ def test_a_model_no_better_than_a_classifier_is_not_called_better() -> None:
         in found.details[found.num_primary_details - 1]
     )
     document = json.loads(found.model_dump_json())
-    assert set(document["alternatives"][0]) == {"name", "kind", "metric", "value", "low", "high", "seconds"}
+    assert set(document["alternatives"][0]) == {
+        *("name", "kind", "metric", "value", "low", "high", "seconds"),
+        "extra_prompt_tokens",
+    }
     assert (document["good_enough"], document["bar"]) == ("not_asked", None)
 
 

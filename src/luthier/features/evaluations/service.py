@@ -18,6 +18,16 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
+from luthier.features.evaluations.prompted import (
+    AskedPrompts,
+    Prompted,
+    as_systems,
+    check_shots,
+    draws_together,
+    found_prompt,
+    prompted,
+    prompted_as_asked,
+)
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
@@ -28,12 +38,10 @@ from luthier.features.models.resolve import (
     open_engine,
     system_under_test,
     tuned,
-    with_few_shot,
 )
 from luthier.features.planning.service import Prepared
 from luthier.features.planning.training_data import PreparedSplit
 from luthier.features.recipes.checks import (
-    check_few_shot,
     check_metrics,
     have_text_answers,
     label_metrics,
@@ -73,7 +81,7 @@ class HeldOut:
 def judge_run(
     context: Context, run_id: str, prepared: Prepared, result: TrainResult, *, stop: StopCheck | None = None
 ) -> Evaluation:
-    """Base, base with few-shot examples, the teacher if any, and the tuned model of a run, on its held-out rows.
+    """Base, base prompted in several ways, the teacher if any, and the tuned model of a run, on its held-out rows.
 
     stop: asked after each batch of answers or rows; a reason ends the evaluation with StoppedError.
     """
@@ -87,11 +95,16 @@ def judge_run(
     # Base and tuned model run with the precision and template of the plan, so only the training differs.
     base = base_of(plan, name="base", model_path=plan.base_model.path)
     candidates = [base]
-    if plan.evaluation.few_shot:
-        shots, seed = plan.evaluation.few_shot, plan.training.seed
-        # From the training rows: the baseline may use the same data as the tuned model, only in its prompt.
-        shown = with_few_shot(base, prepared.train.good_examples, shots, seed, held_out=held_out.examples)
-        candidates.append(shown)
+    # From the training rows: prompts may use the same data as the tuned model.
+    shown = prompted(
+        base,
+        prepared.train.good_examples,
+        plan.evaluation,
+        plan.training.seed,
+        held_out=held_out.examples,
+        validation=prepared.validation.good_examples if prepared.validation is not None else (),
+    )
+    candidates += shown.candidates
     if plan.objective.teacher is not None:
         candidates.append(as_candidate(plan.objective.teacher))
     # The judged system is last: comparisons and tables take the last one as the candidate.
@@ -118,6 +131,7 @@ def judge_run(
         train=prepared.train.good_examples,
         bar=plan.evaluation.good_enough,
         stop=stop,
+        shown=shown,
     )
     # General rows are only held out where the recipe replays them.
     if prepared.replay_held_out is None:
@@ -188,6 +202,10 @@ def evaluate(
     data: Path,
     few_shot: int = 0,
     few_shot_from: Path | None = None,
+    few_shot_draws: int | None = None,
+    few_shot_nearest: bool | None = None,
+    instruction: bool | None = None,
+    optimised_prompt: int = 0,
     metrics: Sequence[MetricName] | None = None,
     mapping: Mapping[str, str] | None = None,
     max_new_tokens: int | None = None,
@@ -202,7 +220,8 @@ def evaluate(
 
     systems: the candidate first, then what it is compared with, each a base model's name or a run id. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
-    `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
+    `few_shot_from` in its prompt, and in the other ways of `AskedPrompts`. metrics: None takes those that the rows can
+    be judged by.
     mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
     (`column_maps`), and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
     before it; None takes them from the lengths of the rows' own, for each system with its own tokenizer.
@@ -213,7 +232,8 @@ def evaluate(
     wrong rows, OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where
     held-out rows stand in the training rows of a run (unless allowed, and then the verdict says so).
     """
-    _check_shots(few_shot, few_shot_from)
+    ways = AskedPrompts(few_shot, few_shot_draws, few_shot_nearest, instruction, optimised_prompt)
+    check_shots(ways, few_shot_from)
     loaded, notes = load_mapped(context, systems, data, mapping)
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
     check_metrics(chosen, loaded.examples)
@@ -224,11 +244,14 @@ def evaluate(
     # The table reads from the plain to the tuned: what is judged comes last.
     ordered = [*resolved[1:], resolved[0]]
     pool: tuple[Example, ...] = ()
-    if few_shot and few_shot_from is not None:
+    if ways.any and few_shot_from is not None:
         shots, _ = load_mapped(context, systems, few_shot_from, mapping)
         pool = not_held_out(shots.examples, loaded.examples)
+    shown = Prompted()
+    if ways.any:
         base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
-        ordered.insert(len(ordered) - 1, _shown(base, pool, few_shot, loaded.examples))
+        shown = prompted_as_asked(base, pool or seen, ways, held_out=loaded.examples)
+        ordered[-1:-1] = shown.candidates
     file = called or str(data)
     rows = HeldOut(file, loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes)
     evaluation = _judge(
@@ -243,24 +266,10 @@ def evaluate(
         train=seen or pool,
         bar=resolve_bar(good_enough, chosen, loaded.examples, seen or pool),
         evaluation_id=evaluation_id,
+        shown=shown,
     )
     context.evaluations.save(evaluation)
     return evaluation
-
-
-def _shown(base: Candidate, pool: Sequence[Example], num: int, held_out: Sequence[Example]) -> Candidate:
-    """The base with examples in its prompt. Raises RequestError where these rows have no place for as many."""
-    check_few_shot(num, pool, held_out)
-    return with_few_shot(base, pool, num, seed=0, held_out=held_out)
-
-
-def _check_shots(few_shot: int, few_shot_from: Path | None) -> None:
-    if few_shot and few_shot_from is None:
-        raise RequestError(
-            f"--few-shot {few_shot} without rows to take them from",
-            expected="--few-shot-from FILE with rows that are not held out",
-            do="add --few-shot-from train.jsonl",
-        )
 
 
 def _judge(
@@ -278,35 +287,47 @@ def _judge(
     bar: Bar | None = None,
     evaluation_id: str | None = None,
     stop: StopCheck | None = None,
+    shown: Prompted | None = None,
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
 
     beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
     train: the rows that baselines without a language model are fitted on; without any there are none.
     bar: what the last system has to reach to be good enough.
+    shown: the ways to prompt a model among the candidates, and the search for one more.
 
     Raises:
         RequestError: there is a bar and nothing to compare the last system with, so no verdict.
     """
     from luthier.ml.baselines.system import as_system
-    from luthier.ml.evaluation.compare import judge, primary_metric
+    from luthier.ml.evaluation.compare import judge_in_full, primary_metric
+    from luthier.ml.evaluation.metrics.registry import as_definitions
 
-    start = time.perf_counter()
+    start, shown = time.perf_counter(), shown or Prompted()
     examples = choose_samples(held_out.examples, max_samples)
     baselines = _baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     if bar is not None and len(candidates) + len(baselines.predictions) < 2:
         raise _no_verdict(bar, candidates[-1].name)
     of_labels = label_metrics(metrics, examples, train)
+    definitions = as_definitions([*metrics, *of_labels])
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
-        systems = [
-            system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
-            for c in candidates
-        ]
+        found = found_prompt(
+            shown, pool.engine, metrics, max_new_tokens, max_thinking_tokens, progress=context.progress
+        )
+        systems, draws = as_systems(
+            [*candidates[:-1], *found.candidates, candidates[-1]],
+            shown.draws,
+            lambda c: system_under_test(
+                c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens
+            ),
+        )
         # Before the last system, which is the one that is judged.
         systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
-        results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
+        judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
+    judged = draws_together(judged, draws, definitions)
+    results, comparisons = judged.systems, judged.comparisons
     primary = primary_metric(metrics, [e.reference for e in examples])
     labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
     # Left out of the verdict only: the comparison itself is stored and shown.
@@ -322,7 +343,7 @@ def _judge(
         systems=results,
         comparisons=comparisons,
         verdict=words,
-        rows_notes=(*held_out.notes, *pool.notes, *baselines.notes),
+        rows_notes=(*held_out.notes, *pool.notes, *shown.notes, *found.notes, *baselines.notes),
         baselines_left_out=baselines.left_out,
         labels=labels,
         seconds=time.perf_counter() - start,

@@ -226,6 +226,7 @@ def prepare(
         check_metrics(plan.evaluation.metrics, judged)
         check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
     plan = _with_bar(plan, judged, splits["train"].good_examples)
+    plan = _with_prompt_variants(plan, judged, splits["train"].good_examples)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)
     plan = with_budget(context, plan, recipe.budget, prices)
@@ -252,6 +253,22 @@ def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -
     bar = resolve_bar(asked, plan.evaluation.metrics, judged, train)
     evaluation = plan.evaluation.model_copy(update={"good_enough": bar})
     return plan.model_copy(update={"evaluation": evaluation})
+
+
+def _with_prompt_variants(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
+    """The plan with the ways to prompt the base model that are judged beside the tuned one."""
+    from luthier.core.recipe import EvaluationRecipe
+    from luthier.ml.evaluation.few_shot import num_usable
+    from luthier.ml.planning.prompt_variants import with_prompt_variants
+    from luthier.ml.prompting.instructions import derive_instruction
+
+    return with_prompt_variants(
+        plan,
+        plan.recipe.evaluation or EvaluationRecipe(),
+        are_texts_judged=bool(judged) and have_text_answers(judged),
+        num_shown=num_usable(train, held_out=judged),
+        instruction=derive_instruction(train),
+    )
 
 
 def prepare_again(

@@ -47,27 +47,40 @@ def nearest_by_words(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
     Raises:
         NotApplicable: no training rows, or prompts without words.
     """
+    _check(rows)
+    return [rows[best[0]].answer for best in ranked_by_words([row.prompt for row in rows], prompts, 1)]
+
+
+def ranked_by_words(texts: Sequence[str], prompts: Sequence[str], num: int) -> list[list[int]]:
+    """For each prompt the places of the `num` texts with the highest BM25 score, the best first; fewer if there are.
+
+    Of equal ones the first in the texts comes first.
+
+    Raises:
+        NotApplicable: texts without words.
+    """
     from sklearn.feature_extraction.text import CountVectorizer
 
-    _check(rows)
     counting = CountVectorizer(token_pattern=WORDS, dtype=np.float32)
     try:
-        counts = counting.fit_transform([row.prompt for row in rows]).tocsr()
+        counts = counting.fit_transform(texts).tocsr()
     except ValueError as error:
         raise NotApplicable("the prompts hold no words") from error
     lengths = np.asarray(counts.sum(axis=1)).ravel()
     num_with = np.bincount(counts.indices, minlength=counts.shape[1])
-    rarity = np.log1p((len(rows) - num_with + 0.5) / (num_with + 0.5)).astype(np.float32)
+    rarity = np.log1p((len(texts) - num_with + 0.5) / (num_with + 0.5)).astype(np.float32)
     # Only the counts that are there are computed with: the matrix stays sparse.
-    of_row = np.repeat(np.arange(len(rows)), np.diff(counts.indptr))
+    of_row = np.repeat(np.arange(len(texts)), np.diff(counts.indptr))
     norm = _SATURATION * (1 - _LENGTH + _LENGTH * lengths / max(float(lengths.mean()), 1.0))
     counts.data = counts.data * (_SATURATION + 1) / (counts.data + norm[of_row]) * rarity[counts.indices]
     asked = counting.transform(prompts).sign()
-    best = [
-        np.asarray((asked[start : start + _BATCH] @ counts.T).todense()).argmax(axis=1)
-        for start in range(0, len(prompts), _BATCH)
-    ]
-    return [rows[int(number)].answer for number in np.concatenate(best)]
+    found: list[list[int]] = []
+    for start in range(0, len(prompts), _BATCH):
+        scores = np.asarray((asked[start : start + _BATCH] @ counts.T).todense())
+        # argmax takes the first of equals, and so does a stable sort; sorting all for one would take the time.
+        best = scores.argmax(axis=1)[:, None] if num == 1 else np.argsort(-scores, axis=1, kind="stable")[:, :num]
+        found += best.tolist()
+    return found
 
 
 def nearest_by_embeddings(rows: Sequence[TaskRow], prompts: Sequence[str], table: TokenEmbeddings) -> list[str]:

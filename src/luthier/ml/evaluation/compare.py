@@ -12,7 +12,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -162,6 +162,8 @@ def judge_in_full(
             for metric in wanted
             # Baselines are what models are compared with; among each other nobody needs them compared.
             if later.system.kind == "model"
+            # Nor ways to prompt one model: each is held against the plain prompt and the judged system.
+            and not (earlier.system.prompting and later.system.prompting and earlier.system.model == later.system.model)
             and earlier.system.takes(metric)
             # Perplexity is per token: other tokens are another unit.
             and (metric.name != "perplexity" or _same_tokens(earlier.system, later.system))
@@ -278,6 +280,7 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
         num_empty=sum(not generation.text.strip() for generation in outcome.generations),
         num_cut_off=sum(generation.finish_reason == "length" for generation in outcome.generations),
         thinking=thinking_figures(outcome.generations),
+        prompting=system.prompting,
     )
 
 
@@ -360,15 +363,18 @@ def as_one_system(
     *,
     seed: int,
     clusters: Sequence[Hashable] | None = None,
+    test: Literal["seeds", "draws"] = "seeds",
 ) -> Judged:
     """What was judged, with all trainings under the name of the first; its samples are those that are shown.
 
     Args:
         judged: results of all trainings as systems of their own.
-        trainings: at least two names of judged systems, none of them a baseline of another comparison that is kept.
+        trainings: at least two names of judged systems: trainings of one recipe, or one model with several draws of
+            few-shot examples.
         metrics: those that were judged by.
         seed: of the resampling.
         clusters: the source of each row; None where every row is its own.
+        test: what its comparisons are said to rest on.
 
     Raises:
         RequestError: fewer than two trainings, or different rows.
@@ -386,8 +392,8 @@ def as_one_system(
         # The other trainings are no systems of their own any more.
         if {one.candidate, one.baseline} & others:
             continue
-        if one.candidate == first:
-            one = _against(one, judged, trainings, by_name[one.metric], seed, clusters)
+        if first in (one.candidate, one.baseline):
+            one = _against(one, judged, trainings, by_name[one.metric], seed, clusters, test)
         comparisons.append(one)
     return Judged(tuple(systems), tuple(comparisons), judged.observed, judged.statistics)
 
@@ -418,10 +424,12 @@ def _against(
     metric: MetricDefinition,
     seed: int,
     clusters: Sequence[Hashable] | None,
+    test: Literal["seeds", "draws"],
 ) -> Comparison:
+    candidates, baselines = (trainings if name == trainings[0] else (name,) for name in (one.candidate, one.baseline))
     found = statistics.difference_over_seeds(
-        [judged.statistics[training, metric.name] for training in trainings],
-        [judged.statistics[one.baseline, metric.name]],
+        [judged.statistics[name, metric.name] for name in candidates],
+        [judged.statistics[name, metric.name] for name in baselines],
         metric.aggregate,
         bounds=bounds_of(metric),
         seed=seed,
@@ -436,6 +444,6 @@ def _against(
             "p_value": found.p_value,
             "verdict": statistics.verdict_word(found, higher_is_better=metric.higher_is_better),
             "rows_needed": None,
-            "test": "seeds",
+            "test": test,
         }
     )

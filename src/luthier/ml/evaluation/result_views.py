@@ -16,6 +16,7 @@ from luthier.core.results.suite import Confusion, ReliabilityBin, SafetyResult, 
 from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_rows
 from luthier.ml.charts.judged_rows import metric_names as names_of
 from luthier.ml.charts.spec import Mark
+from luthier.ml.evaluation.verdict_text import prompt_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def roles(evaluation: Evaluation) -> Roles | None:
     adapted = [system for system in systems if system.adapter is not None]
     candidate = adapted[0] if len(adapted) == 1 else systems[-1]
     rest = [system for system in systems if system.name != candidate.name and system.kind == "model"]
-    bare = [system for system in rest if system.num_few_shot == 0]
+    bare = [system for system in rest if not system.is_prompted]
     baseline = next(iter(bare or rest), None)
     return Roles(candidate.name, baseline.name if baseline else None)
 
@@ -52,9 +53,41 @@ def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
     """The candidate's own model before it was tuned, without examples in its prompt; or else a system called `base`."""
     own = next((one for one in systems if one.name == candidate), None)
     models = [one for one in systems if one.kind == "model"]
-    others = [one for one in models if one.name != candidate and one.num_few_shot == 0 and one.adapter is None]
+    others = [one for one in models if one.name != candidate and not one.is_prompted and one.adapter is None]
     same = next((one.name for one in others if own is not None and one.model == own.model), None)
     return same or next((one.name for one in others if one.name == BASE), None)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """What the prompts of one system hold beside the rows' own text.
+
+    Attributes:
+        name: of the system.
+        holds: `an instruction and the 4 nearest training rows`; of drawn examples with the number of draws.
+        instruction: its text; empty for none.
+        num_tokens: that it adds to a prompt, on average.
+    """
+
+    name: str
+    holds: str
+    instruction: str
+    num_tokens: float
+
+
+def prompt_rows(evaluation: Evaluation) -> list[PromptRow]:
+    """The systems with something in their prompts, as far as the evaluation says what."""
+    found = []
+    for system in evaluation.systems:
+        own = system.prompting
+        if own is None:
+            continue
+        # "an optimised prompt" names the system, and says nothing of what it holds.
+        holds = prompt_of(system.model_copy(update={"prompting": own.model_copy(update={"kind": "few_shot"})}))
+        if own.num_draws > 1:
+            holds += f", mean of {own.num_draws} draws"
+        found.append(PromptRow(system.name, holds, own.instruction, own.extra_prompt_tokens))
+    return found
 
 
 def metric_names(evaluation: Evaluation) -> list[str]:
@@ -66,7 +99,10 @@ MAX_CONFUSION_LABELS: Final = 12
 
 
 def confusions(evaluation: Evaluation, roles: Roles) -> tuple[tuple[str, Confusion], ...]:
-    """Which label each model gave for which, the candidate first; empty where the rows' answers are no labels."""
+    """Which label each model gave for which, the candidate first; empty where the rows' answers are no labels.
+
+    Of several ways to prompt a model only the best one.
+    """
     if not evaluation.labels:
         return ()
     from luthier.ml.evaluation.metrics.classification import Labelling, confusion
@@ -74,11 +110,23 @@ def confusions(evaluation: Evaluation, roles: Roles) -> tuple[tuple[str, Confusi
 
     labelling = Labelling(evaluation.labels)
     found = []
+    left_out = _prompts_but_best(evaluation)
     for system in sorted(evaluation.systems, key=lambda one: one.name != roles.candidate):
-        if system.kind == "model" and system.samples:
+        if system.kind == "model" and system.samples and system.name not in left_out:
             outputs, references = zip(*((one.output, one.reference) for one in system.samples), strict=True)
             found.append((system.name, confusion(labelling, Observations(outputs=outputs, references=references))))
     return tuple(found)
+
+
+def _prompts_but_best(evaluation: Evaluation) -> set[str]:
+    """Names of the systems with something in their prompts, but for the one with the best figure."""
+    verdict = evaluation.verdict
+    prompts = {system.name for system in evaluation.systems if system.prompting is not None}
+    figures = {one.name: one.value for one in verdict.alternatives if one.name in prompts} if verdict else {}
+    if len(prompts) < 2 or verdict is None or not figures:
+        return set()
+    higher = next(s.metrics[verdict.metric].higher_is_better for s in evaluation.systems if s.name in figures)
+    return prompts - {(max if higher else min)(figures, key=lambda name: figures[name])}
 
 
 def bar_mark(verdict: Verdict | None, metric: str) -> Mark | None:

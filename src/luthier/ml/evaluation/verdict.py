@@ -1,7 +1,8 @@
 """The answer: is the candidate better than what costs less, by how much, how sure, and is it good enough?
 
-What costs less is the base model, with and without examples in its prompt, and every alternative without a language
-model (`luthier.ml.baselines`).
+What costs less is the base model, as it is and prompted in several ways (`luthier.ml.prompting`), and every alternative
+without a language model (`luthier.ml.baselines`). Ways to prompt are one question, as alternatives without a language
+model are: which of them is the best is only seen on the judged rows.
 
 "Better than the best alternative" is an intersection-union test: the model has to be better than each alternative at
 the 5% level, which claims too much in at most 5% of studies without any correction, whichever alternative is the best
@@ -71,7 +72,9 @@ def alternatives_of(
                 value=figure.value,
                 low=figure.low,
                 high=figure.high,
-                seconds=system.seconds,
+                # Several draws were only made to see how much draws differ: using it takes one of them.
+                seconds=system.seconds / (system.prompting.num_draws if system.prompting else 1),
+                extra_prompt_tokens=system.prompting.extra_prompt_tokens if system.prompting else None,
             )
         )
     return tuple(alternatives)
@@ -80,6 +83,8 @@ def alternatives_of(
 def _kind(system: SystemResult) -> AlternativeKind | None:
     if system.kind != "model":
         return system.kind
+    if system.prompting is not None:
+        return system.prompting.kind
     return "few_shot" if system.num_few_shot else None
 
 
@@ -281,23 +286,24 @@ def _verdict(
     bar: Bar | None,
 ) -> Verdict:
     """own: the comparisons of the judged system. found: of these the ones by the metric that decides."""
-    kinds, metric = {result.name: result.kind for result in results}, found[0].metric
-    models = [c for c in found if kinds[c.baseline] == "model"]
-    simple = [c for c in found if kinds[c.baseline] != "model"]
+    by_name, metric = {result.name: result for result in results}, found[0].metric
+    models = [c for c in found if by_name[c.baseline].kind == "model"]
+    simple = [c for c in found if by_name[c.baseline].kind != "model"]
     figures = (*primary_details(judged, models, results), *simple_details(judged, simple, results))
-    of_models = [c for c in own if kinds[c.baseline] == "model"]
+    of_models = [c for c in own if by_name[c.baseline].kind == "model"]
     further = further_details(of_models, models, results) if models else ()
     higher = judged.metrics[metric].higher_is_better
+    plain, shown = deciding([c for c in models if by_name[c.baseline].prompting], models, higher)
     alternatives = alternatives_of(judged, found, results)
     names = {one.name for one in alternatives}
     good_enough, sentence = held_against(bar, judged)
     sentences = (
-        headline(judged, models, results) if models else "",
+        headline(judged, plain, results) if plain else "",
         simple_sentence(judged, models, simple, results),
         sentence,
     )
     return Verdict(
-        word=_overall(models, simple, higher),
+        word=_overall([c for c in models if c not in shown], shown, simple, higher),
         metric=metric,
         headline=" ".join(filter(None, sentences)),
         details=(*figures, *further),
@@ -313,10 +319,34 @@ def _verdict(
     )
 
 
-def _overall(models: Sequence[Comparison], simple: Sequence[Comparison], higher_is_better: bool) -> VerdictWord:
+def deciding(
+    shown: Sequence[Comparison], models: Sequence[Comparison], higher_is_better: bool
+) -> tuple[list[Comparison], list[Comparison]]:
+    """The comparisons that a headline names, and those with ways to prompt, which are one question.
+
+    Of several ways to prompt a headline names the one that decides: the hardest of those that are the answer.
+
+    Args:
+        shown: of the models' those whose prompts hold more than the rows' text.
+        models: with all models.
+        higher_is_better: the metric's direction.
+    """
+    if len(shown) < 2:
+        return list(models), list(shown)
+    word = _WORDS[against_all(shown, higher_is_better)]
+    # One that is beaten does not decide where another one, less sure, is not.
+    hardest = _hardest([c for c in shown if word == "better" or c.verdict != "better"], higher_is_better)
+    # Worse by itself, but not as one of several: the headline has the word of all of them.
+    named = hardest.model_copy(update={"verdict": word})
+    kept = (c for c in models if c not in shown or c is hardest)
+    return [named if c is hardest else c for c in kept], list(shown)
+
+
+def _overall(
+    models: Sequence[Comparison], shown: Sequence[Comparison], simple: Sequence[Comparison], higher_is_better: bool
+) -> VerdictWord:
     words = {comparison.verdict for comparison in models}
-    if simple:
-        words.add(_WORDS[against_all(simple, higher_is_better)])
+    words |= {_WORDS[against_all(some, higher_is_better)] for some in (shown, simple) if some}
     # One baseline that is better is enough: whoever acts on the verdict would take that one.
     if "worse" in words:
         return "worse"

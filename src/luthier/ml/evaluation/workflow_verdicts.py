@@ -36,7 +36,7 @@ from luthier.core.workflows.pipeline import (
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.evaluation.statistics import LEVEL, holm
-from luthier.ml.evaluation.verdict_text import examples, held_out_rows, listed, primary_details
+from luthier.ml.evaluation.verdict_text import held_out_rows, listed, primary_details, prompt_of
 
 FEW_ROWS = 50
 _BY_BYTES = "bits_per_byte"
@@ -267,7 +267,7 @@ def not_equal(contenders: Sequence[Contender], standings: Sequence[Standing], fe
     differ("Prompts are written in", layouts, "A base model has no template of its own.")
     for one in standings:
         if one.kind == "few-shot" and one.result.num_few_shot < few_shot:
-            fit = examples(one.result)
+            fit = prompt_of(one.result)
             found.append(f"{one.result.name}: only {fit} fit into its context; the others saw {few_shot}.")
     return tuple(found)
 

@@ -52,6 +52,14 @@ PREFERENCE_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     "which side has gained, which is likelier, and by how much; perplexity is of the chosen side",
 )
 FEW_SHOT: Final = (NUM_SHOTS, "the plain alternative to tuning: a few examples in the prompt")
+PROMPT_VARIANTS: Final = (
+    "few_shot_draws",
+    "few_shot_nearest",
+    "instruction",
+    "instruction_with_examples",
+    "optimised_prompt_tokens",
+)
+"""Fields of a plan's evaluation that say in which ways the base model is prompted."""
 MAX_NEW_TOKENS: Final = (NEW_TOKENS, "longer answers are cut and counted as cut")
 MAX_SAMPLES: Final = (NUM_JUDGED, "keeps judging to minutes on a CPU; raise it to narrow the intervals")
 MICRO_BATCH_TOKENS_CPU: Final = 2048

@@ -69,6 +69,15 @@ GoodEnoughOption = Annotated[
         help="What has to be reached, as 0.9 or label_accuracy=0.9; the verdict says whether it is.",
     ),
 ]
+OptimisedPromptOption = Annotated[
+    int | None,
+    typer.Option(
+        "--optimised-prompt",
+        metavar="TOKENS",
+        min=0,
+        help="Also judge the base model with the best prompt that a search of so many tokens finds; 0: no search.",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that is there.")]
 MappingOption = Annotated[
     list[str] | None,

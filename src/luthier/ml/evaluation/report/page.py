@@ -41,7 +41,7 @@ from luthier.ml.evaluation.report.evaluation_results import (
 )
 from luthier.ml.evaluation.report.facts import outcomes
 from luthier.ml.evaluation.report.rewarded import Drawn, rewarded
-from luthier.ml.evaluation.result_views import Roles, roles
+from luthier.ml.evaluation.result_views import Roles, prompt_rows, roles
 from luthier.ml.evaluation.verdict_text import listed
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -165,6 +165,7 @@ def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dic
         "charts": interval_charts(evaluation, found),
         "confusions": confusion_charts(evaluation, found),
         "without_chart": _without_chart(evaluation),
+        "prompts": prompt_rows(evaluation),
         "forgetting": evaluation.forgetting,
         "forgetting_rows": forgetting_rows(evaluation.forgetting, metric_heading) if evaluation.forgetting else [],
         "choices": choices,
