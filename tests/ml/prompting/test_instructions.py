@@ -53,7 +53,8 @@ def test_numbers_are_shown_as_the_rows_write_them() -> None:
 
 
 def test_words_of_the_prompt_are_to_be_copied() -> None:
-    rows = [row(n, f"Sold to Ada{n} of Lyon on day {n}", f"Ada{n}") for n in range(30)]
+    names = [f"Ada {first}{last}" for first in "bcdfg" for last in "aeiou"]
+    rows = [row(n, f"{n} sold to {name} of Lyon on {n}", name) for n, name in enumerate(names)]
     found = derive_instruction(rows)
     assert found is not None
     assert found.task == "extraction"

@@ -36,12 +36,17 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
         "0",
     ]
     arguments += ["--max-samples", "7", "--allow-leakage", "--map", "prompt=question", "--good-enough", "bleu=40"]
+    arguments += ["--few-shot-draws", "2", "--no-few-shot-nearest", "--instruction", "--optimised-prompt", "5000"]
     document = luthier(*arguments, "--json").document
     assert asked == {
         "systems": ["run-1", "a", "b"],
         "data": Path("t.jsonl"),
         "few_shot": 4,
         "few_shot_from": Path("train.jsonl"),
+        "few_shot_draws": 2,
+        "few_shot_nearest": False,
+        "instruction": True,
+        "optimised_prompt": 5000,
         "metrics": ["bleu", "rouge"],
         "mapping": {"prompt": "question"},
         "max_new_tokens": 9,
