@@ -94,7 +94,7 @@ _THREE_WINDOWS: Final = ["sliding_attention", "sliding_attention", "sliding_atte
 _FIVE_WINDOWS: Final = ["sliding_attention"] * 5 + ["full_attention"]
 _MIXED_LINEAR: Final = ["linear_attention", "full_attention"]
 _MROPE: Final = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
-_PARTIAL_MROPE: Final = _MROPE | {"mrope_section": [1, 0, 1], "partial_rotary_factor": 0.5, "mrope_interleaved": True}
+_PARTIAL_MROPE: Final = _MROPE | {"mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5, "mrope_interleaved": True}
 _YARN: Final = {
     "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 64,
     "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,

@@ -216,7 +216,7 @@ def run() -> None:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe (head, less) has gone: no one is left to be told.
+        # The reader of a pipe (head, less) has gone: nobody reads what is left.
         # Python flushes stdout again at exit, and would print a second error about the broken pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

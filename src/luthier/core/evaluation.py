@@ -218,6 +218,24 @@ class Alternative(FrozenModel):
     extra_prompt_tokens: float | None = None
 
 
+class ReliabilityBin(FrozenModel):
+    """Rows of about the same confidence, and how many of them are right.
+
+    Attributes:
+        low: lower end of their confidences.
+        high: upper end; of bins of equal width the next bin's lower end, which is not included.
+        num_rows: rows in it.
+        confidence: their mean confidence.
+        accuracy: the fraction of them that was right.
+    """
+
+    low: float
+    high: float
+    num_rows: int
+    confidence: float
+    accuracy: float
+
+
 class Bar(FrozenModel):
     """What a model has to reach to be good enough.
 

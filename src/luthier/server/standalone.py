@@ -186,7 +186,7 @@ def _load(
     stop_requested: Callable[[], str | None],
     loaded: Callable[[str, float], None],
 ) -> None:
-    """Ask a model for a token, so that the first who asks it does not wait for it to be loaded.
+    """Ask a model for a token, so that the first request does not wait for it to be loaded.
 
     Raises WorkError where it cannot be loaded: who serves one that does not work wants to know it at once.
     """

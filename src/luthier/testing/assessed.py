@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.access import Caller
-from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, VerdictWord
+from luthier.core.evaluation import Comparison, Metric, ReliabilityBin, Sample, SystemResult, VerdictWord
 from luthier.core.results.human_eval import (
     Preference,
     Rater,
@@ -27,7 +27,6 @@ from luthier.core.results.human_eval import (
 from luthier.core.results.suite import (
     Confusion,
     Criterion,
-    ReliabilityBin,
     SafetyResult,
     SuiteResult,
     TaskFigures,

@@ -390,7 +390,7 @@ def tell(context: Context, run_id: str, events: Iterable[Event]) -> None:
     from luthier.platform.db.tables import events as event_rows
     from luthier.platform.db.tables import runs
 
-    told = list(events)
+    all_events = list(events)
     rows = [
         {
             "run_id": run_id,
@@ -399,9 +399,9 @@ def tell(context: Context, run_id: str, events: Iterable[Event]) -> None:
             "code": "",
             "document": event.model_dump_json(),
         }
-        for event in told
+        for event in all_events
     ]
-    last = max((event.step for event in told if isinstance(event, StepDone)), default=0)
+    last = max((event.step for event in all_events if isinstance(event, StepDone)), default=0)
     # One transaction for all: event by event, thousands of steps would take minutes.
     with context.database.write() as connection:
         connection.execute(insert(event_rows), rows)

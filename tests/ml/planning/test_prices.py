@@ -86,7 +86,7 @@ def test_a_device_without_a_price_is_told_with_the_nearest_name() -> None:
         ("devices: {h100: {on_demand: 1}}", "as_of: is missing"),
         ("- 1", "holds list, not keys"),
         ("", "holds NoneType, not keys"),
-        ("as_of: 2027-01-31\nas_of: 2027-01-31", "stands twice"),
+        ("as_of: 2027-01-31\nas_of: 2027-01-31", "appears twice"),
         ("as_of: [", "is not right YAML"),
     ],
 )

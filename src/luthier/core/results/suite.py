@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.defaults import NEW_TOKENS
-from luthier.core.evaluation import Comparison, SystemResult, VerdictWord
+from luthier.core.evaluation import Comparison, ReliabilityBin, SystemResult, VerdictWord
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_document
 
@@ -309,24 +309,6 @@ class Confusion(FrozenModel):
 
     labels: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
-
-
-class ReliabilityBin(FrozenModel):
-    """Rows whose confidence lies in [low, high).
-
-    Attributes:
-        low: lower end, included.
-        high: upper end, not included.
-        num_rows: rows in it.
-        confidence: their mean confidence.
-        accuracy: the fraction of them that was right.
-    """
-
-    low: float
-    high: float
-    num_rows: int
-    confidence: float
-    accuracy: float
 
 
 class TaskFigures(FrozenModel):

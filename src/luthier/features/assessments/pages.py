@@ -64,7 +64,7 @@ def show_probe(
     asked: SamplesAsked,
     page: PageNumber = 1,
 ) -> Response:
-    """One probe of a safety check; what was written for it stands behind a fold."""
+    """One probe of a safety check; its answers are folded."""
     result = read_safety(context, caller.project_id, result_id)
     return _task_page(request, result, task, asked, page, "safety")
 

@@ -112,7 +112,7 @@ def _fields_of(example: RowChange) -> list[dict[str, Any]]:
 
 
 def split_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    """Split a file into a folder; what stands in split.json."""
+    """Split a file into a folder; returns the content of split.json."""
     from luthier.features.datasets.data_files import SplitOptions, split
 
     options = SplitOptions(folder=Path(document["folder"]), **document["options"])
@@ -143,9 +143,9 @@ def audit_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     found = audits.audit(context, Path(document["file"]), options).audit
     shown: dict[str, Any] = found.model_dump(mode="json")
     if most := document.get("most_lines", 0):
-        for finding, told in zip(found.findings, shown["findings"], strict=True):
+        for finding, entry in zip(found.findings, shown["findings"], strict=True):
             # Not part of the audit's own document, which would grow with the number of rows.
-            told["lines"] = finding.lines[:most]
+            entry["lines"] = finding.lines[:most]
     return shown
 
 

@@ -245,10 +245,10 @@ def _no_answers_error(
 ) -> DataError:
     from luthier.ml.data.tokenise.loss_mask import problem_of
 
-    told = ", ".join(f"{number:,} {reason}" for reason, number in counts.items())
+    reasons = ", ".join(f"{number:,} {reason}" for reason, number in counts.items())
     return DataError(
         f"none of the {len(refused):,} answers that {teacher} wrote to {file.name} could be kept, so no file of "
-        f"answers was written: {told}",
+        f"answers was written: {reasons}",
         expected="answers that come to their end",
         do=f"read the replies in {listed}; mostly longer answers help (--max-new-tokens)",
         problems=[problem_of(a.question.id, value="", reason=f"{a.reason}: {a.explanation}") for a in refused],

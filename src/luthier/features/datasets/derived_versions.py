@@ -320,7 +320,7 @@ class SplitOrigin:
 
     @property
     def proof(self) -> dict[str, Any]:
-        """What stands on two sides, as split.json has it."""
+        """What is on two sides, as in split.json."""
         proof: dict[str, Any] = self.made_of.details["split"]["proof"]
         return proof
 
@@ -341,7 +341,7 @@ def begin_split(context: Context, caller: Caller, version: DatasetVersion, wishe
 
 
 def split_state(context: Context, version: DatasetVersion) -> CachedResult:
-    """How it stands with the split of a version that was begun last."""
+    """The state of the newest split of a version."""
     return cached_result(context, _split_subject(version))
 
 

@@ -156,7 +156,7 @@ def read_corpus(path: Path, progress: Progress | None = None) -> dict[str, str]:
         rows = folder / "corpus.jsonl"
         # One worker: a suite runs beside other jobs, and a corpus is read once.
         done = ingest([path], rows, settings=settings, num_workers=1, progress=progress or SilentProgress())
-        # A line of 0 stands for the file as a whole.
+        # Line 0 means the file as a whole.
         missing = [RowProblem(one.file, 0, "", "", one.reason or "was not read") for one in done.failed]
         missing += [RowProblem(s.name, 0, "", "", s.reason) for s in done.skipped if s.kind not in _LEFT_OUT]
         missing += [

@@ -131,10 +131,10 @@ def look(context: Context, project_id: str, file: StoredFile) -> CachedResult:
         return store_result(context, subject, lambda: _of_small(context, file, look_at))
 
     def answer() -> dict[str, Any]:
-        told = answer_about(context, project_id, "look", file.file_id, {})
+        look = answer_about(context, project_id, "look", file.file_id, {})
         # The version was stored before its rows were counted; it gets the number here.
-        context.datasets.learn_num_rows(file.file_id, told["num_rows"])
-        return told
+        context.datasets.learn_num_rows(file.file_id, look["num_rows"])
+        return look
 
     return start_computation(context, subject, answer)
 

@@ -44,7 +44,7 @@ class AuditSettings:
 def audit_state(
     context: Context, caller: Caller, version: DatasetVersion, settings: AuditSettings | None = None
 ) -> CachedResult:
-    """How it stands with an audit. Raises NotFoundError for the dataset to hold it against."""
+    """The state of an audit. Raises NotFoundError for the dataset to hold it against."""
     return cached_result(context, _audit_subject(context, caller, version, settings or AuditSettings())[0])
 
 
@@ -172,7 +172,7 @@ TEMPLATES: Final = ("auto", "chat", "plain")
 
 
 def tokens_state(context: Context, version: DatasetVersion, model: str, template: str) -> CachedResult:
-    """How it stands with the tokens of a version."""
+    """The state of the token count of a version."""
     return cached_result(context, _tokens_subject(context, version, model, template))
 
 

@@ -29,7 +29,7 @@ class DeployBody(BaseModel):
 
     target: the id of a run, the name of a tuned model (`ft:...`) or of a base model. canary: the fraction of the users
     that it gets. split: fractions by target, that add up to 1. expected_revision: refused (409) where the deployment
-    stands at another one; 0 for a new name. override: why it is to answer although the project's gate refuses it (409
+    is at another one; 0 for a new name. override: why it is to answer although the project's gate refuses it (409
     without); goes to the audit log.
     """
 

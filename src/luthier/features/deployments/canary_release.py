@@ -277,7 +277,7 @@ def _still(context: Context, look: _CanaryState) -> CanaryWatch | None:
 
 
 def _taken_back(context: Context, look: _CanaryState, watch: CanaryWatch) -> CanaryWatch:
-    """The canary rolled back, with all earlier fractions that it had; by whom and why stands in the audit log."""
+    """The canary rolled back, with all earlier fractions that it had; by whom and why is in the audit log."""
     if not look.rules.rolls_back:
         return watch.model_copy(update={"kept_because": "its rules only tell"})
     caller = Caller(project_id=watch.project_id, name=_WATCHER)

@@ -19,7 +19,7 @@ ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The 
 RevisionOption = Annotated[
     int | None,
     typer.Option(
-        "--expect", metavar="N", min=0, help="Only where it stands at this revision (0: is new).", show_default=False
+        "--expect", metavar="N", min=0, help="Only if it is at this revision (0: new name).", show_default=False
     ),
 ]
 GateOption = Annotated[
@@ -59,7 +59,7 @@ def deploy(
     """Have a name answered by a model; servers that run do so from the next request on.
 
     The first one gets all traffic, a later one takes it over, or, with --canary, a fraction of the users: the same ones
-    for as long as it stands. What nobody has judged gets all of them only with --unjudged. `luthier promote NAME` gives
+    while it exists. What nobody has judged gets all of them only with --unjudged. `luthier promote NAME` gives
     it all, `luthier rollback NAME` goes back.
     """
     from luthier.core.errors import RequestError

@@ -107,11 +107,11 @@ def _refused(found: GatePassage) -> ConflictError:
     targets = sorted({one.target for one in found.checked if not one.outcome.passed})
     num_rules = sum(len(one.outcome.outcomes) for one in found.checked)
     head = f"the gate refuses {', '.join(targets)}: {len(found.failed)} of {num_rules} rules are not met"
-    told = [*found.failed[:_MAX_TOLD]]
+    lines = [*found.failed[:_MAX_TOLD]]
     if len(found.failed) > _MAX_TOLD:
-        told.append(f"and {len(found.failed) - _MAX_TOLD} more")
+        lines.append(f"and {len(found.failed) - _MAX_TOLD} more")
     return ConflictError(
-        "\n    ".join([f"{head}:", *told]),
+        "\n    ".join([f"{head}:", *lines]),
         expected="a model that meets every rule",
         do="judge it by what is missing, train a better one, or override the gate with a reason for the audit log",
     )
@@ -125,7 +125,7 @@ def deployed_run(context: Context, caller: Caller, revision: Revision) -> str:
     if judged.run_id is None:
         why = "; ".join(judged.set_aside) or f"{share.target} is a base model"
         raise ConflictError(
-            f"no run stands behind {share.target}: {why}",
+            f"no run belongs to {share.target}: {why}",
             expected="a deployment of what a run has made, whose recipe and rows can be taken up again",
             do="train it once by a recipe, and deploy that run",
         )

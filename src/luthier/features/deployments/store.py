@@ -96,7 +96,7 @@ class DeploymentStore(AuditedStore):
 
 def changed_meanwhile(name: str, known: int, newest: int | None) -> ConflictError:
     """What to tell who changes a deployment that is no longer as it was seen."""
-    now = "is gone" if newest is None else f"stands at revision {newest}"
+    now = "is gone" if newest is None else f"is at revision {newest}"
     return ConflictError(
         f"the deployment {name!r} {now}, not at revision {known}: somebody else has changed it",
         expected="the deployment as it was seen",

@@ -47,4 +47,4 @@ def _show(console: Console, found: Examination) -> None:
     )
     print_warnings(console, [f"{finding.message}; {finding.do}" for finding in found.warnings])
     if not found.warnings:
-        console.print("Nothing stands in the way.")
+        console.print("No problems found.")

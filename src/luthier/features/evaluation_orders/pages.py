@@ -149,8 +149,8 @@ def _order_page(request: Request, context: Context, view: OrderView, error: Luth
     failure = None
     if view.job.error is not None:
         # Errors name files by their path here; readers of the page know them by id.
-        told = redact_paths(view.job.error, reference_paths(context, view.job.document))
-        failure = WorkError(told["came"], expected=told["expected"], do=told["do"])
+        redacted = redact_paths(view.job.error, reference_paths(context, view.job.document))
+        failure = WorkError(redacted["came"], expected=redacted["expected"], do=redacted["do"])
     values = {"view": view, "mark": _mark(view), "failure": failure, "error": error, "current": "/evaluations"}
     template = "evaluation_orders/order_state.html" if is_fragment_request(request) else "evaluation_orders/order.html"
     return render(request, template, values, status=status_of(error) if error else 200)

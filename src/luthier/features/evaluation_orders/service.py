@@ -173,8 +173,8 @@ def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
         raise NotFoundError(
             f"job {job_id} is no evaluation", expected="the id of an evaluation's job", do="see the list of evaluations"
         )
-    told, _ = context.job_events.page(job.job_id, limit=1)
-    return OrderView(order_of(job), job, told[0] if told else None)
+    newest, _ = context.job_events.page(job.job_id, limit=1)
+    return OrderView(order_of(job), job, newest[0] if newest else None)
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> None:
@@ -276,7 +276,7 @@ def _run(context: Context, caller: Caller, name: str) -> str:
     if run_id is None:
         raise RequestError(
             f"the model {name[:200]!r} to judge",
-            expected="a model that this project has tuned; a base model stands on the other side",
+            expected="a model that this project has tuned; base models are the other side",
             do="choose one of the tuned models",
         )
     if context.runs.project_of(run_id) != caller.project_id:

@@ -64,7 +64,7 @@ def show_item(context: Context, project_id: str, review_id: str) -> ReviewItem:
 def neighbours(
     context: Context, project_id: str, review_id: str | None, *, model: str | None, status: ReviewStatus | None
 ) -> tuple[str | None, str | None]:
-    """The ids before and after an item among those that are shown; after None stands the first.
+    """The ids before and after an item among those that are shown; after None comes the first.
 
     Ids begin with the time of their making, so that an item which is shown no more keeps its place.
     """

@@ -286,7 +286,7 @@ def create(
 
 @router.get("/{panel_id}")
 def show(request: Request, context: HomeContext, caller: Reader, panel_id: str) -> Response:
-    """How it stands, and links of raters that were just made."""
+    """The state of a panel, and links of raters that were just made."""
     return _show(request, context, caller, panel_id, shown=shown_once(request).take(request))
 
 
@@ -343,9 +343,9 @@ def pairs(context: HomeContext, caller: Reader, panel_id: str) -> Response:
     """Preference pairs to train on."""
     found = preference_pairs(context, caller, panel_id)
     if not found.rows:
-        told = ", ".join(f"{number} ({reason})" for reason, number in found.left_out.items())
+        reasons = ", ".join(f"{number} ({reason})" for reason, number in found.left_out.items())
         raise RequestError(
-            f"no pair that people settled: {told or 'nothing is rated yet'}",
+            f"no pair that people settled: {reasons or 'nothing is rated yet'}",
             expected="at least one item of which most raters prefer one answer",
             do="wait for more ratings, or add raters",
         )

@@ -179,7 +179,7 @@ def close_panel(context: Context, caller: Caller, panel_id: str) -> RatingPanel:
 
 
 def panel_report(context: Context, caller: Caller, panel_id: str) -> PanelReport:
-    """How a panel stands: who has rated how much and how well, how far they agree, and what follows.
+    """The state of a panel: who has rated how much and how well, how far they agree, and what follows.
 
     Raises NotFoundError.
     """

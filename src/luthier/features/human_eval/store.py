@@ -171,7 +171,7 @@ class RatingPanelStore(AuditedStore):
             for rater in people:
                 _add_rater(connection, rater, _no_link(rater.rater_id), now)
             for rating in said:
-                # 0 stands for "no time given" in an import.
+                # 0 means "no time given" in an import.
                 _keep(connection, panel_id, rating, rating.rated_at or now)
 
     def take_back(self, panel_id: str, rater_id: str) -> int | None:

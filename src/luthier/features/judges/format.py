@@ -86,7 +86,7 @@ def _axis() -> str:
 
 
 def _bar(estimate: Estimate | None, is_plain: bool) -> str:
-    """The interval as a line with the figure in it; the bound that it must lie beyond stands there too."""
+    """The interval as a line with the figure in it; with the bound that it must lie beyond."""
     rest, mark, line, point = (".", "|", "-", "o") if is_plain else ("\u00b7", "\u2502", "\u2501", "\u25cf")
     cells = [rest] * _CELLS
     cells[_cell(LOWEST_KAPPA)] = mark

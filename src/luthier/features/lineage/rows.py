@@ -204,8 +204,8 @@ def parents_of(plan: Plan) -> list[str]:
     found = []
     try:
         # A merged export carries the evaluation of its run; used as a base model, it leads back to that run.
-        told = json.loads((Path(plan.base_model.path) / EVALUATION).read_text(encoding="utf-8"))
-        found.append(str(told.get("run_id")))
+        evaluation = json.loads((Path(plan.base_model.path) / EVALUATION).read_text(encoding="utf-8"))
+        found.append(str(evaluation.get("run_id")))
     except (OSError, ValueError, AttributeError):
         pass
     if plan.objective.teacher is not None:

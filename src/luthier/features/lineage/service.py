@@ -276,15 +276,15 @@ def _box(node: Node, place: tuple[float, float], wide: int, before: Sequence[Nod
     # SVG does not wrap or clip text, so it is cut by an average letter width.
     name = _short(visible(node.name), int((wide - 20) / _LETTER_PIXELS))
     note = _short(visible(node.note), int((wide - 20) / _SMALL_LETTER_PIXELS))
-    told = f"{name}, {note}" if note else name
+    label = f"{name}, {note}" if note else name
     if name != visible(node.name):
-        told += f" ({visible(node.name)})"
+        label += f" ({visible(node.name)})"
     if before:
-        told += f"; {node.kind} made from {visible(', '.join(one.name for one in before))}"
+        label += f"; {node.kind} made from {visible(', '.join(one.name for one in before))}"
     classes = " ".join(("node", node.kind, node.tone or "plain", *(("here",) if node.key == here else ())))
     shape = (
         # The title has the full name for tooltips and screen readers; every part goes through `escape`.
-        f'<title>{escape(told)}</title><rect x="{x:.0f}" y="{y:.0f}" width="{wide}" height="{_HEIGHT}" rx="6"/>'
+        f'<title>{escape(label)}</title><rect x="{x:.0f}" y="{y:.0f}" width="{wide}" height="{_HEIGHT}" rx="6"/>'
         f'<text class="name" x="{x + 11:.0f}" y="{y + 19:.0f}">{escape(name)}</text>'
         f'<text class="note" x="{x + 11:.0f}" y="{y + 35:.0f}">{escape(note)}</text>'
     )

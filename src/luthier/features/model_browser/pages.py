@@ -85,7 +85,7 @@ def deploy(
     source: _Text = "",
     override: _Reason = "",
 ) -> Response:
-    """Give a target a name that is free. source: the model whose page the form stands on."""
+    """Give a target a name that is free. source: the model whose page has the form."""
     reason = override.strip() or None
     try:
         # Revision 0: the form makes new names only. A taken one is an error, not a silent takeover of its users.

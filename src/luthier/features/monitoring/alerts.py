@@ -183,13 +183,13 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
         changed = _reviewed(context, project_id, report)
         if changed is None:
             return []
-        told, settled = changed
+        to_send, settled = changed
         # Where another check of the model was written meanwhile, this one is compared with the states after that.
         if context.alerts.settle(project_id, settled):
             break
-    for alert in told:
+    for alert in to_send:
         log.warning("%s", line_of(alert))
-    return told
+    return to_send
 
 
 def _reviewed(context: Context, project_id: str, report: WatchReport) -> tuple[list[Alert], Settled] | None:
@@ -207,17 +207,17 @@ def _reviewed(context: Context, project_id: str, report: WatchReport) -> tuple[l
     # pop, so that what is left in `is_open` are the alerts that stay open.
     closed = [_closed(is_open.pop(name), report) for name in found.closed if name in is_open]
     still = [_seen_again(alert, report) for alert in is_open.values()]
-    told = [*opened, *closed]
+    to_send = [*opened, *closed]
     after = _StoredStates(at=report.until, standings=dict(found.standings)).model_dump_json()
     documents = []
-    if told and settings.emails:
+    if to_send and settings.emails:
         now = context.access.now()
         # One mail a check, however many alerts it has: a broken deployment changes many signals at once.
-        documents.append(mails.waiting(project_id, settings.emails, subject_of(told), text_of(told), now=now))
+        documents.append(mails.waiting(project_id, settings.emails, subject_of(to_send), text_of(to_send), now=now))
     # One transaction for alerts, signal states, mail and webhooks: a crash loses all of them or none, and the
     # next check sees states that match the alerts.
     states = WatchDocument(project_id, _STANDINGS, report.model, after)
-    return told, Settled([*told, *still], states, document, documents, [_event(alert) for alert in told])
+    return to_send, Settled([*to_send, *still], states, document, documents, [_event(alert) for alert in to_send])
 
 
 def send_test(context: Context, caller: Caller) -> dict[str, str]:

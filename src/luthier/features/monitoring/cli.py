@@ -272,13 +272,13 @@ def check(
     with open_context(home) as context:
         project_id = caller_of(context, project).project_id
         chosen = models or monitor_loop.monitored_models(context, project_id)
-        told = [alert for model in chosen for alert in monitor_loop.check_model(context, project_id, model)]
+        found = [alert for model in chosen for alert in monitor_loop.check_model(context, project_id, model)]
         # A home without a server has no thread that would send them.
         mails.send_due(context)
         states = {model: monitor_loop.state_of(context, project_id, model) for model in chosen}
         problems = {model: state.problem for model, state in states.items() if state is not None and state.problem}
         stuck = _stuck(context, project_id)
-    changed = [one.model_dump(mode="json") for one in told]
+    changed = [one.model_dump(mode="json") for one in found]
     document = {"models": chosen, "changed": changed, "problems": problems, "mails": _mails(stuck)}
 
     def tell(console: Console) -> None:
@@ -288,8 +288,8 @@ def check(
             console.print(f"the look at {visible(model)} failed: {visible(problem)}", soft_wrap=True)
         if not chosen:
             console.print("nothing is watched: deploy a model, or name one")
-        elif told:
-            _show_alert(console, told, stuck, every=True)
+        elif found:
+            _show_alert(console, found, stuck, every=True)
         elif not problems:
             console.print(f"looked at {visible(', '.join(chosen))}: no alert has opened or closed", soft_wrap=True)
 

@@ -128,13 +128,13 @@ def run_due_checks(context: Context) -> int:
     if due or has_canaries:
         try:
             # A process of its own, so that the memory of reading all traffic is given back when it ends.
-            told = answer_to(context, "watch", {"models": due, "canaries": has_canaries})
+            answer = answer_to(context, "watch", {"models": due, "canaries": has_canaries})
         except LuthierError as error:
             # The child did not store an outcome, so each claimed model gets the error as its `problem`.
             for project_id, model in due:
                 _end(context, project_id, model, context.access.now(), error.came)
             raise
-        for line in told["lines"]:  # what the process has written into its own log nobody reads
+        for line in answer["lines"]:  # what the process has written into its own log nobody reads
             log.warning("%s", line)
     return len(due)
 
@@ -159,7 +159,7 @@ def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
 
     A failed check is stored as failed and logged; it raises nothing.
     """
-    settings, until, told, problem = alerts.alert_settings(context, project_id), context.access.now(), [], ""
+    settings, until, changes, problem = alerts.alert_settings(context, project_id), context.access.now(), [], ""
     try:
         from luthier.features.monitoring.scheduled_suites import begin_due, model_settings
         from luthier.features.monitoring.service import watch
@@ -168,7 +168,7 @@ def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
         # `until` is read once: report, alerts and stored state of a check all carry the same time.
         report = watch(context, project_id, model, since=since, until=until)
         # Alerts first: when a later step fails, what was found has been stored and reported already.
-        told = alerts.review(context, project_id, report)
+        changes = alerts.review(context, project_id, report)
         _keep(context, report)
         begin_due(context, project_id, model, model_settings(context, project_id, model))
     except LuthierError as error:
@@ -180,7 +180,7 @@ def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
 
     # Also after a failure: next_at moves on, so a model that always fails is not tried every 20 seconds.
     _end(context, project_id, model, until, problem)
-    return told
+    return changes
 
 
 def start_check(context: Context, project_id: str, model: str) -> CachedResult:

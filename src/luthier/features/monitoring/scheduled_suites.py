@@ -144,7 +144,7 @@ def _candidate(context: Context, project_id: str, model: str) -> str:
 
 _MAX_RESULTS: Final = 50
 _WIDER: Final = 2.0
-"""A change is told where it leaves an interval twice as wide as that of 95%: of many looks, few are wrong."""
+"""A change is reported where it leaves an interval twice as wide as that of 95%: of many looks, few are wrong."""
 _DO: Final = "See the suite's page for the rows that were answered worse; roll back, or train again."
 
 

@@ -116,7 +116,7 @@ _TURNS: Final[TypeAdapter[tuple[Turn, ...]]] = TypeAdapter(tuple[Turn, ...])
 
 @dataclass(slots=True)
 class Side:
-    """A model and the conversation with it. error: what the last ask came to, where it failed."""
+    """A model and the conversation with it. error: why the last request failed."""
 
     model: str = ""
     turns: list[Turn] = field(default_factory=list)
@@ -180,7 +180,7 @@ def request_of(settings: Mapping[str, str], turns: Sequence[Turn]) -> TextReques
 
 
 def messages_of(settings: Mapping[str, str], turns: Sequence[Turn]) -> tuple[Message, ...]:
-    """The conversation, with what the model is told before it. Raises RequestError for one that is too long."""
+    """The conversation, with the system prompt before it. Raises RequestError for one that is too long."""
     _check(turns, len(settings["system"]))
     begin = [Message(role="system", content=settings["system"])] if settings["system"].strip() else []
     return (*begin, *(Message(role=turn.role, content=turn.content) for turn in turns))
@@ -291,9 +291,9 @@ async def whole(request: Request, context: Context, caller: Caller, model: str, 
             watcher.cancel()
         if stream.answer.error is not None:
             raise stream.answer.error
-        found, told = stream.answer.choices[0], stream.exchange.exchange_id
+        found, exchange_id = stream.answer.choices[0], stream.exchange.exchange_id
         return Turn(
-            role="assistant", content=found.text, facts=_facts(stream), exchange_id=told, thought=found.reasoning
+            role="assistant", content=found.text, facts=_facts(stream), exchange_id=exchange_id, thought=found.reasoning
         )
     finally:
         await stream.leave()

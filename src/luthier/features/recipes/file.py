@@ -27,7 +27,7 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True, slots=True)
 class RecipeDocument:
-    """What stands in a file, unchecked. `lines`: dotted key -> 1-based line, where the format tells."""
+    """The content of a file, unchecked. `lines`: dotted key -> 1-based line, where the format tells."""
 
     keys: dict[str, Any]
     lines: dict[str, int] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def _parse_json(path: Path, text: str, kind: FileKind) -> tuple[Any, dict[str, i
         # json.loads keeps the last of equal keys in silence.
         if len(keys) < len(pairs):
             names = [name for name, _ in pairs]
-            raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+            raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} appears twice in one object")
         return keys
 
     def refuse(constant: str) -> Any:

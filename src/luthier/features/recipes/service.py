@@ -169,8 +169,8 @@ def problems_of(document: RecipeDocument) -> tuple[Problem, ...]:
     try:
         Recipe.model_validate_json(json.dumps(with_stored_keys(document.keys)), strict=True)
     except ValidationError as error:
-        told = describe_problems(error, document.lines, ())
-        return tuple(Problem(found["place"] if (found := _PLACE.match(line)) else "", line) for line in told)
+        described = describe_problems(error, document.lines, ())
+        return tuple(Problem(found["place"] if (found := _PLACE.match(line)) else "", line) for line in described)
     # json.dumps refuses dates and deep nesting, which YAML can write.
     except (TypeError, ValueError, RecursionError) as error:
         return (Problem("", f"the recipe holds something that is no plain value: {library_reason(error)}"),)
@@ -197,7 +197,7 @@ def with_values(keys: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 
 def write_text(keys: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """The keys as YAML, in the order of recipes. names: what stands behind the ids of files, as a comment."""
+    """The keys as YAML, in the order of recipes. names: names of files by id, written as comments."""
     lines = write_yaml(_in_order(keys, Recipe)).removesuffix("\n").split("\n") if keys else []
     return "".join(f"{_commented(line, names)}\n" for line in lines)
 

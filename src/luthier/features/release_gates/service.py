@@ -43,7 +43,7 @@ _MAX_RESULTS: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What stands behind a target: the run whose results are its own, or a base model. set_aside: why there is none."""
+    """What a target is: the run whose results are its own, or a base model. set_aside: why there is none."""
 
     run_id: str | None = None
     base: str | None = None
@@ -57,9 +57,9 @@ def read_gate(path: Path) -> Gate:
         return Gate.model_validate_json(json.dumps(document.keys))
     except (ValidationError, TypeError, ValueError) as error:
         problems = error.errors(include_url=False) if isinstance(error, ValidationError) else ()
-        told = [f"{'.'.join(map(str, one['loc'])) or 'rules'}: {one['msg']}" for one in problems] or [str(error)]
+        lines = [f"{'.'.join(map(str, one['loc'])) or 'rules'}: {one['msg']}" for one in problems] or [str(error)]
         raise RequestError(
-            "\n    ".join([f"gate {path} has {len(told)} wrong place{'s' if len(told) > 1 else ''}:", *told]),
+            "\n    ".join([f"gate {path} has {len(lines)} wrong place{'s' if len(lines) > 1 else ''}:", *lines]),
             expected="rules with metric, one of at_least and at_most, and else known keys alone",
             do="correct the places named; docs/release_gates.md shows all keys",
         ) from error
@@ -201,14 +201,14 @@ def _own_evaluation(context: Context, run_id: str) -> tuple[Evaluation | None, t
 
 
 def _has_its_weights(context: Context, run_id: str) -> bool:
-    """Whether the weights on the disk are those that the run made; true where it has none there, or told no digest."""
+    """Whether the weights on the disk are those that the run made; true without weights or digest."""
     result = context.runs.get(run_id).result
     if result is None or result.adapter_path is None or result.adapter_sha256 is None:
         return True
     # Sizes and times are the key of a cached digest: gigabytes are read again only where a file has changed.
     stamps = [(file, file.stat()) for file in sorted(Path(result.adapter_path).glob("*.safetensors"))]
-    told = tuple((str(file), found.st_size, found.st_mtime_ns) for file, found in stamps)
-    return not told or _digest_of(told) == result.adapter_sha256
+    known = tuple((str(file), found.st_size, found.st_mtime_ns) for file, found in stamps)
+    return not known or _digest_of(known) == result.adapter_sha256
 
 
 @lru_cache(maxsize=64)

@@ -47,7 +47,7 @@ class FileChoice:
 
     @property
     def comment(self) -> str:
-        """What stands behind the id in a recipe."""
+        """The file of an id in a recipe."""
         return f"{self.group}, {self.words}" if self.group else self.words
 
 
@@ -97,7 +97,7 @@ def model_choices(context: Context) -> dict[str, ModelView]:
 
 
 def shape_of(context: Context, caller: Caller, file_id: str) -> Shape | None:
-    """The shape of a file's first rows; None where that cannot be told, or there is no such file."""
+    """The shape of a file's first rows; None where that cannot be read off, or there is no such file."""
     try:
         file = files.get_file(context, caller.project_id, file_id)
         # Read once: another thread may clear them at any time.

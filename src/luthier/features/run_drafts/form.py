@@ -218,7 +218,7 @@ class Draft:
 
 
 def draft_of(keys: Mapping[str, Any], names: Mapping[str, str], *, token: str = "") -> Draft:
-    """A draft of these keys. names: what stands behind ids of files."""
+    """A draft of these keys. names: names of files by id."""
     named = with_new_keys(keys)  # what an earlier version stored may have old ones
     text = write_text(named, names)
     lines = read_text(text).lines
@@ -228,7 +228,7 @@ def draft_of(keys: Mapping[str, Any], names: Mapping[str, str], *, token: str = 
 def read_form(form: Mapping[str, str], names: Mapping[str, str]) -> Draft:
     """The draft that a form says. What is wrong with it is in it, too.
 
-    Where the text was changed last, it counts; else the fields do, over what else stands in the text.
+    Where the text was changed last, it counts; else the fields do, over the rest of the text.
     """
     # Browsers send CRLF in text areas (HTML, "form submission"). The token only names a draft, so it is simply cut.
     text, token = form.get("text", "").replace("\r\n", "\n"), form.get("draft", "")[:64]
@@ -299,7 +299,7 @@ def _number(known: Any, text: str) -> Any:
     try:
         value = parse_value("the field", text)
     except RecipeError:
-        return text  # what is wrong with it is told at its place
+        return text  # what is wrong with it is shown at its place
     # An equal value keeps its spelling in the text: 2e-4 stays 2e-4.
     return known if known == value else value
 

@@ -112,7 +112,7 @@ def start(request: Request, context: HomeContext, caller: Trainer, form: Form) -
 
 
 class _Visit:
-    """One request for the form: who asks, and what there is to choose from, looked up once."""
+    """One request for the form: the caller and the choices, looked up once."""
 
     def __init__(self, request: Request, context: Context, caller: Caller) -> None:
         self.request, self.context, self.caller = request, context, caller
@@ -175,7 +175,7 @@ class _Visit:
         shape = draft_choices.shape_of(self.context, self.caller, train) if isinstance(train, str) else None
         error = None if planned is None else planned.error
         # Fields that an error names are marked in the form.
-        told = "" if error is None else f"{error.came} {error.expected} {error.do}"
+        message = "" if error is None else f"{error.came} {error.expected} {error.do}"
         return {
             **_SWAPS,
             "draft": draft,
@@ -192,7 +192,7 @@ class _Visit:
             "plan": None if planned is None or planned.plan is None else view_of(planned.plan),
             "money": format_money,
             "state": _state(draft, planned, self._model(draft)),
-            "mentions": lambda place: place in told,
+            "mentions": lambda place: place in message,
         }
 
     def _model(self, draft: Draft) -> ModelView | None:

@@ -111,7 +111,7 @@ def show_run(context: HomeContext, caller: Reader, run_id: Id) -> dict[str, Any]
     return project_runs.show_run(context, caller.project_id, run_id)
 
 
-@router.get("/runs/{run_id}/events", summary="What a run has told", responses=documented(404))
+@router.get("/runs/{run_id}/events", summary="Events of a run", responses=documented(404))
 def events(
     context: HomeContext, caller: Reader, run_id: Id, after: Annotated[int, Query(ge=0, lt=2**31)] = 0
 ) -> EventList:

@@ -1,8 +1,8 @@
-"""Use cases: the curves of a run, whole for who comes, and what is new for who watches.
+"""Use cases: the curves of a run, whole for a first request, and what is new for a client that watches.
 
-All of a run is read once, a part at a time, and kept in short, thinned as it grows; who asks what is new since a
-position gets what lies behind it straight from the store. So no answer reads, or holds, more than a bounded number of
-events, however long the run and however many watch it.
+The events of a run are read once, a part at a time, and kept as a curve that is thinned as it grows. What is new since
+a position comes straight from the store. So no answer reads, or holds, more than a bounded number of events, however
+long the run and however many watch it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Curves:
     is_more: bool = False
 
     def take(self, events: Iterable[Event], *, most: int = MAX_POINTS) -> None:
-        """Add what events tell, in the order in which they were appended. Of a step told twice the newer tale counts.
+        """Add events, in the order in which they were appended. Of a step reported twice the newer event counts.
 
         most: how many points a series is thinned to, once it has twice as many.
         """

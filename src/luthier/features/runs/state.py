@@ -149,12 +149,12 @@ class Standing:
         if self.status != "failed":
             return None
         if self.job is not None and self.job.error is not None:
-            told = self.job.error
-            came = str(told.get("came") or told.get("message") or "the work failed")
+            error_document = self.job.error
+            came = str(error_document.get("came") or error_document.get("message") or "the work failed")
             return WorkError(
                 came,
-                expected=str(told.get("expected") or "work that comes to its end"),
-                do=str(told.get("do") or "correct what it says, then start a new run"),
+                expected=str(error_document.get("expected") or "work that completes"),
+                do=str(error_document.get("do") or "correct what it says, then start a new run"),
             )
         return WorkError(
             (self.record and self.record.stopped_because) or "the work failed",
@@ -164,7 +164,7 @@ class Standing:
 
 
 def standing(context: Context, caller: Caller, run_id: str) -> Standing:
-    """Where a run of the project stands. Raises NotFoundError."""
+    """The state of a run of the project. Raises NotFoundError."""
     job = job_of(context, caller, run_id)
     try:
         record = context.runs.get(run_id)
@@ -176,7 +176,7 @@ def standing(context: Context, caller: Caller, run_id: str) -> Standing:
 
 
 def standing_of(context: Context, run_id: str, record: RunRecord | None, job: Job | None) -> Standing:
-    """Where a run stands of which the record and the newest job are known."""
+    """The state of a run whose record and newest job are known."""
     may_be_active = record is not None and record.status in ("planned", "running")
     waits = job is not None and job.status == "queued"
     return Standing(

@@ -83,8 +83,8 @@ def without_paths(context: Context, evaluation: Evaluation) -> Evaluation:
 
 
 def _has(one: EvaluationOverview, words: Sequence[str]) -> bool:
-    told = [one.evaluation_id, one.run_id or "", one.held_out_file, one.headline, *one.systems, *one.models]
-    text = "\n".join(told).casefold()
+    searched = [one.evaluation_id, one.run_id or "", one.held_out_file, one.headline, *one.systems, *one.models]
+    text = "\n".join(searched).casefold()
     return all(word in text for word in words)
 
 

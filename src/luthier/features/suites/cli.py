@@ -300,7 +300,7 @@ def _by_suite(systems: list[str], asked: _AskedSuite, *, as_json: bool, home: Pa
 
 
 def _read_gate(gate: Path | None) -> None:
-    """A wrong gate is told of before hours are spent."""
+    """Refuse a wrong gate before hours are spent."""
     if gate is not None:
         from luthier.features.release_gates.service import read_gate
 

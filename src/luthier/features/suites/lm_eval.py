@@ -111,7 +111,7 @@ def evaluate_by_harness(model: Any, task: LmEvalTask, folder: Path, seed: int) -
     from lm_eval.evaluator import evaluate
 
     loaded = _load(task.task, folder)
-    # A task's own number of examples stands where the suite asks for none.
+    # A task keeps its own number of examples where the suite sets none.
     if task.few_shot or loaded.get_config("num_fewshot") is None:
         loaded.set_config(key="num_fewshot", value=task.few_shot)
     # The harness draws the examples of a prompt by this seed: every system sees the same ones.

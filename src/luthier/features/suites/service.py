@@ -123,7 +123,7 @@ def _find(context: Context, names: Sequence[str], project_id: str) -> _Systems:
     found = [find_system(context, name, project_id=project_id) for name in names]
     runs = [_run_of(context, name, project_id) for name in names]
     base = _base_of(context, runs[0], found)
-    # The table reads from the plain to the tuned: what is judged stands last.
+    # The table reads from the plain to the tuned: the judged model is last.
     ordered = (*([base] if base is not None and base not in found else []), *found[1:], found[0])
     shown = base or next((one for one in ordered if isinstance(one, Candidate)), ordered[0])
     return _Systems(ordered, runs[0], tuple(run for run in runs if run is not None), base, shown)

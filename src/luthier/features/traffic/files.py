@@ -287,7 +287,7 @@ def _forget(context: Context, project_id: str, digest: str) -> Forgotten:
 
 
 def _delete_left_over(context: Context, project_id: str, is_theirs: pl.Expr, named: Collection[str]) -> None:
-    """Files that a kill has left behind, which no index names and nobody reads, but in which this user stands."""
+    """Files that a kill has left behind, which no index names and nobody reads, but which hold data of this user."""
     import polars as pl
 
     for path in traffic.files_folder(context, project_id).glob("*/*"):

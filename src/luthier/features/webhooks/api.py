@@ -1,4 +1,4 @@
-"""/api/v1/webhooks: be told when jobs end."""
+"""/api/v1/webhooks: get notified when jobs end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/v1/webhooks", tags=["webhooks"])
 
 
 class WebhookRequest(BaseModel):
-    """What is to be told, and where to."""
+    """The events to send, and the address."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -99,11 +99,11 @@ def show(context: HomeContext, caller: Reader, webhook_id: Id) -> WebhookView:
 
 @router.delete("/{webhook_id}", summary="Remove a webhook", responses=documented(404))
 def remove(context: HomeContext, caller: Trainer, webhook_id: Id) -> DeletedWebhook:
-    """What it was still to be told is forgotten."""
+    """Pending deliveries are dropped."""
     return DeletedWebhook(id=webhooks.remove_webhook(context, caller, webhook_id).webhook_id)
 
 
-@router.get("/{webhook_id}/deliveries", summary="What a webhook was told", responses=documented(404))
+@router.get("/{webhook_id}/deliveries", summary="Deliveries of a webhook", responses=documented(404))
 def deliveries(
     context: HomeContext, caller: Reader, webhook_id: Id, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> DeliveryList:

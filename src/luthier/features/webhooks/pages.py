@@ -1,4 +1,4 @@
-"""/settings/webhooks: who is told that jobs have ended: list, make (its secret is shown once), try, remove."""
+"""/settings/webhooks: who is notified when jobs end: list, add (the secret is shown once), test, remove."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def create(
     try:
         # A form without a tick sends no field at all.
         if not event_types:
-            raise RequestError("no event is chosen", expected="one event or more", do="tick what it is to be told of")
+            raise RequestError("no event is chosen", expected="one event or more", do="tick the events to send")
         made, secret = service.create_webhook(context, caller, url.strip(), tuple(event_types))
     except LuthierError as error:
         values = {"error": error, "url": url, "chosen": event_types}
@@ -62,14 +62,14 @@ def create(
 
 @router.get(f"{_ADDRESS}/{{webhook_id}}")
 def webhook(request: Request, context: HomeContext, caller: Reader, webhook_id: Id) -> Response:
-    """One webhook, and what it was told."""
+    """One webhook and its deliveries."""
     found = service.show_webhook(context, caller.project_id, webhook_id)
-    told = service.list_deliveries(context, caller.project_id, webhook_id, limit=_MAX_DELIVERIES)
+    deliveries = service.list_deliveries(context, caller.project_id, webhook_id, limit=_MAX_DELIVERIES)
     values = {
         "webhook": found,
         "words": _WORDS,
-        "deliveries": [(one, json.loads(one.body)["type"]) for one in told],
-        "is_waiting": any(one.status == "pending" for one in told),
+        "deliveries": [(one, json.loads(one.body)["type"]) for one in deliveries],
+        "is_waiting": any(one.status == "pending" for one in deliveries),
         "most": _MAX_DELIVERIES,
     }
     # The page asks for the deliveries alone while one is waiting.
@@ -80,9 +80,9 @@ def webhook(request: Request, context: HomeContext, caller: Reader, webhook_id: 
 
 @router.post(f"{_ADDRESS}/{{webhook_id}}/test")
 def send_test(request: Request, context: HomeContext, caller: Trainer, webhook_id: Id) -> Response:
-    """Have it told of an event that means nothing."""
+    """Send it a test event."""
     service.send_test(context, caller.project_id, webhook_id)
-    return redirect(request, f"{_ADDRESS}/{webhook_id}", "A test message is on its way; how it went stands below soon.")
+    return redirect(request, f"{_ADDRESS}/{webhook_id}", "A test message is on its way; its outcome appears below.")
 
 
 @router.post(f"{_ADDRESS}/{{webhook_id}}/remove")

@@ -56,7 +56,7 @@ def report_chart(chart: Chart, *, heading: str = "", caption: str = "") -> PageC
 
 
 def has_legend_of(chart: Chart) -> bool:
-    """Whether several series have names to be told apart by."""
+    """Whether several series have names that differ."""
     return isinstance(chart, Plot) and len({s.name for s in named(chart)}) > 1
 
 

@@ -10,9 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Sample, SystemResult, Verdict
+from luthier.core.evaluation import (
+    NOT_DISTINGUISHABLE,
+    Comparison,
+    Evaluation,
+    ReliabilityBin,
+    Sample,
+    SystemResult,
+    Verdict,
+)
 from luthier.core.results.release_gate import BASE
-from luthier.core.results.suite import Confusion, ReliabilityBin, SafetyResult, SuiteResult, TaskResult
+from luthier.core.results.suite import Confusion, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_rows
 from luthier.ml.charts.judged_rows import metric_names as names_of
 from luthier.ml.charts.spec import Mark

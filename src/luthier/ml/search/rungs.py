@@ -9,7 +9,7 @@ al., 2002, "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", secti
 in that order, as Schmucker et al., 2021, "Multi-objective Asynchronous Successive Halving", arXiv:2106.12639, section
 3.3, do.
 
-Whether a training can still become the best is told from its curve drawn on to the end (`end_of`). The line is a power
+Whether a training can still become the best is predicted by extending its curve (`end_of`). The line is a power
 law, loss = c + a share^-b with a >= 0, as Domhan, Springenberg, Hutter, 2015 ("Speeding up Automatic Hyperparameter
 Optimization of Deep Neural Networks by Extrapolation of Learning Curves", IJCAI, section 3) draw it, with one family in
 place of their eleven. It knows nothing of a schedule that brings the rate down at the end, after which losses fall
@@ -250,7 +250,7 @@ _POWERS: Final = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The trainings of a study that came to their end, to hold others against."""
+    """The trainings of a study that are complete, to hold others against."""
 
     curves: tuple[tuple[tuple[float, float], ...], ...]
 

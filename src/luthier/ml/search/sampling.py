@@ -188,7 +188,7 @@ def _study_of(
     goals: Sequence[GoalName],
     own: Values,
 ) -> optuna.Study:
-    """A study in memory that knows what the trials came to."""
+    """A study in memory that knows the results of the trials."""
     import optuna
 
     if optuna.logging.get_verbosity() < optuna.logging.WARNING:

@@ -266,7 +266,7 @@ def verify_log(context: Context, *, expect: str | None = None) -> AuditVerdict:
         problem = f"it is missing: the log ends at {number}, expected was {wanted[0]}; its end was cut off"
         return _verdict(number, head, broken=number + 1, problem=problem)
     if wanted is not None and wanted[0] == 0 and wanted[1] != GENESIS_HASH:
-        return _verdict(number, head, broken=1, problem=f"before the first entry stands {GENESIS_HASH}")
+        return _verdict(number, head, broken=1, problem=f"the first entry follows {GENESIS_HASH}")
     return _verdict(number, head)
 
 

@@ -39,8 +39,8 @@ def measure(database: Database) -> Measured:
         leased = select(jobs.c.worker).distinct().where(jobs.c.status == "running", jobs.c.lease_until >= clock)
         workers = connection.execute(leased).scalars().all()
         tokens = connection.execute(select(func.sum(key_usage.c.num_tokens))).scalar()
-        told = select(webhook_deliveries.c.status, func.count()).group_by(webhook_deliveries.c.status)
-        deliveries = connection.execute(told).all()
+        statement = select(webhook_deliveries.c.status, func.count()).group_by(webhook_deliveries.c.status)
+        deliveries = connection.execute(statement).all()
     return Measured(
         jobs_by_status={row[0]: row[1] for row in by_status},
         oldest_queued_seconds=0.0 if since is None else max(0.0, clock - float(since)),

@@ -32,7 +32,7 @@ class KeyFirst:
             try:
                 await let_in(Request(scope))
             except (ApiError, LuthierError) as error:
-                told = error if isinstance(error, ApiError) else as_api_error(error)
-                await error_response(told)(scope, receive, send)
+                refusal = error if isinstance(error, ApiError) else as_api_error(error)
+                await error_response(refusal)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -30,7 +30,7 @@ from luthier.platform.http.authentication import wrong_key
 from luthier.platform.http.errors import error_response
 
 _POLLED: Final = re.compile(r"/v1/fine_tuning/jobs(/[^/]+(/events|/checkpoints)?)?")
-"""Answers here are made of the database alone: not of the time, nor of files; of who asks, of project and scopes."""
+"""Answers here are made of the database alone: not of the time, nor of files; of the caller, project and scopes."""
 _MOST_ANSWERS: Final = 512
 _MOST_BYTES: Final = 64 << 10
 """Of one answer; a longer one is made again each time."""

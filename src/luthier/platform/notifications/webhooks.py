@@ -28,7 +28,7 @@ from luthier.platform.notifications.outgoing import MAX_SECONDS, Address, Unreac
 from luthier.platform.notifications.store import EVENT_TYPES, TEST_EVENT, Delivery, DueDelivery, EventType, Webhook
 
 MOST_OF_A_PROJECT: Final = 20
-_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what stands before each secret
+_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the prefix of each secret
 _NUM_SECRET_BYTES: Final = 32
 _MOST_URL_CHARACTERS: Final = 2000
 

@@ -78,12 +78,12 @@ async def _sign_in(request: Request, error: Exception) -> Response:
 
 async def _forbidden(request: Request, error: Exception) -> Response:
     assert isinstance(error, ForbiddenError)
-    told = RequestError(
+    shown = RequestError(
         f"{error.caller.name!r} may {', '.join(error.caller.scopes)} here",
         expected=f"someone who may {' or '.join(error.scopes)}",
         do="ask an admin of the project for that, or sign in as somebody else",
     )
-    return error_page(request, 403, told)
+    return error_page(request, 403, shown)
 
 
 async def _luthier_error(request: Request, error: Exception) -> Response:
@@ -95,26 +95,26 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
-    told = RequestError(
+    shown = RequestError(
         f"{place or 'the form'}: {first['msg']}", expected="a form as this page sends it", do="correct it"
     )
-    return error_page(request, 422, told)
+    return error_page(request, 422, shown)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        told: LuthierError = NotFoundError(
+        shown: LuthierError = NotFoundError(
             f"no page {request.url.path}", expected="an address of a page", do="start from the home page"
         )
     else:
-        told = RequestError(str(error.detail), expected="a request as a page sends it", do="go back and try again")
-    return error_page(request, error.status_code, told)
+        shown = RequestError(str(error.detail), expected="a request as a page sends it", do="go back and try again")
+    return error_page(request, error.status_code, shown)
 
 
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
-    told = LuthierError(
+    shown = LuthierError(
         "the server had an error of its own", expected="no bug of ours", do="see the server's log, and report it"
     )
-    return error_page(request, 500, told)
+    return error_page(request, 500, shown)

@@ -89,10 +89,10 @@ def page_behind(request: Request) -> str:
     is_script |= "application/json" in headers.get("accept", "")
     if request.method == "GET" and not is_script:
         return own_address(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
-    told = urlsplit(headers.get("hx-current-url", ""))
+    current = urlsplit(headers.get("hx-current-url", ""))
     # The header comes from the browser: only a page of this very host is followed.
-    if told.netloc and told.netloc == headers.get("host"):
-        return own_address(f"{told.path}?{told.query}" if told.query else told.path or "/")
+    if current.netloc and current.netloc == headers.get("host"):
+        return own_address(f"{current.path}?{current.query}" if current.query else current.path or "/")
     return own_address(_page_above(request))
 
 

@@ -57,7 +57,7 @@ def test_who_comes_second_is_told_and_decides_anew(home: Context, browser: Brows
     data = {"target": second, "percent": "50", "expected_revision": "1"}
     answer = one.post("/deployments/support/deploy", data=data)
     assert answer.status_code == 409
-    assert "stands at revision 2, not at revision 1" in answer.text
+    assert "is at revision 2, not at revision 1" in answer.text
     assert "You decided on revision 1. Now it is revision 2 (canary by Ada" in answer.text
     assert 'name="expected_revision" value="2"' in answer.text
     assert 'value="50"' in answer.text

@@ -30,7 +30,7 @@ def test_revisions_are_added_and_the_newest_holds(database: Database) -> None:
     revised = store.revise(made, canary, AUDIT_EVENT)
     assert store.get("default", "n") == revised == store.list("default")[0]
     assert [one.number for one in store.revisions(made.deployment_id)] == [2, 1]
-    with pytest.raises(ConflictError, match="stands at revision 2, not at revision 1"):
+    with pytest.raises(ConflictError, match="is at revision 2, not at revision 1"):
         store.revise(made, canary, AUDIT_EVENT)
     assert len(AuditLogStore(database).newest(limit=9)) == 2
     with pytest.raises(ConflictError, match="exists already"):

@@ -129,7 +129,7 @@ def test_prices_reach_every_way_that_serves_itself(write: Any) -> None:
         ((" hours: 2,", " hours: {low: 3, typical: 2, high: 4},"), "expected low <= typical <= high"),
         ((" hours: 2,", " hours: many,"), "training.hours: has 'many', expected a number, or low, typical and high"),
         (("name: A test", "name: A test\nbudget: -1"), "budget: has -1, expected a number at least 0"),
-        (("name: A test", "name: A test\nname: Another"), "stands twice"),
+        (("name: A test", "name: A test\nname: Another"), "appears twice"),
         (("device: a100-80g", "device: a100-80gb"), "no price for device 'a100-80gb'"),
         (("currency: USD", "currency: EUR"), "comes from a table in USD, and the case is in EUR"),
         (("tuned: {gain: 0.1, ", "tuned: {"), "no gain of the tuned model is given"),

@@ -258,5 +258,5 @@ def test_a_base_model_has_no_run_to_go_on_from(context: Context, tiny_model: Pat
 
     pull_model(context, str(tiny_model))
     deployments.deploy(context, ME, "support", tiny_model.name)
-    with pytest.raises(ConflictError, match="no run stands behind"):
+    with pytest.raises(ConflictError, match="no run belongs to"):
         retrains.begin(context, ME, RetrainRequest(model="support"))

@@ -25,8 +25,8 @@ def test_what_json_writes_is_read_back(value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "reason", "place"),
     [
-        ('{"a": 1, "a": 1}', "the key 'a' stands twice", (0, 0)),
-        ('[{"b": {"a": 1, "a": 2}}]', "the key 'a' stands twice", (0, 0)),
+        ('{"a": 1, "a": 1}', "the key 'a' appears twice", (0, 0)),
+        ('[{"b": {"a": 1, "a": 2}}]', "the key 'a' appears twice", (0, 0)),
         ("[Infinity]", "Infinity is not JSON", (0, 0)),
         ("-Infinity", "-Infinity is not JSON", (0, 0)),
         ('{"a": 1}\n{', "extra data", (2, 1)),

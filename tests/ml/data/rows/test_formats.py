@@ -103,7 +103,7 @@ def test_all_bad_rows_are_collected(jsonl: Write) -> None:
     assert seen[5] == ("completion", "", "is absent (fields of this row: prompt)")
     assert seen[6] == ("", "[1]", "is a list where an object is expected")
     assert seen[7][2].startswith("is not JSON: expecting value (column 1)")
-    assert "the key 'prompt' stands twice" in seen[8][2]
+    assert "the key 'prompt' appears twice" in seen[8][2]
     assert seen[9][0] == "prompt"
     assert "NaN is not JSON" in seen[10][2]
     assert "half of a surrogate pair (\\ud83d)" in seen[11][2]

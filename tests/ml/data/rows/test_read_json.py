@@ -62,7 +62,7 @@ def test_json_that_is_not_utf8(tmp_path: Path) -> None:
         ("{}", "an object with 0 arrays"),
         ('{"a": [], "b": []}', "an object with 2 arrays (a, b)"),
         ("[]", "holds no rows"),
-        ('{"a": 1, "a": [{"text": "x"}]}', "the key 'a' stands twice"),
+        ('{"a": 1, "a": [{"text": "x"}]}', "the key 'a' appears twice"),
         ("[" * 100_000, "nested too deeply"),
         ("[" + "1" * 5_000 + "]", "limit"),
     ],

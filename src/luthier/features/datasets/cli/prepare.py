@@ -278,7 +278,7 @@ def split(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Split a file so that no document, no text and no near-duplicate stands on two sides, and prove it."""
+    """Split a file so that no document, no text and no near-duplicate is on two sides, and prove it."""
     from luthier.features.datasets import data_files as splits
 
     options = splits.SplitOptions(

@@ -53,5 +53,5 @@ def look(
 
 def _before(new: DatasetVersion, versions: Sequence[DatasetVersion]) -> int:
     """The version that one was made from, else the one before it, else itself."""
-    # Version numbers start at 1, so 0 never stands for a parent.
+    # Version numbers start at 1, so 0 never means a parent.
     return new.parent or max((one.number for one in versions if one.number < new.number), default=new.number)

@@ -40,7 +40,7 @@ TABS: Final = (
     ("Compare", "/compare"),
     ("Annotate", "/annotate"),
 )
-"""The pages of a dataset: name, and what stands behind its address."""
+"""The pages of a dataset: name and end of the address."""
 
 
 def head(context: Context, caller: Caller, dataset_id: str, number: int | None, tab: str) -> dict[str, Any]:
@@ -133,8 +133,8 @@ async def bring(request: Request, context: HomeContext, caller: Trainer) -> Resp
     except LuthierError as error:
         status = error.status if isinstance(error, FormError) else status_of(error)
         if wants_json:
-            told = error.as_json() | {"do": page_advice(error.do).striptags()}
-            return JSONResponse(told, status_code=status)
+            document = error.as_json() | {"do": page_advice(error.do).striptags()}
+            return JSONResponse(document, status_code=status)
         return await run_in_threadpool(_form, request, context, caller, given, error, status)
     address = f"/datasets/{made.dataset_id}"
     if wants_json:

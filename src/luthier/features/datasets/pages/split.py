@@ -32,7 +32,7 @@ DEFAULTS: Final = {
 
 @router.get("")
 def look(request: Request, context: HomeContext, caller: Reader, dataset_id: str, version: Number = None) -> Response:
-    """The form, and the split that was made last. What was typed before stands in the address, too."""
+    """The form, and the newest split. Values typed before are in the address."""
     # From the address, so that a reload after the redirect still shows what was typed.
     typed = {name: request.query_params.get(name, "")[:_MAX_TYPED] for name in DEFAULTS}
     return _page(request, context, caller, dataset_id, version, typed if any(typed.values()) else DEFAULTS, None)

@@ -192,7 +192,7 @@ def _show(console: Console, panel: RatingPanel, links: list[dict[str, str]]) -> 
     for one in links:
         console.print(f"{visible(one['rater'])}: {one['url']}", soft_wrap=True)
     console.print(
-        f"Keep the links, they are not shown again. How it stands: luthier human-eval status {panel.panel_id}",
+        f"Keep the links, they are not shown again. Status: luthier human-eval status {panel.panel_id}",
         soft_wrap=True,
     )
 

@@ -29,7 +29,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
         return Skipped("the rows have no prompts")
     prompts = frame["prompt"].drop_nulls()
     if len(prompts) < FEWEST_ROWS:
-        return Skipped(f"fewer than {FEWEST_ROWS} prompts, of which no pattern can be told")
+        return Skipped(f"fewer than {FEWEST_ROWS} prompts, too few for a pattern")
     ordered = prompts.sort().to_list()
     prefix = shared_prefix(ordered, math.ceil(SHARED_FRACTION * len(ordered)))
     num_with = int(prompts.str.starts_with(prefix).sum())

@@ -66,7 +66,7 @@ def _mix(side: pl.DataFrame, what: str) -> Finding:
     shown = ", ".join(f"{language} {num / total:.1%}" for language, num in list(counts.items())[:5])
     left = len(counts) - 5
     why = " (most answers are too short to tell)" if what == "prompts" else ""
-    message = f"language of the {what}{why}: {shown or 'none that could be told'}"
+    message = f"language of the {what}{why}: {shown or 'none recognised'}"
     message += f" and {left} more" if left > 0 else ""
     message += f"; undetermined {num_undetermined / total:.1%}" if num_undetermined else ""
     details: dict[str, Any] = {"sort": "mix", "of": what, "counts": counts, "undetermined": num_undetermined}

@@ -328,12 +328,12 @@ def ingest(
     _check(output, num_workers, timeout_seconds)
     kinds = {*readers, *CONVERT_FIRST}
     parts = output.with_name(f".{output.name}.parts")
-    told = outcome_path(output)
-    check_outputs([output, told], places)
+    outcome_file = outcome_path(output)
+    check_outputs([output, outcome_file], places)
     # Parts are what an interrupted run has left, which may have published its output already: that is compared later.
     if is_fresh or not any(parts.glob("*.part")):
-        check_free([output, told], force=force)
-    found, skipped = find_documents(places, kinds=kinds, leave_out=(output, told, parts))
+        check_free([output, outcome_file], force=force)
+    found, skipped = find_documents(places, kinds=kinds, leave_out=(output, outcome_file, parts))
     with file_lock(parts / "lock", what=f"the output {output}", timeout_seconds=0):
         if is_fresh:
             _discard(parts)
@@ -348,7 +348,7 @@ def ingest(
             with disk_full_explained(output, expected="room for the rows twice"):
                 _join([parts / answer["part"] for answer in answers if "part" in answer], rows)
                 outcome.write_bytes(json_utf8(done.as_json(), indent=2) + b"\n")
-                publish({rows: output, outcome: told}, force=force)
+                publish({rows: output, outcome: outcome_file}, force=force)
         finally:
             for made in (rows, outcome):
                 made.unlink(missing_ok=True)

@@ -179,12 +179,12 @@ def rows_of(
             num_tokens += part.num_tokens
             num_cut += part.is_cut
             num_left_out += part.num_headings_left_out > 0
-    told = []
+    notes = []
     if num_cut:
-        told.append(f"{num_cut:,} chunks hold parts of a sentence that alone is longer than a chunk")
+        notes.append(f"{num_cut:,} chunks hold parts of a sentence that alone is longer than a chunk")
     if num_left_out:
-        told.append(f"{num_left_out:,} chunks go without outer headings, which took more than half of them")
-    return rows, num_tokens, told
+        notes.append(f"{num_left_out:,} chunks go without outer headings, which took more than half of them")
+    return rows, num_tokens, notes
 
 
 def _joined(sections: list[Section]) -> tuple[str, list[tuple[int, int | None]]]:
@@ -257,11 +257,11 @@ class _Reader:
             "chunk": 0,
             "reader": reader.partition(":")[0].rpartition(".")[2],
         }
-        rows, num_tokens, told = rows_of(document, self._settings, self._count, provenance)
+        rows, num_tokens, notes = rows_of(document, self._settings, self._count, provenance)
         if not rows:
             raise DataError("no text in it", expected="a document with text", do="check what it holds")
         said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
-        kept = dict.fromkeys([*document.warnings, *said, *told])
+        kept = dict.fromkeys([*document.warnings, *said, *notes])
         header = write_part(part, rows, sha256=sha256, reader=reader, num_tokens=num_tokens, warnings=tuple(kept))
         return {"part": part.name, "is_reused": False, "header": header_json(header)}
 

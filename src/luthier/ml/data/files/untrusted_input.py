@@ -235,7 +235,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise StrictJsonError(f"the key {key!r} stands twice in one object, and only one value could be kept")
+                raise StrictJsonError(f"the key {key!r} appears twice in one object, and only one value could be kept")
             seen.add(key)
     return made
 

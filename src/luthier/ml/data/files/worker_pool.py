@@ -113,8 +113,8 @@ class WorkerPool:
                 events.append((worker, None if "event" in message else _answer(message)))
         # Answers were read first, so a job that ends at its deadline counts as done.
         now = time.monotonic()
-        told = {id(worker) for worker, _ in events}
-        for worker in [one for one in self._workers if one.deadline <= now and id(one) not in told]:
+        reported = {id(worker) for worker, _ in events}
+        for worker in [one for one in self._workers if one.deadline <= now and id(one) not in reported]:
             self._end(worker)
             if not worker.is_ready:
                 raise _cannot_start(f"was not ready after {START_SECONDS:g} s")

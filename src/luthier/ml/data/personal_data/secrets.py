@@ -1,6 +1,6 @@
 """Keys, tokens, passwords and private keys in a text.
 
-Known tokens are told by their form. `name = "value"` counts where the name says that it is secret and the value looks
+Known tokens have known forms. `name = "value"` counts where the name says that it is secret and the value looks
 random: letters and digits mixed, and a Shannon entropy of at least 3 bits a character (3.5 from 20 characters on);
 words that replace a value (changeme, <...>, ${...}, your-...) do not count. False positives: random-looking identifiers
 under such a name. Missed: passwords of plain words.

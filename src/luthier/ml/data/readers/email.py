@@ -40,8 +40,8 @@ def read(path: Path) -> Document:
             "a mail without text", expected="a text or HTML part", do="leave it out, or save its attachments"
         )
     if body.get_content_type() == "text/html":
-        tidied, told = tidy(HtmlConverter().convert_string(text, **PLAIN).markdown)
-        warnings += told
+        tidied, notes = tidy(HtmlConverter().convert_string(text, **PLAIN).markdown)
+        warnings += notes
         inside = tuple(Section(part.text, None, headings + part.headings) for part in sections_of(tidied))
     else:
         inside = (Section(text.replace("\r\n", "\n"), None, headings),)

@@ -78,7 +78,7 @@ def _run(audit: AuditRequest, actions: Sequence[Action]) -> list[Finding]:
     found: list[Finding] = []
     for name, check in load_checks(list(dict.fromkeys(action.check for action in actions))).items():
         if isinstance(answer := check(audit), Skipped):
-            continue  # told by the audit of the original
+            continue  # reported by the audit of the original
         found.extend(one for one in answer if one.check == name)
     return found
 

@@ -175,9 +175,9 @@ def gold_row(example: Example) -> dict[str, Any]:
 
 def refused_row(answered: Answered, options: AnswerOptions, *, teacher: str) -> dict[str, Any]:
     """The row of a refused answer, with its reason and all that was written."""
-    told = {"source_row": answered.question.id, "reason": answered.reason, "explanation": answered.explanation}
+    origin = {"source_row": answered.question.id, "reason": answered.reason, "explanation": answered.explanation}
     return (
-        told
+        origin
         | _with_prompt(answered, None)
         | {"reply": _writable(answered.text), PROVENANCE: _provenance(answered, options, teacher)}
     )

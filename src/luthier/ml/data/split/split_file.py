@@ -241,7 +241,7 @@ def _warnings(
                         "groups are kept whole")  # fmt: skip
     if table.shape is None:
         said.append(
-            f"the rows fit no shape ({table.shape_reason}); whether they are the same is told by all their texts"
+            f"the rows fit no shape ({table.shape_reason}); whether they are the same is decided by all their texts"
         )
     elif table.problems:
         num = len({problem.line for problem in table.problems})

@@ -1,7 +1,7 @@
 """The language of texts, by py3langid's model (naive Bayes over byte n-grams), on many texts at once.
 
 The model's walk over bytes is done here as array operations, several times as fast as one text after another. Only the
-beginning of a text is looked at, and only where it is mostly letters and has enough of them: a language cannot be told
+beginning of a text is looked at, and only where it is mostly letters and has enough of them: a language cannot be known
 from "OK" or from a table of figures.
 
 Source: Lui and Baldwin, 2012, "langid.py: An Off-the-shelf Language Identification Tool", ACL.

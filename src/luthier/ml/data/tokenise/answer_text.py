@@ -224,7 +224,7 @@ class _Found:
         # An empty body is a suffix of every piece, so that it would prove nothing about the border.
         if not body or not piece.endswith(body):
             raise self.turn.error(
-                "where the thought ends and the answer begins cannot be told",
+                "where the thought ends and the answer begins cannot be found",
                 piece,
                 "set learn_reasoning: true, or take the thought out of the row",
             )

@@ -111,7 +111,7 @@ def _between(
 
 
 def _after(turn: Turn, conversation: Conversation, template: Template, *, begins: bool) -> str | None:
-    """What the template writes after an answer, whatever the answer is; None where that cannot be told.
+    """What the template writes after an answer, whatever the answer is; None where that cannot be known.
 
     Args:
         turn: the answer.
@@ -159,7 +159,7 @@ def _alike(one: str, other: str, template: Template) -> str:
 
 
 def _end_of_user(template: Template) -> str:
-    """What the template ends a user's turn with; empty where that cannot be told."""
+    """What the template ends a user's turn with; empty where that cannot be known."""
     texts = []
     for probe in _PROBES:
         try:
@@ -404,7 +404,7 @@ def _check_tools(row_id: str, conversation: Conversation, text: str, template: T
         f"{row_id}: the row has {len(names)} tools ({', '.join(names[:5])}) and the template does not write "
         f"{', '.join(missing[:5]) or 'them'}; it rendered {text[: 2 * EXCERPT_CHARACTERS]!r}...",
         expected="a template that shows the model the tools it may call: otherwise it would learn to call tools that "
-        "it was never told of",
+        "it was never given",
         do="set data.tools: as_text (the tools are described in the system turn), choose a base model whose template "
         "supports tools, or remove `tools` from the rows",
     )

@@ -97,7 +97,7 @@ def _strength_chart(tested: Tested, since: float, num_signals: int) -> Chart:
     chance = false_alarms_a_month(float(tested.log_strength[-1]), num_signals)
     text = (
         f"Evidence that this has changed, as a power of ten. Above the dashed line steady traffic comes at most "
-        f"{FALSE_ALARMS_A_MONTH:g} times a month over all signals; where it stands now, {chance:.2g} times."
+        f"{FALSE_ALARMS_A_MONTH:g} times a month over all signals; with the current setting, {chance:.2g} times."
     )
     series = [Series("", points_of(tested.hours / 24, strength), "other-1", radius_pixels=0.0)]
     marks = [Mark(float(needed), "", "y")]

@@ -177,7 +177,7 @@ def columns_of(rows: Rows, checks: Checks) -> list[Column]:
 
 
 def _serving(rows: Rows) -> list[Column]:
-    # Faults of the server and of its clients are told apart: they have different remedies.
+    # Faults of the server and of its clients are kept apart: they have different remedies.
     status = rows.frame["status"].to_numpy()
     return [
         Column(

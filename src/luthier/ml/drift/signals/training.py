@@ -82,7 +82,7 @@ def _signal(
     name: str, title: str, apart: Apart | None, lacks: str, tail: float = TAIL, examples: tuple[str, ...] = ()
 ) -> Signal:
     if apart is None:
-        sentence = f"Unknown: {lacks or 'no text of which this could be told'}."
+        sentence = f"Unknown: {lacks or 'no text in which this could be measured'}."
         return Signal(name=name, title=title, group="input", unit="PSI", value=None, reference=0.0, sentence=sentence)
     low, high = apart.ends(TAIL)
     for_sure = apart.ends(tail)[0]

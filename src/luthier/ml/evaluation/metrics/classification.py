@@ -1,7 +1,7 @@
 """Metrics of classification: label accuracy, macro-F1 and the confusion matrix, and calibration of the confidence.
 
-Calibration is the expected calibration error, the Brier score and reliability bins. The confidence in each label is the
-softmax of the labels' log-likelihoods: the model's belief, given that the answer is one of them.
+The confidence in each label is the softmax of the labels' log-likelihoods: the model's belief, given that the answer is
+one of them. What is made of it is in `luthier.ml.evaluation.metrics.calibration`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from typing import ClassVar, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.results.suite import Confusion, ReliabilityBin
+from luthier.core.results.suite import Confusion
+from luthier.ml.evaluation.metrics.calibration import (
+    bins_of,
+    brier_distances,
+    calibration_error_of,
+    calibration_statistics,
+    confidence_of,
+    softmax,
+)
 from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, mean_of_sums, mean_statistics, ratio
 
 
@@ -119,6 +127,10 @@ class Labelling:
             return likeliest
         return self._label_indices(observed.outputs)
 
+    def probabilities(self, observed: Observations) -> Array:
+        """[rows, labels]: the softmax of the labels' likelihoods."""
+        return softmax(self.log_likelihoods(observed))
+
     def log_likelihoods(self, observed: Observations) -> Array:
         """[rows, labels], in nats."""
         return -np.array([[score.nll_nats for score in row] for row in observed.option_scores], dtype=np.float64)
@@ -223,19 +235,14 @@ class CalibrationError:
     has_sample_values: ClassVar[bool] = False
 
     def statistics(self, observed: Observations) -> Array:
-        """[rows, 2 * bins]: in the row's bin a one, and right (1 or 0) minus confidence."""
-        confidence, right = confidences(self.labelling, observed)
-        stats = np.zeros((len(confidence), 2 * self.num_bins))
-        rows, bins = np.arange(len(confidence)), bins_of(confidence, self.num_bins)
-        # One-hot in the row's bin, so that the sums over any resample hold each bin's count and gap.
-        stats[rows, bins] = 1.0
-        stats[rows, self.num_bins + bins] = right - confidence
-        return stats
+        """[rows, 3 * bins], see `calibration_statistics`."""
+        confidence, is_right = confidence_of(self.labelling.probabilities(observed), self.labelling.true(observed))
+        where = bins_of(confidence, self.num_bins, "equal_width")
+        return calibration_statistics(confidence, is_right, where, self.num_bins)
 
     def aggregate(self, sums: Array) -> Array:
-        """[..., 2 * bins] -> [...]: the sum over bins of |right - confidence|, by rows."""
-        counts, gaps = np.split(sums, 2, axis=-1)
-        return ratio(np.abs(gaps).sum(axis=-1), counts.sum(axis=-1))
+        """[..., 3 * bins] -> [...]: the sum over bins of |right - confidence|, by rows."""
+        return calibration_error_of(sums, debiased=False)
 
 
 @dataclass(frozen=True)
@@ -258,48 +265,9 @@ class BrierScore:
 
     def statistics(self, observed: Observations) -> Array:
         """[rows, 2]: the row's squared distance, one."""
-        probabilities = softmax(self.labelling.log_likelihoods(observed))
-        truth = self.labelling.true(observed)[:, None] == np.arange(len(self.labelling.labels))
-        distances = ((probabilities - truth) ** 2).sum(axis=1)
+        distances = brier_distances(self.labelling.probabilities(observed), self.labelling.true(observed))
         return np.stack([distances, np.ones(len(distances))], axis=1)
 
     def aggregate(self, sums: Array) -> Array:
         """[..., 2] -> [...]."""
         return ratio(sums[..., 0], sums[..., 1])
-
-
-def reliability(labelling: Labelling, observed: Observations, num_bins: int) -> tuple[ReliabilityBin, ...]:
-    """The bins that have rows, from low to high confidence."""
-    confidence, right = confidences(labelling, observed)
-    bins = bins_of(confidence, num_bins)
-    return tuple(
-        ReliabilityBin(
-            low=place / num_bins,
-            high=(place + 1) / num_bins,
-            num_rows=int((bins == place).sum()),
-            confidence=float(confidence[bins == place].mean()),
-            accuracy=float(right[bins == place].mean()),
-        )
-        for place in np.unique(bins).tolist()
-    )
-
-
-def confidences(labelling: Labelling, observed: Observations) -> tuple[Array, Array]:
-    """Of each row the probability of its likeliest label, and 1 where that label is right: both [rows]."""
-    probabilities = softmax(labelling.log_likelihoods(observed))
-    right = labelling.true(observed) == probabilities.argmax(axis=1)
-    return probabilities.max(axis=1), right.astype(np.float64)
-
-
-def softmax(log_likelihoods: Array) -> Array:
-    """Probabilities of the options of each row: [rows, options] -> [rows, options]."""
-    # Less the maximum, so that the largest exponent is 0: whole answers reach -1000 nats and would underflow.
-    shifted = np.exp(log_likelihoods - log_likelihoods.max(axis=1, keepdims=True))
-    result: Array = shifted / shifted.sum(axis=1, keepdims=True)
-    return result
-
-
-def bins_of(confidence: Array, num_bins: int) -> NDArray[np.int64]:
-    """The place of each row's bin."""
-    # A confidence of 1 falls into the last bin, which is closed.
-    return np.minimum((confidence * num_bins).astype(np.int64), num_bins - 1)

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.results.suite import GateOutcome, ReliabilityBin, SafetyResult, SuiteResult, TaskResult
+from luthier.core.evaluation import ReliabilityBin
+from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact, decimals_for, interval, number, signed
 from luthier.ml.charts.judged_rows import concerns_in_words, metric_heading, scored_heading, tone_of

@@ -12,6 +12,7 @@ from typing import Any
 
 from luthier.core.errors import RequestError
 from luthier.core.results.suite import ChooseTask, ClassifyTask, RankTask, TaskFigures
+from luthier.ml.evaluation.metrics.calibration import reliability_bins
 from luthier.ml.evaluation.metrics.classification import (
     BrierScore,
     CalibrationError,
@@ -19,7 +20,6 @@ from luthier.ml.evaluation.metrics.classification import (
     MacroF1,
     confusion,
     labels_in,
-    reliability,
 )
 from luthier.ml.evaluation.metrics.likelihood import ChoiceAccuracy, ChoiceAccuracyPerByte
 from luthier.ml.evaluation.metrics.protocol import Array, Fraction, MetricDefinition, Observations, mean_statistics
@@ -153,10 +153,11 @@ class Classify:
     def figures(self, task: ClassifyTask, observed: Observations) -> TaskFigures | None:
         """The confusion matrix and, by likelihood, the reliability bins."""
         labelling = Labelling(labels_of(task, observed.references))
-        return TaskFigures(
-            confusion=confusion(labelling, observed),
-            reliability=reliability(labelling, observed, task.num_bins) if task.by == "likelihood" else (),
-        )
+        if task.by == "text":
+            return TaskFigures(confusion=confusion(labelling, observed))
+        given, own = labelling.probabilities(observed), labelling.true(observed)
+        bins = reliability_bins(given, own, num_bins=task.num_bins, bins="equal_width")
+        return TaskFigures(confusion=confusion(labelling, observed), reliability=bins)
 
     def cautions(self, task: ClassifyTask) -> tuple[str, ...]:
         """How a label is read, and what a calibration error of few rows is worth."""

@@ -163,7 +163,7 @@ def _slice(study: Study, parameter: Parameter, trials: Sequence[Trial]) -> Chart
 
 
 def _parallel(parameters: Sequence[Parameter], trials: Sequence[Trial]) -> Chart:
-    """One line a trial over all parameters, each scaled to its own range; the best third stands out."""
+    """One line a trial over all parameters, each scaled to its own range; the best third is highlighted."""
     order = sorted(trials, key=lambda t: (-t.rung, t.results[-1].loss))
     num_good = max(1, len(order) // 3)
     lines = [

@@ -167,7 +167,7 @@ def test_a_file_without_findings_says_so_and_still_names_what_was_skipped(
     table: AuditTable, audit_of: Callable[..., Audit]
 ) -> None:
     text = words(render_audit(audit_of(table, []), table, versions={}))
-    assert "Nothing stands in the way of training on this file. No finding in 240 rows." in text
+    assert "Nothing blocks training on this file. No finding in 240 rows." in text
     assert "1 check was not run, so nothing is known about contamination" in text
     assert "Nothing, by the checks that were run." in text
 

@@ -21,7 +21,7 @@ from luthier.ml.data.audit.table import AuditTable
 
 GRADE_TONES: Final[dict[Grade, str]] = {"A": "good", "B": "good", "C": "open", "D": "bad", "F": "bad"}
 GRADE_WORDS: Final[dict[Grade, str]] = {
-    "A": "Nothing stands in the way of training on this file.",
+    "A": "Nothing blocks training on this file.",
     "B": "Fit to train on; a few rows deserve a look.",
     "C": "Usable, but look at the warnings first.",
     "D": "Repair it before training: some rows are wrong.",

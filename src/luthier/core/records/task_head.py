@@ -1,0 +1,83 @@
+"""A task head: what a tuned model has in place of writing text, and what its file `head.json` says.
+
+A head reads hidden states of the last layer. It gives classes with probabilities (classify), a number (regress), the
+relevance of a document to a query (rank), or a vector (embed).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from luthier.core.frozen_model import FrozenModel
+
+TaskHeadKind = Literal["classify", "regress", "rank", "embed"]
+Pooling = Literal["last", "mean"]
+"""Which states a head reads: that of the last token, or the mean over all tokens."""
+
+TASK_HEAD_FILE: Final = "head.json"
+TASK_HEAD_WEIGHTS: Final = "head.safetensors"
+
+
+class NumberFormat(FrozenModel):
+    """How answers write a number.
+
+    Attributes:
+        before, after: the text around it, such as a unit.
+        decimals: digits behind the point.
+        has_commas: whether thousands are separated.
+    """
+
+    before: str = ""
+    after: str = ""
+    decimals: int = 0
+    has_commas: bool = False
+
+
+class TaskHead(FrozenModel):
+    """What `head.json` holds, beside an adapter or the weights of a model.
+
+    Attributes:
+        format_version: of the file.
+        kind: what the head gives.
+        width: of the hidden states that it reads.
+        pooling: which states it reads. classify and regress read the state of the last token of the prompt, where the
+            model would begin its answer.
+        labels: classify: the classes in the order of the outputs, each as most training rows spell it.
+        is_multi_label: classify: whether a row has any number of labels, each with a probability of its own (sigmoid);
+            otherwise exactly one (softmax).
+        label_separator: classify, several labels: what lies between labels in an answer.
+        threshold: classify, several labels: the probability from which on a label is given.
+        temperature: classify and rank: what logits are divided by before they become probabilities; fitted on the
+            validation rows (Guo et al., 2017, arXiv:1706.04599), 1 where there were none.
+        offset, scale: regress: the number is offset + scale x output: mean and standard deviation of the training rows.
+        lowest, highest: regress: the range of the training rows.
+        number_format: regress: how answers write the number.
+        dimensions: embed: lengths to which a vector may be cut (Matryoshka), the whole width
+            included, in falling order.
+        query_prompt, document_prompt: embed: what is put before a query and before a document.
+    """
+
+    format_version: Literal[1] = 1
+    kind: TaskHeadKind
+    width: Annotated[int, Field(ge=1)]
+    pooling: Pooling = "last"
+    labels: tuple[str, ...] = ()
+    is_multi_label: bool = False
+    label_separator: str = ", "
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    offset: float = 0.0
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    lowest: float | None = None
+    highest: float | None = None
+    number_format: NumberFormat | None = None
+    dimensions: tuple[int, ...] = ()
+    query_prompt: str = ""
+    document_prompt: str = ""
+
+    @property
+    def num_outputs(self) -> int:
+        """Rows of the head's matrix; 0 for embeddings, which have none."""
+        return {"classify": len(self.labels), "regress": 1, "rank": 1, "embed": 0}[self.kind]

@@ -1,0 +1,407 @@
+"""How far probabilities of classes can be believed, and how many rows a system can answer alone.
+
+Plain functions of numpy arrays: a head's class probabilities, a classifier's, or the likelihoods that a language model
+gives to every label. Calibration asks whether, of the rows answered with a confidence of 0.8, 80% are right. Selective
+classification answers only rows above a threshold of confidence and hands the rest to a person.
+
+The calibration error is a mean of absolute values, so noise alone makes it larger: a model that is calibrated perfectly
+has an error above 0 on any finite number of rows. The debiased estimate takes off what normal noise of each bin's own
+variance adds to its absolute value. Its interval is that of a normal mean over bins (delta method), since a bootstrap
+carries the noise twice, and reaches down to 0 where Hosmer and Lemeshow's test does not reject that confidences are
+right: there an absolute value has no normal noise.
+
+A threshold is never judged by the rows that it was chosen on: rows are divided into folds, and each fold is answered
+with a threshold from the other ones.
+
+Sources: Guo et al., "On Calibration of Modern Neural Networks", 2017 (reliability, temperature); Nguyen and O'Connor,
+"Posterior calibration and exploratory analysis for natural language processing models", 2015 (bins of equal mass);
+Kumar, Liang and Ma, "Verified Uncertainty Calibration", 2019 (debiasing); Hosmer and Lemeshow, "Goodness of fit tests
+for the multiple logistic regression model", 1980; Brier, "Verification of Forecasts Expressed in Terms of Probability",
+1950; Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", 2017 (risk and coverage); Clopper and
+Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case of the Binomial", 1934; Hoeffding, "On the
+Distribution of the Number of Successes in Independent Trials", 1956 (why that interval holds where rows have different
+chances to be right).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaincinv, chdtrc, ndtr, ndtri
+
+from luthier.core.errors import RequestError
+from luthier.core.evaluation import ReliabilityBin
+from luthier.core.records.bounds import Bounds
+from luthier.ml.evaluation.metrics.protocol import mean_of_sums
+from luthier.ml.evaluation.statistics.intervals import LEVEL, TAIL, Interval, bootstrap_interval
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Bins = Literal["equal_mass", "equal_width"]
+
+NUM_BINS: Final = 10
+MIN_ROWS_PER_BIN: Final = 10
+"""Rows of a bin of equal mass: with fewer its accuracy is mostly noise."""
+NUM_FOLDS: Final = 5
+_SUM_TOLERANCE: Final = 1e-3
+"""By how much the probabilities of a row may miss 1: those of half precision do."""
+
+
+class RiskCoverage(NamedTuple):
+    """Accuracy of the rows at or above each confidence that occurs, the highest first: all [thresholds].
+
+    Attributes:
+        threshold: the confidence from which on rows are answered.
+        share: of all rows, those that are answered.
+        accuracy: of these, those that are right (1 less the risk).
+    """
+
+    threshold: Array
+    share: Array
+    accuracy: Array
+
+
+class SelectiveAccuracy(NamedTuple):
+    """What a system answers alone at a threshold, measured on rows that the threshold was not chosen on.
+
+    Attributes:
+        threshold: chosen on all rows, for use; None where no threshold reaches the accuracy.
+        num_rows: rows in all.
+        num_answered: rows at or above the threshold of their fold.
+        num_right: of these the ones that are right.
+        share: answered rows among all, with Clopper and Pearson's 95% interval.
+        accuracy: right rows among the answered ones, with the same interval; None where no row was answered.
+    """
+
+    threshold: float | None
+    num_rows: int
+    num_answered: int
+    num_right: int
+    share: Interval
+    accuracy: Interval | None
+
+
+def softmax(log_likelihoods: Array) -> Array:
+    """Probabilities of the classes of each row: [rows, classes] -> [rows, classes]."""
+    # Less the maximum, so that the largest exponent is 0: whole answers reach -1000 nats and would underflow.
+    shifted = np.exp(log_likelihoods - log_likelihoods.max(axis=1, keepdims=True))
+    result: Array = shifted / shifted.sum(axis=1, keepdims=True)
+    return result
+
+
+def confidence_of(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
+    """Of each row the probability of its likeliest class, and 1 where that class is the row's own: both [rows].
+
+    Args:
+        probabilities: [rows, classes].
+        labels: [rows], the place of each row's own class; a place outside of the classes is never right.
+
+    Raises:
+        RequestError: no rows, other shapes, or values that are no probabilities.
+    """
+    given, own = _checked(probabilities, labels)
+    return given.max(axis=1), (given.argmax(axis=1) == own).astype(np.float64)
+
+
+def bins_of(confidence: ArrayLike, num_bins: int = NUM_BINS, bins: Bins = "equal_mass") -> Indices:
+    """The bin of each row, from low to high confidence: [rows].
+
+    Bins of equal width are [low, high), the last one closed. Bins of equal mass have as nearly equal numbers of rows as
+    equal confidences allow, which are never divided, and there are fewer of them where a bin would have less than
+    `MIN_ROWS_PER_BIN` rows.
+    """
+    values = np.asarray(confidence, dtype=np.float64)
+    if bins == "equal_width":
+        # A confidence of 1 falls into the last bin, which is closed.
+        return np.minimum((values * num_bins).astype(np.int64), num_bins - 1)
+    number = max(1, min(num_bins, len(values) // MIN_ROWS_PER_BIN))
+    inner = np.sort(values)[[len(values) * place // number for place in range(1, number)]]
+    return np.searchsorted(np.unique(inner), values, side="right").astype(np.int64)
+
+
+def reliability_bins(
+    probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = NUM_BINS, bins: Bins = "equal_mass"
+) -> tuple[ReliabilityBin, ...]:
+    """Mean confidence and accuracy of each bin that has rows, from low to high confidence.
+
+    Args:
+        probabilities: [rows, classes].
+        labels: [rows], the place of each row's own class.
+        num_bins: the most bins.
+        bins: see `bins_of`. The ends of a bin of equal mass are the lowest and highest confidence in it.
+
+    Raises:
+        RequestError: no rows, other shapes, or values that are no probabilities.
+    """
+    confidence, is_right = confidence_of(probabilities, labels)
+    where = bins_of(confidence, num_bins, bins)
+    found = []
+    for place in np.unique(where).tolist():
+        inside = where == place
+        low, high = (
+            (place / num_bins, (place + 1) / num_bins)
+            if bins == "equal_width"
+            else (float(confidence[inside].min()), float(confidence[inside].max()))
+        )
+        found.append(
+            ReliabilityBin(
+                low=low,
+                high=high,
+                num_rows=int(inside.sum()),
+                confidence=float(confidence[inside].mean()),
+                accuracy=float(is_right[inside].mean()),
+            )
+        )
+    return tuple(found)
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_bins: int = NUM_BINS,
+    bins: Bins = "equal_mass",
+    debiased: bool = True,
+) -> Interval:
+    """Mean distance of confidence and accuracy over bins, weighted by their rows, with its 95% interval.
+
+    Args:
+        probabilities: [rows, classes].
+        labels: [rows], the place of each row's own class.
+        num_bins: the most bins.
+        bins: see `bins_of`.
+        debiased: less what noise adds; else the error as it is usually given, which is too high for few rows.
+
+    Raises:
+        RequestError: no rows, other shapes, or values that are no probabilities.
+    """
+    confidence, is_right = confidence_of(probabilities, labels)
+    where = bins_of(confidence, num_bins, bins)
+    sums = calibration_statistics(confidence, is_right, where, int(where.max()) + 1).sum(axis=0)
+    counts, gaps, squares = np.split(sums, 3)
+    value, weight = float(calibration_error_of(sums, debiased=debiased)), counts / len(confidence)
+    half = -float(ndtri(TAIL)) * math.sqrt(float((weight**2 * _spread(counts, gaps, squares) ** 2).sum()))
+    low = 0.0 if _may_be_calibrated(confidence, is_right, where) else max(0.0, value - half)
+    return Interval(value, low, min(1.0, value + half))
+
+
+def _may_be_calibrated(confidence: Array, is_right: Array, where: Indices) -> bool:
+    """Whether Hosmer and Lemeshow's test, of confidences that were not fitted to these rows, leaves that open."""
+    gaps, noise = (np.bincount(where, values) for values in (is_right - confidence, confidence * (1 - confidence)))
+    # A bin that is entirely sure has no noise: any wrong answer in it is proof.
+    if (gaps[noise <= 0] != 0).any():
+        return False
+    known = noise > 0
+    return bool(chdtrc(max(1, int(known.sum())), float((gaps[known] ** 2 / noise[known]).sum())) > 1 - LEVEL)
+
+
+def calibration_statistics(confidence: Array, is_right: Array, where: Indices, num_bins: int) -> Array:
+    """Of each row, in its own bin: one, right less confidence, and the square of that: [rows, 3 * bins]."""
+    stats = np.zeros((len(confidence), 3 * num_bins))
+    rows, gaps = np.arange(len(confidence)), is_right - confidence
+    # One-hot in the row's bin, so that the sums over any resample hold each bin's count, gap and squared gap.
+    for number, values in enumerate((np.ones(len(gaps)), gaps, gaps**2)):
+        stats[rows, number * num_bins + where] = values
+    return stats
+
+
+def calibration_error_of(sums: Array, *, debiased: bool) -> Array:
+    """The error from sums of `calibration_statistics`: [..., 3 * bins] -> [...]."""
+    counts, gaps, squares = np.split(sums, 3, axis=-1)
+    # Not a maximum with 1: sums may be means over several trainings, with counts below 1.
+    num = np.where(counts > 0, counts, 1.0)
+    means = gaps / num
+    distances = np.abs(means)
+    if debiased:
+        distances = distances - (_mean_absolute(means, _spread(counts, gaps, squares)) - distances)
+    total = counts.sum(axis=-1)
+    result: Array = np.maximum((counts * distances).sum(axis=-1) / np.where(total > 0, total, 1.0), 0.0)
+    return result
+
+
+def _spread(counts: Array, gaps: Array, squares: Array) -> Array:
+    """Standard error of each bin's mean gap, from its sums; 0 for a bin with one row, which shows none."""
+    num = np.where(counts > 0, counts, 1.0)
+    variance = np.maximum(squares / num - (gaps / num) ** 2, 0.0)
+    result: Array = np.sqrt(variance / np.maximum(counts - 1.0, 1.0))
+    return result
+
+
+def _mean_absolute(mean: Array, spread: Array) -> Array:
+    """Mean of the absolute value of a normal variable."""
+    safe = np.where(spread > 0, spread, 1.0)
+    ratio = mean / safe
+    folded = safe * math.sqrt(2 / math.pi) * np.exp(-(ratio**2) / 2) + mean * (1 - 2 * ndtr(-ratio))
+    result: Array = np.where(spread > 0, folded, np.abs(mean))
+    return result
+
+
+def brier_score(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Interval:
+    """Mean squared distance of probabilities and truth, summed over classes: 0 (sure and right) to 2.
+
+    For two classes it is twice what libraries call the Brier score of the second one.
+
+    Args:
+        probabilities: [rows, classes].
+        labels: [rows], the place of each row's own class.
+        seed: of the resampling.
+
+    Raises:
+        RequestError: no rows, other shapes, or values that are no probabilities.
+    """
+    distances = brier_distances(*_checked(probabilities, labels))
+    stats = np.stack([distances, np.ones(len(distances))], axis=1)
+    return bootstrap_interval(stats, mean_of_sums, bounds=Bounds(0.0, 2.0), seed=seed)
+
+
+def brier_distances(probabilities: Array, labels: Indices) -> Array:
+    """[rows, classes] and [rows] -> [rows]: squared distance of each row's probabilities from its own class."""
+    truth = labels[:, None] == np.arange(probabilities.shape[1])
+    result: Array = ((probabilities - truth) ** 2).sum(axis=1)
+    return result
+
+
+def risk_coverage_curve(confidence: ArrayLike, is_right: ArrayLike) -> RiskCoverage:
+    """How accurate a system is on the share of rows that it is surest of.
+
+    Args:
+        confidence: [rows].
+        is_right: [rows], 1 where the answer is right, 0 where it is wrong.
+
+    Raises:
+        RequestError: no rows, other shapes, or values that are not finite.
+    """
+    sure, right = _checked_answers(confidence, is_right)
+    order = np.argsort(-sure, kind="stable")
+    sure, right = sure[order], right[order]
+    # Rows of one confidence are answered together: the curve has no point between them.
+    last = np.flatnonzero(np.append(sure[1:] != sure[:-1], True))
+    answered = last + 1.0
+    return RiskCoverage(sure[last], answered / len(sure), np.cumsum(right)[last] / answered)
+
+
+def threshold_for_accuracy(confidence: ArrayLike, is_right: ArrayLike, accuracy: float) -> float | None:
+    """The lowest confidence from which on rows are answered with that accuracy; None where there is none.
+
+    Accuracies are those of Laplace's rule of succession, (right + 1) / (answered + 2), so that three right answers are
+    no proof of 90%: it takes eight. The rows that it is chosen on do not show how accurate it is
+    (`selective_accuracy`).
+
+    Args:
+        confidence: [rows].
+        is_right: [rows], 1 where the answer is right, 0 where it is wrong.
+        accuracy: what is asked for, above 0 and below 1.
+
+    Raises:
+        RequestError: no rows, other shapes, values that are not finite, or an accuracy out of range.
+    """
+    if not 0 < accuracy < 1:
+        raise RequestError(
+            f"an accuracy of {accuracy:g} for answers without a person",
+            expected="above 0 and below 1: no number of rows shows that an answer is never wrong",
+            do="ask for example for 0.95",
+        )
+    curve = risk_coverage_curve(confidence, is_right)
+    answered = curve.share * np.size(confidence)
+    reaches = np.flatnonzero((curve.accuracy * answered + 1) / (answered + 2) >= accuracy - 1e-12)
+    return float(curve.threshold[reaches[-1]]) if len(reaches) else None
+
+
+def selective_accuracy(
+    confidence: ArrayLike, is_right: ArrayLike, accuracy: float, *, num_folds: int = NUM_FOLDS, seed: int = 0
+) -> SelectiveAccuracy:
+    """Which share of rows can be answered alone at an accuracy, measured on rows that chose no threshold for it.
+
+    Args:
+        confidence: [rows].
+        is_right: [rows], 1 where the answer is right, 0 where it is wrong.
+        accuracy: what is asked for, above 0 and below 1.
+        num_folds: parts of the rows; each is answered with the threshold that the others choose.
+        seed: of the division into folds.
+
+    Raises:
+        RequestError: fewer than two rows, other shapes, values that are not finite, or an accuracy out of range.
+    """
+    sure, right = _checked_answers(confidence, is_right)
+    if len(sure) < 2:
+        raise RequestError(
+            f"{len(sure)} row to choose and to judge a threshold by",
+            expected="at least two: one to choose it, one to judge it",
+            do="judge more held-out rows",
+        )
+    threshold = threshold_for_accuracy(sure, right, accuracy)
+    fold = np.random.default_rng(seed).permutation(len(sure)) % min(num_folds, len(sure))
+    answered = np.zeros(len(sure), dtype=bool)
+    # Without a threshold for use nothing is answered, whatever a part of the rows would have chosen.
+    for number in np.unique(fold).tolist() if threshold is not None else ():
+        inside = fold == number
+        chosen = threshold_for_accuracy(sure[~inside], right[~inside], accuracy)
+        answered |= inside & (sure >= (math.inf if chosen is None else chosen))
+    num_answered, num_right = int(answered.sum()), int(right[answered].sum())
+    return SelectiveAccuracy(
+        threshold=threshold,
+        num_rows=len(sure),
+        num_answered=num_answered,
+        num_right=num_right,
+        share=clopper_pearson(num_answered, len(sure)),
+        accuracy=clopper_pearson(num_right, num_answered) if num_answered else None,
+    )
+
+
+def clopper_pearson(num_right: int, num_rows: int, tail: float = TAIL) -> Interval:
+    """The exact interval of a share, which holds the truth in at least 1 - 2 `tail` of studies.
+
+    Args:
+        num_right: rows that are right.
+        num_rows: rows in all, at least 1.
+        tail: probability left out at each side.
+    """
+    low = float(betaincinv(num_right, num_rows - num_right + 1, tail)) if num_right else 0.0
+    high = float(betaincinv(num_right + 1, num_rows - num_right, 1 - tail)) if num_right < num_rows else 1.0
+    return Interval(num_right / num_rows, low, high)
+
+
+def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Array, Indices]:
+    given, own = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if given.ndim != 2 or own.shape != given.shape[:1] or not given.size:
+        raise RequestError(
+            f"probabilities of shape {list(given.shape)} and labels of shape {list(own.shape)}",
+            expected="[rows, classes] and [rows], at least one row and one class",
+            do="pass the probabilities of all classes for each row",
+        )
+    wrong = ~np.isfinite(given).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        wrong |= (given < 0).any(axis=1) | (np.abs(given.sum(axis=1) - 1) > _SUM_TOLERANCE)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise RequestError(
+            f"row {row} has the probabilities {_shown(given[row])}",
+            expected="finite values from 0 on that sum to 1",
+            do="pass softmax of the logits, not the logits",
+        )
+    return given, own.astype(np.int64)
+
+
+def _checked_answers(confidence: ArrayLike, is_right: ArrayLike) -> tuple[Array, Array]:
+    sure, right = (np.asarray(values, dtype=np.float64) for values in (confidence, is_right))
+    if sure.ndim != 1 or sure.shape != right.shape or not sure.size:
+        raise RequestError(
+            f"confidences of shape {list(sure.shape)} and answers of shape {list(right.shape)}",
+            expected="one confidence and one answer for each row, at least one row",
+            do="pass both for all rows",
+        )
+    if not np.isfinite(sure).all() or not np.isin(right, (0.0, 1.0)).all():
+        raise RequestError(
+            "confidences that are not finite, or answers that are neither right (1) nor wrong (0)",
+            expected="a finite confidence and 0 or 1 for each row",
+            do="look for NaN in the probabilities",
+        )
+    return sure, right
+
+
+def _shown(values: Sequence[float] | Array) -> str:
+    return ", ".join(f"{value:.3g}" for value in list(values)[:5]) + (", ..." if len(values) > 5 else "")

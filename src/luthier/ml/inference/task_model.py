@@ -1,0 +1,178 @@
+"""A tuned model with a task head: classes with probabilities, numbers, relevance to a query, or vectors of texts.
+
+No text is generated: each input goes through the model once.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import DivergedError, RequestError
+from luthier.core.ports import Progress, ProgressTask, Prompt
+from luthier.core.records.task_head import TaskHead, TaskHeadKind
+from luthier.ml.inference.batches import length_batches
+from luthier.ml.inference.embeddings import mean_states
+from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head
+from luthier.ml.inference.transformers_engine import MAX_SCORE_TOKENS, TransformersEngine
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MAX_ROWS = 64
+
+
+def relevance_conversation(query: str, document: str) -> Conversation:
+    """How a query and a document are shown to a reranker: the document as the answer to the query."""
+    return Conversation(messages=(Message(role="user", content=query), Message(role="assistant", content=document)))
+
+
+class TaskModel:
+    """An engine and a head.
+
+    Args:
+        engine: of the base with its adapter, or of a whole tuned model.
+        head: what `head.json` says.
+        layer: its weights; None for embeddings.
+    """
+
+    def __init__(self, engine: TransformersEngine, head: TaskHead, layer: TaskHeadLayer | None) -> None:
+        self.engine, self.head, self._layer = engine, head, layer
+
+    @classmethod
+    def open(cls, engine: TransformersEngine, folder: str) -> TaskModel:
+        """The head of a folder on an engine that is open.
+
+        Raises:
+            ModelSourceError: the head is missing or damaged.
+        """
+        device = str(engine.causal.device)
+        return cls(engine, *load_task_head(folder, device))
+
+    def probabilities(self, prompts: Sequence[Conversation], progress: Progress) -> Tensor:
+        """[prompts, classes] float32, in the order of `head.labels`, calibrated.
+
+        Each row adds up to 1; where rows have several labels, each is a probability of its own.
+
+        Raises:
+            RequestError: the head gives no classes, or a prompt does not fit into the context.
+        """
+        self._check("classify")
+        logits = self._outputs([self._prompt_ids(prompt) for prompt in prompts], progress) / self.head.temperature
+        return logits.sigmoid() if self.head.is_multi_label else logits.softmax(-1)
+
+    def numbers(self, prompts: Sequence[Conversation], progress: Progress) -> Tensor:
+        """[prompts] float32, in the unit of the training rows.
+
+        Raises:
+            RequestError: the head gives no numbers, or a prompt does not fit into the context.
+        """
+        self._check("regress")
+        outputs = self._outputs([self._prompt_ids(prompt) for prompt in prompts], progress)
+        return self.head.offset + self.head.scale * outputs[:, 0]
+
+    def relevance(self, pairs: Sequence[tuple[str, str]], progress: Progress) -> Tensor:
+        """[pairs] float32, 0 to 1: how relevant the document of each (query, document) is.
+
+        Raises:
+            RequestError: the head gives no relevance, or a pair does not fit into the context.
+        """
+        self._check("rank")
+        ids = []
+        for query, document in pairs:
+            text = self.engine.template.render(relevance_conversation(query, document))
+            ids.append(self.engine.template.ids(text))
+        return (self._outputs(ids, progress)[:, 0] / self.head.temperature).sigmoid()
+
+    def vectors(
+        self, texts: Sequence[str], progress: Progress, *, is_query: bool = False, dimensions: int | None = None
+    ) -> Tensor:
+        """[texts, dimensions] float32, each of length 1.
+
+        Args:
+            texts: not empty ones.
+            progress: shows how far it is.
+            is_query: whether they are queries, not documents: `head.query_prompt` is put before them.
+            dimensions: one of `head.dimensions`; None for all.
+
+        Raises:
+            RequestError: the head gives no vectors, a length that was not trained, or a text that does not fit.
+        """
+        self._check("embed")
+        width = self._dimensions(dimensions)
+        before = self.head.query_prompt if is_query else self.head.document_prompt
+        hidden = self.engine.num_virtual_tokens
+        requests = [
+            self.engine.request_within_context(Prompt(text=before + text, max_new_tokens=1)).ids for text in texts
+        ]
+        with progress.task("Embedding", len(texts), "texts") as task:
+            if self.head.pooling == "last":
+                whole = torch.stack(self._last_states([ids[hidden:] for ids in requests], task)).float().cpu()
+            else:
+                whole = self._means(requests, hidden, task)
+        # Cut first: a part of a vector of length 1 is shorter than that.
+        return torch.nn.functional.normalize(whole[:, :width], dim=-1)
+
+    def _means(self, requests: Sequence[Sequence[int]], hidden: int, task: ProgressTask) -> Tensor:
+        """[texts, width] float32: of each the mean state, without those of a trained prompt of `hidden` tokens."""
+        found: dict[int, Tensor] = {}
+        lengths = [len(ids) for ids in requests]
+        for places in length_batches(lengths, max_tokens=MAX_SCORE_TOKENS, max_rows=_MAX_ROWS):
+            states = mean_states(self.engine.causal, [requests[place] for place in places], skip=hidden)
+            found.update(zip(places, states.cpu(), strict=True))
+            task.advance(len(places))
+        return torch.stack([found[place] for place in range(len(requests))])
+
+    def _dimensions(self, asked: int | None) -> int:
+        known = self.head.dimensions or (self.head.width,)
+        if asked is not None and asked not in known:
+            raise RequestError(
+                f"dimensions={asked}",
+                expected=f"one of {', '.join(map(str, known))}, the lengths that this model was trained for",
+                do="name one of them, or none for the whole vector",
+            )
+        return asked or self.head.width
+
+    def _check(self, kind: TaskHeadKind) -> None:
+        if self.head.kind != kind:
+            raise RequestError(
+                f"a model with a head of kind {self.head.kind}",
+                expected=f"one of kind {kind}",
+                do=f"name a model that was trained with objective: {{name: {kind}}}",
+            )
+
+    def _prompt_ids(self, prompt: Conversation) -> list[int]:
+        request = self.engine.request_within_context(Prompt(conversation=prompt, max_new_tokens=1))
+        return list(request.ids[self.engine.num_virtual_tokens :])
+
+    @torch.inference_mode()
+    def _outputs(self, ids: Sequence[Sequence[int]], progress: Progress) -> Tensor:
+        """[rows, outputs] float32 on the CPU."""
+        assert self._layer is not None
+        if not ids:
+            return torch.zeros(0, self.head.num_outputs)
+        with progress.task("Reading", len(ids), "rows") as task:
+            states = torch.stack(self._last_states(ids, task))
+        outputs: Tensor = self._layer(states.to(self._layer.weight.device)).cpu()
+        if not outputs.isfinite().all():
+            raise DivergedError(
+                "the head gives outputs that are not numbers",
+                expected="finite outputs",
+                do="its adapter or weights are too large: go back to an earlier checkpoint, or use float32",
+            )
+        return outputs
+
+    def _last_states(self, ids: Sequence[Sequence[int]], task: ProgressTask) -> list[Tensor]:
+        """Of each row the state of its last token, [width]."""
+        # One more token, which the last one would predict: the engine gives the states that learned tokens are
+        # predicted from. Causal attention never looks at it, so any id serves.
+        rows = [
+            TokenisedExample(f"row {n + 1}", array("i", [*row, row[-1]]), bytes([*bytes(len(row)), 1]))
+            for n, row in enumerate(ids)
+        ]
+        return [states[-1] for states in self.engine.hidden_states(rows, task)]
