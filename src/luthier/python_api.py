@@ -130,6 +130,7 @@ def evaluate(
 ) -> Evaluation:
     """See `luthier.evaluate`."""
     from luthier.features.evaluations import service as evaluations
+    from luthier.features.evaluations.prompted import AskedPrompts
     from luthier.features.recipes.checks import good_enough_of
 
     bar = good_enough_of(good_enough)
@@ -140,10 +141,9 @@ def evaluate(
             data=Path(data),
             few_shot=few_shot,
             few_shot_from=Path(few_shot_from) if few_shot_from is not None else None,
-            few_shot_draws=few_shot_draws,
-            few_shot_nearest=few_shot_nearest,
-            instruction=instruction,
-            optimised_prompt=optimised_prompt,
+            prompts=AskedPrompts(
+                draws=few_shot_draws, nearest=few_shot_nearest, instruction=instruction, search_tokens=optimised_prompt
+            ),
             metrics=metrics,
             mapping=mapping,
             max_new_tokens=max_new_tokens,

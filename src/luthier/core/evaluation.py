@@ -7,6 +7,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.recipe import MetricName
 
 VerdictWord = Literal["better", "worse", "not distinguishable"]
 NOT_DISTINGUISHABLE: Final = "not distinguishable"
@@ -246,6 +247,33 @@ class Bar(FrozenModel):
 
     metric: str
     value: float
+
+
+class EvaluationPlan(FrozenModel):
+    """How the result is judged.
+
+    Attributes:
+        few_shot: examples in the prompt of the base with examples; 0: no such system.
+        max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`.
+        good_enough: what the tuned model has to reach; None: nothing was asked.
+        few_shot_draws: draws of the examples that the figures of the base with examples are means over.
+        few_shot_nearest: whether the base is also judged with the training rows nearest to each prompt.
+        instruction: an instruction that the base is also judged with; empty for none.
+        instruction_with_examples: whether it is also judged with that and the nearest training rows together.
+        optimised_prompt_tokens: of a search for the base's best prompt; 0: none.
+    """
+
+    metrics: tuple[MetricName, ...]
+    few_shot: int
+    max_new_tokens: int
+    max_samples: int
+    max_thinking_tokens: int = 0
+    good_enough: Bar | None = None
+    few_shot_draws: int = 1
+    few_shot_nearest: bool = False
+    instruction: str = ""
+    instruction_with_examples: bool = False
+    optimised_prompt_tokens: int = 0
 
 
 class Verdict(FrozenModel):

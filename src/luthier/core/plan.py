@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.core.aliases import new_key
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.dataset import DatasetProfile, Overlong, SplitProvenance
-from luthier.core.evaluation import Bar
+from luthier.core.evaluation import EvaluationPlan
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
 from luthier.core.ids import sha256_document
@@ -17,7 +17,6 @@ from luthier.core.recipe import (
     AverageKind,
     Divergence,
     LossWeighting,
-    MetricName,
     NllTokens,
     ObjectiveName,
     OptimizerName,
@@ -382,35 +381,6 @@ class TrainingPlan(FrozenModel):
     seed: int
 
 
-class EvaluationPlan(FrozenModel):
-    """How the result is judged.
-
-    Attributes:
-        few_shot: examples in the prompt of the base with examples; 0: no such system.
-        max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`.
-        good_enough: what the tuned model has to reach; None: nothing was asked.
-        few_shot_draws: draws of the examples that the figures of the base with examples are means over.
-        few_shot_nearest: whether the base is also judged with the training rows nearest to each prompt.
-        instruction: an instruction that the base is also judged with; empty for none.
-        instruction_with_examples: whether it is also judged with that and the nearest training rows together.
-        optimised_prompt_tokens: of a search for the base's best prompt; 0: none.
-    """
-
-    metrics: tuple[MetricName, ...]
-    few_shot: int
-    max_new_tokens: int
-    max_samples: int
-    max_thinking_tokens: int = 0
-    good_enough: Bar | None = None
-    few_shot_draws: int = 1
-    few_shot_nearest: bool = False
-    instruction: str = ""
-    instruction_with_examples: bool = False
-    optimised_prompt_tokens: int = 0
-
-
-_FIRST_OF_EVALUATION: Final = ("metrics", "few_shot", "max_new_tokens", "max_samples")
-"""Fields of an evaluation that every plan has had from the first one on."""
 _ROW_SETTINGS: Final = (
     "template_options",
     "template_day",
@@ -481,12 +451,10 @@ class Plan(FrozenModel):
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"]["label_smoothing"] = True
-        usual = EvaluationPlan(metrics=(), few_shot=0, max_new_tokens=0, max_samples=0)
-        excluded["evaluation"] = {
-            name
-            for name in EvaluationPlan.model_fields
-            if name not in _FIRST_OF_EVALUATION and getattr(self.evaluation, name) == getattr(usual, name)
-        }
+        # What a plan's evaluation has had from the beginning has no default.
+        fields = EvaluationPlan.model_fields.items()
+        unused_of_evaluation = {n for n, field in fields if getattr(self.evaluation, n) == field.default}
+        excluded["evaluation"] = unused_of_evaluation
         if self.objective.name == "sft" and self.objective.loss_weighting == "token":
             excluded["objective"]["loss_weighting"] = True
         later = ("neftune_alpha", "average", "packing", "compile")

@@ -378,9 +378,7 @@ class TrainingRecipe(FrozenModel):
 
 
 class GoodEnoughRecipe(FrozenModel):
-    """What the tuned model has to reach to be good enough.
-
-    A number alone, `good_enough: 0.9`, is the value.
+    """What the tuned model has to reach to be good enough; a number alone, `good_enough: 0.9`, is the value.
 
     Attributes:
         metric: one that is measured, such as `label_accuracy`; None: the one that the verdict rests on.
@@ -398,20 +396,9 @@ class GoodEnoughRecipe(FrozenModel):
 
 
 class OptimisedPromptRecipe(FrozenModel):
-    """A search for the prompt that the base model does best with, on rows that are not judged.
-
-    A number alone, `optimised_prompt: 50_000`, is the budget.
-
-    Attributes:
-        budget_tokens: tokens that the search may read and write in all; 0: no search.
-    """
+    """A search for the base model's best prompt, which reads and writes at most `budget_tokens`; 0: no search."""
 
     budget_tokens: Annotated[int, Field(ge=0)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain_number(cls, given: Any) -> Any:
-        return {"budget_tokens": given} if isinstance(given, int) and not isinstance(given, bool) else given
 
 
 class EvaluationRecipe(FrozenModel):
@@ -423,7 +410,7 @@ class EvaluationRecipe(FrozenModel):
         few_shot_draws: draws of these examples that its figures are means over.
         few_shot_nearest: whether the base is also judged with the training rows that are nearest to each prompt.
         instruction: whether the base is also judged with an instruction that is derived from the training rows.
-        optimised_prompt: a search for the base's best prompt.
+        optimised_prompt: a search for its best prompt, on rows that are not judged.
         max_new_tokens: of an answer.
         max_thinking_tokens: of a thought before it, beside these; 0: both share them.
         max_samples: judge only the first N by stable hash.

@@ -152,7 +152,8 @@ def test_worse_than_one_of_many_prompts_by_luck_is_not_worse() -> None:
 def test_only_one_draw_is_warned_of() -> None:
     def said(num_draws: int) -> str:
         drawn = prompted("base + 4 examples", 0.4, examples="drawn", num_draws=num_draws)
-        results = [SYSTEMS[0], drawn, SYSTEMS[2], SYSTEMS[-1]]
+        chosen = prompted("base + optimised prompt", 0.4, kind="optimised_prompt", examples="drawn")
+        results = [SYSTEMS[0], drawn, SYSTEMS[2], chosen, SYSTEMS[-1]]
         return " ".join(
             caveats(
                 SYSTEMS[-1], results, [held("base", 0.5, 0.01, "better")], "exact_match",
@@ -161,4 +162,5 @@ def test_only_one_draw_is_warned_of() -> None:
         )  # fmt: skip
 
     assert "4 examples in the prompt are one draw" in said(1)
+    # Nor of the examples of an optimised prompt, which were chosen.
     assert "one draw" not in said(4)

@@ -9,7 +9,8 @@ import pytest
 from tests.ml.planning.conftest import profile
 
 from luthier.core.errors import RecipeError
-from luthier.core.plan import EvaluationPlan, Plan
+from luthier.core.evaluation import EvaluationPlan
+from luthier.core.plan import Plan
 from luthier.core.recipe import EvaluationRecipe
 from luthier.ml.planning.inference_cost import judging_of
 from luthier.ml.planning.prompt_variants import LEAST_SEARCH_TOKENS, MOST_SEARCH_TOKENS, with_prompt_variants
@@ -63,12 +64,12 @@ def test_an_accelerator_writes_dearer_tokens(decide: Callable[..., Plan]) -> Non
 
 
 def test_what_is_asked_is_done_whatever_it_costs(decide: Callable[..., Plan]) -> None:
-    asked = {"few_shot_draws": 8, "few_shot_nearest": False, "instruction": False, "optimised_prompt": 77}
-    plan = decide(1, LABELS, **asked)
+    asked = {"few_shot_draws": 8, "few_shot_nearest": False, "instruction": False}
+    plan = decide(1, LABELS, **asked, optimised_prompt={"budget_tokens": 77})
     assert ways(plan) == (8, False, "", False, 77)
     assert {plan.sources[f"evaluation.{name}"].source for name in ("few_shot_draws", "instruction")} == {"asked"}
     # 0 is an answer: no search, however long the training.
-    assert ways(decide(3_000, LABELS, optimised_prompt=0))[4] == 0
+    assert ways(decide(3_000, LABELS, optimised_prompt={"budget_tokens": 0}))[4] == 0
 
 
 def test_rows_for_fewer_than_three_draws_get_one(decide: Callable[..., Plan]) -> None:
@@ -96,7 +97,7 @@ def test_where_no_texts_are_compared_nothing_is_tried_and_what_is_asked_is_refus
 ) -> None:
     assert ways(decide(120, LABELS, texts=False)) == (1, False, "", False, 0)
     with pytest.raises(RecipeError, match="optimised_prompt is asked for"):
-        decide(120, LABELS, texts=False, optimised_prompt=5_000)
+        decide(120, LABELS, texts=False, optimised_prompt={"budget_tokens": 5_000})
 
 
 def test_plans_of_before_keep_their_hash(make_plan: MakePlan, decide: Callable[..., Plan]) -> None:
@@ -116,7 +117,7 @@ def test_plans_of_before_keep_their_hash(make_plan: MakePlan, decide: Callable[.
 
 
 def test_judging_counts_every_system_its_examples_and_the_search(decide: Callable[..., Plan]) -> None:
-    found = judging_of(decide(120, LABELS, optimised_prompt=5_000), base_parameters=1000)
+    found = judging_of(decide(120, LABELS, optimised_prompt={"budget_tokens": 5_000}), base_parameters=1000)
     assert found is not None
     # The base, four draws, nearest examples, those with the instruction, the instruction, the found prompt, the tuned.
     assert found.systems == (False,) * 9 + (True,)

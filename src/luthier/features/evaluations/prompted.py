@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
+from luthier.core.evaluation import EvaluationPlan
 from luthier.core.ids import sha256_document
-from luthier.core.plan import EvaluationPlan
 from luthier.core.ports import Progress
 from luthier.core.recipe import MetricName
 from luthier.features.models.resolve import Candidate, TemplatedEngine, system_under_test
@@ -211,6 +211,7 @@ def found_prompt(
         RequestError: a budget that does not hold four rows of two prompts.
     """
     from luthier.ml.evaluation.metrics.registry import as_definitions
+    from luthier.ml.evaluation.systems import Titled
     from luthier.ml.evaluation.verdict import primary_metric
     from luthier.ml.prompting.search import search_prompts
 
@@ -231,7 +232,10 @@ def found_prompt(
     # Where not all examples fit into the context, the shorter prompts of the list stand for it.
     fitting = [(one, system) for one, system in built if system.num_few_shot == (one.num_nearest or len(one.shots))]
     found = search_prompts(
-        [system for _, system in fitting], metric, budget_tokens=search.budget_tokens, progress=progress
+        [system for _, system in fitting],
+        metric,
+        budget_tokens=search.budget_tokens,
+        progress=Titled(progress, "Search for a prompt"),
     )
     best = fitting[found.place][0]
     opening = (
@@ -300,13 +304,16 @@ class AskedPrompts:
         return bool(self.few_shot or self.instruction or self.search_tokens)
 
 
+NO_PROMPTS: Final = AskedPrompts()
+
+
 def prompted_as_asked(
-    base: Candidate, pool: Sequence[Example], asked: AskedPrompts, *, held_out: Sequence[Example]
+    base: Callable[[], Candidate], pool: Sequence[Example], asked: AskedPrompts, *, held_out: Sequence[Example]
 ) -> Prompted:
-    """The ways to prompt a base model that an evaluation without a plan tries.
+    """The ways to prompt a base model that an evaluation without a plan tries; none where none is asked for.
 
     Args:
-        base: the model without anything in its prompt.
+        base: finds the model without anything in its prompt.
         pool: rows to learn from, none of them judged.
         asked: which ways.
         held_out: the rows that are judged.
@@ -317,6 +324,8 @@ def prompted_as_asked(
     from luthier.core.defaults import NUM_DRAWS
     from luthier.ml.prompting.instructions import derive_instruction
 
+    if not asked.any:
+        return Prompted()
     if not pool:
         raise RequestError(
             "an instruction or an optimised prompt without rows to find it on",
@@ -337,7 +346,7 @@ def prompted_as_asked(
         instruction_with_examples=derived is not None,
         optimised_prompt_tokens=asked.search_tokens,
     )
-    found = prompted(base, pool, ways, 0, held_out=held_out)
+    found = prompted(base(), pool, ways, 0, held_out=held_out)
     if asked.instruction and derived is None:
         note = "No instruction was derived: the rows hold one, or have no prompts with text answers."
         return replace(found, notes=(*found.notes, note))

@@ -6,8 +6,9 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
 from luthier.features.evaluations.prompted import (
+    NO_PROMPTS,
     AskedPrompts,
     Prompted,
     as_systems,
@@ -53,6 +55,8 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.baselines.predict import BaselineSet
+    from luthier.ml.evaluation.compare import Judged, SystemUnderTest
+    from luthier.ml.evaluation.metrics.protocol import MetricDefinition
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +206,7 @@ def evaluate(
     data: Path,
     few_shot: int = 0,
     few_shot_from: Path | None = None,
-    few_shot_draws: int | None = None,
-    few_shot_nearest: bool | None = None,
-    instruction: bool | None = None,
-    optimised_prompt: int = 0,
+    prompts: AskedPrompts = NO_PROMPTS,
     metrics: Sequence[MetricName] | None = None,
     mapping: Mapping[str, str] | None = None,
     max_new_tokens: int | None = None,
@@ -220,8 +221,7 @@ def evaluate(
 
     systems: the candidate first, then what it is compared with, each a base model's name or a run id. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
-    `few_shot_from` in its prompt, and in the other ways of `AskedPrompts`. metrics: None takes those that the rows can
-    be judged by.
+    `few_shot_from` in its prompt. prompts: further ways. metrics: None takes those that the rows can be judged by.
     mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
     (`column_maps`), and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
     before it; None takes them from the lengths of the rows' own, for each system with its own tokenizer.
@@ -232,7 +232,7 @@ def evaluate(
     wrong rows, OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where
     held-out rows stand in the training rows of a run (unless allowed, and then the verdict says so).
     """
-    ways = AskedPrompts(few_shot, few_shot_draws, few_shot_nearest, instruction, optimised_prompt)
+    ways = replace(prompts, few_shot=few_shot)
     check_shots(ways, few_shot_from)
     loaded, notes = load_mapped(context, systems, data, mapping)
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
@@ -241,22 +241,19 @@ def evaluate(
     # Rows of all runs among the systems: a baseline that was trained on held-out rows spoils the comparison as well.
     seen = training_rows(context, systems)
     num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
-    # The table reads from the plain to the tuned: what is judged comes last.
-    ordered = [*resolved[1:], resolved[0]]
     pool: tuple[Example, ...] = ()
     if ways.any and few_shot_from is not None:
         shots, _ = load_mapped(context, systems, few_shot_from, mapping)
         pool = not_held_out(shots.examples, loaded.examples)
-    shown = Prompted()
-    if ways.any:
-        base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
-        shown = prompted_as_asked(base, pool or seen, ways, held_out=loaded.examples)
-        ordered[-1:-1] = shown.candidates
-    file = called or str(data)
-    rows = HeldOut(file, loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes)
+    base = partial(_base_of, context, systems, resolved)
+    shown = prompted_as_asked(base, pool or seen, ways, held_out=loaded.examples)
+    rows = HeldOut(
+        called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes
+    )
     evaluation = _judge(
         context,
-        ordered,
+        # The table reads from the plain to the tuned: what is judged comes last.
+        [*resolved[1:], *shown.candidates, resolved[0]],
         rows,
         metrics=chosen,
         max_new_tokens=max_new_tokens,
@@ -270,6 +267,11 @@ def evaluate(
     )
     context.evaluations.save(evaluation)
     return evaluation
+
+
+def _base_of(context: Context, systems: Sequence[str], resolved: Sequence[Candidate]) -> Candidate:
+    """The first base model among the systems, or that of the first run."""
+    return next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
 
 
 def _judge(
@@ -299,9 +301,7 @@ def _judge(
     Raises:
         RequestError: there is a bar and nothing to compare the last system with, so no verdict.
     """
-    from luthier.ml.baselines.system import as_system
-    from luthier.ml.evaluation.compare import judge_in_full, primary_metric
-    from luthier.ml.evaluation.metrics.registry import as_definitions
+    from luthier.ml.evaluation.compare import primary_metric
 
     start, shown = time.perf_counter(), shown or Prompted()
     examples = choose_samples(held_out.examples, max_samples)
@@ -309,24 +309,12 @@ def _judge(
     if bar is not None and len(candidates) + len(baselines.predictions) < 2:
         raise _no_verdict(bar, candidates[-1].name)
     of_labels = label_metrics(metrics, examples, train)
-    definitions = as_definitions([*metrics, *of_labels])
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
-        found = found_prompt(
-            shown, pool.engine, metrics, max_new_tokens, max_thinking_tokens, progress=context.progress
-        )
-        systems, draws = as_systems(
-            [*candidates[:-1], *found.candidates, candidates[-1]],
-            shown.draws,
-            lambda c: system_under_test(
-                c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens
-            ),
-        )
-        # Before the last system, which is the one that is judged.
-        systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
-        # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
-        judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
-    judged = draws_together(judged, draws, definitions)
+        limits = (max_new_tokens, max_thinking_tokens)
+        found = found_prompt(shown, pool.engine, metrics, *limits, progress=context.progress)
+        every = [*candidates[:-1], *found.candidates, candidates[-1]]
+        judged = _judged(context, pool, every, shown, baselines, examples, [*metrics, *of_labels], limits)
     results, comparisons = judged.systems, judged.comparisons
     primary = primary_metric(metrics, [e.reference for e in examples])
     labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
@@ -348,6 +336,34 @@ def _judge(
         labels=labels,
         seconds=time.perf_counter() - start,
     )
+
+
+def _judged(
+    context: Context,
+    pool: EnginePool,
+    candidates: Sequence[Candidate],
+    shown: Prompted,
+    baselines: BaselineSet,
+    examples: Sequence[Example],
+    metrics: Sequence[MetricName | MetricDefinition],
+    limits: tuple[int | None, int | None],
+) -> Judged:
+    """All candidates and baselines on the same rows, draws of examples as one system. limits: of answer and thought."""
+    from luthier.ml.baselines.system import as_system
+    from luthier.ml.evaluation.compare import judge_in_full
+    from luthier.ml.evaluation.metrics.registry import as_definitions
+
+    def build(candidate: Candidate) -> SystemUnderTest:
+        engine = pool.engine(candidate)
+        return system_under_test(candidate, engine, examples, limits[0], max_thinking_tokens=limits[1])
+
+    systems, draws = as_systems(candidates, shown.draws, build)
+    # Before the last system, which is the one that is judged.
+    systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
+    definitions = as_definitions(metrics)
+    # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
+    judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
+    return draws_together(judged, draws, definitions)
 
 
 def _verdict(

@@ -237,20 +237,14 @@ def system_under_test(
     """
     from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_option, tokenise_sides
     from luthier.ml.evaluation.compare import SystemUnderTest
-    from luthier.ml.evaluation.few_shot import with_shots
     from luthier.ml.inference.engine_prompts import rewritten_examples
     from luthier.ml.inference.models.thinking import limits_of
 
     learning, opted, name = Learning(reasoning=candidate.learn_reasoning), candidate.opted_turns, candidate.name
     examples = rewritten_examples(opted, examples, engine.template)
-    shown = _shown(candidate, examples, engine.template)
-    instructed = _instruction_of(candidate, engine.template)
-    num_shots = max(map(len, shown), default=0)
+    num_shots, with_examples = _prompts_of(candidate, examples, engine.template)
     while True:
-        # Of nearest examples the last ones are kept, which are nearest to the prompt.
-        kept = slice(-num_shots or None, None) if candidate.num_nearest else slice(num_shots)
-        rows = zip(examples, shown, strict=True)
-        seen = [instructed(with_shots(e, own[kept] if num_shots else ())) for e, own in rows]
+        seen = with_examples(num_shots)
         units = [tokenise_sides(e, engine.template, learning) for e in seen]
         choices = tuple(
             tuple(tokenise_option(e, text, engine.template) for text in texts)
@@ -288,6 +282,23 @@ def system_under_test(
         option_texts=tuple(tuple(texts) for texts in options),
         prompting=_prompting(candidate, num_shots, examples, tokenised, engine.template, learning),
     )
+
+
+def _prompts_of(
+    candidate: Candidate, examples: Sequence[Example], template: ChatTemplate
+) -> tuple[int, Callable[[int], list[Example]]]:
+    """How many examples a candidate has for each row, and what gives the rows with so many of them, or fewer."""
+    from luthier.ml.evaluation.few_shot import with_shots
+
+    shown = _shown(candidate, examples, template)
+    instructed = _instruction_of(candidate, template)
+
+    def with_examples(num: int) -> list[Example]:
+        # Of nearest examples the last ones are kept, which are nearest to the prompt.
+        kept = slice(-num, None) if candidate.num_nearest and num else slice(num)
+        return [instructed(with_shots(e, own[kept])) for e, own in zip(examples, shown, strict=True)]
+
+    return max(map(len, shown), default=0), with_examples
 
 
 def _shown(candidate: Candidate, examples: Sequence[Example], template: ChatTemplate) -> list[tuple[Example, ...]]:

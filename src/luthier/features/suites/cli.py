@@ -231,9 +231,16 @@ def _check_ways(
 def _by_rows(systems: list[str], asked: _AskedRows, gate: Path | None, *, as_json: bool, home: Path | None) -> Answer:
     from luthier.core.access import DEFAULT_PROJECT
     from luthier.features.evaluations import service as evaluations
+    from luthier.features.evaluations.prompted import AskedPrompts
     from luthier.platform.cli.command import parse_good_enough, parse_mapping
 
     bar = parse_good_enough(asked.good_enough)
+    prompts = AskedPrompts(
+        draws=asked.few_shot_draws,
+        nearest=asked.few_shot_nearest,
+        instruction=asked.instruction,
+        search_tokens=asked.optimised_prompt or 0,
+    )
     chosen = parse_metrics(asked.metrics) if asked.metrics is not None else None
     with open_context(home) as context:
         # Before the judging, which may take hours.
@@ -244,10 +251,7 @@ def _by_rows(systems: list[str], asked: _AskedRows, gate: Path | None, *, as_jso
             data=asked.data,
             few_shot=asked.few_shot,
             few_shot_from=asked.few_shot_from,
-            few_shot_draws=asked.few_shot_draws,
-            few_shot_nearest=asked.few_shot_nearest,
-            instruction=asked.instruction,
-            optimised_prompt=asked.optimised_prompt or 0,
+            prompts=prompts,
             metrics=chosen,
             mapping=parse_mapping(asked.mapping or ()) or None,
             max_new_tokens=asked.max_new_tokens,

@@ -339,7 +339,12 @@ def caveats(
 def _draws(results: Sequence[SystemResult]) -> list[str]:
     """What intervals of models with drawn examples in their prompts do not speak of."""
     drawn = [r for r in results if r.num_few_shot and (r.prompting is None or r.prompting.examples == "drawn")]
-    single = [r.num_few_shot for r in drawn if r.prompting is None or r.prompting.num_draws == 1]
+    # The examples of an optimised prompt were chosen, not drawn.
+    single = [
+        r.num_few_shot
+        for r in drawn
+        if r.prompting is None or (r.prompting.num_draws == 1 and r.prompting.kind != "optimised_prompt")
+    ]
     if not single:
         return []
     num = max(single)

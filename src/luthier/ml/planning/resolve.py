@@ -8,9 +8,9 @@ from typing import Literal
 
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.errors import RecipeError
+from luthier.core.evaluation import EvaluationPlan
 from luthier.core.plan import (
     DataPlan,
-    EvaluationPlan,
     MethodPlan,
     ModelPlan,
     ObjectivePlan,

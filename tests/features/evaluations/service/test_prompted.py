@@ -10,6 +10,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import RecipeError, RequestError
+from luthier.features.evaluations.prompted import AskedPrompts
 from luthier.features.evaluations.service import evaluate
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
@@ -86,10 +87,7 @@ def test_the_search_never_sees_a_judged_row_and_is_judged_once(
         data=write_bare(tmp_path / "test.jsonl", 9, first=100),
         few_shot=1,
         few_shot_from=write_bare(tmp_path / "train.jsonl", 36),
-        few_shot_draws=1,
-        few_shot_nearest=False,
-        instruction=False,
-        optimised_prompt=60_000,
+        prompts=AskedPrompts(draws=1, nearest=False, instruction=False, search_tokens=60_000),
         metrics=["label_accuracy"],
         max_new_tokens=3,
     )
@@ -106,9 +104,8 @@ def test_the_search_never_sees_a_judged_row_and_is_judged_once(
 def test_a_search_is_the_same_each_time(context: Context, tiny_model: Path, tmp_path: Path) -> None:
     test, shown = write_bare(tmp_path / "test.jsonl", 6, first=100), write_bare(tmp_path / "train.jsonl", 36)
     asked: dict[str, Any] = {"few_shot_from": shown, "metrics": ["label_accuracy"], "max_new_tokens": 3}
-    first, second = (
-        evaluate(context, [str(tiny_model)], data=test, optimised_prompt=60_000, **asked) for _ in range(2)
-    )
+    asked["prompts"] = AskedPrompts(search_tokens=60_000)
+    first, second = (evaluate(context, [str(tiny_model)], data=test, **asked) for _ in range(2))
     assert first.rows_notes == second.rows_notes
 
 
@@ -150,10 +147,10 @@ def test_too_few_rows_for_four_draws_are_said(context: Context, tiny_model: Path
 @pytest.mark.parametrize(
     ("asked", "came"),
     [
-        ({"few_shot_draws": 3}, "draws of few-shot examples asked for"),
-        ({"few_shot_nearest": True}, "nearest few-shot examples asked for"),
-        ({"optimised_prompt": 10_000}, "without rows to find it on"),
-        ({"instruction": True}, "without rows to find it on"),
+        ({"prompts": AskedPrompts(draws=3)}, "draws of few-shot examples asked for"),
+        ({"prompts": AskedPrompts(nearest=True)}, "nearest few-shot examples asked for"),
+        ({"prompts": AskedPrompts(search_tokens=10_000)}, "without rows to find it on"),
+        ({"prompts": AskedPrompts(instruction=True)}, "without rows to find it on"),
         ({"few_shot": 2}, "--few-shot 2 without rows"),
     ],
 )
@@ -172,7 +169,7 @@ def test_too_small_a_budget_is_refused_with_what_it_takes(context: Context, tiny
             [str(tiny_model)],
             data=write_bare(tmp_path / "test.jsonl", 4, first=100),
             few_shot_from=write_bare(tmp_path / "train.jsonl", 36),
-            optimised_prompt=50,
+            prompts=AskedPrompts(search_tokens=50),
             metrics=["exact_match"],
             max_new_tokens=2,
         )
@@ -183,7 +180,7 @@ def test_too_small_a_budget_is_refused_with_what_it_takes(context: Context, tiny
     ("evaluation", "came"),
     [
         ({"few_shot": 0, "few_shot_draws": 2}, "few_shot_draws is 2"),
-        ({"metrics": ["perplexity"], "optimised_prompt": 10_000}, "optimised_prompt is asked for"),
+        ({"metrics": ["perplexity"], "optimised_prompt": {"budget_tokens": 10_000}}, "optimised_prompt is asked for"),
         ({"metrics": ["perplexity"], "instruction": True}, "instruction is asked for"),
     ],
 )

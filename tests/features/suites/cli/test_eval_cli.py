@@ -11,6 +11,7 @@ from luthier.core.errors import RequestError
 from luthier.core.recipe import GoodEnoughRecipe
 from luthier.core.results.suite import GateOutcome, RuleOutcome, SuiteResult, TaskResult, TasksVerdict
 from luthier.features.evaluations import service as evaluations
+from luthier.features.evaluations.prompted import AskedPrompts
 from luthier.features.suites import service as suites
 from luthier.features.suites.cli import parse_metrics
 from luthier.testing.records import make_evaluation
@@ -43,10 +44,7 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
         "data": Path("t.jsonl"),
         "few_shot": 4,
         "few_shot_from": Path("train.jsonl"),
-        "few_shot_draws": 2,
-        "few_shot_nearest": False,
-        "instruction": True,
-        "optimised_prompt": 5000,
+        "prompts": AskedPrompts(draws=2, nearest=False, instruction=True, search_tokens=5000),
         "metrics": ["bleu", "rouge"],
         "mapping": {"prompt": "question"},
         "max_new_tokens": 9,
