@@ -42,6 +42,8 @@ class PromptSearch:
         pool: rows to show.
         num_examples: examples of a prompt.
         seed: of drawn examples.
+        is_required: whether an evaluation is refused where no search fits; else a note says so, since a run that was
+            trained for hours must not end for it.
     """
 
     budget_tokens: int
@@ -49,6 +51,7 @@ class PromptSearch:
     pool: tuple[Example, ...]
     num_examples: int
     seed: int
+    is_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ def prompted(
         RequestError: the pool holds too few rows that can be shown.
     """
     from luthier.ml.evaluation.few_shot import choose_draws
+    from luthier.ml.prompting.nearest import have_words
 
     found: list[Candidate] = []
     notes: list[str] = []
@@ -115,15 +119,17 @@ def prompted(
                 f"hold {len(draws)} without a common example."
             )
     shown = not_asked(pool, held_out)
-    beside = replace(base, nearest_from=shown, num_nearest=min(num, len(shown)))
-    if asked.few_shot_nearest and num:
+    beside = replace(base, nearest_from=shown, num_nearest=min(num, len(shown)) if have_words(shown) else 0)
+    if num and not beside.num_nearest and (asked.few_shot_nearest or asked.instruction_with_examples):
+        notes.append("No nearest examples were looked for: the prompts of the training rows hold no words.")
+    if asked.few_shot_nearest and beside.num_nearest:
         found.append(replace(beside, name=f"{base.name} + {_nearest(beside)}"))
     if asked.instruction:
         told = replace(base, instruction=asked.instruction, name=f"{base.name} + instruction")
         notes.append(f'The training rows hold no instruction. The one that was tried: "{asked.instruction}"')
         if not _needs_examples(pool):
             found.append(told)
-        if asked.instruction_with_examples and num:
+        if asked.instruction_with_examples and beside.num_nearest:
             found.append(replace(beside, name=f"{told.name} + {_nearest(beside)}", instruction=asked.instruction))
     search = None
     if asked.optimised_prompt_tokens:
@@ -171,15 +177,16 @@ def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
     from luthier.ml.baselines.rows import task_rows
     from luthier.ml.evaluation.few_shot import choose_draws, num_usable
     from luthier.ml.prompting.instructions import instruction_for
+    from luthier.ml.prompting.nearest import have_words
 
     num = min(search.num_examples, num_usable(search.pool, held_out=search.rows))
     told = instruction_for(task_rows([*search.pool, *search.rows]))
     choices: list[Candidate] = [base]
     if num:
-        nearest = replace(base, nearest_from=search.pool, num_nearest=num)
+        nearest = replace(base, nearest_from=search.pool, num_nearest=num if have_words(search.pool) else 0)
         drawn = choose_draws(search.pool, num, search.seed, num_draws=2, held_out=search.rows)
-        choices += [nearest, *(replace(base, shots=shots) for shots in drawn)]
-        if 2 * num <= min(MAX_EXAMPLES, len(search.pool)):
+        choices += [*([nearest] if nearest.num_nearest else ()), *(replace(base, shots=shots) for shots in drawn)]
+        if nearest.num_nearest and 2 * num <= min(MAX_EXAMPLES, len(search.pool)):
             choices.append(replace(nearest, num_nearest=2 * num))
     instructions = ("", *told.variants)
     # Diagonals of the table of choices and instructions: both begin with what is likelier to be good.
@@ -208,7 +215,7 @@ def found_prompt(
     for a search.
 
     Raises:
-        RequestError: a budget that does not hold four rows of two prompts.
+        RequestError: the search is required, and its budget does not hold four rows of two prompts.
     """
     from luthier.ml.evaluation.metrics.registry import as_definitions
     from luthier.ml.evaluation.systems import Titled
@@ -231,12 +238,17 @@ def found_prompt(
     ]
     # Where not all examples fit into the context, the shorter prompts of the list stand for it.
     fitting = [(one, system) for one, system in built if system.num_few_shot == (one.num_nearest or len(one.shots))]
-    found = search_prompts(
-        [system for _, system in fitting],
-        metric,
-        budget_tokens=search.budget_tokens,
-        progress=Titled(progress, "Search for a prompt"),
-    )
+    try:
+        found = search_prompts(
+            [system for _, system in fitting],
+            metric,
+            budget_tokens=search.budget_tokens,
+            progress=Titled(progress, "Search for a prompt"),
+        )
+    except RequestError as error:
+        if search.is_required:
+            raise
+        return Prompted(notes=(f"No prompt was searched for: {error.came}; expected {error.expected}.",))
     best = fitting[found.place][0]
     opening = (
         f"A search over {found.num_tried} prompts on {len(search.rows)} rows that are not judged read and wrote "
@@ -308,7 +320,7 @@ NO_PROMPTS: Final = AskedPrompts()
 
 
 def prompted_as_asked(
-    base: Callable[[], Candidate], pool: Sequence[Example], asked: AskedPrompts, *, held_out: Sequence[Example]
+    base: Callable[[], Candidate], pool: Sequence[Example], asked: AskedPrompts, held_out: Sequence[Example]
 ) -> Prompted:
     """The ways to prompt a base model that an evaluation without a plan tries; none where none is asked for.
 
@@ -347,6 +359,8 @@ def prompted_as_asked(
         optimised_prompt_tokens=asked.search_tokens,
     )
     found = prompted(base(), pool, ways, 0, held_out=held_out)
+    if found.search is not None:
+        found = replace(found, search=replace(found.search, is_required=True))
     if asked.instruction and derived is None:
         note = "No instruction was derived: the rows hold one, or have no prompts with text answers."
         return replace(found, notes=(*found.notes, note))

@@ -240,16 +240,13 @@ def evaluate(
     resolved = [find_candidate(context, name) for name in systems]
     # Rows of all runs among the systems: a baseline that was trained on held-out rows spoils the comparison as well.
     seen = training_rows(context, systems)
-    num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
+    leaked = _leakage(seen, loaded.examples, allow_leakage)
     pool: tuple[Example, ...] = ()
     if ways.any and few_shot_from is not None:
         shots, _ = load_mapped(context, systems, few_shot_from, mapping)
         pool = not_held_out(shots.examples, loaded.examples)
-    base = partial(_base_of, context, systems, resolved)
-    shown = prompted_as_asked(base, pool or seen, ways, held_out=loaded.examples)
-    rows = HeldOut(
-        called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes
-    )
+    shown = prompted_as_asked(partial(_base_of, context, systems, resolved), pool or seen, ways, loaded.examples)
+    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, notes)
     evaluation = _judge(
         context,
         # The table reads from the plain to the tuned: what is judged comes last.

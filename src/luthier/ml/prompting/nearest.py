@@ -8,13 +8,22 @@ do better than drawn ones).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Final
 
 from luthier.core.dataset import Example
 from luthier.core.ids import sha256_document
 from luthier.ml.baselines.nearest import ranked_by_words
 from luthier.ml.baselines.rows import MAX_ROWS, prompt_text
 from luthier.ml.evaluation.few_shot import usable_shots
+
+_WORD: Final = re.compile(r"\w")
+
+
+def have_words(pool: Sequence[Example]) -> bool:
+    """Whether any prompt holds a word, so that some can be nearer than others."""
+    return any(_WORD.search(prompt_text(row)) for row in pool)
 
 
 def nearest_examples(

@@ -191,3 +191,32 @@ def test_what_a_recipe_cannot_try_is_refused(
 
     with pytest.raises(RecipeError, match=came):
         prepare(context, recipe(tmp_path, tiny_model, **evaluation), base_dir=tmp_path)
+
+
+def test_a_run_whose_search_does_not_fit_is_judged_without_it_and_says_so(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    asked = recipe(tmp_path, tiny_model, few_shot=1, optimised_prompt={"budget_tokens": 50})
+    outcome = train(context, asked, base_dir=tmp_path)
+    assert outcome.record.status == "succeeded"
+    found = context.evaluations.get(str(outcome.record.evaluation_id))
+    assert any(note.startswith("No prompt was searched for: a budget of 50 tokens") for note in found.rows_notes)
+
+
+def test_prompts_without_words_have_no_nearest_examples_and_a_note_says_so(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "!?" * (n + 1), "completion": LABELS[n % 3]} for n in range(30)]
+    for name, part in (("train.jsonl", rows[:24]), ("test.jsonl", rows[24:])):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    found = evaluate(
+        context,
+        [str(tiny_model)],
+        data=tmp_path / "test.jsonl",
+        few_shot=1,
+        few_shot_from=tmp_path / "train.jsonl",
+        metrics=["exact_match"],
+        max_new_tokens=2,
+    )
+    assert any(note.startswith("No nearest examples") for note in found.rows_notes)
+    assert not any("nearest example" in one.name for one in found.systems)
