@@ -145,6 +145,7 @@ class TokenisedExample:
         skips_thought: whether one goes on without a thought where the prompt lets the model think.
         is_joined: whether its answers were joined into one sequence, though the template needs one for each.
         differs: how earlier answers of a joined row differ from what inference would show of them.
+        target: what a task head learns of the row: the numbers of its classes, or its number. Empty without a head.
     """
 
     id: str
@@ -157,6 +158,7 @@ class TokenisedExample:
     skips_thought: bool = False
     is_joined: bool = False
     differs: tuple[str, ...] = ()
+    target: tuple[float, ...] = ()
 
     @property
     def num_tokens(self) -> int:

@@ -11,7 +11,7 @@ from luthier.core.recipe import MetricName
 
 VerdictWord = Literal["better", "worse", "not distinguishable"]
 NOT_DISTINGUISHABLE: Final = "not distinguishable"
-SystemKind = Literal["model", "majority", "popularity", "nearest", "linear", "ridge", "copy"]
+SystemKind = Literal["model", "head", "majority", "popularity", "nearest", "linear", "ridge", "copy"]
 """What answers: a language model, or a baseline without one that is fitted on the training rows."""
 
 
@@ -114,7 +114,8 @@ class SystemResult(FrozenModel):
         num_cut_off: outputs that ended at the token limit.
         num_empty: outputs without any text.
         thinking: how it thought; None where it did not.
-        kind: a language model, or a baseline without one, whose `seconds` are those of fitting and answering.
+        kind: a language model that writes, one with a task head, or a baseline without one, whose `seconds` are those
+            of fitting and answering.
         prompting: what its prompts hold beside the text of the rows; None for nothing, and in evaluations of before
             this was recorded.
     """
@@ -137,6 +138,11 @@ class SystemResult(FrozenModel):
     def is_prompted(self) -> bool:
         """Whether its prompts hold more than the text of the rows."""
         return self.num_few_shot > 0 or self.prompting is not None
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is a language model, one with a task head in place of text included."""
+        return self.kind in ("model", "head")
 
 
 class Comparison(FrozenModel):
@@ -414,7 +420,7 @@ class EvaluationOverview(FrozenModel):
             num_rows=evaluation.num_rows,
             systems=tuple(system.name for system in evaluation.systems),
             # dict.fromkeys: each once, in the order of the systems; a set would have none.
-            models=tuple(dict.fromkeys(system.model for system in evaluation.systems if system.kind == "model")),
+            models=tuple(dict.fromkeys(system.model for system in evaluation.systems if system.is_model)),
             word=None if verdict is None else verdict.word,
             headline="" if verdict is None else verdict.headline,
         )

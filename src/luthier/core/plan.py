@@ -10,11 +10,13 @@ from luthier.core.aliases import new_key
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.dataset import DatasetProfile, Overlong, SplitProvenance
 from luthier.core.evaluation import EvaluationPlan
+from luthier.core.forward_path import ForwardPath
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
 from luthier.core.ids import sha256_document
 from luthier.core.recipe import (
     AverageKind,
+    ClassWeights,
     Divergence,
     LossWeighting,
     NllTokens,
@@ -29,6 +31,7 @@ from luthier.core.recipe import (
 )
 from luthier.core.registry import OBJECTIVES
 from luthier.core.run import BudgetPlan
+from luthier.core.task_head import TaskHead
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]
@@ -213,6 +216,9 @@ class ObjectivePlan(FrozenModel):
 
     Attributes:
         router_aux_loss: what the loss of the routers of a mixture of experts is multiplied by; None where it is off.
+        task_head: what the model has in place of text, with the classes or numbers of the training rows; None where it
+            writes.
+        task_head_notes: what a person should know of how these were read.
     """
 
     name: ObjectiveName
@@ -234,11 +240,17 @@ class ObjectivePlan(FrozenModel):
     divergence: Divergence | None = None
     teacher_share: float | None = None
     router_aux_loss: float | None = None
+    multi_label: bool | None = None
+    class_weights: ClassWeights | None = None
+    task_head: TaskHead | None = None
+    task_head_notes: tuple[str, ...] = ()
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @property
     def loss_unit(self) -> str:
         """What a loss is counted in; empty where it is a number without a unit."""
+        if self.task_head is not None:
+            return self.task_head.loss_unit
         return "" if self.learns_preferences else "nats a learned token"
 
     @property
@@ -304,41 +316,6 @@ class AveragePlan(FrozenModel):
     decay: float | None = None
     from_step: int | None = None
     every_steps: int | None = None
-
-
-class ForwardPath(FrozenModel):
-    """By which path hidden states and logits are computed: found by proof, never by the name of a family.
-
-    Attributes:
-        attention: `fast` is Luthier's own; `model` what transformers chooses for this model; `eager` its plain form.
-        logits: `product` is hidden states times the head's matrix in fused chunks; `head` the model's own head, chunk
-            by chunk; `model` the whole forward. All three compute the same loss.
-        reasons: why a fast piece was left out.
-        attention_function: the name of transformers' attention where it is not Luthier's own.
-        logit_scale, logit_cap: the logits are cap * tanh(scale * product / cap), or scale * product without a cap;
-            found by measuring the model's own head.
-    """
-
-    attention: Literal["fast", "model", "eager"]
-    logits: Literal["product", "head", "model"]
-    reasons: tuple[str, ...] = ()
-    attention_function: str | None = None
-    logit_scale: float = 1.0
-    logit_cap: float | None = None
-
-    @property
-    def is_fast(self) -> bool:
-        """Whether every fast piece was proved."""
-        return self.attention == "fast" and self.logits == "product"
-
-    @property
-    def words(self) -> str:
-        """What computes it where Luthier's own pieces do not, such as `transformers' eager attention`."""
-        attention = {"model": "transformers' attention for this model", "eager": "transformers' eager attention"}
-        logits = {"head": "its own head in chunks", "model": "its whole forward, all logits at a time"}
-        return " and ".join(
-            part for part in (attention.get(self.attention), logits.get(self.logits)) if part is not None
-        )
 
 
 class TrainingPlan(FrozenModel):
@@ -441,6 +418,7 @@ class Plan(FrozenModel):
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")
         unused: Any = {key: True for key, value in document.items() if value is None or value == {}}
+        unused["task_head_notes"] = True  # words about what is in the plan already
         own: set[str] = self.objective.teacher.unused_fields if self.objective.teacher else set()
         excluded["objective"] = {"teacher": {"name", "path", "adapter_path"} | own} | unused
         if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
@@ -469,7 +447,8 @@ class Plan(FrozenModel):
             section, _, key = name.partition(".")
             # Sources are named `section.key`, or by a section as a whole.
             value = document[section][key] if key else document[section]
-            value = _without_nothing(value)
+            head = self.objective.task_head
+            value = head.summary if head and key == "task_head" else _without_nothing(value)
             rows.append({"name": name, "value": value, "source": source.source, "why": source.why})
         return rows
 

@@ -27,6 +27,7 @@ QuantisationName = Literal["auto", "nf4", "int8"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
 LossWeighting = Literal["token", "sample", "fixed"]
+ClassWeights = Literal["none", "balanced"]
 TemplateName = Literal["auto", "chat", "plain"]
 TemplateOption = bool | int | float | str
 """A value that a chat template is given beside the conversation."""
@@ -45,8 +46,7 @@ class ReplayRecipe(FrozenModel):
     Attributes:
         file: general rows, in any shape that training takes.
         fraction: their share of each step; 0 trains on none of them.
-        held_out: general rows that are never trained on, a file or a fraction of `file`: they measure what was
-            forgotten.
+        held_out: general rows, never trained on, a file or a fraction of `file`: they measure what was forgotten.
         map: as that of the data.
     """
 
@@ -87,16 +87,13 @@ class DataRecipe(FrozenModel):
         group_by: a field whose equal values never part when fractions are taken.
         part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
             begin at the same place hold one another, parts that do not overlap share no row.
-        split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another seed is another
-            split, too.
+        split_seed: of what is taken out as a fraction; None: `training.seed`, so another seed is another split, too.
         template: `chat`: the model's own chat template; `plain`: texts in order; `auto`: chat where there is one.
         template_options: what the chat template is given beside each conversation, such as `enable_thinking`.
         learn_reasoning: whether thoughts are learned; None learns those of the rows, and no empty one that the template
             inserts.
-        reset_template: `training` joins the answers of a row into one sequence where the template rewrites earlier
-            turns.
-        reasoning: `as_text` writes thoughts before their answers, `drop` leaves them out, for templates that write
-            none.
+        reset_template: `training` joins a row's answers into one sequence where the template rewrites earlier turns.
+        reasoning: `as_text` writes thoughts before answers, `drop` leaves them out: for templates that write none.
         system: `fold` puts the system text before the first user turn, for templates without a system turn.
         tools: `as_text` writes tools, calls and results as text, for templates without tools.
         allow_leakage: whether to continue although held-out rows are among the training rows.
@@ -227,7 +224,7 @@ class ObjectiveRecipe(FrozenModel):
         beta: dpo, ipo, kto: how fast leaving the start is punished; orpo: weight of the odds ratio; simpo: scale of the
             rewards.
         label_smoothing: sft: share of the weight that is spread over all tokens; dpo, simpo: share of labels that may
-            be wrong.
+            be wrong; classify: share that is spread over all classes.
         gamma: simpo: margin by which the chosen answer must be ahead.
         nll_over: orpo: tokens of the chosen row that cross-entropy is taken over.
         desirable_weight: kto: weight of good answers.
@@ -245,6 +242,8 @@ class ObjectiveRecipe(FrozenModel):
         teacher_share: jensen_shannon: the teacher's share in the mixture that both are compared with.
         router_aux_loss: the loss of the routers of a mixture of experts: `off`, `model` for the coefficient of the
             model's own config, or a coefficient.
+        multi_label: classify: whether a row may have several labels.
+        class_weights: classify: whether every row counts the same, or (`balanced`) every class.
         options: settings of an objective that another package brings.
     """
 
@@ -267,6 +266,8 @@ class ObjectiveRecipe(FrozenModel):
     divergence: Divergence | None = None
     teacher_share: OpenFraction | None = None
     router_aux_loss: RouterAuxLoss | None = None
+    multi_label: bool | None = None
+    class_weights: ClassWeights | None = None
     options: dict[str, bool | int | float | str] | None = None
 
 
@@ -334,8 +335,7 @@ class TrainingRecipe(FrozenModel):
         overlong: what to do with longer rows.
         order: how rows are put into steps.
         precision: what matrices are multiplied in.
-        gradient_checkpointing: whether activations are computed again in the backward pass: less memory, same
-            gradients.
+        gradient_checkpointing: whether activations are computed again in the backward pass, to hold less memory.
         shared_prefix: whether a beginning that rows of a micro-batch share is computed once.
         sharding: on several devices, whether each holds a copy of the weights (ddp) or a share of them (fsdp).
         packing: whether rows of a micro-batch lie end to end without padding.

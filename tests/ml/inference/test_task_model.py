@@ -10,7 +10,7 @@ import torch
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ModelSourceError, RequestError
 from luthier.core.ports import SilentProgress
-from luthier.core.records.task_head import TASK_HEAD_FILE, TASK_HEAD_WEIGHTS, TaskHead
+from luthier.core.task_head import TASK_HEAD_FILE, TASK_HEAD_WEIGHTS, TaskHead
 from luthier.ml.inference.models.architecture import language_model
 from luthier.ml.inference.models.task_head import TaskHeadLayer, is_task_model, load_task_head, save_task_head
 from luthier.ml.inference.task_model import TaskModel

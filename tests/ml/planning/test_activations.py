@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from luthier.core.cost import Device
-from luthier.core.plan import ForwardPath
+from luthier.core.forward_path import ForwardPath
 from luthier.ml.inference.models.attention_proof import use_attention
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import batch_shapes, step_counts

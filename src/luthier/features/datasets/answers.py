@@ -243,7 +243,7 @@ def _write(
 def _no_answers_error(
     file: Path, teacher: str, refused: list[Answered], counts: dict[str, int], listed: Path
 ) -> DataError:
-    from luthier.ml.data.tokenise.loss_mask import problem_of
+    from luthier.ml.data.files.bad_field import problem_of
 
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in counts.items())
     return DataError(

@@ -350,7 +350,7 @@ def refused_file(output: Path) -> Path:
 
 
 def _no_rows_error(file: Path, teacher: str, refused: list[Attempt], refused_file: Path) -> DataError:
-    from luthier.ml.data.tokenise.loss_mask import problem_of
+    from luthier.ml.data.files.bad_field import problem_of
 
     counts = ", ".join(f"{number:,} {reason}" for reason, number in _counts(refused).items())
     problems: list[RowProblem] = [

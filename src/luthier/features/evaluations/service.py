@@ -37,7 +37,7 @@ from luthier.features.models.resolve import (
     base_of,
     find_base,
     find_candidate,
-    open_engine,
+    open_judged,
     system_under_test,
     tuned,
 )
@@ -307,7 +307,7 @@ def _judge(
         raise _no_verdict(bar, candidates[-1].name)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
-    with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
+    with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
         limits = (max_new_tokens, max_thinking_tokens)
         found = found_prompt(shown, pool.engine, metrics, *limits, progress=context.progress)
         every = [*candidates[:-1], *found.candidates, candidates[-1]]

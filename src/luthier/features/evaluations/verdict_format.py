@@ -67,7 +67,7 @@ def verdict_panel(console: Console, verdict: Verdict) -> Panel:
 def _has_column(system: SystemResult) -> bool:
     """Whether all metrics of a system are shown: of models, and of their prompts those with drawn examples alone."""
     own = system.prompting
-    return system.kind == "model" and (own is None or (own.kind == "few_shot" and own.examples != "nearest"))
+    return system.is_model and (own is None or (own.kind == "few_shot" and own.examples != "nearest"))
 
 
 def _metrics_table(evaluation: Evaluation) -> Table:

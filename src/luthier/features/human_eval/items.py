@@ -134,7 +134,7 @@ def answers_of(
     Raises RequestError for a system that is not there or has written nothing.
     """
     with_texts = {system.name: system for system in evaluation.systems if system.samples}
-    models = tuple(name for name, system in with_texts.items() if system.kind == "model")
+    models = tuple(name for name, system in with_texts.items() if system.is_model)
     chosen = models if systems is None else tuple(systems)
     _check_names(chosen)
     if unknown := [name for name in chosen if name not in with_texts]:

@@ -359,7 +359,7 @@ def _form(request: Request, context: Context, caller: Caller, evaluation_id: str
     if evaluation_id:
         found = read_evaluation(context, caller.project_id, evaluation_id)
     written = [] if found is None else [system for system in found.systems if system.samples]
-    chosen = values.get("chosen") or [system.name for system in written if system.kind == "model"]
+    chosen = values.get("chosen") or [system.name for system in written if system.is_model]
     common = {"evaluations": known, "evaluation": found, "written": written, "form": _EMPTY}
     error = values.get("error")
     status = 200 if error is None else status_of(error)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.tokenise.loss_mask import Learning
     from luthier.ml.evaluation.compare import SystemUnderTest
     from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.task_model import TaskAnswers
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
 Precision = Literal["float32", "bfloat16"]
@@ -79,6 +80,13 @@ class Candidate:
     template_options: Mapping[str, TemplateOption] = field(default_factory=dict)
     learn_reasoning: bool | None = None
     opted_turns: OptedTurns = AS_THEY_ARE
+
+    @property
+    def has_task_head(self) -> bool:
+        """Whether it gives classes, numbers or vectors in place of text."""
+        from luthier.ml.inference.models.task_head import is_task_model
+
+        return is_task_model(self.adapter_path or self.model_path)
 
     def chat_template(self) -> ChatTemplate:
         """How it writes conversations."""
@@ -193,8 +201,13 @@ def engine_key(candidate: Candidate) -> tuple[Hashable, ...]:
     )
 
 
-def open_engine(candidate: Candidate, *, stop: StopCheck | None = None) -> TransformersEngine:
-    """The engine that runs a candidate. stop: asked between batches; the engine raises StoppedError for a reason."""
+def open_engine(
+    candidate: Candidate, *, stop: StopCheck | None = None, for_task_head: bool = False
+) -> TransformersEngine:
+    """The engine that runs a candidate.
+
+    stop: asked between batches; the engine raises StoppedError for a reason. for_task_head: as for the engine.
+    """
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
     return TransformersEngine.open(
@@ -207,7 +220,18 @@ def open_engine(candidate: Candidate, *, stop: StopCheck | None = None) -> Trans
         device=candidate.device,
         quantisation=candidate.quantisation,
         stop=stop,
+        for_task_head=for_task_head,
     )
+
+
+def open_judged(candidate: Candidate, *, stop: StopCheck | None = None) -> TransformersEngine | TaskAnswers:
+    """The engine that answers for a candidate that is judged: one with a task head answers with labels or numbers."""
+    from luthier.ml.inference.task_model import TaskAnswers, TaskModel
+
+    if not candidate.has_task_head:
+        return open_engine(candidate, stop=stop)
+    engine = open_engine(candidate, stop=stop, for_task_head=True)
+    return TaskAnswers(TaskModel.open(engine, candidate.adapter_path or candidate.model_path))
 
 
 def _room(rows: Sequence[TokenisedExample], num_new: int, context: int, *, goes_on: bool) -> list[int]:
@@ -266,6 +290,7 @@ def system_under_test(
     prompt_set = _PromptSet.of(seen, examples, rests, room, thinking)
     return SystemUnderTest(
         name=name,
+        kind="head" if candidate.has_task_head else "model",
         model=candidate.model_name,
         adapter=candidate.adapter_path,
         num_few_shot=num_shots,

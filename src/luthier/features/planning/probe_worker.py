@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from luthier.core.dataset import TokenisedExample
     from luthier.core.events import Event
-    from luthier.core.plan import Plan
+    from luthier.core.plan import ObjectivePlan, Plan
     from luthier.ml.training.model import TrainableModel
 
 _SEED = 0
@@ -51,7 +51,6 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objectives.distillation import Distillation
     from luthier.ml.training.objectives.registry import load_objective
-    from luthier.ml.training.objectives.rules import rules_of
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
     plan = _shortened(Plan.model_validate(plan_document), len(steps))
@@ -65,7 +64,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     if (setting := _refused(plan, model, steps)) is not None:
         return {"refused": setting}
     objective = load_objective(plan.objective)
-    units, schedule = _made_up(steps, model.vocabulary_size, rules_of(plan.objective.name).rows_per_unit)
+    units, schedule = _made_up(steps, model.vocabulary_size, plan.objective)
     seconds: list[float] = []
     if isinstance(objective, Distillation):  # what a teacher says takes as long to learn if it is made up
         objective.rehearse(model)
@@ -167,14 +166,17 @@ class _Given:
 
 
 def _made_up(
-    steps: list[Any], vocabulary: int, rows_per_unit: int
+    steps: list[Any], vocabulary: int, objective: ObjectivePlan
 ) -> tuple[list[tuple[TokenisedExample, ...]], _Given]:
     """Units of random tokens, the last of each learned, as many as asked for; those of a batch begin alike if asked."""
     import random
     from array import array
 
     from luthier.core.dataset import TokenisedExample
+    from luthier.ml.training.objectives.heads import with_made_up_targets
+    from luthier.ml.training.objectives.rules import rules_of
 
+    rows_per_unit = rules_of(objective.name).rows_per_unit
     draw = random.Random(_SEED)  # noqa: S311 - no secret
     units: list[tuple[TokenisedExample, ...]] = []
     num_rows = 0
@@ -199,4 +201,4 @@ def _made_up(
             units += [tuple(made_up[i : i + rows_per_unit]) for i in range(0, len(made_up), rows_per_unit)]
             batches.append(tuple(range(first, len(units))))
         made.append(tuple(batches))
-    return units, _Given(made, shared_tokens)
+    return with_made_up_targets(units, objective.task_head), _Given(made, shared_tokens)

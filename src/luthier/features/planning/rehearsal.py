@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import LuthierError, RequestError
+from luthier.core.forward_path import ForwardPath
 from luthier.core.ids import sha256_document, sha256_file
-from luthier.core.plan import ForwardPath, ObjectivePlan, Plan, TeacherPlan, ValueSource
+from luthier.core.plan import ObjectivePlan, Plan, TeacherPlan, ValueSource
 from luthier.core.ports import Attempt, Grade, SilentProgress
 from luthier.core.system.files import scratch_folder
 from luthier.ml.charts.page import replace_text
@@ -261,17 +262,18 @@ def _small_plan(plan: Plan, base: Path) -> Plan:
             "base_model": plan.base_model.model_copy(update={"path": str(base)}),
             "method": method.model_copy(update=changes),
             "training": plan.training.model_copy(update=training),
-            "objective": _small_objective(plan.objective),
+            "objective": _small_objective(plan.objective, structure.hidden_size),
         }
     )
 
 
-def _small_objective(objective: ObjectivePlan) -> ObjectivePlan:
-    """As few and short answers as show how they are learned from, and a teacher of a small size."""
+def _small_objective(objective: ObjectivePlan, width: int) -> ObjectivePlan:
+    """As few and short answers as show how they are learned from, and a teacher and a task head of a small size."""
+    from luthier.ml.training.objectives.heads import small_head
 
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"task_head": small_head(objective.task_head, width)}
     if objective.draws:
-        changes = {"num_samples": NUM_SAMPLES, "max_new_tokens": MAX_NEW_TOKENS}
+        changes |= {"num_samples": NUM_SAMPLES, "max_new_tokens": MAX_NEW_TOKENS}
     if objective.teacher is not None:
         small = {"hidden_size": _TEACHER_WIDTH, "vocabulary_size": _TEACHER_VOCABULARY, "device": "cpu"}
         changes["teacher"] = objective.teacher.model_copy(update=small)
@@ -290,7 +292,7 @@ def _one_step(plan: Plan, folder: Path, template: ChatTemplate | None, teacher: 
     optimizer = MasterOptimizer(model.module, plan.training, model.method.rate_factor)
     take_step(plan, model, optimizer, folder / "objective", template=template, teacher=teacher)
     model.module.eval()
-    if plan.objective.draws or plan.data.held_out is not None:
+    if plan.objective.draws or (plan.data.held_out is not None and plan.objective.task_head is None):
         _write_answer(model)
     run = folder / "run"
     run.mkdir()
@@ -397,12 +399,14 @@ def take_step(
     """
     from luthier.ml.training.checkpoint import LoopState
     from luthier.ml.training.fit import EarlyStopping
+    from luthier.ml.training.objectives.heads import with_made_up_targets
     from luthier.ml.training.objectives.preference import shared_prefix_tokens
     from luthier.ml.training.objectives.rules import rules_of
     from luthier.ml.training.step import one_step, validate
 
     rows_per_unit = rules_of(plan.objective.name).rows_per_unit
-    units = made_up_units(rows_per_unit, model.vocabulary_size, with_replay=plan.data.replay is not None)
+    made = made_up_units(rows_per_unit, model.vocabulary_size, with_replay=plan.data.replay is not None)
+    units = with_made_up_targets(made, plan.objective.task_head)
     objective = _prepared(plan, model, units, folder, template, teacher)
     beginnings = shared_prefix_tokens(model, units) if rows_per_unit > 1 else ()
     schedule = _OneStep(len(units), beginnings)

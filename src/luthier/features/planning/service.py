@@ -25,13 +25,14 @@ from luthier.core.dataset import (
 from luthier.core.errors import ConflictError, DataError, LeakageError, RecipeError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
+from luthier.features.planning.memorisation_probes import canaries_plan
 from luthier.features.planning.training_data import (
     PreparedSplit,
     TrainingDataLoader,
-    canaries_plan,
     load_splits,
     replay_plan,
     tokenise,
+    with_known_classes,
 )
 from luthier.features.recipes.checks import (
     are_pairs,
@@ -218,6 +219,8 @@ def prepare(
         are_pairs=bool(judged) and are_pairs(judged),
         num_shots=num_usable(splits["train"].good_examples, held_out=judged),
         answers=answer_lengths(judged, template) if judged and have_text_answers(judged) else None,
+        task_head=None if found.task_head is None else found.task_head.head,
+        task_head_notes=() if found.task_head is None else found.task_head.notes,
         teacher=find_teacher(
             context, recipe, template, [split for name, split in splits.items() if "held_out" not in name]
         ),
@@ -313,9 +316,10 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
     model = sources.pull(recipe.base_model, context.home, context.progress)
     template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
+    head = plan.objective.task_head
     splits = {
-        split: tokenise(context, split, part, template, recipe, max_length, max_length)
-        for split, part in load_splits(recipe, Path()).items()
+        split: tokenise(context, split, part, template, recipe, max_length, max_length, head)
+        for split, part in with_known_classes(load_splits(recipe, Path()), head).items()
         if split not in ("held_out", "replay_held_out")
     }
     _refuse_changed(plan, model, {split: made.profile for split, made in splits.items()})

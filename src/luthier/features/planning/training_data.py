@@ -1,8 +1,8 @@
 """The rows of a recipe: read, split, checked and tokenised, with replayed rows and memorisation probes.
 
 Recipes that differ in nothing that rows depend on, as the trials of a study do, share the result. Replay mixes general
-rows into training, and keeps others to measure forgetting. Memorisation probes (canaries) are planted among the
-training rows, written into the plan, and searched for after training.
+rows into training, and keeps others to measure forgetting. Memorisation probes are planted among the
+training rows (`memorisation_probes`).
 """
 
 from __future__ import annotations
@@ -14,81 +14,22 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.conversation import Conversation, Message, OptedTurns
-from luthier.core.dataset import DatasetProfile, Example, Shape, Split, TokenisedExample, profile_tokens
+from luthier.core.conversation import OptedTurns
+from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
 from luthier.core.errors import LeakageError, RecipeError
 from luthier.core.ids import sha256_document
-from luthier.core.plan import CanariesPlan, Plan, ReplayPlan
+from luthier.core.plan import ReplayPlan
 from luthier.core.recipe import Recipe
-from luthier.core.records.canary import ROW_FILE, Canary, digest_of, make_canaries
+from luthier.features.planning.memorisation_probes import planted, refuse_cut_canaries
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.core.records.base_model import LocalModel
+    from luthier.core.task_head import TaskHead
     from luthier.ml.data.rows.formats import LoadedFile
+    from luthier.ml.data.tokenise.heads import FittedHead
     from luthier.ml.data.tokenise.loss_mask import Learning, Tokenised
     from luthier.ml.inference.models.chat_template import ChatTemplate
-
-_ROWS_A_CANARY: Final = 10
-
-
-def planted(recipe: Recipe, shape: Shape, num_rows: int) -> tuple[Example, ...]:
-    """The canaries of a recipe as examples of the same kind as its rows; none where it asks for none.
-
-    num_rows: training rows beside them. Raises RecipeError for more than one canary for ten rows, and for rows or
-    objectives that do not learn answers as they stand.
-    """
-    asked = recipe.data.canaries
-    if asked is None:
-        return ()
-    objective = recipe.objective
-    if shape in ("preference", "unpaired") or (objective is not None and objective.rewards is not None):
-        raise RecipeError(
-            f"data.canaries with {shape} rows and objective {objective.name if objective else 'sft'}",
-            expected="an objective that learns the answers of its rows as they stand, such as sft or pretraining",
-            do="remove data.canaries",
-        )
-    if asked.num * _ROWS_A_CANARY > num_rows:
-        raise RecipeError(
-            f"data.canaries {asked.num:,} among {num_rows:,} training rows",
-            expected=f"at most one for {_ROWS_A_CANARY} rows ({num_rows // _ROWS_A_CANARY:,} here): with more of them "
-            "the model would learn lockers instead of your task",
-            do="lower data.canaries, or remove it",
-        )
-    return tuple(_example(canary, shape) for canary in make_canaries(asked.num, asked.seed))
-
-
-def canaries_plan(recipe: Recipe) -> CanariesPlan | None:
-    """What a plan says of them."""
-    asked = recipe.data.canaries
-    if asked is None:
-        return None
-    return CanariesPlan(num=asked.num, seed=asked.seed, sha256=digest_of(make_canaries(asked.num, asked.seed)))
-
-
-def canaries_of(plan: Plan) -> tuple[Canary, ...]:
-    """The canaries that a run was trained on."""
-    found = plan.data.canaries
-    return () if found is None else make_canaries(found.num, found.seed)
-
-
-def refuse_cut_canaries(made: Tokenised) -> None:
-    """Raises RecipeError where a canary was dropped or cut as too long: nothing could be measured by it."""
-    lost = [row for row in (*made.dropped_ids, *made.truncated_ids) if row.startswith(f"{ROW_FILE}:")]
-    if lost:
-        raise RecipeError(
-            f"{len(lost):,} canaries do not fit into training.max_length_tokens",
-            expected="room for a row of about 40 tokens",
-            do="raise training.max_length_tokens, or remove data.canaries",
-        )
-
-
-def _example(canary: Canary, shape: Shape) -> Example:
-    if shape == "text":
-        return Example(id=canary.id, text=canary.text)
-    turns = (Message(role="user", content=canary.question), Message(role="assistant", content=canary.secret))
-    return Example(id=canary.id, conversation=Conversation(messages=turns))
-
 
 ReplayPart = tuple["LoadedFile", Path, Sequence[Example]]
 
@@ -293,12 +234,13 @@ class PreparedSplit:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Base model, template and rows of a recipe. room_tokens: of a held-out row."""
+    """Base model, template and rows of a recipe. room_tokens: of a held-out row. task_head: where rows train one."""
 
     model: LocalModel
     template: ChatTemplate
     splits: dict[Split, PreparedSplit]
     room_tokens: int
+    task_head: FittedHead | None = None
 
 
 class TrainingDataLoader:
@@ -350,10 +292,41 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
     check_template_options(recipe, template)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
+    head = _fitted_head(recipe, parts, model.path)
+    parts = with_known_classes(parts, None if head is None else head.head)
     splits = {
-        split: tokenise(context, split, part, template, recipe, max_length, room) for split, part in parts.items()
+        split: tokenise(context, split, part, template, recipe, max_length, room, None if head is None else head.head)
+        for split, part in parts.items()
     }
-    return TrainingData(model, template, splits, room)
+    return TrainingData(model, template, splits, room, head)
+
+
+def _fitted_head(recipe: Recipe, parts: Mapping[Split, Part], model_path: str) -> FittedHead | None:
+    """What a task head learns, by the training rows alone; None for objectives that write."""
+    from luthier.ml.data.tokenise.heads import fit_task_head
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.training.objectives.rules import rules_of
+
+    kind = rules_of(recipe.objective.name).task_head if recipe.objective else None
+    if recipe.objective is None or kind is None:
+        return None
+    splits = {split: part.examples for split, part in parts.items()}
+    width = read_structure(model_path).hidden_size
+    return fit_task_head(kind, splits, width, multi_label=recipe.objective.multi_label or False)
+
+
+def with_known_classes(parts: dict[Split, Part], head: TaskHead | None) -> dict[Split, Part]:
+    """The splits without validation rows of a class that no training row has: their loss would be infinite.
+
+    Held-out rows of such a class stay: they count as wrong.
+    """
+    from luthier.ml.data.tokenise.heads import of_known_classes
+
+    if head is None or "validation" not in parts:
+        return parts
+    part = parts.pop("validation")
+    kept = of_known_classes(part.examples, head)
+    return parts | ({"validation": replace(part, examples=kept)} if kept else {})
 
 
 def tokenise(
@@ -364,6 +337,7 @@ def tokenise(
     recipe: Recipe,
     max_length_tokens: int,
     room_tokens: int,
+    task_head: TaskHead | None = None,
 ) -> PreparedSplit:
     """Tokens and profile of one split.
 
@@ -416,11 +390,21 @@ def tokenise(
         truncated_ids=made.truncated_ids,
         **counts,
     )
-    # The mark travels with the row: the loss of task and of replayed rows is reported apart.
-    tokenised = tuple(replace(e, is_replayed=True) for e in made.examples) if split == "replay" else made.examples
+    tokenised = _marked(split, part, made, task_head)
     # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
     kept = tuple(part.examples[i] for i in made.kept if i < len(part.examples))
     return PreparedSplit(profile, kept, tokenised, rows_per_unit, row_counts=made.row_counts)
+
+
+def _marked(split: Split, part: Part, made: Tokenised, head: TaskHead | None) -> tuple[TokenisedExample, ...]:
+    """The rows with what travels with them: that they are replayed, or what a task head should give for them."""
+    from luthier.ml.data.tokenise.heads import with_targets
+
+    if split == "replay":  # the loss of task and of replayed rows is reported apart
+        return tuple(replace(e, is_replayed=True) for e in made.examples)
+    if head is not None and split in ("train", "validation"):
+        return with_targets([part.examples[i] for i in made.kept], made.examples, head)
+    return made.examples
 
 
 def _learning(recipe: Recipe, split: Split) -> Learning:
@@ -429,6 +413,8 @@ def _learning(recipe: Recipe, split: Split) -> Learning:
     from luthier.ml.training.objectives.rules import rules_of
 
     objective = rules_of(recipe.objective.name if recipe.objective else "sft")
+    if objective.task_head is not None and split in ("train", "validation"):
+        return Learning(task_head=objective.task_head)
     if split != "held_out" and "num_samples" in objective.settings:
         return Learning(reasoning=True, only_last=True)
     # what judges is scored behind the prompts of inference, however training joins its answers

@@ -47,6 +47,7 @@ def check_names(recipe: Recipe, base_dir: Path) -> None:
     from luthier.ml.inference.models import catalog
 
     check_reset_template(recipe)
+    check_task_head(recipe)
     catalog.parse(recipe.base_model)
     for path in recipe.data.files().values():
         open_source(base_dir / path)
@@ -79,6 +80,30 @@ def check_reset_template(recipe: Recipe) -> None:
         expected="an objective that learns the answers of conversations, such as sft",
         do="remove data.reset_template: it would change nothing",
     )
+
+
+def check_task_head(recipe: Recipe) -> None:
+    """Raise RecipeError for settings that a model with a task head in place of text has no use for."""
+    from luthier.ml.evaluation.metrics.registry import load_metrics
+    from luthier.ml.training.objectives.rules import rules_of
+
+    if recipe.objective is None or rules_of(recipe.objective.name).task_head is None:
+        return
+    data, metrics = recipe.data, (recipe.evaluation.metrics if recipe.evaluation else None) or ()
+    written = [metric.name for metric in load_metrics(metrics) if metric.needs == "text"]
+    for came, is_there in (
+        ("data.replay", data.replay is not None),
+        ("data.canaries", data.canaries is not None),
+        ("data.reset_template", data.reset_template is not None),
+        ("data.learn_reasoning", data.learn_reasoning is not None),
+        (f"evaluation.metrics {', '.join(metrics)}", bool(metrics) and not written),
+    ):
+        if is_there:
+            raise RecipeError(
+                f"{came} with objective {recipe.objective.name}, whose model has a head in place of text",
+                expected="settings of rows with one label, number or text each, and metrics of whole answers",
+                do=f"remove {came.split()[0]}, or choose objective: {{name: sft}}",
+            )
 
 
 def check_template_options(recipe: Recipe, template: ChatTemplate) -> None:
@@ -333,7 +358,7 @@ def check_lengths(examples: Sequence[TokenisedExample], context_length_tokens: i
     too_long = [e for e in examples if e.num_tokens > context_length_tokens]
     if not too_long:
         return
-    from luthier.ml.data.tokenise.loss_mask import problem_of
+    from luthier.ml.data.files.bad_field import problem_of
 
     reason = f"is longer than the context of {context_length_tokens:,} tokens"
     raise OverlongError(

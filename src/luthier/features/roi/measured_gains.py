@@ -37,13 +37,13 @@ def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
 
     evaluation = _evaluation(context, name)
     # The judged model is the last one in every evaluation.
-    *others, tuned = [system for system in evaluation.systems if system.kind == "model"]
+    *others, tuned = [system for system in evaluation.systems if system.is_model]
     metric = _metric(case, evaluation, tuned)
     is_share = _is_share(case, evaluation, metric)
     bare, shown = _base(others, metric)
     today = _today(case, evaluation, metric, (bare, shown, tuned))
     kind: TodayKind = "given" if today is None else today.kind
-    if today is not None and today.kind == "model" and today.is_prompted:
+    if today is not None and today.is_model and today.is_prompted:
         shown, kind = today, "few_shot"
     figure, own = (_figure(system, metric) for system in (today, tuned))
     found = MeasuredGains(
@@ -232,7 +232,7 @@ def _baselines(
     for system in evaluation.systems:
         comparison = _comparison(evaluation, system, tuned, metric)
         figure = _figure(system, metric) if metric in system.metrics else None
-        if system.kind == "model" or system is today or comparison is None or figure is None:
+        if system.is_model or system is today or comparison is None or figure is None:
             continue
         found.append(
             MeasuredBaseline(
@@ -250,7 +250,7 @@ def _baselines(
 
 def _notes_on_baselines(evaluation: Evaluation, metric: str) -> Iterator[str]:
     """Which baselines without a language model could not be counted."""
-    simple = [system for system in evaluation.systems if system.kind != "model"]
+    simple = [system for system in evaluation.systems if not system.is_model]
     if not simple:
         yield (
             f"Evaluation {evaluation.evaluation_id} holds no baseline without a language model: nothing but the base "

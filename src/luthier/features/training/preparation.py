@@ -51,6 +51,8 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
     if data.canaries:
         num = data.canaries.num
         found.append(("canaries", f"{num:,} canaries (made-up secrets) are planted among the training rows"))
+    if plan.objective.task_head_notes:
+        found.append(("task_head", "; ".join(plan.objective.task_head_notes)))
     for code, message in found:
         emit(WarningRaised(step=0, code=code, message=message))
 

@@ -6,19 +6,14 @@ by leaving one row out, which has a closed form (Golub, Heath and Wahba, "Genera
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
+from luthier.core.text.written_numbers import NUMBER, number_format, read_number, write_number
 from luthier.ml.baselines.rows import NotApplicable, TaskRow
 
-_NUMBER: Final = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
-_SHAPE: Final = re.compile(
-    rf"\s*(?P<before>[^\d\s+\u2212-]{{0,8}}\s*)(?P<number>{_NUMBER.pattern})(?P<after>\s*\D{{0,20}}?)\s*"
-)
 _WORDS: Final = r"(?u)\b[^\W\d]+\b"
 _LEAST_SHARE: Final = 0.95
 _LEAST_ROWS: Final = 10
@@ -27,23 +22,13 @@ _MOST_ROWS: Final = 5_000
 """Of training: the closed form solves a system of as many equations."""
 
 
-class _Written(NamedTuple):
-    """A number as an answer writes it: `$1,234.50` or `12 kg`."""
-
-    before: str
-    value: float
-    decimals: int
-    after: str
-    has_commas: bool
-
-
 def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
     """Predicted numbers, written as the training answers are: decimals, unit, thousands separators.
 
     Raises:
         NotApplicable: fewer than ten rows, answers that are no numbers, or all the same number.
     """
-    written = [_read(row.answer) for row in rows]
+    written = [read_number(row.answer) for row in rows]
     kept = [(row, one) for row, one in zip(rows, written, strict=True) if one is not None][:_MOST_ROWS]
     if not are_numbers([row.answer for row in rows]):
         raise NotApplicable("the answers are not numbers" if len(rows) >= _LEAST_ROWS else "fewer than ten rows")
@@ -51,28 +36,16 @@ def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
     if values.min() == values.max():
         raise NotApplicable("all answers are the same number")
     found = _predict([row.prompt for row, _ in kept], values, prompts)
-    shape = Counter((one.before, one.after) for _, one in kept).most_common(1)[0][0]
-    decimals = Counter(one.decimals for _, one in kept).most_common(1)[0][0]
-    commas = any(one.has_commas for _, one in kept)
+    form = number_format([one for _, one in kept])
     # Nothing beyond what was seen: a line leaves the range of the answers, where an answer of that kind would not.
     inside = np.clip(found, values.min(), values.max())
-    return [f"{shape[0]}{value:{',' if commas else ''}.{decimals}f}{shape[1]}" for value in inside]
+    return [write_number(float(value), form) for value in inside]
 
 
 def are_numbers(answers: Sequence[str]) -> bool:
     """Whether answers are numbers, perhaps with a unit: nearly all of at least ten."""
-    return len(answers) >= _LEAST_ROWS and sum(_read(one) is not None for one in answers) >= _LEAST_SHARE * len(answers)
-
-
-def _read(answer: str) -> _Written | None:
-    match = _SHAPE.fullmatch(answer)
-    if match is None:
-        return None
-    number = match["number"].replace("\u2212", "-")
-    _, _, fraction = number.partition(".")
-    return _Written(
-        match["before"], float(number.replace(",", "")), len(fraction), match["after"].rstrip(), "," in number
-    )
+    num = sum(read_number(one) is not None for one in answers)
+    return len(answers) >= _LEAST_ROWS and num >= _LEAST_SHARE * len(answers)
 
 
 def _predict(texts: Sequence[str], values: np.ndarray[Any, Any], prompts: Sequence[str]) -> np.ndarray[Any, Any]:
@@ -99,7 +72,7 @@ def _numbers(texts: Sequence[str]) -> np.ndarray[Any, Any]:
     """The first numbers of each text, how many there are, and how long it is: [texts, 2 x 8 + 2]."""
     table = np.zeros((len(texts), 2 * _MOST_NUMBERS + 2))
     for row, text in enumerate(texts):
-        found = [float(one.replace(",", "").replace("\u2212", "-")) for one in _NUMBER.findall(text)]
+        found = [float(one.replace(",", "").replace("\u2212", "-")) for one in NUMBER.findall(text)]
         first = found[:_MOST_NUMBERS]
         table[row, : len(first)] = first
         # The sign keeps its meaning, and a factor of ten is one step.

@@ -161,9 +161,10 @@ def judge_in_full(
             for earlier in outcomes[:place]
             for metric in wanted
             # Baselines are what models are compared with; among each other nobody needs them compared.
-            if later.system.kind == "model"
+            if later.system.kind in ("model", "head")
             # Nor ways to prompt one model: each is held against the plain prompt and the judged system.
             and not (earlier.system.prompting and later.system.prompting and earlier.system.model == later.system.model)
+            and later.system.takes(metric)
             and earlier.system.takes(metric)
             # Perplexity is per token: other tokens are another unit.
             and (metric.name != "perplexity" or _same_tokens(earlier.system, later.system))

@@ -51,7 +51,7 @@ def roles(evaluation: Evaluation) -> Roles | None:
         return None
     adapted = [system for system in systems if system.adapter is not None]
     candidate = adapted[0] if len(adapted) == 1 else systems[-1]
-    rest = [system for system in systems if system.name != candidate.name and system.kind == "model"]
+    rest = [system for system in systems if system.name != candidate.name and system.is_model]
     bare = [system for system in rest if not system.is_prompted]
     baseline = next(iter(bare or rest), None)
     return Roles(candidate.name, baseline.name if baseline else None)
@@ -60,7 +60,7 @@ def roles(evaluation: Evaluation) -> Roles | None:
 def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
     """The candidate's own model before it was tuned, without examples in its prompt; or else a system called `base`."""
     own = next((one for one in systems if one.name == candidate), None)
-    models = [one for one in systems if one.kind == "model"]
+    models = [one for one in systems if one.is_model]
     others = [one for one in models if one.name != candidate and not one.is_prompted and one.adapter is None]
     same = next((one.name for one in others if own is not None and one.model == own.model), None)
     return same or next((one.name for one in others if one.name == BASE), None)
@@ -120,7 +120,7 @@ def confusions(evaluation: Evaluation, roles: Roles) -> tuple[tuple[str, Confusi
     found = []
     left_out = _prompts_but_best(evaluation)
     for system in sorted(evaluation.systems, key=lambda one: one.name != roles.candidate):
-        if system.kind == "model" and system.samples and system.name not in left_out:
+        if system.is_model and system.samples and system.name not in left_out:
             outputs, references = zip(*((one.output, one.reference) for one in system.samples), strict=True)
             found.append((system.name, confusion(labelling, Observations(outputs=outputs, references=references))))
     return tuple(found)

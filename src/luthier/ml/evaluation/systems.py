@@ -37,7 +37,8 @@ class SystemUnderTest:
         option_texts: these answers.
         earlier: the other answers of conversations that are scored in a sequence for each answer, because the template
             rewrites earlier turns; empty where there are none.
-        kind: a language model, or a baseline without one, whose engine gives the answers that it has predicted.
+        kind: a language model that writes, one with a task head, whose engine gives labels or numbers, or a baseline
+            without a language model, whose engine gives the answers that it has predicted.
         seconds_before: wall time that it took before it was judged, such as that of fitting a baseline.
         prompting: what its prompts hold beside the text of the rows; None for nothing.
     """
@@ -67,7 +68,7 @@ class SystemUnderTest:
         return [num_prompt_tokens(one) for one in self.tokenised]
 
     def takes(self, metric: MetricDefinition) -> bool:
-        """Whether it can be judged by a metric: a baseline without a language model only has texts."""
+        """Whether it can be judged by a metric: task heads and baselines only have answers, and no likelihoods."""
         return self.kind == "model" or metric.needs == "text"
 
     def scores(self, progress: Progress) -> list[Score]:

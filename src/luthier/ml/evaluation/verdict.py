@@ -287,10 +287,10 @@ def _verdict(
 ) -> Verdict:
     """own: the comparisons of the judged system. found: of these the ones by the metric that decides."""
     by_name, metric = {result.name: result for result in results}, found[0].metric
-    models = [c for c in found if by_name[c.baseline].kind == "model"]
-    simple = [c for c in found if by_name[c.baseline].kind != "model"]
+    models = [c for c in found if by_name[c.baseline].is_model]
+    simple = [c for c in found if not by_name[c.baseline].is_model]
     figures = (*primary_details(judged, models, results), *simple_details(judged, simple, results))
-    of_models = [c for c in own if by_name[c.baseline].kind == "model"]
+    of_models = [c for c in own if by_name[c.baseline].is_model]
     further = further_details(of_models, models, results) if models else ()
     higher = judged.metrics[metric].higher_is_better
     plain, shown = deciding([c for c in models if by_name[c.baseline].prompting], models, higher)

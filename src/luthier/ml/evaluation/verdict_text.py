@@ -33,7 +33,7 @@ def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
         results: all systems of the evaluation; a few-shot one is named after the same model without examples among
             them.
     """
-    if system.kind != "model":
+    if not system.is_model:
         # Two ways to find the nearest row have one kind: the name says which, in brackets.
         _, bracket, way = system.name.partition(" (")
         return f"{_BASELINES[system.kind]}{bracket}{way}"

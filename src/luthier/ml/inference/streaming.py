@@ -34,6 +34,7 @@ from luthier.ml.inference.decoding_proof import DecodingPath
 from luthier.ml.inference.embeddings import DIVERGED, EmbeddingQueue
 from luthier.ml.inference.kv_cache import RowBatch
 from luthier.ml.inference.mixed_adapters import MixedAdapters
+from luthier.ml.inference.models.task_head import refuse_task_model
 from luthier.ml.inference.request import (
     PrefillTurns,
     Prepared,
@@ -155,8 +156,10 @@ class StreamingEngine:
 
         Raises:
             NotFoundError, ModelSourceError, DivergedError: as `low_rank.read_low_rank`; it does not fit this base.
+            RequestError: it has a task head and does not write.
             ConflictError: the name belongs to another adapter.
         """
+        refuse_task_model(path)
         self._adapters.load(name, path)
 
     def unload_adapter(self, name: str) -> None:

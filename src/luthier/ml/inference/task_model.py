@@ -5,6 +5,7 @@ No text is generated: each input goes through the model once.
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ import torch
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
-from luthier.core.ports import Progress, ProgressTask, Prompt
-from luthier.core.records.task_head import TaskHead, TaskHeadKind
+from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
+from luthier.core.task_head import NumberFormat, TaskHead, TaskHeadKind
+from luthier.core.text.written_numbers import write_number
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.embeddings import mean_states
 from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head
@@ -24,7 +26,10 @@ from luthier.ml.inference.transformers_engine import MAX_SCORE_TOKENS, Transform
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
 _MAX_ROWS = 64
+_DECIMALS = 3
 
 
 def relevance_conversation(query: str, document: str) -> Conversation:
@@ -65,6 +70,26 @@ class TaskModel:
         self._check("classify")
         logits = self._outputs([self._prompt_ids(prompt) for prompt in prompts], progress) / self.head.temperature
         return logits.sigmoid() if self.head.is_multi_label else logits.softmax(-1)
+
+    def answers(self, prompts: Sequence[Conversation], progress: Progress) -> list[str]:
+        """The likeliest label, the labels or the number of each prompt, as answers of the training rows write them.
+
+        Raises:
+            RequestError: the head gives no classes and no numbers, or a prompt does not fit into the context.
+        """
+        if self.head.kind == "regress":
+            form = self.head.number_format or NumberFormat(decimals=_DECIMALS)
+            return [write_number(value, form) for value in self.numbers(prompts, progress).tolist()]
+        return [self.label_text(row) for row in self.probabilities(prompts, progress).tolist()]
+
+    def label_text(self, probabilities: Sequence[float]) -> str:
+        """What the training rows would write for a row of `probabilities`."""
+        head = self.head
+        if not head.is_multi_label:
+            # max takes the first of equals: the commonest class.
+            return head.labels[max(range(len(head.labels)), key=lambda number: probabilities[number])]
+        given = [label for label, one in zip(head.labels, probabilities, strict=True) if one >= head.threshold]
+        return head.label_separator.join(given) if head.label_separator else json.dumps(given, ensure_ascii=False)
 
     def numbers(self, prompts: Sequence[Conversation], progress: Progress) -> Tensor:
         """[prompts] float32, in the unit of the training rows.
@@ -176,3 +201,63 @@ class TaskModel:
             for n, row in enumerate(ids)
         ]
         return [states[-1] for states in self.engine.hidden_states(rows, task)]
+
+
+class TaskAnswers:
+    """A task model as an engine whose answers are labels or numbers, so that it is judged like what writes them.
+
+    Args:
+        model: of kind classify or regress.
+    """
+
+    def __init__(self, model: TaskModel) -> None:
+        self.model = model
+
+    @property
+    def name(self) -> str:
+        """`transformers`, which it runs on."""
+        return self.model.engine.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the engine below has to say of how it works."""
+        return self.model.engine.notes
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The template that prompts are rendered with."""
+        return self.model.engine.template
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        """The label or number of each prompt; no token is generated.
+
+        Raises:
+            RequestError: a prompt that is no conversation, or the head gives no classes and no numbers.
+        """
+        conversations = [prompt.conversation for prompt in prompts if prompt.conversation is not None]
+        if len(conversations) < len(prompts):
+            raise RequestError(
+                "a plain text for a model with a task head",
+                expected="conversations, as the head was trained on",
+                do="send messages",
+            )
+        return [
+            Generation(text=text, num_prompt_tokens=0, num_new_tokens=0, finish_reason="stop")
+            for text in self.model.answers(conversations, progress)
+        ]
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
+        """Nothing can be scored.
+
+        Raises:
+            RequestError: always: a task head gives no likelihood of texts.
+        """
+        raise RequestError(
+            f"the likelihood of {len(examples):,} texts by a model with a task head",
+            expected="a model that writes",
+            do="ask the base model, or judge by metrics of whole answers",
+        )
+
+    def close(self) -> None:
+        """Free the model."""
+        self.model.engine.close()

@@ -25,6 +25,7 @@ from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.forward import ScaledHead
 from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.merging import virtual_tokens
+from luthier.ml.inference.models.task_head import refuse_task_model
 from luthier.ml.inference.models.thinking import ThoughtAndAnswer
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.inference.tool_calls import form_of
@@ -92,6 +93,7 @@ class TransformersEngine:
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         quantisation: Quantisation | None = None,
         stop: StopCheck | None = None,
+        for_task_head: bool = False,
     ) -> TransformersEngine:
         """Load a transformers folder, packed where that is requested, and an adapter on top of it where one is given.
 
@@ -105,11 +107,15 @@ class TransformersEngine:
             device: such as "cpu" or "cuda".
             batch_tokens, stop: as for the constructor.
             quantisation: how the base is packed on loading; None leaves it as it is.
+            for_task_head: the states are for the head of these files (`TaskModel`), and no text is generated.
 
         Raises:
             NotFoundError, ModelSourceError: the folder or the adapter is missing or damaged.
-            RequestError: a chat template is requested and the model has none.
+            RequestError: a chat template is requested and the model has none, or the files have a task head and text
+                is to be generated.
         """
+        if not for_task_head:
+            refuse_task_model(adapter_path or model_path)
         model = load_model(model_path, dtype=dtype, attention="sdpa", device=device, quantisation=quantisation)
         if adapter_path is not None:
             model = attach_adapter(model, adapter_path)

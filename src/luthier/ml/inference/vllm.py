@@ -26,6 +26,7 @@ from luthier.core.stream import Decoding, EmbeddingRequest, Failed, Served, Text
 from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, ids_of, text_of
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.task_head import refuse_task_model
 from luthier.ml.inference.openai.stream import OpenAIStreamEngine
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.vllm_process import VllmProcess, vllm_command
@@ -152,9 +153,10 @@ class VllmEngine:
         Raises:
             NotFoundError: no adapter there.
             ConflictError: the name belongs to another adapter.
-            RequestError: vLLM refuses it.
+            RequestError: vLLM refuses it, or it has a task head and does not write.
         """
         self._check_open()
+        refuse_task_model(path)
         if (known := self._adapters.get(name)) is not None:
             if known == path:
                 return

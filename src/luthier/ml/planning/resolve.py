@@ -20,6 +20,7 @@ from luthier.core.plan import (
 )
 from luthier.core.recipe import EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
+from luthier.core.task_head import TaskHead
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.inference.models.thinking import AnswerLengths
 from luthier.ml.planning import defaults, resolve_for_device
@@ -30,7 +31,12 @@ from luthier.ml.planning.hardware import Hardware
 from luthier.ml.planning.learning_rates import default_rate
 from luthier.ml.planning.resolve_for_device import attention_on, compiled_for, experts_do_not_fit, packs, usual_order
 from luthier.ml.planning.resolve_method import resolve_method, virtual_tokens, with_schedule
-from luthier.ml.planning.resolve_objective import fitted_method, resolve_objective, with_router_loss
+from luthier.ml.planning.resolve_objective import (
+    fitted_method,
+    resolve_objective,
+    with_router_loss,
+    with_task_head,
+)
 from luthier.ml.planning.resolve_optimizer import resolve_average, resolve_optimizer
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
 
@@ -88,6 +94,8 @@ def resolve(
     num_shots: int | None = None,
     teacher: TeacherPlan | None = None,
     answers: AnswerLengths | None = None,
+    task_head: TaskHead | None = None,
+    task_head_notes: tuple[str, ...] = (),
 ) -> Plan:
     """The complete plan of a recipe on this machine.
 
@@ -97,14 +105,16 @@ def resolve(
         num_shots: training rows that could be few-shot examples; None where that is not known.
         teacher: who the objective learns from, where it does.
         answers: how long the answers and thoughts of the rows are that are judged; None where that is not known.
+        task_head: what the model gets in place of text, by the training rows.
+        task_head_notes: what a person should know of how these were read.
 
     Raises:
         RecipeError: values that cannot go together.
     """
     # In the order in which `_evaluation` takes them.
-    judged = (has_text_answers, are_pairs, num_shots)
+    judged, heads = (has_text_answers, are_pairs, num_shots), (task_head, task_head_notes)
     made = partial(
-        _resolved, recipe, model, template, template_sha256, data, structure, hardware, judged, teacher, answers
+        _resolved, recipe, model, template, template_sha256, data, structure, hardware, judged, teacher, answers, heads
     )
     # Twice at most: whether adapters on experts fit is only known of a complete plan.
     plan = made(why_no_experts="")
@@ -125,6 +135,7 @@ def _resolved(
     judged: tuple[bool, bool, int | None],
     teacher: TeacherPlan | None,
     answers: AnswerLengths | None,
+    heads: tuple[TaskHead | None, tuple[str, ...]],
     *,
     why_no_experts: str,
 ) -> Plan:
@@ -134,13 +145,7 @@ def _resolved(
         why_no_experts: why groups leave experts out; empty where they do not.
     """
     sources = Provenance()
-    sources.note("base_model.name", "asked", "in the recipe")
-    sources.note("base_model.sha256", "measured", "digest of the weight files")
-    asked_template = recipe.data.template not in (None, "auto")
-    why = (
-        "in the recipe" if asked_template else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
-    )
-    sources.note("base_model.template", "asked" if asked_template else "derived", why)
+    _note_base(recipe, template, sources)
     # Notes are made in any order; `in_order` sorts them by the sections of the plan.
     _note_rows(data, sources)
     asked_method = fitted_method(recipe.method, recipe.objective)
@@ -152,6 +157,7 @@ def _resolved(
             sources.note("method.name", "default", "trains a small share of the weights at nearly full quality")
     objective = resolve_objective(recipe.objective, data.train.shape, sources, teacher=teacher)
     objective = with_router_loss(objective, recipe.objective, method, structure, model.path, sources)
+    objective = with_task_head(objective, *heads, sources)
     refuse_adapted_head(structure, method.targets, objective.name)
     method = _without_noise(method, objective, sources)
     training = _training(recipe, method, objective, model, structure.hidden_size, data, hardware, sources)
@@ -179,6 +185,15 @@ def _resolved(
         sources=sources.in_order(_SECTIONS),
     )
     return resolve_for_device.decided_for(plan, structure, hardware)
+
+
+def _note_base(recipe: Recipe, template: Literal["chat", "plain"], sources: Provenance) -> None:
+    """Where the base model and its template come from."""
+    sources.note("base_model.name", "asked", "in the recipe")
+    sources.note("base_model.sha256", "measured", "digest of the weight files")
+    asked = recipe.data.template not in (None, "auto")
+    why = "in the recipe" if asked else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
+    sources.note("base_model.template", "asked" if asked else "derived", why)
 
 
 def _note_rows(data: DataPlan, sources: Provenance) -> None:

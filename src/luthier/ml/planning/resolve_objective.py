@@ -14,6 +14,7 @@ from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan, ObjectivePlan, TeacherPlan
 from luthier.core.recipe import MethodRecipe, ObjectiveRecipe, RouterAuxLoss
+from luthier.core.task_head import TaskHead
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import TEACHER_SHARE, rules_of
@@ -104,6 +105,16 @@ def resolve_objective(
     if "teacher_share" in values:
         values["teacher_share"] = _teacher_share(values["divergence"], values["teacher_share"], sources)
     return ObjectivePlan(name=asked.name, options=asked.options or {}, teacher=teacher, **values)
+
+
+def with_task_head(
+    objective: ObjectivePlan, head: TaskHead | None, notes: tuple[str, ...], sources: Provenance
+) -> ObjectivePlan:
+    """The objective with what its model has in place of text, which the training rows say."""
+    if head is None:
+        return objective
+    sources.note("objective.task_head", "measured", "; ".join(("by the training rows", *notes)))
+    return objective.model_copy(update={"task_head": head, "task_head_notes": notes})
 
 
 def _check_weighting(weighting: str, smoothing: float) -> None:

@@ -9,7 +9,8 @@ from typing import Final, Literal
 
 from luthier.core.cost import Device
 from luthier.core.errors import RecipeError
-from luthier.core.plan import ForwardPath, Plan
+from luthier.core.forward_path import ForwardPath
+from luthier.core.plan import Plan
 from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters

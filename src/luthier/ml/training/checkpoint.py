@@ -35,6 +35,7 @@ from luthier.core.errors import CheckpointError, StorageFullError, library_reaso
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_file
 from luthier.core.system.files import is_disk_full, sync
+from luthier.ml.inference.models.task_head import save_task_head
 from luthier.ml.training.distributed import World
 from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.model import TrainableModel
@@ -461,7 +462,10 @@ def _write_model(model: TrainableModel, base_path: Path, final: Path) -> str:
     partial = final.with_name(f".{final.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    digest = model.method.save(model.module, base_path, partial)
+    with model.without_head_layer():
+        digest = model.method.save(model.module, base_path, partial)
+    if model.task_head is not None:
+        save_task_head(partial, model.task_head, model.head_layer)
     for file in partial.iterdir():
         sync(file)
     shutil.rmtree(final, ignore_errors=True)

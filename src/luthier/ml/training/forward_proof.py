@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.core.errors import RequestError
-from luthier.core.plan import ForwardPath
+from luthier.core.forward_path import ForwardPath
 from luthier.ml.inference.models.architecture import causal_model, language_model, outside_modules, text_config
 from luthier.ml.inference.models.attention_proof import (
     SPAN_TOKENS,

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ from transformers import PreTrainedModel
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
-from luthier.core.plan import ForwardPath, Plan
+from luthier.core.forward_path import ForwardPath
+from luthier.core.plan import Plan
+from luthier.core.task_head import TaskHead
 from luthier.ml.inference.models.architecture import (
     causal_model,
     context_tokens,
@@ -44,6 +46,7 @@ from luthier.ml.inference.models.attention_proof import attention_by, attention_
 from luthier.ml.inference.models.forward import OwnHead, text_inputs
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.quantised import num_parameters
+from luthier.ml.inference.models.task_head import TaskHeadLayer
 from luthier.ml.training import attention, kernels
 from luthier.ml.training.attention import packed_row
 from luthier.ml.training.cross_entropy import cross_entropy_sum
@@ -53,6 +56,8 @@ from luthier.ml.training.methods.protocol import Method, load_method
 from luthier.ml.training.objective_protocol import Losses
 from luthier.ml.training.prefix_attention import PrefixLayout
 from luthier.ml.training.router_loss import RouterLoss
+
+_HEAD: Final = "task_head"
 
 
 class EmbeddingNoise:
@@ -217,6 +222,7 @@ class TrainableModel:
     Args:
         micro_batch_tokens, shared_prefix: how an objective cuts what it computes beside the steps, as the plan has
             them.
+        task_head: what the model has in place of text; its layer is trained beside what the method trains.
     """
 
     def __init__(
@@ -232,6 +238,7 @@ class TrainableModel:
         neftune_alpha: float = 0.0,
         with_liger: bool = True,
         router_coefficient: float | None = None,
+        task_head: TaskHead | None = None,
     ) -> None:
         self.path: ForwardPath = prove_forward(base)
         """By which path hidden states and logits are computed."""
@@ -247,6 +254,11 @@ class TrainableModel:
         self.product_loss: CrossEntropySum = cross_entropy_sum
         if self.path.logits == "product":
             self.product_loss = kernels.linear_cross_entropy(self.head, with_liger=with_liger)
+        self.task_head = task_head
+        if task_head is not None and task_head.num_outputs:
+            # Behind the method, which would freeze it, and the kernels, which would replace it; part of the module, so
+            # that optimizer and checkpoints have it like any other weight.
+            setattr(base, _HEAD, TaskHeadLayer(task_head.width, task_head.num_outputs).to(device))
         self.own_head = OwnHead(causal_model(base), self.body)
         self.router_loss: RouterLoss | None = None
         """What the loss of the routers is made by, where it is trained on."""
@@ -288,6 +300,7 @@ class TrainableModel:
             shared_prefix=plan.training.shared_prefix,
             neftune_alpha=plan.training.neftune_alpha,
             router_coefficient=plan.objective.router_aux_loss,
+            task_head=plan.objective.task_head,
         )
 
     @property
@@ -300,6 +313,32 @@ class TrainableModel:
         """The matrix that makes logits of hidden states: [vocabulary, width]."""
         matrix: Tensor = self.base.get_output_embeddings().weight
         return matrix
+
+    @property
+    def head_layer(self) -> TaskHeadLayer | None:
+        """The layer of the task head; None without one, and for embeddings."""
+        layer: TaskHeadLayer | None = getattr(self.base, _HEAD, None)
+        return layer
+
+    @contextmanager
+    def without_head_layer(self) -> Iterator[None]:
+        """The module without the layer of the task head, so that it does not get into files of other libraries."""
+        layer = self.head_layer
+        if layer is None:
+            yield
+            return
+        delattr(self.base, _HEAD)
+        try:
+            yield
+        finally:
+            setattr(self.base, _HEAD, layer)
+
+    def head_outputs(self, batch: MicroBatch) -> Tensor:
+        """The task head's outputs [N, outputs] in float32, from the state before each learned token."""
+        assert self.head_layer is not None
+        # [rows, longest, width] -> [N, width]
+        outputs: Tensor = self.head_layer(self.hidden(batch).flatten(0, 1)[batch.rows])
+        return outputs
 
     def within(self, compute: Callable[[], Losses]) -> Losses:
         """What `compute` gives, called where the weights are whole: those that are spread over devices are fetched."""

@@ -113,6 +113,13 @@ class Objective(Protocol):
         """
         ...
 
+    def finish(self, model: TrainableModel, validation: Sequence[Batch]) -> None:
+        """Measure what the outcome needs beside its weights, such as how sure its classes are.
+
+        Called once, in one process, with the weights that the run ends with; only where there is a task head.
+        """
+        ...
+
 
 class PlainObjective:
     """An objective that looks at each unit by itself and needs nothing prepared: the base of most."""
@@ -139,6 +146,9 @@ class PlainObjective:
     def weight(self, units: Sequence[Unit]) -> float:
         """The trained tokens of all rows."""
         return float(sum(row.num_trained_tokens for unit in units for row in unit))
+
+    def finish(self, model: TrainableModel, validation: Sequence[Batch]) -> None:
+        """There is nothing to measure."""
 
 
 def rows_of(units: Sequence[Unit]) -> list[TokenisedExample]:

@@ -17,8 +17,9 @@ from tests.ml.training.architectures import ARCHITECTURES
 
 from luthier.core.errors import DataError, LuthierError, ModelSourceError, RequestError
 from luthier.core.events import StepDone
+from luthier.core.forward_path import ForwardPath
 from luthier.core.graders import Reward
-from luthier.core.plan import ForwardPath, ObjectivePlan, Plan
+from luthier.core.plan import ObjectivePlan, Plan
 from luthier.features.planning import rehearsal as plan_rehearsal
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import load_recipe
@@ -267,6 +268,10 @@ def objective(name: str, teacher: Path | None = None) -> ObjectivePlan:
         "simpo": {"gamma": 0.5},
         "grpo": {"num_samples": 8, "max_new_tokens": 200, "temperature": 1.0, "kl_weight": 0.1},
         "distillation": {"alpha": 0.5, "temperature": 2.0, "divergence": "forward_kl"},
+        "classify": {
+            "task_head": {"kind": "classify", "width": 4096, "labels": list("abcde"), "label_counts": [1] * 5}
+        },
+        "regress": {"task_head": {"kind": "regress", "width": 4096}},
     }
     found: dict[str, Any] = {"name": name, **own.get(name, {})}
     if OBJECTIVES[name].learns_preferences:

@@ -112,7 +112,7 @@ def test_every_field_is_kept() -> None:
     # a new field has to be written and read, too: then it joins these
     assert [f.name for f in fields(TokenisedExample)] == [
         "id", "input_ids", "loss_mask", "num_truncated_tokens", "is_wanted", "is_replayed",
-        "has_thought", "skips_thought", "is_joined", "differs",
+        "has_thought", "skips_thought", "is_joined", "differs", "target",
     ]  # fmt: skip
     assert [f.name for f in fields(Tokenised)] == [
         "examples", "dropped_ids", "truncated_ids", "kept", "rows_per_example", "row_counts",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from luthier.ml.training.distributed import World
     from luthier.ml.training.loop import LoopOutcome
     from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.objective_protocol import Batch, Objective, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +134,8 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     objective = load_objective(plan.objective, tools_for(prepared, is_first=world.is_first))
     units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
     hooks.meter.begin("reference")
-    # rank 0 first: the others, where they share its folder, find what it has computed
-    if world.is_first:
-        objective.prepare(model, units, hooks.folder, hooks.progress)
-    world.gather("prepared")
-    if not world.is_first:
-        objective.prepare(model, units, hooks.folder, hooks.progress)
+    _prepare(objective, model, units, hooks, world)
+    validation = schedules.of_validation(prepared, shares_prefix=shares, packs=packs)
     listening = stop_signals(lambda: pause_notice(hooks)) if hooks.stop_requested is None else None
     with listening or nullcontext(hooks.stop_requested or _nobody) as stop_requested:
         outcome = train(
@@ -146,7 +143,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             model,
             objective,
             prepared.trained_units,
-            schedules.of_validation(prepared, shares_prefix=shares, packs=packs),
+            validation,
             schedules.of_training(prepared, shares_prefix=shares, packs=packs),
             CheckpointStore(hooks.folder / "checkpoints", training.keep_checkpoints),
             emit=hooks.emit,
@@ -156,12 +153,30 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             world=world,
             snapshot=_snapshots(plan, hooks),
         )
+    _finish(objective, model, validation, outcome, world)
     hooks.meter.begin("saving")
     # A collective call: every rank must reach it, also where it keeps nothing.
     peaks = world.gather(str(device.device_peak_memory_bytes(world.device)))
     if spreads:
         model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
+
+
+def _prepare(objective: Objective, model: TrainableModel, units: Sequence[Unit], hooks: Hooks, world: World) -> None:
+    """Rank 0 first: the others, where they share its folder, find what it has computed."""
+    if world.is_first:
+        objective.prepare(model, units, hooks.folder, hooks.progress)
+    world.gather("prepared")
+    if not world.is_first:
+        objective.prepare(model, units, hooks.folder, hooks.progress)
+
+
+def _finish(
+    objective: Objective, model: TrainableModel, validation: Sequence[Batch], outcome: LoopOutcome, world: World
+) -> None:
+    """What a task head says beside its weights is measured where it is written."""
+    if model.task_head is not None and outcome.status == "succeeded" and world.is_first:
+        objective.finish(model, validation)
 
 
 def pause_notice(hooks: Hooks) -> str:

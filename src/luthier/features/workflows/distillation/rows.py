@@ -137,9 +137,8 @@ def write_taught(
 
 
 def _gold_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    from luthier.ml.data.files.bad_field import BadFieldError
+    from luthier.ml.data.files.bad_field import BadFieldError, problem_of
     from luthier.ml.data.rows.answer_prompts import gold_row
-    from luthier.ml.data.tokenise.loss_mask import problem_of
 
     rows, problems = [], []
     for example in examples:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from luthier.core.errors import RowProblem
+
 MAX_SHOWN_CHARACTERS = 60
 
 
@@ -84,3 +86,12 @@ def name_of_type(value: Any) -> str:
         return "a number"
     names = {str: "a text", list: "a list", tuple: "a list", dict: "an object", type(None): "null", bytes: "raw bytes"}
     return names.get(type(value), f"a {type(value).__name__}")
+
+
+def problem_of(row_id: str, *, value: str, reason: str, field: str = "") -> RowProblem:
+    """The problem of row `file:line`; an id of another form is taken as the file, with line 0."""
+    # From the right: a Windows path or a URL has colons of its own.
+    file, _, line = row_id.rpartition(":")
+    if file and line.isdigit():
+        return RowProblem(file, int(line), field, value, reason)
+    return RowProblem(row_id, 0, field, value, reason)

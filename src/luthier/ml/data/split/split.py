@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import DataError, RowProblem
-from luthier.ml.data.files.bad_field import shorten
+from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.text.normalise import content_key, prompt_key
-from luthier.ml.data.tokenise.loss_mask import problem_of
 
 SIDES: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
 

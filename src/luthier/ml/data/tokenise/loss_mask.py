@@ -24,18 +24,11 @@ from typing import Final
 from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.errors import DataError, OverlongError, RowProblem, TemplateError
 from luthier.core.ports import Progress
-from luthier.ml.data.files.bad_field import shorten
+from luthier.core.task_head import TaskHeadKind
+from luthier.ml.data.files.bad_field import problem_of, shorten
+from luthier.ml.data.tokenise.heads import tokenise_prompt
 from luthier.ml.data.tokenise.proof import ProvedText, prove
 from luthier.ml.data.tokenise.template import Template, encode_with_cuts
-
-
-def problem_of(row_id: str, *, value: str, reason: str, field: str = "") -> RowProblem:
-    """The problem of row `file:line`; an id of another form is taken as the file, with line 0."""
-    # From the right: a Windows path or a URL has colons of its own.
-    file, _, line = row_id.rpartition(":")
-    if file and line.isdigit():
-        return RowProblem(file, int(line), field, value, reason)
-    return RowProblem(row_id, 0, field, value, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +64,13 @@ class Learning:
         only_last: learn only the last answer of a conversation that must be cut, for objectives that cannot use the
             others.
         joins: join the answers of a conversation that must be cut into one sequence.
+        task_head: which head reads the rows in place of learning their answers; None learns the answers.
     """
 
     reasoning: bool | None = None
     only_last: bool = False
     joins: bool = False
+    task_head: TaskHeadKind | None = None
 
 
 PLAIN: Final = Learning()
@@ -90,6 +85,8 @@ def tokenise_sides(example: Example, template: Template, learning: Learning = PL
         DataError: nothing would be learned, a turn holds the template's end-of-turn text, or both sides of a pair
             become the same tokens.
     """
+    if learning.task_head is not None:
+        return (tokenise_prompt(example, template),)
     if example.rejected is None and example.is_wanted is None:
         return _tokenise_rows(example, template, learning)
     rows = tuple(_tokenise_side(side, template, learning) for side in example.sides)

@@ -4,7 +4,7 @@ An entry is named by a digest of all that its tokens depend on: the examples the
 what is done with long rows, and the versions of what computes them. Whatever changes, the name changes with it; nothing
 is ever looked up by a file's name or date. An entry is one file:
 
-    luthier-tokenised 4                           a line
+    luthier-tokenised 5                           a line
     {"ids": [...], "num_tokens": [...], ...}      a line
     token ids, int32, of all examples
     loss masks, a byte a token, of all examples
@@ -41,7 +41,7 @@ from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning, Tokenised, token
 from luthier.ml.data.tokenise.template import Template
 
 DEFAULT_MAX_BYTES: Final = 1 << 30
-_MAGIC: Final = b"luthier-tokenised 4\n"
+_MAGIC: Final = b"luthier-tokenised 5\n"
 _DIGEST_BYTES: Final = 32
 _ROWS_AT_A_TIME: Final = 1000
 _PARTIAL_SECONDS: Final = 3600.0  # what a killed writer left; a living one is never this slow
@@ -189,6 +189,7 @@ def _pieces(made: Tokenised) -> Iterator[bytes]:
         "skips_thought": [example.skips_thought for example in made.examples],
         "is_joined": [example.is_joined for example in made.examples],
         "differs": [example.differs for example in made.examples],
+        "target": [example.target for example in made.examples],
     }
     yield _MAGIC
     yield json.dumps(header).encode() + b"\n"
@@ -223,12 +224,14 @@ def _read(place: Path) -> tuple[Tokenised | None, str | None]:
     examples = []
     names = ("num_truncated_tokens", "is_wanted", "is_replayed", "has_thought", "skips_thought", "is_joined")
     others = zip(*(header[name] for name in names), strict=True)
-    rows = zip(header["ids"], pairwise(borders), others, header["differs"], strict=True)
-    for row_id, (start, stop), rest, differs in rows:
+    rows = zip(header["ids"], pairwise(borders), others, header["differs"], header["target"], strict=True)
+    for row_id, (start, stop), rest, differs, target in rows:
         ids = array("i")
         ids.frombytes(body[end + 1 + 4 * start : end + 1 + 4 * stop])
         mask = bytes(body[masks + start : masks + stop])
-        examples.append(replace(TokenisedExample(row_id, ids, mask, *rest), differs=tuple(differs)))
+        examples.append(
+            replace(TokenisedExample(row_id, ids, mask, *rest), differs=tuple(differs), target=tuple(target))
+        )
     # JSON has lists alone; Tokenised is compared and hashed with tuples.
     dropped, truncated, kept = (tuple(header[name]) for name in ("dropped_ids", "truncated_ids", "kept"))
     counts = tuple(header["row_counts"])

@@ -208,6 +208,8 @@ _OBJECTIVES: Final = {
     "orpo": "ORPO",
     "kto": "KTO",
     "simpo": "SimPO",
+    "classify": "classification by a task head",
+    "regress": "regression by a task head",
     "grpo": "GRPO: reinforcement learning from rewards",
 }
 _SPLITS: Final = {

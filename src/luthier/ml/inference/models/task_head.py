@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
 from pydantic import ValidationError
@@ -11,8 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from luthier.core.errors import ModelSourceError
-from luthier.core.records.task_head import TASK_HEAD_FILE, TASK_HEAD_WEIGHTS, TaskHead
+from luthier.core.errors import ModelSourceError, RequestError
+from luthier.core.task_head import TASK_HEAD_FILE, TASK_HEAD_WEIGHTS, TaskHead, TaskHeadKind
+
+_INSTEAD: Final[Mapping[TaskHeadKind, str]] = {
+    "classify": "ask it for labels: luthier eval, or `TaskModel.probabilities`",
+    "regress": "ask it for numbers: luthier eval, or `TaskModel.numbers`",
+    "rank": "ask it for the relevance of documents: `TaskModel.relevance`",
+    "embed": "ask it for vectors: `TaskModel.vectors`",
+}
 
 
 class TaskHeadLayer(nn.Module):
@@ -37,6 +46,21 @@ class TaskHeadLayer(nn.Module):
 def is_task_model(folder: str | Path) -> bool:
     """Whether the folder of an adapter or model holds a task head, so that it does not write text."""
     return (Path(folder) / TASK_HEAD_FILE).is_file()
+
+
+def refuse_task_model(folder: str | Path) -> None:
+    """Refuse a folder whose model has a task head, for those who want text.
+
+    Raises:
+        RequestError: it has one.
+    """
+    if is_task_model(folder):
+        kind = read_task_head(folder).kind
+        raise RequestError(
+            f"text from {folder}, whose model has a head of kind {kind} and does not write",
+            expected="a model that writes",
+            do=f"{_INSTEAD[kind]}; or train with objective: {{name: sft}} to have answers written",
+        )
 
 
 def read_task_head(folder: str | Path) -> TaskHead:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from luthier.core.dataset import Shape
 from luthier.core.defaults import NEW_TOKENS
 from luthier.core.registry import OBJECTIVES
+from luthier.core.task_head import TaskHeadKind
 
 Setting = tuple[Any, str]
 
@@ -39,6 +40,7 @@ class ObjectiveRules:
         needs_teacher: Whether objective.teacher must be given; it is no setting with a default.
         packs: Whether its units are blocks, into which texts of any length are cut and filled.
         learns_preferences: Whether it compares answers, so that its loss is a number without a unit.
+        task_head: What the model has in place of text; None for objectives that learn to write.
     """
 
     title: str
@@ -57,6 +59,7 @@ class ObjectiveRules:
     needs_teacher: bool = False
     packs: bool = False
     learns_preferences: bool = False
+    task_head: TaskHeadKind | None = None
 
 
 def rules_of(name: str) -> ObjectiveRules:
@@ -76,6 +79,7 @@ _ROUTERS: Final[Mapping[str, Setting]] = {"router_aux_loss": (None, "off")}
 
 _ANSWERS: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt", "text")
 
+_LABELLED: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt")
 _PAIRS: Final[tuple[Shape, ...]] = ("preference",)
 _BETA: Final = (0.1, "how fast leaving the start is punished; 0.01 to 0.5 is usual (Rafailov et al., 2023, section 6)")
 _SMOOTHING: Final = (0.0, "labels are taken as they are; 0.1 says that one in ten is the wrong way round")
@@ -127,6 +131,31 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         name="Distillation",
         summary="Learn the answers, and what a larger teacher would have said.",
         implementation="luthier.ml.training.objectives.distillation:Distillation",
+    ),
+    "classify": ObjectiveRules(
+        "a class for each prompt, by a layer of its own in place of text",
+        {
+            "multi_label": (False, "each row has one label; true: answers are lists of labels"),
+            "class_weights": (
+                "none",
+                "every row counts the same; balanced: every class does, at the cost of the common ones",
+            ),
+            "label_smoothing": (0.0, "off: labels count as given; 0.05 to 0.1 where some of them are wrong"),
+        },
+        _LABELLED,
+        name="Classification",
+        summary="Learn which label each prompt has, with a probability; no text is written.",
+        implementation="luthier.ml.training.objectives.heads:Classify",
+        task_head="classify",
+    ),
+    "regress": ObjectiveRules(
+        "a number for each prompt, by a layer of its own in place of text",
+        {},
+        _LABELLED,
+        name="Regression",
+        summary="Learn the number that each prompt has; no text is written.",
+        implementation="luthier.ml.training.objectives.heads:Regress",
+        task_head="regress",
     ),
     "dpo": ObjectiveRules(
         "direct preference optimisation, against the model at the start",
@@ -217,7 +246,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
                 "every token counts the same, in long answers too (arXiv:2503.14476, section 3.3)",
             ),
         },
-        ("chat", "prompt_completion", "alpaca", "sharegpt"),
+        _LABELLED,
         learning_rate_factor=(0.2, "gradients of a few drawn answers are noisy: a fifth of the rate of given ones"),
         required=("rewards",),
         takes_dropout=False,

@@ -18,6 +18,7 @@ Pooling = Literal["last", "mean"]
 
 TASK_HEAD_FILE: Final = "head.json"
 TASK_HEAD_WEIGHTS: Final = "head.safetensors"
+_SHOWN: Final = 8
 
 
 class NumberFormat(FrozenModel):
@@ -45,9 +46,11 @@ class TaskHead(FrozenModel):
         pooling: which states it reads. classify and regress read the state of the last token of the prompt, where the
             model would begin its answer.
         labels: classify: the classes in the order of the outputs, each as most training rows spell it.
+        label_counts: classify: training rows of each class, in that order.
         is_multi_label: classify: whether a row has any number of labels, each with a probability of its own (sigmoid);
             otherwise exactly one (softmax).
-        label_separator: classify, several labels: what lies between labels in an answer.
+        label_separator: classify, several labels: what lies between labels in an answer; empty where answers are JSON
+            lists.
         threshold: classify, several labels: the probability from which on a label is given.
         temperature: classify and rank: what logits are divided by before they become probabilities; fitted on the
             validation rows (Guo et al., 2017, arXiv:1706.04599), 1 where there were none.
@@ -64,6 +67,7 @@ class TaskHead(FrozenModel):
     width: Annotated[int, Field(ge=1)]
     pooling: Pooling = "last"
     labels: tuple[str, ...] = ()
+    label_counts: tuple[int, ...] = ()
     is_multi_label: bool = False
     label_separator: str = ", "
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -81,3 +85,23 @@ class TaskHead(FrozenModel):
     def num_outputs(self) -> int:
         """Rows of the head's matrix; 0 for embeddings, which have none."""
         return {"classify": len(self.labels), "regress": 1, "rank": 1, "embed": 0}[self.kind]
+
+    @property
+    def loss_unit(self) -> str:
+        """What the loss of its training is counted in."""
+        return "squared standard deviations a row" if self.kind == "regress" else "nats a row"
+
+    @property
+    def summary(self) -> str:
+        """What it gives, in a line: the commonest classes with their training rows, or the range of the numbers."""
+        if self.kind == "regress":
+            return f"numbers from {self.lowest:g} to {self.highest:g}, mean {self.offset:g}"
+        if self.kind != "classify":
+            return {"rank": "relevance of a document to a query", "embed": f"vectors of length {self.width:,}"}[
+                self.kind
+            ]
+        shown = [f"{label} ({num:,})" for label, num in zip(self.labels, self.label_counts, strict=False)][:_SHOWN]
+        rest = len(self.labels) - len(shown)
+        listed = ", ".join(shown) + (f" and {rest:,} more" if rest else "")
+        several = ", any number of them a row" if self.is_multi_label else ""
+        return f"{len(self.labels):,} classes{several}: {listed}"

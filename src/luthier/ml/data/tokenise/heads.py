@@ -1,0 +1,315 @@
+"""What a task head learns of rows: their classes or numbers as targets, and the tokens that it reads.
+
+The last answer of a row is its label or its number. The head reads the state of the last token of the prompt, rendered
+as for generation, where the model would begin its answer. Behind the prompt lies one slot token with loss mask 1: the
+rest of training points at the token before a learned one, so that batches, packing and shared prefixes work as they do
+for text. Causal attention never looks at the slot.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.dataset import Example, Split, TokenisedExample
+from luthier.core.errors import DataError, RecipeError, RowProblem
+from luthier.core.task_head import TaskHead, TaskHeadKind
+from luthier.core.text.written_numbers import number_format, read_number
+from luthier.ml.baselines.rows import same_label, spellings
+from luthier.ml.data.files.bad_field import problem_of, shorten
+
+if TYPE_CHECKING:
+    from luthier.ml.data.tokenise.template import Template
+
+_SEPARATORS: Final = ("\n", ";", "|", ",", "/")
+"""What may lie between the labels of an answer, the least ambiguous first."""
+_SHOWN: Final = 5
+_JUDGED: Final[tuple[Split, ...]] = ("validation", "held_out")
+
+
+@dataclass(frozen=True, slots=True)
+class FittedHead:
+    """A head as the training rows determine it, before it has weights.
+
+    Attributes:
+        head: classes or numbers of the rows.
+        notes: what a person should know of how they were read.
+    """
+
+    head: TaskHead
+    notes: tuple[str, ...] = ()
+
+
+def fit_task_head(
+    kind: TaskHeadKind, splits: Mapping[Split, Sequence[Example]], width: int, *, multi_label: bool
+) -> FittedHead:
+    """The classes or the range of numbers of the training rows; the other splits are only looked at for notes.
+
+    Args:
+        kind: classify or regress.
+        splits: the rows of a run.
+        width: of the model's hidden states.
+        multi_label: whether an answer may have several labels.
+
+    Raises:
+        DataError: rows without an answer, an answer that is no number, one class only, or the same number everywhere.
+        RecipeError: several labels are asked for, and no answer has several.
+    """
+    examples = splits["train"]
+    answers = _answers(kind, examples)
+    if kind == "regress":
+        found = _fit_numbers(examples, answers, width)
+    else:
+        separator = _separator(answers) if multi_label else ", "
+        parts = [_labels(answer, separator) if multi_label else [answer] for answer in answers]
+        found = _fit_classes(parts, width, separator, multi_label=multi_label)
+    return replace(found, notes=(*found.notes, *_notes_of_judged(splits, found.head)))
+
+
+def _answers(kind: TaskHeadKind, examples: Sequence[Example]) -> list[str]:
+    """The text of the last answer of each row."""
+    lost = [e for e in examples if e.prompt is None or not (e.reference or "").strip()]
+    if lost:
+        what = "label" if kind == "classify" else "number"
+        verb = "has" if len(lost) == 1 else "have"
+        raise DataError(
+            f"{len(lost):,} of {len(examples):,} rows {verb} no answer in words, or no prompt",
+            expected=f"a prompt and a {what} in every row",
+            do=f"give these rows their {what}, or take them out",
+            problems=[problem_of(e.id, value="", reason=f"has no {what}", field="answer") for e in lost],
+        )
+    return [e.reference or "" for e in examples]
+
+
+def _fit_classes(parts: Sequence[Sequence[str]], width: int, separator: str, *, multi_label: bool) -> FittedHead:
+    spelled = [label for labels in parts for label in labels]
+    forms = spellings(spelled)
+    # Of each row a label once, also where the row repeats it.
+    counts = Counter(label for labels in parts for label in dict.fromkeys(map(same_label, labels)))
+    # By frequency, then by text: the order does not depend on that of the rows.
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    if len(names) < (1 if multi_label else 2):
+        only = repr(forms[names[0]]) if names else "no label at all"
+        raise DataError(
+            f"all {len(parts):,} training rows have {only}",
+            expected="at least two classes: there is nothing to tell apart",
+            do="add rows of other classes, or check data.columns: is the label in the column that is read as answer?",
+        )
+    notes = _notes_of_classes(names, counts, forms, spelled)
+    head = TaskHead(
+        kind="classify",
+        width=width,
+        # The spelling that most rows have, so that the head answers as they do.
+        labels=tuple(forms[name].strip() for name in names),
+        label_counts=tuple(counts[name] for name in names),
+        is_multi_label=multi_label,
+        label_separator=separator,
+    )
+    return FittedHead(head, notes)
+
+
+def _notes_of_classes(
+    names: Sequence[str], counts: Mapping[str, int], forms: Mapping[str, str], spelled: Sequence[str]
+) -> tuple[str, ...]:
+    notes = []
+    variants: dict[str, set[str]] = {}
+    for text in spelled:
+        variants.setdefault(same_label(text), set()).add(text)
+    joined = [name for name in names if len(variants[name]) > 1]
+    if joined:
+        shown = "; ".join(" = ".join(repr(text) for text in sorted(variants[name])) for name in joined[:_SHOWN])
+        more = f" and {len(joined) - _SHOWN:,} more" if len(joined) > _SHOWN else ""
+        notes.append(f"labels that differ only in case or spaces are one class: {shown}{more}")
+    single = [forms[name] for name in names if counts[name] == 1]
+    if single:
+        shown = ", ".join(repr(name) for name in single[:_SHOWN])
+        more = f" and {len(single) - _SHOWN:,} more" if len(single) > _SHOWN else ""
+        verb = "class has" if len(single) == 1 else "classes have"
+        notes.append(f"{len(single):,} {verb} a single training row, too few to learn from: {shown}{more}")
+    return tuple(notes)
+
+
+def _separator(answers: Sequence[str]) -> str:
+    """What lies between the labels of answers, as most of them write it; empty where answers are JSON lists."""
+    if all(_json_list(answer) is not None for answer in answers):
+        return ""
+    for sign in _SEPARATORS:
+        found = [answer for answer in answers if sign in answer.strip()]
+        if found:
+            spaced = sum(f"{sign} " in answer for answer in found)
+            return f"{sign} " if sign != "\n" and 2 * spaced >= len(found) else sign
+    raise RecipeError(
+        f"objective.multi_label true, and none of {len(answers):,} answers has several labels",
+        expected=f"JSON lists, or labels separated by one of {' '.join(map(repr, _SEPARATORS))}",
+        do="remove objective.multi_label, or check data.columns",
+    )
+
+
+def _json_list(answer: str) -> list[str] | None:
+    """The texts of a JSON list of texts; None for anything else."""
+    if not answer.lstrip().startswith("["):
+        return None
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) and all(isinstance(one, str) and one.strip() for one in found) else None
+
+
+def _labels(answer: str, separator: str) -> list[str]:
+    if not separator:
+        return _json_list(answer) or []
+    return [part for part in (piece.strip() for piece in answer.split(separator.strip(" "))) if part]
+
+
+def _fit_numbers(examples: Sequence[Example], answers: Sequence[str], width: int) -> FittedHead:
+    read = [read_number(answer) for answer in answers]
+    problems = [
+        problem_of(e.id, value=shorten(answer), reason="is no number", field="answer")
+        for e, answer, one in zip(examples, answers, read, strict=True)
+        if one is None
+    ]
+    if problems:
+        raise _no_numbers(problems, len(answers))
+    written = [one for one in read if one is not None]
+    values = [one.value for one in written]
+    if min(values) == max(values):
+        raise DataError(
+            f"all {len(values):,} training rows have the number {values[0]:g}",
+            expected="different numbers: there is nothing to learn",
+            do="add rows with other numbers, or check data.columns",
+        )
+    forms = Counter((one.before.strip(), one.after.strip()) for one in written)
+    notes: tuple[str, ...] = ()
+    if len(forms) > 1:
+        shown = ", ".join(f"{before}N{after} ({num:,})" for (before, after), num in forms.most_common(_SHOWN))
+        notes = (f"numbers are written in {len(forms)} ways, and all are taken to have the same unit: {shown}",)
+    head = TaskHead(
+        kind="regress",
+        width=width,
+        offset=fmean(values),
+        scale=pstdev(values),
+        lowest=min(values),
+        highest=max(values),
+        number_format=number_format(written),
+    )
+    return FittedHead(head, notes)
+
+
+def _no_numbers(problems: Sequence[RowProblem], num_rows: int) -> DataError:
+    return DataError(
+        f"{len(problems):,} of {num_rows:,} answers are no numbers",
+        expected="a number in every answer, at most with a short unit, such as 12, 1,234.50, $9 or 3 kg",
+        do="correct or remove these rows, or choose objective: {name: classify} for labels",
+        problems=problems,
+    )
+
+
+def targets_of(examples: Sequence[Example], head: TaskHead) -> list[tuple[float, ...] | None]:
+    """What the head should give for each row: the numbers of its classes, or its standardised number.
+
+    None for a row with a class that no training row has.
+
+    Raises:
+        DataError: a row without an answer, or an answer that is no number.
+    """
+    answers = _answers(head.kind, examples)
+    if head.kind == "classify":
+        return [class_numbers(answer, head) for answer in answers]
+    found: list[tuple[float, ...] | None] = []
+    problems = []
+    for example, answer in zip(examples, answers, strict=True):
+        one = read_number(answer)
+        if one is None:
+            problems.append(problem_of(example.id, value=shorten(answer), reason="is no number", field="answer"))
+            continue
+        found.append(((one.value - head.offset) / head.scale,))
+    if problems:
+        raise _no_numbers(problems, len(answers))
+    return found
+
+
+def with_targets(
+    examples: Sequence[Example], rows: Sequence[TokenisedExample], head: TaskHead
+) -> tuple[TokenisedExample, ...]:
+    """The rows, each with what the head should give for its example.
+
+    Raises:
+        DataError: a row without an answer, an answer that is no number, or a class that no training row has.
+    """
+    targets = targets_of(examples, head)
+    unknown = [e for e, target in zip(examples, targets, strict=True) if target is None]
+    if unknown:
+        raise DataError(
+            f"{len(unknown):,} of {len(examples):,} rows have a class that no training row has ({unknown[0].id})",
+            expected="classes of the training rows",
+            do="add training rows of these classes, or take the rows out",
+            problems=[problem_of(e.id, value=e.reference or "", reason="unknown class") for e in unknown],
+        )
+    return tuple(replace(row, target=target or ()) for row, target in zip(rows, targets, strict=True))
+
+
+def of_known_classes(examples: Sequence[Example], head: TaskHead) -> list[Example]:
+    """The rows without those of a class that no training row has."""
+    return [e for e, target in zip(examples, targets_of(examples, head), strict=True) if target is not None]
+
+
+def _notes_of_judged(splits: Mapping[Split, Sequence[Example]], head: TaskHead) -> tuple[str, ...]:
+    """What a person should know of rows that are validated or judged on and that the head can never get right."""
+    notes = []
+    for split in _JUDGED:
+        examples = splits.get(split, ())
+        unreadable = [e for e in examples if not _is_possible(e.reference or "", head)]
+        if not unreadable:
+            continue
+        shown = ", ".join(dict.fromkeys(shorten(e.reference or "") for e in unreadable[:_SHOWN]))
+        name, num = split.replace("_", "-"), f"{len(unreadable):,} of {len(examples):,}"
+        what = "a class that no training row has" if head.kind == "classify" else "an answer that is no number"
+        ends = "they count as wrong" if split == "held_out" else "they are left out of validation"
+        notes.append(f"{num} {name} rows have {what} ({shown}): {ends}")
+    return tuple(notes)
+
+
+def _is_possible(answer: str, head: TaskHead) -> bool:
+    return class_numbers(answer, head) is not None if head.kind == "classify" else read_number(answer) is not None
+
+
+def class_numbers(answer: str, head: TaskHead) -> tuple[int, ...] | None:
+    """The numbers of the classes that an answer names, ascending; None where one of them is unknown."""
+    numbers = _numbers_by_label(head.labels)
+    parts = _labels(answer, head.label_separator) if head.is_multi_label else [answer]
+    found = [numbers.get(same_label(part)) for part in parts]
+    known = {one for one in found if one is not None}
+    return None if None in found else tuple(sorted(known))
+
+
+@lru_cache(maxsize=8)
+def _numbers_by_label(labels: tuple[str, ...]) -> Mapping[str, int]:
+    return {same_label(label): number for number, label in enumerate(labels)}
+
+
+def tokenise_prompt(example: Example, template: Template) -> TokenisedExample:
+    """The prompt of a row as it is rendered for generation, and the slot behind it that stands for the answer.
+
+    Raises:
+        DataError: the row has no prompt.
+        TemplateError: the template fails on it.
+    """
+    prompt = example.prompt
+    if prompt is None:
+        problem = problem_of(example.id, value="", reason="has no prompt")
+        raise DataError(
+            f"{example.id} has no prompt that a head could read",
+            expected="a prompt with an answer",
+            do="take the row out, or choose objective: {name: sft} for plain text",
+            problems=[problem],
+        )
+    ids, _ = template.encode(template.render(prompt, add_generation_prompt=True))
+    # Any id serves as the slot: it is predicted, never read. The last one of the prompt is in every vocabulary.
+    return TokenisedExample(example.id, array("i", [*ids, ids[-1]]), bytes([*bytes(len(ids)), 1]))
