@@ -228,8 +228,7 @@ def prepare(
     if judged:
         check_metrics(plan.evaluation.metrics, judged)
         check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
-    plan = _with_bar(plan, judged, splits["train"].good_examples)
-    plan = _with_prompt_variants(plan, judged, splits["train"].good_examples)
+    plan = _with_judging(plan, judged, splits["train"].good_examples)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)
     plan = with_budget(context, plan, recipe.budget, prices)
@@ -258,15 +257,19 @@ def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -
     return plan.model_copy(update={"evaluation": evaluation})
 
 
-def _with_prompt_variants(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
-    """The plan with the ways to prompt the base model that are judged beside the tuned one."""
+def _with_judging(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
+    """The plan with what has to be reached, and the ways to prompt the base model that are judged beside it.
+
+    Raises:
+        RequestError, RecipeError: what is asked for cannot be judged by these rows and metrics.
+    """
     from luthier.core.recipe import EvaluationRecipe
     from luthier.ml.evaluation.few_shot import num_usable
     from luthier.ml.planning.prompt_variants import with_prompt_variants
     from luthier.ml.prompting.instructions import derive_instruction
 
     return with_prompt_variants(
-        plan,
+        _with_bar(plan, judged, train),
         plan.recipe.evaluation or EvaluationRecipe(),
         are_texts_judged=bool(judged) and have_text_answers(judged),
         num_shown=num_usable(train, held_out=judged),
