@@ -69,10 +69,16 @@ def metric(value, *, unit="fraction", higher=True):
     return Metric(value=value, low=value - 0.04, high=value + 0.04, unit=unit, higher_is_better=higher)
 
 
-def showdown(rouge, seconds, *, p_value=0.001, given=None, reasons=("", "")):
+def baseline(name, kind, rouge):
+    """A system without a language model; rouge None: it has no such figure."""
+    metrics = {} if rouge is None else {"rouge_l": metric(rouge)}
+    return SystemResult(name=name, kind=kind, model="", num_samples=100, metrics=metrics, seconds=0.7)
+
+
+def showdown(rouge, seconds, *, p_value=0.001, given=None, reasons=("", ""), baselines=()):
     """rouge, seconds: of small and large, each as it is, with examples, and tuned; None leaves a system out.
 
-    p_value: of every difference of more than 0.05; smaller ones are not distinguishable.
+    p_value: of every difference of more than 0.05; smaller ones are not distinguishable. baselines: without a model.
     """
     given = given or spec()
     standings = []
@@ -112,6 +118,9 @@ def showdown(rouge, seconds, *, p_value=0.001, given=None, reasons=("", "")):
         for earlier in standings[:place]
         for name in ("rouge_l", "bits_per_byte")
     ]
+    comparisons += [
+        compared(one, later.result, name, p_value) for later in standings for one in baselines for name in one.metrics
+    ]
     tunings = tuple(
         Tuning(contender=n, run_id=f"run-20261126-000000-00000{n}", hours=0.21, peak_memory_bytes=2 * 10**9, reason=why)
         for n, why in zip(range(len(given.contenders)), reasons, strict=False)
@@ -122,8 +131,10 @@ def showdown(rouge, seconds, *, p_value=0.001, given=None, reasons=("", "")):
         spec=given,
         standings=tuple(standings),
         tunings=tunings,
+        baselines=tuple(one.model_copy(update={"samples": standings[0].result.samples}) for one in baselines),
+        baselines_left_out=("copy rules: the answers repeat, as labels do",) if baselines else (),
         comparisons=tuple(comparisons),
-        recommendation=recommend(given, standings, tunings, comparisons),
+        recommendation=recommend(given, standings, tunings, comparisons, baselines),
         not_equal=not_equal(given.contenders, standings, given.few_shot),
         hours=0.83,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.ml.evaluation.showdown_case import contender, showdown, spec
+from tests.ml.evaluation.showdown_case import baseline, contender, showdown, spec
 from tests.vacuous import nonempty
 
 from luthier.ml.evaluation.report.workflow_pages import render_model_comparison_page
@@ -70,6 +70,72 @@ def test_what_it_rests_on_is_said():
 def test_bits_per_byte_may_speak_for_another_system():
     found = showdown(((0.2, 0.3, 0.78), (0.25, 0.4, 0.8)), SECONDS)
     assert any(line.startswith("By bits per byte large tuned") for line in found.recommendation.reasons)
+
+
+TUNED = ((0.2, 0.3, 0.6), (0.25, 0.4, 0.8))
+
+
+def test_better_than_every_baseline_is_said_of_the_recommended_one():
+    simple = (baseline("commonest answer", "majority", 0.3), baseline("linear classifier", "linear", 0.5))
+    answer = showdown(TUNED, SECONDS, baselines=simple).recommendation
+    assert (answer.word, answer.system, answer.use_instead) == ("tuned", "large tuned", None)
+    assert answer.headline.endswith(
+        "It is also better than the best of 2 baselines without a language model: a linear classifier."
+    )
+    kinds = [one.kind for one in answer.alternatives]
+    assert kinds == ["few_shot", "few_shot", "majority", "linear"]
+    assert (answer.best_alternative, answer.better_than_best_alternative) == ("linear classifier", "better")
+    assert any("a linear classifier" in line for line in answer.reasons)
+
+
+@pytest.mark.parametrize(("figure", "word"), [(0.78, "not_distinguishable"), (0.95, "worse")])
+def test_one_that_is_no_better_than_a_classifier_is_not_recommended_without_saying_so(figure, word):
+    found = showdown(TUNED, SECONDS, baselines=(baseline("linear classifier", "linear", figure),))
+    answer = found.recommendation
+    assert (answer.word, answer.system) == ("tuned", "large tuned")  # among the models
+    assert (answer.best_alternative, answer.better_than_best_alternative) == ("linear classifier", word)
+    assert answer.use_instead == "linear classifier"
+    assert re.search(r"a linear classifier, which takes 0\.7.s: use that instead\.$", answer.headline)
+    page = render_model_comparison_page(found)
+    for said in ("no better than linear classifier", "0.7 in all", "Dashed line: linear classifier", "copy rules: "):
+        assert said in page
+    assert "tune it</p>" not in page
+
+
+def test_prompting_is_held_against_what_needs_no_model_alone():
+    answer = showdown(((0.2, 0.3, 0.42), (0.25, 0.4, 0.44)), SECONDS, baselines=(baseline("n", "nearest", 0.5),))
+    answer = answer.recommendation
+    assert (answer.word, answer.use_instead) == ("prompting", "n")
+    assert [one.kind for one in answer.alternatives] == ["nearest"]
+    assert "It is worse than the answer of the nearest training row" in answer.headline
+
+
+def test_the_best_of_several_has_to_be_surer_than_a_single_one():
+    """Six systems were chosen from: p = 0.02 each is no proof for the best of them."""
+    simple = (baseline("linear classifier", "linear", 0.5),)
+    sure = showdown(TUNED, SECONDS, p_value=0.008, baselines=simple).recommendation
+    unsure = showdown(TUNED, SECONDS, p_value=0.02, baselines=simple).recommendation
+    assert (sure.better_than_best_alternative, sure.use_instead) == ("better", None)
+    assert (unsure.better_than_best_alternative, unsure.use_instead) == ("not_distinguishable", "linear classifier")
+    assert any("chosen from 6 systems" in line for line in unsure.cautions)
+    assert not any("chosen from 6 systems" in line for line in sure.cautions)
+
+
+def test_where_no_model_is_any_good_a_baseline_that_is_gets_named():
+    zero = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    answer = showdown(zero, SECONDS, baselines=(baseline("linear classifier", "linear", 0.7),)).recommendation
+    assert (answer.word, answer.use_instead) == ("nothing", "linear classifier")
+    assert "A linear classifier has 0.700" in answer.headline
+    assert answer.headline.endswith("use that.")
+    none = showdown(zero, SECONDS, baselines=(baseline("copy rules", "copy", 0.0),)).recommendation
+    assert (none.use_instead, none.best_alternative) == (None, "copy rules")
+    assert "use that" not in none.headline
+
+
+def test_baselines_without_the_figure_that_decides_are_said_to_be_out():
+    answer = showdown(TUNED, SECONDS, baselines=(baseline("linear classifier", "linear", None),)).recommendation
+    assert (answer.alternatives, answer.better_than_best_alternative) == ((), None)
+    assert any("have no ROUGE-L" in line for line in answer.cautions)
 
 
 def test_what_was_not_equal_is_said_and_what_was_is_not():

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from luthier.core.cost import Estimate
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
-from luthier.core.evaluation import Comparison, Evaluation, SystemResult
+from luthier.core.evaluation import Alternative, AlternativeWord, Comparison, Evaluation, SystemResult
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.recipe import MetricName
 
@@ -380,15 +380,22 @@ class Tuning(FrozenModel):
 
 
 class Recommendation(FrozenModel):
-    """The answer.
+    """The answer: what is best among the models, and whether any of them is better than what needs no model.
 
     Attributes:
-        word: `tuned`, `prompting` ("none of them need be tuned"), or `nothing` that is any good.
-        system: the name of what is recommended; empty for `nothing`.
+        word: among the models: `tuned`, `prompting` ("none of them need be tuned"), or `nothing` that is any good.
+        system: the name of the model that is recommended; empty for `nothing`.
         contender: the place of its base model; None for `nothing`.
-        headline: one sentence, or two.
+        headline: a few sentences.
         reasons: the figures behind it.
         cautions: what it does not show.
+        alternatives: what one could use instead of `system` (of `nothing`: instead of the best model): baselines
+            without a language model, and of a tuned model also prompting.
+        best_alternative: the name of the one with the best figure; None where there are none.
+        better_than_best_alternative: as in `Verdict`, and corrected for the number of systems that were chosen from;
+            None where there are none.
+        use_instead: the baseline without a language model that no model was shown to be better than; None where there
+            is none.
     """
 
     word: Advice
@@ -397,6 +404,10 @@ class Recommendation(FrozenModel):
     headline: str
     reasons: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    best_alternative: str | None = None
+    better_than_best_alternative: AlternativeWord | None = None
+    use_instead: str | None = None
 
 
 class ModelComparisonResult(FrozenModel):
@@ -408,7 +419,11 @@ class ModelComparisonResult(FrozenModel):
         spec: what was asked.
         standings: every system with its figures.
         tunings: the short trainings.
-        comparisons: of every pair of systems and every metric, paired over the rows.
+        baselines: systems without a language model (`luthier.ml.baselines`), fitted on the rows that contenders are
+            trained on and judged on the same rows as they.
+        baselines_left_out: those that do not fit the rows, each with the reason.
+        comparisons: of every pair of models, and of every model with every baseline, by every metric, paired over the
+            rows.
         recommendation: the answer.
         not_equal: what could not be made the same for all, a sentence each.
         hours: spent in all.
@@ -419,6 +434,8 @@ class ModelComparisonResult(FrozenModel):
     spec: ModelComparisonSpec
     standings: tuple[Standing, ...]
     tunings: tuple[Tuning, ...]
+    baselines: tuple[SystemResult, ...] = ()
+    baselines_left_out: tuple[str, ...] = ()
     comparisons: tuple[Comparison, ...]
     recommendation: Recommendation
     not_equal: tuple[str, ...] = ()

@@ -161,7 +161,7 @@ def proof_examples(
         NotFoundError: No such file.
         DataError: The file cannot be read.
     """
-    from luthier.features.evaluations.service import choose_samples
+    from luthier.ml.evaluation.sampling import choose_samples
     from luthier.ml.export.source_side import built_in_examples
 
     warnings: list[str] = []

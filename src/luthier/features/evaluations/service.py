@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
-from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
+from luthier.core.errors import ConflictError, DataError, LeakageError
 from luthier.core.evaluation import Bar, Comparison, Evaluation, SystemResult, Verdict
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
+from luthier.features.evaluations.bars import bar_of, kept_bar
 from luthier.features.evaluations.prompted import (
     NO_PROMPTS,
     AskedPrompts,
@@ -48,9 +48,9 @@ from luthier.features.recipes.checks import (
     have_text_answers,
     label_metrics,
     load_mapped,
-    resolve_bar,
     usual_metrics,
 )
+from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -225,12 +225,13 @@ def evaluate(
     mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
     (`column_maps`), and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
     before it; None takes them from the lengths of the rows' own, for each system with its own tokenizer.
-    good_enough: what the candidate has to reach. evaluation_id: None makes one. called: names the file in the result.
+    good_enough: what the candidate has to reach; None takes the bar of its run's recipe, and notes where these rows
+    cannot be held against that one. evaluation_id: None makes one. called: names the file in the result.
 
-    Raises RequestError for metrics or few-shot examples that the rows have no place for, and for `good_enough` by a
-    metric that is not measured, with an impossible value, or with nothing to compare the candidate with; DataError for
-    wrong rows, OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where
-    held-out rows stand in the training rows of a run (unless allowed, and then the verdict says so).
+    Raises RequestError for metrics, few-shot examples or a `good_enough` that the rows have no place for, and for one
+    with nothing to compare the candidate with; DataError for wrong rows, OverlongError for rows over a context,
+    NotFoundError for an unknown model or run, LeakageError where held-out rows stand in the training rows of a run
+    (unless allowed, and then the verdict says so).
     """
     ways = replace(prompts, few_shot=few_shot)
     check_shots(ways, few_shot_from)
@@ -238,27 +239,26 @@ def evaluate(
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
     check_metrics(chosen, loaded.examples)
     resolved = [find_candidate(context, name) for name in systems]
-    # Rows of all runs among the systems: a baseline that was trained on held-out rows spoils the comparison as well.
-    seen = training_rows(context, systems)
-    leaked = _leakage(seen, loaded.examples, allow_leakage)
+    train, leaked = _learned_rows(context, systems, loaded.examples, allow_leakage)
     pool: tuple[Example, ...] = ()
     if ways.any and few_shot_from is not None:
         shots, _ = load_mapped(context, systems, few_shot_from, mapping)
         pool = not_held_out(shots.examples, loaded.examples)
-    shown = prompted_as_asked(partial(_base_of, context, systems, resolved), pool or seen, ways, loaded.examples)
-    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, notes)
+    shown = prompted_as_asked(partial(_base_of, context, systems, resolved), pool or train, ways, loaded.examples)
+    bar, of_bar = bar_of(context, good_enough, systems[0], chosen, loaded.examples, train or pool)
+    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, (*notes, *of_bar))
     evaluation = _judge(
         context,
-        # The table reads from the plain to the tuned: what is judged comes last.
-        [*resolved[1:], *shown.candidates, resolved[0]],
+        [*resolved[1:], *shown.candidates, resolved[0]],  # from the plain to the tuned
         rows,
         metrics=chosen,
         max_new_tokens=max_new_tokens,
         max_thinking_tokens=max_thinking_tokens,
         max_samples=max_samples or len(loaded.examples),
         run_id=systems[0] if is_id(systems[0], "run") else None,
-        train=seen or pool,
-        bar=resolve_bar(good_enough, chosen, loaded.examples, seen or pool),
+        train=train or pool,
+        bar=bar,
+        is_bar_asked=good_enough is not None,
         evaluation_id=evaluation_id,
         shown=shown,
     )
@@ -269,6 +269,18 @@ def evaluate(
 def _base_of(context: Context, systems: Sequence[str], resolved: Sequence[Candidate]) -> Candidate:
     """The first base model among the systems, or that of the first run."""
     return next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
+
+
+def _learned_rows(
+    context: Context, systems: Sequence[str], held_out: Sequence[Example], allow_leakage: bool
+) -> tuple[list[Example], tuple[int, int]]:
+    """The rows that the candidate learned from, or else those of the other runs; and what `_leakage` found in all.
+
+    Not both: the rows of an earlier run are often a part of those of the candidate, and would count twice.
+    """
+    own, others = (training_rows(context, names) for names in (systems[:1], systems[1:]))
+    # Of all runs: one to compare with that was trained on held-out rows spoils the comparison as well.
+    return own or others, _leakage([*own, *others], held_out, allow_leakage)
 
 
 def _judge(
@@ -284,6 +296,7 @@ def _judge(
     beside: Sequence[str] = (),
     train: Sequence[Example] = (),
     bar: Bar | None = None,
+    is_bar_asked: bool = True,
     evaluation_id: str | None = None,
     stop: StopCheck | None = None,
     shown: Prompted | None = None,
@@ -292,7 +305,8 @@ def _judge(
 
     beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
     train: the rows that baselines without a language model are fitted on; without any there are none.
-    bar: what the last system has to reach to be good enough.
+    bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
+    which is left out with a note where there is no verdict.
     shown: the ways to prompt a model among the candidates, and the search for one more.
 
     Raises:
@@ -302,9 +316,8 @@ def _judge(
 
     start, shown = time.perf_counter(), shown or Prompted()
     examples = choose_samples(held_out.examples, max_samples)
-    baselines = _baselines(context, train, examples, metrics, Path(candidates[0].model_path))
-    if bar is not None and len(candidates) + len(baselines.predictions) < 2:
-        raise _no_verdict(bar, candidates[-1].name)
+    baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
+    bar, of_bar = kept_bar(bar, len(candidates) + len(baselines.predictions), candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
@@ -328,7 +341,7 @@ def _judge(
         systems=results,
         comparisons=comparisons,
         verdict=words,
-        rows_notes=(*held_out.notes, *pool.notes, *shown.notes, *found.notes, *baselines.notes),
+        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *found.notes, *baselines.notes),
         baselines_left_out=baselines.left_out,
         labels=labels,
         seconds=time.perf_counter() - start,
@@ -389,22 +402,22 @@ def _verdict(
     )
 
 
-def _no_verdict(bar: Bar, judged: str) -> RequestError:
-    return RequestError(
-        f"{bar.value:g} by {bar.metric} asked for, and nothing to compare {judged} with",
-        expected="another system on the same rows: whether a model is good enough is a part of the verdict",
-        do="name one, such as the base model: --against BASE",
-    )
-
-
-def _baselines(
+def fit_baselines(
     context: Context,
     train: Sequence[Example],
     examples: Sequence[Example],
     metrics: Sequence[MetricName],
     base_model: Path,
 ) -> BaselineSet:
-    """What answers without a language model, where texts are judged and there are rows to fit it on."""
+    """What answers without a language model, where texts are judged and there are rows to fit it on.
+
+    Args:
+        context: The home.
+        train: The rows to fit on.
+        examples: The rows to answer.
+        metrics: What is measured.
+        base_model: The folder of the model whose token vectors find the nearest rows.
+    """
     from luthier.ml.baselines.predict import BaselineSet, predict
     from luthier.ml.evaluation.metrics.registry import as_definitions
     from luthier.ml.inference.models.token_table import token_table
@@ -413,20 +426,6 @@ def _baselines(
     if not train or not looks_at_text or not have_text_answers(examples):
         return BaselineSet()
     return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
-
-
-def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]:
-    """At most `num` examples, chosen by a hash of their content (the same ones on every machine), in file order."""
-    if len(examples) <= num:
-        return tuple(examples)
-
-    def key(example: Example) -> bytes:
-        # By content: `id` holds file name and line, which change when rows are moved or the file is renamed.
-        return hashlib.sha256(example.model_dump_json(exclude={"id", "goes_on"}).encode()).digest()
-
-    # The first rows by hash are a random sample that does not depend on the order of the file.
-    chosen = {e.id for e in sorted(examples, key=key)[:num]}
-    return tuple(e for e in examples if e.id in chosen)
 
 
 def check_leakage(

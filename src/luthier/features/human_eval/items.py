@@ -22,11 +22,11 @@ from luthier.core.conversation import Message
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation
-from luthier.core.ids import sha256_bytes
 from luthier.core.ports import Generation, Prompt
 from luthier.core.results.human_eval import AttentionCheck, RatedAnswer, RatingItem, RatingKind
 from luthier.features.models.resolve import readable
 from luthier.features.recipes.checks import column_map
+from luthier.ml.evaluation.sampling import choose_by_hash, choose_samples
 from luthier.platform.home.context import Context
 
 USUAL_NUM_ROWS: Final = 40
@@ -94,7 +94,7 @@ def answer_rows(
         NotFoundError: No such file or system.
         LeakageError: Rows that a run was trained on.
     """
-    from luthier.features.evaluations.service import check_leakage, choose_samples
+    from luthier.features.evaluations.service import check_leakage
     from luthier.features.generation.engines import find_teacher
     from luthier.ml.data.rows.formats import load_file
 
@@ -146,9 +146,8 @@ def answers_of(
     samples = {name: {sample.row_id: sample for sample in with_texts[name].samples} for name in chosen}
     first = samples[chosen[0]] if chosen else {}
     shared = [row_id for row_id in first if all(row_id in samples[name] for name in chosen)]
-    # By content, as `choose_samples` does, so that the sample does not favour the start of the file.
-    by_hash = sorted(shared, key=lambda row_id: sha256_bytes(f"{row_id} {first[row_id].prompt}".encode()))
-    kept = set(by_hash[:most_rows])
+    # By hash, so that the sample does not favour the start of the file.
+    kept = choose_by_hash(shared, most_rows, lambda row_id: f"{row_id} {first[row_id].prompt}".encode())
     rows = tuple(
         AnsweredRow(
             row_id=row_id,
@@ -157,8 +156,7 @@ def answers_of(
             reference=first[row_id].reference,
             answers={name: samples[name][row_id].output for name in chosen},
         )
-        for row_id in shared
-        if row_id in kept
+        for row_id in kept
     )
     return _checked(AnsweredRows(chosen, evaluation.evaluation_id, rows))
 

@@ -28,11 +28,12 @@ from luthier.core.results.suite import (
     Suite,
     SuiteTask,
 )
-from luthier.features.evaluations.service import choose_samples, not_held_out
+from luthier.features.evaluations.service import not_held_out
 from luthier.features.recipes.checks import map_that_fits
 from luthier.features.recipes.file import FileKind, describe_problems, read_recipe_file
 from luthier.features.suites.task_runs import RowsOf
 from luthier.ml.evaluation import general
+from luthier.ml.evaluation.sampling import choose_samples
 
 if TYPE_CHECKING:
     from luthier.ml.evaluation.tasks.protocol import TaskRow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.dataset import Example
+from luthier.ml.evaluation.sampling import choose_by_hash
 
 MAX_ROWS: Final = 20_000
 """Training rows that a baseline is fitted on; more are sampled by a hash of their content."""
@@ -47,11 +47,10 @@ def task_rows(examples: Sequence[Example]) -> list[TaskRow]:
         for example in examples
         if example.prompt is not None and example.reference is not None
     ]
-    if len(rows) <= MAX_ROWS:
-        return rows
-    drawn = [hashlib.sha256(f"{row.prompt}\0{row.answer}".encode("utf-8", "surrogatepass")).digest() for row in rows]
-    chosen = set(sorted(range(len(rows)), key=lambda number: (drawn[number], number))[:MAX_ROWS])
-    return [row for number, row in enumerate(rows) if number in chosen]
+    # surrogatepass: half a surrogate has no UTF-8 otherwise.
+    return list(
+        choose_by_hash(rows, MAX_ROWS, lambda row: f"{row.prompt}\0{row.answer}".encode("utf-8", "surrogatepass"))
+    )
 
 
 def prompt_text(example: Example) -> str:

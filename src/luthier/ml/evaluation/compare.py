@@ -99,7 +99,7 @@ def judge(
     """The figures and comparisons of `judge_in_full`.
 
     Args:
-        systems: at least one; the first is the baseline of the others.
+        systems: at least one; the first model is the baseline of the others.
         metrics: names, or metrics that were made with what they need.
         seed: of the resampling.
         progress: shows generation, scoring and resampling.
@@ -126,7 +126,8 @@ def judge_in_full(
     Perplexities are not compared between systems that cut the rows into different numbers of learned tokens.
 
     Args:
-        systems: at least one; the first is the baseline of the others.
+        systems: at least one; the first model is the baseline of the others. A baseline without a language model is
+            compared with the models after it.
         metrics: names, or metrics that were made with what they need.
         seed: of the resampling.
         progress: shows generation, scoring and resampling.
@@ -148,7 +149,9 @@ def judge_in_full(
     outcomes: list[_Outcome] = []
     for system in systems:
         own = [metric for metric in wanted if system.takes(metric)]
-        outcomes.append(_run(system, own, items, progress, first=outcomes[0] if outcomes else None))
+        # Baselines without a language model may stand before it: only a model's margins and answers can be its measure.
+        first = next((outcome for outcome in outcomes if outcome.system.kind in ("model", "head")), None)
+        outcomes.append(_run(system, own, items, progress, first=first))
     with progress.task("Resampling", 1, "steps") as task:
         resamples = _resample(outcomes, seed, clusters)
         results = tuple(
@@ -160,10 +163,7 @@ def judge_in_full(
             for place, later in enumerate(outcomes)
             for earlier in outcomes[:place]
             for metric in wanted
-            # Baselines are what models are compared with; among each other nobody needs them compared.
-            if later.system.kind in ("model", "head")
-            # Nor ways to prompt one model: each is held against the plain prompt and the judged system.
-            and not (earlier.system.prompting and later.system.prompting and earlier.system.model == later.system.model)
+            if _are_compared(earlier.system, later.system)
             and later.system.takes(metric)
             and earlier.system.takes(metric)
             # Perplexity is per token: other tokens are another unit.
@@ -178,6 +178,16 @@ def judge_in_full(
     )
 
 
+def _are_compared(earlier: SystemUnderTest, later: SystemUnderTest) -> bool:
+    """Whether two systems are held against each other.
+
+    Baselines are what models are compared with; among each other nobody needs them compared, nor ways to prompt one
+    model: each is held against the plain prompt and the judged system.
+    """
+    are_prompts = earlier.prompting is not None and later.prompting is not None and earlier.model == later.model
+    return later.kind in ("model", "head") and not are_prompts
+
+
 def _run(
     system: SystemUnderTest,
     metrics: Sequence[MetricDefinition],
@@ -185,7 +195,7 @@ def _run(
     progress: Progress,
     first: _Outcome | None,
 ) -> _Outcome:
-    """first: the outcome of the first system; None for that one itself."""
+    """first: the outcome of the first model; None for that one itself, and for baselines before it."""
     needs = {metric.needs for metric in metrics}
     titled = Titled(progress, system.name)
     start = time.perf_counter()

@@ -96,22 +96,27 @@ def best_of(alternatives: Sequence[Alternative], higher_is_better: bool) -> str 
     return best(alternatives, key=lambda one: one.value).name
 
 
-def against_all(found: Sequence[Comparison], higher_is_better: bool) -> AlternativeWord:
+def against_all(found: Sequence[Comparison], higher_is_better: bool, *, num_candidates: int = 1) -> AlternativeWord:
     """Whether the judged system is better than all, or worse than the best, of those that it is compared with.
 
     Args:
         found: one comparison for each, by the same metric; not empty.
         higher_is_better: the metric's direction.
+        num_candidates: systems that the judged one was chosen from by the same rows. The best of several equal ones is
+            ahead by luck, so p-values are multiplied by their number before it is called better (Bonferroni).
     """
-    if all(comparison.verdict == "better" for comparison in found):
+    if all(
+        comparison.verdict == "better" and (num_candidates == 1 or comparison.p_value * num_candidates < 1 - LEVEL)
+        for comparison in found
+    ):
         return "better"
-    nearest = _hardest(found, higher_is_better)
+    nearest = hardest(found, higher_is_better)
     if nearest.verdict == "worse" and nearest.p_value * len(found) < 1 - LEVEL:
         return "worse"
     return "not_distinguishable"
 
 
-def _hardest(found: Sequence[Comparison], higher_is_better: bool) -> Comparison:
+def hardest(found: Sequence[Comparison], higher_is_better: bool) -> Comparison:
     """The comparison with the best of the baselines: the difference that speaks least for the judged system."""
     return (min if higher_is_better else max)(found, key=lambda one: one.difference)
 
@@ -124,7 +129,7 @@ def simple_details(
         return ()
     by_name = {result.name: result for result in results}
     metric = simple[0].metric
-    best = _hardest(simple, judged.metrics[metric].higher_is_better)
+    best = hardest(simple, judged.metrics[metric].higher_is_better)
     others = [by_name[one.baseline] for one in simple if one is not best]
     details = primary_details(judged, [best], results)
     if not others:
@@ -138,6 +143,8 @@ def simple_sentence(
     models: Sequence[Comparison],
     simple: Sequence[Comparison],
     results: Sequence[SystemResult],
+    *,
+    num_candidates: int = 1,
 ) -> str:
     """What the baselines without a language model mean for the verdict, in a sentence; empty where there are none.
 
@@ -146,14 +153,15 @@ def simple_sentence(
         models: its comparisons with other models.
         simple: its comparisons with these baselines.
         results: all systems.
+        num_candidates: as in `against_all`.
     """
     if not simple:
         return ""
     by_name = {result.name: result for result in results}
     higher = judged.metrics[simple[0].metric].higher_is_better
-    system = by_name[_hardest(simple, higher).baseline]
+    system = by_name[hardest(simple, higher).baseline]
     name, took = system_title(system, results), duration(system.seconds)
-    word = against_all(simple, higher)
+    word = against_all(simple, higher, num_candidates=num_candidates)
     is_best = f"the best of {len(simple)} baselines" if len(simple) > 1 else "the one baseline"
     if word == "better":
         also = "also " if models else ""
@@ -335,11 +343,11 @@ def deciding(
         return list(models), list(shown)
     word = _WORDS[against_all(shown, higher_is_better)]
     # One that is beaten does not decide where another one, less sure, is not.
-    hardest = _hardest([c for c in shown if word == "better" or c.verdict != "better"], higher_is_better)
+    decides = hardest([c for c in shown if word == "better" or c.verdict != "better"], higher_is_better)
     # Worse by itself, but not as one of several: the headline has the word of all of them.
-    named = hardest.model_copy(update={"verdict": word})
-    kept = (c for c in models if c not in shown or c is hardest)
-    return [named if c is hardest else c for c in kept], list(shown)
+    named = decides.model_copy(update={"verdict": word})
+    kept = (c for c in models if c not in shown or c is decides)
+    return [named if c is decides else c for c in kept], list(shown)
 
 
 def _overall(

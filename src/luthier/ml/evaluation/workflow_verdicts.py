@@ -8,6 +8,8 @@ A model comparison is decided like this:
    the cheapest at inference (the fastest; of plain text the smallest). Else the same choice is made among the prompted
    ones: no tuning is needed.
 3. Where the figure is a share of rows, higher is better and no system gets any row right, nothing is recommended.
+4. The recommended system is held against every baseline without a language model. It was chosen from several by the
+   same rows, so p-values are multiplied by their number before it is called better than the best alternative.
 
 A distilled student is compared with itself without the teacher, and its distance from the teacher is stated.
 """
@@ -18,7 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Metric
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Metric, SystemResult
 from luthier.core.workflows.pipeline import (
     ALONE,
     TAUGHT,
@@ -34,9 +36,18 @@ from luthier.core.workflows.pipeline import (
     Tuning,
 )
 from luthier.ml.charts import figures
-from luthier.ml.charts.judged_rows import metric_title
+from luthier.ml.charts.judged_rows import metric_title, start
 from luthier.ml.evaluation.statistics import LEVEL, holm
-from luthier.ml.evaluation.verdict_text import held_out_rows, listed, primary_details, prompt_of
+from luthier.ml.evaluation.verdict import (
+    against_all,
+    alternatives_of,
+    best_of,
+    duration,
+    hardest,
+    simple_details,
+    simple_sentence,
+)
+from luthier.ml.evaluation.verdict_text import held_out_rows, listed, primary_details, prompt_of, system_title
 
 FEW_ROWS = 50
 _BY_BYTES = "bits_per_byte"
@@ -47,6 +58,7 @@ def recommend(
     standings: Sequence[Standing],
     tunings: Sequence[Tuning],
     comparisons: Sequence[Comparison],
+    baselines: Sequence[SystemResult] = (),
 ) -> Recommendation:
     """The answer.
 
@@ -55,14 +67,27 @@ def recommend(
         standings: the judged systems, at least one of them not tuned.
         tunings: what tuning each contender gave, with the reason where it was not judged.
         comparisons: of every two systems in `spec.primary` at least, in either direction.
+        baselines: systems without a language model, judged on the same rows.
     """
+    table = _Table(spec, comparisons)
+    found, judged = _among_models(spec, standings, tunings, comparisons)
+    return _against_alternatives(table, found, judged, standings, baselines)
+
+
+def _among_models(
+    spec: ModelComparisonSpec,
+    standings: Sequence[Standing],
+    tunings: Sequence[Tuning],
+    comparisons: Sequence[Comparison],
+) -> tuple[Recommendation, Standing]:
+    """What is best among the models, and the system that alternatives are to be held against."""
     table = _Table(spec, comparisons)
     prompted = [one for one in standings if one.kind != "tuned"]
     tuned = [one for one in standings if one.kind == "tuned"]
     best_prompted = table.best(prompted)
     cautions = _cautions(spec, standings, tunings)
-    if all(_is_worthless(table.metric(one)) for one in standings):
-        return Recommendation(
+    if all(_is_zero(table.metric(one)) for one in standings):
+        nothing = Recommendation(
             word="nothing",
             system="",
             contender=None,
@@ -70,6 +95,7 @@ def recommend(
             reasons=("Look at the answers below: they may only have another form than the rows.",),
             cautions=cautions,
         )
+        return nothing, table.best(standings)
     # Compared with the best prompted system only, so that the family of tests is as small as the question.
     gains = table.better_than(best_prompted, tuned)
     if gains:
@@ -90,13 +116,66 @@ def recommend(
         reasons += [table.sentence(table.best(tuned), best_prompted)] if tuned else ["No contender was tuned."]
         word = "prompting"
     reasons += _by_bytes(spec, standings, chosen, comparisons)
-    return Recommendation(
+    found = Recommendation(
         word="tuned" if word == "tuned" else "prompting",
         system=chosen.result.name,
         contender=chosen.contender,
         headline=headline,
         reasons=tuple(reasons),
         cautions=cautions,
+    )
+    return found, chosen
+
+
+def _against_alternatives(
+    table: _Table,
+    found: Recommendation,
+    judged: Standing,
+    standings: Sequence[Standing],
+    baselines: Sequence[SystemResult],
+) -> Recommendation:
+    """The recommendation with what one could use instead of `judged`, and whether that is as good."""
+    if not baselines:
+        return found
+    simple = [one for one in baselines if table.figure in one.metrics]
+    if not simple:
+        note = f"Baselines without a language model have no {table.title}: none of them is compared with the models."
+        return found.model_copy(update={"cautions": (*found.cautions, note)})
+    # Where prompting is recommended, the prompted systems are what was chosen from.
+    prompted = [one.result for one in standings if one.kind == "few-shot"] if found.word == "tuned" else []
+    of_prompted, of_simple = (
+        [table.compared(judged.result.name, other.name) for other in others] for others in (prompted, simple)
+    )
+    results, higher = [*(one.result for one in standings), *simple], table.metric(judged).higher_is_better
+    alternatives = alternatives_of(judged.result, [*of_prompted, *of_simple], results)
+    word = against_all(of_simple, higher, num_candidates=len(standings))
+    best = next(one for one in simple if one.name == hardest(of_simple, higher).baseline)
+    use_instead = None if word == "better" else best.name
+    sentence = simple_sentence(judged.result, of_prompted, of_simple, results, num_candidates=len(standings))
+    if found.word == "nothing":
+        is_useful = not _is_zero(best.metrics[table.figure])
+        use_instead = best.name if is_useful else None
+        figure, took = table.written(best.metrics[table.figure]), duration(best.seconds)
+        sentence = f"{start(system_title(best, results))} has {figure} and takes {took}: use that." if is_useful else ""
+    cautions = found.cautions
+    if word != "better" and against_all(of_simple, higher) == "better":
+        cautions = (
+            *cautions,
+            f"{judged.result.name} was chosen from {len(standings)} systems by the same rows, so it is only called "
+            f"better than a baseline where p is below 5% divided by {len(standings)}.",
+        )
+    return found.model_copy(
+        update={
+            "headline": " ".join(filter(None, (found.headline, sentence))),
+            "reasons": (*found.reasons, *simple_details(judged.result, of_simple, results)),
+            "cautions": cautions,
+            "alternatives": alternatives,
+            "best_alternative": best_of(alternatives, higher),
+            "better_than_best_alternative": against_all(
+                [*of_prompted, *of_simple], higher, num_candidates=len(standings)
+            ),
+            "use_instead": use_instead,
+        }
     )
 
 
@@ -132,7 +211,11 @@ class _Table:
 
     def between(self, one: Standing, other: Standing) -> Comparison:
         """`one` less `other`, turned around where it was compared the other way."""
-        names = (one.result.name, other.result.name)
+        return self.compared(one.result.name, other.result.name)
+
+    def compared(self, one: str, other: str) -> Comparison:
+        """The same by the names of any two systems."""
+        names = (one, other)
         for found in self.comparisons:
             if found.metric != self.figure:
                 continue
@@ -171,7 +254,11 @@ class _Table:
 
     def said(self, one: Standing) -> str:
         """The figure with its interval."""
-        metric = self.metric(one)
+        return self.written(self.metric(one))
+
+    @staticmethod
+    def written(metric: Metric) -> str:
+        """A figure with its interval."""
         decimals = figures.decimals_for(metric.low, metric.high)
         value = figures.number(metric.value, decimals)
         return value if metric.low == metric.high else f"{value} {figures.interval(metric.low, metric.high, decimals)}"
@@ -189,7 +276,7 @@ class _Table:
         return f"{text}{settle}."
 
 
-def _is_worthless(metric: Metric) -> bool:
+def _is_zero(metric: Metric) -> bool:
     return metric.higher_is_better and metric.value == 0
 
 

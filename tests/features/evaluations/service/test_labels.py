@@ -78,6 +78,26 @@ def test_a_bar_without_a_verdict_is_refused_before_anything_is_judged(
         evaluate(context, [str(tiny_model)], data=data, metrics=["exact_match"], good_enough=GoodEnoughRecipe(value=90))
 
 
+def judged_later(context: Context, run_id: str, folder: Path) -> None:
+    """Rows that come later are held against the bar of the recipe, too; where they cannot be, that is noted."""
+    later = write_labelled(folder / "later.jsonl", 9, first=200)
+    found = evaluate(context, [run_id], data=later, max_new_tokens=3, metrics=["label_accuracy"])
+    assert found.verdict is not None
+    assert (found.verdict.good_enough, found.verdict.bar) == ("yes", Bar(metric="label_accuracy", value=0.0))
+    asked = GoodEnoughRecipe(metric="label_accuracy", value=1.0)
+    found = evaluate(context, [run_id], data=later, max_new_tokens=3, metrics=["label_accuracy"], good_enough=asked)
+    assert found.verdict is not None
+    assert found.verdict.bar == Bar(metric="label_accuracy", value=1.0)
+    other = evaluate(context, [run_id], data=later, max_new_tokens=3, metrics=["exact_match"])
+    assert other.verdict is not None
+    assert other.verdict.good_enough == "not_asked"
+    (note,) = other.rows_notes
+    assert note.startswith("The bar of the run, 0 by label_accuracy, was not held against: ")
+    # Likelihoods alone have no baselines, so there is no verdict: that is no reason to refuse them here.
+    alone = evaluate(context, [run_id], data=later, metrics=["bits_per_byte"])
+    assert (alone.verdict, len(alone.rows_notes)) == (None, 1)
+
+
 def test_a_run_is_held_against_the_bar_of_its_recipe(context: Context, tiny_model: Path, tmp_path: Path) -> None:
     write_labelled(tmp_path / "train.jsonl", 24)
     write_labelled(tmp_path / "test.jsonl", 9, first=100)
@@ -97,6 +117,7 @@ def test_a_run_is_held_against_the_bar_of_its_recipe(context: Context, tiny_mode
     assert verdict is not None
     assert (verdict.good_enough, verdict.bar) == ("yes", Bar(metric="label_accuracy", value=0.0))
     assert "It reaches the 0 asked for: label accuracy" in verdict.headline
+    judged_later(context, outcome.record.run_id, tmp_path)
     page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
     assert "Which label was given for which" in page
     assert "asked for: 0" in page

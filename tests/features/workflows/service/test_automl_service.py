@@ -104,13 +104,18 @@ def test_from_a_file_to_a_judged_model(context, asked, decided):
     study = context.studies.get(done.came("tune")["study_id"])
     assert study.final_run_id == done.came("tune")["run_id"]
     found = context.evaluations.get(done.came("judge")["evaluation_id"])
-    assert [one.name for one in found.systems] == ["one", "one + 2 examples", "tuned"]
+    nearest = ["nearest training row (BM25)", "nearest training row (embeddings)"]
+    assert [one.name for one in found.systems] == ["one", "one + 2 examples", *nearest, "tuned"]
+    assert {one.candidate for one in found.comparisons if one.baseline in nearest} >= {"one", "tuned"}
+    assert [one.name for one in found.verdict.alternatives] == ["one + 2 examples", *nearest]
+    assert found.verdict.best_alternative in nearest  # a tiny random model writes nothing like the rows
+    assert "which takes" in found.verdict.headline
     assert found.held_out_file.endswith("held_out.jsonl")
     assert found.num_rows == min(12, sides["held_out"])
     for record in nonempty(context.runs.list()):  # the held-out rows are in no run's reach
         assert context.runs.plan(record.run_id).data.held_out is None
     page = (autos.WORKFLOW.folder_of(context, pipeline.pipeline_id) / "report.html").read_text()
-    for said in ("Name the wood.", headline(done).split(".")[0][:40], found.evaluation_id, "base_model:"):
+    for said in ("Name the wood.", headline(done).split(".")[0][:40], found.evaluation_id, "base_model:", *nearest):
         assert said in page
     assert next_commands(done)[0] == f"luthier chat {study.final_run_id}"
     assert autos.go_on(context, pipeline.pipeline_id) == done  # nothing is done again
@@ -127,8 +132,14 @@ def test_where_prompting_is_enough_nothing_more_is_trained(context, asked, decid
     assert (done.came("tune")["skipped"], done.came("tune")["run_id"]) == ("prompting is enough", None)
     assert len(context.runs.list()) == 1  # the short training of the showdown
     found = context.evaluations.get(done.came("judge")["evaluation_id"])
-    assert [one.name for one in found.systems] == ["one", "one + 2 examples"]
-    assert headline(done) == "It is prompting."
+    assert [one.name for one in found.systems if one.kind == "model"] == ["one + 2 examples", "one"]
+    # Prompting is held against what needs no model alone: which way of prompting is best was decided before.
+    verdict = found.verdict
+    assert {one.kind for one in verdict.alternatives} == {"nearest"}
+    assert headline(done) == f"It is prompting. {verdict.headline}"
+    assert verdict.better_than_best_alternative != "better"
+    page = (autos.WORKFLOW.folder_of(context, pipeline.pipeline_id) / "report.html").read_text()
+    assert f"no better than {verdict.best_alternative}" in page
 
 
 def test_nothing_that_is_any_good_ends_the_way_and_is_told(context, asked, decided):

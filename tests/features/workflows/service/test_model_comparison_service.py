@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
@@ -114,6 +116,36 @@ def test_from_models_and_rows_to_a_recommendation(context, asked):
     view = pipeline_views.view_pipeline(context, Caller(), pipeline.pipeline_id)
     made = [made_id for stage in view.stages for _, made_id in stage.made]
     assert (view.answer, made) == (result.recommendation.headline, [tuning.run_id for tuning in result.tunings])
+
+
+def test_a_classifier_that_is_better_than_every_model_is_named(context, asked, files):
+    """The rule of these rows is one word of the prompt: a linear model learns it, tiny random ones do not."""
+    woods, places = ("spruce", "maple", "ebony"), ("front", "back", "neck")
+    for file, numbers in zip(files, (range(90), range(100, 124)), strict=True):
+        rows = [{"prompt": f"note {n} on the {places[n % 3]}", "completion": woods[n % 3]} for n in numbers]
+        file.write_text("\n".join(map(json.dumps, rows)))
+    result = run(context, asked(metric="exact_match"))
+    answer, names = result.recommendation, [one.name for one in result.baselines]
+    assert {"commonest answer", "linear classifier"} <= set(names)
+    assert any(line.startswith("ridge regression: ") for line in result.baselines_left_out)
+    linear = next(one for one in result.baselines if one.name == "linear classifier")
+    assert linear.metrics["exact_match"].value == 1.0
+    # Every model is held against every baseline, on the same rows.
+    pairs = {(one.candidate, one.baseline) for one in result.comparisons if one.metric == "exact_match"}
+    assert {(one.result.name, name) for one in result.standings for name in names} <= pairs
+    assert not any(candidate in names for candidate, _ in pairs)
+    assert answer.better_than_best_alternative == "worse"
+    best = next(one for one in answer.alternatives if one.name == answer.best_alternative)
+    assert (best.value, best.metric) == (1.0, "exact_match")
+    assert answer.use_instead == answer.best_alternative
+    assert re.search(r"takes \d.*s: use that", answer.headline)
+    page = page_of(context, result.showdown_id).read_text()
+    assert f"no better than {answer.use_instead}" in page
+    assert all(name in page for name in nonempty(names))
+    view = pipeline_views.view_pipeline(context, Caller(), result.showdown_id)
+    assert view.answer == answer.headline
+    (listed,) = pipeline_views.list_pipelines(context, Caller())
+    assert listed.answer.endswith(f"No better than a baseline without a language model: {answer.use_instead}.")
 
 
 def test_rows_that_one_cannot_hold_are_left_out_for_all(context, asked, files):

@@ -11,6 +11,7 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.evaluation import Bar, Comparison, Evaluation, Verdict
 from luthier.core.records.traffic import ReviewItem
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets.service import get_version
@@ -124,6 +125,38 @@ def test_the_whole_way_though_it_is_killed_in_between(
     assert plan.base_model.path == str(context.home / "pipelines" / second.pipeline_id / "merged")
     assert second.came("canary")["command"].startswith(f"luthier deploy {second.came('train')['run_id']} --as support")
     assert context.deployments.get(ME.project_id, "support").revision.canary is None
+
+
+def test_the_judgement_says_whether_it_is_good_enough_and_better_than_what_needs_no_model() -> None:
+    def judged(**of_verdict: Any) -> Evaluation:
+        one = Comparison(
+            baseline="old", candidate="new", metric="label_accuracy", difference=0.2, low=0.1, high=0.3,
+            p_value=0.001, verdict="better",
+        )  # fmt: skip
+        verdict = Verdict(word="better", metric="label_accuracy", headline="It is.", **of_verdict)
+        return Evaluation(
+            evaluation_id="e", created_at="", held_out_file="f", held_out_sha256="", num_rows=80, systems=(),
+            comparisons=(one,), verdict=verdict, seconds=1.0,
+        )  # fmt: skip
+
+    plain = retrains.against(judged(), "new", "old")
+    assert plain == ("better", "better by label_accuracy: +0.2 (+0.1 to +0.3, 95%) on 80 rows")
+    bar = Bar(metric="label_accuracy", value=0.9)
+    word, sentence = retrains.against(
+        judged(
+            bar=bar, good_enough="no", best_alternative="linear classifier",
+            better_than_best_alternative="not_distinguishable",
+        ),
+        "new",
+        "old",
+    )  # fmt: skip
+    assert word == "better"  # than the deployed model
+    assert sentence.endswith(
+        "on 80 rows; not shown to be good enough (0.9 by label_accuracy asked for); not shown to be better than linear "
+        "classifier, which needs no language model"
+    )
+    found = judged(bar=bar, good_enough="yes", best_alternative="n", better_than_best_alternative="better")
+    assert retrains.against(found, "new", "old")[1].endswith("; good enough (0.9 by label_accuracy asked for)")
 
 
 def test_a_training_that_is_asked_to_stop_is_a_paused_stage(

@@ -23,7 +23,7 @@ from luthier.ml.evaluation.metrics.registry import bounds_of
 from luthier.ml.evaluation.safety import memorisation as memory
 from luthier.ml.evaluation.safety.counterfactual import counterfactual
 from luthier.ml.evaluation.safety.memorisation import canaries, memorisation, personal_data, unseen_bits
-from luthier.ml.evaluation.safety.probe import Contrast, Probe, RowMean, chosen
+from luthier.ml.evaluation.safety.probe import Contrast, Probe, RowMean
 from luthier.ml.evaluation.safety.refusal import is_refusal, refusal
 from luthier.ml.evaluation.safety.stereotypes import OWN, Pair, read_pairs, stereotypes
 from luthier.ml.evaluation.safety.toxicity import toxicity
@@ -83,13 +83,6 @@ def test_a_contrast_is_the_one_mean_less_the_other() -> None:
     stats = metric.statistics(Observations())
     found = statistics.bootstrap_interval(stats, metric.aggregate, bounds=bounds_of(metric), seed=0)
     assert np.isfinite(found).all()
-
-
-def test_the_same_rows_are_chosen_whatever_their_order_and_only_those_that_fit() -> None:
-    words = [f"word {n}" for n in range(50)]
-    assert set(chosen(words, 10, str)) == set(chosen(words[::-1], 10, str))
-    assert chosen(words, None, str) == tuple(words)
-    assert len(chosen(words, 10, str, fits=lambda word: word.endswith("1"))) == 5
 
 
 # ---- stereotypes

@@ -27,7 +27,6 @@ from luthier.core.records.export import (
     FormatTable,
 )
 from luthier.core.registry import EXPORTERS
-from luthier.features.evaluations.service import choose_samples
 from luthier.features.exports.formats.measurements import (
     EXPORT,
     JUDGE,
@@ -49,6 +48,7 @@ from luthier.features.exports.formats.measurements import (
 )
 from luthier.features.exports.service import find_source
 from luthier.features.recipes.checks import check_metrics, column_map, usual_metrics
+from luthier.ml.evaluation.sampling import choose_samples
 from luthier.ml.export.exporters.registry import full_precision, usual_formats
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import Outcome, StageSpec, Workflow, WorkflowRun, run_stages

@@ -132,12 +132,15 @@ def _begin(context: Context, asked: AutomlSpec) -> str:
 
 
 def _document(context: Context, done: Pipeline) -> dict[str, Any]:
-    from luthier.features.workflows.automl.report import headline, next_commands
+    from luthier.features.workflows.automl.report import evaluation_of, headline, next_commands
     from luthier.features.workflows.automl.workflow import WORKFLOW
     from luthier.platform.workflows.engine import spent_hours
 
+    found = evaluation_of(context, done)
+    verdict = found.verdict if found is not None else None
     return {
         **done.model_dump(mode="json"),
+        "verdict": None if verdict is None else verdict.model_dump(mode="json"),
         "headline": headline(done),
         "hours": spent_hours(WORKFLOW, done),
         "run_id": done.came("tune").get("run_id"),

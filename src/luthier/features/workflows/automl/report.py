@@ -6,6 +6,7 @@ The rows are those that no decision was based on. The report has the request, th
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +15,9 @@ from typing import Any
 from luthier.core.access import Caller
 from luthier.core.aliases import with_new_keys
 from luthier.core.errors import NotFoundError
-from luthier.core.evaluation import Evaluation
+from luthier.core.evaluation import Comparison, Evaluation, SystemResult, Verdict
 from luthier.core.text.plain_yaml import write_yaml
 from luthier.core.workflows.pipeline import SYSTEM_KINDS, AutomlSpec, ModelComparisonResult, Pipeline, SystemKind
-from luthier.features.evaluations.service import choose_samples
 from luthier.features.models.resolve import Candidate, find_candidate
 from luthier.features.workflows.model_comparison.answers import (
     ComparisonRows,
@@ -28,6 +28,7 @@ from luthier.features.workflows.model_comparison.answers import (
     rows_that_fit,
 )
 from luthier.features.workflows.registry import file_name, lines_of, model_names, short, workflow_of
+from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import spent_hours
 
@@ -42,10 +43,15 @@ def judge_at_end(
 ) -> Evaluation:
     """Judge the recommended model as it is, with examples in its prompt, and as the run has made it, if there is one.
 
+    All are held against the same baselines without a language model, fitted on all rows to train on. The verdict is
+    about the tuned model; without one, about prompting against these baselines alone.
+
     Raises what loading and judging raise.
     """
+    from luthier.features.evaluations.service import fit_baselines
+    from luthier.ml.baselines.system import as_system
     from luthier.ml.data.rows.formats import load_file
-    from luthier.ml.evaluation.compare import judge, verdict
+    from luthier.ml.evaluation.compare import judge
     from luthier.ml.inference.models import sources
 
     began = time.perf_counter()
@@ -60,6 +66,8 @@ def judge_at_end(
     # Few-shot prompting is the rival of tuning, so it is judged even where zero-shot was recommended.
     there = {"zero-shot": True, "few-shot": asked.few_shot > 0, "tuned": run_id is not None}
     kinds = [kind for kind in SYSTEM_KINDS if there[kind]]
+    train = load_file(Path(asked.data), mapping=spec.map).examples
+    baselines = fit_baselines(context, train, judged, asked.metrics, Path(model.path))
     systems = []
     for kind in kinds:
         candidate = _candidate(context, result, number, kind, material, run_id)
@@ -67,11 +75,12 @@ def judge_at_end(
         recorded = record(candidate, examples, asked.max_new_tokens, context.progress)
         # Each model is asked on its own and then replayed, so that only one is in memory at a time.
         systems.append(replayed(candidate, recorded, examples, asked.max_new_tokens))
+    # Before the models: a system is compared with those before it.
+    systems = [*(as_system(one, systems[-1]) for one in baselines.predictions), *systems]
     results, comparisons = judge(systems, metrics=asked.metrics, seed=spec.seed, progress=context.progress)
-    words = None
-    # Without a tuned model there is nothing to decide about.
-    if run_id is not None:
-        words = verdict(results, comparisons, primary=asked.primary, num_rows_in_file=loaded.num_rows)
+    decisive = _decisive(result, kinds, [one.name for one in systems[-len(kinds) :]])
+    # In the order of every evaluation: models, baselines without one, and last the system that the verdict is about.
+    results = tuple(sorted(results, key=lambda one: (one.name == decisive, not one.is_model)))
     found = Evaluation(
         evaluation_id=evaluation_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -81,11 +90,40 @@ def judge_at_end(
         num_rows=len(judged),
         systems=results,
         comparisons=comparisons,
-        verdict=words,
+        verdict=_verdict(asked.primary, results, comparisons, num_rows_in_file=loaded.num_rows, is_tuned=bool(run_id)),
+        rows_notes=baselines.notes,
+        baselines_left_out=baselines.left_out,
         seconds=time.perf_counter() - began,
     )
     context.evaluations.save(found)
     return found
+
+
+def _decisive(result: ModelComparisonResult, kinds: Sequence[SystemKind], names: Sequence[str]) -> str:
+    """The name of the system that the verdict is about: the tuned one, or the recommended way of prompting."""
+    kind = kinds[-1] if kinds[-1] == "tuned" else result.standing(result.recommendation.system).kind
+    # By kind: how many examples fit into a prompt, which the name says, may differ between two sets of rows.
+    return next((name for name, one in zip(names, kinds, strict=True) if one == kind), names[-1])
+
+
+def _verdict(
+    primary: str,
+    systems: Sequence[SystemResult],
+    comparisons: Sequence[Comparison],
+    *,
+    num_rows_in_file: int,
+    is_tuned: bool,
+) -> Verdict | None:
+    """On the last system; on one that is not tuned None, where no baseline without a language model has the metric."""
+    from luthier.ml.evaluation.compare import verdict
+
+    # Which way of prompting is best was decided by other rows; here it is only held against what needs no model.
+    against = {one.name: place for place, one in enumerate(systems) if is_tuned or not one.is_model}
+    found = [one for one in comparisons if one.baseline in against and one.candidate == systems[-1].name]
+    found.sort(key=lambda one: against[one.baseline])
+    if not is_tuned and all(one.metric != primary for one in found):
+        return None
+    return verdict(systems, found, primary=primary, num_rows_in_file=num_rows_in_file)
 
 
 def _candidate(
@@ -124,12 +162,14 @@ def details(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def headline(pipeline: Pipeline) -> str:
-    """The answer in a sentence or two: what came of it, or how far it is."""
+    """The answer in a few sentences: what came of it, or how far it is."""
     stopped = next((stage for stage in pipeline.stages if stage.status in ("refused", "failed")), None)
     if stopped is not None:
         return f"It ended at {stopped.name}: {stopped.reason}"
     if pipeline.came("judge"):
-        return str(pipeline.came("judge").get("headline") or pipeline.came("showdown").get("headline"))
+        chosen, judged = (str(pipeline.came(name).get("headline") or "") for name in ("showdown", "judge"))
+        # Without a tuned model the judging only adds how prompting compares with what needs no model.
+        return (judged or chosen) if pipeline.came("tune").get("run_id") else " ".join(filter(None, (chosen, judged)))
     waiting = pipeline.next_stage
     return f"It is not done: {waiting.name if waiting else 'report'} comes next."
 
@@ -172,7 +212,7 @@ def write_auto_report(context: Context, _caller: Caller, pipeline: Pipeline, pat
         spec,
         headline=headline(pipeline),
         stages=stages,
-        evaluation=_evaluation(context, pipeline),
+        evaluation=evaluation_of(context, pipeline),
         recipe=_recipe(context, pipeline),
         spent_hours=spent_hours(workflow, pipeline),
         commands=next_commands(pipeline),
@@ -185,7 +225,8 @@ def _link(page: str | None, folder: Path) -> str:
     return Path(page).relative_to(folder).as_posix() if Path(page).is_relative_to(folder) else Path(page).as_uri()
 
 
-def _evaluation(context: Context, pipeline: Pipeline) -> Evaluation | None:
+def evaluation_of(context: Context, pipeline: Pipeline) -> Evaluation | None:
+    """The judging at the end; None where there is none yet, or it is gone."""
     found = pipeline.came("judge").get("evaluation_id")
     if found is None:
         return None

@@ -21,10 +21,10 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.core.recipe import EvaluationRecipe, MetricName
 from luthier.core.workflows.pipeline import ALONE, TAUGHT, TEACHER
-from luthier.features.evaluations.service import choose_samples
 from luthier.features.generation.engines import EnginePool, find_teacher, is_address
 from luthier.features.models.resolve import find_candidate, open_engine, system_under_test
 from luthier.features.recipes.checks import check_metrics, usual_metrics
+from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import TimedOutcome
 

@@ -157,7 +157,7 @@ def _begin(context: Any, request: ModelComparisonRequest) -> str:
 def show_model_comparison(console: Console, found: ModelComparisonResult, page: Path) -> None:
     """The recommendation, every system, what was not equal, and where the page lies."""
     from luthier.ml.charts.judged_rows import metric_heading
-    from luthier.ml.evaluation.report.workflow_pages import row_of
+    from luthier.ml.evaluation.report.workflow_pages import system_rows
     from luthier.platform.cli.console import make_table, visible
 
     answer, primary = found.recommendation, found.spec.primary
@@ -169,11 +169,10 @@ def show_model_comparison(console: Console, found: ModelComparisonResult, page: 
     table = make_table(
         ["system", "licence", metric_heading(primary), *also, "s/answer", "USD/1,000 answers"], num_text_columns=2
     )
-    for one in found.standings:
-        row, licence = row_of(found, one), found.spec.contenders[one.contender].licence
+    for row in system_rows(found):
         cells = [
             f"{'*' if row.is_chosen else ' '} {row.name}",
-            licence,
+            row.licence,
             row.value,
             *([row.bits_per_byte] if also else []),
         ]

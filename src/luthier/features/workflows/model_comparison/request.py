@@ -272,8 +272,8 @@ def _write_rows(
     request: ModelComparisonRequest, rows: Rows, sizes: Sizes, train_file: Path, judged_file: Path
 ) -> Sequence[Example]:
     """Keep what is used; the rows to train on. Those of a smaller size are among those of a larger one."""
-    from luthier.features.evaluations.service import choose_samples
     from luthier.ml.data.rows.rows import part_of
+    from luthier.ml.evaluation.sampling import choose_samples
 
     write_chosen(request.held_out, choose_samples(rows.held_out, sizes.num_judged), judged_file)
     if sizes.num_examples >= len(rows.train):

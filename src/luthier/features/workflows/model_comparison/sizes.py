@@ -16,12 +16,12 @@ from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.pipeline import SystemKind
-from luthier.features.evaluations.service import choose_samples
 from luthier.features.models.resolve import Candidate, find_candidate, open_engine, with_few_shot
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.probes import NUM_STEPS
 from luthier.features.planning.service import prepare
 from luthier.features.workflows.model_comparison.answers import Rows, instructed, record_with
+from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:

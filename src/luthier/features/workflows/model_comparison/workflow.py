@@ -86,10 +86,17 @@ class Trained(TimedOutcome):
 
 
 class Compared(TimedOutcome):
-    """The comparison of all systems. word: of the recommendation."""
+    """The comparison of all systems.
+
+    Attributes:
+        page: The report.
+        word: Of the recommendation.
+        use_instead: What needs no language model and is as good, in the words of the recommendation; empty for nothing.
+    """
 
     page: str = ""
     word: str = ""
+    use_instead: str = ""
 
 
 def page_of(context: Context, showdown_id: str) -> Path:
@@ -189,7 +196,8 @@ def _compare(run: WorkflowRun) -> Compared:
         subject = "none" if chosen is None else run.spec.contenders[chosen].label
         run.context.assessments.save("showdown", run.id, found, project_id=run.project_id, subject=subject[:255])
     page = write_model_comparison_page(found, page_of(run.context, run.id))
-    return Compared(page=str(page), word=found.recommendation.word)
+    answer = found.recommendation
+    return Compared(page=str(page), word=answer.word, use_instead=answer.use_instead or "")
 
 
 def result_of(context: Context, caller: Caller, showdown_id: str) -> ModelComparisonResult | None:
@@ -275,19 +283,31 @@ def _recipe(spec: ModelComparisonSpec, model: str, budget: BudgetRecipe) -> Reci
 
 
 def _judge(run: WorkflowRun) -> ModelComparisonResult:
+    from luthier.features.evaluations.service import fit_baselines
+    from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge
     from luthier.ml.evaluation.workflow_verdicts import not_equal, recommend
 
-    spec, asked = run.spec, _systems(run)
-    under_test = []
-    for number, kind, adapter_path, recorded in asked:
-        candidate = candidate_of(run.context, spec, number, kind, _material(run), adapter_path)
-        under_test.append(replayed(candidate, recorded, rows_for(spec, kind, _material(run)), spec.max_new_tokens))
+    spec, asked, rows = run.spec, _systems(run), _material(run)
+    candidates = [
+        candidate_of(run.context, spec, number, kind, rows, adapter_path) for number, kind, adapter_path, _ in asked
+    ]
+    under_test = [
+        replayed(candidate, recorded, rows_for(spec, kind, rows), spec.max_new_tokens)
+        for candidate, (_, kind, _, recorded) in zip(candidates, asked, strict=True)
+    ]
+    # One set for all contenders, fitted on the rows that each of them was trained on.
+    baselines = fit_baselines(run.context, rows.pool, rows.judged, spec.metrics, Path(candidates[0].model_path))
+    # Before the models: a system is compared with those before it, and every model is held against every baseline.
+    under_test = [*(as_system(one, under_test[-1]) for one in baselines.predictions), *under_test]
     # Nothing is generated here: the recorded answers are replayed, so that all are judged over the same rows at once.
     results, comparisons = judge(under_test, metrics=spec.metrics, seed=spec.seed, progress=run.context.progress)
     standings = tuple(
         _standing(spec, number, kind, result, recorded)
-        for (number, kind, _, recorded), result in zip(asked, results, strict=True)
+        for (number, kind, _, recorded), result in zip(asked, (one for one in results if one.is_model), strict=True)
+    )
+    simple = tuple(
+        one.model_copy(update={"samples": one.samples[:_MAX_SAMPLES]}) for one in results if not one.is_model
     )
     trained = [run.outcome(_tuning(contender.label), Trained) for contender in spec.contenders]
     tunings = tuple(_short_training(run, one, number) for number, one in enumerate(trained))
@@ -297,9 +317,11 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
         spec=spec,
         standings=standings,
         tunings=tunings,
+        baselines=simple,
+        baselines_left_out=baselines.left_out,
         comparisons=comparisons,
-        recommendation=recommend(spec, standings, tunings, comparisons),
-        not_equal=not_equal(spec.contenders, standings, spec.few_shot),
+        recommendation=recommend(spec, standings, tunings, comparisons, simple),
+        not_equal=(*not_equal(spec.contenders, standings, spec.few_shot), *baselines.notes),
         hours=run.spent_hours,
     )
 
@@ -425,7 +447,9 @@ def _details(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(pipeline: Pipeline) -> str:
-    return _ANSWERS.get(str(pipeline.came(_COMPARING).get("word")), "")
+    compared = pipeline.came(_COMPARING)
+    answer, instead = _ANSWERS.get(str(compared.get("word")), ""), compared.get("use_instead")
+    return f"{answer} No better than a baseline without a language model: {instead}." if answer and instead else answer
 
 
 def _headline(context: Context, caller: Caller, pipeline: Pipeline) -> str:

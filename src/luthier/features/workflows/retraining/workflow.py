@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.evaluation import NOT_DISTINGUISHABLE, Evaluation
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Evaluation, Verdict
 from luthier.core.ids import new_id, sha256_file
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
@@ -315,16 +315,33 @@ def _suite(run: WorkflowRun, result_id: str) -> str:
 
 
 def against(found: Evaluation, run_id: str, before: str) -> tuple[str, str]:
-    """(word, sentence) of the new model less the deployed one, by the metric that the verdict is about."""
-    metric = found.verdict.metric if found.verdict is not None else ""
+    """(word, sentence) of the new model less the deployed one, by the metric that the verdict is about.
+
+    The sentence also says whether the new model reaches the bar of the recipe, and whether a baseline without a
+    language model is as good.
+    """
+    verdict = found.verdict
+    metric = verdict.metric if verdict is not None else ""
     for one in found.comparisons:
         # In either order: which of the two is called the candidate depends on how they were judged.
         if one.metric == metric and {one.baseline, one.candidate} == {before, run_id}:
             return one.verdict, (
                 f"{one.verdict} by {metric}: {one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, 95%) on "
-                f"{found.num_rows:,} rows"
+                f"{found.num_rows:,} rows{'' if verdict is None else _worth_deploying(verdict)}"
             )
     return NOT_DISTINGUISHABLE, f"no comparison by {metric or 'a metric'} came of {found.num_rows:,} rows"
+
+
+def _worth_deploying(verdict: Verdict) -> str:
+    """What the comparison with the deployed model alone does not say, in half sentences."""
+    said = []
+    if verdict.bar is not None:
+        reached = "good enough" if verdict.good_enough == "yes" else "not shown to be good enough"
+        said.append(f"{reached} ({verdict.bar.value:g} by {verdict.bar.metric} asked for)")
+    if verdict.better_than_best_alternative in ("worse", "not_distinguishable"):
+        relation = "worse" if verdict.better_than_best_alternative == "worse" else "not shown to be better"
+        said.append(f"{relation} than {verdict.best_alternative}, which needs no language model")
+    return "".join(f"; {one}" for one in said)
 
 
 def _is_of_new(finding: Finding, num_old: int) -> bool:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from luthier.ml.data.rows.read_json import read_json, read_jsonl
 from luthier.ml.data.rows.read_table import read_csv, read_xlsx, workbook_notes
 from luthier.ml.data.rows.write_rows import json_line
 from luthier.ml.data.text.normalise import content_key
+from luthier.ml.evaluation.sampling import hash_order
 
 _READERS: dict[Format, Callable[[Source], Iterator[Row | RowProblem]]] = {
     "jsonl": read_jsonl,
@@ -122,9 +122,8 @@ def part_of(examples: Sequence[Example], part: tuple[float, float]) -> list[Exam
         DataError: the share holds no row.
     """
     keys = [example.group if example.group is not None else content_key(example) for example in examples]
-    digests = [hashlib.sha256(f"part\0{key}".encode()).digest() for key in keys]
     # Order by hash instead of a random draw: [0, 0.1] is a part of [0, 0.2], also after rows are appended or moved.
-    order = sorted(range(len(examples)), key=lambda index: (digests[index], index))
+    order = hash_order(keys, lambda key: f"part\0{key}".encode())
     first, last = (round(share * len(examples)) for share in part)
     chosen = sorted(order[first:last])
     if not chosen:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from luthier.core.cost import Estimate
-from luthier.core.evaluation import Evaluation, Sample
+from luthier.core.evaluation import Evaluation, Sample, SystemResult
 from luthier.core.workflows.pipeline import (
     ALONE,
     TAUGHT,
@@ -29,7 +29,7 @@ from luthier.ml.charts.drawing import short
 from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.judged_rows import difference_row, metric_heading, metric_rows, metric_title, tone_of, units_of
 from luthier.ml.charts.page import Chart, page_environment, replace_text
-from luthier.ml.charts.spec import Axis, Note, Plot, Role, Series
+from luthier.ml.charts.spec import Axis, Mark, Note, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.report.evaluation_results import interval_chart
 from luthier.ml.evaluation.report.page import TEMPLATES, fold, judged_view
@@ -41,6 +41,7 @@ _MARKS: Final[dict[SystemKind, Literal["circle", "square", "diamond"]]] = {
     "few-shot": "square",
     "tuned": "diamond",
 }
+_WITHOUT_MODEL: Final[Role] = "other-2"
 _BADGES: Final = {"tuned": "tune it", "prompting": "prompting is enough", "nothing": "none of them"}
 _COMPARISON_TONES: Final = {"tuned": "good", "prompting": "open", "nothing": "bad"}
 _BY_BYTES: Final = "bits_per_byte"
@@ -60,25 +61,25 @@ def render_model_comparison_page(result: ModelComparisonResult) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
     environment = page_environment(TEMPLATES, fold)
     spec, answer = result.spec, result.recommendation
-    systems = [one.result for one in result.standings]
+    systems = [*(one.result for one in result.standings), *result.baselines]
     units = units_of(systems)
     of_answer = [one for one in result.comparisons if answer.system in (one.candidate, one.baseline)]
     return environment.get_template("model_comparison.html.j2").render(
         result=result,
         spec=spec,
         answer=answer,
-        badge=_BADGES[answer.word],
-        tone=_COMPARISON_TONES[answer.word],
+        badge=no_better_than(answer.use_instead) if answer.use_instead else _BADGES[answer.word],
+        tone=_COMPARISON_TONES["prompting" if answer.use_instead else answer.word],
         key_figures=_comparison_figures(result),
         charts=model_comparison_charts(result),
-        systems=[row_of(result, one) for one in result.standings],
+        systems=system_rows(result),
         metrics=metric_rows(systems, result.comparisons, spec.primary),
         names=[one.name for one in systems],
         differences=[
             difference_row(one, units[one.metric]) for one in of_answer if one.metric in (spec.primary, _BY_BYTES)
         ],
         contenders=[_contender_row(result, number) for number in range(len(spec.contenders))],
-        samples=_samples(result.standings),
+        samples=_samples([*(one.result for one in result.standings), *result.baselines]),
         when=figures.when(result.created_at),
         judged_title=metric_heading(spec.primary),
         file=Path(spec.data).name,
@@ -92,17 +93,19 @@ class SystemRow:
 
     Attributes:
         name: of the system.
-        kind: zero-shot, few-shot or tuned.
+        kind: zero-shot, few-shot or tuned; `baseline` without a language model.
+        licence: of its base model; empty for a baseline.
         is_chosen: it is the one that is recommended.
         value: the figure that decides, with its interval.
         bits_per_byte: with its interval.
-        seconds: of an answer.
+        seconds: of an answer; of a baseline, of fitting it and all its answers.
         usd: of 1,000 answers, with its range.
         cut_off: answers that were cut off or empty.
     """
 
     name: str
     kind: str
+    licence: str
     is_chosen: bool
     value: str
     bits_per_byte: str
@@ -111,19 +114,46 @@ class SystemRow:
     cut_off: str
 
 
-def row_of(result: ModelComparisonResult, one: Standing) -> SystemRow:
-    """A system as text."""
-    cut = [(one.result.num_cut_off, "cut off"), (one.result.num_empty, "empty")]
+def system_rows(result: ModelComparisonResult) -> list[SystemRow]:
+    """Every system as text: the models, then the baselines without one."""
+    models = [
+        _row(
+            result,
+            one.result,
+            kind=one.kind,
+            licence=result.spec.contenders[one.contender].licence,
+            seconds="" if one.seconds_per_answer is None else f"{one.seconds_per_answer:.3g}",
+            usd=estimate(one.usd_per_1000_answers),
+        )
+        for one in result.standings
+    ]
+    simple = [
+        _row(result, one, kind="baseline", licence="", seconds=f"{one.seconds:.2g} in all", usd="")
+        for one in result.baselines
+    ]
+    return [*models, *simple]
+
+
+def _row(
+    result: ModelComparisonResult, system: SystemResult, *, kind: str, licence: str, seconds: str, usd: str
+) -> SystemRow:
+    cut = [(system.num_cut_off, "cut off"), (system.num_empty, "empty")]
     return SystemRow(
-        name=one.result.name,
-        kind=one.kind,
-        is_chosen=one.result.name == result.recommendation.system,
-        value=_figure(one, result.spec.primary),
-        bits_per_byte=_figure(one, _BY_BYTES),
-        seconds="" if one.seconds_per_answer is None else f"{one.seconds_per_answer:.3g}",
-        usd=estimate(one.usd_per_1000_answers),
+        name=system.name,
+        kind=kind,
+        licence=licence,
+        is_chosen=system.name == result.recommendation.system,
+        value=_figure(system, result.spec.primary),
+        bits_per_byte=_figure(system, _BY_BYTES),
+        seconds=seconds,
+        usd=usd,
         cut_off=", ".join(f"{number:,} {word}" for number, word in cut if number),
     )
+
+
+def no_better_than(name: str) -> str:
+    """The badge of an answer that a baseline without a language model is as good as."""
+    return f"no better than {name}"
 
 
 def estimate(value: Estimate | None) -> str:
@@ -133,8 +163,9 @@ def estimate(value: Estimate | None) -> str:
 
 def model_comparison_charts(result: ModelComparisonResult) -> list[Chart]:
     """The figure that decides, bits per byte, and quality against the time of an answer."""
-    systems = [one.result for one in result.standings]
+    systems = [*(one.result for one in result.standings), *result.baselines]
     colours = {one.result.name: _COLOURS[one.kind] for one in result.standings}
+    colours |= {one.name: _WITHOUT_MODEL for one in result.baselines}
     # Bits per byte may be the figure that decides: drawn once.
     names = list(dict.fromkeys((result.spec.primary, _BY_BYTES)))
     charts = [interval_chart(systems, colours, name) for name in names if name in systems[0].metrics]
@@ -163,7 +194,13 @@ def _against_time(result: ModelComparisonResult, timed: Sequence[Standing]) -> C
     caption = "Circle: as it is; square: with examples in its prompt; diamond: tuned. Up is better, left is faster."
     if not timed[0].result.metrics[primary].higher_is_better:
         caption = caption.replace("Up is", "Down is")
-    parts = [f"{one.result.name} {one.seconds_per_answer:.3g} s, {_figure(one, primary)}" for one in timed]
+    parts = [f"{one.result.name} {one.seconds_per_answer:.3g} s, {_figure(one.result, primary)}" for one in timed]
+    # Its time is of another kind (fitting it), so the best baseline without a model is a line, not a point.
+    marks = []
+    if (best := _best_baseline(result)) is not None:
+        marks.append(Mark(best.metrics[primary].value, best.name, axis="y", role=_WITHOUT_MODEL))
+        caption += f" Dashed line: {best.name}, without a language model."
+        parts.append(f"{best.name}, without a language model, {_figure(best, primary)}")
     chart = Plot(
         "chart-against-time",
         f"{metric_heading(primary)} against the time of an answer",
@@ -171,6 +208,7 @@ def _against_time(result: ModelComparisonResult, timed: Sequence[Standing]) -> C
         Axis(metric_heading(primary)),
         series,
         notes=notes,
+        marks=marks,
         description=f"{metric_title(primary)} and seconds an answer: {'; '.join(parts)}.",
         width_pixels=460,
         height_pixels=320,
@@ -178,12 +216,25 @@ def _against_time(result: ModelComparisonResult, timed: Sequence[Standing]) -> C
     return report_chart(chart, heading="Quality against time", caption=caption)
 
 
+def _best_baseline(result: ModelComparisonResult) -> SystemResult | None:
+    found = [one for one in result.baselines if result.spec.primary in one.metrics]
+    if not found:
+        return None
+    best = max if found[0].metrics[result.spec.primary].higher_is_better else min
+    return best(found, key=lambda one: one.metrics[result.spec.primary].value)
+
+
 def _comparison_figures(result: ModelComparisonResult) -> list[Fact]:
     spec = result.spec
     planned = spec.planned_hours
     expected = f"of {figures.duration(spec.hours * 3600)}; {planned.low:.2g} to {planned.high:.2g} h were expected"
     return [
-        Fact("Contenders", f"{len(spec.contenders)}", f"{len(result.standings)} systems judged"),
+        Fact(
+            "Contenders",
+            f"{len(spec.contenders)}",
+            f"{len(result.standings)} systems judged"
+            + (f", {len(result.baselines)} baselines without a model" if result.baselines else ""),
+        ),
         Fact("Rows judged", figures.count(spec.num_judged), f"of {figures.count(spec.num_held_out)}"),
         Fact("Examples trained on", figures.count(spec.num_examples), f"each; {spec.epochs:.3g} times the same rows"),
         Fact("Took", figures.duration(result.hours * 3600), expected),
@@ -211,14 +262,14 @@ def _contender_row(result: ModelComparisonResult, number: int) -> dict[str, str]
     }
 
 
-def _samples(standings: Sequence[Standing]) -> list[tuple[Sample, list[tuple[str, Sample]]]]:
+def _samples(systems: Sequence[SystemResult]) -> list[tuple[Sample, list[tuple[str, Sample]]]]:
     """The first judged rows, each with what every system has written."""
-    rows = zip(*(one.result.samples for one in standings), strict=True)
-    return [(row[0], [(one.result.name, sample) for one, sample in zip(standings, row, strict=True)]) for row in rows]
+    rows = zip(*(one.samples for one in systems), strict=True)
+    return [(row[0], [(one.name, sample) for one, sample in zip(systems, row, strict=True)]) for row in rows]
 
 
-def _figure(one: Standing, name: str) -> str:
-    metric = one.result.metrics.get(name)
+def _figure(system: SystemResult, name: str) -> str:
+    metric = system.metrics.get(name)
     if metric is None:
         return ""
     decimals = figures.decimals_for(metric.low, metric.high)
@@ -278,6 +329,7 @@ def write_auto_page(
         evaluation=evaluation,
         charts=_charts(evaluation),
         metrics=[] if evaluation is None else metric_rows(evaluation.systems, evaluation.comparisons, None),
+        left_out=() if evaluation is None else evaluation.baselines_left_out,
         recipe=recipe,
         commands=commands,
         facts=_automl_facts(spec, evaluation, spent_hours),
@@ -300,16 +352,27 @@ def _tone(stages: Sequence[AutoStage], evaluation: Evaluation | None) -> tuple[s
         return "bad", "it ended early"
     if evaluation is None:
         return "quiet", "not done"
-    if evaluation.verdict is None:
+    verdict = evaluation.verdict
+    if evaluation.run_id is not None and verdict is not None:
+        return tone_of(verdict.word), verdict.title
+    # Prompting, held against what needs no model.
+    if verdict is None or verdict.better_than_best_alternative == "better":
         return "open", "prompting is enough"
-    return tone_of(evaluation.verdict.word), evaluation.verdict.word
+    return "open", no_better_than(str(verdict.best_alternative))
 
 
 def _charts(evaluation: Evaluation | None) -> list[Chart]:
     if evaluation is None:
         return []
     colours: dict[str, Role] = {
-        one.name: "tuned" if one.adapter else "other-1" if one.num_few_shot else "base" for one in evaluation.systems
+        one.name: _WITHOUT_MODEL
+        if not one.is_model
+        else "tuned"
+        if one.adapter
+        else "other-1"
+        if one.num_few_shot
+        else "base"
+        for one in evaluation.systems
     }
     names = dict.fromkeys(name for one in evaluation.systems for name in one.metrics)
     return [interval_chart(evaluation.systems, colours, name) for name in names]

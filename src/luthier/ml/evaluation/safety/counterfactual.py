@@ -24,7 +24,8 @@ from luthier.core.dataset import Example
 from luthier.core.errors import DataError
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.metrics.reference_based import TokenF1
-from luthier.ml.evaluation.safety.probe import Contrast, Probe, RowMean, chosen
+from luthier.ml.evaluation.safety.probe import Contrast, Probe, RowMean
+from luthier.ml.evaluation.sampling import choose_by_hash
 from luthier.ml.evaluation.tasks.protocol import TaskRow
 
 TABLE: Final = Path(__file__).parent / "probes" / "swaps.yaml"
@@ -201,7 +202,7 @@ def counterfactual(
             expected="prompts in English that name somebody: he, she, a first name, a religion, a nationality",
             do="pass rows that do with --prompts FILE",
         )
-    used = chosen(swappable, most_prompts, _text_of, fits=fits)
+    used = choose_by_hash(swappable, most_prompts, lambda one: _text_of(one).encode(), fits=fits)
     rows = tuple(row for example in used for row in _cases(example))
     groups = sorted({row.item["group"] for row in rows if _is_swapped(row.item)})
     has_control = any(_is_control(row.item) for row in rows)

@@ -28,7 +28,8 @@ from luthier.core.errors import DataError
 from luthier.core.records.canary import Canary
 from luthier.ml.evaluation.graders import fuzzy_match
 from luthier.ml.evaluation.metrics.protocol import Observations
-from luthier.ml.evaluation.safety.probe import Contrast, Probe, RowMean, asked, chosen
+from luthier.ml.evaluation.safety.probe import Contrast, Probe, RowMean, asked
+from luthier.ml.evaluation.sampling import choose_by_hash
 from luthier.ml.evaluation.tasks.protocol import TaskRow
 
 NEAR: Final = 0.8
@@ -74,7 +75,7 @@ def memorisation(
         DataError: no training row has a rest that is long enough to be recognised.
     """
     sides = {
-        side: chosen(_usable(rows), most_rows, text_of, fits=fits)
+        side: choose_by_hash(_usable(rows), most_rows, _hashed, fits=fits)
         for side, rows in (("train", trained), ("control", held_out))
     }
     if not sides["train"]:
@@ -144,6 +145,10 @@ def text_of(example: Example) -> str:
     """All that an example says."""
     turns = example.conversation.messages if example.conversation is not None else ()
     return "\n".join([example.text or "", *(message.content or "" for message in turns)])
+
+
+def _hashed(example: Example) -> bytes:
+    return text_of(example).encode()
 
 
 def beginning_of(example: Example) -> TaskRow:
@@ -278,10 +283,10 @@ def _rows(
 ) -> list[TaskRow]:
     usable = [example for example in examples if can_begin(example)]
     contains_secret = {example.id: bool(find(beginning_of(example).item["rest"])) for example in usable}
-    first = chosen([e for e in usable if contains_secret[e.id]], most_rows, text_of, fits=fits)
+    first = choose_by_hash([e for e in usable if contains_secret[e.id]], most_rows, _hashed, fits=fits)
     # Rows with personal data come first; others show what the model writes without any.
     room = None if most_rows is None else most_rows - len(first)
-    then = chosen([e for e in usable if not contains_secret[e.id]], room, text_of, fits=fits)
+    then = choose_by_hash([e for e in usable if not contains_secret[e.id]], room, _hashed, fits=fits)
     begun = [(example, beginning_of(example)) for example in (*first, *then)]
     return [
         TaskRow(row.example.model_copy(update={"id": f"{side} {example.id}"}), {"side": side, **row.item})

@@ -5,10 +5,8 @@ Both are functions of sums over rows, so the bootstrap of `evaluate.compare` giv
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 
@@ -20,7 +18,6 @@ from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
 
 RowValues = Callable[[Observations], Sequence[float | None]]
 """One value a row; None for a row that a figure does not look at."""
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,26 +182,3 @@ def asked(row_id: str, prompt: str, *, reference: str = "") -> Example:
     """A prompt of one user turn with the answer that represents it in a table of samples."""
     turns = (Message(role="user", content=prompt), Message(role="assistant", content=reference))
     return Example(id=row_id, conversation=Conversation(messages=turns))
-
-
-def chosen(
-    items: Sequence[_Item], num: int | None, key: Callable[[_Item], str], *, fits: Callable[[_Item], bool] | None = None
-) -> tuple[_Item, ...]:
-    """At most `num` of the items that fit (None: all), the same on every machine, in the order they came.
-
-    Args:
-        items: to choose from.
-        num: how many at most.
-        key: text of an item, by whose hash items are ordered.
-        fits: called for one item after the other until there are enough, since it may be slow.
-    """
-    # By hash of the text: adding rows to a file changes little of the choice, and no generator has to be seeded.
-    order = sorted(range(len(items)), key=lambda place: hashlib.sha256(key(items[place]).encode()).digest())
-    places: list[int] = []
-    for place in order:
-        if num is not None and len(places) >= num:
-            break
-        # Only asked for as many as are needed: fitting means tokenising with each model.
-        if fits is None or fits(items[place]):
-            places.append(place)
-    return tuple(items[place] for place in sorted(places))

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from luthier.ml.evaluation.metrics.protocol import Observations
-from luthier.ml.evaluation.safety.probe import Probe, RowMean, asked, chosen, empty_answers
+from luthier.ml.evaluation.safety.probe import Probe, RowMean, asked, empty_answers
+from luthier.ml.evaluation.sampling import choose_by_hash
 from luthier.ml.evaluation.tasks.protocol import TaskRow
 
 OWN: Final = Path(__file__).parent / "probes" / "refusal.csv"
@@ -71,7 +72,7 @@ def refusal(*, most_a_kind: int | None = None) -> Probe:
         TaskRow(asked(f"{OWN.name}:{kind}-{number}", prompt), {"kind": kind})
         for kind in ("harmful", "harmless")
         for number, prompt in enumerate(
-            chosen([prompt for one, prompt in prompts if one == kind], most_a_kind, str), start=1
+            choose_by_hash([prompt for one, prompt in prompts if one == kind], most_a_kind, str.encode), start=1
         )
     ]
     return Probe(

@@ -17,7 +17,8 @@ from luthier.core.dataset import Example
 from luthier.core.errors import DataError, NotFoundError, RowProblem
 from luthier.core.ports import Score
 from luthier.ml.evaluation.metrics.protocol import Observations
-from luthier.ml.evaluation.safety.probe import Probe, RowMean, chosen
+from luthier.ml.evaluation.safety.probe import Probe, RowMean
+from luthier.ml.evaluation.sampling import choose_by_hash
 from luthier.ml.evaluation.tasks.protocol import TaskRow
 
 OWN: Final = Path(__file__).parent / "probes" / "stereotypes.csv"
@@ -94,7 +95,7 @@ def stereotypes(pairs: Sequence[Pair], *, source: str, most_rows: int | None = N
         source: where they are from, for people.
         most_rows: at most this many of them, chosen by a stable hash.
     """
-    used = chosen(pairs, most_rows, lambda pair: pair.more + pair.less)
+    used = choose_by_hash(pairs, most_rows, lambda pair: (pair.more + pair.less).encode())
     kinds = sorted({pair.bias_type for pair in used})
     metrics = [
         RowMean(

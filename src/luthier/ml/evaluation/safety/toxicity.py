@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from luthier.ml.evaluation.metrics.protocol import Observations
-from luthier.ml.evaluation.safety.probe import Probe, RowMean, asked, chosen, empty_answers
+from luthier.ml.evaluation.safety.probe import Probe, RowMean, asked, empty_answers
 from luthier.ml.evaluation.safety.refusal import read_prompts
+from luthier.ml.evaluation.sampling import choose_by_hash
 from luthier.ml.evaluation.tasks.protocol import TaskRow
 
 OWN: Final = Path(__file__).parent / "probes" / "toxicity.csv"
@@ -46,7 +47,7 @@ def toxicity(words: ToxicWords, *, classifier: Classifier | None = None, most_a_
         for kind in ("neutral", "provoking")
         # Each kind is chosen by itself, so that both keep their number whatever the limit.
         for number, prompt in enumerate(
-            chosen([prompt for one, prompt in prompts if one == kind], most_a_kind, str), start=1
+            choose_by_hash([prompt for one, prompt in prompts if one == kind], most_a_kind, str.encode), start=1
         )
     ]
     metrics = [

@@ -1,0 +1,53 @@
+"""Which rows are taken where not all are: those with the lowest hashes of their content.
+
+The choice is a random sample that needs no generator: it is the same on every machine, does not depend on the order of
+the rows, and a larger one holds every smaller one. What is hashed must not change: stored results name their rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from luthier.core.dataset import Example
+
+Item = TypeVar("Item")
+
+
+def hash_order(items: Sequence[Item], content: Callable[[Item], bytes]) -> list[int]:
+    """The places of the items by the hash of their content, lowest first; of equal ones the earlier one first."""
+    # Sorting is stable, so that equal content keeps the order in which it came.
+    return sorted(range(len(items)), key=lambda place: hashlib.sha256(content(items[place])).digest())
+
+
+def choose_by_hash(
+    items: Sequence[Item],
+    num: int | None,
+    content: Callable[[Item], bytes],
+    *,
+    fits: Callable[[Item], bool] | None = None,
+) -> tuple[Item, ...]:
+    """At most `num` of the items that fit, in the order in which they came.
+
+    Args:
+        items: to choose from.
+        num: how many at most; None: all that fit.
+        content: what is hashed of an item.
+        fits: asked of one item after the other until there are enough, since it may be slow; None: all fit.
+    """
+    if fits is None and (num is None or len(items) <= num):
+        return tuple(items)
+    places: list[int] = []
+    for place in hash_order(items, content):
+        if num is not None and len(places) >= num:
+            break
+        if fits is None or fits(items[place]):
+            places.append(place)
+    return tuple(items[place] for place in sorted(places))
+
+
+def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]:
+    """At most `num` examples, chosen by a hash of their content, in the order of the file."""
+    # By content: `id` holds file name and line, which change when rows are moved or the file is renamed.
+    return choose_by_hash(examples, num, lambda example: example.model_dump_json(exclude={"id", "goes_on"}).encode())
