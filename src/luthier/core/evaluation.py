@@ -243,6 +243,65 @@ class ReliabilityBin(FrozenModel):
     accuracy: float
 
 
+class Coverage(FrozenModel):
+    """Which share of cases a system can answer alone at an accuracy, the rest going to a person.
+
+    The threshold is chosen on other rows than those that it is judged on (`luthier.ml.evaluation.metrics.calibration`).
+
+    Attributes:
+        asked: the accuracy that was asked for.
+        threshold: the confidence from which on it answers alone; None where none reaches the accuracy.
+        num_rows: rows that it was judged on.
+        num_answered: of these the ones that it answers alone.
+        share: the share of them.
+        share_low: lower end of its exact 95% interval.
+        share_high: upper end.
+        accuracy: of those that it answers alone, the share that is right; None where it answers none.
+        low: lower end of the exact 95% interval of the accuracy.
+        high: upper end.
+    """
+
+    asked: float
+    threshold: float | None
+    num_rows: int
+    num_answered: int
+    share: float
+    share_low: float
+    share_high: float
+    accuracy: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the whole interval of the accuracy reaches what was asked for."""
+        return self.low is not None and self.low >= self.asked
+
+
+class LabelConfidence(FrozenModel):
+    """How sure one system is of its labels, and how far that can be believed.
+
+    Attributes:
+        system: its name.
+        num_labels: labels that it gives probabilities.
+        calibration_error: mean distance of confidence and accuracy, debiased, over bins of equal mass.
+        brier: the Brier score, 0 to 2.
+        bins: of the reliability diagram, from low to high confidence.
+        confidence: of each row, in their order, the probability of its likeliest label.
+        is_right: of each row, whether that label is its own.
+        coverage: which share of cases it can answer alone; None where no accuracy is asked for.
+    """
+
+    system: str
+    num_labels: int
+    calibration_error: Metric
+    brier: Metric
+    bins: tuple[ReliabilityBin, ...]
+    confidence: tuple[float, ...]
+    is_right: tuple[bool, ...]
+    coverage: Coverage | None = None
+
+
 class Bar(FrozenModel):
     """What a model has to reach to be good enough.
 
@@ -299,6 +358,8 @@ class Verdict(FrozenModel):
             distinguishable from the best one, all of them taken into account; None where there are none.
         good_enough: `yes`: the whole 95% interval reaches the bar; `not_asked`: no bar was set.
         bar: what was asked for.
+        coverage: which share of cases the judged system can answer alone at the bar; None where that is not known, or
+            no bar of accuracy was set.
     """
 
     word: VerdictWord
@@ -312,6 +373,7 @@ class Verdict(FrozenModel):
     better_than_best_alternative: AlternativeWord | None = None
     good_enough: Literal["yes", "no", "not_asked"] = "not_asked"
     bar: Bar | None = None
+    coverage: Coverage | None = None
 
     @property
     def title(self) -> str:
@@ -364,6 +426,8 @@ class Evaluation(FrozenModel):
         baselines_left_out: baselines that do not fit the rows, each with the reason.
         labels: what the rows' answers are, where they are labels (`luthier.ml.evaluation.metrics.classification`), in
             alphabetical order; else empty.
+        label_confidence: of the judged system, and of baselines with probabilities, where answers are labels.
+        label_confidence_left_out: why the judged system has none; empty where it has, or answers are no labels.
         seconds: wall time of the whole evaluation.
     """
 
@@ -380,6 +444,8 @@ class Evaluation(FrozenModel):
     rows_notes: tuple[str, ...] = ()
     baselines_left_out: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    label_confidence: tuple[LabelConfidence, ...] = ()
+    label_confidence_left_out: str = ""
     seconds: float
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from luthier.ml.baselines.labels import MAX_LABELS, commonest_answer, linear_classifier, popular_among_offered
@@ -45,20 +46,42 @@ def test_an_empty_answer_is_an_answer() -> None:
 def test_a_linear_rule_is_learned() -> None:
     train, held_out = reviews(120), reviews(60, start=1_000)
     found = linear_classifier(train, [row.prompt for row in held_out])
-    assert found == [row.answer for row in held_out]
-    assert found == linear_classifier(train, [row.prompt for row in held_out]), "the same every time"
+    assert found.outputs == [row.answer for row in held_out]
+    assert found.outputs == linear_classifier(train, [row.prompt for row in held_out]).outputs, "the same every time"
+
+
+def test_probabilities_follow_from_rows_that_were_not_fitted() -> None:
+    """One in five training labels is wrong, so a classifier that is right as often is about as sure."""
+    other = {"good": "bad", "bad": "good"}
+    wrong = random.Random(1)
+    noisy = [TaskRow(row.prompt, other[row.answer]) if wrong.random() < 0.2 else row for row in reviews(400)]
+    held_out = reviews(200, start=1_000)
+    found = linear_classifier(noisy, [row.prompt for row in held_out])
+    assert found.classes == ("bad", "good")
+    assert found.probabilities is not None
+    assert found.probabilities.sum(axis=1) == pytest.approx(np.ones(200))
+    # Probabilities never contradict the answer.
+    likeliest = [found.classes[place] for place in found.probabilities.argmax(axis=1)]
+    assert likeliest == found.outputs
+    assert 0.65 < float(found.probabilities.max(axis=1).mean()) < 0.95
+    # A rule that is never broken makes it sure, but not certain after a few rows.
+    clean = linear_classifier(reviews(40), [row.prompt for row in held_out]).probabilities
+    assert clean is not None
+    assert 0.7 < float(clean.max(axis=1).mean()) < 0.999
+    three = [TaskRow(f"{word} {number}", word) for number in range(30) for word in ("red", "green", "blue")]
+    assert np.shape(linear_classifier(three, ["red 1", "blue"]).probabilities) == (2, 3)
 
 
 def test_labels_that_differ_in_case_or_space_are_one_class() -> None:
     rows = [
         row if number % 3 else TaskRow(row.prompt, f" {row.answer.upper()}") for number, row in enumerate(reviews(60))
     ]
-    assert set(linear_classifier(rows, [row.prompt for row in rows])) == {"good", "bad"}
+    assert set(linear_classifier(rows, [row.prompt for row in rows]).outputs) == {"good", "bad"}
 
 
 def test_a_class_with_one_row_does_no_harm() -> None:
     rows = [*reviews(40), TaskRow("the cheque never came", "neither")]
-    assert linear_classifier(rows, ["bread was awful"]) == ["bad"]
+    assert linear_classifier(rows, ["bread was awful"]).outputs == ["bad"]
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from luthier.core.cost import Market
-from luthier.core.evaluation import AlternativeWord, SystemKind
 from luthier.core.frozen_model import FrozenModel
 
-TodayKind = SystemKind | Literal["few_shot", "given"]
-"""What today's way is: a judged model, that model with examples, a baseline, or what the case itself says."""
 AlternativeName = Literal["better_prompt", "few_shot", "bigger_model", "without_model"]
 ALTERNATIVES: Final[tuple[AlternativeName, ...]] = get_args(AlternativeName)
 
@@ -200,14 +197,28 @@ class Changed(Way):
     output_tokens: Amount | None = Field(default=None, title="tokens out a call")
 
 
+class Alone(FrozenModel):
+    """What the tuned model answers without a person. The rest is answered as today.
+
+    Attributes:
+        share: of all calls.
+        accuracy: of the answers that it gives alone.
+    """
+
+    share: Share = Field(title="share answered alone")
+    accuracy: Share = Field(title="accuracy of what is answered alone")
+
+
 class Tuned(Changed):
     """The tuned model.
 
     Attributes:
         saved_prompt_tokens: what a prompt is shorter by, since it needs no examples any more.
+        alone: where it answers a part of the calls alone, in place of a gain over all of them.
     """
 
     saved_prompt_tokens: Amount | None = Field(default=None, title="prompt tokens saved a call")
+    alone: Alone | None = None
 
 
 class Alternative(Changed):
@@ -349,6 +360,8 @@ class FromVerdict(FrozenModel):
             the metric is no share of correct answers.
         today: today's way: `base`, `few_shot`, the name of any other judged system, or `given`: the case says how
             accurate it is.
+        alone_at: the accuracy from which on the tuned model, and baselines with probabilities, answer alone; the rest
+            is answered as today. None: they answer everything.
     """
 
     metric: str | None = None
@@ -356,6 +369,7 @@ class FromVerdict(FrozenModel):
     today: Annotated[
         str, Field(min_length=1, description="base, few_shot, given, or the name of a system of the evaluation")
     ] = "base"
+    alone_at: Annotated[float, Field(gt=0, lt=1, description="a fraction between 0 and 1, such as 0.95")] | None = None
 
 
 class Case(FrozenModel):
@@ -396,82 +410,3 @@ class Case(FrozenModel):
     alternatives: Alternatives = Alternatives()
     verdict: FromVerdict = FromVerdict()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-
-
-class Measured(FrozenModel):
-    """A measured figure with its 95% interval.
-
-    Attributes:
-        value: the figure.
-        low: lower end.
-        high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
-class MeasuredBaseline(FrozenModel):
-    """A baseline without a language model, judged on the same rows.
-
-    Attributes:
-        name: of the system.
-        kind: what it is.
-        title: what a sentence calls it.
-        value: its figure by the metric.
-        tuned_less: the tuned model less this baseline, paired.
-        tuned_is: whether that difference is distinguishable.
-        seconds: wall time of fitting it and of its answers.
-    """
-
-    name: str
-    kind: SystemKind
-    title: str
-    value: Measured
-    tuned_less: Measured
-    tuned_is: AlternativeWord
-    seconds: float
-
-
-class MeasuredGains(FrozenModel):
-    """What an evaluation says about the case, in points of one metric.
-
-    Attributes:
-        evaluation_id: the evaluation.
-        run_id: the run that was judged; None for a model without one.
-        metric: the metric.
-        metric_title: its name for people.
-        is_share_of_correct: whether it is a share of correct answers.
-        num_rows: rows that were judged.
-        today: the system that is today's way.
-        tuned: the tuned model less today's way.
-        over_few_shot: the tuned model less the base with examples in its prompt, paired on the same rows; None where
-            that is today's way, or was not judged.
-        today_value: today's way by the metric, where the metric is a share of correct answers.
-        shot_tokens: mean tokens that the few-shot examples add to a prompt; None where nothing was shown.
-        notes: what it rests on.
-        today_kind: what today's way is.
-        today_name: the judged system that is today's way; None where the case says how accurate that is.
-        today_figure: today's way by the metric; None where the case says it.
-        tuned_figure: the tuned model by the metric.
-        baselines: those without a language model, but for today's way.
-    """
-
-    evaluation_id: str
-    run_id: str | None
-    metric: str
-    metric_title: str
-    is_share_of_correct: bool
-    num_rows: int
-    today: str
-    tuned: Measured
-    over_few_shot: Measured | None
-    today_value: float | None
-    shot_tokens: float | None
-    notes: tuple[str, ...] = ()
-    today_kind: TodayKind = "model"
-    today_name: str | None = None
-    today_figure: Measured | None = None
-    tuned_figure: Measured | None = None
-    baselines: tuple[MeasuredBaseline, ...] = ()

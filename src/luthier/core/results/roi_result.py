@@ -9,7 +9,8 @@ from typing import Literal
 
 from luthier.core.evaluation import AlternativeWord
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.results.roi import Case, Measured, MeasuredGains
+from luthier.core.results.measured_gains import Measured, MeasuredGains
+from luthier.core.results.roi import Case
 
 Answer = Literal["yes", "no", "open"]
 Kind = Literal["money", "share", "gain", "number"]

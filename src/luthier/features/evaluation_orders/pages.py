@@ -221,6 +221,8 @@ def show_evaluation(
         "prompts": prompt_rows(evaluation),
         "charts": judged.charts(evaluation, who),
         "confusions": judged.confusion_tables(evaluation, who),
+        "confidence": evaluation.label_confidence,
+        "confidence_charts": judged.label_confidence_charts(evaluation, who),
         "shade": shade,
         "forgetting": None if evaluation.forgetting is None else forgetting_rows(evaluation.forgetting),
     }

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError
-from luthier.core.evaluation import Bar, Comparison, Evaluation, SystemResult, Verdict
+from luthier.core.evaluation import Bar, Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
 from luthier.features.evaluations.bars import bar_of, kept_bar
+from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.evaluations.prompted import (
     NO_PROMPTS,
     AskedPrompts,
@@ -113,14 +114,8 @@ def judge_run(
         candidates.append(as_candidate(plan.objective.teacher))
     # The judged system is last: comparisons and tables take the last one as the candidate.
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
-    rows = HeldOut(
-        file=held_out.profile.file,
-        sha256=held_out.profile.sha256,
-        num_rows=held_out.profile.num_rows,
-        examples=_that_fit(held_out, prepared),
-        num_leaked=plan.data.num_leaked,
-        num_same_prompt=plan.data.num_same_prompt,
-    )
+    profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
+    rows = HeldOut(profile.file, profile.sha256, profile.num_rows, _that_fit(held_out, prepared), *leaked)
     evaluation = _judge(
         context,
         candidates,
@@ -309,8 +304,7 @@ def _judge(
     which is left out with a note where there is no verdict.
     shown: the ways to prompt a model among the candidates, and the search for one more.
 
-    Raises:
-        RequestError: there is a bar and nothing to compare the last system with, so no verdict.
+    Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
     from luthier.ml.evaluation.compare import primary_metric
 
@@ -324,13 +318,13 @@ def _judge(
         limits = (max_new_tokens, max_thinking_tokens)
         found = found_prompt(shown, pool.engine, metrics, *limits, progress=context.progress)
         every = [*candidates[:-1], *found.candidates, candidates[-1]]
-        judged = _judged(context, pool, every, shown, baselines, examples, [*metrics, *of_labels], limits)
+        judged, last = _judged(context, pool, every, shown, baselines, examples, [*metrics, *of_labels], limits)
+        rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
+        confidence, why = label_confidence_of(rows, candidates[-1], pool, last, baselines, context.progress)
     results, comparisons = judged.systems, judged.comparisons
     primary = primary_metric(metrics, [e.reference for e in examples])
-    labels = tuple(label for metric in of_labels for label in metric.labelling.labels)
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
-    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(labels))
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -340,10 +334,12 @@ def _judge(
         num_rows=len(examples),
         systems=results,
         comparisons=comparisons,
-        verdict=words,
+        verdict=_verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence),
         rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *found.notes, *baselines.notes),
         baselines_left_out=baselines.left_out,
-        labels=labels,
+        labels=rows.labels,
+        label_confidence=confidence,
+        label_confidence_left_out=why,
         seconds=time.perf_counter() - start,
     )
 
@@ -357,8 +353,11 @@ def _judged(
     examples: Sequence[Example],
     metrics: Sequence[MetricName | MetricDefinition],
     limits: tuple[int | None, int | None],
-) -> Judged:
-    """All candidates and baselines on the same rows, draws of examples as one system. limits: of answer and thought."""
+) -> tuple[Judged, SystemUnderTest]:
+    """All candidates and baselines on the same rows, draws of examples as one system; and the last candidate.
+
+    limits: of answer and thought.
+    """
     from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge_in_full
     from luthier.ml.evaluation.metrics.registry import as_definitions
@@ -373,7 +372,7 @@ def _judged(
     definitions = as_definitions(metrics)
     # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
     judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
-    return draws_together(judged, draws, definitions)
+    return draws_together(judged, draws, definitions), systems[-1]
 
 
 def _verdict(
@@ -384,6 +383,7 @@ def _verdict(
     bar: Bar | None,
     *,
     are_labels: bool,
+    confidence: Sequence[LabelConfidence],
 ) -> Verdict | None:
     """The verdict on the last system; None where it is alone."""
     from luthier.ml.evaluation.compare import verdict
@@ -399,6 +399,7 @@ def _verdict(
         num_rows_in_file=len(held_out.examples),
         bar=bar,
         are_labels=are_labels,
+        confidence=confidence,
     )
 
 

@@ -39,6 +39,9 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decid
     ]
     if chosen:
         console.print(_comparisons_table(chosen, evaluation))
+    if evaluation.label_confidence_left_out:
+        line = f"Without the probabilities of labels: {evaluation.label_confidence_left_out}"
+        console.print(visible(line), soft_wrap=True)
     if evaluation.forgetting is not None and evaluation.forgetting.word != "worse":  # else it is a caveat
         console.print(visible(evaluation.forgetting.sentence), soft_wrap=True)
     if evaluation.verdict is not None:

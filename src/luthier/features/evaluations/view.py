@@ -21,7 +21,7 @@ from luthier.ml.charts.judged_rows import (
     word_differences,
 )
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
-from luthier.ml.charts.spec import Axis, Estimate, Intervals, Role
+from luthier.ml.charts.spec import Axis, Estimate, Intervals, Plot, Role
 from luthier.ml.evaluation.result_views import (
     BETTER,
     KINDS,
@@ -104,6 +104,13 @@ def confusion_tables(evaluation: Evaluation, roles: Roles) -> list[tuple[str, Co
     from luthier.ml.evaluation.metrics.classification import joined_labels
 
     return [(name, joined_labels(found, MAX_CONFUSION_LABELS)) for name, found in confusions(evaluation, roles)]
+
+
+def label_confidence_charts(evaluation: Evaluation, roles: Roles) -> list[Plot]:
+    """Reliability, and what can be answered alone; none where no system has probabilities of labels."""
+    from luthier.ml.evaluation.label_confidence import confidence_plots
+
+    return confidence_plots(evaluation.label_confidence, _colours(evaluation, roles))
 
 
 def _colours(evaluation: Evaluation, roles: Roles) -> dict[str, Role]:

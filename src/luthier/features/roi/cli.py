@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from luthier.core.errors import RequestError
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, PageOption, PricesOption, open_context
 
 if TYPE_CHECKING:
@@ -14,15 +16,41 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from luthier.core.results.roi import Counted
     from luthier.core.results.roi_result import RoiResult
     from luthier.features.roi.service import RoiOutcome
+    from luthier.ml.planning.roi.questions import Questions
 
 _STYLES = {"yes": "bold green", "no": "bold red", "open": "bold yellow"}
 _NUM_BARS = 6
 
 
 def worth(
-    case: Annotated[Path, typer.Argument(metavar="CASE", help="YAML or JSON; docs/roi.md explains its keys.")],
+    case: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CASE]", help="YAML or JSON; docs/roi.md explains its keys. Without: three questions."),
+    ] = None,
+    answers_per_week: Annotated[
+        float | None, typer.Option(metavar="N", help="Without a case: answers that people give a week.")
+    ] = None,
+    minutes_each: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help="Without a case: minutes that a person takes for one.")
+    ] = None,
+    cost_of_an_error: Annotated[
+        float | None, typer.Option(metavar="MONEY", help="Without a case: what a wrong answer costs.")
+    ] = None,
+    accuracy_today: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE", help="Without a case: how many answers people get right, 0.95, or a count, 47/50."
+        ),
+    ] = None,
+    rate_per_hour: Annotated[
+        float | None, typer.Option(metavar="MONEY", help="Without a case: an hour of the people who answer.")
+    ] = None,
+    currency: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Without a case: of all money.", show_default="USD")
+    ] = None,
     verdict: Annotated[
         str | None,
         typer.Option("--verdict", metavar="RUN", help="Take gains from this run's evaluation, not from the case."),
@@ -32,12 +60,94 @@ def worth(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Weigh a case: payback, 12-month value, break-even gain, and what plainer ways would be worth."""
+    """Weigh a case: payback, 12-month value, break-even gain, and what plainer ways would be worth.
+
+    Without a case file it asks three questions, or takes their options, and names its defaults for all else.
+    """
     from luthier.features.roi import service as roi_service
 
+    asked = _Asked(answers_per_week, minutes_each, cost_of_an_error, accuracy_today, rate_per_hour, currency)
+    question = _case_or_questions(case, asked, may_ask=not as_json)
     with open_context(home) as context:
-        found = roi_service.compute_roi(context, case, verdict=verdict, prices=prices, html=html)
+        found = roi_service.compute_roi(context, question, verdict=verdict, prices=prices, html=html)
     return Answer(as_json, found.as_json(), lambda console: _show(console, found))
+
+
+class _Asked(NamedTuple):
+    """The options in place of a case; None where they were not given."""
+
+    answers_per_week: float | None
+    minutes_each: float | None
+    cost_of_an_error: float | None
+    accuracy_today: str | None
+    rate_per_hour: float | None
+    currency: str | None
+
+
+_QUESTIONS = {
+    "answers_per_week": "How many answers do people give a week?",
+    "minutes_each": "How many minutes does one take?",
+    "cost_of_an_error": "What does a wrong answer cost, beyond the work on it?",
+}
+
+
+def _case_or_questions(case: Path | None, asked: _Asked, *, may_ask: bool) -> Path | Questions:
+    """The case file, or the three questions, those that are missing asked in a terminal.
+
+    Raises:
+        RequestError: both, or neither and nobody to ask.
+    """
+    given = [f"--{name.replace('_', '-')}" for name, value in asked._asdict().items() if value is not None]
+    if case is not None:
+        if given:
+            raise RequestError(
+                f"the case {case} and {', '.join(given)}",
+                expected="a case file, which says all of it, or the options",
+                do="leave one of them out",
+            )
+        return case
+    from luthier.ml.planning.roi.questions import Questions
+
+    numbers: dict[str, float] = {}
+    missing = [name for name in _QUESTIONS if getattr(asked, name) is None]
+    if missing and not (may_ask and sys.stdin.isatty()):
+        raise RequestError(
+            f"no case file, and no {', '.join('--' + name.replace('_', '-') for name in missing)}",
+            expected="a case file, or all of --answers-per-week, --minutes-each and --cost-of-an-error",
+            do="give them, or run it in a terminal without --json: it asks",
+        )
+    for name, question in _QUESTIONS.items():
+        value = getattr(asked, name)
+        numbers[name] = typer.prompt(question, type=float) if value is None else value
+    accuracy, counted = _accuracy(asked.accuracy_today)
+    return Questions(
+        **numbers,
+        accuracy_today=accuracy,
+        counted_today=counted,
+        rate_per_hour=asked.rate_per_hour,
+        currency=asked.currency or "USD",
+    )
+
+
+def _accuracy(text: str | None) -> tuple[float | None, Counted | None]:
+    """A share, or a count such as 47/50.
+
+    Raises:
+        RequestError: neither.
+    """
+    from luthier.core.results.roi import Counted
+
+    if text is None:
+        return None, None
+    right, slash, of = text.partition("/")
+    try:
+        return (None, Counted(num_correct=int(right), num_answers=int(of))) if slash else (float(text), None)
+    except ValueError as error:  # pydantic's too
+        raise RequestError(
+            f"--accuracy-today {text}",
+            expected="a share such as 0.95, or right answers of those that were checked, such as 47/50",
+            do="correct it",
+        ) from error
 
 
 def _show(console: Console, found: RoiOutcome) -> None:

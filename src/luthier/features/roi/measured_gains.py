@@ -7,6 +7,7 @@ interval; only a gain over an accuracy that the case gives is one of other rows.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,10 +20,13 @@ from luthier.core.evaluation import (
     SystemResult,
 )
 from luthier.core.ids import is_id
-from luthier.core.results.roi import Case, Measured, MeasuredBaseline, MeasuredGains, TodayKind
+from luthier.core.results.measured_gains import Measured, MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
+from luthier.core.results.roi import Case
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.home.context import Context
 
+_MIN_CORRELATED: Final = 10
+"""Rows below which a correlation is mostly noise."""
 SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_accuracy")
 
 
@@ -63,7 +67,8 @@ def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
         today_name=today.name if today else None,
         today_figure=figure,
         tuned_figure=own,
-        baselines=_baselines(evaluation, today, tuned, metric),
+        baselines=_baselines(case, evaluation, today, tuned, metric),
+        alone=_alone(case, evaluation, tuned, is_tuned=True),
     )
     # Where few-shot prompting is today's way, it is no alternative as well; and where today's way reads no tokens, its
     # costs are unknown until the case says them.
@@ -73,6 +78,7 @@ def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
     return found.model_copy(
         update={
             "over_few_shot": _compared(evaluation, beside, tuned, metric) if beside is not None else None,
+            "few_shot_correlation": 0.0 if beside is None else _correlation(beside, today, tuned, metric),
             "shot_tokens": _shot_tokens(context, evaluation, shown, case, kind) if shown and is_shown else None,
             "notes": (*found.notes, *_notes_on_prompt(evaluation, shown if is_shown else None)),
         }
@@ -222,8 +228,69 @@ def _over_given(case: Case, tuned: Measured | None) -> Measured:
     return Measured(value=difference, low=max(-1.0, low), high=min(1.0, high))
 
 
+def _correlation(other: SystemResult, today: SystemResult | None, tuned: SystemResult, metric: str) -> float:
+    """Over rows, of the tuned model's gain over another system with that over today's way.
+
+    Where the case says how accurate today's way is, the tuned model's own figure takes the second place. 0 where rows
+    are not kept, have no figure of their own, or do not differ.
+    """
+    own, less = _by_row(tuned, metric), _by_row(other, metric)
+    now = dict.fromkeys(own, 0.0) if today is None else _by_row(today, metric)
+    rows = [row for row in own if row in less and row in now]
+    if len(rows) < _MIN_CORRELATED:
+        return 0.0
+    over_other, over_today = [own[row] - less[row] for row in rows], [own[row] - now[row] for row in rows]
+    if min(over_other) == max(over_other) or min(over_today) == max(over_today):
+        return 0.0
+    return statistics.correlation(over_other, over_today)
+
+
+def _by_row(system: SystemResult, metric: str) -> dict[str, float]:
+    return {one.row_id: one.scores[metric] for one in system.samples if metric in one.scores}
+
+
+def _alone(case: Case, evaluation: Evaluation, system: SystemResult, *, is_tuned: bool) -> MeasuredAlone | None:
+    """What a system answers alone at the accuracy that the case asks for; None where it does not ask, or for nothing.
+
+    Raises:
+        RequestError: the tuned model has no probabilities of labels, or no threshold of them reaches the accuracy.
+    """
+    asked = case.verdict.alone_at
+    if asked is None:
+        return None
+    from luthier.ml.evaluation.label_confidence import coverage_at
+
+    known = next((one for one in evaluation.label_confidence if one.system == system.name), None)
+    if known is None:
+        if not is_tuned:
+            return None
+        why = evaluation.label_confidence_left_out or "its answers are no labels, or it was judged by an older version"
+        raise RequestError(
+            f"evaluation {evaluation.evaluation_id} does not say how sure {system.name} is of its answers: {why}",
+            expected="probabilities of labels, to choose what it answers alone",
+            do="judge again where answers are labels (docs/baselines.md), or take verdict.alone_at out of the case",
+        )
+    found = coverage_at(known.confidence, known.is_right, asked)
+    if found.threshold is None or found.accuracy is None or found.low is None or found.high is None:
+        if not is_tuned:
+            return None
+        raise RequestError(
+            f"{system.name} reaches {asked:g} at no threshold of confidence on {found.num_rows:,} rows, so it answers "
+            "nothing alone",
+            expected="an accuracy that it reaches on a part of the rows",
+            do="ask for a lower verdict.alone_at if errors cost little, train on more rows, or use the model as a "
+            "suggestion that a person checks",
+        )
+    return MeasuredAlone(
+        asked=asked,
+        threshold=found.threshold,
+        share=Measured(value=found.share, low=found.share_low, high=found.share_high),
+        accuracy=Measured(value=found.accuracy, low=found.low, high=found.high),
+    )
+
+
 def _baselines(
-    evaluation: Evaluation, today: SystemResult | None, tuned: SystemResult, metric: str
+    case: Case, evaluation: Evaluation, today: SystemResult | None, tuned: SystemResult, metric: str
 ) -> tuple[MeasuredBaseline, ...]:
     """Those without a language model that can be compared with the tuned one, but for today's way."""
     from luthier.ml.evaluation.verdict_text import system_title
@@ -243,6 +310,8 @@ def _baselines(
                 tuned_less=Measured(value=comparison.difference, low=comparison.low, high=comparison.high),
                 tuned_is=ALTERNATIVE_WORDS[comparison.verdict],
                 seconds=system.seconds,
+                correlation=_correlation(system, today, tuned, metric),
+                alone=_alone(case, evaluation, system, is_tuned=False),
             )
         )
     return tuple(found)

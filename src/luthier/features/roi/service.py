@@ -22,6 +22,7 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.core.results.roi_result import RoiResult
+    from luthier.ml.planning.roi.questions import Questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +38,29 @@ class RoiOutcome:
 
 
 def compute_roi(
-    context: Context, file: Path, *, verdict: str | None = None, prices: Path | None = None, html: Path | None = None
+    context: Context,
+    file: Path | Questions,
+    *,
+    verdict: str | None = None,
+    prices: Path | None = None,
+    html: Path | None = None,
 ) -> RoiOutcome:
-    """Answer a case file. The same files and the same evaluation give the same answer.
+    """Answer a case file, or three questions. The same files and the same evaluation give the same answer.
 
-    verdict: a run, whose last evaluation is taken, or an evaluation; in place of assumed gains. prices: entries that
-    replace those of the shipped table. html: where to write the page; its folder is made where it is missing.
+    file: of the case; or the answers to three questions, where all else is a default. verdict: a run, whose last
+    evaluation is taken, or an evaluation; in place of assumed gains. prices: entries that replace those of the shipped
+    table. html: where to write the page; its folder is made where it is missing.
 
     Raises NotFoundError (a file, run or evaluation that is not there), RequestError (a case that is wrong or
     contradicts itself, a missing price), ConflictError (see `measured_gains`), StorageFullError.
     """
     from luthier.ml.planning.devices import load_prices
     from luthier.ml.planning.roi import check_case, worth
+    from luthier.ml.planning.roi.questions import case_of
 
-    check_is_not_input(html, file, prices)
-    table, case = load_prices(prices), load_case(file)
+    check_is_not_input(html, *([file] if isinstance(file, Path) else []), prices)
+    table = load_prices(prices)
+    case, assumed = (load_case(file), ()) if isinstance(file, Path) else case_of(file, is_measured=verdict is not None)
     measured = measured_gains(context, verdict, case) if verdict is not None else None
     if measured is not None and measured.today_kind == "few_shot":
         # It may have been asked for by its name: one word for it from here on.
@@ -60,12 +69,14 @@ def compute_roi(
     priced, sources = with_prices(case, table)
     if prices is not None and not sources:
         sources = (f"No price of {prices} was needed: the case says all of them itself.",)
-    result = worth(priced, measured, sources=sources)
+    result = worth(priced, measured, sources=(*assumed, *sources))
     if html is None:
         return RoiOutcome(result)
     from luthier.ml.planning.roi.report import write_roi_report
 
-    return RoiOutcome(result, write_roi_report(html, result, case_file=str(file), verdict=verdict))
+    arguments = (str(file),) if isinstance(file, Path) else file.arguments
+
+    return RoiOutcome(result, write_roi_report(html, result, case=arguments, verdict=verdict))
 
 
 CASE: Final = FileKind(

@@ -1,7 +1,12 @@
 """Answers that repeat: the commonest one, the most popular of those that a prompt offers, and a linear classifier.
 
+The classifier's probabilities are the softmax of its decision values times one factor, which is fitted on the fifth of
+the training rows that its regularisation is chosen on (temperature scaling): the answers stay the same.
+
 Sources: Wang and Manning, "Baselines and Bigrams: Simple, Good Sentiment and Topic Classification", 2012 (linear
-classifiers on word n-grams are hard to beat on short texts); Fan et al., "LIBLINEAR", 2008, the solver.
+classifiers on word n-grams are hard to beat on short texts); Fan et al., "LIBLINEAR", 2008, the solver; Guo et al., "On
+Calibration of Modern Neural Networks", 2017, section 4.2 (temperature scaling); Platt, "Probabilistic Outputs for
+Support Vector Machines", 1999 (targets that no number of rows makes certain).
 """
 
 from __future__ import annotations
@@ -9,11 +14,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier.ml.baselines.rows import WORDS, NotApplicable, TaskRow, same_label, spellings, within
+from luthier.ml.evaluation.metrics.calibration import softmax
 
 MAX_LABELS: Final = 500
 """Classes that one linear classifier is fitted for: one weight vector each."""
@@ -23,6 +31,8 @@ _MAX_TRIED: Final = 4_000
 """Rows on which its regularisation is chosen."""
 _STRENGTHS: Final = (0.1, 1.0, 10.0)
 """Inverse regularisation, of which the best on a fifth of the training rows is taken."""
+_FACTORS: Final = (0.05, 50.0)
+"""Between which the factor of decision values is looked for."""
 _WORD: Final = re.compile(r"\w+")
 _LOOKED_AT: Final = 1_000
 """Training rows by which it is decided whether prompts offer answers."""
@@ -76,7 +86,22 @@ def _offered(prompt: str, words: Mapping[str, frozenset[str]]) -> list[str]:
     ]
 
 
-def linear_classifier(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """Answers of a classifier.
+
+    Attributes:
+        outputs: one for each prompt.
+        classes: what it chooses among, as answers are written.
+        probabilities: [prompts, classes]; None where too few rows were left to fit them on.
+    """
+
+    outputs: list[str]
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float64] | None
+
+
+def linear_classifier(rows: Sequence[TaskRow], prompts: Sequence[str]) -> Classified:
     """A linear support vector machine on TF-IDF of words, word pairs and character n-grams.
 
     Its regularisation is chosen on a fifth of the training rows, then it is fitted on all. Labels that differ in case
@@ -99,9 +124,13 @@ def linear_classifier(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[s
     seen, asked = _features([row.prompt for row in rows], prompts)
     if len(set(labels)) < 2:
         raise NotApplicable("the rows that fit into its bound have the same answer")
-    strength = _best_strength(seen[:_MAX_TRIED], np.array(labels[:_MAX_TRIED]))
+    strength, factor = _tried(seen[:_MAX_TRIED], np.array(labels[:_MAX_TRIED]))
     fitted = _classifier(strength).fit(seen, labels)
-    return [forms[str(label)] for label in fitted.predict(asked)]
+    return Classified(
+        outputs=[forms[str(label)] for label in fitted.predict(asked)],
+        classes=tuple(forms[str(label)] for label in fitted.classes_),
+        probabilities=None if factor is None else softmax(factor * _decisions(fitted, asked)),
+    )
 
 
 def _features(seen: Sequence[str], asked: Sequence[str]) -> tuple[Any, Any]:
@@ -124,7 +153,8 @@ def _features(seen: Sequence[str], asked: Sequence[str]) -> tuple[Any, Any]:
         raise NotApplicable("the prompts hold no words that repeat") from error
 
 
-def _best_strength(features: Any, labels: np.ndarray[Any, Any]) -> float:
+def _tried(features: Any, labels: np.ndarray[Any, Any]) -> tuple[float, float | None]:
+    """The best regularisation, and the factor of its decision values; None where there is no row to try it on."""
     # Every fifth row of each class, so that each side has every class that has two rows.
     place: Counter[str] = Counter()
     held = np.zeros(len(labels), dtype=bool)
@@ -132,14 +162,38 @@ def _best_strength(features: Any, labels: np.ndarray[Any, Any]) -> float:
         held[number] = place[label] % 5 == 1
         place[label] += 1
     if not held.any() or len(set(labels[~held])) < 2:
-        return 1.0
+        return 1.0, None
     inside = np.flatnonzero(~held)
-    right = [
-        float((_classifier(one).fit(features[inside], labels[inside]).predict(features[held]) == labels[held]).mean())
-        for one in _STRENGTHS
-    ]
+    fitted = [_classifier(one).fit(features[inside], labels[inside]) for one in _STRENGTHS]
+    right = [float((one.predict(features[held]) == labels[held]).mean()) for one in fitted]
     # The strongest regularisation of equals: argmax takes the first.
-    return _STRENGTHS[int(np.argmax(right))]
+    best = int(np.argmax(right))
+    return _STRENGTHS[best], _factor(_decisions(fitted[best], features[held]), labels[held], fitted[best].classes_)
+
+
+def _decisions(fitted: Any, features: Any) -> NDArray[np.float64]:
+    """[rows, classes]: the distance from each class's boundary."""
+    found = np.asarray(fitted.decision_function(features), dtype=np.float64)
+    # Of two classes there is one boundary, with the second class above it.
+    return found if found.ndim == 2 else np.stack([-found, found], axis=1)
+
+
+def _factor(decisions: NDArray[np.float64], labels: np.ndarray[Any, Any], classes: np.ndarray[Any, Any]) -> float:
+    """What decision values are multiplied by so that their softmax gives these labels the highest likelihood."""
+    from scipy.optimize import minimize_scalar
+
+    # Every held class is among the others: each fifth row is the second of its class at the earliest.
+    own = np.searchsorted(classes, labels)
+    # Platt's targets: a few rows that are all right do not make it certain.
+    target = (len(own) + 1) / (len(own) + 2)
+    wanted = np.full(decisions.shape, (1 - target) / (decisions.shape[1] - 1))
+    wanted[np.arange(len(own)), own] = target
+
+    def loss(log_factor: float) -> float:
+        given = softmax(np.exp(log_factor) * decisions)
+        return -float((wanted * np.log(np.maximum(given, 1e-300))).sum(axis=1).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(_FACTORS), method="bounded").x))
 
 
 def _classifier(strength: float) -> Any:

@@ -11,7 +11,7 @@ from luthier.core.dataset import Example
 from luthier.core.evaluation import SystemKind
 from luthier.core.ports import Progress
 from luthier.ml.baselines.copying import copied_answers
-from luthier.ml.baselines.labels import commonest_answer, linear_classifier, popular_among_offered
+from luthier.ml.baselines.labels import Classified, commonest_answer, linear_classifier, popular_among_offered
 from luthier.ml.baselines.nearest import TokenEmbeddings, nearest_by_embeddings, nearest_by_words
 from luthier.ml.baselines.numbers import ridge_regression
 from luthier.ml.baselines.rows import MAX_ROWS, NotApplicable, TaskRow, prompt_text, task_rows
@@ -26,12 +26,14 @@ class Predictions:
         kind: what it is.
         outputs: one answer for each held-out row, in their order.
         seconds: wall time of fitting and answering.
+        classified: the classes with their probabilities, of a classifier.
     """
 
     name: str
     kind: SystemKind
     outputs: tuple[str, ...]
     seconds: float
+    classified: Classified | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +100,16 @@ def predict(
             task.advance()
             start = time.perf_counter()
             try:
-                outputs = answer()
+                answers = answer()
             except NotApplicable as reason:
                 left_out.append(f"{name}: {reason}")
             else:
+                classified = answers if isinstance(answers, Classified) else None
+                outputs = answers.outputs if isinstance(answers, Classified) else answers
                 if kind == "popularity" and found and tuple(outputs) == found[0].outputs:
                     left_out.append(f"{name}: it is always the commonest answer")
                     continue
-                found.append(Predictions(name, kind, tuple(outputs), time.perf_counter() - start))
+                found.append(Predictions(name, kind, tuple(outputs), time.perf_counter() - start, classified))
     return BaselineSet(tuple(found), tuple(left_out), len(rows), len(rows) == MAX_ROWS < len(train))
 
 
@@ -120,7 +124,7 @@ def _load_libraries() -> None:
 
 def _ways(
     rows: Sequence[TaskRow], prompts: Sequence[str], embeddings: TokenEmbeddings | None
-) -> Iterator[tuple[str, SystemKind, Callable[[], list[str]]]]:
+) -> Iterator[tuple[str, SystemKind, Callable[[], list[str] | Classified]]]:
     yield MAJORITY, "majority", lambda: commonest_answer(rows, len(prompts))
     yield POPULARITY, "popularity", lambda: popular_among_offered(rows, prompts)
     yield NEAREST, "nearest", lambda: nearest_by_words(rows, prompts)

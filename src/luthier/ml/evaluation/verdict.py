@@ -27,11 +27,13 @@ from luthier.core.evaluation import (
     AlternativeWord,
     Bar,
     Comparison,
+    LabelConfidence,
     SystemResult,
     Verdict,
     VerdictWord,
 )
-from luthier.ml.charts.judged_rows import metric_title
+from luthier.ml.charts.judged_rows import metric_title, start
+from luthier.ml.evaluation.label_confidence import confidence_details, coverage_sentence
 from luthier.ml.evaluation.metrics.registry import FAMILIES
 from luthier.ml.evaluation.statistics.intervals import LEVEL
 from luthier.ml.evaluation.verdict_text import caveats, further_details, headline, listed, primary_details, system_title
@@ -237,6 +239,7 @@ def verdict(
     num_rows_in_file: int | None = None,
     bar: Bar | None = None,
     are_labels: bool = False,
+    confidence: Sequence[LabelConfidence] = (),
 ) -> Verdict:
     """Put the comparisons of one candidate (by default the last system) into words.
 
@@ -255,6 +258,7 @@ def verdict(
         num_rows_in_file: rows of the held-out file, where not all were judged.
         bar: what the candidate has to reach to be good enough; None where nothing was asked.
         are_labels: the rows' answers are labels.
+        confidence: how sure systems are of their labels.
 
     Raises:
         RequestError: there is nothing to compare the candidate with.
@@ -282,7 +286,23 @@ def verdict(
         num_rows_in_file=num_rows_in_file,
         are_labels=are_labels,
     )
-    return _verdict(judged, own, found, results, notes, bar)
+    words = _verdict(judged, own, found, results, notes, bar)
+    known = {one.system: one for one in confidence}
+    return words if judged.name not in known else _with_confidence(words, known.pop(judged.name), list(known.values()))
+
+
+def _with_confidence(words: Verdict, own: LabelConfidence, others: Sequence[LabelConfidence]) -> Verdict:
+    """The verdict with what the judged system's confidence is good for, beside that of the best of the others."""
+    headline, details = words.headline, confidence_details(own)
+    if own.coverage is not None:
+        headline = f"{headline} {coverage_sentence(own.coverage)}"
+        shown = [one for one in others if one.coverage is not None and one.coverage.is_shown]
+        best = max(shown, key=lambda one: one.coverage.share if one.coverage else 0.0, default=None)
+        if best is not None and best.coverage is not None:
+            details = (*details, coverage_sentence(best.coverage, start(best.system)))
+    return words.model_copy(
+        update={"headline": headline, "details": (*words.details, *details), "coverage": own.coverage}
+    )
 
 
 def _verdict(

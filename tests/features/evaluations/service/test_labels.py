@@ -11,10 +11,11 @@ from luthier.core.errors import RequestError
 from luthier.core.evaluation import Bar
 from luthier.core.recipe import GoodEnoughRecipe
 from luthier.features.evaluations.service import evaluate
-from luthier.features.evaluations.view import charts, confusion_tables
+from luthier.features.evaluations.view import charts, confusion_tables, label_confidence_charts
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.ml.evaluation.report.evaluation_results import confusion_charts, interval_charts
+from luthier.ml.evaluation.report.evaluation_results import label_confidence_charts as drawn_charts
 from luthier.ml.evaluation.result_views import roles
 from luthier.platform.home.context import Context
 
@@ -64,6 +65,55 @@ def test_labels_have_macro_f1_a_confusion_and_a_bar(context: Context, tiny_model
     assert (drawn.key, drawn.limit and drawn.limit.x) == ("metric-macro_f1", 0.9)
     (shown,) = [chart for chart in interval_charts(found, who) if "asked for: 0.9" in str(chart.svg)]
     assert shown.title == "macro-F1"
+
+
+def test_probabilities_of_labels_are_measured_and_say_what_can_be_answered_alone(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    found = evaluate(
+        context,
+        [str(tiny_model)],
+        data=write_labelled(tmp_path / "test.jsonl", 24, first=100),
+        few_shot=1,
+        few_shot_from=write_labelled(tmp_path / "train.jsonl", 24),
+        metrics=["label_accuracy"],
+        max_new_tokens=3,
+        good_enough=GoodEnoughRecipe(value=0.9),
+    )
+    assert found.label_confidence_left_out == ""
+    assert [one.system for one in found.label_confidence] == ["linear classifier", found.systems[-1].name]
+    own = found.label_confidence[-1]
+    assert (own.num_labels, len(own.confidence), len(own.is_right)) == (3, 24, 24)
+    # Of three labels the likeliest has a third at least; this random model prefers the label with the fewest tokens.
+    assert 1 / 3 < min(own.confidence) < max(own.confidence) < 1
+    assert len(set(own.confidence)) > 10
+    verdict = found.verdict
+    assert verdict is not None
+    assert verdict.coverage == own.coverage
+    assert own.coverage is not None
+    assert (own.coverage.asked, own.coverage.num_rows) == (0.9, 24)
+    assert "of cases alone" in verdict.headline
+    who = roles(found)
+    assert who is not None
+    assert [plot.key for plot in label_confidence_charts(found, who)] == ["chart-label-reliability", "chart-coverage"]
+    assert "chart-coverage" in str(drawn_charts(found, who)[-1].svg)
+    assert context.evaluations.get(found.evaluation_id) == found
+
+
+def test_too_few_rows_have_no_probabilities_and_the_reason_is_said(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    found = evaluate(
+        context,
+        [str(tiny_model)],
+        data=write_labelled(tmp_path / "test.jsonl", 9, first=100),
+        few_shot=1,
+        few_shot_from=write_labelled(tmp_path / "train.jsonl", 24),
+        metrics=["label_accuracy"],
+        max_new_tokens=3,
+    )
+    assert found.label_confidence == ()
+    assert "9 held-out rows are too few" in found.label_confidence_left_out
 
 
 def test_a_bar_without_a_verdict_is_refused_before_anything_is_judged(

@@ -85,3 +85,43 @@ def test_a_wrong_request_is_two_and_one_document(luthier: Any, case: Path, tmp_p
     done = luthier("worth", case, "--json")
     assert done.code == 2
     assert "currency: is missing" in done.document["error"]["came"]
+
+
+THREE = ("--answers-per-week", "300", "--minutes-each", "6", "--cost-of-an-error", "20")
+
+
+def test_three_options_are_a_case(luthier: Any, tmp_path: Path) -> None:
+    done = luthier("worth", *THREE, "--accuracy-today", "48/50", "--html", tmp_path / "worth.html")
+    assert done.code == 0
+    assert done.out.startswith("300 answers a week, 6 minutes each\nYes: it is worth")
+    assert "Assumed, since nobody said it" in done.out
+    page = (tmp_path / "worth.html").read_text(encoding="utf-8")
+    assert "luthier worth --answers-per-week 300 --minutes-each 6 --cost-of-an-error 20 --accuracy-today 48/50" in page
+    document = luthier("worth", *THREE, "--json").document
+    assert document["case"]["calls"]["value_of_one_more_correct"]["typical"] == 20
+
+
+def test_what_is_missing_is_named_where_nobody_can_be_asked(luthier: Any, case: Path) -> None:
+    done = luthier("worth", *THREE[:4])
+    assert done.code == 2
+    assert "no --cost-of-an-error" in done.err
+    assert "a case file, or all of" in luthier("worth").err
+    both = luthier("worth", case, *THREE)
+    assert both.code == 2
+    assert "leave one of them out" in both.err
+    assert "47/50" in luthier("worth", *THREE, "--accuracy-today", "most").err
+    assert "47/50" in luthier("worth", *THREE, "--accuracy-today", "51/50").err
+
+
+def test_in_a_terminal_the_missing_figures_are_asked(luthier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(question: str, **_: Any) -> float:
+        asked.append(question)
+        return 20.0
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.prompt", answer)
+    done = luthier("worth", *THREE[:4])
+    assert done.code == 0
+    assert asked == ["What does a wrong answer cost, beyond the work on it?"]

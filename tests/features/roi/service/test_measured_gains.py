@@ -5,12 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import Comparison, Evaluation, Metric, SystemKind, SystemResult, Verdict, VerdictWord
+from luthier.core.evaluation import (
+    Comparison,
+    Evaluation,
+    LabelConfidence,
+    Metric,
+    Sample,
+    SystemKind,
+    SystemResult,
+    Verdict,
+    VerdictWord,
+)
+from luthier.core.records.bounds import UNIT
 from luthier.features.roi.service import RoiOutcome, compute_roi
+from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
+from luthier.ml.evaluation.statistics import bootstrap_interval, paired_bootstrap
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record
 
@@ -276,3 +290,89 @@ def test_a_given_accuracy_is_not_held_against_points_of_another_metric(answer: A
     case = CASE.replace("today:\n", "today:\n  accuracy: 0.6\n")
     with pytest.raises(RequestError, match="which today's accuracy cannot be held against"):
         answer(f"{case}verdict: {{today: given, metric: rouge_l, correct_per_point: 0.5}}\n", rouge)
+
+
+def with_rows(num: int = 200) -> Evaluation:
+    """Base, linear classifier and tuned model with their rows: both are right on nearly the same ones."""
+    random = np.random.default_rng(0)
+    difficulty = random.random(num)
+    right = {
+        "base": difficulty < 0.3,
+        "linear classifier": difficulty + random.normal(0, 0.05, num) < 0.72,
+        "tuned": difficulty + random.normal(0, 0.05, num) < 0.75,
+    }
+    kinds: dict[str, SystemKind] = {"base": "model", "linear classifier": "linear", "tuned": "model"}
+    stats = {name: mean_statistics(values.astype(float)) for name, values in right.items()}
+    systems, comparisons = [], []
+    for name, values in right.items():
+        rows = tuple(
+            Sample(
+                row_id=f"row-{number}", prompt="", reference="a", output="a", num_new_tokens=1, finish_reason="stop",
+                scores={METRIC: float(value)},
+            )
+            for number, value in enumerate(values)
+        )  # fmt: skip
+        found = bootstrap_interval(stats[name], mean_of_sums, bounds=UNIT, seed=0, num_resamples=1_000)
+        one = system(name, kinds[name], found.value)
+        interval = one.metrics[METRIC].model_copy(update={"low": found.low, "high": found.high})
+        systems.append(one.model_copy(update={"metrics": {METRIC: interval}, "samples": rows, "num_samples": num}))
+        if name != "tuned":
+            paired = paired_bootstrap(stats["tuned"], stats[name], mean_of_sums, bounds=UNIT, seed=0)
+            ends = {"difference": paired.difference, "low": paired.low, "high": paired.high}
+            comparisons.append(compared(name, 0.0, 0.0).model_copy(update=ends))
+    found_all = {"systems": tuple(systems), "comparisons": tuple(comparisons), "num_rows": num}
+    return evaluation().model_copy(update=found_all)
+
+
+def test_the_interval_of_an_alternative_is_that_of_its_own_paired_gain(answer: Any) -> None:
+    judged = with_rows()
+    case = CASE.replace("alternatives: {few_shot: {extra_prompt_tokens: 400}}", "alternatives: {}")
+    (linear,) = answer(case, judged).result.alternatives
+    base, own, _ = (mean_statistics([sample.scores[METRIC] for sample in one.samples]) for one in judged.systems)
+    truth = paired_bootstrap(own, base, mean_of_sums, bounds=UNIT, seed=0)
+    assert linear.gain.typical == pytest.approx(truth.difference)
+    assert linear.gain.high - linear.gain.low == pytest.approx(truth.high - truth.low, rel=0.1)
+
+
+def sure(system: str, num: int = 200) -> LabelConfidence:
+    """Right wherever it is surer than 0.7, and in half of the other rows."""
+    confidence = np.linspace(0.5, 1, num)
+    is_right = (confidence > 0.7) | (np.arange(num) % 2 == 0)
+    figure = Metric(value=0.1, low=0.0, high=0.2, unit="0 to 1", higher_is_better=False)
+    return LabelConfidence(
+        system=system, num_labels=2, calibration_error=figure, brier=figure, bins=(),
+        confidence=tuple(confidence.tolist()), is_right=tuple(bool(one) for one in is_right),
+    )  # fmt: skip
+
+
+PEOPLE = NO_TOKENS.replace("cost_per_call: 0", "cost_per_call: 2\n  accuracy: 0.95")
+
+
+def test_what_is_answered_alone_saves_what_people_cost(answer: Any) -> None:
+    judged = with_rows().model_copy(update={"label_confidence": (sure("tuned"), sure("linear classifier"))})
+    found = answer(f"{PEOPLE}verdict: {{today: given, alone_at: 0.95}}\n", judged).result
+    alone = found.measured.alone
+    assert alone is not None
+    assert 0.5 < alone.share.low < alone.share.value < alone.share.high < 0.8
+    assert 0.9 < alone.accuracy.value < 1
+    # 10,000 calls at 2 USD; the rest costs as much as today, and tokens are paid for all calls.
+    assert found.tuned.serving_per_month.typical == pytest.approx(20_000 * (1 - alone.share.value) + 30)
+    assert found.tuned.gain.typical == pytest.approx(alone.share.value * (alone.accuracy.value - 0.95))
+    assert "of cases alone" in found.reasons[0]
+    assert any("from a confidence of" in note for note in found.notes)
+    linear = next(way for way in found.alternatives if way.name == "linear classifier")
+    assert linear.gain.typical == pytest.approx(found.tuned.gain.typical)
+    assert linear.serving_per_month.typical == pytest.approx(20_000 * (1 - alone.share.value))
+
+
+def test_a_model_that_is_not_sure_answers_nothing_alone(answer: Any) -> None:
+    case = f"{PEOPLE}verdict: {{today: given, alone_at: 0.95}}\n"
+    with pytest.raises(RequestError, match="does not say how sure tuned is of its answers: its answers are no labels"):
+        answer(case, with_rows())
+
+
+def test_an_accuracy_that_no_threshold_reaches_is_refused(answer: Any) -> None:
+    never = sure("tuned").model_copy(update={"is_right": (False, True) * 100})
+    judged = with_rows().model_copy(update={"label_confidence": (never,)})
+    with pytest.raises(RequestError, match=r"reaches 0\.95 at no threshold of confidence on 200 rows"):
+        answer(f"{PEOPLE}verdict: {{today: given, alone_at: 0.95}}\n", judged)

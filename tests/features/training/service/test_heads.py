@@ -73,6 +73,22 @@ def test_a_head_learns_a_rule_and_is_judged_as_a_head(
     assert losses[-1] < losses[0]
 
 
+def test_the_probabilities_of_a_head_say_what_it_can_answer_alone(context: Context, make_recipe: MakeRecipe) -> None:
+    rows = {**_sides(), "test": _colours(72, 96)}
+    training = {"epochs": 1, "global_batch_size": 8, "precision": "float32", "num_threads": 1}
+    evaluation = {**_SMALL, "good_enough": {"metric": "exact_match", "value": 0.6}}
+    outcome = run(context, _recipe(make_recipe, rows, evaluation=evaluation, training=training))
+    assert outcome.evaluation is not None
+    found = outcome.evaluation
+    assert found.label_confidence_left_out == ""
+    own = found.label_confidence[-1]
+    assert (own.system, own.num_labels, len(own.confidence)) == ("tuned", 3, 24)
+    # The likeliest class is the one that it answers with.
+    assert list(own.is_right) == [one.output == one.reference for one in found.systems[-1].samples]
+    assert found.verdict is not None
+    assert found.verdict.coverage == own.coverage
+
+
 def test_neither_library_finds_the_layer_in_its_own_files(context: Context, make_recipe: MakeRecipe) -> None:
     from safetensors import safe_open
 

@@ -31,6 +31,7 @@ from luthier.ml.charts.judged_rows import metric_rows as rows_of
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.spec import OTHERS, Axis, Cell, Estimate, Intervals, Mark, Matrix, Role
 from luthier.ml.charts.svg import report_chart
+from luthier.ml.evaluation.label_confidence import confidence_plots
 from luthier.ml.evaluation.metrics.classification import joined_labels
 from luthier.ml.evaluation.result_views import MAX_CONFUSION_LABELS, Roles, bar_mark, confusions, metric_names
 
@@ -143,6 +144,12 @@ def confusion_charts(evaluation: Evaluation, roles: Roles) -> list[Chart]:
     """One chart for each model, the candidate first; none where the rows' answers are no labels."""
     colours, found = system_colours(evaluation, roles), confusions(evaluation, roles)
     return [confusion_chart(f"chart-confusion-{n}", name, one, colours[name]) for n, (name, one) in enumerate(found)]
+
+
+def label_confidence_charts(evaluation: Evaluation, roles: Roles) -> list[Chart]:
+    """Reliability, and what can be answered alone; none where no system has probabilities of labels."""
+    plots = confidence_plots(evaluation.label_confidence, system_colours(evaluation, roles), size_pixels=_WIDTH)
+    return [report_chart(plot) for plot in plots]
 
 
 def confusion_chart(key: str, name: str, found: Confusion, role: Role) -> Chart:

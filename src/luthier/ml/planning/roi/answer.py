@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.results.roi import Case, MeasuredGains, Way
+from luthier.core.results.measured_gains import MeasuredGains
+from luthier.core.results.roi import Case, Way
 from luthier.core.results.roi_result import Answer, Bar, BreakEven, Part, Priced, RoiResult, Spread, SpreadOrNever
 from luthier.ml.charts.figures import Fact
 from luthier.ml.evaluation.verdict import duration
@@ -124,9 +125,9 @@ def input_rows(result: RoiResult) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
-def again(case_file: str, verdict: str | None, html: str) -> str:
+def again(case: Sequence[str], verdict: str | None, html: str) -> str:
     """The command that makes the page again."""
-    return shlex.join(["luthier", "worth", case_file, *(["--verdict", verdict] if verdict else []), "--html", html])
+    return shlex.join(["luthier", "worth", *case, *(["--verdict", verdict] if verdict else []), "--html", html])
 
 
 def _way(way: Priced, currency: str) -> WayRow:
@@ -233,9 +234,17 @@ def reasons(
     *,
     monthly: Sequence[Part],
     once: Sequence[Part],
+    alone: tuple[Spread, Spread] | None = None,
 ) -> tuple[str, ...]:
     """Why: what a month brings and costs, what is spent once, how likely it pays, and what plainer ways are worth."""
     found = [_each_month(case, tuned, monthly), _spent(case, tuned, once)]
+    if alone is not None:
+        share, accuracy = alone
+        found.insert(
+            0,
+            f"It answers {_spread(share)} of cases alone, {_spread(accuracy)} of those rightly; people, or whatever "
+            "answers today, get the rest.",
+        )
     # The sentence needs both ends: a probability alone says nothing of how much is at stake.
     low, high = (_money(end, case) for end in (tuned.value.low, tuned.value.high))
     found.append(
@@ -255,6 +264,10 @@ def reasons(
     if not alternatives and answer != "no":
         found.append("No plainer way was priced, so it is held against doing nothing alone.")
     return tuple(found)
+
+
+def _spread(found: Spread) -> str:
+    return f"{words.share(found.typical)} ({words.share(found.low)} to {words.share(found.high)})"
 
 
 def _of_alternatives(case: Case, alternatives: Sequence[Priced]) -> Iterator[str]:
@@ -380,9 +393,17 @@ def notes(case: Case, measured: MeasuredGains | None, economy: Economy, values: 
 
 
 def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
+    if case.tuned.alone is not None or case.verdict.alone_at is not None:
+        yield "Today's way is taken to be as right on the rest as on all cases; the rest is often harder."
     if measured is None:
-        yield "The accuracy gain is assumed, not measured: train, then pass --verdict RUN."
+        what = "What it answers alone" if case.tuned.alone is not None else "The accuracy gain"
+        yield f"{what} is assumed, not measured: train, then pass --verdict RUN."
         return
+    if measured.alone is not None:
+        yield (
+            f"It answers alone from a confidence of {measured.alone.threshold:.2f} on, chosen to be right in "
+            f"{words.share(measured.alone.asked)} and judged on other rows than those that it was chosen on."
+        )
     now = today_accuracy(case, measured)
     interval = (
         "" if now is None else f": {words.share(now.value)} correct ({words.share(now.low)} to {words.share(now.high)})"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.errors import RequestError
+from luthier.core.results.measured_gains import MeasuredGains
 from luthier.core.results.roi import (
     ALTERNATIVES,
     Alternative,
@@ -14,7 +15,6 @@ from luthier.core.results.roi import (
     Case,
     Changed,
     FromVerdict,
-    MeasuredGains,
     Share,
     Tuned,
     Way,
@@ -147,6 +147,13 @@ def _ways(case: Case) -> Iterator[Contradiction]:
 def _gains(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction]:
     if measured is not None:
         yield from _assumed_beside_measured(case, measured)
+    elif case.tuned.alone is not None:
+        if given_accuracy(case) is None:
+            yield Contradiction(
+                "tuned.alone is given, and today's accuracy is not",
+                "today.accuracy or today.counted: how right the answers are that the model replaces",
+                "say today.accuracy, for example {low: 0.9, typical: 0.95, high: 0.99}",
+            )
     elif case.tuned.gain is None and (case.tuned.accuracy is None or given_accuracy(case) is None):
         yield Contradiction(
             "no gain of the tuned model is given",
@@ -160,8 +167,33 @@ def _gains(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction
             "assumed gains or a verdict",
             "take the verdict's keys out, or the assumed gains and pass --verdict RUN",
         )
+    yield from _alone(case, measured)
     for key, way in (("tuned", case.tuned), *_alternatives(case)):
         yield from _accuracies(case, key, way, measured)
+
+
+def _alone(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction]:
+    """A model that answers a part alone: once assumed or measured, and beside a today's way of known accuracy."""
+    others = [f"tuned.{name}" for name in ("gain", "accuracy") if getattr(case.tuned, name) is not None]
+    if case.tuned.alone is not None and others:
+        yield Contradiction(
+            f"tuned has alone and {' and '.join(name.removeprefix('tuned.') for name in others)}",
+            "what it answers alone, or what it gains over all answers",
+            f"take {' and '.join(others)} out of the case",
+        )
+    if case.tuned.alone is not None and measured is not None:
+        yield Contradiction(
+            f"tuned.alone is assumed, and evaluation {measured.evaluation_id} measured it",
+            "a share that is assumed or measured, not both",
+            "write verdict: {alone_at: 0.95, today: given} in its place, or leave --verdict out",
+        )
+    if case.verdict.alone_at is not None and measured is not None and measured.today_kind != "given":
+        yield Contradiction(
+            f"verdict.alone_at is given, and today's way is {measured.today}",
+            "verdict.today: given, since the rest is answered as today: by people, or however accurate today.accuracy "
+            "says",
+            "write verdict.today: given, and today.accuracy or today.counted; or take verdict.alone_at out",
+        )
 
 
 def _assumed_beside_measured(case: Case, measured: MeasuredGains) -> Iterator[Contradiction]:

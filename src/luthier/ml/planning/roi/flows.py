@@ -15,7 +15,9 @@ difference to it, so that the two are compared by the interval of that differenc
 Inputs are known by a dotted key. A range is drawn from a PERT distribution: between its low and its high, most often
 near its typical value, with mean (low + 4 typical + high) / 6. A measured figure is drawn so that its median is the
 measured value and its 2.5% and 97.5% points are the ends of its interval: a normal distribution with a width of its
-own on either side; a measured accuracy stays between 0 and 1. Draws are stratified: each input takes one value out of
+own on either side; a measured accuracy stays between 0 and 1. Two differences on the same rows are drawn with the
+correlation that they have over rows: an alternative's gain over today's way is one less the other, and drawn on their
+own it would be less sure than it is. Draws are stratified: each input takes one value out of
 each of `num` equally likely slices. The stream of an input hangs on the seed and its key alone, so another input more
 or less changes nothing for the others.
 
@@ -28,7 +30,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -36,20 +38,8 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri
 
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.results.roi import (
-    ALTERNATIVES,
-    Case,
-    Changed,
-    Gain,
-    Measured,
-    MeasuredBaseline,
-    MeasuredGains,
-    Money,
-    Range,
-    Share,
-    Tuned,
-    Way,
-)
+from luthier.core.results.measured_gains import Measured, MeasuredBaseline, MeasuredGains
+from luthier.core.results.roi import ALTERNATIVES, Case, Changed, Gain, Money, Range, Share, Tuned, Way
 from luthier.core.results.roi_result import Kind
 from luthier.ml.evaluation.statistics.resampling import share_ends
 from luthier.ml.planning.roi import words
@@ -65,6 +55,8 @@ TUNED_OVER_TODAY: Final = "verdict.tuned"
 TUNED_OVER_FEW_SHOT: Final = "verdict.over_few_shot"
 TUNED_ACCURACY: Final = "verdict.tuned_accuracy"
 TODAY_ACCURACY: Final = "today.accuracy"
+ALONE: Final = "verdict.alone"
+_ASSUMED_ALONE: Final = "tuned.alone"
 SHOT_TOKENS: Final = "verdict.shot_tokens"
 _BASELINES: Final = "alternatives.baselines"
 _TAIL: Final = 0.025
@@ -87,6 +79,8 @@ class Input:
     Attributes:
         title: as a person reads it, its unit in it.
         range: its ends are hard, unless it was measured.
+        follows: key of another measured input that it is correlated with.
+        correlation: of the two.
     """
 
     key: str
@@ -94,6 +88,8 @@ class Input:
     kind: Kind
     range: Range
     is_measured: bool = False
+    follows: str = ""
+    correlation: float = 0.0
 
 
 def inputs_of(case: Case, measured: MeasuredGains | None) -> dict[str, Input]:
@@ -109,17 +105,34 @@ def inputs_of(case: Case, measured: MeasuredGains | None) -> dict[str, Input]:
             found[TUNED_ACCURACY] = _measured(TUNED_ACCURACY, title, measured.tuned_figure, measured, "share")
         else:
             found[TUNED_OVER_TODAY] = _measured(TUNED_OVER_TODAY, f"{against} today's way", measured.tuned, measured)
+        follows = TUNED_ACCURACY if TUNED_ACCURACY in found else TUNED_OVER_TODAY
         for one in measured.baselines:
             key = over_baseline(one)
-            found[key] = _measured(key, f"{against} {one.title}", one.tuned_less, measured)
+            over = _measured(key, f"{against} {one.title}", one.tuned_less, measured)
+            found[key] = replace(over, follows=follows, correlation=one.correlation)
         if measured.over_few_shot is not None:
-            found[TUNED_OVER_FEW_SHOT] = _measured(
-                TUNED_OVER_FEW_SHOT, f"{against} few-shot", measured.over_few_shot, measured
-            )
+            over = _measured(TUNED_OVER_FEW_SHOT, f"{against} few-shot", measured.over_few_shot, measured)
+            found[over.key] = replace(over, follows=follows, correlation=measured.few_shot_correlation)
+        found |= {one.key: one for one in _alone_inputs(measured)}
         if measured.shot_tokens is not None:
             exact = Range.exactly(measured.shot_tokens)
             found[SHOT_TOKENS] = Input(SHOT_TOKENS, "tokens of the examples in a prompt", "number", exact)
     return found
+
+
+def _alone_inputs(measured: MeasuredGains) -> Iterator[Input]:
+    """Share and accuracy of what each system answers alone."""
+    systems = [("tuned model", ALONE, measured.alone)]
+    systems += [(one.title, f"{ALONE}.{one.name}", one.alone) for one in measured.baselines]
+    for title, key, alone in systems:
+        if alone is None:
+            continue
+        for name, title_of, found in (
+            ("share", "share answered alone", alone.share),
+            ("accuracy", "accuracy of what is answered alone", alone.accuracy),
+        ):
+            ends = Range(low=found.low, typical=found.value, high=found.high)
+            yield Input(f"{key}.{name}", f"{title_of}, {title}", "share", ends, is_measured=True)
 
 
 def over_baseline(one: MeasuredBaseline) -> str:
@@ -151,19 +164,27 @@ def typical_values(inputs: Mapping[str, Input]) -> dict[str, Array]:
 
 def draw(inputs: Mapping[str, Input], num: int, seed: int) -> dict[str, Array]:
     """`num` draws of every input, each [num]; the same arguments give the same draws."""
-    return {key: _draw(one, num, seed) for key, one in inputs.items()}
+    return {key: _draw(one, inputs.get(one.follows), num, seed) for key, one in inputs.items()}
 
 
-def _draw(one: Input, num: int, seed: int) -> Array:
+def _levels(one: Input, num: int, seed: int) -> Array:
+    """One level in each of `num` equal slices of (0, 1), in random order: [num]."""
+    # CRC-32, not hash(): Python's hash of a text differs from process to process.
+    random = np.random.default_rng([seed, zlib.crc32(one.key.encode())])
+    return np.asarray((random.permutation(num) + random.random(num)) / num)
+
+
+def _draw(one: Input, followed: Input | None, num: int, seed: int) -> Array:
     low, typical, high = one.range.low, one.range.typical, one.range.high
     if low == high:
         return np.full(num, typical)
-    # CRC-32, not hash(): Python's hash of a text differs from process to process.
-    random = np.random.default_rng([seed, zlib.crc32(one.key.encode())])
-    # One level in each of `num` equal slices of (0, 1), in random order. [num]
-    level = (random.permutation(num) + random.random(num)) / num
+    level = _levels(one, num, seed)
     if one.is_measured:
         deviation = ndtri(level)
+        if followed is not None:
+            # A sum of two normal variables with these weights is normal again, with that correlation to the first.
+            other, rest = ndtri(_levels(followed, num, seed)), np.sqrt(1 - one.correlation**2)
+            deviation = one.correlation * other + rest * deviation
         # Each side has the width of its own end of the interval, which lies at 1.96 deviations.
         found = np.asarray(typical + np.where(deviation > 0, high - typical, typical - low) * deviation / _Z)
         return np.clip(found, 0.0, 1.0) if one.kind == "share" else found
@@ -285,7 +306,17 @@ class Economy:
         return _serving(self.case.today, "today", inputs, outputs, values)
 
     def tuned_gain(self, values: Values) -> Array:
-        """Accuracy of the tuned model less today's; a measured one stays within what accuracies can be."""
+        """Accuracy with the tuned model less today's; a measured one stays within what accuracies can be."""
+        alone = self.answered_alone(TUNED, values)
+        return self._gain_of_all(values) if alone is None else _gain_of_alone(alone, values)
+
+    def answered_alone(self, name: str, values: Values) -> tuple[Array, Array] | None:
+        """Share and accuracy of what a way answers alone, the rest as today; None where it answers everything."""
+        keys = (ALONE, _ASSUMED_ALONE) if name == TUNED else (f"{ALONE}.{name}",)
+        found = next((key for key in keys if f"{key}.share" in values), None)
+        return None if found is None else (values[f"{found}.share"], values[f"{found}.accuracy"])
+
+    def _gain_of_all(self, values: Values) -> Array:
         if self.measured is None:
             return _gain(self.case.tuned, "tuned", values)
         if TUNED_ACCURACY in values:
@@ -302,7 +333,7 @@ class Economy:
         return way
 
     def _tuned(self, values: Values) -> Flow:
-        serving = self._serving(TUNED, self.case.tuned, values)
+        serving = self._serving(TUNED, self.case.tuned, values) + self._answered_as_today(TUNED, values)
         gain = self.tuned_gain(values)
         training = self._one_training(values)
         people = self._people(values)
@@ -313,6 +344,11 @@ class Economy:
             "upkeep": -values["upkeep.cost_per_month"],
         }
         return Flow(gain, serving, once, monthly, values["months_until_launch"])
+
+    def _answered_as_today(self, name: str, values: Values) -> Array:
+        """What the calls cost a month that a way does not answer alone: 0 where it answers everything."""
+        alone, today = self.answered_alone(name, values), self.today_per_month(values)
+        return np.zeros_like(today) if alone is None else (1 - alone[0]) * today
 
     def _people(self, values: Values) -> dict[str, Array]:
         """Hours of people until the rows are ready, in money."""
@@ -332,9 +368,15 @@ class Economy:
         }
 
     def _baseline(self, one: MeasuredBaseline, values: Values) -> Flow:
-        gain = self._less_than_tuned(values[over_baseline(one)], values)
+        alone = self.answered_alone(one.name, values)
+        gain = (
+            self._less_than_tuned(values[over_baseline(one)], values)
+            if alone is None
+            else _gain_of_alone(alone, values)
+        )
         nothing = np.zeros_like(values["people.rate_per_hour"])
         serving = values["calls.per_month"] * values.get(f"{_BASELINES}.cost_per_call", nothing)
+        serving = serving + self._answered_as_today(one.name, values)
         work = values.get(f"{_BASELINES}.work_hours", nothing) * values["people.rate_per_hour"]
         once = {"work": work}
         monthly = {
@@ -368,7 +410,7 @@ class Economy:
     def _less_than_tuned(self, difference: Array, values: Values) -> Array:
         # Alternative over today = (tuned - today) - (tuned - alternative); the first of them already within bounds, so
         # that its draws beyond them are not credited to the alternative.
-        return self._within(self.tuned_gain(values) - difference * self._points(values), values)
+        return self._within(self._gain_of_all(values) - difference * self._points(values), values)
 
     def _points(self, values: Values) -> Array:
         return values.get("verdict.correct_per_point", np.asarray(1.0))
@@ -431,6 +473,12 @@ def _gain(way: Changed, key: str, values: Values) -> Array:
     if way.gain is not None:
         return values[f"{key}.gain"]
     return values[f"{key}.accuracy"] - values["today.accuracy"]
+
+
+def _gain_of_alone(alone: tuple[Array, Array], values: Values) -> Array:
+    share, accuracy = alone
+    # Where it does not answer alone, nothing changes.
+    return share * (accuracy - values[TODAY_ACCURACY])
 
 
 def _sum(parts: dict[str, Array], like: Array) -> Array:

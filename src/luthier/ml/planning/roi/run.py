@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from luthier.core.results.roi import ALTERNATIVES, Case, MeasuredGains
+from luthier.core.results.measured_gains import MeasuredGains
+from luthier.core.results.roi import ALTERNATIVES, Case
 from luthier.core.results.roi_result import (
     Bar,
     BreakEven,
@@ -226,7 +227,9 @@ def worth(case: Case, measured: MeasuredGains | None = None, *, sources: tuple[s
     return RoiResult(
         answer=verdict,
         headline=words_of.headline(verdict, case, tuned, alternatives, within),
-        reasons=words_of.reasons(verdict, case, tuned, alternatives, monthly=monthly, once=once),
+        reasons=words_of.reasons(
+            verdict, case, tuned, alternatives, monthly=monthly, once=once, alone=_alone(economy, typical, draws)
+        ),
         changes=words_of.changes(verdict, turning, tornado),
         notes=(*notes(case, measured, economy, typical), *sources),
         case=case,
@@ -256,6 +259,14 @@ def spread(typical: Array, draws: Array) -> Spread:
     """A figure at typical values with the mean and the 95% interval of its draws."""
     low, high = np.quantile(draws, _ENDS)
     return Spread(typical=float(typical), mean=float(np.mean(draws)), low=float(low), high=float(high))
+
+
+def _alone(economy: Economy, typical: Values, draws: Values) -> tuple[Spread, Spread] | None:
+    """Share and accuracy of what the tuned model answers alone; None where it answers everything."""
+    exact, drawn = economy.answered_alone(TUNED, typical), economy.answered_alone(TUNED, draws)
+    if exact is None or drawn is None:
+        return None
+    return spread(exact[0], drawn[0]), spread(exact[1], drawn[1])
 
 
 def _over_best(

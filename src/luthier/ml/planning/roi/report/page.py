@@ -186,11 +186,11 @@ def _money(name: str, values: Sequence[float]) -> Axis:
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
-def render_roi(result: RoiResult, *, case_file: str, verdict: str | None = None, html: str = "worth.html") -> str:
+def render_roi(result: RoiResult, *, case: Sequence[str], verdict: str | None = None, html: str = "worth.html") -> str:
     """The page as one HTML document that refers to nothing outside itself. The same arguments give the same bytes.
 
     Args:
-        case_file, verdict, html: what the command that makes it again is given.
+        case, verdict, html: what the command that makes it again is given.
     """
     environment = page_environment(TEMPLATES)
     currency = result.case.currency
@@ -207,15 +207,15 @@ def render_roi(result: RoiResult, *, case_file: str, verdict: str | None = None,
         once=answer.part_rows(result.once_parts, currency),
         inputs=answer.input_rows(result),
         cannot_know=answer.CANNOT_KNOW,
-        command=answer.again(case_file, verdict, html),
+        command=answer.again(case, verdict, html),
         versions={name: version(name) for name in ("luthier", "numpy", "scipy")}
         | {"python": platform.python_version()},
     )
 
 
-def write_roi_report(path: Path, result: RoiResult, *, case_file: str, verdict: str | None = None) -> Path:
+def write_roi_report(path: Path, result: RoiResult, *, case: Sequence[str], verdict: str | None = None) -> Path:
     """Write the page to `path`, whole or not at all, and return it. Makes missing folders. Raises StorageFullError."""
-    page = render_roi(result, case_file=case_file, verdict=verdict, html=str(path))
+    page = render_roi(result, case=case, verdict=verdict, html=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, page)
     return path

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.results.roi import MeasuredGains
+from luthier.core.results.measured_gains import MeasuredGains
 from luthier.core.results.roi_result import RoiResult
 from luthier.ml.planning.roi import worth
 from luthier.ml.planning.roi.report import render_roi, write_roi_report
@@ -65,7 +65,7 @@ def result(make_case: Any) -> RoiResult:
 
 
 def test_the_page_is_whole_refers_to_nothing_outside_and_repeats_byte_for_byte(result: RoiResult) -> None:
-    html = render_roi(result, case_file="case.yaml")
+    html = render_roi(result, case=["case.yaml"])
     page = Page(html)
     assert page.open == []
     assert html.startswith("<!DOCTYPE html>")
@@ -75,12 +75,12 @@ def test_the_page_is_whole_refers_to_nothing_outside_and_repeats_byte_for_byte(r
     assert len(page.ids) == len(set(page.ids))
     assert set(page.labels) <= set(page.ids)
     assert page.tags.count("h1") == 1
-    assert html == render_roi(result, case_file="case.yaml")
+    assert html == render_roi(result, case=["case.yaml"])
     assert len(html.encode()) < 400_000
 
 
 def test_answer_first_then_pictures_ways_money_inputs_and_limits(result: RoiResult) -> None:
-    text = re.sub(r"\s+", " ", Page(render_roi(result, case_file="my case.yaml", verdict="run-1")).words)
+    text = re.sub(r"\s+", " ", Page(render_roi(result, case=["my case.yaml"], verdict="run-1")).words)
     parts = (
         result.headline,
         "What would have to change",
@@ -107,7 +107,7 @@ def test_answer_first_then_pictures_ways_money_inputs_and_limits(result: RoiResu
     [({}, "worth it"), ({"tuned.gain": 0.0}, "not worth it"), (DOUBT, "not settled"), ({"calls.per_month": 0}, "not")],
 )
 def test_every_answer_has_its_page(make_case: Any, changes: dict[str, Any], badge: str) -> None:
-    html = render_roi(worth(make_case(changes)), case_file="case.yaml")
+    html = render_roi(worth(make_case(changes)), case=["case.yaml"])
     assert f'<p class="badge">{badge}' in html
     assert ("chart-tornado" in html) == (changes is DOUBT)
 
@@ -124,7 +124,7 @@ def test_every_way_has_its_row_in_the_chart(make_case: Any, beside_baselines: Me
 
 def test_hostile_names_stay_text(make_case: Any) -> None:
     name = "</title><script>alert(1)</script>\u202e\x1b[2J"
-    html = render_roi(worth(make_case({"name": name})), case_file="<b>.yaml")
+    html = render_roi(worth(make_case({"name": name})), case=["<b>.yaml"])
     assert Page(html).open == []
     assert "<script" not in html
     assert "\u202e" not in html
@@ -132,6 +132,6 @@ def test_hostile_names_stay_text(make_case: Any) -> None:
 
 
 def test_the_page_reaches_the_disk_with_its_folder(tmp_path: Path, result: RoiResult) -> None:
-    path = write_roi_report(tmp_path / "new" / "worth.html", result, case_file="case.yaml")
-    assert path.read_text(encoding="utf-8") == render_roi(result, case_file="case.yaml", html=str(path))
+    path = write_roi_report(tmp_path / "new" / "worth.html", result, case=["case.yaml"])
+    assert path.read_text(encoding="utf-8") == render_roi(result, case=["case.yaml"], html=str(path))
     assert [one.name for one in path.parent.iterdir()] == ["worth.html"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import RequestError
-from luthier.core.results.roi import MeasuredGains
+from luthier.core.results.measured_gains import MeasuredGains
 from luthier.ml.planning.roi import check_case
 
 OWN = {"hours_per_month": 100, "input_tokens_per_second": 1_000, "output_tokens_per_second": 100}
@@ -43,6 +43,9 @@ PRICES = {"input_price_per_million_tokens": 1, "output_price_per_million_tokens"
         ({"alternatives.bigger_model": {"gain": 0.1, "accuracy": 0.9, "hosted": PRICES}}, "correct one of the three"),
         ({"today.counted": {"num_correct": 1, "num_answers": 2}}, "today has accuracy and counted"),
         ({"alternatives.baselines": {"cost_per_call": 0.1}}, "no baseline without a language model was measured"),
+        ({"tuned.alone": {"share": 0.5, "accuracy": 0.9}}, "tuned has alone and gain"),
+        ({"tuned": {"alone": {"share": 0.5, "accuracy": 0.9}}, "today.accuracy": None}, "today's accuracy is not"),
+        ({"verdict.alone_at": 0.9}, "gains are assumed, and the keys of verdict then change nothing"),
         ({"verdict.metric": "exact_match"}, "gains are assumed, and the keys of verdict then change nothing"),
     ],
 )
@@ -133,6 +136,14 @@ def test_today_is_measured_or_given(make_case: Any, beside_baselines: MeasuredGa
         make_case({"tuned.gain": None, "verdict.today": "given"}),
         beside_baselines.model_copy(update={"today_kind": "given"}),
     )
+
+
+def test_what_is_answered_alone_is_measured_beside_a_given_today(make_case: Any, measured: MeasuredGains) -> None:
+    with pytest.raises(RequestError, match=r"alone_at is given, and today's way is the base model"):
+        check_case(make_case({"tuned.gain": None, "today.accuracy": None, "verdict.alone_at": 0.9}), measured)
+    alone = {"share": 0.5, "accuracy": 0.9}
+    with pytest.raises(RequestError, match="alone is assumed, and evaluation"):
+        check_case(make_case({"tuned.gain": None, "today.accuracy": None, "tuned.alone": alone}), measured)
 
 
 def test_costs_of_a_measured_alternative_may_be_said(make_case: Any, measured: MeasuredGains) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from luthier.core.results.roi import MeasuredGains, Range
+from luthier.core.results.measured_gains import MeasuredGains
+from luthier.core.results.roi import Range
 from luthier.ml.planning.roi.flows import TUNED_OVER_TODAY, Input, draw, inputs_of, typical_values
 
 NUM = 10_000
@@ -41,6 +42,17 @@ def test_draws_hang_on_seed_and_key_alone() -> None:
     assert np.array_equal(alone, beside["a"])
     assert not np.array_equal(alone, draw(one(0, 1, 2, key="a"), NUM, seed=4)["a"])
     assert abs(np.corrcoef(beside["a"], beside["b"])[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize("correlation", [-0.5, 0.0, 0.9, 1.0])
+def test_a_measured_figure_follows_another(correlation: float) -> None:
+    both = one(0.1, 0.2, 0.3, key="a", is_measured=True)
+    both["b"] = Input("b", "b", "gain", Range(low=0.1, typical=0.2, high=0.3), True, "a", correlation)
+    drawn = draw(both, NUM, seed=0)
+    assert np.corrcoef(drawn["a"], drawn["b"])[0, 1] == pytest.approx(correlation, abs=0.02)
+    assert np.quantile(drawn["b"], [0.025, 0.5, 0.975]) == pytest.approx([0.1, 0.2, 0.3], abs=4e-3)
+    # What is followed stays as it is.
+    assert np.array_equal(drawn["a"], draw(one(0.1, 0.2, 0.3, key="a", is_measured=True), NUM, seed=0)["a"])
 
 
 def test_what_is_exact_is_not_drawn() -> None:

@@ -1,0 +1,265 @@
+"""How sure a system is of the labels that it gives, and what that is good for: calibration, and answering alone.
+
+A language model is asked how likely each label is as the whole answer, its end included (else `great` would always be
+likelier than `great value`). The softmax over labels is its belief, given that the answer is one of them; what it does
+alone is to give the likeliest label. A classifier's probabilities are taken as they are.
+
+Only labels of the training rows have a probability: a held-out label that was never trained is always answered wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.core.evaluation import Bar, Coverage, LabelConfidence, Metric
+from luthier.ml.charts.spec import Axis, Mark, Plot, Role, Series, points_of
+from luthier.ml.evaluation.metrics.calibration import (
+    brier_score,
+    confidence_of,
+    expected_calibration_error,
+    reliability_bins,
+    risk_coverage_curve,
+    selective_accuracy,
+)
+from luthier.ml.evaluation.metrics.classification import Labelling, labels_in
+from luthier.ml.evaluation.statistics.intervals import Interval
+
+Array = NDArray[np.float64]
+
+MAX_TOKENS: Final = 500_000
+"""Tokens that are read to score every label of every row."""
+MIN_ROWS: Final = 20
+"""Held-out rows below which neither calibration nor a threshold says anything."""
+_FIRST_ROWS: Final = 5
+_MAX_POINTS: Final = 200
+ACCURACIES: Final = ("label_accuracy", "exact_match", "exact_match_ignoring_case")
+"""Metrics whose bar is an accuracy of labels."""
+
+
+def trained_labels(labels: Sequence[str], training: Sequence[str]) -> tuple[str, ...]:
+    """The labels that training rows have, in their order; all of them where no training row is known or has one.
+
+    Args:
+        labels: those of the rows, held-out and training (`answer_labels`).
+        training: the answers of the training rows.
+    """
+    known = set(map(Labelling.key_of, labels_in(training)))
+    return tuple(label for label in labels if Labelling.key_of(label) in known) or tuple(labels)
+
+
+def why_left_out(labels: Sequence[str], num_rows: int, num_tokens: int, *, has_thoughts: bool) -> str:
+    """Why labels are not scored; empty where they are.
+
+    Args:
+        labels: those to score.
+        num_rows: held-out rows.
+        num_tokens: tokens of all of them, each with its own answer.
+        has_thoughts: rows have a thought before the answer.
+    """
+    if len(labels) < 2:
+        return "all training rows have the same label"
+    if has_thoughts:
+        return "a thought comes before each answer, and how likely a label is depends on it"
+    if num_rows < MIN_ROWS:
+        return f"{num_rows:,} held-out rows are too few: it takes {MIN_ROWS}"
+    if num_tokens * len(labels) > MAX_TOKENS:
+        return (
+            f"{len(labels):,} labels of {num_rows:,} rows are {num_tokens * len(labels):,} tokens to read, and the "
+            f"limit is {MAX_TOKENS:,}"
+        )
+    return ""
+
+
+def label_confidence(
+    system: str, probabilities: Array, labelling: Labelling, references: Sequence[str], bar: Bar | None
+) -> LabelConfidence:
+    """Calibration of one system, and with a bar of accuracy which share of cases it can answer alone.
+
+    Args:
+        system: its name.
+        probabilities: [rows, labels].
+        labelling: the labels, in the order of the columns.
+        references: the rows' own answers.
+        bar: what was asked for.
+    """
+    places = (labelling.place(reference) for reference in references)
+    # Beyond the last column: a label without a probability, which no answer can match.
+    own = np.array([len(labelling.labels) if place is None else place for place in places], dtype=np.int64)
+    confidence, is_right = confidence_of(probabilities, own)
+    return LabelConfidence(
+        system=system,
+        num_labels=len(labelling.labels),
+        calibration_error=_metric(expected_calibration_error(probabilities, own), "0 to 1"),
+        brier=_metric(brier_score(probabilities, own), "0 to 2"),
+        bins=reliability_bins(probabilities, own),
+        confidence=tuple(confidence.tolist()),
+        is_right=tuple(bool(right) for right in is_right),
+        coverage=coverage_at(confidence, is_right, bar.value) if is_accuracy(bar) and bar else None,
+    )
+
+
+def arranged(probabilities: Array, classes: Sequence[str], labelling: Labelling) -> Array:
+    """A classifier's probabilities in the order of the labels: [rows, classes] -> [rows, labels].
+
+    Classes that are none of the labels are left out and the others scaled up; a row of such classes alone is unsure.
+    """
+    found = np.zeros((len(probabilities), len(labelling.labels)))
+    for column, name in enumerate(classes):
+        place = labelling.place(name)
+        if place is not None:
+            found[:, place] += probabilities[:, column]
+    # A tiny share for each, so that the rows without any known class have equal probabilities.
+    found += 1e-12
+    result: Array = found / found.sum(axis=1, keepdims=True)
+    return result
+
+
+def is_accuracy(bar: Bar | None) -> bool:
+    """Whether a share of cases can be held against this bar."""
+    return bar is not None and bar.metric in ACCURACIES and 0 < bar.value < 1
+
+
+def coverage_at(confidence: Sequence[float] | Array, is_right: Sequence[bool] | Array, accuracy: float) -> Coverage:
+    """Which share of cases can be answered alone.
+
+    Args:
+        confidence: [rows].
+        is_right: [rows].
+        accuracy: what is asked for, above 0 and below 1.
+    """
+    found = selective_accuracy(confidence, is_right, accuracy)
+    value, low, high = found.accuracy or (None, None, None)
+    return Coverage(
+        asked=accuracy,
+        threshold=found.threshold,
+        num_rows=found.num_rows,
+        num_answered=found.num_answered,
+        share=found.share.value,
+        share_low=found.share.low,
+        share_high=found.share.high,
+        accuracy=value,
+        low=low,
+        high=high,
+    )
+
+
+def coverage_sentence(coverage: Coverage, subject: str = "It") -> str:
+    """`It can answer 62% of cases alone at 90% accuracy; the rest goes to a person.`"""
+    asked = f"{100 * coverage.asked:g}%"
+    if coverage.accuracy is None or not coverage.num_answered:
+        return (
+            f"{subject} can answer no share of cases alone at {asked} accuracy: it is wrong too often where it is sure."
+        )
+    is_all = coverage.num_answered == coverage.num_rows
+    cases = "all cases" if is_all else f"{100 * coverage.share:.0f}% of cases"
+    rest = "" if is_all else "; the rest goes to a person"
+    if coverage.is_shown:
+        return f"{subject} can answer {cases} alone at {asked} accuracy{rest}."
+    return (
+        f"{subject} might answer {cases} alone{rest}: {100 * coverage.accuracy:.0f}% of those are right "
+        f"[{100 * (coverage.low or 0.0):.0f}%, {100 * (coverage.high or 0.0):.0f}%], which does not show {asked}."
+    )
+
+
+def confidence_details(found: LabelConfidence) -> tuple[str, ...]:
+    """What a verdict says of a system's confidence, in sentences: calibration, and the surest half against all."""
+    error = found.calibration_error
+    belief = f"calibration error {error.value:.2f} [{error.low:.2f}, {error.high:.2f}]"
+    sure, right = float(np.mean(found.confidence)), float(np.mean(found.is_right))
+    curve = risk_coverage_curve(found.confidence, found.is_right)
+    half = int(np.argmax(curve.share >= 0.5))
+    lines = [
+        f"By the probabilities of its labels it is {100 * sure:.0f}% sure on average, and right in {100 * right:.0f}% "
+        f"({belief}); of the {100 * curve.share[half]:.0f}% of rows that it is surest of, in "
+        f"{100 * curve.accuracy[half]:.0f}%."
+    ]
+    at = found.coverage
+    if at is not None and at.accuracy is not None and at.threshold is not None:
+        lines.append(
+            f"Alone from a confidence of {at.threshold:.2f} on: {at.num_answered:,} of {at.num_rows:,} rows (share "
+            f"{at.share:.2f} [{at.share_low:.2f}, {at.share_high:.2f}]), accuracy {at.accuracy:.3f} "
+            f"[{at.low:.3f}, {at.high:.3f}], each row by a threshold from other rows."
+        )
+    return tuple(lines)
+
+
+def confidence_plots(
+    found: Sequence[LabelConfidence], colours: Mapping[str, Role], *, size_pixels: int = 420
+) -> list[Plot]:
+    """The reliability diagram, and accuracy against the share that is answered alone; none without any confidence.
+
+    Args:
+        found: one a system.
+        colours: of each system, by its name.
+        size_pixels: width of the drawings; the first is a square.
+    """
+    if not found:
+        return []
+    return [
+        _reliability_plot(found, colours, size_pixels),
+        _coverage_plot(found, colours, size_pixels),
+    ]
+
+
+def _reliability_plot(found: Sequence[LabelConfidence], colours: Mapping[str, Role], size_pixels: int) -> Plot:
+    diagonal = Series("as sure as right", ((0.0, 0.0), (1.0, 1.0)), "muted", is_dashed=True, radius_pixels=0.0)
+    lines = [
+        Series(
+            one.system,
+            [(part.confidence, part.accuracy) for part in one.bins],
+            colours[one.system],
+            labels=[f"{part.num_rows:,} rows" for part in one.bins],
+        )
+        for one in found
+    ]
+    words = []
+    for one in found:
+        bins = [f"{part.confidence:.2f} sure, {part.accuracy:.2f} right ({part.num_rows:,} rows)" for part in one.bins]
+        words.append(f"{one.system}: {', '.join(bins)}")
+    return Plot(
+        "chart-label-reliability",
+        "Reliability",
+        Axis("confidence in the label", low=0.0, high=1.0),
+        Axis("fraction right", low=0.0, high=1.0),
+        [diagonal, *lines],
+        caption="How often it is right where it is so sure; below the dashed line it is too sure of itself.",
+        description=f"Reliability. {'; '.join(words)}.",
+        width_pixels=size_pixels,
+        height_pixels=size_pixels,
+    )
+
+
+def _coverage_plot(found: Sequence[LabelConfidence], colours: Mapping[str, Role], size_pixels: int) -> Plot:
+    lines, words = [], []
+    for one in found:
+        curve = risk_coverage_curve(one.confidence, one.is_right)
+        # The first few rows alone say little, and make the line jump over the whole height.
+        kept = np.flatnonzero(curve.share * len(one.confidence) >= min(_FIRST_ROWS, len(one.confidence)))
+        kept = kept[np.unique(np.linspace(0, len(kept) - 1, _MAX_POINTS).astype(np.int64))]
+        points = points_of(curve.share[kept], curve.accuracy[kept])
+        labels = [f"from a confidence of {value:.2f} on" for value in curve.threshold[kept]]
+        lines.append(Series(one.system, points, colours[one.system], labels=labels, radius_pixels=0.0))
+        half = int(np.argmax(curve.share >= 0.5))
+        words.append(f"{one.system}: {curve.accuracy[half]:.2f} of the surest half, {curve.accuracy[-1]:.2f} of all")
+    asked = next((one.coverage.asked for one in found if one.coverage is not None), None)
+    marks = () if asked is None else (Mark(asked, f"asked for: {asked:g}", axis="y"),)
+    return Plot(
+        "chart-coverage",
+        "What it can answer alone",
+        Axis("share answered alone, the surest first", low=0.0, high=1.0),
+        Axis("fraction right of those", high=1.0),
+        lines,
+        marks=marks,
+        caption="Accuracy of the rows that it answers alone, where a person gets the rest.",
+        description=f"Accuracy against the share answered alone. {'; '.join(words)}.",
+        width_pixels=size_pixels,
+        height_pixels=size_pixels,
+    )
+
+
+def _metric(found: Interval, unit: str) -> Metric:
+    return Metric(value=found.value, low=found.low, high=found.high, unit=unit, higher_is_better=False)

@@ -1,0 +1,138 @@
+"""What is said of a system's confidence in its labels, and which share of cases it can answer alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from luthier.core.evaluation import Bar, Coverage
+from luthier.ml.evaluation.label_confidence import (
+    MAX_TOKENS,
+    arranged,
+    confidence_details,
+    confidence_plots,
+    coverage_at,
+    coverage_sentence,
+    is_accuracy,
+    label_confidence,
+    trained_labels,
+    why_left_out,
+)
+from luthier.ml.evaluation.metrics.classification import Labelling
+
+LABELS = ("bad", "good", "never trained")
+
+
+def made(num: int = 100) -> tuple[np.ndarray, list[str]]:
+    """Probabilities of "bad" and "good" from 0.5 to 1, right as often as they say: [rows, 2], and own answers."""
+    sure = np.linspace(0.5, 0.999, num)
+    right = np.random.default_rng(2).random(num) < sure
+    return np.stack([sure, 1 - sure], axis=1), ["Bad" if one else " good" for one in right]
+
+
+def test_only_labels_of_training_rows_are_scored() -> None:
+    assert trained_labels(LABELS, ["Good", "bad", "bad "]) == ("bad", "good")
+    assert trained_labels(LABELS, []) == LABELS
+    # General text among the training rows: none of the labels is there, so nothing is known of them.
+    assert trained_labels(LABELS, ["Once upon a time"]) == LABELS
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_rows", "num_tokens", "has_thoughts", "why"),
+    [
+        (("bad", "good"), 40, 4_000, False, ""),
+        (("bad",), 40, 4_000, False, "the same label"),
+        (("bad", "good"), 40, 4_000, True, "a thought"),
+        (("bad", "good"), 19, 4_000, False, "19 held-out rows are too few: it takes 20"),
+        (("bad", "good"), 4_000, MAX_TOKENS // 2, False, ""),
+        (tuple(f"label {n}" for n in range(5_000)), 80, 8_000, False, "40,000,000 tokens"),
+    ],
+)
+def test_what_is_left_out_is_said(
+    labels: tuple[str, ...], num_rows: int, num_tokens: int, has_thoughts: bool, why: str
+) -> None:
+    found = why_left_out(labels, num_rows, num_tokens, has_thoughts=has_thoughts)
+    assert why in found
+    assert bool(found) == bool(why)
+
+
+def test_classes_of_a_classifier_in_the_order_of_the_labels() -> None:
+    found = arranged(np.array([[0.7, 0.2, 0.1], [0.0, 0.0, 1.0]]), ("Good", "bad ", "other"), Labelling(LABELS))
+    assert found[0] == pytest.approx([0.2 / 0.9, 0.7 / 0.9, 0], abs=1e-9)
+    assert found[1] == pytest.approx([1 / 3] * 3)
+
+
+def test_a_class_that_was_never_trained_is_always_wrong() -> None:
+    given, references = made()
+    known = label_confidence("tuned", given, Labelling(("bad", "good")), references, None)
+    unknown = label_confidence("tuned", given, Labelling(("bad", "good")), ["never trained", *references[1:]], None)
+    assert known.is_right[1:] == unknown.is_right[1:]
+    assert not unknown.is_right[0]
+    assert known.coverage is None
+
+
+def test_a_calibrated_system_answers_a_share_alone() -> None:
+    given, references = made(400)
+    found = label_confidence(
+        "tuned", given, Labelling(("bad", "good")), references, Bar(metric="label_accuracy", value=0.8)
+    )
+    coverage = found.coverage
+    assert coverage is not None
+    assert coverage.threshold is not None
+    assert 0.3 < coverage.share_low < coverage.share < coverage.share_high < 1
+    assert found.calibration_error.low == 0
+    assert sum(part.num_rows for part in found.bins) == 400
+    first, second = confidence_details(found)
+    assert "calibration error" in first
+    assert f"{coverage.num_answered} of 400 rows" in second
+    reliability, curve = confidence_plots([found], {"tuned": "tuned"})
+    assert [series.name for series in reliability.series] == ["as sure as right", "tuned"]
+    assert curve.marks[0].name == "asked for: 0.8"
+    assert curve.series[0].points[-1] == pytest.approx((1.0, np.mean(found.is_right)))
+
+
+@pytest.mark.parametrize(
+    ("bar", "is_one"),
+    [
+        (Bar(metric="label_accuracy", value=0.9), True),
+        (Bar(metric="exact_match", value=0.9), True),
+        (Bar(metric="macro_f1", value=0.9), False),
+        (Bar(metric="label_accuracy", value=1.0), False),
+        (Bar(metric="label_accuracy", value=0.0), False),
+        (None, False),
+    ],
+)
+def test_only_a_bar_of_accuracy_is_held_against_a_share(bar: Bar | None, is_one: bool) -> None:
+    assert is_accuracy(bar) == is_one
+
+
+def coverage(num_answered: int, accuracy: float | None, low: float | None) -> Coverage:
+    return Coverage(
+        asked=0.9, threshold=0.8, num_rows=100, num_answered=num_answered, share=num_answered / 100, share_low=0.0,
+        share_high=1.0, accuracy=accuracy, low=low, high=None if low is None else 0.99,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (coverage(62, 0.98, 0.91), "It can answer 62% of cases alone at 90% accuracy; the rest goes to a person."),
+        (coverage(100, 0.98, 0.91), "It can answer all cases alone at 90% accuracy."),
+        (
+            coverage(62, 0.95, 0.86),
+            "It might answer 62% of cases alone; the rest goes to a person: 95% of those are right [86%, 99%], which "
+            "does not show 90%.",
+        ),
+        (
+            coverage(0, None, None),
+            "It can answer no share of cases alone at 90% accuracy: it is wrong too often where it is sure.",
+        ),
+    ],
+)
+def test_the_share_in_words(found: Coverage, sentence: str) -> None:
+    assert coverage_sentence(found) == sentence
+
+
+def test_confidence_that_says_nothing_gives_no_share() -> None:
+    found = coverage_at([0.9] * 40, [True, False] * 20, 0.9)
+    assert (found.threshold, found.num_answered, found.is_shown) == (None, 0, False)

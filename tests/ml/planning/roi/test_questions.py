@@ -1,0 +1,87 @@
+"""A case from three questions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from luthier.core.errors import RequestError
+from luthier.core.results.roi import Counted
+from luthier.ml.planning.roi import worth
+from luthier.ml.planning.roi.questions import DEFAULTS, Questions, case_of
+
+ASKED = Questions(answers_per_week=300, minutes_each=6, cost_of_an_error=20)
+
+
+def test_three_figures_are_a_case_and_every_default_is_named() -> None:
+    case, notes = case_of(ASKED, is_measured=False)
+    assert case.calls.per_month.typical == pytest.approx(1_300)
+    assert case.today.cost_per_call is not None
+    # 6 minutes of an hour at 20 to 60.
+    assert (case.today.cost_per_call.low, case.today.cost_per_call.high) == pytest.approx((2, 6))
+    assert case.calls.value_of_one_more_correct.typical == 20
+    (note,) = notes
+    named = [one.key for one in DEFAULTS if f"({one.key})" in note]
+    assert named == [one.key for one in DEFAULTS]
+    assert "(tuned.alone.share)" in note
+    assert "(people.rate_per_hour)" in note
+
+
+def test_what_is_given_or_measured_is_no_default() -> None:
+    case, (note,) = case_of(replace(ASKED, rate_per_hour=30, accuracy_today=0.97), is_measured=True)
+    assert (case.verdict.today, case.verdict.alone_at) == ("given", 0.97)
+    assert case.tuned.alone is None
+    assert case.people.rate_per_hour.is_exact
+    assert "rate_per_hour" not in note
+    assert "today.accuracy" not in note
+    assert "tuned.alone" not in note
+
+
+def test_counted_answers_without_an_error_ask_for_what_their_number_shows() -> None:
+    case, _ = case_of(replace(ASKED, counted_today=Counted(num_correct=48, num_answers=48)), is_measured=True)
+    assert case.verdict.alone_at == pytest.approx(0.98)
+    assert case.today.counted is not None
+
+
+def test_half_of_the_work_done_alone_saves_half_of_its_cost() -> None:
+    case, notes = case_of(replace(ASKED, rate_per_hour=40, accuracy_today=0.95), is_measured=False)
+    found = worth(case, sources=notes)
+    # 1,300 answers at 4 USD, half of them by people; the model's own cost is a tenth of a cent.
+    assert found.today_per_month.typical == pytest.approx(5_200)
+    assert found.tuned.serving_per_month.typical == pytest.approx(2_600 + 1.3)
+    assert found.tuned.gain.typical == 0
+    assert found.answer == "yes"
+    assert "It answers 50%" in found.reasons[0]
+    assert any("What it answers alone is assumed" in note for note in found.notes)
+    assert notes[0] in found.notes
+
+
+def test_a_few_answers_a_week_do_not_pay() -> None:
+    case, _ = case_of(replace(ASKED, answers_per_week=2), is_measured=False)
+    assert worth(case).answer == "no"
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"answers_per_week": 0}, "no answers a week"),
+        ({"minutes_each": -1}, "minutes each -1"),
+        ({"cost_of_an_error": float("nan")}, "cost of an error nan"),
+        ({"rate_per_hour": float("inf")}, "rate an hour inf"),
+        ({"accuracy_today": 95.0}, "write 0.95 for 95%"),
+        ({"accuracy_today": 1.0}, "between 0 and 1"),
+    ],
+)
+def test_impossible_answers_are_refused(changes: dict[str, float], what: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        case_of(replace(ASKED, **changes), is_measured=False)
+    assert what in str(caught.value)
+
+
+def test_options_say_the_same_again() -> None:
+    asked = replace(ASKED, counted_today=Counted(num_correct=47, num_answers=50), rate_per_hour=30, currency="EUR")
+    assert " ".join(asked.arguments) == (
+        "--answers-per-week 300 --minutes-each 6 --cost-of-an-error 20 --accuracy-today 47/50 --rate-per-hour 30 "
+        "--currency EUR"
+    )
