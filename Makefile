@@ -27,8 +27,10 @@ TESTS  ?= tests
 quickstart: $(VENV)/installed $(VENV)/assets
 	$(BIN)/luthier quickstart
 
+# The package is compiled first: where PYTHONDONTWRITEBYTECODE is set, each process of a test would compile it again.
 test: lint | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
+	$(BIN)/python -m compileall -q src
 	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 

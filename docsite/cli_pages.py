@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 
 import click
-import typer
 
 HEAD = """# Commands
 
@@ -19,9 +18,9 @@ is wrong, 130 interrupted. These pages are made from the commands themselves.
 
 def pages() -> dict[str, str]:
     """Markdown by file name: `index.md` with all verbs, and one page for each of them."""
-    from luthier.cli.main import build_app
+    from luthier.cli.main import command_tree
 
-    app = typer.main.get_command(build_app())
+    app = command_tree()
     verbs = dict(app.commands)  # type: ignore[attr-defined]
     lines = [f"| [`luthier {name}`]({_file(name)}) | {_cell(_short(verb))} |" for name, verb in verbs.items()]
     index = HEAD + "| command | what it does |\n|---|---|\n" + "\n".join(lines) + "\n"

@@ -36,11 +36,9 @@ def words(page: Path) -> str:
 
 
 def test_every_command_has_its_page_with_its_options(site: Path) -> None:
-    import typer
+    from luthier.cli.main import command_tree
 
-    from luthier.cli.main import build_app
-
-    verbs = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
+    verbs = command_tree().commands  # type: ignore[attr-defined]
     assert len(verbs) > 25
     for name, verb in verbs.items():
         text = words(site / "reference" / "cli" / f"{name.replace(' ', '-')}.html")

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import typer
 from fastapi import FastAPI, routing
 from fastapi.testclient import TestClient
 
-from luthier.cli.main import build_app
+from luthier.cli.main import command_tree
 from luthier.core.aliases import new_key
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
@@ -30,7 +29,7 @@ _DEPTH = 12  # a recipe within a recipe ends somewhere
 
 def commands() -> Names:
     """Every command with its arguments and options."""
-    app = typer.main.get_command(build_app())
+    app = command_tree()
     found: Names = {}
 
     def walk(command: Any, path: str) -> None:

@@ -9,10 +9,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, cast
 
 import typer
 import typer.core
@@ -83,7 +84,58 @@ class _Commands(typer.core.TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def build_app() -> typer.Typer:
+class _LazyCommands(Mapping[str, Any]):
+    """Commands by name, each built when it is first looked up.
+
+    Typer evaluates the annotations of every option. For all commands together that takes longer than the other steps of
+    a start, and one command line needs one or two of them.
+    """
+
+    def __init__(self, builders: Mapping[str, Callable[[], Any]]) -> None:
+        self._builders = builders
+        self._built: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._built:
+            self._built[name] = self._builders[name]()
+        return self._built[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._builders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._builders)
+
+    def __len__(self) -> int:
+        return len(self._builders)
+
+
+def command_tree() -> typer.core.TyperGroup:
+    """The group of all commands; each command and each group is built when it is first looked up."""
+    return _lazy_group(_build_app())
+
+
+def _lazy_group(app: typer.Typer) -> typer.core.TyperGroup:
+    """What Typer builds of an app, with its commands and groups built on lookup."""
+    commands, groups = app.registered_commands, app.registered_groups
+    app.registered_commands, app.registered_groups = [], []
+    group = typer.main.get_group(app)
+    builders: dict[str, Callable[[], Any]] = {}
+    for command in commands:
+        builders[cast(str, command.name)] = functools.partial(
+            typer.main.get_command_from_info,
+            command,
+            pretty_exceptions_short=app.pretty_exceptions_short,
+            rich_markup_mode=app.rich_markup_mode,
+        )
+    for inner in groups:
+        below = cast(typer.Typer, inner.typer_instance)
+        builders[cast(str, below.info.name)] = functools.partial(_lazy_group, below)
+    group.commands = cast(Any, _LazyCommands(builders))
+    return group
+
+
+def _build_app() -> typer.Typer:
     """The commands. Help is plain text: rich's would cost half of the time that a start may take."""
     app = typer.Typer(
         name="luthier",
@@ -226,7 +278,7 @@ def run() -> None:
 
 
 def _carry_out(arguments: Sequence[str]) -> Ending:
-    command = typer.main.get_command(build_app())
+    command = command_tree()
     try:
         # standalone_mode=False: click raises instead of printing and exiting, so that endings are ours to write.
         answer = command.main(args=list(arguments), prog_name="luthier", standalone_mode=False)

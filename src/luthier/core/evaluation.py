@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from luthier.core.cost import Estimate
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.recipe import MetricName
 
@@ -314,6 +315,7 @@ class Bar(FrozenModel):
     value: float
 
 
+<<<<<<< HEAD
 class EvaluationPlan(FrozenModel):
     """How the result is judged.
 
@@ -339,6 +341,49 @@ class EvaluationPlan(FrozenModel):
     instruction: str = ""
     instruction_with_examples: bool = False
     optimised_prompt_tokens: int = 0
+=======
+class RowsPoint(FrozenModel):
+    """What a baseline reaches with some of the training rows.
+
+    Attributes:
+        rows: training rows that it was fitted on.
+        value: the figure on the held-out rows, in the metric's unit; the mean over the draws.
+        low: lower end of its 95% interval, over held-out rows and draws.
+        high: upper end of the interval.
+        num_draws: different choices of that many rows; 0 where it is expected, and not measured.
+    """
+
+    rows: int
+    value: float
+    low: float
+    high: float
+    num_draws: int
+
+
+class RowsCurve(FrozenModel):
+    """Whether more rows would help: a baseline's figure from a quarter, half and the whole of the training rows.
+
+    Attributes:
+        system: the baseline; empty where none could be fitted.
+        metric: the metric's name.
+        points: by number of rows; empty where there are too few rows.
+        word: `more_rows` would help, there are `enough_rows`, or it is `unclear`.
+        advice: the finding as a sentence.
+        more_rows: about how many rows beside today's bring a gain that is worth them; None for other words.
+        expected_gain: by how much twice as many rows make the figure better, with its 95% interval, in the metric's
+            unit; None without points.
+        expected: the figure that this gives.
+    """
+
+    system: str = ""
+    metric: str
+    points: tuple[RowsPoint, ...] = ()
+    word: Literal["more_rows", "enough_rows", "unclear"]
+    advice: str
+    more_rows: int | None = None
+    expected_gain: Estimate | None = None
+    expected: RowsPoint | None = None
+>>>>>>> main
 
 
 class Verdict(FrozenModel):
@@ -358,6 +403,7 @@ class Verdict(FrozenModel):
             distinguishable from the best one, all of them taken into account; None where there are none.
         good_enough: `yes`: the whole 95% interval reaches the bar; `not_asked`: no bar was set.
         bar: what was asked for.
+        learning_curve: whether more training rows would help; None where no baseline was fitted.
         coverage: which share of cases the judged system can answer alone at the bar; None where that is not known, or
             no bar of accuracy was set.
     """
@@ -373,6 +419,7 @@ class Verdict(FrozenModel):
     better_than_best_alternative: AlternativeWord | None = None
     good_enough: Literal["yes", "no", "not_asked"] = "not_asked"
     bar: Bar | None = None
+    learning_curve: RowsCurve | None = None
     coverage: Coverage | None = None
 
     @property
@@ -407,6 +454,30 @@ class Forgetting(FrozenModel):
     sentence: str
 
 
+class KlToBase(FrozenModel):
+    """How far a tuned model moved from its base on the task's prompts: mean KL(candidate || base) a token, in nats.
+
+    Attributes:
+        candidate: name of the tuned system.
+        base: name of its base.
+        value: the mean over the tokens of the rows' own answers.
+        low: lower end of the 95% interval, over rows.
+        high: upper end of the interval.
+        num_rows: rows that were looked at.
+        num_tokens: tokens of their answers.
+        sentence: the finding.
+    """
+
+    candidate: str
+    base: str
+    value: float
+    low: float
+    high: float
+    num_rows: int
+    num_tokens: int
+    sentence: str
+
+
 class Evaluation(FrozenModel):
     """One evaluation: several systems judged on the same held-out rows.
 
@@ -421,6 +492,7 @@ class Evaluation(FrozenModel):
         comparisons: pairs of systems on the same rows.
         verdict: the answer; None where there was nothing to compare.
         forgetting: what tuning did to general rows; None where it was not measured.
+        kl_to_base: how far tuning moved the model on these rows; None where it was not measured.
         rows_notes: what a person should know of how the rows were read, such as the column map that they were read by,
             and of how models were asked that have no fast way.
         baselines_left_out: baselines that do not fit the rows, each with the reason.
@@ -441,6 +513,7 @@ class Evaluation(FrozenModel):
     comparisons: tuple[Comparison, ...]
     verdict: Verdict | None = None
     forgetting: Forgetting | None = None
+    kl_to_base: KlToBase | None = None
     rows_notes: tuple[str, ...] = ()
     baselines_left_out: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
 QuantisationName = Literal["auto", "nf4", "int8"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
-LossWeighting = Literal["token", "sample", "fixed"]
+LossWeighting = Literal["token", "sample", "fixed", "dft"]
 ClassWeights = Literal["none", "balanced"]
 TemplateName = Literal["auto", "chat", "plain"]
 TemplateOption = bool | int | float | str
@@ -234,7 +234,7 @@ class ObjectiveRecipe(FrozenModel):
         max_new_tokens: grpo: most tokens of an answer that is drawn.
         kl_weight: grpo: weight of the divergence from the model at its first step.
         divide_by_spread: grpo: whether advantages are divided by the spread of their group.
-        loss_weighting: whether every token counts the same, or every row.
+        loss_weighting: whether every token counts the same, every row, or every token by its own probability (`dft`).
         teacher: distillation: a base model, a folder, or a run, with the same tokenizer.
         temperature: grpo: of drawing; distillation: softens both distributions before they are compared.
         alpha: distillation: share of the teacher in the loss; the rest is cross-entropy.
@@ -277,7 +277,8 @@ class OptimizerRecipe(FrozenModel):
     Attributes:
         name: the rule.
         beta1: decay of the first moment.
-        beta2: decay of the second moment.
+        beta2: decay of the second moment; `auto`: so that its half-life in tokens is that of the default at the
+            default batch size.
         epsilon: added to the root of the second moment.
         momentum: of Muon.
         num_iterations: Newton-Schulz iterations of Muon.
@@ -286,7 +287,7 @@ class OptimizerRecipe(FrozenModel):
 
     name: OptimizerName
     beta1: Fraction | None = None
-    beta2: Fraction | None = None
+    beta2: Fraction | Literal["auto"] | None = None
     epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None
     momentum: Fraction | None = None
     num_iterations: Annotated[int, Field(ge=1, lt=100)] | None = None

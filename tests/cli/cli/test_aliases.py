@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import typer
 
-from luthier.cli.main import build_app
+from luthier.cli.main import command_tree
 from luthier.core import aliases
 from luthier.core.aliases import COMMANDS
 
@@ -42,7 +41,7 @@ def test_the_verbs_of_an_old_command_work_and_the_document_is_alone_on_stdout(lu
 
 
 def test_help_names_no_old_command(luthier: Any) -> None:
-    commands = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
+    commands = command_tree().commands  # type: ignore[attr-defined]
     assert not set(COMMANDS) & {*commands, *(f"alerts {verb}" for verb in commands["alerts"].commands)}
     shown = luthier("--help").out
     assert {line.split("  ")[1] for line in shown.splitlines() if line.startswith("  ")} >= {

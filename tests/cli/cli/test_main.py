@@ -7,13 +7,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from tests.vacuous import nonempty
 
 import luthier.features.model_browser.cli
-from luthier.cli.main import build_app, main
+from luthier.cli.main import _build_app, command_tree, main
 from luthier.core.errors import LuthierError, NotFoundError, WorkError
 from luthier.features.models import service
 
@@ -27,8 +28,31 @@ def test_a_start_imports_nothing_heavy(code: str) -> None:
     assert done.stderr == "[]\n"
 
 
+def test_a_command_line_builds_the_command_that_it_names(luthier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, build = [], typer.main.get_command_from_info
+
+    def noted(info: Any, **options: Any) -> Any:
+        built.append(info.name)
+        return build(info, **options)
+
+    monkeypatch.setattr(typer.main, "get_command_from_info", noted)
+    assert luthier("runs", "list").code == 0
+    assert built == ["list"]
+    assert luthier("export", "benchmark", "--help").code == 0
+    assert built == ["list", "export benchmark"]
+
+
+def test_what_is_built_on_lookup_is_what_typer_builds_at_once() -> None:
+    def shown(command: Any) -> Any:
+        options = [(one.name, one.opts, one.secondary_opts, one.help, one.required) for one in command.params]
+        below = [(name, shown(one)) for name, one in getattr(command, "commands", {}).items()]
+        return type(command), command.name, command.help, command.short_help, command.epilog, options, below
+
+    assert shown(command_tree()) == shown(typer.main.get_command(_build_app()))
+
+
 def test_every_command_has_a_help_and_takes_json_and_home() -> None:
-    app = typer.main.get_command(build_app())
+    app = command_tree()
     leaves = []
 
     def walk(command: object, path: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.ports import SilentProgress
+from luthier.ml.baselines import labels
 from luthier.ml.baselines.predict import LINEAR, MAJORITY, NEAREST, BaselineSet, predict
 from luthier.ml.baselines.rows import MAX_ROWS, same_label, task_rows
 
@@ -48,6 +50,18 @@ def test_many_rows_are_sampled_by_content() -> None:
         f"Baselines without a language model were fitted on a sample of {MAX_ROWS:,} training rows.",
     )
     assert BaselineSet(num_rows=60).notes == ()
+
+
+def test_baselines_that_take_fewer_rows_of_long_prompts_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "MAX_CHARACTERS", 2_000)
+    # Both labels among every second row.
+    rows = [example(n, f"Dish {n} was {'splendid' if n // 2 % 2 else 'dreadful'}", f"{n // 2 % 2}") for n in range(80)]
+    found = predict(rows, labelled(10), progress=SilentProgress())
+    fitted = {one.name: one.num_rows for one in found.predictions}
+    assert (fitted[NEAREST], fitted[LINEAR]) == (80, 40)
+    assert found.notes == (
+        "To take some seconds only, baselines were fitted on fewer of 80 rows: linear classifier on 40.",
+    )
 
 
 def test_half_a_surrogate_in_a_row_is_no_reason_to_fail() -> None:

@@ -11,6 +11,7 @@ from tests.ml.planning.shapes import judging
 
 from luthier.core.cost import Device, MachineLoad
 from luthier.core.plan import Plan
+from luthier.ml.evaluation import kl_to_base
 from luthier.ml.inference import batch_generate, likelihood
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import inference_cost as plan_judging
@@ -43,8 +44,13 @@ def test_what_a_plan_judges_is_read_off_its_rows_and_metrics(make_plan: Callable
     scored = judging_of(plan.model_copy(update={"data": data, "evaluation": alone}), base_parameters=1000)
     assert scored is not None
     assert (scored.systems, scored.writes) == ((False, True), False)
-    # 30 rows of 30 tokens, twice
-    assert scored.num_scored_tokens == 1800
+    # 30 rows of 30 tokens, twice, and twice more for the distance of tuned model and base
+    assert scored.measures_kl
+    assert scored.num_scored_tokens == 3600
+
+
+def test_both_models_logits_take_no_more_than_one_scored() -> None:
+    assert 2 * kl_to_base.CHUNK_TOKENS == plan_judging.LOGIT_ROWS
 
 
 def test_time_grows_with_rows_systems_and_the_length_of_answers(
@@ -60,6 +66,8 @@ def test_time_grows_with_rows_systems_and_the_length_of_answers(
     assert seconds(systems=(False, True)) < base < seconds(systems=(False, False, False, True))
     assert seconds(new_tokens=80) > base
     assert seconds(writes=False) < base
+    assert seconds(measures_kl=True) > base
+    assert seconds(scores=False) < seconds(scores=False, measures_kl=True)
     assert seconds(scores=False) < base
     assert seconds(teacher_share=4.0) > base
     assert seconds(systems=(False, False, False)) < base  # no adapter to add its products

@@ -8,7 +8,7 @@ from tests.vacuous import nonempty
 from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
 from luthier.core.plan import ObjectivePlan
-from luthier.core.recipe import ObjectiveRecipe
+from luthier.core.recipe import ObjectiveRecipe, Reward
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.resolve_objective import learning_rate, resolve_objective
 from luthier.ml.training.methods.rules import RULES as METHODS
@@ -105,7 +105,11 @@ def test_answers_of_rows_are_weighed_by_token_or_by_row() -> None:
     assert resolve_objective(asked, "chat", Provenance()).loss_weighting == "sample"
     with pytest.raises(RecipeError, match="loss_weighting fixed"):
         resolve_objective(ObjectiveRecipe(name="sft", loss_weighting="fixed"), "chat", Provenance())
-    with pytest.raises(RecipeError, match="label_smoothing"):
-        resolve_objective(
-            ObjectiveRecipe(name="sft", loss_weighting="sample", label_smoothing=0.1), "chat", Provenance()
-        )
+    for weighting in ("sample", "dft"):
+        with pytest.raises(RecipeError, match="label_smoothing"):
+            resolve_objective(
+                ObjectiveRecipe(name="sft", loss_weighting=weighting, label_smoothing=0.1), "chat", Provenance()
+            )
+    drawn = ObjectiveRecipe(name="grpo", loss_weighting="dft", rewards=(Reward(metric="token_f1"),))
+    with pytest.raises(RecipeError, match=r"grpo with objective\.loss_weighting dft"):
+        resolve_objective(drawn, "chat", Provenance())

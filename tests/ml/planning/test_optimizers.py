@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,8 @@ from luthier.ml.planning.resolve_optimizer import resolve_optimizer
 MakePlan = Callable[..., Plan]
 
 
-def resolved(asked: Any, method: str = "full", device: str = "cpu") -> OptimizerPlan:
-    return resolve_optimizer(OptimizerRecipe.model_validate(asked), method, device, Provenance())
+def resolved(asked: Any, method: str = "full", device: str = "cpu", batch_size: int = 16) -> OptimizerPlan:
+    return resolve_optimizer(OptimizerRecipe.model_validate(asked), method, device, batch_size, Provenance())
 
 
 def test_a_name_alone_takes_the_defaults() -> None:
@@ -79,3 +80,26 @@ def test_paging_needs_a_device_to_page_from() -> None:
     with pytest.raises(RecipeError, match=r"paged_adamw_8bit on a CPU[\s\S]*adamw_8bit, which is the same"):
         resolved("paged_adamw_8bit")
     assert resolved("paged_adamw_8bit", device="cuda").name == "paged_adamw_8bit"
+
+
+@pytest.mark.parametrize(("batch_size", "wanted"), [(1, 0.99993747), (4, 0.99974991), (16, 0.999), (64, 0.996005996)])
+def test_beta2_by_tokens_halves_after_the_same_number_of_rows(batch_size: int, wanted: float) -> None:
+    """Half-life in rows: batch size times ln(1/2) / ln(beta2)."""
+    found = resolved({"name": "adamw", "beta2": "auto"}, batch_size=batch_size).beta2
+    assert found == pytest.approx(wanted, abs=1e-8)
+    half_life = batch_size * math.log(0.5) / math.log(found)
+    assert half_life == pytest.approx(16 * math.log(0.5) / math.log(0.999), rel=1e-3)
+
+
+def test_a_plan_with_beta2_by_tokens_says_how_it_was_found(make_plan: MakePlan) -> None:
+    plan = make_plan({"training": {"global_batch_size": 2, "optimizer": {"name": "adamw_8bit", "beta2": "auto"}}})
+    assert plan.training.optimizer.beta2 == pytest.approx(0.999 ** (1 / 8), abs=1e-8)
+    assert "2 rows a step" in plan.sources["training.optimizer"].why
+    usual = make_plan({"training": {"global_batch_size": 16, "optimizer": {"name": "adamw", "beta2": "auto"}}})
+    assert usual.training.optimizer == OptimizerPlan()
+
+
+@pytest.mark.parametrize(("name", "words"), [("lion", "lion[\\s\\S]*second moment"), ("adafactor", "takes: none")])
+def test_beta2_by_tokens_needs_a_second_moment(name: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        resolved({"name": name, "beta2": "auto"})

@@ -34,6 +34,10 @@ def smoothed(plan: Plan) -> Plan:
     return plan.model_copy(update={"objective": plan.objective.model_copy(update={"label_smoothing": 0.1})})
 
 
+def weighted_by_probability(plan: Plan) -> Plan:
+    return plan.model_copy(update={"objective": plan.objective.model_copy(update={"loss_weighting": "dft"})})
+
+
 def validation_loss(model: TrainableModel) -> float:
     rows = random_examples(6, seed=2)
     model.module.eval()
@@ -53,6 +57,19 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
     kill_at: int,
 ) -> None:
     plan = smoothed(make_plan(dropout=0.2, precision="bfloat16", **training))
+    resumes_exactly(plan, make_model, examples, tmp_path, kill_at)
+
+
+def test_dft_killed_and_resumed_ends_byte_for_byte_the_same(
+    make_plan: MakePlan, make_model: MakeModel, examples: list[TokenisedExample], tmp_path: Path
+) -> None:
+    plan = weighted_by_probability(make_plan(dropout=0.2, precision="bfloat16"))
+    resumes_exactly(plan, make_model, examples, tmp_path, kill_at=4)
+
+
+def resumes_exactly(
+    plan: Plan, make_model: MakeModel, examples: list[TokenisedExample], tmp_path: Path, kill_at: int
+) -> None:
     undisturbed = make_model(plan)
     whole, whole_events = run(plan, undisturbed, tmp_path / "a", examples)
     with pytest.raises(KilledError):
@@ -120,10 +137,15 @@ def test_a_paused_run_keeps_its_own_weights(
     assert all(nonempty(torch.equal(weight, kept.weights[name]) for name, weight in weights(model).items()))
 
 
-def test_smoothing_shows_the_plain_loss_beside_it_and_validates_by_it(
-    make_plan: MakePlan, make_model: MakeModel, examples: list[TokenisedExample], tmp_path: Path
+@pytest.mark.parametrize("changed", [smoothed, weighted_by_probability])
+def test_smoothing_and_dft_show_the_plain_loss_beside_theirs_and_validate_by_it(
+    make_plan: MakePlan,
+    make_model: MakeModel,
+    examples: list[TokenisedExample],
+    tmp_path: Path,
+    changed: Callable[[Plan], Plan],
 ) -> None:
-    plan = smoothed(make_plan(learning_rate=1e-9))
+    plan = changed(make_plan(learning_rate=1e-9))
     _, events = run(plan, make_model(plan), tmp_path / "a", examples)
     plain = make_plan(learning_rate=1e-9)
     _, others = run(plain, make_model(plain), tmp_path / "b", examples)

@@ -18,7 +18,12 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
+<<<<<<< HEAD
 from luthier.features.evaluations.bars import bar_of, kept_bar
+=======
+from luthier.features.evaluations.baselines import fit_baselines, systems_with_baselines, with_learning_curve
+from luthier.features.evaluations.kl_to_base import measure_kl
+>>>>>>> main
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.evaluations.prompted import (
     NO_PROMPTS,
@@ -39,14 +44,12 @@ from luthier.features.models.resolve import (
     find_base,
     find_candidate,
     open_judged,
-    system_under_test,
     tuned,
 )
 from luthier.features.planning.service import Prepared
 from luthier.features.planning.training_data import PreparedSplit
 from luthier.features.recipes.checks import (
     check_metrics,
-    have_text_answers,
     label_metrics,
     load_mapped,
     usual_metrics,
@@ -55,9 +58,13 @@ from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
     from luthier.ml.baselines.predict import BaselineSet
     from luthier.ml.evaluation.compare import Judged, SystemUnderTest
     from luthier.ml.evaluation.metrics.protocol import MetricDefinition
+=======
+    pass
+>>>>>>> main
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +182,7 @@ def _with_forgetting(
         max_thinking_tokens=0,
         max_samples=most,
         run_id=None,
+        measures_kl=False,
         stop=stop,
     )
     found = forgetting(
@@ -293,6 +301,7 @@ def _judge(
     bar: Bar | None = None,
     is_bar_asked: bool = True,
     evaluation_id: str | None = None,
+    measures_kl: bool = True,
     stop: StopCheck | None = None,
     shown: Prompted | None = None,
 ) -> Evaluation:
@@ -302,11 +311,19 @@ def _judge(
     train: the rows that baselines without a language model are fitted on; without any there are none.
     bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
     which is left out with a note where there is no verdict.
+<<<<<<< HEAD
     shown: the ways to prompt a model among the candidates, and the search for one more.
 
     Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
     from luthier.ml.evaluation.compare import primary_metric
+=======
+    measures_kl: whether it is looked at how far the last system moved from its base.
+
+    Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
+    """
+    from luthier.ml.evaluation.compare import judge, primary_metric
+>>>>>>> main
 
     start, shown = time.perf_counter(), shown or Prompted()
     examples = choose_samples(held_out.examples, max_samples)
@@ -316,15 +333,25 @@ def _judge(
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
         limits = (max_new_tokens, max_thinking_tokens)
+<<<<<<< HEAD
         found = found_prompt(shown, pool.engine, metrics, *limits, progress=context.progress)
         every = [*candidates[:-1], *found.candidates, candidates[-1]]
         judged, last = _judged(context, pool, every, shown, baselines, examples, [*metrics, *of_labels], limits)
         rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
         confidence, why = label_confidence_of(rows, candidates[-1], pool, last, baselines, context.progress)
     results, comparisons = judged.systems, judged.comparisons
+=======
+        systems = systems_with_baselines(pool, candidates, examples, limits, baselines)
+        # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
+        results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
+        rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
+        confidence, why = label_confidence_of(rows, candidates[-1], pool, systems[-1], baselines, context.progress)
+        kl, why_no_kl = measure_kl(pool, candidates, systems, context.progress) if measures_kl else (None, ())
+>>>>>>> main
     primary = primary_metric(metrics, [e.reference for e in examples])
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
+    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -334,8 +361,14 @@ def _judge(
         num_rows=len(examples),
         systems=results,
         comparisons=comparisons,
+<<<<<<< HEAD
         verdict=_verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence),
         rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *found.notes, *baselines.notes),
+=======
+        verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
+        kl_to_base=kl,
+        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *baselines.notes, *why_no_kl),
+>>>>>>> main
         baselines_left_out=baselines.left_out,
         labels=rows.labels,
         label_confidence=confidence,
@@ -403,6 +436,7 @@ def _verdict(
     )
 
 
+<<<<<<< HEAD
 def fit_baselines(
     context: Context,
     train: Sequence[Example],
@@ -427,6 +461,19 @@ def fit_baselines(
     if not train or not looks_at_text or not have_text_answers(examples):
         return BaselineSet()
     return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
+=======
+def _bar_kept(bar: Bar | None, num_systems: int, judged: str, is_asked: bool) -> tuple[Bar | None, tuple[str, ...]]:
+    """The bar where there is a verdict; None with a note where there is none, RequestError if it was asked for."""
+    if bar is None or num_systems > 1:
+        return bar, ()
+    if not is_asked:
+        return None, (_not_held_against(bar, "there is nothing to compare with, so no verdict"),)
+    raise RequestError(
+        f"{bar.value:g} by {bar.metric} asked for, and nothing to compare {judged} with",
+        expected="another system on the same rows: whether a model is good enough is a part of the verdict",
+        do="name one, such as the base model: --against BASE",
+    )
+>>>>>>> main
 
 
 def check_leakage(

@@ -44,6 +44,8 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decid
         console.print(visible(line), soft_wrap=True)
     if evaluation.forgetting is not None and evaluation.forgetting.word != "worse":  # else it is a caveat
         console.print(visible(evaluation.forgetting.sentence), soft_wrap=True)
+    if evaluation.kl_to_base is not None:
+        console.print(visible(evaluation.kl_to_base.sentence), soft_wrap=True)
     if evaluation.verdict is not None:
         console.print(verdict_panel(console, evaluation.verdict))
         return
@@ -60,6 +62,8 @@ def verdict_panel(console: Console, verdict: Verdict) -> Panel:
     text = Text.assemble((visible(verdict.headline), "bold"))
     for line in verdict.details[: verdict.num_primary_details]:
         text.append(f"\n{visible(line)}")
+    if verdict.learning_curve is not None:
+        text.append(f"\n{visible(verdict.learning_curve.advice)}")
     for line in verdict.caveats:
         text.append(f"\nNote: {visible(line)}", style="yellow")
     width = min(console.width, _PANEL_WIDTH)

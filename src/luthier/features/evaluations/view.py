@@ -37,6 +37,7 @@ from luthier.ml.evaluation.result_views import (
     choose_rows,
     confusions,
     metric_names,
+    rows_chart,
     scored_metrics,
 )
 
@@ -67,12 +68,12 @@ def units(evaluation: Evaluation) -> dict[str, Metric]:
     return {name: found[name] for name in metric_names(evaluation)}
 
 
-def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals]:
-    """First the differences in the metric of the verdict, then each metric over all systems.
+def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals | Plot]:
+    """First the differences in the metric of the verdict, then each metric over all systems, then what more rows bring.
 
     A metric in which all systems are equal has no chart: there would be nothing to see.
     """
-    made = []
+    made: list[Intervals | Plot] = []
     colours, found = _colours(evaluation, roles), units(evaluation)
     name = "" if evaluation.verdict is None else evaluation.verdict.metric
     mine = [c for c in evaluation.comparisons if c.metric == name and c.candidate == roles.candidate]
@@ -96,6 +97,8 @@ def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals]:
         title = f"{metric_heading(metric)} of each system"
         limit, caption = bar_mark(evaluation.verdict, metric), f"{direction} is better"
         made.append(Intervals(f"metric-{metric}", title, axis, rows, caption=caption, limit=limit))
+    if (by_rows := rows_chart(evaluation.verdict, title=metric_heading(name) if name else "")) is not None:
+        made.append(by_rows)
     return made
 
 

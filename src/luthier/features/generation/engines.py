@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 from luthier.core.conversation import AS_THEY_ARE
@@ -20,6 +20,7 @@ from luthier.features.models.resolve import Candidate, TemplatedEngine, engine_k
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+    from luthier.ml.evaluation.kl_to_base import StatesEngine
     from luthier.ml.inference.engine_wrappers import CachedEngine, Keep
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.openai.http import OpenAIHttpEngine
@@ -61,6 +62,19 @@ class EnginePool:
         template = candidate.chat_template()
         # Without `auto`: a base by name and the base of a run, whose plan holds the kind, share an engine.
         return _Pooled(self, replace(candidate, template=template.kind), template)
+
+    def load_for_states(self, candidate: Candidate) -> StatesEngine:
+        """The engine of a candidate, loaded, for its hidden states.
+
+        Raises:
+            RequestError: it gives none.
+        """
+        engine = self.load(replace(candidate, template=candidate.chat_template().kind))
+        if not hasattr(engine, "hidden_states"):
+            raise RequestError(
+                f"{engine.name} gives no hidden states", expected="the engine transformers", do="judge with that one"
+            )
+        return cast("StatesEngine", engine)
 
     def load(self, candidate: Candidate) -> Engine:
         """The engine of a candidate, loaded; whatever was loaded for another one is closed first."""

@@ -78,7 +78,12 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
     return FirstStep(
         loss=comparable_loss(first),
         unit=objective.loss_unit,
-        weighting=objective.loss_weighting or ("token" if objective.loss_unit else None),
+        # with dft the comparable loss is the plain one, in which every token counts the same
+        weighting=(
+            "token"
+            if objective.loss_weighting == "dft"
+            else objective.loss_weighting or ("token" if objective.loss_unit else None)
+        ),
         # what a step draws for its prompts is known only once it was drawn
         num_trained_tokens=first.num_trained_tokens if objective.draws else num_learned,
         precision=training.precision,

@@ -45,13 +45,18 @@ class _Text(NamedTuple):
     spans: tuple[tuple[int, int], ...]
 
 
+def rows_for_rules(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
+    """The rows that rules are learned from: equally spaced ones where prompts are long, at most 1,000."""
+    return within(rows, _MAX_CHARACTERS)[:_MAX_ROWS]
+
+
 def copied_answers(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
     """What the first rule that applies copies from each prompt; the commonest answer, or nothing, where none does.
 
     Raises:
         NotApplicable: answers are rarely in their prompts, repeat as labels do, or follow no common words.
     """
-    used = within(rows, _MAX_CHARACTERS)[:_MAX_ROWS]
+    used = rows_for_rules(rows)
     texts = [_tokens(row.prompt) for row in used]
     found = [_occurrences(text, row.answer) for text, row in zip(texts, used, strict=True)]
     if sum(map(bool, found)) < 0.5 * len(used) or not used:

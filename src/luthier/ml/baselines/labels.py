@@ -86,6 +86,11 @@ def _offered(prompt: str, words: Mapping[str, frozenset[str]]) -> list[str]:
     ]
 
 
+def rows_for_classifier(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
+    """The rows that a classifier is fitted on: equally spaced ones where prompts are long."""
+    return within(rows, MAX_CHARACTERS)
+
+
 @dataclass(frozen=True, slots=True)
 class Classified:
     """Answers of a classifier.
@@ -119,7 +124,7 @@ def linear_classifier(rows: Sequence[TaskRow], prompts: Sequence[str]) -> Classi
     if len(rows) < 2 * num_labels:
         raise NotApplicable(f"{num_labels:,} different answers in {len(rows):,} rows: answers hardly repeat")
     forms = spellings([row.answer for row in rows])
-    rows = within(rows, MAX_CHARACTERS)
+    rows = rows_for_classifier(rows)
     labels = [same_label(row.answer) for row in rows]
     seen, asked = _features([row.prompt for row in rows], prompts)
     if len(set(labels)) < 2:
@@ -161,7 +166,9 @@ def _tried(features: Any, labels: np.ndarray[Any, Any]) -> tuple[float, float | 
     for number, label in enumerate(labels):
         held[number] = place[label] % 5 == 1
         place[label] += 1
-    if not held.any() or len(set(labels[~held])) < 2:
+    num_inside = len(set(labels[~held]))
+    # With fewer than two rows a class nothing can be chosen by.
+    if not held.any() or num_inside < 2 or 2 * num_inside > (~held).sum():
         return 1.0, None
     inside = np.flatnonzero(~held)
     fitted = [_classifier(one).fit(features[inside], labels[inside]) for one in _STRENGTHS]

@@ -83,6 +83,11 @@ def ranked_by_words(texts: Sequence[str], prompts: Sequence[str], num: int) -> l
     return found
 
 
+def rows_to_embed(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
+    """The rows that are embedded, by the ends of their prompts: equally spaced ones where prompts are long."""
+    return within([TaskRow(row.prompt[-_MAX_CHARACTERS:], row.answer) for row in rows], _MAX_TOKENISED)
+
+
 def nearest_by_embeddings(rows: Sequence[TaskRow], prompts: Sequence[str], table: TokenEmbeddings) -> list[str]:
     """The answer of the training row whose prompt has the most similar embedding (cosine).
 
@@ -95,7 +100,7 @@ def nearest_by_embeddings(rows: Sequence[TaskRow], prompts: Sequence[str], table
         NotApplicable: no training rows.
     """
     _check(rows)
-    rows = within([TaskRow(row.prompt[-_MAX_CHARACTERS:], row.answer) for row in rows], _MAX_TOKENISED)
+    rows = rows_to_embed(rows)
     seen = table.token_ids([row.prompt for row in rows])
     asked = table.token_ids([prompt[-_MAX_CHARACTERS:] for prompt in prompts])
     known = sorted({one for ids in (*seen, *asked) for one in ids})

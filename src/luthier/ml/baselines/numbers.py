@@ -22,6 +22,11 @@ _MOST_ROWS: Final = 5_000
 """Of training: the closed form solves a system of as many equations."""
 
 
+def rows_for_regression(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
+    """The rows that a regression is fitted on: the first 5,000 whose answers are numbers."""
+    return [row for row in rows if read_number(row.answer) is not None][:_MOST_ROWS]
+
+
 def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
     """Predicted numbers, written as the training answers are: decimals, unit, thousands separators.
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from luthier.core.dataset import Example
 from luthier.core.evaluation import SystemKind
 from luthier.core.ports import Progress
-from luthier.ml.baselines.copying import copied_answers
-from luthier.ml.baselines.labels import Classified, commonest_answer, linear_classifier, popular_among_offered
-from luthier.ml.baselines.nearest import TokenEmbeddings, nearest_by_embeddings, nearest_by_words
-from luthier.ml.baselines.numbers import ridge_regression
+from luthier.ml.baselines.copying import copied_answers, rows_for_rules
+from luthier.ml.baselines.labels import (
+    Classified,
+    commonest_answer,
+    linear_classifier,
+    popular_among_offered,
+    rows_for_classifier,
+)
+from luthier.ml.baselines.nearest import TokenEmbeddings, nearest_by_embeddings, nearest_by_words, rows_to_embed
+from luthier.ml.baselines.numbers import ridge_regression, rows_for_regression
 from luthier.ml.baselines.rows import MAX_ROWS, NotApplicable, TaskRow, prompt_text, task_rows
 
 
@@ -26,6 +32,7 @@ class Predictions:
         kind: what it is.
         outputs: one answer for each held-out row, in their order.
         seconds: wall time of fitting and answering.
+        num_rows: training rows that it was fitted on.
         classified: the classes with their probabilities, of a classifier.
     """
 
@@ -33,6 +40,7 @@ class Predictions:
     kind: SystemKind
     outputs: tuple[str, ...]
     seconds: float
+    num_rows: int
     classified: Classified | None = None
 
 
@@ -43,7 +51,7 @@ class BaselineSet:
     Attributes:
         predictions: those that fit the rows.
         left_out: for each other one a sentence that says why.
-        num_rows: training rows that they were fitted on.
+        num_rows: training rows that they were given.
         is_sample: whether there are more training rows than that.
     """
 
@@ -55,9 +63,17 @@ class BaselineSet:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of the rows that they were fitted on."""
-        if not self.is_sample:
-            return ()
-        return (f"Baselines without a language model were fitted on a sample of {self.num_rows:,} training rows.",)
+        found = []
+        if self.is_sample:
+            found.append(
+                f"Baselines without a language model were fitted on a sample of {self.num_rows:,} training rows."
+            )
+        if fewer := [one for one in self.predictions if one.num_rows < self.num_rows]:
+            which = ", ".join(f"{one.name} on {one.num_rows:,}" for one in fewer)
+            found.append(
+                f"To take some seconds only, baselines were fitted on fewer of {self.num_rows:,} rows: {which}."
+            )
+        return tuple(found)
 
 
 MAJORITY: Final = "commonest answer"
@@ -93,23 +109,24 @@ def predict(
     if not rows or not prompts or any(example.reference is None for example in held_out):
         return BaselineSet(left_out=("no baselines: the rows have no prompts with text answers",))
     _load_libraries()
-    ways = list(_ways(rows, prompts, embeddings))
+    ways = list(_ways(len(prompts), embeddings))
     with progress.task("Fitting baselines", len(ways), "baselines") as task:
-        for name, kind, answer in ways:
-            task.note(name)
+        for way in ways:
+            task.note(way.name)
             task.advance()
             start = time.perf_counter()
             try:
-                answers = answer()
+                answers = way.answer(rows, prompts)
             except NotApplicable as reason:
-                left_out.append(f"{name}: {reason}")
-            else:
-                classified = answers if isinstance(answers, Classified) else None
-                outputs = answers.outputs if isinstance(answers, Classified) else answers
-                if kind == "popularity" and found and tuple(outputs) == found[0].outputs:
-                    left_out.append(f"{name}: it is always the commonest answer")
-                    continue
-                found.append(Predictions(name, kind, tuple(outputs), time.perf_counter() - start, classified))
+                left_out.append(f"{way.name}: {reason}")
+                continue
+            classified = answers if isinstance(answers, Classified) else None
+            outputs = tuple(answers.outputs if isinstance(answers, Classified) else answers)
+            if way.kind == "popularity" and found and outputs == found[0].outputs:
+                left_out.append(f"{way.name}: it is always the commonest answer")
+                continue
+            seconds = time.perf_counter() - start
+            found.append(Predictions(way.name, way.kind, outputs, seconds, len(way.rows(rows)), classified))
     return BaselineSet(tuple(found), tuple(left_out), len(rows), len(rows) == MAX_ROWS < len(train))
 
 
@@ -122,14 +139,56 @@ def _load_libraries() -> None:
     import sklearn.svm  # noqa: F401
 
 
-def _ways(
-    rows: Sequence[TaskRow], prompts: Sequence[str], embeddings: TokenEmbeddings | None
-) -> Iterator[tuple[str, SystemKind, Callable[[], list[str] | Classified]]]:
-    yield MAJORITY, "majority", lambda: commonest_answer(rows, len(prompts))
-    yield POPULARITY, "popularity", lambda: popular_among_offered(rows, prompts)
-    yield NEAREST, "nearest", lambda: nearest_by_words(rows, prompts)
+_Rows = Sequence[TaskRow]
+
+
+def _all(rows: _Rows) -> _Rows:
+    return rows
+
+
+class Way(NamedTuple):
+    """How a baseline answers.
+
+    Attributes:
+        name: as reports call it.
+        kind: what it is.
+        answer: the answers to prompts, from the training rows; may raise NotApplicable.
+        rows: those of the training rows that it is fitted on.
+    """
+
+    name: str
+    kind: SystemKind
+    answer: Callable[[_Rows, Sequence[str]], list[str] | Classified]
+    rows: Callable[[_Rows], _Rows] = _all
+
+    def texts(self, rows: _Rows, prompts: Sequence[str]) -> list[str]:
+        """The answers as texts alone."""
+        answers = self.answer(rows, prompts)
+        return answers.outputs if isinstance(answers, Classified) else answers
+
+
+QUICK: Final[Mapping[str, Way]] = {
+    way.name: way
+    for way in (
+        Way(NEAREST, "nearest", nearest_by_words),
+        Way(LINEAR, "linear", linear_classifier, rows_for_classifier),
+        Way(RIDGE, "ridge", ridge_regression, rows_for_regression),
+    )
+}
+"""Those that learn from rows and take seconds, so that they can be fitted several times."""
+
+
+def _ways(num_prompts: int, embeddings: TokenEmbeddings | None) -> Iterator[Way]:
+    yield Way(MAJORITY, "majority", lambda rows, _: commonest_answer(rows, num_prompts))
+    yield Way(POPULARITY, "popularity", popular_among_offered)
+    yield QUICK[NEAREST]
     if embeddings is not None:
-        yield EMBEDDED, "nearest", lambda: nearest_by_embeddings(rows, prompts, embeddings)
-    yield LINEAR, "linear", lambda: linear_classifier(rows, prompts)
-    yield RIDGE, "ridge", lambda: ridge_regression(rows, prompts)
-    yield COPY, "copy", lambda: copied_answers(rows, prompts)
+        yield Way(
+            EMBEDDED,
+            "nearest",
+            lambda rows, prompts: nearest_by_embeddings(rows, prompts, embeddings),
+            rows_to_embed,
+        )
+    yield QUICK[LINEAR]
+    yield QUICK[RIDGE]
+    yield Way(COPY, "copy", copied_answers, rows_for_rules)

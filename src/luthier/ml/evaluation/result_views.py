@@ -15,6 +15,7 @@ from luthier.core.evaluation import (
     Comparison,
     Evaluation,
     ReliabilityBin,
+    RowsPoint,
     Sample,
     SystemResult,
     Verdict,
@@ -23,8 +24,12 @@ from luthier.core.results.release_gate import BASE
 from luthier.core.results.suite import Confusion, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_rows
 from luthier.ml.charts.judged_rows import metric_names as names_of
+<<<<<<< HEAD
 from luthier.ml.charts.spec import Mark
 from luthier.ml.evaluation.verdict_text import prompt_of
+=======
+from luthier.ml.charts.spec import Axis, Mark, Plot, Role, Series, points_of
+>>>>>>> main
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,43 @@ def bar_mark(verdict: Verdict | None, metric: str) -> Mark | None:
     """The line of what was asked for in the chart of a metric; None where nothing was asked by it."""
     bar = None if verdict is None else verdict.bar
     return None if bar is None or bar.metric != metric else Mark(bar.value, f"asked for: {bar.value:g}")
+
+
+def rows_chart(verdict: Verdict | None, *, title: str = "") -> Plot | None:
+    """A baseline's figure by the rows that it was fitted on, and what is expected of twice as many.
+
+    Args:
+        verdict: None gives no chart, and neither does one without such figures.
+        title: of the metric; empty for its name.
+    """
+    curve = None if verdict is None else verdict.learning_curve
+    if curve is None or not curve.points or curve.expected is None:
+        return None
+
+    def dots(name: str, points: Sequence[RowsPoint], role: Role, *, is_open: bool = False) -> Series:
+        return Series(
+            name,
+            points_of((one.rows for one in points), (one.value for one in points)),
+            role,
+            "dots",
+            labels=[f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}], {one.rows:,} rows" for one in points],
+            intervals=[(one.low, one.high) for one in points],
+            is_open=is_open,
+            radius_pixels=4.0,
+        )
+
+    sizes = [one.rows for one in (*curve.points, curve.expected)]
+    return Plot(
+        "learning-curve",
+        "Would more rows help?",
+        Axis("training rows", scale="log", ticks=[(float(rows), f"{rows:,}") for rows in sizes]),
+        Axis(title or curve.metric),
+        [
+            dots(curve.system, curve.points, "other-1"),
+            dots("expected of twice the rows", [curve.expected], "muted", is_open=True),
+        ],
+        caption=curve.advice,
+    )
 
 
 Better = Literal["", "candidate", "baseline", "neither"]

@@ -213,6 +213,7 @@ class Judging:
         longest_tokens: of the longest prompt with examples and answer.
         writes, scores: whether answers are written and rows are scored.
         teacher_share: parameters of a teacher that is judged beside them, as a share of the base's; 0 without one.
+        measures_kl: whether tuned model and base go over the rows once more, for how far the one moved from the other.
     """
 
     num_rows: int
@@ -225,6 +226,7 @@ class Judging:
     writes: bool
     scores: bool
     teacher_share: float = 0.0
+<<<<<<< HEAD
     num_drawn: int = 1
     num_nearest: int = 0
     search_tokens: int = 0
@@ -234,6 +236,9 @@ class Judging:
         if 1 <= place <= self.num_drawn:
             return self.shot_tokens, 0.0
         return 0.0, self.shot_tokens if self.num_drawn < place <= self.num_drawn + self.num_nearest else 0.0
+=======
+    measures_kl: bool = False
+>>>>>>> main
 
     @property
     def rows_at_once(self) -> int:
@@ -244,13 +249,19 @@ class Judging:
     @property
     def num_scored_tokens(self) -> float:
         """Tokens that are scored, as many as the base would have to for the same time; 0 where nothing is scored."""
-        if not self.scores:
-            return 0.0
         tokens = self.num_rows * (self.prompt_tokens + self.reference_tokens)
+<<<<<<< HEAD
         shots = [self.shots_of(place) for place in range(len(self.systems))]
         # What all rows of a system begin with is computed once.
         added = sum(once + self.num_rows * own for once, own in shots)
         return tokens * (len(self.systems) + self.teacher_share) + added
+=======
+        for_kl = 2.0 * tokens if self.measures_kl else 0.0
+        if not self.scores:
+            return for_kl
+        # what all begin with, once
+        return tokens * (len(self.systems) + self.teacher_share) + self.shot_tokens + for_kl
+>>>>>>> main
 
 
 def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
@@ -277,9 +288,14 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         writes="text" in needs,
         scores=bool(needs - {"text"}),
         teacher_share=teacher.num_parameters / base_parameters if teacher and base_parameters else 0.0,
+<<<<<<< HEAD
         num_drawn=num_drawn,
         num_nearest=num_nearest,
         search_tokens=evaluation.optimised_prompt_tokens,
+=======
+        # A task head gives no distribution over tokens.
+        measures_kl=plan.objective.task_head is None,
+>>>>>>> main
     )
 
 
@@ -301,7 +317,8 @@ def judging_seconds(
     # Judging runs in one process: more devices make it no faster.
     alone = device.model_copy(update={"num_devices": 1})
     loading = workload.structure.num_parameters * workload.element_bytes / 1e9 / _LOADING_GB_PER_SECOND
-    loading *= 2.0 + judged.teacher_share  # base and tuned model are loaded one after the other
+    # Base and tuned model are loaded one after the other, and the base once more for the distance between the two.
+    loading *= 2.0 + judged.measures_kl + judged.teacher_share
     ends = [
         loading + scoring_seconds + _writing(workload, alone, judged, factors, min(new, judged.new_tokens))
         # Answers end where the model ends them: from as long as the references to as long as they may be.
@@ -317,7 +334,9 @@ def judging_bytes(workload: Workload) -> float:
         return 0.0
     cache = judged.rows_at_once * judged.longest_tokens * key_value_bytes(workload) if judged.writes else 0.0
     cache *= _CACHE_COPIES
-    logits = LOGIT_ROWS * workload.structure.vocabulary_size * 4.0 * _LOGIT_COPIES if judged.scores else 0.0
+    # For the distance to the base half as many positions are held of two models (`evaluation/kl_to_base`).
+    holds_logits = judged.scores or judged.measures_kl
+    logits = LOGIT_ROWS * workload.structure.vocabulary_size * 4.0 * _LOGIT_COPIES if holds_logits else 0.0
     prefill = _SCORE_TOKENS * workload.structure.intermediate_size * workload.element_bytes * 4.0
     return max(cache, logits) + prefill
 

@@ -1,9 +1,8 @@
 """A learning curve: a power law through a few points, how far it can be trusted, and its chart.
 
-L(n) = a + b * n ** -c. Given c the law is linear in a and b, so c is searched on a grid and a, b >= 0 follow.
-Intervals are those of a parametric bootstrap: the points are drawn again around the fit with the noise that the
-residuals show, which itself is drawn again since few residuals show it. In the chart the extrapolated part is drawn
-apart.
+L(n) = a + b * n ** -c, fitted as `statistics.power_law` says. Intervals are those of a parametric bootstrap: the points
+are drawn again around the fit with the noise that the residuals show, which itself is drawn again since few residuals
+show it. In the chart the extrapolated part is drawn apart.
 
 Sources: Hestness et al., 2017, "Deep Learning Scaling is Predictable, Empirically", arXiv:1712.00409. Efron &
 Tibshirani, 1993, "An Introduction to the Bootstrap", section 6.5.
@@ -27,11 +26,11 @@ from luthier.core.workflows.learning_curve import CurveFit, CurvePoint, Gain, Le
 from luthier.ml.charts.figures import count
 from luthier.ml.charts.spec import Axis, Plot, Series, points_of
 from luthier.ml.charts.svg import write_chart
+from luthier.ml.evaluation.statistics.power_law import Floats, fit_power_laws
 
 MIN_SIZES: Final = 3
 MIN_POINTS: Final = 4
 _NUM_UNKNOWNS: Final = 3
-_EXPONENTS: Final = np.geomspace(0.02, 2.0, 120)
 _NUM_DRAWS: Final = 2000
 _LITTLE: Final = 0.01
 """Twice the rows for less than a hundredth of the loss: enough of them."""
@@ -39,7 +38,6 @@ _MAX_TIMES: Final = 1024
 _UNCLEAR_RATIO: Final = 4.0
 _SAME_SIZE: Final = 1.05
 
-Floats = NDArray[np.float64]
 _Law = tuple[float, float, float]
 Word = Literal["useful", "flat", "rising", "unclear"]
 
@@ -85,14 +83,14 @@ def _arrays(points: Sequence[CurvePoint]) -> tuple[Floats, Floats]:
 
 def _bootstrap(sizes: Floats, losses: Floats, seed: int) -> tuple[_Law, tuple[Floats, Floats, Floats], float]:
     """The best law, those of the points drawn again, and the noise of a point."""
-    floor, scale, exponent = (float(values[0]) for values in _fit(sizes, losses[None]))
+    floor, scale, exponent = (float(values[0]) for values in fit_power_laws(sizes, losses[None]))
     fitted = floor + scale * sizes**-exponent
     freedom = len(sizes) - _NUM_UNKNOWNS
     noise = math.sqrt(float(np.sum((losses - fitted) ** 2)) / freedom)
     draw = np.random.default_rng(seed)
     # [draws, 1]: one noise level a draw from its posterior (scaled inverse chi-square), as in a t interval.
     noises = noise * np.sqrt(freedom / draw.chisquare(freedom, size=(_NUM_DRAWS, 1)))
-    drawn = _fit(sizes, fitted + noises * draw.standard_normal((_NUM_DRAWS, len(sizes))))
+    drawn = fit_power_laws(sizes, fitted + noises * draw.standard_normal((_NUM_DRAWS, len(sizes))))
     return (floor, scale, exponent), drawn, noise
 
 
@@ -111,33 +109,6 @@ def _check(points: Sequence[CurvePoint]) -> None:
             expected="a finite loss above 0 at a number of rows above 0",
             do="look at that run: it may have diverged",
         )
-
-
-def _fit(sizes: Floats, losses: Floats) -> tuple[Floats, Floats, Floats]:
-    """Floors, scales and exponents [draws] of the best laws through losses [draws, points]; floor and scale >= 0."""
-    mean_loss = losses.mean(axis=1, keepdims=True)
-    best = np.full(len(losses), np.inf)
-    found = [np.zeros(len(losses)) for _ in range(3)]
-    unit = sizes / sizes.min()  # powers near 1, so that nothing is lost to rounding
-    for exponent in _EXPONENTS:
-        powers = unit**-exponent
-        # With the exponent fixed the law is linear: ordinary least squares of losses on powers, all draws at once.
-        centred = powers - powers.mean()
-        scale = np.maximum((losses - mean_loss) @ centred / (centred @ centred), 0.0)
-        floor = mean_loss[:, 0] - scale * powers.mean()
-        # A loss has no negative floor: where the fit wants one, it is fitted again through zero.
-        below = floor < 0
-        scale = np.where(below, losses @ powers / (powers @ powers), scale)
-        floor = np.maximum(floor, 0.0)
-        error = np.sum((losses - floor[:, None] - scale[:, None] * powers[None]) ** 2, axis=1)
-        better = error < best
-        best = np.where(better, error, best)
-        # Sizes were divided by the smallest: the scale goes back to rows.
-        for kept, new in zip(
-            found, (floor, scale * sizes.min() ** exponent, np.full(len(losses), exponent)), strict=True
-        ):
-            kept[better] = new[better]
-    return found[0], found[1], found[2]
 
 
 def _gain(law: _Law, drawn: tuple[Floats, Floats, Floats], rows: int, more: int) -> Gain:

@@ -267,7 +267,7 @@ def _training(
         epochs=epochs,
         global_batch_size=batch,
         micro_batch_tokens=_micro_batch_tokens(r, data.train, hardware, sources),
-        optimizer=resolve_optimizer(r.optimizer, method.name, hardware.device, sources),
+        optimizer=resolve_optimizer(r.optimizer, method.name, hardware.device, batch, sources),
         learning_rate=pick("training.learning_rate", r.learning_rate, rate),
         schedule=pick("training.schedule", r.schedule, defaults.SCHEDULE),
         weight_decay=pick("training.weight_decay", r.weight_decay, defaults.WEIGHT_DECAY),

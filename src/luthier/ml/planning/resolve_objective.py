@@ -95,8 +95,8 @@ def resolve_objective(
     values = {
         name: sources.pick(f"objective.{name}", given.get(name), default) for name, default in rules.settings.items()
     }
-    if asked.name == "sft":
-        _check_weighting(values["loss_weighting"], values["label_smoothing"])
+    if "loss_weighting" in values:
+        _check_weighting(asked.name, values["loss_weighting"], values.get("label_smoothing") or 0.0)
     # Whether the model has routers is not known here: `router_loss` resolves it later, with the structure.
     if "router_aux_loss" in values:
         del values["router_aux_loss"]
@@ -117,18 +117,26 @@ def with_task_head(
     return objective.model_copy(update={"task_head": head, "task_head_notes": notes})
 
 
-def _check_weighting(weighting: str, smoothing: float) -> None:
-    """Raise RecipeError for a weighting that answers of rows do not have, or that cannot be smoothed."""
-    if weighting == "fixed":
+def _check_weighting(objective: str, weighting: str, smoothing: float) -> None:
+    """Raise RecipeError for a weighting that the objective does not have, or that cannot be smoothed."""
+    if objective == "sft" and weighting == "fixed":
         raise RecipeError(
             "objective sft with objective.loss_weighting fixed",
-            expected="token (every learned token counts the same) or sample (every row does)",
+            expected="token (every learned token counts the same), sample (every row does) or dft (each token by its "
+            "own probability)",
             do="choose one of them: a fixed divisor is for drawn answers (grpo)",
         )
-    if weighting == "sample" and smoothing:
+    if objective != "sft" and weighting == "dft":
         raise RecipeError(
-            f"objective.loss_weighting sample with objective.label_smoothing {smoothing:g}",
-            expected="one of the two: the smoothed loss is summed over tokens, not row by row",
+            f"objective {objective} with objective.loss_weighting dft",
+            expected="token, sample or fixed: dft weighs the tokens of the rows' own answers",
+            do="choose one of them, or objective.name: sft",
+        )
+    if weighting in ("sample", "dft") and smoothing:
+        why = "row by row" if weighting == "sample" else "weighted by probability"
+        raise RecipeError(
+            f"objective.loss_weighting {weighting} with objective.label_smoothing {smoothing:g}",
+            expected=f"one of the two: the smoothed loss is summed over tokens, not {why}",
             do="remove one of them",
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import AveragePlan, OptimizerPlan
@@ -20,12 +20,21 @@ def default_rate(usual: tuple[float, str], name: str) -> tuple[float, str]:
     return usual if factor is None else (factor[0] * usual[0], factor[1])
 
 
-def resolve_optimizer(asked: OptimizerRecipe | None, method: str, device: str, sources: Provenance) -> OptimizerPlan:
+def resolve_optimizer(
+    asked: OptimizerRecipe | None, method: str, device: str, batch_size: int, sources: Provenance
+) -> OptimizerPlan:
     """The update rule with all of its settings.
 
+    Args:
+        asked: What the recipe has; None takes the default.
+        method: Its name.
+        device: What is trained on.
+        batch_size: Rows of an optimizer step.
+        sources: Takes where the values come from.
+
     Raises:
-        RecipeError: Settings that the rule does not take, a rule for full tuning with an adapter, or one for an
-            accelerator on a CPU.
+        RecipeError: Settings that the rule does not take, a rule for full tuning with an adapter, one for an
+            accelerator on a CPU, or `beta2: auto` of a rule without a second moment.
     """
     if asked is None:
         sources.note("training.optimizer", "default", defaults.OPTIMIZER[1])
@@ -45,9 +54,37 @@ def resolve_optimizer(asked: OptimizerRecipe | None, method: str, device: str, s
     for name, value in options.items():
         _refuse_another_kind(asked.name, name, value, own[name])
     _refuse_useless(asked.name, method, device)
-    sources.note("training.optimizer", "asked", "in the recipe")
+    why = "in the recipe"
+    if given.get("beta2") == "auto":
+        given["beta2"], why = _beta2_by_tokens(asked.name, takes, batch_size)
+    sources.note("training.optimizer", "asked", why)
     values: dict[str, Any] = {**{name: takes[name] for name in takes if name not in own}, **given}
     return OptimizerPlan(name=asked.name, options={**own, **options} or None, **values)
+
+
+_BETA2_DIGITS: Final = 8
+
+
+def _beta2_by_tokens(name: str, takes: Mapping[str, Any], batch_size: int) -> tuple[float, str]:
+    """beta2 whose half-life in tokens is that of the default at the default batch size, and the reason in words.
+
+    A step of B rows moves the second moment once: with beta2 = b ** (B / B0) it has halved after as many tokens as with
+    b at B0, whatever the length of the rows.
+
+    Source: Marek et al., 2025, "Small Batch Size Training for Language Models", arXiv:2507.07101 (rule for beta2).
+    """
+    if not rules_of(name).has_second_moment:
+        raise RecipeError(
+            f"training.optimizer.beta2: auto with optimizer {name}",
+            expected="an optimizer with a second moment, such as adamw: it is the half-life of that which is held",
+            do="give a number, or leave it out",
+        )
+    usual, rows = takes["beta2"], defaults.GLOBAL_BATCH_SIZE[0]
+    found = round(usual ** (batch_size / rows), _BETA2_DIGITS)
+    return found, (
+        f"in the recipe; beta2 {found:g} for {batch_size} rows a step: the second moment halves after as many tokens "
+        f"as with {usual:g} and {rows} rows (arXiv:2507.07101)"
+    )
 
 
 def _listed(takes: Iterable[str], own: Mapping[str, Any]) -> str:

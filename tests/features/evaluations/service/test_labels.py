@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Bar
 from luthier.core.recipe import GoodEnoughRecipe
 from luthier.features.evaluations.service import evaluate
+from luthier.features.evaluations.verdict_format import show_evaluation
 from luthier.features.evaluations.view import charts, confusion_tables, label_confidence_charts
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
+from luthier.ml.charts.spec import Intervals, Plot
 from luthier.ml.evaluation.report.evaluation_results import confusion_charts, interval_charts
 from luthier.ml.evaluation.report.evaluation_results import label_confidence_charts as drawn_charts
 from luthier.ml.evaluation.result_views import roles
@@ -61,7 +65,7 @@ def test_labels_have_macro_f1_a_confusion_and_a_bar(context: Context, tiny_model
     assert tables[1][0] in prompts
     assert [sum(row) for _, table in tables for row in table.counts] == [3, 3, 3] * 2
     assert len(confusion_charts(found, who)) == 2
-    (drawn,) = [chart for chart in charts(found, who) if chart.limit is not None]
+    (drawn,) = [chart for chart in charts(found, who) if isinstance(chart, Intervals) and chart.limit is not None]
     assert (drawn.key, drawn.limit and drawn.limit.x) == ("metric-macro_f1", 0.9)
     (shown,) = [chart for chart in interval_charts(found, who) if "asked for: 0.9" in str(chart.svg)]
     assert shown.title == "macro-F1"
@@ -126,6 +130,62 @@ def test_a_bar_without_a_verdict_is_refused_before_anything_is_judged(
         assert "--against" in caught.value.do
     with pytest.raises(RequestError, match=r"write 0\.9 for 90%"):
         evaluate(context, [str(tiny_model)], data=data, metrics=["exact_match"], good_enough=GoodEnoughRecipe(value=90))
+
+
+def test_an_evaluation_says_whether_more_rows_would_help(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+    found = evaluate(
+        context,
+        [str(tiny_model)],
+        data=write_labelled(tmp_path / "test.jsonl", 24, first=200),
+        few_shot=1,
+        few_shot_from=write_labelled(tmp_path / "train.jsonl", 80),
+        metrics=["label_accuracy"],
+        max_new_tokens=3,
+    )
+    verdict = found.verdict
+    assert verdict is not None
+    curve = verdict.learning_curve
+    assert curve is not None
+    assert [point.rows for point in curve.points] == [20, 40, 80]
+    assert json.loads(found.model_dump_json())["verdict"]["learning_curve"]["points"][0]["rows"] == 20
+    who = roles(found)
+    assert who is not None
+    (drawn,) = [chart for chart in charts(found, who) if isinstance(chart, Plot)]
+    assert drawn.caption == curve.advice
+    assert [len(series.points) for series in drawn.series] == [3, 1]
+    console = Console(width=100, record=True, file=io.StringIO())
+    show_evaluation(console, found)
+    assert "label accuracy of the" in " ".join(console.export_text().replace("│", " ").split())
+
+
+def test_a_tuned_model_is_held_against_its_base_on_the_judged_rows(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    write_labelled(tmp_path / "train.jsonl", 24)
+    data = write_labelled(tmp_path / "test.jsonl", 9, first=100)
+    recipe = recipe_from(
+        {
+            "base_model": str(tiny_model),
+            "data": {"train": "train.jsonl", "held_out": "test.jsonl"},
+            "method": {"name": "lora", "rank": 2},
+            "training": {"epochs": 3, "global_batch_size": 4, "precision": "float32", "learning_rate": 0.02},
+            "evaluation": {"metrics": ["label_accuracy"], "few_shot": 1, "max_new_tokens": 3},
+        },
+        base_dir=tmp_path,
+    )
+    outcome = train(context, recipe, base_dir=tmp_path)
+    judged = context.evaluations.get(str(outcome.record.evaluation_id))
+    moved = judged.kl_to_base
+    assert moved is not None
+    assert (moved.candidate, moved.base, moved.num_rows) == ("tuned", "base", 9)
+    assert 0 < moved.low <= moved.value <= moved.high
+    page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
+    assert "How far it moved from its base" in page
+    again = evaluate(context, [outcome.record.run_id, str(tiny_model)], data=data, metrics=["exact_match"])
+    assert again.kl_to_base is not None
+    assert again.kl_to_base.value == pytest.approx(moved.value, rel=1e-6)
+    alone = evaluate(context, [str(tiny_model)], data=data, metrics=["exact_match"])
+    assert (alone.kl_to_base, alone.rows_notes) == (None, ())
 
 
 def judged_later(context: Context, run_id: str, folder: Path) -> None:

@@ -45,11 +45,12 @@ SECTIONS = [
     {},
     {"method": {"name": "full"}},
     {"objective": {"name": "sft", "label_smoothing": 0.1}},
+    {"objective": {"name": "sft", "loss_weighting": "dft"}},
     {"data": {"train": "train.jsonl", "replay": {"file": "valid.jsonl", "fraction": 0.25}}},
 ]
 
 
-@pytest.mark.parametrize("changed", SECTIONS, ids=["lora", "full", "label_smoothing", "replay"])
+@pytest.mark.parametrize("changed", SECTIONS, ids=["lora", "full", "label_smoothing", "dft", "replay"])
 def test_the_first_loss_is_that_of_transformers(
     context: Context, make_recipe: MakeRecipe, tiny_model: Path, changed: dict[str, Any]
 ) -> None:

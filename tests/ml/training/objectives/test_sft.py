@@ -62,3 +62,33 @@ def test_by_sample_each_row_counts_the_same_in_however_many_sequences_it_stands(
     by_token = Sft(ObjectivePlan(name="sft", loss_weighting="token"))
     assert by_token.weight(units) == ends[-1]
     torch.testing.assert_close(by_token.losses(model, units, batch).total / ends[-1], tokens.mean().detach())
+
+
+def test_dft_weighs_each_token_by_its_probability_and_takes_no_gradient_through_it(
+    make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel], examples: list[TokenisedExample]
+) -> None:
+    """Equation 9 of arXiv:2508.05629, its gradient against that of torch in float64."""
+    model = make_model(make_plan(), torch.float64)
+    units = [(example,) for example in examples[:5]]
+    batch = collate(examples[:5], model.pad_id, "cpu")
+    dft, plain = Sft(ObjectivePlan(name="sft", loss_weighting="dft")), Sft(ObjectivePlan(name="sft"))
+    weights = {name: p for name, p in model.module.named_parameters() if p.requires_grad}
+
+    model.module.train()
+    logits = (model.hidden(batch).flatten(0, 1) @ model.head.t())[batch.rows]
+    tokens = F.cross_entropy(logits, batch.targets, reduction="none")
+    wanted = (torch.exp(-tokens).detach() * tokens).sum()
+    expected = torch.autograd.grad(wanted, list(weights.values()), retain_graph=True)
+    # Through the probability the gradient would be that of -p log p as a whole: another one.
+    through = torch.autograd.grad((torch.exp(-tokens) * tokens).sum(), list(weights.values()))
+    trained = dft.losses(model, units, batch)
+    torch.testing.assert_close(trained.total, wanted)
+    found = torch.autograd.grad(trained.total, list(weights.values()))
+    for name, one, other in zip(weights, found, expected, strict=True):
+        torch.testing.assert_close(one, other, msg=name)
+    assert any(not torch.allclose(one, other) for one, other in zip(found, through, strict=True))
+    assert float(trained.measures["plain_loss"]) == pytest.approx(float(tokens.sum().detach()))
+    assert dft.weight(units) == plain.weight(units)
+
+    model.module.eval()
+    assert torch.equal(dft.losses(model, units, batch).total, plain.losses(model, units, batch).total)

@@ -8,9 +8,8 @@ from typing import Any, Final
 
 import click
 import pytest
-import typer
 
-from luthier.cli.main import build_app
+from luthier.cli.main import command_tree
 
 OUTPUTS: Final = {"--output", "-o", "--out"}
 PAGES: Final = {"--html", "--chart"}
@@ -76,7 +75,7 @@ PAGE_FILES: Final[dict[str, Arguments]] = {
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
-    waiting: list[tuple[str, Any]] = [("", typer.main.get_command(build_app()))]
+    waiting: list[tuple[str, Any]] = [("", command_tree())]
     while waiting:
         name, command = waiting.pop()
         if hasattr(command, "commands"):

@@ -48,7 +48,7 @@ def judge_at_end(
 
     Raises what loading and judging raise.
     """
-    from luthier.features.evaluations.service import fit_baselines
+    from luthier.features.evaluations.baselines import fit_baselines
     from luthier.ml.baselines.system import as_system
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge

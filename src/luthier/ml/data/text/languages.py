@@ -9,6 +9,7 @@ Source: Lui and Baldwin, 2012, "langid.py: An Off-the-shelf Language Identificat
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,8 +94,12 @@ class LanguageModel:
         return best
 
 
+@functools.lru_cache(maxsize=1)
 def load_language_model() -> LanguageModel:
-    """The model that lies in the package py3langid (142 classes; takes about half a second and 100 MB)."""
+    """The model that lies in the package py3langid (142 classes; takes about half a second and 100 MB).
+
+    Loaded once in a process: an audit and each look of the monitor need it several times. Its arrays are only read.
+    """
     found = LanguageIdentifier.from_model_file(MODEL_FILE)
     return LanguageModel(
         moves=np.asarray(found.tk_nextmove, dtype=np.int32),

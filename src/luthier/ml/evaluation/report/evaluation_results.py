@@ -33,7 +33,14 @@ from luthier.ml.charts.spec import OTHERS, Axis, Cell, Estimate, Intervals, Mark
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.label_confidence import confidence_plots
 from luthier.ml.evaluation.metrics.classification import joined_labels
-from luthier.ml.evaluation.result_views import MAX_CONFUSION_LABELS, Roles, bar_mark, confusions, metric_names
+from luthier.ml.evaluation.result_views import (
+    MAX_CONFUSION_LABELS,
+    Roles,
+    bar_mark,
+    confusions,
+    metric_names,
+    rows_chart,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +145,13 @@ def interval_chart(
         width_pixels=_WIDTH,
     )
     return report_chart(chart, heading=metric_heading(metric), caption=f"{first.unit}, {direction}")
+
+
+def rows_charts(evaluation: Evaluation) -> list[Chart]:
+    """Whether more rows would help, as a chart; none where no baseline was fitted on parts of the rows."""
+    verdict = evaluation.verdict
+    chart = rows_chart(verdict, title="" if verdict is None else metric_heading(verdict.metric))
+    return [] if chart is None else [report_chart(chart)]
 
 
 def confusion_charts(evaluation: Evaluation, roles: Roles) -> list[Chart]:

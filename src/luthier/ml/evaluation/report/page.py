@@ -37,6 +37,7 @@ from luthier.ml.evaluation.report.evaluation_results import (
     interval_charts,
     label_confidence_charts,
     metric_rows,
+    rows_charts,
     system_colours,
     without_chart,
 )
@@ -164,6 +165,7 @@ def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dic
         "differences": mine,
         "other_differences": others,
         "charts": interval_charts(evaluation, found),
+        "rows": rows_charts(evaluation),
         "confusions": confusion_charts(evaluation, found),
         "confidence": label_confidence_charts(evaluation, found),
         "without_chart": _without_chart(evaluation),

@@ -56,6 +56,8 @@ def _verdict(evaluation: Evaluation | None) -> str:
         f"95% intervals over {_rows(evaluation.num_rows)} of {file} (SHA-256 {code(evaluation.held_out_sha256)}). "
         "What was judged is the model before it was exported; what the export changed stands in the next section."
     )
+    if evaluation.kl_to_base is not None:
+        parts.append(markdown.text(evaluation.kl_to_base.sentence, 1_000))
     if evaluation.forgetting is not None:
         parts.append(f"On rows of other tasks: {markdown.text(evaluation.forgetting.sentence, 1_000)}")
     return title + "\n\n".join(parts)

@@ -93,7 +93,8 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
             "label_smoothing": (0.0, "off: the answers count as given; 0.05 to 0.2 is usual (docs/regularisation.md)"),
             "loss_weighting": (
                 "token",
-                "every learned token counts the same; sample: every row does, however long it is",
+                "every learned token counts the same; sample: every row does, however long it is; dft: each token by "
+                "its own probability (arXiv:2508.05629)",
             ),
             **_ROUTERS,
         },

@@ -1,8 +1,14 @@
 """Supervised fine-tuning and continued pre-training: the mean cross-entropy of the learned tokens.
 
 By `loss_weighting` every token counts the same (`token`), or every row of the data does (`sample`): its loss is then
-the mean over its learned tokens, those of all its answers together, in however many sequences. In pre-training every
-token of plain text is learned but the first of each piece.
+the mean over its learned tokens, those of all its answers together, in however many sequences. With `dft` (dynamic
+fine-tuning) the loss of each token is multiplied by the probability p that the model gives it, and no gradient flows
+through that factor: -p log p with the gradient of p. Tokens that the model thinks unlikely then pull less, by the
+factor 1 / p that cross-entropy has beside a policy gradient. In pre-training every token of plain text is learned but
+the first of each piece.
+
+Source: Wu et al., 2025, "On the Generalization of SFT: A Reinforcement Learning Perspective with Reward Rectification",
+arXiv:2508.05629, equation 9 (DFT).
 """
 
 from __future__ import annotations
@@ -30,11 +36,15 @@ class Sft(PlainObjective):
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
         """The summed cross-entropy in nats, and how many learned tokens are predicted right.
 
-        With label smoothing what is minimised in training is smoothed, and the plain loss is reported beside it as a
-        measure; validation knows the plain loss alone, so that runs with and without it can be compared.
+        With label smoothing or DFT another loss is minimised in training, and the plain loss is reported beside it as a
+        measure; validation knows the plain loss alone, so that runs with and without them can be compared.
         """
         if self.plan.loss_weighting == "sample":
             return Losses(_mean_of_each(model, units, batch))
+        if self.plan.loss_weighting == "dft" and model.module.training:
+            log_p = model.log_probabilities(batch)  # [learned tokens]
+            # detach: the probability weighs the token and is not itself learned from
+            return Losses(-(log_p.detach().exp() * log_p).sum(), {PLAIN_LOSS: -log_p.detach().sum()})
         smoothing = self.plan.label_smoothing or 0.0
         if smoothing and model.module.training:
             smoothed, plain, correct = model.smoothed_loss_sum(batch, smoothing)

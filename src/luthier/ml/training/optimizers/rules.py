@@ -87,6 +87,7 @@ class OptimizerRules:
         only_full: Why it is refused with an adapter; empty where it is not.
         only_accelerator: Why it is refused on a CPU, and what to take there; empty where it is not.
         can_be_sharded: Whether it moves each number of a weight by itself.
+        has_second_moment: Whether `beta2` is the decay of a second moment, so that it can follow the batch size.
     """
 
     title: str
@@ -101,6 +102,7 @@ class OptimizerRules:
     only_full: str = ""
     only_accelerator: tuple[str, str] | None = None
     can_be_sharded: bool = False
+    has_second_moment: bool = False
 
 
 def rules_of(name: str) -> OptimizerRules:
@@ -181,6 +183,7 @@ _ADAMW: Final = OptimizerRules(
     _ADAM,
     _two_moments,
     can_be_sharded=True,
+    has_second_moment=True,
 )
 # What packing and Adafactor's full-size intermediates move is fitted on a CPU (docs/log.md); on a GPU nobody has
 # measured it, and each of their elementwise passes counts.
@@ -191,6 +194,7 @@ _ADAMW_8BIT: Final = OptimizerRules(
     _ADAM,
     _packed_moments,
     moved_bytes=(28.0, 190.0),
+    has_second_moment=True,
 )
 
 RULES: Final[Mapping[str, OptimizerRules]] = {
@@ -241,6 +245,7 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
         passing_bytes=_orthogonal,
         moved_bytes=(8.0, 8.0),
         step_flops=_iterations,
+        has_second_moment=True,
         # Muon's update has a root mean square of 0.2, AdamW's first ones have nearly 1 (docs/log.md).
         learning_rate_factor=(5.0, "5 times AdamW's, since Muon's updates are that much smaller"),
         only_full="Muon evens out the singular values of a whole matrix's update, and an adapter's two thin matrices "

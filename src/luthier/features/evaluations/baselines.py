@@ -1,0 +1,93 @@
+"""Baselines without a language model in an evaluation: fitted, judged beside the models, and on parts of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.dataset import Example
+from luthier.core.evaluation import Verdict
+from luthier.core.ports import Progress
+from luthier.core.recipe import MetricName
+from luthier.features.generation.engines import EnginePool
+from luthier.features.models.resolve import Candidate, system_under_test
+from luthier.features.recipes.checks import have_text_answers
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.baselines.predict import BaselineSet
+    from luthier.ml.evaluation.compare import SystemUnderTest
+
+
+def fit_baselines(
+    context: Context,
+    train: Sequence[Example],
+    examples: Sequence[Example],
+    metrics: Sequence[MetricName],
+    base_model: Path,
+) -> BaselineSet:
+    """What answers without a language model, where texts are judged and there are rows to fit it on.
+
+    Args:
+        context: The home.
+        train: The rows to fit on.
+        examples: The rows to answer.
+        metrics: What is measured.
+        base_model: The folder of the model whose token vectors find the nearest rows.
+    """
+    from luthier.ml.baselines.predict import BaselineSet, predict
+    from luthier.ml.evaluation.metrics.registry import as_definitions
+    from luthier.ml.inference.models.token_table import token_table
+
+    looks_at_text = any(metric.needs == "text" for metric in as_definitions(metrics))
+    if not train or not looks_at_text or not have_text_answers(examples):
+        return BaselineSet()
+    return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
+
+
+def systems_with_baselines(
+    pool: EnginePool,
+    candidates: Sequence[Candidate],
+    examples: Sequence[Example],
+    limits: tuple[int | None, int | None],
+    baselines: BaselineSet,
+) -> list[SystemUnderTest]:
+    """The candidates, with the baselines before the last one, which is judged. limits: tokens of answer and thought."""
+    from luthier.ml.baselines.system import as_system
+
+    new, thinking = limits
+    systems = [system_under_test(c, pool.engine(c), examples, new, max_thinking_tokens=thinking) for c in candidates]
+    return [*systems[:-1], *(as_system(one, systems[-1]) for one in baselines.predictions), systems[-1]]
+
+
+def with_learning_curve(
+    verdict: Verdict | None,
+    train: Sequence[Example],
+    examples: Sequence[Example],
+    baselines: BaselineSet,
+    seconds: float,
+    progress: Progress,
+) -> Verdict | None:
+    """The verdict, and whether more rows would help, where baselines were fitted and it rests on texts.
+
+    Args:
+        verdict: None stays None.
+        train: the training rows.
+        examples: the judged rows.
+        baselines: what was fitted on the training rows.
+        seconds: that the evaluation has taken so far.
+        progress: shows the fits.
+    """
+    from luthier.ml.baselines.learning_curve import learning_curve
+    from luthier.ml.evaluation.metrics.registry import as_definitions
+
+    if verdict is None or not baselines.predictions:
+        return verdict
+    metric = as_definitions([verdict.metric])[0]
+    if metric.needs != "text":
+        return verdict
+    # What all baselines together may take: 10 s, or a twentieth of the evaluation.
+    left = max(10.0, 0.05 * seconds) - sum(one.seconds for one in baselines.predictions)
+    curve = learning_curve(train, examples, baselines, metric, seconds=left, progress=progress)
+    return verdict.model_copy(update={"learning_curve": curve})
