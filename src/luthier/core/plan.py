@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.core.aliases import new_key
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.dataset import DatasetProfile, Overlong, SplitProvenance
-from luthier.core.evaluation import EvaluationPlan
+from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.core.forward_path import ForwardPath
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward

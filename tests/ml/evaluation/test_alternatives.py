@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from luthier.core.evaluation import Bar, Comparison, Metric, SystemKind, SystemResult, Verdict
+from luthier.core.evaluation import Comparison, Metric, SystemKind, SystemResult, Verdict
+from luthier.core.evaluation_plan import Bar
 from luthier.core.records.bounds import UNIT
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.statistics import paired_bootstrap, verdict_word

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tests.ml.evaluation.conftest import make_system as system_of
 
-from luthier.core.evaluation import Comparison, Prompting, SystemResult
+from luthier.core.evaluation import Comparison, SystemResult
+from luthier.core.evaluation_plan import Prompting
 from luthier.core.ports import SilentProgress
 from luthier.core.records.bounds import Bounds
 from luthier.ml.evaluation.compare import as_one_system, judge_in_full, verdict

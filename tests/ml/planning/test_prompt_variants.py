@@ -9,7 +9,7 @@ import pytest
 from tests.ml.planning.conftest import profile
 
 from luthier.core.errors import RecipeError
-from luthier.core.evaluation import EvaluationPlan
+from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.core.plan import Plan
 from luthier.core.recipe import EvaluationRecipe
 from luthier.ml.planning.inference_cost import judging_of

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from luthier.core.dataset import DatasetProfile, TokenisedExample, profile_tokens
-from luthier.core.evaluation import EvaluationPlan
+from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.core.plan import (
     DataPlan,
     MethodPlan,

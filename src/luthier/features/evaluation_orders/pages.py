@@ -23,7 +23,8 @@ from luthier.features.model_cards import service as project_models
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.runs.views import list_evaluations, read_evaluation
 from luthier.ml.charts.judged_rows import forgetting_rows, tone_of
-from luthier.ml.evaluation.result_views import Roles, prompt_rows, roles, shade
+from luthier.ml.evaluation.prompt_views import prompt_rows
+from luthier.ml.evaluation.result_views import Roles, roles, shade
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, reference_paths

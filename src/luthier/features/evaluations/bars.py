@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import Bar
+from luthier.core.evaluation_plan import Bar
 from luthier.core.ids import is_id
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.features.recipes.checks import resolve_bar

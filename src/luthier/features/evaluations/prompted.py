@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import EvaluationPlan
+from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Progress
 from luthier.core.recipe import MetricName
@@ -71,6 +71,9 @@ class Prompted:
     draws: tuple[Candidate, ...] = ()
     notes: tuple[str, ...] = ()
     search: PromptSearch | None = None
+
+
+NOT_PROMPTED: Final = Prompted()
 
 
 def prompted(

@@ -13,26 +13,22 @@ from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError
-from luthier.core.evaluation import Bar, Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
+from luthier.core.evaluation import Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
+from luthier.core.evaluation_plan import Bar
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
-<<<<<<< HEAD
 from luthier.features.evaluations.bars import bar_of, kept_bar
-=======
-from luthier.features.evaluations.baselines import fit_baselines, systems_with_baselines, with_learning_curve
+from luthier.features.evaluations.baselines import fit_baselines, judged_together, with_learning_curve
 from luthier.features.evaluations.kl_to_base import measure_kl
->>>>>>> main
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.evaluations.prompted import (
     NO_PROMPTS,
+    NOT_PROMPTED,
     AskedPrompts,
     Prompted,
-    as_systems,
     check_shots,
-    draws_together,
-    found_prompt,
     prompted,
     prompted_as_asked,
 )
@@ -58,13 +54,7 @@ from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-    from luthier.ml.baselines.predict import BaselineSet
-    from luthier.ml.evaluation.compare import Judged, SystemUnderTest
-    from luthier.ml.evaluation.metrics.protocol import MetricDefinition
-=======
     pass
->>>>>>> main
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +293,7 @@ def _judge(
     evaluation_id: str | None = None,
     measures_kl: bool = True,
     stop: StopCheck | None = None,
-    shown: Prompted | None = None,
+    shown: Prompted = NOT_PROMPTED,
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
 
@@ -311,43 +301,29 @@ def _judge(
     train: the rows that baselines without a language model are fitted on; without any there are none.
     bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
     which is left out with a note where there is no verdict.
-<<<<<<< HEAD
-    shown: the ways to prompt a model among the candidates, and the search for one more.
+    shown: the ways to prompt a model among the candidates, and the search for one more. measures_kl: whether it is
+    looked at how far the last system moved from its base.
 
     Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
     from luthier.ml.evaluation.compare import primary_metric
-=======
-    measures_kl: whether it is looked at how far the last system moved from its base.
 
-    Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
-    """
-    from luthier.ml.evaluation.compare import judge, primary_metric
->>>>>>> main
-
-    start, shown = time.perf_counter(), shown or Prompted()
-    examples = choose_samples(held_out.examples, max_samples)
+    start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     bar, of_bar = kept_bar(bar, len(candidates) + len(baselines.predictions), candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
         limits = (max_new_tokens, max_thinking_tokens)
-<<<<<<< HEAD
-        found = found_prompt(shown, pool.engine, metrics, *limits, progress=context.progress)
-        every = [*candidates[:-1], *found.candidates, candidates[-1]]
-        judged, last = _judged(context, pool, every, shown, baselines, examples, [*metrics, *of_labels], limits)
+        every = judged_together(context, pool, candidates, shown, baselines, examples, (metrics, of_labels), limits)
         rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
-        confidence, why = label_confidence_of(rows, candidates[-1], pool, last, baselines, context.progress)
-    results, comparisons = judged.systems, judged.comparisons
-=======
-        systems = systems_with_baselines(pool, candidates, examples, limits, baselines)
-        # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
-        results, comparisons = judge(systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
-        rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
-        confidence, why = label_confidence_of(rows, candidates[-1], pool, systems[-1], baselines, context.progress)
-        kl, why_no_kl = measure_kl(pool, candidates, systems, context.progress) if measures_kl else (None, ())
->>>>>>> main
+        confidence, why = label_confidence_of(
+            rows, candidates[-1], pool, every.systems[-1], baselines, context.progress
+        )
+        kl, why_no_kl = (
+            measure_kl(pool, every.candidates, every.systems, context.progress) if measures_kl else (None, ())
+        )
+    results, comparisons = every.judged.systems, every.judged.comparisons
     primary = primary_metric(metrics, [e.reference for e in examples])
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
@@ -361,51 +337,15 @@ def _judge(
         num_rows=len(examples),
         systems=results,
         comparisons=comparisons,
-<<<<<<< HEAD
-        verdict=_verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence),
-        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *found.notes, *baselines.notes),
-=======
         verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
         kl_to_base=kl,
-        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *baselines.notes, *why_no_kl),
->>>>>>> main
+        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *every.notes, *baselines.notes, *why_no_kl),
         baselines_left_out=baselines.left_out,
         labels=rows.labels,
         label_confidence=confidence,
         label_confidence_left_out=why,
         seconds=time.perf_counter() - start,
     )
-
-
-def _judged(
-    context: Context,
-    pool: EnginePool,
-    candidates: Sequence[Candidate],
-    shown: Prompted,
-    baselines: BaselineSet,
-    examples: Sequence[Example],
-    metrics: Sequence[MetricName | MetricDefinition],
-    limits: tuple[int | None, int | None],
-) -> tuple[Judged, SystemUnderTest]:
-    """All candidates and baselines on the same rows, draws of examples as one system; and the last candidate.
-
-    limits: of answer and thought.
-    """
-    from luthier.ml.baselines.system import as_system
-    from luthier.ml.evaluation.compare import judge_in_full
-    from luthier.ml.evaluation.metrics.registry import as_definitions
-
-    def build(candidate: Candidate) -> SystemUnderTest:
-        engine = pool.engine(candidate)
-        return system_under_test(candidate, engine, examples, limits[0], max_thinking_tokens=limits[1])
-
-    systems, draws = as_systems(candidates, shown.draws, build)
-    # Before the last system, which is the one that is judged.
-    systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
-    definitions = as_definitions(metrics)
-    # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
-    judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
-    return draws_together(judged, draws, definitions), systems[-1]
 
 
 def _verdict(
@@ -434,46 +374,6 @@ def _verdict(
         are_labels=are_labels,
         confidence=confidence,
     )
-
-
-<<<<<<< HEAD
-def fit_baselines(
-    context: Context,
-    train: Sequence[Example],
-    examples: Sequence[Example],
-    metrics: Sequence[MetricName],
-    base_model: Path,
-) -> BaselineSet:
-    """What answers without a language model, where texts are judged and there are rows to fit it on.
-
-    Args:
-        context: The home.
-        train: The rows to fit on.
-        examples: The rows to answer.
-        metrics: What is measured.
-        base_model: The folder of the model whose token vectors find the nearest rows.
-    """
-    from luthier.ml.baselines.predict import BaselineSet, predict
-    from luthier.ml.evaluation.metrics.registry import as_definitions
-    from luthier.ml.inference.models.token_table import token_table
-
-    looks_at_text = any(metric.needs == "text" for metric in as_definitions(metrics))
-    if not train or not looks_at_text or not have_text_answers(examples):
-        return BaselineSet()
-    return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
-=======
-def _bar_kept(bar: Bar | None, num_systems: int, judged: str, is_asked: bool) -> tuple[Bar | None, tuple[str, ...]]:
-    """The bar where there is a verdict; None with a note where there is none, RequestError if it was asked for."""
-    if bar is None or num_systems > 1:
-        return bar, ()
-    if not is_asked:
-        return None, (_not_held_against(bar, "there is nothing to compare with, so no verdict"),)
-    raise RequestError(
-        f"{bar.value:g} by {bar.metric} asked for, and nothing to compare {judged} with",
-        expected="another system on the same rows: whether a model is good enough is a part of the verdict",
-        do="name one, such as the base model: --against BASE",
-    )
->>>>>>> main
 
 
 def check_leakage(

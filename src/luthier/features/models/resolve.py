@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError
-from luthier.core.evaluation import Prompting
+from luthier.core.evaluation_plan import Prompting
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Engine, Prompt, StopCheck

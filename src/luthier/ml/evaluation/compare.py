@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from luthier.core.errors import DivergedError, RequestError
-from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, ThinkingFigures
+from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult
+from luthier.core.evaluation_plan import ThinkingFigures
 from luthier.core.ports import Generation, Progress, Score
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.metrics.likelihood import margins

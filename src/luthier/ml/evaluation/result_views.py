@@ -24,12 +24,8 @@ from luthier.core.results.release_gate import BASE
 from luthier.core.results.suite import Confusion, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_rows
 from luthier.ml.charts.judged_rows import metric_names as names_of
-<<<<<<< HEAD
-from luthier.ml.charts.spec import Mark
-from luthier.ml.evaluation.verdict_text import prompt_of
-=======
 from luthier.ml.charts.spec import Axis, Mark, Plot, Role, Series, points_of
->>>>>>> main
+from luthier.ml.evaluation.prompt_views import prompts_but_best
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,38 +67,6 @@ def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
     return same or next((one.name for one in others if one.name == BASE), None)
 
 
-@dataclass(frozen=True, slots=True)
-class PromptRow:
-    """What the prompts of one system hold beside the rows' own text.
-
-    Attributes:
-        name: of the system.
-        holds: `an instruction and the 4 nearest training rows`; of drawn examples with the number of draws.
-        instruction: its text; empty for none.
-        num_tokens: that it adds to a prompt, on average.
-    """
-
-    name: str
-    holds: str
-    instruction: str
-    num_tokens: float
-
-
-def prompt_rows(evaluation: Evaluation) -> list[PromptRow]:
-    """The systems with something in their prompts, as far as the evaluation says what."""
-    found = []
-    for system in evaluation.systems:
-        own = system.prompting
-        if own is None:
-            continue
-        # "an optimised prompt" names the system, and says nothing of what it holds.
-        holds = prompt_of(system.model_copy(update={"prompting": own.model_copy(update={"kind": "few_shot"})}))
-        if own.num_draws > 1:
-            holds += f", mean of {own.num_draws} draws"
-        found.append(PromptRow(system.name, holds, own.instruction, own.extra_prompt_tokens))
-    return found
-
-
 def metric_names(evaluation: Evaluation) -> list[str]:
     """All metrics that any system has: the verdict's metric first, the others as they come."""
     return names_of(evaluation.systems, None if evaluation.verdict is None else evaluation.verdict.metric)
@@ -123,23 +87,12 @@ def confusions(evaluation: Evaluation, roles: Roles) -> tuple[tuple[str, Confusi
 
     labelling = Labelling(evaluation.labels)
     found = []
-    left_out = _prompts_but_best(evaluation)
+    left_out = prompts_but_best(evaluation)
     for system in sorted(evaluation.systems, key=lambda one: one.name != roles.candidate):
         if system.is_model and system.samples and system.name not in left_out:
             outputs, references = zip(*((one.output, one.reference) for one in system.samples), strict=True)
             found.append((system.name, confusion(labelling, Observations(outputs=outputs, references=references))))
     return tuple(found)
-
-
-def _prompts_but_best(evaluation: Evaluation) -> set[str]:
-    """Names of the systems with something in their prompts, but for the one with the best figure."""
-    verdict = evaluation.verdict
-    prompts = {system.name for system in evaluation.systems if system.prompting is not None}
-    figures = {one.name: one.value for one in verdict.alternatives if one.name in prompts} if verdict else {}
-    if len(prompts) < 2 or verdict is None or not figures:
-        return set()
-    higher = next(s.metrics[verdict.metric].higher_is_better for s in evaluation.systems if s.name in figures)
-    return prompts - {(max if higher else min)(figures, key=lambda name: figures[name])}
 
 
 def bar_mark(verdict: Verdict | None, metric: str) -> Mark | None:

@@ -8,7 +8,8 @@ from itertools import chain, islice
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import Prompting, SystemKind
+from luthier.core.evaluation import SystemKind
+from luthier.core.evaluation_plan import Prompting
 from luthier.core.ports import Engine, Progress, ProgressTask, Prompt, Score
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition
 

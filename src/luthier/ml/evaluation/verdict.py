@@ -25,13 +25,13 @@ from luthier.core.evaluation import (
     Alternative,
     AlternativeKind,
     AlternativeWord,
-    Bar,
     Comparison,
     LabelConfidence,
     SystemResult,
     Verdict,
     VerdictWord,
 )
+from luthier.core.evaluation_plan import Bar
 from luthier.ml.charts.judged_rows import metric_title, start
 from luthier.ml.evaluation.label_confidence import confidence_details, coverage_sentence
 from luthier.ml.evaluation.metrics.registry import FAMILIES

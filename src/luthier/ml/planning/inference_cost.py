@@ -226,7 +226,7 @@ class Judging:
     writes: bool
     scores: bool
     teacher_share: float = 0.0
-<<<<<<< HEAD
+    measures_kl: bool = False
     num_drawn: int = 1
     num_nearest: int = 0
     search_tokens: int = 0
@@ -236,9 +236,6 @@ class Judging:
         if 1 <= place <= self.num_drawn:
             return self.shot_tokens, 0.0
         return 0.0, self.shot_tokens if self.num_drawn < place <= self.num_drawn + self.num_nearest else 0.0
-=======
-    measures_kl: bool = False
->>>>>>> main
 
     @property
     def rows_at_once(self) -> int:
@@ -250,18 +247,13 @@ class Judging:
     def num_scored_tokens(self) -> float:
         """Tokens that are scored, as many as the base would have to for the same time; 0 where nothing is scored."""
         tokens = self.num_rows * (self.prompt_tokens + self.reference_tokens)
-<<<<<<< HEAD
-        shots = [self.shots_of(place) for place in range(len(self.systems))]
-        # What all rows of a system begin with is computed once.
-        added = sum(once + self.num_rows * own for once, own in shots)
-        return tokens * (len(self.systems) + self.teacher_share) + added
-=======
         for_kl = 2.0 * tokens if self.measures_kl else 0.0
         if not self.scores:
             return for_kl
-        # what all begin with, once
-        return tokens * (len(self.systems) + self.teacher_share) + self.shot_tokens + for_kl
->>>>>>> main
+        shots = [self.shots_of(place) for place in range(len(self.systems))]
+        # What all rows of a system begin with is computed once.
+        added = sum(once + self.num_rows * own for once, own in shots)
+        return tokens * (len(self.systems) + self.teacher_share) + added + for_kl
 
 
 def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
@@ -288,14 +280,11 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         writes="text" in needs,
         scores=bool(needs - {"text"}),
         teacher_share=teacher.num_parameters / base_parameters if teacher and base_parameters else 0.0,
-<<<<<<< HEAD
         num_drawn=num_drawn,
         num_nearest=num_nearest,
         search_tokens=evaluation.optimised_prompt_tokens,
-=======
         # A task head gives no distribution over tokens.
         measures_kl=plan.objective.task_head is None,
->>>>>>> main
     )
 
 

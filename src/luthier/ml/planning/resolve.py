@@ -8,7 +8,7 @@ from typing import Literal
 
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.errors import RecipeError
-from luthier.core.evaluation import EvaluationPlan
+from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.core.plan import (
     DataPlan,
     MethodPlan,

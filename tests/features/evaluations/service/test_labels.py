@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import Bar
+from luthier.core.evaluation_plan import Bar
 from luthier.core.recipe import GoodEnoughRecipe
 from luthier.features.evaluations.service import evaluate
 from luthier.features.evaluations.verdict_format import show_evaluation

@@ -26,6 +26,7 @@ from luthier.ml.charts.judged_rows import (
     thinking_sentence,
 )
 from luthier.ml.charts.page import page_environment, replace_text
+from luthier.ml.evaluation.prompt_views import prompt_rows
 from luthier.ml.evaluation.report import facts
 from luthier.ml.evaluation.report.charts import curve_charts, curves, measure_charts, rank_charts
 from luthier.ml.evaluation.report.evaluation_results import (
@@ -43,7 +44,7 @@ from luthier.ml.evaluation.report.evaluation_results import (
 )
 from luthier.ml.evaluation.report.facts import outcomes
 from luthier.ml.evaluation.report.rewarded import Drawn, rewarded
-from luthier.ml.evaluation.result_views import Roles, prompt_rows, roles
+from luthier.ml.evaluation.result_views import Roles, roles
 from luthier.ml.evaluation.verdict_text import listed
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
