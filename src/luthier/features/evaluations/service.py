@@ -314,15 +314,12 @@ def _judge(
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_judged(candidate, stop=stop))) as pool:
-        limits = (max_new_tokens, max_thinking_tokens)
-        every = judged_together(context, pool, candidates, shown, baselines, examples, (metrics, of_labels), limits)
+        limits, asked = (max_new_tokens, max_thinking_tokens), (metrics, of_labels)
+        every = judged_together(context, pool, candidates, shown, baselines, examples, asked, limits)
         rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
-        confidence, why = label_confidence_of(
-            rows, candidates[-1], pool, every.systems[-1], baselines, context.progress
-        )
-        kl, why_no_kl = (
-            measure_kl(pool, every.candidates, every.systems, context.progress) if measures_kl else (None, ())
-        )
+        last = (candidates[-1], pool, every.systems[-1])
+        confidence, why = label_confidence_of(rows, *last, baselines, context.progress)
+        kl, why_not = measure_kl(pool, *every[:2], context.progress) if measures_kl else (None, ())
     results, comparisons = every.judged.systems, every.judged.comparisons
     primary = primary_metric(metrics, [e.reference for e in examples])
     # Left out of the verdict only: the comparison itself is stored and shown.
@@ -339,7 +336,7 @@ def _judge(
         comparisons=comparisons,
         verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
         kl_to_base=kl,
-        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *every.notes, *baselines.notes, *why_no_kl),
+        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *every.notes, *baselines.notes, *why_not),
         baselines_left_out=baselines.left_out,
         labels=rows.labels,
         label_confidence=confidence,
