@@ -317,14 +317,16 @@ def _judge(
         limits, asked = (max_new_tokens, max_thinking_tokens), (metrics, of_labels)
         every = judged_together(context, pool, candidates, shown, baselines, examples, asked, limits)
         rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
-        last = (candidates[-1], pool, every.systems[-1])
-        confidence, why = label_confidence_of(rows, *last, baselines, context.progress)
+        confidence, why = label_confidence_of(
+            rows, candidates[-1], pool, every.systems[-1], baselines, context.progress
+        )
         kl, why_not = measure_kl(pool, *every[:2], context.progress) if measures_kl else (None, ())
-    results, comparisons = every.judged.systems, every.judged.comparisons
-    primary = primary_metric(metrics, [e.reference for e in examples])
     # Left out of the verdict only: the comparison itself is stored and shown.
-    counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
-    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence)
+    counted = [one for one in every.judged.comparisons if one.baseline not in beside]
+    primary, are_labels = primary_metric(metrics, [e.reference for e in examples]), bool(of_labels)
+    words = _verdict(
+        every.judged.systems, counted, primary, held_out, bar, are_labels=are_labels, confidence=confidence
+    )
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -332,8 +334,8 @@ def _judge(
         held_out_file=held_out.file,
         held_out_sha256=held_out.sha256,
         num_rows=len(examples),
-        systems=results,
-        comparisons=comparisons,
+        systems=every.judged.systems,
+        comparisons=every.judged.comparisons,
         verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
         kl_to_base=kl,
         rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *every.notes, *baselines.notes, *why_not),
