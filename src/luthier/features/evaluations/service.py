@@ -306,8 +306,6 @@ def _judge(
 
     Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
-    from luthier.ml.evaluation.compare import primary_metric
-
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     bar, of_bar = kept_bar(bar, len(candidates) + len(baselines.predictions), candidates[-1].name, is_bar_asked)
@@ -317,16 +315,12 @@ def _judge(
         limits, asked = (max_new_tokens, max_thinking_tokens), (metrics, of_labels)
         every = judged_together(context, pool, candidates, shown, baselines, examples, asked, limits)
         rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
-        confidence, why = label_confidence_of(
-            rows, candidates[-1], pool, every.systems[-1], baselines, context.progress
-        )
+        judged, last = every.judged, (candidates[-1], pool, every.systems[-1])
+        confidence, why = label_confidence_of(rows, *last, baselines, context.progress)
         kl, why_not = measure_kl(pool, *every[:2], context.progress) if measures_kl else (None, ())
     # Left out of the verdict only: the comparison itself is stored and shown.
-    counted = [one for one in every.judged.comparisons if one.baseline not in beside]
-    primary, are_labels = primary_metric(metrics, [e.reference for e in examples]), bool(of_labels)
-    words = _verdict(
-        every.judged.systems, counted, primary, held_out, bar, are_labels=are_labels, confidence=confidence
-    )
+    counted = [one for one in judged.comparisons if one.baseline not in beside]
+    words = _verdict(judged.systems, counted, metrics, examples, held_out, bar, bool(of_labels), confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -334,8 +328,8 @@ def _judge(
         held_out_file=held_out.file,
         held_out_sha256=held_out.sha256,
         num_rows=len(examples),
-        systems=every.judged.systems,
-        comparisons=every.judged.comparisons,
+        systems=judged.systems,
+        comparisons=judged.comparisons,
         verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
         kl_to_base=kl,
         rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *every.notes, *baselines.notes, *why_not),
@@ -350,22 +344,22 @@ def _judge(
 def _verdict(
     results: Sequence[SystemResult],
     comparisons: Sequence[Comparison],
-    primary: str,
+    metrics: Sequence[MetricName],
+    examples: Sequence[Example],
     held_out: HeldOut,
     bar: Bar | None,
-    *,
     are_labels: bool,
     confidence: Sequence[LabelConfidence],
 ) -> Verdict | None:
     """The verdict on the last system; None where it is alone."""
-    from luthier.ml.evaluation.compare import verdict
+    from luthier.ml.evaluation.compare import primary_metric, verdict
 
     if len(results) < 2:
         return None
     return verdict(
         results,
         comparisons,
-        primary=primary,
+        primary=primary_metric(metrics, [e.reference for e in examples]),
         num_leaked=held_out.num_leaked,
         num_same_prompt=held_out.num_same_prompt,
         num_rows_in_file=len(held_out.examples),
