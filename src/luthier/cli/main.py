@@ -43,6 +43,7 @@ from luthier.features.monitoring import cli as monitor
 from luthier.features.roi import cli as worth
 from luthier.features.runs import cli as runs
 from luthier.features.serving import chat_cli as chat
+from luthier.features.serving import predict_cli as predict
 from luthier.features.studies import cli as tune
 from luthier.features.suites import cli as evaluate
 from luthier.features.suites import cli as safety
@@ -225,6 +226,7 @@ def _add_serving(app: typer.Typer) -> None:
     app.command("lineage", short_help="Which models saw a row?")(lineage.lineage)
     app.command("deployments", short_help="List deployments, or show one.")(deploy.list_or_show)
     app.command("chat", short_help="Talk with a model, or with two side by side.")(chat.chat)
+    app.command("predict", short_help="Classes, numbers, relevance or vectors of texts.")(predict.predict)
     app.command("serve", short_help="Serve models by OpenAI's API, and nothing else.")(serve.serve)
     app.command("usage", short_help="Requests and tokens by key and day.")(usage.usage)
     app.command(

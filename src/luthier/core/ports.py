@@ -14,7 +14,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.defaults import NEW_TOKENS
 from luthier.core.events import Event
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.stream import Decoding, EmbeddingRequest, StreamEvent, TextRequest
+from luthier.core.stream import Decoding, PoolingRequest, StreamEvent, TextRequest
 
 EventSink = Callable[[Event], None]
 
@@ -244,7 +244,7 @@ class PreparingEngine(Protocol):
     So a prompt that takes seconds to tokenise holds up no answer that is being written.
     """
 
-    def prepare(self, request: TextRequest | EmbeddingRequest) -> Prepared:
+    def prepare(self, request: TextRequest | PoolingRequest) -> Prepared:
         """The request, ready to be asked. From any thread, several at once; raises what `ask` raises of a request."""
         ...
 
@@ -272,9 +272,9 @@ class DescribedEngine(Protocol):
 
 
 @runtime_checkable
-class EmbeddingEngine(Protocol):
-    """What a `StreamEngine` may also be able to do: `poll` tells the vectors as `Embedded`."""
+class PoolingEngine(Protocol):
+    """What a `StreamEngine` may also be able to do: send inputs through the model once; `poll` tells `Pooled`."""
 
-    def ask_embeddings(self, key: Hashable, request: EmbeddingRequest, adapter: str | None) -> bool:
-        """As `ask`, for vectors."""
+    def ask_pooling(self, key: Hashable, request: PoolingRequest, adapter: str | None) -> bool:
+        """As `ask`, for vectors and for what a task head gives."""
         ...

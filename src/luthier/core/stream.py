@@ -3,7 +3,7 @@
 Started    once a request: it was taken up
 Piece      any number of times a choice: text, or calls of tools, that will not change any more
 Ended      once a choice
-Embedded   instead of pieces, to an `EmbeddingRequest`
+Pooled     instead of pieces, to a `PoolingRequest`
 Failed     instead of all that would still have come
 """
 
@@ -19,6 +19,7 @@ from luthier.core.errors import LuthierError, OverlongError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
+from luthier.core.task_head import Pooling, TaskHeadKind
 
 MAX_CHOICES: Final = 16
 
@@ -98,10 +99,29 @@ class TextRequest(FrozenModel):
         return self.conversation.tools
 
 
-class EmbeddingRequest(FrozenModel):
-    """Texts, each as text or as token ids, to be made into vectors."""
+class PoolingRequest(FrozenModel):
+    """Inputs that go through the model once, without anything being written: a vector, or what a task head gives.
 
-    inputs: tuple[str | tuple[int, ...], ...]
+    Exactly one of `inputs`, `conversations` and `pairs` has items.
+
+    Attributes:
+        inputs: texts as they are, each as text or as token ids.
+        conversations: prompts, written by the chat template up to where an answer would begin.
+        pairs: (query, document) of each.
+        kind: `embed` gives vectors, also of models without a head; the others need a head of that kind.
+        pooling: embed: which states make the vector. The other heads read that of the last token.
+        dimensions: embed: how many numbers of a vector are wanted; None for all.
+        trained_options, opted_turns: as of `TextRequest`.
+    """
+
+    inputs: tuple[str | tuple[int, ...], ...] = ()
+    conversations: tuple[Conversation, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    kind: TaskHeadKind = "embed"
+    pooling: Pooling = "mean"
+    dimensions: int | None = None
+    trained_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    opted_turns: OptedTurns = AS_THEY_ARE
 
 
 class Served(FrozenModel):
@@ -270,17 +290,18 @@ class Ended(FrozenModel):
     token_ids: tuple[int, ...] | None = None
 
 
-class Embedded(FrozenModel):
-    """The vectors of an `EmbeddingRequest`.
+class Pooled(FrozenModel):
+    """What a `PoolingRequest` gives.
 
     Attributes:
         kind: names the event.
-        vectors: [inputs][width], in the order of the inputs; each has the length 1.
+        outputs: [inputs][outputs], in the order of the inputs: a vector of length 1, the probability of each class, or
+            one number (regress, rank).
         num_prompt_tokens: tokens of all inputs.
     """
 
-    kind: Literal["embedded"] = "embedded"
-    vectors: tuple[tuple[float, ...], ...]
+    kind: Literal["pooled"] = "pooled"
+    outputs: tuple[tuple[float, ...], ...]
     num_prompt_tokens: int
 
 
@@ -311,5 +332,5 @@ class Failed(FrozenModel):
         return cls(error=error.as_json(), num_refused_tokens=error.num_tokens, num_contexts=num_contexts)
 
 
-StreamEvent = Started | Piece | Ended | Embedded | Failed
+StreamEvent = Started | Piece | Ended | Pooled | Failed
 stream_event: TypeAdapter[StreamEvent] = TypeAdapter(Annotated[StreamEvent, Field(discriminator="kind")])

@@ -6,10 +6,14 @@ relevance of a document to a query (rank), or a vector (embed).
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from luthier.core.errors import ModelSourceError, RequestError
 from luthier.core.frozen_model import FrozenModel
 
 TaskHeadKind = Literal["classify", "regress", "rank", "embed"]
@@ -18,6 +22,8 @@ Pooling = Literal["last", "mean"]
 
 TASK_HEAD_FILE: Final = "head.json"
 TASK_HEAD_WEIGHTS: Final = "head.safetensors"
+HEAD_DOCUMENT: Final = "task_head.json"
+"""The head in an export for other programs: kind, labels in the order of the outputs, prompts."""
 _SHOWN: Final = 8
 
 
@@ -86,6 +92,20 @@ class TaskHead(FrozenModel):
         """Rows of the head's matrix; 0 for embeddings, which have none."""
         return {"classify": len(self.labels), "regress": 1, "rank": 1, "embed": 0}[self.kind]
 
+    def labels_of(self, probabilities: Sequence[float]) -> list[str]:
+        """The likeliest label of a row, or, where rows have several, all from the threshold on."""
+        if not self.is_multi_label:
+            # max takes the first of equals: the commonest class.
+            return [self.labels[max(range(len(self.labels)), key=lambda number: probabilities[number])]]
+        return [label for label, one in zip(self.labels, probabilities, strict=True) if one >= self.threshold]
+
+    def label_text(self, probabilities: Sequence[float]) -> str:
+        """What the training rows would write for a row of `probabilities`."""
+        given = self.labels_of(probabilities)
+        if not self.is_multi_label:
+            return given[0]
+        return self.label_separator.join(given) if self.label_separator else json.dumps(given, ensure_ascii=False)
+
     @property
     def loss_unit(self) -> str:
         """What the loss of its training is counted in."""
@@ -105,3 +125,72 @@ class TaskHead(FrozenModel):
         listed = ", ".join(shown) + (f" and {rest:,} more" if rest else "")
         several = ", any number of them a row" if self.is_multi_label else ""
         return f"{len(self.labels):,} classes{several}: {listed}"
+
+
+def is_task_model(folder: str | Path) -> bool:
+    """Whether the folder of an adapter or model holds a task head, so that it does not write text."""
+    return (Path(folder) / TASK_HEAD_FILE).is_file()
+
+
+def read_task_head(folder: str | Path) -> TaskHead:
+    """What `head.json` says.
+
+    Raises:
+        ModelSourceError: it is missing or damaged, or of a newer version.
+    """
+    path = Path(folder) / TASK_HEAD_FILE
+    try:
+        return TaskHead.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ModelSourceError(
+            f"{path}: {type(error).__name__}: {error}",
+            expected="a head.json as Luthier writes it (format_version 1)",
+            do="use the folder of a finished run with a task head, or copy the file again",
+        ) from error
+
+
+_GIVES: Final[dict[TaskHeadKind, str]] = {
+    "classify": "classes with probabilities",
+    "regress": "numbers",
+    "rank": "the relevance of documents to a query",
+    "embed": "vectors of texts",
+}
+_ROUTES: Final[dict[TaskHeadKind, str]] = {
+    "classify": "POST /v1/classify",
+    "regress": "POST /v1/classify",
+    "rank": "POST /v1/rerank or /v1/score",
+    "embed": "POST /v1/embeddings",
+}
+
+
+def what_it_gives(kind: TaskHeadKind) -> str:
+    """A phrase for people: what a model with such a head gives."""
+    return _GIVES[kind]
+
+
+def how_it_is_asked(kind: TaskHeadKind) -> str:
+    """The route and the command that ask such a model."""
+    return f"{_ROUTES[kind]}, or luthier predict"
+
+
+def refuse_other_use(model: str, own: TaskHeadKind | None, asked: TaskHeadKind | None) -> None:
+    """Refuse to have a model do what it does not do.
+
+    Args:
+        model: its name, for the message.
+        own: the kind of its head; None where it writes text. Vectors can be had of such a model as well.
+        asked: the kind of head that is needed; None for text.
+
+    Raises:
+        RequestError: it does something else; the message says what to call instead.
+    """
+    if own == asked or (own is None and asked == "embed"):
+        return
+    wanted = "text" if asked is None else _GIVES[asked]
+    gives = "writes text" if own is None else f"gives {_GIVES[own]}, and nothing else"
+    trained = "any model without a task head" if asked is None else f"one trained with objective: {{name: {asked}}}"
+    raise RequestError(
+        f"{wanted} of the model {model}, which {gives}",
+        expected=f"a model that gives {wanted}: {trained}",
+        do="POST /v1/chat/completions or /v1/completions, or luthier chat" if own is None else how_it_is_asked(own),
+    )

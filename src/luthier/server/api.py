@@ -32,7 +32,7 @@ from luthier.features.model_browser import api as base_models
 from luthier.features.planning import api as plans
 from luthier.features.runs import api as runs
 from luthier.features.runs.service import sweep_removed
-from luthier.features.serving.api import chat, checkpoints, completions, embeddings, graders, models
+from luthier.features.serving.api import chat, checkpoints, completions, graders, models, pooling
 from luthier.features.traffic.files import sweep as sweep_traffic
 from luthier.features.usage import api as usage
 from luthier.features.webhooks import api as webhooks
@@ -134,7 +134,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     chat.router,
     completions.router,
-    embeddings.router,
+    pooling.router,
 )
 # What a server for some models alone (`Context.only`) does not have.
 _OF_A_HOME = (

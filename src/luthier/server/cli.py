@@ -130,7 +130,7 @@ def serve(
     ] = False,
     home: HomeOption = None,
 ) -> None:
-    """Serve models by OpenAI's API: chat, completions, embeddings; adapters of one base share it in memory.
+    """Serve models by OpenAI's API: chat, completions, embeddings, classes; adapters of one base share it in memory.
 
     Nobody needs a key on an address that this machine alone reaches; on others a key is needed. Ctrl-C ends it in good
     order. For jobs, files, projects and deployments there is `luthier up`.
@@ -165,6 +165,8 @@ def serve(
 
 
 def _show_models(server: StandaloneServer) -> None:
+    from luthier.features.serving.head_answers import example_request
+    from luthier.features.serving.models import head_of
     from luthier.platform.cli.console import facts, make_table, stdout_console, visible
 
     console = stdout_console()
@@ -176,11 +178,10 @@ def _show_models(server: StandaloneServer) -> None:
         table.add_row(visible(name), served.engine, visible(weights))
     console.print(table)
     header = "" if server.is_open else ' -H "Authorization: Bearer $KEY"'
-    body = json.dumps({"model": next(iter(server.models)), "messages": [{"role": "user", "content": "Hello"}]})
-    quoted = body.replace("'", "'\\''")
-    console.print(
-        f"curl {server.url}/v1/chat/completions{header} -H 'Content-Type: application/json' \\", soft_wrap=True
-    )
+    first = next(iter(server.models))
+    route, body = example_request(first, head_of(server.models[first]))
+    quoted = json.dumps(body).replace("'", "'\\''")
+    console.print(f"curl {server.url}{route}{header} -H 'Content-Type: application/json' \\", soft_wrap=True)
     console.print(f"  -d '{quoted}'", soft_wrap=True)
     if not server.is_loopback:
         console.print(

@@ -23,7 +23,10 @@ from typing import Any, Final
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.stream import Served
+from luthier.core.task_head import TaskHead
+from luthier.features.serving.head_answers import example_request
 from luthier.features.serving.loaded import EngineChoice, choose_models
+from luthier.features.serving.models import head_of
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
 from luthier.platform.http.socket import Listener, listen
@@ -138,7 +141,8 @@ def serve_models(
                 context.close()  # what is looked after needs no connection of ours
                 if stop_requested() is None:
                     started(StandaloneServer(listener.url, models, is_open, listener.is_loopback))
-                    _load(listener, next(iter(models)), own, stop_requested, loaded)
+                    first = next(iter(models))
+                    _load(listener, first, head_of(models[first]), own, stop_requested, loaded)
                 tell(f"stopping: {supervisor.watch(stop_requested)}")
         finally:
             supervisor.stop()
@@ -182,17 +186,18 @@ def _environment(context: Context, config: StandaloneConfig) -> Iterator[None]:
 def _load(
     listener: Listener,
     model: str,
+    head: TaskHead | None,
     key: str,
     stop_requested: Callable[[], str | None],
     loaded: Callable[[str, float], None],
 ) -> None:
-    """Ask a model for a token, so that the first request does not wait for it to be loaded.
+    """Ask a model a first question, so that the first request does not wait for it to be loaded.
 
     Raises WorkError where it cannot be loaded: who serves one that does not work wants to know it at once.
     """
     began, problem = time.monotonic(), list[LuthierError | None]()
     # In a thread: loading takes minutes, and a stop must be noticed meanwhile. A list, since append is atomic.
-    threading.Thread(target=lambda: problem.append(_first_answer(listener, model, key)), daemon=True).start()
+    threading.Thread(target=lambda: problem.append(_first_answer(listener, model, head, key)), daemon=True).start()
     while not problem and stop_requested() is None:
         time.sleep(0.05)
     if problem and problem[0] is not None:
@@ -201,13 +206,15 @@ def _load(
         loaded(model, time.monotonic() - began)
 
 
-def _first_answer(listener: Listener, model: str, key: str) -> LuthierError | None:
+def _first_answer(listener: Listener, model: str, head: TaskHead | None, key: str) -> LuthierError | None:
     """What is wrong with it, None where nothing is."""
     connection = http.client.HTTPConnection(listener.near_host, listener.port, timeout=_LOAD_SECONDS)
-    body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 1})
+    # One token is enough of a model that writes.
+    written = "/v1/completions", {"model": model, "prompt": "Hello", "max_tokens": 1}
+    route, body = written if head is None else example_request(model, head)
     try:
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        connection.request("POST", "/v1/completions", body, headers)
+        connection.request("POST", route, json.dumps(body), headers)
         answer = connection.getresponse()
         if answer.status == http.client.OK:
             return None

@@ -11,7 +11,7 @@ from tests.zoo.families import make_family
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.core.stream import Embedded, EmbeddingRequest, Ended, Piece, Sampling, TextRequest
+from luthier.core.stream import Ended, Piece, Pooled, PoolingRequest, Sampling, TextRequest
 from luthier.ml.inference.models.architecture import language_model
 from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.ml.inference.streaming import StreamingEngine
@@ -119,10 +119,10 @@ def test_a_stream_writes_what_the_engine_writes_with_several_choices(engine):
 def test_vectors_are_the_mean_of_the_language_model_s_states(engine):
     streaming = StreamingEngine(engine)
     prompts = [engine.template.ids(text) for text in TEXTS[:2]]
-    assert streaming.admit("a", streaming.prepare(EmbeddingRequest(inputs=tuple(map(tuple, prompts)))), None)
+    assert streaming.admit("a", streaming.prepare(PoolingRequest(inputs=tuple(map(tuple, prompts)))), None)
     (found,) = [event for _, event in streaming.poll(0)]
-    assert isinstance(found, Embedded)
-    for ids, vector in zip(prompts, found.vectors, strict=True):
+    assert isinstance(found, Pooled)
+    for ids, vector in zip(prompts, found.outputs, strict=True):
         with torch.inference_mode():
             body = language_model(engine.causal)
             mean = body(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0].float().mean(0)

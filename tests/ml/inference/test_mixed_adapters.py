@@ -9,7 +9,7 @@ from tests.zoo.families import make_family
 
 from luthier.core.errors import ConflictError, DivergedError, ModelSourceError, NotFoundError
 from luthier.core.ports import Prompt, SilentProgress, StreamEngine
-from luthier.core.stream import EmbeddingRequest, Ended, Piece, Sampling, Served, TextRequest
+from luthier.core.stream import Ended, Piece, PoolingRequest, Sampling, Served, TextRequest
 from luthier.ml.inference.low_rank import read_low_rank, why_not_shared
 from luthier.ml.inference.mixed_adapters import MixedAdapters
 from luthier.ml.inference.models.loading import attach_adapter, load_model
@@ -124,9 +124,9 @@ def test_vectors_are_those_of_the_adapter(adapters, stream):
     stream.load_adapter("lora", str(adapters["lora"]))
     found = []
     for adapter in (None, "lora"):
-        assert stream.ask_embeddings("e", EmbeddingRequest(inputs=("Maple", "Spruce")), adapter)
+        assert stream.ask_pooling("e", PoolingRequest(inputs=("Maple", "Spruce")), adapter)
         [(_, event)] = stream.poll(0)
-        found.append(event.vectors)
+        found.append(event.outputs)
     assert found[0] != found[1]
 
 

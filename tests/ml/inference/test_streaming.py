@@ -8,7 +8,7 @@ from tests.vacuous import nonempty
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import OverlongError, RequestError, WorkError
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.core.stream import EmbeddingRequest, Ended, Failed, Piece, Sampling, Started, TextRequest
+from luthier.core.stream import Ended, Failed, Piece, PoolingRequest, Sampling, Started, TextRequest
 from luthier.ml.inference.answer_row import AnswerRow, Sampler
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
@@ -261,20 +261,20 @@ def test_a_fault_of_a_parser_ends_its_own_answer_alone(engine, streaming, monkey
 def test_vectors_have_length_one_and_do_not_depend_on_their_neighbours(engine, streaming, tiny):
     ids, _ = engine.template.encode("Maple.")
     inputs = ("Spruce is light and stiff along the grain.", tuple(ids), "Maple.")
-    assert streaming.ask_embeddings("e", EmbeddingRequest(inputs=inputs), None)
+    assert streaming.ask_pooling("e", PoolingRequest(inputs=inputs), None)
     [(key, event)] = streaming.poll(0)
     assert key == "e"
     assert not streaming.keys
-    vectors = torch.tensor(event.vectors)
+    vectors = torch.tensor(event.outputs)
     assert vectors.norm(dim=-1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
     torch.testing.assert_close(vectors[1], vectors[2])
     model = load_model(tiny, dtype="float32", attention="sdpa")
     states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0].mean(0).detach()
     torch.testing.assert_close(vectors[1], states / states.norm(), atol=1e-5, rtol=1e-4)
-    streaming.ask_embeddings("many", EmbeddingRequest(inputs=("Maple.",) * 40), None)
+    streaming.ask_pooling("many", PoolingRequest(inputs=("Maple.",) * 40), None)
     assert streaming.poll(0) == []  # not all in one step: others are being written
     [(_, event_of_many)] = streaming.poll(0)
-    assert len(event_of_many.vectors) == 40
+    assert len(event_of_many.outputs) == 40
     assert event.num_prompt_tokens == 2 * len(ids) + len(engine.template.encode(inputs[0])[0])
 
 
@@ -338,7 +338,7 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(engine, stre
             streaming.prepare(asked)
         assert Failed.of(caught.value).num_contexts > 100
     with pytest.raises(OverlongError, match="at least"):
-        streaming.prepare(EmbeddingRequest(inputs=("a" * 4_000_000,)))
+        streaming.prepare(PoolingRequest(inputs=("a" * 4_000_000,)))
 
 
 def test_a_prompt_that_fits_is_never_refused_by_its_bytes(engine, streaming):
@@ -377,11 +377,11 @@ def test_some_room_is_kept_for_those_who_have_nothing_under_way(engine):
 
 
 def test_a_long_text_is_made_into_a_vector_in_parts_between_the_steps_of_others(engine, streaming, monkeypatch):
-    long = EmbeddingRequest(inputs=("The front of a violin is made of spruce. " * 9, "Maple."))
-    assert streaming.ask_embeddings("whole", long, None)
+    long = PoolingRequest(inputs=("The front of a violin is made of spruce. " * 9, "Maple."))
+    assert streaming.ask_pooling("whole", long, None)
     told = [event for _ in range(3) for _, event in streaming.poll(0)]
-    monkeypatch.setattr("luthier.ml.inference.embeddings.PART_TOKENS", 16)
-    assert streaming.ask_embeddings("parts", long, None)
+    monkeypatch.setattr("luthier.ml.inference.pooling.PART_TOKENS", 16)
+    assert streaming.ask_pooling("parts", long, None)
     assert streaming.admit("answer", streaming.prepare(request("a", max_new_tokens=8)), None, owner="other")
     heard, vectors = Heard(), []
     while streaming.keys:
@@ -389,4 +389,4 @@ def test_a_long_text_is_made_into_a_vector_in_parts_between_the_steps_of_others(
         vectors += [event for key, event in polled if key == "parts"]
         heard.hear([one for one in polled if one[0] != "parts"])
         assert not vectors or heard.ends, "the answer ends while the text goes through the model"
-    torch.testing.assert_close(torch.tensor(vectors[0].vectors), torch.tensor(told[0].vectors), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.tensor(vectors[0].outputs), torch.tensor(told[0].outputs), atol=1e-5, rtol=1e-4)

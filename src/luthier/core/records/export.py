@@ -15,6 +15,7 @@ from luthier.core.evaluation import Comparison, SystemResult
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
+from luthier.core.task_head import TaskHeadKind
 
 # Any name, and not those of `luthier.core.registry.EXPORTERS` alone: a stored export is shown when the package that
 # brought its format is gone. Whoever requests an export checks the name there.
@@ -43,6 +44,7 @@ class ExportSource(FrozenModel):
         template_options: what the chat template was given beside each conversation.
         opted_turns: what of each conversation was written in another way.
         context_tokens: the most that an export may say it has room for; None for what the model has.
+        task_head: what it gives in place of text; None where it writes text.
     """
 
     name: str
@@ -60,12 +62,23 @@ class ExportSource(FrozenModel):
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
     opted_turns: OptedTurns = AS_THEY_ARE
     context_tokens: int | None = None
+    task_head: TaskHeadKind | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where what training has made lies: the adapter, or the whole model."""
+        return self.adapter_path or self.base_path
 
     @model_serializer(mode="wrap")
     def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what was not asked for: documents of exports that have nothing of it stay as they are."""
         document: dict[str, Any] = write(self)
-        for name, unused in (("template_options", {}), ("opted_turns", AS_THEY_ARE), ("context_tokens", None)):
+        for name, unused in (
+            ("template_options", {}),
+            ("opted_turns", AS_THEY_ARE),
+            ("context_tokens", None),
+            ("task_head", None),
+        ):
             if getattr(self, name) == unused:
                 # Manifests of older exports are hashed: a field that they never had must not appear when they are
                 # written again.
@@ -128,6 +141,37 @@ class ParityReport(FrozenModel):
     given_options: dict[str, TemplateOption] = Field(default_factory=dict)
 
 
+class HeadParityReport(FrozenModel):
+    """What comparing an export of a model with a task head with its source has shown, both on the same texts.
+
+    Attributes:
+        format: the format of the export.
+        precision: how its weights are held.
+        runtime: what ran it.
+        runtime_version: the version of that.
+        kind: what the head gives.
+        num_inputs: texts that both sides have read.
+        num_inputs_same_tokens: texts whose tokens are the same on both sides.
+        max_difference: the largest difference of a probability, relevance or part of a vector, or of a number in
+            standard deviations of the training rows; None where outputs could not be compared.
+        bound: the most that it may be.
+        passed: whether the export may be used.
+        reasons: why not, one sentence each.
+    """
+
+    format: ExportFormat
+    precision: ExportPrecision
+    runtime: str
+    runtime_version: str
+    kind: TaskHeadKind
+    num_inputs: int
+    num_inputs_same_tokens: int
+    max_difference: float | None
+    bound: float
+    passed: bool
+    reasons: tuple[str, ...] = ()
+
+
 class Export(FrozenModel):
     """What `luthier export` has made.
 
@@ -144,6 +188,7 @@ class Export(FrozenModel):
         bundle_sha256: the name of its bundle, the digest of `bundle.json`; None where it has none.
         gguf_parity: of an adapter's `adapter.gguf`, run over its base by llama.cpp; None where there is no such file,
             or a warning says why it was not proved.
+        head_parity: of a model with a task head, in the place of `parity`; None for all others.
     """
 
     source: ExportSource
@@ -157,6 +202,21 @@ class Export(FrozenModel):
     warnings: tuple[str, ...] = Field(default=())
     bundle_sha256: str | None = None
     gguf_parity: ParityReport | None = None
+    head_parity: HeadParityReport | None = None
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether it was compared with its source, and is equal to it."""
+        report = self.parity or self.head_parity
+        return report is not None and report.passed
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what only models with a task head have, so that documents of all others stay as they are."""
+        document: dict[str, Any] = write(self)
+        if self.head_parity is None:
+            document.pop("head_parity", None)
+        return document
 
 
 class ServerExport(FrozenModel):

@@ -11,6 +11,7 @@ from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, NotFoundError
 from luthier.core.ids import is_id, sha256_document, sha256_file
 from luthier.core.records.export import ExportSource
+from luthier.core.task_head import TaskHeadKind, is_task_model, read_task_head
 from luthier.features.recipes.checks import ColumnMap, map_that_fits
 from luthier.platform.home.context import Context
 
@@ -45,6 +46,7 @@ def find_source(context: Context, name: str) -> ExportSource:
         base_licence=model.licence,
         # A base model has no plan that would say in which precision it is meant to run.
         precision=hardware_of(context).precision,
+        task_head=_head_of(Path(model.path)),
     )
 
 
@@ -85,7 +87,12 @@ def _of_run(context: Context, run_id: str) -> ExportSource:
         quantisation=plan.method.quantisation if is_adapter else None,
         template_options=plan.data.template_options,
         opted_turns=OptedTurns.of(plan.data),
+        task_head=_head_of(folder),
     )
+
+
+def _head_of(folder: Path) -> TaskHeadKind | None:
+    return read_task_head(folder).kind if is_task_model(folder) else None
 
 
 def _finished(record: RunRecord) -> TrainResult:

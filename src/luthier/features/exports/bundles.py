@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.plan import Plan
-from luthier.core.records.export import Export, ExportFormat
+from luthier.core.records.export import Export
 from luthier.core.run import RunRecord, TrainResult
 from luthier.platform.home.context import Context
 
@@ -54,7 +54,7 @@ def facts_for(context: Context, export: Export) -> BundleFacts:
         run=run,
         evaluation=evaluation,
         safety=safety,
-        packages=_packages(export.format),
+        packages=_packages(export),
         command=_command(title, export),
     )
 
@@ -297,13 +297,16 @@ def _evaluation(context: Context, record: RunRecord) -> Evaluation | None:
     return Evaluation.model_validate(without_folders(document))
 
 
-def _packages(format: ExportFormat) -> tuple[PackageFacts, ...]:
+def _packages(export: Export) -> tuple[PackageFacts, ...]:
     """Those of the packages that take part in such an export that are installed, and Python."""
     from luthier.ml.export.bundle.facts import PackageFacts
+    from luthier.ml.export.exporters.head_formats import HEAD_FORMATS
     from luthier.ml.export.exporters.registry import packages_of
 
     found = [PackageFacts(name="python", version=platform.python_version(), licence="PSF-2.0")]
-    for name in (*_ALWAYS, *packages_of(format)):
+    head = export.source.task_head
+    own = packages_of(export.format) if head is None else HEAD_FORMATS[export.format].distributions
+    for name in (*_ALWAYS, *own):
         try:
             about = metadata.metadata(name)
         except metadata.PackageNotFoundError:

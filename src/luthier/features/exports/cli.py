@@ -26,11 +26,17 @@ class ExportCommand(typer.core.TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Its parameters, with names in their help in place of `{formats}`, `{precisions}` and `{usual}`."""
         from luthier.core.registry import EXPORTERS
+        from luthier.ml.export.exporters.head_formats import HEAD_FORMATS
         from luthier.ml.export.exporters.registry import usual_formats
 
         found = EXPORTERS.declarations()
         precisions = dict.fromkeys(name for one in found.values() for name in one.precisions)
-        named = {"formats": found, "precisions": precisions, "usual": usual_formats()}
+        named = {
+            "formats": found,
+            "precisions": precisions,
+            "usual": usual_formats(),
+            "head_formats": HEAD_FORMATS,
+        }
         names = {key: ", ".join(some) for key, some in named.items()}
         for parameter in self.params:
             if isinstance(parameter, typer.core.TyperOption) and parameter.help:
@@ -44,7 +50,9 @@ def export(
     ],
     to: Annotated[
         str,
-        typer.Option("--to", metavar="FORMAT", help="One of {formats}.", show_default=False),
+        typer.Option(
+            "--to", metavar="FORMAT", help="One of {formats}; of a task head {head_formats}.", show_default=False
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="A folder that does not exist yet, or an empty one.")
@@ -67,11 +75,13 @@ def export(
 ) -> Answer:
     """Write a model in another format, load it in its real runtime, and let it out only if it is proved equal."""
     from luthier.features.exports import service as exports
+    from luthier.ml.export.exporters.head_formats import HEAD_FORMATS
     from luthier.ml.export.exporters.registry import format_of, full_precision
 
     # Short names of PyTorch and llama.cpp are accepted; the record has the long ones.
     precision = None if quantise is None else full_precision(quantise)
-    format_of(to.lower())
+    if to.lower() not in HEAD_FORMATS:
+        format_of(to.lower())
     with open_context(home) as context:
         made = exports.export(context, name, to=to.lower(), output=output, quantise=precision, held_out=data)
     return Answer(as_json, made.model_dump(mode="json"), lambda console: _show_export(console, made))
@@ -89,6 +99,15 @@ def _show_export(console: Console, made: Export) -> None:
     ]
     if made.parity is not None:
         rows.append(("proof", _proof(made.parity)))
+    if (proof := made.head_parity) is not None:
+        rows.append(
+            (
+                "proof",
+                f"passed in {proof.runtime} {proof.runtime_version}: {proof.num_inputs_same_tokens} of "
+                f"{proof.num_inputs} texts have the same tokens; largest difference of an output "
+                f"{proof.max_difference:.3g} of at most {proof.bound:g}",
+            )
+        )
     if made.gguf_parity is not None:
         rows.append(("adapter.gguf", _proof(made.gguf_parity)))
     if made.bundle_sha256 is not None:

@@ -18,9 +18,11 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.records.export import ExportAsked, ExportFormat, ExportPrecision, ServerExport
 from luthier.core.registry import EXPORTERS
+from luthier.core.task_head import TaskHeadKind, is_task_model, read_task_head
 from luthier.features.exports import bundles
 from luthier.features.exports.service import export
 from luthier.features.serving.targets import EXPORT, base_model, export_folder, is_tuned_name, made_export
+from luthier.ml.export.exporters.head_formats import HEAD_FORMATS, missing_modules
 from luthier.platform.audit_log.service import make_audit_event, record
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm
@@ -71,8 +73,14 @@ class ExportView:
         return self.job.status in ENDED
 
 
-def formats() -> list[FormatView]:
-    """All formats; what of them can be made here is told by `missing`."""
+def formats(head: TaskHeadKind | None = None) -> list[FormatView]:
+    """All formats of models that write text, or of those with such a head; `missing` says what can be made here."""
+    if head is not None:
+        return [
+            FormatView(name, tuple(one.precisions), missing_modules(one), one.install)
+            for name, one in HEAD_FORMATS.items()
+            if head in one.kinds
+        ]
     return [
         FormatView(name, tuple(format.precisions), format.missing, format.install)
         for name, format in EXPORTERS.declarations().items()
@@ -92,8 +100,8 @@ def start(context: Context, caller: Caller, source: str, to: str, quantise: str 
         ConflictError: The run has not succeeded.
         RequestError: An unknown format or precision, a missing package, or a checkpoint.
     """
-    format = _checked_format(to, quantise)
     shown, source_name = _source(context, caller, source)
+    format = _checked_format(to, quantise, _head_of(context, source_name))
     export_id = new_id("exp")
     asked = ExportAsked(export_id=export_id, source=source_name, to=format, quantise=quantise)
     job = Job(
@@ -181,8 +189,15 @@ def _view(context: Context, export: ServerExport) -> ExportView:
     return ExportView(export, job, ExportAsked.model_validate(job.document["export"]))
 
 
-def _checked_format(to: str, quantise: str | None) -> ExportFormat:
-    known = {view.name: view for view in formats()}
+def _head_of(context: Context, name: str) -> TaskHeadKind | None:
+    """The kind of the head that a run has trained; None where it writes text, and for a base model."""
+    result = context.runs.get(name).result if is_id(name, "run") else None
+    folder = None if result is None else result.adapter_path
+    return read_task_head(folder).kind if folder is not None and is_task_model(folder) else None
+
+
+def _checked_format(to: str, quantise: str | None, head: TaskHeadKind | None) -> ExportFormat:
+    known = {view.name: view for view in formats(head)}
     if to not in known:
         raise RequestError(f"the format {to[:40]!r}", expected=f"one of {', '.join(known)}", do="choose one of them")
     view = known[to]

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from luthier.core.errors import ParityError, RequestError, WorkError
 from luthier.core.ids import sha256_file
 from luthier.core.records.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
+from luthier.core.registry import EXPORTERS
 from luthier.features.evaluations.export_sources import find_source, proof_examples
 from luthier.features.exports.folders import open_to_readers, refuse_taken, register_of, staged_folder
+from luthier.ml.export.exporters.head_formats import HEAD_FORMATS
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -54,6 +56,9 @@ def export(
     # Everything that can refuse comes before the first byte is written; converting may take an hour.
     refuse_taken(final)
     source = find_source(context, name)
+    if source.task_head is not None:
+        return _export_head(context, source, to, final, quantise, held_out, num_prompts, start)
+    _refuse_head_format(source, to)
     precision = registry.choose_precision(to, quantise, source)
     registry.need_packages(to)
     examples, notes = proof_examples(context, source, held_out, num_prompts)
@@ -71,21 +76,82 @@ def export(
         report = _prove(context, source, folder, to, precision, observed)
         gguf_report, unproved = _prove_gguf(context, source, folder, to, observed)
         # After both proofs: a GGUF that failed its proof is unlinked by then and must not enter the manifest.
-        files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
-        made = Export(
-            source=source,
-            format=to,
-            precision=precision,
-            folder=str(final),
-            num_bytes=sum(file.stat().st_size for file in files.values()),
-            files={path: sha256_file(file) for path, file in files.items()},
-            parity=report,
-            seconds=time.perf_counter() - start,
-            warnings=(*parity_warnings(report), *day_warnings(observed, report), *notes, *warnings, *unproved),
-            gguf_parity=gguf_report,
+        made = _made(source, final, folder, to, precision, start).model_copy(
+            update={
+                "parity": report,
+                "warnings": (*parity_warnings(report), *day_warnings(observed, report), *notes, *warnings, *unproved),
+                "gguf_parity": gguf_report,
+            }
         )
         # The manifest is written inside the staging block, so the rename publishes files and manifest together.
         return _bundled(context, folder, made)
+
+
+def _refuse_head_format(source: ExportSource, to: ExportFormat) -> None:
+    """Raise RequestError for a format that holds nothing but models with a task head."""
+    if to in HEAD_FORMATS and to not in EXPORTERS.declarations():
+        raise RequestError(
+            f"the format {to} for {source.name}, which writes text",
+            expected=f"one of {', '.join(EXPORTERS.declarations())}",
+            do=f"choose one of these with --to: {to} holds models with a task head",
+        )
+
+
+def _export_head(
+    context: Context,
+    source: ExportSource,
+    to: ExportFormat,
+    final: Path,
+    quantise: str | None,
+    held_out: Path | None,
+    num_prompts: int,
+    start: float,
+) -> Export:
+    """The same for a model with a task head: formats of their own, and a proof on what the head gives.
+
+    Args:
+        start: When the export began, by `time.perf_counter`; the others are those of `export`.
+    """
+    from luthier.ml.export.exporters.head_formats import head_format, head_precision, write_head
+    from luthier.ml.export.head_parity import prove_head
+
+    format = head_format(source, to)
+    precision = head_precision(to, format, quantise)
+    examples, notes = proof_examples(context, source, held_out, num_prompts)
+    # ONNX is built from a merged folder and copied behind its head: three times the weights at the peak.
+    needed = _count_of(source.base_path) * (2 if precision == "float16" else 4) * (3 if to == "onnx" else 1)
+    with staged_folder(
+        final, needed_bytes=needed, what=f"{to} in {precision}", register=register_of(context)
+    ) as folder:
+        warnings = write_head(format, source, folder, precision, context.progress, context.settings.tools_folder)
+        open_to_readers(folder)
+        report = prove_head(source, folder, to, precision, examples, context.progress)
+        if not report.passed:
+            raise _failed_proof(source, f"{to} in {precision}", report.reasons, "outputs")
+        return _bundled(
+            context,
+            folder,
+            _made(source, final, folder, to, precision, start).model_copy(
+                update={"head_parity": report, "warnings": (*notes, *warnings)}
+            ),
+        )
+
+
+def _made(
+    source: ExportSource, final: Path, folder: Path, to: ExportFormat, precision: ExportPrecision, start: float
+) -> Export:
+    """The record of what lies in `folder` now, and in `final` later; its proof is still missing."""
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return Export(
+        source=source,
+        format=to,
+        precision=precision,
+        folder=str(final),
+        num_bytes=sum(file.stat().st_size for file in files.values()),
+        files={path: sha256_file(file) for path, file in files.items()},
+        parity=None,
+        seconds=time.perf_counter() - start,
+    )
 
 
 def _prove(
@@ -138,10 +204,14 @@ def _held(source: ExportSource, what: str, report: ParityReport) -> ParityReport
     """The report of a proof that holds. Raises ParityError for one that does not."""
     if report.passed:
         return report
-    reasons = "\n    ".join(report.reasons)
-    raise ParityError(
-        f"the export of {source.name} as {what} is not what it was made from:\n    {reasons}",
-        expected="the same tokens, and likelihoods within the bound of the format; nothing was left of the export",
+    raise _failed_proof(source, what, report.reasons, "likelihoods")
+
+
+def _failed_proof(source: ExportSource, what: str, reasons: tuple[str, ...], compared: str) -> ParityError:
+    lines = "\n    ".join(reasons)
+    return ParityError(
+        f"the export of {source.name} as {what} is not what it was made from:\n    {lines}",
+        expected=f"the same tokens, and {compared} within the bound of the format; nothing was left of the export",
         do="choose a wider precision with --quantise; where it fails in 16 bits, report it with the lines above",
     )
 
@@ -156,9 +226,16 @@ def _bundled(context: Context, folder: Path, made: Export) -> Export:
 def _num_parameters(source: ExportSource, to: ExportFormat) -> int:
     """What is written, in weights: of an adapter its own, else all of the model."""
     from luthier.ml.export.exporters.registry import format_of
-    from luthier.ml.inference.models.weights import count_parameters, read_json
+    from luthier.ml.inference.models.weights import count_parameters
 
     # The base is not written with an adapter, so its size does not count against the disk.
     if format_of(to).is_adapter and source.adapter_path is not None:
         return count_parameters(Path(source.adapter_path), {})
-    return count_parameters(Path(source.base_path), read_json(Path(source.base_path) / "config.json"))
+    return _count_of(source.base_path)
+
+
+def _count_of(folder: str) -> int:
+    """Weights of a whole model."""
+    from luthier.ml.inference.models.weights import count_parameters, read_json
+
+    return count_parameters(Path(folder), read_json(Path(folder) / "config.json"))

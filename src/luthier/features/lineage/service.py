@@ -124,7 +124,7 @@ def _add_model(
         if (document := export.document) is None:
             continue
         name, subject = f"{document.format} {document.precision}", export.export_id
-        proof = "proved equal" if document.parity is not None and document.parity.passed else "not proved"
+        proof = "proved equal" if document.is_proved else "not proved"
         node = Node(subject, "export", name, proof, "good" if proof == "proved equal" else "", subject, band=band)
         targets[f"{EXPORT}{export.export_id}"] = made.add(node, model)
     for name in view.deployments:

@@ -127,6 +127,7 @@ def _page(
     here = tuned.model_id if tuned is not None and tuned.step is not None else f"model {run_id}"
     values |= {
         "details": details,
+        "formats": server_exports.formats(None if details.view.head is None else details.view.head.kind),
         "view": details.view,
         "checkpoint": tuned if tuned is not None and tuned.step is not None else None,
         "drawing": lineage_svg(model_lineage(context, caller, run_id), here=here),

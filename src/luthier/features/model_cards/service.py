@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import is_id
 from luthier.core.records.deployment import Deployment
 from luthier.core.records.export import ServerExport
 from luthier.core.run import RunRecord
 from luthier.core.stream import Decoding, Served
+from luthier.core.task_head import TaskHead, is_task_model, read_task_head, what_it_gives
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.models import service as models
 from luthier.features.models.store import TunedModel
 from luthier.features.runs.views import without_paths
+from luthier.features.serving.head_answers import example_request
 from luthier.features.serving.targets import EXPORT, is_tuned_name
 from luthier.ml.export.exporters.registry import served_formats
 from luthier.platform.home.context import Context
@@ -67,6 +70,7 @@ class TunedView:
         evaluation: The newest evaluation of the run.
         deployments: Names that route to it, or to an export of it.
         exports: Its exports, newest first.
+        head: Its task head; None where it writes text.
     """
 
     record: RunRecord
@@ -76,6 +80,17 @@ class TunedView:
     evaluation: Evaluation | None
     deployments: tuple[str, ...]
     exports: tuple[ServerExport, ...]
+    head: TaskHead | None = None
+
+    @property
+    def gives(self) -> str:
+        """What it gives, in a phrase."""
+        return "text" if self.head is None else what_it_gives(self.head.kind)
+
+    @property
+    def example(self) -> tuple[str, dict[str, Any]]:
+        """A route and a body that ask it for what it gives."""
+        return example_request(self.asked_as or self.name, self.head)
 
     @property
     def name(self) -> str:
@@ -242,9 +257,18 @@ def _views(
                 evaluation=without_paths(context, judged[0]) if judged else None,
                 deployments=tuple(one.name for one in deployments if _routes_to(one, targets)),
                 exports=tuple(its_exports),
+                head=_head_of(record),
             )
         )
     return made
+
+
+def _head_of(record: RunRecord) -> TaskHead | None:
+    folder = None if record.result is None else record.result.adapter_path
+    # A damaged head must not take the list of all models away: whoever asks the model is told of it.
+    with contextlib.suppress(LuthierError):
+        return read_task_head(folder) if folder is not None and is_task_model(folder) else None
+    return None
 
 
 def _routes_to(deployment: Deployment, targets: set[str]) -> bool:

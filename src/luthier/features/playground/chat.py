@@ -20,6 +20,7 @@ from luthier.core.errors import BusyError, LuthierError, RequestError, error_fro
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
+from luthier.core.task_head import is_task_model
 from luthier.features.serving.completion_stream import CompletionStream
 from luthier.features.serving.models import Routed, route, user_of
 from luthier.features.serving.service import new_seed
@@ -58,17 +59,23 @@ def list_playground_models(context: Context, caller: Caller) -> Sequence[Playgro
         )
         for one in context.deployments.list(caller.project_id)
     ]
+    # Models with a task head write nothing; their own pages say how they are asked.
     tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
     found += [
         PlaygroundModel(name=one.model_id, kind="tuned models", run_id=one.run_id if one.step is None else None)
         for one in tuned
+        if not is_task_model(one.adapter_path)
     ]
     named = {one.run_id for one in found}
     for run in context.runs.of_project(caller.project_id, limit=_MAX_RUNS):
         made = None if run.result is None else run.result.adapter_path
-        if run.status == "succeeded" and made is not None and run.run_id not in named and Path(made).is_dir():
+        if run.status == "succeeded" and made is not None and run.run_id not in named and _writes(made):
             found.append(PlaygroundModel(name=run.run_id, kind="runs", note=f"{run.base_model}, {run.method}"))
     return [*found, *(PlaygroundModel(name=name, kind="base models") for name in local_base_models(context))]
+
+
+def _writes(folder: str) -> bool:
+    return Path(folder).is_dir() and not is_task_model(folder)
 
 
 def route_to(context: Context, caller: Caller, name: str, requests: Sequence[TextRequest]) -> Routed:

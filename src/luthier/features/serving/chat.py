@@ -24,6 +24,7 @@ from luthier.core.stream import Ended, Failed, Piece, Sampling, Served, Started,
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.generation.engines import api_key, parse_address
 from luthier.features.serving.loaded import EngineChoice, choose_model
+from luthier.features.serving.service import as_trained, refuse_head
 from luthier.ml.inference.openai.chunks import event_stream_lines
 from luthier.ml.inference.openai.messages import server_words, without_key
 from luthier.platform.home.context import Context
@@ -202,8 +203,6 @@ class LocalChatClient:
 
     def begin(self, request: TextRequest, hear: OnEvent) -> Callable[[], None]:
         """As of `ChatClient`. Raises WorkError where it cannot be asked now."""
-        from luthier.features.serving.service import as_trained
-
         served, asked = as_trained(self.served, request)
         return self.context.inference_client.ask(served, asked, hear)
 
@@ -215,7 +214,9 @@ def open_chat_client(context: Context, name: str, engine: EngineChoice = "auto")
     """
     if name.lower().startswith(_ADDRESS):
         return open_remote_chat_client(name)
-    return LocalChatClient(context, name, choose_model(context, name, engine))
+    served = choose_model(context, name, engine)
+    refuse_head(name, served)
+    return LocalChatClient(context, name, served)
 
 
 def _event_handler(number: int, heard: queue.SimpleQueue[tuple[int, StreamEvent]]) -> OnEvent:

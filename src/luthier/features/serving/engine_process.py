@@ -1,7 +1,7 @@
 """The process that holds models and generates text; `inference_client` starts it and reads its events.
 
 Requests are {"ask": ID, "owner": KEY, "model": Served, "request": TextRequest}, the same with
-"embed": EmbeddingRequest in the place of "request", and {"cancel": ID}; events are [[ID, StreamEvent], ...]. Requests
+"pool": PoolingRequest in the place of "request", and {"cancel": ID}; events are [[ID, StreamEvent], ...]. Requests
 of one model are prepared beside it, taken up in turns of their owners, of one owner in the order in which they come,
 and written together whatever adapters they have; several models write in turn, one step each (`engine_thread`). Models
 that are adapters of one base share it in memory. A model is unloaded, the longest unused first, when another is asked
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import LuthierError
-from luthier.core.stream import EmbeddingRequest, Failed, LoadedModel, Served, StreamEvent, TextRequest
+from luthier.core.stream import Failed, LoadedModel, PoolingRequest, Served, StreamEvent, TextRequest
 from luthier.features.serving.engine_thread import Ask, EngineContext, EngineThread, TurnLock, defect, too_large
 
 if TYPE_CHECKING:
@@ -189,9 +189,9 @@ class Scheduler:
     def _read(self, said: dict[str, Any]) -> None:
         key = said["ask"]
         try:
-            request: TextRequest | EmbeddingRequest = (
-                EmbeddingRequest.model_validate(said["embed"])
-                if "embed" in said
+            request: TextRequest | PoolingRequest = (
+                PoolingRequest.model_validate(said["pool"])
+                if "pool" in said
                 else TextRequest.model_validate(said["request"])
             )
             model, adapter = split(Served.model_validate(said["model"]), self._precision)

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import DefectError, LuthierError, MemoryLimitError, UnsupportedError, WorkError
-from luthier.core.ports import DescribedEngine, EmbeddingEngine, Prepared, PreparingEngine
-from luthier.core.stream import Decoding, Embedded, EmbeddingRequest, Ended, Failed, Served, StreamEvent, TextRequest
+from luthier.core.ports import DescribedEngine, PoolingEngine, Prepared, PreparingEngine
+from luthier.core.stream import Decoding, Ended, Failed, Pooled, PoolingRequest, Served, StreamEvent, TextRequest
 from luthier.platform.processes.fair_queue import FairQueue
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Ask:
     """
 
     key: str
-    request: TextRequest | EmbeddingRequest
+    request: TextRequest | PoolingRequest
     adapter: str | None
     owner: str | None = None
 
@@ -69,7 +69,7 @@ def defect(error: Exception) -> DefectError:
 # A prompt of so many characters is rendered and tokenised in some hundredths of a second.
 SMALL_CHARACTERS: Final = 32_768
 
-Prepare = Callable[[TextRequest | EmbeddingRequest], Prepared]
+Prepare = Callable[[TextRequest | PoolingRequest], Prepared]
 TellPrepared = Callable[[Ask, Prepared | LuthierError], None]
 
 
@@ -128,10 +128,12 @@ class Preparation:
             self._tell(ask, made)
 
 
-def is_small(request: TextRequest | EmbeddingRequest) -> bool:
+def is_small(request: TextRequest | PoolingRequest) -> bool:
     """Whether a request is quickly made ready: little text, and no form that has to be compiled first."""
-    if isinstance(request, EmbeddingRequest):
-        return sum(map(len, request.inputs)) <= SMALL_CHARACTERS
+    if isinstance(request, PoolingRequest):
+        turns = [message.content or "" for one in request.conversations for message in one.messages]
+        texts = (*request.inputs, *turns, *(text for pair in request.pairs for text in pair))
+        return sum(map(len, texts)) <= SMALL_CHARACTERS
     # A forced tool call is constrained by a grammar, which is compiled from the tool's schema.
     if request.json_schema is not None or request.tool_choice == "required":
         return False
@@ -332,8 +334,8 @@ class EngineThread:
         """Have an ask made ready, or have one that is wait for its turn."""
         ask = said if isinstance(said, Ask) else said.ask
         if isinstance(said, Ask):
-            if isinstance(ask.request, EmbeddingRequest) and not isinstance(engine, EmbeddingEngine):
-                self._fail([ask.key], self._no_vectors())
+            if isinstance(ask.request, PoolingRequest) and not isinstance(engine, PoolingEngine):
+                self._fail([ask.key], self._no_pooling())
             elif self._preparation is not None:
                 self._preparation.add(ask)
             else:
@@ -385,10 +387,10 @@ class EngineThread:
             return engine.admit(ask.key, ready.prepared, ask.adapter, owner=ask.owner, may_exceed=may_exceed)
         if isinstance(ask.request, TextRequest):
             return engine.ask(ask.key, ask.request, ask.adapter)
-        assert isinstance(engine, EmbeddingEngine)  # `_take_in` has refused it else
-        return engine.ask_embeddings(ask.key, ask.request, ask.adapter)
+        assert isinstance(engine, PoolingEngine)  # `_take_in` has refused it else
+        return engine.ask_pooling(ask.key, ask.request, ask.adapter)
 
-    def _no_vectors(self) -> UnsupportedError:
+    def _no_pooling(self) -> UnsupportedError:
         return UnsupportedError(
             f"embeddings of a model that runs with the engine {self._served.engine}",
             expected="a model that runs with transformers",
@@ -424,7 +426,7 @@ class EngineThread:
         # Sent before it is forgotten: once nothing is open, the scheduler may close this engine.
         self._engine_context.tell(told)
         for key, event in told:
-            if isinstance(event, Failed | Embedded):
+            if isinstance(event, Failed | Pooled):
                 self._forget(key)
             elif isinstance(event, Ended) and key in self._open:
                 # A request with several choices ends with the last of them.

@@ -22,11 +22,11 @@ from typing import Any, Final
 from luthier.core.child_process.process import ChildProcess
 from luthier.core.errors import BusyError, WorkError
 from luthier.core.stream import (
-    Embedded,
-    EmbeddingRequest,
     Ended,
     Failed,
     LoadedModel,
+    Pooled,
+    PoolingRequest,
     Served,
     StreamEvent,
     TextRequest,
@@ -122,14 +122,14 @@ class InferenceClient:
         self._is_closed = False
 
     def ask(
-        self, model: Served, request: TextRequest | EmbeddingRequest, hear: OnEvent, *, key: str | None = None
+        self, model: Served, request: TextRequest | PoolingRequest, hear: OnEvent, *, key: str | None = None
     ) -> Callable[[], None]:
-        """Have a text written, or vectors made; returns what cancels it.
+        """Have a text written, or inputs read once; returns what cancels it.
 
         Args:
             model: What is loaded for it.
             request: The prompt, or the texts.
-            hear: Called with each event, from another thread, the last of which is an `Ended`, `Embedded` or `Failed`;
+            hear: Called with each event, from another thread, the last of which is an `Ended`, `Pooled` or `Failed`;
                 not after that, or after the cancelling. It must not wait.
             key: The API key, by which slots are counted and turns are taken; None for a local user.
 
@@ -221,7 +221,7 @@ class _Child:
         return None if self._process is None else self._process.pid
 
     def ask(
-        self, model: Served, request: TextRequest | EmbeddingRequest, hear: OnEvent, slot: Slot, owner: str | None
+        self, model: Served, request: TextRequest | PoolingRequest, hear: OnEvent, slot: Slot, owner: str | None
     ) -> Callable[[], None] | None:
         """As `InferenceClient.ask`; None where the process has ended, or is ending."""
         key = uuid.uuid4().hex
@@ -233,7 +233,7 @@ class _Child:
             self._asks[key] = ask
             self._last_asked = time.monotonic()
         # Queued outside the lock: if the process ends in between, `_end` has already failed this request.
-        wish = {"request" if is_text else "embed": request.model_dump(mode="json")}
+        wish = {"request" if is_text else "pool": request.model_dump(mode="json")}
         self._outbox.put({"ask": key, "owner": owner, "model": model.model_dump(mode="json")} | wish)
 
         def cancel() -> None:
@@ -315,9 +315,9 @@ class _Child:
             ask = self._asks.get(key)
             if ask is None:  # cancelled in the meantime
                 return
-            # A failure or a set of vectors ends the whole request, a text ends with its last choice.
+            # A failure or what a pooling request gives ends the whole request, a text ends with its last choice.
             ask.num_open -= isinstance(event, Ended)
-            is_last = ask.num_open == 0 or isinstance(event, Failed | Embedded)
+            is_last = ask.num_open == 0 or isinstance(event, Failed | Pooled)
             if is_last:
                 del self._asks[key]
                 self._last_asked = time.monotonic()

@@ -18,6 +18,8 @@ from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.stream import Served
+from luthier.core.task_head import what_it_gives
+from luthier.features.serving.models import head_of
 from luthier.features.serving.targets import (
     check_export,
     is_tuned_name,
@@ -72,6 +74,14 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
     """
     served = _found(context, name, engine)
     is_gguf = served.path.endswith(".gguf")
+    if (head := head_of(served)) is not None and engine in ("auto", "transformers"):
+        return served
+    if head is not None:
+        raise RequestError(
+            f"the engine {engine} for {name}, which gives {what_it_gives(head.kind)}",
+            expected="transformers: other engines know nothing of its task head",
+            do="leave --engine out",
+        )
     # vLLM is the faster one on an NVIDIA GPU; everything else runs with transformers anywhere.
     chosen = engine if engine != "auto" else "llama_cpp" if is_gguf else "vllm" if _can_vllm() else "transformers"
     if (chosen == "llama_cpp") != is_gguf:

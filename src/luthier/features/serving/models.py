@@ -18,6 +18,7 @@ from luthier.core.recipe import TemplateOption
 from luthier.core.records.base_model import LocalModel
 from luthier.core.records.deployment import NAME, Deployment
 from luthier.core.stream import Decoding, Served, TextRequest
+from luthier.core.task_head import TaskHead, TaskHeadKind, is_task_model, read_task_head
 from luthier.features.models.store import TunedModel
 from luthier.features.serving.targets import (
     base_model,
@@ -40,6 +41,7 @@ class NamedModel(FrozenModel):
         template_options: Options of the chat template that it was trained with.
         opted_turns: How its conversations are written where a request says nothing else.
         decoding: By which path it writes; None while it is not loaded.
+        task_head: What it gives in place of text; None where it writes text.
     """
 
     model_id: str
@@ -48,6 +50,7 @@ class NamedModel(FrozenModel):
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
     opted_turns: OptedTurns = AS_THEY_ARE
     decoding: Decoding | None = None
+    task_head: TaskHeadKind | None = None
 
 
 def list_models(context: Context, caller: Caller) -> list[NamedModel]:
@@ -155,6 +158,12 @@ def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed
     return Routed(name, share.target, served_share(context, caller, share), is_canary)
 
 
+def head_of(served: Served) -> TaskHead | None:
+    """The task head of a model; None where it writes text. Raises ModelSourceError where its file is damaged."""
+    folder = served.adapter_path or served.path
+    return read_task_head(folder) if is_task_model(folder) else None
+
+
 def user_of(caller: Caller, requests: Sequence[TextRequest], named: str | None = None) -> str:
     """Whose ask it is: the user that the request names, else the key with the beginning of the conversation.
 
@@ -218,7 +227,15 @@ def _as_served(context: Context, name: str, created_at: float, owner: str, serve
         template_options=dict(served.template_options),
         opted_turns=served.opted_turns,
         decoding=None if loaded is None else loaded.decoding,
+        task_head=_head_kind(served),
     )
+
+
+def _head_kind(served: Served) -> TaskHeadKind | None:
+    # A damaged head must not take the list of all models away: whoever asks the model is told of it.
+    with contextlib.suppress(LuthierError):
+        return None if (head := head_of(served)) is None else head.kind
+    return None
 
 
 def _of_tuned(context: Context, tuned: TunedModel) -> Served | None:

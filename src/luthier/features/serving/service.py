@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from luthier.core.access import Caller
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message
@@ -17,25 +17,27 @@ from luthier.core.errors import LuthierError, error_from
 from luthier.core.ids import sha256_document
 from luthier.core.stream import (
     CallPiece,
-    Embedded,
-    EmbeddingRequest,
     Ended,
     EndReason,
     Failed,
     Piece,
+    Pooled,
+    PoolingRequest,
     Sampling,
     Served,
     Started,
     TextRequest,
     WrittenToken,
 )
+from luthier.core.task_head import refuse_other_use
 from luthier.features.serving.inference_client import Event, OnEvent
-from luthier.features.serving.models import Routed, route, served_model, user_of
+from luthier.features.serving.models import Routed, head_of, route, served_model, user_of
 from luthier.features.usage.service import use_of
 from luthier.platform.auth.service import charge_tokens
 from luthier.platform.home.context import Context
 
 log = logging.getLogger("luthier.service")
+_Asked = TypeVar("_Asked", TextRequest, PoolingRequest)
 
 
 @dataclass(slots=True)
@@ -171,12 +173,14 @@ def ask(
     Raises:
         QuotaError: The caller's day has no tokens left.
         NotFoundError: No such model.
+        RequestError: The model does not write text.
         BusyError: Too many requests are running or waiting.
         WorkError: The server is shutting down. What is wrong with a request itself comes as `Failed`.
     """
     # Charging nothing checks the budget before any work is queued.
     charge_tokens(context, caller, 0)
     served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
+    refuse_head(model.model if isinstance(model, Routed) else model, served)
     cancels = list[Callable[[], None]]()
 
     def cancel() -> None:
@@ -198,14 +202,20 @@ def ask(
     return cancel, "fp_" + sha256_document(served.model_dump(mode="json", exclude=unset))[:10]
 
 
-def as_trained(served: Served, request: TextRequest) -> tuple[Served, TextRequest]:
+def refuse_head(name: str, served: Served) -> None:
+    """Raises RequestError where a model has a task head, and so writes no text; it says what to call instead."""
+    if (head := head_of(served)) is not None:
+        refuse_other_use(name, head.kind, None)
+
+
+def as_trained(served: Served, request: _Asked) -> tuple[Served, _Asked]:
     """A model as it is loaded, and a request with the options of the template that the model was trained with, and with
     the turns that were written in another way then.
 
     What the request sets itself stays, and a difference is said in the log: the model has learned with other options.
     """
     trained = dict(served.template_options)
-    if (otherwise := template_option_warning(served, request)) is not None:
+    if isinstance(request, TextRequest) and (otherwise := template_option_warning(served, request)) is not None:
         _warn_once(served.adapter_path or served.path, otherwise)
     if served.opted_turns != AS_THEY_ARE:
         request = request.model_copy(update={"opted_turns": served.opted_turns})
@@ -238,32 +248,38 @@ def _warn_once(model: str, otherwise: str) -> None:
     log.warning("%s: %s", model, otherwise)
 
 
-def ask_embeddings(
-    context: Context, caller: Caller, model: str | Routed, request: EmbeddingRequest, hear: OnEvent
+def ask_pooling(
+    context: Context, caller: Caller, model: str | Routed, request: PoolingRequest, hear: OnEvent
 ) -> Callable[[], None]:
-    """Have texts made into vectors; returns what cancels it. Charge what it took with `charge_embeddings`.
+    """Have inputs sent through a model once; returns what cancels it. Charge what it took with `charge_pooled`.
 
     Args:
         context: The home.
         caller: Whose budget and slots are used.
         model: Its name, or what that was routed to.
-        request: The texts.
-        hear: Called once, with `Embedded` or `Failed`.
+        request: The inputs.
+        hear: Called once, with `Pooled` or `Failed`.
 
     Raises:
         QuotaError: The caller's day has no tokens left.
         NotFoundError: No such model.
+        RequestError: The model does not give this.
         BusyError: Too many requests are running or waiting.
         WorkError: The server is shutting down.
     """
     # As in `ask`: a spent budget is refused before any work is queued.
     charge_tokens(context, caller, 0)
     served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
-    return context.inference_client.ask(served, request, hear, key=_place_of(caller))
+    head = head_of(served)
+    refuse_other_use(
+        model.model if isinstance(model, Routed) else model, None if head is None else head.kind, request.kind
+    )
+    loaded, asked = as_trained(served, request)
+    return context.inference_client.ask(loaded, asked, hear, key=_place_of(caller))
 
 
-def charge_embeddings(context: Context, caller: Caller, made: Embedded, routed: Routed | None = None) -> None:
-    """Count the tokens of vectors on the caller's budget. routed: who has made them."""
+def charge_pooled(context: Context, caller: Caller, made: Pooled, routed: Routed | None = None) -> None:
+    """Count the tokens of such inputs on the caller's budget. routed: who has read them."""
     use = None if routed is None else use_of(context, caller, routed, made.num_prompt_tokens, 0)
     charge_tokens(context, caller, made.num_prompt_tokens, may_refuse=False, use=use)
 

@@ -20,6 +20,7 @@ from luthier.core.records.base_model import LocalModel
 from luthier.core.records.deployment import Share
 from luthier.core.records.export import ServerExport
 from luthier.core.stream import Served
+from luthier.core.task_head import HEAD_DOCUMENT
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
@@ -233,6 +234,8 @@ def served_export(context: Context, folder: Path) -> Served:
             expected="the folder that was deployed",
             do="export it again to the same place, or roll back",
         )
+    if (folder / HEAD_DOCUMENT).is_file():
+        raise no_such_format(folder, "holds a model with a task head for other programs: serve the run itself")
     if (folder / "adapter_config.json").is_file():
         base = _base_of_adapter(context, folder)
         return Served(path=base.path, sha256=base.sha256, adapter_path=str(folder), **_as_trained(folder))

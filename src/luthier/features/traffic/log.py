@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from luthier.core.frozen_model import FrozenModel
     from luthier.features.serving.models import Routed
 
-Operation = Literal["chat", "text_completion", "embeddings"]
+Operation = Literal["chat", "text_completion", "embeddings", "classify", "score", "rerank"]
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _NAME: Final = "luthier"
 _NANOSECONDS: Final = 1e9

@@ -13,11 +13,11 @@ import torch
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import Prompt
-from luthier.core.stream import EmbeddingRequest, TextRequest
+from luthier.core.stream import PoolingRequest, TextRequest
 from luthier.ml.inference.answer_row import AnswerRow, CallReader, Constraint, ConstraintFactory, Sampler
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decode import PREFILL_TOKENS, Prefix, Request
-from luthier.ml.inference.engine_prompts import ToolFormat, text_of
+from luthier.ml.inference.engine_prompts import ToolFormat, relevance_conversation, text_of
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_calls import ToolForm
@@ -25,14 +25,16 @@ from luthier.ml.inference.transformers_engine import TransformersEngine
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedTexts:
-    """Texts that are ready to be made into vectors.
+class PreparedPooling:
+    """Inputs that are ready to go through the model once.
 
     Attributes:
         inputs: token ids of each.
+        asked: the request as it came.
     """
 
     inputs: list[Request]
+    asked: PoolingRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Prepared:
 
 
 class RequestPreparer:
-    """Makes requests ready for one open engine. `prepare` and `embedded` may be called from several threads at once."""
+    """Makes requests ready for one open engine. `prepare` and `pooling` may be called from several threads at once."""
 
     def __init__(self, engine: TransformersEngine, *, device: torch.device, num_logits: int) -> None:
         self._engine, self._device, self._num_logits = engine, device, num_logits
@@ -130,21 +132,30 @@ class RequestPreparer:
             thinking=prepared.thinking,
         )
 
-    def embedded(self, request: EmbeddingRequest) -> PreparedTexts:
+    def pooling(self, request: PoolingRequest) -> PreparedPooling:
         """The inputs as tokens.
 
         Raises:
             RequestError: an empty input, or a token that does not exist.
             OverlongError: an input is longer than the context.
+            TemplateError: a conversation that the model's template cannot write.
         """
-        return PreparedTexts(
-            [
-                self._engine.request_within_context(Prompt(text=one, max_new_tokens=1))
-                if isinstance(one, str)
-                else self._engine.request_of_ids(one, 1)
-                for one in request.inputs
-            ]
-        )
+        if request.inputs:
+            found = [self._text(one) if isinstance(one, str) else self._ids(one) for one in request.inputs]
+            return PreparedPooling(found, request)
+        template, _ = self._templates.of(TextRequest(trained_options=request.trained_options))
+        if request.pairs:
+            texts = [template.render(relevance_conversation(query, document)) for query, document in request.pairs]
+            return PreparedPooling([self._text(text) for text in texts], request)
+        opted = request.opted_turns
+        prompts = [TextRequest(conversation=one, opted_turns=opted, max_new_tokens=1) for one in request.conversations]
+        return PreparedPooling([self._request(one, template) for one in prompts], request)
+
+    def _text(self, text: str) -> Request:
+        return self._engine.request_within_context(Prompt(text=text, max_new_tokens=1))
+
+    def _ids(self, ids: Sequence[int]) -> Request:
+        return self._engine.request_of_ids(ids, 1)
 
     def _request(self, asked: TextRequest, template: ChatTemplate | None) -> Request:
         if asked.token_ids is not None:

@@ -21,24 +21,24 @@ from luthier.core.ports import KeyedEvent
 from luthier.core.stream import (
     MAX_CHOICES,
     Decoding,
-    EmbeddingRequest,
     Failed,
+    PoolingRequest,
     Served,
     Started,
     TextRequest,
 )
+from luthier.core.task_head import TaskHeadKind, is_task_model, refuse_other_use
 from luthier.ml.inference.answer_row import AnswerRow
 from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS
 from luthier.ml.inference.decode import Batch
 from luthier.ml.inference.decoding_proof import DecodingPath
-from luthier.ml.inference.embeddings import DIVERGED, EmbeddingQueue
 from luthier.ml.inference.kv_cache import RowBatch
 from luthier.ml.inference.mixed_adapters import MixedAdapters
-from luthier.ml.inference.models.task_head import refuse_task_model
+from luthier.ml.inference.pooling import DIVERGED, PoolingQueue
 from luthier.ml.inference.request import (
     PrefillTurns,
     Prepared,
-    PreparedTexts,
+    PreparedPooling,
     QueuedPrompt,
     RequestPreparer,
     next_prefill_batch,
@@ -68,6 +68,8 @@ def open_stream_engine(served: Served) -> StreamingEngine:
         NotFoundError, ModelSourceError: the folder or the adapter is missing or damaged.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = served.adapter_path or served.path
+    has_head = is_task_model(folder)
     engine = TransformersEngine.open(
         served.path,
         adapter_path=served.adapter_path,
@@ -75,10 +77,13 @@ def open_stream_engine(served: Served) -> StreamingEngine:
         dtype=served.precision or ("bfloat16" if device == "cuda" else "float32"),
         device=device,
         quantisation=served.quantisation,
+        for_task_head=has_head,
     )
     streaming = StreamingEngine(engine)
     if streaming.path.kind != "batched":
         log.warning("%s writes %s", served.path, streaming.path.describe())
+    if has_head:
+        streaming.load_task_head(None, folder)
     return streaming
 
 
@@ -98,7 +103,7 @@ class _Group:
 
 
 class StreamingEngine:
-    """Writes answers with an open engine: `core.ports.StreamEngine`, `EmbeddingEngine` and `PreparingEngine`.
+    """Writes answers with an open engine: `core.ports.StreamEngine`, `PoolingEngine` and `PreparingEngine`.
 
     One thread calls it, except for `prepare`, which any thread may call.
 
@@ -124,7 +129,7 @@ class StreamingEngine:
         self._num_base_bytes = sum(int(one.nbytes) for one in [*engine.causal.parameters(), *engine.causal.buffers()])
         self._prepared: dict[Hashable, Prepared] = {}
         self._prefill_queue: list[QueuedPrompt] = []
-        self._embeddings = EmbeddingQueue(engine, self._decoder, self._adapters, max_rows)
+        self._pooling = PoolingQueue(engine, self._decoder, self._adapters, max_rows)
         self._turns = PrefillTurns()
         self._rows: dict[int, AnswerRow] = {}
         self._groups: list[_Group] = []
@@ -143,32 +148,41 @@ class StreamingEngine:
     @property
     def keys(self) -> set[Hashable]:
         """The requests whose answers are being written."""
-        waiting = {one.key for one in self._prefill_queue} | self._embeddings.keys
+        waiting = {one.key for one in self._prefill_queue} | self._pooling.keys
         return {row.key for row in self._rows.values()} | waiting
 
     @property
     def num_bytes(self) -> int:
-        """Memory that weights and adapters take."""
-        return self._num_base_bytes + self._adapters.num_bytes
+        """Memory that weights, adapters and task heads take."""
+        return self._num_base_bytes + self._adapters.num_bytes + self._pooling.num_bytes
 
     def load_adapter(self, name: str, path: str) -> None:
         """Make an adapter ready to be asked by `name`; nothing happens where it is.
 
         Raises:
             NotFoundError, ModelSourceError, DivergedError: as `low_rank.read_low_rank`; it does not fit this base.
-            RequestError: it has a task head and does not write.
             ConflictError: the name belongs to another adapter.
         """
-        refuse_task_model(path)
         self._adapters.load(name, path)
+        if is_task_model(path):
+            self.load_task_head(name, path)
+
+    def load_task_head(self, name: str | None, folder: str) -> None:
+        """Read the task head of an adapter, or (None) of the engine's own model: it answers with the head from then on.
+
+        Raises:
+            ModelSourceError: a file of the head is missing or damaged.
+        """
+        self._pooling.load_head(name, folder)
 
     def unload_adapter(self, name: str) -> None:
         """Unload an adapter without open requests."""
         self._adapters.unload(name)
+        self._pooling.unload_head(name)
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
         """Begin to write with the base or an adapter; false where there is no room now: ask again after a `poll`."""
-        self._check(adapter)
+        self._check(adapter, None)
         # Kept between tries: a request that waits for room is tokenised once, not after every poll.
         prepared = self._prepared.get(key)
         if prepared is None:
@@ -178,45 +192,45 @@ class StreamingEngine:
         del self._prepared[key]
         return True
 
-    def prepare(self, request: TextRequest | EmbeddingRequest) -> Prepared | PreparedTexts:
+    def prepare(self, request: TextRequest | PoolingRequest) -> Prepared | PreparedPooling:
         """The request as tokens, from any thread.
 
         Raises:
             RequestError, OverlongError, TemplateError: as `RequestPreparer.prepare`.
         """
-        if isinstance(request, EmbeddingRequest):
-            return self._reader.embedded(request)
+        if isinstance(request, PoolingRequest):
+            return self._reader.pooling(request)
         return self._reader.prepare(request)
 
     def admit(
         self,
         key: Hashable,
-        prepared: Prepared | PreparedTexts,
+        prepared: Prepared | PreparedPooling,
         adapter: str | None,
         *,
         owner: str | None = None,
         may_exceed: bool = False,
     ) -> bool:
-        """Begin to write what `prepare` has made, or to make vectors; false where there is no room now."""
-        self._check(adapter)
-        if isinstance(prepared, PreparedTexts):
-            self._embeddings.add(key, prepared.inputs, adapter, owner)
+        """Begin to write what `prepare` has made, or to read it once; false where there is no room now."""
+        self._check(adapter, prepared.asked.kind if isinstance(prepared, PreparedPooling) else None)
+        if isinstance(prepared, PreparedPooling):
+            self._pooling.add(key, prepared, adapter, owner)
             return True
         if not self._has_room_for(prepared, _RESERVE if may_exceed else 1.0):
             return False
         self._prefill_queue.append(QueuedPrompt(key, prepared, adapter, owner))
         return True
 
-    def ask_embeddings(self, key: Hashable, request: EmbeddingRequest, adapter: str | None) -> bool:
-        """Begin to make texts into vectors: the mean of the states of the last layer, scaled to the length 1."""
-        self._check(adapter)
-        return self.admit(key, self._reader.embedded(request), adapter)
+    def ask_pooling(self, key: Hashable, request: PoolingRequest, adapter: str | None) -> bool:
+        """Begin to send inputs through the model once: a vector of each, or what the task head gives."""
+        self._check(adapter, request.kind)
+        return self.admit(key, self._reader.pooling(request), adapter)
 
     def cancel(self, key: Hashable) -> None:
         """Write no more of this request; nothing happens where it has ended."""
         self._prepared.pop(key, None)
         self._prefill_queue = [one for one in self._prefill_queue if one.key != key]
-        self._embeddings.cancel(key)
+        self._pooling.cancel(key)
         for number in [number for number, row in self._rows.items() if row.key == key]:
             del self._rows[number]
         self._drop_ended()
@@ -225,19 +239,21 @@ class StreamingEngine:
         """One token of every answer, after the prompts that have come, up to 2,048 tokens of them."""
         # One bounded piece of each: a long prompt or many texts delay the next token of running answers by one part
         # at most.
-        return self._embeddings.step() + self._begin() + self._step()
+        return self._pooling.step() + self._begin() + self._step()
 
     def close(self) -> None:
         """Release the weights; nothing can be written afterwards."""
         self._rows, self._groups, self._prefill_queue = {}, [], []
-        self._embeddings.clear()
+        self._pooling.clear()
         self._engine.close()
 
-    def _check(self, adapter: str | None) -> None:
-        """Raises RequestError once closed, NotFoundError for an adapter that is not loaded."""
+    def _check(self, adapter: str | None, kind: TaskHeadKind | None) -> None:
+        """Raises RequestError once closed, and for what the model's head does not give (kind; None: text);
+        NotFoundError for an adapter that is not loaded."""
         _ = self._engine.causal
         if adapter is not None and adapter not in self._adapters:
             raise NotFoundError(f"the adapter {adapter!r}", expected="one that is loaded", do="load it first")
+        refuse_other_use(adapter or self._engine.causal.name_or_path, self._pooling.kind_of(adapter), kind)
 
     def _has_room_for(self, prepared: Prepared, share: float) -> bool:
         """Whether it can be written together with those that are being written; one alone always can.

@@ -5,22 +5,22 @@ No text is generated: each input goes through the model once.
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
 from luthier.core.task_head import NumberFormat, TaskHead, TaskHeadKind
 from luthier.core.text.written_numbers import write_number
 from luthier.ml.inference.batches import length_batches
-from luthier.ml.inference.embeddings import mean_states
-from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head
+from luthier.ml.inference.engine_prompts import relevance_conversation
+from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head, task_outputs
+from luthier.ml.inference.pooling import pooled_states
 from luthier.ml.inference.transformers_engine import MAX_SCORE_TOKENS, TransformersEngine
 
 if TYPE_CHECKING:
@@ -28,13 +28,10 @@ if TYPE_CHECKING:
 
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
+__all__ = ["TaskModel", "relevance_conversation"]
+
 _MAX_ROWS = 64
 _DECIMALS = 3
-
-
-def relevance_conversation(query: str, document: str) -> Conversation:
-    """How a query and a document are shown to a reranker: the document as the answer to the query."""
-    return Conversation(messages=(Message(role="user", content=query), Message(role="assistant", content=document)))
 
 
 class TaskModel:
@@ -68,8 +65,7 @@ class TaskModel:
             RequestError: the head gives no classes, or a prompt does not fit into the context.
         """
         self._check("classify")
-        logits = self._outputs([self._prompt_ids(prompt) for prompt in prompts], progress) / self.head.temperature
-        return logits.sigmoid() if self.head.is_multi_label else logits.softmax(-1)
+        return self._outputs([self._prompt_ids(prompt) for prompt in prompts], progress)
 
     def answers(self, prompts: Sequence[Conversation], progress: Progress) -> list[str]:
         """The likeliest label, the labels or the number of each prompt, as answers of the training rows write them.
@@ -80,16 +76,7 @@ class TaskModel:
         if self.head.kind == "regress":
             form = self.head.number_format or NumberFormat(decimals=_DECIMALS)
             return [write_number(value, form) for value in self.numbers(prompts, progress).tolist()]
-        return [self.label_text(row) for row in self.probabilities(prompts, progress).tolist()]
-
-    def label_text(self, probabilities: Sequence[float]) -> str:
-        """What the training rows would write for a row of `probabilities`."""
-        head = self.head
-        if not head.is_multi_label:
-            # max takes the first of equals: the commonest class.
-            return head.labels[max(range(len(head.labels)), key=lambda number: probabilities[number])]
-        given = [label for label, one in zip(head.labels, probabilities, strict=True) if one >= head.threshold]
-        return head.label_separator.join(given) if head.label_separator else json.dumps(given, ensure_ascii=False)
+        return [self.head.label_text(row) for row in self.probabilities(prompts, progress).tolist()]
 
     def numbers(self, prompts: Sequence[Conversation], progress: Progress) -> Tensor:
         """[prompts] float32, in the unit of the training rows.
@@ -98,8 +85,7 @@ class TaskModel:
             RequestError: the head gives no numbers, or a prompt does not fit into the context.
         """
         self._check("regress")
-        outputs = self._outputs([self._prompt_ids(prompt) for prompt in prompts], progress)
-        return self.head.offset + self.head.scale * outputs[:, 0]
+        return self._outputs([self._prompt_ids(prompt) for prompt in prompts], progress)[:, 0]
 
     def relevance(self, pairs: Sequence[tuple[str, str]], progress: Progress) -> Tensor:
         """[pairs] float32, 0 to 1: how relevant the document of each (query, document) is.
@@ -112,7 +98,7 @@ class TaskModel:
         for query, document in pairs:
             text = self.engine.template.render(relevance_conversation(query, document))
             ids.append(self.engine.template.ids(text))
-        return (self._outputs(ids, progress)[:, 0] / self.head.temperature).sigmoid()
+        return self._outputs(ids, progress)[:, 0]
 
     def vectors(
         self, texts: Sequence[str], progress: Progress, *, is_query: bool = False, dimensions: int | None = None
@@ -140,15 +126,14 @@ class TaskModel:
                 whole = torch.stack(self._last_states([ids[hidden:] for ids in requests], task)).float().cpu()
             else:
                 whole = self._means(requests, hidden, task)
-        # Cut first: a part of a vector of length 1 is shorter than that.
-        return torch.nn.functional.normalize(whole[:, :width], dim=-1)
+        return task_outputs(self.head, None, whole, width)
 
     def _means(self, requests: Sequence[Sequence[int]], hidden: int, task: ProgressTask) -> Tensor:
         """[texts, width] float32: of each the mean state, without those of a trained prompt of `hidden` tokens."""
         found: dict[int, Tensor] = {}
         lengths = [len(ids) for ids in requests]
         for places in length_batches(lengths, max_tokens=MAX_SCORE_TOKENS, max_rows=_MAX_ROWS):
-            states = mean_states(self.engine.causal, [requests[place] for place in places], skip=hidden)
+            states = pooled_states(self.engine.causal, [requests[place] for place in places], "mean", skip=hidden)
             found.update(zip(places, states.cpu(), strict=True))
             task.advance(len(places))
         return torch.stack([found[place] for place in range(len(requests))])
@@ -183,14 +168,14 @@ class TaskModel:
             return torch.zeros(0, self.head.num_outputs)
         with progress.task("Reading", len(ids), "rows") as task:
             states = torch.stack(self._last_states(ids, task))
-        outputs: Tensor = self._layer(states.to(self._layer.weight.device)).cpu()
-        if not outputs.isfinite().all():
+        found = task_outputs(self.head, self._layer, states.to(self._layer.weight.device)).cpu()
+        if not found.isfinite().all():
             raise DivergedError(
                 "the head gives outputs that are not numbers",
                 expected="finite outputs",
                 do="its adapter or weights are too large: go back to an earlier checkpoint, or use float32",
             )
-        return outputs
+        return found
 
     def _last_states(self, ids: Sequence[Sequence[int]], task: ProgressTask) -> list[Tensor]:
         """Of each row the state of its last token, [width]."""

@@ -22,7 +22,7 @@ from luthier.core.conversation import AS_THEY_ARE
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score, SilentProgress
-from luthier.core.stream import Decoding, EmbeddingRequest, Failed, Served, TextRequest
+from luthier.core.stream import Decoding, Failed, PoolingRequest, Served, TextRequest
 from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, ids_of, text_of
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.models.chat_template import ChatTemplate
@@ -194,7 +194,7 @@ class VllmEngine:
         """
         return self.admit(key, self.prepare(request), adapter)
 
-    def prepare(self, request: TextRequest | EmbeddingRequest) -> _Prepared:
+    def prepare(self, request: TextRequest | PoolingRequest) -> _Prepared:
         """The request as token ids, from any thread.
 
         Raises:

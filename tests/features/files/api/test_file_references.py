@@ -93,6 +93,8 @@ PLACES: dict[str, Any] = {
     "chat model": plain("/v1/chat/completions", model="NAME", messages=TURNS),
     "completion model": plain("/v1/completions", model="NAME", prompt="q"),
     "embedding model": plain("/v1/embeddings", model="NAME", input="q"),
+    "classify model": plain("/v1/classify", model="NAME", input="q"),
+    "rerank model": plain("/v1/rerank", model="NAME", query="q", documents=["d"]),
 }
 
 

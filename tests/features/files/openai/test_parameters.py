@@ -21,7 +21,7 @@ from luthier.features.files import api as files
 from luthier.features.finetuning_api import api as fine_tuning
 from luthier.features.serving.api.chat import ChatBody
 from luthier.features.serving.api.completions import CompletionBody
-from luthier.features.serving.api.embeddings import EmbeddingBody
+from luthier.features.serving.api.pooling import EmbeddingBody
 
 TYPES: Final[dict[str, tuple[Any, ...]]] = {
     "chat": (chat_params.CompletionCreateParamsNonStreaming, chat_params.CompletionCreateParamsStreaming),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from luthier.core.task_head import TASK_HEAD_FILE, TaskHead
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -52,6 +53,19 @@ def test_a_card_is_found_by_every_name(home: Context, browser: Browser) -> None:
     assert one.get("/models/support").headers["location"] == "/deployments/support"
     for name in ("nothing", "run-20261125-093000-ffffff", "ft:nothing", "../etc/passwd", "%00"):
         assert one.get(f"/models/{name}").status_code == 404
+
+
+def test_a_model_that_writes_no_text_shows_how_it_is_asked(home: Context, browser: Browser) -> None:
+    made = fill(home)
+    head = TaskHead(kind="classify", width=8, labels=(HOSTILE, "praise"))
+    folder = home.settings.run_folder(made.runs[1]) / "model"
+    (folder / TASK_HEAD_FILE).write_text(head.model_dump_json(), encoding="utf-8")
+    text = browser("read", "infer").get(f"/models/{made.tuned}").text
+    assert "http://127.0.0.1/v1/classify" in text
+    assert "classes with probabilities" in text
+    assert "luthier predict" in text
+    assert ">Ask it</a>" not in text
+    assert "<script>alert" not in text
 
 
 def test_of_a_base_model_no_path_is_shown(home: Context, browser: Browser, tiny_model: Path) -> None:

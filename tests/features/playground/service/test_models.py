@@ -11,6 +11,7 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.stream import TextRequest
+from luthier.core.task_head import TASK_HEAD_FILE, TaskHead
 from luthier.features.models.store import TunedModel
 from luthier.features.playground.chat import list_playground_models, route_to
 from luthier.features.serving import service as serving
@@ -80,3 +81,12 @@ def test_a_member_waits_in_line_as_a_key_does(
     monkeypatch.setattr(serving, "charge_tokens", lambda *_, **__: None)
     serving.ask(home, caller, route_to(home, ME, add_run(home, "a"), []), [TextRequest(text="x")], lambda _: None)
     assert keys == [place]
+
+
+def test_what_writes_no_text_is_not_listed(home: Context) -> None:
+    writes, classifies = add_run(home, "a"), add_run(home, "b")
+    folder = home.runs.get(classifies).result
+    assert folder is not None
+    head = TaskHead(kind="classify", width=8, labels=("a", "b"))
+    (Path(str(folder.adapter_path)) / TASK_HEAD_FILE).write_text(head.model_dump_json(), encoding="utf-8")
+    assert [one.name for one in list_playground_models(home, ME)] == [writes]

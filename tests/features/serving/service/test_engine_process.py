@@ -16,11 +16,11 @@ from luthier.core.errors import LuthierError, OverlongError, WorkError, error_fr
 from luthier.core.ports import KeyedEvent, Prepared, StreamEngine
 from luthier.core.stream import (
     Decoding,
-    EmbeddingRequest,
     Ended,
     Failed,
     LoadedModel,
     Piece,
+    PoolingRequest,
     Served,
     Started,
     StreamEvent,
@@ -100,7 +100,7 @@ class DescribedFake(FakeEngine):
 class PreparingFake(FakeEngine):
     """Makes requests ready: a text that begins with "slow" as soon as the test lets it."""
 
-    def prepare(self, request: TextRequest | EmbeddingRequest) -> Prepared:
+    def prepare(self, request: TextRequest | PoolingRequest) -> Prepared:
         assert isinstance(request, TextRequest)
         if (request.text or "").startswith("slow"):
             self.world.begun.put(request.text or "")
@@ -357,7 +357,7 @@ def test_asks_that_find_no_room_wait_for_it(world: World) -> None:
 def test_an_engine_without_vectors_says_so(world: World) -> None:
     world.open_desk()
     model = world.model("a").model_dump(mode="json")
-    world.scheduler.hear({"ask": "e", "model": model, "embed": EmbeddingRequest(inputs=("a",)).model_dump(mode="json")})
+    world.scheduler.hear({"ask": "e", "model": model, "pool": PoolingRequest(inputs=("a",)).model_dump(mode="json")})
     assert "engine fake" in str(world.failed("e"))
 
 

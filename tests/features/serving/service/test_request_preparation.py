@@ -11,14 +11,14 @@ import pytest
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import LuthierError, RequestError
 from luthier.core.ports import Prepared
-from luthier.core.stream import EmbeddingRequest, TextRequest
+from luthier.core.stream import PoolingRequest, TextRequest
 from luthier.features.serving.engine_thread import SMALL_CHARACTERS, Ask, Preparation, is_small
 
 LARGE = "a" * (SMALL_CHARACTERS + 1)
 Told = queue.Queue[tuple[str, Prepared | LuthierError]]
 
 
-def started(prepare: Callable[[TextRequest | EmbeddingRequest], Prepared]) -> tuple[Preparation, Told]:
+def started(prepare: Callable[[TextRequest | PoolingRequest], Prepared]) -> tuple[Preparation, Told]:
     told: Told = queue.Queue()
     return Preparation(prepare, lambda ask, made: told.put((ask.key, made)), "test"), told
 
@@ -30,7 +30,7 @@ def ask(key: str, text: str, owner: str) -> Ask:
 def test_small_ones_do_not_wait_for_large_ones_and_keys_take_turns_among_those() -> None:
     gate, begun = threading.Event(), queue.Queue[str]()
 
-    def prepare(request: TextRequest | EmbeddingRequest) -> Prepared:
+    def prepare(request: TextRequest | PoolingRequest) -> Prepared:
         assert isinstance(request, TextRequest)
         text = request.text or ""
         if len(text) > SMALL_CHARACTERS:
@@ -53,7 +53,7 @@ def test_small_ones_do_not_wait_for_large_ones_and_keys_take_turns_among_those()
 
 
 def test_what_goes_wrong_is_told_and_the_next_one_is_made_ready(capfd: pytest.CaptureFixture[str]) -> None:
-    def prepare(request: TextRequest | EmbeddingRequest) -> Prepared:
+    def prepare(request: TextRequest | PoolingRequest) -> Prepared:
         assert isinstance(request, TextRequest)
         if request.text == "wrong":
             raise RequestError("came", expected="expected", do="do")
@@ -82,9 +82,9 @@ def test_what_goes_wrong_is_told_and_the_next_one_is_made_ready(capfd: pytest.Ca
         (TextRequest(conversation=Conversation(messages=(Message(role="user", content="a"),))), True),
         (TextRequest(conversation=Conversation(messages=(Message(role="user", content=LARGE),))), False),
         (TextRequest(conversation=Conversation(messages=(), tools=({"function": {"name": LARGE}},))), False),
-        (EmbeddingRequest(inputs=("a", (1, 2))), True),
-        (EmbeddingRequest(inputs=(LARGE,)), False),
+        (PoolingRequest(inputs=("a", (1, 2))), True),
+        (PoolingRequest(inputs=(LARGE,)), False),
     ],
 )
-def test_what_may_take_long_is_large(request_: TextRequest | EmbeddingRequest, small: bool) -> None:
+def test_what_may_take_long_is_large(request_: TextRequest | PoolingRequest, small: bool) -> None:
     assert is_small(request_) is small

@@ -49,6 +49,7 @@ from luthier.features.exports.formats.measurements import (
 from luthier.features.exports.service import find_source
 from luthier.features.recipes.checks import check_metrics, column_map, usual_metrics
 from luthier.ml.evaluation.sampling import choose_samples
+from luthier.ml.export.exporters.head_formats import refuse_head
 from luthier.ml.export.exporters.registry import full_precision, usual_formats
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import Outcome, StageSpec, Workflow, WorkflowRun, run_stages
@@ -110,6 +111,7 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     wanted = [parse_format(text) for text in dict.fromkeys(named)]
     # Formats and folder are checked first: reading the rows and finding the model can take minutes.
     source = find_source(context, request.name)
+    refuse_head(source, "a comparison of formats")
     runs = () if source.run_id is None else (source.run_id,)
     loaded = load_file(request.data, mapping=column_map(context, runs, request.data, request.mapping).mapping)
     examples = choose_samples(loaded.examples, request.num_rows)

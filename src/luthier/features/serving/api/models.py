@@ -52,6 +52,7 @@ def _show(model: NamedModel) -> dict[str, Any]:
         "owned_by": model.owned_by,
         "template_options": model.template_options,
         "rewritten_turns": _rewritten(model.opted_turns),
+        "task_head": model.task_head,
         "decoding": None if model.decoding is None else model.decoding.model_dump(mode="json"),
     }
 

@@ -20,6 +20,7 @@ from luthier.ml.export.bundle import front_matter
 from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts, DatasetFacts, RunFacts
 from luthier.ml.export.bundle.front_matter import front_matter_text
 from luthier.ml.export.bundle.manifest import DOCUMENTS, LINEAGE, MANIFEST, PLAN, SBOM, Manifest
+from luthier.ml.export.exporters.head_formats import HEAD_FORMATS
 from luthier.ml.export.exporters.registry import format_of
 
 
@@ -83,6 +84,13 @@ def _figure(metric: Metric | None) -> str:
 
 def _parity(export: Export) -> str:
     title = "## Is it the same model?\n\n"
+    if (head := export.head_parity) is not None:
+        return title + (
+            f"Source and export have read {head.num_inputs} texts, the export in {head.runtime} "
+            f"{markdown.text(head.runtime_version)}. **The proof {'holds' if head.passed else 'failed'}**: "
+            f"{head.num_inputs_same_tokens} texts have the same tokens, and outputs differ by at most "
+            f"{head.max_difference or 0.0:.3g}, where {head.bound:g} is allowed."
+        )
     if export.parity is None:
         return title + "Not proved: the export was not compared with its source."
     proofs = [_proof(export.parity, "the export")]
@@ -247,7 +255,8 @@ def _what(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
     name = code(base.name)
     # The documents of the bundle are not part of what a runtime loads.
     own = [one.num_bytes for one in manifest.files if one.path not in DOCUMENTS]
-    described = format_of(export.format).description
+    head = export.source.task_head
+    described = format_of(export.format).description if head is None else HEAD_FORMATS[export.format].description
     made = (
         f"{name}, tuned by run {code(run.run_id)} and exported as {described}."
         if run is not None

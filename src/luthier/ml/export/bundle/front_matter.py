@@ -12,10 +12,12 @@ import yaml
 
 from luthier.core.evaluation import Evaluation, Metric, SystemResult
 from luthier.core.records.export import Export
+from luthier.core.task_head import TaskHeadKind
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.charts.visible import visible
 from luthier.ml.export.bundle.facts import BundleFacts
+from luthier.ml.export.exporters.head_formats import HEAD_FORMATS
 from luthier.ml.export.exporters.registry import WHOLE, format_of
 
 
@@ -94,14 +96,25 @@ def consequences(licence: str | None) -> str:
     return known.follows if known is not None else READ_IT
 
 
+_TASKS: Final[dict[TaskHeadKind | None, str]] = {
+    None: "text-generation",
+    "classify": "text-classification",
+    "regress": "text-classification",
+    "rank": "text-ranking",
+    "embed": "sentence-similarity",
+}
+"""What the hub calls what a model does."""
+
+
 def front_matter(export: Export, facts: BundleFacts) -> dict[str, Any]:
     """The metadata; keys of which nothing is known are left out."""
     made: dict[str, Any] = {}
     if facts.base.hub is not None:
         made |= {"base_model": facts.base.hub, "base_model_relation": _relation(export)}
-    made["library_name"] = format_of(export.format).library
+    head = None if export.head_parity is None else HEAD_FORMATS[export.format]
+    made["library_name"] = format_of(export.format).library if head is None else head.library
     made |= hub_fields(facts.base.licence, facts.base.licence_url)
-    made["pipeline_tag"] = "text-generation"
+    made["pipeline_tag"] = _TASKS[export.source.task_head]
     made["tags"] = _tags(export)
     if facts.evaluation is not None and (system := tuned_system(facts.evaluation)) is not None:
         made["model-index"] = [{"name": facts.title, "results": [_result(facts.evaluation, system)]}]
@@ -120,7 +133,7 @@ def tuned_system(evaluation: Evaluation) -> SystemResult | None:
 
 
 def _relation(export: Export) -> str:
-    if format_of(export.format).is_adapter:
+    if export.head_parity is None and format_of(export.format).is_adapter:
         return "adapter"
     return "finetune" if export.source.run_id is not None or export.precision in WHOLE else "quantized"
 

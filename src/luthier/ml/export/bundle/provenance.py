@@ -130,7 +130,10 @@ def _byproducts(export: Export, facts: BundleFacts, manifest: Manifest) -> list[
             "verdict": evaluation.verdict.word if evaluation.verdict is not None else "none",
         }
         found.append(_byproduct(evaluation.evaluation_id, EVALUATION, manifest, annotations))
-    proofs = (("parity", PARITY, export.parity), ("parity of adapter.gguf", GGUF_PARITY, export.gguf_parity))
+    proofs = (
+        ("parity", PARITY, export.parity or export.head_parity),
+        ("parity of adapter.gguf", GGUF_PARITY, export.gguf_parity),
+    )
     for name, file, parity in proofs:
         if parity is not None:
             annotations = {"role": "proof against the source", "passed": parity.passed}

@@ -108,7 +108,7 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
     if facts.evaluation is not None:
         _write(folder / EVALUATION, _without_rows(facts.evaluation).model_dump(mode="json"))
     told = _without_folders(export)
-    for name, parity in ((PARITY, told.parity), (GGUF_PARITY, told.gguf_parity)):
+    for name, parity in ((PARITY, told.parity or told.head_parity), (GGUF_PARITY, told.gguf_parity)):
         if parity is not None:
             _write(folder / name, parity.model_dump(mode="json"))
     for name, text in facts.base.licence_texts.items():
@@ -193,7 +193,8 @@ def _signature(title: str, manifest: Manifest, content: bytes, key: PrivateKey) 
 def _without_folders(export: Export) -> Export:
     """What exporter and proof have said, with names where paths of this machine stood."""
     changed: dict[str, object] = {"warnings": tuple(without_folders(export.warnings))}
-    for name, parity in (("parity", export.parity), ("gguf_parity", export.gguf_parity)):
+    reports = {name: getattr(export, name) for name in ("parity", "gguf_parity", "head_parity")}
+    for name, parity in reports.items():
         if parity is not None:
             changed[name] = parity.model_copy(update={"reasons": tuple(without_folders(parity.reasons))})
     return export.model_copy(update=changed)

@@ -36,7 +36,7 @@ def write_model(source: ExportSource, target: Path, width: Width, progress: Prog
     """The same, for formats that begin with a transformers folder; returns how the export ends turns."""
     title = "Writing the weights" if source.adapter_path is None else "Merging the adapter"
     with progress.task(title, 2, "steps") as task:
-        model = _model(source, width)
+        model = whole_model(source, width)
         task.advance()
         # A proof on this machine may have set eager attention (`use_proved_attention`), which is no part of the model.
         model.config._attn_implementation = "sdpa"
@@ -52,7 +52,8 @@ def write_model(source: ExportSource, target: Path, width: Width, progress: Prog
     return turns
 
 
-def _model(source: ExportSource, width: Width) -> PreTrainedModel:
+def whole_model(source: ExportSource, width: Width) -> PreTrainedModel:
+    """The base with its adapter merged, or the whole model, in that precision on the CPU."""
     if source.adapter_path is not None:
         return merged_model(
             source.base_path,

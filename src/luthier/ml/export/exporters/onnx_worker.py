@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from typing import Any
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import RequestError
 
 
-def build(document: dict[str, str], _channel: Channel) -> None:
+def build(document: dict[str, Any], _channel: Channel) -> None:
     """Write the model in a transformers folder as ONNX for the CPU, in a child process.
 
     Args:
-        document: `folder`, `target`, `precision` (as the builder calls it) and `cache` (for intermediate files).
+        document: `folder`, `target`, `precision` (as the builder calls it) and `cache` (for intermediate files);
+            `without_head` where the graph is to give hidden states in place of logits.
 
     Raises:
         RequestError: an architecture that the builder does not know.
@@ -23,6 +25,7 @@ def build(document: dict[str, str], _channel: Channel) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     places = {"-i": document["folder"], "-o": document["target"], "-p": document["precision"], "-c": document["cache"]}
     options = [word for pair in places.items() for word in pair] + ["-e", "cpu", "--extra_options", "hf_token=false"]
+    options += ["exclude_lm_head=true"] if document.get("without_head") else []
     sys.argv = ["builder", *options]
     try:
         # As its command line does: the builder's functions are no stable interface.

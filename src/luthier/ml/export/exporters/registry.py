@@ -17,13 +17,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
 from luthier.core.records.export import NAME_PATTERN, ExportFormat, ExportPrecision, ExportSource
 from luthier.core.registry import EXPORTERS
+from luthier.ml.export.exporters.head_formats import refuse_head
 
 if TYPE_CHECKING:
     from luthier.ml.charts.spec import Role
@@ -384,6 +385,7 @@ def check(
         WorkError: a converter that would know cannot be had.
     """
     known = format_of(format)
+    refuse_head(source, f"the format {format}")
     # A trained prompt is vectors, which only an adapter's own folder can hold.
     if not known.is_adapter:
         _refuse_prompt(source)
@@ -450,15 +452,13 @@ def open_export(
         from luthier.ml.export.runtimes.child import RuntimeInChild
 
         return RuntimeInChild(known.native_runtime, known.runtime, folder, source, adapter)
-    runtime: Runtime = _function(format, known.runtime)(folder, source)
-    return runtime
+    return cast("Runtime", _function(format, known.runtime)(folder, source))
 
 
 def _function(format: ExportFormat, place: str) -> Callable[..., Any]:
     """A function that a format names; of a plug-in, its errors are told apart from ours."""
     if format in FORMATS:
-        found: Callable[..., Any] = import_string(place)
-        return found
+        return cast("Callable[..., Any]", import_string(place))
 
     def call(*given: Any) -> Any:
         try:

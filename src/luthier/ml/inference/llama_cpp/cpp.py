@@ -21,7 +21,7 @@ from typing import Final, Literal
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, RequestError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
-from luthier.core.stream import Decoding, EmbeddingRequest, Served, Started, TextRequest
+from luthier.core.stream import Decoding, PoolingRequest, Served, Started, TextRequest
 from luthier.ml.inference.engine_prompts import CallsInText, checked
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.llama_cpp.active_requests import AnswerReader, Choice, Writing
@@ -164,7 +164,7 @@ class LlamaCppEngine:
         del self._prepared[key]
         return True
 
-    def prepare(self, request: TextRequest | EmbeddingRequest) -> _Prepared:
+    def prepare(self, request: TextRequest | PoolingRequest) -> _Prepared:
         """The request as token ids and the grammar of its answer, from any thread.
 
         Raises:

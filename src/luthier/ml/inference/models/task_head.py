@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from luthier.core.errors import ModelSourceError, RequestError
-from luthier.core.task_head import TASK_HEAD_FILE, TASK_HEAD_WEIGHTS, TaskHead, TaskHeadKind
+from luthier.core.task_head import (
+    TASK_HEAD_FILE,
+    TASK_HEAD_WEIGHTS,
+    TaskHead,
+    how_it_is_asked,
+    is_task_model,
+    read_task_head,
+)
 
-_INSTEAD: Final[Mapping[TaskHeadKind, str]] = {
-    "classify": "ask it for labels: luthier eval, or `TaskModel.probabilities`",
-    "regress": "ask it for numbers: luthier eval, or `TaskModel.numbers`",
-    "rank": "ask it for the relevance of documents: `TaskModel.relevance`",
-    "embed": "ask it for vectors: `TaskModel.vectors`",
-}
+__all__ = [
+    "TaskHeadLayer",
+    "is_task_model",
+    "load_task_head",
+    "read_task_head",
+    "refuse_task_model",
+    "save_task_head",
+    "task_outputs",
+]
 
 
 class TaskHeadLayer(nn.Module):
@@ -43,9 +50,21 @@ class TaskHeadLayer(nn.Module):
         return nn.functional.linear(states.float(), self.weight.float(), self.bias.float())
 
 
-def is_task_model(folder: str | Path) -> bool:
-    """Whether the folder of an adapter or model holds a task head, so that it does not write text."""
-    return (Path(folder) / TASK_HEAD_FILE).is_file()
+def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, dimensions: int | None = None) -> Tensor:
+    """What a head gives, [N, outputs] in float32, of pooled states [N, width].
+
+    classify: probabilities; regress: the number in the unit of the training rows; rank: relevance, 0 to 1; embed: the
+    first `dimensions` numbers (None: all), scaled to the length 1.
+    """
+    if head.kind == "embed":
+        # Cut first: a part of a vector of length 1 is shorter than that.
+        return nn.functional.normalize(states.float()[:, :dimensions], dim=-1)
+    assert layer is not None
+    outputs: Tensor = layer(states)
+    if head.kind == "regress":
+        return head.offset + head.scale * outputs
+    logits = outputs / head.temperature
+    return logits.softmax(-1) if head.kind == "classify" and not head.is_multi_label else logits.sigmoid()
 
 
 def refuse_task_model(folder: str | Path) -> None:
@@ -59,25 +78,8 @@ def refuse_task_model(folder: str | Path) -> None:
         raise RequestError(
             f"text from {folder}, whose model has a head of kind {kind} and does not write",
             expected="a model that writes",
-            do=f"{_INSTEAD[kind]}; or train with objective: {{name: sft}} to have answers written",
+            do=f"{how_it_is_asked(kind)}; or train with objective: {{name: sft}} to have answers written",
         )
-
-
-def read_task_head(folder: str | Path) -> TaskHead:
-    """What `head.json` says.
-
-    Raises:
-        ModelSourceError: it is missing or damaged, or of a newer version.
-    """
-    path = Path(folder) / TASK_HEAD_FILE
-    try:
-        return TaskHead.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise ModelSourceError(
-            f"{path}: {type(error).__name__}: {error}",
-            expected="a head.json as Luthier writes it (format_version 1)",
-            do="use the folder of a finished run with a task head, or copy the file again",
-        ) from error
 
 
 def save_task_head(folder: Path, head: TaskHead, layer: TaskHeadLayer | None) -> None:

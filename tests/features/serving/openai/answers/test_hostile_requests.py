@@ -13,7 +13,7 @@ from tests.vacuous import nonempty
 
 from luthier.features.serving.api.chat import ChatBody
 from luthier.features.serving.api.completions import CompletionBody
-from luthier.features.serving.api.embeddings import EmbeddingBody
+from luthier.features.serving.api.pooling import EmbeddingBody
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 

@@ -11,7 +11,9 @@ from fastapi import Request
 
 from luthier.core.access import Caller
 from luthier.core.records.traffic import Exchange, TrafficPolicy
-from luthier.features.serving.api import embeddings
+from luthier.core.stream import Served
+from luthier.features.serving.api import pooling
+from luthier.features.serving.models import Routed
 from luthier.features.traffic import log as traffic_log
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.policy import set_traffic_policy, user_digest, user_key
@@ -106,21 +108,22 @@ def test_vectors_that_are_cancelled_are_kept_as_gone(
     """The task of the request is cancelled, as when the server shuts down: its slot is free and its record there."""
     cancelled, begun, go_on = list[int](), threading.Event(), threading.Event()
 
-    def route(*_: object) -> None:
+    def route(*_: object) -> Routed:
         begun.set()
         assert go_on.wait(60)
+        return Routed("gone-embeds", "gone-embeds", Served(path="nowhere", sha256=""))
 
-    monkeypatch.setattr(embeddings, "route", route)
-    monkeypatch.setattr(embeddings.serving, "ask_embeddings", lambda *_: lambda: cancelled.append(1))
+    monkeypatch.setattr(pooling, "route", route)
+    monkeypatch.setattr(pooling.serving, "ask_pooling", lambda *_: lambda: cancelled.append(1))
 
     async def never() -> dict[str, str]:
         await asyncio.sleep(3600)
         raise AssertionError
 
     async def ask() -> None:
-        body = embeddings.EmbeddingBody(model="gone-embeds", input="a text")
+        body = pooling.EmbeddingBody(model="gone-embeds", input="a text")
         request = Request({"type": "http", "headers": []}, receive=never)
-        task = asyncio.create_task(embeddings.create_embeddings(body, request, home, Caller()))
+        task = asyncio.create_task(pooling.create_embeddings(body, request, home, Caller()))
         await asyncio.to_thread(begun.wait, 60)
         if while_it == "waits":
             go_on.set()

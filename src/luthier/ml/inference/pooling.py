@@ -1,6 +1,6 @@
-"""Embeddings: texts as vectors, the mean of a causal model's last hidden states, and the queue of texts to embed.
+"""Inputs that go through a model once: vectors of texts, and what task heads give of prompts; with their queue.
 
-Queued texts go through the model in parts, between the decoding steps of answers.
+Queued inputs go through the model in parts, between the decoding steps of answers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from torch import Tensor
 
 from luthier.core.errors import DivergedError
 from luthier.core.ports import KeyedEvent
-from luthier.core.stream import Embedded, Failed
+from luthier.core.stream import Failed, Pooled
+from luthier.core.task_head import Pooling, TaskHead, TaskHeadKind
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decode import Decoder, Request
 from luthier.ml.inference.kv_cache import cache_argument
 from luthier.ml.inference.mixed_adapters import MixedAdapters
 from luthier.ml.inference.models.architecture import language_model
 from luthier.ml.inference.models.forward import accepted
-from luthier.ml.inference.request import PART_TOKENS, PrefillTurns
+from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head, task_outputs
+from luthier.ml.inference.request import PART_TOKENS, PrefillTurns, PreparedPooling
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 if TYPE_CHECKING:
@@ -34,22 +36,31 @@ class PartialStates:
 
     Attributes:
         cache: keys and values of that part.
-        total: [width], the sum of its states in float32.
+        total: [width], the sum of its states in float32, without those of a trained prompt.
+        last: [width], the state of its last token in float32.
         num_tokens: tokens of that part, those of a trained prompt included.
     """
 
     cache: DynamicCache
     total: Tensor
+    last: Tensor
     num_tokens: int
+
+    def pooled(self, pooling: Pooling, skip: int) -> Tensor:
+        """[1, width] in float32, as `pooled_states`."""
+        return (self.last if pooling == "last" else self.total / (self.num_tokens - skip))[None]
 
 
 @torch.inference_mode()
-def mean_states(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, skip: int = 0) -> Tensor:
-    """[prompts, width] in float32: of each prompt the mean over its tokens, scaled to the length 1.
+def pooled_states(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], pooling: Pooling, *, skip: int = 0
+) -> Tensor:
+    """[prompts, width] in float32: of each prompt the state of its last token, or the mean over its tokens.
 
     Args:
         model: a causal model.
         prompts: token ids of each text.
+        pooling: which of the two.
         skip: how many ids at the beginning represent a trained prompt, and are left out of the mean.
     """
     lengths = [len(ids) for ids in prompts]
@@ -59,8 +70,12 @@ def mean_states(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, ski
     # Padding on the right needs no mask: no token looks at what comes after it.
     states = language_model(model)(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state.float()
     # states: [prompts, longest, width], float32 so that long sums keep their digits
-    means = [states[row, skip:length].mean(0) for row, length in enumerate(lengths)]
-    return torch.nn.functional.normalize(torch.stack(means), dim=-1)
+    return torch.stack(
+        [
+            states[row, length - 1] if pooling == "last" else states[row, skip:length].mean(0)
+            for row, length in enumerate(lengths)
+        ]
+    )
 
 
 @torch.inference_mode()
@@ -74,7 +89,7 @@ def add_states(
         ids: the next tokens.
         before: what of the text has gone through already; it is used up.
         new_cache: an empty one, for the first part.
-        skip: as in `mean_states`; the first part must be longer.
+        skip: as in `pooled_states`; the first part must be longer.
     """
     first = 0 if before is None else before.num_tokens
     cache = new_cache if before is None else before.cache
@@ -86,12 +101,7 @@ def add_states(
     states = body(input_ids=tokens, use_cache=True, **accepted(body, arguments)).last_hidden_state[0].float()
     # Ids of the trained prompt lie at the beginning of the text: all of them in the first part.
     total = states[max(0, skip - first) :].sum(0)  # [width] of states [tokens, width]
-    return PartialStates(cache, total if before is None else before.total + total, first + len(ids))
-
-
-def unit(states: PartialStates) -> Tensor:
-    """[1, width]: the mean, scaled to the length 1, which does not depend on how many tokens were added up."""
-    return torch.nn.functional.normalize(states.total[None], dim=-1)
+    return PartialStates(cache, total if before is None else before.total + total, states[-1], first + len(ids))
 
 
 DIVERGED: Final = DivergedError(
@@ -102,42 +112,69 @@ DIVERGED: Final = DivergedError(
 
 
 @dataclass(slots=True, eq=False)
-class _Texts:
+class _Waiting:
     """One request.
 
     Attributes:
-        parts: places of texts of like length, the next one last.
-        found: vectors by place.
+        parts: places of inputs of like length, the next one last.
+        found: outputs by place.
         partial: what of a long text has gone through the model already.
     """
 
     key: Hashable
-    inputs: list[Request]
+    prepared: PreparedPooling
     adapter: str | None
     owner: str | None
     parts: list[list[int]]
     partial: PartialStates | None = None
     found: dict[int, list[float]] = field(default_factory=dict)
 
+    @property
+    def inputs(self) -> list[Request]:
+        return self.prepared.inputs
 
-class EmbeddingQueue:
+
+class PoolingQueue:
     """The requests of one engine. Those of different owners take turns, a part each; a part has at most 512 tokens."""
 
     def __init__(self, engine: TransformersEngine, decoder: Decoder, adapters: MixedAdapters, max_rows: int) -> None:
         self._engine, self._decoder, self._adapters, self._max_rows = engine, decoder, adapters, max_rows
-        self._waiting: list[_Texts] = []
+        self._waiting: list[_Waiting] = []
         self._turns = PrefillTurns()
+        self._heads: dict[str | None, tuple[TaskHead, TaskHeadLayer | None]] = {}
 
     @property
     def keys(self) -> set[Hashable]:
         """The requests that wait."""
         return {one.key for one in self._waiting}
 
-    def add(self, key: Hashable, inputs: list[Request], adapter: str | None, owner: str | None) -> None:
-        """Have these texts made into vectors."""
-        lengths = [len(one.ids) for one in inputs]
+    @property
+    def num_bytes(self) -> int:
+        """What the matrices of all heads take."""
+        layers = [layer for _, layer in self._heads.values() if layer is not None]
+        return sum(int(one.nbytes) for layer in layers for one in layer.parameters())
+
+    def load_head(self, name: str | None, folder: str) -> None:
+        """Read the head of an adapter, or (None) of the engine's own model.
+
+        Raises:
+            ModelSourceError: a file is missing or damaged.
+        """
+        self._heads[name] = load_task_head(folder, str(self._engine.causal.device))
+
+    def unload_head(self, name: str) -> None:
+        """Release the head of an adapter; nothing happens where it has none."""
+        self._heads.pop(name, None)
+
+    def kind_of(self, adapter: str | None) -> TaskHeadKind | None:
+        """What the head of an adapter, or (None) of the engine's own model gives; None where there is no head."""
+        return self._heads[adapter][0].kind if adapter in self._heads else None
+
+    def add(self, key: Hashable, prepared: PreparedPooling, adapter: str | None, owner: str | None) -> None:
+        """Have these inputs go through the model."""
+        lengths = [len(one.ids) for one in prepared.inputs]
         parts = length_batches(lengths, max_tokens=PART_TOKENS, max_rows=self._max_rows)
-        self._waiting.append(_Texts(key, inputs, adapter, owner, parts))
+        self._waiting.append(_Waiting(key, prepared, adapter, owner, parts))
 
     def cancel(self, key: Hashable) -> None:
         """Forget a request."""
@@ -148,11 +185,11 @@ class EmbeddingQueue:
         self._waiting = []
 
     def step(self) -> list[KeyedEvent]:
-        """Send one part through the model; returns the vectors of a request with its last part."""
+        """Send one part through the model; returns the outputs of a request with its last part."""
         if not self._waiting:
             return []
         one, num_hidden = self._turns.first(self._waiting), self._engine.num_virtual_tokens
-        self._adapters.use([one.adapter])  # broadcast over the rows: all texts of a request have one adapter
+        self._adapters.use([one.adapter])  # broadcast over the rows: all inputs of a request have one adapter
         if not self._add_part(one, num_hidden):
             self.cancel(one.key)
             return [(one.key, Failed.of(DIVERGED))]
@@ -161,15 +198,17 @@ class EmbeddingQueue:
         self.cancel(one.key)
         num_tokens = sum(len(request.ids) - num_hidden for request in one.inputs)
         found = tuple(tuple(one.found[place]) for place in range(len(one.inputs)))
-        return [(one.key, Embedded(vectors=found, num_prompt_tokens=num_tokens))]
+        return [(one.key, Pooled(outputs=found, num_prompt_tokens=num_tokens))]
 
-    def _add_part(self, one: _Texts, num_hidden: int) -> bool:
+    def _add_part(self, one: _Waiting, num_hidden: int) -> bool:
         """Compute the next part; false where what comes of it are no numbers."""
-        causal, places = self._engine.causal, one.parts[-1]
+        causal, places, asked = self._engine.causal, one.parts[-1], one.prepared.asked
+        # Heads with a matrix read the token behind which the answer would begin.
+        pooling: Pooling = asked.pooling if asked.kind == "embed" else "last"
         ids = one.inputs[places[0]].ids
         if len(places) > 1 or len(ids) <= PART_TOKENS or not self._decoder.fits_windows(len(ids)):
             # Short texts go together; so does a long one that no cache can be kept of.
-            vectors = mean_states(causal, [one.inputs[place].ids for place in places], skip=num_hidden)
+            states = pooled_states(causal, [one.inputs[place].ids for place in places], pooling, skip=num_hidden)
         else:
             done = 0 if one.partial is None else one.partial.num_tokens
             part = ids[done : done + PART_TOKENS]
@@ -177,8 +216,19 @@ class EmbeddingQueue:
             if one.partial.num_tokens < len(ids):
                 # The text is not done: its part stays in `parts`, and the next step goes on with it.
                 return bool(one.partial.total.isfinite().all())
-            vectors, one.partial = unit(one.partial), None
+            states, one.partial = one.partial.pooled(pooling, num_hidden), None
         # Only once all its texts are done: a long text stays the last part until then.
         one.parts.pop()
-        one.found.update(zip(places, vectors.tolist(), strict=True))
-        return bool(vectors.isfinite().all())
+        outputs = self._outputs(one, states)
+        one.found.update(zip(places, outputs.tolist(), strict=True))
+        return bool(outputs.isfinite().all())
+
+    @torch.inference_mode()
+    def _outputs(self, one: _Waiting, states: Tensor) -> Tensor:
+        """[inputs, outputs] of states [inputs, width]."""
+        asked = one.prepared.asked
+        if asked.kind == "embed":
+            # No head is needed for vectors: a model that writes text has them as well.
+            return task_outputs(TaskHead(kind="embed", width=states.shape[1]), None, states, asked.dimensions)
+        head, layer = self._heads[one.adapter]
+        return task_outputs(head, layer, states)

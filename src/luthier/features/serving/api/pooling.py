@@ -1,0 +1,372 @@
+"""/v1/embeddings, /v1/classify, /v1/score and /v1/rerank: inputs that go through a model once; nothing is written.
+
+Bodies and answers are those of OpenAI (embeddings), vLLM (classify, score) and Jina (rerank), with fields of our own
+beside theirs. Models run with transformers here.
+
+The vector of a text is the mean of a model's last hidden states over its tokens, scaled to the length 1; an adapter
+takes part in it. A language model was not trained for this: compare texts with one and the same model only. Models
+tuned with `objective: {name: embed}` were; classes, numbers and relevance need a model with such a head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from luthier.core.access import Caller
+from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import LuthierError, error_from
+from luthier.core.stream import Failed, Pooled, PoolingRequest
+from luthier.core.task_head import TaskHead
+from luthier.features.serving import service as serving
+from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, Name, refused, target_header, watch
+from luthier.features.serving.completion_stream import uncancelled
+from luthier.features.serving.head_answers import classified, embedding_request, prompt_of
+from luthier.features.serving.models import Routed, head_of, route, user_of
+from luthier.features.traffic.log import CLIENT_GONE, Operation, RequestRecord
+from luthier.platform.home.context import Context
+from luthier.platform.http.authentication import Asker, HomeContext, count_refused
+from luthier.platform.http.errors import ApiError, documented
+
+router = APIRouter(prefix="/v1", tags=["embeddings"])
+
+_MAX_INPUTS: Final = 2048
+_MAX_TURNS: Final = 2048
+Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
+# At the first wrong element: a million of them would each make an error, on the event loop.
+Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
+Inputs = str | Texts | Tokens | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
+
+
+class PoolingBody(BaseModel):
+    """Common to all. A key that is not known is refused, so that no wish is passed over in silence."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str = Field(min_length=1, max_length=1024)
+    user: Name | None = None
+
+
+class EmbeddingBody(PoolingBody):
+    """What is asked.
+
+    dimensions: one of the lengths that the model was trained for; of a model without a head only as many as it has,
+    since a part of such a vector means nothing. input_type: which prompt of its training is put before each text,
+    document where nothing is said; for models that were trained to embed. Inputs as token ids stay as they are.
+    """
+
+    input: Inputs
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(default=None, ge=1)
+    input_type: Literal["query", "document"] | None = None
+
+
+class ClassifyMessage(BaseModel):
+    """One turn of a prompt."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+
+
+class ClassifyBody(PoolingBody):
+    """What is asked: texts, each as the only turn of a user, or the turns of one prompt, as the rows of training."""
+
+    input: Inputs | None = None
+    messages: Annotated[list[ClassifyMessage], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)] | None = (
+        None
+    )
+
+
+class ScoreBody(PoolingBody):
+    """What is asked: one query with one or more documents, or as many queries as documents, pair by pair."""
+
+    text_1: str | Texts
+    text_2: str | Texts
+
+
+class RerankDocument(BaseModel):
+    """A document, where it is not sent as plain text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: str
+
+
+class RerankBody(PoolingBody):
+    """What is asked. top_n: how many of the most relevant come back; all where nothing is said."""
+
+    query: str
+    documents: Annotated[list[str | RerankDocument], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
+    top_n: int | None = Field(default=None, ge=1)
+    return_documents: bool = True
+
+
+_ANSWERS: Final = documented(404, 503)
+
+
+@router.post("/embeddings", responses=_ANSWERS, response_class=Response)
+async def create_embeddings(body: EmbeddingBody, request: Request, context: HomeContext, caller: Asker) -> Response:
+    """One vector a text, in the order of the texts."""
+
+    def made(head: TaskHead | None) -> PoolingRequest:
+        is_query = None if body.input_type is None else body.input_type == "query"
+        return embedding_request(head, _inputs(body.input), body.dimensions, is_query=is_query)
+
+    return await _respond(request, context, caller, body, "embeddings", made, lambda run: _embeddings(body, run.pooled))
+
+
+@router.post("/classify", responses=_ANSWERS, response_class=Response)
+async def create_classification(body: ClassifyBody, request: Request, context: HomeContext, caller: Asker) -> Response:
+    """The class of each input with the probabilities of all classes, in their order; or its number."""
+    if (body.input is None) == (body.messages is None):
+        raise ApiError(400, "expected: exactly one of input and messages", param="input", code="invalid_value")
+
+    def made(head: TaskHead | None) -> PoolingRequest:
+        kind: Literal["classify", "regress"] = "regress" if head is not None and head.kind == "regress" else "classify"
+        if body.messages is not None:
+            turns = tuple(Message(role=one.role, content=one.content) for one in body.messages)
+            return PoolingRequest(conversations=(Conversation(messages=turns),), kind=kind)
+        inputs = _inputs(body.input or "")
+        ids = tuple(one for one in inputs if not isinstance(one, str))
+        if ids:
+            return PoolingRequest(inputs=ids, kind=kind)
+        return PoolingRequest(conversations=tuple(prompt_of(str(one)) for one in inputs), kind=kind)
+
+    return await _respond(request, context, caller, body, "classify", made, _classes)
+
+
+@router.post("/score", responses=_ANSWERS, response_class=Response)
+async def create_score(body: ScoreBody, request: Request, context: HomeContext, caller: Asker) -> Response:
+    """How relevant each document (text_2) is to its query (text_1), 0 to 1."""
+    first = [body.text_1] if isinstance(body.text_1, str) else body.text_1
+    second = [body.text_2] if isinstance(body.text_2, str) else body.text_2
+    if len(first) == 1:
+        first = first * len(second)
+    if len(first) != len(second):
+        message = (
+            f"{len(first)} texts in text_1 and {len(second)} in text_2; expected: one in text_1, or as many in both"
+        )
+        raise ApiError(400, message, param="text_1", code="invalid_value")
+    asked = PoolingRequest(pairs=tuple(zip(first, second, strict=True)), kind="rank")
+    return await _respond(request, context, caller, body, "score", lambda _: asked, _scores)
+
+
+@router.post("/rerank", responses=_ANSWERS, response_class=Response)
+async def create_ranking(body: RerankBody, request: Request, context: HomeContext, caller: Asker) -> Response:
+    """The documents with their relevance to the query, 0 to 1, the most relevant first."""
+    texts = [one if isinstance(one, str) else one.text for one in body.documents]
+    asked = PoolingRequest(pairs=tuple((body.query, text) for text in texts), kind="rank")
+
+    def shown(run: _Running) -> dict[str, Any]:
+        relevance = [one[0] for one in run.pooled.outputs]
+        # Stable: documents that are as relevant stay in the order in which they came.
+        best = sorted(range(len(texts)), key=lambda place: -relevance[place])[: body.top_n]
+        results = [
+            {"index": place, "relevance_score": relevance[place]}
+            | ({"document": {"text": texts[place]}} if body.return_documents else {})
+            for place in best
+        ]
+        return {"id": run.exchange.exchange_id, "model": body.model, "results": results, "usage": _usage(run.pooled)}
+
+    return await _respond(request, context, caller, body, "rerank", lambda _: asked, shown)
+
+
+_PREFIXES: Final[dict[str, str]] = {"embeddings": "embd", "classify": "classify", "score": "score", "rerank": "rerank"}
+
+
+async def _respond(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    body: PoolingBody,
+    operation: Operation,
+    made: Callable[[TaskHead | None], PoolingRequest],
+    shown: Callable[[_Running], dict[str, Any]],
+) -> Response:
+    """Have inputs read and write the answer; a client that goes away is read for no more.
+
+    Args:
+        request: Of the client.
+        context: The home.
+        caller: Who asks.
+        body: What is asked.
+        operation: What the log of traffic calls it.
+        made: The request, once it is known which head the model has.
+        shown: The document of the answer.
+
+    Raises:
+        ApiError: It is refused, or fails.
+    """
+    loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+
+    def hear(event: Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has shut down
+            loop.call_soon_threadsafe(inbox.put_nowait, event)
+
+    named = body.user if body.user is not None else request.headers.get(USER_HEADER)
+    # Outputs of two models cannot be compared: without a user, all that a key asks goes to one target.
+    user = user_of(caller, (), named)
+    exchange = RequestRecord(context, caller, body.model, named or "", f"{_PREFIXES[operation]}-{uuid.uuid4().hex}")
+    exchange.operation, exchange.trace_parent = operation, request.headers.get(TRACE_HEADER, "")
+    running = _Running(context, caller, exchange)
+
+    def begin() -> None:
+        # Kept at once, not returned: where this task is cancelled meanwhile, nobody would get what the thread returns.
+        routed = running.routed = route(context, caller, body.model, user)
+        running.head = head_of(routed.served)
+        running.begun(serving.ask_pooling(context, caller, routed, made(running.head), hear))
+
+    try:
+        await run_in_threadpool(begin)
+        watcher = asyncio.create_task(watch(request, inbox))
+        try:
+            running.event = await inbox.get()
+        finally:
+            watcher.cancel()
+    except LuthierError as error:
+        running.failure = error
+        raise refused(error) from error
+    except BaseException as error:
+        running.failure = error
+        raise
+    finally:
+        # Also after success, where it does nothing: the slot of a client that has gone must become free.
+        running.stop()
+        await uncancelled(run_in_threadpool(running.end))
+    if isinstance(running.event, Failed):
+        count_refused(request, running.event.num_contexts)
+        raise refused(error_from(running.event.error))
+    if not isinstance(running.event, Pooled):
+        return Response(status_code=CLIENT_GONE)
+    return JSONResponse(shown(running), headers=target_header(running.routed))
+
+
+@dataclass(slots=True)
+class _Running:
+    """A request under way: charged and recorded once, however it ends.
+
+    Attributes:
+        context: The home.
+        caller: Who asks.
+        exchange: What is recorded of it.
+        routed: Who answers, once that is known.
+        head: The task head of that model; None where it has none.
+        event: How it ended; None where the client has gone before.
+        failure: What ended it before there was an event.
+    """
+
+    context: Context
+    caller: Caller
+    exchange: RequestRecord
+    routed: Routed | None = None
+    head: TaskHead | None = None
+    _cancel: Callable[[], None] | None = None
+    _is_stopped: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    event: Event | None = None
+    failure: BaseException | None = None
+
+    def begun(self, cancel: Callable[[], None]) -> None:
+        """It is under way, and `cancel` stops it: at once, where the client has gone while it was begun."""
+        with self._lock:
+            self._cancel, is_stopped = cancel, self._is_stopped
+        if is_stopped:
+            cancel()
+
+    def stop(self) -> None:
+        """Stop it, also where it has not begun yet; nothing happens after its end."""
+        with self._lock:
+            self._is_stopped, cancel = True, self._cancel
+        if cancel is not None:
+            cancel()
+
+    @property
+    def pooled(self) -> Pooled:
+        """What came; only of a request that has ended so."""
+        assert isinstance(self.event, Pooled)
+        return self.event
+
+    def end(self) -> None:
+        event, num_tokens = self.event, 0
+        try:
+            if isinstance(event, Failed):
+                self.failure = error_from(event.error)
+                serving.charge_refused(self.context, self.caller, event.num_refused_tokens)
+            elif isinstance(event, Pooled):
+                num_tokens = event.num_prompt_tokens
+                serving.charge_pooled(self.context, self.caller, event, self.routed)
+        finally:
+            is_whole = event is not None
+            self.exchange.end(self.routed, error=self.failure, is_whole=is_whole, num_prompt_tokens=num_tokens)
+
+
+def _inputs(given: Inputs) -> tuple[str | tuple[int, ...], ...]:
+    """Each text, as text or as tokens."""
+    if isinstance(given, str):
+        return (given,)
+    # A flat list of integers is one text as token ids; a list of lists is several texts.
+    ids = [one for one in given if isinstance(one, int)]
+    if ids:
+        return (tuple(ids),)
+    return tuple(one if isinstance(one, str) else tuple(one) for one in given if not isinstance(one, int))
+
+
+def _usage(made: Pooled) -> dict[str, int]:
+    return {"prompt_tokens": made.num_prompt_tokens, "total_tokens": made.num_prompt_tokens}
+
+
+def _embeddings(body: EmbeddingBody, made: Pooled) -> dict[str, Any]:
+    width = len(made.outputs[0])
+    if body.dimensions not in (None, width):
+        message = f"dimensions={body.dimensions}; expected: {width}, as many as this model has, or none named"
+        raise ApiError(400, message, param="dimensions", code="invalid_value")
+    as_text = body.encoding_format == "base64"
+    vectors = [_packed(vector) if as_text else list(vector) for vector in made.outputs]
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": place, "embedding": one} for place, one in enumerate(vectors)],
+        "model": body.model,
+        "usage": _usage(made),
+    }
+
+
+def _classes(run: _Running) -> dict[str, Any]:
+    assert run.head is not None
+    data = [{"index": place} | classified(run.head, one) for place, one in enumerate(run.pooled.outputs)]
+    return _listed(run, data) | {"classes": list(run.head.labels)}
+
+
+def _scores(run: _Running) -> dict[str, Any]:
+    data = [{"index": place, "object": "score", "score": one[0]} for place, one in enumerate(run.pooled.outputs)]
+    return _listed(run, data)
+
+
+def _listed(run: _Running, data: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": run.exchange.exchange_id,
+        "object": "list",
+        "created": int(time.time()),
+        "model": run.exchange.model,
+        "data": data,
+        "usage": _usage(run.pooled),
+    }
+
+
+def _packed(vector: tuple[float, ...]) -> str:
+    """Little-endian 32-bit floats in base64, as OpenAI's clients ask for by themselves."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -1,0 +1,251 @@
+"""What models with a task head are asked, and how their outputs are shown: for the API, the page and the CLI."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import DataError, RequestError, error_from
+from luthier.core.stream import Failed, Pooled, PoolingRequest, Served, StreamEvent
+from luthier.core.task_head import NumberFormat, TaskHead, refuse_other_use, what_it_gives
+from luthier.core.text.written_numbers import write_number
+from luthier.features.serving.loaded import choose_model
+from luthier.features.serving.models import head_of
+from luthier.features.serving.service import as_trained
+from luthier.platform.home.context import Context
+
+
+def prompt_of(text: str) -> Conversation:
+    """A text as the only turn of a user."""
+    return Conversation(messages=(Message(role="user", content=text),))
+
+
+def embedding_request(
+    head: TaskHead | None,
+    inputs: Sequence[str | tuple[int, ...]],
+    dimensions: int | None = None,
+    *,
+    is_query: bool | None = None,
+) -> PoolingRequest:
+    """Texts to be made into vectors, as the model was trained for it.
+
+    Args:
+        head: Of the model; None where it has none.
+        inputs: Texts, or their token ids, before which no prompt is put.
+        dimensions: How many numbers of each vector are wanted; None for all.
+        is_query: Whether they are queries; None where nothing was said, which means documents.
+
+    Raises:
+        RequestError: A length that the model was not trained for, or a kind of text that it knows nothing of.
+    """
+    if head is None or head.kind != "embed":
+        if is_query is not None:
+            raise RequestError(
+                "input_type for a model that was not trained to embed queries and documents",
+                expected="a model trained with objective: {name: embed}",
+                do="leave input_type out",
+            )
+        return PoolingRequest(inputs=tuple(inputs))
+    known = head.dimensions or (head.width,)
+    if dimensions is not None and dimensions not in known:
+        raise RequestError(
+            f"dimensions={dimensions}",
+            expected=f"one of {', '.join(map(str, known))}, the lengths that this model was trained for",
+            do="name one of them, or none for the whole vector",
+        )
+    before = head.query_prompt if is_query else head.document_prompt
+    texts = tuple(before + one if isinstance(one, str) else one for one in inputs)
+    return PoolingRequest(inputs=texts, pooling=head.pooling, dimensions=dimensions)
+
+
+def classified(head: TaskHead, outputs: Sequence[float]) -> dict[str, Any]:
+    """One input: `label`, `probs` in the order of the classes and `num_classes`, as vLLM names them.
+
+    Of a model with several labels a row also `labels`; of a model of numbers also `value`, and `probs` is empty.
+    """
+    if head.kind == "regress":
+        text = write_number(outputs[0], head.number_format or NumberFormat(decimals=3))
+        return {"label": text, "value": outputs[0], "probs": [], "num_classes": 0}
+    found: dict[str, Any] = {"probs": list(outputs), "num_classes": len(outputs)}
+    if head.is_multi_label:
+        found["labels"] = head.labels_of(outputs)
+    return {"label": head.label_text(outputs)} | found
+
+
+def example_request(model: str, head: TaskHead | None) -> tuple[str, dict[str, Any]]:
+    """A route and a body that ask a model for what it gives: a first question, and an example for people."""
+    if head is None:
+        return "/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+    if head.kind == "rank":
+        return "/v1/rerank", {"model": model, "query": "Hello", "documents": ["Good morning", "A price list"]}
+    return "/v1/embeddings" if head.kind == "embed" else "/v1/classify", {"model": model, "input": "Hello"}
+
+
+_MAX_AT_ONCE: Final = 256
+"""Inputs of a request: a long file is shown as it is read, and an interrupt loses little."""
+_COLUMNS: Final = ("prompt", "text", "input", "messages")
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a model gives of inputs.
+
+    Attributes:
+        head: Of the model.
+        rows: One document an input, in their order: as `classified` has it, `score` (rank) or `embedding`.
+        num_tokens: Of all inputs.
+    """
+
+    head: TaskHead
+    rows: tuple[dict[str, Any], ...]
+    num_tokens: int
+
+
+def predict(
+    context: Context,
+    name: str,
+    inputs: Sequence[Conversation],
+    *,
+    query: str | None = None,
+    dimensions: int | None = None,
+    is_query: bool | None = None,
+) -> Predictions:
+    """What a model with a task head gives of inputs, for a person at this machine.
+
+    Args:
+        context: The home.
+        name: A run, a tuned model or the folder of one.
+        inputs: Prompts; of a reranker the documents, of an embedding model the texts, each as a single turn.
+        query: Rank: what the documents are held against.
+        dimensions: Embed: how many numbers of each vector.
+        is_query: Embed: whether the texts are queries.
+
+    Raises:
+        RequestError: The model writes text, an option is missing or does not fit, or an input does not fit.
+        NotFoundError, ConflictError, ModelSourceError: As `choose_model`.
+        WorkError: The process that holds models has ended.
+    """
+    served = choose_model(context, name)
+    head = head_of(served)
+    if head is None:
+        refuse_other_use(name, None, "classify")
+    assert head is not None
+    _check_options(name, head, query=query, dimensions=dimensions, is_query=is_query)
+    rows: list[dict[str, Any]] = []
+    num_tokens = 0
+    with context.progress.task("Reading", len(inputs), "inputs") as task:
+        for first in range(0, len(inputs), _MAX_AT_ONCE):
+            some = inputs[first : first + _MAX_AT_ONCE]
+            pooled = _answer(context, served, _request(head, some, query, dimensions, is_query=is_query))
+            rows += [_shown(head, one) for one in pooled.outputs]
+            num_tokens += pooled.num_prompt_tokens
+            task.advance(len(some))
+    return Predictions(head, tuple(rows), num_tokens)
+
+
+def _check_options(
+    name: str, head: TaskHead, *, query: str | None, dimensions: int | None, is_query: bool | None
+) -> None:
+    gives = what_it_gives(head.kind)
+    if head.kind == "rank" and query is None:
+        raise RequestError(
+            f"no query for the model {name}, which gives {gives}",
+            expected="what the documents are held against",
+            do="give --query TEXT",
+        )
+    for option, value, kind in (
+        ("--query", query, "rank"),
+        ("--dimensions", dimensions, "embed"),
+        ("--input-type", is_query, "embed"),
+    ):
+        if value is not None and head.kind != kind:
+            raise RequestError(
+                f"{option} for the model {name}, which gives {gives}",
+                expected=f"{option} with a model trained with objective: {{name: {kind}}}",
+                do=f"leave {option} out",
+            )
+
+
+def read_inputs(path: Path, column: str | None = None) -> list[Conversation]:
+    """The prompts in a file of rows, each as text or as turns; an answer at the end of the turns is left out.
+
+    Args:
+        path: JSONL, JSON, CSV or Parquet.
+        column: Which field holds them; None takes the first of prompt, text, input and messages that the row has.
+
+    Raises:
+        NotFoundError: No such file.
+        DataError: It cannot be read, or a row has no such field, or none that is text.
+    """
+    from luthier.core.dataset import Row
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
+
+    found = []
+    for number, row in enumerate(read_rows(open_source(path)), start=1):
+        fields = row.fields if isinstance(row, Row) else {}
+        own = column or next((one for one in _COLUMNS if one in fields), "")
+        conversation = _conversation(fields.get(own))
+        if conversation is None:
+            raise DataError(
+                f"row {number} of {path.name} has no text in {own or 'any of ' + ', '.join(_COLUMNS)}",
+                expected="a text that is not empty, or turns as messages",
+                do="correct the row, or name the field with --column",
+            )
+        found.append(conversation)
+    return found
+
+
+def _conversation(value: Any) -> Conversation | None:
+    """None for what is neither text nor turns."""
+    if isinstance(value, str):
+        return prompt_of(value) if value.strip() else None
+    try:
+        turns = [Message.model_validate(one) for one in value]
+    except (TypeError, ValidationError):
+        return None
+    if turns and turns[-1].role == "assistant":
+        turns.pop()
+    return Conversation(messages=tuple(turns)) if turns else None
+
+
+def _request(
+    head: TaskHead,
+    inputs: Sequence[Conversation],
+    query: str | None,
+    dimensions: int | None,
+    *,
+    is_query: bool | None,
+) -> PoolingRequest:
+    if head.kind in ("classify", "regress"):
+        return PoolingRequest(conversations=tuple(inputs), kind=head.kind)
+    texts = tuple(one.messages[-1].content or "" for one in inputs)
+    if head.kind == "rank":
+        return PoolingRequest(pairs=tuple((query or "", text) for text in texts), kind="rank")
+    return embedding_request(head, texts, dimensions, is_query=is_query)
+
+
+def _shown(head: TaskHead, outputs: Sequence[float]) -> dict[str, Any]:
+    if head.kind == "rank":
+        return {"score": outputs[0]}
+    return {"embedding": list(outputs)} if head.kind == "embed" else classified(head, outputs)
+
+
+def _answer(context: Context, served: Served, request: PoolingRequest) -> Pooled:
+    events: queue.SimpleQueue[StreamEvent] = queue.SimpleQueue()
+    loaded, asked = as_trained(served, request)
+    cancel = context.inference_client.ask(loaded, asked, events.put)
+    try:
+        event = events.get()
+    finally:
+        cancel()
+    if isinstance(event, Failed):
+        raise error_from(event.error)
+    assert isinstance(event, Pooled)
+    return event

@@ -1,0 +1,173 @@
+"""The formats that hold a model with a task head: what each declares, and what is refused before any work.
+
+Formats of models that write text (`registry`) would lose the head; these hold nothing else. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from luthier.core.errors import RequestError
+from luthier.core.import_string import import_string
+from luthier.core.ports import Progress
+from luthier.core.records.export import ExportPrecision, ExportSource
+from luthier.core.task_head import TaskHeadKind, how_it_is_asked, what_it_gives
+
+if TYPE_CHECKING:
+    from luthier.ml.export.runtimes.head_runtimes import HeadRuntime
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFormat:
+    """What such a format declares.
+
+    Attributes:
+        title: What people call it.
+        description: What such an export is, with its article, as its card says.
+        contents: What is in the folder.
+        kinds: The kinds of heads that it holds.
+        writer: "module:function" of source, folder, precision, progress, tools.
+        runtime: "module:class" of the folder, which reads texts.
+        precisions: Name -> the most that an output may differ from the source's; numbers in standard deviations of the
+            training rows. float32 differs by the order of sums alone; float16 rounds weights to 11 bits.
+        library: What the Hugging Face hub calls the library that loads it.
+        modules: Modules that must be installed to write and to prove it.
+        install: What `pip install` takes to get them.
+        distributions: Packages that take part, as the bill of materials names them.
+    """
+
+    title: str
+    description: str
+    contents: str
+    kinds: tuple[TaskHeadKind, ...]
+    writer: str
+    runtime: str
+    precisions: Mapping[ExportPrecision, float]
+    library: str
+    modules: tuple[str, ...] = ()
+    install: str = ""
+    distributions: tuple[str, ...] = ()
+
+
+_ALL: Final[tuple[TaskHeadKind, ...]] = ("classify", "regress", "rank", "embed")
+_EXPORTERS: Final = "luthier.ml.export.exporters"
+_RUNTIMES: Final = "luthier.ml.export.runtimes.head_runtimes"
+HEAD_FORMATS: Final[Mapping[str, HeadFormat]] = {
+    "sentence_transformers": HeadFormat(
+        title="sentence-transformers",
+        description="a folder for sentence-transformers",
+        contents="the model with its adapter merged, pooling, and the head as a Dense layer (embed: Normalize)",
+        kinds=_ALL,
+        writer=f"{_EXPORTERS}.head_folders:write_sentence_transformers",
+        runtime=f"{_RUNTIMES}:SentenceTransformersRuntime",
+        precisions={"float32": 1e-3, "float16": 0.02},
+        library="sentence-transformers",
+    ),
+    "sequence_classification": HeadFormat(
+        title="Sequence classification",
+        description="a classifier of transformers (AutoModelForSequenceClassification)",
+        contents="one transformers folder with the class names in its config",
+        kinds=("classify", "regress", "rank"),
+        writer=f"{_EXPORTERS}.head_folders:write_sequence_classification",
+        runtime=f"{_RUNTIMES}:SequenceClassificationRuntime",
+        precisions={"float32": 1e-3, "float16": 0.02},
+        library="transformers",
+    ),
+    "onnx": HeadFormat(
+        title="ONNX",
+        description="a graph for ONNX Runtime",
+        contents="`model.onnx`: token ids in; probabilities, number, relevance or vector out",
+        kinds=_ALL,
+        writer=f"{_EXPORTERS}.head_onnx:write_onnx",
+        runtime=f"{_RUNTIMES}:OnnxHeadRuntime",
+        precisions={"float32": 1e-3},
+        library="onnx",
+        modules=("onnxruntime", "onnxruntime_genai", "onnx", "onnx_ir"),
+        install="luthier[onnx]",
+        distributions=("onnx", "onnx-ir", "onnxruntime-genai", "onnxruntime"),
+    ),
+}
+
+
+def refuse_head(source: ExportSource, what: str) -> None:
+    """Refuse a model with a task head where only a model that writes text fits: its head would be lost.
+
+    Args:
+        source: The model.
+        what: What is made of it, such as "the format gguf".
+
+    Raises:
+        RequestError: It has a head.
+    """
+    if source.task_head is not None:
+        raise RequestError(
+            f"{source.name} gives {what_it_gives(source.task_head)}, and {what} has no place for its task head",
+            expected="a model that writes text",
+            do=f"serve it: {how_it_is_asked(source.task_head)}",
+        )
+
+
+def missing_modules(format: HeadFormat) -> tuple[str, ...]:
+    """Modules that have to be installed first."""
+    return tuple(module for module in format.modules if importlib.util.find_spec(module) is None)
+
+
+def head_format(source: ExportSource, name: str) -> HeadFormat:
+    """The format of that name for a model with a task head.
+
+    Raises:
+        RequestError: It would lose the head, does not hold heads of this kind, or needs modules that are missing.
+    """
+    assert source.task_head is not None
+    known = HEAD_FORMATS.get(name)
+    fitting = [one for one, format in HEAD_FORMATS.items() if source.task_head in format.kinds]
+    if known is None or name not in fitting:
+        raise RequestError(
+            f"{source.name} gives {what_it_gives(source.task_head)}; the format {name} has no place for its task head",
+            expected=f"one of {', '.join(fitting)}",
+            do=f"choose one of these with --to, or serve it: {how_it_is_asked(source.task_head)}",
+        )
+    if missing := missing_modules(known):
+        raise RequestError(
+            f"--to {name} needs {', '.join(missing)}, which is not installed here",
+            expected="the runtime that the export is proved in",
+            do=f"pip install {known.install}",
+        )
+    return known
+
+
+def head_precision(name: str, format: HeadFormat, asked: str | None) -> ExportPrecision:
+    """The precision that was asked for, or float32. Raises RequestError where the format does not have it."""
+    if asked is not None and asked not in format.precisions:
+        raise RequestError(
+            f"--quantise {asked} for a model with a task head in the format {name}",
+            expected=f"one of {', '.join(format.precisions)}",
+            do="leave --quantise out to take float32",
+        )
+    return asked or next(iter(format.precisions))
+
+
+def write_head(
+    format: HeadFormat, source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path
+) -> list[str]:
+    """Write the source into the empty folder `target`; returns warnings.
+
+    Raises:
+        RequestError: The format cannot hold the model.
+        WorkError: A converter fails.
+        OSError: The disk is full.
+    """
+    writer: Any = import_string(format.writer)
+    warnings: list[str] = writer(source, target, precision, progress, tools)
+    return warnings
+
+
+def open_head(format: HeadFormat, folder: Path) -> HeadRuntime:
+    """The export in `folder`, loaded in its real runtime. Raises ModelSourceError where it does not load."""
+    opener: Any = import_string(format.runtime)
+    runtime: HeadRuntime = opener(folder)
+    return runtime

@@ -1,0 +1,83 @@
+"""`luthier predict` over tiny models with a task head, through the process that holds models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fixtures.cli import Done
+from tests.task_heads import add_head_run
+from tests.vacuous import nonempty
+
+from luthier.core.ports import SilentProgress
+from luthier.ml.inference.models import sources
+from luthier.platform.home.context import Context
+
+Luthier = Callable[..., Done]
+LABELS = ["bug", "praise"]
+
+
+@pytest.fixture
+def runs(home: Path, tiny_model: Path) -> dict[str, str]:
+    sources.pull(str(tiny_model), home, SilentProgress())
+    heads: dict[str, dict[str, Any]] = {
+        "classify": {"kind": "classify", "labels": tuple(LABELS)},
+        "rank": {"kind": "rank"},
+        "embed": {"kind": "embed", "dimensions": (32, 8), "query_prompt": "query: "},
+    }
+    with Context.open(home) as context:
+        return {
+            kind: add_head_run(context, "tiny", letter, **head)[0]
+            for letter, (kind, head) in zip("abc", heads.items(), strict=True)
+        }
+
+
+def test_rows_of_a_file_are_classified_in_their_order(luthier: Luthier, runs: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "It broke."}, {"role": "assistant", "content": "bug"}]
+    rows = [{"text": "It broke."}, {"messages": turns}, {"prompt": "Lovely.", "completion": "praise"}]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    document = luthier("predict", runs["classify"], "--file", file, "--json").document
+    assert (document["kind"], document["classes"], len(document["results"])) == ("classify", LABELS, 3)
+    assert document["results"][0]["probs"] == pytest.approx(document["results"][1]["probs"])
+    for one in nonempty(document["results"]):
+        assert sum(one["probs"]) == pytest.approx(1.0, abs=1e-5)
+        assert one["label"] == LABELS[one["probs"].index(max(one["probs"]))]
+    lines = luthier("predict", runs["classify"], "--text", "It broke.").out.splitlines()
+    first = document["results"][0]
+    assert lines == [f"{first['label']}  {max(first['probs']):.3f}"]
+    file.write_text('{"other": "a"}\n', encoding="utf-8")
+    wrong = luthier("predict", runs["classify"], "--file", file)
+    assert (wrong.code, "row 1 of rows.jsonl has no text in any of prompt, text, input, messages" in wrong.err) == (
+        2,
+        True,
+    )
+
+
+def test_documents_are_held_against_a_query_and_texts_become_vectors(luthier: Luthier, runs: dict[str, str]) -> None:
+    found = luthier("predict", runs["rank"], "--query", "Which?", "--text", "a", "--text", "b", "--json").document
+    assert [0.0 <= one["score"] <= 1.0 for one in found["results"]] == [True, True]
+    texts = ("predict", runs["embed"], "--text", "a", "--dimensions", 8, "--json")
+    as_document, as_query = (luthier(*texts, *more).document["results"][0] for more in ((), ("--input-type", "query")))
+    assert len(as_document["embedding"]) == len(as_query["embedding"]) == 8
+    assert as_document["embedding"] != as_query["embedding"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("predict", "rank", "--text", "a"), "--query"),
+        (("predict", "classify", "--text", "a", "--query", "b"), "leave --query out"),
+        (("predict", "classify", "--text", "a", "--input-type", "query"), "leave --input-type out"),
+        (("predict", "tiny", "--text", "a"), "luthier chat"),
+        (("chat", "classify"), "luthier predict"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(
+    luthier: Luthier, runs: dict[str, str], arguments: tuple[str, ...], words: str
+) -> None:
+    done = luthier(*(runs.get(one, one) for one in arguments))
+    assert (done.code, words in done.err) == (2, True), done.err
