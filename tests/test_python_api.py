@@ -68,8 +68,10 @@ def test_evaluate_maps_fields_and_puts_the_shots_before_the_base_of_the_run(
         home=tmp_path / "home",
     )
     models = [s for s in judged.systems if s.kind == "model"]
-    assert [s.num_few_shot for s in models] == [2, 0]
-    assert [s.adapter is None for s in models] == [True, False]
+    ways = [one.prompting and (one.prompting.examples, bool(one.prompting.instruction)) for one in models]
+    assert ways == [("drawn", False), ("nearest", False), ("nearest", True), None]
+    assert [s.num_few_shot for s in models] == [2, 2, 2, 0]
+    assert [s.adapter is None for s in models] == [True, True, True, False]
     assert judged.systems[0].name.startswith(str(recipe["base_model"]))
 
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from luthier.core.evaluation import Evaluation
+    from luthier.core.evaluation_recipe import MetricName
     from luthier.core.plan import Plan
-    from luthier.core.recipe import MetricName, Recipe
+    from luthier.core.recipe import Recipe
     from luthier.python_api import Run
 
 __all__ = ["evaluate", "load_run", "plan", "register_metric", "register_objective", "train"]
@@ -54,6 +55,10 @@ def evaluate(
     against: Sequence[str] = (),
     few_shot: int = 0,
     few_shot_from: str | Path | None = None,
+    few_shot_draws: int | None = None,
+    few_shot_nearest: bool | None = None,
+    instruction: bool | None = None,
+    optimised_prompt: int = 0,
     metrics: Sequence[MetricName] | None = None,
     mapping: Mapping[str, str] | None = None,
     max_new_tokens: int | None = None,
@@ -65,6 +70,10 @@ def evaluate(
 ) -> Evaluation:
     """Judge a run id or a base model on held-out rows, against others, with 95% intervals and a verdict in words.
 
+    few_shot: examples from `few_shot_from` in the prompt of the first base model, over `few_shot_draws` draws (None:
+    four); few_shot_nearest: also the ones nearest to each row (None: yes); instruction: also one that is derived from
+    the rows where these hold none (None: beside examples). optimised_prompt: tokens that a search for its best prompt
+    may read and write, on `few_shot_from` or on the training rows of the run; 0: no search.
     metrics: None takes those that the rows can be judged by: text and likelihood, of plain text likelihood alone.
     max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None takes them from the lengths of
     the rows' own. good_enough: what the system has to reach, in the metric of the verdict, or as
@@ -78,6 +87,10 @@ def evaluate(
         against=against,
         few_shot=few_shot,
         few_shot_from=few_shot_from,
+        few_shot_draws=few_shot_draws,
+        few_shot_nearest=few_shot_nearest,
+        instruction=instruction,
+        optimised_prompt=optimised_prompt,
         metrics=metrics,
         mapping=mapping,
         max_new_tokens=max_new_tokens,

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from luthier.core.aliases import typed_keys
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation, Verdict
+from luthier.core.evaluation_recipe import MetricName
 from luthier.core.events import Event
 from luthier.core.plan import Plan
-from luthier.core.recipe import MetricName, Recipe
+from luthier.core.recipe import Recipe
 from luthier.core.registry import METRICS, OBJECTIVES, register
 from luthier.core.run import RunRecord
 from luthier.core.system.process_setup import keep_few_kernels, keep_products_exact, wait_briefly
@@ -115,6 +116,10 @@ def evaluate(
     against: Sequence[str],
     few_shot: int,
     few_shot_from: str | Path | None,
+    few_shot_draws: int | None,
+    few_shot_nearest: bool | None,
+    instruction: bool | None,
+    optimised_prompt: int,
     metrics: Sequence[MetricName] | None,
     mapping: Mapping[str, str] | None,
     max_new_tokens: int | None,
@@ -126,6 +131,7 @@ def evaluate(
 ) -> Evaluation:
     """See `luthier.evaluate`."""
     from luthier.features.evaluations import service as evaluations
+    from luthier.features.evaluations.prompted import AskedPrompts
     from luthier.features.recipes.checks import good_enough_of
 
     bar = good_enough_of(good_enough)
@@ -136,6 +142,9 @@ def evaluate(
             data=Path(data),
             few_shot=few_shot,
             few_shot_from=Path(few_shot_from) if few_shot_from is not None else None,
+            prompts=AskedPrompts(
+                draws=few_shot_draws, nearest=few_shot_nearest, instruction=instruction, search_tokens=optimised_prompt
+            ),
             metrics=metrics,
             mapping=mapping,
             max_new_tokens=max_new_tokens,

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from luthier.core.cost import Estimate
+from luthier.core.evaluation_plan import Bar, Prompting, ThinkingFigures
 from luthier.core.frozen_model import FrozenModel
 
 VerdictWord = Literal["better", "worse", "not distinguishable"]
@@ -59,24 +60,6 @@ class Sample(FrozenModel):
     num_thinking_tokens: int | None = 0
 
 
-class ThinkingFigures(FrozenModel):
-    """How a system thought before its answers.
-
-    Attributes:
-        num_thoughts: answers with a thought.
-        num_cut_off: of these the ones whose thought was cut off, so that there is no answer.
-        mean_tokens: tokens of a thought on average; None where a server does not tell.
-        least_tokens: tokens of the shortest thought; None likewise.
-        most_tokens: tokens of the longest thought; None likewise.
-    """
-
-    num_thoughts: int
-    num_cut_off: int
-    mean_tokens: float | None = None
-    least_tokens: int | None = None
-    most_tokens: int | None = None
-
-
 class SystemResult(FrozenModel):
     """One system under evaluation: base, base with few-shot examples, or a tuned model.
 
@@ -94,6 +77,8 @@ class SystemResult(FrozenModel):
         thinking: how it thought; None where it did not.
         kind: a language model that writes, one with a task head, or a baseline without one, whose `seconds` are those
             of fitting and answering.
+        prompting: what its prompts hold beside the text of the rows; None for nothing, and in evaluations of before
+            this was recorded.
     """
 
     name: str
@@ -108,6 +93,12 @@ class SystemResult(FrozenModel):
     num_empty: int = 0
     thinking: ThinkingFigures | None = None
     kind: SystemKind = "model"
+    prompting: Prompting | None = None
+
+    @property
+    def is_prompted(self) -> bool:
+        """Whether its prompts hold more than the text of the rows."""
+        return self.num_few_shot > 0 or self.prompting is not None
 
     @property
     def is_model(self) -> bool:
@@ -130,8 +121,9 @@ class Comparison(FrozenModel):
         rows_needed: where not distinguishable, about how many held-out rows would settle a difference of this size (80%
             power, two-sided 5%); None where the difference is 0 or settled.
         adjusted_p_value: Holm's, where several tasks and metrics were asked about one candidate.
-        test: what the p-value comes from; `seeds`: rows and trainings with several seeds together; `unpaired_t`: two
-            standard errors, as if the systems had been judged on different rows.
+        test: what the p-value comes from; `seeds`: rows and trainings with several seeds together; `draws`: rows and
+            draws of few-shot examples together; `unpaired_t`: two standard errors, as if the systems had been judged on
+            different rows.
     """
 
     baseline: str
@@ -144,11 +136,20 @@ class Comparison(FrozenModel):
     verdict: VerdictWord
     rows_needed: int | None = None
     adjusted_p_value: float | None = None
-    test: Literal["bootstrap", "mcnemar", "seeds", "unpaired_t"] = "bootstrap"
+    test: Literal["bootstrap", "mcnemar", "seeds", "draws", "unpaired_t"] = "bootstrap"
 
 
 AlternativeKind = Literal[
-    "majority", "popularity", "nearest", "linear", "ridge", "copy", "few_shot", "optimised_prompt", "head"
+    "majority",
+    "popularity",
+    "nearest",
+    "linear",
+    "ridge",
+    "copy",
+    "few_shot",
+    "instruction",
+    "optimised_prompt",
+    "head",
 ]
 """What one could use instead of the judged model: a baseline without a language model, or the base, prompted."""
 AlternativeWord = Literal["better", "worse", "not_distinguishable"]
@@ -171,6 +172,8 @@ class Alternative(FrozenModel):
         low: lower end of its 95% interval.
         high: upper end of its 95% interval.
         seconds: wall time of fitting it and of its answers.
+        extra_prompt_tokens: tokens that it adds to each prompt, on average; None where that is not known, and for
+            baselines without a language model.
     """
 
     name: str
@@ -180,6 +183,7 @@ class Alternative(FrozenModel):
     low: float
     high: float
     seconds: float
+    extra_prompt_tokens: float | None = None
 
 
 class ReliabilityBin(FrozenModel):
@@ -257,18 +261,6 @@ class LabelConfidence(FrozenModel):
     confidence: tuple[float, ...]
     is_right: tuple[bool, ...]
     coverage: Coverage | None = None
-
-
-class Bar(FrozenModel):
-    """What a model has to reach to be good enough.
-
-    Attributes:
-        metric: the metric's name.
-        value: the figure that is asked for, in the metric's unit.
-    """
-
-    metric: str
-    value: float
 
 
 class RowsPoint(FrozenModel):

@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.core.aliases import new_key
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.dataset import DatasetProfile, Overlong, SplitProvenance
-from luthier.core.evaluation import Bar
+from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.core.forward_path import ForwardPath
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
@@ -19,7 +19,6 @@ from luthier.core.recipe import (
     ClassWeights,
     Divergence,
     LossWeighting,
-    MetricName,
     NllTokens,
     ObjectiveName,
     OptimizerName,
@@ -363,22 +362,6 @@ class TrainingPlan(FrozenModel):
     seed: int
 
 
-class EvaluationPlan(FrozenModel):
-    """How the result is judged.
-
-    Attributes:
-        max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`.
-        good_enough: what the tuned model has to reach; None: nothing was asked.
-    """
-
-    metrics: tuple[MetricName, ...]
-    few_shot: int
-    max_new_tokens: int
-    max_samples: int
-    max_thinking_tokens: int = 0
-    good_enough: Bar | None = None
-
-
 _ROW_SETTINGS: Final = (
     "template_options",
     "template_day",
@@ -450,7 +433,10 @@ class Plan(FrozenModel):
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"]["label_smoothing"] = True
-        excluded["evaluation"] = {n for n in ("max_thinking_tokens", "good_enough") if not getattr(self.evaluation, n)}
+        # What a plan's evaluation has had from the beginning has no default.
+        fields = EvaluationPlan.model_fields.items()
+        unused_of_evaluation = {n for n, field in fields if getattr(self.evaluation, n) == field.default}
+        excluded["evaluation"] = unused_of_evaluation
         if self.objective.name == "sft" and self.objective.loss_weighting == "token":
             excluded["objective"]["loss_weighting"] = True
         later = ("neftune_alpha", "average", "packing", "compile")

@@ -13,14 +13,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from luthier.core.dataset import Overlong
+from luthier.core.evaluation_recipe import EvaluationRecipe
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
-from luthier.core.registry import METHODS, METRICS, OBJECTIVES, OPTIMIZERS
+from luthier.core.registry import METHODS, OBJECTIVES, OPTIMIZERS
 from luthier.core.task_head import Pooling
 
 MethodName = Annotated[str, AfterValidator(METHODS.validated), Field(json_schema_extra=METHODS.add_names)]
 ObjectiveName = Annotated[str, AfterValidator(OBJECTIVES.validated), Field(json_schema_extra=OBJECTIVES.add_names)]
-MetricName = Annotated[str, AfterValidator(METRICS.validated), Field(json_schema_extra=METRICS.add_names)]
 OptimizerName = Annotated[str, AfterValidator(OPTIMIZERS.validated), Field(json_schema_extra=OPTIMIZERS.add_names)]
 NllTokens = Literal["all", "answer"]
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
@@ -47,8 +47,7 @@ class ReplayRecipe(FrozenModel):
     Attributes:
         file: general rows, in any shape that training takes.
         fraction: their share of each step; 0 trains on none of them.
-        held_out: general rows that are never trained on, a file or a fraction of `file`: they measure what was
-            forgotten.
+        held_out: general rows, never trained on, a file or a fraction of `file`: they measure what was forgotten.
         map: as that of the data.
     """
 
@@ -89,16 +88,13 @@ class DataRecipe(FrozenModel):
         group_by: a field whose equal values never part when fractions are taken.
         part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
             begin at the same place hold one another, parts that do not overlap share no row.
-        split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another seed is another
-            split, too.
+        split_seed: of what is taken out as a fraction; None: `training.seed`, so another seed is another split, too.
         template: `chat`: the model's own chat template; `plain`: texts in order; `auto`: chat where there is one.
         template_options: what the chat template is given beside each conversation, such as `enable_thinking`.
         learn_reasoning: whether thoughts are learned; None learns those of the rows, and no empty one that the template
             inserts.
-        reset_template: `training` joins the answers of a row into one sequence where the template rewrites earlier
-            turns.
-        reasoning: `as_text` writes thoughts before their answers, `drop` leaves them out, for templates that write
-            none.
+        reset_template: `training` joins a row's answers into one sequence where the template rewrites earlier turns.
+        reasoning: `as_text` writes thoughts before answers, `drop` leaves them out: for templates that write none.
         system: `fold` puts the system text before the first user turn, for templates without a system turn.
         tools: `as_text` writes tools, calls and results as text, for templates without tools.
         allow_leakage: whether to continue although held-out rows are among the training rows.
@@ -347,8 +343,7 @@ class TrainingRecipe(FrozenModel):
         overlong: what to do with longer rows.
         order: how rows are put into steps.
         precision: what matrices are multiplied in.
-        gradient_checkpointing: whether activations are computed again in the backward pass: less memory, same
-            gradients.
+        gradient_checkpointing: whether activations are computed again in the backward pass, to hold less memory.
         shared_prefix: whether a beginning that rows of a micro-batch share is computed once.
         sharding: on several devices, whether each holds a copy of the weights (ddp) or a share of them (fsdp).
         packing: whether rows of a micro-batch lie end to end without padding.
@@ -388,46 +383,6 @@ class TrainingRecipe(FrozenModel):
     early_stopping_patience: Annotated[int, Field(ge=0)] | None = None
     num_threads: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-
-
-class GoodEnoughRecipe(FrozenModel):
-    """What the tuned model has to reach to be good enough.
-
-    A number alone, `good_enough: 0.9`, is the value.
-
-    Attributes:
-        metric: one that is measured, such as `label_accuracy`; None: the one that the verdict rests on.
-        value: the figure that is asked for, in the metric's unit.
-    """
-
-    metric: str | None = None
-    value: Annotated[float, Field(allow_inf_nan=False)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain_number(cls, given: Any) -> Any:
-        # bool is a subclass of int: `good_enough: true` must stay an error.
-        return {"value": given} if isinstance(given, int | float) and not isinstance(given, bool) else given
-
-
-class EvaluationRecipe(FrozenModel):
-    """How the result is judged on the held-out rows.
-
-    Attributes:
-        metrics: names of metrics, the deciding one first.
-        few_shot: examples in the prompt of the second baseline.
-        max_new_tokens: of an answer.
-        max_thinking_tokens: of a thought before it, beside these; 0: both share them.
-        max_samples: judge only the first N by stable hash.
-        good_enough: what the tuned model has to reach; None: nothing.
-    """
-
-    metrics: tuple[MetricName, ...] | None = None
-    few_shot: Annotated[int, Field(ge=0, le=64)] | None = None
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
-    max_samples: Annotated[int, Field(ge=1)] | None = None
-    good_enough: GoodEnoughRecipe | None = None
 
 
 class BudgetRecipe(FrozenModel):

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from luthier.core.cost import Device, Estimate, MemoryPrediction, Prediction, Quote, Room
 from luthier.core.dataset import DatasetProfile
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Sample, SystemResult, Verdict
+from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.core.events import BillUpdated, CheckpointSaved, Event, RunStarted, StepDone, ValidationDone
 from luthier.core.plan import (
     DataPlan,
-    EvaluationPlan,
     MethodPlan,
     ModelPlan,
     ObjectivePlan,

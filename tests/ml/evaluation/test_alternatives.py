@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from luthier.core.evaluation import Bar, Comparison, Metric, SystemKind, SystemResult, Verdict
+from luthier.core.evaluation import Comparison, Metric, SystemKind, SystemResult, Verdict
+from luthier.core.evaluation_plan import Bar
 from luthier.core.records.bounds import UNIT
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.statistics import paired_bootstrap, verdict_word
@@ -75,7 +76,10 @@ def test_a_model_no_better_than_a_classifier_is_not_called_better() -> None:
         in found.details[found.num_primary_details - 1]
     )
     document = json.loads(found.model_dump_json())
-    assert set(document["alternatives"][0]) == {"name", "kind", "metric", "value", "low", "high", "seconds"}
+    assert set(document["alternatives"][0]) == {
+        *("name", "kind", "metric", "value", "low", "high", "seconds"),
+        "extra_prompt_tokens",
+    }
     assert (document["good_enough"], document["bar"]) == ("not_asked", None)
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
-from luthier.ml.evaluation.few_shot import choose_shots, with_shots
+from luthier.ml.evaluation.few_shot import choose_draws, choose_shots, num_draws_of, with_shots
 
 
 def example(number, *, question=None, answer=None, system=None):
@@ -85,3 +85,21 @@ def test_an_example_is_never_shown_its_own_answer():
 def test_plain_text_takes_no_shots():
     with pytest.raises(RequestError, match="plain text"):
         with_shots(Example(id="a:1", text="text"), POOL[:1])
+
+
+def test_draws_share_no_example_and_begin_with_the_one_draw():
+    draws = choose_draws(POOL, 4, 0, num_draws=4)
+    assert draws[0] == choose_shots(POOL, 4, 0)
+    assert [len(draw) for draw in draws] == [4] * 4
+    assert len({shot.id for draw in draws for shot in draw}) == 16
+    assert choose_draws(list(reversed(POOL)), 4, 0, num_draws=4) == draws
+
+
+def test_there_are_as_many_draws_as_the_shorter_half_holds():
+    lengths = [example(number, answer="x" * number) for number in range(1, 13)]
+    draws = choose_draws(lengths, 2, 0, num_draws=4)
+    assert len(draws) == num_draws_of(12, 2, 4) == 3
+    assert max(len(shot.reference) for draw in draws for shot in draw) <= 6
+    assert len(choose_draws(lengths, 7, 0, num_draws=4)) == num_draws_of(12, 7, 4) == 1
+    with pytest.raises(RequestError, match="13 few-shot examples"):
+        choose_draws(lengths, 13, 0, num_draws=4)

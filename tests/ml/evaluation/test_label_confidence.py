@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from luthier.core.evaluation import Bar, Coverage
+from luthier.core.evaluation import Coverage
+from luthier.core.evaluation_plan import Bar
 from luthier.ml.evaluation.label_confidence import (
     MAX_TOKENS,
     arranged,

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from luthier.core.dataset import DatasetProfile, TokenisedExample, profile_tokens
+from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.core.plan import (
     DataPlan,
-    EvaluationPlan,
     MethodPlan,
     ModelPlan,
     ObjectivePlan,

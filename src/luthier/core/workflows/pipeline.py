@@ -14,8 +14,8 @@ from pydantic import Field
 from luthier.core.cost import Estimate
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.evaluation import Alternative, AlternativeWord, Comparison, Evaluation, SystemResult
+from luthier.core.evaluation_recipe import MetricName
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.recipe import MetricName
 
 PipelineKind = Literal["auto", "distill", "formats", "quickstart", "retrain", "showdown", "tune"]
 StageStatus = Literal["waiting", "running", "done", "paused", "refused", "failed"]

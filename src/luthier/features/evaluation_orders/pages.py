@@ -23,6 +23,7 @@ from luthier.features.model_cards import service as project_models
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.runs.views import list_evaluations, read_evaluation
 from luthier.ml.charts.judged_rows import forgetting_rows, tone_of
+from luthier.ml.evaluation.prompt_views import prompt_rows
 from luthier.ml.evaluation.result_views import Roles, roles, shade
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -218,6 +219,7 @@ def show_evaluation(
         "tone": tone_of(None if evaluation.verdict is None else evaluation.verdict.word),
         "metrics": judged.metric_rows(evaluation),
         "differences": judged.difference_rows(evaluation.comparisons, judged.units(evaluation), who),
+        "prompts": prompt_rows(evaluation),
         "charts": judged.charts(evaluation, who),
         "confusions": judged.confusion_tables(evaluation, who),
         "confidence": evaluation.label_confidence,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.dataset import Example
 from luthier.core.evaluation import Verdict
+from luthier.core.evaluation_recipe import MetricName
 from luthier.core.ports import Progress
-from luthier.core.recipe import MetricName
+from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together, found_prompt
+from luthier.features.evaluations.systems import search_kind, search_systems
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate, system_under_test
 from luthier.features.recipes.checks import have_text_answers
@@ -17,7 +19,8 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.baselines.predict import BaselineSet
-    from luthier.ml.evaluation.compare import SystemUnderTest
+    from luthier.ml.evaluation.compare import Judged, SystemUnderTest
+    from luthier.ml.evaluation.metrics.protocol import MetricDefinition
 
 
 def fit_baselines(
@@ -46,19 +49,64 @@ def fit_baselines(
     return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
 
 
-def systems_with_baselines(
+class Together(NamedTuple):
+    """Candidates and baselines, judged on the same rows.
+
+    Attributes:
+        candidates: with the one whose prompt was searched for.
+        systems: of these and the baselines, the last candidate last.
+        judged: the figures, draws of examples as one system.
+        notes: of the search for a prompt, the rows and the baselines.
+        left_out: baselines that do not fit, each with the reason.
+    """
+
+    candidates: tuple[Candidate, ...]
+    systems: tuple[SystemUnderTest, ...]
+    judged: Judged
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def judged_together(
+    context: Context,
     pool: EnginePool,
     candidates: Sequence[Candidate],
-    examples: Sequence[Example],
-    limits: tuple[int | None, int | None],
+    shown: Prompted,
     baselines: BaselineSet,
-) -> list[SystemUnderTest]:
-    """The candidates, with the baselines before the last one, which is judged. limits: tokens of answer and thought."""
-    from luthier.ml.baselines.system import as_system
+    rows: tuple[Sequence[Example], Sequence[Example]],
+    metrics: tuple[Sequence[MetricName], Sequence[MetricDefinition]],
+    limits: tuple[int | None, int | None],
+) -> Together:
+    """Judge all candidates and baselines, and a prompt that is searched for before.
 
-    new, thinking = limits
-    systems = [system_under_test(c, pool.engine(c), examples, new, max_thinking_tokens=thinking) for c in candidates]
-    return [*systems[:-1], *(as_system(one, systems[-1]) for one in baselines.predictions), systems[-1]]
+    Where a candidate searches documents, all are judged by how they order them.
+
+    rows: judged ones, and training rows as far as they are known. metrics: those that were asked for, and further ones.
+    limits: tokens of answer and thought.
+    """
+    from luthier.ml.baselines.system import as_system
+    from luthier.ml.evaluation.compare import judge_in_full
+    from luthier.ml.evaluation.metrics.registry import as_definitions
+
+    definitions = as_definitions([*metrics[0], *metrics[1]])
+    if search_kind(candidates) is not None:
+        searched = search_systems(candidates, pool, *rows)
+        # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
+        judged = judge_in_full(searched.systems, metrics=definitions, seed=0, progress=context.progress)
+        return Together(tuple(candidates), searched.systems, judged, searched.notes, searched.left_out)
+
+    def build(candidate: Candidate) -> SystemUnderTest:
+        engine = pool.engine(candidate)
+        return system_under_test(candidate, engine, rows[0], limits[0], max_thinking_tokens=limits[1])
+
+    found = found_prompt(shown, pool.engine, metrics[0], *limits, progress=context.progress)
+    every = (*candidates[:-1], *found.candidates, candidates[-1])
+    systems, draws = as_systems(every, shown.draws, build)
+    # Before the last system, which is the one that is judged.
+    systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
+    judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
+    judged = draws_together(judged, draws, definitions)
+    return Together(every, tuple(systems), judged, (*found.notes, *baselines.notes), baselines.left_out)
 
 
 def with_learning_curve(

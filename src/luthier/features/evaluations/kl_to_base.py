@@ -63,7 +63,7 @@ def measure_kl(
 
 def _is_base_of(one: Candidate, tuned: Candidate) -> bool:
     """Whether a candidate is the model that the other was made of, without examples in its prompt."""
-    is_plain = one.adapter_path is None and not one.shots
+    is_plain = one.adapter_path is None and not (one.shots or one.num_nearest or one.instruction)
     return is_plain and one.model_name == tuned.model_name and engine_key(one) != engine_key(tuned)
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
-from luthier.core.evaluation import Bar, LabelConfidence
+from luthier.core.evaluation import LabelConfidence
+from luthier.core.evaluation_plan import Bar
 from luthier.core.ports import Progress
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate, TemplatedEngine

@@ -5,23 +5,35 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
-from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
-from luthier.core.evaluation import Bar, Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
+from luthier.core.errors import ConflictError, DataError, LeakageError
+from luthier.core.evaluation import Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
+from luthier.core.evaluation_plan import Bar
+from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
-from luthier.core.recipe import GoodEnoughRecipe, MetricName
 from luthier.core.run import TrainResult
-from luthier.features.evaluations.baselines import fit_baselines, with_learning_curve
+from luthier.features.evaluations.bars import bar_of, kept_bar
+from luthier.features.evaluations.baselines import fit_baselines, judged_together, with_learning_curve
 from luthier.features.evaluations.judged_heads import JudgedHeads
 from luthier.features.evaluations.kl_to_base import measure_kl
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
-from luthier.features.evaluations.systems import judged_systems, search_kind, search_metrics
+from luthier.features.evaluations.prompted import (
+    NO_PROMPTS,
+    NOT_PROMPTED,
+    AskedPrompts,
+    Prompted,
+    check_shots,
+    prompted,
+    prompted_as_asked,
+)
+from luthier.features.evaluations.systems import search_kind, search_metrics
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import (
     Candidate,
@@ -30,16 +42,13 @@ from luthier.features.models.resolve import (
     find_base,
     find_candidate,
     tuned,
-    with_few_shot,
 )
 from luthier.features.planning.service import Prepared
 from luthier.features.planning.training_data import PreparedSplit
 from luthier.features.recipes.checks import (
-    check_few_shot,
     check_metrics,
     label_metrics,
     load_mapped,
-    resolve_bar,
     usual_metrics,
 )
 from luthier.ml.evaluation.sampling import choose_samples
@@ -75,7 +84,7 @@ class HeldOut:
 def judge_run(
     context: Context, run_id: str, prepared: Prepared, result: TrainResult, *, stop: StopCheck | None = None
 ) -> Evaluation:
-    """Base, base with few-shot examples, the teacher if any, and the tuned model of a run, on its held-out rows.
+    """Base, base prompted in several ways, the teacher if any, and the tuned model of a run, on its held-out rows.
 
     stop: asked after each batch of answers or rows; a reason ends the evaluation with StoppedError.
     """
@@ -89,11 +98,16 @@ def judge_run(
     # Base and tuned model run with the precision and template of the plan, so only the training differs.
     base = base_of(plan, name="base", model_path=plan.base_model.path)
     candidates = [base]
-    if plan.evaluation.few_shot:
-        shots, seed = plan.evaluation.few_shot, plan.training.seed
-        # From the training rows: the baseline may use the same data as the tuned model, only in its prompt.
-        shown = with_few_shot(base, prepared.train.good_examples, shots, seed, held_out=held_out.examples)
-        candidates.append(shown)
+    # From the training rows: prompts may use the same data as the tuned model.
+    shown = prompted(
+        base,
+        prepared.train.good_examples,
+        plan.evaluation,
+        plan.training.seed,
+        held_out=held_out.examples,
+        validation=prepared.validation.good_examples if prepared.validation is not None else (),
+    )
+    candidates += shown.candidates
     if plan.objective.teacher is not None:
         candidates.append(as_candidate(plan.objective.teacher))
     # The judged system is last: comparisons and tables take the last one as the candidate.
@@ -114,6 +128,7 @@ def judge_run(
         train=prepared.train.good_examples,
         bar=plan.evaluation.good_enough,
         stop=stop,
+        shown=shown,
     )
     # General rows are only held out where the recipe replays them.
     if prepared.replay_held_out is None:
@@ -185,6 +200,7 @@ def evaluate(
     data: Path,
     few_shot: int = 0,
     few_shot_from: Path | None = None,
+    prompts: AskedPrompts = NO_PROMPTS,
     metrics: Sequence[MetricName] | None = None,
     mapping: Mapping[str, str] | None = None,
     max_new_tokens: int | None = None,
@@ -199,7 +215,7 @@ def evaluate(
 
     systems: the candidate first, then what it is compared with, each a base model's name or a run id. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
-    `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
+    `few_shot_from` in its prompt. prompts: further ways. metrics: None takes those that the rows can be judged by.
     mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
     (`column_maps`), and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
     before it; None takes them from the lengths of the rows' own, for each system with its own tokenizer.
@@ -211,25 +227,23 @@ def evaluate(
     NotFoundError for an unknown model or run, LeakageError where held-out rows stand in the training rows of a run
     (unless allowed, and then the verdict says so).
     """
-    _check_shots(few_shot, few_shot_from)
+    ways = replace(prompts, few_shot=few_shot)
+    check_shots(ways, few_shot_from)
     loaded, notes = load_mapped(context, systems, data, mapping)
     resolved = [find_candidate(context, name) for name in systems]
     chosen = search_metrics(metrics, resolved, usual_metrics(loaded.examples))
     check_metrics(chosen, loaded.examples)
     train, leaked = _learned_rows(context, systems, loaded.examples, allow_leakage)
-    # The table reads from the plain to the tuned: what is judged comes last.
-    ordered = [*resolved[1:], resolved[0]]
     pool: tuple[Example, ...] = ()
-    if few_shot and few_shot_from is not None:
+    if ways.any and few_shot_from is not None:
         shots, _ = load_mapped(context, systems, few_shot_from, mapping)
         pool = not_held_out(shots.examples, loaded.examples)
-        base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
-        ordered.insert(len(ordered) - 1, _shown(base, pool, few_shot, loaded.examples))
-    bar, of_bar = _bar(context, good_enough, systems[0], chosen, loaded.examples, train or pool)
+    shown = prompted_as_asked(partial(_base_of, context, systems, resolved), pool or train, ways, loaded.examples)
+    bar, of_bar = bar_of(context, good_enough, systems[0], chosen, loaded.examples, train or pool)
     rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, (*notes, *of_bar))
     evaluation = _judge(
         context,
-        ordered,
+        [*resolved[1:], *shown.candidates, resolved[0]],  # from the plain to the tuned
         rows,
         metrics=chosen,
         max_new_tokens=max_new_tokens,
@@ -240,9 +254,15 @@ def evaluate(
         bar=bar,
         is_bar_asked=good_enough is not None,
         evaluation_id=evaluation_id,
+        shown=shown,
     )
     context.evaluations.save(evaluation)
     return evaluation
+
+
+def _base_of(context: Context, systems: Sequence[str], resolved: Sequence[Candidate]) -> Candidate:
+    """The first base model among the systems, or that of the first run."""
+    return next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
 
 
 def _learned_rows(
@@ -255,50 +275,6 @@ def _learned_rows(
     own, others = (training_rows(context, names) for names in (systems[:1], systems[1:]))
     # Of all runs: one to compare with that was trained on held-out rows spoils the comparison as well.
     return own or others, _leakage([*own, *others], held_out, allow_leakage)
-
-
-def _bar(
-    context: Context,
-    asked: GoodEnoughRecipe | None,
-    candidate: str,
-    metrics: Sequence[MetricName],
-    examples: Sequence[Example],
-    train: Sequence[Example],
-) -> tuple[Bar | None, tuple[str, ...]]:
-    """What the candidate has to reach, and a note where the bar of its run does not fit these rows.
-
-    Raises:
-        RequestError: what is asked for itself cannot be held against.
-    """
-    if asked is not None or not is_id(candidate, "run"):
-        return resolve_bar(asked, metrics, examples, train), ()
-    own = context.runs.plan(candidate).evaluation.good_enough
-    if own is None:
-        return None, ()
-    try:
-        return resolve_bar(GoodEnoughRecipe(metric=own.metric, value=own.value), metrics, examples, train), ()
-    except RequestError as error:
-        # Nobody asked for it here: rows that have no place for it are judged all the same.
-        return None, (_not_held_against(own, error.came),)
-
-
-def _not_held_against(bar: Bar, why: str) -> str:
-    return f"The bar of the run, {bar.value:g} by {bar.metric}, was not held against: {why}."
-
-
-def _shown(base: Candidate, pool: Sequence[Example], num: int, held_out: Sequence[Example]) -> Candidate:
-    """The base with examples in its prompt. Raises RequestError where these rows have no place for as many."""
-    check_few_shot(num, pool, held_out)
-    return with_few_shot(base, pool, num, seed=0, held_out=held_out)
-
-
-def _check_shots(few_shot: int, few_shot_from: Path | None) -> None:
-    if few_shot and few_shot_from is None:
-        raise RequestError(
-            f"--few-shot {few_shot} without rows to take them from",
-            expected="--few-shot-from FILE with rows that are not held out",
-            do="add --few-shot-from train.jsonl",
-        )
 
 
 def _judge(
@@ -318,48 +294,49 @@ def _judge(
     evaluation_id: str | None = None,
     measures_kl: bool = True,
     stop: StopCheck | None = None,
+    shown: Prompted = NOT_PROMPTED,
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words; for `train`, see `evaluate`.
 
-    beside: systems that are judged and are no baseline: a student need not beat its teacher. is_bar_asked: false where
-    the bar is only that of its run. Raises RequestError where there is a bar and nothing to compare with.
-    """
-    from luthier.ml.evaluation.compare import judge, primary_metric
+    beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
+    train: the rows that baselines without a language model are fitted on; without any there are none.
+    bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
+    which is left out with a note where there is no verdict.
+    shown: the ways to prompt a model among the candidates, and the search for one more. measures_kl: whether it is
+    looked at how far the last system moved from its base.
 
+    Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
+    """
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     searches = search_kind(candidates) is not None  # a search always has an order to compare with
     num_others = len(baselines.predictions) + searches
-    bar, of_bar = _bar_kept(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
+    bar, of_bar = kept_bar(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:
-        limits = (max_new_tokens, max_thinking_tokens)
-        found = judged_systems(pool, candidates, examples, train, limits, baselines)
-        judged = found.systems[-1]
-        # Seed 0: intervals of a repeated evaluation are the same to the last digit.
-        results, comparisons = judge(found.systems, metrics=[*metrics, *of_labels], seed=0, progress=context.progress)
+        limits, asked = (max_new_tokens, max_thinking_tokens), (metrics, of_labels)
+        every = judged_together(context, pool, candidates, shown, baselines, (examples, train), asked, limits)
         rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
-        confidence, why = label_confidence_of(rows, candidates[-1], pool, judged, baselines, context.progress)
-        measures_kl = measures_kl and not searches
-        kl, no_kl = measure_kl(pool, candidates, found.systems, context.progress) if measures_kl else (None, ())
-    primary = primary_metric(metrics, [e.reference for e in examples])
+        judged, last = every.judged, (candidates[-1], pool, every.systems[-1])
+        confidence, why = label_confidence_of(rows, *last, baselines, context.progress)
+        kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
     # Left out of the verdict only: the comparison itself is stored and shown.
-    counted = [comparison for comparison in comparisons if comparison.baseline not in beside]
-    words = _verdict(results, counted, primary, held_out, bar, are_labels=bool(of_labels), confidence=confidence)
+    counted = [one for one in judged.comparisons if one.baseline not in beside]
+    words = _verdict(judged.systems, counted, metrics, examples, held_out, bar, bool(of_labels), confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=run_id,
         held_out_file=held_out.file,
         held_out_sha256=held_out.sha256,
-        num_rows=results[-1].num_samples,
-        systems=heads.with_figures(results, examples),
-        comparisons=comparisons,
+        num_rows=judged.systems[-1].num_samples,
+        systems=heads.with_figures(judged.systems, examples),
+        comparisons=judged.comparisons,
         verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
         kl_to_base=kl,
-        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *found.notes, *no_kl),
-        baselines_left_out=found.left_out,
+        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *every.notes, *why_not),
+        baselines_left_out=every.left_out,
         labels=rows.labels,
         label_confidence=confidence,
         label_confidence_left_out=why,
@@ -370,41 +347,28 @@ def _judge(
 def _verdict(
     results: Sequence[SystemResult],
     comparisons: Sequence[Comparison],
-    primary: str,
+    metrics: Sequence[MetricName],
+    examples: Sequence[Example],
     held_out: HeldOut,
     bar: Bar | None,
-    *,
     are_labels: bool,
     confidence: Sequence[LabelConfidence],
 ) -> Verdict | None:
     """The verdict on the last system; None where it is alone."""
-    from luthier.ml.evaluation.compare import verdict
+    from luthier.ml.evaluation.compare import primary_metric, verdict
 
     if len(results) < 2:
         return None
     return verdict(
         results,
         comparisons,
-        primary=primary,
+        primary=primary_metric(metrics, [e.reference for e in examples]),
         num_leaked=held_out.num_leaked,
         num_same_prompt=held_out.num_same_prompt,
         num_rows_in_file=len(held_out.examples),
         bar=bar,
         are_labels=are_labels,
         confidence=confidence,
-    )
-
-
-def _bar_kept(bar: Bar | None, num_systems: int, judged: str, is_asked: bool) -> tuple[Bar | None, tuple[str, ...]]:
-    """The bar where there is a verdict; None with a note where there is none, RequestError if it was asked for."""
-    if bar is None or num_systems > 1:
-        return bar, ()
-    if not is_asked:
-        return None, (_not_held_against(bar, "there is nothing to compare with, so no verdict"),)
-    raise RequestError(
-        f"{bar.value:g} by {bar.metric} asked for, and nothing to compare {judged} with",
-        expected="another system on the same rows: whether a model is good enough is a part of the verdict",
-        do="name one, such as the base model: --against BASE",
     )
 
 

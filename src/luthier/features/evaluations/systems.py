@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Final, cast
 
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
+from luthier.core.evaluation_recipe import MetricName
 from luthier.core.ports import Progress, Prompt
-from luthier.core.recipe import MetricName
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind
-from luthier.features.evaluations.baselines import systems_with_baselines
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate
 
 if TYPE_CHECKING:
-    from luthier.ml.baselines.predict import BaselineSet
     from luthier.ml.evaluation.metrics.protocol import Array
     from luthier.ml.evaluation.metrics.ranking import Ranked
     from luthier.ml.evaluation.retrieval import SearchTask
@@ -46,30 +44,6 @@ class JudgedSystems:
     systems: tuple[SystemUnderTest, ...]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
-
-
-def judged_systems(
-    pool: EnginePool,
-    candidates: Sequence[Candidate],
-    examples: Sequence[Example],
-    train: Sequence[Example],
-    limits: tuple[int | None, int | None],
-    baselines: BaselineSet,
-) -> JudgedSystems:
-    """The candidates with baselines before the last of them: as they search documents, or as they write answers.
-
-    Args:
-        pool: opens their engines.
-        candidates: models, the judged one last.
-        examples: the rows that are judged.
-        train: the rows that the judged model learned from, as far as they are known.
-        limits: most tokens of an answer, and of a thought before it.
-        baselines: those that answer.
-    """
-    if search_kind(candidates) is not None:
-        return search_systems(candidates, pool, examples, train)
-    systems = systems_with_baselines(pool, candidates, examples, limits, baselines)
-    return JudgedSystems(tuple(systems), baselines.notes, baselines.left_out)
 
 
 def search_kind(candidates: Sequence[Candidate]) -> TaskHeadKind | None:
@@ -127,7 +101,7 @@ def search_systems(
     from luthier.ml.evaluation.retrieval import search_task
 
     task = search_task(search_kind(candidates) or "embed", held_out, train)
-    systems = [_system(one, pool, task) for one in candidates if not one.shots]
+    systems = [_system(one, pool, task) for one in candidates if not one.is_prompted]
     baselines, left_out = search_baselines(task, train, systems[-1])
     systems[-1:-1] = baselines
     return JudgedSystems(tuple(systems), task.notes, tuple(left_out))

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Metric, Verdict
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Metric, SystemResult, Verdict
 from luthier.ml.charts.judged_rows import on_scale, thinking_sentence, units_of
 from luthier.platform.cli import figures
 from luthier.platform.cli.console import make_table, visible
@@ -20,13 +20,15 @@ _PANEL_WIDTH = 100
 
 
 def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decides: bool = False) -> None:
-    """Metrics of all systems with their 95% intervals, the comparisons, and the verdict.
+    """Metrics of all systems with their 95% intervals, the alternatives, the comparisons, and the verdict.
 
     only_what_decides: leave out the comparisons that the verdict does not rest on.
     """
+    for note in evaluation.rows_notes:
+        console.print(visible(note), soft_wrap=True)
     console.print(_metrics_table(evaluation))
-    if evaluation.verdict is not None and any(not one.is_model for one in evaluation.systems):
-        console.print(_baselines_table(evaluation, evaluation.verdict.metric))
+    if evaluation.verdict is not None and any(not _has_column(one) for one in evaluation.systems):
+        console.print(_alternatives_table(evaluation, evaluation.verdict.metric))
     elif evaluation.baselines_left_out:
         console.print(visible(f"Without baselines: {'; '.join(evaluation.baselines_left_out)}"), soft_wrap=True)
     verdict, judged = evaluation.verdict, evaluation.systems[-1].name
@@ -69,8 +71,14 @@ def verdict_panel(console: Console, verdict: Verdict) -> Panel:
     return Panel(text, title=f"Verdict: {verdict.title}", border_style=STYLES[verdict.word], width=width, box=shape)
 
 
+def _has_column(system: SystemResult) -> bool:
+    """Whether all metrics of a system are shown: of models, and of their prompts those with drawn examples alone."""
+    own = system.prompting
+    return system.is_model and (own is None or (own.kind == "few_shot" and own.examples != "nearest"))
+
+
 def _metrics_table(evaluation: Evaluation) -> Table:
-    models = [system for system in evaluation.systems if system.is_model]
+    models = [system for system in evaluation.systems if _has_column(system)]
     table = make_table(["metric", "unit", *(visible(system.name) for system in models)], num_text_columns=2)
     metrics = {name: metric for system in models for name, metric in system.metrics.items()}
     for name, metric in metrics.items():
@@ -80,21 +88,22 @@ def _metrics_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def _baselines_table(evaluation: Evaluation, metric: str) -> Table:
-    """What answers without a language model: by the verdict's metric alone, since that decides."""
-    table = make_table(["without a language model", metric, "seconds"], num_text_columns=1)
+def _alternatives_table(evaluation: Evaluation, metric: str) -> Table:
+    """Other prompts, and what answers without a language model: by the verdict's metric, since that decides."""
+    table = make_table(["alternative", metric, "seconds", "tokens added to a prompt"], num_text_columns=1)
     for system in evaluation.systems:
-        if not system.is_model:
-            table.add_row(visible(system.name), interval(system.metrics.get(metric)), f"{system.seconds:.2g}")
+        if not _has_column(system):
+            added = "-" if system.prompting is None else f"{system.prompting.extra_prompt_tokens:,.0f}"
+            table.add_row(visible(system.name), interval(system.metrics.get(metric)), f"{system.seconds:.2g}", added)
     return table
 
 
 def _comparisons_table(comparisons: Sequence[Comparison], evaluation: Evaluation) -> Table:
     table = make_table(["comparison", "metric", "verdict", "difference", "95% interval", "p"], num_text_columns=3)
     units = units_of(evaluation.systems)
-    simple = {system.name for system in evaluation.systems if not system.is_model}
+    in_a_row = {system.name for system in evaluation.systems if not _has_column(system)}
     for one in comparisons:
-        if one.baseline in simple and evaluation.verdict is not None:
+        if {one.baseline, one.candidate} & in_a_row and evaluation.verdict is not None:
             continue  # their table and the verdict's details say it
         needed = f" (about {one.rows_needed:,} rows would tell)" if one.rows_needed is not None else ""
         table.add_row(

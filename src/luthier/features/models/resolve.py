@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError
+from luthier.core.evaluation_plan import Prompting
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Engine, Prompt, StopCheck
@@ -18,6 +20,7 @@ from luthier.features.recipes.checks import are_pairs, check_lengths, have_text_
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+    from luthier.ml.data.tokenise.loss_mask import Learning
     from luthier.ml.evaluation.compare import SystemUnderTest
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.task_model import TaskAnswers
@@ -48,6 +51,11 @@ class Candidate:
         device: Where it is computed.
         context_length_tokens: Tokens that fit, less those of a trained prompt.
         shots: Examples put before each prompt.
+        nearest_from: Rows of which the `num_nearest` that are nearest to a prompt are put before it, behind no `shots`.
+        num_nearest: How many of them.
+        instruction: What is said before all of it; empty for nothing.
+        num_draws: Draws of `shots` that its figures are means over, with those of other candidates.
+        search_tokens: Tokens that the search for its prompt took; None where it was not searched for.
         quantisation: How the base is packed.
         template_options: Options of the chat template, as in training.
         learn_reasoning: Whether thoughts are scored.
@@ -63,10 +71,20 @@ class Candidate:
     device: str
     context_length_tokens: int
     shots: tuple[Example, ...] = ()
+    nearest_from: tuple[Example, ...] = ()
+    num_nearest: int = 0
+    instruction: str = ""
+    num_draws: int = 1
+    search_tokens: int | None = None
     quantisation: Quantisation | None = None
     template_options: Mapping[str, TemplateOption] = field(default_factory=dict)
     learn_reasoning: bool | None = None
     opted_turns: OptedTurns = AS_THEY_ARE
+
+    @property
+    def is_prompted(self) -> bool:
+        """Whether its prompts hold more than the text of a row."""
+        return bool(self.shots or self.num_nearest or self.instruction)
 
     @property
     def has_task_head(self) -> bool:
@@ -223,8 +241,10 @@ def open_judged(candidate: Candidate, *, stop: StopCheck | None = None) -> Trans
 
 def _room(rows: Sequence[TokenisedExample], num_new: int, context: int, *, goes_on: bool) -> list[int]:
     """How many tokens may be written for each row. goes_on: behind the whole row, not behind its prompt."""
+    from luthier.ml.evaluation.systems import num_prompt_tokens
+
     # By row: each has another prompt length, and generation stops at the end of the context.
-    return [min(num_new, context - (row.num_tokens if goes_on else _prompt_tokens(row))) for row in rows]
+    return [min(num_new, context - (row.num_tokens if goes_on else num_prompt_tokens(row))) for row in rows]
 
 
 def system_under_test(
@@ -246,15 +266,14 @@ def system_under_test(
     """
     from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_option, tokenise_sides
     from luthier.ml.evaluation.compare import SystemUnderTest
-    from luthier.ml.evaluation.few_shot import with_shots
     from luthier.ml.inference.engine_prompts import rewritten_examples
     from luthier.ml.inference.models.thinking import limits_of
 
     learning, opted, name = Learning(reasoning=candidate.learn_reasoning), candidate.opted_turns, candidate.name
     examples = rewritten_examples(opted, examples, engine.template)
-    shots = tuple(rewritten_examples(opted, candidate.shots, engine.template))
+    num_shots, with_examples = _prompts_of(candidate, examples, engine.template)
     while True:
-        seen = [with_shots(e, shots) if shots else e for e in examples]
+        seen = with_examples(num_shots)
         units = [tokenise_sides(e, engine.template, learning) for e in seen]
         choices = tuple(
             tuple(tokenise_option(e, text, engine.template) for text in texts)
@@ -262,10 +281,10 @@ def system_under_test(
         )
         # One sequence over the context costs all rows a shot: their number is part of what is compared.
         everything = [t for unit in (*units, *choices) for t in unit]
-        if not shots or max(t.num_tokens for t in everything) <= candidate.context_length_tokens:
+        if not num_shots or max(t.num_tokens for t in everything) <= candidate.context_length_tokens:
             break
-        shots = shots[:-1]
-        name = f"{candidate.name} ({len(shots)} fit)"
+        num_shots -= 1
+        name = f"{candidate.name} ({num_shots} fit)"
     check_lengths(everything, candidate.context_length_tokens, model=candidate.model_name)
     pairs = are_pairs(examples)
     # Templates that drop earlier thoughts need a unit an answer: the last unit is the answered one.
@@ -279,7 +298,7 @@ def system_under_test(
         kind="head" if candidate.has_task_head else "model",
         model=candidate.model_name,
         adapter=candidate.adapter_path,
-        num_few_shot=len(shots),
+        num_few_shot=num_shots,
         engine=engine,
         prompts=prompt_set.prompts,
         references=prompt_set.references,
@@ -291,6 +310,82 @@ def system_under_test(
         earlier=tuple(unit[:-1] for unit in units) if cut else (),
         options=choices,
         option_texts=tuple(tuple(texts) for texts in options),
+        prompting=_prompting(candidate, num_shots, examples, tokenised, engine.template, learning),
+    )
+
+
+def _prompts_of(
+    candidate: Candidate, examples: Sequence[Example], template: ChatTemplate
+) -> tuple[int, Callable[[int], list[Example]]]:
+    """How many examples a candidate has for each row, and what gives the rows with so many of them, or fewer."""
+    from luthier.ml.evaluation.few_shot import with_shots
+
+    shown = _shown(candidate, examples, template)
+    instructed = _instruction_of(candidate, template)
+
+    def with_examples(num: int) -> list[Example]:
+        # Of nearest examples the last ones are kept, which are nearest to the prompt.
+        kept = slice(-num, None) if candidate.num_nearest and num else slice(num)
+        return [instructed(with_shots(e, own[kept])) for e, own in zip(examples, shown, strict=True)]
+
+    return max(map(len, shown), default=0), with_examples
+
+
+def _shown(candidate: Candidate, examples: Sequence[Example], template: ChatTemplate) -> list[tuple[Example, ...]]:
+    """The examples before each row's prompt, as the template takes them."""
+    from luthier.ml.inference.engine_prompts import rewritten_examples
+    from luthier.ml.prompting.nearest import nearest_examples
+
+    if not candidate.num_nearest:
+        return [tuple(rewritten_examples(candidate.opted_turns, candidate.shots, template))] * len(examples)
+    pool = rewritten_examples(candidate.opted_turns, candidate.nearest_from, template)
+    return nearest_examples(pool, examples, candidate.num_nearest)
+
+
+def _instruction_of(candidate: Candidate, template: ChatTemplate) -> Callable[[Example], Example]:
+    """What puts a candidate's instruction before all else in a prompt, its examples included."""
+    from luthier.ml.prompting.instructions import takes_system_turns, with_instruction
+
+    if not candidate.instruction:
+        return lambda example: example
+    return partial(with_instruction, instruction=candidate.instruction, as_system=takes_system_turns(template))
+
+
+def _prompting(
+    candidate: Candidate,
+    num_shots: int,
+    examples: Sequence[Example],
+    tokenised: Sequence[TokenisedExample],
+    template: ChatTemplate,
+    learning: Learning,
+) -> Prompting | None:
+    """What the prompts hold beside the rows' own text, with the tokens that this takes; None for nothing."""
+    from luthier.ml.data.tokenise.loss_mask import tokenise_sides
+    from luthier.ml.evaluation.systems import num_prompt_tokens
+
+    if not (candidate.shots or candidate.num_nearest or candidate.instruction or candidate.search_tokens is not None):
+        return None
+    has_pairs = any(example.rejected is not None for example in examples)
+    bare = [tokenise_sides(example, template, learning)[0 if has_pairs else -1] for example in examples]
+    added = [num_prompt_tokens(own) - num_prompt_tokens(other) for own, other in zip(tokenised, bare, strict=True)]
+    # Examples of which none fits are still what was asked for: a few-shot system of none.
+    is_told = candidate.instruction and not num_shots
+    kind: Literal["few_shot", "instruction", "optimised_prompt"] = "instruction" if is_told else "few_shot"
+    if candidate.search_tokens is not None:
+        kind = "optimised_prompt"
+    chosen: Literal["none", "drawn", "nearest"] = "nearest" if candidate.num_nearest else "drawn"
+    return Prompting(
+        # Examples of which none fits are still what was asked for: a few-shot system of none.
+        kind="optimised_prompt"
+        if candidate.search_tokens is not None
+        else kind
+        if candidate.instruction
+        else "few_shot",
+        instruction=candidate.instruction,
+        examples=chosen if num_shots else "none",
+        num_draws=candidate.num_draws,
+        extra_prompt_tokens=sum(added) / len(added) if added else 0.0,
+        search_tokens=candidate.search_tokens or 0,
     )
 
 
@@ -326,13 +421,6 @@ class _PromptSet:
             tuple(e.reference or "" for e in examples),
             tuple(readable(e.prompt) for e in examples),
         )
-
-
-def _prompt_tokens(tokenised: TokenisedExample) -> int:
-    """Tokens before the last learned turn: where its part of the mask begins."""
-    # loss_mask is bytes, [tokens], 0 or 1. The last 0->1 edge is where the last learned turn starts; rfind gives
-    # -1 for a mask that is learned from its first token, hence 0.
-    return tokenised.loss_mask.rfind(b"\x00\x01") + 1
 
 
 def readable(prompt: Conversation | None) -> str:

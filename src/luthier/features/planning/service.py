@@ -228,7 +228,7 @@ def prepare(
     )
     if judged:
         _check_judged(plan, judged, splits["train"].good_examples)
-    plan = _with_bar(plan, judged, splits["train"].good_examples)
+    plan = _with_judging(plan, judged, splits["train"].good_examples)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)
     plan = with_budget(context, plan, recipe.budget, prices)
@@ -246,9 +246,13 @@ def _check_judged(plan: Plan, judged: Sequence[Example], train: Sequence[Example
 
     check_metrics(plan.evaluation.metrics, judged)
     check_few_shot(plan.evaluation.few_shot, train, judged)
-    head = plan.objective.task_head
-    if head is not None and head.kind in SEARCH_KINDS:
+    if (head := plan.objective.task_head) is not None and _searches(plan):
         search_task(head.kind, judged, train)
+
+
+def _searches(plan: Plan) -> bool:
+    head = plan.objective.task_head
+    return head is not None and head.kind in SEARCH_KINDS
 
 
 def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
@@ -270,6 +274,27 @@ def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -
     bar = resolve_bar(asked, plan.evaluation.metrics, judged, train)
     evaluation = plan.evaluation.model_copy(update={"good_enough": bar})
     return plan.model_copy(update={"evaluation": evaluation})
+
+
+def _with_judging(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
+    """The plan with what has to be reached, and the ways to prompt the base model that are judged beside it.
+
+    Raises:
+        RequestError, RecipeError: what is asked for cannot be judged by these rows and metrics.
+    """
+    from luthier.core.evaluation_recipe import EvaluationRecipe
+    from luthier.ml.evaluation.few_shot import num_usable
+    from luthier.ml.planning.prompt_variants import with_prompt_variants
+    from luthier.ml.prompting.instructions import derive_instruction
+
+    return with_prompt_variants(
+        _with_bar(plan, judged, train),
+        plan.recipe.evaluation or EvaluationRecipe(),
+        # A model that searches documents writes no answers: nothing to prompt its base for.
+        are_texts_judged=bool(judged) and have_text_answers(judged) and not _searches(plan),
+        num_shown=num_usable(train, held_out=judged),
+        instruction=derive_instruction(train),
+    )
 
 
 def prepare_again(

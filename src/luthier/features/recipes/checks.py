@@ -18,9 +18,10 @@ from pydantic import ValidationError
 
 from luthier.core.dataset import Example, Row, TokenisedExample, reading_notes
 from luthier.core.errors import OverlongError, RecipeError, RequestError
-from luthier.core.evaluation import Bar
+from luthier.core.evaluation_plan import Bar
+from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id
-from luthier.core.recipe import GoodEnoughRecipe, MetricName, Recipe
+from luthier.core.recipe import Recipe
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:

@@ -44,10 +44,10 @@ def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
     *others, tuned = [system for system in evaluation.systems if system.is_model]
     metric = _metric(case, evaluation, tuned)
     is_share = _is_share(case, evaluation, metric)
-    bare, shown = _base(others)
+    bare, shown = _base(others, metric)
     today = _today(case, evaluation, metric, (bare, shown, tuned))
     kind: TodayKind = "given" if today is None else today.kind
-    if today is not None and today.is_model and today.num_few_shot:
+    if today is not None and today.is_model and today.is_prompted:
         shown, kind = today, "few_shot"
     figure, own = (_figure(system, metric) for system in (today, tuned))
     found = MeasuredGains(
@@ -80,6 +80,7 @@ def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
             "over_few_shot": _compared(evaluation, beside, tuned, metric) if beside is not None else None,
             "few_shot_correlation": 0.0 if beside is None else _correlation(beside, today, tuned, metric),
             "shot_tokens": _shot_tokens(context, evaluation, shown, case, kind) if shown and is_shown else None,
+            "notes": (*found.notes, *_notes_on_prompt(evaluation, shown if is_shown else None)),
         }
     )
 
@@ -115,11 +116,33 @@ def _figure(system: SystemResult | None, metric: str) -> Measured | None:
     return Measured(value=found.value, low=found.low, high=found.high)
 
 
-def _base(others: Sequence[SystemResult]) -> tuple[SystemResult | None, SystemResult | None]:
-    """The base model, and the same with examples in its prompt, among the models beside the judged one."""
-    bare = next((system for system in others if not system.num_few_shot), None)
-    shown = (system for system in others if system.num_few_shot and bare is not None and system.model == bare.model)
-    return bare, next(shown, None)
+def _base(others: Sequence[SystemResult], metric: str) -> tuple[SystemResult | None, SystemResult | None]:
+    """The base model, and the best of the ways to prompt it, among the models beside the judged one."""
+    bare = next((system for system in others if not system.is_prompted), None)
+    prompts = [
+        s for s in others if s.is_prompted and bare is not None and s.model == bare.model and metric in s.metrics
+    ]
+    # Only metrics that rise with quality are read (`_metric`); of equal prompts the shorter costs less.
+    best = min(prompts, key=lambda one: (-one.metrics[metric].value, _added_tokens(one) or 0.0), default=None)
+    return bare, best
+
+
+def _added_tokens(system: SystemResult) -> float | None:
+    """Tokens that its prompts have beside the rows' own, on average; None where the evaluation does not say it."""
+    return None if system.prompting is None else system.prompting.extra_prompt_tokens
+
+
+def _notes_on_prompt(evaluation: Evaluation, shown: SystemResult | None) -> Iterator[str]:
+    """Which prompt is priced, of several."""
+    from luthier.ml.evaluation.verdict_text import system_title
+
+    prompts = [system for system in evaluation.systems if system.is_prompted]
+    added = None if shown is None else _added_tokens(shown)
+    if shown is None or added is None:
+        return
+    title = system_title(shown, evaluation.systems)
+    which = f", the best of {len(prompts)} prompts on these rows" if len(prompts) > 1 else ""
+    yield f"The prompt that is priced is {title}{which}: {added:,.0f} more tokens in each call."
 
 
 def _today(
@@ -369,6 +392,8 @@ def _shot_tokens(
         return None
     if not is_today and few_shot and (few_shot.extra_prompt_tokens is not None or few_shot.input_tokens is not None):
         return None
+    if (recorded := _added_tokens(shown)) is not None:
+        return recorded
     key = "tuned.saved_prompt_tokens" if is_today else "alternatives.few_shot.extra_prompt_tokens"
     plan = context.runs.plan(evaluation.run_id) if evaluation.run_id is not None else None
     held_out = plan.data.held_out if plan is not None else None

@@ -16,6 +16,7 @@ from luthier.platform.cli.command import (
     HomeOption,
     JsonOption,
     MappingOption,
+    OptimisedPromptOption,
     PageOption,
     SuitePageOption,
     open_context,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from luthier.core.evaluation import Evaluation
-    from luthier.core.recipe import MetricName
+    from luthier.core.evaluation_recipe import MetricName
     from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult, TaskResult
 
 Systems = Annotated[
@@ -65,6 +66,25 @@ FewShotOption = Annotated[
 ]
 FewShotFromOption = Annotated[
     Path | None, typer.Option("--few-shot-from", metavar="FILE", help="Where those examples are taken from.")
+]
+DrawsOption = Annotated[
+    int | None,
+    typer.Option("--few-shot-draws", min=1, max=16, help="Draws of examples whose mean is reported [default: 4]."),
+]
+NearestOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--few-shot-nearest/--no-few-shot-nearest",
+        help="Also show the examples that are nearest to each row [default: where --few-shot is].",
+    ),
+]
+InstructionOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--instruction/--no-instruction",
+        help="Also try an instruction derived from the rows of --few-shot-from, or of the run, where these hold none "
+        "[default: where --few-shot is].",
+    ),
 ]
 MetricsOption = Annotated[
     str | None,
@@ -111,6 +131,10 @@ def evaluate(
     html: SuitePageOption = None,
     few_shot: FewShotOption = 0,
     few_shot_from: FewShotFromOption = None,
+    few_shot_draws: DrawsOption = None,
+    few_shot_nearest: NearestOption = None,
+    instruction: InstructionOption = None,
+    optimised_prompt: OptimisedPromptOption = None,
     metrics: MetricsOption = None,
     mapping: MappingOption = None,
     max_new_tokens: NewTokensOption = None,
@@ -126,7 +150,16 @@ def evaluate(
     named = [*systems, *(against or ())]
     of_data = {"--few-shot": few_shot, "--few-shot-from": few_shot_from, "--metrics": metrics, "--map": mapping}
     of_data |= {"--max-new-tokens": max_new_tokens, "--max-samples": max_samples}
-    of_data |= {"--good-enough": good_enough}
+    of_data |= {
+        "--good-enough": good_enough,
+        "--few-shot-draws": few_shot_draws,
+        "--optimised-prompt": optimised_prompt,
+    }
+    # As words, since "no" is a value here.
+    of_data |= {
+        name: None if value is None else "given"
+        for name, value in (("--few-shot-nearest", few_shot_nearest), ("--instruction", instruction))
+    }
     # As a word, since 0 is a value here and would count as not given.
     of_data |= {"--max-thinking-tokens": None if max_thinking_tokens is None else "given"}
     # Falsy where an option has its default: only options that were given are refused.
@@ -137,7 +170,8 @@ def evaluate(
         return _by_suite(named, asked, as_json=as_json, home=home)
     assert data is not None
     limits = (max_new_tokens, max_thinking_tokens, max_samples)
-    asked_rows = _AskedRows(data, few_shot, few_shot_from, metrics, mapping, *limits, allow_leakage, good_enough)
+    ways = (few_shot_draws, few_shot_nearest, instruction, optimised_prompt)
+    asked_rows = _AskedRows(data, few_shot, few_shot_from, *ways, metrics, mapping, *limits, allow_leakage, good_enough)
     return _by_rows(named, asked_rows, gate, as_json=as_json, home=home)
 
 
@@ -146,6 +180,10 @@ class _AskedRows:
     data: Path
     few_shot: int
     few_shot_from: Path | None
+    few_shot_draws: int | None
+    few_shot_nearest: bool | None
+    instruction: bool | None
+    optimised_prompt: int | None
     metrics: str | None
     mapping: list[str] | None
     max_new_tokens: int | None
@@ -193,9 +231,16 @@ def _check_ways(
 def _by_rows(systems: list[str], asked: _AskedRows, gate: Path | None, *, as_json: bool, home: Path | None) -> Answer:
     from luthier.core.access import DEFAULT_PROJECT
     from luthier.features.evaluations import service as evaluations
+    from luthier.features.evaluations.prompted import AskedPrompts
     from luthier.platform.cli.command import parse_good_enough, parse_mapping
 
     bar = parse_good_enough(asked.good_enough)
+    prompts = AskedPrompts(
+        draws=asked.few_shot_draws,
+        nearest=asked.few_shot_nearest,
+        instruction=asked.instruction,
+        search_tokens=asked.optimised_prompt or 0,
+    )
     chosen = parse_metrics(asked.metrics) if asked.metrics is not None else None
     with open_context(home) as context:
         # Before the judging, which may take hours.
@@ -206,6 +251,7 @@ def _by_rows(systems: list[str], asked: _AskedRows, gate: Path | None, *, as_jso
             data=asked.data,
             few_shot=asked.few_shot,
             few_shot_from=asked.few_shot_from,
+            prompts=prompts,
             metrics=chosen,
             mapping=parse_mapping(asked.mapping or ()) or None,
             max_new_tokens=asked.max_new_tokens,
@@ -322,8 +368,6 @@ def _show_evaluation(console: Console, found: Evaluation) -> None:
         f"{figures.duration(found.seconds)}",
         soft_wrap=True,
     )
-    for note in found.rows_notes:
-        console.print(visible(note), soft_wrap=True)
     show_evaluation(console, found)
 
 

@@ -19,6 +19,7 @@ from luthier.platform.cli.command import (
     GoodEnoughOption,
     HomeOption,
     JsonOption,
+    OptimisedPromptOption,
     PricesOption,
     SetOption,
     open_context,
@@ -46,6 +47,7 @@ def train(
     budget_kwh: BudgetKwhOption = None,
     prices: PricesOption = None,
     good_enough: GoodEnoughOption = None,
+    optimised_prompt: OptimisedPromptOption = None,
     num_devices: DevicesOption = None,
     on: Annotated[
         str | None,
@@ -59,7 +61,7 @@ def train(
     Ctrl-C, SIGTERM or a spent budget ends the run as paused, with a checkpoint to resume from. With --resume a budget
     replaces the run's own; it counts from the run's very beginning, judging included.
     """
-    overrides = _overrides(recipe, resume_id, overrides or (), good_enough)
+    overrides = _overrides(recipe, resume_id, overrides or (), good_enough, optimised_prompt)
     from luthier.features.planning.budgets import asked_budget, merged
     from luthier.features.planning.format import show_plan
     from luthier.features.training import external
@@ -95,9 +97,13 @@ def train(
 
 
 def _overrides(
-    recipe: Path | None, resume_id: str | None, overrides: Sequence[str], good_enough: str | None
+    recipe: Path | None,
+    resume_id: str | None,
+    overrides: Sequence[str],
+    good_enough: str | None,
+    optimised_prompt: int | None,
 ) -> list[str]:
-    """The values that replace those of the recipe; --good-enough is one, as it is a part of the plan.
+    """The values that replace those of the recipe; --good-enough and --optimised-prompt are parts of the plan, too.
 
     Raises:
         RequestError: neither a recipe nor a run, both, or a run that is to have other values.
@@ -105,16 +111,22 @@ def _overrides(
     from luthier.core.errors import RequestError
 
     asked = parse_good_enough(good_enough)
-    of_bar = [] if asked is None else [f"evaluation.good_enough={asked.model_dump_json(exclude_none=True)}"]
-    if (recipe is None) == (resume_id is None) or (resume_id is not None and (overrides or of_bar)):
+    of_options = {
+        "--good-enough": []
+        if asked is None
+        else [f"evaluation.good_enough={asked.model_dump_json(exclude_none=True)}"],
+        "--optimised-prompt": [] if optimised_prompt is None else [f"evaluation.optimised_prompt={optimised_prompt}"],
+    }
+    given = [value for values in of_options.values() for value in values]
+    if (recipe is None) == (resume_id is None) or (resume_id is not None and (overrides or given)):
         came = "both a recipe and --resume" if recipe and resume_id else "neither a recipe nor --resume"
-        option = "--set" if overrides else "--good-enough"
+        option = "--set" if overrides else next((name for name, value in of_options.items() if value), "")
         raise RequestError(
             f"{option} with --resume: a run keeps the plan that it began with" if resume_id and not recipe else came,
             expected="a recipe (with --set where you like), or --resume RUN (with a budget where you like)",
             do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
         )
-    return [*overrides, *of_bar]
+    return [*overrides, *given]
 
 
 def _launcher(num_devices: int | None, on: str | None) -> Launcher | None:

@@ -82,8 +82,23 @@ def nearest_by_words(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
         NotApplicable: no training rows, or prompts without words.
     """
     _check(rows)
-    best = [scores.argmax(axis=1) for scores in Bm25([row.prompt for row in rows]).scores(prompts)]
-    return [rows[int(number)].answer for number in np.concatenate(best)]
+    return [rows[best[0]].answer for best in ranked_by_words([row.prompt for row in rows], prompts, 1)]
+
+
+def ranked_by_words(texts: Sequence[str], prompts: Sequence[str], num: int) -> list[list[int]]:
+    """For each prompt the places of the `num` texts with the highest BM25 score, the best first; fewer if there are.
+
+    Of equal ones the first in the texts comes first.
+
+    Raises:
+        NotApplicable: texts without words.
+    """
+    found: list[list[int]] = []
+    for scores in Bm25(texts).scores(prompts):
+        # argmax takes the first of equals, and so does a stable sort; sorting all for one would take the time.
+        best = scores.argmax(axis=1)[:, None] if num == 1 else np.argsort(-scores, axis=1, kind="stable")[:, :num]
+        found += best.tolist()
+    return found
 
 
 def rows_to_embed(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:

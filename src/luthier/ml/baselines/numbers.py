@@ -35,7 +35,7 @@ def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
     """
     written = [read_number(row.answer) for row in rows]
     kept = [(row, one) for row, one in zip(rows, written, strict=True) if one is not None][:_MOST_ROWS]
-    if len(rows) < _LEAST_ROWS or len([one for one in written if one is not None]) < _LEAST_SHARE * len(rows):
+    if not are_numbers([row.answer for row in rows]):
         raise NotApplicable("the answers are not numbers" if len(rows) >= _LEAST_ROWS else "fewer than ten rows")
     values = np.array([one.value for _, one in kept])
     if values.min() == values.max():
@@ -45,6 +45,12 @@ def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
     # Nothing beyond what was seen: a line leaves the range of the answers, where an answer of that kind would not.
     inside = np.clip(found, values.min(), values.max())
     return [write_number(float(value), form) for value in inside]
+
+
+def are_numbers(answers: Sequence[str]) -> bool:
+    """Whether answers are numbers, perhaps with a unit: nearly all of at least ten."""
+    num = sum(read_number(one) is not None for one in answers)
+    return len(answers) >= _LEAST_ROWS and num >= _LEAST_SHARE * len(answers)
 
 
 def _predict(texts: Sequence[str], values: np.ndarray[Any, Any], prompts: Sequence[str]) -> np.ndarray[Any, Any]:

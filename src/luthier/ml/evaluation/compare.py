@@ -12,12 +12,13 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from luthier.core.errors import DivergedError, RequestError
-from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, ThinkingFigures
+from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult
+from luthier.core.evaluation_plan import ThinkingFigures
 from luthier.core.ports import Generation, Progress, Score
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.metrics.likelihood import margins
@@ -164,8 +165,7 @@ def judge_in_full(
             for place, later in enumerate(outcomes)
             for earlier in outcomes[:place]
             for metric in wanted
-            # Baselines are what models are compared with; among each other nobody needs them compared.
-            if later.system.kind in ("model", "head")
+            if _are_compared(earlier.system, later.system)
             and later.system.takes(metric)
             and earlier.system.takes(metric)
             # Perplexity is per token: other tokens are another unit.
@@ -178,6 +178,16 @@ def judge_in_full(
         {outcome.system.name: outcome.observed for outcome in outcomes},
         {(outcome.system.name, name): stats for outcome in outcomes for name, stats in outcome.statistics.items()},
     )
+
+
+def _are_compared(earlier: SystemUnderTest, later: SystemUnderTest) -> bool:
+    """Whether two systems are held against each other.
+
+    Baselines are what models are compared with; among each other nobody needs them compared, nor ways to prompt one
+    model: each is held against the plain prompt and the judged system.
+    """
+    are_prompts = earlier.prompting is not None and later.prompting is not None and earlier.model == later.model
+    return later.kind in ("model", "head") and not are_prompts
 
 
 def _run(
@@ -292,6 +302,7 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
         num_empty=sum(not generation.text.strip() for generation in outcome.generations),
         num_cut_off=sum(generation.finish_reason == "length" for generation in outcome.generations),
         thinking=thinking_figures(outcome.generations),
+        prompting=system.prompting,
     )
 
 
@@ -374,15 +385,18 @@ def as_one_system(
     *,
     seed: int,
     clusters: Sequence[Hashable] | None = None,
+    test: Literal["seeds", "draws"] = "seeds",
 ) -> Judged:
     """What was judged, with all trainings under the name of the first; its samples are those that are shown.
 
     Args:
         judged: results of all trainings as systems of their own.
-        trainings: at least two names of judged systems, none of them a baseline of another comparison that is kept.
+        trainings: at least two names of judged systems: trainings of one recipe, or one model with several draws of
+            few-shot examples.
         metrics: those that were judged by.
         seed: of the resampling.
         clusters: the source of each row; None where every row is its own.
+        test: what its comparisons are said to rest on.
 
     Raises:
         RequestError: fewer than two trainings, or different rows.
@@ -400,8 +414,8 @@ def as_one_system(
         # The other trainings are no systems of their own any more.
         if {one.candidate, one.baseline} & others:
             continue
-        if one.candidate == first:
-            one = _against(one, judged, trainings, by_name[one.metric], seed, clusters)
+        if first in (one.candidate, one.baseline):
+            one = _against(one, judged, trainings, by_name[one.metric], seed, clusters, test)
         comparisons.append(one)
     return Judged(tuple(systems), tuple(comparisons), judged.observed, judged.statistics)
 
@@ -432,10 +446,12 @@ def _against(
     metric: MetricDefinition,
     seed: int,
     clusters: Sequence[Hashable] | None,
+    test: Literal["seeds", "draws"],
 ) -> Comparison:
+    candidates, baselines = (trainings if name == trainings[0] else (name,) for name in (one.candidate, one.baseline))
     found = statistics.difference_over_seeds(
-        [judged.statistics[training, metric.name] for training in trainings],
-        [judged.statistics[one.baseline, metric.name]],
+        [judged.statistics[name, metric.name] for name in candidates],
+        [judged.statistics[name, metric.name] for name in baselines],
         metric.aggregate,
         bounds=bounds_of(metric),
         seed=seed,
@@ -450,6 +466,6 @@ def _against(
             "p_value": found.p_value,
             "verdict": statistics.verdict_word(found, higher_is_better=metric.higher_is_better),
             "rows_needed": None,
-            "test": "seeds",
+            "test": test,
         }
     )

@@ -35,24 +35,60 @@ def choose_shots(
     Raises:
         RequestError: fewer than `num` examples can be shown.
     """
-    usable = _usable(pool, held_out)
+    usable = usable_shots(pool, held_out)
     if num < 0 or len(usable) < num:
         raise RequestError(
             f"{num} few-shot examples asked, {len(usable)} of {len(pool)} rows can be shown",
             expected="rows with a text answer, different from each other and from the held-out rows",
             do="ask for fewer few-shot examples, or take them from a larger file",
         )
+    return tuple(usable[key] for key in _in_order(usable, seed)[0][:num])
+
+
+def choose_draws(
+    pool: Sequence[Example], num: int, seed: int, *, num_draws: int, held_out: Sequence[Example] = ()
+) -> tuple[tuple[Example, ...], ...]:
+    """Several choices of `num` examples, no example in two of them; the first is that of `choose_shots`.
+
+    Draws without a common example tell of what another draw would do. All of them come from the shorter half of the
+    pool, so there are fewer than `num_draws` where that half holds no more.
+
+    Args:
+        pool: rows to choose from, such as the training rows.
+        num: examples of a draw, at least 1.
+        seed: of the choice.
+        num_draws: draws, at least 1.
+        held_out: the rows to be judged.
+
+    Raises:
+        RequestError: fewer than `num` examples can be shown.
+    """
+    first = choose_shots(pool, num, seed, held_out=held_out)
+    usable = usable_shots(pool, held_out)
+    order, num_short = _in_order(usable, seed)
+    starts = range(num, min(num_draws * num, num_short) - num + 1, num)
+    return (first, *(tuple(usable[key] for key in order[start : start + num]) for start in starts))
+
+
+def num_draws_of(num_shown: int, num: int, num_draws: int) -> int:
+    """How many of `num_draws` draws of `num` examples `choose_draws` makes of so many rows that can be shown."""
+    # The shorter half with its middle: where no two rows have one length, this many are no longer than the median.
+    return max(1, min(num_draws, (num_shown + 1) // 2 // max(1, num)))
+
+
+def _in_order(usable: dict[str, Example], seed: int) -> tuple[list[str], int]:
+    """The keys in the order in which they are drawn, and how many of them are of the shorter half."""
     sizes = {key: _num_characters(example) for key, example in usable.items()}
     middle = statistics.median(sizes.values()) if sizes else 0
     drawn = {key: sha256_document([seed, key]) for key in usable}
     # Everything up to the median ties in size, so the hash alone orders the shorter half.
     order = sorted(usable, key=lambda key: (max(sizes[key], middle), drawn[key]))
-    return tuple(usable[key] for key in order[:num])
+    return order, sum(size <= middle for size in sizes.values())
 
 
 def num_usable(pool: Sequence[Example], *, held_out: Sequence[Example] = ()) -> int:
     """How many examples `choose_shots` could give."""
-    return len(_usable(pool, held_out))
+    return len(usable_shots(pool, held_out))
 
 
 def with_shots(example: Example, shots: Sequence[Example]) -> Example:
@@ -88,7 +124,8 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Example:
     return example.model_copy(update=shown_in)
 
 
-def _usable(pool: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Example]:
+def usable_shots(pool: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Example]:
+    """The rows that can be shown, each conversation once: with a text answer, and asked in no held-out row."""
     asked = {_prompt_key(example) for example in held_out}
     usable: dict[str, Example] = {}
     for example in pool:

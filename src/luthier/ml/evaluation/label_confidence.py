@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.evaluation import Bar, Coverage, LabelConfidence, Metric
+from luthier.core.evaluation import Coverage, LabelConfidence, Metric
+from luthier.core.evaluation_plan import Bar
 from luthier.ml.charts.spec import Axis, Mark, Plot, Role, Series, points_of
 from luthier.ml.evaluation.metrics.calibration import (
     brier_score,

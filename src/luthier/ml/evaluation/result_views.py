@@ -25,6 +25,7 @@ from luthier.core.results.suite import Confusion, SafetyResult, SuiteResult, Tas
 from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_rows
 from luthier.ml.charts.judged_rows import metric_names as names_of
 from luthier.ml.charts.spec import Axis, Mark, Plot, Role, Series, points_of
+from luthier.ml.evaluation.prompt_views import prompts_but_best
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def roles(evaluation: Evaluation) -> Roles | None:
     adapted = [system for system in systems if system.adapter is not None]
     candidate = adapted[0] if len(adapted) == 1 else systems[-1]
     rest = [system for system in systems if system.name != candidate.name and system.is_model]
-    bare = [system for system in rest if system.num_few_shot == 0]
+    bare = [system for system in rest if not system.is_prompted]
     baseline = next(iter(bare or rest), None)
     return Roles(candidate.name, baseline.name if baseline else None)
 
@@ -61,7 +62,7 @@ def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
     """The candidate's own model before it was tuned, without examples in its prompt; or else a system called `base`."""
     own = next((one for one in systems if one.name == candidate), None)
     models = [one for one in systems if one.is_model]
-    others = [one for one in models if one.name != candidate and one.num_few_shot == 0 and one.adapter is None]
+    others = [one for one in models if one.name != candidate and not one.is_prompted and one.adapter is None]
     same = next((one.name for one in others if own is not None and one.model == own.model), None)
     return same or next((one.name for one in others if one.name == BASE), None)
 
@@ -75,7 +76,10 @@ MAX_CONFUSION_LABELS: Final = 12
 
 
 def confusions(evaluation: Evaluation, roles: Roles) -> tuple[tuple[str, Confusion], ...]:
-    """Which label each model gave for which, the candidate first; empty where the rows' answers are no labels."""
+    """Which label each model gave for which, the candidate first; empty where the rows' answers are no labels.
+
+    Of several ways to prompt a model only the best one.
+    """
     if not evaluation.labels:
         return ()
     from luthier.ml.evaluation.metrics.classification import Labelling, confusion
@@ -83,8 +87,9 @@ def confusions(evaluation: Evaluation, roles: Roles) -> tuple[tuple[str, Confusi
 
     labelling = Labelling(evaluation.labels)
     found = []
+    left_out = prompts_but_best(evaluation)
     for system in sorted(evaluation.systems, key=lambda one: one.name != roles.candidate):
-        if system.is_model and system.samples:
+        if system.is_model and system.samples and system.name not in left_out:
             outputs, references = zip(*((one.output, one.reference) for one in system.samples), strict=True)
             found.append((system.name, confusion(labelling, Observations(outputs=outputs, references=references))))
     return tuple(found)

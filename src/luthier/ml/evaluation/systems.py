@@ -9,6 +9,7 @@ from itertools import chain, islice
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import SystemKind
+from luthier.core.evaluation_plan import Prompting
 from luthier.core.ports import Engine, Progress, ProgressTask, Prompt, Score
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition
 from luthier.ml.evaluation.metrics.ranking import Ranked
@@ -42,6 +43,7 @@ class SystemUnderTest:
             without a language model, whose engine gives the answers that it has predicted.
         seconds_before: wall time that it took before it was judged, such as that of fitting a baseline.
         rank: orders documents for the query of each row; None for what does not search.
+        prompting: what its prompts hold beside the text of the rows; None for nothing.
     """
 
     name: str
@@ -62,6 +64,12 @@ class SystemUnderTest:
     kind: SystemKind = "model"
     seconds_before: float = 0.0
     rank: Callable[[Progress], Sequence[Ranked]] | None = None
+    prompting: Prompting | None = None
+
+    @property
+    def prompt_tokens(self) -> list[int]:
+        """Tokens of each row's prompt; none of a baseline without a language model."""
+        return [num_prompt_tokens(one) for one in self.tokenised]
 
     def takes(self, metric: MetricDefinition) -> bool:
         """Whether it can be judged by a metric: task heads and baselines have answers or an order, no likelihoods."""
@@ -78,6 +86,13 @@ class SystemUnderTest:
             return found
         rest = iter(found[len(self.tokenised) :])
         return [_together([one, *islice(rest, len(rows))]) for one, rows in zip(found, self.earlier, strict=False)]
+
+
+def num_prompt_tokens(tokenised: TokenisedExample) -> int:
+    """Tokens before the last learned turn: where its part of the mask begins."""
+    # loss_mask is bytes, [tokens], 0 or 1. The last 0->1 edge is where the last learned turn starts; rfind gives
+    # -1 for a mask that is learned from its first token, hence 0.
+    return tokenised.loss_mask.rfind(b"\x00\x01") + 1
 
 
 def _together(scores: Sequence[Score]) -> Score:

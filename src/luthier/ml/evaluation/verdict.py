@@ -1,7 +1,8 @@
 """The answer: is the candidate better than what costs less, by how much, how sure, and is it good enough?
 
-What costs less is the base model, with and without examples in its prompt, and every alternative without a language
-model (`luthier.ml.baselines`).
+What costs less is the base model, as it is and prompted in several ways (`luthier.ml.prompting`), and every alternative
+without a language model (`luthier.ml.baselines`). Ways to prompt are one question, as alternatives without a language
+model are: which of them is the best is only seen on the judged rows.
 
 "Better than the best alternative" is an intersection-union test: the model has to be better than each alternative at
 the 5% level, which claims too much in at most 5% of studies without any correction, whichever alternative is the best
@@ -24,13 +25,13 @@ from luthier.core.evaluation import (
     Alternative,
     AlternativeKind,
     AlternativeWord,
-    Bar,
     Comparison,
     LabelConfidence,
     SystemResult,
     Verdict,
     VerdictWord,
 )
+from luthier.core.evaluation_plan import Bar
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import metric_title, start
 from luthier.ml.evaluation.label_confidence import confidence_details, coverage_sentence
@@ -74,7 +75,9 @@ def alternatives_of(
                 value=figure.value,
                 low=figure.low,
                 high=figure.high,
-                seconds=system.seconds,
+                # Several draws were only made to see how much draws differ: using it takes one of them.
+                seconds=system.seconds / (system.prompting.num_draws if system.prompting else 1),
+                extra_prompt_tokens=system.prompting.extra_prompt_tokens if system.prompting else None,
             )
         )
     return tuple(alternatives)
@@ -83,6 +86,8 @@ def alternatives_of(
 def _kind(system: SystemResult) -> AlternativeKind | None:
     if system.kind != "model":
         return system.kind
+    if system.prompting is not None:
+        return system.prompting.kind
     return "few_shot" if system.num_few_shot else None
 
 
@@ -305,23 +310,24 @@ def _verdict(
     bar: Bar | None,
 ) -> Verdict:
     """own: the comparisons of the judged system. found: of these the ones by the metric that decides."""
-    are_models, metric = {result.name for result in results if result.is_model}, found[0].metric
-    models = [c for c in found if c.baseline in are_models]
-    simple = [c for c in found if c.baseline not in are_models]
+    by_name, metric = {result.name: result for result in results}, found[0].metric
+    models = [c for c in found if by_name[c.baseline].is_model]
+    simple = [c for c in found if not by_name[c.baseline].is_model]
     figures = (*primary_details(judged, models, results), *simple_details(judged, simple, results))
-    of_models = [c for c in own if c.baseline in are_models]
+    of_models = [c for c in own if by_name[c.baseline].is_model]
     further = further_details(of_models, models, results) if models else ()
     higher = judged.metrics[metric].higher_is_better
+    plain, shown = deciding([c for c in models if by_name[c.baseline].prompting], models, higher)
     alternatives = alternatives_of(judged, found, results)
     names = {one.name for one in alternatives}
     good_enough, sentence = held_against(bar, judged)
     sentences = (
-        headline(judged, models, results) if models else "",
+        headline(judged, plain, results) if plain else "",
         simple_sentence(judged, models, simple, results),
         sentence,
     )
     return Verdict(
-        word=_overall(models, simple, higher),
+        word=_overall([c for c in models if c not in shown], shown, simple, higher),
         metric=metric,
         headline=" ".join(filter(None, sentences)),
         details=(*figures, *further),
@@ -337,10 +343,34 @@ def _verdict(
     )
 
 
-def _overall(models: Sequence[Comparison], simple: Sequence[Comparison], higher_is_better: bool) -> VerdictWord:
+def deciding(
+    shown: Sequence[Comparison], models: Sequence[Comparison], higher_is_better: bool
+) -> tuple[list[Comparison], list[Comparison]]:
+    """The comparisons that a headline names, and those with ways to prompt, which are one question.
+
+    Of several ways to prompt a headline names the one that decides: the hardest of those that are the answer.
+
+    Args:
+        shown: of the models' those whose prompts hold more than the rows' text.
+        models: with all models.
+        higher_is_better: the metric's direction.
+    """
+    if len(shown) < 2:
+        return list(models), list(shown)
+    word = _WORDS[against_all(shown, higher_is_better)]
+    # One that is beaten does not decide where another one, less sure, is not.
+    decides = hardest([c for c in shown if word == "better" or c.verdict != "better"], higher_is_better)
+    # Worse by itself, but not as one of several: the headline has the word of all of them.
+    named = decides.model_copy(update={"verdict": word})
+    kept = (c for c in models if c not in shown or c is decides)
+    return [named if c is decides else c for c in kept], list(shown)
+
+
+def _overall(
+    models: Sequence[Comparison], shown: Sequence[Comparison], simple: Sequence[Comparison], higher_is_better: bool
+) -> VerdictWord:
     words = {comparison.verdict for comparison in models}
-    if simple:
-        words.add(_WORDS[against_all(simple, higher_is_better)])
+    words |= {_WORDS[against_all(some, higher_is_better)] for some in (shown, simple) if some}
     # One baseline that is better is enough: whoever acts on the verdict would take that one.
     if "worse" in words:
         return "worse"

@@ -46,23 +46,36 @@ def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
         # Two ways to find the nearest row have one kind: the name says which, in brackets.
         _, bracket, way = system.name.partition(" (")
         return f"{_BASELINES[system.kind]}{bracket}{way}"
-    bare = without_examples(system, results)
+    bare = without_prompting(system, results)
     if bare is None:
         return _IN_PROSE.get(system.name, system.name)
-    return f"{system_title(bare, results)} with {examples(system)} in its prompt"
+    return f"{system_title(bare, results)} with {prompt_of(system, ' in its prompt')}"
 
 
-def without_examples(system: SystemResult, results: Sequence[SystemResult]) -> SystemResult | None:
-    """The same model without examples in its prompt; None where it was not judged, or `system` has none itself."""
-    if not system.num_few_shot:
+def without_prompting(system: SystemResult, results: Sequence[SystemResult]) -> SystemResult | None:
+    """The same model with nothing but the rows' text in its prompt; None where it was not judged, or is `system`."""
+    if not system.is_prompted:
         return None
-    same = [r for r in results if not r.num_few_shot and (r.model, r.adapter) == (system.model, system.adapter)]
+    same = [r for r in results if not r.is_prompted and (r.model, r.adapter) == (system.model, system.adapter)]
     return next((r for r in same if system.name.startswith(r.name)), None)
 
 
-def examples(system: SystemResult) -> str:
-    """`1 example`, `4 examples`."""
-    return "1 example" if system.num_few_shot == 1 else f"{system.num_few_shot:,} examples"
+def prompt_of(system: SystemResult, where: str = "") -> str:
+    """What is in a prompt beside the rows' text: `4 examples`, `an instruction and the 4 nearest training rows`.
+
+    Args:
+        system: with something in its prompt.
+        where: follows it, where it is not the prompt as a whole: ` in the prompt`.
+    """
+    own, num = system.prompting, system.num_few_shot
+    if own is not None and own.kind == "optimised_prompt":
+        return "an optimised prompt"
+    parts = ["an instruction"] if own is not None and own.instruction else []
+    if own is not None and own.examples == "nearest":
+        parts.append("the nearest training row" if num == 1 else f"the {num:,} nearest training rows")
+    elif num or not parts:
+        parts.append("1 example" if num == 1 else f"{num:,} examples")
+    return f"{listed(parts)}{where}"
 
 
 def held_out_rows(number: int) -> str:
@@ -131,15 +144,15 @@ def _named(judged: SystemResult, found: Sequence[Comparison], results: Sequence[
 
 
 def short_names(found: Sequence[Comparison], results: Sequence[SystemResult], where: str) -> list[str]:
-    """The baselines; a model with examples, right behind the model itself, is "it with 4 examples" and `where`."""
+    """The baselines; a prompted model, right behind the model itself, is "it with 4 examples" and `where`."""
     by_name = {result.name: result for result in results}
     names, before = [], ""
     for comparison in found:
         system = by_name[comparison.baseline]
-        bare = without_examples(system, results)
+        bare = without_prompting(system, results)
         # "it" only refers to the system that was named just before.
         is_same = bare is not None and bare.name == before
-        names.append(f"it with {examples(system)}{where}" if is_same else system_title(system, results))
+        names.append(f"it with {prompt_of(system, where)}" if is_same else system_title(system, results))
         before = comparison.baseline
     return names
 
@@ -252,6 +265,8 @@ def _rows_needed(comparison: Comparison, decimals: int) -> str:
     # Of a difference that is shown as 0.00, a number of rows would look absurd.
     if float(f"{comparison.difference:.{decimals}f}") == 0:
         return "; equal as far as these decimals go, so no number of rows that would settle it can be named"
+    if comparison.test in ("seeds", "draws"):
+        return f"; other {comparison.test} count as well as rows here, so how many would settle it cannot be told"
     if comparison.rows_needed is None:
         return "; how many rows would settle it cannot be told from so few"
     return f"; about {_rounded(comparison.rows_needed)} held-out rows would settle a difference of this size"
@@ -316,13 +331,9 @@ def caveats(
     found += constant_answers(results) if are_labels else ()
     found += _cut_off(results)
     found += _disagreement(comparisons)
-    if shown := max((r.num_few_shot for r in results), default=0):
-        examples = "example in the prompt is" if shown == 1 else f"{shown} examples in the prompt are"
-        found.append(
-            f"The {examples} one draw from the training rows: others can do better or worse, and no interval here "
-            "speaks of that."
-        )
-    elif judged.adapter is not None and judged.samples and not reads_order(metric):
+    found += _draws(results)
+    has_shots = any(r.num_few_shot for r in results)
+    if judged.adapter is not None and judged.samples and not has_shots and not reads_order(metric):
         found.append("The base model was not tried with few-shot examples, the cheap alternative to training.")
     metrics = dict.fromkeys(comparison.metric for comparison in comparisons)
     if missing := [name for name in judged.metrics if name not in metrics]:
@@ -333,6 +344,25 @@ def caveats(
             "beforehand; each of the others looks different by mere luck 1 time in 20."
         )
     return tuple(found)
+
+
+def _draws(results: Sequence[SystemResult]) -> list[str]:
+    """What intervals of models with drawn examples in their prompts do not speak of."""
+    drawn = [r for r in results if r.num_few_shot and (r.prompting is None or r.prompting.examples == "drawn")]
+    # The examples of an optimised prompt were chosen, not drawn.
+    single = [
+        r.num_few_shot
+        for r in drawn
+        if r.prompting is None or (r.prompting.num_draws == 1 and r.prompting.kind != "optimised_prompt")
+    ]
+    if not single:
+        return []
+    num = max(single)
+    examples = "example in the prompt is" if num == 1 else f"{num} examples in the prompt are"
+    return [
+        f"The {examples} one draw from the training rows: others can do better or worse, and no interval here speaks "
+        "of that."
+    ]
 
 
 CONSTANT_SHARE = 0.9

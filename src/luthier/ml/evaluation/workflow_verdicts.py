@@ -46,7 +46,7 @@ from luthier.ml.evaluation.verdict import (
     simple_details,
     simple_sentence,
 )
-from luthier.ml.evaluation.verdict_text import examples, held_out_rows, listed, primary_details, system_title
+from luthier.ml.evaluation.verdict_text import held_out_rows, listed, primary_details, prompt_of, system_title
 
 FEW_ROWS = 50
 _BY_BYTES = "bits_per_byte"
@@ -353,7 +353,7 @@ def not_equal(contenders: Sequence[Contender], standings: Sequence[Standing], fe
     differ("Prompts are written in", layouts, "A base model has no template of its own.")
     for one in standings:
         if one.kind == "few-shot" and one.result.num_few_shot < few_shot:
-            fit = examples(one.result)
+            fit = prompt_of(one.result)
             found.append(f"{one.result.name}: only {fit} fit into its context; the others saw {few_shot}.")
     return tuple(found)
 

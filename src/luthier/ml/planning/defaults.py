@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Final, TypeVar
 
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
+from luthier.core.evaluation_recipe import MetricName
 from luthier.core.plan import Source, ValueSource
-from luthier.core.recipe import MetricName
 
 EPOCHS: Final = (2.0, "two passes; validation picks the best step of them")
 GLOBAL_BATCH_SIZE: Final = (16, "steady gradients and still many steps on a few hundred rows")
@@ -56,6 +56,14 @@ SEARCH_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     "documents are put into an order, and no text is written",
 )
 FEW_SHOT: Final = (NUM_SHOTS, "the plain alternative to tuning: a few examples in the prompt")
+PROMPT_VARIANTS: Final = (
+    "few_shot_draws",
+    "few_shot_nearest",
+    "instruction",
+    "instruction_with_examples",
+    "optimised_prompt_tokens",
+)
+"""Fields of a plan's evaluation that say in which ways the base model is prompted."""
 MAX_NEW_TOKENS: Final = (NEW_TOKENS, "longer answers are cut and counted as cut")
 MAX_SAMPLES: Final = (NUM_JUDGED, "keeps judging to minutes on a CPU; raise it to narrow the intervals")
 MICRO_BATCH_TOKENS_CPU: Final = 2048

@@ -5,9 +5,9 @@ keys and values of what each row holds. How long answers will be is not known be
 answers of full length, and the interval reaches down to a tenth of that. The teacher takes one forward pass over
 every row.
 
-In the evaluation base, base with examples in its prompt, and tuned model write an answer a row where a metric compares
-texts, and score the row's own answer where one reads likelihoods. The interval reaches from answers as long as the
-references to answers of full length: a base model often writes on to `max_new_tokens`.
+In the evaluation the base, the base with each of its prompts, and the tuned model write an answer a row where a metric
+compares texts, and score the row's own answer where one reads likelihoods. The interval reaches from answers as long as
+the references to answers of full length: a base model often writes on to `max_new_tokens`.
 
 Sources: Pope et al., 2022, "Efficiently Scaling Transformer Inference", arXiv:2211.05102, section 2.
 """
@@ -205,7 +205,10 @@ class Judging:
         num_rows: held-out rows that are judged.
         systems: adapters or not, of each system that is as large as the base (True: with the run's adapter).
         prompt_tokens, reference_tokens: of a row, on average; the learned ones are the reference.
-        shot_tokens: of the examples before each prompt of one system, computed once; 0 without such a system.
+        shot_tokens: of the examples before each prompt of a system; 0 without such a system.
+        num_drawn: systems, behind the first, whose examples are the same for all rows and so computed once.
+        num_nearest: systems, behind these, with other examples for each row.
+        search_tokens: read and written by a search over prompts.
         new_tokens: of an answer and the thought before it, at most.
         longest_tokens: of the longest prompt with examples and answer.
         writes, scores: whether answers are written and rows are scored.
@@ -226,6 +229,15 @@ class Judging:
     num_read: int = 0
     teacher_share: float = 0.0
     measures_kl: bool = False
+    num_drawn: int = 1
+    num_nearest: int = 0
+    search_tokens: int = 0
+
+    def shots_of(self, place: int) -> tuple[float, float]:
+        """Tokens of the examples of the system at a place: that are computed once, and before each prompt."""
+        if 1 <= place <= self.num_drawn:
+            return self.shot_tokens, 0.0
+        return 0.0, self.shot_tokens if self.num_drawn < place <= self.num_drawn + self.num_nearest else 0.0
 
     @property
     def rows_at_once(self) -> int:
@@ -241,8 +253,10 @@ class Judging:
         for_kl = 2.0 * tokens if self.measures_kl else 0.0
         if not self.scores:
             return read + for_kl
-        # what all begin with, once
-        return read + tokens * (len(self.systems) + self.teacher_share) + self.shot_tokens + for_kl
+        shots = [self.shots_of(place) for place in range(len(self.systems))]
+        # What all rows of a system begin with is computed once.
+        added = sum(once + self.num_rows * own for once, own in shots)
+        return read + tokens * (len(self.systems) + self.teacher_share) + added + for_kl
 
 
 def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
@@ -256,10 +270,13 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
     teacher = plan.objective.teacher
     needs, num_rows = needs_of(evaluation.metrics), min(count, evaluation.max_samples)
     writes = plan.objective.task_head is None
+    num_drawn = evaluation.few_shot_draws if evaluation.few_shot else 0
+    num_nearest = (evaluation.few_shot_nearest + evaluation.instruction_with_examples) if evaluation.few_shot else 0
+    num_prompted = num_drawn + num_nearest + bool(evaluation.instruction) + bool(evaluation.optimised_prompt_tokens)
     return Judging(
         num_rows=num_rows,
         # A task head reads each prompt once: it neither writes nor scores.
-        systems=(False, *((False,) if evaluation.few_shot else ()), *((plan.method.name != "full",) if writes else ())),
+        systems=(False, *((False,) * num_prompted), *((plan.method.name != "full",) if writes else ())),
         num_read=0 if writes else num_rows,
         prompt_tokens=max(0.0, held_out.num_tokens / count - reference),
         reference_tokens=reference,
@@ -269,6 +286,9 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         writes="text" in needs,
         scores=bool(needs - {"text"}),
         teacher_share=teacher.num_parameters / base_parameters if teacher and base_parameters else 0.0,
+        num_drawn=num_drawn,
+        num_nearest=num_nearest,
+        search_tokens=evaluation.optimised_prompt_tokens,
         # A task head gives no distribution over tokens.
         measures_kl=plan.objective.task_head is None,
     )
@@ -323,18 +343,38 @@ def _writing(
         return 0.0
     seconds = 0.0
     for place, is_adapted in enumerate(judged.systems):
-        # The order of `systems`: the base, the base with examples, the tuned model.
-        has_shots = judged.shot_tokens > 0 and place == 1
-        shots = judged.shot_tokens if has_shots else 0.0
+        once, own = judged.shots_of(place)
         seconds += generation_seconds(
             workload,
             device,
             factors,
             num_answers=judged.num_rows,
             rows_at_once=judged.rows_at_once,
-            prompt_tokens=judged.num_rows * judged.prompt_tokens + shots,
+            prompt_tokens=judged.num_rows * (judged.prompt_tokens + own) + once,
             new_tokens=new_tokens,
-            held_tokens=judged.prompt_tokens + shots + new_tokens / 2,
+            held_tokens=judged.prompt_tokens + once + own + new_tokens / 2,
             calls_factor=_ADAPTER_CALLS if is_adapted else 1.0,
         )
-    return seconds * (1.0 + judged.teacher_share / len(judged.systems))
+    return seconds * (1.0 + judged.teacher_share / len(judged.systems)) + _searching(
+        workload, device, judged, factors, new_tokens
+    )
+
+
+def _searching(
+    workload: Workload, device: Device, judged: Judging, factors: dict[str, float], new_tokens: float
+) -> float:
+    """Seconds of a search over prompts, as many answers as its budget holds."""
+    read = judged.prompt_tokens + judged.shot_tokens
+    num_answers = judged.search_tokens / max(1.0, read + new_tokens)
+    if not num_answers:
+        return 0.0
+    return generation_seconds(
+        workload,
+        device,
+        factors,
+        num_answers=num_answers,
+        rows_at_once=judged.rows_at_once,
+        prompt_tokens=num_answers * read,
+        new_tokens=new_tokens,
+        held_tokens=read + new_tokens / 2,
+    )

@@ -8,9 +8,10 @@ from typing import Literal
 
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.errors import RecipeError
+from luthier.core.evaluation_plan import EvaluationPlan
+from luthier.core.evaluation_recipe import EvaluationRecipe, MetricName
 from luthier.core.plan import (
     DataPlan,
-    EvaluationPlan,
     MethodPlan,
     ModelPlan,
     ObjectivePlan,
@@ -18,7 +19,7 @@ from luthier.core.plan import (
     TeacherPlan,
     TrainingPlan,
 )
-from luthier.core.recipe import EvaluationRecipe, MetricName, Recipe, TrainingRecipe
+from luthier.core.recipe import Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
 from luthier.core.task_head import TaskHead
 from luthier.ml.inference.models.structure import Structure
@@ -404,12 +405,26 @@ def _evaluation(
     elif r.few_shot is None and num_shots is not None and num_shots < few_shot:
         few_shot = num_shots
         sources.note("evaluation.few_shot", "derived", f"only {num_shots} training rows can be shown as examples")
+    _refuse_without_examples(r, few_shot)
+    # What is put into prompts needs the rows; it is decided where these are read (prompt_variants).
+    for name in defaults.PROMPT_VARIANTS:
+        sources.note(f"evaluation.{name}", "default", "off: no held-out rows whose answers are compared as text")
     return EvaluationPlan(
         metrics=metrics,
         few_shot=few_shot,
         max_new_tokens=defaults.MAX_NEW_TOKENS[0],
         max_samples=samples,
     )
+
+
+def _refuse_without_examples(r: EvaluationRecipe, few_shot: int) -> None:
+    asked = [name for name in ("few_shot_draws", "few_shot_nearest") if getattr(r, name) not in (None, False, "auto")]
+    if asked and not few_shot:
+        raise RecipeError(
+            f"evaluation.{asked[0]} is {getattr(r, asked[0])}, and no examples are put into prompts",
+            expected="evaluation.few_shot: a number of examples, and held-out rows with prompts and answers",
+            do=f"set evaluation.few_shot, or remove evaluation.{asked[0]}",
+        )
 
 
 def _budgets(

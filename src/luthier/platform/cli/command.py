@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.access import Caller
-    from luthier.core.recipe import GoodEnoughRecipe
+    from luthier.core.evaluation_recipe import GoodEnoughRecipe
     from luthier.platform.home.context import Context
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")]
@@ -67,6 +67,15 @@ GoodEnoughOption = Annotated[
         "--good-enough",
         metavar="[METRIC=]VALUE",
         help="What has to be reached, as 0.9 or label_accuracy=0.9; the verdict says whether it is.",
+    ),
+]
+OptimisedPromptOption = Annotated[
+    int | None,
+    typer.Option(
+        "--optimised-prompt",
+        metavar="TOKENS",
+        min=0,
+        help="Also judge the base model with the best prompt that a search of so many tokens finds; 0: no search.",
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that is there.")]
@@ -172,7 +181,7 @@ def parse_good_enough(text: str | None) -> GoodEnoughRecipe | None:
     if text is None:
         return None
     from luthier.core.errors import RequestError
-    from luthier.core.recipe import GoodEnoughRecipe
+    from luthier.core.evaluation_recipe import GoodEnoughRecipe
 
     metric, separator, value = text.rpartition("=")
     try:

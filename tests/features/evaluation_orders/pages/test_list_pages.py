@@ -11,7 +11,6 @@ from fastapi.testclient import TestClient
 
 import luthier.platform.ui
 from luthier.core.evaluation import (
-    Bar,
     Comparison,
     Evaluation,
     Forgetting,
@@ -21,6 +20,7 @@ from luthier.core.evaluation import (
     Verdict,
     VerdictWord,
 )
+from luthier.core.evaluation_plan import Bar
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.testing.records import add_run, make_evaluation

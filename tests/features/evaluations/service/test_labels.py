@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import Bar
-from luthier.core.recipe import GoodEnoughRecipe
+from luthier.core.evaluation_plan import Bar
+from luthier.core.evaluation_recipe import GoodEnoughRecipe
 from luthier.features.evaluations.service import evaluate
 from luthier.features.evaluations.verdict_format import show_evaluation
 from luthier.features.evaluations.view import charts, confusion_tables, label_confidence_charts
@@ -58,7 +58,11 @@ def test_labels_have_macro_f1_a_confusion_and_a_bar(context: Context, tiny_model
     who = roles(found)
     assert who is not None
     tables = confusion_tables(found, who)
-    assert [name for name, _ in tables] == [system.name for system in reversed(found.systems) if system.kind == "model"]
+    prompts = [system.name for system in found.systems if system.prompting is not None]
+    assert len(prompts) == 4
+    # The candidate, and of the ways to prompt the best one.
+    assert tables[0][0] == found.systems[-1].name
+    assert tables[1][0] in prompts
     assert [sum(row) for _, table in tables for row in table.counts] == [3, 3, 3] * 2
     assert len(confusion_charts(found, who)) == 2
     (drawn,) = [chart for chart in charts(found, who) if isinstance(chart, Intervals) and chart.limit is not None]

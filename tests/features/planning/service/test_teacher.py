@@ -59,7 +59,7 @@ def test_the_whole_way_with_the_teachers_score_beside(
     assert outcome.record.status == "succeeded"
     assert outcome.evaluation is not None
     names = [system.name for system in outcome.evaluation.systems if system.kind == "model"]
-    assert names == ["base", "base + 2 examples", f"teacher {teacher}", "tuned"]
+    assert names == ["base", "base + 2 examples", "base + 2 nearest examples", f"teacher {teacher}", "tuned"]
     assert outcome.evaluation.verdict is not None
     assert "teacher" not in outcome.evaluation.verdict.headline
     events = context.runs.events(outcome.record.run_id)

@@ -54,7 +54,7 @@ def test_rows_are_judged_by_the_map_of_the_run_which_is_said(judged: tuple[Conte
     )
     assert found.num_rows == 6
     assert [system.name for system in found.systems][-1] == run_id
-    map_note, file_note = found.rows_notes
+    map_note, file_note = found.rows_notes[:2]
     assert map_note == (
         f"more.csv is read by the column map of {run_id} (completion = Antwort, prompt = frage); "
         "--map reads it otherwise"

@@ -271,24 +271,41 @@ def test_the_tokens_of_the_examples_are_those_that_the_models_own_template_write
 
     shown = [turn for shot in shots for turn in turns(shot)]
     added = [count([*shown, *turns(row)]) - count(turns(row)) for row in prepared.held_out.examples]
-    assert found.measured.shot_tokens == pytest.approx(sum(added) / len(added))
-    assert found.alternatives[0].name == "few_shot"
     (judged,) = context.evaluations.list(run_id=done.record.run_id, limit=1)
+    prompts = {system.name: system.prompting for system in judged.systems if system.prompting is not None}
+    drawn = prompts["base + 2 examples"]
+    assert drawn is not None
+    assert drawn.extra_prompt_tokens == pytest.approx(sum(added) / len(added))
+    # Neither prompt gets a row right, and the shorter one costs less.
+    least = min(one.extra_prompt_tokens for one in prompts.values() if one is not None)
+    assert found.measured.shot_tokens == least
+    assert any(note.startswith("The prompt that is priced is") for note in found.measured.notes)
+    assert found.alternatives[0].name == "few_shot"
     simple = [system.name for system in judged.systems if system.kind != "model"]
     assert "nearest training row (BM25)" in simple
     assert [way.name for way in found.alternatives if way.is_baseline] == simple
+    # As evaluations were stored before they said what prompts add: it is counted again, from the files of the run.
+    before = tuple(
+        system.model_copy(update={"prompting": None})
+        for system in judged.systems
+        if system.prompting is None or system.name == "base + 2 examples"
+    )
     elsewhere = tuple(
         system.model_copy(
             update={"samples": tuple(one.model_copy(update={"row_id": "elsewhere"}) for one in system.samples)}
         )
-        for system in judged.systems
+        for system in before
     )
-    with monkeypatch.context() as patch:
-        patch.setattr(roi_verdict, "_evaluation", lambda *_: judged.model_copy(update={"systems": elsewhere}))
-        with pytest.raises(RequestError, match="judged none of the held-out rows"):
-            compute_roi(context, write(text), verdict=done.record.run_id)
 
+    def answer(systems: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(roi_verdict, "_evaluation", lambda *_: judged.model_copy(update={"systems": systems}))
+            return compute_roi(context, write(text), verdict=done.record.run_id).result
+
+    assert answer(before).measured.shot_tokens == pytest.approx(sum(added) / len(added))
+    with pytest.raises(RequestError, match="judged none of the held-out rows"):
+        answer(elsewhere)
     (recipe.parent / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     with pytest.raises(ConflictError, match="cannot be found again") as caught:
-        compute_roi(context, write(text), verdict=done.record.run_id)
+        answer(before)
     assert "alternatives.few_shot.extra_prompt_tokens" in caught.value.do

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import RequestError
-from luthier.core.recipe import GoodEnoughRecipe
+from luthier.core.evaluation_recipe import GoodEnoughRecipe
 from luthier.core.results.suite import GateOutcome, RuleOutcome, SuiteResult, TaskResult, TasksVerdict
 from luthier.features.evaluations import service as evaluations
+from luthier.features.evaluations.prompted import AskedPrompts
 from luthier.features.suites import service as suites
 from luthier.features.suites.cli import parse_metrics
 from luthier.testing.records import make_evaluation
@@ -36,12 +37,14 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
         "0",
     ]
     arguments += ["--max-samples", "7", "--allow-leakage", "--map", "prompt=question", "--good-enough", "bleu=40"]
+    arguments += ["--few-shot-draws", "2", "--no-few-shot-nearest", "--instruction", "--optimised-prompt", "5000"]
     document = luthier(*arguments, "--json").document
     assert asked == {
         "systems": ["run-1", "a", "b"],
         "data": Path("t.jsonl"),
         "few_shot": 4,
         "few_shot_from": Path("train.jsonl"),
+        "prompts": AskedPrompts(draws=2, nearest=False, instruction=True, search_tokens=5000),
         "metrics": ["bleu", "rouge"],
         "mapping": {"prompt": "question"},
         "max_new_tokens": 9,

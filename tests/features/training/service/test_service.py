@@ -61,7 +61,8 @@ def test_the_whole_way(context: Context, make_recipe: MakeRecipe) -> None:
     assert "<!doctype html>" in page.read_text(encoding="utf-8").lower()
     evaluation = outcome.evaluation
     assert evaluation is not None
-    assert [s.name for s in evaluation.systems if s.kind == "model"] == ["base", "base + 2 examples", "tuned"]
+    names = [s.name for s in evaluation.systems if s.kind == "model"]
+    assert names == ["base", "base + 2 examples", "base + 2 nearest examples", "tuned"]
     assert "nearest training row (BM25)" in [s.name for s in evaluation.systems]
     assert evaluation.num_rows == 6
     assert evaluation.verdict is not None

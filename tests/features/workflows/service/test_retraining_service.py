@@ -11,7 +11,8 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.evaluation import Bar, Comparison, Evaluation, Verdict
+from luthier.core.evaluation import Comparison, Evaluation, Verdict
+from luthier.core.evaluation_plan import Bar
 from luthier.core.records.traffic import ReviewItem
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets.service import get_version

@@ -12,10 +12,11 @@ import pytest
 
 from luthier.core.dataset import DatasetProfile
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Sample, SystemResult, Verdict
+from luthier.core.evaluation_plan import EvaluationPlan
+from luthier.core.evaluation_recipe import EvaluationRecipe
 from luthier.core.events import CheckpointSaved, Event, RunEnded, RunStarted, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import (
     DataPlan,
-    EvaluationPlan,
     MethodPlan,
     ModelPlan,
     ObjectivePlan,
@@ -23,7 +24,7 @@ from luthier.core.plan import (
     TrainingPlan,
     ValueSource,
 )
-from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+from luthier.core.recipe import DataRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.core.run import RunRecord, TrainResult
 
 NUM_STEPS = 180

@@ -26,6 +26,7 @@ from luthier.ml.charts.judged_rows import (
     thinking_sentence,
 )
 from luthier.ml.charts.page import page_environment, replace_text
+from luthier.ml.evaluation.prompt_views import prompt_rows
 from luthier.ml.evaluation.report import facts
 from luthier.ml.evaluation.report.charts import curve_charts, curves, measure_charts, rank_charts
 from luthier.ml.evaluation.report.evaluation_results import (
@@ -169,6 +170,7 @@ def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dic
         "confusions": confusion_charts(evaluation, found),
         "confidence": label_confidence_charts(evaluation, found),
         "without_chart": _without_chart(evaluation),
+        "prompts": prompt_rows(evaluation),
         "forgetting": evaluation.forgetting,
         "forgetting_rows": forgetting_rows(evaluation.forgetting, metric_heading) if evaluation.forgetting else [],
         "choices": choices,

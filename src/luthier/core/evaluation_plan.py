@@ -1,0 +1,87 @@
+"""How a result is judged: what a plan asks for, the bar, what prompts hold, and how systems think."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from luthier.core.evaluation_recipe import MetricName
+from luthier.core.frozen_model import FrozenModel
+
+
+class Bar(FrozenModel):
+    """What a model has to reach to be good enough.
+
+    Attributes:
+        metric: the metric's name.
+        value: the figure that is asked for, in the metric's unit.
+    """
+
+    metric: str
+    value: float
+
+
+class Prompting(FrozenModel):
+    """What a system's prompts hold beside the text of the rows: an instruction, and examples from the training rows.
+
+    Attributes:
+        kind: `few_shot`: examples, with or without an instruction; `instruction`: an instruction alone;
+            `optimised_prompt`: what a search over prompts found best on rows that are not judged.
+        instruction: its text; empty for none.
+        examples: which training rows are shown: the same ones before all prompts (`drawn`), the ones that are nearest
+            to each prompt (`nearest`), or none.
+        num_draws: draws of the examples that the figures are means over; intervals hold for other draws, too.
+        extra_prompt_tokens: tokens that this adds to a prompt, on average over the judged rows (and the draws).
+        search_tokens: tokens that the search for it has read and written; 0 without one.
+    """
+
+    kind: Literal["few_shot", "instruction", "optimised_prompt"]
+    instruction: str = ""
+    examples: Literal["none", "drawn", "nearest"] = "none"
+    num_draws: int = 1
+    extra_prompt_tokens: float = 0.0
+    search_tokens: int = 0
+
+
+class ThinkingFigures(FrozenModel):
+    """How a system thought before its answers.
+
+    Attributes:
+        num_thoughts: answers with a thought.
+        num_cut_off: of these the ones whose thought was cut off, so that there is no answer.
+        mean_tokens: tokens of a thought on average; None where a server does not tell.
+        least_tokens: tokens of the shortest thought; None likewise.
+        most_tokens: tokens of the longest thought; None likewise.
+    """
+
+    num_thoughts: int
+    num_cut_off: int
+    mean_tokens: float | None = None
+    least_tokens: int | None = None
+    most_tokens: int | None = None
+
+
+class EvaluationPlan(FrozenModel):
+    """How the result is judged.
+
+    Attributes:
+        few_shot: examples in the prompt of the base with examples; 0: no such system.
+        max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`.
+        good_enough: what the tuned model has to reach; None: nothing was asked.
+        few_shot_draws: draws of the examples that the figures of the base with examples are means over.
+        few_shot_nearest: whether the base is also judged with the training rows nearest to each prompt.
+        instruction: an instruction that the base is also judged with; empty for none.
+        instruction_with_examples: whether it is also judged with that and the nearest training rows together.
+        optimised_prompt_tokens: of a search for the base's best prompt; 0: none.
+    """
+
+    metrics: tuple[MetricName, ...]
+    few_shot: int
+    max_new_tokens: int
+    max_samples: int
+    max_thinking_tokens: int = 0
+    good_enough: Bar | None = None
+    few_shot_draws: int = 1
+    few_shot_nearest: bool = False
+    instruction: str = ""
+    instruction_with_examples: bool = False
+    optimised_prompt_tokens: int = 0

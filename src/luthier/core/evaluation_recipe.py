@@ -1,0 +1,65 @@
+"""The part of a recipe about judging: metrics, rows, ways to prompt the base model, and what has to be reached."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.registry import METRICS
+
+MetricName = Annotated[str, AfterValidator(METRICS.validated), Field(json_schema_extra=METRICS.add_names)]
+Switch = Literal["auto"] | bool
+
+
+class GoodEnoughRecipe(FrozenModel):
+    """What the tuned model has to reach to be good enough; a number alone, `good_enough: 0.9`, is the value.
+
+    Attributes:
+        metric: one that is measured, such as `label_accuracy`; None: the one that the verdict rests on.
+        value: the figure that is asked for, in the metric's unit.
+    """
+
+    metric: str | None = None
+    value: Annotated[float, Field(allow_inf_nan=False)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_number(cls, given: Any) -> Any:
+        # bool is a subclass of int: `good_enough: true` must stay an error.
+        return {"value": given} if isinstance(given, int | float) and not isinstance(given, bool) else given
+
+
+class OptimisedPromptRecipe(FrozenModel):
+    """A search for the base model's best prompt, which reads and writes at most `budget_tokens`; 0: no search."""
+
+    budget_tokens: Annotated[int, Field(ge=0)]
+
+
+class EvaluationRecipe(FrozenModel):
+    """How the result is judged on the held-out rows.
+
+    Attributes:
+        metrics: names of metrics, the deciding one first.
+        few_shot: examples in the prompt of the base model with examples; 0: it is not judged, nor are its variants.
+        few_shot_draws: draws of these examples that its figures are means over.
+        few_shot_nearest: whether the base is also judged with the training rows that are nearest to each prompt.
+        instruction: whether the base is also judged with an instruction that is derived from the training rows.
+        optimised_prompt: a search for its best prompt, on rows that are not judged.
+        max_new_tokens: of an answer.
+        max_thinking_tokens: of a thought before it, beside these; 0: both share them.
+        max_samples: judge only the first N by stable hash.
+        good_enough: what the tuned model has to reach; None: nothing.
+    """
+
+    metrics: tuple[MetricName, ...] | None = None
+    few_shot: Annotated[int, Field(ge=0, le=64)] | None = None
+    few_shot_draws: Annotated[int, Field(ge=1, le=16)] | None = None
+    few_shot_nearest: Switch | None = None
+    instruction: Switch | None = None
+    optimised_prompt: OptimisedPromptRecipe | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_samples: Annotated[int, Field(ge=1)] | None = None
+    good_enough: GoodEnoughRecipe | None = None

@@ -1,0 +1,55 @@
+"""The bar of an evaluation: what was asked for, or what the recipe of the judged run asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from luthier.core.dataset import Example
+from luthier.core.errors import RequestError
+from luthier.core.evaluation_plan import Bar
+from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
+from luthier.core.ids import is_id
+from luthier.features.recipes.checks import resolve_bar
+from luthier.platform.home.context import Context
+
+
+def bar_of(
+    context: Context,
+    asked: GoodEnoughRecipe | None,
+    candidate: str,
+    metrics: Sequence[MetricName],
+    examples: Sequence[Example],
+    train: Sequence[Example],
+) -> tuple[Bar | None, tuple[str, ...]]:
+    """What the candidate has to reach, and a note where the bar of its run does not fit these rows.
+
+    Raises:
+        RequestError: what is asked for itself cannot be held against.
+    """
+    if asked is not None or not is_id(candidate, "run"):
+        return resolve_bar(asked, metrics, examples, train), ()
+    own = context.runs.plan(candidate).evaluation.good_enough
+    if own is None:
+        return None, ()
+    try:
+        return resolve_bar(GoodEnoughRecipe(metric=own.metric, value=own.value), metrics, examples, train), ()
+    except RequestError as error:
+        # Nobody asked for it here: rows that have no place for it are judged all the same.
+        return None, (_not_held_against(own, error.came),)
+
+
+def _not_held_against(bar: Bar, why: str) -> str:
+    return f"The bar of the run, {bar.value:g} by {bar.metric}, was not held against: {why}."
+
+
+def kept_bar(bar: Bar | None, num_systems: int, judged: str, is_asked: bool) -> tuple[Bar | None, tuple[str, ...]]:
+    """The bar where there is a verdict; None with a note where there is none, RequestError if it was asked for."""
+    if bar is None or num_systems > 1:
+        return bar, ()
+    if not is_asked:
+        return None, (_not_held_against(bar, "there is nothing to compare with, so no verdict"),)
+    raise RequestError(
+        f"{bar.value:g} by {bar.metric} asked for, and nothing to compare {judged} with",
+        expected="another system on the same rows: whether a model is good enough is a part of the verdict",
+        do="name one, such as the base model: --against BASE",
+    )

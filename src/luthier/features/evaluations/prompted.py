@@ -1,0 +1,387 @@
+"""The base model, prompted: with draws of examples, nearest examples, an instruction, and the best prompt of a search.
+
+That is what a tuned model has to beat: what the base can do with the training rows in its prompt. Draws of examples are
+judged as systems of their own and reported as one, whose interval holds for other draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.dataset import Example
+from luthier.core.errors import RequestError
+from luthier.core.evaluation_plan import EvaluationPlan
+from luthier.core.evaluation_recipe import MetricName
+from luthier.core.ids import sha256_document
+from luthier.core.ports import Progress
+from luthier.features.models.resolve import Candidate, TemplatedEngine, system_under_test
+from luthier.features.recipes.checks import check_few_shot, have_text_answers
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.compare import Judged, SystemUnderTest
+    from luthier.ml.evaluation.metrics.protocol import MetricDefinition
+
+MAX_SEARCH_ROWS: Final = 64
+"""Rows that a search over prompts asks at most."""
+_DEFAULT_EXAMPLES: Final = 4
+"""Examples of a prompt that is searched for where no few-shot examples are asked for."""
+MAX_EXAMPLES: Final = 16
+_LEAST_SEARCH_ROWS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSearch:
+    """A search for the base's best prompt.
+
+    Attributes:
+        budget_tokens: that it may read and write.
+        rows: that it asks, none of them judged or shown.
+        pool: rows to show.
+        num_examples: examples of a prompt.
+        seed: of drawn examples.
+        is_required: whether an evaluation is refused where no search fits; else a note says so, since a run that was
+            trained for hours must not end for it.
+    """
+
+    budget_tokens: int
+    rows: tuple[Example, ...]
+    pool: tuple[Example, ...]
+    num_examples: int
+    seed: int
+    is_required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """The ways to prompt a base model that are judged beside it.
+
+    Attributes:
+        base: the model.
+        candidates: what is judged.
+        draws: of these the draws that are one system, the first one first; empty where there is one draw or none.
+        notes: what a reader should know of them.
+        search: for one more; None without.
+    """
+
+    base: Candidate | None = None
+    candidates: tuple[Candidate, ...] = ()
+    draws: tuple[Candidate, ...] = ()
+    notes: tuple[str, ...] = ()
+    search: PromptSearch | None = None
+
+
+NOT_PROMPTED: Final = Prompted()
+
+
+def prompted(
+    base: Candidate,
+    pool: Sequence[Example],
+    asked: EvaluationPlan,
+    seed: int,
+    *,
+    held_out: Sequence[Example],
+    validation: Sequence[Example] = (),
+) -> Prompted:
+    """The ways to prompt a base model that a plan asks for.
+
+    Args:
+        base: the model without anything in its prompt.
+        pool: the training rows.
+        asked: which ways.
+        seed: of the draws.
+        held_out: all rows that may be judged: none of them is shown.
+        validation: rows for a search over prompts; without any, some of the pool are set apart.
+
+    Raises:
+        RequestError: the pool holds too few rows that can be shown.
+    """
+    from luthier.ml.evaluation.few_shot import choose_draws
+    from luthier.ml.prompting.nearest import have_words
+
+    found: list[Candidate] = []
+    notes: list[str] = []
+    num = asked.few_shot
+    draws: tuple[tuple[Example, ...], ...] = ()
+    if num:
+        # Shots equal to a held-out row, or with its prompt, would give the answer away.
+        draws = choose_draws(pool, num, seed, num_draws=asked.few_shot_draws, held_out=held_out)
+        name = f"{base.name} + {num} examples"
+        for number, shots in enumerate(draws, start=1):
+            own = name if number == 1 else f"{name}, draw {number}"
+            found.append(replace(base, name=own, shots=shots, num_draws=len(draws)))
+        if len(draws) > 1:
+            notes.append(
+                f"Figures of {name} are means over {len(draws)} draws of examples; the answers shown are of the first."
+            )
+        if len(draws) < asked.few_shot_draws:
+            notes.append(
+                f"{asked.few_shot_draws} draws of {num} examples were asked for; the training rows that can be shown "
+                f"hold {len(draws)} without a common example."
+            )
+    shown = not_asked(pool, held_out)
+    beside = replace(base, nearest_from=shown, num_nearest=min(num, len(shown)) if have_words(shown) else 0)
+    if num and not beside.num_nearest and (asked.few_shot_nearest or asked.instruction_with_examples):
+        notes.append("No nearest examples were looked for: the prompts of the training rows hold no words.")
+    if asked.few_shot_nearest and beside.num_nearest:
+        found.append(replace(beside, name=f"{base.name} + {_nearest(beside)}"))
+    if asked.instruction:
+        told = replace(base, instruction=asked.instruction, name=f"{base.name} + instruction")
+        notes.append(f'The training rows hold no instruction. The one that was tried: "{asked.instruction}"')
+        if not _needs_examples(pool):
+            found.append(told)
+        if asked.instruction_with_examples and beside.num_nearest:
+            found.append(replace(beside, name=f"{told.name} + {_nearest(beside)}", instruction=asked.instruction))
+    search = None
+    if asked.optimised_prompt_tokens:
+        search = _search_of(shown, asked, seed, not_asked(validation, held_out))
+    return Prompted(base, tuple(found), tuple(found[: len(draws)]) if len(draws) > 1 else (), tuple(notes), search)
+
+
+def not_asked(rows: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
+    """The rows that can be shown, each once: with a text answer, and a prompt that no held-out row has."""
+    from luthier.ml.evaluation.few_shot import usable_shots
+
+    return tuple(usable_shots([row for row in rows if row.conversation is not None], held_out).values())
+
+
+def _nearest(candidate: Candidate) -> str:
+    return f"{candidate.num_nearest} nearest example{'s' if candidate.num_nearest != 1 else ''}"
+
+
+def _needs_examples(pool: Sequence[Example]) -> bool:
+    from luthier.ml.prompting.instructions import derive_instruction
+
+    found = derive_instruction(pool)
+    return found is None or found.needs_examples
+
+
+def _search_of(
+    pool: Sequence[Example], asked: EvaluationPlan, seed: int, validation: Sequence[Example]
+) -> PromptSearch:
+    # By content, so that the choice does not depend on the order of the rows.
+    order = sorted(validation or pool, key=lambda one: sha256_document(["search", one.model_dump(exclude={"id"})]))
+    num = MAX_SEARCH_ROWS if validation else min(MAX_SEARCH_ROWS, len(pool) // 3)
+    rows = tuple(order[:num])
+    return PromptSearch(
+        budget_tokens=asked.optimised_prompt_tokens,
+        rows=rows,
+        # A row that is asked, and one with its prompt, would show the answer.
+        pool=not_asked(pool, rows),
+        num_examples=min(asked.few_shot or _DEFAULT_EXAMPLES, MAX_EXAMPLES),
+        seed=seed,
+    )
+
+
+def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
+    """The prompts that a search tries, the likelier ones first: each instruction with each choice of examples."""
+    from luthier.ml.baselines.rows import task_rows
+    from luthier.ml.evaluation.few_shot import choose_draws, num_usable
+    from luthier.ml.prompting.instructions import instruction_for
+    from luthier.ml.prompting.nearest import have_words
+
+    num = min(search.num_examples, num_usable(search.pool, held_out=search.rows))
+    told = instruction_for(task_rows([*search.pool, *search.rows]))
+    choices: list[Candidate] = [base]
+    if num:
+        nearest = replace(base, nearest_from=search.pool, num_nearest=num if have_words(search.pool) else 0)
+        drawn = choose_draws(search.pool, num, search.seed, num_draws=2, held_out=search.rows)
+        choices += [*([nearest] if nearest.num_nearest else ()), *(replace(base, shots=shots) for shots in drawn)]
+        if nearest.num_nearest and 2 * num <= min(MAX_EXAMPLES, len(search.pool)):
+            choices.append(replace(nearest, num_nearest=2 * num))
+    instructions = ("", *told.variants)
+    # Diagonals of the table of choices and instructions: both begin with what is likelier to be good.
+    places = sorted(
+        ((c, i) for c in range(len(choices)) for i in range(len(instructions))), key=lambda at: (sum(at), at)
+    )
+    return [
+        replace(choices[c], instruction=instructions[i], name=f"{base.name}, prompt {number}")
+        for number, (c, i) in enumerate(places, start=1)
+        if c or not i or not told.needs_examples
+    ]
+
+
+def found_prompt(
+    shown: Prompted,
+    engine_of: Callable[[Candidate], TemplatedEngine],
+    metrics: Sequence[MetricName],
+    max_new_tokens: int | None,
+    max_thinking_tokens: int | None,
+    *,
+    progress: Progress,
+) -> Prompted:
+    """Search for the base's best prompt: the candidate to be judged, and a sentence on the search.
+
+    No candidate where no prompt does better than the rows' own text, and where the rows or the metrics have no place
+    for a search.
+
+    Raises:
+        RequestError: the search is required, and its budget does not hold four rows of two prompts.
+    """
+    from luthier.ml.evaluation.metrics.registry import as_definitions
+    from luthier.ml.evaluation.systems import Titled
+    from luthier.ml.evaluation.verdict import primary_metric
+    from luthier.ml.prompting.search import search_prompts
+
+    base, search = shown.base, shown.search
+    if base is None or search is None:
+        return Prompted()
+    of_texts = {one.name: one for one in as_definitions(metrics) if one.needs == "text"}
+    if not of_texts:
+        return Prompted(notes=("No prompt was searched for: no metric that was asked for looks at texts.",))
+    if len(search.rows) < _LEAST_SEARCH_ROWS or not have_text_answers(search.rows):
+        return Prompted(notes=(f"No prompt was searched for: {len(search.rows)} rows can be asked for it.",))
+    metric = of_texts[primary_metric(list(of_texts), [row.reference for row in search.rows])]
+    engine = engine_of(base)
+    built = [
+        (one, system_under_test(one, engine, search.rows, max_new_tokens, max_thinking_tokens=max_thinking_tokens))
+        for one in variants(base, search)
+    ]
+    # Where not all examples fit into the context, the shorter prompts of the list stand for it.
+    fitting = [(one, system) for one, system in built if system.num_few_shot == (one.num_nearest or len(one.shots))]
+    try:
+        found = search_prompts(
+            [system for _, system in fitting],
+            metric,
+            budget_tokens=search.budget_tokens,
+            progress=Titled(progress, "Search for a prompt"),
+        )
+    except RequestError as error:
+        if search.is_required:
+            raise
+        return Prompted(notes=(f"No prompt was searched for: {error.came}; expected {error.expected}.",))
+    best = fitting[found.place][0]
+    opening = (
+        f"A search over {found.num_tried} prompts on {len(search.rows)} rows that are not judged read and wrote "
+        f"{found.num_tokens:,} tokens of {search.budget_tokens:,}."
+    )
+    num = best.num_nearest or len(best.shots)
+    if not num and not best.instruction:
+        return Prompted(notes=(f"{opening} None of them did better than the rows' own text.",))
+    examples = f"{num} {'nearest' if best.num_nearest else 'drawn'} examples" if num else "no examples"
+    said = f'the instruction "{best.instruction}"' if best.instruction else "no instruction"
+    sentence = (
+        f"{opening} The best has {said} and {examples}: {metric.title} {found.figure:.3g} on {found.num_rows} of these "
+        "rows. As the best of many, it looks better there than it is."
+    )
+    chosen = replace(best, name=f"{base.name} + optimised prompt", search_tokens=found.num_tokens)
+    return Prompted(candidates=(chosen,), notes=(sentence,))
+
+
+def as_systems(
+    candidates: Sequence[Candidate], draws: Sequence[Candidate], build: Callable[[Candidate], SystemUnderTest]
+) -> tuple[list[SystemUnderTest], list[str]]:
+    """The candidates as systems, and the names of those that are draws of one system.
+
+    All draws have as many examples as fit into the context with each of them.
+    """
+    systems = [build(one) for one in candidates]
+    places = [place for place, one in enumerate(candidates) if any(one is draw for draw in draws)]
+    fit = min((systems[place].num_few_shot for place in places), default=0)
+    for place in places:
+        own = candidates[place]
+        if systems[place].num_few_shot > fit:
+            # A mean over draws of several sizes would be the figure of no prompt that one could use.
+            systems[place] = build(replace(own, shots=own.shots[:fit], name=f"{own.name} ({fit} fit)"))
+    return systems, [systems[place].name for place in places]
+
+
+def draws_together(judged: Judged, draws: Sequence[str], metrics: Sequence[MetricDefinition]) -> Judged:
+    """What was judged, with all draws of examples as one system, under the name of the first."""
+    from luthier.ml.evaluation.compare import as_one_system
+
+    return as_one_system(judged, draws, metrics, seed=0, test="draws") if len(draws) > 1 else judged
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPrompts:
+    """What an evaluation without a plan is asked to try.
+
+    Attributes:
+        few_shot: examples in a prompt; 0: none.
+        draws: draws of these; None: four.
+        nearest: whether the examples nearest to each row are tried; None: where examples are.
+        instruction: whether an instruction that the rows lack is tried; None: where examples are.
+        search_tokens: budget of a search for the best prompt; 0: none.
+    """
+
+    few_shot: int = 0
+    draws: int | None = None
+    nearest: bool | None = None
+    instruction: bool | None = None
+    search_tokens: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether a model is prompted in any way."""
+        return bool(self.few_shot or self.instruction or self.search_tokens)
+
+
+NO_PROMPTS: Final = AskedPrompts()
+
+
+def prompted_as_asked(
+    base: Callable[[], Candidate], pool: Sequence[Example], asked: AskedPrompts, held_out: Sequence[Example]
+) -> Prompted:
+    """The ways to prompt a base model that an evaluation without a plan tries; none where none is asked for.
+
+    Args:
+        base: finds the model without anything in its prompt.
+        pool: rows to learn from, none of them judged.
+        asked: which ways.
+        held_out: the rows that are judged.
+
+    Raises:
+        RequestError: no such rows, too few that can be shown, or held-out rows without a prompt.
+    """
+    from luthier.core.defaults import NUM_DRAWS
+    from luthier.ml.prompting.instructions import derive_instruction
+
+    if not asked.any:
+        return Prompted()
+    if not pool:
+        raise RequestError(
+            "an instruction or an optimised prompt without rows to find it on",
+            expected="rows that are not judged, or a run whose training rows are known",
+            do="add --few-shot-from train.jsonl",
+        )
+    check_few_shot(asked.few_shot, pool, held_out)
+    wanted = bool(asked.few_shot) if asked.instruction is None else asked.instruction
+    derived = derive_instruction(pool) if wanted else None
+    ways = EvaluationPlan(
+        metrics=(),
+        max_new_tokens=0,
+        max_samples=0,
+        few_shot=asked.few_shot,
+        few_shot_draws=NUM_DRAWS if asked.draws is None else asked.draws,
+        few_shot_nearest=asked.nearest is not False,
+        instruction=derived.text if derived is not None else "",
+        instruction_with_examples=derived is not None,
+        optimised_prompt_tokens=asked.search_tokens,
+    )
+    found = prompted(base(), pool, ways, 0, held_out=held_out)
+    if found.search is not None:
+        found = replace(found, search=replace(found.search, is_required=True))
+    if asked.instruction and derived is None:
+        note = "No instruction was derived: the rows hold one, or have no prompts with text answers."
+        return replace(found, notes=(*found.notes, note))
+    return found
+
+
+def check_shots(asked: AskedPrompts, few_shot_from: Path | None) -> None:
+    """Raises RequestError for examples without rows to take them from, and for settings of examples without any."""
+    if asked.few_shot and few_shot_from is None:
+        raise RequestError(
+            f"--few-shot {asked.few_shot} without rows to take them from",
+            expected="--few-shot-from FILE with rows that are not held out",
+            do="add --few-shot-from train.jsonl",
+        )
+    given = [name for name, value in (("draws of", asked.draws), ("nearest", asked.nearest)) if value]
+    if given and not asked.few_shot:
+        raise RequestError(
+            f"{' and '.join(given)} few-shot examples asked for, and no number of examples",
+            expected="--few-shot N beside --few-shot-draws and --few-shot-nearest",
+            do="add --few-shot 4 --few-shot-from train.jsonl",
+        )

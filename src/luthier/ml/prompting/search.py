@@ -1,0 +1,168 @@
+"""A search for the prompt that a model does best with, over instructions and examples, on rows that are not judged.
+
+Successive halving: all prompts answer a few rows, the better half answers as many again, and so on, until one is left
+or the budget is spent. Rows are added and never asked twice, and all prompts of a round answer the same ones, so that
+they are compared in pairs. The budget holds in the worst case: a round is only begun where it fits even if each answer
+is as long as it may be.
+
+The best of many prompts looks better on the rows that it was chosen by than it is. So that figure is only reported as
+what it is, and the prompt is judged once, on the held-out rows, like any other system.
+
+Sources: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016
+(successive halving); Pryzant et al., "Automatic Prompt Optimization with 'Gradient Descent' and Beam Search", 2023,
+arXiv:2305.03495, section 2.3 (choosing among prompts as a problem of the best arm); Agrawal et al., "GEPA: Reflective
+Prompt Evolution Can Outperform Reinforcement Learning", 2025, arXiv:2507.19457 (which writes new instructions with a
+reflecting model; here none is needed, and instructions come from a list).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+from luthier.core.errors import RequestError
+from luthier.core.ports import Generation, Progress
+from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
+from luthier.ml.evaluation.systems import SystemUnderTest
+
+MIN_ROWS: Final = 4
+"""Rows that a prompt answers at least, before it may be dropped."""
+MIN_PROMPTS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPrompt:
+    """The outcome of a search.
+
+    Attributes:
+        place: of the best prompt among those that were given.
+        figure: its figure on the rows that the search has asked it; the best of many, so too good.
+        num_rows: these rows.
+        num_tokens: read and written in all.
+        num_tried: prompts that have answered rows.
+    """
+
+    place: int
+    figure: float
+    num_rows: int
+    num_tokens: int
+    num_tried: int
+
+
+def search_prompts(
+    prompts: Sequence[SystemUnderTest],
+    metric: MetricDefinition,
+    *,
+    budget_tokens: int,
+    progress: Progress,
+) -> FoundPrompt:
+    """Find the prompt with the best figure; of equal ones the shorter, then the first.
+
+    Args:
+        prompts: one model with the same rows, prompted in several ways; where the budget does not hold all, the last
+            ones are left out.
+        metric: a metric of texts.
+        budget_tokens: tokens that may be read and written in all.
+        progress: shows the answers.
+
+    Raises:
+        RequestError: fewer than two prompts, or a budget that does not hold four rows of two of them.
+    """
+    search = _Search(prompts, metric, budget_tokens, progress)
+    alive = search.affordable(min(MIN_ROWS, search.num_rows))
+    num_tried = len(alive)
+    for size in _sizes(len(alive), search.num_rows):
+        # As many rows as surely fit; a round that adds none ends the search.
+        if search.ask(alive, size) == 0:
+            break
+        ranked = sorted(alive, key=search.rank)
+        alive = ranked[: max(MIN_PROMPTS, math.ceil(len(alive) / 2))]
+    best = min(alive, key=search.rank)
+    return FoundPrompt(best, search.figure(best), len(search.outputs[best]), search.num_tokens, num_tried)
+
+
+def _sizes(num_prompts: int, num_rows: int) -> list[int]:
+    """Rows that prompts have answered after each round: doubled, up to all of them."""
+    num_rounds = max(1, math.ceil(math.log2(num_prompts)))
+    sizes = [max(min(MIN_ROWS, num_rows), math.ceil(num_rows / 2**left)) for left in reversed(range(num_rounds))]
+    return sorted(set(sizes))
+
+
+class _Search:
+    """What the prompts have answered so far, and what it has taken."""
+
+    def __init__(
+        self, prompts: Sequence[SystemUnderTest], metric: MetricDefinition, budget_tokens: int, progress: Progress
+    ) -> None:
+        if len(prompts) < MIN_PROMPTS:
+            raise RequestError(
+                f"{len(prompts)} prompts to choose from",
+                expected=f"at least {MIN_PROMPTS}",
+                do="leave evaluation.optimised_prompt out",
+            )
+        self._prompts, self._metric, self._budget, self._progress = prompts, metric, budget_tokens, progress
+        self._read = [system.prompt_tokens for system in prompts]
+        self.num_rows = len(prompts[0].row_ids)
+        self.outputs: list[list[str]] = [[] for _ in prompts]
+        self.num_tokens = 0
+
+    def affordable(self, num_rows: int) -> list[int]:
+        """The first prompts, as many as the budget holds for so many rows."""
+        costs = [self._at_most(place, 0, num_rows) for place in range(len(self._prompts))]
+        # A round more of half of them has to fit as well, or the search would stop at a few rows of many prompts.
+        num = len(costs)
+        while num > MIN_PROMPTS and 1.5 * sum(costs[:num]) > self._budget:
+            num -= 1
+        if sum(costs[:num]) > self._budget:
+            raise RequestError(
+                f"a budget of {self._budget:,} tokens for a search over prompts",
+                expected=f"at least {sum(costs[:num]):,}: {num_rows} rows with {num} prompts, and their answers",
+                do="raise evaluation.optimised_prompt.budget_tokens, lower evaluation.max_new_tokens, or leave the "
+                "search out",
+            )
+        return list(range(num))
+
+    def ask(self, alive: Sequence[int], size: int) -> int:
+        """Have these prompts answer rows until each has answered `size`, or as many as fit; how many were added."""
+        start = len(self.outputs[alive[0]])
+        left = self._budget - self.num_tokens
+        while size > start and sum(self._at_most(place, start, size) for place in alive) > left:
+            size -= 1
+        if size <= start:
+            return 0
+        # All prompts in one call, so that the engine can batch those of like length.
+        requests = list(chain.from_iterable(self._prompts[place].prompts[start:size] for place in alive))
+        written = self._prompts[0].engine.generate(requests, self._progress)
+        self.num_tokens += sum(map(_tokens, written))
+        for number, place in enumerate(alive):
+            self.outputs[place] += [one.text for one in written[number * (size - start) :][: size - start]]
+        return size - start
+
+    def figure(self, place: int) -> float:
+        """The metric over the rows that a prompt has answered."""
+        outputs, system = self.outputs[place], self._prompts[place]
+        num = len(outputs)
+        observed = Observations(
+            outputs=outputs,
+            references=system.references[:num],
+            prompts=system.prompt_texts[:num],
+            first_outputs=outputs,
+        )
+        return float(self._metric.aggregate(self._metric.statistics(observed).sum(axis=0)))
+
+    def rank(self, place: int) -> tuple[float, int, int]:
+        """Smaller is better: by the figure, then by tokens of the prompts, then by their order."""
+        figure = self.figure(place)
+        return (-figure if self._metric.higher_is_better else figure, sum(self._read[place]), place)
+
+    def _at_most(self, place: int, start: int, stop: int) -> int:
+        prompts = self._prompts[place].prompts[start:stop]
+        written = sum(one.max_new_tokens + (one.max_thinking_tokens or 0) for one in prompts)
+        return sum(self._read[place][start:stop]) + written
+
+
+def _tokens(one: Generation) -> int:
+    return one.num_prompt_tokens + one.num_new_tokens
