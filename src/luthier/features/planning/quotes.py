@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -356,7 +357,7 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
     # Experts count only where nothing else is adapted: their rank is a share of the others'.
     layers = targeted(structure, place.targets) or targeted(structure, (), place.expert_targets)
     name = on or name_of(device_for(context, None))
-    return rules.advise(
+    found = rules.advise(
         compare_options(context, prepared, on=[name], prices=prices),
         rules.DataFacts(
             num_examples=plan.data.train.num_examples,
@@ -368,4 +369,38 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
             asked_method=work_method(recipe.method.name) if recipe.method else None,
         ),
         recipe.budget,
+    )
+    return found.model_copy(update={"reasons": (*found.reasons, *_head_advice(context, prepared, on))})
+
+
+def _head_advice(context: Context, prepared: Prepared, on: str | None) -> tuple[str, ...]:
+    """What a task head would save, where the recipe has the model write answers that are labels."""
+    from luthier.ml.charts import figures
+    from luthier.ml.evaluation.metrics.classification import answer_labels
+    from luthier.ml.planning.speed import judging_seconds, step_seconds
+
+    device, held_out = device_for(context, on), prepared.held_out
+    if prepared.plan.objective.name != "sft" or held_out is None:
+        return ()
+    held, train = ([row.reference or "" for row in one.good_examples] for one in (held_out, prepared.train))
+    workload = workloads_of(prepared, device_for(context, None))(device)
+    judging = workload.judging
+    if judging is None or not (labels := answer_labels(held, train)):
+        return ()
+
+    plain = replace(judging, systems=(True,), scores=False, measures_kl=False, teacher_share=0.0)
+    plain = replace(plain, num_drawn=0, num_nearest=0, search_tokens=0)
+
+    def seconds(*, writes: bool = False, num_read: int = 0) -> float:
+        own = replace(workload, judging=replace(plain, writes=writes, num_read=num_read))
+        return judging_seconds(own, device, step_seconds(own, device)).value
+
+    # Loading the models takes the same time in both ways.
+    loading = seconds()
+    reading, writing = seconds(num_read=judging.num_rows) - loading, seconds(writes=True) - loading
+    took = [figures.with_spaces(figures.duration(value)) for value in (reading, writing)]
+    return (
+        f"the answers are {len(labels)} labels: with objective {{name: classify}} the tuned model reads each of the "
+        f"{judging.num_rows:,} judged rows once and writes nothing, about {took[0]} instead of {took[1]}, and gives a "
+        "probability for each label (docs/heads.md)",
     )

@@ -15,6 +15,7 @@ from luthier.core.ids import new_id
 from luthier.features.planning import probes
 from luthier.features.planning.quotes import (
     QUOTE_NAME,
+    advise,
     compare_options,
     device_for,
     exact_batches,
@@ -188,14 +189,14 @@ def test_a_machine_that_nobody_knows_is_no_reason_to_fail(
 def test_training_tells_its_quote_first_and_the_report_sets_it_beside_what_came(
     context: Context, make_recipe: MakeRecipe
 ) -> None:
-    recipe, told = make_recipe(), []
+    recipe, advised = make_recipe(), []
     outcome = train(
         context,
         load_recipe(recipe),
         base_dir=recipe.parent,
-        show_plan=lambda run_id, plan, quote: told.append((run_id, plan, quote)),
+        show_plan=lambda run_id, plan, quote: advised.append((run_id, plan, quote)),
     )
-    [(run_id, plan, quote)] = told
+    [(run_id, plan, quote)] = advised
     assert isinstance(quote, Quote)
     assert load_quote(context, run_id) == quote
     assert quote.prediction.num_steps == plan.training.num_steps
@@ -213,3 +214,22 @@ def test_a_run_of_several_gpus_is_quoted_for_all_of_them(
     quote = save_quote(context, new_id("run"), prepared, num_devices=4)
     assert not isinstance(quote, str)
     assert (quote.prediction.device.name, quote.prediction.device.num_devices) == ("a100-80g", 4)
+
+
+def test_a_head_is_advised_where_answers_are_labels_and_its_reading_is_shorter(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe()
+    rows = [{"prompt": f"Is {number} even?", "completion": "no" if number % 2 else "yes"} for number in range(60)]
+    write_rows(recipe.parent / "train.jsonl", rows[:40])
+    write_rows(recipe.parent / "held_out.jsonl", rows[40:])
+    held = ("data.held_out=held_out.jsonl", "evaluation.metrics=[label_accuracy]")
+    advised = [reason for reason in advise(context, ready(context, recipe, *held)).reasons if "{name: classify}" in reason]
+    assert len(advised) == 1
+    assert "2 labels" in advised[0]
+    assert "20 judged rows" in advised[0]
+    texts = [{"prompt": f"Say {number}.", "completion": f"{number} it is"} for number in range(60)]
+    write_rows(recipe.parent / "train.jsonl", texts[:40])
+    write_rows(recipe.parent / "held_out.jsonl", texts[40:])
+    other = advise(context, ready(context, recipe, "data.held_out=held_out.jsonl", "evaluation.metrics=[rouge]"))
+    assert not any("{name: classify}" in reason for reason in other.reasons)
