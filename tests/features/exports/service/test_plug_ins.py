@@ -109,7 +109,7 @@ def test_it_is_offered_where_ours_are(capsys: pytest.CaptureFixture[str]) -> Non
     assert parse_format("theirs:f32") == ("theirs", "float32")
     assert main(["export", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "executorch, absent, damaged, failing, refusing, theirs, untried." in shown
+    assert "executorch, absent, damaged, failing, refusing, theirs, untried;" in shown
     assert format_of("merged") is FORMATS["merged"], "none of ours is replaced"
 
 

@@ -59,6 +59,7 @@ TEXTS = {
     "MethodRecipe.options", "OptimizerRecipe.name", "OptimizerRecipe.options", "Reward.metric",
     "GoodEnoughRecipe.metric",
     "ObjectiveRecipe.name", "ObjectiveRecipe.options", "EvaluationRecipe.metrics",
+    "ObjectiveRecipe.query_prompt", "ObjectiveRecipe.document_prompt",
     "StringCheck.name", "StringCheck.input", "StringCheck.reference", "MultiGrader.name", "MultiGrader.graders",
     "MultiGrader.calculate_output", "TextSimilarity.name", "TextSimilarity.input", "TextSimilarity.reference",
     "FineTuningRequest.suffix", "FineTuningRequest.metadata", "WandbIntegration.project", "WandbIntegration.name",

@@ -1,0 +1,75 @@
+"""The page of the three questions: what it says, what it refuses, and that it never shows another project's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+
+from luthier.platform.home.context import Context
+
+Browser = Callable[..., TestClient]
+ASKED = "/worth?answers_per_week=400&minutes_each=6&cost_of_an_error=20"
+
+
+def test_without_answers_it_is_a_form_and_nothing_else(home: Context, browser: Browser) -> None:
+    page = browser("read").get("/worth")
+    assert page.status_code == 200
+    assert 'name="answers_per_week"' in page.text
+    assert "Ways side by side" not in page.text
+    assert home.evaluations.overviews("default", limit=1) == []
+
+
+def test_three_answers_give_a_verdict_with_figures_ways_and_charts(home: Context, browser: Browser) -> None:
+    page = browser("read").get(ASKED).text
+    assert "400 answers a week" not in page.split("<form")[0]
+    assert "worth it" in page
+    assert "Ways side by side" in page
+    assert page.count("<svg") >= 3
+    assert "Assumed, since nobody said it" in page
+    assert 'value="400"' in page, "what was given stays in the form"
+
+
+def test_the_answer_is_that_of_the_command(home: Context, browser: Browser) -> None:
+    from luthier.features.roi.service import compute_roi
+    from luthier.ml.planning.roi.questions import Questions
+
+    expected = compute_roi(home, Questions(answers_per_week=1000, minutes_each=2.5, cost_of_an_error=0)).result
+    page = browser("read").get("/worth?answers_per_week=1,000&minutes_each=2,5&cost_of_an_error=0").text
+    assert expected.headline in page.replace("&#39;", "'")
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("answers_per_week=400", "no minutes for each"),
+        ("answers_per_week=many&minutes_each=6&cost_of_an_error=20", "a number from 0 on"),
+        ("answers_per_week=0&minutes_each=6&cost_of_an_error=20", "at least one answer a week"),
+        ("answers_per_week=400&minutes_each=6&cost_of_an_error=20&accuracy_today=often", "47/50"),
+        ("answers_per_week=400&minutes_each=6&cost_of_an_error=20&accuracy_today=51/50", "47/50"),
+        ("answers_per_week=nan&minutes_each=6&cost_of_an_error=20", "figures from 0 on"),
+    ],
+)
+def test_wrong_figures_are_refused_with_what_to_do(browser: Browser, query: str, words: str) -> None:
+    page = browser("read").get(f"/worth?{query}")
+    assert page.status_code == 422
+    assert words in page.text
+    assert "Ways side by side" not in page.text
+
+
+def test_percent_and_counts_are_read(browser: Browser) -> None:
+    for accuracy in ("95%25", "0.95", "47/50"):
+        page = browser("read").get(f"{ASKED}&accuracy_today={accuracy}&currency=eur&rate_per_hour=40")
+        assert page.status_code == 200, accuracy
+        assert "EUR" in page.text
+
+
+def test_an_evaluation_that_the_project_has_not_is_not_found(browser: Browser) -> None:
+    page = browser("read").get(f"{ASKED}&evaluation=eval-20260101-000000-abcdef")
+    assert page.status_code == 404
+    assert "Ways side by side" not in page.text
+
+
+def test_it_needs_somebody_who_may_read(browser: Browser) -> None:
+    assert browser("infer").get("/worth").status_code == 403
