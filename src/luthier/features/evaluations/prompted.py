@@ -108,7 +108,7 @@ def prompted(
     if num:
         # Shots equal to a held-out row, or with its prompt, would give the answer away.
         draws = choose_draws(pool, num, seed, num_draws=asked.few_shot_draws, held_out=held_out)
-        name = f"{base.name} + {num} examples"
+        name = f"{base.name} + {num} example{'s' if num != 1 else ''}"
         for number, shots in enumerate(draws, start=1):
             own = name if number == 1 else f"{name}, draw {number}"
             found.append(replace(base, name=own, shots=shots, num_draws=len(draws)))

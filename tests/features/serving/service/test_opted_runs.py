@@ -131,7 +131,7 @@ def test_a_later_evaluation_judges_the_rows_as_the_run_did(opened, folder: Path,
         context, [run_id], data=folder / "test.jsonl", few_shot=1, few_shot_from=folder / "train.jsonl",
         metrics=("rouge_l", "perplexity"), max_new_tokens=4,
     )  # fmt: skip
-    assert len([system for system in found.systems if system.kind == "model"]) == 2
+    assert len([system for system in found.systems if system.kind == "model"]) == 3, "two prompts and the run"
 
 
 def test_a_request_with_a_system_message_is_answered_by_the_run_and_refused_by_its_base(opened, base: Path) -> None:  # type: ignore[no-untyped-def]
