@@ -108,8 +108,8 @@ def test_a_converter_that_fails_is_refused_with_its_last_word(make_source, tmp_p
 def test_llama_cpp_is_asked_before_anything_is_merged(make_source, of_family, tools):
     """All are on the converter's list.
 
-    One is computed without its ALiBi; one is not loaded by llama.cpp; one ends the process that computes it (it does
-    not say how its router scores); of one the rotary frequencies are rounded, which shows in a long text alone.
+    One is computed without its ALiBi; one is not loaded by llama.cpp; one ends the process that reads its tokens; of
+    one the rotary frequencies are rounded, which shows in a long text alone.
     """
     pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
     registry.check("gguf", make_source(), SilentProgress(), tools)
@@ -117,13 +117,19 @@ def test_llama_cpp_is_asked_before_anything_is_merged(make_source, of_family, to
         ("falcon_alibi", "of a small copy.* if alibi in config.json were false"),
         ("cohere", "it fails on a small copy of the model: llama.cpp cannot load"),
         (
-            "dots1",
-            "it fails on a small copy of the model: llama.cpp stops with SIGABRT on this model: llama-graph.cpp:",
+            "deepseek_v2",
+            "it fails on a small copy of the model: llama.cpp stops with SIGABRT on this model: llama-vocab.cpp:",
         ),
         ("gpt_oss", "of a small copy.* if rope_parameters.truncate in config.json were true"),
     ):
         with pytest.raises(RequestError, match=f"{family} cannot be exported as gguf: {why}"):
             registry.check("gguf", of_family(family), SilentProgress(), tools)
+
+
+def test_a_router_that_is_always_a_sigmoid_is_named_for_llama_cpp(of_family, tools):
+    """The config of dots.llm1 does not say how its router scores, and llama.cpp has no default for it."""
+    pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
+    assert registry.check("gguf", of_family("dots1"), SilentProgress(), tools) == WINDOW_TOKENS
 
 
 def test_a_window_that_llama_cpp_leaves_out_limits_the_context(of_family, tmp_path, tools):
