@@ -127,6 +127,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier pipelines list",
         "luthier pipelines show",
         "luthier plan",
+        "luthier predict",
         "luthier projects create",
         "luthier projects list",
         "luthier promote",
