@@ -224,7 +224,8 @@ def test_a_head_is_advised_where_answers_are_labels_and_its_reading_is_shorter(
     write_rows(recipe.parent / "train.jsonl", rows[:40])
     write_rows(recipe.parent / "held_out.jsonl", rows[40:])
     held = ("data.held_out=held_out.jsonl", "evaluation.metrics=[label_accuracy]")
-    advised = [reason for reason in advise(context, ready(context, recipe, *held)).reasons if "{name: classify}" in reason]
+    reasons = advise(context, ready(context, recipe, *held)).reasons
+    advised = [reason for reason in reasons if "{name: classify}" in reason]
     assert len(advised) == 1
     assert "2 labels" in advised[0]
     assert "20 judged rows" in advised[0]
