@@ -57,6 +57,7 @@ MAX_SECONDS: Final = 240.0
 _TEMPLATE_TOKENS, _CHARACTERS_A_TOKEN = 40, 4.0
 _LEARNED_TOKENS: Final = 12.0
 _SHOTS, _NEW_TOKENS = 4, 40
+_LEAST_ROWS_WITH_NEAREST: Final = 400
 _TRAIN_SHARE, _VALIDATION_SHARE = 0.75, 0.1
 _ALL_ROWS: Final = 4_910
 
@@ -85,6 +86,11 @@ class Size:
     def max_characters(self) -> int:
         """About how many characters a row of `max_tokens` has."""
         return int((self.max_tokens - _TEMPLATE_TOKENS) * _CHARACTERS_A_TOKEN)
+
+    @property
+    def has_nearest(self) -> bool:
+        """Whether the base is also judged with the nearest examples: of few rows that takes as long as the training."""
+        return self.num_rows is None or self.num_rows >= _LEAST_ROWS_WITH_NEAREST
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,10 @@ def forecast_seconds(size: Size, structure: Structure, hardware: Hardware, load:
     )
     judging = Judging(
         num_rows=size.max_samples,
-        systems=(False, False, True),
+        # The base, with drawn and with nearest examples, and the tuned model; and how far that moved from the base.
+        systems=(False, False, *((False,) * size.has_nearest), True),
+        num_nearest=int(size.has_nearest),
+        measures_kl=True,
         prompt_tokens=mean - _LEARNED_TOKENS,
         reference_tokens=_LEARNED_TOKENS,
         shot_tokens=_SHOTS * mean,
@@ -317,6 +326,8 @@ def quickstart_recipe(size: Size) -> Recipe:
         evaluation=EvaluationRecipe(
             metrics=("rouge", "perplexity", "bleu", "exact_match"),
             few_shot=4,
+            # None leaves it to the plan, which has it.
+            few_shot_nearest=None if size.has_nearest else False,
             max_new_tokens=40,
             max_samples=size.max_samples,
         ),
