@@ -27,6 +27,8 @@ from typing import Any, Final
 from baselines import TASKS, Pair
 from rows import write_jsonl
 
+import luthier
+
 METRICS: Final = {"equal": "label_accuracy", "rouge_l": "rouge_l", "within 5%": "exact_match"}
 HEADS: Final = {"equal": "classify", "within 5%": "regress"}
 FREE: Final = ("copying",)
@@ -75,7 +77,7 @@ def _ways(name: str, figure: str, rows: list[Pair], args: argparse.Namespace) ->
 def _trained(
     folder: Path, kind: str, more: Mapping[str, Any], args: argparse.Namespace
 ) -> tuple[dict[str, Any], float]:
-    """What `luthier train --json` prints of a run, and how long the command took; kept in a file."""
+    """The evaluation of a run, and how long its command took; kept in a file."""
     kept = folder / f"{kind}.json"
     if not kept.is_file():
         recipe = {
@@ -94,20 +96,23 @@ def _trained(
             check=True,
             env={**os.environ, "LUTHIER_HOME": str((args.work / "home").resolve())},
         )
-        document = {"seconds": time.monotonic() - began, "train": json.loads(done.stdout)}
+        took, run_id = time.monotonic() - began, json.loads(done.stdout)["run_id"]
+        evaluation = luthier.load_run(run_id, home=args.work / "home").evaluation
+        assert evaluation is not None
+        document = {"seconds": took, "evaluation": evaluation.model_dump(mode="json")}
         kept.write_text(json.dumps(document, indent=2), encoding="utf-8")
     found = json.loads(kept.read_text(encoding="utf-8"))
-    return found["train"], found["seconds"]
+    return found["evaluation"], found["seconds"]
 
 
 def _lines(document: Mapping[str, Any], metric: str, seconds: float) -> Iterator[str]:
     """A line for the base, each alternative, and the tuned model, whose seconds are those of the whole command."""
-    for system in document["evaluation"]["systems"]:
+    others = {one["name"] for one in document["verdict"]["alternatives"]}
+    for system in document["systems"]:
         value = system["metrics"].get(metric)
-        if value is not None and system.get("kind", "model") == "model":
-            name = "tuned" if system["adapter"] else system["name"]
+        if value is not None and system["name"] not in others:
             took = f"{seconds:.0f}" if system["adapter"] else ""
-            yield f"{name} | model | {metric} | {_interval(value)} | {took} |"
+            yield f"{system['name']} | {system['kind']} | {metric} | {_interval(value)} | {took} |"
     for one in document["verdict"]["alternatives"]:
         yield f"{one['name']} | {one['kind']} | {one['metric']} | {_interval(one)} | {one['seconds']:.1f} |"
     yield f"verdict: {document['verdict']['better_than_best_alternative']} | | | | |"
