@@ -6,6 +6,7 @@ relevance of a document to a query (rank), or a vector (embed).
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,6 +157,22 @@ def read_task_head(folder: str | Path) -> TaskHead:
             expected="a head.json as Luthier writes it (format_version 1)",
             do="use the folder of a finished run with a task head, or copy the file again",
         ) from error
+
+
+def task_head_in(folder: str | Path | None) -> TaskHead | None:
+    """The head in the folder of an adapter or model; None without a folder, and where the model writes text.
+
+    Raises:
+        ModelSourceError: its file is damaged, or of a newer version.
+    """
+    return read_task_head(folder) if folder is not None and is_task_model(folder) else None
+
+
+def readable_task_head_in(folder: str | Path | None) -> TaskHead | None:
+    """As `task_head_in`, for lists of models: None for a damaged head too, which is an error for that model alone."""
+    with contextlib.suppress(ModelSourceError):
+        return task_head_in(folder)
+    return None
 
 
 _GIVES: Final[dict[TaskHeadKind, str]] = {

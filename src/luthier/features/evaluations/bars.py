@@ -42,7 +42,9 @@ def _not_held_against(bar: Bar, why: str) -> str:
     return f"The bar of the run, {bar.value:g} by {bar.metric}, was not held against: {why}."
 
 
-def kept_bar(bar: Bar | None, num_systems: int, judged: str, is_asked: bool) -> tuple[Bar | None, tuple[str, ...]]:
+def comparable_bar(
+    bar: Bar | None, num_systems: int, judged: str, is_asked: bool
+) -> tuple[Bar | None, tuple[str, ...]]:
     """The bar where there is a verdict; None with a note where there is none, RequestError if it was asked for."""
     if bar is None or num_systems > 1:
         return bar, ()

@@ -89,8 +89,8 @@ def judged_together(
     from luthier.ml.evaluation.metrics.registry import as_definitions
 
     definitions = as_definitions([*metrics[0], *metrics[1]])
-    if search_kind(candidates) is not None:
-        searched = search_systems(candidates, pool, *rows)
+    if (kind := search_kind(candidates)) is not None:
+        searched = search_systems(kind, candidates, pool, *rows)
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         judged = judge_in_full(searched.systems, metrics=definitions, seed=0, progress=context.progress)
         return Together(tuple(candidates), searched.systems, judged, searched.notes, searched.left_out)

@@ -11,7 +11,7 @@ from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, NotFoundError
 from luthier.core.ids import is_id, sha256_document, sha256_file
 from luthier.core.records.export import ExportSource
-from luthier.core.task_head import TaskHeadKind, is_task_model, read_task_head
+from luthier.core.task_head import TaskHeadKind, task_head_in
 from luthier.features.recipes.checks import ColumnMap, map_that_fits
 from luthier.platform.home.context import Context
 
@@ -92,7 +92,8 @@ def _of_run(context: Context, run_id: str) -> ExportSource:
 
 
 def _head_of(folder: Path) -> TaskHeadKind | None:
-    return read_task_head(folder).kind if is_task_model(folder) else None
+    head = task_head_in(folder)
+    return None if head is None else head.kind
 
 
 def _finished(record: RunRecord) -> TrainResult:

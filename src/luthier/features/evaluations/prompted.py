@@ -128,12 +128,12 @@ def prompted(
     if asked.few_shot_nearest and beside.num_nearest:
         found.append(replace(beside, name=f"{base.name} + {_nearest(beside)}"))
     if asked.instruction:
-        told = replace(base, instruction=asked.instruction, name=f"{base.name} + instruction")
+        derived = replace(base, instruction=asked.instruction, name=f"{base.name} + instruction")
         notes.append(f'The training rows hold no instruction. The one that was tried: "{asked.instruction}"')
         if not _needs_examples(pool):
-            found.append(told)
+            found.append(derived)
         if asked.instruction_with_examples and beside.num_nearest:
-            found.append(replace(beside, name=f"{told.name} + {_nearest(beside)}", instruction=asked.instruction))
+            found.append(replace(beside, name=f"{derived.name} + {_nearest(beside)}", instruction=asked.instruction))
     search = None
     if asked.optimised_prompt_tokens:
         search = _search_of(shown, asked, seed, not_asked(validation, held_out))
@@ -183,7 +183,7 @@ def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
     from luthier.ml.prompting.nearest import have_words
 
     num = min(search.num_examples, num_usable(search.pool, held_out=search.rows))
-    told = instruction_for(task_rows([*search.pool, *search.rows]))
+    derived = instruction_for(task_rows([*search.pool, *search.rows]))
     choices: list[Candidate] = [base]
     if num:
         nearest = replace(base, nearest_from=search.pool, num_nearest=num if have_words(search.pool) else 0)
@@ -191,7 +191,7 @@ def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
         choices += [*([nearest] if nearest.num_nearest else ()), *(replace(base, shots=shots) for shots in drawn)]
         if nearest.num_nearest and 2 * num <= min(MAX_EXAMPLES, len(search.pool)):
             choices.append(replace(nearest, num_nearest=2 * num))
-    instructions = ("", *told.variants)
+    instructions = ("", *derived.variants)
     # Diagonals of the table of choices and instructions: both begin with what is likelier to be good.
     places = sorted(
         ((c, i) for c in range(len(choices)) for i in range(len(instructions))), key=lambda at: (sum(at), at)
@@ -199,7 +199,7 @@ def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
     return [
         replace(choices[c], instruction=instructions[i], name=f"{base.name}, prompt {number}")
         for number, (c, i) in enumerate(places, start=1)
-        if c or not i or not told.needs_examples
+        if c or not i or not derived.needs_examples
     ]
 
 

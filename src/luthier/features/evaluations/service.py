@@ -19,7 +19,7 @@ from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import StopCheck
 from luthier.core.run import TrainResult
-from luthier.features.evaluations.bars import bar_of, kept_bar
+from luthier.features.evaluations.bars import bar_of, comparable_bar
 from luthier.features.evaluations.baselines import fit_baselines, judged_together, with_learning_curve
 from luthier.features.evaluations.judged_heads import JudgedHeads
 from luthier.features.evaluations.kl_to_base import measure_kl
@@ -311,7 +311,7 @@ def _judge(
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     searches = search_kind(candidates) is not None  # a search always has an order to compare with
     num_others = len(baselines.predictions) + searches
-    bar, of_bar = kept_bar(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
+    bar, of_bar = comparable_bar(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:

@@ -15,7 +15,7 @@ from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.evaluation_recipe import MetricName
 from luthier.core.ports import Progress, Prompt
-from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind
+from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, task_head_in
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate
 
@@ -49,7 +49,7 @@ class JudgedSystems:
 def search_kind(candidates: Sequence[Candidate]) -> TaskHeadKind | None:
     """How candidates are judged where one of them searches documents: as the last such one does; else None."""
     for candidate in reversed(candidates):
-        head = _head_of(candidate)
+        head = task_head_in(candidate.adapter_path or candidate.model_path)
         if head is not None and head.kind in SEARCH_KINDS:
             return head.kind
     return None
@@ -84,11 +84,16 @@ def search_metrics(
 
 
 def search_systems(
-    candidates: Sequence[Candidate], pool: EnginePool, held_out: Sequence[Example], train: Sequence[Example]
+    kind: TaskHeadKind,
+    candidates: Sequence[Candidate],
+    pool: EnginePool,
+    held_out: Sequence[Example],
+    train: Sequence[Example],
 ) -> JudgedSystems:
     """The candidates, the last of which is judged, with baselines before it.
 
     Args:
+        kind: how they are judged (`search_kind`).
         candidates: models, one of which searches; those with examples in their prompt are left out.
         pool: opens their engines, those of task heads included.
         held_out: the rows that are judged.
@@ -100,24 +105,17 @@ def search_systems(
     from luthier.ml.baselines.search import search_baselines
     from luthier.ml.evaluation.retrieval import search_task
 
-    task = search_task(search_kind(candidates) or "embed", held_out, train)
+    task = search_task(kind, held_out, train)
     systems = [_system(one, pool, task) for one in candidates if not one.is_prompted]
     baselines, left_out = search_baselines(task, train, systems[-1])
     systems[-1:-1] = baselines
     return JudgedSystems(tuple(systems), task.notes, tuple(left_out))
 
 
-def _head_of(candidate: Candidate) -> TaskHead | None:
-    from luthier.ml.inference.models.task_head import is_task_model, read_task_head
-
-    folder = candidate.adapter_path or candidate.model_path
-    return read_task_head(folder) if is_task_model(folder) else None
-
-
 def _system(candidate: Candidate, pool: EnginePool, task: SearchTask) -> SystemUnderTest:
     from luthier.ml.evaluation.systems import SystemUnderTest
 
-    head = _head_of(candidate)
+    head = task_head_in(candidate.adapter_path or candidate.model_path)
     if head is not None and head.kind not in SEARCH_KINDS:
         raise RequestError(
             f"{candidate.name} has a head of kind {head.kind}, which orders no documents",

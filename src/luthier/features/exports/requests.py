@@ -18,7 +18,7 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.records.export import ExportAsked, ExportFormat, ExportPrecision, ServerExport
 from luthier.core.registry import EXPORTERS
-from luthier.core.task_head import TaskHeadKind, is_task_model, read_task_head
+from luthier.core.task_head import TaskHeadKind, task_head_in
 from luthier.features.exports import bundles
 from luthier.features.exports.service import export
 from luthier.features.serving.targets import EXPORT, base_model, export_folder, is_tuned_name, made_export
@@ -192,8 +192,8 @@ def _view(context: Context, export: ServerExport) -> ExportView:
 def _head_of(context: Context, name: str) -> TaskHeadKind | None:
     """The kind of the head that a run has trained; None where it writes text, and for a base model."""
     result = context.runs.get(name).result if is_id(name, "run") else None
-    folder = None if result is None else result.adapter_path
-    return read_task_head(folder).kind if folder is not None and is_task_model(folder) else None
+    head = task_head_in(None if result is None else result.adapter_path)
+    return None if head is None else head.kind
 
 
 def _checked_format(to: str, quantise: str | None, head: TaskHeadKind | None) -> ExportFormat:

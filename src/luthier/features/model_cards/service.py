@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, NotFoundError
+from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import is_id
 from luthier.core.records.deployment import Deployment
 from luthier.core.records.export import ServerExport
 from luthier.core.run import RunRecord
 from luthier.core.stream import Decoding, Served
-from luthier.core.task_head import TaskHead, is_task_model, read_task_head, what_it_gives
+from luthier.core.task_head import TaskHead, readable_task_head_in, what_it_gives
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.models import service as models
 from luthier.features.models.store import TunedModel
@@ -257,18 +256,10 @@ def _views(
                 evaluation=without_paths(context, judged[0]) if judged else None,
                 deployments=tuple(one.name for one in deployments if _routes_to(one, targets)),
                 exports=tuple(its_exports),
-                head=_head_of(record),
+                head=readable_task_head_in(None if record.result is None else record.result.adapter_path),
             )
         )
     return made
-
-
-def _head_of(record: RunRecord) -> TaskHead | None:
-    folder = None if record.result is None else record.result.adapter_path
-    # A damaged head must not take the list of all models away: whoever asks the model is told of it.
-    with contextlib.suppress(LuthierError):
-        return read_task_head(folder) if folder is not None and is_task_model(folder) else None
-    return None
 
 
 def _routes_to(deployment: Deployment, targets: set[str]) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from luthier.core.run import RunRecord
     from luthier.ml.charts.forecast import Forecast
     from luthier.ml.data.tokenise.batches import ReplaySchedule, StepSchedule
+    from luthier.ml.inference.models.structure import Structure
     from luthier.ml.planning.batch_shapes import Batches
     from luthier.ml.planning.hypothetical_run import HypotheticalRun
     from luthier.ml.planning.predict import Calibration
@@ -370,22 +371,27 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
         ),
         recipe.budget,
     )
-    return found.model_copy(update={"reasons": (*found.reasons, *_head_advice(context, prepared, on))})
+    return found.model_copy(
+        update={"reasons": (*found.reasons, *_head_advice(prepared, structure, device_for(context, on)))}
+    )
 
 
-def _head_advice(context: Context, prepared: Prepared, on: str | None) -> tuple[str, ...]:
+def _head_advice(prepared: Prepared, structure: Structure, device: Device) -> tuple[str, ...]:
     """What a task head would save, where the recipe has the model write answers that are labels."""
     from luthier.ml.charts import figures
     from luthier.ml.evaluation.metrics.classification import answer_labels
     from luthier.ml.planning.speed import judging_seconds, step_seconds
+    from luthier.ml.planning.workload import workload_of
 
-    device, held_out = device_for(context, on), prepared.held_out
+    held_out = prepared.held_out
     if prepared.plan.objective.name != "sft" or held_out is None:
         return ()
     held, train = ([row.reference or "" for row in one.good_examples] for one in (held_out, prepared.train))
-    workload = workloads_of(prepared, device_for(context, None))(device)
-    judging = workload.judging
-    if judging is None or not (labels := answer_labels(held, train)):
+    if not (labels := answer_labels(held, train)):
+        return ()
+    # Batches are estimated, not counted: a step is only the pace at which rows are read.
+    workload = workload_of(prepared.plan, structure, device)
+    if (judging := workload.judging) is None:
         return ()
 
     plain = replace(judging, systems=(True,), scores=False, measures_kl=False, teacher_share=0.0)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from luthier.core.results.roi import Counted
     from luthier.core.results.roi_result import RoiResult
     from luthier.features.roi.service import RoiOutcome
     from luthier.ml.planning.roi.questions import Questions
@@ -106,7 +105,7 @@ def _case_or_questions(case: Path | None, asked: _Asked, *, may_ask: bool) -> Pa
                 do="leave one of them out",
             )
         return case
-    from luthier.ml.planning.roi.questions import Questions
+    from luthier.ml.planning.roi.questions import Questions, read_accuracy
 
     numbers: dict[str, float] = {}
     missing = [name for name in _QUESTIONS if getattr(asked, name) is None]
@@ -119,7 +118,10 @@ def _case_or_questions(case: Path | None, asked: _Asked, *, may_ask: bool) -> Pa
     for name, question in _QUESTIONS.items():
         value = getattr(asked, name)
         numbers[name] = typer.prompt(question, type=float) if value is None else value
-    accuracy, counted = _accuracy(asked.accuracy_today)
+    given_accuracy = asked.accuracy_today
+    accuracy, counted = (
+        read_accuracy(given_accuracy, "--accuracy-today") if given_accuracy is not None else (None, None)
+    )
     return Questions(
         **numbers,
         accuracy_today=accuracy,
@@ -127,27 +129,6 @@ def _case_or_questions(case: Path | None, asked: _Asked, *, may_ask: bool) -> Pa
         rate_per_hour=asked.rate_per_hour,
         currency=asked.currency or "USD",
     )
-
-
-def _accuracy(text: str | None) -> tuple[float | None, Counted | None]:
-    """A share, or a count such as 47/50.
-
-    Raises:
-        RequestError: neither.
-    """
-    from luthier.core.results.roi import Counted
-
-    if text is None:
-        return None, None
-    right, slash, of = text.partition("/")
-    try:
-        return (None, Counted(num_correct=int(right), num_answers=int(of))) if slash else (float(text), None)
-    except ValueError as error:  # pydantic's too
-        raise RequestError(
-            f"--accuracy-today {text}",
-            expected="a share such as 0.95, or right answers of those that were checked, such as 47/50",
-            do="correct it",
-        ) from error
 
 
 def _show(console: Console, found: RoiOutcome) -> None:

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from luthier.core.errors import LuthierError, RequestError
-from luthier.core.results.roi import Counted
 from luthier.features.roi.service import compute_roi
 from luthier.features.runs.views import list_evaluations, read_evaluation
 from luthier.platform.home.context import Context
@@ -71,11 +70,12 @@ def _answer(context: Context, project_id: str, given: dict[str, str]) -> dict[st
         NotFoundError: the project has no such evaluation.
     """
     from luthier.ml.planning.roi import answer
-    from luthier.ml.planning.roi.questions import Questions
+    from luthier.ml.planning.roi.questions import Questions, read_accuracy
     from luthier.ml.planning.roi.report.page import roi_charts
 
     numbers = {name: _number(words, given[name]) for name, words in _QUESTIONS.items()}
-    accuracy, counted = _accuracy(given["accuracy_today"])
+    today = given["accuracy_today"]
+    accuracy, counted = read_accuracy(_share(today), "right answers today:") if today else (None, None)
     rate = _number("an hour of people", given["rate_per_hour"]) if given["rate_per_hour"] else None
     asked = Questions(
         **numbers,
@@ -111,22 +111,9 @@ def _number(words: str, text: str) -> float:
         ) from error
 
 
-def _accuracy(text: str) -> tuple[float | None, Counted | None]:
-    """A share, a percentage, or a count such as 47/50; nothing for the default.
-
-    Raises:
-        RequestError: anything else.
-    """
-    if not text:
-        return None, None
-    right, slash, of = text.partition("/")
+def _share(text: str) -> str:
+    """A percentage as a share, and a decimal comma as a point; a count as it is."""
     try:
-        if slash:
-            return None, Counted(num_correct=int(right), num_answers=int(of))
-        return (float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text.replace(",", "."))), None
-    except ValueError as error:  # pydantic's too
-        raise RequestError(
-            f"right answers today: {text!r}",
-            expected="a share such as 95% or 0.95, or right answers of those that were checked, such as 47/50",
-            do="correct it, or leave it empty",
-        ) from error
+        return str(float(text.removesuffix("%")) / 100) if text.endswith("%") else text.replace(",", ".")
+    except ValueError:
+        return text

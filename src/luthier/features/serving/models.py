@@ -18,7 +18,7 @@ from luthier.core.recipe import TemplateOption
 from luthier.core.records.base_model import LocalModel
 from luthier.core.records.deployment import NAME, Deployment
 from luthier.core.stream import Decoding, Served, TextRequest
-from luthier.core.task_head import TaskHead, TaskHeadKind, is_task_model, read_task_head
+from luthier.core.task_head import TaskHead, TaskHeadKind, readable_task_head_in, task_head_in
 from luthier.features.models.store import TunedModel
 from luthier.features.serving.targets import (
     base_model,
@@ -160,8 +160,7 @@ def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed
 
 def head_of(served: Served) -> TaskHead | None:
     """The task head of a model; None where it writes text. Raises ModelSourceError where its file is damaged."""
-    folder = served.adapter_path or served.path
-    return read_task_head(folder) if is_task_model(folder) else None
+    return task_head_in(served.adapter_path or served.path)
 
 
 def user_of(caller: Caller, requests: Sequence[TextRequest], named: str | None = None) -> str:
@@ -220,6 +219,7 @@ def _as_served(context: Context, name: str, created_at: float, owner: str, serve
     if served is None:
         return NamedModel(model_id=name, created_at=created_at, owned_by=owner)
     loaded = next((one for one in context.inference_client.loaded if one.answers(served)), None)
+    head = readable_task_head_in(served.adapter_path or served.path)
     return NamedModel(
         model_id=name,
         created_at=created_at,
@@ -227,15 +227,8 @@ def _as_served(context: Context, name: str, created_at: float, owner: str, serve
         template_options=dict(served.template_options),
         opted_turns=served.opted_turns,
         decoding=None if loaded is None else loaded.decoding,
-        task_head=_head_kind(served),
+        task_head=None if head is None else head.kind,
     )
-
-
-def _head_kind(served: Served) -> TaskHeadKind | None:
-    # A damaged head must not take the list of all models away: whoever asks the model is told of it.
-    with contextlib.suppress(LuthierError):
-        return None if (head := head_of(served)) is None else head.kind
-    return None
 
 
 def _of_tuned(context: Context, tuned: TunedModel) -> Served | None:

@@ -3,7 +3,7 @@
 All fits answer the same held-out rows. Quarters and halves are those of one to four partitions of the rows, so that a
 size has several draws that share no row, and their spread shows what the choice of rows does. A power law with a floor
 goes through the three figures (`statistics.power_law`); its interval is that of a bootstrap which draws the held-out
-rows again, the same for all fits, and the figures anew by the spread of the draws.
+rows again, the same for all fits, and the figures again by the spread of the draws.
 
 The curve is that of a baseline, not of the tuned model: it says whether these rows still hold something that more of
 them would show. `luthier plan --learning-curve` trains the model itself on shares of the rows.

@@ -126,20 +126,20 @@ def _source_side(
             do="prove the export on other held-out rows: --data FILE",
         )
 
-    def kept(some: Sequence[_One]) -> list[_One]:
+    def fitting(some: Sequence[_One]) -> list[_One]:
         return [one for one, does_fit in zip(some, fits, strict=True) if does_fit]
 
     if head.kind == "rank":
-        outputs = task.relevance(kept(pairs), progress)[:, None]
+        outputs = task.relevance(fitting(pairs), progress)[:, None]
     elif head.kind == "embed":
         # Their prompts are in the texts already.
         plain = TaskModel(engine, head.model_copy(update={"query_prompt": "", "document_prompt": ""}), None)
-        outputs = plain.vectors(kept(texts), progress)
+        outputs = plain.vectors(fitting(texts), progress)
     elif head.kind == "regress":
-        outputs = task.numbers(kept(prompts), progress)[:, None]
+        outputs = task.numbers(fitting(prompts), progress)[:, None]
     else:
-        outputs = task.probabilities(kept(prompts), progress)
-    return kept(texts), kept(rows), outputs.numpy(), head.kind, head.scale if head.kind == "regress" else 1.0
+        outputs = task.probabilities(fitting(prompts), progress)
+    return fitting(texts), fitting(rows), outputs.numpy(), head.kind, head.scale if head.kind == "regress" else 1.0
 
 
 def _prompt(example: Example) -> Conversation | None:

@@ -111,7 +111,7 @@ class _Search:
 
     def affordable(self, num_rows: int) -> list[int]:
         """The first prompts, as many as the budget holds for so many rows."""
-        costs = [self._at_most(place, 0, num_rows) for place in range(len(self._prompts))]
+        costs = [self._max_cost(place, 0, num_rows) for place in range(len(self._prompts))]
         # A round more of half of them has to fit as well, or the search would stop at a few rows of many prompts.
         num = len(costs)
         while num > MIN_PROMPTS and 1.5 * sum(costs[:num]) > self._budget:
@@ -129,7 +129,7 @@ class _Search:
         """Have these prompts answer rows until each has answered `size`, or as many as fit; how many were added."""
         start = len(self.outputs[alive[0]])
         left = self._budget - self.num_tokens
-        while size > start and sum(self._at_most(place, start, size) for place in alive) > left:
+        while size > start and sum(self._max_cost(place, start, size) for place in alive) > left:
             size -= 1
         if size <= start:
             return 0
@@ -158,7 +158,7 @@ class _Search:
         figure = self.figure(place)
         return (-figure if self._metric.higher_is_better else figure, sum(self._read[place]), place)
 
-    def _at_most(self, place: int, start: int, stop: int) -> int:
+    def _max_cost(self, place: int, start: int, stop: int) -> int:
         prompts = self._prompts[place].prompts[start:stop]
         written = sum(one.max_new_tokens + (one.max_thinking_tokens or 0) for one in prompts)
         return sum(self._read[place][start:stop]) + written

@@ -112,7 +112,24 @@ def mean_of_sums(sums: Array) -> Array:
     return result
 
 
-class MeanMetric(ABC):
+class MeanOfRows(ABC):
+    """A metric that is the mean of one number a row: what all of them declare, right for a share of rows."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str] = "fraction"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[Needs] = "text"
+    has_sample_values: ClassVar[bool] = True
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        return mean_of_sums(sums)
+
+
+class MeanMetric(MeanOfRows):
     """A metric that is the mean of one number for each answer: the base for one of your own.
 
     A subclass names itself and says what an answer is worth; the other attributes are right for a share of answers
@@ -124,15 +141,6 @@ class MeanMetric(ABC):
             def value(self, output: str, reference: str) -> float:
                 return any(map(str.isdigit, output))
     """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    unit: ClassVar[str] = "fraction"
-    lower: ClassVar[float] = 0.0
-    upper: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "text"
-    has_sample_values: ClassVar[bool] = True
 
     @abstractmethod
     def value(self, output: str, reference: str) -> float:
@@ -146,10 +154,6 @@ class MeanMetric(ABC):
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: the value of each answer, one."""
         return mean_statistics([self.value(o, r) for o, r in zip(observed.outputs, observed.references, strict=True)])
-
-    def aggregate(self, sums: Array) -> Array:
-        """[..., 2] -> [...]."""
-        return mean_of_sums(sums)
 
 
 @dataclass(frozen=True, slots=True)

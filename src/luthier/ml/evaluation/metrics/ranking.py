@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,9 +14,9 @@ from typing import ClassVar
 from luthier.ml.evaluation.metrics.protocol import (
     Array,
     Fraction,
+    MeanOfRows,
     Needs,
     Observations,
-    mean_of_sums,
     mean_statistics,
 )
 
@@ -85,17 +85,11 @@ def _at(value: Callable[[Ranked, int], float], k: int) -> Callable[[Ranked], flo
     return lambda ranked: value(ranked, k)
 
 
-class _OfRankings(ABC):
+class _OfRankings(MeanOfRows):
     """The mean of a figure over queries."""
 
-    name: ClassVar[str]
-    title: ClassVar[str]
     unit: ClassVar[str] = "0 to 1"
-    lower: ClassVar[float] = 0.0
-    upper: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Needs] = "ranking"
-    has_sample_values: ClassVar[bool] = True
 
     @abstractmethod
     def value(self, ranked: Ranked) -> float:
@@ -104,10 +98,6 @@ class _OfRankings(ABC):
     def statistics(self, observed: Observations) -> Array:
         """[num_queries, 2]: the figure of each query, one."""
         return mean_statistics([self.value(ranked) for ranked in observed.rankings])
-
-    def aggregate(self, sums: Array) -> Array:
-        """[..., 2] -> [...]."""
-        return mean_of_sums(sums)
 
 
 class NdcgAt10(_OfRankings):

@@ -99,6 +99,27 @@ class Questions:
         return tuple(part for pair in asked.items() for part in pair)
 
 
+def read_accuracy(text: str, called: str) -> tuple[float | None, Counted | None]:
+    """A share of right answers, or a count such as 47/50.
+
+    Args:
+        text: what was given.
+        called: what the caller asked for it by.
+
+    Raises:
+        RequestError: neither.
+    """
+    right, slash, of = text.partition("/")
+    try:
+        return (None, Counted(num_correct=int(right), num_answers=int(of))) if slash else (float(text), None)
+    except ValueError as error:  # pydantic's too
+        raise RequestError(
+            f"{called} {text}",
+            expected="a share such as 0.95, or right answers of those that were checked, such as 47/50",
+            do="correct it",
+        ) from error
+
+
 def case_of(asked: Questions, *, is_measured: bool) -> tuple[Case, tuple[str, ...]]:
     """The case, and a sentence that names every default that it rests on.
 
