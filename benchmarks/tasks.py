@@ -47,11 +47,11 @@ def main() -> None:
     cli.add_argument("--held-out", type=int, default=100)
     cli.add_argument("--epochs", type=int, default=3)
     cli.add_argument("--budget-tokens", type=int, default=200_000, help="of the search for a prompt; 0 leaves it out")
-    cli.add_argument("--only", default="", help="part of the names of tasks")
+    cli.add_argument("--only", default="", help="part of the name of a task, or several with commas between")
     args = cli.parse_args()
     lines = ["| task | way | kind | figure | value [95%] | seconds |", "|---|---|---|---|---|---:|"]
     for name, (task, figure) in ALL.items():
-        if args.only in name:
+        if any(part in name for part in args.only.split(",")):
             rows = task(args.data, random.Random(0), args.train + args.held_out)
             lines += [f"| {name} | {line}" for line in _ways(name, figure, rows, args)]
     print("\n".join(lines))
@@ -68,7 +68,7 @@ def _ways(name: str, figure: str, rows: list[Pair], args: argparse.Namespace) ->
         document = {"objective": {"name": "embed"}, "training": {**_training(args), "global_batch_size": 32}}
         yield from _lines(*_trained(folder, "embed", document, args), METRICS[figure])
         return
-    evaluation: dict[str, Any] = {"metrics": [METRICS[figure]], "few_shot": 4}
+    evaluation: dict[str, Any] = {"metrics": [METRICS[figure]], "few_shot": 4, "few_shot_draws": 4}
     if args.budget_tokens:
         evaluation["optimised_prompt"] = {"budget_tokens": args.budget_tokens}
     written, seconds = _trained(folder, "answers", {"evaluation": evaluation}, args)
