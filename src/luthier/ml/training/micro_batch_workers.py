@@ -46,14 +46,13 @@ from luthier.ml.training.device import forget_peak, peak_memory_bytes, resident_
 from luthier.ml.training.distributed import World
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Losses, Objective, PlainObjective, Unit
+from luthier.ml.training.optimizers.rules import gradient_places
 from luthier.ml.training.step import Counted, StepSchedule, accumulate, seed_random
 
 TakeSums = Callable[[Losses, Counted], None]
 Warn = Callable[[str, str], None]
 """Called with the code and the text of a warning."""
 
-_LARGE_BYTES: Final = 256 << 20
-"""Gradients of more than this have one place for each worker: a second one would cost more memory than it saves time."""
 _CLOSE_SECONDS: Final = 5.0
 
 
@@ -170,7 +169,7 @@ class MicroBatchWorkers:
         Must be called by a thread that lives as long as they do: the kernel ends them with it.
         """
         size = sum(w.numel() * w.element_size() for w in self._weights)
-        each = 1 if size > _LARGE_BYTES else 2
+        each = gradient_places(size)
         with torch.no_grad():
             for weight in self._weights:
                 shared = _shared_like(weight)
