@@ -11,6 +11,7 @@ Forgetting, Rehearsal and Pseudorehearsal", Connection Science 7(2). A few perce
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -230,7 +231,12 @@ class StepSchedule:
 
     def _middle(self, piece: tuple[int, ...]) -> int:
         """Where to cut a micro-batch so that the larger half is as small as it can be; examples keep their order."""
-        return min(range(1, len(piece)), key=lambda i: (max(self._size(piece[:i]), self._size(piece[i:])), i))
+        # The first part grows and the second shrinks with the cut, so the smallest maximum is where they cross.
+        crossing = bisect_left(
+            range(1, len(piece)), True, key=lambda i: self._size(piece[:i]) >= self._size(piece[i:])
+        )
+        around = {max(1, crossing), min(len(piece) - 1, crossing + 1)}
+        return min(around, key=lambda i: (max(self._size(piece[:i]), self._size(piece[i:])), i))
 
     def _first_fit(self, longest_first: Sequence[int], packed: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
         """Each example into the first micro-batch of its family that has room for it.
