@@ -130,11 +130,11 @@ def test_a_packed_run_is_predicted_without_padding(make_plan: MakePlan, structur
 @pytest.mark.parametrize(
     ("document", "accelerator", "found", "why"),
     [
-        ({}, None, (2, 4), "with one thread"),
-        ({"training": {"num_threads": 3}}, None, (3, 6), "with one thread"),
+        ({}, None, (2, 2), "with one thread"),
+        ({"training": {"num_threads": 3}}, None, (3, 3), "with one thread"),
         ({"training": {"num_threads": 1}}, None, (1, 1), "one thread"),
         ({"training": {"micro_batch_workers": 1}}, None, (1, 1), "in the recipe"),
-        ({"training": {"micro_batch_workers": 5}}, None, (5, 10), "in the recipe"),
+        ({"training": {"micro_batch_workers": 5}}, None, (5, 5), "in the recipe"),
         ({"training": {"global_batch_size": 1}}, None, (1, 1), "a step is one example"),
         ({"training": {"compile": True}}, None, (1, 1), "compiled layers"),
         ({"objective": {"name": "kto"}}, None, (1, 1), "sees the rows of a step"),

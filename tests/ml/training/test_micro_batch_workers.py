@@ -174,12 +174,13 @@ def test_a_step_of_one_micro_batch_is_computed_here(plan_with: MakePlan, tmp_pat
 
 def test_an_objective_that_sees_the_whole_step_has_no_workers(plan_with: MakePlan) -> None:
     plan = plan_with(2)
-    said: list[tuple[str, str]] = []
-    kto = load_objective(ObjectivePlan(name="kto", beta=0.1, desirable_weight=1.0, undesirable_weight=1.0))
+    said: list[tuple[int, str, str]] = []
+    objective = ObjectivePlan(name="kto", beta=0.1, desirable_weight=1.0, undesirable_weight=1.0)
+    plan, kto = plan.model_copy(update={"objective": objective}), load_objective(objective)
     schedule = StepSchedule([4], global_batch_size=1, micro_batch_tokens=9, order="as_given", seed=0)
     model = TrainableModel.load(plan)
     with micro_batch_workers(plan, model, kto, [], schedule, 0, ALONE, lambda *one: said.append(one)) as workers:
         assert workers is None
-    ((code, message),) = said
+    ((_, code, message),) = said
     assert code == "no_micro_batch_workers"
     assert "kto" in message

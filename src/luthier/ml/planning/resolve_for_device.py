@@ -47,10 +47,6 @@ def packs(asked: Switch | None, hardware: Hardware, sources: Provenance) -> bool
     return True
 
 
-MICRO_BATCHES_A_WORKER: Final = 2
-"""Of a step: with more than one for each worker, one whose core is shared with another program does less of them."""
-
-
 def side_by_side(
     asked: Literal["auto"] | int | None,
     objective: ObjectivePlan,
@@ -94,10 +90,10 @@ def side_by_side(
     else:
         why = why_not or "each core computes micro-batches of its own, with one thread: none waits for another"
         sources.note(name, "derived", why)
-    pieces = 1 if num == 1 else MICRO_BATCHES_A_WORKER * num
-    why = "micro-batches follow one another" if num == 1 else f"{MICRO_BATCHES_A_WORKER} a worker, where rows allow it"
+    why = "micro-batches follow one another" if num == 1 else "one for each worker, where there are rows for it"
     sources.note("training.min_micro_batches", "derived", why)
-    return num, pieces
+    # No more than that: each micro-batch costs some hundred milliseconds of its own (docs/benchmarks.md).
+    return num, num
 
 
 def alone_where_memory_asks(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from luthier.core.errors import CheckpointError, DivergedError
@@ -121,9 +120,7 @@ def train(
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
-    side_by_side = micro_batch_workers(
-        plan, model, objective, units, schedule, state.step, world, partial(warn, state.step)
-    )
+    side_by_side = micro_batch_workers(plan, model, objective, units, schedule, state.step, world, warn)
     with progress.task("training", p.num_steps, "step", done=state.step) as bar, side_by_side as workers:
         while True:
             if validation and _is_validation_due(p, state):

@@ -50,8 +50,8 @@ from luthier.ml.training.optimizers.rules import gradient_places
 from luthier.ml.training.step import Counted, StepSchedule, accumulate, seed_random
 
 TakeSums = Callable[[Losses, Counted], None]
-Warn = Callable[[str, str], None]
-"""Called with the code and the text of a warning."""
+Warn = Callable[[int, str, str], None]
+"""Called with the step, the code and the text of a warning."""
 
 _CLOSE_SECONDS: Final = 5.0
 
@@ -94,7 +94,7 @@ def micro_batch_workers(
         return
     why_not = why_not_side_by_side(plan, model, objective, world)
     if why_not is not None:
-        warn("no_micro_batch_workers", f"micro-batches are computed one after the other: {why_not}")
+        warn(first_step, "no_micro_batch_workers", f"micro-batches are computed one after the other: {why_not}")
         yield None
         return
     workers = MicroBatchWorkers(plan, model, objective, units, schedule, warn)
@@ -215,10 +215,11 @@ class MicroBatchWorkers:
             for line in connection.makefile("rb"):
                 step, number, slot, divisor = json.loads(line)
                 answer = self._answer(step, number, slot, divisor)
-                # Beyond what was mapped at the fork; copies of pages that were shared then come on top.
-                answer["peak_bytes"] = max(0, peak_memory_bytes() - before) + _copied_bytes()
+                answer["peak_bytes"] = _own_peak_bytes(before)
                 connection.sendall(json.dumps(answer).encode() + b"\n")
             code = 0
+        except (BrokenPipeError, ConnectionResetError):
+            code = 0  # nobody waits for the answer any more
         except BaseException:
             traceback.print_exc()
         finally:
@@ -270,7 +271,7 @@ class MicroBatchWorkers:
                     self._hand_out(step, waiting, divisor)
                     found |= self._answers()
                 except (OSError, EOFError) as error:
-                    self._lose(str(error) or type(error).__name__)
+                    self._lose(step, str(error) or type(error).__name__)
             if number in found:
                 self._take(found.pop(number), gradients, take)
             else:  # all workers are gone: what they had not finished is computed here
@@ -293,11 +294,11 @@ class MicroBatchWorkers:
             while number not in (found := self._answers()):
                 pass
         except (OSError, EOFError) as error:
-            self._lose(str(error) or type(error).__name__)
+            self._lose(step, str(error) or type(error).__name__)
             return
         self._take(found[number], there, take)
         if seen[0] != seen[1] or not all(torch.equal(a, b) for a, b in zip(here, there, strict=True)):
-            self._lose("a worker computes another loss or gradient than the training process")
+            self._lose(step, "a worker computes another loss or gradient than the training process")
 
     def close(self) -> None:
         """End the workers and wait until they have ended."""
@@ -328,7 +329,9 @@ class MicroBatchWorkers:
                     selector.register(worker.connection, selectors.EVENT_READ, worker)
             for key, _ in selector.select():
                 worker = key.data
-                line = worker.lines.readline()
+                line = b""
+                with contextlib.suppress(ConnectionResetError):  # killed with a request unread
+                    line = worker.lines.readline()
                 if not line.endswith(b"\n"):
                     raise EOFError(f"a worker of micro-batches {_how_it_ended(worker.pid)}")
                 (number, slot), worker.given = worker.given, None
@@ -337,10 +340,10 @@ class MicroBatchWorkers:
                 found[number] = _Answer(worker, slot, message)
         return found
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, step: int, why: str) -> None:
         self.close()
         message = f"{why}: the rest is computed by the training process alone, with one thread; the result is the same"
-        self._warn("micro_batch_workers_lost", message)
+        self._warn(step, "micro_batch_workers_lost", message)
 
     def _compute_here(
         self, step: int, number: int, divisor: float, gradients: Sequence[Tensor], take: TakeSums, threads: int = 1
@@ -392,13 +395,20 @@ def _shared_like(weight: Tensor) -> Tensor:
     return torch.frombuffer(memory, dtype=weight.dtype, count=weight.numel()).view(weight.shape)
 
 
-def _copied_bytes() -> int:
-    """Memory of this process that it shares with no other, what is free in its allocator included."""
+def _own_peak_bytes(at_fork: int) -> int:
+    """The most memory that this process has had beside what it shares with its parent.
+
+    Args:
+        at_fork: its resident bytes when it was forked, all of them shared.
+    """
+    private = 0
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
             if line.startswith("Private_Dirty:"):
-                return int(line.split()[1]) * 1024
-    return 0
+                private = int(line.split()[1]) * 1024
+    # A shared page that is written to becomes a copy without a change of the resident size.
+    copied = max(0, private - max(0, resident_bytes() - at_fork))
+    return max(0, peak_memory_bytes() - at_fork) + copied
 
 
 def _reap(pid: int) -> None:
