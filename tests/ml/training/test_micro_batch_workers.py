@@ -1,4 +1,4 @@
-"""Micro-batches computed side by side: the same bytes however many workers, also where workers or the run are killed."""
+"""Micro-batches computed side by side: the same bytes with any number of workers, also after kills."""
 
 from __future__ import annotations
 

@@ -220,9 +220,9 @@ class MicroBatchWorkers:
             code = 0
         except (BrokenPipeError, ConnectionResetError):
             code = 0  # nobody waits for the answer any more
-        except BaseException:
-            traceback.print_exc()
         finally:
+            if code:
+                traceback.print_exc()
             # Not sys.exit: open databases, temporary folders and locks belong to the training process.
             os._exit(code)
 

@@ -232,9 +232,7 @@ class StepSchedule:
     def _middle(self, piece: tuple[int, ...]) -> int:
         """Where to cut a micro-batch so that the larger half is as small as it can be; examples keep their order."""
         # The first part grows and the second shrinks with the cut, so the smallest maximum is where they cross.
-        crossing = bisect_left(
-            range(1, len(piece)), True, key=lambda i: self._size(piece[:i]) >= self._size(piece[i:])
-        )
+        crossing = bisect_left(range(1, len(piece)), True, key=lambda i: self._size(piece[:i]) >= self._size(piece[i:]))
         around = {max(1, crossing), min(len(piece) - 1, crossing + 1)}
         return min(around, key=lambda i: (max(self._size(piece[:i]), self._size(piece[i:])), i))
 
