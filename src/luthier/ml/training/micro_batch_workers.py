@@ -56,13 +56,11 @@ Warn = Callable[[int, str, str], None]
 _CLOSE_SECONDS: Final = 5.0
 
 
-def why_not_side_by_side(plan: Plan, model: TrainableModel, objective: Objective, world: World) -> str | None:
+def why_not_side_by_side(plan: Plan, model: TrainableModel, objective: Objective) -> str | None:
     """Why the micro-batches of a run cannot be computed by workers; None where they can."""
     kind = type(objective)
-    if world.device != "cpu" or not hasattr(os, "fork"):
+    if model.device != "cpu" or not hasattr(os, "fork"):
         return "workers are forked and compute on a CPU"
-    if world.size > 1:
-        return "several processes share the steps already"
     if getattr(kind, "draw", None) is not PlainObjective.draw or getattr(kind, "look", None) is not PlainObjective.look:
         return f"objective {plan.objective.name} sees the rows of a step together"
     if plan.training.compile or model.uses_flex_attention:
@@ -89,10 +87,11 @@ def micro_batch_workers(
         first_step: the step that comes next; its shortest micro-batch is what they are proved on.
         warn: called where they cannot be had, or are lost.
     """
-    if plan.training.micro_batch_workers < 2:
+    # Several processes share the steps of a run, and the cores, already.
+    if plan.training.micro_batch_workers < 2 or world.size > 1:
         yield None
         return
-    why_not = why_not_side_by_side(plan, model, objective, world)
+    why_not = why_not_side_by_side(plan, model, objective)
     if why_not is not None:
         warn(first_step, "no_micro_batch_workers", f"micro-batches are computed one after the other: {why_not}")
         yield None
