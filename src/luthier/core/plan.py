@@ -326,6 +326,8 @@ class TrainingPlan(FrozenModel):
     """Everything the loop needs to know. Field meanings as in the recipe; all units in the names.
 
     Attributes:
+        min_micro_batches: into how many micro-batches a step is cut at least, as far as it has examples for them.
+        micro_batch_workers: processes that compute micro-batches side by side; 1 is the training process itself.
         forward: where not every fast piece of computing was proved, what is used instead; None where all are.
     """
 
@@ -335,6 +337,8 @@ class TrainingPlan(FrozenModel):
     epochs: float
     global_batch_size: int
     micro_batch_tokens: int
+    min_micro_batches: int = 1
+    micro_batch_workers: int = 1
     optimizer: OptimizerPlan = OptimizerPlan()
     learning_rate: float
     schedule: ScheduleName
@@ -417,7 +421,8 @@ class Plan(FrozenModel):
             "data": splits,
             # how weights lie on devices: a run may continue with another number of them; the path computes the same
             # loss
-            "training": {"sharding": True, "forward": True},
+            # nor does it matter how many processes compute it
+            "training": {"sharding": True, "forward": True, "micro_batch_workers": True},
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")
@@ -441,6 +446,8 @@ class Plan(FrozenModel):
             excluded["objective"]["loss_weighting"] = True
         later = ("neftune_alpha", "average", "packing", "compile")
         excluded["training"] |= {name: True for name in later if not getattr(self.training, name)}
+        if self.training.min_micro_batches == 1:
+            excluded["training"]["min_micro_batches"] = True
         return sha256_document(self.model_dump(mode="json", exclude=excluded))
 
     def values(self) -> list[dict[str, Any]]:

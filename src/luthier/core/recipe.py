@@ -331,6 +331,8 @@ class TrainingRecipe(FrozenModel):
         max_steps: steps at most.
         global_batch_size: examples a step, of all devices.
         micro_batch_tokens: tokens computed at once, padding included; changes memory and speed, not the gradient.
+        micro_batch_workers: on a CPU, processes that compute the micro-batches of a step side by side, each with one
+            thread; 1 for none but the training process, with all its threads.
         optimizer: how weights move by their gradients.
         learning_rate: peak of the learning rate.
         schedule: how the rate falls after the warm-up.
@@ -360,6 +362,7 @@ class TrainingRecipe(FrozenModel):
     max_steps: Annotated[int, Field(ge=1)] | None = None
     global_batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    micro_batch_workers: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] | None = None
     optimizer: OptimizerRecipe | None = None
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     schedule: ScheduleName | None = None

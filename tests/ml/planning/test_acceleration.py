@@ -125,3 +125,54 @@ def test_a_packed_run_is_predicted_without_padding(make_plan: MakePlan, structur
     documents = [{"training": {"packing": packing, "order": "shuffled"}} for packing in (True, False)]
     packed, padded = (workload_of(make_plan(one, accelerator=H100), structure, gpu).batches for one in documents)
     assert packed.num_computed == packed.num_tokens == padded.num_tokens < padded.num_computed
+
+
+@pytest.mark.parametrize(
+    ("document", "accelerator", "found", "why"),
+    [
+        ({}, None, (2, 2), "with one thread"),
+        ({"training": {"num_threads": 3}}, None, (3, 3), "with one thread"),
+        ({"training": {"num_threads": 1}}, None, (1, 1), "one thread"),
+        ({"training": {"micro_batch_workers": 1}}, None, (1, 1), "in the recipe"),
+        ({"training": {"micro_batch_workers": 5}}, None, (5, 5), "in the recipe"),
+        ({"training": {"global_batch_size": 1}}, None, (1, 1), "a step is one example"),
+        ({"training": {"compile": True}}, None, (1, 1), "compiled layers"),
+        ({"objective": {"name": "kto"}}, None, (1, 1), "sees the rows of a step"),
+        ({}, H100, (1, 1), "follow one another on cuda"),
+    ],
+)
+def test_each_thread_of_a_processor_gets_micro_batches_of_its_own(
+    make_plan: MakePlan, document: dict[str, object], accelerator: str | None, found: tuple[int, int], why: str
+) -> None:
+    shape = {"shape": "preference"} if "objective" in document else {}
+    plan = make_plan(document, accelerator=accelerator, **shape)
+    assert (plan.training.micro_batch_workers, plan.training.min_micro_batches) == found
+    assert why in plan.sources["training.micro_batch_workers"].why
+
+
+def test_workers_that_cannot_be_are_refused_where_they_are_asked_for(make_plan: MakePlan) -> None:
+    with pytest.raises(RecipeError, match="micro_batch_workers is 2, but micro-batches follow one another on cuda"):
+        make_plan({"training": {"micro_batch_workers": 2}}, accelerator=H100)
+
+
+def test_how_many_workers_compute_does_not_change_what_is_trained(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    two, three = (
+        plan.model_copy(update={"training": plan.training.model_copy(update={"micro_batch_workers": n})})
+        for n in (2, 3)
+    )
+    assert two.hash == three.hash
+    alone = plan.training.model_copy(update={"micro_batch_workers": 1, "min_micro_batches": 1})
+    document = plan.model_copy(update={"training": alone}).model_dump(mode="json")
+    for name in ("micro_batch_workers", "min_micro_batches"):
+        del document["training"][name]
+    assert Plan.model_validate(document).hash == plan.model_copy(update={"training": alone}).hash != plan.hash
+
+
+def test_workers_are_left_out_where_memory_is_short(make_plan: MakePlan, large: Structure) -> None:
+    """7 billion parameters do not fit into 8 GiB in any way; there workers only make it worse."""
+    plan = make_plan(structure=large)
+    assert plan.training.micro_batch_workers == 1
+    assert "would take up to" in plan.sources["training.micro_batch_workers"].why
+    asked = make_plan({"training": {"micro_batch_workers": 2}}, structure=large)
+    assert asked.training.micro_batch_workers == 2

@@ -174,3 +174,14 @@ def test_judging_holds_one_model_and_a_block_of_logits(llama: Structure, make_wo
     assert judging_bytes(replace(work, judging=judging(longest_tokens=100, writes=False))) == logits + prefill
     assert judging_bytes(replace(work, judging=judging(longest_tokens=100, scores=False))) == cache + prefill
     assert judging_bytes(replace(work, judging=None)) == 0
+
+
+def test_each_worker_has_activations_and_gradients_of_its_own(
+    llama: Structure, make_workload: Make, device: Device
+) -> None:
+    for method in ("lora", "full"):
+        alone, two = (predict_memory(make_workload(llama, method, num_workers=n), device) for n in (1, 2))
+        check_sum(two)
+        assert (two.weights_bytes, two.optimizer_bytes) == (alone.weights_bytes, alone.optimizer_bytes)
+        assert two.activations_bytes == pytest.approx(2 * alone.activations_bytes)
+        assert two.gradients_bytes > alone.gradients_bytes

@@ -67,6 +67,7 @@ def _schedule(prepared: Prepared, split: PreparedSplit, size: int, how: _How) ->
         families=_families(units, size) if shares_prefix else None,
         own=_own_prefixes(split) if shares_prefix else None,
         packed=_together(units) if how.packs else None,
+        min_micro_batches=training.min_micro_batches,
     )
 
 

@@ -18,7 +18,14 @@ from luthier.ml.inference.models.structure import LinearLayer
 from luthier.ml.planning import step_counts
 from luthier.ml.planning.inference_cost import cache_bytes, judging_bytes
 from luthier.ml.planning.workload import BYTES, OWN, Workload
-from luthier.ml.training.optimizers.rules import Matrices, OptimizerRules, StateBytes, TrainedSizes, rules_of
+from luthier.ml.training.optimizers.rules import (
+    Matrices,
+    OptimizerRules,
+    StateBytes,
+    TrainedSizes,
+    gradient_places,
+    rules_of,
+)
 
 if TYPE_CHECKING:
     from luthier.ml.planning.predict import Calibration
@@ -32,6 +39,8 @@ _WITHOUT_MASTERS: Final[dict[str, float | None]] = {
 # Bytes a parameter that a step of AdamW moves: masters, two moments, summed gradients and the rounded weight are read
 # and written, and gradients added up.
 _MOVED: Final = 40.0
+_WORKER_BYTES: Final = 100 << 20
+"""Of a worker: pages of the interpreter that it has written to, and kernels of its own."""
 # A PCIe 4.0 link of 16 lanes does 31.5 GB/s at most; transfers of some megabytes reach about this.
 _HOST_GB_PER_SECOND: Final = 25.0
 
@@ -148,7 +157,11 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
     slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
     activation_part, logits_part = activation_part * factor + _expert_copies(workload), logits_part * factor
+    # Each worker computes a micro-batch of its own; masters and sums stay with the training process.
+    activation_part, logits_part = activation_part * workload.num_workers, logits_part * workload.num_workers
+    narrow_part = narrow_part if workload.num_workers == 1 else _worker_gradients(workload, narrow)
     runtime = max(0.0, _runtime(device) + offset) + slack * (activation_part + logits_part)
+    runtime += _WORKER_BYTES * workload.num_workers if workload.num_workers > 1 else 0.0
     gradients += narrow_part
     held = weights + adapters + optimizer + gradients
     training = held + activation_part + logits_part + runtime
@@ -173,6 +186,11 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
         runtime_bytes=runtime,
         total_bytes=_interval(total, held, activation_part + logits_part, device, calibration),
     )
+
+
+def _worker_gradients(workload: Workload, narrow: float) -> float:
+    """Gradients of one micro-batch as a worker computes them, and the places in which it hands them over."""
+    return workload.num_workers * narrow * (1 + gradient_places(narrow))
 
 
 def _peaks(workload: Workload) -> list[Workload]:

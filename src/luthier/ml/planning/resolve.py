@@ -30,7 +30,14 @@ from luthier.ml.planning.batch_shapes import num_replayed
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.hardware import Hardware
 from luthier.ml.planning.learning_rates import default_rate
-from luthier.ml.planning.resolve_for_device import attention_on, compiled_for, experts_do_not_fit, packs, usual_order
+from luthier.ml.planning.resolve_for_device import (
+    attention_on,
+    compiled_for,
+    experts_do_not_fit,
+    packs,
+    side_by_side,
+    usual_order,
+)
 from luthier.ml.planning.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.ml.planning.resolve_objective import (
     check_negatives,
@@ -188,6 +195,7 @@ def _resolved(
         evaluation=evaluation.model_copy(update=_budgets(asked, data, answers, model, sources)),
         sources=sources.in_order(_SECTIONS),
     )
+    plan = resolve_for_device.alone_where_memory_asks(plan, structure, hardware)
     return resolve_for_device.decided_for(plan, structure, hardware)
 
 
@@ -264,6 +272,8 @@ def _training(
     packing = packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     sources.note("training.forward", "default", "the fast path: each piece of it is proved when the model is loaded")
+    threads = pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine"))
+    workers, pieces = side_by_side(r.micro_batch_workers, objective, r, hardware, threads, batch, sources)
     return TrainingPlan(
         num_steps=steps,
         num_steps_per_epoch=per_epoch,
@@ -271,6 +281,8 @@ def _training(
         epochs=epochs,
         global_batch_size=batch,
         micro_batch_tokens=_micro_batch_tokens(r, data.train, hardware, sources),
+        min_micro_batches=pieces,
+        micro_batch_workers=workers,
         optimizer=resolve_optimizer(r.optimizer, method.name, hardware.device, batch, sources),
         learning_rate=pick("training.learning_rate", r.learning_rate, rate),
         schedule=pick("training.schedule", r.schedule, defaults.SCHEDULE),
@@ -294,7 +306,7 @@ def _training(
         ),
         keep_checkpoints=pick("training.keep_checkpoints", r.keep_checkpoints, defaults.KEEP_CHECKPOINTS),
         early_stopping_patience=_early_stopping(r, data.validation, sources),
-        num_threads=pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine")),
+        num_threads=threads,
         seed=pick("training.seed", r.seed, defaults.SEED),
     )
 

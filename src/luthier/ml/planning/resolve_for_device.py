@@ -1,4 +1,4 @@
-"""What a plan leaves to the device: packing, compiled layers, gradient checkpointing, adapters on experts.
+"""What a plan leaves to the device: packing, workers, compiled layers, gradient checkpointing, adapters on experts.
 
 Accelerators get rows laid end to end and compiled layers. Activations are computed again only where they would not
 fit, since that costs time. Adapters on experts that nobody asked for by name are left out where they have no room.
@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 from luthier.core.cost import Device
 from luthier.core.errors import RecipeError, RequestError
-from luthier.core.plan import Plan, ValueSource
-from luthier.core.recipe import OrderName, Switch
+from luthier.core.plan import ObjectivePlan, Plan, ValueSource
+from luthier.core.recipe import OrderName, Switch, TrainingRecipe
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.defaults import Provenance
@@ -21,6 +21,7 @@ from luthier.ml.planning.hardware import Hardware
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.speed import step_seconds
 from luthier.ml.planning.workload import Workload, workload_of
+from luthier.ml.training.objectives.rules import rules_of as objective_rules
 
 COMPILE_SECONDS: Final = 180.0
 """What compiling the layers of a model is assumed to take, forward and backward, once a run: nobody has measured it
@@ -44,6 +45,75 @@ def packs(asked: Switch | None, hardware: Hardware, sources: Provenance) -> bool
         f"on {hardware.device} rows end to end waste nothing on padding; first the model proves to train the same",
     )
     return True
+
+
+def side_by_side(
+    asked: Literal["auto"] | int | None,
+    objective: ObjectivePlan,
+    training: TrainingRecipe,
+    hardware: Hardware,
+    num_threads: int,
+    batch: int,
+    sources: Provenance,
+) -> tuple[int, int]:
+    """How many workers compute the micro-batches of a step, and into how many these are cut at least.
+
+    Args:
+        asked: `training.micro_batch_workers` of the recipe.
+        objective: Some must see the rows of a whole step.
+        training: Of the recipe.
+        hardware: Workers compute on its processor.
+        num_threads: Of the plan.
+        batch: Examples a step.
+        sources: Gets the reasons.
+
+    Raises:
+        RecipeError: Several are requested where there can be none.
+    """
+    name = "training.micro_batch_workers"
+    why_not = None
+    if hardware.device != "cpu":
+        why_not = f"micro-batches follow one another on {hardware.device}"
+    elif objective_rules(objective.name).sees_step:
+        why_not = f"objective {objective.name} sees the rows of a step together"
+    elif training.compile is True:
+        why_not = "compiled layers start threads of their own"
+    elif batch < 2:
+        why_not = "a step is one example"
+    if isinstance(asked, int) and asked > 1 and why_not is not None:
+        raise RecipeError(f"{name} is {asked}, but {why_not}", expected="1", do=f"remove {name}")
+    if why_not is None and asked in (None, "auto") and num_threads < 2:
+        why_not = "one thread"
+    num = 1 if why_not is not None else num_threads if asked in (None, "auto") else int(asked)
+    if isinstance(asked, int):
+        sources.note(name, "asked", "in the recipe")
+    else:
+        why = why_not or "each core computes micro-batches of its own, with one thread: none waits for another"
+        sources.note(name, "derived", why)
+    why = "micro-batches follow one another" if num == 1 else "one for each worker, where there are rows for it"
+    sources.note("training.min_micro_batches", "derived", why)
+    # No more than that: each micro-batch costs some hundred milliseconds of its own (docs/benchmarks.md).
+    return num, num
+
+
+def alone_where_memory_asks(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
+    """The plan without workers, where they were not asked for and would not fit into memory."""
+    training, asked = plan.training, plan.recipe.training.micro_batch_workers if plan.recipe.training else None
+    if training.micro_batch_workers == 1 or isinstance(asked, int):
+        return plan
+    try:
+        device = this_machine(hardware)
+    except RequestError:
+        return plan
+    alone = plan.model_copy(
+        update={"training": training.model_copy(update={"micro_batch_workers": 1, "min_micro_batches": 1})}
+    )
+    high, less = (predict_memory(workload_of(p, structure, device), device).total_bytes.high for p in (plan, alone))
+    if high <= device.memory_bytes or less >= high:
+        return plan
+    why = f"{training.micro_batch_workers} would take up to {_gib(high)}, {_gib(device.memory_bytes)} on {device.title}"
+    found = {"training.micro_batch_workers": ValueSource(source="derived", why=why)}
+    return alone.model_copy(update={"sources": plan.sources | found})
 
 
 def usual_order(*, is_packed: bool) -> tuple[OrderName, str]:

@@ -64,6 +64,7 @@ class Workload:
         teacher: the model that computes every row once before the first step.
         has_router_loss: whether the routers have one.
         num_head_outputs: of a task head in place of text; 0 without one.
+        num_workers: processes that compute micro-batches side by side.
     """
 
     structure: Structure
@@ -100,6 +101,7 @@ class Workload:
     expert_rank: int = 0
     has_router_loss: bool = False
     num_head_outputs: int = 0
+    num_workers: int = 1
 
     def __post_init__(self) -> None:
         for name, value, least in (("num_steps", self.num_steps, 1), ("rank", self.rank, 0)):
@@ -217,6 +219,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         expert_rank=plan.method.expert_rank or 0,
         has_router_loss=plan.objective.router_aux_loss is not None,
         num_head_outputs=plan.objective.task_head.num_outputs if plan.objective.task_head else 0,
+        num_workers=training.micro_batch_workers if device.is_cpu else 1,
     )
 
 
@@ -319,6 +322,9 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
     longest = max(2, rows.max_tokens)
     padding = 0.0 if packs_on(plan, device) else _PADDING[training.order]
     length = min(longest, rows.mean_tokens / (1 - padding))
+    # With workers a step is cut into more micro-batches than the budget asks for.
+    least = training.min_micro_batches if device.is_cpu else 1
+    budget = min(budget, max(longest, math.ceil(per_step / least) * math.ceil(length)))
     in_one = max(1, min(per_step, int(budget // max(length, 1))))
     peak_rows = max(1, min(per_step, budget // longest))
     # shorter rows fill the budget better than the longest do: the peak is the budget where a step holds that much

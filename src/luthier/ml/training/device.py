@@ -52,12 +52,24 @@ def device_peak_memory_bytes(device: str) -> int:
     return torch.cuda.max_memory_reserved(device) if device.startswith("cuda") else peak_memory_bytes()
 
 
-def peak_memory_bytes() -> int:
-    """Largest resident memory of this process since `forget_peak`, in bytes."""
+def resident_bytes() -> int:
+    """Resident memory of this process now; 0 where the system does not say."""
+    return _from_status("VmRSS:") or 0
+
+
+def _from_status(name: str) -> int | None:
+    """A figure of Linux's /proc/self/status, in bytes."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
+    return None
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process since `forget_peak`, in bytes."""
+    if (peak := _from_status("VmHWM:")) is not None:
+        return peak
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -29,6 +29,7 @@ from luthier.ml.training.budget import Meter, bill_summary, remaining
 from luthier.ml.training.checkpoint import Checkpoint, CheckpointFolder, LoopState, SharedCheckpoints
 from luthier.ml.training.distributed import ALONE, World
 from luthier.ml.training.fit import EarlyStopping
+from luthier.ml.training.micro_batch_workers import micro_batch_workers
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Batch, Objective, Unit, rows_of
 from luthier.ml.training.optimizer import MasterOptimizer, WeightAverage, all_but_averages, averages_in
@@ -46,8 +47,12 @@ Snapshot = Callable[[TrainableModel, int], Path]
 class LoopOutcome:
     """Where the loop ended: its last state, and why it ended."""
 
-    def __init__(self, state: LoopState, status: RunStatus, reason: str, warnings: Sequence[str]) -> None:
+    def __init__(
+        self, state: LoopState, status: RunStatus, reason: str, warnings: Sequence[str], worker_bytes: int = 0
+    ) -> None:
         self.state, self.status, self.reason, self.warnings = state, status, reason, tuple(warnings)
+        self.worker_bytes = worker_bytes
+        """Peak memory of the workers of micro-batches, beside what they share with this process."""
 
 
 def train(
@@ -115,7 +120,8 @@ def train(
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
-    with progress.task("training", p.num_steps, "step", done=state.step) as bar:
+    side_by_side = micro_batch_workers(plan, model, objective, units, schedule, state.step, world, warn)
+    with progress.task("training", p.num_steps, "step", done=state.step) as bar, side_by_side as workers:
         while True:
             if validation and _is_validation_due(p, state):
                 refused = meter.refuses("validation", num_validation_tokens, num_checkpoints=1)
@@ -148,7 +154,7 @@ def train(
                 status, reason = "paused", request
                 break
             meter.begin("step", num_tokens)
-            state, event = one_step(plan, model, objective, optimizer, units, schedule, state, world)
+            state, event = one_step(plan, model, objective, optimizer, units, schedule, state, world, workers)
             if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
                 save()
                 raise _diverged(event, state.step, p.learning_rate)
@@ -169,7 +175,7 @@ def train(
     elif status == "succeeded" and average.weights:
         optimizer.load_weights(average.weights)
     emit(RunEnded(step=state.step, status=status, reason=reason))
-    return LoopOutcome(state, status, reason, warnings)
+    return LoopOutcome(state, status, reason, warnings, 0 if workers is None else workers.peak_bytes)
 
 
 def _step_summary(event: StepDone) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 
@@ -27,7 +27,19 @@ from luthier.ml.training.objective_protocol import Batch, Losses, Objective, Uni
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.sharding import idle_pass, loss_divisor, missing_passes
 
+if TYPE_CHECKING:
+    from luthier.ml.training.micro_batch_workers import MicroBatchWorkers
+
 _MEASURE = "measure "
+
+
+class Counted(Protocol):
+    """A micro-batch by its counts: tokens without padding, and learned tokens."""
+
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_trained_tokens(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -41,7 +53,7 @@ class StepSums:
     measures: dict[str, float] = field(default_factory=dict)
     _pending: list[Losses] = field(default_factory=list)
 
-    def add(self, losses: Losses, batch: MicroBatch) -> None:
+    def add(self, losses: Losses, batch: Counted) -> None:
         """Add one micro-batch. Its numbers stay on their device until `over`: to read one is to wait for all before."""
         self.num_tokens += batch.num_tokens
         self.num_trained_tokens += batch.num_trained_tokens
@@ -128,8 +140,18 @@ def split_loss_by_source(measures: Mapping[str, float], loss: float) -> dict[str
     return found
 
 
-# Odd and large, so that (seed, step, rank) of nearby runs do not share random numbers.
-_SEED_STRIDE, _RANK_STRIDE = 1_000_003, 7_654_321_987_657
+# Odd and large, so that (seed, step, rank, micro-batch) of nearby runs do not share random numbers.
+_SEED_STRIDE, _RANK_STRIDE, _MICRO_BATCH_STRIDE = 1_000_003, 7_654_321_987_657, 2_305_843_009_213_967
+
+
+def seed_random(plan: Plan, step: int, *, rank: int = 0, micro_batch: int = 0) -> None:
+    """Seed torch's generator for what is drawn in a step: dropout, noise, and what an objective samples.
+
+    Args:
+        micro_batch: its number in the step, where each one has random numbers of its own.
+    """
+    number = plan.training.seed * _SEED_STRIDE + rank * _RANK_STRIDE + micro_batch * _MICRO_BATCH_STRIDE + step
+    torch.manual_seed(number % 2**63)
 
 
 class StepSchedule(Protocol):
@@ -154,15 +176,19 @@ def one_step(
     schedule: StepSchedule,
     state: LoopState,
     world: World = ALONE,
+    workers: MicroBatchWorkers | None = None,
 ) -> tuple[LoopState, StepDone]:
     """One optimizer update over one global batch, of which each rank of the world takes its share.
 
     Each micro-batch's sum of the loss is divided by the weight of the whole batch (all its trained tokens, say), so
     that any cut into shares and micro-batches gives the same gradient once it is summed. Where loss or gradient norm is
     not finite the update is not made, and the returned state is the one given.
+
+    Args:
+        workers: processes that compute the micro-batches side by side; None computes them here.
     """
     start, p = time.perf_counter(), plan.training
-    torch.manual_seed((p.seed * _SEED_STRIDE + world.rank * _RANK_STRIDE + state.step) % 2**63)
+    seed_random(plan, state.step, rank=world.rank)
     indices = schedule.share(state.step, world.rank, world.size)
     given = [([units[i] for i in batch], schedule.shared_tokens(batch)) for batch in indices]
     batches = objective.draw(model, state.step, given)
@@ -170,18 +196,16 @@ def one_step(
     weight = world.sum(objective.weight([unit for micro_batch, _ in batches for unit in micro_batch]))
     divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(batches), world)
     sums = StepSums(num_examples=sum(map(len, indices)))
-    model.module.train()
-    for micro_batch, prefix_lengths in batches:
-        batch = collate(rows_of(micro_batch), model.pad_id, model.device, prefix_lengths=prefix_lengths)
-        losses = model.within(partial(_losses, objective, model, micro_batch, batch))
-        minimised = losses.total
-        if model.router_loss is not None:
-            minimised = minimised + model.router_loss.coefficient * losses.measures[ROUTER_LOSS]
-        if plan.data.replay is not None:
-            losses = with_source_loss(losses, micro_batch, objective.weight(micro_batch))
-        (minimised / divisor).backward()
-        optimizer.collect()  # into fp32 sums: bf16 would drop small micro-batch gradients next to a large sum
-        sums.add(losses, batch)
+    if workers is not None:
+        workers.compute(state.step, len(batches), divisor, optimizer.gradients, sums.add)
+    else:
+        model.module.train()
+        for number, (micro_batch, prefix_lengths) in enumerate(batches):
+            if p.micro_batch_workers > 1:  # as a worker of its own would draw them
+                seed_random(plan, state.step, rank=world.rank, micro_batch=number)
+            losses, batch = accumulate(plan, model, objective, micro_batch, prefix_lengths, divisor)
+            optimizer.collect()  # into fp32 sums: bf16 would drop small micro-batch gradients next to a large sum
+            sums.add(losses, batch)
     for _ in range(num_missing):  # sharded weights are gathered in every pass: ranks must make equally many
         idle_pass(model, units[0]).backward()
         optimizer.collect()
@@ -210,6 +234,26 @@ def one_step(
     if not finite:
         return state, event
     return _after(state, sums, weight, seconds), event
+
+
+def accumulate(
+    plan: Plan,
+    model: TrainableModel,
+    objective: Objective,
+    units: Sequence[Unit],
+    prefix_lengths: tuple[int, ...],
+    divisor: float,
+) -> tuple[Losses, MicroBatch]:
+    """The losses of a micro-batch, whose gradients, divided by `divisor`, are added to those of the weights."""
+    batch = collate(rows_of(units), model.pad_id, model.device, prefix_lengths=prefix_lengths)
+    losses = model.within(partial(_losses, objective, model, units, batch))
+    minimised = losses.total
+    if model.router_loss is not None:
+        minimised = minimised + model.router_loss.coefficient * losses.measures[ROUTER_LOSS]
+    if plan.data.replay is not None:
+        losses = with_source_loss(losses, units, objective.weight(units))
+    (minimised / divisor).backward()
+    return losses, batch
 
 
 def _losses(objective: Objective, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:

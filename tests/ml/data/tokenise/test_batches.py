@@ -310,3 +310,50 @@ def test_units_of_equally_many_rows_stand_together(packed: list[int] | None) -> 
     assert found[frozenset((0, 2))] == (40, 30)
     assert found[frozenset((1, 3))] == (6,)
     assert found[frozenset((4,))] == (() if packed is None else (0,))
+
+
+@_settings
+@given(_lengths, st.integers(1, 20), st.integers(1, 6), st.booleans())
+def test_a_step_is_cut_into_as_many_micro_batches_as_asked_where_it_has_the_examples(
+    lengths: list[int], size: int, least: int, packed: bool
+) -> None:
+    schedule = StepSchedule(
+        lengths,
+        global_batch_size=size,
+        micro_batch_tokens=10_000,
+        order="by_length",
+        seed=0,
+        packed=lengths if packed else None,
+        min_micro_batches=least,
+    )
+    plain = _schedule(lengths, size=size, tokens=10_000)
+    for step in range(schedule.num_steps_per_epoch):
+        found = schedule.step(step)
+        assert sorted(chain.from_iterable(found)) == sorted(_examples(plain, step))
+        assert len(found) == min(least, sum(map(len, found)))
+        assert all(found)
+
+
+def test_micro_batches_are_cut_where_their_halves_are_even() -> None:
+    lengths = [40, 40, 40, 40, 10, 10, 10, 10]
+    schedule = StepSchedule(
+        lengths, global_batch_size=8, micro_batch_tokens=10_000, order="as_given", seed=0, min_micro_batches=2
+    )
+    sizes = [max(lengths[i] for i in batch) * len(batch) for batch in schedule.step(0)]
+    # four rows of 40 and four of 10: any other cut leaves five rows of 40 computed at once
+    assert max(sizes) == 160
+
+
+def test_a_long_common_beginning_is_computed_in_two_micro_batches_at_most() -> None:
+    lengths = [110] * 8
+    families = Families(np.zeros(8, dtype=np.int64), np.full(8, 100, dtype=np.int64))
+    schedule = StepSchedule(
+        lengths,
+        global_batch_size=8,
+        micro_batch_tokens=10_000,
+        order="as_given",
+        seed=0,
+        families=families,
+        min_micro_batches=4,
+    )
+    assert [len(batch) for batch in schedule.step(0)] == [4, 4]

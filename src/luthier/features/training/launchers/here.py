@@ -156,7 +156,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     _finish(objective, model, validation, outcome, world)
     hooks.meter.begin("saving")
     # A collective call: every rank must reach it, also where it keeps nothing.
-    peaks = world.gather(str(device.device_peak_memory_bytes(world.device)))
+    peaks = world.gather(str(device.device_peak_memory_bytes(world.device) + outcome.worker_bytes))
     if spreads:
         model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)

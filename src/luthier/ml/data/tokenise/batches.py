@@ -11,6 +11,7 @@ Forgetting, Rehearsal and Pseudorehearsal", Connection Science 7(2). A few perce
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ from luthier.ml.data.tokenise.shared_prefix import Families, UnitPrefixes
 
 _WINDOW_BATCHES = 16
 _EXAMPLES, _BATCHES = 0, 1
+_MOST_AGAIN = 0.25
+"""A cut that computes more than this share of a micro-batch a second time takes longer than it saves."""
 
 
 class StepSchedule:
@@ -47,6 +50,8 @@ class StepSchedule:
             rows.
         packed: tokens of each example, all of its rows together, where the rows of a micro-batch lie end to end so that
             none is padded; a micro-batch may then mix any examples of a family. None where rows lie side by side.
+        min_micro_batches: into how many micro-batches a step is cut at least, as far as it has examples for them, so
+            that they can be computed side by side.
 
     Raises:
         DataError: there are no examples.
@@ -65,6 +70,7 @@ class StepSchedule:
         families: Families | None = None,
         own: UnitPrefixes | None = None,
         packed: Sequence[int] | None = None,
+        min_micro_batches: int = 1,
     ) -> None:
         if not lengths:
             raise DataError("no examples to make batches of", expected="at least one", do="check the training data")
@@ -90,6 +96,7 @@ class StepSchedule:
         # Units of different row counts share a micro-batch only where each row carries its own prefix.
         self._kinds = none if own is None else self._num_rows
         self._packed = None if packed is None else np.asarray(packed, dtype=np.int64)
+        self._min_micro_batches = min_micro_batches
         # The batches of one epoch, since steps are asked for one by one and a shuffle costs O(n log n).
         self._cached: tuple[int, list[NDArray[np.int64]]] | None = None
 
@@ -194,7 +201,7 @@ class StepSchedule:
         # lexsort's last key is the primary one: row count, then family, then length from the longest down.
         longest_first = batch[np.lexsort((-self._lengths[batch], self._families[batch], self._kinds[batch]))]
         if self._packed is not None:
-            return self._first_fit(longest_first.tolist(), self._packed)
+            return self._cut(self._first_fit(longest_first.tolist(), self._packed))
         made: list[tuple[int, ...]] = []
         current: list[int] = []
         for index in longest_first.tolist():
@@ -203,7 +210,31 @@ class StepSchedule:
                 made.append(tuple(current))
                 current = []
             current.append(index)
-        return (*made, tuple(current))
+        return self._cut((*made, tuple(current)))
+
+    def _cut(self, made: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        """The micro-batches with the largest cut in two, until there are as many as there should be.
+
+        A common beginning is then computed in both halves: beyond two micro-batches only where that is little.
+        """
+        pieces = list(made)
+        while len(pieces) < self._min_micro_batches:
+            sizes = [self._size(piece) if len(piece) > 1 else 0 for piece in pieces]
+            largest = max(range(len(pieces)), key=lambda i: (sizes[i], -i))
+            piece = pieces[largest]
+            again = sum(self.shared_tokens(piece)) if sizes[largest] and not self._shares_own(piece) else 0
+            if not sizes[largest] or (len(pieces) > 1 and again > _MOST_AGAIN * sizes[largest]):
+                break
+            cut = self._middle(piece)
+            pieces[largest : largest + 1] = [piece[:cut], piece[cut:]]
+        return tuple(pieces)
+
+    def _middle(self, piece: tuple[int, ...]) -> int:
+        """Where to cut a micro-batch so that the larger half is as small as it can be; examples keep their order."""
+        # The first part grows and the second shrinks with the cut, so the smallest maximum is where they cross.
+        crossing = bisect_left(range(1, len(piece)), True, key=lambda i: self._size(piece[:i]) >= self._size(piece[i:]))
+        around = {max(1, crossing), min(len(piece) - 1, crossing + 1)}
+        return min(around, key=lambda i: (max(self._size(piece[:i]), self._size(piece[i:])), i))
 
     def _first_fit(self, longest_first: Sequence[int], packed: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
         """Each example into the first micro-batch of its family that has room for it.

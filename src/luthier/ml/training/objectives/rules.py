@@ -40,6 +40,7 @@ class ObjectiveRules:
         needs_teacher: Whether objective.teacher must be given; it is no setting with a default.
         packs: Whether its units are blocks, into which texts of any length are cut and filled.
         learns_preferences: Whether it compares answers, so that its loss is a number without a unit.
+        sees_step: Whether it must see the rows of a whole step, so that no micro-batch can be computed by itself.
         task_head: What the model has in place of text; None for objectives that learn to write.
     """
 
@@ -59,6 +60,7 @@ class ObjectiveRules:
     needs_teacher: bool = False
     packs: bool = False
     learns_preferences: bool = False
+    sees_step: bool = False
     task_head: TaskHeadKind | None = None
 
 
@@ -187,6 +189,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         summary="Learn vectors for search: a query's near its document's, far from the others. No text is written.",
         implementation="luthier.ml.training.objectives.embedding:Embedding",
         task_head="embed",
+        sees_step=True,
     ),
     "dpo": ObjectiveRules(
         "direct preference optimisation, against the model at the start",
@@ -225,6 +228,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         summary="Learn answers and preferences at once, without a reference.",
         implementation="luthier.ml.training.objectives.preference:Orpo",
         learns_preferences=True,
+        sees_step=True,
     ),
     "kto": ObjectiveRules(
         "Kahneman-Tversky optimisation: single answers, each wanted or not",
@@ -237,6 +241,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         summary="Learn from single answers, each marked as wanted or not.",
         implementation="luthier.ml.training.objectives.preference:Kto",
         learns_preferences=True,
+        sees_step=True,
     ),
     "simpo": ObjectiveRules(
         "simple preference optimisation: likelihood a token, without a reference",
@@ -285,5 +290,6 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         name="GRPO",
         summary="Reinforcement: draws answers and learns from how they are graded.",
         implementation="luthier.ml.training.objectives.grpo:Grpo",
+        sees_step=True,
     ),
 }

@@ -32,6 +32,9 @@ class Matrices(NamedTuple):
     is_stacked: bool = False
 
 
+_LARGE_GRADIENT_BYTES: Final = 256 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class TrainedSizes:
     """The sizes of what an optimizer moves, all devices together.
@@ -103,6 +106,18 @@ class OptimizerRules:
     only_accelerator: tuple[str, str] | None = None
     can_be_sharded: bool = False
     has_second_moment: bool = False
+
+
+def gradient_places(num_bytes: float) -> int:
+    """How many micro-batches a worker has room to hand the gradients of over at a time.
+
+    With two it goes on with the next while the first waits for its turn to be added. Where gradients are large a second
+    place costs more memory than it saves time.
+
+    Args:
+        num_bytes: Of the gradients of one micro-batch.
+    """
+    return 1 if num_bytes > _LARGE_GRADIENT_BYTES else 2
 
 
 def rules_of(name: str) -> OptimizerRules:

@@ -1,0 +1,186 @@
+"""Micro-batches computed side by side: the same bytes with any number of workers, also after kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+import torch
+from tests.ml.training.conftest import random_examples
+from tests.vacuous import nonempty
+
+from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
+from luthier.core.plan import ObjectivePlan, Plan
+from luthier.core.ports import SilentProgress
+from luthier.ml.data.tokenise.batches import StepSchedule
+from luthier.ml.training.checkpoint import CheckpointStore
+from luthier.ml.training.distributed import ALONE
+from luthier.ml.training.loop import train
+from luthier.ml.training.micro_batch_workers import micro_batch_workers
+from luthier.ml.training.model import TrainableModel
+from luthier.ml.training.objectives.registry import load_objective
+
+MakePlan = Callable[..., Plan]
+EXAMPLES = random_examples(22, seed=1)  # of 6 a step: the fourth step has four examples
+
+
+class Trained(NamedTuple):
+    weights: dict[str, torch.Tensor]
+    events: list[Event]
+    num_children: list[int]
+    """Of this process, before each step."""
+    worker_bytes: int
+
+
+class KilledError(Exception):
+    """Stands for kill -9: nothing after it runs."""
+
+
+def trained(
+    plan: Plan, folder: Path, *, kill_worker_at: int = 0, kill_run_at: int = 0, min_micro_batches: int = 4
+) -> Trained:
+    model = TrainableModel.load(plan)
+    events: list[Event] = []
+    children: list[int] = []
+
+    def emit(event: Event) -> None:
+        events.append(event)
+        if kill_run_at and isinstance(event, StepDone) and event.step == kill_run_at:
+            raise KilledError
+
+    def stop() -> None:
+        found = psutil.Process().children()
+        children.append(len(found))
+        if kill_worker_at and len(children) == kill_worker_at:
+            os.kill(found[0].pid, signal.SIGKILL)
+
+    schedule = StepSchedule(
+        [e.num_tokens for e in EXAMPLES],
+        global_batch_size=plan.training.global_batch_size,
+        micro_batch_tokens=300,
+        order="by_length",
+        seed=0,
+        min_micro_batches=min_micro_batches,
+    )
+    validation = [([(e,) for e in random_examples(5, seed=2)], ())]
+    outcome = train(
+        plan,
+        model,
+        load_objective(plan.objective),
+        [(e,) for e in EXAMPLES],
+        validation,
+        schedule,
+        CheckpointStore(folder, 9),
+        emit=emit,
+        stop_requested=stop,
+        progress=SilentProgress(),
+    )
+    weights = {n: p.detach().clone() for n, p in model.module.named_parameters() if p.requires_grad}
+    return Trained(weights, events, children, outcome.worker_bytes)
+
+
+def figures(events: list[Event]) -> list[Any]:
+    """What was computed, without times."""
+    done = [e.model_copy(update={"seconds": 0.0}) for e in events if isinstance(e, StepDone | ValidationDone)]
+    return nonempty([e.model_dump() for e in done])
+
+
+def warnings(events: list[Event]) -> list[str]:
+    return [e.code for e in events if isinstance(e, WarningRaised)]
+
+
+def assert_same(one: Trained, other: Trained) -> None:
+    assert one.weights.keys() == other.weights.keys()
+    for name, weight in nonempty(one.weights.items()):
+        assert torch.equal(weight, other.weights[name]), name
+    assert figures(one.events) == figures(other.events)
+
+
+@pytest.fixture
+def plan_with(make_plan: MakePlan) -> Callable[..., Plan]:
+    def make(workers: int, method: str = "lora", **more: Any) -> Plan:
+        values = {"num_steps": 5, "num_steps_per_epoch": 4, "global_batch_size": 6, "num_threads": 2}
+        values |= {"micro_batch_workers": workers, "min_micro_batches": 4} | more
+        return make_plan(method, 0.1, **values)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("lora", {}),
+        ("lora", {"precision": "bfloat16", "neftune_alpha": 5.0}),
+        ("adalora", {}),
+        ("full", {"learning_rate": 1e-3}),
+    ],
+)
+def test_the_bytes_do_not_depend_on_the_number_of_workers(
+    plan_with: MakePlan, tmp_path: Path, method: str, more: dict[str, Any]
+) -> None:
+    two = trained(plan_with(2, method, **more), tmp_path / "two")
+    three = trained(plan_with(3, method, **more), tmp_path / "three")
+    # A worker is killed before the first step: this process computes all of them.
+    alone = trained(plan_with(2, method, **more), tmp_path / "alone", kill_worker_at=1)
+    assert (set(two.num_children), set(three.num_children)) == ({2}, {3})
+    assert warnings(two.events) == warnings(three.events) == []
+    assert_same(two, three)
+    assert_same(two, alone)
+    assert two.worker_bytes > 0
+
+
+def test_the_loss_is_that_of_one_process_with_the_whole_step_in_one_micro_batch(
+    plan_with: MakePlan, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    side_by_side = trained(plan_with(2).model_copy(update={"method": make_plan("lora").method}), tmp_path / "a")
+    values = {"num_steps": 5, "num_steps_per_epoch": 4, "global_batch_size": 6}
+    plain = trained(make_plan("lora", 0.0, **values), tmp_path / "b", min_micro_batches=1)
+    assert set(plain.num_children) == {0}
+    for name, weight in nonempty(plain.weights.items()):
+        torch.testing.assert_close(side_by_side.weights[name], weight, atol=1e-5, rtol=0)
+
+
+def test_a_worker_that_is_killed_changes_nothing_but_the_speed(plan_with: MakePlan, tmp_path: Path) -> None:
+    whole = trained(plan_with(2), tmp_path / "whole")
+    hurt = trained(plan_with(2), tmp_path / "hurt", kill_worker_at=3)
+    assert_same(whole, hurt)
+    assert warnings(hurt.events) == ["micro_batch_workers_lost"]
+    (warning,) = [e for e in hurt.events if isinstance(e, WarningRaised)]
+    assert "SIGKILL" in warning.message
+    assert hurt.num_children == [2, 2, 2, 0, 0]
+
+
+def test_a_run_that_is_killed_resumes_to_the_byte(plan_with: MakePlan, tmp_path: Path) -> None:
+    whole = trained(plan_with(2), tmp_path / "whole")
+    with pytest.raises(KilledError):
+        trained(plan_with(2), tmp_path / "killed", kill_run_at=3)
+    assert psutil.Process().children() == []
+    resumed = trained(plan_with(3), tmp_path / "killed")
+    for name, weight in nonempty(whole.weights.items()):
+        assert torch.equal(weight, resumed.weights[name]), name
+    assert figures(resumed.events) == [f for f in figures(whole.events) if f["step"] > 2]
+
+
+def test_a_step_of_one_micro_batch_is_computed_here(plan_with: MakePlan, tmp_path: Path) -> None:
+    found = trained(plan_with(2, global_batch_size=1, num_steps=3), tmp_path / "a")
+    again = trained(plan_with(3, global_batch_size=1, num_steps=3), tmp_path / "b")
+    assert_same(found, again)
+
+
+def test_an_objective_that_sees_the_whole_step_has_no_workers(plan_with: MakePlan) -> None:
+    plan = plan_with(2)
+    said: list[tuple[int, str, str]] = []
+    objective = ObjectivePlan(name="kto", beta=0.1, desirable_weight=1.0, undesirable_weight=1.0)
+    plan, kto = plan.model_copy(update={"objective": objective}), load_objective(objective)
+    schedule = StepSchedule([4], global_batch_size=1, micro_batch_tokens=9, order="as_given", seed=0)
+    model = TrainableModel.load(plan)
+    with micro_batch_workers(plan, model, kto, [], schedule, 0, ALONE, lambda *one: said.append(one)) as workers:
+        assert workers is None
+    ((_, code, message),) = said
+    assert code == "no_micro_batch_workers"
+    assert "kto" in message
