@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,15 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.server.api import create_app
-from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT
 
 ASKED = [{"role": "user", "content": "Which wood?"}]
 OFF = {"chat_template_kwargs": {"enable_thinking": False}}
 
 
 @pytest.fixture(scope="module", params=[THINKING_TEMPLATE, OPENING_TEMPLATE, None], ids=["writes", "opens", "unknown"])
-def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_thinker(tmp_path_factory.mktemp("thinker") / "model", request.param)
+def thinker(request: pytest.FixtureRequest, tiny_thinker: Callable[..., Path]) -> Path:
+    return tiny_thinker(request.param)
 
 
 @pytest.fixture(scope="module")
