@@ -16,6 +16,7 @@ from luthier.core.ports import SilentProgress
 from luthier.ml.inference.models import sources
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.platform.home.settings import Settings
 from luthier.server.api import create_app
 from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT
@@ -35,6 +36,7 @@ def address_and_key(thinker: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     home.mkdir(parents=True)
     with Context(Settings(home=home, serving_threads=1), SilentProgress()) as context:
         sources.pull(str(thinker), home, SilentProgress())
+        hardware_of(context)  # this process has measured the machine; the one that answers would do so again
         server = Server(uvicorn.Config(create_app(context), port=0, log_level="warning"))
         address = server.start()
         _, key = create_key(context, "test", scopes=("admin",), project="default")
