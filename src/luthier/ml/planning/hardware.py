@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -15,10 +16,14 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from luthier.core.cost import MachineLoad
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.system.process_setup import num_usable_cores
 
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
 _ROWS, _INNER, _OUTER = 1024, 576, 1536
 _SECONDS_EACH = 0.2
+# A processor without instructions for a type multiplies it a hundred times slower, all rows for seconds: where they
+# would take longer than this, few rows are multiplied. Such a type is out of the question whatever its exact rate is.
+_MOST_SECONDS, _FEW_ROWS, _NUM_TRIES = 0.5, 32, 3
 # By turns: what keeps the machine busy for a moment must not decide between two precisions.
 _TURNS = 2
 # Beyond what caches hold, and long enough that a neighbour's turn does not count.
@@ -206,9 +211,12 @@ def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EA
         seconds: how long it is run again and again.
         is_mean: the mean of all runs, which present load lowers; else the best of them, so that noise does not count.
     """
+    # a [rows, inner], b [inner, outer]
     a = torch.ones(_ROWS, _INNER, dtype=dtype, device=device)
     b = torch.ones(_INNER, _OUTER, dtype=dtype, device=device)
-    flops = 2 * _ROWS * _INNER * _OUTER
+    if device == "cpu" and _seconds_of_all(a, b) > _MOST_SECONDS:
+        a = a[:_FEW_ROWS]
+    flops = 2 * len(a) * _INNER * _OUTER
     best, end = 0.0, time.perf_counter() + seconds
     num = 1 if device == "cpu" else 4  # short runs: on a busy machine some are left in peace
     a @ b  # warm-up: kernels are loaded and threads are started by the first call
@@ -226,9 +234,16 @@ def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EA
     return (num_runs * num * flops / spent if is_mean else best) / 1e9
 
 
-def num_usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _seconds_of_all(a: torch.Tensor, b: torch.Tensor) -> float:
+    """About how long the product of all rows takes, by the quickest of a few products of few rows."""
+    few = a[:_FEW_ROWS]
+    few @ b  # kernels are loaded by the first one
+    best = math.inf
+    for _ in range(_NUM_TRIES):  # the turn of another process would count many times over
+        start = time.perf_counter()
+        few @ b
+        best = min(best, time.perf_counter() - start)
+    return best * len(a) / _FEW_ROWS
 
 
 def memory_bytes() -> tuple[int, int]:
