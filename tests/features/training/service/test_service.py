@@ -45,6 +45,9 @@ PROMISED = {
 }  # fmt: skip
 
 
+UNJUDGED = {"train": "train.jsonl"}
+
+
 def run(context: Context, recipe: Path) -> TrainOutcome:
     return train(context, load_recipe(recipe), base_dir=recipe.parent)
 
@@ -125,7 +128,7 @@ def test_full_tuning_leaves_a_model_of_its_own(context: Context, make_recipe: Ma
 def test_without_held_out_rows_nothing_is_judged_and_the_report_says_so(
     context: Context, make_recipe: MakeRecipe
 ) -> None:
-    recipe = make_recipe(data={"train": "train.jsonl"}, training={"max_steps": 2, "precision": "float32"})
+    recipe = make_recipe(data=UNJUDGED, training={"max_steps": 2, "precision": "float32"})
     outcome = run(context, recipe)
     assert outcome.evaluation is None
     assert outcome.record.result is not None
@@ -254,7 +257,7 @@ def test_changed_rows_cannot_be_resumed(
 
 
 def test_a_run_that_is_done_is_not_resumed(context: Context, make_recipe: MakeRecipe) -> None:
-    outcome = run(context, make_recipe(training={"max_steps": 1, "precision": "float32"}))
+    outcome = run(context, make_recipe(data=UNJUDGED, training={"max_steps": 1, "precision": "float32"}))
     with pytest.raises(ConflictError, match="has succeeded already"):
         resume(context, outcome.record.run_id)
 
@@ -264,7 +267,8 @@ def test_a_run_that_is_finished_while_its_lock_is_waited_for_is_not_resumed(
 ) -> None:
     from luthier.features.training import service
 
-    run_id = run(context, make_recipe(training={"max_steps": 1, "precision": "float32"})).record.run_id
+    recipe = make_recipe(data=UNJUDGED, training={"max_steps": 1, "precision": "float32"})
+    run_id = run(context, recipe).record.run_id
     context.runs.update(run_id, status="running")
     held = service._held
 
