@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import time
@@ -21,9 +20,6 @@ from luthier.core.system.process_setup import num_usable_cores
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
 _ROWS, _INNER, _OUTER = 1024, 576, 1536
 _SECONDS_EACH = 0.2
-# A processor without instructions for a type multiplies it a hundred times slower, all rows for seconds: where they
-# would take longer than this, few rows are multiplied. Such a type is out of the question whatever its exact rate is.
-_MOST_SECONDS, _FEW_ROWS, _NUM_TRIES = 0.5, 32, 3
 # By turns: what keeps the machine busy for a moment must not decide between two precisions.
 _TURNS = 2
 # Beyond what caches hold, and long enough that a neighbour's turn does not count.
@@ -211,12 +207,9 @@ def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EA
         seconds: how long it is run again and again.
         is_mean: the mean of all runs, which present load lowers; else the best of them, so that noise does not count.
     """
-    # a [rows, inner], b [inner, outer]
     a = torch.ones(_ROWS, _INNER, dtype=dtype, device=device)
     b = torch.ones(_INNER, _OUTER, dtype=dtype, device=device)
-    if device == "cpu" and _seconds_of_all(a, b) > _MOST_SECONDS:
-        a = a[:_FEW_ROWS]
-    flops = 2 * len(a) * _INNER * _OUTER
+    flops = 2 * _ROWS * _INNER * _OUTER
     best, end = 0.0, time.perf_counter() + seconds
     num = 1 if device == "cpu" else 4  # short runs: on a busy machine some are left in peace
     a @ b  # warm-up: kernels are loaded and threads are started by the first call
@@ -232,18 +225,6 @@ def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EA
         spent, num_runs = spent + took, num_runs + 1
         best = max(best, num * flops / took)
     return (num_runs * num * flops / spent if is_mean else best) / 1e9
-
-
-def _seconds_of_all(a: torch.Tensor, b: torch.Tensor) -> float:
-    """About how long the product of all rows takes, by the quickest of a few products of few rows."""
-    few = a[:_FEW_ROWS]
-    few @ b  # kernels are loaded by the first one
-    best = math.inf
-    for _ in range(_NUM_TRIES):  # the turn of another process would count many times over
-        start = time.perf_counter()
-        few @ b
-        best = min(best, time.perf_counter() - start)
-    return best * len(a) / _FEW_ROWS
 
 
 def memory_bytes() -> tuple[int, int]:
