@@ -83,7 +83,7 @@ def _begin_with(content: bytes, file: Path) -> None:
     part = file.with_name(f".{file.name}-{threading.get_ident()}")
     with suppress(OSError):  # of a folder that may not be written: the database says what is wrong
         try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
                 out.write(content)
             # A link, not a rename: of two threads that open the same new home the first one's file stays.
             os.link(part, file)

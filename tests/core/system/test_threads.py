@@ -56,7 +56,8 @@ def test_cores_are_those_of_this_process_and_not_of_the_machine(monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("asked", "num"), [(None, 6), ("", 6), ("1", 1), ("4,2", 4), (" 2 ", 2), ("16", 16), ("0", 6), ("-1", 6), ("all", 6)]
+    ("asked", "num"),
+    [(None, 6), ("", 6), ("1", 1), ("4,2", 4), (" 2 ", 2), ("16", 16), ("0", 6), ("-1", 6), ("all", 6)],
 )
 def test_threads_are_as_many_as_torch_takes(monkeypatch: pytest.MonkeyPatch, asked: str | None, num: int) -> None:
     monkeypatch.setattr(process_setup, "num_usable_cores", lambda: 6)
