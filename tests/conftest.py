@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,9 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
-    from sqlalchemy import Connection
+    from sqlalchemy.engine import URL
 
+    from luthier.platform.db.backend import Backend
     from luthier.testing.servers import PostgresqlServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -45,31 +48,53 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_migration() -> Iterator[Callable[[Connection], None]]:
-    """The migrations themselves; a new SQLite file gets, in their place, what they made once in this session.
+def quick_migration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[URL], Backend]]:
+    """A new SQLite file is a copy of one that the migrations made in this session; yields what opens databases without.
 
-    They cost a tenth of a second, and most tests open a home of their own. `real_migration` undoes it for a test.
+    The migrations cost a tenth of a second, and most tests open a home of their own. `real_migration` undoes it for a
+    test.
     """
     from luthier.platform.db import database
 
-    migrate, dump = database._migrate, functools.cache(lambda: _dump_of_new_database(migrate))
+    backend_of = database._backend_of
 
-    def copy(connection: Connection) -> None:
-        if connection.dialect.name != "sqlite" or database.version_of(connection) is not None:
-            migrate(connection)
-            return
-        for statement in dump():
-            connection.exec_driver_sql(statement)
+    @functools.cache
+    def migrated() -> bytes:
+        file = tmp_path_factory.mktemp("database") / "new.db"
+        made = database.Database(backend_of(database._as_url(file)))
+        database.bring_up_to_date(made._backend)
+        made.close()  # the last connection: what the write-ahead log holds goes into the file
+        return file.read_bytes()
+
+    def copied(url: URL) -> Backend:
+        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+            _begin_with(migrated(), Path(url.database))
+        return backend_of(url)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(database, "_migrate", copy)
-        yield migrate
+        patched.setattr(database, "_backend_of", copied)
+        yield backend_of
+
+
+def _begin_with(content: bytes, file: Path) -> None:
+    """Put a file there whole, for this user alone, where none is; leave it to others where it cannot be."""
+    if file.exists() or not file.parent.is_dir():
+        return
+    part = file.with_name(f".{file.name}-{threading.get_ident()}")
+    with suppress(OSError):  # of a folder that may not be written: the database says what is wrong
+        try:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+                out.write(content)
+            # A link, not a rename: of two threads that open the same new home the first one's file stays.
+            os.link(part, file)
+        finally:
+            part.unlink()
 
 
 @pytest.fixture
-def real_migration(quick_migration: Callable[[Connection], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def real_migration(quick_migration: Callable[[URL], Backend], monkeypatch: pytest.MonkeyPatch) -> None:
     """New databases are made by the migrations, as users' are."""
-    monkeypatch.setattr("luthier.platform.db.database._migrate", quick_migration)
+    monkeypatch.setattr("luthier.platform.db.database._backend_of", quick_migration)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -89,20 +114,6 @@ def quick_password_hash() -> Iterator[PasswordHasher]:
 def real_password_hash(quick_password_hash: PasswordHasher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed as users' are."""
     monkeypatch.setattr("luthier.platform.auth.password_hashing._hasher", quick_password_hash)
-
-
-def _dump_of_new_database(migrate: Callable[[Connection], None]) -> tuple[str, ...]:
-    """The statements that make what the migrations make of an empty file, rows included."""
-    from sqlalchemy import create_engine
-
-    engine = create_engine("sqlite://")
-    with engine.connect() as connection:
-        migrate(connection)
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        statements = tuple(line for line in driver.iterdump() if line not in ("BEGIN TRANSACTION;", "COMMIT;"))
-    engine.dispose()
-    return statements
 
 
 @pytest.fixture(scope="session")
@@ -167,6 +178,29 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from luthier.testing.tiny import make_tiny_model
 
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_thinker(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """Of a chat template: a model that thinks before it answers; trained once a test run, shared, never written to."""
+    from luthier.core.ids import sha256_document
+    from luthier.core.system.files import file_lock
+    from luthier.testing.tiny import THINKING_TEMPLATE, make_tiny_thinker
+
+    own = tmp_path_factory.getbasetemp()
+    # Test processes of one run share the folder above their own.
+    place = (own.parent if hasattr(request.config, "workerinput") else own) / "tiny-thinkers"
+    place.mkdir(exist_ok=True)
+
+    def of(template: str | None = THINKING_TEMPLATE) -> Path:
+        folder = place / sha256_document(template)[:12]
+        with file_lock(place / f"{folder.name}.lock", what=f"the thinker {folder.name}", timeout_seconds=120):
+            if not (folder / "made").is_file():
+                make_tiny_thinker(folder / "model", template)
+                (folder / "made").touch()
+        return folder / "model"
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -41,12 +41,16 @@ def test_threads_are_started_in_one_place(trees: dict[Path, ast.Module]) -> None
 
     Timers (`threading.Timer` of mails and webhooks) are deadlines, and the block that sets one ends it.
     """
-    calls = [
-        (where(path), node) for path, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.Call)
-    ]
-    made = {path for path, node in calls if ast.unparse(node.func) == "threading.Thread"}
+    made, imported = set[str](), set[str]()
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="threading"), attr="Thread")):
+                    made.add(where(path))
+                case ast.ImportFrom(module="threading") if any(name.name == "Thread" for name in node.names):
+                    imported.add(where(path))
     assert made == {"src/luthier/core/system/process_setup.py"}
-    assert not [path for path, tree in trees.items() if "from threading import Thread" in ast.unparse(tree)]
+    assert imported == set()
 
 
 def test_there_are_sources(trees: dict[Path, ast.Module]) -> None:

@@ -56,7 +56,7 @@ def _loops(function: ast.AST) -> Iterator[_Loop]:
         elif isinstance(node, ast.Assert):
             tests = node.test.values if isinstance(node.test, ast.BoolOp) else [node.test]
             for test in tests:
-                if isinstance(test, ast.Call) and ast.unparse(test.func) == "all":
+                if isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and test.func.id == "all":
                     yield _Loop(node, test.args[0])
 
 
@@ -67,11 +67,10 @@ def _is_safe(loop: _Loop, function: ast.AST, names: _Names) -> bool:
     others = [node for node in ast.walk(function) if isinstance(node, ast.Assert) and id(node) not in of_loop]
 
     def is_seen(source: ast.expr) -> bool:
-        written = ast.unparse(source)
         return (
             isinstance(source, ast.Constant)
             or names.has_some(source)
-            or any(_speaks_of(other.test, written) for other in others)
+            or any(_speaks_of(other.test, source) for other in others)
         )
 
     any_is_enough = _name(loop.iterable) == "zip" or isinstance(loop.iterable, ast.BinOp)
@@ -93,7 +92,7 @@ def _sources(iterable: ast.expr) -> list[ast.expr]:
     return [iterable]
 
 
-def _speaks_of(test: ast.expr, written: str) -> bool:
+def _speaks_of(test: ast.expr, source: ast.expr) -> bool:
     """Whether an assertion is about an expression, other than in a form that holds of nothing, too."""
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         return False
@@ -104,7 +103,9 @@ def _speaks_of(test: ast.expr, written: str) -> bool:
         is_at_most = _name(test.left) == "len" and all(isinstance(sign, ast.Lt | ast.LtE) for sign in test.ops)
         if is_about_nothing or is_at_most or any(isinstance(sign, ast.NotIn) for sign in test.ops):
             return False
-    return any(isinstance(node, ast.expr) and ast.unparse(node) == written for node in ast.walk(test))
+    # The kind first: writing expressions out costs most of what all of this takes.
+    alike = [node for node in ast.walk(test) if type(node) is type(source)]
+    return bool(alike) and ast.unparse(source) in map(ast.unparse, alike)
 
 
 def _is_written_empty(node: ast.expr) -> bool:
@@ -115,7 +116,12 @@ def _is_written_empty(node: ast.expr) -> bool:
 
 def _name(node: ast.expr) -> str:
     """Of a call: what is called, without the module before it."""
-    return ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+    match node:
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+            return name
+        case ast.Call():
+            return ast.unparse(node.func).rpartition(".")[2]
+    return ""
 
 
 class _Names:

@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from luthier.core.errors import BusyError
-from luthier.core.system.process_setup import start_daemon, wait_briefly
+from luthier.core.system import process_setup
+from luthier.core.system.process_setup import num_usable_cores, start_daemon, usable_threads, wait_briefly
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +43,25 @@ def test_a_thread_that_cannot_be_started_is_an_error_of_a_busy_system(monkeypatc
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(BusyError, match="no more threads"):
         start_daemon(done.set, "two")
+
+
+def test_cores_are_those_of_this_process_and_not_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_setup.os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    monkeypatch.setattr(process_setup.os, "cpu_count", lambda: 64)
+    assert num_usable_cores() == 3
+    monkeypatch.delattr(process_setup.os, "sched_getaffinity")
+    assert num_usable_cores() == 64
+    monkeypatch.setattr(process_setup.os, "cpu_count", lambda: None)
+    assert num_usable_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "num"),
+    [(None, 6), ("", 6), ("1", 1), ("4,2", 4), (" 2 ", 2), ("16", 16), ("0", 6), ("-1", 6), ("all", 6)],
+)
+def test_threads_are_as_many_as_torch_takes(monkeypatch: pytest.MonkeyPatch, asked: str | None, num: int) -> None:
+    monkeypatch.setattr(process_setup, "num_usable_cores", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked or "")
+    if asked is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    assert usable_threads() == num

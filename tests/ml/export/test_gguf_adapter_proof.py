@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file
 
 from luthier.core.ports import SilentProgress
+from luthier.ml.export.exporters import gguf
 from luthier.ml.export.exporters.adapter import write_gguf_lora
 from luthier.ml.export.parity import prove_gguf_adapter
 from luthier.ml.export.source_side import observe_source
@@ -18,6 +20,26 @@ pytest.importorskip("xllamacpp")
 @pytest.fixture(scope="module")
 def observed(make_source, examples):
     return observe_source(make_source(), examples, SilentProgress())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def base_written_once(tmp_path_factory):
+    """The base that each proof writes is the same one: converted for the first of them, copied for the others."""
+    write, made = gguf.write, {}
+
+    def write_once(source, target, precision, progress, tools):
+        key = (source.model_dump_json(), precision)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("base") / "gguf"
+            folder.mkdir()
+            made[key] = folder, write(source, folder, precision, progress, tools)
+        shutil.copytree(made[key][0], target, dirs_exist_ok=True)
+        return made[key][1]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gguf, "write", write_once)
+        yield
+    assert len(made) <= 1
 
 
 def _written(adapter, base, folder, scale=1.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,14 @@ from luthier.testing.tiny import (
     THINKING_TEMPLATE,
     THOUGHT,
     make_tiny_model,
-    make_tiny_thinker,
 )
 
 ASKED = Conversation(messages=(Message(role="user", content="Which wood?"),))
 
 
 @pytest.fixture(scope="module", params=[THINKING_TEMPLATE, OPENING_TEMPLATE, None], ids=["writes", "opens", "unknown"])
-def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_thinker(tmp_path_factory.mktemp("thinker") / "model", request.param)
+def thinker(request: pytest.FixtureRequest, tiny_thinker: Callable[..., Path]) -> Path:
+    return tiny_thinker(request.param)
 
 
 def generate(engine: TransformersEngine, prompt: Prompt) -> Generation:
@@ -73,9 +73,8 @@ def test_a_model_that_is_known_to_think_has_a_budget_without_being_asked(thinker
     assert found.ends_in_thought != knows
 
 
-def test_an_option_that_closes_the_thought_leaves_the_answer_alone(tmp_path: Path) -> None:
-    folder = make_tiny_thinker(tmp_path / "model")
-    loaded = TransformersEngine.open(str(folder), dtype="float32")
+def test_an_option_that_closes_the_thought_leaves_the_answer_alone(tiny_thinker: Callable[..., Path]) -> None:
+    loaded = TransformersEngine.open(str(tiny_thinker()), dtype="float32")
     engine = TransformersEngine(loaded.causal, loaded.template.with_options({"enable_thinking": False}))
     found = generate(engine, Prompt(conversation=ASKED, max_new_tokens=8))
     assert (found.text, found.reasoning, found.num_thinking_tokens) == (ANSWER, None, 0)
@@ -89,8 +88,8 @@ def test_what_goes_on_after_a_text_is_text(thinker: Path) -> None:
     assert found.text.endswith(f"{THOUGHT}\n</think>\n\n{ANSWER}")
 
 
-def test_json_is_kept_to_behind_the_thought(tmp_path: Path) -> None:
-    engine = TransformersEngine.open(str(make_tiny_thinker(tmp_path / "model", OPENING_TEMPLATE)), dtype="float32")
+def test_json_is_kept_to_behind_the_thought(tiny_thinker: Callable[..., Path]) -> None:
+    engine = TransformersEngine.open(str(tiny_thinker(OPENING_TEMPLATE)), dtype="float32")
     schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
     found = generate(engine, Prompt(conversation=ASKED, json_schema=schema))
     assert found.reasoning == THOUGHT

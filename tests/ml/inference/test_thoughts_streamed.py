@@ -6,7 +6,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from luthier.testing.tiny import (
     OPENING_TEMPLATE,
     THINKING_TEMPLATE,
     THOUGHT,
-    make_tiny_thinker,
     write_tiny_gguf,
 )
 
@@ -39,8 +38,8 @@ KINDS = ["transformers", "llama_cpp", "llama_cpp_file"]
 
 
 @pytest.fixture(scope="module", params=[THINKING_TEMPLATE, OPENING_TEMPLATE], ids=["writes", "opens"])
-def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_thinker(tmp_path_factory.mktemp("thinker") / "model", request.param)
+def thinker(request: pytest.FixtureRequest, tiny_thinker: Callable[..., Path]) -> Path:
+    return tiny_thinker(request.param)
 
 
 @pytest.fixture(scope="module", params=KINDS)

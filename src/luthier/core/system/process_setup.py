@@ -41,6 +41,22 @@ def wait_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
+def num_usable_cores() -> int:
+    """Cores that this process may use; those of a machine are more where a container or `taskset` keeps it to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_threads() -> int:
+    """Threads for a library that has to be told how many: OMP_NUM_THREADS where it is set, else one a usable core.
+
+    This is the rule of torch, so that what runs beside it (llama.cpp) takes as many. Threads of llama.cpp wait for each
+    other by spinning: one too many costs far more than one too few.
+    """
+    # "4,2" is for nested loops: the first number counts.
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else num_usable_cores()
+
+
 def start_daemon(work: Callable[[], object], name: str) -> threading.Thread:
     """Run work in a thread of this name, which does not keep the process alive.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from luthier.core.errors import DataError, ModelSourceError, NotFoundError, Requ
 from luthier.core.ports import Progress, SilentProgress
 from luthier.core.records.base_model import DEFAULT_BASE_MODEL
 from luthier.core.system.files import scratch_folder
+from luthier.core.system.process_setup import num_usable_cores
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def ingest(
         places,
         output,
         settings=settings,
-        # The CPUs this process may use; cpu_count would ignore the limits of a container's cpuset.
-        num_workers=num_workers if num_workers is not None else len(os.sched_getaffinity(0)),
+        num_workers=num_workers if num_workers is not None else num_usable_cores(),
         progress=context.progress,
         timeout_seconds=timeout_seconds,
         is_fresh=is_fresh,

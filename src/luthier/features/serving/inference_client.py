@@ -9,7 +9,6 @@ of each key, and gives a refused one its Retry-After.
 from __future__ import annotations
 
 import math
-import os
 import queue
 import sys
 import threading
@@ -33,7 +32,7 @@ from luthier.core.stream import (
     TextRequest,
     stream_event,
 )
-from luthier.core.system.process_setup import start_daemon
+from luthier.core.system.process_setup import num_usable_cores, start_daemon
 from luthier.platform.home.settings import Settings
 
 _LOOK_BACK_SECONDS: Final = 60.0
@@ -276,11 +275,10 @@ class _Child:
             self._end()
 
     def _start(self) -> ChildProcess:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         document = {
             "most_models": self._settings.max_loaded_models,
             "memory_bytes": self._settings.serving_memory_bytes,
-            "num_threads": self._settings.serving_threads or max(1, cores // 2),
+            "num_threads": self._settings.serving_threads or max(1, num_usable_cores() // 2),
             "rates_folder": str(self._settings.rates_folder),
         }
         # Its session is its own: the server has lowered the priority of the session that it leads itself.

@@ -15,6 +15,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from luthier.core.cost import MachineLoad
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.system.process_setup import num_usable_cores
 
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
 _ROWS, _INNER, _OUTER = 1024, 576, 1536
@@ -224,11 +225,6 @@ def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EA
         spent, num_runs = spent + took, num_runs + 1
         best = max(best, num * flops / took)
     return (num_runs * num * flops / spent if is_mean else best) / 1e9
-
-
-def num_usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_bytes() -> tuple[int, int]:

@@ -142,11 +142,12 @@ def _place(rates_folder: Path) -> Path:
 def _key() -> dict[str, Any]:
     import torch
 
+    from luthier.core.system.process_setup import num_usable_cores
     from luthier.ml.planning import hardware
 
     return {
         "processor": hardware.cpu_name(),
-        "num_cores": hardware.num_usable_cores(),
+        "num_cores": num_usable_cores(),
         "num_threads": torch.get_num_threads(),
         "accelerators": hardware.accelerators(),
         "torch": version("torch"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,12 @@ from luthier.features.planning.service import prepare
 from luthier.features.recipes.service import recipe_from
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.platform.home.context import Context
-from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT
 
 
 @pytest.fixture(scope="module", params=[THINKING_TEMPLATE, OPENING_TEMPLATE], ids=["writes", "opens"])
-def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_thinker(tmp_path_factory.mktemp("thinker") / "model", request.param)
+def thinker(request: pytest.FixtureRequest, tiny_thinker: Callable[..., Path]) -> Path:
+    return tiny_thinker(request.param)
 
 
 def rows_file(folder: Path, answer: str = ANSWER, num: int = 4) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import importlib.util
 import json
 import shutil
@@ -64,29 +65,40 @@ def kept(context, **changed):
     return RUN_ID
 
 
-@pytest.mark.parametrize("to", ["merged", "adapter"])
-def test_an_export_is_proved_and_bundled(trained, tmp_path, to):
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """Exports a run to a format; returns what was made and the folder around it. Each is made once, tests read it."""
     context, run_id = trained
-    made = export(context, run_id, to=to, output=tmp_path / "out")
+
+    @functools.cache
+    def to(format):
+        folder = tmp_path_factory.mktemp(format)
+        return export(context, run_id, to=format, output=folder / "out"), folder
+
+    return to
+
+
+@pytest.mark.parametrize("to", ["merged", "adapter"])
+def test_an_export_is_proved_and_bundled(exported, to):
+    made, folder = exported(to)
     assert made.parity is not None
     assert made.parity.passed
     assert made.parity.num_prompts == 3  # the held-out rows of the run
-    assert verify(tmp_path / "out").is_whole
+    assert verify(folder / "out").is_whole
     assert {"README.md", "tokenizer.json", "chat_template.jinja"} < set(made.files)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert made.folder == str(tmp_path / "out")
+    assert [path.name for path in folder.iterdir()] == ["out"]
+    assert made.folder == str(folder / "out")
 
 
-def test_the_file_for_llama_cpp_is_proved_beside_the_adapter(trained, tmp_path):
+def test_the_file_for_llama_cpp_is_proved_beside_the_adapter(exported):
     pytest.importorskip("xllamacpp")
-    context, run_id = trained
-    made = export(context, run_id, to="adapter", output=tmp_path / "out")
+    made, folder = exported("adapter")
     if any("cannot be had" in warning for warning in made.warnings):
         pytest.skip("no index to fetch the converter from")
     assert made.gguf_parity is not None
     assert (made.gguf_parity.runtime, made.gguf_parity.passed) == ("llama.cpp", True)
-    assert json.loads((tmp_path / "out" / "parity-gguf.json").read_text())["passed"] is True
-    assert "`adapter.gguf` over the base in float16 in llama.cpp" in (tmp_path / "out" / "README.md").read_text()
+    assert json.loads((folder / "out" / "parity-gguf.json").read_text())["passed"] is True
+    assert "`adapter.gguf` over the base in float16 in llama.cpp" in (folder / "out" / "README.md").read_text()
 
 
 def test_without_llama_cpp_it_is_said_that_nobody_ran_the_file(trained, tmp_path, monkeypatch):

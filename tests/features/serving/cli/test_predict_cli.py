@@ -15,6 +15,7 @@ from tests.vacuous import nonempty
 from luthier.core.ports import SilentProgress
 from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import hardware_of
 
 Luthier = Callable[..., Done]
 LABELS = ["bug", "praise"]
@@ -29,6 +30,7 @@ def runs(home: Path, tiny_model: Path) -> dict[str, str]:
         "embed": {"kind": "embed", "dimensions": (32, 8), "query_prompt": "query: "},
     }
     with Context.open(home) as context:
+        hardware_of(context)  # measured by this process already; each that holds models would do so again
         return {
             kind: add_head_run(context, "tiny", letter, **head)[0]
             for letter, (kind, head) in zip("abc", heads.items(), strict=True)

@@ -41,10 +41,9 @@ NEAR = SPACE | {
 """Too near the recipe's own rate for the points that a search begins with."""
 
 
-@pytest.fixture
-def recipe(tiny_model, tmp_path):
+def written_recipe(folder, tiny_model):
     rows = [{"prompt": f"say {n}", "completion": f"word{n % 7} and {n % 5}"} for n in range(80)]
-    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return recipe_from(
         {
             "base_model": str(tiny_model),
@@ -59,14 +58,30 @@ def recipe(tiny_model, tmp_path):
             },
             "evaluation": {"metrics": ["perplexity"], "few_shot": 0},
         },
-        base_dir=tmp_path,
+        base_dir=folder,
     )
+
+
+@pytest.fixture
+def recipe(tiny_model, tmp_path):
+    return written_recipe(tmp_path, tiny_model)
 
 
 @pytest.fixture
 def context(tmp_path):
     with Context.open(tmp_path / "home") as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def searched(tiny_model, tmp_path_factory):
+    """A search that has ended: the open home, its recipe, what it has ended as, and the states that it told of."""
+    folder, told = tmp_path_factory.mktemp("searched"), []
+    recipe = written_recipe(folder, tiny_model)
+    with Context.open(folder / "home") as opened:
+        study = studies.begin(opened, request(recipe))
+        done = studies.go_on(opened, study.study_id, tell=lambda _, trial: told.append(trial.state))
+        yield opened, recipe, done, told
 
 
 def request(recipe, **changed):
@@ -81,11 +96,9 @@ def story(context, study_id):
     ]
 
 
-def test_from_a_recipe_to_a_judged_model(context, recipe):
-    told = []
-    study = studies.begin(context, request(recipe))
-    done = studies.go_on(context, study.study_id, tell=lambda _, trial: told.append(trial.state))
-    trials = context.studies.trials(study.study_id)
+def test_from_a_recipe_to_a_judged_model(searched):
+    context, recipe, done, told = searched
+    trials = context.studies.trials(done.study_id)
     assert (done.status, len([t for t in trials if t.kind == "search"])) == ("done", 4)
     assert trials[0].values == {}  # the recipe as it came is always tried
     assert trials[done.winner].state == "done"
@@ -100,7 +113,7 @@ def test_from_a_recipe_to_a_judged_model(context, recipe):
     assert plan.data.train.num_examples == first.data.train.num_examples + first.data.validation.num_examples
     assert winning_document(done, trials)["base_model"] == recipe.base_model
     assert done.hours >= sum(t.hours for t in trials)
-    assert studies.go_on(context, study.study_id) == done  # nothing is done again
+    assert studies.go_on(context, done.study_id) == done  # nothing is done again
     assert final.report_path is not None
     assert context.runs.get(trials[0].run_id).report_path is None  # drawn when somebody asks for it
     (page,) = rewrite_run_report(context, trials[0].run_id)
@@ -108,10 +121,9 @@ def test_from_a_recipe_to_a_judged_model(context, recipe):
     assert context.runs.get(trials[0].run_id).report_path == str(page)
 
 
-def test_no_step_is_trained_twice(context, recipe):
-    study = studies.begin(context, request(recipe))
-    studies.go_on(context, study.study_id)
-    for trial in nonempty(context.studies.trials(study.study_id)):
+def test_no_step_is_trained_twice(searched):
+    context, _, done, _ = searched
+    for trial in nonempty(context.studies.trials(done.study_id)):
         steps = [e.step for e in context.runs.events(trial.run_id) if isinstance(e, StepDone)]
         assert steps == list(range(1, trial.results[-1].step + 1))
 

@@ -21,6 +21,7 @@ from luthier.features.serving import targets as served_targets
 from luthier.features.training import jobs, recipe_job
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.worker import Pace
 
@@ -34,6 +35,7 @@ def asked(context: Context, tiny_model: Path, tmp_path: Path) -> dict[str, Any]:
     from luthier.ml.inference.models import sources
 
     sources.pull(str(tiny_model), context.home, SilentProgress())
+    hardware_of(context)  # measured by this process already; that of the job would do so again
 
     def kept(name: str, numbers: range) -> str:
         path = write_rows(tmp_path / name, [chat_row(n) for n in numbers])

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.fixtures.service import chat_row, write_rows
+from tests.fixtures.service import chat_row, write_recipe, write_rows
 
 from luthier.core.errors import (
     ConflictError,
@@ -32,6 +33,7 @@ from luthier.features.training.service import TrainOutcome, recorder, resume, tr
 from luthier.ml.training import checkpoint as checkpoint_module
 from luthier.ml.training.checkpoint import checkpoint_path
 from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.testing.records import make_plan, make_record
 
 MakeRecipe = Callable[..., Path]
@@ -43,12 +45,32 @@ PROMISED = {
 }  # fmt: skip
 
 
+UNJUDGED = {"train": "train.jsonl"}
+
+
 def run(context: Context, recipe: Path) -> TrainOutcome:
     return train(context, load_recipe(recipe), base_dir=recipe.parent)
 
 
-def test_the_whole_way(context: Context, make_recipe: MakeRecipe) -> None:
-    outcome = run(context, make_recipe())
+@dataclass(frozen=True)
+class Finished:
+    """An open home with the run of a recipe: tests read it, and may start further runs in it."""
+
+    context: Context
+    recipe: Path
+    outcome: TrainOutcome
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Finished]:
+    folder = tmp_path_factory.mktemp("finished")
+    recipe = write_recipe(folder / "work", tiny_model)
+    with Context.open(folder / "home") as opened:
+        yield Finished(opened, recipe, run(opened, recipe))
+
+
+def test_the_whole_way(finished: Finished) -> None:
+    context, outcome = finished.context, finished.outcome
     document = outcome.as_json()
     assert document.keys() >= PROMISED
     assert document["status"] == "succeeded"
@@ -74,17 +96,16 @@ def test_the_whole_way(context: Context, make_recipe: MakeRecipe) -> None:
     assert linked["adapter/adapter_model.safetensors"].sha256 == document["adapter_sha256"]
 
 
-def test_events_tell_the_run(context: Context, make_recipe: MakeRecipe) -> None:
-    outcome = run(context, make_recipe())
-    events = context.runs.events(outcome.record.run_id)
+def test_events_tell_the_run(finished: Finished) -> None:
+    events = finished.context.runs.events(finished.outcome.record.run_id)
     assert [e.step for e in events if isinstance(e, StepDone)] == list(range(1, 11))
     assert [e.step for e in events if isinstance(e, ValidationDone)] == [3, 6, 9, 10]
     assert {2, 4, 6, 8, 10} <= {e.step for e in events if isinstance(e, CheckpointSaved)}
     assert [(e.status, e.step) for e in events if isinstance(e, RunEnded)] == [("succeeded", 10)]
 
 
-def test_the_same_recipe_gives_the_same_bytes(context: Context, make_recipe: MakeRecipe) -> None:
-    first, second = run(context, make_recipe()).as_json(), run(context, make_recipe()).as_json()
+def test_the_same_recipe_gives_the_same_bytes(finished: Finished) -> None:
+    first, second = finished.outcome.as_json(), run(finished.context, finished.recipe).as_json()
     assert first["run_id"] != second["run_id"]
     assert first["adapter_sha256"] == second["adapter_sha256"]
     assert first["plan_hash"] == second["plan_hash"]
@@ -107,7 +128,7 @@ def test_full_tuning_leaves_a_model_of_its_own(context: Context, make_recipe: Ma
 def test_without_held_out_rows_nothing_is_judged_and_the_report_says_so(
     context: Context, make_recipe: MakeRecipe
 ) -> None:
-    recipe = make_recipe(data={"train": "train.jsonl"}, training={"max_steps": 2, "precision": "float32"})
+    recipe = make_recipe(data=UNJUDGED, training={"max_steps": 2, "precision": "float32"})
     outcome = run(context, recipe)
     assert outcome.evaluation is None
     assert outcome.record.result is not None
@@ -196,9 +217,9 @@ def test_an_empty_file_is_refused(context: Context, make_recipe: MakeRecipe) -> 
 
 
 def test_no_room_at_a_checkpoint_fails_the_run_and_a_resume_finishes_it(
-    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+    context: Context, make_recipe: MakeRecipe, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = run(context, make_recipe()).as_json()["adapter_sha256"]
+    expected = finished.outcome.as_json()["adapter_sha256"]
     real, calls = checkpoint_module.save_file, 0
 
     def full_disk(tensors: Any, path: Path) -> None:
@@ -236,7 +257,7 @@ def test_changed_rows_cannot_be_resumed(
 
 
 def test_a_run_that_is_done_is_not_resumed(context: Context, make_recipe: MakeRecipe) -> None:
-    outcome = run(context, make_recipe(training={"max_steps": 1, "precision": "float32"}))
+    outcome = run(context, make_recipe(data=UNJUDGED, training={"max_steps": 1, "precision": "float32"}))
     with pytest.raises(ConflictError, match="has succeeded already"):
         resume(context, outcome.record.run_id)
 
@@ -246,7 +267,8 @@ def test_a_run_that_is_finished_while_its_lock_is_waited_for_is_not_resumed(
 ) -> None:
     from luthier.features.training import service
 
-    run_id = run(context, make_recipe(training={"max_steps": 1, "precision": "float32"})).record.run_id
+    recipe = make_recipe(data=UNJUDGED, training={"max_steps": 1, "precision": "float32"})
+    run_id = run(context, recipe).record.run_id
     context.runs.update(run_id, status="running")
     held = service._held
 
@@ -366,6 +388,7 @@ def test_sigterm_pauses_with_a_checkpoint_and_a_resume_gives_the_undisturbed_byt
 
 
 def test_two_processes_cannot_work_on_one_run(context: Context, slow_recipe: Path) -> None:
+    hardware_of(context)  # else the child measures the machine first, for two seconds
     child = Child(context.home, "train", str(slow_recipe))
     run_id = child.wait_for_step(context, 2)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +16,12 @@ from luthier.core.dataset import TokenisedExample
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.training.objectives.sampling import draw_samples
-from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT
 
 
 @pytest.mark.parametrize("template", [THINKING_TEMPLATE, OPENING_TEMPLATE, None], ids=["writes", "opens", "unknown"])
-def test_the_answer_is_graded_without_its_thought(template: str | None, tmp_path: Path) -> None:
-    folder = make_tiny_thinker(tmp_path / "model", template)
+def test_the_answer_is_graded_without_its_thought(template: str | None, tiny_thinker: Callable[..., Path]) -> None:
+    folder = tiny_thinker(template)
     loaded = ChatTemplate.load(folder)
     asked = Conversation(messages=(Message(role="user", content="Which wood?"),))
     prompt = loaded.ids(loaded.render(asked, add_generation_prompt=True))

@@ -29,6 +29,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.usefixtures("real_migration")
 def test_a_home_and_its_database_are_made_for_one_user(tmp_path: Path) -> None:
     with Context.open(tmp_path / "new" / "home") as context:
         add_member(context, Caller(), "Ada", "correct horse battery", "viewer")
@@ -40,6 +41,7 @@ def test_a_home_and_its_database_are_made_for_one_user(tmp_path: Path) -> None:
         assert exposed_paths(context.settings) == ()
 
 
+@pytest.mark.usefixtures("real_migration")
 def test_a_database_in_a_file_elsewhere_is_made_so_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "elsewhere.db"
     monkeypatch.setenv("LUTHIER_DATABASE", f"sqlite:///{place}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
+from functools import cache
 from html import unescape
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _ROUTES = {"http", "middleware"}
 CALL = re.compile(r"\b(GET|POST|PUT|PATCH|DELETE) /|/v1/")
 
 
+@cache
 def advices() -> list[str]:
     """The texts of `do=` in the code that pages call, with what is put into them as X."""
     found: list[str] = []
@@ -31,7 +33,8 @@ def advices() -> list[str]:
                 re.split("[/_.]", str(path.relative_to(SOURCE)))
             ) or path.parent.name in _ROUTES:
                 continue  # what commands and clients of the API read
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = path.read_text(encoding="utf-8")
+            for node in ast.walk(ast.parse(text)) if re.search(r"\bdo\s*=", text) else ():
                 if isinstance(node, ast.keyword) and node.arg == "do":
                     parts = list(ast.walk(node.value))
                     found += [text_of(part) for part in parts if isinstance(part, ast.JoinedStr)]

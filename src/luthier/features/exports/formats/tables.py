@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from luthier.core.records.export import (
     FormatTable,
 )
 from luthier.core.registry import EXPORTERS
+from luthier.core.system.process_setup import usable_threads
 from luthier.features.exports.formats.measurements import (
     EXPORT,
     JUDGE,
@@ -219,7 +219,7 @@ def _table(run: WorkflowRun) -> Outcome:
         num_rows=len(asked.examples),
         num_timed=min(request.num_timed, len(asked.rows)),
         num_rounds=request.num_rounds,
-        num_threads=os.cpu_count() or 1,
+        num_threads=usable_threads(),
         max_new_tokens=request.max_new_tokens,
         metric=judged.metric,
         prices=_with_fronts(done, judged.metric),

@@ -6,7 +6,6 @@ What the model wrote runs in the sandbox.
 from __future__ import annotations
 
 import ast
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.core.ports import Progress
 from luthier.core.results.suite import CodeTask, SqlTask, TaskFigures
+from luthier.core.system.process_setup import num_usable_cores
 from luthier.ml.evaluation.metrics.protocol import Array, Fraction, MetricDefinition, Observations, mean_statistics
 from luthier.ml.evaluation.metrics.structured_output import first_block
 from luthier.ml.evaluation.sandbox.runners import (
@@ -133,7 +133,7 @@ class CodeJudge:
         new = [pair for pair in dict.fromkeys(asked) if pair not in self._told]
         if new:
             # Half of the cores: a time limit in wall time would fail slow answers on a machine that is full.
-            num_at_once = max(1, (os.cpu_count() or 1) // 2)
+            num_at_once = max(1, num_usable_cores() // 2)
             progress = self._progress.task("Running code", len(new), "answers")
             # Threads suffice: each waits for a child process of its own.
             with ThreadPoolExecutor(num_at_once) as pool, progress as task:

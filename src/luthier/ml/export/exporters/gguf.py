@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from luthier.core.conversation import AS_THEY_ARE, Conversation, Message
 from luthier.core.errors import RequestError, TemplateError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
+from luthier.core.system.process_setup import usable_threads
 from luthier.ml.export.exporters.companions import Turns, what_to_do
 from luthier.ml.export.exporters.converter import converter, keys_of, refuse_unknown
 from luthier.ml.export.exporters.merged import write_model
@@ -188,7 +188,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
             shutil.rmtree(folder)
             document = {"source": str(direct), "target": str(target / FILE), "kind": precision}
             with progress.task(title := f"Quantising to {precision}", None, ""):
-                run_child(_QUANTISE, document | {"num_threads": os.cpu_count() or 1}, title=title)
+                run_child(_QUANTISE, document | {"num_threads": usable_threads()}, title=title)
     text = modelfile(FILE, turns)
     (target / MODELFILE).write_text(text, encoding="utf-8")
     return [*turns.notes, *by_hand_in_ollama(turns)]

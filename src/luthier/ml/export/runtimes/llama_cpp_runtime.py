@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from luthier.core.errors import RequestError, TemplateError
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
 from luthier.core.stream import TextRequest
+from luthier.core.system.process_setup import usable_threads
 from luthier.ml.export.runtimes.protocol import LogProbabilities, log_softmax
 from luthier.ml.inference.llama_cpp.library import LlamaLibrary
 from luthier.ml.inference.llama_cpp.prompts import FileReader, dayless_template
@@ -43,7 +43,7 @@ class LlamaCppRuntime:
     name: str = "llama.cpp"
 
     def __init__(self, path: Path, adapter: Path | None = None) -> None:
-        file, num_threads = only_gguf(path, "model"), os.cpu_count() or 1
+        file, num_threads = only_gguf(path, "model"), usable_threads()
         header = read_gguf_header(file)
         self.context_tokens: int | None = header.number("context_length", 0) or None
         self.has_template = bool(header.values.get("tokenizer.chat_template"))

@@ -11,7 +11,6 @@ the server is opened again (a third of a second for a small model).
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, RequestError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
 from luthier.core.stream import Decoding, PoolingRequest, Served, Started, TextRequest
+from luthier.core.system.process_setup import usable_threads
 from luthier.ml.inference.engine_prompts import CallsInText, checked
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.llama_cpp.active_requests import AnswerReader, Choice, Writing
@@ -76,7 +76,7 @@ class LlamaCppEngine:
         num_threads: int | None = None,
     ) -> None:
         self._model, self._header = model, read_gguf_header(model)
-        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._num_threads = num_threads or usable_threads()
         self._num_slots = num_slots
         context = self._header.number("context_length", 4096)
         self._vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)

@@ -16,6 +16,7 @@ from luthier.core.ports import SilentProgress
 from luthier.ml.inference.models import sources
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.platform.home.settings import Settings
 from luthier.server.api import create_app
 
@@ -49,6 +50,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
     home.mkdir(parents=True)
     with Context(settings, SilentProgress()) as context:
         sources.pull(str(tiny_model), home, SilentProgress())
+        hardware_of(context)  # this process has measured the machine; the one that answers would do so again
         server = Server(uvicorn.Config(create_app(context), port=0, log_level="warning"))
         address = server.start()
         yield context, address

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ from luthier.core.ports import SilentProgress
 from luthier.ml.inference.models import sources
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.platform.home.settings import Settings
 from luthier.server.api import create_app
-from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT
 
 ASKED = [{"role": "user", "content": "Which wood?"}]
 OFF = {"chat_template_kwargs": {"enable_thinking": False}}
 
 
 @pytest.fixture(scope="module", params=[THINKING_TEMPLATE, OPENING_TEMPLATE, None], ids=["writes", "opens", "unknown"])
-def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_thinker(tmp_path_factory.mktemp("thinker") / "model", request.param)
+def thinker(request: pytest.FixtureRequest, tiny_thinker: Callable[..., Path]) -> Path:
+    return tiny_thinker(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def address_and_key(thinker: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     home.mkdir(parents=True)
     with Context(Settings(home=home, serving_threads=1), SilentProgress()) as context:
         sources.pull(str(thinker), home, SilentProgress())
+        hardware_of(context)  # this process has measured the machine; the one that answers would do so again
         server = Server(uvicorn.Config(create_app(context), port=0, log_level="warning"))
         address = server.start()
         _, key = create_key(context, "test", scopes=("admin",), project="default")
