@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import uvicorn
 from playwright.sync_api import Page, expect
 from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
@@ -20,6 +18,7 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.server.home import create_home_app
+from luthier.testing.servers import app_server
 from luthier.testing.tiny import ANSWER, THOUGHT, make_tiny_model, make_tiny_thinker
 
 SECONDS = 60_000
@@ -35,14 +34,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, 
         for name, seed in (("tiny", 0), ("other", 1)):
             model = make_tiny_model(folder / name, seed=seed, context_length_tokens=50_000)
             sources.pull(str(model), context.home, SilentProgress())
-        server = uvicorn.Server(uvicorn.Config(create_home_app(context), port=0, log_level="warning"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield context, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        server.should_exit = True
-        thread.join(60)
+        with app_server(create_home_app(context), context) as address:
+            yield context, address
 
 
 @pytest.fixture
@@ -166,14 +159,8 @@ def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context
     (folder / "home").mkdir()
     with Context(Settings(home=folder / "home", serving_threads=1), SilentProgress()) as context:
         sources.pull(str(make_tiny_thinker(folder / "thinker")), context.home, SilentProgress())
-        server = uvicorn.Server(uvicorn.Config(create_home_app(context), port=0, log_level="warning"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield context, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        server.should_exit = True
-        thread.join(60)
+        with app_server(create_home_app(context), context) as address:
+            yield context, address
 
 
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
