@@ -47,7 +47,7 @@ def _rests_while_hidden(page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(1500)  # three looks, at the pace of `look_often`
     assert [url for url in asked if url.endswith("/home/now")] == []
     with page.expect_request("**/home/now"):
         page.evaluate(

@@ -27,13 +27,15 @@ MakePage = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, str]]:
-    """An open home with two base models that write for long, and its address."""
+    """An open home with two base models that write for long and one that thinks before it answers; its address."""
     folder = tmp_path_factory.mktemp("playground")
     (folder / "home").mkdir()
-    with Context(Settings(home=folder / "home", serving_threads=1), SilentProgress()) as context:
+    settings = Settings(home=folder / "home", serving_threads=1, max_loaded_models=3)
+    with Context(settings, SilentProgress()) as context:
         for name, seed in (("tiny", 0), ("other", 1)):
             model = make_tiny_model(folder / name, seed=seed, context_length_tokens=50_000)
             sources.pull(str(model), context.home, SilentProgress())
+        sources.pull(str(make_tiny_thinker(folder / "thinker")), context.home, SilentProgress())
         with app_server(create_home_app(context), context) as address:
             yield context, address
 
@@ -152,22 +154,11 @@ def test_a_thumb_and_a_correction_are_kept_for_the_answer(
     assert (kept.thumb, kept.correction) == ("down", "Maple.")
 
 
-@pytest.fixture(scope="module")
-def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, str]]:
-    """An open home with a base model that thinks before it answers, and its address."""
-    folder = tmp_path_factory.mktemp("thinking")
-    (folder / "home").mkdir()
-    with Context(Settings(home=folder / "home", serving_threads=1), SilentProgress()) as context:
-        sources.pull(str(make_tiny_thinker(folder / "thinker")), context.home, SilentProgress())
-        with app_server(create_home_app(context), context) as address:
-            yield context, address
-
-
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
 def test_a_thought_is_folded_and_opens_by_keyboard(
-    thinking: tuple[Context, str], make_page: MakePage, viewport: dict[str, int]
+    served: tuple[Context, str], make_page: MakePage, viewport: dict[str, int]
 ) -> None:
-    context, address = thinking
+    context, address = served
     page = make_page(viewport=viewport)
     sign_in(page, address, create_key(context, "k", scopes=("read", "infer", "train"))[1], then="/playground")
     page.goto(f"{address}/playground?model=thinker")

@@ -86,7 +86,7 @@ def test_curves_grow_over_a_restart_of_the_server_to_the_end(
 
         def is_quiet() -> bool:
             asked.clear()
-            page.wait_for_timeout(700)
+            page.wait_for_timeout(700)  # two looks and a half, at the pace of `look_often`
             return asked == []
 
         assert any(is_quiet() for _ in range(5)), "once all has come, nobody asks any more"
@@ -131,7 +131,7 @@ def test_a_hidden_tab_asks_for_nothing(home: Context, job: Job, make_page: Calla
         page.wait_for_timeout(500)
         page.on("request", lambda request: asked.append(request.url))
         tell(home, RUN_ID, events_of(41, 45, 100))
-        page.wait_for_timeout(1000)
+        page.wait_for_timeout(1000)  # four looks
         assert asked == []
         page.evaluate(turn, False)
         wait_until(page, lambda: page.evaluate(LAST_POINT).get("training") == 45, "what came meanwhile")
