@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,7 +170,12 @@ def app_server(app: FastAPI, context: Context) -> Iterator[str]:
 
     with listen("127.0.0.1", 0) as listener:
         server = make_server(app, context, app.state.readiness)
-        thread = start_daemon(lambda: asyncio.run(server.serve(sockets=[listener.socket])), "app-server")
+
+        def serve() -> None:
+            with suppress(SystemExit):  # uvicorn's end where the lifespan of the app raises; it has logged why
+                asyncio.run(server.serve(sockets=[listener.socket]))
+
+        thread = start_daemon(serve, "app-server")
         try:
             wait_for(lambda: server.started or not thread.is_alive())
             if not server.started:
