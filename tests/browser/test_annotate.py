@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, violations
-from tests.fixtures.questions import answers_in_this_process
 
 from luthier.core.access import Caller
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.annotations import decide, open_queue
 from luthier.platform.home.context import Context
 from luthier.testing.servers import HomeServer, home_server
+from tests.browser.conftest import PHONE, violations
+from tests.fixtures.questions import answers_in_this_process
 
 MakePage = Callable[..., Page]
 TOPICS = ("soup bread cheese tasty kitchen", "engine wheel brake fuel tyre", "python loop class import list")

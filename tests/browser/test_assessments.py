@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.platform.home.context import Context
 from luthier.testing.assessed import make_safety_result, make_suite_result
 from luthier.testing.records import add_run
 from luthier.testing.servers import home_server
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 GATE = "rules:\n  - {metric: sql.execution_accuracy, at_least: 0.95}\n"
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, sign_in, violations
-from tests.fixtures.questions import answers_in_this_process
 
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
 from luthier.testing.servers import HomeServer, home_server, wait_for
 from luthier.testing.tiny import make_tiny_model
+from tests.browser.conftest import PHONE, sign_in, violations
+from tests.fixtures.questions import answers_in_this_process
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 _DROP = """([name, text]) => {

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.core.evaluation import Evaluation, Sample, SystemResult
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_evaluation
 from luthier.testing.servers import home_server
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 NUM_ROWS = 3000

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import look_often, sign_in, violations
 
 from luthier.core.ids import new_id
 from luthier.platform.auth.service import create_key
@@ -14,6 +13,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.testing.records import add_run, make_evaluation, make_plan, make_record
 from luthier.testing.servers import home_server
+from tests.browser.conftest import look_often, sign_in, violations
 
 
 def test_home(tmp_path: Path, make_page: Callable[..., Page]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.records.traffic import Exchange
@@ -22,6 +21,7 @@ from luthier.features.monitoring import loop as watching
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 from luthier.testing.servers import HomeServer, home_server
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 MakePage = Callable[..., Page]
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)"> \u202egnirts'

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.fixtures.questions import answers_in_this_process
 
 from luthier.core.access import Caller
 from luthier.features.datasets import service as dataset_versions
@@ -17,6 +16,7 @@ from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
 from luthier.testing.servers import HomeServer, home_server
 from luthier.testing.tiny import make_tiny_model
+from tests.fixtures.questions import answers_in_this_process
 
 from .conftest import PHONE, sign_in, violations
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.core.access import Caller
 from luthier.core.ports import SilentProgress
@@ -20,6 +19,7 @@ from luthier.platform.home.settings import Settings
 from luthier.server.home import create_home_app
 from luthier.testing.servers import app_server
 from luthier.testing.tiny import ANSWER, THOUGHT, make_tiny_model, make_tiny_thinker
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 SECONDS = 60_000
 MakePage = Callable[..., Page]

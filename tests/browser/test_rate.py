@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.core.results.human_eval import RatingItem
 from luthier.platform.home.context import Context
 from luthier.testing.assessed import careful, clicking, make_panel, rate_all
 from luthier.testing.servers import HomeServer, home_server
+from tests.browser.conftest import PHONE, sign_in, violations
 
 MakePage = Callable[..., Page]
 PATIENT = 120_000

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, look_often, sign_in, violations, wait_until
 
 from luthier.core.events import RunEnded, ValidationDone
 from luthier.platform.auth.service import create_key
@@ -25,6 +24,7 @@ from luthier.testing.records import (
     tell,
 )
 from luthier.testing.servers import home_server, running_server
+from tests.browser.conftest import PHONE, look_often, sign_in, violations, wait_until
 
 LAST_POINT = """() => {
   const canvas = document.querySelector('#run-charts .canvas');

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
-from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.core.access import Caller
 from luthier.platform.auth.members import add_member
@@ -15,6 +14,7 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.notifications.webhooks import create_webhook
 from luthier.testing.servers import home_server
+from tests.browser.conftest import PHONE, sign_in, violations
 
 TABS = ("account", "keys", "members", "projects", "webhooks", "audit-log", "usage", "traffic", "prices")
 

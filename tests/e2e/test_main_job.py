@@ -109,9 +109,7 @@ def test_train_keeps_its_promises(luthier_here: Luthier, trained: dict[str, Any]
     assert (newest["run_id"], newest["status"]) == (trained["run_id"], "succeeded")
 
 
-def test_training_helps_on_rows_that_it_has_not_seen(
-    luthier_here: Luthier, trained: dict[str, Any], job: Job
-) -> None:
+def test_training_helps_on_rows_that_it_has_not_seen(luthier_here: Luthier, trained: dict[str, Any], job: Job) -> None:
     """The loop's validation loss and the judge's perplexity of the same rows are one figure, reached by two ways."""
     judged = luthier_here(
         "eval", trained["run_id"], "--data", job.folder / "validation.jsonl", "--against", NAME,
