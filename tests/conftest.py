@@ -30,13 +30,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("luthier", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("luthier")
 
-_LONG = ("e2e", "browser", "zoo", "test_tutorials.py", "test_docs_site.py", "ml", "features")
+_LONG = ("zoo", "test_tutorials.py", "compat", "e2e", "browser", "ml", "features", "server", "platform")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Folders with long files come first: processes take file after file, and the last one keeps the others waiting."""
+    """Files that take minutes come first: processes take file after file, and the last one keeps the others waiting."""
     here = Path(__file__).parent
-    items.sort(key=lambda item: item.path.relative_to(here).parts[0] not in _LONG)
+
+    def place(item: pytest.Item) -> int:
+        part = item.path.relative_to(here).parts[0]
+        return _LONG.index(part) if part in _LONG else len(_LONG)
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish() -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, violations
 
 from luthier.core.access import Caller
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.annotations import decide, open_queue
 from luthier.platform.home.context import Context
-from luthier.testing.servers import RunningServer, running_server
+from luthier.testing.servers import HomeServer, home_server
+from tests.browser.conftest import PHONE, violations
+from tests.fixtures.questions import answers_in_this_process
 
 MakePage = Callable[..., Page]
 TOPICS = ("soup bread cheese tasty kitchen", "engine wheel brake fuel tyre", "python loop class import list")
@@ -26,7 +27,7 @@ TOPICS = ("soup bread cheese tasty kitchen", "engine wheel brake fuel tyre", "py
 class Desk:
     """A server with a dataset of sixty rows."""
 
-    server: RunningServer
+    server: HomeServer
     dataset_id: str
 
     def open(
@@ -52,13 +53,14 @@ def bring(home: Path, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("annotate") / "home", num_workers=0) as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HomeServer]:
+    home = tmp_path_factory.mktemp("annotate") / "home"
+    with answers_in_this_process(), home_server(home) as running:
         yield running
 
 
 @pytest.fixture
-def desk(server: RunningServer, request: pytest.FixtureRequest) -> Desk:
+def desk(server: HomeServer, request: pytest.FixtureRequest) -> Desk:
     return Desk(server, bring(server.home, request.node.name[:80]))
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.platform.home.context import Context
 from luthier.testing.assessed import make_safety_result, make_suite_result
 from luthier.testing.records import add_run
-from luthier.testing.servers import running_server
+from luthier.testing.servers import home_server
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 GATE = "rules:\n  - {metric: sql.execution_accuracy, at_least: 0.95}\n"
 
@@ -28,7 +28,7 @@ def test_results_gate_override_and_an_evaluation(
         context.assessments.save("suite", suite.result_id, suite, project_id="default", subject=run, run_id=run)
         context.assessments.save("safety", safety.result_id, safety, project_id="default", subject=run, run_id=run)
         (home / "gate.yaml").write_text(GATE, encoding="utf-8")
-    with running_server(home, num_workers=0) as server:
+    with home_server(home) as server:
         page = make_page(**options)
         sign_in(page, server.url, server.key, then="/evaluations")
         for place in (

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
-from luthier.testing.servers import RunningServer, running_server, wait_for
+from luthier.testing.servers import HomeServer, home_server, wait_for
 from luthier.testing.tiny import make_tiny_model
+from tests.browser.conftest import PHONE, sign_in, violations
+from tests.fixtures.questions import answers_in_this_process
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 _DROP = """([name, text]) => {
@@ -35,16 +36,16 @@ GOOD = "".join(chat(f"What comes after {n}?", f"After {n} comes {n + 1}.") for n
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HomeServer]:
     folder = tmp_path_factory.mktemp("datasets")
     with Context.open(folder / "home") as context:
         pull_model(context, str(make_tiny_model(folder / "tiny")))
-    with running_server(folder / "home", num_workers=0) as running:
+    with answers_in_this_process(), home_server(folder / "home") as running:
         yield running
 
 
 @pytest.fixture
-def page(server: RunningServer, make_page: Callable[..., Page]) -> Page:
+def page(server: HomeServer, make_page: Callable[..., Page]) -> Page:
     made = make_page()
     sign_in(made, server.url, server.key)
     return made
@@ -60,11 +61,11 @@ def check(page: Page) -> None:
     page.set_viewport_size(size)
 
 
-def partials(server: RunningServer) -> list[Path]:
+def partials(server: HomeServer) -> list[Path]:
     return list(server.home.rglob("*.partial"))
 
 
-def test_from_a_dropped_file_to_a_repaired_version_and_its_tokens(server: RunningServer, page: Page) -> None:
+def test_from_a_dropped_file_to_a_repaired_version_and_its_tokens(server: HomeServer, page: Page) -> None:
     page.goto(f"{server.url}/datasets")
     check(page)
     page.get_by_role("link", name="Bring a dataset").click()
@@ -113,7 +114,7 @@ def slowed(page: Page, bytes_per_second: int) -> None:
     session.send("Network.emulateNetworkConditions", slow)
 
 
-def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(server: RunningServer, page: Page, tmp_path: Path) -> None:
+def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(server: HomeServer, page: Page, tmp_path: Path) -> None:
     large = tmp_path / "large.jsonl"
     large.write_text(GOOD * 800, encoding="utf-8")
     page.goto(f"{server.url}/datasets/new")
@@ -130,7 +131,7 @@ def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(server: RunningServe
     expect(page.get_by_text("large")).to_have_count(0)
 
 
-def test_what_cannot_be_rows_is_told_before_it_is_sent(server: RunningServer, page: Page) -> None:
+def test_what_cannot_be_rows_is_told_before_it_is_sent(server: HomeServer, page: Page) -> None:
     page.goto(f"{server.url}/datasets/new")
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.method))
@@ -142,7 +143,7 @@ def test_what_cannot_be_rows_is_told_before_it_is_sent(server: RunningServer, pa
     assert "POST" not in sent
 
 
-def test_a_connection_that_breaks_leaves_nothing(server: RunningServer, page: Page) -> None:
+def test_a_connection_that_breaks_leaves_nothing(server: HomeServer, page: Page) -> None:
     cookies: list[Any] = page.context.cookies()
     secret = next(cookie["value"] for cookie in cookies if cookie["name"] == "luthier_session")
     host, _, port = server.url.removeprefix("http://").partition(":")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.core.evaluation import Evaluation, Sample, SystemResult
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_evaluation
-from luthier.testing.servers import running_server
+from luthier.testing.servers import home_server
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 NUM_ROWS = 3000
@@ -47,7 +47,7 @@ def test_samples_are_found_and_paged(
 ) -> None:
     with Context.open(tmp_path / "home") as context:
         context.evaluations.save(large())
-    with running_server(tmp_path / "home", num_workers=0) as server:
+    with home_server(tmp_path / "home") as server:
         page = make_page(**options)
         sign_in(page, server.url, server.key, then="/evaluations")
         assert violations(page) == []

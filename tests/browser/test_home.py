@@ -6,22 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import sign_in, violations
 
 from luthier.core.ids import new_id
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.testing.records import add_run, make_evaluation, make_plan, make_record
-from luthier.testing.servers import running_server
+from luthier.testing.servers import home_server
+from tests.browser.conftest import look_often, sign_in, violations
 
 
 def test_home(tmp_path: Path, make_page: Callable[..., Page]) -> None:
     home = tmp_path / "home"
     with Context.open(home) as context:
         key = create_key(context, "me", scopes=("admin",))[1]
-        with running_server(home, num_workers=0) as server:
-            page = make_page()
+        with home_server(home) as server:
+            page = look_often(make_page())
             sign_in(page, server.url, key)
             page.wait_for_selector("text=Five steps to a model of your own")
             assert violations(page) == []
@@ -47,7 +47,7 @@ def _rests_while_hidden(page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
-    page.wait_for_timeout(5000)
+    page.wait_for_timeout(1500)  # three looks, at the pace of `look_often`
     assert [url for url in asked if url.endswith("/home/now")] == []
     with page.expect_request("**/home/now"):
         page.evaluate(

@@ -13,9 +13,9 @@ from playwright.sync_api import Page, expect
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.testing.homes import Made, add_export, fill
-from luthier.testing.servers import running_server
+from luthier.testing.servers import home_server
 
-from .conftest import PHONE, WIDE, sign_in, violations
+from .conftest import PHONE, WIDE, look_often, sign_in, violations
 
 MakePage = Callable[..., Page]
 
@@ -33,7 +33,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("models") / "home"
     with Context.open(home) as context:
         made, key = fill(context, name="<script>alert(1)</script>"), create_key(context, "Ada", scopes=("admin",))[1]
-    with running_server(home, num_workers=0) as server:
+    with home_server(home) as server:
         yield Served(server.url, key, made, home)
 
 
@@ -96,7 +96,7 @@ def test_an_export_is_watched_until_it_is_made(make_page: MakePage, served: Serv
     with Context.open(served.home) as context:
         export_id = add_export(context, served.made.runs[0], "c", is_made=False)
         page = come_in(make_page, served)
-        page.goto(f"{served.url}/exports/{export_id}")
+        look_often(page).goto(f"{served.url}/exports/{export_id}")
         expect(page.get_by_text("Waiting for a worker")).to_be_visible()
         job = context.jobs.claim("w")
         assert job is not None

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.records.traffic import Exchange
@@ -21,7 +20,8 @@ from luthier.features.monitoring import alerts
 from luthier.features.monitoring import loop as watching
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
-from luthier.testing.servers import RunningServer, running_server
+from luthier.testing.servers import HomeServer, home_server
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 MakePage = Callable[..., Page]
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)"> \u202egnirts'
@@ -80,15 +80,15 @@ def fill(home: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HomeServer]:
     home = tmp_path_factory.mktemp("monitor") / "home"
     fill(home)
-    with running_server(home, num_workers=0) as running:
+    with home_server(home) as running:
         yield running
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wrong_with_the_pages(server: RunningServer, make_page: MakePage, scheme: str) -> None:
+def test_nothing_is_wrong_with_the_pages(server: HomeServer, make_page: MakePage, scheme: str) -> None:
     page = make_page(color_scheme=scheme)
     sign_in(page, server.url, server.key, "/monitor")
     places = [
@@ -107,7 +107,7 @@ def test_nothing_is_wrong_with_the_pages(server: RunningServer, make_page: MakeP
             assert width <= viewport["width"], f"{place} is wider than its window"
 
 
-def test_what_has_changed_leads_to_what_shows_it(server: RunningServer, make_page: MakePage) -> None:
+def test_what_has_changed_leads_to_what_shows_it(server: HomeServer, make_page: MakePage) -> None:
     page = make_page()
     sign_in(page, server.url, server.key, "/monitor")
     page.get_by_role("link", name=MODEL).first.click()
@@ -117,7 +117,7 @@ def test_what_has_changed_leads_to_what_shows_it(server: RunningServer, make_pag
     assert page.locator("main script, main img[src=x]").count() == 0
 
 
-def test_reviewing_by_keys_alone(server: RunningServer, make_page: MakePage) -> None:
+def test_reviewing_by_keys_alone(server: HomeServer, make_page: MakePage) -> None:
     page = make_page()
     sign_in(page, server.url, server.key, "/review")
     title = page.locator("#row-title")

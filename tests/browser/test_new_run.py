@@ -14,8 +14,9 @@ from luthier.core.access import Caller
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
-from luthier.testing.servers import RunningServer, running_server
+from luthier.testing.servers import HomeServer, home_server
 from luthier.testing.tiny import make_tiny_model
+from tests.fixtures.questions import answers_in_this_process
 
 from .conftest import PHONE, sign_in, violations
 
@@ -23,7 +24,7 @@ _PATIENT = 120_000
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, str]]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HomeServer, str]]:
     """A server whose project has a model and a dataset; with the id of that."""
     folder: Path = tmp_path_factory.mktemp("new-run")
     model = make_tiny_model(folder / "tiny")
@@ -36,11 +37,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningSe
         lines = [f"{json.dumps(row)}\n".encode() for row in rows]
         file = dataset_versions.keep_rows(context, Caller(), lines, "rows.jsonl")
         dataset, _ = dataset_versions.create_dataset(context, Caller(), "<b>Support</b> chats", file)
-    with running_server(folder / "home", num_workers=0) as running:
+    with answers_in_this_process(), home_server(folder / "home") as running:
         yield running, dataset.dataset_id
 
 
-def opened(make_page: Callable[..., Page], server: tuple[RunningServer, str], **options: object) -> Page:
+def opened(make_page: Callable[..., Page], server: tuple[HomeServer, str], **options: object) -> Page:
     page, (running, dataset) = make_page(**options), server
     sign_in(page, running.url, running.key)
     page.goto(f"{running.url}/runs/new?dataset={dataset}")
@@ -55,7 +56,7 @@ def until(page: Page, seen: Callable[[], bool]) -> None:
         page.wait_for_timeout(50)
 
 
-def test_sliders_text_and_plan_say_the_same(make_page: Callable[..., Page], server: tuple[RunningServer, str]) -> None:
+def test_sliders_text_and_plan_say_the_same(make_page: Callable[..., Page], server: tuple[HomeServer, str]) -> None:
     page = opened(make_page, server)
     text, rank, slider = page.locator("#f-text"), page.locator("#f-method-rank"), page.get_by_label("Rank, slider")
     expect(rank).to_have_value("")
@@ -82,7 +83,7 @@ def test_sliders_text_and_plan_say_the_same(make_page: Callable[..., Page], serv
     assert violations(page) == []
 
 
-def test_it_starts_from_a_phone(make_page: Callable[..., Page], server: tuple[RunningServer, str]) -> None:
+def test_it_starts_from_a_phone(make_page: Callable[..., Page], server: tuple[HomeServer, str]) -> None:
     page = opened(make_page, server, viewport=PHONE, color_scheme="dark")
     assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"]
     assert violations(page) == []
@@ -92,7 +93,7 @@ def test_it_starts_from_a_phone(make_page: Callable[..., Page], server: tuple[Ru
 
 
 def test_without_scripts_it_is_planned_by_a_button(
-    make_page: Callable[..., Page], server: tuple[RunningServer, str]
+    make_page: Callable[..., Page], server: tuple[HomeServer, str]
 ) -> None:
     running, dataset = server
     page = make_page(java_script_enabled=False)

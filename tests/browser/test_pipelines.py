@@ -15,9 +15,9 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import lock_of
 from luthier.testing.homes import AUTO_ID, RETRAIN_ID, SHOWDOWN_ID, add_auto, add_model_comparison, add_retrain
-from luthier.testing.servers import running_server
+from luthier.testing.servers import home_server
 
-from .conftest import PHONE, WIDE, sign_in, violations
+from .conftest import PHONE, WIDE, look_often, sign_in, violations
 
 MakePage = Callable[..., Page]
 REASON = "the audit refuses reviewed rows: line 251 holds a key of a service (sk-live-5f2c…), line 260 another one"
@@ -38,7 +38,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         add_auto(context, {"status": "running"})
         add_retrain(context, {"status": "refused", "reason": REASON})
         key = create_key(context, "Ada", scopes=("admin",))[1]
-    with running_server(home, num_workers=0) as server:
+    with home_server(home) as server:
         yield Served(server.url, key, home)
 
 
@@ -59,7 +59,7 @@ def test_the_pages_break_no_rule_and_fit(
 
 
 def test_a_stage_that_ends_is_seen_by_who_watches(make_page: MakePage, served: Served) -> None:
-    page = make_page()
+    page = look_often(make_page())
     sign_in(page, served.url, served.key)
     with Context.open(served.home) as context:
         with file_lock(lock_of(context, AUTO_ID), what="it", timeout_seconds=1):

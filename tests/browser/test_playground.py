@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import uvicorn
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.core.access import Caller
 from luthier.core.ports import SilentProgress
@@ -20,7 +17,9 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.server.home import create_home_app
+from luthier.testing.servers import app_server
 from luthier.testing.tiny import ANSWER, THOUGHT, make_tiny_model, make_tiny_thinker
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 SECONDS = 60_000
 MakePage = Callable[..., Page]
@@ -28,21 +27,17 @@ MakePage = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, str]]:
-    """An open home with two base models that write for long, and its address."""
+    """An open home with two base models that write for long and one that thinks before it answers; its address."""
     folder = tmp_path_factory.mktemp("playground")
     (folder / "home").mkdir()
-    with Context(Settings(home=folder / "home", serving_threads=1), SilentProgress()) as context:
+    settings = Settings(home=folder / "home", serving_threads=1, max_loaded_models=3)
+    with Context(settings, SilentProgress()) as context:
         for name, seed in (("tiny", 0), ("other", 1)):
             model = make_tiny_model(folder / name, seed=seed, context_length_tokens=50_000)
             sources.pull(str(model), context.home, SilentProgress())
-        server = uvicorn.Server(uvicorn.Config(create_home_app(context), port=0, log_level="warning"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield context, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        server.should_exit = True
-        thread.join(60)
+        sources.pull(str(make_tiny_thinker(folder / "thinker")), context.home, SilentProgress())
+        with app_server(create_home_app(context), context) as address:
+            yield context, address
 
 
 @pytest.fixture
@@ -159,28 +154,11 @@ def test_a_thumb_and_a_correction_are_kept_for_the_answer(
     assert (kept.thumb, kept.correction) == ("down", "Maple.")
 
 
-@pytest.fixture(scope="module")
-def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, str]]:
-    """An open home with a base model that thinks before it answers, and its address."""
-    folder = tmp_path_factory.mktemp("thinking")
-    (folder / "home").mkdir()
-    with Context(Settings(home=folder / "home", serving_threads=1), SilentProgress()) as context:
-        sources.pull(str(make_tiny_thinker(folder / "thinker")), context.home, SilentProgress())
-        server = uvicorn.Server(uvicorn.Config(create_home_app(context), port=0, log_level="warning"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield context, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        server.should_exit = True
-        thread.join(60)
-
-
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
 def test_a_thought_is_folded_and_opens_by_keyboard(
-    thinking: tuple[Context, str], make_page: MakePage, viewport: dict[str, int]
+    served: tuple[Context, str], make_page: MakePage, viewport: dict[str, int]
 ) -> None:
-    context, address = thinking
+    context, address = served
     page = make_page(viewport=viewport)
     sign_in(page, address, create_key(context, "k", scopes=("read", "infer", "train"))[1], then="/playground")
     page.goto(f"{address}/playground?model=thinker")

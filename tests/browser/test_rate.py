@@ -6,24 +6,24 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.core.results.human_eval import RatingItem
 from luthier.platform.home.context import Context
 from luthier.testing.assessed import careful, clicking, make_panel, rate_all
-from luthier.testing.servers import RunningServer, running_server
+from luthier.testing.servers import HomeServer, home_server
+from tests.browser.conftest import PHONE, sign_in, violations
 
 MakePage = Callable[..., Page]
 PATIENT = 120_000
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("rate") / "home", num_workers=0) as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HomeServer]:
+    with home_server(tmp_path_factory.mktemp("rate") / "home") as running:
         yield running
 
 
-def test_pairs_are_rated_by_keys_alone(server: RunningServer, make_page: MakePage) -> None:
+def test_pairs_are_rated_by_keys_alone(server: HomeServer, make_page: MakePage) -> None:
     with Context.open(server.home) as context:
         made = make_panel(context, num_rows=3, attention=0)
     page = make_page()
@@ -60,7 +60,7 @@ def test_pairs_are_rated_by_keys_alone(server: RunningServer, make_page: MakePag
     assert all(one.seconds is not None for one in kept)
 
 
-def test_scores_by_keys_on_a_phone_and_answers_one_below_the_other(server: RunningServer, make_page: MakePage) -> None:
+def test_scores_by_keys_on_a_phone_and_answers_one_below_the_other(server: HomeServer, make_page: MakePage) -> None:
     with Context.open(server.home) as context:
         scored = make_panel(context, kind="likert", num_rows=1, attention=0)
         pairs = make_panel(context, num_rows=1, attention=0)
@@ -87,7 +87,7 @@ def _wrong(item: RatingItem) -> str:
     return "a" if item.check.preference == "b" else "b"
 
 
-def test_the_page_of_a_panel_can_be_used_by_all(server: RunningServer, make_page: MakePage) -> None:
+def test_the_page_of_a_panel_can_be_used_by_all(server: HomeServer, make_page: MakePage) -> None:
     with Context.open(server.home) as context:
         made = make_panel(context, num_rows=12)
         for place in (0, 1):

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, sign_in, violations, wait_until
 
 from luthier.core.events import RunEnded, ValidationDone
 from luthier.platform.auth.service import create_key
@@ -24,7 +23,8 @@ from luthier.testing.records import (
     make_result,
     tell,
 )
-from luthier.testing.servers import running_server
+from luthier.testing.servers import home_server, running_server
+from tests.browser.conftest import PHONE, look_often, sign_in, violations, wait_until
 
 LAST_POINT = """() => {
   const canvas = document.querySelector('#run-charts .canvas');
@@ -56,7 +56,7 @@ def job(home: Context) -> Job:
 def test_curves_grow_over_a_restart_of_the_server_to_the_end(
     home: Context, job: Job, make_page: Callable[..., Page]
 ) -> None:
-    key, page = create_key(home, "Ada", scopes=("read", "train"))[1], make_page()
+    key, page = create_key(home, "Ada", scopes=("read", "train"))[1], look_often(make_page())
     with running_server(home.home, num_workers=0) as server:
         port = urlsplit(server.url).port
         sign_in(page, server.url, key)
@@ -86,7 +86,7 @@ def test_curves_grow_over_a_restart_of_the_server_to_the_end(
 
         def is_quiet() -> bool:
             asked.clear()
-            page.wait_for_timeout(2500)
+            page.wait_for_timeout(700)  # two looks and a half, at the pace of `look_often`
             return asked == []
 
         assert any(is_quiet() for _ in range(5)), "once all has come, nobody asks any more"
@@ -99,10 +99,10 @@ def test_curves_grow_over_a_restart_of_the_server_to_the_end(
 def test_a_run_that_begins_while_its_page_is_open_gets_its_charts(
     home: Context, make_page: Callable[..., Page]
 ) -> None:
-    key, page = create_key(home, "Ada", scopes=("read",))[1], make_page()
+    key, page = create_key(home, "Ada", scopes=("read",))[1], look_often(make_page())
     made = Job(job_id="job-20261125-093000-aaaaaa", kind="train", document={"recipe": {}}, run_id=RUN_ID)
     home.jobs.submit(made)
-    with running_server(home.home, num_workers=0) as server:
+    with home_server(home.home) as server:
         sign_in(page, server.url, key)
         page.goto(f"{server.url}/runs/{RUN_ID}")
         page.get_by_text("next in the queue").wait_for()
@@ -119,10 +119,10 @@ def test_a_run_that_begins_while_its_page_is_open_gets_its_charts(
 
 
 def test_a_hidden_tab_asks_for_nothing(home: Context, job: Job, make_page: Callable[..., Page]) -> None:
-    key, page = create_key(home, "Ada", scopes=("read",))[1], make_page()
+    key, page = create_key(home, "Ada", scopes=("read",))[1], look_often(make_page())
     asked: list[str] = []
     page.add_init_script("Object.defineProperty(document, 'hidden', {get: () => window.isAway === true})")
-    with running_server(home.home, num_workers=0) as server:
+    with home_server(home.home) as server:
         sign_in(page, server.url, key)
         page.goto(f"{server.url}/runs/{RUN_ID}")
         wait_until(page, lambda: page.evaluate(LAST_POINT).get("training") == 40, "the first curves")
@@ -131,7 +131,7 @@ def test_a_hidden_tab_asks_for_nothing(home: Context, job: Job, make_page: Calla
         page.wait_for_timeout(500)
         page.on("request", lambda request: asked.append(request.url))
         tell(home, RUN_ID, events_of(41, 45, 100))
-        page.wait_for_timeout(3000)
+        page.wait_for_timeout(1000)  # four looks
         assert asked == []
         page.evaluate(turn, False)
         wait_until(page, lambda: page.evaluate(LAST_POINT).get("training") == 45, "what came meanwhile")
@@ -141,8 +141,8 @@ def test_a_hidden_tab_asks_for_nothing(home: Context, job: Job, make_page: Calla
 def test_the_tools_of_a_chart_and_what_stays_chosen(home: Context, job: Job, make_page: Callable[..., Page]) -> None:
     run_id = add_run(home, "b")
     key = create_key(home, "Ada", scopes=("read",))[1]
-    page, phone = make_page(), make_page(viewport=PHONE)
-    with running_server(home.home, num_workers=0) as server:
+    page, phone = look_often(make_page()), make_page(viewport=PHONE)
+    with home_server(home.home) as server:
         sign_in(page, server.url, key)
         page.goto(f"{server.url}/runs/{RUN_ID}")
         page.get_by_label("smooth the lines of Loss").fill("0.6")

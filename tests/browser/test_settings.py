@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
-from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.core.access import Caller
 from luthier.platform.auth.members import add_member
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.notifications.webhooks import create_webhook
-from luthier.testing.servers import running_server
+from luthier.testing.servers import home_server
+from tests.browser.conftest import PHONE, sign_in, violations
 
 TABS = ("account", "keys", "members", "projects", "webhooks", "audit-log", "usage", "traffic", "prices")
 
@@ -27,7 +27,7 @@ def test_settings(tmp_path: Path, make_page: Callable[..., Page], options: dict[
         create_key(context, "<b>ci</b>", scopes=("read", "train"), requests_per_minute=60)
         add_member(context, Caller(), "Ada", "correct horse battery", "viewer")
         webhook, _ = create_webhook(context, Caller(), "https://example.invalid/hook")
-    with running_server(home, num_workers=0) as server:
+    with home_server(home) as server:
         page = make_page(**options)
         sign_in(page, server.url, key)
         for tab in (*TABS, f"webhooks/{webhook.webhook_id}"):

@@ -13,9 +13,9 @@ from luthier.core.system.files import file_lock
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.testing.homes import STUDY_ID, add_study, trial_of
-from luthier.testing.servers import running_server
+from luthier.testing.servers import home_server
 
-from .conftest import PHONE, WIDE, sign_in, violations
+from .conftest import PHONE, WIDE, look_often, sign_in, violations
 
 MakePage = Callable[..., Page]
 
@@ -33,7 +33,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with Context.open(home) as context:
         add_study(context)
         key = create_key(context, "Ada", scopes=("admin",))[1]
-    with running_server(home, num_workers=0) as server:
+    with home_server(home) as server:
         yield Served(server.url, key, home)
 
 
@@ -54,7 +54,7 @@ def test_the_pages_break_no_rule_and_fit(
 
 
 def test_a_trial_that_ends_is_seen_by_who_watches(make_page: MakePage, served: Served) -> None:
-    page = make_page()
+    page = look_often(make_page())
     sign_in(page, served.url, served.key)
     lock = served.home / "studies" / STUDY_ID / "lock"
     with file_lock(lock, what="it", timeout_seconds=1), Context.open(served.home) as context:

@@ -16,7 +16,7 @@ import pytest
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.testing.servers import PASSWORD, PostgresqlServer, RunningServer, running_server
+from luthier.testing.servers import PASSWORD, PostgresqlServer, RunningServer, home_server, running_server
 
 STORY = Path(__file__).with_name("story.py")
 OLDEST = Path(__file__).parents[2] / "build" / "openai-oldest"
@@ -94,12 +94,11 @@ def test_a_client_cannot_tell(
 
 
 def test_a_database_that_is_away_is_an_error_of_the_server_and_passes(
-    tmp_path: Path, postgresql: PostgresqlServer
+    tmp_path: Path, postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LUTHIER_DATABASE", postgresql.new_database())
     with (
-        running_server(
-            tmp_path / "home", num_workers=0, environment={"LUTHIER_DATABASE": postgresql.new_database()}
-        ) as server,
+        home_server(tmp_path / "home") as server,
         openai.OpenAI(api_key=server.key, base_url=f"{server.url}/v1", max_retries=0) as client,
     ):
         assert client.fine_tuning.jobs.list().data == []

@@ -1,7 +1,9 @@
-"""The real base model, fetched once a session, and the command line in processes of their own."""
+"""The real base model, fetched once a session, and the command line in processes of their own or in this one."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from luthier.cli.main import main
 from luthier.core.ports import SilentProgress
 from luthier.core.records.base_model import LocalModel
 from luthier.ml.inference.models import sources
@@ -65,5 +68,20 @@ def luthier(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Any]:
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
         return json.loads(out)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def luthier_here(run_home: Path) -> Callable[..., Any]:
+    """The same in this process, which has the libraries loaded: for commands that read, ask or judge."""
+
+    def run(*arguments: object) -> Any:
+        out, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            code = main([*map(str, arguments), "--json", "--home", str(run_home)])
+        assert code == 0, errors.getvalue()
+        assert "Traceback" not in errors.getvalue()
+        return json.loads(out.getvalue())
 
     return run

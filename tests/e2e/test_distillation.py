@@ -76,13 +76,13 @@ def test_a_student_comes_nearer_to_its_teacher(
     assert systems["tuned"].metrics["perplexity"].value < systems["base"].metrics["perplexity"].value
 
 
-def test_a_model_answers_and_its_answers_are_rows(luthier: Luthier, model: LocalModel, folder: Path) -> None:
+def test_a_model_answers_and_its_answers_are_rows(luthier_here: Luthier, model: LocalModel, folder: Path) -> None:
     _write(folder / "prompts.jsonl", [{"prompt": f"Say only the word {wood}."} for wood in WOODS[:3]])
     output = folder / "answers.jsonl"
-    told = luthier("data", "answer", folder / "prompts.jsonl", "--teacher", NAME, "-o", output)
+    told = luthier_here("data", "answer", folder / "prompts.jsonl", "--teacher", NAME, "-o", output)
     assert told["num_answers"] + told["num_refused"] == 3
     assert told["num_answers"] >= 1
-    shown = luthier("data", "preview", output, "--model", NAME)
+    shown = luthier_here("data", "preview", output, "--model", NAME)
     assert shown["num_rows"] == told["num_answers"]
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.e2e
 
 NAME = "smollm2-135m-instruct"
 NUM_STEPS = 4
-SIZES = {"train": 48, "validation": 8, "held_out": 6}
+SIZES = {"train": 24, "validation": 8, "held_out": 6}
 PROMISED = {
     "run_id", "status", "base_model", "method", "num_steps", "num_trained_tokens", "num_trainable_parameters",
     "trainable_fraction", "tokens_per_second", "examples_per_second", "seconds_per_step", "train_loss",
@@ -71,7 +71,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
             "validate_every_steps": NUM_STEPS,
             "checkpoint_every_steps": 2,
         },
-        "evaluation": {"few_shot": 1, "max_new_tokens": 16},
+        "evaluation": {"few_shot": 1, "max_new_tokens": 8},
     }
     made.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return made
@@ -83,8 +83,8 @@ def trained(luthier: Luthier, job: Job, model: LocalModel) -> dict[str, Any]:
     return document
 
 
-def test_preview_marks_the_answer_and_the_end_of_its_turn(luthier: Luthier, job: Job, model: LocalModel) -> None:
-    shown = luthier("data", "preview", job.folder / "train.jsonl", "--model", NAME, "--num-rows", 5)
+def test_preview_marks_the_answer_and_the_end_of_its_turn(luthier_here: Luthier, job: Job, model: LocalModel) -> None:
+    shown = luthier_here("data", "preview", job.folder / "train.jsonl", "--model", NAME, "--num-rows", 5)
     assert (shown["num_rows"], shown["template"], len(shown["rows"])) == (SIZES["train"], "chat", 5)
     for row, written in zip(shown["rows"], job.rows("train"), strict=False):
         question, answer = (message["content"] for message in written["messages"])
@@ -94,7 +94,7 @@ def test_preview_marks_the_answer_and_the_end_of_its_turn(luthier: Luthier, job:
         assert whole.endswith(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{learned}")
 
 
-def test_train_keeps_its_promises(luthier: Luthier, trained: dict[str, Any], job: Job) -> None:
+def test_train_keeps_its_promises(luthier_here: Luthier, trained: dict[str, Any], job: Job) -> None:
     assert trained.keys() >= PROMISED
     assert (trained["status"], trained["num_steps"], trained["base_model"]) == ("succeeded", NUM_STEPS, NAME)
     adapter = Path(trained["adapter_path"])
@@ -105,15 +105,15 @@ def test_train_keeps_its_promises(luthier: Luthier, trained: dict[str, Any], job
     page = Path(trained["report_path"]).read_text(encoding="utf-8")
     assert trained["verdict"]["headline"].split()[0] in page
     assert "<svg" in page
-    newest = luthier("runs", "list")[0]
+    newest = luthier_here("runs", "list")[0]
     assert (newest["run_id"], newest["status"]) == (trained["run_id"], "succeeded")
 
 
-def test_training_helps_on_rows_that_it_has_not_seen(luthier: Luthier, trained: dict[str, Any], job: Job) -> None:
+def test_training_helps_on_rows_that_it_has_not_seen(luthier_here: Luthier, trained: dict[str, Any], job: Job) -> None:
     """The loop's validation loss and the judge's perplexity of the same rows are one figure, reached by two ways."""
-    judged = luthier(
+    judged = luthier_here(
         "eval", trained["run_id"], "--data", job.folder / "validation.jsonl", "--against", NAME,
-        "--max-new-tokens", 16,
+        "--max-new-tokens", 8,
     )  # fmt: skip
     base, tuned = (system for system in judged["systems"] if system["kind"] == "model")
     assert (base["name"], tuned["name"]) == (NAME, trained["run_id"])

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-import uvicorn
 
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.server.api import create_app
+from luthier.testing.servers import app_server
 
 pytestmark = pytest.mark.e2e
 
@@ -26,14 +24,10 @@ ANSWER = "The capital of France is Paris."
 def test_it_answers_alone_and_many_at_once(run_home: Path) -> None:
     with Context.open(run_home) as context:
         _, key = create_key(context, "e2e", scopes=("infer",))
-        server = uvicorn.Server(uvicorn.Config(create_app(context), port=0, log_level="warning"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, timeout=300) as client:
+        with (
+            app_server(create_app(context), context) as url,
+            openai.OpenAI(base_url=f"{url}/v1", api_key=key, timeout=300) as client,
+        ):
 
             def ask(_: int) -> str:
                 chunks = client.chat.completions.create(
@@ -48,5 +42,3 @@ def test_it_answers_alone_and_many_at_once(run_home: Path) -> None:
                 model=NAME, messages=QUESTION, temperature=0, stop=" Paris", max_tokens=24
             )
             assert stopped.choices[0].message.content == ANSWER.partition(" Paris")[0]
-        server.should_exit = True
-        thread.join(60)

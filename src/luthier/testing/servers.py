@@ -1,4 +1,4 @@
-"""Servers as separate processes for tests: `luthier up`, and a private PostgreSQL; and waiting for them.
+"""Servers for tests: `luthier up` as processes or in a thread, and a private PostgreSQL; and waiting for them.
 
 PostgreSQL's programs come from the system (Debian: the package `postgresql`); it listens on 127.0.0.1 alone.
 """
@@ -16,11 +16,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from luthier.platform.home.context import Context
 
 _LOOK_SECONDS = 0.05
 
@@ -107,6 +112,78 @@ def running_server(
         if process.poll() is None:
             server.stop()
         process.stdout.close()
+
+
+@dataclass(frozen=True, slots=True)
+class HomeServer:
+    """A server in a thread of this process.
+
+    Attributes:
+        url: without a path.
+        key: the first key of its home; None where there were keys before.
+        home: its home.
+    """
+
+    url: str
+    key: str | None
+    home: Path
+
+
+@contextmanager
+def home_server(home: Path) -> Iterator[HomeServer]:
+    """Serve the pages and the API of a home by a thread of this process while the block runs.
+
+    Clients see what `running_server` without workers shows them; the two processes and their imports are saved. It has
+    a context of its own: what the caller changes reaches it by the database and the disk alone, as from outside.
+    """
+    from luthier.features.monitoring.loop import MonitorThreads
+    from luthier.platform.auth.service import first_key
+    from luthier.platform.home.context import Context
+    from luthier.platform.notifications.webhooks import WebhookSender
+    from luthier.server.home import create_home_app
+
+    with (
+        Context.open(home) as context,
+        WebhookSender(context),
+        MonitorThreads(context),
+        app_server(create_home_app(context), context) as url,
+    ):
+        yield HomeServer(url, first_key(context), home)
+
+
+@contextmanager
+def app_server(app: FastAPI, context: Context) -> Iterator[str]:
+    """Serve an app on the loopback by a thread of this process; yields its URL.
+
+    Args:
+        app: made by `server.api.create_app` or `server.home.create_home_app`.
+        context: the open home that it was made for.
+
+    Raises:
+        RuntimeError: It does not start.
+    """
+    import asyncio
+
+    from luthier.core.system.process_setup import start_daemon
+    from luthier.platform.http.server import make_server
+    from luthier.platform.http.socket import listen
+
+    with listen("127.0.0.1", 0) as listener:
+        server = make_server(app, context, app.state.readiness)
+
+        def serve() -> None:
+            with suppress(SystemExit):  # uvicorn's end where the lifespan of the app raises; it has logged why
+                asyncio.run(server.serve(sockets=[listener.socket]))
+
+        thread = start_daemon(serve, "app-server")
+        try:
+            wait_for(lambda: server.started or not thread.is_alive())
+            if not server.started:
+                raise RuntimeError("the app did not start: the thread that serves it has ended")
+            yield listener.url
+        finally:
+            server.should_exit = True
+            thread.join(_STOP_SECONDS)
 
 
 USER, PASSWORD = "luthier", "tuning"

@@ -54,9 +54,9 @@ def up(tmp_path: Path) -> Iterator[Up]:
         process.stdout.close()
 
 
-def get(url: str, path: str) -> tuple[int, Any]:
+def get(url: str, path: str, *, timeout_seconds: float = 30.0) -> tuple[int, Any]:
     host, port = url.removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection = http.client.HTTPConnection(host, int(port), timeout=timeout_seconds)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -219,9 +219,9 @@ def test_a_server_whose_threads_are_gone_is_started_again(context: Context, monk
             stuck.append(threading.Thread(target=ask, args=("/stick",), daemon=True))
             stuck[-1].start()
 
-    def ask(path: str) -> int | None:
+    def ask(path: str, *, timeout_seconds: float = 30.0) -> int | None:
         try:
-            return get(urls[0], path)[0]
+            return get(urls[0], path, timeout_seconds=timeout_seconds)[0]
         except (OSError, http.client.HTTPException):
             return None
 
@@ -229,7 +229,8 @@ def test_a_server_whose_threads_are_gone_is_started_again(context: Context, monk
 
     def is_over() -> str | None:
         assert time.monotonic() < deadline, told
-        return "seen" if len(told) >= 2 and ask("/readyz") == 200 else None
+        # Briefly: it is the supervisor that waits here, and it starts no process meanwhile.
+        return "seen" if len(told) >= 2 and ask("/readyz", timeout_seconds=1.0) == 200 else None
 
     request = ServerRequest(port=0, num_workers=0)
     serve(context, request, stop_requested=is_over_after(is_over, urls), tell=told.append, started=started)

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from gguf import GGUFReader
-
 from luthier.core.child_process.process import run_child
 from luthier.core.errors import ModelSourceError, NotFoundError, WorkError, first_line, library_reason
 from luthier.core.ports import Progress
@@ -197,16 +195,14 @@ def convert(gguf: Path, target: Path, progress: Progress) -> None:
 
 
 def metadata(gguf: Path, key: str) -> str | None:
-    """A text value from a GGUF file's header, or None. The weights are not read.
+    """A text value from a GGUF file's header, or None. Weights and vocabulary are not read.
 
     Raises:
-        ModelSourceError: not a GGUF file.
+        NotFoundError: no such file.
+        ModelSourceError: not a GGUF file, or one that is cut off.
     """
-    try:
-        field = GGUFReader(str(gguf)).fields.get(key)
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise unreadable(gguf, error) from error
-    return None if field is None else str(field.contents())
+    value = read_gguf_header(gguf).values.get(key)
+    return None if value is None else str(value)
 
 
 def unreadable(gguf: Path, error: Exception) -> ModelSourceError:
