@@ -51,6 +51,7 @@ class EvaluationRecipe(FrozenModel):
         max_thinking_tokens: of a thought before it, beside these; 0: both share them.
         max_samples: judge only the first N by stable hash.
         good_enough: what the tuned model has to reach; None: nothing.
+        reference_run: the id of an earlier run, such as today's model, that is judged beside the tuned model.
     """
 
     metrics: tuple[MetricName, ...] | None = None
@@ -63,3 +64,4 @@ class EvaluationRecipe(FrozenModel):
     max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
     max_samples: Annotated[int, Field(ge=1)] | None = None
     good_enough: GoodEnoughRecipe | None = None
+    reference_run: str | None = None

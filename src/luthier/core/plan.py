@@ -436,7 +436,8 @@ class Plan(FrozenModel):
         # What a plan's evaluation has had from the beginning has no default.
         fields = EvaluationPlan.model_fields.items()
         unused_of_evaluation = {n for n, field in fields if getattr(self.evaluation, n) == field.default}
-        excluded["evaluation"] = unused_of_evaluation
+        # It follows from the rows, which are in the hash.
+        excluded["evaluation"] = unused_of_evaluation | {"num_scored_labels"}
         if self.objective.name == "sft" and self.objective.loss_weighting == "token":
             excluded["objective"]["loss_weighting"] = True
         later = ("neftune_alpha", "average", "packing", "compile")

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
-from luthier.core.errors import ConflictError, DataError, LeakageError
+from luthier.core.errors import ConflictError, DataError, LeakageError, ModelSourceError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
 from luthier.core.evaluation_plan import Bar
 from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id, new_id
+from luthier.core.plan import Plan
 from luthier.core.ports import StopCheck
 from luthier.core.run import TrainResult
 from luthier.features.evaluations.bars import bar_of, comparable_bar
@@ -43,6 +43,7 @@ from luthier.features.models.resolve import (
     find_candidate,
     tuned,
 )
+from luthier.features.planning.evaluation_plan import reference_caveat, rows_of_run
 from luthier.features.planning.service import Prepared
 from luthier.features.planning.training_data import PreparedSplit
 from luthier.features.recipes.checks import (
@@ -53,9 +54,6 @@ from luthier.features.recipes.checks import (
 )
 from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +108,13 @@ def judge_run(
     candidates += shown.candidates
     if plan.objective.teacher is not None:
         candidates.append(as_candidate(plan.objective.teacher))
+    reference, of_reference = _reference(context, plan, held_out.examples)
+    candidates += reference
     # The judged system is last: comparisons and tables take the last one as the candidate.
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
     profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
-    rows = HeldOut(profile.file, profile.sha256, profile.num_rows, _that_fit(held_out, prepared), *leaked)
+    judged_rows = _that_fit(held_out, prepared)
+    rows = HeldOut(profile.file, profile.sha256, profile.num_rows, judged_rows, *leaked, notes=of_reference)
     evaluation = _judge(
         context,
         candidates,
@@ -126,6 +127,7 @@ def judge_run(
         # Named in `as_candidate`; the prefix is what tells a teacher from a baseline here.
         beside=[c.name for c in candidates if c.name.startswith("teacher ")],
         train=prepared.train.good_examples,
+        validation=prepared.validation.good_examples if prepared.validation is not None else (),
         bar=plan.evaluation.good_enough,
         stop=stop,
         shown=shown,
@@ -134,6 +136,28 @@ def judge_run(
     if prepared.replay_held_out is None:
         return evaluation
     return _with_forgetting(context, evaluation, [base, candidates[-1]], prepared, stop)
+
+
+def _reference(
+    context: Context, plan: Plan, held_out: Sequence[Example]
+) -> tuple[list[Candidate], tuple[str, ...]]:
+    """The run that the plan names to be judged beside the tuned model, and what a reader should know of it.
+
+    A reference run that was deleted while this run was trained is left out: the evaluation is worth more than that.
+    """
+    from luthier.ml.inference.models.loading import check_adapter
+
+    run_id = plan.evaluation.reference_run
+    if run_id is None:
+        return [], ()
+    try:
+        found = find_candidate(context, run_id)
+        if found.adapter_path is not None:
+            check_adapter(found.adapter_path)
+    except (RequestError, ModelSourceError) as error:
+        return [], (f"{run_id}, which evaluation.reference_run names, was not judged: {error.came}",)
+    caveat = reference_caveat(context, run_id, held_out, is_allowed=True)
+    return [found], ((f"{run_id}, which is judged beside the tuned model: {caveat}.",) if caveat else ())
 
 
 def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
@@ -289,6 +313,7 @@ def _judge(
     run_id: str | None,
     beside: Sequence[str] = (),
     train: Sequence[Example] = (),
+    validation: Sequence[Example] = (),
     bar: Bar | None = None,
     is_bar_asked: bool = True,
     evaluation_id: str | None = None,
@@ -299,7 +324,9 @@ def _judge(
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words; for `train`, see `evaluate`.
 
     beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
-    train: the rows that baselines without a language model are fitted on; without any there are none.
+    train: the rows that baselines without a language model are fitted on; without any there are none. validation: rows
+    that choose the threshold of confidence from which on the last system answers labels alone; without enough of them
+    the judged rows do, by folds.
     bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
     which is left out with a note where there is no verdict.
     shown: the ways to prompt a model among the candidates, and the search for one more. measures_kl: whether it is
@@ -316,9 +343,10 @@ def _judge(
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:
         limits, asked = (max_new_tokens, max_thinking_tokens), (metrics, of_labels)
-        every = judged_together(context, pool, candidates, shown, baselines, (examples, train), asked, limits)
-        rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
-        judged, last = every.judged, (candidates[-1], pool, every.systems[-1])
+        labels = tuple(name for one in of_labels for name in one.labelling.labels)
+        rows = LabelledRows(labels, examples, train, bar, validation)
+        every = judged_together(context, pool, candidates, shown, baselines, rows, asked, limits)
+        judged, last = every.judged, (candidates[-1], pool, every.systems)
         confidence, why = label_confidence_of(rows, *last, baselines, context.progress)
         kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
     # Left out of the verdict only: the comparison itself is stored and shown.
@@ -384,24 +412,7 @@ def check_leakage(
 
 def training_rows(context: Context, systems: Sequence[str]) -> list[Example]:
     """The rows that the runs among the systems were trained on, as far as their files are still there, unchanged."""
-    from luthier.core.ids import sha256_file
-    from luthier.features.planning.service import training_examples
-
-    found: list[Example] = []
-    for name in systems:
-        if not is_id(name, "run"):
-            continue
-        plan = context.runs.plan(name)
-        path = Path(plan.data.train.file)
-        # Without the very rows the check for leakage would pass for want of evidence.
-        if not path.is_file() or sha256_file(path) != plan.data.train.sha256:
-            raise ConflictError(
-                f"the training file {path} of run {name} is gone or has changed",
-                expected=f"content with digest {plan.data.train.sha256[:12]}: held-out rows are checked against it",
-                do="put the file back as it was",
-            )
-        found.extend(training_examples(plan.recipe))
-    return found
+    return [row for name in systems if is_id(name, "run") for row in rows_of_run(context, name)]
 
 
 def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool) -> tuple[int, int]:

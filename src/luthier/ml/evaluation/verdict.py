@@ -1,8 +1,9 @@
 """The answer: is the candidate better than what costs less, by how much, how sure, and is it good enough?
 
 What costs less is the base model, as it is and prompted in several ways (`luthier.ml.prompting`), and every alternative
-without a language model (`luthier.ml.baselines`). Ways to prompt are one question, as alternatives without a language
-model are: which of them is the best is only seen on the judged rows.
+without a language model (`luthier.ml.baselines`). Where answers are labels, the base's likeliest label is one more way to
+prompt it. Ways to prompt are one question, as alternatives without a language model are: which of them is the best is
+only seen on the judged rows.
 
 "Better than the best alternative" is an intersection-union test: the model has to be better than each alternative at
 the 5% level, which claims too much in at most 5% of studies without any correction, whichever alternative is the best
@@ -32,6 +33,7 @@ from luthier.core.evaluation import (
     VerdictWord,
 )
 from luthier.core.evaluation_plan import Bar
+from luthier.core.ids import is_id
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import metric_title, start
 from luthier.ml.evaluation.label_confidence import confidence_details, coverage_sentence
@@ -88,7 +90,13 @@ def _kind(system: SystemResult) -> AlternativeKind | None:
         return system.kind
     if system.prompting is not None:
         return system.prompting.kind
-    return "few_shot" if system.num_few_shot else None
+    if system.num_few_shot:
+        return "few_shot"
+    return "run" if is_id(system.name, "run") else None
+
+
+def _chooses_label(system: SystemResult) -> bool:
+    return system.prompting is not None and system.prompting.kind == "label_likelihood"
 
 
 def best_of(alternatives: Sequence[Alternative], higher_is_better: bool) -> str | None:
@@ -314,8 +322,10 @@ def _verdict(
     models = [c for c in found if by_name[c.baseline].is_model]
     simple = [c for c in found if not by_name[c.baseline].is_model]
     figures = (*primary_details(judged, models, results), *simple_details(judged, simple, results))
-    of_models = [c for c in own if by_name[c.baseline].is_model]
-    further = further_details(of_models, models, results) if models else ()
+    # A model that is asked for its likeliest label has no likelihood of its own, and would differ in every sentence.
+    written = [c for c in own if by_name[c.baseline].is_model and not _chooses_label(by_name[c.baseline])]
+    primary = [c for c in written if c.metric == metric]
+    further = further_details(written, primary, results) if primary else ()
     higher = judged.metrics[metric].higher_is_better
     plain, shown = deciding([c for c in models if by_name[c.baseline].prompting], models, higher)
     alternatives = alternatives_of(judged, found, results)

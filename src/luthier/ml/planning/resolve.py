@@ -414,6 +414,8 @@ def _evaluation(
         few_shot=few_shot,
         max_new_tokens=defaults.MAX_NEW_TOKENS[0],
         max_samples=samples,
+        # Whether it can be judged on these rows is checked where they are read.
+        reference_run=r.reference_run,
     )
 
 
