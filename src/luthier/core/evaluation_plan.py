@@ -13,11 +13,20 @@ class Bar(FrozenModel):
 
     Attributes:
         metric: the metric's name.
-        value: the figure that is asked for, in the metric's unit.
+        value: the figure that is asked for, in the metric's unit; with `agreement` the share of rows on which two
+            people agree.
+        agreement: the column of the rows that has a second person's answer; None where a figure was asked for.
+        low: lower end of the 95% interval of that share; None without `agreement`.
+        high: upper end.
+        num_rows: rows with two answers; None without `agreement`.
     """
 
     metric: str
     value: float
+    agreement: str | None = None
+    low: float | None = None
+    high: float | None = None
+    num_rows: int | None = None
 
 
 class Prompting(FrozenModel):

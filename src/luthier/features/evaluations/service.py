@@ -19,7 +19,7 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.plan import Plan
 from luthier.core.ports import StopCheck
 from luthier.core.run import TrainResult
-from luthier.features.evaluations.bars import bar_of, comparable_bar
+from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_rows
 from luthier.features.evaluations.baselines import fit_baselines, judged_together, with_learning_curve
 from luthier.features.evaluations.judged_heads import JudgedHeads
 from luthier.features.evaluations.kl_to_base import measure_kl
@@ -68,6 +68,7 @@ class HeldOut:
         num_leaked: Rows that a run among the systems was trained on.
         num_same_prompt: Rows whose prompt occurs in training rows.
         notes: How the rows were read.
+        path: The file itself, where more of it may be read.
     """
 
     file: str
@@ -77,6 +78,7 @@ class HeldOut:
     num_leaked: int = 0
     num_same_prompt: int = 0
     notes: tuple[str, ...] = ()
+    path: Path | None = None
 
 
 def judge_run(
@@ -114,7 +116,9 @@ def judge_run(
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
     profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
     judged_rows = _that_fit(held_out, prepared)
-    rows = HeldOut(profile.file, profile.sha256, profile.num_rows, judged_rows, *leaked, notes=of_reference)
+    rows = HeldOut(
+        profile.file, profile.sha256, profile.num_rows, judged_rows, *leaked, of_reference, Path(profile.file)
+    )
     evaluation = _judge(
         context,
         candidates,
@@ -263,8 +267,9 @@ def evaluate(
         shots, _ = load_mapped(context, systems, few_shot_from, mapping)
         pool = not_held_out(shots.examples, loaded.examples)
     shown = prompted_as_asked(partial(_base_of, context, systems, resolved), pool or train, ways, loaded.examples)
-    bar, of_bar = bar_of(context, good_enough, systems[0], chosen, loaded.examples, train or pool)
-    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, (*notes, *of_bar))
+    bar, of_bar = bar_of(context, good_enough, systems[0], chosen, loaded.examples, train or pool, data)
+    of_rows = (loaded.sha256, loaded.num_rows, loaded.examples, *leaked, (*notes, *of_bar), data)
+    rows = HeldOut(called or str(data), *of_rows)
     evaluation = _judge(
         context,
         [*resolved[1:], *shown.candidates, resolved[0]],  # from the plain to the tuned
@@ -339,6 +344,7 @@ def _judge(
     searches = search_kind(candidates) is not None  # a search always has an order to compare with
     num_others = len(baselines.predictions) + searches
     bar, of_bar = comparable_bar(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
+    bar, people = on_judged_rows(bar, held_out.path, examples)
     of_labels = label_metrics(metrics, examples, train)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:
@@ -351,7 +357,8 @@ def _judge(
         kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [one for one in judged.comparisons if one.baseline not in beside]
-    words = _verdict(judged.systems, counted, metrics, examples, held_out, bar, bool(of_labels), confidence)
+    held = (bar, people)
+    words = _verdict(judged.systems, counted, metrics, examples, held_out, held, bool(of_labels), confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -378,11 +385,11 @@ def _verdict(
     metrics: Sequence[MetricName],
     examples: Sequence[Example],
     held_out: HeldOut,
-    bar: Bar | None,
+    bar: tuple[Bar | None, Mapping[str, bool]],
     are_labels: bool,
     confidence: Sequence[LabelConfidence],
 ) -> Verdict | None:
-    """The verdict on the last system; None where it is alone."""
+    """The verdict on the last system; None where it is alone. bar: with the rows on which two people agree."""
     from luthier.ml.evaluation.compare import primary_metric, verdict
 
     if len(results) < 2:
@@ -394,7 +401,8 @@ def _verdict(
         num_leaked=held_out.num_leaked,
         num_same_prompt=held_out.num_same_prompt,
         num_rows_in_file=len(held_out.examples),
-        bar=bar,
+        bar=bar[0],
+        people=bar[1],
         are_labels=are_labels,
         confidence=confidence,
     )

@@ -77,11 +77,12 @@ def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -
         return plan
     if not judged:
         raise RecipeError(
-            f"evaluation.good_enough asks for {asked.value:g}, but the recipe names no held-out rows",
+            f"evaluation.good_enough asks for {asked.wanted}, but the recipe names no held-out rows",
             expected="data.held_out: a file, or a fraction such as 0.1 to take from the training rows",
             do="add data.held_out, or remove evaluation.good_enough",
         )
-    bar = resolve_bar(asked, plan.evaluation.metrics, judged, train)
+    file = Path(plan.data.held_out.file) if plan.data.held_out is not None else None
+    bar = resolve_bar(asked, plan.evaluation.metrics, judged, train, file=file)
     evaluation = plan.evaluation.model_copy(update={"good_enough": bar})
     return plan.model_copy(update={"evaluation": evaluation})
 
