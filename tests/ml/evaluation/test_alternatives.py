@@ -96,6 +96,12 @@ def test_better_than_all_is_better() -> None:
     )
 
 
+def test_where_all_rows_have_one_class_nothing_is_better_than_the_commonest_answer() -> None:
+    found = judged(share(80), {"base": ("model", share(10)), "commonest answer": ("majority", share(80))})
+    assert (found.word, found.better_than_best_alternative) == ("not distinguishable", "not_distinguishable")
+    assert found.best_alternative == "commonest answer"
+
+
 def test_worse_than_the_best_is_worse() -> None:
     found = judged(share(30), {"base": ("model", share(10)), "linear classifier": ("linear", share(70))})
     assert (found.word, found.better_than_best_alternative) == ("worse", "worse")
