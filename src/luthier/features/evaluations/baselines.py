@@ -55,13 +55,15 @@ class Together(NamedTuple):
 
     Attributes:
         candidates: with the one whose prompt was searched for.
-        systems: of these and the baselines, the last candidate last.
+        by_candidate: the system of each candidate.
+        systems: all of them, the last candidate last.
         judged: the figures, draws of examples as one system.
         notes: of the search for a prompt, the rows and the baselines.
         left_out: baselines and ways to use the base that do not fit, each with the reason.
     """
 
     candidates: tuple[Candidate, ...]
+    by_candidate: tuple[SystemUnderTest, ...]
     systems: tuple[SystemUnderTest, ...]
     judged: Judged
     notes: tuple[str, ...]
@@ -94,7 +96,8 @@ def judged_together(
         searched = search_systems(kind, candidates, pool, rows.examples, rows.train)
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         judged = judge_in_full(searched.systems, metrics=definitions, seed=0, progress=context.progress)
-        return Together(tuple(candidates), searched.systems, judged, searched.notes, searched.left_out)
+        own = searched.systems
+        return Together(tuple(candidates), own, own, judged, searched.notes, searched.left_out)
 
     def build(candidate: Candidate) -> SystemUnderTest:
         engine = pool.engine(candidate)
@@ -103,20 +106,19 @@ def judged_together(
     found = found_prompt(shown, pool.engine, metrics[0], *limits, progress=context.progress)
     every = (*candidates[:-1], *found.candidates, candidates[-1])
     systems, draws = as_systems(every, shown.draws, build)
-    left_out = baselines.left_out
-    added = [as_system(one, systems[-1]) for one in baselines.predictions]
+    by_candidate, left_out = tuple(systems), baselines.left_out
+    # Before the last system, which is the one that is judged.
+    systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
     if rows.labels and (place := untrained_base(every)) is not None:
         choice, why = likeliest_label(rows, every[place], pool.engine(every[place]), systems[place])
         if choice is None:
             left_out = (*left_out, f"{every[place].name}, {LIKELIEST_LABEL}: {why}")
         else:
-            # Before the baselines, which need no model: the base may still be loaded.
-            added.insert(0, choice)
-    # Before the last system, which is the one that is judged.
-    systems[-1:-1] = added
+            # Behind its model, which is still loaded then.
+            systems.insert(place + 1, choice)
     judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
     judged = draws_together(judged, draws, definitions)
-    return Together(every, tuple(systems), judged, (*found.notes, *baselines.notes), left_out)
+    return Together(every, by_candidate, tuple(systems), judged, (*found.notes, *baselines.notes), left_out)
 
 
 def with_learning_curve(

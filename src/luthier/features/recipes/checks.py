@@ -352,7 +352,7 @@ def _bar_of_people(asked: GoodEnoughRecipe, metric: str, examples: Sequence[Exam
     agreed = agreed_rows(metric, column, examples, file)
     if len(agreed) < _MIN_TWICE:
         raise RequestError(
-            f"good_enough asks for {asked.wanted}, and {len(agreed)} of {len(examples)} judged rows have an answer there",
+            f"good_enough asks for {asked.wanted}, and {len(agreed)} of {len(examples)} judged rows have one there",
             expected=f"at least {_MIN_TWICE} rows with the answers of two people",
             do=f"fill in column {column}, or ask for a figure: good_enough: 0.9",
         )

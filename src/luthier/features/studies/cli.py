@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from luthier.core.evaluation import Verdict
     from luthier.core.workflows.study import Study, Trial
-    from luthier.platform.home.context import Context
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The id of a study, from `luthier studies list`.")]
 

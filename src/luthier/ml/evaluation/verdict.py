@@ -1,9 +1,9 @@
 """The answer: is the candidate better than what costs less, by how much, how sure, and is it good enough?
 
 What costs less is the base model, as it is and prompted in several ways (`luthier.ml.prompting`), and every alternative
-without a language model (`luthier.ml.baselines`). Where answers are labels, the base's likeliest label is one more way to
-prompt it. Ways to prompt are one question, as alternatives without a language model are: which of them is the best is
-only seen on the judged rows.
+without a language model (`luthier.ml.baselines`). Where answers are labels, the base's likeliest label is one more way
+to prompt it. Ways to prompt are one question, as alternatives without a language model are: which of them is the best
+is only seen on the judged rows.
 
 "Better than the best alternative" is an intersection-union test: the model has to be better than each alternative at
 the 5% level, which claims too much in at most 5% of studies without any correction, whichever alternative is the best
@@ -198,7 +198,9 @@ def bar_of_agreement(metric: str, column: str, agreed: Mapping[str, bool]) -> Ba
     return Bar(metric=metric, value=num_agreed / num_rows, agreement=column, low=low, high=high, num_rows=num_rows)
 
 
-def _held_against_people(bar: Bar, judged: SystemResult, people: Mapping[str, bool]) -> tuple[Literal["yes", "no"], str]:
+def _held_against_people(
+    bar: Bar, judged: SystemResult, people: Mapping[str, bool]
+) -> tuple[Literal["yes", "no"], str]:
     """The judged system against a second person, both by the rows' own answers: paired, on the rows that both answered.
 
     The agreement of people is an estimate as well, so the interval is that of the difference.

@@ -6,9 +6,9 @@ answers of full length, and the interval reaches down to a tenth of that. The te
 every row.
 
 In the evaluation the base, the base with each of its prompts, and the tuned model write an answer a row where a metric
-compares texts, and score the row's own answer where one reads likelihoods. Where answers are labels, both also read each
-row with each label. The interval reaches from answers as long as the references to answers of full length: a base model
-often writes on to `max_new_tokens`.
+compares texts, and score the row's own answer where one reads likelihoods. Where answers are labels, both also read
+each row with each label. The interval reaches from answers as long as the references to answers of full length: a base
+model often writes on to `max_new_tokens`.
 
 Sources: Pope et al., 2022, "Efficiently Scaling Transformer Inference", arXiv:2211.05102, section 2.
 """
@@ -316,8 +316,9 @@ def _num_labelled(plan: Plan, num_rows: int) -> int:
     num_labels, validation = plan.evaluation.num_scored_labels, plan.data.validation
     if plan.objective.task_head is not None or not num_labels:
         return num_labels * num_rows
-    num_chosen_on = validation.num_examples if validation is not None and is_accuracy(plan.evaluation.good_enough) else 0
-    return num_labels * (2 * num_rows + (num_chosen_on if num_chosen_on >= MIN_ROWS else 0))
+    chooses = is_accuracy(plan.evaluation.good_enough)
+    num_validation = validation.num_examples if chooses and validation is not None else 0
+    return num_labels * (2 * num_rows + (num_validation if num_validation >= MIN_ROWS else 0))
 
 
 def judging_seconds(

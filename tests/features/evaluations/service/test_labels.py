@@ -314,7 +314,7 @@ def test_too_few_rows_with_two_answers_are_no_bar(context: Context, tiny_model: 
         row["second_label"] = ""
     (labelled / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     recipe = labelled_recipe(labelled, tiny_model, good_enough={"agreement": "second_label"})
-    with pytest.raises(RequestError, match="10 of 24 judged rows have an answer there"):
+    with pytest.raises(RequestError, match="10 of 24 judged rows have one there"):
         make_plan(context, recipe, base_dir=labelled)
 
 
