@@ -34,7 +34,7 @@ LIKELIEST_LABEL: Final = "likeliest label"
 
 @dataclass(frozen=True, slots=True)
 class LabelledRows:
-    """Rows whose answers are labels.
+    """What is judged, with the labels that its answers are.
 
     Attributes:
         labels: What the answers are; empty where they are no labels.

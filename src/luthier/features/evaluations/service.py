@@ -268,8 +268,7 @@ def evaluate(
         pool = not_held_out(shots.examples, loaded.examples)
     shown = prompted_as_asked(partial(_base_of, context, systems, resolved), pool or train, ways, loaded.examples)
     bar, of_bar = bar_of(context, good_enough, systems[0], chosen, loaded.examples, train or pool, data)
-    of_rows = (loaded.sha256, loaded.num_rows, loaded.examples, *leaked, (*notes, *of_bar), data)
-    rows = HeldOut(called or str(data), *of_rows)
+    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, notes + of_bar, data)
     evaluation = _judge(
         context,
         [*resolved[1:], *shown.candidates, resolved[0]],  # from the plain to the tuned
@@ -328,37 +327,32 @@ def _judge(
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words; for `train`, see `evaluate`.
 
-    beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
-    train: the rows that baselines without a language model are fitted on; without any there are none. validation: rows
-    that choose the threshold of confidence from which on the last system answers labels alone; without enough of them
-    the judged rows do, by folds.
-    bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
-    which is left out with a note where there is no verdict.
-    shown: the ways to prompt a model among the candidates, and the search for one more. measures_kl: whether it is
-    looked at how far the last system moved from its base.
+    beside: names of systems that are shown but are no baseline: a student need not beat its teacher. train: the rows
+    that baselines without a language model are fitted on. validation: rows that choose from which confidence on the
+    last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is only the
+    bar of its run, which is left out with a note where there is no verdict. shown: ways to prompt a model among the
+    candidates. measures_kl: whether the last system's distance to its base is measured.
 
     Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
-    searches = search_kind(candidates) is not None  # a search always has an order to compare with
-    num_others = len(baselines.predictions) + searches
+    limits, searches = (max_new_tokens, max_thinking_tokens), search_kind(candidates) is not None
+    num_others = len(baselines.predictions) + searches  # a search always has an order to compare with
     bar, of_bar = comparable_bar(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
     bar, people = on_judged_rows(bar, held_out.path, examples)
     of_labels = label_metrics(metrics, examples, train)
+    labels = tuple(name for one in of_labels for name in one.labelling.labels)
+    rows = LabelledRows(labels, examples, train, bar, validation)
     # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:
-        limits, asked = (max_new_tokens, max_thinking_tokens), (metrics, of_labels)
-        labels = tuple(name for one in of_labels for name in one.labelling.labels)
-        rows = LabelledRows(labels, examples, train, bar, validation)
-        every = judged_together(context, pool, candidates, shown, baselines, rows, asked, limits)
-        judged, last = every.judged, (candidates[-1], pool, every.systems)
-        confidence, why = label_confidence_of(rows, *last, baselines, context.progress)
+        every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
+        judged = every.judged
+        confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
         kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [one for one in judged.comparisons if one.baseline not in beside]
-    held = (bar, people)
-    words = _verdict(judged.systems, counted, metrics, examples, held_out, held, bool(of_labels), confidence)
+    words = _verdict(judged.systems, counted, metrics, rows, held_out, people, confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -383,13 +377,12 @@ def _verdict(
     results: Sequence[SystemResult],
     comparisons: Sequence[Comparison],
     metrics: Sequence[MetricName],
-    examples: Sequence[Example],
+    rows: LabelledRows,
     held_out: HeldOut,
-    bar: tuple[Bar | None, Mapping[str, bool]],
-    are_labels: bool,
+    people: Mapping[str, bool],
     confidence: Sequence[LabelConfidence],
 ) -> Verdict | None:
-    """The verdict on the last system; None where it is alone. bar: with the rows on which two people agree."""
+    """The verdict on the last system; None where it is alone. people: by row, whether two of them agree."""
     from luthier.ml.evaluation.compare import primary_metric, verdict
 
     if len(results) < 2:
@@ -397,13 +390,13 @@ def _verdict(
     return verdict(
         results,
         comparisons,
-        primary=primary_metric(metrics, [e.reference for e in examples]),
+        primary=primary_metric(metrics, [e.reference for e in rows.examples]),
         num_leaked=held_out.num_leaked,
         num_same_prompt=held_out.num_same_prompt,
         num_rows_in_file=len(held_out.examples),
-        bar=bar[0],
-        people=bar[1],
-        are_labels=are_labels,
+        bar=rows.bar,
+        people=people,
+        are_labels=bool(rows.labels),
         confidence=confidence,
     )
 
