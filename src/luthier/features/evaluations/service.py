@@ -344,8 +344,7 @@ def _judge(
     of_labels = label_metrics(metrics, examples, train)
     labels = tuple(name for one in of_labels for name in one.labelling.labels)
     rows = LabelledRows(labels, examples, train, bar, validation)
-    # One model in memory at a time; systems with the same weights share one engine.
-    with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:
+    with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:  # one model in memory at a time
         every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
         judged = every.judged
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
