@@ -142,9 +142,7 @@ def judge_run(
     return _with_forgetting(context, evaluation, [base, candidates[-1]], prepared, stop)
 
 
-def _reference(
-    context: Context, plan: Plan, held_out: Sequence[Example]
-) -> tuple[list[Candidate], tuple[str, ...]]:
+def _reference(context: Context, plan: Plan, held_out: Sequence[Example]) -> tuple[list[Candidate], tuple[str, ...]]:
     """The run that the plan names to be judged beside the tuned model, and what a reader should know of it.
 
     A reference run that was deleted while this run was trained is left out: the evaluation is worth more than that.

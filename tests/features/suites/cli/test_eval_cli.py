@@ -70,7 +70,9 @@ def test_metrics_are_named_by_commas() -> None:
         parse_metrics("bleu,rogue")
 
 
-@pytest.mark.parametrize("text", ["", "much", "=0.9", "bleu=", "bleu=much", "nan", "bleu=inf", "0.9=bleu", "agreement="])
+@pytest.mark.parametrize(
+    "text", ["", "much", "=0.9", "bleu=", "bleu=much", "nan", "bleu=inf", "0.9=bleu", "agreement="]
+)
 def test_a_bar_without_a_number_is_refused(luthier, text: str) -> None:  # type: ignore[no-untyped-def]
     done = luthier("eval", "run-1", "base", "--data", "t.jsonl", "--good-enough", text, "--json")
     assert done.code == 2
