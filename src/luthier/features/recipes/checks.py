@@ -388,9 +388,8 @@ def agreed_rows(metric: str, column: str, examples: Sequence[Example], file: Pat
         )
     given: dict[str, str] = {}
     for row in read_rows(open_source(file)):
-        found = row.fields.get(like[0]) if isinstance(row, Row) else None
-        if found is not None and (text := str(found).strip()):
-            given[row.id] = text
+        if isinstance(row, Row) and (found := row.fields.get(like[0])) is not None and str(found).strip():
+            given[row.id] = str(found).strip()
     both = [(one.id, given[one.id], one.reference) for one in examples if one.id in given and one.reference is not None]
     if not both:
         return {}
