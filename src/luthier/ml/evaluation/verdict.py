@@ -216,7 +216,7 @@ def _held_against_people(
     of_rows = f"{bar.num_rows:,} {'row' if bar.num_rows == 1 else 'rows'}"
     return "yes" if found.low >= 0 else "no", (
         f"It {word} the agreement of two people: {agree} of {of_rows}, and it is right in "
-        f"{100 * statistics.fmean(model):.0f}% of them ({found.difference:+.3g} [{found.low:+.3g}, {found.high:+.3g}])."
+        f"{100 * statistics.fmean(model):.0f}% of them ({found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}])."
     )
 
 
