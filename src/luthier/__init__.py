@@ -77,7 +77,8 @@ def evaluate(
     metrics: None takes those that the rows can be judged by: text and likelihood, of plain text likelihood alone.
     max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None takes them from the lengths of
     the rows' own. good_enough: what the system has to reach, in the metric of the verdict, or as
-    {"metric": "label_accuracy", "value": 0.9}.
+    {"metric": "label_accuracy", "value": 0.9}, or {"agreement": "second_label"}, the column with a second person's
+    answers.
     """
     from luthier import python_api
 

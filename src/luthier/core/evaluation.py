@@ -149,9 +149,12 @@ AlternativeKind = Literal[
     "few_shot",
     "instruction",
     "optimised_prompt",
+    "label_likelihood",
     "head",
+    "run",
 ]
-"""What one could use instead of the judged model: a baseline without a language model, or the base, prompted."""
+"""What one could use instead of the judged model: a baseline without a language model, the base as it is prompted or
+asked for its likeliest label, or another run."""
 AlternativeWord = Literal["better", "worse", "not_distinguishable"]
 ALTERNATIVE_WORDS: Final[dict[VerdictWord, AlternativeWord]] = {
     "better": "better",
@@ -207,7 +210,8 @@ class ReliabilityBin(FrozenModel):
 class Coverage(FrozenModel):
     """Which share of cases a system can answer alone at an accuracy, the rest going to a person.
 
-    The threshold is chosen on other rows than those that it is judged on (`luthier.ml.evaluation.metrics.calibration`).
+    The threshold is chosen on other rows than those that it is judged on (`luthier.ml.evaluation.metrics.calibration`):
+    on validation rows, or, without enough of them, on the held-out rows of the other folds.
 
     Attributes:
         asked: the accuracy that was asked for.
@@ -220,6 +224,9 @@ class Coverage(FrozenModel):
         accuracy: of those that it answers alone, the share that is right; None where it answers none.
         low: lower end of the exact 95% interval of the accuracy.
         high: upper end.
+        chosen_on: the rows that chose the threshold. `held_out`: each fifth of the held-out rows is answered with a
+            threshold from the others, and `threshold` is that of all of them.
+        num_validation_rows: validation rows that chose it; 0 where held-out rows did.
     """
 
     asked: float
@@ -232,6 +239,8 @@ class Coverage(FrozenModel):
     accuracy: float | None
     low: float | None
     high: float | None
+    chosen_on: Literal["held_out", "validation"] = "held_out"
+    num_validation_rows: int = 0
 
     @property
     def is_shown(self) -> bool:
@@ -251,6 +260,8 @@ class LabelConfidence(FrozenModel):
         confidence: of each row, in their order, the probability of its likeliest label.
         is_right: of each row, whether that label is its own.
         coverage: which share of cases it can answer alone; None where no accuracy is asked for.
+        validation_confidence: as `confidence`, of the validation rows that choose a threshold; empty where none do.
+        validation_is_right: of each of these, whether the label is its own.
     """
 
     system: str
@@ -261,6 +272,8 @@ class LabelConfidence(FrozenModel):
     confidence: tuple[float, ...]
     is_right: tuple[bool, ...]
     coverage: Coverage | None = None
+    validation_confidence: tuple[float, ...] = ()
+    validation_is_right: tuple[bool, ...] = ()
 
 
 class RowsPoint(FrozenModel):

@@ -13,11 +13,20 @@ class Bar(FrozenModel):
 
     Attributes:
         metric: the metric's name.
-        value: the figure that is asked for, in the metric's unit.
+        value: the figure that is asked for, in the metric's unit; with `agreement` the share of rows on which two
+            people agree.
+        agreement: the column of the rows that has a second person's answer; None where a figure was asked for.
+        low: lower end of the 95% interval of that share; None without `agreement`.
+        high: upper end.
+        num_rows: rows with two answers; None without `agreement`.
     """
 
     metric: str
     value: float
+    agreement: str | None = None
+    low: float | None = None
+    high: float | None = None
+    num_rows: int | None = None
 
 
 class Prompting(FrozenModel):
@@ -25,16 +34,18 @@ class Prompting(FrozenModel):
 
     Attributes:
         kind: `few_shot`: examples, with or without an instruction; `instruction`: an instruction alone;
-            `optimised_prompt`: what a search over prompts found best on rows that are not judged.
+            `optimised_prompt`: what a search over prompts found best on rows that are not judged; `label_likelihood`:
+            the rows' own text, and the answer is the label that the model finds likeliest, not what it writes.
         instruction: its text; empty for none.
         examples: which training rows are shown: the same ones before all prompts (`drawn`), the ones that are nearest
             to each prompt (`nearest`), or none.
         num_draws: draws of the examples that the figures are means over; intervals hold for other draws, too.
-        extra_prompt_tokens: tokens that this adds to a prompt, on average over the judged rows (and the draws).
+        extra_prompt_tokens: tokens that this adds to a prompt, on average over the judged rows (and the draws); of
+            `label_likelihood` those of the prompt with each label, less the prompt once.
         search_tokens: tokens that the search for it has read and written; 0 without one.
     """
 
-    kind: Literal["few_shot", "instruction", "optimised_prompt"]
+    kind: Literal["few_shot", "instruction", "optimised_prompt", "label_likelihood"]
     instruction: str = ""
     examples: Literal["none", "drawn", "nearest"] = "none"
     num_draws: int = 1
@@ -72,6 +83,9 @@ class EvaluationPlan(FrozenModel):
         instruction: an instruction that the base is also judged with; empty for none.
         instruction_with_examples: whether it is also judged with that and the nearest training rows together.
         optimised_prompt_tokens: of a search for the base's best prompt; 0: none.
+        num_scored_labels: labels whose likelihoods are asked of models that write; 0: the answers are no labels, or
+            asking would take too long.
+        reference_run: an earlier run that is judged beside the tuned model; None: none.
     """
 
     metrics: tuple[MetricName, ...]
@@ -85,3 +99,5 @@ class EvaluationPlan(FrozenModel):
     instruction: str = ""
     instruction_with_examples: bool = False
     optimised_prompt_tokens: int = 0
+    num_scored_labels: int = 0
+    reference_run: str | None = None

@@ -19,16 +19,32 @@ class GoodEnoughRecipe(FrozenModel):
     Attributes:
         metric: one that is measured, such as `label_accuracy`; None: the one that the verdict rests on.
         value: the figure that is asked for, in the metric's unit.
+        agreement: in place of it, the column of the held-out rows with a second person's answers: the model has to be
+            right as often as these agree with the rows' own answers.
     """
 
     metric: str | None = None
-    value: Annotated[float, Field(allow_inf_nan=False)]
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    agreement: Annotated[str, Field(min_length=1)] | None = None
+
+    @property
+    def wanted(self) -> str:
+        """`0.9`, or `the agreement of two people (column second_label)`."""
+        if self.value is not None:
+            return f"{self.value:g}"
+        return f"the agreement of two people (column {self.agreement})"
 
     @model_validator(mode="before")
     @classmethod
     def _plain_number(cls, given: Any) -> Any:
         # bool is a subclass of int: `good_enough: true` must stay an error.
         return {"value": given} if isinstance(given, int | float) and not isinstance(given, bool) else given
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> GoodEnoughRecipe:
+        if (self.value is None) == (self.agreement is None):
+            raise ValueError("either a value, or agreement: the column with a second person's answers")
+        return self
 
 
 class OptimisedPromptRecipe(FrozenModel):
@@ -51,6 +67,7 @@ class EvaluationRecipe(FrozenModel):
         max_thinking_tokens: of a thought before it, beside these; 0: both share them.
         max_samples: judge only the first N by stable hash.
         good_enough: what the tuned model has to reach; None: nothing.
+        reference_run: the id of an earlier run, such as today's model, that is judged beside the tuned model.
     """
 
     metrics: tuple[MetricName, ...] | None = None
@@ -63,3 +80,4 @@ class EvaluationRecipe(FrozenModel):
     max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
     max_samples: Annotated[int, Field(ge=1)] | None = None
     good_enough: GoodEnoughRecipe | None = None
+    reference_run: str | None = None

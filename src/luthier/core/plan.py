@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.core.aliases import new_key
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.dataset import DatasetProfile, Overlong, SplitProvenance
-from luthier.core.evaluation_plan import EvaluationPlan
+from luthier.core.evaluation_plan import Bar, EvaluationPlan
 from luthier.core.forward_path import ForwardPath
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
@@ -441,7 +441,11 @@ class Plan(FrozenModel):
         # What a plan's evaluation has had from the beginning has no default.
         fields = EvaluationPlan.model_fields.items()
         unused_of_evaluation = {n for n, field in fields if getattr(self.evaluation, n) == field.default}
-        excluded["evaluation"] = unused_of_evaluation
+        # It follows from the rows, which are in the hash.
+        excluded["evaluation"] = dict.fromkeys(unused_of_evaluation | {"num_scored_labels"}, True)
+        if (bar := self.evaluation.good_enough) is not None:
+            unused_of_bar = {n for n, field in Bar.model_fields.items() if getattr(bar, n) == field.default}
+            excluded["evaluation"]["good_enough"] = unused_of_bar
         if self.objective.name == "sft" and self.objective.loss_weighting == "token":
             excluded["objective"]["loss_weighting"] = True
         later = ("neftune_alpha", "average", "packing", "compile")

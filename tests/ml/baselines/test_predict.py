@@ -69,5 +69,39 @@ def test_half_a_surrogate_in_a_row_is_no_reason_to_fail() -> None:
     assert predict(rows, rows, progress=SilentProgress()).predictions
 
 
+def answered(train: list[Example], held_out: list[Example]) -> tuple[dict[str, tuple[str, ...]], str]:
+    """What each baseline answers, and why others are left out."""
+    found = predict(train, held_out, progress=SilentProgress())
+    return {one.name: one.outputs for one in found.predictions}, "; ".join(found.left_out)
+
+
+def test_one_class_only_is_answered_by_the_commonest_answer() -> None:
+    found, left_out = answered([example(n, f"Dish {n}", "good") for n in range(30)], labelled(4, start=100))
+    assert found[MAJORITY] == ("good",) * 4
+    assert LINEAR not in found
+    assert f"{LINEAR}: all training rows have the same answer" in left_out
+
+
+def test_a_class_that_was_never_trained_is_answered_with_another_one() -> None:
+    held_out = [*labelled(4, start=100), example(200, "Dish 200 was splendid", "never trained")]
+    found, _ = answered(labelled(60), held_out)
+    assert found[LINEAR] == ("good", "bad", "good", "bad", "good")
+    assert {text for outputs in found.values() for text in outputs} == {"good", "bad"}
+
+
+def test_empty_answers_are_answers() -> None:
+    rows = [example(n, f"Dish {n} was {('splendid', 'nothing')[n % 2]}", ("good", "")[n % 2]) for n in range(60)]
+    found, _ = answered(rows, [example(200, "Dish 200 was nothing", "")])
+    assert found[LINEAR] == ("",)
+
+
+def test_five_thousand_classes_leave_the_classifier_out_and_not_the_others() -> None:
+    rows = [example(n, f"word{n % 5_000} {n}", f"label {n % 5_000}") for n in range(10_000)]
+    found, left_out = answered(rows, [example(20_000, "word4321", "label 4321")])
+    assert f"{LINEAR}: 5,000" in left_out
+    assert found[NEAREST] == ("label 4321",)
+    assert found[MAJORITY] == ("label 0",), "of equally common answers the first"
+
+
 def test_labels_are_compared_without_case_and_spaces() -> None:
     assert same_label(" Very\n Good") == same_label("very good")

@@ -70,6 +70,8 @@ def test_a_class_that_was_never_trained_is_always_wrong() -> None:
     assert known.is_right[1:] == unknown.is_right[1:]
     assert not unknown.is_right[0]
     assert known.coverage is None
+    empty = label_confidence("tuned", given, Labelling(("bad", "good")), ["", *references[1:]], None)
+    assert not empty.is_right[0], "an empty answer is no label either"
 
 
 def test_a_calibrated_system_answers_a_share_alone() -> None:
@@ -135,5 +137,37 @@ def test_the_share_in_words(found: Coverage, sentence: str) -> None:
 
 
 def test_confidence_that_says_nothing_gives_no_share() -> None:
-    found = coverage_at([0.9] * 40, [True, False] * 20, 0.9)
+    given = np.full((40, 2), [0.9, 0.1])
+    found = coverage_at(label_confidence("tuned", given, Labelling(("bad", "good")), ["bad", "good"] * 20, None), 0.9)
     assert (found.threshold, found.num_answered, found.is_shown) == (None, 0, False)
+    assert (found.chosen_on, found.num_validation_rows) == ("held_out", 0)
+
+
+def test_validation_rows_choose_the_threshold_and_held_out_rows_show_what_it_is_worth() -> None:
+    (given, references), labelling = made(400), Labelling(("bad", "good"))
+    # Only the surest of them are right, so that the threshold must come from here.
+    other = (np.array([[0.99, 0.01]] * 30 + [[0.97, 0.03]] * 30), ["bad"] * 30 + ["good"] * 30)
+    bar = Bar(metric="label_accuracy", value=0.9)
+    found = label_confidence("tuned", given, labelling, references, bar, validation=other)
+    coverage = found.coverage
+    assert coverage is not None
+    assert (coverage.chosen_on, coverage.num_validation_rows, coverage.threshold) == ("validation", 60, 0.99)
+    answered = np.array(found.confidence) >= 0.99
+    assert (coverage.num_answered, coverage.num_rows) == (int(answered.sum()), 400)
+    assert coverage.accuracy == pytest.approx(np.array(found.is_right)[answered].mean())
+    assert confidence_details(found)[1].endswith("by a threshold from 60 validation rows.")
+    assert coverage_at(found, 0.9) == coverage, "what is priced later is what the verdict says"
+    alone = label_confidence("tuned", given, labelling, references, bar)
+    assert alone.coverage is not None
+    assert alone.coverage.chosen_on == "held_out"
+    assert alone.coverage.threshold != 0.99
+    assert confidence_details(alone)[1].endswith("from other held-out rows (five folds).")
+
+
+def test_validation_rows_that_reach_the_bar_nowhere_leave_nothing_to_answer_alone() -> None:
+    given, references = made(400)
+    other = (np.full((40, 2), [0.9, 0.1]), ["bad", "good"] * 20)
+    bar = Bar(metric="label_accuracy", value=0.9)
+    found = label_confidence("tuned", given, Labelling(("bad", "good")), references, bar, validation=other).coverage
+    assert found is not None
+    assert (found.threshold, found.num_answered, found.chosen_on) == (None, 0, "validation")

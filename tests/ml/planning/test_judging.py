@@ -10,6 +10,7 @@ from tests.ml.planning.conftest import profile
 from tests.ml.planning.shapes import judging
 
 from luthier.core.cost import Device, MachineLoad
+from luthier.core.evaluation_plan import Bar
 from luthier.core.plan import Plan
 from luthier.ml.evaluation import kl_to_base
 from luthier.ml.inference import batch_generate, likelihood
@@ -47,6 +48,41 @@ def test_what_a_plan_judges_is_read_off_its_rows_and_metrics(make_plan: Callable
     # 30 rows of 30 tokens, twice, and twice more for the distance of tuned model and base
     assert scored.measures_kl
     assert scored.num_scored_tokens == 3600
+
+
+def test_scoring_labels_is_part_of_what_judging_reads(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan({"evaluation": {"metrics": ["label_accuracy"], "few_shot": 0, "max_samples": 30}})
+    splits = {"held_out": profile("held_out", 50), "validation": profile("validation", 40)}
+
+    def read(**evaluation: object) -> tuple[int, float]:
+        data = plan.data.model_copy(update=splits)
+        asked = plan.evaluation.model_copy(update=evaluation)
+        found = judging_of(plan.model_copy(update={"data": data, "evaluation": asked}), base_parameters=1000)
+        assert found is not None
+        return found.num_labelled, found.num_scored_tokens
+
+    _, without = read()
+    # 30 rows with each of 3 labels, by base and tuned model; a row and its answer have 30 tokens.
+    assert read(num_scored_labels=3) == (180, without + 180 * 30)
+    bar = Bar(metric="label_accuracy", value=0.9)
+    # The tuned model also scores the 40 validation rows that choose its threshold.
+    assert read(num_scored_labels=3, good_enough=bar) == (300, without + 300 * 30)
+    assert read(num_scored_labels=3, good_enough=bar.model_copy(update={"metric": "macro_f1"}))[0] == 180
+
+
+def test_a_reference_run_is_one_more_system(
+    make_plan: Callable[..., Plan], structure: Structure, make_workload: Make, device: Device
+) -> None:
+    plan = make_plan({"evaluation": {"metrics": ["rouge"], "few_shot": 0}})
+    data = plan.data.model_copy(update={"held_out": profile("held_out", 50)})
+    asked = plan.evaluation.model_copy(update={"reference_run": "run-20260101-120000-abcdef"})
+    found = judging_of(plan.model_copy(update={"data": data, "evaluation": asked}), base_parameters=1000)
+    assert found is not None
+    assert (found.systems, found.num_other_runs) == ((False, True, True), 1)
+    work = make_workload(structure)
+    with_it, without = (replace(work, judging=one) for one in (found, replace(found, num_other_runs=0)))
+    seconds = [judging_seconds(one, device, step_seconds(one, device)).value for one in (with_it, without)]
+    assert seconds[0] > seconds[1], "its model is loaded as well"
 
 
 def test_both_models_logits_take_no_more_than_one_scored() -> None:

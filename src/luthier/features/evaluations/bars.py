@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.evaluation_plan import Bar
 from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id
-from luthier.features.recipes.checks import resolve_bar
+from luthier.features.recipes.checks import agreed_rows, resolve_bar
 from luthier.platform.home.context import Context
 
 
@@ -20,22 +21,46 @@ def bar_of(
     metrics: Sequence[MetricName],
     examples: Sequence[Example],
     train: Sequence[Example],
+    file: Path,
 ) -> tuple[Bar | None, tuple[str, ...]]:
     """What the candidate has to reach, and a note where the bar of its run does not fit these rows.
+
+    file: of the judged rows.
 
     Raises:
         RequestError: what is asked for itself cannot be held against.
     """
     if asked is not None or not is_id(candidate, "run"):
-        return resolve_bar(asked, metrics, examples, train), ()
+        return resolve_bar(asked, metrics, examples, train, file=file), ()
     own = context.runs.plan(candidate).evaluation.good_enough
     if own is None:
         return None, ()
+    wanted = {"value": own.value} if own.agreement is None else {"agreement": own.agreement}
+    again = GoodEnoughRecipe.model_validate({"metric": own.metric, **wanted})
     try:
-        return resolve_bar(GoodEnoughRecipe(metric=own.metric, value=own.value), metrics, examples, train), ()
+        return resolve_bar(again, metrics, examples, train, file=file), ()
     except RequestError as error:
         # Nobody asked for it here: rows that have no place for it are judged all the same.
         return None, (_not_held_against(own, error.came),)
+
+
+def on_judged_rows(
+    bar: Bar | None, file: Path | None, examples: Sequence[Example]
+) -> tuple[Bar | None, Mapping[str, bool]]:
+    """A bar of agreement on the judged rows alone, and on which of them two people agree; another bar as it is.
+
+    Args:
+        bar: Of all held-out rows.
+        file: They were read from.
+        examples: The judged ones.
+    """
+    from luthier.ml.evaluation.verdict import bar_of_agreement
+
+    if bar is None or bar.agreement is None:
+        return bar, {}
+    agreed = agreed_rows(bar.metric, bar.agreement, examples, file)
+    # Without any of them the verdict says so.
+    return (bar_of_agreement(bar.metric, bar.agreement, agreed) if agreed else bar), agreed
 
 
 def _not_held_against(bar: Bar, why: str) -> str:

@@ -1,4 +1,4 @@
-"""Baselines without a language model in an evaluation: fitted, judged beside the models, and on parts of the rows."""
+"""What a tuned model has to beat, in an evaluation: fitted, judged beside the models, and on parts of the rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from luthier.core.dataset import Example
 from luthier.core.evaluation import Verdict
 from luthier.core.evaluation_recipe import MetricName
 from luthier.core.ports import Progress
+from luthier.features.evaluations.label_scores import LIKELIEST_LABEL, LabelledRows, likeliest_label, untrained_base
 from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together, found_prompt
 from luthier.features.evaluations.systems import search_kind, search_systems
 from luthier.features.generation.engines import EnginePool
@@ -54,13 +55,15 @@ class Together(NamedTuple):
 
     Attributes:
         candidates: with the one whose prompt was searched for.
-        systems: of these and the baselines, the last candidate last.
+        by_candidate: the system of each candidate.
+        systems: all of them, the last candidate last.
         judged: the figures, draws of examples as one system.
         notes: of the search for a prompt, the rows and the baselines.
-        left_out: baselines that do not fit, each with the reason.
+        left_out: baselines and ways to use the base that do not fit, each with the reason.
     """
 
     candidates: tuple[Candidate, ...]
+    by_candidate: tuple[SystemUnderTest, ...]
     systems: tuple[SystemUnderTest, ...]
     judged: Judged
     notes: tuple[str, ...]
@@ -73,16 +76,16 @@ def judged_together(
     candidates: Sequence[Candidate],
     shown: Prompted,
     baselines: BaselineSet,
-    rows: tuple[Sequence[Example], Sequence[Example]],
+    rows: LabelledRows,
     metrics: tuple[Sequence[MetricName], Sequence[MetricDefinition]],
     limits: tuple[int | None, int | None],
 ) -> Together:
-    """Judge all candidates and baselines, and a prompt that is searched for before.
+    """Judge all candidates and baselines, a prompt that is searched for before, and the base's likeliest label.
 
     Where a candidate searches documents, all are judged by how they order them.
 
-    rows: judged ones, and training rows as far as they are known. metrics: those that were asked for, and further ones.
-    limits: tokens of answer and thought.
+    rows: judged ones, and training rows as far as they are known; their labels, if they have some. metrics: those that
+    were asked for, and further ones. limits: tokens of answer and thought.
     """
     from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge_in_full
@@ -90,23 +93,32 @@ def judged_together(
 
     definitions = as_definitions([*metrics[0], *metrics[1]])
     if (kind := search_kind(candidates)) is not None:
-        searched = search_systems(kind, candidates, pool, *rows)
+        searched = search_systems(kind, candidates, pool, rows.examples, rows.train)
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         judged = judge_in_full(searched.systems, metrics=definitions, seed=0, progress=context.progress)
-        return Together(tuple(candidates), searched.systems, judged, searched.notes, searched.left_out)
+        own = searched.systems
+        return Together(tuple(candidates), own, own, judged, searched.notes, searched.left_out)
 
     def build(candidate: Candidate) -> SystemUnderTest:
         engine = pool.engine(candidate)
-        return system_under_test(candidate, engine, rows[0], limits[0], max_thinking_tokens=limits[1])
+        return system_under_test(candidate, engine, rows.examples, limits[0], max_thinking_tokens=limits[1])
 
     found = found_prompt(shown, pool.engine, metrics[0], *limits, progress=context.progress)
     every = (*candidates[:-1], *found.candidates, candidates[-1])
     systems, draws = as_systems(every, shown.draws, build)
+    by_candidate, left_out = tuple(systems), baselines.left_out
     # Before the last system, which is the one that is judged.
     systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
+    if rows.labels and (place := untrained_base(every)) is not None:
+        choice, why = likeliest_label(rows, every[place], pool.engine(every[place]), systems[place])
+        if choice is None:
+            left_out = (*left_out, f"{every[place].name}, {LIKELIEST_LABEL}: {why}")
+        else:
+            # Behind its model, which is still loaded then.
+            systems.insert(place + 1, choice)
     judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
     judged = draws_together(judged, draws, definitions)
-    return Together(every, tuple(systems), judged, (*found.notes, *baselines.notes), baselines.left_out)
+    return Together(every, by_candidate, tuple(systems), judged, (*found.notes, *baselines.notes), left_out)
 
 
 def with_learning_curve(

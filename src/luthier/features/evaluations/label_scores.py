@@ -1,15 +1,21 @@
-"""How likely the judged model finds each label of the rows, beside the probabilities of baselines."""
+"""How likely models find each label of the rows, beside the probabilities of baselines.
+
+The likelihoods of the judged model say how far its confidence can be believed. Those of the base model are also one of
+the ways to use it without training: it answers with the label that it finds likeliest, in place of writing one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from luthier.core.dataset import Example
+from luthier.core.dataset import Example, TokenisedExample
+from luthier.core.errors import RequestError
 from luthier.core.evaluation import LabelConfidence
-from luthier.core.evaluation_plan import Bar
-from luthier.core.ports import Progress
+from luthier.core.evaluation_plan import Bar, Prompting
+from luthier.core.ids import is_id
+from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate, TemplatedEngine
 from luthier.features.recipes.checks import check_lengths
@@ -20,123 +26,264 @@ if TYPE_CHECKING:
 
     from luthier.ml.baselines.predict import BaselineSet
     from luthier.ml.evaluation.compare import SystemUnderTest
+    from luthier.ml.evaluation.metrics.classification import Labelling
+
+LIKELIEST_LABEL: Final = "likeliest label"
+"""Ends the name of a model that is asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledRows:
-    """Rows whose answers are labels.
+    """What is judged, with the labels that its answers are.
 
     Attributes:
         labels: What the answers are; empty where they are no labels.
         examples: The judged rows.
         train: The rows that were trained on, as far as they are known.
         bar: What the judged model has to reach.
+        validation: Rows that were neither trained on nor are judged, to choose a threshold of confidence by.
     """
 
     labels: tuple[str, ...]
     examples: tuple[Example, ...]
     train: Sequence[Example]
     bar: Bar | None
+    validation: Sequence[Example] = ()
+
+    @property
+    def labelling(self) -> Labelling:
+        """The labels that training rows have: those that have a probability."""
+        from luthier.ml.evaluation.label_confidence import trained_labels
+        from luthier.ml.evaluation.metrics.classification import Labelling
+
+        return Labelling(trained_labels(self.labels, [e.reference for e in self.train if e.reference is not None]))
+
+    def why_not_scored(self, num_tokens: int) -> str:
+        """Why no model that writes is asked how likely each label is; empty where it is.
+
+        Args:
+            num_tokens: of all judged rows, each with its own answer; 0 for a task head, which reads a prompt once.
+        """
+        from luthier.ml.evaluation.label_confidence import why_left_out
+
+        has_thoughts = bool(num_tokens) and any(one.thought for one in self.examples)
+        return why_left_out(self.labelling.labels, len(self.examples), num_tokens, has_thoughts=has_thoughts)
+
+
+class LabelChoice:
+    """An engine that answers with the label that a model finds likeliest; of equally likely ones the first.
+
+    Args:
+        engine: Of the model.
+        rows: Each row with each label as its answer, row by row.
+        labels: The labels.
+    """
+
+    def __init__(self, engine: Engine, rows: Sequence[TokenisedExample], labels: Sequence[str]) -> None:
+        self._engine, self._rows, self._labels = engine, rows, labels
+        self.probabilities: NDArray[np.float64] | None = None
+        """[rows, labels], once it has answered."""
+
+    @property
+    def name(self) -> str:
+        return self._engine.name
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:  # noqa: ARG002
+        """The likeliest label of each row that it was made for."""
+        from luthier.ml.evaluation.metrics.calibration import softmax
+
+        scores = _log_likelihoods(self._engine, self._rows, len(self._labels), progress)
+        self.probabilities = softmax(scores)
+        return [
+            Generation(text=self._labels[place], num_prompt_tokens=0, num_new_tokens=0, finish_reason="stop")
+            for place in scores.argmax(axis=1).tolist()
+        ]
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
+        """Nothing: no metric asks it for likelihoods (`SystemUnderTest.takes`)."""
+        return []
+
+    def close(self) -> None:
+        """The model belongs to its pool."""
+
+
+def untrained_base(candidates: Sequence[Candidate]) -> int | None:
+    """The place of the first model before the judged one that is neither trained nor prompted; None without one."""
+    return next(
+        (
+            place
+            for place, one in enumerate(candidates[:-1])
+            if not (one.is_prompted or one.adapter_path or one.has_task_head or is_id(one.name, "run"))
+        ),
+        None,
+    )
+
+
+def likeliest_label(
+    rows: LabelledRows, base: Candidate, engine: TemplatedEngine, beside: SystemUnderTest
+) -> tuple[SystemUnderTest | None, str]:
+    """A base model that answers with the label that it finds likeliest, as a system; or why there is none.
+
+    Args:
+        rows: What is judged; their answers are labels.
+        base: The model, with nothing in its prompt.
+        engine: Scores.
+        beside: The same model as it is judged by what it writes.
+    """
+    from luthier.ml.evaluation.systems import num_prompt_tokens
+
+    if why := rows.why_not_scored(sum(row.num_tokens for row in beside.tokenised)):
+        return None, why
+    labels = rows.labelling.labels
+    try:
+        made = _with_each_label(base, engine, rows.examples, labels)
+    except RequestError as error:
+        return None, error.came
+    read, plain = sum(row.num_tokens for row in made), sum(map(num_prompt_tokens, beside.tokenised))
+    system = replace(
+        beside,
+        name=f"{base.name}, {LIKELIEST_LABEL}",
+        engine=LabelChoice(engine, made, labels),
+        tokenised=(),
+        num_bytes=(),
+        earlier=(),
+        prompting=Prompting(kind="label_likelihood", extra_prompt_tokens=(read - plain) / len(rows.examples)),
+    )
+    return system, ""
 
 
 def label_confidence_of(
     rows: LabelledRows,
     candidate: Candidate,
     pool: EnginePool,
-    judged: SystemUnderTest,
+    systems: Sequence[SystemUnderTest],
     baselines: BaselineSet,
     progress: Progress,
 ) -> tuple[tuple[LabelConfidence, ...], str]:
-    """How sure the judged model and the baselines with probabilities are of each label; and why the model has none.
+    """How sure the judged model and those with probabilities beside it are of each label; and why the model has none.
 
     Args:
         rows: What was judged.
         candidate: The judged model.
         pool: Has its engine.
-        judged: The same as it was judged.
+        systems: All systems as they were judged, that model last.
         baselines: Those that answered the same rows.
         progress: Shows the scoring.
     """
     if not rows.labels:
         return (), ""
-    from luthier.ml.evaluation.label_confidence import (
-        MIN_ROWS,
-        arranged,
-        label_confidence,
-        trained_labels,
-        why_left_out,
-    )
-    from luthier.ml.evaluation.metrics.calibration import softmax
-    from luthier.ml.evaluation.metrics.classification import Labelling
-    from luthier.ml.evaluation.systems import Titled
+    from luthier.ml.evaluation.label_confidence import MIN_ROWS, arranged, label_confidence
 
-    labelling = Labelling(trained_labels(rows.labels, [e.reference for e in rows.train if e.reference is not None]))
+    labelling, judged = rows.labelling, systems[-1]
     given = {
         one.name: arranged(one.classified.probabilities, one.classified.classes, labelling)
         for one in baselines.predictions
         if one.classified is not None and one.classified.probabilities is not None
     }
-    is_head = judged.kind == "head"
-    why = why_left_out(
-        labelling.labels,
-        len(rows.examples),
-        # A head gives all classes in one reading of the prompt.
-        0 if is_head else sum(row.num_tokens for row in judged.tokenised),
-        has_thoughts=not is_head and any(one.thought for one in rows.examples),
-    )
-    titled = Titled(progress, judged.name)
-    if is_head and not why:
-        found, why = _of_head(candidate, pool, judged, titled)
-        if found is not None:
-            given[judged.name] = arranged(*found, labelling)
-    elif not why:
-        scores = _scores(candidate, pool.engine(candidate), rows.examples, labelling.labels, titled)
-        given[judged.name] = softmax(scores)
+    for one in systems:
+        if isinstance(one.engine, LabelChoice) and one.engine.probabilities is not None:
+            given[one.name] = one.engine.probabilities
+    own = _Judged(rows, candidate, pool, judged, labelling, progress)
+    found, why = own.probabilities()
+    if found is not None:
+        given[judged.name] = found
+    other = own.validation() if found is not None else None
     enough = len(rows.examples) >= MIN_ROWS and len(labelling.labels) > 1
     return tuple(
-        label_confidence(name, probabilities, labelling, judged.references, rows.bar)
+        label_confidence(
+            name,
+            probabilities,
+            labelling,
+            judged.references,
+            rows.bar,
+            validation=other if name == judged.name else None,
+        )
         for name, probabilities in (given.items() if enough else ())
     ), why
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """The judged model, whose probabilities are asked for: a head's own, or the softmax of the labels' likelihoods."""
+
+    rows: LabelledRows
+    candidate: Candidate
+    pool: EnginePool
+    system: SystemUnderTest
+    labelling: Labelling
+    progress: Progress
+
+    def probabilities(self) -> tuple[NDArray[np.float64] | None, str]:
+        """Of the judged rows, [rows, labels]; or why there are none."""
+        is_head = self.system.kind == "head"
+        # A head gives all classes in one reading of the prompt.
+        why = self.rows.why_not_scored(0 if is_head else sum(row.num_tokens for row in self.system.tokenised))
+        return (None, why) if why else self._of(self.rows.examples)
+
+    def validation(self) -> tuple[NDArray[np.float64], list[str]] | None:
+        """Of the validation rows, with their answers; None where a threshold is not chosen by them."""
+        from luthier.ml.evaluation.label_confidence import MAX_TOKENS, MIN_ROWS, is_accuracy
+
+        rows = [one for one in self.rows.validation if one.reference is not None and one.prompt is not None]
+        if not is_accuracy(self.rows.bar) or len(rows) < MIN_ROWS:
+            return None
+        num_tokens = sum(row.num_tokens for row in self.system.tokenised) / len(self.system.row_ids) * len(rows)
+        if self.system.kind != "head" and num_tokens * len(self.labelling.labels) > MAX_TOKENS:
+            return None
+        found, _ = self._of(rows)
+        return None if found is None else (found, [one.reference or "" for one in rows])
+
+    def _of(self, examples: Sequence[Example]) -> tuple[NDArray[np.float64] | None, str]:
+        from luthier.ml.evaluation.label_confidence import arranged
+        from luthier.ml.evaluation.metrics.calibration import softmax
+        from luthier.ml.evaluation.systems import Titled
+
+        titled, labels = Titled(self.progress, self.system.name), self.labelling.labels
+        if self.system.kind == "head":
+            found, why = _of_head(self.candidate, self.pool, examples, titled)
+            return (None if found is None else arranged(*found, self.labelling)), why
+        engine = self.pool.engine(self.candidate)
+        try:
+            made = _with_each_label(self.candidate, engine, examples, labels)
+        except RequestError as error:
+            return None, error.came
+        return softmax(_log_likelihoods(engine, made, len(labels), titled)), ""
+
+
 def _of_head(
-    candidate: Candidate, pool: EnginePool, judged: SystemUnderTest, progress: Progress
+    candidate: Candidate, pool: EnginePool, examples: Sequence[Example], progress: Progress
 ) -> tuple[tuple[NDArray[np.float64], tuple[str, ...]] | None, str]:
     """The probabilities of a head, [rows, classes], and its classes; or why it has none."""
+    from luthier.ml.inference.engine_prompts import rewritten_examples
     from luthier.ml.inference.task_model import TaskAnswers
 
     # As the pool itself names the candidate, so that the model is not opened again.
-    engine = pool.load(replace(candidate, template=candidate.chat_template().kind))
+    template = candidate.chat_template()
+    engine = pool.load(replace(candidate, template=template.kind))
     if not isinstance(engine, TaskAnswers) or engine.model.head.kind != "classify":
         return None, "its head gives numbers, and no probability of each"
     if engine.model.head.is_multi_label:
         return None, "a row can have several labels, so their probabilities do not sum to 1"
-    prompts = [one.conversation for one in judged.prompts if one.conversation is not None]
+    rows = rewritten_examples(candidate.opted_turns, examples, template)
+    prompts = [row.prompt for row in rows if row.prompt is not None]
     return (engine.model.probabilities(prompts, progress).double().cpu().numpy(), tuple(engine.model.head.labels)), ""
 
 
-def _scores(
-    candidate: Candidate,
-    engine: TemplatedEngine,
-    examples: Sequence[Example],
-    labels: Sequence[str],
-    progress: Progress,
-) -> NDArray[np.float64]:
-    """How likely a model finds each label as the whole answer, in nats: [rows, labels].
+def _with_each_label(
+    candidate: Candidate, engine: TemplatedEngine, examples: Sequence[Example], labels: Sequence[str]
+) -> list[TokenisedExample]:
+    """Each row with each label as its whole answer, row by row.
 
     Args:
         candidate: The model, whose options of the template and rewritten turns hold; it has no examples in its prompt.
-        engine: Scores.
+        engine: Of that model.
         examples: The rows, each with a prompt and an answer, which is replaced.
         labels: Texts of the labels.
-        progress: Shows the scoring.
 
     Raises:
         DataError: A label has no token, or holds the template's end-of-turn text.
         OverlongError: A row does not fit into the context with one of the labels.
     """
-    import numpy as np
-
     from luthier.ml.data.tokenise.loss_mask import Learning, tokenise, with_answer
     from luthier.ml.inference.engine_prompts import rewritten_examples
 
@@ -146,5 +293,14 @@ def _scores(
     # cost the same with every label.
     made = [tokenise(with_answer(row, label), engine.template, learning) for row in rows for label in labels]
     check_lengths(made, candidate.context_length_tokens, model=candidate.model_name)
-    scores = engine.score(made, progress)
-    return -np.array([score.nll_nats for score in scores], dtype=np.float64).reshape(len(rows), len(labels))
+    return made
+
+
+def _log_likelihoods(
+    engine: Engine, rows: Sequence[TokenisedExample], num_labels: int, progress: Progress
+) -> NDArray[np.float64]:
+    """How likely a model finds each label as the whole answer, in nats: [rows, labels]."""
+    import numpy as np
+
+    scores = engine.score(rows, progress)
+    return -np.array([score.nll_nats for score in scores], dtype=np.float64).reshape(-1, num_labels)

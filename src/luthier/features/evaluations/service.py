@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
-from luthier.core.errors import ConflictError, DataError, LeakageError
+from luthier.core.errors import ConflictError, DataError, LeakageError, ModelSourceError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
 from luthier.core.evaluation_plan import Bar
 from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id, new_id
+from luthier.core.plan import Plan
 from luthier.core.ports import StopCheck
 from luthier.core.run import TrainResult
-from luthier.features.evaluations.bars import bar_of, comparable_bar
+from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_rows
 from luthier.features.evaluations.baselines import fit_baselines, judged_together, with_learning_curve
 from luthier.features.evaluations.judged_heads import JudgedHeads
 from luthier.features.evaluations.kl_to_base import measure_kl
@@ -43,6 +43,7 @@ from luthier.features.models.resolve import (
     find_candidate,
     tuned,
 )
+from luthier.features.planning.evaluation_plan import reference_caveat, rows_of_run
 from luthier.features.planning.service import Prepared
 from luthier.features.planning.training_data import PreparedSplit
 from luthier.features.recipes.checks import (
@@ -53,9 +54,6 @@ from luthier.features.recipes.checks import (
 )
 from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +68,7 @@ class HeldOut:
         num_leaked: Rows that a run among the systems was trained on.
         num_same_prompt: Rows whose prompt occurs in training rows.
         notes: How the rows were read.
+        path: The file itself, where more of it may be read.
     """
 
     file: str
@@ -79,6 +78,7 @@ class HeldOut:
     num_leaked: int = 0
     num_same_prompt: int = 0
     notes: tuple[str, ...] = ()
+    path: Path | None = None
 
 
 def judge_run(
@@ -110,10 +110,15 @@ def judge_run(
     candidates += shown.candidates
     if plan.objective.teacher is not None:
         candidates.append(as_candidate(plan.objective.teacher))
+    reference, of_reference = _reference(context, plan, held_out.examples)
+    candidates += reference
     # The judged system is last: comparisons and tables take the last one as the candidate.
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
     profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
-    rows = HeldOut(profile.file, profile.sha256, profile.num_rows, _that_fit(held_out, prepared), *leaked)
+    judged_rows = _that_fit(held_out, prepared)
+    rows = HeldOut(
+        profile.file, profile.sha256, profile.num_rows, judged_rows, *leaked, of_reference, Path(profile.file)
+    )
     evaluation = _judge(
         context,
         candidates,
@@ -126,6 +131,7 @@ def judge_run(
         # Named in `as_candidate`; the prefix is what tells a teacher from a baseline here.
         beside=[c.name for c in candidates if c.name.startswith("teacher ")],
         train=prepared.train.good_examples,
+        validation=prepared.validation.good_examples if prepared.validation is not None else (),
         bar=plan.evaluation.good_enough,
         stop=stop,
         shown=shown,
@@ -134,6 +140,26 @@ def judge_run(
     if prepared.replay_held_out is None:
         return evaluation
     return _with_forgetting(context, evaluation, [base, candidates[-1]], prepared, stop)
+
+
+def _reference(context: Context, plan: Plan, held_out: Sequence[Example]) -> tuple[list[Candidate], tuple[str, ...]]:
+    """The run that the plan names to be judged beside the tuned model, and what a reader should know of it.
+
+    A reference run that was deleted while this run was trained is left out: the evaluation is worth more than that.
+    """
+    from luthier.ml.inference.models.loading import check_adapter
+
+    run_id = plan.evaluation.reference_run
+    if run_id is None:
+        return [], ()
+    try:
+        found = find_candidate(context, run_id)
+        if found.adapter_path is not None:
+            check_adapter(found.adapter_path)
+    except (RequestError, ModelSourceError) as error:
+        return [], (f"{run_id}, which evaluation.reference_run names, was not judged: {error.came}",)
+    caveat = reference_caveat(context, run_id, held_out, is_allowed=True)
+    return [found], ((f"{run_id}, which is judged beside the tuned model: {caveat}.",) if caveat else ())
 
 
 def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
@@ -239,8 +265,8 @@ def evaluate(
         shots, _ = load_mapped(context, systems, few_shot_from, mapping)
         pool = not_held_out(shots.examples, loaded.examples)
     shown = prompted_as_asked(partial(_base_of, context, systems, resolved), pool or train, ways, loaded.examples)
-    bar, of_bar = bar_of(context, good_enough, systems[0], chosen, loaded.examples, train or pool)
-    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, (*notes, *of_bar))
+    bar, of_bar = bar_of(context, good_enough, systems[0], chosen, loaded.examples, train or pool, data)
+    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, notes + of_bar, data)
     evaluation = _judge(
         context,
         [*resolved[1:], *shown.candidates, resolved[0]],  # from the plain to the tuned
@@ -289,6 +315,7 @@ def _judge(
     run_id: str | None,
     beside: Sequence[str] = (),
     train: Sequence[Example] = (),
+    validation: Sequence[Example] = (),
     bar: Bar | None = None,
     is_bar_asked: bool = True,
     evaluation_id: str | None = None,
@@ -298,32 +325,31 @@ def _judge(
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words; for `train`, see `evaluate`.
 
-    beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
-    train: the rows that baselines without a language model are fitted on; without any there are none.
-    bar: what the last system has to reach to be good enough. is_bar_asked: false where it is only the bar of its run,
-    which is left out with a note where there is no verdict.
-    shown: the ways to prompt a model among the candidates, and the search for one more. measures_kl: whether it is
-    looked at how far the last system moved from its base.
+    beside: names of systems that are shown but are no baseline: a student need not beat its teacher. train: the rows
+    that baselines without a language model are fitted on. validation: rows that choose from which confidence on the
+    last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is only the
+    bar of its run, which is left out with a note where there is no verdict. shown: ways to prompt a model among the
+    candidates. measures_kl: whether the last system's distance to its base is measured.
 
     Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
-    searches = search_kind(candidates) is not None  # a search always has an order to compare with
-    num_others = len(baselines.predictions) + searches
+    limits, searches = (max_new_tokens, max_thinking_tokens), search_kind(candidates) is not None
+    num_others = len(baselines.predictions) + searches  # a search always has an order to compare with
     bar, of_bar = comparable_bar(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
+    bar, people = on_judged_rows(bar, held_out.path, examples)
     of_labels = label_metrics(metrics, examples, train)
-    # One model in memory at a time; systems with the same weights share one engine.
-    with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:
-        limits, asked = (max_new_tokens, max_thinking_tokens), (metrics, of_labels)
-        every = judged_together(context, pool, candidates, shown, baselines, (examples, train), asked, limits)
-        rows = LabelledRows(tuple(name for one in of_labels for name in one.labelling.labels), examples, train, bar)
-        judged, last = every.judged, (candidates[-1], pool, every.systems[-1])
-        confidence, why = label_confidence_of(rows, *last, baselines, context.progress)
+    labels = tuple(name for one in of_labels for name in one.labelling.labels)
+    rows = LabelledRows(labels, examples, train, bar, validation)
+    with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:  # one model in memory at a time
+        every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
+        judged = every.judged
+        confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
         kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
     # Left out of the verdict only: the comparison itself is stored and shown.
     counted = [one for one in judged.comparisons if one.baseline not in beside]
-    words = _verdict(judged.systems, counted, metrics, examples, held_out, bar, bool(of_labels), confidence)
+    words = _verdict(judged.systems, counted, metrics, rows, held_out, people, confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -348,13 +374,12 @@ def _verdict(
     results: Sequence[SystemResult],
     comparisons: Sequence[Comparison],
     metrics: Sequence[MetricName],
-    examples: Sequence[Example],
+    rows: LabelledRows,
     held_out: HeldOut,
-    bar: Bar | None,
-    are_labels: bool,
+    people: Mapping[str, bool],
     confidence: Sequence[LabelConfidence],
 ) -> Verdict | None:
-    """The verdict on the last system; None where it is alone."""
+    """The verdict on the last system; None where it is alone. people: by row, whether two of them agree."""
     from luthier.ml.evaluation.compare import primary_metric, verdict
 
     if len(results) < 2:
@@ -362,12 +387,13 @@ def _verdict(
     return verdict(
         results,
         comparisons,
-        primary=primary_metric(metrics, [e.reference for e in examples]),
+        primary=primary_metric(metrics, [e.reference for e in rows.examples]),
         num_leaked=held_out.num_leaked,
         num_same_prompt=held_out.num_same_prompt,
         num_rows_in_file=len(held_out.examples),
-        bar=bar,
-        are_labels=are_labels,
+        bar=rows.bar,
+        people=people,
+        are_labels=bool(rows.labels),
         confidence=confidence,
     )
 
@@ -384,24 +410,7 @@ def check_leakage(
 
 def training_rows(context: Context, systems: Sequence[str]) -> list[Example]:
     """The rows that the runs among the systems were trained on, as far as their files are still there, unchanged."""
-    from luthier.core.ids import sha256_file
-    from luthier.features.planning.service import training_examples
-
-    found: list[Example] = []
-    for name in systems:
-        if not is_id(name, "run"):
-            continue
-        plan = context.runs.plan(name)
-        path = Path(plan.data.train.file)
-        # Without the very rows the check for leakage would pass for want of evidence.
-        if not path.is_file() or sha256_file(path) != plan.data.train.sha256:
-            raise ConflictError(
-                f"the training file {path} of run {name} is gone or has changed",
-                expected=f"content with digest {plan.data.train.sha256[:12]}: held-out rows are checked against it",
-                do="put the file back as it was",
-            )
-        found.extend(training_examples(plan.recipe))
-    return found
+    return [row for name in systems if is_id(name, "run") for row in rows_of_run(context, name)]
 
 
 def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool) -> tuple[int, int]:

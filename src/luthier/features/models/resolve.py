@@ -369,18 +369,14 @@ def _prompting(
     bare = [tokenise_sides(example, template, learning)[0 if has_pairs else -1] for example in examples]
     added = [num_prompt_tokens(own) - num_prompt_tokens(other) for own, other in zip(tokenised, bare, strict=True)]
     # Examples of which none fits are still what was asked for: a few-shot system of none.
-    is_told = candidate.instruction and not num_shots
-    kind: Literal["few_shot", "instruction", "optimised_prompt"] = "instruction" if is_told else "few_shot"
+    kind: Literal["few_shot", "instruction", "optimised_prompt"] = "few_shot"
     if candidate.search_tokens is not None:
         kind = "optimised_prompt"
+    elif candidate.instruction and not num_shots:
+        kind = "instruction"
     chosen: Literal["none", "drawn", "nearest"] = "nearest" if candidate.num_nearest else "drawn"
     return Prompting(
-        # Examples of which none fits are still what was asked for: a few-shot system of none.
-        kind="optimised_prompt"
-        if candidate.search_tokens is not None
-        else kind
-        if candidate.instruction
-        else "few_shot",
+        kind=kind,
         instruction=candidate.instruction,
         examples=chosen if num_shots else "none",
         num_draws=candidate.num_draws,

@@ -395,7 +395,7 @@ def _head_advice(prepared: Prepared, structure: Structure, device: Device) -> tu
         return ()
 
     plain = replace(judging, systems=(True,), scores=False, measures_kl=False, teacher_share=0.0)
-    plain = replace(plain, num_drawn=0, num_nearest=0, search_tokens=0)
+    plain = replace(plain, num_drawn=0, num_nearest=0, search_tokens=0, num_labelled=0, num_other_runs=0)
 
     def seconds(*, writes: bool = False, num_read: int = 0) -> float:
         own = replace(workload, judging=replace(plain, writes=writes, num_read=num_read))

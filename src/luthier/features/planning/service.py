@@ -8,24 +8,23 @@ to. Files are matched with a proof by their digests, never by their names: a spl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import (
     DatasetProfile,
-    Example,
     Judging,
     Split,
     SplitProvenance,
     TokenisedExample,
     provenance_from,
 )
-from luthier.core.errors import ConflictError, DataError, LeakageError, RecipeError
+from luthier.core.errors import ConflictError, DataError, LeakageError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
-from luthier.core.task_head import SEARCH_KINDS
+from luthier.features.planning.evaluation_plan import with_judging
 from luthier.features.planning.memorisation_probes import canaries_plan
 from luthier.features.planning.training_data import (
     PreparedSplit,
@@ -35,14 +34,7 @@ from luthier.features.planning.training_data import (
     tokenise,
     with_known_classes,
 )
-from luthier.features.recipes.checks import (
-    are_pairs,
-    check_few_shot,
-    check_metrics,
-    check_names,
-    have_text_answers,
-    resolve_bar,
-)
+from luthier.features.recipes.checks import are_pairs, check_names, have_text_answers
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -226,75 +218,12 @@ def prepare(
             context, recipe, template, [split for name, split in splits.items() if "held_out" not in name]
         ),
     )
-    if judged:
-        _check_judged(plan, judged, splits["train"].good_examples)
-    plan = _with_judging(plan, judged, splits["train"].good_examples)
+    plan = with_judging(context, plan, judged, splits["train"].good_examples)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)
     plan = with_budget(context, plan, recipe.budget, prices)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
-
-
-def _check_judged(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> None:
-    """Check that the held-out rows can be judged as the plan says.
-
-    Raises:
-        RequestError: they cannot.
-    """
-    from luthier.ml.evaluation.retrieval import search_task
-
-    check_metrics(plan.evaluation.metrics, judged)
-    check_few_shot(plan.evaluation.few_shot, train, judged)
-    if (head := plan.objective.task_head) is not None and _searches(plan):
-        search_task(head.kind, judged, train)
-
-
-def _searches(plan: Plan) -> bool:
-    head = plan.objective.task_head
-    return head is not None and head.kind in SEARCH_KINDS
-
-
-def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
-    """The plan with what the tuned model has to reach, where the recipe asks for something.
-
-    Raises:
-        RequestError: The metric is not measured, or its figure cannot be the value.
-        RecipeError: There are no rows to judge on.
-    """
-    asked = plan.recipe.evaluation.good_enough if plan.recipe.evaluation is not None else None
-    if asked is None:
-        return plan
-    if not judged:
-        raise RecipeError(
-            f"evaluation.good_enough asks for {asked.value:g}, but the recipe names no held-out rows",
-            expected="data.held_out: a file, or a fraction such as 0.1 to take from the training rows",
-            do="add data.held_out, or remove evaluation.good_enough",
-        )
-    bar = resolve_bar(asked, plan.evaluation.metrics, judged, train)
-    evaluation = plan.evaluation.model_copy(update={"good_enough": bar})
-    return plan.model_copy(update={"evaluation": evaluation})
-
-
-def _with_judging(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
-    """The plan with what has to be reached, and the ways to prompt the base model that are judged beside it.
-
-    Raises:
-        RequestError, RecipeError: what is asked for cannot be judged by these rows and metrics.
-    """
-    from luthier.core.evaluation_recipe import EvaluationRecipe
-    from luthier.ml.evaluation.few_shot import num_usable
-    from luthier.ml.planning.prompt_variants import with_prompt_variants
-    from luthier.ml.prompting.instructions import derive_instruction
-
-    return with_prompt_variants(
-        _with_bar(plan, judged, train),
-        plan.recipe.evaluation or EvaluationRecipe(),
-        # A model that searches documents writes no answers: nothing to prompt its base for.
-        are_texts_judged=bool(judged) and have_text_answers(judged) and not _searches(plan),
-        num_shown=num_usable(train, held_out=judged),
-        instruction=derive_instruction(train),
-    )
 
 
 def prepare_again(
@@ -316,6 +245,10 @@ def prepare_again(
 
     # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
     recipe = plan.recipe.model_copy(update={"budget": None})
+    if recipe.evaluation is not None:
+        # Whoever deleted the reference run does not keep this one from being trained to its end.
+        asked = recipe.evaluation.model_copy(update={"reference_run": None})
+        recipe = recipe.model_copy(update={"evaluation": asked})
     again = ready or prepare(context, recipe, base_dir=Path(), data_loader=data_loader)
     # By digests, not by paths or times: a file that was copied back unchanged is the same file.
     _refuse_changed(plan, again.model, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
@@ -378,12 +311,6 @@ def profiles(data: DataPlan) -> tuple[DatasetProfile | None, ...]:
     replay = data.replay
     general = (replay.rows, replay.held_out) if replay else (None, None)
     return (data.train, data.validation, data.held_out, *general)
-
-
-def training_examples(recipe: Recipe) -> tuple[Example, ...]:
-    """The training rows of a recipe with absolute paths, read again and split as they were for training."""
-    loaded = load_splits(recipe, Path())
-    return tuple(e for split in ("train", "replay") if split in loaded for e in loaded[split].examples)
 
 
 def _refuse_unknown_tokens(splits: Mapping[Split, PreparedSplit], template: ChatTemplate, vocabulary_size: int) -> None:

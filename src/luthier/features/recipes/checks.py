@@ -276,13 +276,19 @@ def good_enough_of(given: object) -> GoodEnoughRecipe | None:
     except ValidationError:
         raise RequestError(
             f"good_enough={given!r}",
-            expected="a number, or a mapping with value and, where you like, metric",
-            do='write for example: good_enough=0.9, or good_enough={"metric": "label_accuracy", "value": 0.9}',
+            expected="a number, or a mapping with value or agreement and, where you like, metric",
+            do='write for example: good_enough=0.9, good_enough={"metric": "label_accuracy", "value": 0.9}, or '
+            'good_enough={"agreement": "second_label"}',
         ) from None
 
 
 def resolve_bar(
-    asked: GoodEnoughRecipe | None, metrics: Sequence[MetricName], examples: Sequence[Example], train: Sequence[Example]
+    asked: GoodEnoughRecipe | None,
+    metrics: Sequence[MetricName],
+    examples: Sequence[Example],
+    train: Sequence[Example],
+    *,
+    file: Path | None = None,
 ) -> Bar | None:
     """What a system has to reach on these rows to be good enough, with its metric named; None where nothing is asked.
 
@@ -291,9 +297,10 @@ def resolve_bar(
         metrics: what is measured.
         examples: the rows that are judged.
         train: the rows that were trained on, as far as they are known.
+        file: the file of the judged rows, for a bar that is the agreement of two people.
 
     Raises:
-        RequestError: the metric is not measured, or its figure cannot be the value.
+        RequestError: the metric is not measured, its figure cannot be the value, or too few rows have two answers.
     """
     if asked is None:
         return None
@@ -305,10 +312,12 @@ def resolve_bar(
     if name not in measured:
         needs_labels = "; macro_f1 is measured where all answers are labels" if name == "macro_f1" else ""
         raise RequestError(
-            f"good_enough asks for {asked.value:g} by {name}, which is not measured here",
+            f"good_enough asks for {asked.wanted} by {name}, which is not measured here",
             expected=f"one of {', '.join(measured)}{needs_labels}",
             do="name one of these, or add the metric to evaluation.metrics (--metrics)",
         )
+    if asked.value is None:
+        return _bar_of_people(asked, name, examples, file)
     bounds = bounds_of(measured[name])
     if not bounds.hold(asked.value):
         is_percent = (bounds.lower, bounds.upper) == (0.0, 1.0) and 1 < asked.value <= 100
@@ -318,6 +327,75 @@ def resolve_bar(
             do=f"write {asked.value / 100:g} for {asked.value:g}%" if is_percent else "correct the value",
         )
     return Bar(metric=name, value=asked.value)
+
+
+_MIN_TWICE: Final = 20
+"""Rows with two answers below which their agreement says little."""
+
+
+def _bar_of_people(asked: GoodEnoughRecipe, metric: str, examples: Sequence[Example], file: Path | None) -> Bar:
+    """The share of rows on which two people agree, as a bar.
+
+    Raises:
+        RequestError: the metric is no accuracy, the file has no such column, or fewer than 20 rows have two answers.
+    """
+    from luthier.ml.evaluation.label_confidence import ACCURACIES
+    from luthier.ml.evaluation.verdict import bar_of_agreement
+
+    column = asked.agreement or ""
+    if metric not in ACCURACIES:
+        raise RequestError(
+            f"good_enough asks for {asked.wanted} by {metric}",
+            expected=f"a share of right answers: {', '.join(ACCURACIES)}",
+            do="name one of these as good_enough.metric, and among the metrics",
+        )
+    agreed = agreed_rows(metric, column, examples, file)
+    if len(agreed) < _MIN_TWICE:
+        raise RequestError(
+            f"good_enough asks for {asked.wanted}, and {len(agreed)} of {len(examples)} judged rows have one there",
+            expected=f"at least {_MIN_TWICE} rows with the answers of two people",
+            do=f"fill in column {column}, or ask for a figure: good_enough: 0.9",
+        )
+    return bar_of_agreement(metric, column, agreed)
+
+
+def agreed_rows(metric: str, column: str, examples: Sequence[Example], file: Path | None) -> dict[str, bool]:
+    """Of the rows that have a second person's answer, by id, whether it agrees with the row's own.
+
+    Args:
+        metric: which answers are the same, as for those of a model.
+        column: has the second person's answers.
+        examples: the rows.
+        file: that they were read from.
+
+    Raises:
+        RequestError: the file has no such column.
+    """
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.columns import columns_like
+    from luthier.ml.data.rows.rows import read_rows
+    from luthier.ml.evaluation.metrics.protocol import Observations
+    from luthier.ml.evaluation.metrics.registry import as_definitions
+
+    columns = first_columns(file) if file is not None else []
+    like = columns_like(column, columns)
+    if file is None or len(like) != 1:
+        raise RequestError(
+            f"good_enough.agreement: {column}, which {'no column' if not like else 'more than one column'} of the "
+            "judged rows is called",
+            expected=f"one of {', '.join(columns)}",
+            do="name the column with a second person's answers",
+        )
+    given: dict[str, str] = {}
+    for row in read_rows(open_source(file)):
+        if isinstance(row, Row) and (found := row.fields.get(like[0])) is not None and str(found).strip():
+            given[row.id] = str(found).strip()
+    both = [(one.id, given[one.id], one.reference) for one in examples if one.id in given and one.reference is not None]
+    if not both:
+        return {}
+    ids, second, own = zip(*both, strict=True)
+    right = as_definitions([metric])[0].statistics(Observations(outputs=second, references=own))[:, 0]
+    return dict(zip(ids, (right == 1).tolist(), strict=True))
 
 
 def label_metrics(

@@ -45,7 +45,8 @@ def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
     metric = _metric(case, evaluation, tuned)
     is_share = _is_share(case, evaluation, metric)
     bare, shown = _base(others, metric)
-    today = _today(case, evaluation, metric, (bare, shown, tuned))
+    asked = _asked_today(case, evaluation)
+    today = _today(case, asked, evaluation, metric, (bare, shown, tuned))
     kind: TodayKind = "given" if today is None else today.kind
     if today is not None and today.is_model and today.is_prompted:
         shown, kind = today, "few_shot"
@@ -145,8 +146,19 @@ def _notes_on_prompt(evaluation: Evaluation, shown: SystemResult | None) -> Iter
     yield f"The prompt that is priced is {title}{which}: {added:,.0f} more tokens in each call."
 
 
+def _asked_today(case: Case, evaluation: Evaluation) -> str:
+    """Which system is today's way: what the case says, else the run's reference run, else the base model."""
+    *others, judged = [system.name for system in evaluation.systems]
+    # Beside a run that has just been trained only its `evaluation.reference_run` is judged; `luthier eval`, which calls
+    # what it judges by its id, is given runs for any reason. A case that names `base` itself keeps it.
+    if "today" in case.verdict.model_fields_set or is_id(judged, "run"):
+        return case.verdict.today
+    return next((name for name in others if is_id(name, "run")), case.verdict.today)
+
+
 def _today(
     case: Case,
+    asked: str,
     evaluation: Evaluation,
     metric: str,
     models: tuple[SystemResult | None, SystemResult | None, SystemResult],
@@ -154,12 +166,13 @@ def _today(
     """The system that is today's way; None where the case says itself how accurate that is.
 
     Args:
-        case: names it.
+        case: says how accurate it is, where no system is it.
+        asked: names it.
         evaluation: has judged it.
         metric: by which it must have been judged.
         models: the base, the base with examples, and the tuned model.
     """
-    asked, (bare, shown, tuned) = case.verdict.today, models
+    bare, shown, tuned = models
     if asked == "given":
         if case.today.accuracy is None and case.today.counted is None:
             raise RequestError(
@@ -270,7 +283,7 @@ def _alone(case: Case, evaluation: Evaluation, system: SystemResult, *, is_tuned
             expected="probabilities of labels, to choose what it answers alone",
             do="judge again where answers are labels (docs/baselines.md), or take verdict.alone_at out of the case",
         )
-    found = coverage_at(known.confidence, known.is_right, asked)
+    found = coverage_at(known, asked)
     if found.threshold is None or found.accuracy is None or found.low is None or found.high is None:
         if not is_tuned:
             return None

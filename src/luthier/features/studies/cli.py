@@ -15,8 +15,8 @@ from luthier.platform.cli.command import Answer, ForceOption, HomeOption, JsonOp
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from luthier.core.evaluation import Verdict
     from luthier.core.workflows.study import Study, Trial
-    from luthier.platform.home.context import Context
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The id of a study, from `luthier studies list`.")]
 
@@ -44,6 +44,7 @@ def tune(
     --budget-hours or --budget-usd on another budget, counted from the beginning of the study.
     """
     from luthier.features.studies import service as studies
+    from luthier.features.studies.end import final_verdict
 
     # What a study keeps from its beginning: with --resume these options are refused.
     kept = {"set": overrides or None, "trials": trials, "space": space, "sampler": sampler, "seed": seed}
@@ -65,8 +66,8 @@ def tune(
                 f"{len(study.spec.space.parameters)} parameters",
             )
         found = studies.go_on(context, str(study_id), hours=budget_hours, usd=budget_usd, tell=_teller(as_json))
-        document, ran = _document(context, found), context.studies.trials(found.study_id)
-    return Answer(as_json, document, lambda console: _show(console, found, ran))
+        ran, verdict = context.studies.trials(found.study_id), final_verdict(context, found)
+    return Answer(as_json, _document(found, ran, verdict), lambda console: _show(console, found, ran, verdict))
 
 
 def list_studies(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
@@ -82,10 +83,12 @@ def list_studies(as_json: JsonOption = False, home: HomeOption = None) -> Answer
 
 def show(study_id: StudyArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
     """Show a study: its trials, where its budget went, and what came out."""
+    from luthier.features.studies.end import final_verdict
+
     with open_context(home) as context:
         study, trials = context.studies.get(study_id), context.studies.trials(study_id)
-        document = _document(context, study)
-    return Answer(as_json, document, lambda console: _show(console, study, trials))
+        verdict = final_verdict(context, study)
+    return Answer(as_json, _document(study, trials, verdict), lambda console: _show(console, study, trials, verdict))
 
 
 def compare(
@@ -190,9 +193,12 @@ def _say(as_json: bool, text: str) -> None:
     console.print(visible(text), soft_wrap=True)
 
 
-def _document(context: Context, study: Study) -> dict[str, Any]:
-    trials = context.studies.trials(study.study_id)
-    return {**study.model_dump(mode="json"), "trials": [trial.model_dump(mode="json") for trial in trials]}
+def _document(study: Study, trials: Sequence[Trial], verdict: Verdict | None) -> dict[str, Any]:
+    return {
+        **study.model_dump(mode="json"),
+        "trials": [trial.model_dump(mode="json") for trial in trials],
+        "verdict": None if verdict is None else verdict.model_dump(mode="json"),
+    }
 
 
 def _summary(study: Study, num_trials: int) -> dict[str, Any]:
@@ -225,7 +231,7 @@ def _cell(value: Any) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _show(console: Console, study: Study, trials: Sequence[Trial]) -> None:
+def _show(console: Console, study: Study, trials: Sequence[Trial], verdict: Verdict | None) -> None:
     from luthier.features.studies.end import mean_losses
     from luthier.features.studies.service import trial_line
     from luthier.ml.search.report.page import budget_rows, front_rows, headline
@@ -242,6 +248,9 @@ def _show(console: Console, study: Study, trials: Sequence[Trial]) -> None:
         console.print(f"  {name}: {figures.duration(hours * 3600)}, {100 * share:.1f}% of the budget", soft_wrap=True)
     for note in study.notes:
         console.print(visible(f"note: {note}"), soft_wrap=True)
+    if verdict is not None:
+        sentence = f"on the held-out rows, which chose nothing: {verdict.title}. {verdict.headline}"
+        console.print(visible(sentence), soft_wrap=True)
     if study.status == "done":
         console.print(f"final run: {study.final_run_id}; report: {study.report_path}", soft_wrap=True)
         console.print(f"take the recipe: luthier studies apply {study.study_id} -o recipe.yaml", soft_wrap=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.evaluation import Verdict
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe, Recipe
@@ -152,9 +153,7 @@ def write_report(context: Context, study: Study) -> Path:
 
     trials = context.studies.trials(study.study_id)
     run = None if study.final_run_id is None else context.runs.get(study.final_run_id)
-    verdict = None
-    if run is not None and run.evaluation_id is not None:
-        verdict = context.evaluations.get(run.evaluation_id).verdict
+    verdict = final_verdict(context, study)
     ending = Ending(
         recipe=winning_document(study, trials),
         headline="" if verdict is None else verdict.headline,
@@ -164,6 +163,19 @@ def write_report(context: Context, study: Study) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     found = importances(study.spec.space, trials)
     return write_study_page(folder / "report.html", study, trials, found, mean_losses(trials), ending)
+
+
+def final_verdict(context: Context, study: Study) -> Verdict | None:
+    """What the held-out rows say of the final run: against its base, its prompts and every baseline.
+
+    Trials are chosen by validation loss, so these rows have chosen nothing. None before the end of the final run, where
+    the recipe names no such rows, and where the run or its evaluation is gone.
+    """
+    try:
+        run = None if study.final_run_id is None else context.runs.get(study.final_run_id)
+        return None if run is None or run.evaluation_id is None else context.evaluations.get(run.evaluation_id).verdict
+    except NotFoundError:
+        return None
 
 
 def winning_document(study: Study, trials: Sequence[Trial], number: int | None = None) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def report(context: HomeContext, caller: Reader, study_id: str) -> Response:
 
 def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
     """What the templates know."""
-    from luthier.features.studies.end import mean_losses
+    from luthier.features.studies.end import final_verdict, mean_losses
     from luthier.ml.search.report.page import headline
 
     study, shown = view.study, home_paths(context) | {study_recipe_folder(view): ""}
@@ -71,6 +71,7 @@ def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
         "rows": [*view.best, *others],
         "reasons": {trial.number: redact_paths(trial.reason, shown) for trial in view.trials},
         "notes": redact_paths(list(study.notes), shown),
+        "verdict": final_verdict(context, study),
         "winner": None if study.winner is None else view.trials[study.winner],
         "mark": mark,
     }

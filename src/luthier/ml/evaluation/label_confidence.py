@@ -76,7 +76,13 @@ def why_left_out(labels: Sequence[str], num_rows: int, num_tokens: int, *, has_t
 
 
 def label_confidence(
-    system: str, probabilities: Array, labelling: Labelling, references: Sequence[str], bar: Bar | None
+    system: str,
+    probabilities: Array,
+    labelling: Labelling,
+    references: Sequence[str],
+    bar: Bar | None,
+    *,
+    validation: tuple[Array, Sequence[str]] | None = None,
 ) -> LabelConfidence:
     """Calibration of one system, and with a bar of accuracy which share of cases it can answer alone.
 
@@ -86,12 +92,12 @@ def label_confidence(
         labelling: the labels, in the order of the columns.
         references: the rows' own answers.
         bar: what was asked for.
+        validation: probabilities [validation rows, labels] and answers of rows that choose the threshold; None: the
+            rows themselves do, by folds.
     """
-    places = (labelling.place(reference) for reference in references)
-    # Beyond the last column: a label without a probability, which no answer can match.
-    own = np.array([len(labelling.labels) if place is None else place for place in places], dtype=np.int64)
+    own = _places(labelling, references)
     confidence, is_right = confidence_of(probabilities, own)
-    return LabelConfidence(
+    found = LabelConfidence(
         system=system,
         num_labels=len(labelling.labels),
         calibration_error=_metric(expected_calibration_error(probabilities, own), "0 to 1"),
@@ -99,8 +105,20 @@ def label_confidence(
         bins=reliability_bins(probabilities, own),
         confidence=tuple(confidence.tolist()),
         is_right=tuple(bool(right) for right in is_right),
-        coverage=coverage_at(confidence, is_right, bar.value) if is_accuracy(bar) and bar else None,
     )
+    if validation is not None:
+        sure, right = confidence_of(validation[0], _places(labelling, validation[1]))
+        chosen = {"validation_confidence": tuple(sure.tolist()), "validation_is_right": tuple(map(bool, right))}
+        found = found.model_copy(update=chosen)
+    if bar is None or not is_accuracy(bar):
+        return found
+    return found.model_copy(update={"coverage": coverage_at(found, bar.value)})
+
+
+def _places(labelling: Labelling, answers: Sequence[str]) -> NDArray[np.int64]:
+    """The column of each answer; beyond the last one for a label without a probability, which no answer can match."""
+    places = (labelling.place(answer) for answer in answers)
+    return np.array([len(labelling.labels) if place is None else place for place in places], dtype=np.int64)
 
 
 def arranged(probabilities: Array, classes: Sequence[str], labelling: Labelling) -> Array:
@@ -124,15 +142,15 @@ def is_accuracy(bar: Bar | None) -> bool:
     return bar is not None and bar.metric in ACCURACIES and 0 < bar.value < 1
 
 
-def coverage_at(confidence: Sequence[float] | Array, is_right: Sequence[bool] | Array, accuracy: float) -> Coverage:
-    """Which share of cases can be answered alone.
+def coverage_at(of: LabelConfidence, accuracy: float) -> Coverage:
+    """Which share of cases a system can answer alone; its validation rows choose the threshold, where it has some.
 
     Args:
-        confidence: [rows].
-        is_right: [rows].
+        of: the system's confidence.
         accuracy: what is asked for, above 0 and below 1.
     """
-    found = selective_accuracy(confidence, is_right, accuracy)
+    other = (of.validation_confidence, of.validation_is_right) if of.validation_confidence else None
+    found = selective_accuracy(of.confidence, of.is_right, accuracy, chosen_on=other)
     value, low, high = found.accuracy or (None, None, None)
     return Coverage(
         asked=accuracy,
@@ -145,6 +163,8 @@ def coverage_at(confidence: Sequence[float] | Array, is_right: Sequence[bool] | 
         accuracy=value,
         low=low,
         high=high,
+        chosen_on="held_out" if other is None else "validation",
+        num_validation_rows=len(of.validation_confidence),
     )
 
 
@@ -183,9 +203,15 @@ def confidence_details(found: LabelConfidence) -> tuple[str, ...]:
         lines.append(
             f"Alone from a confidence of {at.threshold:.2f} on: {at.num_answered:,} of {at.num_rows:,} rows (share "
             f"{at.share:.2f} [{at.share_low:.2f}, {at.share_high:.2f}]), accuracy {at.accuracy:.3f} "
-            f"[{at.low:.3f}, {at.high:.3f}], each row by a threshold from other rows."
+            f"[{at.low:.3f}, {at.high:.3f}], {_chosen_by(at)}."
         )
     return tuple(lines)
+
+
+def _chosen_by(coverage: Coverage) -> str:
+    if coverage.chosen_on == "validation":
+        return f"by a threshold from {coverage.num_validation_rows:,} validation rows"
+    return "each row by a threshold from other held-out rows (five folds)"
 
 
 def confidence_plots(

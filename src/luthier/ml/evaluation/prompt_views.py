@@ -26,11 +26,11 @@ class PromptRow:
 
 
 def prompt_rows(evaluation: Evaluation) -> list[PromptRow]:
-    """The systems with something in their prompts, as far as the evaluation says what."""
+    """The systems with something in their prompts beside the rows' text, as far as the evaluation says what."""
     found = []
     for system in evaluation.systems:
         own = system.prompting
-        if own is None:
+        if own is None or own.kind == "label_likelihood":
             continue
         # "an optimised prompt" names the system, and says nothing of what it holds.
         holds = prompt_of(system.model_copy(update={"prompting": own.model_copy(update={"kind": "few_shot"})}))

@@ -98,7 +98,9 @@ def confusions(evaluation: Evaluation, roles: Roles) -> tuple[tuple[str, Confusi
 def bar_mark(verdict: Verdict | None, metric: str) -> Mark | None:
     """The line of what was asked for in the chart of a metric; None where nothing was asked by it."""
     bar = None if verdict is None else verdict.bar
-    return None if bar is None or bar.metric != metric else Mark(bar.value, f"asked for: {bar.value:g}")
+    if bar is None or bar.metric != metric:
+        return None
+    return Mark(bar.value, f"asked for: {bar.value:g}" if bar.agreement is None else f"people agree: {bar.value:.2g}")
 
 
 def rows_chart(verdict: Verdict | None, *, title: str = "") -> Plot | None:

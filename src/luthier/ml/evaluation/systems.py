@@ -72,10 +72,12 @@ class SystemUnderTest:
         return [num_prompt_tokens(one) for one in self.tokenised]
 
     def takes(self, metric: MetricDefinition) -> bool:
-        """Whether it can be judged by a metric: task heads and baselines have answers or an order, no likelihoods."""
+        """Whether it can be judged by a metric: only models that write have likelihoods of the rows' own answers."""
         if self.rank is not None:
             return metric.needs == "ranking"
-        return self.kind == "model" or metric.needs == "text"
+        # The likelihoods of a model that is asked for its likeliest label are those of the model itself.
+        chooses = self.prompting is not None and self.prompting.kind == "label_likelihood"
+        return metric.needs == "text" or (self.kind == "model" and not chooses)
 
     def scores(self, progress: Progress) -> list[Score]:
         """How well each row is predicted, all of its answers together."""

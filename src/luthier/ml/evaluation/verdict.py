@@ -1,8 +1,9 @@
 """The answer: is the candidate better than what costs less, by how much, how sure, and is it good enough?
 
 What costs less is the base model, as it is and prompted in several ways (`luthier.ml.prompting`), and every alternative
-without a language model (`luthier.ml.baselines`). Ways to prompt are one question, as alternatives without a language
-model are: which of them is the best is only seen on the judged rows.
+without a language model (`luthier.ml.baselines`). Where answers are labels, the base's likeliest label is one more way
+to prompt it. Ways to prompt are one question, as alternatives without a language model are: which of them is the best
+is only seen on the judged rows.
 
 "Better than the best alternative" is an intersection-union test: the model has to be better than each alternative at
 the 5% level, which claims too much in at most 5% of studies without any correction, whichever alternative is the best
@@ -15,7 +16,7 @@ Source: Berger, "Multiparameter hypothesis testing and acceptance sampling", 198
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from luthier.core.errors import RequestError
@@ -32,11 +33,15 @@ from luthier.core.evaluation import (
     VerdictWord,
 )
 from luthier.core.evaluation_plan import Bar
+from luthier.core.ids import is_id
+from luthier.core.records.bounds import UNIT
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import metric_title, start
 from luthier.ml.evaluation.label_confidence import confidence_details, coverage_sentence
+from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.metrics.registry import FAMILIES
-from luthier.ml.evaluation.statistics.intervals import LEVEL
+from luthier.ml.evaluation.statistics.intervals import LEVEL, TAIL, paired_bootstrap
+from luthier.ml.evaluation.statistics.resampling import share_ends
 from luthier.ml.evaluation.verdict_text import caveats, further_details, headline, listed, primary_details, system_title
 
 SHORT_REFERENCE_WORDS = 5
@@ -88,7 +93,13 @@ def _kind(system: SystemResult) -> AlternativeKind | None:
         return system.kind
     if system.prompting is not None:
         return system.prompting.kind
-    return "few_shot" if system.num_few_shot else None
+    if system.num_few_shot:
+        return "few_shot"
+    return "run" if is_id(system.name, "run") else None
+
+
+def _chooses_label(system: SystemResult) -> bool:
+    return system.prompting is not None and system.prompting.kind == "label_likelihood"
 
 
 def best_of(alternatives: Sequence[Alternative], higher_is_better: bool) -> str | None:
@@ -174,16 +185,60 @@ def simple_sentence(
     return f"{opening} is {relation} {name}, which takes {took}: use that instead."
 
 
-def held_against(bar: Bar | None, judged: SystemResult) -> tuple[Literal["yes", "no", "not_asked"], str]:
+def bar_of_agreement(metric: str, column: str, agreed: Mapping[str, bool]) -> Bar:
+    """The share of rows on which two people agree, with Wilson's 95% interval, as a bar.
+
+    Args:
+        metric: by which a model's answers are right.
+        column: of the second person's answers.
+        agreed: by row, whether they agree; not empty.
+    """
+    num_rows, num_agreed = len(agreed), sum(agreed.values())
+    low, high = share_ends(num_agreed, num_rows, TAIL)
+    return Bar(metric=metric, value=num_agreed / num_rows, agreement=column, low=low, high=high, num_rows=num_rows)
+
+
+def _held_against_people(
+    bar: Bar, judged: SystemResult, people: Mapping[str, bool]
+) -> tuple[Literal["yes", "no"], str]:
+    """The judged system against a second person, both by the rows' own answers: paired, on the rows that both answered.
+
+    The agreement of people is an estimate as well, so the interval is that of the difference.
+    """
+    own = {one.row_id: one.scores[bar.metric] for one in judged.samples if bar.metric in one.scores}
+    rows = [row for row in people if row in own]
+    if not rows or bar.low is None or bar.high is None or bar.num_rows is None:
+        return "no", f"No judged row has a second answer in column {bar.agreement}, so nothing is shown."
+    model, person = ([scores[row] for row in rows] for scores in (own, people))
+    found = paired_bootstrap(mean_statistics(model), mean_statistics(person), mean_of_sums, bounds=UNIT, seed=0)
+    word = "reaches" if found.low >= 0 else "misses" if found.high < 0 else "is not shown to reach"
+    agree = f"people agree on {100 * bar.value:.0f}% [{100 * bar.low:.0f}%, {100 * bar.high:.0f}%]"
+    of_rows = f"{bar.num_rows:,} {'row' if bar.num_rows == 1 else 'rows'}"
+    return "yes" if found.low >= 0 else "no", (
+        f"It {word} the agreement of two people: {agree} of {of_rows}, and it is right in "
+        f"{100 * statistics.fmean(model):.0f}% of them ({found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}])."
+    )
+
+
+def held_against(
+    bar: Bar | None, judged: SystemResult, people: Mapping[str, bool] | None = None
+) -> tuple[Literal["yes", "no", "not_asked"], str]:
     """Whether the judged system is good enough, and the sentence that says so.
 
     "yes" needs the whole 95% interval to reach the bar: a figure above it that could as well lie below is no proof.
+
+    Args:
+        bar: what was asked for.
+        judged: the system.
+        people: of a bar that is the agreement of two people, by row whether they agree.
     """
     if bar is None:
         return "not_asked", ""
     figure, title = judged.metrics.get(bar.metric), metric_title(bar.metric)
     if figure is None:
         return "no", f"It was not judged by {title}, so the {bar.value:g} asked for is not shown."
+    if bar.agreement is not None:
+        return _held_against_people(bar, judged, people or {})
     shown = f"{title} {figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
     least, most = (figure.low, figure.high) if figure.higher_is_better else (-figure.high, -figure.low)
     asked = bar.value if figure.higher_is_better else -bar.value
@@ -234,6 +289,7 @@ def verdict(
     num_same_prompt: int = 0,
     num_rows_in_file: int | None = None,
     bar: Bar | None = None,
+    people: Mapping[str, bool] | None = None,
     are_labels: bool = False,
     confidence: Sequence[LabelConfidence] = (),
 ) -> Verdict:
@@ -253,6 +309,7 @@ def verdict(
         num_same_prompt: held-out rows whose prompt alone is in the training rows.
         num_rows_in_file: rows of the held-out file, where not all were judged.
         bar: what the candidate has to reach to be good enough; None where nothing was asked.
+        people: of a bar that is the agreement of two people, by row whether they agree.
         are_labels: the rows' answers are labels.
         confidence: how sure systems are of their labels.
 
@@ -282,7 +339,7 @@ def verdict(
         num_rows_in_file=num_rows_in_file,
         are_labels=are_labels,
     )
-    words = _verdict(judged, own, found, results, notes, bar)
+    words = _verdict(judged, own, found, results, notes, (bar, *held_against(bar, judged, people)))
     known = {one.system: one for one in confidence}
     return words if judged.name not in known else _with_confidence(words, known.pop(judged.name), list(known.values()))
 
@@ -307,20 +364,25 @@ def _verdict(
     found: Sequence[Comparison],
     results: Sequence[SystemResult],
     notes: tuple[str, ...],
-    bar: Bar | None,
+    held: tuple[Bar | None, Literal["yes", "no", "not_asked"], str],
 ) -> Verdict:
-    """own: the comparisons of the judged system. found: of these the ones by the metric that decides."""
+    """own: the comparisons of the judged system. found: of these the ones by the metric that decides.
+
+    held: the bar, whether it is reached, and the sentence that says so.
+    """
     by_name, metric = {result.name: result for result in results}, found[0].metric
     models = [c for c in found if by_name[c.baseline].is_model]
     simple = [c for c in found if not by_name[c.baseline].is_model]
     figures = (*primary_details(judged, models, results), *simple_details(judged, simple, results))
-    of_models = [c for c in own if by_name[c.baseline].is_model]
-    further = further_details(of_models, models, results) if models else ()
+    # A model that is asked for its likeliest label has no likelihood of its own, and would differ in every sentence.
+    written = [c for c in own if by_name[c.baseline].is_model and not _chooses_label(by_name[c.baseline])]
+    primary = [c for c in written if c.metric == metric]
+    further = further_details(written, primary, results) if primary else ()
     higher = judged.metrics[metric].higher_is_better
     plain, shown = deciding([c for c in models if by_name[c.baseline].prompting], models, higher)
     alternatives = alternatives_of(judged, found, results)
     names = {one.name for one in alternatives}
-    good_enough, sentence = held_against(bar, judged)
+    bar, good_enough, sentence = held
     sentences = (
         headline(judged, plain, results) if plain else "",
         simple_sentence(judged, models, simple, results),

@@ -70,6 +70,8 @@ def prompt_of(system: SystemResult, where: str = "") -> str:
     own, num = system.prompting, system.num_few_shot
     if own is not None and own.kind == "optimised_prompt":
         return "an optimised prompt"
+    if own is not None and own.kind == "label_likelihood":
+        return "its likeliest label"
     parts = ["an instruction"] if own is not None and own.instruction else []
     if own is not None and own.examples == "nearest":
         parts.append("the nearest training row" if num == 1 else f"the {num:,} nearest training rows")

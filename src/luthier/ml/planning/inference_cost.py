@@ -6,8 +6,9 @@ answers of full length, and the interval reaches down to a tenth of that. The te
 every row.
 
 In the evaluation the base, the base with each of its prompts, and the tuned model write an answer a row where a metric
-compares texts, and score the row's own answer where one reads likelihoods. The interval reaches from answers as long as
-the references to answers of full length: a base model often writes on to `max_new_tokens`.
+compares texts, and score the row's own answer where one reads likelihoods. Where answers are labels, both also read
+each row with each label. The interval reaches from answers as long as the references to answers of full length: a base
+model often writes on to `max_new_tokens`.
 
 Sources: Pope et al., 2022, "Efficiently Scaling Transformer Inference", arXiv:2211.05102, section 2.
 """
@@ -213,6 +214,8 @@ class Judging:
         longest_tokens: of the longest prompt with examples and answer.
         writes, scores: whether answers are written and rows are scored.
         num_read: prompts that a task head reads, each once and without writing; 0 without one.
+        num_labelled: rows with one label each as the answer, that models read to say how likely the label is.
+        num_other_runs: runs that are judged beside this one.
         teacher_share: parameters of a teacher that is judged beside them, as a share of the base's; 0 without one.
         measures_kl: whether tuned model and base go over the rows once more, for how far the one moved from the other.
     """
@@ -232,6 +235,8 @@ class Judging:
     num_drawn: int = 1
     num_nearest: int = 0
     search_tokens: int = 0
+    num_labelled: int = 0
+    num_other_runs: int = 0
 
     def shots_of(self, place: int) -> tuple[float, float]:
         """Tokens of the examples of the system at a place: that are computed once, and before each prompt."""
@@ -248,8 +253,9 @@ class Judging:
     @property
     def num_scored_tokens(self) -> float:
         """Tokens that are scored or read by a task head, as many as the base would have to for the same time."""
-        tokens = self.num_rows * (self.prompt_tokens + self.reference_tokens)
-        read = self.num_read * self.prompt_tokens
+        row_tokens = self.prompt_tokens + self.reference_tokens
+        tokens = self.num_rows * row_tokens
+        read = self.num_read * self.prompt_tokens + self.num_labelled * row_tokens
         for_kl = 2.0 * tokens if self.measures_kl else 0.0
         if not self.scores:
             return read + for_kl
@@ -273,11 +279,15 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
     num_drawn = evaluation.few_shot_draws if evaluation.few_shot else 0
     num_nearest = (evaluation.few_shot_nearest + evaluation.instruction_with_examples) if evaluation.few_shot else 0
     num_prompted = num_drawn + num_nearest + bool(evaluation.instruction) + bool(evaluation.optimised_prompt_tokens)
+    is_adapted = plan.method.name != "full"
+    other_runs = () if evaluation.reference_run is None else (is_adapted,)
     return Judging(
         num_rows=num_rows,
         # A task head reads each prompt once: it neither writes nor scores.
-        systems=(False, *((False,) * num_prompted), *((plan.method.name != "full",) if writes else ())),
+        systems=(False, *((False,) * num_prompted), *other_runs, *((is_adapted,) if writes else ())),
         num_read=0 if writes else num_rows,
+        num_labelled=_num_labelled(plan, num_rows),
+        num_other_runs=len(other_runs),
         prompt_tokens=max(0.0, held_out.num_tokens / count - reference),
         reference_tokens=reference,
         shot_tokens=shots,
@@ -292,6 +302,23 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         # A task head gives no distribution over tokens.
         measures_kl=plan.objective.task_head is None,
     )
+
+
+def _num_labelled(plan: Plan, num_rows: int) -> int:
+    """Rows times labels that base and tuned model read, where labels are scored; a task head reads no labels.
+
+    Args:
+        plan: with the labels and the bar.
+        num_rows: held-out rows that are judged.
+    """
+    from luthier.ml.evaluation.label_confidence import MIN_ROWS, is_accuracy
+
+    num_labels, validation = plan.evaluation.num_scored_labels, plan.data.validation
+    if plan.objective.task_head is not None or not num_labels:
+        return num_labels * num_rows
+    chooses = is_accuracy(plan.evaluation.good_enough)
+    num_validation = validation.num_examples if chooses and validation is not None else 0
+    return num_labels * (2 * num_rows + (num_validation if num_validation >= MIN_ROWS else 0))
 
 
 def judging_seconds(
@@ -313,7 +340,7 @@ def judging_seconds(
     alone = device.model_copy(update={"num_devices": 1})
     loading = workload.structure.num_parameters * workload.element_bytes / 1e9 / _LOADING_GB_PER_SECOND
     # Base and tuned model are loaded one after the other, and the base once more for the distance between the two.
-    loading *= 2.0 + judged.measures_kl + judged.teacher_share
+    loading *= 2.0 + judged.measures_kl + judged.teacher_share + judged.num_other_runs
     ends = [
         loading + scoring_seconds + _writing(workload, alone, judged, factors, min(new, judged.new_tokens))
         # Answers end where the model ends them: from as long as the references to as long as they may be.
@@ -330,7 +357,7 @@ def judging_bytes(workload: Workload) -> float:
     cache = judged.rows_at_once * judged.longest_tokens * key_value_bytes(workload) if judged.writes else 0.0
     cache *= _CACHE_COPIES
     # For the distance to the base half as many positions are held of two models (`evaluation/kl_to_base`).
-    holds_logits = judged.scores or judged.measures_kl
+    holds_logits = judged.scores or judged.measures_kl or judged.num_labelled
     logits = LOGIT_ROWS * workload.structure.vocabulary_size * 4.0 * _LOGIT_COPIES if holds_logits else 0.0
     prefill = _SCORE_TOKENS * workload.structure.intermediate_size * workload.element_bytes * 4.0
     return max(cache, logits) + prefill

@@ -63,7 +63,7 @@ def with_prompt_variants(
     changes |= chosen.instruction(instruction, num)
     changes["optimised_prompt_tokens"] = chosen.search(num)
     found = evaluation.model_copy(update=changes)
-    return plan.model_copy(update={"evaluation": found, "sources": _in_order(plan.sources, chosen.sources)})
+    return plan.model_copy(update={"evaluation": found, "sources": in_order(plan.sources, chosen.sources)})
 
 
 def _refuse_without_texts(recipe: EvaluationRecipe) -> None:
@@ -171,7 +171,7 @@ class _Costs:
         return (READ_COST * read + self._written_cost * self._written) / max(1.0, read + self._written)
 
 
-def _in_order(before: dict[str, ValueSource], added: dict[str, ValueSource]) -> dict[str, ValueSource]:
+def in_order(before: dict[str, ValueSource], added: dict[str, ValueSource]) -> dict[str, ValueSource]:
     """Sources with those that were added, behind the ones of their section."""
     section = next(iter(added), "").partition(".")[0]
     names = list(before)

@@ -421,11 +421,14 @@ def _evaluation(
     # What is put into prompts needs the rows; it is decided where these are read (prompt_variants).
     for name in defaults.PROMPT_VARIANTS:
         sources.note(f"evaluation.{name}", "default", "off: no held-out rows whose answers are compared as text")
+    sources.note("evaluation.num_scored_labels", "default", "off: no held-out rows whose answers are labels")
     return EvaluationPlan(
         metrics=metrics,
         few_shot=few_shot,
         max_new_tokens=defaults.MAX_NEW_TOKENS[0],
         max_samples=samples,
+        # Whether it can be judged on these rows is checked where they are read.
+        reference_run=pick("evaluation.reference_run", r.reference_run, (None, "no earlier run is named")),
     )
 
 

@@ -66,7 +66,8 @@ GoodEnoughOption = Annotated[
     typer.Option(
         "--good-enough",
         metavar="[METRIC=]VALUE",
-        help="What has to be reached, as 0.9 or label_accuracy=0.9; the verdict says whether it is.",
+        help="What has to be reached, as 0.9 or label_accuracy=0.9, or agreement=COLUMN: how often the answers of a "
+        "second person, in that column, are those of the rows; the verdict says whether it is.",
     ),
 ]
 OptimisedPromptOption = Annotated[
@@ -173,16 +174,18 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def parse_good_enough(text: str | None) -> GoodEnoughRecipe | None:
-    """`label_accuracy=0.9`, or `0.9` by the metric that the verdict rests on. None stays None.
+    """`label_accuracy=0.9`, `0.9` by the metric that the verdict rests on, or `agreement=COLUMN`. None stays None.
 
     Raises:
-        RequestError: There is no number in it, or nothing before the equals sign.
+        RequestError: There is no number or column in it, or nothing before the equals sign.
     """
     if text is None:
         return None
     from luthier.core.errors import RequestError
     from luthier.core.evaluation_recipe import GoodEnoughRecipe
 
+    if text.startswith("agreement=") and text.partition("=")[2].strip():
+        return GoodEnoughRecipe(agreement=text.partition("=")[2].strip())
     metric, separator, value = text.rpartition("=")
     try:
         number = float(value)
@@ -191,8 +194,9 @@ def parse_good_enough(text: str | None) -> GoodEnoughRecipe | None:
     if not math.isfinite(number) or bool(separator) != bool(metric.strip()):
         raise RequestError(
             f"--good-enough {text!r}",
-            expected="a number, or the name of a metric, an equals sign and a number",
-            do="write for example: --good-enough 0.9, or --good-enough label_accuracy=0.9",
+            expected="a number, the name of a metric, an equals sign and a number, or agreement= and a column",
+            do="write for example: --good-enough 0.9, --good-enough label_accuracy=0.9 or "
+            "--good-enough agreement=second_label",
         )
     return GoodEnoughRecipe(metric=metric.strip() or None, value=number)
 

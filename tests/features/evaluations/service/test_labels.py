@@ -5,19 +5,25 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from luthier.core.errors import RequestError
+from luthier.core.dataset import Example
+from luthier.core.errors import LeakageError, NotFoundError, RecipeError, RequestError
 from luthier.core.evaluation_plan import Bar
 from luthier.core.evaluation_recipe import GoodEnoughRecipe
+from luthier.core.recipe import Recipe
+from luthier.features.evaluations import service
 from luthier.features.evaluations.service import evaluate
 from luthier.features.evaluations.verdict_format import show_evaluation
 from luthier.features.evaluations.view import charts, confusion_tables, label_confidence_charts
+from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.ml.charts.spec import Intervals, Plot
+from luthier.ml.data.rows.formats import load_file
 from luthier.ml.evaluation.report.evaluation_results import confusion_charts, interval_charts
 from luthier.ml.evaluation.report.evaluation_results import label_confidence_charts as drawn_charts
 from luthier.ml.evaluation.result_views import roles
@@ -186,6 +192,130 @@ def test_a_tuned_model_is_held_against_its_base_on_the_judged_rows(
     assert again.kl_to_base.value == pytest.approx(moved.value, rel=1e-6)
     alone = evaluate(context, [str(tiny_model)], data=data, metrics=["exact_match"])
     assert (alone.kl_to_base, alone.rows_notes) == (None, ())
+
+
+def write_twice_labelled(file: Path, num: int, first: int) -> Path:
+    """Rows with a second person's answer, which is another one in each sixth row."""
+    rows = [
+        {
+            "prompt": f"Violin {n}: how is it?",
+            "completion": LABELS[n % 3],
+            "second_label": LABELS[(n + (n % 6 == 0)) % 3].upper(),
+        }
+        for n in range(first, first + num)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def labelled_recipe(folder: Path, model: Path, *, train_file: str = "train.jsonl", **evaluation: Any) -> Recipe:
+    document = {
+        "base_model": str(model),
+        "data": {"train": train_file, "validation": "valid.jsonl", "held_out": "test.jsonl"},
+        "method": {"name": "lora", "rank": 2},
+        "training": {"max_steps": 2, "global_batch_size": 12, "precision": "float32", "num_threads": 1},
+        "evaluation": {"metrics": ["label_accuracy"], "few_shot": 0, "max_new_tokens": 3} | evaluation,
+    }
+    return recipe_from(document, base_dir=folder)
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """A folder of rows whose answers are labels, the held-out ones with the answers of two people."""
+    write_labelled(tmp_path / "train.jsonl", 36)
+    write_labelled(tmp_path / "valid.jsonl", 24, first=200)
+    write_twice_labelled(tmp_path / "test.jsonl", 24, first=100)
+    return tmp_path
+
+
+def test_a_run_is_held_against_its_bases_likeliest_label_an_earlier_run_and_two_people(
+    context: Context, tiny_model: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(context, labelled_recipe(labelled, tiny_model), base_dir=labelled)
+    assert first.plan.evaluation.num_scored_labels == 3
+    assert first.plan.sources["evaluation.num_scored_labels"].why.endswith("how likely each of 3 labels is")
+    assert first.evaluation is not None
+    assert first.evaluation.verdict is not None
+    kinds = {one.name: one for one in first.evaluation.verdict.alternatives}
+    assert kinds["base, likeliest label"].kind == "label_likelihood"
+    # Each row is read once with each of three labels, and not once alone.
+    assert (kinds["base, likeliest label"].extra_prompt_tokens or 0) > 0
+    assert [one.system for one in first.evaluation.label_confidence] == [
+        *("linear classifier", "base, likeliest label", "tuned"),
+    ]
+    run_id = first.record.run_id
+    asked = {"reference_run": run_id, "good_enough": {"agreement": "second_label"}}
+    second = train(context, labelled_recipe(labelled, tiny_model, **asked), base_dir=labelled)
+    found = second.evaluation
+    assert found is not None
+    assert found.verdict is not None
+    assert [one.name for one in found.systems if one.name == run_id] == [run_id]
+    assert (run_id, "run") in [(one.name, one.kind) for one in found.verdict.alternatives]
+    bar = found.verdict.bar
+    assert bar is not None
+    assert (bar.agreement, bar.value, bar.num_rows) == ("second_label", pytest.approx(20 / 24), 24)
+    assert "the agreement of two people: people agree on 83% [" in found.verdict.headline
+    coverage = found.verdict.coverage
+    assert coverage is not None
+    assert (coverage.chosen_on, coverage.num_validation_rows) == ("validation", 24)
+    page = Path(str(second.record.report_path)).read_text(encoding="utf-8")
+    assert "people agree: 0.83" in page
+
+    def gone(*_: object) -> None:
+        raise NotFoundError(f"no run {run_id}", expected="a run", do="look for it")
+
+    monkeypatch.setattr(service, "find_candidate", gone)
+    left_out, notes = service._reference(context, second.plan, found_rows(labelled))
+    assert left_out == []
+    assert notes == (f"{run_id}, which evaluation.reference_run names, was not judged: no run {run_id}",)
+
+
+def found_rows(folder: Path) -> tuple[Example, ...]:
+    return load_file(folder / "test.jsonl").examples
+
+
+def test_a_reference_run_that_learned_held_out_rows_is_refused_before_training(
+    context: Context, tiny_model: Path, labelled: Path
+) -> None:
+    first = train(context, labelled_recipe(labelled, tiny_model), base_dir=labelled)
+    write_labelled(labelled / "other.jsonl", 36, first=300)
+    write_labelled(labelled / "test.jsonl", 24)
+    recipe = labelled_recipe(labelled, tiny_model, train_file="other.jsonl", reference_run=first.record.run_id)
+    with pytest.raises(LeakageError, match="24 of 24 held-out rows are also in the training rows of run-"):
+        make_plan(context, recipe, base_dir=labelled)
+    data = recipe.data.model_copy(update={"allow_leakage": True})
+    plan = make_plan(context, recipe.model_copy(update={"data": data}), base_dir=labelled)
+    assert "24 held-out rows are also in its training rows" in plan.sources["evaluation.reference_run"].why
+    (labelled / "train.jsonl").unlink()
+    plan = make_plan(context, recipe, base_dir=labelled)
+    assert "cannot be checked against its training rows" in plan.sources["evaluation.reference_run"].why
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"reference_run": "today"}, RecipeError, "reference_run: today"),
+        ({"reference_run": "run-20260101-120000-abcdef"}, NotFoundError, "run-20260101-120000-abcdef"),
+        ({"good_enough": {"agreement": "third_label"}}, RequestError, "third_label, which no column"),
+        ({"good_enough": {"agreement": "second_label", "metric": "macro_f1"}}, RequestError, "by macro_f1"),
+    ],
+)
+def test_what_cannot_be_judged_against_is_refused_before_training(
+    context: Context, tiny_model: Path, labelled: Path, asked: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make_plan(context, labelled_recipe(labelled, tiny_model, **asked), base_dir=labelled)
+
+
+def test_too_few_rows_with_two_answers_are_no_bar(context: Context, tiny_model: Path, labelled: Path) -> None:
+    lines = (labelled / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows[10:]:
+        row["second_label"] = ""
+    (labelled / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = labelled_recipe(labelled, tiny_model, good_enough={"agreement": "second_label"})
+    with pytest.raises(RequestError, match="10 of 24 judged rows have one there"):
+        make_plan(context, recipe, base_dir=labelled)
 
 
 def judged_later(context: Context, run_id: str, folder: Path) -> None:

@@ -178,7 +178,7 @@ def test_good_enough_is_in_the_plan_and_in_its_hash_where_it_is_asked(
         )
 
 
-@pytest.mark.parametrize("value", ["true", "much", "{metric: bleu}", ".nan", "[0.9]"])
+@pytest.mark.parametrize("value", ["true", "much", "{metric: bleu}", ".nan", "[0.9]", "{value: 0.9, agreement: other}"])
 def test_a_bar_that_is_no_number_is_refused(make_recipe: MakeRecipe, value: str) -> None:
     with pytest.raises(RecipeError, match="good_enough"):
         load_recipe(make_recipe(evaluation={}), [f"evaluation.good_enough={value}"])

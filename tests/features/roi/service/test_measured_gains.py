@@ -160,6 +160,24 @@ def test_a_baseline_may_be_todays_way(answer: Any, name: str, kind: str) -> None
     assert "few_shot" in {way.name for way in found.not_priced}
 
 
+def test_the_reference_run_is_todays_way_where_the_case_names_none(answer: Any) -> None:
+    today = "run-20260101-120000-abcdef"
+    systems = dict(list(SYSTEMS.items())[:-1]) | {today: ("model", 0.7), "tuned": SYSTEMS["tuned"]}
+    found = answer(judged=evaluation(systems)).result
+    assert found.measured is not None
+    assert (found.measured.today_name, found.measured.today_kind) == (today, "model")
+    assert found.tuned.gain.typical == pytest.approx(0.05)
+
+
+def test_a_case_may_still_count_from_the_base(answer: Any) -> None:
+    today = "run-20260101-120000-abcdef"
+    systems = dict(list(SYSTEMS.items())[:-1]) | {today: ("model", 0.7), "tuned": SYSTEMS["tuned"]}
+    found = answer(f"{CASE}verdict: {{today: base}}\n", evaluation(systems)).result
+    assert found.measured is not None
+    assert found.measured.today_name == "base"
+    assert found.tuned.gain.typical == pytest.approx(0.75)
+
+
 def test_few_shot_beside_a_way_without_tokens_has_prices_of_its_own(answer: Any) -> None:
     own = f"alternatives: {{few_shot: {{extra_prompt_tokens: 400, {HOSTED}}}}}"
     case = NO_TOKENS.replace("alternatives: {}", own) + "verdict: {today: linear classifier}\n"

@@ -17,7 +17,7 @@ def recipe(tiny_model, tmp_path):
         "data": {"train": "train.jsonl", "validation": 0.2, "held_out": 0.1},
         "method": {"name": "lora", "rank": 4},
         "training": {"epochs": 2, "num_threads": 1, "precision": "float32", "global_batch_size": 8},
-        "evaluation": {"metrics": ["perplexity"], "few_shot": 0},
+        "evaluation": {"metrics": ["exact_match", "perplexity"], "few_shot": 0, "max_new_tokens": 2},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
     return tmp_path / "recipe.yaml"
@@ -35,6 +35,12 @@ def test_a_search_its_list_and_its_recipe(luthier, recipe, tmp_path):
     shown = luthier("studies", "show", study_id).out
     assert "3 recipes were tried" in shown
     assert "preparing and deciding" in shown
+    # The winner is held against more than its base, on rows that have chosen nothing.
+    verdict = done.document["verdict"]
+    assert {one["kind"] for one in verdict["alternatives"]} >= {"majority", "nearest"}
+    assert verdict["better_than_best_alternative"] in ("better", "worse", "not_distinguishable")
+    assert verdict["headline"] in " ".join(shown.split())
+    assert luthier("studies", "show", study_id, "--json").document["verdict"] == verdict
     assert luthier("studies", "compare", study_id, study_id, "--json").document[0]["best_loss"] > 0
     other = tmp_path / "other.yaml"
     assert luthier("studies", "apply", study_id, "--trial", "1", "-o", other).code == 0

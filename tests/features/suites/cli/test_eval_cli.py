@@ -14,6 +14,7 @@ from luthier.features.evaluations import service as evaluations
 from luthier.features.evaluations.prompted import AskedPrompts
 from luthier.features.suites import service as suites
 from luthier.features.suites.cli import parse_metrics
+from luthier.platform.cli.command import parse_good_enough
 from luthier.testing.records import make_evaluation
 
 
@@ -69,11 +70,19 @@ def test_metrics_are_named_by_commas() -> None:
         parse_metrics("bleu,rogue")
 
 
-@pytest.mark.parametrize("text", ["", "much", "=0.9", "bleu=", "bleu=much", "nan", "bleu=inf", "0.9=bleu"])
+@pytest.mark.parametrize(
+    "text", ["", "much", "=0.9", "bleu=", "bleu=much", "nan", "bleu=inf", "0.9=bleu", "agreement="]
+)
 def test_a_bar_without_a_number_is_refused(luthier, text: str) -> None:  # type: ignore[no-untyped-def]
     done = luthier("eval", "run-1", "base", "--data", "t.jsonl", "--good-enough", text, "--json")
     assert done.code == 2
     assert f"--good-enough {text!r}" in done.err
+
+
+def test_a_bar_may_be_the_agreement_of_two_people() -> None:
+    assert parse_good_enough("agreement=second_label") == GoodEnoughRecipe(agreement="second_label")
+    assert parse_good_enough("label_accuracy=0.9") == GoodEnoughRecipe(metric="label_accuracy", value=0.9)
+    assert parse_good_enough(None) is None
 
 
 def test_a_bar_is_about_rows_and_not_about_suites(luthier) -> None:  # type: ignore[no-untyped-def]

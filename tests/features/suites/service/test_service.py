@@ -12,7 +12,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, DataError, LeakageError, NotFoundError, RequestError
 from luthier.core.results.suite import SuiteResult
-from luthier.features.planning.service import training_examples
+from luthier.features.planning.evaluation_plan import training_examples
 from luthier.features.recipes.service import recipe_from
 from luthier.features.suites import service as suites
 from luthier.features.suites.definition import Seen, general_tasks

@@ -93,6 +93,13 @@ def test_the_probabilities_of_a_head_say_what_it_can_answer_alone(context: Conte
     assert list(own.is_right) == [one.output == one.reference for one in found.systems[-1].samples]
     assert found.verdict is not None
     assert found.verdict.coverage == own.coverage
+    # The base writes, and is also asked which label it finds likeliest: a head has to beat both.
+    choice = next(one for one in found.verdict.alternatives if one.kind == "label_likelihood")
+    assert choice.name == "base, likeliest label"
+    assert choice.name in [one.system for one in found.label_confidence]
+    answers = {one.output for system in found.systems if system.name == choice.name for one in system.samples}
+    assert answers <= set(_WORDS)
+    assert outcome.plan.evaluation.num_scored_labels == 3
 
 
 def test_neither_library_finds_the_layer_in_its_own_files(context: Context, make_recipe: MakeRecipe) -> None:

@@ -11,7 +11,15 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.evaluation import Comparison, Evaluation, Verdict
+from luthier.core.evaluation import (
+    Alternative,
+    AlternativeKind,
+    Comparison,
+    Evaluation,
+    Metric,
+    Verdict,
+    VerdictWord,
+)
 from luthier.core.evaluation_plan import Bar
 from luthier.core.records.traffic import ReviewItem
 from luthier.core.workflows.pipeline import Pipeline
@@ -24,8 +32,10 @@ from luthier.features.workflows.retraining.request import RetrainRequest
 from luthier.features.workflows.retraining.rows import Reviewed, example_of, reviewed_rows
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import PausedError
+from luthier.testing.records import make_evaluation
 
 ME = Caller()
+RUN = "run-20260101-120000-abcdef"
 WORDS = ("river", "castle", "violin", "garden", "rocket", "window", "pepper", "market", "silver", "harbour")
 
 
@@ -158,6 +168,38 @@ def test_the_judgement_says_whether_it_is_good_enough_and_better_than_what_needs
     )
     found = judged(bar=bar, good_enough="yes", best_alternative="n", better_than_best_alternative="better")
     assert retrains.against(found, "new", "old")[1].endswith("; good enough (0.9 by label_accuracy asked for)")
+
+
+def test_the_deployed_model_is_not_named_twice_among_what_the_new_one_is_held_against() -> None:
+    def alternative(name: str, kind: AlternativeKind, value: float) -> Alternative:
+        return Alternative(name=name, kind=kind, metric="exact_match", value=value, low=0.1, high=0.9, seconds=0.5)
+
+    def compared(name: str, word: VerdictWord) -> Comparison:
+        return Comparison(
+            baseline=name, candidate="new", metric="exact_match", difference=0.1, low=-0.1, high=0.3, p_value=0.2,
+            verdict=word,
+        )  # fmt: skip
+
+    def sentence(other: AlternativeKind, word: VerdictWord) -> str:
+        judged = Metric(value=0.7, low=0.6, high=0.8, unit="fraction", higher_is_better=True)
+        found = make_evaluation()
+        verdict = Verdict(
+            word="not distinguishable", metric="exact_match", headline="It is.", best_alternative=RUN,
+            better_than_best_alternative="not_distinguishable",
+            alternatives=(alternative(RUN, "run", 0.6), alternative("other", other, 0.5)),
+        )  # fmt: skip
+        new = found.systems[-1].model_copy(update={"name": "new", "metrics": {"exact_match": judged}})
+        comparisons = (compared(RUN, "not distinguishable"), compared("other", word))
+        update = {"systems": (new,), "comparisons": comparisons, "verdict": verdict}
+        return retrains.against(found.model_copy(update=update), "new", RUN)[1]
+
+    assert sentence("linear", "better").endswith(" rows"), "what is beaten needs no words"
+    assert sentence("linear", "not distinguishable").endswith(
+        "; not shown to be better than other, which needs no language model"
+    )
+    assert sentence("few_shot", "not distinguishable").endswith(
+        "; not shown to be better than other, which needs no training"
+    )
 
 
 def test_a_training_that_is_asked_to_stop_is_a_paused_stage(

@@ -100,12 +100,18 @@ def test_the_lowest_threshold_that_reaches_the_accuracy() -> None:
 
 @pytest.mark.parametrize("off_by", [0.0, 0.1])
 @pytest.mark.parametrize("num_rows", [40, 80, 300])
-def test_the_accuracy_of_what_is_answered_alone_is_not_claimed_too_high(num_rows: int, off_by: float) -> None:
+@pytest.mark.parametrize("num_validation", [0, 60])
+def test_the_accuracy_of_what_is_answered_alone_is_not_claimed_too_high(
+    num_rows: int, off_by: float, num_validation: int
+) -> None:
+    """By a threshold from other folds, or from validation rows."""
     rng, too_high, num_found = np.random.default_rng(5), 0, 0
     for number in range(400):
         confidence = rng.uniform(0.5, 1, num_rows)
         is_right = (rng.random(num_rows) < confidence - off_by).astype(int)
-        found = selective_accuracy(confidence, is_right, 0.85, seed=number)
+        sure = rng.uniform(0.5, 1, num_validation)
+        others = (sure, (rng.random(num_validation) < sure - off_by).astype(int)) if num_validation else None
+        found = selective_accuracy(confidence, is_right, 0.85, chosen_on=others, seed=number)
         if found.threshold is None or found.accuracy is None:
             continue
         num_found += 1

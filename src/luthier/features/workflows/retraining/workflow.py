@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.evaluation import NOT_DISTINGUISHABLE, Evaluation, Verdict
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, AlternativeWord, Evaluation, Verdict
 from luthier.core.ids import new_id, sha256_file
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
@@ -327,21 +327,44 @@ def against(found: Evaluation, run_id: str, before: str) -> tuple[str, str]:
         if one.metric == metric and {one.baseline, one.candidate} == {before, run_id}:
             return one.verdict, (
                 f"{one.verdict} by {metric}: {one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, 95%) on "
-                f"{found.num_rows:,} rows{'' if verdict is None else _worth_deploying(verdict)}"
+                f"{found.num_rows:,} rows{'' if verdict is None else _worth_deploying(found, verdict)}"
             )
     return NOT_DISTINGUISHABLE, f"no comparison by {metric or 'a metric'} came of {found.num_rows:,} rows"
 
 
-def _worth_deploying(verdict: Verdict) -> str:
+def _worth_deploying(found: Evaluation, verdict: Verdict) -> str:
     """What the comparison with the deployed model alone does not say, in half sentences."""
     said = []
     if verdict.bar is not None:
         reached = "good enough" if verdict.good_enough == "yes" else "not shown to be good enough"
         said.append(f"{reached} ({verdict.bar.value:g} by {verdict.bar.metric} asked for)")
-    if verdict.better_than_best_alternative in ("worse", "not_distinguishable"):
-        relation = "worse" if verdict.better_than_best_alternative == "worse" else "not shown to be better"
-        said.append(f"{relation} than {verdict.best_alternative}, which needs no language model")
+    word, best = _against_others(found, verdict)
+    if word in ("worse", "not_distinguishable"):
+        relation = "worse" if word == "worse" else "not shown to be better"
+        kind = next((one.kind for one in verdict.alternatives if one.name == best), None)
+        why = "which needs no training" if kind in _UNTRAINED else "which needs no language model"
+        said.append(f"{relation} than {best}, {why}")
     return "".join(f"; {one}" for one in said)
+
+
+_UNTRAINED: Final = ("few_shot", "instruction", "optimised_prompt", "label_likelihood")
+
+
+def _against_others(found: Evaluation, verdict: Verdict) -> tuple[AlternativeWord | None, str | None]:
+    """How the new model does against the best alternative but for other runs; the deployed one has its own sentence."""
+    from luthier.ml.evaluation.verdict import against_all, best_of
+
+    others = [one for one in verdict.alternatives if one.kind != "run"]
+    if len(others) == len(verdict.alternatives):
+        return verdict.better_than_best_alternative, verdict.best_alternative
+    judged, names = found.systems[-1], {one.name for one in others}
+    higher = judged.metrics[verdict.metric].higher_is_better
+    own = [
+        one
+        for one in found.comparisons
+        if (one.candidate, one.metric) == (judged.name, verdict.metric) and one.baseline in names
+    ]
+    return (against_all(own, higher) if own else None), best_of(others, higher)
 
 
 def _is_of_new(finding: Finding, num_old: int) -> bool:

@@ -10,8 +10,8 @@ variance adds to its absolute value. Its interval is that of a normal mean over 
 carries the noise twice, and reaches down to 0 where Hosmer and Lemeshow's test does not reject that confidences are
 right: there an absolute value has no normal noise.
 
-A threshold is never judged by the rows that it was chosen on: rows are divided into folds, and each fold is answered
-with a threshold from the other ones.
+A threshold is never judged by the rows that it was chosen on: it comes from rows of its own, or rows are divided into
+folds, and each fold is answered with a threshold from the other ones.
 
 Sources: Guo et al., "On Calibration of Modern Neural Networks", 2017 (reliability, temperature); Nguyen and O'Connor,
 "Posterior calibration and exploratory analysis for natural language processing models", 2015 (bins of equal mass);
@@ -69,9 +69,10 @@ class SelectiveAccuracy(NamedTuple):
     """What a system answers alone at a threshold, measured on rows that the threshold was not chosen on.
 
     Attributes:
-        threshold: chosen on all rows, for use; None where no threshold reaches the accuracy.
+        threshold: for use, chosen on all rows, or on the other ones that were given; None where no threshold reaches
+            the accuracy.
         num_rows: rows in all.
-        num_answered: rows at or above the threshold of their fold.
+        num_answered: rows at or above that threshold, or the threshold of their fold.
         num_right: of these the ones that are right.
         share: answered rows among all, with Clopper and Pearson's 95% interval.
         accuracy: right rows among the answered ones, with the same interval; None where no row was answered.
@@ -312,7 +313,13 @@ def threshold_for_accuracy(confidence: ArrayLike, is_right: ArrayLike, accuracy:
 
 
 def selective_accuracy(
-    confidence: ArrayLike, is_right: ArrayLike, accuracy: float, *, num_folds: int = NUM_FOLDS, seed: int = 0
+    confidence: ArrayLike,
+    is_right: ArrayLike,
+    accuracy: float,
+    *,
+    chosen_on: tuple[ArrayLike, ArrayLike] | None = None,
+    num_folds: int = NUM_FOLDS,
+    seed: int = 0,
 ) -> SelectiveAccuracy:
     """Which share of rows can be answered alone at an accuracy, measured on rows that chose no threshold for it.
 
@@ -320,13 +327,19 @@ def selective_accuracy(
         confidence: [rows].
         is_right: [rows], 1 where the answer is right, 0 where it is wrong.
         accuracy: what is asked for, above 0 and below 1.
+        chosen_on: confidence and answers of other rows, [other rows] each, that choose the threshold; None divides the
+            rows themselves into folds.
         num_folds: parts of the rows; each is answered with the threshold that the others choose.
         seed: of the division into folds.
 
     Raises:
-        RequestError: fewer than two rows, other shapes, values that are not finite, or an accuracy out of range.
+        RequestError: fewer than two rows to divide, none, other shapes, values that are not finite, or an accuracy out
+            of range.
     """
     sure, right = _checked_answers(confidence, is_right)
+    if chosen_on is not None:
+        threshold = threshold_for_accuracy(*chosen_on, accuracy)
+        return _selective(threshold, sure >= (math.inf if threshold is None else threshold), right)
     if len(sure) < 2:
         raise RequestError(
             f"{len(sure)} row to choose and to judge a threshold by",
@@ -341,13 +354,18 @@ def selective_accuracy(
         inside = fold == number
         chosen = threshold_for_accuracy(sure[~inside], right[~inside], accuracy)
         answered |= inside & (sure >= (math.inf if chosen is None else chosen))
+    return _selective(threshold, answered, right)
+
+
+def _selective(threshold: float | None, answered: NDArray[np.bool_], right: Array) -> SelectiveAccuracy:
+    """What is answered alone, and how much of it is right: both [rows]."""
     num_answered, num_right = int(answered.sum()), int(right[answered].sum())
     return SelectiveAccuracy(
         threshold=threshold,
-        num_rows=len(sure),
+        num_rows=len(right),
         num_answered=num_answered,
         num_right=num_right,
-        share=clopper_pearson(num_answered, len(sure)),
+        share=clopper_pearson(num_answered, len(right)),
         accuracy=clopper_pearson(num_right, num_answered) if num_answered else None,
     )
 

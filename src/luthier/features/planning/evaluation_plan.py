@@ -1,0 +1,221 @@
+"""The judging of a plan: the bar, ways to use the base model, labels to score, and the run that is judged beside it.
+
+All of it needs the held-out rows, so it is decided and checked where these are read, before anything is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from luthier.core.dataset import Example
+from luthier.core.errors import ConflictError, LeakageError, RecipeError
+from luthier.core.ids import is_id, sha256_file
+from luthier.core.plan import Plan, ValueSource
+from luthier.core.recipe import Recipe
+from luthier.core.task_head import SEARCH_KINDS
+from luthier.features.planning.training_data import load_splits
+from luthier.features.recipes.checks import (
+    check_few_shot,
+    check_metrics,
+    have_text_answers,
+    label_metrics,
+    resolve_bar,
+)
+from luthier.platform.home.context import Context
+
+
+def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
+    """The plan with all that is judged beside the tuned model, and what has to be reached.
+
+    Args:
+        context: The home.
+        plan: With everything else.
+        judged: The held-out rows; none where nothing is judged.
+        train: The training rows that are good answers.
+
+    Raises:
+        RequestError: What is asked for cannot be judged by these rows and metrics.
+        RecipeError: It cannot be judged at all.
+        NotFoundError, ConflictError: The reference run or its weights are missing.
+        LeakageError: The reference run was trained on held-out rows, and the recipe does not allow that.
+    """
+    if judged:
+        _check_judged(plan, judged, train)
+    plan = _with_labels(_with_bar(plan, judged, train), judged, train)
+    return _with_reference(context, _with_prompts(plan, judged, train), judged)
+
+
+def _check_judged(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> None:
+    """Check that the held-out rows can be judged as the plan says.
+
+    Raises:
+        RequestError: they cannot.
+    """
+    from luthier.ml.evaluation.retrieval import search_task
+
+    check_metrics(plan.evaluation.metrics, judged)
+    check_few_shot(plan.evaluation.few_shot, train, judged)
+    if (head := plan.objective.task_head) is not None and _searches(plan):
+        search_task(head.kind, judged, train)
+
+
+def _searches(plan: Plan) -> bool:
+    head = plan.objective.task_head
+    return head is not None and head.kind in SEARCH_KINDS
+
+
+def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
+    """The plan with what the tuned model has to reach, where the recipe asks for something.
+
+    Raises:
+        RequestError: The metric is not measured, or its figure cannot be the value.
+        RecipeError: There are no rows to judge on.
+    """
+    asked = plan.recipe.evaluation.good_enough if plan.recipe.evaluation is not None else None
+    if asked is None:
+        return plan
+    if not judged:
+        raise RecipeError(
+            f"evaluation.good_enough asks for {asked.wanted}, but the recipe names no held-out rows",
+            expected="data.held_out: a file, or a fraction such as 0.1 to take from the training rows",
+            do="add data.held_out, or remove evaluation.good_enough",
+        )
+    file = Path(plan.data.held_out.file) if plan.data.held_out is not None else None
+    bar = resolve_bar(asked, plan.evaluation.metrics, judged, train, file=file)
+    evaluation = plan.evaluation.model_copy(update={"good_enough": bar})
+    return plan.model_copy(update={"evaluation": evaluation})
+
+
+def _with_prompts(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
+    """The plan with the ways to prompt the base model that are judged beside the tuned one.
+
+    Raises:
+        RequestError, RecipeError: what is asked for cannot be judged by these rows and metrics.
+    """
+    from luthier.core.evaluation_recipe import EvaluationRecipe
+    from luthier.ml.evaluation.few_shot import num_usable
+    from luthier.ml.planning.prompt_variants import with_prompt_variants
+    from luthier.ml.prompting.instructions import derive_instruction
+
+    return with_prompt_variants(
+        plan,
+        plan.recipe.evaluation or EvaluationRecipe(),
+        # A model that searches documents writes no answers: nothing to prompt its base for.
+        are_texts_judged=bool(judged) and have_text_answers(judged) and not _searches(plan),
+        num_shown=num_usable(train, held_out=judged),
+        instruction=derive_instruction(train),
+    )
+
+
+def _with_labels(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
+    """The plan with the number of labels whose likelihoods are asked for, where answers are labels."""
+    from luthier.ml.evaluation.label_confidence import trained_labels, why_left_out
+    from luthier.ml.planning.prompt_variants import in_order
+
+    held_out = plan.data.held_out
+    found = () if _searches(plan) else label_metrics(plan.evaluation.metrics, judged, train)
+    if held_out is None or not found:
+        return plan
+    answers = [row.reference for row in train if row.reference is not None]
+    labels = trained_labels([name for one in found for name in one.labelling.labels], answers)
+    num_rows = min(len(judged), plan.evaluation.max_samples)
+    num_tokens = held_out.num_tokens * num_rows // max(1, held_out.num_examples)
+    why = why_left_out(labels, num_rows, num_tokens, has_thoughts=any(row.thought for row in judged))
+    sources = {
+        "evaluation.num_scored_labels": ValueSource(
+            source="derived",
+            why=f"off: {why}" if why else f"models that write are asked how likely each of {len(labels)} labels is",
+        )
+    }
+    evaluation = plan.evaluation.model_copy(update={"num_scored_labels": 0 if why else len(labels)})
+    return plan.model_copy(update={"evaluation": evaluation, "sources": in_order(plan.sources, sources)})
+
+
+def _with_reference(context: Context, plan: Plan, judged: Sequence[Example]) -> Plan:
+    """The plan, whose reference run, if there is one, can be judged on the held-out rows.
+
+    Raises:
+        RecipeError: There are no held-out rows, it is no id of a run, or one of the two models searches documents.
+        NotFoundError: No such run, or its base model is gone.
+        ConflictError: It has no trained weights.
+        LeakageError: It was trained on held-out rows, and the recipe does not allow that.
+    """
+    from luthier.core.task_head import task_head_in
+    from luthier.features.models.resolve import find_candidate
+    from luthier.ml.planning.prompt_variants import in_order
+
+    run_id = plan.evaluation.reference_run
+    if run_id is None:
+        return plan
+    if not judged or not is_id(run_id, "run"):
+        raise RecipeError(
+            f"evaluation.reference_run: {run_id}" + ("" if judged else ", but the recipe names no held-out rows"),
+            expected="the id of a run, such as run-20260101-120000-abc123, and held-out rows that both are judged on",
+            do="correct it (luthier runs list), or add data.held_out" if judged else "add data.held_out",
+        )
+    found = find_candidate(context, run_id)
+    head = task_head_in(found.adapter_path or found.model_path)
+    if (head is not None and head.kind in SEARCH_KINDS) != _searches(plan):
+        raise RecipeError(
+            f"evaluation.reference_run: {run_id}, and only one of it and this run orders documents",
+            expected="a run that gives the same kind of answers",
+            do="remove it, or name another run",
+        )
+    caveat = reference_caveat(context, run_id, judged, is_allowed=bool(plan.recipe.data.allow_leakage))
+    said = ValueSource(source="asked", why="in the recipe" + (f"; {caveat}" if caveat else ""))
+    return plan.model_copy(update={"sources": in_order(plan.sources, {"evaluation.reference_run": said})})
+
+
+def reference_caveat(context: Context, run_id: str, judged: Sequence[Example], *, is_allowed: bool) -> str:
+    """What makes the figures of a reference run on these rows doubtful; empty for nothing.
+
+    Args:
+        context: The home.
+        run_id: Of the run.
+        judged: The held-out rows.
+        is_allowed: Whether held-out rows may be among those that it was trained on.
+
+    Raises:
+        LeakageError: They are, and it is not allowed.
+    """
+    from luthier.ml.data.split.split import leaked_ids
+
+    try:
+        leaked = leaked_ids(rows_of_run(context, run_id), judged).exact
+    except ConflictError as error:
+        return f"held-out rows cannot be checked against its training rows: {error.came}"
+    if leaked and not is_allowed:
+        raise LeakageError(
+            f"{len(leaked):,} of {len(judged):,} held-out rows are also in the training rows of {run_id}",
+            expected="no held-out row that evaluation.reference_run was trained on: its figures would be too good",
+            do="take them out of the held-out file, or set data.allow_leakage: true (the evaluation will say so)",
+            problems=leaked,
+        )
+    rows = "held-out row is" if len(leaked) == 1 else "held-out rows are"
+    return f"{len(leaked):,} {rows} also in its training rows, so its figures are too good" if leaked else ""
+
+
+def rows_of_run(context: Context, run_id: str) -> tuple[Example, ...]:
+    """The rows that a run was trained on.
+
+    Raises:
+        NotFoundError: No such run.
+        ConflictError: Their file is gone or has changed.
+    """
+    plan = context.runs.plan(run_id)
+    path = Path(plan.data.train.file)
+    # Without the very rows a check for leakage would pass for want of evidence.
+    if not path.is_file() or sha256_file(path) != plan.data.train.sha256:
+        raise ConflictError(
+            f"the training file {path} of run {run_id} is gone or has changed",
+            expected=f"content with digest {plan.data.train.sha256[:12]}: held-out rows are checked against it",
+            do="put the file back as it was",
+        )
+    return training_examples(plan.recipe)
+
+
+def training_examples(recipe: Recipe) -> tuple[Example, ...]:
+    """The training rows of a recipe with absolute paths, read again and split as they were for training."""
+    loaded = load_splits(recipe, Path())
+    return tuple(e for split in ("train", "replay") if split in loaded for e in loaded[split].examples)
