@@ -28,7 +28,7 @@ from starlette.concurrency import run_in_threadpool
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import LuthierError, error_from
+from luthier.core.errors import LuthierError, RequestError, error_from
 from luthier.core.stream import Failed, Pooled, PoolingRequest
 from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
@@ -238,6 +238,8 @@ async def _respond(
             running.event = await inbox.get()
         finally:
             watcher.cancel()
+        # Before the end is recorded: an answer that cannot be what was asked for is a refusal.
+        document = shown(running) if isinstance(running.event, Pooled) else None
     except LuthierError as error:
         running.failure = error
         raise refused(error) from error
@@ -251,9 +253,9 @@ async def _respond(
     if isinstance(running.event, Failed):
         count_refused(request, running.event.num_contexts)
         raise refused(error_from(running.event.error))
-    if not isinstance(running.event, Pooled):
+    if document is None:
         return Response(status_code=CLIENT_GONE)
-    return JSONResponse(shown(running), headers=target_header(running.routed))
+    return JSONResponse(document, headers=target_header(running.routed))
 
 
 @dataclass(slots=True)
@@ -333,8 +335,11 @@ def _usage(made: Pooled) -> dict[str, int]:
 def _embeddings(body: EmbeddingBody, made: Pooled) -> dict[str, Any]:
     width = len(made.outputs[0])
     if body.dimensions not in (None, width):
-        message = f"dimensions={body.dimensions}; expected: {width}, as many as this model has, or none named"
-        raise ApiError(400, message, param="dimensions", code="invalid_value")
+        raise RequestError(
+            f"dimensions={body.dimensions}",
+            expected=f"{width}, as many as this model has: it was not trained for shorter vectors",
+            do="leave dimensions out",
+        )
     as_text = body.encoding_format == "base64"
     vectors = [_packed(vector) if as_text else list(vector) for vector in made.outputs]
     return {
