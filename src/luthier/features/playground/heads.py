@@ -13,7 +13,7 @@ from starlette.datastructures import FormData
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import RequestError, error_from
+from luthier.core.errors import ConflictError, ModelSourceError, RequestError, error_from
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.stream import Failed, Pooled, PoolingRequest, StreamEvent
 from luthier.core.task_head import TaskHead, TaskHeadKind
@@ -106,8 +106,27 @@ class HeadAnswer:
 
 
 def head_by_name(context: Context, caller: Caller, name: str) -> TaskHead | None:
-    """The head of a model; None where it writes text. Raises what `route_to` and `head_of` raise."""
-    return head_of(route_to(context, caller, name, []).served)
+    """The head of a model; None where it writes text. Raises NotFoundError, ConflictError and ModelSourceError."""
+    return _found(context, caller, name)[1]
+
+
+def _found(context: Context, caller: Caller, name: str) -> tuple[Routed, TaskHead | None]:
+    """Who answers to a name, with its head. Messages name no path of this machine, which a visitor must not learn."""
+    try:
+        routed = route_to(context, caller, name, [])
+        return routed, head_of(routed.served)
+    except ConflictError:
+        raise ConflictError(
+            f"{name} has made no model that can be asked",
+            expected="a run that has succeeded",
+            do="see its page, and go on with it",
+        ) from None
+    except ModelSourceError:
+        raise ModelSourceError(
+            f"the task head of {name} is damaged",
+            expected="its files as the run has written them",
+            do="train it again, or copy the files of its run again",
+        ) from None
 
 
 def documents_of(text: str) -> list[str]:
@@ -126,11 +145,10 @@ def ask_head(context: Context, caller: Caller, form: HeadForm) -> HeadAnswer:
 
     Raises:
         RequestError: The model writes text, or something is missing or does not fit.
-        NotFoundError, ConflictError, ModelSourceError: As `route_to` and `head_of`.
+        NotFoundError, ConflictError, ModelSourceError: As of `head_by_name`.
         QuotaError, BusyError, WorkError: As `serving.ask_pooling`.
     """
-    routed = route_to(context, caller, form.model, [])
-    head = head_of(routed.served)
+    routed, head = _found(context, caller, form.model)
     if head is None:
         raise RequestError(
             f"{form.model} writes text", expected="a model with a task head", do="chat with it in the playground"

@@ -77,7 +77,8 @@ def give(one: TestClient, model: str, **form: str) -> str:
 
 def bars(page: str) -> list[tuple[str, str, str]]:
     """Text, value and width of each bar."""
-    found = re.findall(r'<div class="bar-line"><span>(.*?)</span><b class="number">(.*?)</b>.*?class="part" width="(.*?)"', page, re.S)
+    line = r'<div class="bar-line"><span>(.*?)</span><b class="number">(.*?)</b>.*?class="part" width="(.*?)"'
+    found = re.findall(line, page, re.S)
     return [(unescape(re.sub(r"<[^>]+>", "", text)).strip(), value, width) for text, value, width in found]
 
 
@@ -215,4 +216,5 @@ def test_a_damaged_head_is_said_and_does_not_send_in_circles(
     answer = one.get("/playground", params={"model": heads["classify"]})
     page = one.get(answer.headers["location"])
     assert page.status_code >= 400
-    assert 'role="alert"' in page.text
+    assert f"the task head of {heads['classify']} is damaged" in page.text
+    assert str(home.home) not in page.text
