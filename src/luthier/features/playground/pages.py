@@ -19,7 +19,7 @@ from starlette.datastructures import FormData
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from luthier.core.access import Caller
-from luthier.core.errors import BusyError, LuthierError, RequestError
+from luthier.core.errors import BusyError, LuthierError, ModelSourceError, RequestError
 from luthier.core.records.traffic import Thumb
 from luthier.features.datasets.service import DEFAULT_NAME, SavedCase, save_case
 from luthier.features.feedback import service as feedback
@@ -187,7 +187,12 @@ def _head_address(name: str) -> str:
 
 
 def _has_form_of_its_own(context: Context, caller: Caller, name: str) -> bool:
-    return any(name in (one.name, one.run_id) for one in list_head_models(context, caller))
+    try:
+        return head_by_name(context, caller, name) is not None
+    except ModelSourceError:
+        return True  # which says what is wrong with its head
+    except LuthierError:
+        return False
 
 
 @router.post("/answer")
