@@ -47,7 +47,11 @@ PAGES = {
     ),
     "account": (
         "Invoices: the bill for the {} is in your account, under orders, from the day it is sent.",
-        ("I need an invoice for the {}.", "Where do I find the bill for the {}?", "The bill of the {} has a wrong name."),
+        (
+            "I need an invoice for the {}.",
+            "Where do I find the bill for the {}?",
+            "The bill of the {} has a wrong name.",
+        ),
         ("My firm needs a receipt for the {}.", "Which tax was on the {}?"),
     ),
 }

@@ -51,7 +51,7 @@ MANY = tuple(f"label {n}" for n in range(60))
 def test_facts_name_what_it_gives_and_how(head: dict[str, Any], expected: dict[str, str]) -> None:
     facts = TaskHead(width=8, **head).facts
     assert {name: facts.get(name) for name in expected} == expected
-    assert list(facts)[0] == "gives"
+    assert next(iter(facts)) == "gives"
     assert ("temperature" in facts) == (head["kind"] in ("classify", "rank"))
 
 

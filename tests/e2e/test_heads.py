@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 import threading
 import time
@@ -151,9 +150,7 @@ def test_vectors_find_the_page_of_a_message(
     with openai.OpenAI(base_url=address, api_key=key, timeout=300, max_retries=0) as client:
         for dimensions in (None, 64):
             wishes: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
-            asked = client.embeddings.create(
-                model="search", input=QUERY, extra_body={"input_type": "query"}, **wishes
-            )
+            asked = client.embeddings.create(model="search", input=QUERY, extra_body={"input_type": "query"}, **wishes)
             query = asked.data[0].embedding
             made = client.embeddings.create(model="search", input=list(pages.values()), **wishes)
             near = [sum(a * b for a, b in zip(query, one.embedding, strict=True)) for one in made.data]

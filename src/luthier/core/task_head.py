@@ -145,7 +145,7 @@ class TaskHead(FrozenModel):
             if self.is_multi_label:
                 found["labels of a row"] = f"any number, each from a probability of {self.threshold:g} on"
         elif self.kind == "regress":
-            found["numbers"] = f"{self.summary[len('numbers '):]} in the training rows"
+            found["numbers"] = f"{self.summary[len('numbers ') :]} in the training rows"
         elif self.kind == "embed":
             found["dimensions"] = ", ".join(map(str, self.dimensions or (self.width,)))
         if self.kind in ("classify", "rank"):

@@ -208,7 +208,10 @@ def _show_tuned(console: Console, view: TunedView) -> None:
         ("run", view.record.run_id),
         ("base model", view.record.base_model),
         ("method", view.record.method),
-        ("names", ", ".join((*view.names, *view.deployments)) or f"none: luthier deploy {view.record.run_id} --as NAME"),
+        (
+            "names",
+            ", ".join((*view.names, *view.deployments)) or f"none: luthier deploy {view.record.run_id} --as NAME",
+        ),
         ("verdict", document["verdict"]["headline"] if document["verdict"] else "none: it was not judged"),
         ("sha256", document["sha256"] or "-"),
         ("path", document["path"] or "-"),

@@ -247,7 +247,9 @@ def _searched(context: Context, caller: Caller, routed: Routed, head: TaskHead, 
         note = f"Cosine similarity, -1 to 1, of vectors of {len(first):,} numbers."
     order = sorted(range(len(documents)), key=lambda place: -values[place])
     lines = [HeadLine(_short(documents[n]), f"{values[n]:.3f}", min(1.0, max(0.0, values[n]))) for n in order]
-    return HeadAnswer(head.kind, _short(documents[order[0]], _MAX_TITLE_CHARACTERS), tuple(lines), 0, note, pooled.num_prompt_tokens)
+    return HeadAnswer(
+        head.kind, _short(documents[order[0]], _MAX_TITLE_CHARACTERS), tuple(lines), 0, note, pooled.num_prompt_tokens
+    )
 
 
 def _dimensions(text: str) -> int | None:

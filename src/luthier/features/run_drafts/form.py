@@ -254,7 +254,8 @@ class Draft:
 
     def problem(self, place: str) -> str:
         """What is wrong at a dotted key; empty where nothing is."""
-        return next((p.words for p in self.problems if p.place == place or p.place.startswith(f"{place}.")), "")
+        inner = (f"{place}.", f"{place}[")  # a key of a mapping, an item of a list
+        return next((p.words for p in self.problems if p.place == place or p.place.startswith(inner)), "")
 
 
 def draft_of(keys: Mapping[str, Any], names: Mapping[str, str], *, token: str = "") -> Draft:

@@ -51,7 +51,7 @@ def asked(home: Context, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> l
     """What models are asked; the same outputs always come. tests/browser asks real ones."""
     found: list[PoolingRequest] = []
 
-    def ask(_: Served, request: PoolingRequest, hear: Callable[[StreamEvent], None], *, key: str | None) -> Any:  # noqa: ARG001
+    def ask(_: Served, request: PoolingRequest, hear: Callable[[StreamEvent], None], *, key: str | None) -> Any:
         found.append(request)
         if "break" in str(request):
             hear(Failed(error=WorkError("the process has ended", expected="it to answer", do="ask again").as_json()))
@@ -64,8 +64,8 @@ def asked(home: Context, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> l
 
 
 @pytest.fixture
-def heads(home: Context, asked: list[PoolingRequest]) -> dict[str, str]:  # noqa: ARG001 - the base is pulled there
-    """The name of a tuned model of each kind."""
+def heads(home: Context, asked: list[PoolingRequest]) -> dict[str, str]:
+    """The name of a tuned model of each kind, over the base that `asked` has pulled."""
     letters = zip("abcde", HEADS.items(), strict=True)
     return {name: add_head_run(home, "tiny", letter, **head)[1] for letter, (name, head) in letters}
 
@@ -168,7 +168,9 @@ def test_what_cannot_be_done_is_said_beside_what_was_entered(
     assert kept[1] == form["text"]
 
 
-def test_each_form_is_a_request_in_the_log_however_it_ends(home: Context, browser: Browser, heads: dict[str, str]) -> None:
+def test_each_form_is_a_request_in_the_log_however_it_ends(
+    home: Context, browser: Browser, heads: dict[str, str]
+) -> None:
     set_traffic_policy(home, ME, TrafficPolicy())
     one = browser("infer")
     give(one, heads["rank"], text="Which?", documents="a\nb\nc")
