@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -247,5 +246,3 @@ def test_a_model_with_a_task_head_is_tried_in_a_form_of_its_own(
         expect(page.locator("#text")).to_have_value("Which wood is light?")
         assert violations(page) == [], kind
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), kind
-        if folder := os.environ.get("LUTHIER_TEST_PICTURES"):
-            page.screenshot(path=f"{folder}/head-{kind}-{scheme}.png", full_page=True)
