@@ -93,7 +93,7 @@ def post(served: tuple[Context, str, str], route: str, body: dict[str, Any]) -> 
 def test_a_classifier_is_judged_served_and_exported(
     train: Train, luthier: Luthier, served: tuple[Context, str, str], tmp_path: Path
 ) -> None:
-    training = {"max_steps": 24, "global_batch_size": 8, "learning_rate": 1e-3}
+    training = {"max_steps": 16, "global_batch_size": 8, "learning_rate": 2e-3}
     run = train("classify", {"objective": {"name": "classify"}, "training": training})
     tuned = run["evaluation"]["systems"][-1]
     assert tuned["kind"] == "head"
@@ -142,7 +142,7 @@ def test_vectors_find_the_page_of_a_message(
 ) -> None:
     context, address, key = served
     objective = {"name": "embed", "dimensions": [64], "query_prompt": "query: "}
-    training = {"max_steps": 6, "global_batch_size": 32, "learning_rate": 1e-3}
+    training = {"max_steps": 5, "global_batch_size": 16, "learning_rate": 1e-3}
     run = train("embed", {"objective": objective, "training": training})
     figures = {one["name"]: one["metrics"]["ndcg_at_10"]["value"] for one in run["evaluation"]["systems"]}
     assert figures["tuned"] > figures["base"]
@@ -166,7 +166,7 @@ def test_vectors_find_the_page_of_a_message(
 def test_a_reranker_puts_the_page_of_a_message_first(
     train: Train, served: tuple[Context, str, str], pages: dict[str, str]
 ) -> None:
-    training = {"max_steps": 24, "global_batch_size": 8, "learning_rate": 1e-3}
+    training = {"max_steps": 12, "global_batch_size": 8, "learning_rate": 1e-3}
     run = train("rank", {"objective": {"name": "rank"}, "training": training})
     deployments.deploy(served[0], Caller(), "rerank", run["run_id"])
     body = {"model": "rerank", "query": QUERY, "documents": list(pages.values())}
