@@ -207,7 +207,7 @@ async def _respond(
         body: What is asked.
         operation: What the log of traffic calls it.
         made: The request, once it is known which head the model has.
-        shown: The document of the answer.
+        shown: The document of the answer; what it refuses is recorded as refused.
 
     Raises:
         ApiError: It is refused, or fails.
@@ -219,8 +219,7 @@ async def _respond(
             loop.call_soon_threadsafe(inbox.put_nowait, event)
 
     named = body.user if body.user is not None else request.headers.get(USER_HEADER)
-    # Outputs of two models cannot be compared: without a user, all that a key asks goes to one target.
-    user = user_of(caller, (), named)
+    user = user_of(caller, (), named)  # without one, a key gets one target: outputs of two cannot be compared
     exchange = RequestRecord(context, caller, body.model, named or "", f"{_PREFIXES[operation]}-{uuid.uuid4().hex}")
     exchange.operation, exchange.trace_parent = operation, request.headers.get(TRACE_HEADER, "")
     running = _Running(context, caller, exchange)
@@ -238,7 +237,6 @@ async def _respond(
             running.event = await inbox.get()
         finally:
             watcher.cancel()
-        # Before the end is recorded: an answer that cannot be what was asked for is a refusal.
         document = shown(running) if isinstance(running.event, Pooled) else None
     except LuthierError as error:
         running.failure = error
