@@ -16,6 +16,7 @@ from luthier.features.datasets.documents import ingest, read_corpus
 from luthier.features.datasets.previews import preview
 from luthier.features.recipes.service import load_recipe
 from luthier.features.roi.service import compute_roi, load_case
+from luthier.features.training.service import train
 from luthier.ml.inference.models import catalog
 from luthier.platform.home.context import Context
 from tests.vacuous import nonempty
@@ -163,3 +164,37 @@ def test_every_key_of_a_case_is_on_the_reference_page() -> None:
     for key in nonempty(known_keys(Case)):
         name = key.rpartition(".")[2]
         assert name in ("low", "typical", "high") or f"`{name}`" in page, f"docs/roi.md does not name {key}"
+
+
+def test_the_rows_of_the_heads_repeat_and_held_out_messages_are_said_in_other_ways() -> None:
+    made = script("heads/make_rows.py")
+    rows = made["make"]()
+    assert rows == made["make"]() != made["make"](seed=1)
+    prompts = [{row["prompt"] for row in rows[f"classify_{side}"]} for side in ("train", "validation", "held_out")]
+    assert len(set.union(*prompts)) == sum(map(len, prompts)) == sum(made["NUM_ROWS"].values())
+    for page, known, new in nonempty(made["PAGES"].values()):
+        assert len(known) == made["NUM_KNOWN"]
+        assert "{}" in page
+        for way in nonempty((*known, *new)):
+            texts = {way.format(thing) for thing in made["THINGS"]}
+            assert not texts & (prompts[2] if way in known else prompts[0] | prompts[1]), way
+    for row in nonempty(rows["rank_held_out"]):
+        assert row["chosen"] != row["rejected"]
+
+
+@pytest.mark.parametrize("kind", ["classify", "rank", "embed"])
+def test_an_example_of_a_head_trains_and_is_judged(
+    context: Context, tmp_path: Path, tiny_model: Path, kind: str
+) -> None:
+    script("heads/make_rows.py")["write_rows"](tmp_path / "work")
+    recipe = tmp_path / f"{kind}.yaml"
+    recipe.write_text((EXAMPLES / "heads" / recipe.name).read_text(encoding="utf-8"), encoding="utf-8")
+    assert load_recipe(recipe).base_model in catalog.entries()
+    small = [f"base_model={tiny_model}", "training.max_steps=2", "training.num_threads=1", "method.rank=2"]
+    small += ["objective.dimensions=[16]"] if kind == "embed" else []  # its states are 32 wide
+    outcome = train(context, load_recipe(recipe, small), base_dir=tmp_path)
+    assert outcome.plan.objective.task_head is not None
+    assert outcome.plan.objective.task_head.kind == kind
+    assert outcome.evaluation is not None
+    assert outcome.evaluation.num_rows == 32  # of a search: queries
+    assert f"{kind}.yaml" in (EXAMPLES / "heads" / "README.md").read_text(encoding="utf-8")

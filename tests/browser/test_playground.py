@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -20,8 +21,15 @@ from luthier.server.home import create_home_app
 from luthier.testing.servers import app_server
 from luthier.testing.tiny import ANSWER, THOUGHT, make_tiny_model, make_tiny_thinker
 from tests.browser.conftest import PHONE, WIDE, sign_in, violations
+from tests.task_heads import add_head_run
 
 SECONDS = 60_000
+HEADS: dict[str, dict[str, Any]] = {
+    "classify": {"kind": "classify", "labels": ("a bug", "praise", "a question"), "label_counts": (9, 5, 2)},
+    "regress": {"kind": "regress", "offset": 20.0, "scale": 3.0, "lowest": 10.0, "highest": 50.0},
+    "rank": {"kind": "rank"},
+    "embed": {"kind": "embed", "pooling": "mean", "dimensions": (32, 8), "query_prompt": "query: "},
+}
 MakePage = Callable[..., Page]
 
 
@@ -36,6 +44,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, 
             model = make_tiny_model(folder / name, seed=seed, context_length_tokens=50_000)
             sources.pull(str(model), context.home, SilentProgress())
         sources.pull(str(make_tiny_thinker(folder / "thinker")), context.home, SilentProgress())
+        for letter, head in zip("abcd", HEADS.values(), strict=True):
+            add_head_run(context, "tiny", letter, **head)
         with app_server(create_home_app(context), context) as address:
             yield context, address
 
@@ -187,3 +197,30 @@ def test_a_thought_is_folded_and_opens_by_keyboard(
     expect(page.locator(".turn.answer .words")).to_have_text(ANSWER)
     expect(thought).to_be_hidden()
     expect(facts_line).not_to_contain_text("of them thought")
+
+
+@pytest.mark.parametrize(("viewport", "scheme"), [(WIDE, "light"), (PHONE, "dark")], ids=["wide", "phone"])
+def test_a_model_with_a_task_head_is_tried_in_a_form_of_its_own(
+    served: tuple[Context, str], make_page: MakePage, viewport: dict[str, int], scheme: str
+) -> None:
+    context, address = served
+    page = make_page(viewport=viewport, color_scheme=scheme)
+    sign_in(page, address, create_key(context, "k", scopes=("read", "infer", "train"))[1], then="/playground")
+    page.get_by_role("link", name="a form of their own").click()
+    page.wait_for_url("**/playground/head")
+    assert violations(page) == []
+    for letter, (kind, button, num_bars) in zip(
+        "abcd",
+        (("classify", "Classify", 3), ("regress", "Estimate", 1), ("rank", "Rank", 2), ("embed", "Search", 2)),
+        strict=True,
+    ):
+        page.select_option("#model", f"ft:tiny:default:head:{letter}")
+        page.locator("form[method=get] button").click()
+        page.fill("#text", "Which wood is light?")
+        if kind in ("rank", "embed"):
+            page.fill("#documents", "Spruce is light.\nMaple is harder, and " + "much heavier " * 20)
+        page.get_by_role("button", name=button, exact=True).click()
+        expect(page.locator(".bars > li")).to_have_count(num_bars)
+        expect(page.locator("#text")).to_have_value("Which wood is light?")
+        assert violations(page) == [], kind
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), kind

@@ -29,6 +29,8 @@ TASK_HEAD_WEIGHTS: Final = "head.safetensors"
 HEAD_DOCUMENT: Final = "task_head.json"
 """The head in an export for other programs: kind, labels in the order of the outputs, prompts."""
 _SHOWN: Final = 8
+_LISTED: Final = 50
+"""Classes in a line of their own, where somebody asks for one model."""
 
 
 class NumberFormat(FrozenModel):
@@ -130,11 +132,42 @@ class TaskHead(FrozenModel):
             return {"rank": "relevance of a document to a query", "embed": f"vectors of length {self.width:,}"}[
                 self.kind
             ]
-        shown = [f"{label} ({num:,})" for label, num in zip(self.labels, self.label_counts, strict=False)][:_SHOWN]
-        rest = len(self.labels) - len(shown)
-        listed = ", ".join(shown) + (f" and {rest:,} more" if rest else "")
         several = ", any number of them a row" if self.is_multi_label else ""
-        return f"{len(self.labels):,} classes{several}: {listed}"
+        return f"{len(self.labels):,} classes{several}: {self._first_labels(_SHOWN)}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a person should know of it, by a name for people: what it gives, from which states, and how certain."""
+        found = {"gives": what_it_gives(self.kind)}
+        if self.kind == "classify":
+            counted = "; in brackets: training rows" if self.label_counts else ""
+            found["labels"] = self._first_labels(_LISTED) + counted
+            if self.is_multi_label:
+                found["labels of a row"] = f"any number, each from a probability of {self.threshold:g} on"
+        elif self.kind == "regress":
+            found["numbers"] = f"{self.summary[len('numbers ') :]} in the training rows"
+        elif self.kind == "embed":
+            found["dimensions"] = ", ".join(map(str, self.dimensions or (self.width,)))
+        if self.kind in ("classify", "rank"):
+            # 1 also where the validation rows were all right: there is nothing to fit it on then.
+            is_fitted = self.temperature != 1.0
+            found["temperature"] = f"{self.temperature:.4g}, " + (
+                "fitted on the validation rows" if is_fitted else "not fitted: probabilities are as they were trained"
+            )
+        found["pooling"] = f"{self.pooling}: " + (
+            "the state of the last token" if self.pooling == "last" else "the mean of the states of all tokens"
+        )
+        prompts = {"query prompt": self.query_prompt, "document prompt": self.document_prompt}
+        # Quoted, since spaces at the ends are part of a prompt.
+        return found | {name: json.dumps(text, ensure_ascii=False) for name, text in prompts.items() if text}
+
+    def _first_labels(self, most: int) -> str:
+        """The commonest classes with their training rows."""
+        shown = [f"{label} ({num:,})" for label, num in zip(self.labels, self.label_counts, strict=False)][:most]
+        # A head may hold labels without counts.
+        shown = shown or list(self.labels[:most])
+        rest = len(self.labels) - len(shown)
+        return ", ".join(shown) + (f" and {rest:,} more" if rest else "")
 
 
 def is_task_model(folder: str | Path) -> bool:

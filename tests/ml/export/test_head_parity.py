@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,7 @@ from luthier.core.task_head import TaskHead
 from luthier.ml.export.exporters.head_formats import HEAD_FORMATS, head_format, head_precision, write_head
 from luthier.ml.export.exporters.registry import check
 from luthier.ml.export.head_parity import prove_head
+from luthier.ml.export.runtimes.head_runtimes import SentenceTransformersRuntime
 from luthier.ml.export.source_side import built_in_examples
 from luthier.ml.inference.models.task_head import save_task_head
 from luthier.testing.tiny import make_tiny_model
@@ -90,6 +92,37 @@ def test_a_whole_model_and_sixteen_bits(make_head: MakeHead, tmp_path: Path) -> 
         exported(source, "sentence_transformers", tmp_path / precision, precision)
         report = proof(source, tmp_path / precision, "sentence_transformers", precision)
         assert report.passed, report.reasons
+
+
+@pytest.mark.parametrize("name", ["classify", "mean"])
+def test_eight_bits_in_onnx_are_smaller_and_within_their_bound(make_head: MakeHead, tmp_path: Path, name: str) -> None:
+    source = make_head(name)
+    for precision in ("float32", "int8"):
+        exported(source, "onnx", tmp_path / precision, precision)
+    report = proof(source, tmp_path / "int8", "onnx", "int8")
+    assert report.passed, report.reasons
+    assert report.max_difference is not None
+    assert report.max_difference > 1e-4, "weights are rounded"
+    sizes = [sum(file.stat().st_size for file in (tmp_path / one).glob("model.onnx*")) for one in ("float32", "int8")]
+    assert sizes[1] < sizes[0]
+
+
+def test_a_vector_that_points_elsewhere_fails_though_each_of_its_parts_is_near(
+    make_head: MakeHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_head("mean")
+    exported(source, "sentence_transformers", tmp_path / "out")
+    outputs = SentenceTransformersRuntime.outputs
+
+    def turned(self: SentenceTransformersRuntime, texts: Sequence[str]) -> Any:
+        found = outputs(self, texts)
+        # 64 parts, each off by less than the bound of float16, 0.02.
+        return found + np.where(np.arange(found.shape[1]) % 2, 0.019, -0.019).astype(np.float32)
+
+    monkeypatch.setattr(SentenceTransformersRuntime, "outputs", turned)
+    report = proof(source, tmp_path / "out", "sentence_transformers", "float16")
+    assert not report.passed
+    assert report.max_difference == pytest.approx(0.019 * 8, rel=0.05)
 
 
 def test_the_files_are_those_that_sentence_transformers_reads(make_head: MakeHead, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ QUERIES = (
     "/monitor/model?name={name}",
     "/review?item=none",
     "/playground?model={model}",
+    "/playground/head?model={run_id}",
     "/datasets/{dataset_id}/compare?old=1&new=1",
     "/datasets/{dataset_id}/tokens?version=1&model={model}",
     "/datasets/{dataset_id}/annotate/news?version=1&seen=0",
@@ -147,6 +148,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "POST /exports": {"source": "{run_id}", "to": "merged"},
     "POST /deployments": {"name": "stolen", "target": "{run_id}", "deployment": "stolen"},
     "POST /playground/answer": {"model": "{checkpoint}", "prompt": "q"},
+    "POST /playground/head": {"model": "{run_id}", "text": "q"},
     "POST /review/decide": {"item": "{exchange_id}", "seen": "x", "decision": "accept"},
 }
 DEFAULT_FORM: dict[str, Any] = {
@@ -159,6 +161,7 @@ LISTS = (
     "/runs/new?dataset={dataset_id}", "/runs/new?study={study_id}", "/evaluations/new?model={run_id}",
     "/evaluations/panels/new?evaluation={evaluation_id}", "/review?item={exchange_id}", "/models?after={run_id}",
     "/datasets/new?dataset={dataset_id}", "/evaluations?after={evaluation_id}", "/monitor/model?name={name}",
+    "/playground/head?model={run_id}",
 )  # fmt: skip
 """Addresses whose queries name objects."""
 

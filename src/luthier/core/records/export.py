@@ -154,8 +154,8 @@ class HeadParityReport(FrozenModel):
         kind: what the head gives.
         num_inputs: texts that both sides have read.
         num_inputs_same_tokens: texts whose tokens are the same on both sides.
-        max_difference: the largest difference of a probability, relevance or part of a vector, or of a number in
-            standard deviations of the training rows; None where outputs could not be compared.
+        max_difference: the largest difference of a probability or relevance, of a number in standard deviations of the
+            training rows, or the largest distance of a vector; None where outputs could not be compared.
         bound: the most that it may be.
         passed: whether the export may be used.
         reasons: why not, one sentence each.

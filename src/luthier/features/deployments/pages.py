@@ -12,6 +12,8 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError, Requ
 from luthier.features.deployments import service as deployments
 from luthier.features.model_cards import service as project_models
 from luthier.features.release_gates.service import default_gate, remedy
+from luthier.features.serving.head_answers import example_request
+from luthier.features.serving.models import head_of_deployment
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import redirect, render
@@ -120,6 +122,7 @@ def _page(request: Request, context: Context, caller: Caller, name: str, given: 
     if wanted and wanted not in {target for target, _ in choices}:
         # Only the newest targets are listed; one that was named in the address must stay selectable.
         choices.insert(0, (wanted, "as you named it"))
+    head = head_of_deployment(context, caller, view.deployment)
     values = {
         "view": view,
         "deployment": view.deployment,
@@ -131,5 +134,7 @@ def _page(request: Request, context: Context, caller: Caller, name: str, given: 
         "is_gated": default_gate(context, caller.project_id) is not None,
         "current": "/models",
         "base_url": f"{str(request.base_url).rstrip('/')}/v1",
+        "gives": "" if head is None else head.facts["gives"],
+        "example": example_request(name, head),
     }
     return render(request, "deployments/show.html", values, status=status_of(error) if error else 200)

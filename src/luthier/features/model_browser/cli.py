@@ -1,11 +1,11 @@
-"""`luthier models`: base models."""
+"""`luthier models`: base models, and what runs have made of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.records.base_model import TrainingMemory
+    from luthier.features.model_cards.service import TunedView
     from luthier.features.models.service import ModelView
 
 NameArgument = Annotated[
@@ -23,6 +24,9 @@ NameArgument = Annotated[
         metavar="NAME",
         help="A name from `luthier models list`, hub:org/name@revision, a folder, a .gguf file, or layers:15@MODEL.",
     ),
+]
+_ShownArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="As for pull; also the id of a run, or a tuned model (ft:...).")
 ]
 
 
@@ -44,11 +48,18 @@ def pull(name: NameArgument, as_json: JsonOption = False, home: HomeOption = Non
     return Answer(as_json, view.model_dump(mode="json"), lambda console: _show_one(console, view))
 
 
-def show(name: NameArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Show one base model: licence, size, where it lies."""
+def show(name: _ShownArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Show one base model: licence, size, where it lies. Of a run or a tuned model: its base, its verdict, its head."""
+    from luthier.core.ids import is_id
     from luthier.features.models import service as models
 
     with open_context(home) as context:
+        if is_id(name, "run") or name.startswith("ft:"):
+            from luthier.core.access import Caller
+            from luthier.features.model_cards.service import find_tuned
+
+            tuned = find_tuned(context, Caller(), name)
+            return Answer(as_json, _tuned_document(tuned), lambda console: _show_tuned(console, tuned))
         view = models.show_model(context, name)
     return Answer(as_json, view.model_dump(mode="json"), lambda console: _show_one(console, view))
 
@@ -167,6 +178,56 @@ def _show_one(console: Console, view: ModelView) -> None:
         ("path", view.path or f"not on this machine: luthier models pull {view.name}"),
     ]
     facts(console, rows + _of_catalogue(view) + ([("note", view.note)] if view.note else []))
+
+
+def _tuned_document(view: TunedView) -> dict[str, Any]:
+    record, result, evaluation = view.record, view.record.result, view.evaluation
+    verdict = None if evaluation is None or evaluation.verdict is None else evaluation.verdict
+    return {
+        "name": view.name,
+        "source": "run",
+        "run_id": record.run_id,
+        "base_model": record.base_model,
+        "method": record.method,
+        "names": list(view.names),
+        "deployments": list(view.deployments),
+        "path": None if result is None else result.adapter_path,
+        "sha256": None if result is None else result.adapter_sha256,
+        "evaluation_id": None if evaluation is None else evaluation.evaluation_id,
+        "verdict": None if verdict is None else {"word": verdict.word, "headline": verdict.headline},
+        "task_head": None if view.head is None else view.head.model_dump(mode="json"),
+    }
+
+
+def _show_tuned(console: Console, view: TunedView) -> None:
+    from luthier.platform.cli.console import facts
+
+    document = _tuned_document(view)
+    rows = [
+        ("name", view.name),
+        ("run", view.record.run_id),
+        ("base model", view.record.base_model),
+        ("method", view.record.method),
+        (
+            "names",
+            ", ".join((*view.names, *view.deployments)) or f"none: luthier deploy {view.record.run_id} --as NAME",
+        ),
+        ("verdict", document["verdict"]["headline"] if document["verdict"] else "none: it was not judged"),
+        ("sha256", document["sha256"] or "-"),
+        ("path", document["path"] or "-"),
+    ]
+    # A model that writes text is talked with; the facts of a head say what it gives.
+    rows += [("gives", "text")] if view.head is None else list(view.head.facts.items())
+    facts(console, rows)
+    command = "luthier chat" if view.head is None else "luthier predict"
+    console.print(f"Try it: {command} {view.name}{_example_options(view)}", soft_wrap=True)
+
+
+def _example_options(view: TunedView) -> str:
+    """What `luthier predict` needs beside the model."""
+    if view.head is None:
+        return ""
+    return " --query TEXT --text TEXT" if view.head.kind == "rank" else " --text TEXT"
 
 
 def _of_catalogue(view: ModelView) -> list[tuple[str, str]]:

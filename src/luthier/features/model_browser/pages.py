@@ -10,12 +10,14 @@ from starlette.responses import RedirectResponse, Response
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
 from luthier.core.records.deployment import NAME
+from luthier.core.task_head import readable_task_head_in
 from luthier.features.assessments import service as project_assessments
 from luthier.features.deployments import service as deployments
 from luthier.features.exports import requests as server_exports
 from luthier.features.lineage.service import lineage_svg, model_lineage, project_lineage
 from luthier.features.model_cards import service as project_models
 from luthier.features.release_gates.service import default_gate, remedy
+from luthier.features.serving.head_answers import example_request
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import Page, redirect, render
@@ -122,7 +124,13 @@ def _page(
         return render(request, "model_browser/base.html", values, status=status)
     # A checkpoint that another project has permitted: it may be used, but its run is not shown.
     if tuned is not None and tuned.project_id != caller.project_id:
-        return render(request, "model_browser/permitted.html", values | {"tuned": tuned}, status=status)
+        head = readable_task_head_in(tuned.adapter_path)
+        values |= {
+            "tuned": tuned,
+            "gives": "" if head is None else head.facts["gives"],
+            "example": example_request(tuned.model_id, head),
+        }
+        return render(request, "model_browser/permitted.html", values, status=status)
     details = project_models.show_tuned(context, caller, run_id)
     here = tuned.model_id if tuned is not None and tuned.step is not None else f"model {run_id}"
     values |= {

@@ -171,14 +171,7 @@ def show_tuned(context: Context, caller: Caller, run_id: str) -> ModelDetails:
     from luthier.ml.export.bundle import front_matter
     from luthier.ml.export.bundle.card import limits_of
 
-    _check_run(context, caller, run_id)
-    record = context.runs.get(run_id)
-    if record.status != "succeeded" or record.result is None:
-        raise ConflictError(
-            f"run {run_id} is {record.status}: it has made no model",
-            expected="a run that has succeeded",
-            do="see its page, and go on with it",
-        )
+    record = _succeeded(context, caller, run_id)
     facts = facts_of_run(context, run_id)
     digests = [one.sha256 for one in facts.run.datasets] if facts.run is not None else []
     return ModelDetails(
@@ -189,6 +182,21 @@ def show_tuned(context: Context, caller: Caller, run_id: str) -> ModelDetails:
         rows=rows_by_digest(context, caller, digests),
         evaluations=tuple(without_paths(context, one) for one in context.evaluations.list(run_id=run_id)),
     )
+
+
+def find_tuned(context: Context, caller: Caller, name: str) -> TunedView:
+    """What a run has made, by the id of the run or the name of its tuned model, without its card.
+
+    Raises NotFoundError, also for another project's; ConflictError for a run that has not succeeded.
+    """
+    run_id, _ = run_of(context, caller, name)
+    if run_id is None:
+        raise NotFoundError(
+            f"no tuned model {name[:200]!r}",
+            expected="the id of a run, or a tuned model (ft:...)",
+            do="see `luthier runs list`",
+        )
+    return _views(context, caller, [_succeeded(context, caller, run_id)])[0]
 
 
 def rows_by_digest(
@@ -269,6 +277,18 @@ def _routes_to(deployment: Deployment, targets: set[str]) -> bool:
 def _api_names(context: Context) -> dict[str, str]:
     """Name in a recipe -> name in the API, of all base models."""
     return {own: name for name, own in base_models(context).items()}
+
+
+def _succeeded(context: Context, caller: Caller, run_id: str) -> RunRecord:
+    _check_run(context, caller, run_id)
+    record = context.runs.get(run_id)
+    if record.status != "succeeded" or record.result is None:
+        raise ConflictError(
+            f"run {run_id} is {record.status}: it has made no model",
+            expected="a run that has succeeded",
+            do="see its page, and go on with it",
+        )
+    return record
 
 
 def _check_run(context: Context, caller: Caller, run_id: str) -> None:

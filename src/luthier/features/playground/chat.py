@@ -22,7 +22,7 @@ from luthier.core.ids import is_id
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
 from luthier.core.task_head import is_task_model
 from luthier.features.serving.completion_stream import CompletionStream
-from luthier.features.serving.models import Routed, route, user_of
+from luthier.features.serving.models import Routed, head_of_deployment, route, user_of
 from luthier.features.serving.service import new_seed
 from luthier.features.serving.targets import local_base_models, served_target
 from luthier.ml.charts.figures import duration, speed
@@ -40,42 +40,57 @@ class PlaygroundModel(FrozenModel):
         kind: Its group, in the plural.
         note: A hint beside the name.
         run_id: The run that made a tuned model, and is then not listed beside it.
+        has_task_head: Whether it writes no text, and has a form of its own.
     """
 
     name: str
     kind: str
     note: str = ""
     run_id: str | None = None
+    has_task_head: bool = False
 
 
 def list_playground_models(context: Context, caller: Caller) -> Sequence[PlaygroundModel]:
-    """Deployments, tuned models, runs that have succeeded, and base models on this machine, the newest of each first.
+    """What writes text: deployments, tuned models, runs that have succeeded, and base models on this machine.
 
-    Of runs the newest 50.
+    The newest of each first; of runs the newest 50.
     """
+    found = [one for one in _made_models(context, caller) if not one.has_task_head]
+    return [*found, *(PlaygroundModel(name=name, kind="base models") for name in local_base_models(context))]
+
+
+def list_head_models(context: Context, caller: Caller) -> Sequence[PlaygroundModel]:
+    """The same of models with a task head."""
+    return [one for one in _made_models(context, caller) if one.has_task_head]
+
+
+def _made_models(context: Context, caller: Caller) -> list[PlaygroundModel]:
     found = [
         PlaygroundModel(
-            name=one.name, kind="deployments", note=", ".join(share.target for share in one.revision.shares)
+            name=one.name,
+            kind="deployments",
+            note=", ".join(share.target for share in one.revision.shares),
+            has_task_head=head_of_deployment(context, caller, one) is not None,
         )
         for one in context.deployments.list(caller.project_id)
     ]
-    # Models with a task head write nothing; their own pages say how they are asked.
     tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
     found += [
-        PlaygroundModel(name=one.model_id, kind="tuned models", run_id=one.run_id if one.step is None else None)
+        PlaygroundModel(
+            name=one.model_id,
+            kind="tuned models",
+            run_id=one.run_id if one.step is None else None,
+            has_task_head=is_task_model(one.adapter_path),
+        )
         for one in tuned
-        if not is_task_model(one.adapter_path)
     ]
     named = {one.run_id for one in found}
     for run in context.runs.of_project(caller.project_id, limit=_MAX_RUNS):
         made = None if run.result is None else run.result.adapter_path
-        if run.status == "succeeded" and made is not None and run.run_id not in named and _writes(made):
-            found.append(PlaygroundModel(name=run.run_id, kind="runs", note=f"{run.base_model}, {run.method}"))
-    return [*found, *(PlaygroundModel(name=name, kind="base models") for name in local_base_models(context))]
-
-
-def _writes(folder: str) -> bool:
-    return Path(folder).is_dir() and not is_task_model(folder)
+        if run.status == "succeeded" and made is not None and run.run_id not in named and Path(made).is_dir():
+            note, has_head = f"{run.base_model}, {run.method}", is_task_model(made)
+            found.append(PlaygroundModel(name=run.run_id, kind="runs", note=note, has_task_head=has_head))
+    return found
 
 
 def route_to(context: Context, caller: Caller, name: str, requests: Sequence[TextRequest]) -> Routed:

@@ -1,4 +1,7 @@
-"""/playground: chat with one model or two side by side, and keep what they should have said as test cases."""
+"""/playground: chat with one model or two side by side, and keep what they should have said as test cases.
+
+/playground/head: the form of a model with a task head.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -15,7 +19,7 @@ from starlette.datastructures import FormData
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from luthier.core.access import Caller
-from luthier.core.errors import BusyError, LuthierError, RequestError
+from luthier.core.errors import BusyError, LuthierError, ModelSourceError, RequestError
 from luthier.core.records.traffic import Thumb
 from luthier.features.datasets.service import DEFAULT_NAME, SavedCase, save_case
 from luthier.features.feedback import service as feedback
@@ -27,6 +31,7 @@ from luthier.features.playground.chat import (
     PlaygroundModel,
     Side,
     error_document,
+    list_head_models,
     list_playground_models,
     messages_of,
     request_of,
@@ -36,9 +41,11 @@ from luthier.features.playground.chat import (
     whole,
     written,
 )
+from luthier.features.playground.heads import MAX_TEXTS, HeadAnswer, HeadForm, ask_head, head_by_name
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import Page, redirect, render
 from luthier.platform.ui.visitor import Asker, HomeContext, Trainer
 
@@ -84,6 +91,9 @@ def show(
     known = {one.run_id: one.name for one in models if one.run_id} | {one.name: one.name for one in models}
     # The address is anybody's text, and is shown again where it names no model.
     wanted = [name[:1024] for name in model or [] if name][:MAX_SIDES]
+    # Pages link here whatever a model gives.
+    if wanted and wanted[0] not in known and _has_form_of_its_own(context, caller, wanted[0]):
+        return redirect(request, _head_address(wanted[0]))
     chosen = [known[name] for name in wanted if name in known] or [one.name for one in models[:1]]
     unknown = [name for name in wanted if name not in known]
     shown = _Shown([Side(name) for name in chosen], dict(DEFAULTS), unknown=unknown)
@@ -119,6 +129,70 @@ async def say(request: Request, context: HomeContext, caller: Asker, form: Sent)
     # The question has moved into the conversation.
     shown.message = ""
     return _lead(request, shown)
+
+
+@dataclass(frozen=True, slots=True)
+class _HeadShown:
+    """What the form of a task head shows."""
+
+    form: HeadForm
+    answer: HeadAnswer | None = None
+    error: LuthierError | None = None
+
+
+@router.get("/head")
+def show_head(
+    request: Request, context: HomeContext, caller: Asker, model: Annotated[str, Query(max_length=1024)] = ""
+) -> Response:
+    """The form of a model with a task head, and what it has just given; without a name the models to choose from."""
+    shown: _HeadShown = shown_once(request).take(request).get("head") or _HeadShown(HeadForm(model=model))
+    head, error = None, shown.error
+    if name := shown.form.model:
+        try:
+            head = head_by_name(context, caller, name)
+            if head is None:
+                return redirect(request, f"/playground?model={quote(name, safe='')}")
+        except LuthierError as found:
+            error = error or found
+    values = {
+        "models": list_head_models(context, caller),
+        "form": shown.form,
+        "answer": shown.answer,
+        "head": head,
+        "error": error,
+        "max_texts": MAX_TEXTS,
+    }
+    return render(request, "playground/head.html", values, status=200 if error is None else status_of(error))
+
+
+@router.post("/head")
+def use_head(request: Request, context: HomeContext, caller: Asker, form: Sent) -> Response:
+    """Have a model with a task head read the form, and lead to what it gives."""
+    asked = HeadForm.of(form)
+    address = _head_address(asked.model)
+
+    def work() -> Led:
+        # An error leads back to the form as well, so that what was entered is not lost.
+        try:
+            shown = _HeadShown(asked, ask_head(context, caller, asked))
+        except LuthierError as error:
+            shown = _HeadShown(asked, error=error)
+        return Led(shown_once(request).put(request, address, {"head": shown}))
+
+    return page_work(request).answer(request, f"{asked.model} is reading", work, back=address)
+
+
+def _head_address(name: str) -> str:
+    return f"/playground/head?model={quote(name, safe='')}"
+
+
+def _has_form_of_its_own(context: Context, caller: Caller, name: str) -> bool:
+    try:
+        return head_by_name(context, caller, name) is not None
+    except ModelSourceError:
+        return True  # which says what is wrong with its head
+    except LuthierError:
+        return False
 
 
 @router.post("/answer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -12,36 +13,6 @@ from luthier.core.errors import RecipeError
 from luthier.core.registry import METHODS, OBJECTIVES
 from luthier.features.recipes.file import RecipeDocument, parse_value
 from luthier.features.recipes.service import Problem, problems_of, read_text, value_at, with_values, write_text
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A number of a recipe.
-
-    Attributes:
-        name: Its dotted key.
-        label: Before the field.
-        hint: Beside it.
-        low: Where its slider begins; it has none where both ends are 0.
-        high: Where its slider ends.
-        scale: How far the slider moves a value.
-        step: Of the slider; without meaning on a logarithmic scale.
-        unit: Behind the value.
-    """
-
-    name: str
-    label: str
-    hint: str
-    low: float = 0.0
-    high: float = 0.0
-    scale: Literal["linear", "log2", "log10"] = "linear"
-    step: float = 1.0
-    unit: str = ""
-
-    @property
-    def key(self) -> str:
-        """Of its element in a page."""
-        return self.name.replace(".", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +28,49 @@ class Choice:
     name: str
     title: str
     words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A value of a recipe: a number, one of `options`, a list of numbers, or a text.
+
+    Attributes:
+        name: Its dotted key.
+        label: Before the field.
+        hint: Beside it.
+        low: Where its slider begins; it has none where both ends are 0.
+        high: Where its slider ends.
+        scale: How far the slider moves a value.
+        step: Of the slider; without meaning on a logarithmic scale.
+        unit: Behind the value.
+        kind: What is entered.
+        options: Of a choice: its values, as YAML writes them.
+    """
+
+    name: str
+    label: str
+    hint: str
+    low: float = 0.0
+    high: float = 0.0
+    scale: Literal["linear", "log2", "log10"] = "linear"
+    step: float = 1.0
+    unit: str = ""
+    kind: Literal["number", "choice", "numbers", "text"] = "number"
+    options: tuple[Choice, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Of its element in a page."""
+        return self.name.replace(".", "-")
+
+    def shown(self, value: Any) -> str:
+        """A value of the recipe as its element holds it; empty for none."""
+        if value is None:
+            return ""
+        if self.kind == "numbers" and isinstance(value, list | tuple):
+            return ", ".join(map(str, value))
+        # YAML writes true and false in small letters.
+        return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 EPOCHS: Final = Field("training.epochs", "Epochs", "passes over the training rows", 0.5, 10, step=0.5)
@@ -100,8 +114,33 @@ _OF_OBJECTIVES: Final = (
     Field("objective.max_new_tokens", "Longest answer", "longer ones are cut", 8, 2048, "log2", unit="tokens"),
     Field("objective.temperature", "Temperature", "of drawing", 0.1, 2, step=0.1),
     Field("objective.kl_coef", "Hold", "how firmly it is held near its start", 0, 1, step=0.01),
+    Field(
+        "objective.multi_label",
+        "Labels of a row",
+        "",
+        kind="choice",
+        options=(Choice("false", "One", ""), Choice("true", "Several", "answers are lists of labels")),
+    ),
+    Field(
+        "objective.class_weights",
+        "Weights of classes",
+        "",
+        kind="choice",
+        options=(Choice("none", "By row", "every row counts the same"), Choice("balanced", "Balanced", "every class")),
+    ),
+    Field(
+        "objective.pooling",
+        "Pooling",
+        "what becomes the vector of a text",
+        kind="choice",
+        options=(Choice("mean", "Mean", "of the states of all tokens"), Choice("last", "Last", "the last token's")),
+    ),
+    Field("objective.dimensions", "Dimensions", "shorter lengths to train as well, such as 256, 64", kind="numbers"),
+    Field("objective.query_prompt", "Query prompt", "put before each query", kind="text"),
+    Field("objective.document_prompt", "Document prompt", "put before each document", kind="text"),
 )
 _OF_TEACHER: Final = Field("objective.temperature", "Temperature", "2 to 4 shows more of the teacher", 0.5, 5, step=0.1)
+_OF_VECTORS: Final = Field("objective.temperature", "Temperature", "similarities are divided by it", 0.01, 1, "log10")
 _BY_SETTING: Final = {stored_key(field.name): field for field in (*_OF_METHODS, *_OF_OBJECTIVES)}
 _FIRST_METHODS: Final = ("lora", "qlora", "full")
 
@@ -135,31 +174,32 @@ FIRST_REWARD: Final = [{"metric": "token_f1", "weight": 1.0}]
 
 
 def method_fields() -> dict[str, tuple[Field, ...]]:
-    """The numbers that each method takes."""
+    """The fields that each method takes."""
     return {name: _fields("method", rules.settings) for name, rules in METHODS.declarations().items()}
 
 
 def objective_fields() -> dict[str, tuple[Field, ...]]:
-    """The numbers that each objective takes."""
-    return {
-        name: _fields("objective", rules.settings, [_OF_TEACHER] if rules.needs_teacher else [])
-        for name, rules in OBJECTIVES.declarations().items()
-    }
+    """The fields that each objective takes."""
+    found = {}
+    for name, rules in OBJECTIVES.declarations().items():
+        # The temperature of drawing answers has another range than those of a teacher and of similarities.
+        own = [_OF_TEACHER] if rules.needs_teacher else [_OF_VECTORS] if rules.task_head == "embed" else []
+        found[name] = _fields("objective", rules.settings, own)
+    return found
 
 
 def method_of(name: str | None) -> tuple[Field, ...]:
-    """The numbers that a method takes; those of LoRA where none is named, as the planner takes it then."""
+    """The fields that a method takes; those of LoRA where none is named, as the planner takes it then."""
     return method_fields().get(name or "lora", ())
 
 
 def objective_of(name: str | None) -> tuple[Field, ...]:
-    """The numbers that an objective takes; those of SFT where none is named."""
+    """The fields that an objective takes; those of SFT where none is named."""
     return objective_fields().get(name or "sft", ())
 
 
 def _fields(section: str, settings: Iterable[str], instead: Iterable[Field] = ()) -> tuple[Field, ...]:
-    """The fields of those settings that have one, in their order."""
-    # `instead` wins: the temperature of a teacher has another range than that of sampling.
+    """The fields of those settings that have one, in their order; those of `instead` win."""
     known = _BY_SETTING | {field.name: field for field in instead}
     return tuple(known[place] for name in settings if (place := f"{section}.{name}") in known)
 
@@ -172,7 +212,7 @@ _CHOICES: Final = (
     "base_model", "data.train", "method.name", "objective.name", "objective.teacher", "training.lr_schedule",
 )  # fmt: skip
 _TAKEN_WITHOUT_A_NAME: Final = {"method": "lora", "objective": "sft"}
-"""What the planner takes where a recipe names none; once one of its numbers is set, the name must be, too."""
+"""What the planner takes where a recipe names none; once one of its fields is set, the name must be, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +254,8 @@ class Draft:
 
     def problem(self, place: str) -> str:
         """What is wrong at a dotted key; empty where nothing is."""
-        return next((p.words for p in self.problems if p.place == place or p.place.startswith(f"{place}.")), "")
+        inner = (f"{place}.", f"{place}[")  # a key of a mapping, an item of a list
+        return next((p.words for p in self.problems if p.place == place or p.place.startswith(inner)), "")
 
 
 def draft_of(keys: Mapping[str, Any], names: Mapping[str, str], *, token: str = "") -> Draft:
@@ -256,7 +297,7 @@ def with_options(keys: dict[str, Any], options: str) -> dict[str, Any]:
 
 
 def fields_of(draft: Draft) -> dict[str, Sequence[Any]]:
-    """The numbers that the form shows for a draft, by their section."""
+    """The fields that the form shows for a draft, by their section."""
     return {
         "main": MAIN,
         "more": MORE,
@@ -275,10 +316,10 @@ def _values(keys: Mapping[str, Any], form: Mapping[str, str]) -> dict[str, Any]:
     for place in _SPLITS:
         if place in form:
             values[place] = _split(keys, place, form)
-    numbers = {one.name for section in (MAIN, MORE, BUDGET) for one in section}
-    numbers |= {one.name for fields in (*method_fields().values(), *objective_fields().values()) for one in fields}
-    for place in sorted(numbers & form.keys()):
-        values[place] = _number(value_at(keys, place), form[place].strip())
+    sections = (MAIN, MORE, BUDGET, *method_fields().values(), *objective_fields().values())
+    fields = {one.name: one for section in sections for one in section}
+    for place in sorted(fields.keys() & form.keys()):
+        values[place] = _value(fields[place], value_at(keys, place), form[place])
     if "method.name" in values:
         values |= _not_of_method(keys, values["method.name"])
     if "objective.name" in values:
@@ -291,6 +332,17 @@ def _named(keys: dict[str, Any]) -> dict[str, Any]:
         if isinstance(inner := keys.get(section), dict) and "name" not in inner:
             keys = keys | {section: {"name": name} | inner}
     return keys
+
+
+def _value(one: Field, known: Any, text: str) -> Any:
+    """What an element says; None where it is empty. known: what the recipe says so far."""
+    if one.kind == "text":
+        # Spaces at the ends are part of a prompt. Browsers send CRLF in text areas.
+        return text.replace("\r\n", "\n") or None
+    if one.kind == "numbers":
+        parts = [_number(None, part) for part in re.split(r"[\s,;]+", text.strip().strip("[]")) if part]
+        return None if not parts else known if known == parts else parts
+    return _number(known, text.strip())
 
 
 def _number(known: Any, text: str) -> Any:
@@ -320,7 +372,7 @@ def _split(keys: Mapping[str, Any], place: str, form: Mapping[str, str]) -> Any:
 
 
 def _not_of_method(keys: Mapping[str, Any], name: str | None) -> dict[str, Any]:
-    """Numbers of another method, which this one would refuse, taken out."""
+    """Fields of another method, which this one would refuse, taken out."""
     return _not_among(keys, "method", method_fields(), name or "lora")
 
 

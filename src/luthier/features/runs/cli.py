@@ -154,6 +154,8 @@ def _show_one(console: Console, details: RunDetails) -> None:
     ]
     if record.report_path is not None:
         rows.append(("report", record.report_path))
+    if details.task_head is not None:
+        rows += details.task_head.facts.items()
     if details.last_step is not None:
         rows.append(("last step", event_text(details.last_step)))
     if details.last_validation is not None:

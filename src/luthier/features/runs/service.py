@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, ModelSourceError, NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import (
     BillUpdated,
@@ -24,6 +24,7 @@ from luthier.core.events import (
 )
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, RunRecord
+from luthier.core.task_head import TaskHead, task_head_in
 from luthier.features.planning.format import bill_line
 from luthier.ml.charts.forecast import Forecast
 from luthier.platform.cli import figures
@@ -52,7 +53,10 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class RunDetails:
-    """All that is known of one run, short of the samples of its evaluation."""
+    """All that is known of one run, short of the samples of its evaluation.
+
+    task_head: of the trained model, else as planned; None where it writes text.
+    """
 
     view: RunView
     plan: Plan
@@ -63,6 +67,7 @@ class RunDetails:
     folder: str
     bill: Bill | None
     forecast: Forecast | None
+    task_head: TaskHead | None
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier runs show --json`."""
@@ -76,6 +81,7 @@ class RunDetails:
             "warnings": list(self.warnings),
             "bill": self.bill.model_dump(mode="json") if self.bill else None,
             "forecast": None if self.forecast is None else self.forecast.as_json(),
+            "task_head": None if self.task_head is None else self.task_head.model_dump(mode="json"),
             "evaluation": None if self.evaluation is None else without_samples(self.evaluation),
         }
 
@@ -121,18 +127,26 @@ def show_run(context: Context, run_id: str) -> RunDetails:
     record = context.runs.get(run_id)
     step, validation, bill = (context.runs.last(run_id, kind) for kind in ("step", "validation", "bill"))
     warnings = reversed(context.runs.of_kinds(run_id, ["warning"]))
+    plan, messages = context.runs.plan(run_id), [one.message for one in warnings if isinstance(one, WarningRaised)]
+    head = plan.objective.task_head
+    try:
+        # The planned one has no temperature yet, and the run may still train.
+        head = task_head_in(record.result.adapter_path if record.result else None) or head
+    except ModelSourceError as error:
+        messages.append(f"the task head of the run cannot be read: {error.came}")
     # While it runs again after a pause, the bill of the result is the old one, and the events have a newer.
     ended = record.result.bill if record.result and record.status != "running" else None
     return RunDetails(
         view=_view(context, record),
-        plan=context.runs.plan(run_id),
+        plan=plan,
         evaluation=_last_evaluation(context, run_id),
         last_step=step if isinstance(step, StepDone) else None,
         last_validation=validation if isinstance(validation, ValidationDone) else None,
-        warnings=tuple(event.message for event in warnings if isinstance(event, WarningRaised)),
+        warnings=tuple(messages),
         folder=str(context.settings.run_folder(run_id)),
         bill=ended or (bill.bill if isinstance(bill, BillUpdated) else None),
         forecast=forecast_of_run(context, record) if record.result is not None else None,
+        task_head=head,
     )
 
 

@@ -163,6 +163,15 @@ def head_of(served: Served) -> TaskHead | None:
     return task_head_in(served.adapter_path or served.path)
 
 
+def head_of_deployment(context: Context, caller: Caller, deployment: Deployment) -> TaskHead | None:
+    """The task head of a deployment's first target.
+
+    None where it writes text, where its head is damaged, and where its files are not on this machine.
+    """
+    served = _of_deployment(context, caller, deployment)
+    return None if served is None else readable_task_head_in(served.adapter_path or served.path)
+
+
 def user_of(caller: Caller, requests: Sequence[TextRequest], named: str | None = None) -> str:
     """Whose ask it is: the user that the request names, else the key with the beginning of the conversation.
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.task_heads import add_head_run
+
+from luthier.platform.home.context import Context
+from luthier.testing.records import add_run
 
 
 def test_a_model_comes_and_goes(luthier, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
@@ -37,6 +41,31 @@ def test_the_list_shows_licence_gate_and_what_it_takes_to_train(luthier) -> None
     assert 'reasoning_effort: "low" | "medium" | "high"' in shown
     assert "no commit is pinned" in shown
     assert "no public file that was read confirms it" in shown
+
+
+def test_what_runs_have_made_is_shown_with_its_head(luthier, tiny_model: Path, home: Path) -> None:  # type: ignore[no-untyped-def]
+    assert luthier("models", "pull", tiny_model).code == 0
+    counted = {"labels": ("bug", "praise"), "label_counts": (9, 5), "temperature": 1.25}
+    with Context.open(home) as context:
+        run_id, tuned, folder = add_head_run(context, "tiny", "a", kind="classify", **counted)
+        _, vectors, _ = add_head_run(context, "tiny", "b", kind="embed", dimensions=(32, 8), pooling="mean")
+        writes = add_run(context, "c")
+    for name in (run_id, tuned):
+        shown = luthier("models", "show", name, "--json").document
+        assert (shown["name"], shown["run_id"], shown["path"]) == (tuned, run_id, str(folder))
+        assert (shown["task_head"]["kind"], shown["task_head"]["temperature"]) == ("classify", 1.25)
+        assert dict(zip(shown["task_head"]["labels"], shown["task_head"]["label_counts"], strict=True)) == {
+            "bug": 9,
+            "praise": 5,
+        }
+    text = luthier("models", "show", tuned).out
+    for words in ("bug (9), praise (5)", "1.25, fitted on the validation rows", f"luthier predict {tuned} --text TEXT"):
+        assert words in text
+    assert "32, 8" in luthier("models", "show", vectors).out
+    assert luthier("models", "show", writes, "--json").document["task_head"] is None
+    assert f"luthier chat {writes}" in luthier("models", "show", writes).out
+    assert luthier("models", "show", "run-20260101-000000-ffffff").code == 2
+    assert luthier("models", "show", "ft:tiny:default:none:x").code == 2
 
 
 def test_an_unknown_name(luthier) -> None:  # type: ignore[no-untyped-def]

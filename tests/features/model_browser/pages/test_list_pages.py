@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from luthier.core.access import Caller
 from luthier.core.task_head import TASK_HEAD_FILE, TaskHead
+from luthier.features.deployments import service as deployments
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -65,7 +67,14 @@ def test_a_model_that_writes_no_text_shows_how_it_is_asked(home: Context, browse
     assert "classes with probabilities" in text
     assert "luthier predict" in text
     assert ">Ask it</a>" not in text
+    assert f'href="/playground/head?model={made.tuned}"'.replace(":", "%3A") in text
+    assert "not fitted: probabilities are as they were trained" in text
     assert "<script>alert" not in text
+    deployments.deploy(home, Caller(), "triage", made.runs[1])
+    text = browser("read", "infer").get("/deployments/triage").text
+    assert "http://127.0.0.1/v1/classify" in text
+    assert ">Try it</a>" in text
+    assert "chat.completions" not in text
 
 
 def test_of_a_base_model_no_path_is_shown(home: Context, browser: Browser, tiny_model: Path) -> None:

@@ -31,6 +31,19 @@ def test_an_objective_takes_each_of_its_fields_and_learns_from_its_shapes(name: 
     assert all(name in recipe_fields.fitting(shape) for shape in nonempty(rules.shapes))
 
 
+def test_the_objectives_of_heads_have_fields_for_all_that_they_take() -> None:
+    fields = recipe_fields.objective_fields()
+    heads = [name for name, rules in OBJECTIVES.items() if rules.task_head is not None]
+    for name in nonempty(heads):
+        assert [stored_key(one.name) for one in fields[name]] == [f"objective.{s}" for s in OBJECTIVES[name].settings]
+    temperature = {one.name: one for one in fields["embed"]}["objective.temperature"]
+    low, default, high = temperature.low, OBJECTIVES["embed"].settings["temperature"][0], temperature.high
+    assert low < default < high
+    choices = [one for own in fields.values() for one in own if one.kind == "choice"]
+    for one in nonempty(choices):
+        assert len({option.name for option in one.options}) == len(one.options) > 1
+
+
 def test_each_is_explained_once_and_its_sliders_have_ends() -> None:
     assert sorted(choice.name for choice in recipe_fields.methods()) == sorted(METHODS)
     assert sorted(choice.name for choice in recipe_fields.objectives()) == sorted(OBJECTIVES)

@@ -183,6 +183,67 @@ def test_another_method_or_objective_drops_what_it_would_refuse(
     assert asked[-1]["training"] == {"epochs": 1}
 
 
+def value_of(page: str, name: str) -> str:
+    """What the element of a field holds."""
+    found = re.search(rf'<(select|textarea|input) [^>]*name="{name}"(.*?)(?:</\1>|>\s*<p)', page, re.S)
+    assert found, name
+    if found[1] == "select":
+        chosen = re.search(r'<option value="([^"]*)" selected', found[2])
+        return unescape(chosen[1]) if chosen else ""
+    if found[1] == "textarea":
+        return unescape(found[2].partition(">")[2]).removeprefix("\n")
+    held = re.search(r'value="([^"]*)"', found[2])
+    assert held, name
+    return unescape(held[1])
+
+
+def test_the_fields_of_a_head_say_what_the_recipe_says(
+    browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
+) -> None:
+    one = browser("train")
+    rows = f"base_model: tiny\ndata: {{train: {dataset[1]}}}\n"
+    form = {"objective.name": "classify", "objective.multi_label": "true", "objective.class_weights": "balanced"}
+    post(one, text=rows, **form)
+    assert asked[-1]["objective"] == {"name": "classify", "multi_label": True, "class_weights": "balanced"}
+    post(one, text=rows, **form | {"objective.multi_label": "false", "objective.class_weights": "none"})
+    assert asked[-1]["objective"] == {"name": "classify", "multi_label": False, "class_weights": "none"}
+    form = {"objective.name": "embed", "objective.dimensions": "[64 32]", "objective.pooling": "last"}
+    form |= {"objective.query_prompt": "Find:\r\nquery: ", "objective.document_prompt": "12"}
+    answer = post(one, text=rows, **form, **{"shown-settings": "/"}).text
+    expected = {"name": "embed", "dimensions": [64, 32], "pooling": "last"}
+    assert asked[-1]["objective"] == expected | {"query_prompt": "Find:\nquery: ", "document_prompt": "12"}
+    assert value_of(answer, "objective.query_prompt") == "Find:\nquery: "
+    post(one, text=text_of(answer), **form | {"objective.dimensions": "", "objective.query_prompt": ""})
+    assert asked[-1]["objective"] == {"name": "embed", "pooling": "last", "document_prompt": "12"}
+
+
+def test_what_the_fields_of_a_head_show_comes_back_as_it_was(
+    browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
+) -> None:
+    one = browser("train")
+    prompt = "\n <b>query</b> \u200b:\t \n"
+    objective = {"name": "embed", "dimensions": [64, 32], "pooling": "mean", "query_prompt": prompt, "temperature": 0.1}
+    text = f"base_model: tiny\ndata: {{train: {dataset[1]}}}\nobjective: {json.dumps(objective)}\n"
+    page = post(one, text=text, side="text").text
+    assert asked[-1]["objective"] == objective
+    names = [f"objective.{name}" for name in ("name", "dimensions", "pooling", "query_prompt", "temperature")]
+    # Browsers send CRLF.
+    form = {name: value_of(page, name).replace("\n", "\r\n") for name in names}
+    post(one, text=text, **form)
+    assert asked[-1]["objective"] == objective
+
+
+def test_a_wrong_value_of_a_head_is_shown_where_it_belongs(browser: Browser, dataset: tuple[str, str]) -> None:
+    one = browser("train")
+    text = f"base_model: tiny\ndata: {{train: {dataset[1]}}}\n"
+    for name, wrong in (("dimensions", "64, many"), ("pooling", "first"), ("multi_label", "perhaps")):
+        kind = "classify" if name == "multi_label" else "embed"
+        form = {"objective.name": kind, f"objective.{name}": wrong, "shown-settings": "/"}
+        page = post(one, text=text, **form).text
+        assert re.search(rf'id="why-objective-{name}">[^<]*expected', unescape(page)), name
+        assert re.search(rf'name="objective.{name}"[^>]*aria-invalid="true"', page), name
+
+
 def test_objectives_that_do_not_fit_the_rows_cannot_be_chosen(
     home: Context, browser: Browser, dataset: tuple[str, str]
 ) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.task_heads import add_head_run
+
+from luthier.core.task_head import TASK_HEAD_FILE
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan, make_record, make_result, make_step
 
@@ -29,10 +32,27 @@ def test_list_is_newest_first(luthier, run: str, home: Path) -> None:  # type: i
 def test_show(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
     document = luthier("runs", "show", run, "--json").document
     assert document["run_id"] == run
+    assert document["task_head"] is None
     assert document["last_step"]["step"] == 2
     text = luthier("runs", "show", run).out
     for words in (run, "succeeded", "training.learning_rate", "Verdict: not distinguishable", "Cannot tell."):
         assert words in text
+
+
+def test_show_has_the_head_of_a_run_and_says_where_it_is_damaged(luthier, home: Path, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+    assert luthier("models", "pull", tiny_model).code == 0
+    with Context.open(home) as context:
+        counted = {"labels": ("bug", "praise"), "label_counts": (9, 5), "temperature": 1.25}
+        classifies, _, folder = add_head_run(context, "tiny", "a", kind="classify", **counted)
+    document = luthier("runs", "show", classifies, "--json").document
+    assert (document["task_head"]["labels"], document["task_head"]["temperature"]) == (["bug", "praise"], 1.25)
+    text = luthier("runs", "show", classifies).out
+    assert "bug (9), praise (5)" in text
+    assert "last: the state of the last token" in text
+    (folder / TASK_HEAD_FILE).write_text("{", encoding="utf-8")
+    document = luthier("runs", "show", classifies, "--json").document
+    assert document["task_head"] is None
+    assert [TASK_HEAD_FILE in one for one in document["warnings"]] == [True]
 
 
 def test_compare(luthier, run: str, home: Path) -> None:  # type: ignore[no-untyped-def]

@@ -298,6 +298,8 @@ def refused(error: LuthierError) -> ApiError:
         made.code = "context_length_exceeded"
     elif isinstance(error, NotFoundError):
         made.code, made.param = "model_not_found", "model"
+    elif error.came.startswith("dimensions="):
+        made.code, made.param = "invalid_value", "dimensions"
     # Only the process that holds the model knows what its chat template reads.
     elif error.came.startswith("reasoning_effort "):
         made.code, made.param = "invalid_value", "reasoning_effort"

@@ -28,7 +28,7 @@ from starlette.concurrency import run_in_threadpool
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import LuthierError, error_from
+from luthier.core.errors import LuthierError, RequestError, error_from
 from luthier.core.stream import Failed, Pooled, PoolingRequest
 from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
@@ -207,7 +207,7 @@ async def _respond(
         body: What is asked.
         operation: What the log of traffic calls it.
         made: The request, once it is known which head the model has.
-        shown: The document of the answer.
+        shown: The document of the answer; what it refuses is recorded as refused.
 
     Raises:
         ApiError: It is refused, or fails.
@@ -219,8 +219,7 @@ async def _respond(
             loop.call_soon_threadsafe(inbox.put_nowait, event)
 
     named = body.user if body.user is not None else request.headers.get(USER_HEADER)
-    # Outputs of two models cannot be compared: without a user, all that a key asks goes to one target.
-    user = user_of(caller, (), named)
+    user = user_of(caller, (), named)  # without one, a key gets one target: outputs of two cannot be compared
     exchange = RequestRecord(context, caller, body.model, named or "", f"{_PREFIXES[operation]}-{uuid.uuid4().hex}")
     exchange.operation, exchange.trace_parent = operation, request.headers.get(TRACE_HEADER, "")
     running = _Running(context, caller, exchange)
@@ -238,6 +237,7 @@ async def _respond(
             running.event = await inbox.get()
         finally:
             watcher.cancel()
+        document = shown(running) if isinstance(running.event, Pooled) else None
     except LuthierError as error:
         running.failure = error
         raise refused(error) from error
@@ -251,9 +251,9 @@ async def _respond(
     if isinstance(running.event, Failed):
         count_refused(request, running.event.num_contexts)
         raise refused(error_from(running.event.error))
-    if not isinstance(running.event, Pooled):
+    if document is None:
         return Response(status_code=CLIENT_GONE)
-    return JSONResponse(shown(running), headers=target_header(running.routed))
+    return JSONResponse(document, headers=target_header(running.routed))
 
 
 @dataclass(slots=True)
@@ -333,8 +333,11 @@ def _usage(made: Pooled) -> dict[str, int]:
 def _embeddings(body: EmbeddingBody, made: Pooled) -> dict[str, Any]:
     width = len(made.outputs[0])
     if body.dimensions not in (None, width):
-        message = f"dimensions={body.dimensions}; expected: {width}, as many as this model has, or none named"
-        raise ApiError(400, message, param="dimensions", code="invalid_value")
+        raise RequestError(
+            f"dimensions={body.dimensions}",
+            expected=f"{width}, as many as this model has: it was not trained for shorter vectors",
+            do="leave dimensions out",
+        )
     as_text = body.encoding_format == "base64"
     vectors = [_packed(vector) if as_text else list(vector) for vector in made.outputs]
     return {

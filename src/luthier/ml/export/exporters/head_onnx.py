@@ -24,7 +24,7 @@ from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.core.task_head import TaskHead
 from luthier.ml.export.exporters.head_folders import folded, head_companions
 from luthier.ml.export.exporters.merged import write_model
-from luthier.ml.export.exporters.onnx import BUILD, CONFIG
+from luthier.ml.export.exporters.onnx import BUILD, BUILDER_PRECISIONS, CONFIG
 from luthier.ml.export.exporters.onnx import check as check_body
 from luthier.ml.inference.models.architecture import context_tokens, load_config
 from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head
@@ -42,6 +42,8 @@ def write_onnx(
 ) -> list[str]:
     """Write `model.onnx` with its weights beside it, the tokenizer and the template.
 
+    int8 packs the matrices of the body; the head stays in float32.
+
     Raises:
         RequestError: a missing package, a trained prompt, or an architecture that the builder does not know.
         WorkError: the builder fails.
@@ -49,7 +51,6 @@ def write_onnx(
     """
     import onnx
 
-    del precision
     check_body(source, progress, tools)
     head, layer = load_task_head(source.folder)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx-") as scratch:
@@ -58,8 +59,8 @@ def write_onnx(
         write_model(source, folder, "float32", progress)
         context = context_tokens(load_config(folder))
         document = {"folder": str(folder), "target": str(built), "cache": str(cache), "without_head": True}
-        with progress.task(title := "Building ONNX (float32)", None, ""):
-            run_child(BUILD, document | {"precision": "fp32"}, title=title)
+        with progress.task(title := f"Building ONNX ({precision})", None, ""):
+            run_child(BUILD, document | {"precision": BUILDER_PRECISIONS[precision]}, title=title)
         settings = json.loads((built / CONFIG).read_text(encoding="utf-8"))["model"]["decoder"]
         model = onnx.load(str(built / MODEL), load_external_data=False)
         _without_cache(source, model, int(settings["head_size"]))

@@ -18,7 +18,7 @@ from luthier.ml.inference.models.architecture import load_config, text_config
 
 CONFIG: Final = "genai_config.json"
 BUILD: Final = "luthier.ml.export.exporters.onnx_worker:build"
-_PRECISIONS: Final = {"float32": "fp32", "int8": "int8", "int4": "int4"}
+BUILDER_PRECISIONS: Final = {"float32": "fp32", "int8": "int8", "int4": "int4"}
 _PACKAGES: Final = ("onnxruntime_genai", "onnx", "onnx_ir")
 _HEAD_MULTIPLE: Final = 16
 # What the builder rewrites on its way through transformers; the source's own files are what was trained with.
@@ -69,7 +69,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         turns = write_model(source, folder, "float32", progress)
         document = {"folder": str(folder), "target": str(target), "cache": str(cache)}
         with progress.task(title := f"Building ONNX ({precision})", None, ""):
-            run_child(BUILD, document | {"precision": _PRECISIONS[precision]}, title=title)
+            run_child(BUILD, document | {"precision": BUILDER_PRECISIONS[precision]}, title=title)
         for name in _OURS:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)

@@ -150,6 +150,26 @@ def test_vectors_of_a_model_that_was_trained_for_them(client: openai.OpenAI, hea
         client.embeddings.create(model="tiny", input="a", extra_body={"input_type": "query"})
 
 
+@pytest.mark.parametrize(("name", "dimensions"), [("embed", 16), ("base", 3)])
+def test_a_length_that_a_model_lacks_is_a_refusal_in_the_log_as_well(
+    served: tuple[Context, str],
+    client: openai.OpenAI,
+    heads: Heads,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    dimensions: int,
+) -> None:
+    context, model = served[0], heads.names.get(name, "tiny")
+    monkeypatch.setattr(traffic_log, "_KNOWN_SECONDS", 0.0)
+    set_traffic_policy(context, Caller(), TrafficPolicy())
+    with pytest.raises(openai.BadRequestError, match=f"dimensions={dimensions}") as refused:
+        client.embeddings.create(model=model, input="a", dimensions=dimensions)
+    assert (refused.value.param, refused.value.code) == ("dimensions", "invalid_value")
+    context.traffic_recorder.log.flush()
+    (kept,) = traffic.newest(context, "default", model=model, limit=1)
+    assert (kept.status, kept.error_code) == (400, "request")
+
+
 @pytest.mark.parametrize(
     ("name", "route", "body", "instead"),
     [
