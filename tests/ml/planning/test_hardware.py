@@ -85,11 +85,42 @@ def test_the_present_load_is_measured_against_the_quiet_rate(
         return now
 
     monkeypatch.setattr(hardware, "matrix_rate", rate)
+    monkeypatch.setattr(hardware, "recent_busy_cores", lambda: None)  # nothing is known of the time before
     monkeypatch.setattr(hardware.OtherProcesses, "busy_cores", lambda _: busy)
     found = hardware.present_load(Rates(float32=100.0, bfloat16=400.0))
     assert (found.busy_cores, found.slowdown) == (busy, slowdown)
     hardware.present_load(Rates(float32=200.0, bfloat16=1.0))
     assert asked == [torch.bfloat16, torch.float32]
+
+
+def test_a_machine_that_was_quiet_until_now_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.dtype] = []
+
+    def rate(dtype: torch.dtype, device: str, **_: object) -> float:
+        assert device == "cpu"
+        asked.append(dtype)
+        return 50.0
+
+    monkeypatch.setattr(hardware, "matrix_rate", rate)
+    monkeypatch.setattr(hardware, "recent_busy_cores", lambda: 0.15)
+    found = hardware.present_load(Rates(float32=100.0, bfloat16=1.0))
+    assert (found.busy_cores, found.slowdown, asked) == (0.15, 1.0, [])
+    monkeypatch.setattr(hardware, "recent_busy_cores", lambda: 0.5)
+    monkeypatch.setattr(hardware.OtherProcesses, "busy_cores", lambda _: 0.6)
+    found = hardware.present_load(Rates(float32=100.0, bfloat16=1.0))
+    assert (found.busy_cores, found.slowdown, asked) == (0.6, 2.0, [torch.float32])
+
+
+def test_the_time_since_the_last_look_is_long_enough_and_not_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(hardware.OtherProcesses, "_now", staticmethod(lambda: (clock[0], clock[0] * 1.5, 0.0)))
+    monkeypatch.setattr(hardware, "num_usable_cores", lambda: 2)
+    monkeypatch.setattr(hardware, "_watched", hardware.OtherProcesses())
+    seen = []
+    for passed in (0.1, 0.3, 29.0, 31.0, 1.0):
+        clock[0] += passed
+        seen.append(hardware.recent_busy_cores())
+    assert seen == [None, pytest.approx(1.5), pytest.approx(1.5), None, pytest.approx(1.5)]
 
 
 def test_a_mean_is_never_above_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
