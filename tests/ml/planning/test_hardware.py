@@ -41,6 +41,22 @@ def test_bfloat16_must_win_clearly(half: float, chosen: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("half", "num_asked"), [(150.0, 2), (26.0, 2), (24.0, 1), (1.0, 1)])
+def test_a_type_that_is_far_slower_is_measured_once_and_the_best_of_all_turns_counts(
+    monkeypatch: pytest.MonkeyPatch, half: float, num_asked: int
+) -> None:
+    asked: list[torch.dtype] = []
+
+    def rate(dtype: torch.dtype, device: str) -> float:
+        assert device == hardware._device()
+        asked.append(dtype)
+        return (100.0 if dtype == torch.float32 else half) / asked.count(dtype)
+
+    monkeypatch.setattr(hardware, "matrix_rate", rate)
+    assert hardware._measured_rates() == Rates(float32=100.0, bfloat16=half)
+    assert (asked.count(torch.float32), asked.count(torch.bfloat16)) == (2, num_asked)
+
+
 def test_measured_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     first = hardware.benchmark()
     monkeypatch.setattr(hardware, "matrix_rate", lambda dtype, device: 1.0)
