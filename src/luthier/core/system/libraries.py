@@ -139,9 +139,7 @@ class _Loader(Loader):
             setattr(module, _FUNCTION, kept_search(search, Path(str(module.__file__)), self._folder))
 
 
-def kept_search(
-    search: Callable[..., ImportStructure], program: Path, folder: Path
-) -> Callable[..., ImportStructure]:
+def kept_search(search: Callable[..., ImportStructure], program: Path, folder: Path) -> Callable[..., ImportStructure]:
     """The search for names in source files, which looks into a file of `folder` first for the folder of all models.
 
     Args:
