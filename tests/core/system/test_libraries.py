@@ -166,7 +166,8 @@ def test_imports_are_done_without_collections_and_what_they_made_is_left_out_of_
         "import_libraries(('made_up_library',))\n"
         "frozen = gc.get_freeze_count()\n"
         "import_libraries(('made_up_library',))\n"
-        "print(sys.modules['made_up_library'].WAS_COLLECTING, gc.isenabled(), frozen > 9, gc.get_freeze_count() <= frozen)"
+        "was_collecting = sys.modules['made_up_library'].WAS_COLLECTING\n"
+        "print(was_collecting, gc.isenabled(), frozen > 9, gc.get_freeze_count() <= frozen)"
     )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
