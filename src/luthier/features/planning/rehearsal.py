@@ -104,23 +104,14 @@ def _key(plan: Plan) -> str:
 
     answers = plan.objective.draws or plan.data.held_out is not None
     teacher = plan.objective.teacher
-    training = plan.training.model_dump(
-        mode="json",
-        include={
-            "optimizer",
-            "gradient_checkpointing",
-            "precision",
-            "neftune_alpha",
-            "shared_prefix",
-            "clip_gradient_norm",
-        },
-    )
+    names = {"optimizer", "gradient_checkpointing", "precision", "neftune_alpha", "shared_prefix", "clip_gradient_norm"}
+    training = plan.training.model_dump(mode="json", include=names)
     return sha256_document(
         {
             "format": _FORMAT,
-            # An upgrade may break or repair what was proved, so a proof holds for these versions alone, for this state
-            # of our own code, which one version has many of, and for this processor: two homes on one disk may have
-            # two, and which kernels agree differs between them.
+            # An upgrade may break or repair what was proved, so a proof holds for these versions alone and for this
+            # state of our own code, of which one version has many; and for this processor, since machines that share
+            # a home may have several, and kernels that agree on one may not agree on another.
             "libraries": [version(name) for name in _LIBRARIES],
             "code": code_stamp(),
             "processor": cpu_name(),
