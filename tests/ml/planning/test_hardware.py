@@ -41,6 +41,22 @@ def test_bfloat16_must_win_clearly(half: float, chosen: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("half", "num_asked"), [(150.0, 2), (26.0, 2), (24.0, 1), (1.0, 1)])
+def test_a_type_that_is_far_slower_is_measured_once_and_the_best_of_all_turns_counts(
+    monkeypatch: pytest.MonkeyPatch, half: float, num_asked: int
+) -> None:
+    asked: list[torch.dtype] = []
+
+    def rate(dtype: torch.dtype, device: str) -> float:
+        assert device == hardware._device()
+        asked.append(dtype)
+        return (100.0 if dtype == torch.float32 else half) / asked.count(dtype)
+
+    monkeypatch.setattr(hardware, "matrix_rate", rate)
+    assert hardware._measured_rates() == Rates(float32=100.0, bfloat16=half)
+    assert (asked.count(torch.float32), asked.count(torch.bfloat16)) == (2, num_asked)
+
+
 def test_measured_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     first = hardware.benchmark()
     monkeypatch.setattr(hardware, "matrix_rate", lambda dtype, device: 1.0)
@@ -85,11 +101,42 @@ def test_the_present_load_is_measured_against_the_quiet_rate(
         return now
 
     monkeypatch.setattr(hardware, "matrix_rate", rate)
+    monkeypatch.setattr(hardware, "recent_busy_cores", lambda: None)  # nothing is known of the time before
     monkeypatch.setattr(hardware.OtherProcesses, "busy_cores", lambda _: busy)
     found = hardware.present_load(Rates(float32=100.0, bfloat16=400.0))
     assert (found.busy_cores, found.slowdown) == (busy, slowdown)
     hardware.present_load(Rates(float32=200.0, bfloat16=1.0))
     assert asked == [torch.bfloat16, torch.float32]
+
+
+def test_a_machine_that_was_quiet_until_now_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.dtype] = []
+
+    def rate(dtype: torch.dtype, device: str, **_: object) -> float:
+        assert device == "cpu"
+        asked.append(dtype)
+        return 50.0
+
+    monkeypatch.setattr(hardware, "matrix_rate", rate)
+    monkeypatch.setattr(hardware, "recent_busy_cores", lambda: 0.15)
+    found = hardware.present_load(Rates(float32=100.0, bfloat16=1.0))
+    assert (found.busy_cores, found.slowdown, asked) == (0.15, 1.0, [])
+    monkeypatch.setattr(hardware, "recent_busy_cores", lambda: 0.5)
+    monkeypatch.setattr(hardware.OtherProcesses, "busy_cores", lambda _: 0.6)
+    found = hardware.present_load(Rates(float32=100.0, bfloat16=1.0))
+    assert (found.busy_cores, found.slowdown, asked) == (0.6, 2.0, [torch.float32])
+
+
+def test_the_time_since_the_last_look_is_long_enough_and_not_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(hardware.OtherProcesses, "_now", staticmethod(lambda: (clock[0], clock[0] * 1.5, 0.0)))
+    monkeypatch.setattr(hardware, "num_usable_cores", lambda: 2)
+    monkeypatch.setattr(hardware, "_watched", hardware.OtherProcesses())
+    seen = []
+    for passed in (0.1, 0.3, 29.0, 31.0, 1.0):
+        clock[0] += passed
+        seen.append(hardware.recent_busy_cores())
+    assert seen == [None, pytest.approx(1.5), pytest.approx(1.5), None, pytest.approx(1.5)]
 
 
 def test_a_mean_is_never_above_the_best(monkeypatch: pytest.MonkeyPatch) -> None:

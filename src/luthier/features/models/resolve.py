@@ -16,6 +16,7 @@ from luthier.core.ids import is_id
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Engine, Prompt, StopCheck
 from luthier.core.recipe import TemplateOption
+from luthier.core.system.libraries import import_libraries
 from luthier.features.recipes.checks import are_pairs, check_lengths, have_text_answers
 from luthier.platform.home.context import Context
 
@@ -213,6 +214,7 @@ def open_engine(
 
     stop: asked between batches; the engine raises StoppedError for a reason. for_task_head: as for the engine.
     """
+    import_libraries()
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
     return TransformersEngine.open(

@@ -18,6 +18,7 @@ from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import LuthierError, WorkError, first_line
 from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
+from luthier.core.system.libraries import version
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context
 
@@ -214,8 +215,6 @@ def undisturbed(found: Sequence[Measurement], tell: Tell | None) -> Sequence[Mea
 
 def key_of(device: Device, plan: Plan) -> ProbeKey:
     """What a probe of this plan on this device holds for."""
-    from importlib.metadata import version
-
     return ProbeKey(
         device=device.title,
         torch_version=version("torch"),

@@ -19,7 +19,6 @@ import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +29,7 @@ from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.plan import ObjectivePlan, Plan, TeacherPlan, ValueSource
 from luthier.core.ports import Attempt, Grade, SilentProgress
 from luthier.core.system.files import scratch_folder
+from luthier.core.system.libraries import code_stamp, version
 from luthier.ml.charts.page import replace_text
 from luthier.platform.home.context import Context
 
@@ -100,24 +100,21 @@ def _slowdown(context: Context, plan: Plan) -> float:
 
 def _key(plan: Plan) -> str:
     """Whatever decides how a rehearsal ends."""
+    from luthier.ml.planning.hardware import cpu_name
+
     answers = plan.objective.draws or plan.data.held_out is not None
     teacher = plan.objective.teacher
-    training = plan.training.model_dump(
-        mode="json",
-        include={
-            "optimizer",
-            "gradient_checkpointing",
-            "precision",
-            "neftune_alpha",
-            "shared_prefix",
-            "clip_gradient_norm",
-        },
-    )
+    names = {"optimizer", "gradient_checkpointing", "precision", "neftune_alpha", "shared_prefix", "clip_gradient_norm"}
+    training = plan.training.model_dump(mode="json", include=names)
     return sha256_document(
         {
             "format": _FORMAT,
-            # An upgrade may break or repair what was proved, so a proof holds for these versions alone.
+            # An upgrade may break or repair what was proved, so a proof holds for these versions alone and for this
+            # state of our own code, of which one version has many; and for this processor, since machines that share
+            # a home may have several, and kernels that agree on one may not agree on another.
             "libraries": [version(name) for name in _LIBRARIES],
+            "code": code_stamp(),
+            "processor": cpu_name(),
             "base": plan.base_model.sha256,
             "config": sha256_file(Path(plan.base_model.path) / "config.json"),
             "method": plan.method.model_dump(mode="json"),

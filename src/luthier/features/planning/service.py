@@ -24,6 +24,7 @@ from luthier.core.dataset import (
 from luthier.core.errors import ConflictError, DataError, LeakageError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
+from luthier.core.system.libraries import import_libraries
 from luthier.features.planning.evaluation_plan import with_judging
 from luthier.features.planning.memorisation_probes import canaries_plan
 from luthier.features.planning.training_data import (
@@ -184,6 +185,7 @@ def prepare(
     """
     # before anything that brings torch: a typo is answered at once
     check_names(recipe, base_dir)
+    import_libraries(("torch",))
     from luthier.features.planning.budgets import with_budget
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
     from luthier.features.planning.rehearsal import rehearsed

@@ -20,6 +20,7 @@ from luthier.core.errors import LeakageError, RecipeError
 from luthier.core.ids import sha256_document
 from luthier.core.plan import ReplayPlan
 from luthier.core.recipe import Recipe
+from luthier.core.system.libraries import import_libraries
 from luthier.core.task_head import SEARCH_KINDS
 from luthier.features.planning.memorisation_probes import planted, refuse_cut_canaries
 from luthier.platform.home.context import Context
@@ -287,13 +288,15 @@ _FAR: Final = 1 << 40
 
 
 def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
+    # Before a model is fetched and the libraries are loaded that compute with it: a wrong column is found here.
+    parts = load_splits(recipe, base_dir)
+    import_libraries()
     from luthier.features.recipes.checks import check_modules, check_template_options
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning import resolve
 
-    parts = load_splits(recipe, base_dir)  # before a model is fetched: a wrong column is found here
     model = sources.pull(recipe.base_model, context.home, context.progress)
     if recipe.method is not None and recipe.method.targets is not None:
         check_modules(recipe, read_structure(model.path))

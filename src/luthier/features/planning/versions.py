@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
 
+from luthier.core.system.libraries import version
 from luthier.platform.home.context import Context
 
 _NAMED = ("luthier", "torch", "transformers", "peft", "safetensors", "sacrebleu", "rouge-score", "numpy")

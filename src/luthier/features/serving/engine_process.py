@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import LuthierError
 from luthier.core.stream import Failed, LoadedModel, PoolingRequest, Served, StreamEvent, TextRequest
+from luthier.core.system.libraries import import_libraries, keep_import_structure
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.serving.engine_thread import Ask, EngineContext, EngineThread, TurnLock, defect, too_large
 
@@ -65,6 +66,8 @@ def open_engine(served: Served) -> StreamEngine:
     """The engine of a model, loaded. A LuthierError says why a model cannot be."""
     from luthier.ml.inference.stream_registry import open_stream_engine
 
+    if served.engine == "transformers":
+        import_libraries()
     return open_stream_engine(served)
 
 
@@ -314,8 +317,8 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
 
     Args:
         document: `most_models` and `memory_bytes` (0: what this machine can spare) that are loaded at once,
-            `num_threads`, and `rates_folder`, where the home keeps how fast this machine is: the precision of a base
-            without one of its own follows.
+            `num_threads`, `rates_folder`, where the home keeps how fast this machine is (the precision of a base
+            without one of its own follows), and `imports_folder`, as `keep_import_structure` takes it.
         channel: of the child process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server: it closes the channel when it has finished
@@ -352,6 +355,8 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     start_daemon(listen, "parent")
 
     # Imported after the listener has started: it takes seconds, in which a parent that has gone must be noticed.
+    keep_import_structure(Path(document["imports_folder"]))
+    import_libraries(("torch",))
     import torch
 
     torch.set_num_threads(document["num_threads"])

@@ -280,6 +280,7 @@ class _Child:
             "memory_bytes": self._settings.serving_memory_bytes,
             "num_threads": self._settings.serving_threads or max(1, num_usable_cores() // 2),
             "rates_folder": str(self._settings.rates_folder),
+            "imports_folder": str(self._settings.imports_folder),
         }
         # Its session is its own: the server has lowered the priority of the session that it leads itself.
         return ChildProcess(_SERVE, document, log="inherit", has_session=True)

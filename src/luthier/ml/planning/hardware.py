@@ -21,10 +21,10 @@ from luthier.core.system.process_setup import num_usable_cores
 _ROWS, _INNER, _OUTER = 1024, 576, 1536
 _SECONDS_EACH = 0.2
 # By turns: what keeps the machine busy for a moment must not decide between two precisions.
-_TURNS = 2
+_TURNS, _FAR_APART = 2, 4.0
 # Beyond what caches hold, and long enough that a neighbour's turn does not count.
 _COPY_BYTES, _COPY_SECONDS = 256 << 20, 0.4
-_LOAD_SECONDS = 0.25
+_LOAD_SECONDS, _RECENT_SECONDS = 0.25, 30.0
 # What a desktop or a server's own services use: a fifth of one core.
 QUIET_CORES = 0.2
 _BUSY_KINDS = ("user", "nice", "system", "irq", "softirq", "steal")
@@ -111,6 +111,10 @@ class OtherProcesses:
         # A difference of counters, not a sampled percentage: it covers the whole stretch without gaps.
         self._began = self._now()
 
+    def age_seconds(self) -> float:
+        """Seconds since its creation."""
+        return self._now()[0] - self._began[0]
+
     def busy_cores(self) -> float:
         """The mean number of cores that others kept busy since then, 0 to the number of usable cores."""
         seconds, busy, own = (now - before for now, before in zip(self._now(), self._began, strict=True))
@@ -130,12 +134,30 @@ class OtherProcesses:
         return time.perf_counter(), busy, time.process_time() + ended.children_user + ended.children_system
 
 
-def present_load(quiet: Rates) -> MachineLoad:
-    """How busy the cores are now, and how much slower products run than on the quiet machine (a quarter of a second).
+_watched = OtherProcesses()
+"""Since this module was loaded, or `recent_busy_cores` was asked for the last time."""
 
-    The rate is measured rather than derived from the share of the cores: threads of one product wait for each other, so
-    one busy core of two can cost far more than half.
+
+def recent_busy_cores() -> float | None:
+    """How many cores others kept busy since this was asked last in this process; costs no time.
+
+    None where that was too short a time ago to tell, or too long ago to be about now.
     """
+    global _watched
+    before, _watched = _watched, OtherProcesses()
+    return before.busy_cores() if _LOAD_SECONDS <= before.age_seconds() <= _RECENT_SECONDS else None
+
+
+def present_load(quiet: Rates) -> MachineLoad:
+    """How busy the cores are now, and how much slower products run than on the quiet machine.
+
+    Where they are not known to be quiet, products run for a quarter of a second. The rate is measured rather than
+    derived from the share of the cores: threads of one product wait for each other, so one busy core of two can cost
+    far more than half.
+    """
+    recent = recent_busy_cores()
+    if recent is not None and recent <= QUIET_CORES:
+        return MachineLoad(busy_cores=round(recent, 2), num_cores=num_usable_cores(), slowdown=1.0)
     bfloat16_is_faster = quiet.bfloat16 > quiet.float32
     dtype, expected = (torch.bfloat16, quiet.bfloat16) if bfloat16_is_faster else (torch.float32, quiet.float32)
     others = OtherProcesses()
@@ -170,9 +192,11 @@ def with_rates(found: Rates, *, memory_gb_per_second: float) -> Hardware:
 def _measured_rates() -> Rates:
     device = _device()
     single = half = 0.0
-    for _ in range(_TURNS):
+    for turn in range(_TURNS):
         single = max(single, matrix_rate(torch.float32, device))
-        half = max(half, matrix_rate(torch.bfloat16, device))
+        # Without bf16 in the processor one product takes seconds, and no noise makes up for a factor of four.
+        if not turn or half * _FAR_APART >= single:
+            half = max(half, matrix_rate(torch.bfloat16, device))
     return Rates(float32=single, bfloat16=half)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from luthier.core.errors import RequestError
 from luthier.core.import_string import import_string
 from luthier.core.ports import Progress, SilentProgress
+from luthier.core.system.libraries import keep_import_structure
 from luthier.platform.home.settings import Settings
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class Context:
         place = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - resolve() would follow links
         _make_writable(place)
         settings = settings.model_copy(update={"home": place})
+        keep_import_structure(settings.imports_folder)
         return cls(settings, progress or SilentProgress(), database_patience_seconds)
 
     @property

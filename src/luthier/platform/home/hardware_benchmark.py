@@ -8,16 +8,17 @@ other processes kept the cores meanwhile; a measurement that was disturbed is re
 from __future__ import annotations
 
 import json
+import math
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ConflictError, StorageFullError
 from luthier.core.ids import sha256_document
+from luthier.core.system.libraries import version
 
 if TYPE_CHECKING:
     from luthier.core.cost import MachineLoad
@@ -29,6 +30,8 @@ _WAIT_SECONDS = 120.0
 # A disturbed measurement is worth repeating where the cores are that much freer, and not more often than this.
 _FREER_BY_CORES, _REPEAT_SECONDS = 0.3, 60.0
 _LOAD_SECONDS = 30.0
+_looked_at: dict[Path, float] = {}
+"""When this process looked last whether the machine is quieter, by the file of its measurement."""
 
 
 def hardware_of(context: Context) -> Hardware:
@@ -95,26 +98,26 @@ def _benchmark_in(rates_folder: Path) -> Benchmark:
     wait = _WAIT_SECONDS if found is None else 0.0
     try:
         with file_lock(lock, what="the measuring of this machine", timeout_seconds=wait):
-            return _measured(place)
+            return _measured(place, found)
     except ConflictError:
         if found is None:
             raise
         return found
 
 
-def _measured(place: Path) -> Benchmark:
-    """Measure, and keep what disturbs less than what is kept; the caller holds the lock."""
+def _measured(place: Path, found: Benchmark | None) -> Benchmark:
+    """Measure, and keep what disturbs less than what is kept; the caller holds the lock.
+
+    found: What was kept before it held the lock.
+    """
     from luthier.ml.planning.hardware import benchmark, run_benchmark
 
     # Again, now under the lock: the process that held it may have measured.
     before = _read_saved(place)
-    # `benchmark` may answer from this process's memory; a repetition below must really measure.
-    if before is None:
-        now = benchmark()
-    elif _is_worth_repeating(place, before):
-        now = run_benchmark()
-    else:
+    if before is not None and before != found:
         return before
+    # `benchmark` may answer from this process's memory; a repetition must really measure.
+    now = benchmark() if before is None else run_benchmark()
     # The quieter of two measurements is closer to what the machine can do.
     best = now if before is None or now.busy_cores < before.busy_cores else before
     _keep(place, best)
@@ -122,7 +125,7 @@ def _measured(place: Path) -> Benchmark:
 
 
 def _is_worth_repeating(place: Path, found: Benchmark) -> bool:
-    """Whether a measurement that other processes disturbed would be disturbed less now."""
+    """Whether a measurement that other processes disturbed would be disturbed less now; looks once a minute."""
     from luthier.ml.planning.hardware import busy_cores
 
     if found.is_quiet:
@@ -131,6 +134,11 @@ def _is_worth_repeating(place: Path, found: Benchmark) -> bool:
         # A clock that was set back must not hold it off for hours.
         if 0 <= time.time() - place.stat().st_mtime < _REPEAT_SECONDS:
             return False
+    # A look takes a tenth of a second, and one plan asks for the machine many times.
+    now = time.monotonic()
+    if now - _looked_at.get(place, -math.inf) < _REPEAT_SECONDS:
+        return False
+    _looked_at[place] = now
     return busy_cores() < found.busy_cores - _FREER_BY_CORES
 
 

@@ -191,6 +191,11 @@ class Settings(BaseSettings):
         """Tokenised rows, named by the digest of what they were made from; may be deleted at any time."""
         return self.home / "cache" / "tokenised"
 
+    @property
+    def imports_folder(self) -> Path:
+        """Where transformers found its classes (`core/system/libraries.py`); may be deleted at any time."""
+        return self.home / "cache" / "imports"
+
     def run_folder(self, run_id: str) -> Path:
         """The folder of one run.
 

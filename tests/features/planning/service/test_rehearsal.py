@@ -26,7 +26,7 @@ from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
 from luthier.ml.inference.models.architecture import config_of, empty_model
 from luthier.ml.inference.models.structure import read_structure
-from luthier.ml.planning import speed
+from luthier.ml.planning import hardware, speed
 from luthier.ml.planning.devices import this_machine
 from luthier.ml.planning.hardware import measure
 from luthier.ml.planning.workload import workload_of
@@ -189,6 +189,34 @@ def test_the_answer_is_kept_in_the_home_and_no_step_is_taken_twice(
     monkeypatch.setattr(plan_rehearsal, "rehearse", refuse)
     assert plan_of(folder) == first
     assert len(list((context.home / "cache" / "rehearsals").iterdir())) == 1
+
+
+@pytest.mark.parametrize("part", ["code", "processor", "library"])
+def test_an_answer_counts_for_the_code_the_processor_and_the_libraries_that_gave_it(
+    context: Context,
+    base_folder: Callable[..., Path],
+    plan_of: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+) -> None:
+    folder, rehearsed, rehearse = base_folder("phi"), list[Plan](), plan_rehearsal.rehearse
+    first = plan_of(folder)
+    plan_rehearsal._known.clear()
+
+    def note(plan: Plan) -> ForwardPath | None:
+        rehearsed.append(plan)
+        return rehearse(plan)
+
+    monkeypatch.setattr(plan_rehearsal, "rehearse", note)
+    if part == "code":
+        monkeypatch.setattr(plan_rehearsal, "code_stamp", lambda: "another state")
+    elif part == "processor":
+        monkeypatch.setattr(hardware, "cpu_name", lambda: "another processor")
+    else:
+        monkeypatch.setattr(plan_rehearsal, "version", lambda name: f"99 of {name}")
+    assert plan_of(folder).training.forward == first.training.forward
+    assert len(rehearsed) == 1
+    assert len(list((context.home / "cache" / "rehearsals").iterdir())) == 2
 
 
 def test_the_path_is_no_part_of_what_is_trained(base_folder: Callable[..., Path], plan_of: Callable[..., Plan]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,3 +147,38 @@ def test_noise_is_named(context: Context, make_recipe: MakeRecipe) -> None:
     settings = {"max_steps": 1, "precision": "float32", "neftune_alpha": 5.0}
     first = run(context, make_recipe(training=settings, data={"train": "train.jsonl"})).as_json()["first_step"]
     assert first["noise"] == ["training.neftune_alpha"]
+
+
+_AS_FAR_AS_THE_FIRST_STEP = """
+import json, sys
+from pathlib import Path
+from luthier.core.events import StepDone
+from luthier.features.recipes.service import load_recipe
+from luthier.features.training.service import train
+from luthier.platform.home.context import Context
+
+def stop(event):
+    if isinstance(event, StepDone):
+        raise KeyboardInterrupt
+
+recipe = Path(sys.argv[2])
+with Context.open(Path(sys.argv[1])) as context:
+    try:
+        train(context, load_recipe(recipe), base_dir=recipe.parent, listener=stop)
+    except KeyboardInterrupt:
+        print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_a_training_loads_nothing_before_its_first_step_that_it_needs_only_later_or_never(
+    tmp_path: Path, make_recipe: MakeRecipe
+) -> None:
+    command = [sys.executable, "-c", _AS_FAR_AS_THE_FIRST_STEP, str(tmp_path / "home"), str(make_recipe())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert {"torch", "peft", "transformers.models.llama.modeling_llama"} <= loaded
+    unneeded = {
+        "matplotlib", "nltk", "optuna", "pandas", "polars", "pyarrow", "sacrebleu", "scipy.stats", "sklearn",
+        "transformers.trainer", "transformers.trainer_pt_utils", "fastapi", "playwright",
+    }  # fmt: skip
+    assert loaded & unneeded == set()

@@ -66,6 +66,8 @@ def test_another_home_and_other_threads_are_measured_for_themselves(
 def test_a_disturbed_measurement_is_repeated_once_the_machine_is_quieter(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(hardware_benchmark.time, "monotonic", lambda: clock[0])
     says(monkeypatch, BUSY, busy_cores=1.8)
     assert hardware_of(context).precision == "float32"
     says(monkeypatch, QUIET)
@@ -74,10 +76,13 @@ def test_a_disturbed_measurement_is_repeated_once_the_machine_is_quieter(
     says(monkeypatch, QUIET, busy_cores=1.7)
     assert hardware_of(context).precision == "float32"  # hardly quieter
     says(monkeypatch, QUIET, busy_cores=0.4)
+    assert hardware_of(context).precision == "float32"  # it looks once a minute
+    clock[0] += 61
     assert hardware_of(context).precision == "bfloat16"
     assert json.loads(kept(context).read_text())["busy_cores"] == 0.4
     # what is kept never becomes worse by itself
     age(kept(context), 61)
+    clock[0] += 61
     says(monkeypatch, BUSY, busy_cores=2.0)
     assert hardware_of(context).precision == "bfloat16"
 

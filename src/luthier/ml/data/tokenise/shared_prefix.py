@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from luthier.core.dataset import TokenisedExample, common_beginning
 from luthier.core.text.prefixes import best_groups, common_tokens
+
+if TYPE_CHECKING:  # every training comes here, and needs no tables
+    import polars as pl
 
 _SHARE: Final = 0.9
 _FEWEST_TEXTS: Final = 20

@@ -26,7 +26,6 @@ import uuid
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +36,7 @@ from pydantic_core import to_json
 from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.ports import Progress
+from luthier.core.system.libraries import version
 from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning, Tokenised, tokenise_all
 from luthier.ml.data.tokenise.template import Template
 

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binom, norm
+from scipy.special import ndtri
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, VerdictWord
@@ -82,6 +82,9 @@ def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> float:
             expected="one 0 (wrong) or 1 (right) a row for each system, on the same rows",
             do="use permutation_test for figures that are not right or wrong",
         )
+    # Here, since scipy.stats takes half a second to import, and a training comes to this file before its first step.
+    from scipy.stats import binom
+
     only_first, only_second = int((first > second).sum()), int((second > first).sum())
     fewer = min(only_first, only_second)
     return min(1.0, 2.0 * float(binom.cdf(fewer, only_first + only_second, 0.5)))
@@ -399,7 +402,7 @@ def _surest(num_different: int) -> float:
 
 
 POWER = 0.80
-_FACTOR = float(norm.isf(TAIL) + norm.ppf(POWER))
+_FACTOR = float(-ndtri(TAIL) + ndtri(POWER))
 
 
 def minimum_detectable_difference(
@@ -420,7 +423,7 @@ def minimum_detectable_difference(
     """
     _, low, high = bootstrap_interval(stats, aggregate, bounds=bounds, seed=seed, clusters=clusters)
     # The interval is 2 * 1.96 standard errors wide; 1.96 + 0.84 of them are found in 4 of 5 comparisons.
-    return _FACTOR * (high - low) / (2 * float(norm.isf(TAIL)))
+    return _FACTOR * (high - low) / (2 * float(-ndtri(TAIL)))
 
 
 def rows_needed(difference: float, standard_error: float, num_rows: int) -> int | None:

@@ -35,7 +35,6 @@ from typing import ClassVar, Final, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.optimization import Adafactor as HubAdafactor
 
 from luthier.core.plan import OptimizerPlan
 from luthier.ml.training.optimizers.protocol import Trained, in_groups
@@ -264,6 +263,9 @@ class Adafactor:
     """Transformers' Adafactor at a rate that is given."""
 
     def __init__(self, trained: Sequence[Trained], plan: OptimizerPlan) -> None:  # noqa: ARG002
+        # Here, since it brings what transformers' own trainer needs, and the other rules do without.
+        from transformers.optimization import Adafactor as HubAdafactor
+
         self.trained = tuple(trained)
         self.optimizer = HubAdafactor(in_groups(trained), lr=0.0, relative_step=False, scale_parameter=False)
 

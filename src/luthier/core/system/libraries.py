@@ -1,0 +1,221 @@
+"""The libraries that a process loads: their versions, and imports that take less time.
+
+torch, transformers and PEFT are most of the start of a command. Two things make up a good part of their imports, and
+neither changes what is loaded:
+
+    garbage collection     modules and classes live as long as the process, but the collector looks through all of
+                           them again and again while they are made
+    transformers' search   it reads the source of every model that it has (36 MB in 1,700 files) to learn which class
+                           lies in which file; what it finds is kept in a file of the home, under the names, sizes and
+                           times of change of these sources
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import importlib
+import importlib.metadata
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+NUMERICAL: Final = ("torch", "transformers.modeling_utils", "peft")
+"""What every process loads that computes with a model."""
+
+
+@functools.cache
+def version(name: str) -> str:
+    """The version of an installed distribution; read once in a process, whose modules stay as they were loaded.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: There is no such distribution.
+    """
+    return importlib.metadata.version(name)
+
+
+@functools.cache
+def code_stamp() -> str:
+    """A digest of the names, sizes and times of change of this package's own source files.
+
+    The version of the package is the same for all states of a checkout; what was proved of one need not hold for
+    another.
+    """
+    return _stamp(Path(__file__).parents[2])
+
+
+def import_libraries(names: Sequence[str] = NUMERICAL) -> None:
+    """Import modules without collecting garbage meanwhile, and leave what is there now out of later collections.
+
+    Nothing else changes: what is referred to no more is freed at once as before. Only cycles that the imports leave
+    behind stay until the process ends.
+    """
+    if all(name in sys.modules for name in names):
+        return
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for name in names:
+            importlib.import_module(name)
+    finally:
+        if was_enabled:
+            gc.enable()
+    # Over a million objects that stay: each full collection of a training would go through them.
+    gc.freeze()
+
+
+_MODULE: Final = "transformers.utils.import_utils"
+_FUNCTION: Final = "define_import_structure"
+_FORMAT: Final = 1
+ImportStructure = dict[frozenset[str], dict[str, set[str]]]
+"""The required backends, then the module below `transformers`, then the names that lie in it."""
+
+
+def keep_import_structure(folder: Path) -> None:
+    """Let transformers, when this process imports it, find in this folder which class lies in which of its files.
+
+    Does nothing where transformers is loaded already. What cannot be read, or is of other source files, is made again.
+
+    Args:
+        folder: For one file; made when it is first written.
+    """
+    if _MODULE in sys.modules:
+        return
+    for finder in sys.meta_path:
+        if isinstance(finder, _Finder):  # the newest home of a process counts
+            finder.folder = folder
+            return
+    sys.meta_path.insert(0, _Finder(folder))
+
+
+class _Finder(MetaPathFinder):
+    """Finds the one module in which transformers searches its sources, and wraps its loader."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of that module; None for all others."""
+        if fullname != _MODULE:
+            return None
+        with suppress(ValueError):  # another thread came first
+            sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        spec.loader = _Loader(spec.loader, self.folder)
+        return spec
+
+
+class _Loader(Loader):
+    """Loads a module by its own loader, then puts the search that keeps its findings in place of the plain one."""
+
+    def __init__(self, inner: Loader, folder: Path) -> None:
+        self._inner, self._folder = inner, folder
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As the module's own loader does."""
+        return self._inner.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module, and exchange its function where there is one of that name."""
+        # Its own loader again, for all who ask the module for its source.
+        module.__loader__ = self._inner
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._inner
+        self._inner.exec_module(module)
+        search = getattr(module, _FUNCTION, None)
+        if search is not None:
+            setattr(module, _FUNCTION, kept_search(search, Path(str(module.__file__)), self._folder))
+
+
+def kept_search(search: Callable[..., ImportStructure], program: Path, folder: Path) -> Callable[..., ImportStructure]:
+    """The search for names in source files, which looks into a file of `folder` first for the folder of all models.
+
+    Args:
+        search: `define_import_structure(module_path, prefix)` of transformers.
+        program: The source file that it is written in, `transformers/utils/import_utils.py`.
+        folder: Where its findings are kept.
+    """
+    models = program.parents[1] / "models"
+
+    @functools.wraps(search)
+    def define_import_structure(module_path: str | os.PathLike[str], prefix: str | None = None) -> ImportStructure:
+        asked = Path(module_path)
+        # One model has few files, and its findings no time to lose.
+        if asked not in (models, models / "__init__.py"):
+            return search(module_path, prefix)
+        place = folder / ("transformers.json" if prefix is None else "transformers-prefixed.json")
+        # All that the findings follow from: the sources, the code that reads them, and what it is asked for.
+        stamp = [_FORMAT, str(models), _stamp(models), _stamp(program.parent), prefix]
+        found = _read(place, stamp)
+        if found is None:
+            found = search(module_path, prefix)
+            _keep(place, stamp, found)
+        return found
+
+    return define_import_structure
+
+
+def _stamp(folder: Path) -> str:
+    """A digest of the names, sizes and times of change of the Python files in a folder and below."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for line in sorted(_files(str(folder), "")):
+        digest.update(line.encode("utf-8", errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _files(folder: str, prefix: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".py"):
+                status = entry.stat()
+                yield f"{prefix}{entry.name} {status.st_size} {status.st_mtime_ns}\n"
+            elif entry.name != "__pycache__" and entry.is_dir():
+                yield from _files(entry.path, f"{prefix}{entry.name}/")
+
+
+def _read(place: Path, stamp: list[Any]) -> ImportStructure | None:
+    """What was kept under this stamp; None where nothing was, or it cannot be read."""
+    try:
+        document = json.loads(place.read_bytes())
+        if document["stamp"] != stamp:
+            return None
+        return {
+            frozenset(backends): {module: set(names) for module, names in modules.items()}
+            for backends, modules in document["structure"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _keep(place: Path, stamp: list[Any], found: ImportStructure) -> None:
+    """Write findings so that they appear whole; without room or permission they are searched for again next time."""
+    try:
+        structure = [
+            [sorted(backends), {module: sorted(names) for module, names in modules.items()}]
+            for backends, modules in found.items()
+        ]
+        content = json.dumps({"stamp": stamp, "structure": structure})
+    except (TypeError, AttributeError):  # another version of transformers has another form: nothing is kept of it
+        return
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(content, encoding="utf-8")
+            temporary.replace(place)
+        finally:
+            temporary.unlink(missing_ok=True)
