@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
 from luthier.ml.data.files.source import Source, open_source
@@ -285,7 +287,8 @@ def change_rows(request: RepairRequest, to_clean: Collection[int], *, html_is_me
     undecoded = {line for line, problem in problems.items() if problem.kind == "encoding"}
     if undecoded and request.has("encoding") and source.format in ("jsonl", "csv"):
         source = utf8_copy(source, folder)
-    readable = set(request.audit.table.frame["line"].to_list()) if problems else set()
+    lines = request.audit.table.lines
+    readable = set(lines[np.isin(lines, list(problems))].tolist())
     steps = _Steps(request, html_is_meant=html_is_meant)
     made.masked = steps.masked
     unreadable: list[RowProblem] = []
