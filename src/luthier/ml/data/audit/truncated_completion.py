@@ -130,7 +130,7 @@ def _spike(texts: Texts, lengths: pl.Series, unit: Unit) -> Spike | None:
 
 
 def _ends(texts: Texts, kept: pl.Series) -> pl.DataFrame:
-    """How some of the texts end: text (hash without white space at the end), ended, has_code, code (hash of its form)."""
+    """How some of the texts end: text (a hash, without white space at the end), ended, has_code, code (a hash)."""
     schema = {"text": pl.UInt64, "ended": pl.Boolean, "has_code": pl.Boolean, "code": pl.UInt64}
     found = [pl.DataFrame(schema=schema)]
     for part in text_parts(where_texts(texts, kept.to_numpy())):

@@ -114,7 +114,8 @@ class Spill:
                 f"working files of about {_gib(num_bytes)} do not fit into {self.place}, which has {_gib(free)} free",
                 expected=f"room for them and {_gib(_RESERVE_BYTES)} more; rows beyond the memory budget of "
                 f"{_gib(self.memory_bytes)} go to disk",
-                do="free some disk space, set LUTHIER_SCRATCH to a folder on a larger one, or raise LUTHIER_DATA_MEMORY_BYTES",
+                do="free some disk space, set LUTHIER_SCRATCH to a folder on a larger disk, or raise "
+                "LUTHIER_DATA_MEMORY_BYTES",
             )
 
     def wrote(self, num_bytes: int) -> None:

@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -361,9 +361,15 @@ def _changed(record: Record, steps: _Steps, made: Changed, was: RowProblem | Non
         if what:
             counted = ", ".join(name if num == 1 else f"{num} x {name}" for name, num in what.items())
             said = ", ".join(what) if action == "encoding" else f"masked: {counted}"
-            add_note(made.changed, record.line, Note(action, said))
+            add_note(made.changed, record.line, _note(action, said))
     # An unchanged row keeps its bytes: writing it again could change spaces and the form of numbers.
     return json_line(fields) if record.line in made.changed else record.raw
+
+
+@lru_cache(maxsize=10_000)
+def _note(action: str, reason: str) -> Note:
+    # One object for the many rows that are changed for one reason.
+    return Note(action, reason)
 
 
 def _remove(request: RepairRequest, made: Changed, record: Record, problem: RowProblem | None) -> list[RowProblem]:
