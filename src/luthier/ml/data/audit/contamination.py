@@ -22,7 +22,7 @@ from luthier.ml.data.audit.base import (
 )
 from luthier.ml.data.audit.near_duplicate import THRESHOLD, comparable_texts
 from luthier.ml.data.audit.table import AuditTable
-from luthier.ml.data.dedup.equal_values import Digests, column_digests, first_matches
+from luthier.ml.data.dedup.equal_values import Digests, column_digests, matches
 from luthier.ml.data.dedup.near_duplicates import near_matches
 from luthier.ml.data.dedup.ngram_overlap import MAX_TEXTS, ngram_overlap
 from luthier.ml.data.files.row_frames import TextColumn
@@ -104,9 +104,8 @@ def _same(
     table: AuditTable, held_out: AuditTable, column: str, kind: str, severity: Severity, says: str, fix: str = _FIX
 ) -> _Leak:
     """Rows of equal value in a column; rows without text say nothing."""
-    left, right = _keyed(table, column), _keyed(held_out, column)
-    positions, others = first_matches(left, right)
-    return _Leak(kind, severity, positions, others, len(first_matches(right, left)[0]), says, fix)
+    found = matches(_keyed(table, column), _keyed(held_out, column))
+    return _Leak(kind, severity, found.positions, found.others, found.num_others, says, fix)
 
 
 def _keyed(table: AuditTable, column: str) -> Digests:

@@ -98,12 +98,31 @@ def num_different_values(rows: RowFrames, column: str, positions: npt.NDArray[np
     return column_digests(rows, column, kept).num_different()
 
 
-def first_matches(left: Digests, right: Digests) -> tuple[I64, I64]:
-    """The rows of the left side whose value is on the right side too, and the first row there: int64 [m], int64 [m]."""
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Rows whose value is on the other side too.
+
+    Attributes:
+        positions: int64 [m], rows of the left side, ascending.
+        others: int64 [m], for each the first row of the right side with its value.
+        num_others: all rows of the right side whose value is on the left side.
+    """
+
+    positions: I64
+    others: I64
+    num_others: int
+
+
+def matches(left: Digests, right: Digests) -> Matches:
+    """The rows of the left side whose value is on the right side, which may be the smaller one by far."""
     key = ["high", "low"]
-    there = _as_frame(right).group_by(key).agg(other=pl.col("position").min())
-    pairs = _as_frame(left).join(there, on=key).sort("position")
-    return pairs["position"].to_numpy().astype(np.int64), pairs["other"].to_numpy().astype(np.int64)
+    there = _as_frame(right)
+    firsts = there.group_by(key).agg(other=pl.col("position").min())
+    pairs = _as_frame(left).join(firsts, on=key).sort("position")
+    num_others = there.join(pairs, on=key, how="semi").height
+    return Matches(
+        pairs["position"].to_numpy().astype(np.int64), pairs["other"].to_numpy().astype(np.int64), num_others
+    )
 
 
 def _as_frame(digests: Digests) -> pl.DataFrame:

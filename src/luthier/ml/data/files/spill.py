@@ -63,7 +63,7 @@ class Spill:
         self.memory_bytes = _default_budget() if memory_bytes is None else memory_bytes
         self.place = folder or default_folder()
         self.written_bytes = 0
-        self._held = self._num_files = 0
+        self._held = self._num_files = self._foreseen = 0
         self._folder: Path | None = None
         self._stack = ExitStack()
         # Also runs at the end of the process. The stack knows nothing of this object, so that it can be collected.
@@ -99,19 +99,21 @@ class Spill:
         return self._folder / str(self._num_files)
 
     def check_room(self, num_bytes: float) -> None:
-        """Refuse to begin what the disk has no room for.
+        """Refuse to begin what the disk has no room for, beside the files that have begun and are not complete.
 
         Args:
-            num_bytes: what is still to be written, as far as it can be foreseen.
+            num_bytes: what is to be written, as far as it can be foreseen.
 
         Raises:
             StorageFullError: there is less room, or hardly more.
         """
         self.place.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.place).free
-        if num_bytes + _RESERVE_BYTES > free:
+        self._foreseen += int(num_bytes)
+        still = max(int(num_bytes), self._foreseen - self.written_bytes)
+        if still + _RESERVE_BYTES > free:
             raise StorageFullError(
-                f"working files of about {_gib(num_bytes)} do not fit into {self.place}, which has {_gib(free)} free",
+                f"working files of about {_gib(still)} do not fit into {self.place}, which has {_gib(free)} free",
                 expected=f"room for them and {_gib(_RESERVE_BYTES)} more; rows beyond the memory budget of "
                 f"{_gib(self.memory_bytes)} go to disk",
                 do="free some disk space, set LUTHIER_SCRATCH to a folder on a larger disk, or raise "

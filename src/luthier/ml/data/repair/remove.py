@@ -15,7 +15,7 @@ from luthier.ml.data.audit.conflicting_completion import rows_at_odds
 from luthier.ml.data.audit.near_duplicate import THRESHOLD, comparable_texts
 from luthier.ml.data.audit.run import load_checks
 from luthier.ml.data.audit.table import AuditTable, with_rows
-from luthier.ml.data.dedup.equal_values import column_digests, first_matches, first_positions
+from luthier.ml.data.dedup.equal_values import column_digests, first_positions, matches
 from luthier.ml.data.dedup.near_duplicates import near_clusters
 from luthier.ml.data.dedup.shingles import jaccard
 from luthier.ml.data.files.row_frames import TextColumn
@@ -116,8 +116,8 @@ def _exact_twins(audit: AuditRequest) -> dict[int, str]:
         return {}
     here, there = audit.table, audit.held_out
     # The first of equal rows is the one whose id goes into the reason.
-    positions, others = first_matches(*(column_digests(one.rows, "content_key") for one in (here, there)))
-    pairs = zip(here.lines[positions].tolist(), there.lines[others].tolist(), strict=True)
+    found = matches(*(column_digests(one.rows, "content_key") for one in (here, there)))
+    pairs = zip(here.lines[found.positions].tolist(), there.lines[found.others].tolist(), strict=True)
     return {line: there.id_of(other) for line, other in pairs}
 
 
