@@ -6,8 +6,8 @@
 
 The rows are those of benchmarks/reviews.py. Each work runs in a fresh process with a budget of memory for rows
 (`LUTHIER_DATA_MEMORY_BYTES`). Two peaks are shown: of anonymous memory (sampled every 0.2 s), which the kernel cannot
-take back and which decides whether a work fits, and of all resident memory, which counts mapped files as well. `scratch`
-is the most that working files took at one time. Prints one JSON document; ten million rows need about 60 GB of disk.
+take back and which decides whether a work fits, and of all resident memory, which counts mapped files as well; and the
+most that working files took at one time. Prints one JSON document.
 """
 
 from __future__ import annotations

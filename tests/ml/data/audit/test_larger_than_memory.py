@@ -158,7 +158,7 @@ def write_many(path: Path, num_rows: int, seed: int = 0) -> Path:
             elif kept and number % 50 == 7:
                 prompt, _ = rng.choice(kept)
             elif number % 50 == 9:
-                answer += f" Write to person{number}@example.org."
+                answer += f" Write to person{number}@mailhouse.de."
             if len(kept) < 2_000:
                 kept.append((prompt, answer))
             file.write(json.dumps({"prompt": prompt, "completion": answer}) + "\n")

@@ -17,7 +17,9 @@ from luthier.ml.data.files.spill import MEMORY_SHARE, Spill, Spool, memory_bytes
 
 
 @given(
-    parts=st.lists(st.lists(st.integers(0, 2**40), max_size=20).filter(lambda values: len(values) % 2 == 0), max_size=8),
+    parts=st.lists(
+        st.lists(st.integers(0, 2**40), max_size=20).filter(lambda values: len(values) % 2 == 0), max_size=8
+    ),
     budget=st.integers(0, 400),
     width=st.sampled_from([None, 2]),
 )

@@ -36,6 +36,7 @@ def check(request: AuditRequest) -> Sequence[Finding]:
     if not positions:
         return []
     num_secrets = kinds.total()
+    what = "secret" if num_secrets == 1 else "secrets"
     named = ", ".join(f"{num:,} {kind}" for kind, num in kinds.most_common(4)) + (", ..." if len(kinds) > 4 else "")
     return [
         about_rows(
@@ -43,7 +44,7 @@ def check(request: AuditRequest) -> Sequence[Finding]:
             "secret",
             "error",
             positions,
-            message=f"{rows(len(positions))} with {num_secrets:,} {'secret' if num_secrets == 1 else 'secrets'}: {named}",
+            message=f"{rows(len(positions))} with {num_secrets:,} {what}: {named}",
             fix=f"revoke them, then mask them: luthier data repair {table.command_path} -o clean.jsonl --only secret",
             notes=notes,
             excerpts=excerpts,

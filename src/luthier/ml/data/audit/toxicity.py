@@ -48,7 +48,9 @@ def check(request: AuditRequest) -> Sequence[Finding]:
     if request.toxicity_model is None:
         # The words of the rows that are shown are looked up again, rather than kept for all rows.
         texts = table.rows.take(list(notes), "text")["text"].to_list()
-        notes = {at: f"{note}: {', '.join(_kinds(text))}" for (at, note), text in zip(notes.items(), texts, strict=True)}
+        notes = {
+            at: f"{note}: {', '.join(_kinds(text))}" for (at, note), text in zip(notes.items(), texts, strict=True)
+        }
     are = "is" if len(found) == 1 else "are"
     return [
         about_rows(

@@ -47,7 +47,7 @@ def default_folder() -> Path:
     """Where files go by default: TMPDIR, else /var/tmp, which unlike /tmp is on a disk on every usual system."""
     if os.environ.get("TMPDIR"):
         return Path(tempfile.gettempdir())
-    lasting = Path("/var/tmp")
+    lasting = Path("/var/tmp")  # noqa: S108 - files are in a folder of this user alone, of a random name
     return lasting if os.access(lasting, os.W_OK) else Path(tempfile.gettempdir())
 
 
