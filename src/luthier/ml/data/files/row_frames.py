@@ -106,7 +106,8 @@ class RowFrames:
             found.append(self._read(place, names)[inside])
         back = np.empty(len(order), dtype=np.int64)
         back[order] = np.arange(len(order))
-        return pl.concat(found, rechunk=True)[back]
+        rows: pl.DataFrame = pl.concat(found, rechunk=True)[back]
+        return rows
 
     def value(self, position: int, column: str) -> Any:
         """One value."""

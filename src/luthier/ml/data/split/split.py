@@ -116,7 +116,7 @@ def group_sides(
     """
     check_fractions(validation=validation, held_out=held_out)
     fractions = {"held_out": held_out, "validation": validation}
-    asked = [(SIDES.index(split), fraction) for split, fraction in fractions.items() if fraction > 0]  # type: ignore[arg-type]
+    asked = [(SIDES.index(split), fraction) for split, fraction in fractions.items() if fraction > 0]
     num_rows = int(sizes.sum())
     if len(sizes) <= len(asked):
         raise _too_few(f"{num_rows:,} rows in {len(sizes):,} {noun}", len(asked), noun)

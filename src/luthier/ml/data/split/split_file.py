@@ -315,13 +315,7 @@ def split_file(
         LeakageError: the proof failed: nothing was written.
     """
     request = with_mapped_group(request)
-    check_fractions(validation=request.validation, held_out=request.held_out)
-    if request.validation + request.held_out == 0:
-        raise DataError(
-            "validation = 0 and held_out = 0 leave nothing to split off",
-            expected="at least one fraction above 0",
-            do="give --held-out, --validation or both",
-        )
+    _check_asked(request)
     finals: dict[Split, Path] = {side: request.folder / f"{side}.jsonl" for side in SIDES}
     summary = request.folder / SUMMARY
     progress = progress or SilentProgress()
@@ -361,6 +355,16 @@ def split_file(
         for path in stale:  # of an earlier split, so it would leak into this one
             path.unlink()
     return FileSplit(request.folder, document, proof)
+
+
+def _check_asked(request: SplitRequest) -> None:
+    check_fractions(validation=request.validation, held_out=request.held_out)
+    if request.validation + request.held_out == 0:
+        raise DataError(
+            "validation = 0 and held_out = 0 leave nothing to split off",
+            expected="at least one fraction above 0",
+            do="give --held-out, --validation or both",
+        )
 
 
 @dataclass(frozen=True, slots=True)
