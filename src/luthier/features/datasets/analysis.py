@@ -16,7 +16,7 @@ from statistics import quantiles
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.errors import DataError
-from luthier.features.datasets.data_files import RepairOptions, repair
+from luthier.features.datasets.data_files import RepairOptions, repair, working_memory
 from luthier.features.datasets.rows import read_page
 from luthier.platform.home.context import Context
 
@@ -35,15 +35,16 @@ _AROUND: Final = 160
 
 def map_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     """The map of a file's prompts (texts where rows have no prompt): points, what they say, and the named groups."""
+    from luthier.ml.data.audit.base import has_prompts
     from luthier.ml.data.audit.table import build_table
     from luthier.ml.data.rows.prompt_map import prompt_map
 
-    frame = build_table(Path(document["file"]), progress=context.progress).frame
+    table = build_table(Path(document["file"]), progress=context.progress, spill=working_memory(context))
     # Files of plain texts have no prompts at all; one prompt is enough to make prompts the subject.
-    column = "prompt" if frame["prompt"].null_count() < frame.height else "text"
-    found = prompt_map(frame[column])
+    column = "prompt" if has_prompts(table) else "text"
+    found = prompt_map(table.rows.texts(column))
     # positions: [points], the row of each drawn point. xy is [points, 2], members [points], the group or -1.
-    rows = frame[found.positions]
+    rows = table.rows.take(found.positions, "line", column)
     points = [
         {"x": round(x, 4), "y": round(y, 4), "line": line, "group": group, "text": _snippet(text, found.prefix)}
         for (x, y), line, group, text in zip(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.audit.base import ToxicityModel
     from luthier.ml.data.audit.table import AuditTable
     from luthier.ml.data.diff.compare import DatasetDiff
+    from luthier.ml.data.files.spill import Spill
     from luthier.ml.data.split.split_file import FileSplit
 
 
@@ -107,7 +108,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     # Loaded before the file is read, so that a wrong folder is an error within a second.
     judge = _toxicity_model(options)
     count_tokens = _token_counter(model)
-    shown = options.shown
+    shown, spill = options.shown, working_memory(context)
     table = build_table(
         file,
         shown_name=shown.file,
@@ -115,6 +116,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
         group_by=options.group_by,
         count_tokens=count_tokens,
         progress=context.progress,
+        spill=spill,
     )
     held_out = None
     if options.against is not None:
@@ -124,6 +126,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
             mapping=options.mapping,
             group_by=options.group_by,
             progress=context.progress,
+            spill=spill,
         )
     request = AuditRequest(
         table=table,
@@ -137,6 +140,14 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     )
     found = run_audit(request, options.only)
     return Audited(found, table, _write_report(context, html, found, table, held_out) if html is not None else None)
+
+
+def working_memory(context: Context) -> Spill:
+    """The memory that one work on rows may take, and where rows beyond it go."""
+    from luthier.ml.data.files.spill import Spill
+
+    settings = context.settings
+    return Spill(settings.data_memory_bytes or None, settings.scratch_folder)
 
 
 def check_is_not_input(output: Path | None, *inputs: Path | None) -> None:
@@ -311,11 +322,12 @@ def repair(context: Context, file: Path, output: Path, options: RepairOptions | 
 
         model = sources.pull(options.model, context.home, context.progress)
         counter = token_counter(Path(model.path))
-    table = build_table(file, mapping=options.mapping, count_tokens=counter, progress=context.progress)
+    spill = working_memory(context)
+    table = build_table(file, mapping=options.mapping, count_tokens=counter, progress=context.progress, spill=spill)
     held_out = None
     if options.against is not None:
         # No token counter: held-out rows are only compared as texts.
-        held_out = build_table(options.against, mapping=options.mapping, progress=context.progress)
+        held_out = build_table(options.against, mapping=options.mapping, progress=context.progress, spill=spill)
     audit = AuditRequest(
         table=table,
         held_out=held_out,
@@ -417,5 +429,5 @@ def split(context: Context, file: Path, options: SplitOptions | None = None) -> 
         mapping=options.mapping,
         force=options.force,
     )
-    made: FileSplit = split_file(request, progress=context.progress)
+    made: FileSplit = split_file(request, progress=context.progress, spill=working_memory(context))
     return WrittenSplit(made.folder, made.document)

@@ -16,6 +16,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from luthier.core.cost import MachineLoad
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.process_setup import num_usable_cores
+from luthier.ml.data.files.spill import memory_bytes as memory_bytes
 
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
 _ROWS, _INNER, _OUTER = 1024, 576, 1536
@@ -249,19 +250,6 @@ def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EA
         spent, num_runs = spent + took, num_runs + 1
         best = max(best, num * flops / took)
     return (num_runs * num * flops / spent if is_mean else best) / 1e9
-
-
-def memory_bytes() -> tuple[int, int]:
-    """Total and available memory; a container's own limit (cgroup v2) counts where it is lower."""
-    memory = psutil.virtual_memory()
-    total, available = int(memory.total), int(memory.available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file():
-        text = limit.read_text(encoding="ascii").strip()
-        if text.isdigit():
-            total = min(total, int(text))
-            available = min(available, max(0, int(text) - int(used.read_text(encoding="ascii"))))
-    return total, available
 
 
 @lru_cache(maxsize=1)

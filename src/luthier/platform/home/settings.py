@@ -29,6 +29,10 @@ class Settings(BaseSettings):
             rows.
         lease_seconds: How long a silent worker keeps its job; workers of one queue should agree.
         tokenised_cache_bytes: Disk space for tokenised rows, so that none is tokenised twice; 0 keeps none.
+        data_memory_bytes: Memory for the rows of one audit, repair or split, beyond which they are on disk; 0 takes a
+            quarter of what is available.
+        scratch: The folder for rows beyond it, which may take several times the size of the file; None for one in the
+            home.
         result_files_base64: Whether result files of jobs are served base64-encoded, as the hosted service does.
         log_format: The format of the lines that server and workers write to stderr.
         webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
@@ -63,6 +67,8 @@ class Settings(BaseSettings):
     collective_timeout_seconds: float = Field(default=1800.0, gt=0)
     lease_seconds: float = Field(default=90.0, ge=10.0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
+    data_memory_bytes: int = Field(default=0, ge=0)
+    scratch: Path | None = None
     result_files_base64: bool = False
     log_format: Literal["text", "json"] = "text"
     webhooks_may_reach_private: bool = False
@@ -155,6 +161,11 @@ class Settings(BaseSettings):
     def file_cache_folder(self) -> Path:
         """Files of projects as this machine trains on them, one folder a digest; may be deleted between jobs."""
         return self.home / "cache" / "files"
+
+    @property
+    def scratch_folder(self) -> Path:
+        """Rows of audits, repairs and splits that are larger than memory; each in a folder that goes with its work."""
+        return self.scratch or self.home / "cache" / "scratch"
 
     @property
     def jobs_folder(self) -> Path:

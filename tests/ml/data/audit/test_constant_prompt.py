@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from luthier.ml.data.audit.base import AuditRequest, Skipped
-from luthier.ml.data.audit.constant_prompt import check, shared_prefix
+from luthier.ml.data.audit.constant_prompt import check
 
 PREFIX = "Classify the following review as good or bad. Review: "
 
@@ -43,17 +40,3 @@ def test_prompts_of_their_own_have_no_finding(audited: Callable[..., AuditReques
 
 def test_plain_text_has_no_prompts(audited: Callable[..., AuditRequest]) -> None:
     assert isinstance(check(audited({"text": "a"})), Skipped)
-
-
-@given(st.lists(st.text(alphabet="ab", max_size=6), min_size=1, max_size=20), st.data())
-def test_no_longer_prefix_is_shared_by_as_many(texts: list[str], data: st.DataObject) -> None:
-    num = data.draw(st.integers(1, len(texts)))
-    prefix = shared_prefix(sorted(texts), num)
-    assert sum(text.startswith(prefix) for text in texts) >= num
-    counts = Counter(text[: len(prefix) + 1] for text in texts if len(text) > len(prefix))
-    assert max(counts.values(), default=0) < num
-
-
-def test_prompts_of_ten_million_characters_do_not_hang() -> None:
-    long = "a" * 10_000_000
-    assert shared_prefix([long + "a", long + "b"], 2) == long

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.length import check
+from luthier.ml.data.audit.table import with_rows
 
 
 def test_the_distribution_is_a_note_with_figures_for_a_histogram(audited: Callable[..., AuditRequest]) -> None:
@@ -44,7 +45,7 @@ def test_few_or_even_lengths_have_no_outliers(audited: Callable[..., AuditReques
 def test_tokens_are_used_where_they_were_counted(audited: Callable[..., AuditRequest]) -> None:
     request = audited({"text": "one two"}, {"text": "three"})
     frame = request.table.frame.with_columns(pl.Series("num_tokens", [2, 1], dtype=pl.UInt32))
-    (finding,) = check(replace(request, table=replace(request.table, frame=frame)))
+    (finding,) = check(replace(request, table=with_rows(request.table, frame)))
     assert (finding.details["unit"], finding.details["total"]) == ("tokens", 3)
 
 
@@ -54,6 +55,6 @@ def test_any_lengths_give_a_whole_histogram(lengths: list[int], empty_request: A
     frame = table.frame.clear(len(lengths)).with_columns(
         pl.Series("num_tokens", lengths, dtype=pl.UInt32), pl.lit("x").alias("text"), pl.lit(1, pl.UInt32).alias("line")
     )
-    findings = check(replace(empty_request, table=replace(table, frame=frame, num_rows=len(lengths))))
+    findings = check(replace(empty_request, table=with_rows(table, frame)))
     assert sum(findings[0].details["histogram"]["counts"]) == len(lengths)
     assert sum(finding.count for finding in findings) < len(lengths)

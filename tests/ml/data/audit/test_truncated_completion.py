@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from luthier.ml.data.audit.base import AuditRequest, Skipped
+from luthier.ml.data.audit.table import with_rows
 from luthier.ml.data.audit.truncated_completion import check
 
 GOOD = [f"This is a complete answer of usual length, number {at}." for at in range(40)]
@@ -58,7 +59,7 @@ def test_a_limit_on_tokens_is_seen(pairs: Callable[..., AuditRequest]) -> None:
     request = pairs(*GOOD)
     counts = [512 if at % 4 == 0 else 100 + at for at in range(40)]
     frame = request.table.frame.with_columns(pl.Series("num_tokens", counts, dtype=pl.UInt32))
-    found = check(replace(request, table=replace(request.table, frame=frame)))
+    found = check(replace(request, table=with_rows(request.table, frame)))
     assert not isinstance(found, Skipped)
     assert found[0].details["reasons"] == {"at_limit": 10}
 

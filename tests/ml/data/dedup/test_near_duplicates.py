@@ -5,29 +5,26 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rensa import RMinHashLSH
 
 from luthier.core.errors import RequestError
-from luthier.ml.data.dedup.near_duplicates import (
-    NUM_BANDS,
-    NUM_VALUES,
-    _matrix,
+from luthier.ml.data.dedup.near_duplicates import near_clusters, near_duplicate_groups, near_matches
+from luthier.ml.data.dedup.shingles import (
+    bands_of,
     jaccards,
-    near_clusters,
-    near_duplicate_groups,
-    near_matches,
     pairs_within,
     recall_at,
     shingles_of,
     signatures_of,
-    texts_in_company,
 )
+from luthier.ml.data.files.row_frames import RowFrames
+from luthier.ml.data.files.spill import Spill
 
 VOCABULARY = [f"{a}{b}{c}" for a, b, c in itertools.product("bdfgkl", "aeiou", ["n", "r", "st", "m"])]
 
@@ -198,18 +195,35 @@ def test_a_threshold_outside_the_search_is_refused(threshold: float) -> None:
         near_matches(pl.Series(["a"]), pl.Series(["a"]), threshold=threshold)
 
 
-def test_rensa_cuts_bands_as_we_do() -> None:
-    """The search relies on it: only texts that rensa flags are looked at further."""
-    shingles = shingles_of(pl.Series(corpus(3)))
-    signatures = signatures_of(shingles)
-    in_company: set[int] = set()
-    for band in range(NUM_BANDS):
-        for left, right in pairs_within(signatures, band):
-            in_company |= {*left.tolist(), *right.tolist()}
-    assert in_company == set(texts_in_company(shingles).tolist())
-    search = RMinHashLSH(0.8, NUM_VALUES, NUM_BANDS)
-    search.insert_matrix(_matrix(shingles.hashes, shingles.offsets), 0)
-    assert search.get_num_bands() == NUM_BANDS
+def test_texts_in_company_are_those_that_are_paired() -> None:
+    """The search relies on it: sets are kept of these texts only."""
+    bands = bands_of(pl.Series(corpus(3)))
+    paired: set[int] = set()
+    for keys in bands.keys:
+        for left, right in pairs_within(keys):
+            paired |= {*left.tolist(), *right.tolist()}
+    assert len(paired) > 1_000
+    assert paired == set(np.flatnonzero(bands.in_company(np.arange(2_000))).tolist())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_files_in_place_of_memory_change_nothing(seed: int, tmp_path: Path) -> None:
+    texts, others = corpus(seed), corpus(seed)[::3] + corpus(seed + 1)[::2]
+    spill = Spill(0, tmp_path)
+    rows, other_rows = (RowFrames({"text": pl.String}, spill) for _ in range(2))
+    for start in range(0, 2_000, 300):
+        rows.append(pl.DataFrame({"text": texts[start : start + 300]}))
+        other_rows.append(pl.DataFrame({"text": others[start : start + 300]}))
+    assert rows.is_spilled
+    there, here = near_clusters(rows.texts("text")), near_clusters(pl.Series(texts))
+    for name in ("groups", "kept", "similarities"):
+        assert (getattr(there, name) == getattr(here, name)).all()
+    far = near_matches(rows.texts("text"), other_rows.texts("text"))
+    near = near_matches(pl.Series(texts), pl.Series(others))
+    assert len(near.positions) > 600
+    for name in ("positions", "others", "jaccards"):
+        assert (getattr(far, name) == getattr(near, name)).all()
+    assert spill.written_bytes > 1_000_000
 
 
 def test_the_signature_estimates_the_similarity() -> None:

@@ -19,6 +19,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
 from luthier.core.ids import sha256_file
+from luthier.ml.data.files.row_frames import Texts, text_parts
 from luthier.ml.data.split import split_file as module
 from luthier.ml.data.split.split_file import FileSplit, split_file
 from luthier.ml.data.split.split_request import SplitRequest, default_folder
@@ -26,15 +27,16 @@ from luthier.ml.data.split.split_request import SplitRequest, default_folder
 Write = Callable[..., Path]
 
 
-def alone(texts: pl.Series, *, threshold: float, progress: object) -> npt.NDArray[np.int64]:
+def alone(texts: Texts, *, threshold: float, progress: object) -> npt.NDArray[np.int64]:
     """No text is near another one."""
     return np.arange(len(texts), dtype=np.int64)
 
 
-def by_first_word(texts: pl.Series, *, threshold: float, progress: object) -> npt.NDArray[np.int64]:
+def by_first_word(texts: Texts, *, threshold: float, progress: object) -> npt.NDArray[np.int64]:
     """Texts of one first word are near."""
     first: dict[str, int] = {}
-    return np.array([first.setdefault(text.split()[0], n) for n, text in enumerate(texts)], dtype=np.int64)
+    every = [text for part in text_parts(texts) for text in part]
+    return np.array([first.setdefault(text.split()[0], n) for n, text in enumerate(every)], dtype=np.int64)
 
 
 def pair(n: int, **more: Any) -> dict[str, Any]:
@@ -163,7 +165,8 @@ def test_the_same_prompt_is_reported_and_allowed(jsonl: Write, tmp_path: Path) -
 def test_a_leak_is_found_in_what_was_written(jsonl: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof does not trust the way in which the sides were made."""
     file = jsonl(*(pair(n % 10, doc=n % 10) for n in range(40)))
-    monkeypatch.setattr(module, "_component_names", lambda table, groups, near: [str(n) for n in range(40)])
+    each = module.Groups(pl.Series([str(n) for n in range(40)]), np.arange(40), np.ones(40, dtype=np.int64))
+    monkeypatch.setattr(module, "_components", lambda table, groups, near: each)
     with pytest.raises(LeakageError, match=r"texts, 0 clusters of near-duplicates and [1-9]\d* groups"):
         split_file(SplitRequest(file, tmp_path / "out", group_by="doc"), near_groups=alone)
     assert not list((tmp_path / "out").glob("*"))

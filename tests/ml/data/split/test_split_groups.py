@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,7 +73,12 @@ def test_one_stratum_is_no_stratification() -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.none() | st.integers(0, 9), st.none() | st.integers(0, 9)), max_size=40))
 def test_components_are_what_a_search_of_the_graph_finds(keys: list[tuple[int | None, int | None]]) -> None:
-    found = united(keys).tolist()
+    columns = [[key[at] for key in keys] for at in range(2)]
+    first = [
+        np.array([row if key is None else column.index(key) for row, key in enumerate(column)], dtype=np.int64)
+        for column in columns
+    ]
+    found = united(*first).tolist()
     for start in range(len(keys)):
         reached, front = {start}, [start]
         while front:
@@ -85,5 +91,7 @@ def test_components_are_what_a_search_of_the_graph_finds(keys: list[tuple[int | 
         assert found[start] == min(reached)
 
 
-def test_ties_go_to_the_first_by_name() -> None:
-    assert majority(["b", "a", "b", "a", "c"]) == "a"
+def test_most_rows_decide_and_ties_go_to_the_least_value() -> None:
+    groups, values = np.array([1, 0, 1, 1, 0, 1, 1]), np.array([5, 3, 2, 5, 4, 2, 9])
+    assert majority(groups, values).tolist() == [3, 2]
+    assert majority(np.array([0]), np.array([7])).tolist() == [7]

@@ -1,12 +1,16 @@
 """What every audit check shares: its request, the findings it returns, and the answers of a table.
 
 A check is a function from `AuditRequest` to findings, or to `Skipped` with a reason. A finding is about rows of the
-frame (`about_rows`), about the file as a whole (`about_file`), or about records that never came into the frame and are
+table (`about_rows`), about the file as a whole (`about_file`), or about records that never came into the table and are
 named by line, field and reason (`problem_finding`).
+
+A check goes through the rows part by part (`AuditTable.rows`) and keeps numbers and flags only, so that a file may be
+larger than memory.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -19,6 +23,8 @@ from luthier.core.errors import RowProblem
 from luthier.core.ports import Progress, SilentProgress
 from luthier.core.results.audit import Finding, FindingExample, Severity
 from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.dedup.equal_values import column_digests
+from luthier.ml.data.files.row_frames import RowFrames, TextColumn
 
 # Texts -> for each the probability, 0 to 1, that it is toxic.
 ToxicityModel = Callable[[Sequence[str]], Sequence[float]]
@@ -82,13 +88,13 @@ def about_rows(
     excerpts: Mapping[int, str] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Finding:
-    """A finding about rows of the frame. The first five positions given become the examples.
+    """A finding about rows of the table. The first five positions given become the examples.
 
     Args:
         table: the file.
         check: id of the check.
         severity: of the finding.
-        positions: rows of the frame, each once, in any order; put those first that a person should look at.
+        positions: rows of the table, each once, in any order; put those first that a person should look at.
         message: what was found, in a sentence.
         fix: what to do about it.
         notes: what is wrong at a position.
@@ -96,16 +102,15 @@ def about_rows(
         details: further figures.
     """
     shown = [int(position) for position in positions[:NUM_EXAMPLES]]
-    lines, texts = table.frame["line"], table.frame["text"]
     examples = tuple(
         FindingExample(
-            row=table.id_of(lines[position]),
-            excerpt=excerpt((excerpts or {}).get(position, texts[position])),
+            row=table.id_of(line),
+            excerpt=excerpt((excerpts or {}).get(position, text)),
             note=(notes or {}).get(position, ""),
         )
-        for position in shown
+        for position, (line, text) in zip(shown, table.rows.take(shown, "line", "text").iter_rows(), strict=True)
     )
-    found = np.sort(lines.to_numpy()[np.asarray(positions, dtype=np.int64)]) if len(positions) else ()
+    found = np.sort(table.lines[np.asarray(positions, dtype=np.int64)]) if len(positions) else ()
     return Finding(
         check=check,
         severity=severity,
@@ -115,7 +120,7 @@ def about_rows(
         fix=fix,
         examples=examples,
         details=dict(details or {}),
-        lines=tuple(int(line) for line in found),
+        lines=tuple(np.asarray(found).tolist()),
     )
 
 
@@ -227,39 +232,70 @@ FEWEST_ROWS: Final = 20
 FEWEST_ROWS_A_CLASS: Final = 5
 
 
-def learned(frame: pl.DataFrame) -> pl.Series:
+def learned(table: AuditTable) -> TextColumn:
     """What is learned of each row: its completion; where the rows are plain text or unmapped, the text."""
-    return frame.select(pl.coalesce("completion", "text").alias("learned")).to_series()
+    return table.rows.texts("completion", "text")
 
 
-def has_completions(frame: pl.DataFrame) -> bool:
+def has_completions(table: AuditTable) -> bool:
     """Whether any row has a prompt and a completion."""
-    return frame.height > 0 and frame["completion"].null_count() < frame.height
+    return any(part["completion"].null_count() < part.height for _, part in table.rows.parts("completion"))
 
 
-def classes(frame: pl.DataFrame) -> pl.Series | None:
-    """The class of each row (null where it has none), or None where the rows are not about classes.
+def has_prompts(table: AuditTable) -> bool:
+    """Whether any row has a prompt."""
+    return any(part["prompt"].null_count() < part.height for _, part in table.rows.parts("prompt"))
 
-    The column `label` where any row has one. Otherwise the completions, trimmed, if they look like classes: over at
-    least 20 rows at most 50 values, none longer than 60 characters, and 5 rows a value in the mean.
+
+def positions_where(rows: RowFrames, flags: Callable[[pl.DataFrame], pl.Series], *columns: str) -> Positions:
+    """The rows for which a function of some columns, given part by part, is true; null is false."""
+    found = [np.zeros(0, dtype=np.int64)]
+    for start, part in rows.parts(*columns):
+        found.append(start + np.flatnonzero(flags(part).fill_null(value=False).to_numpy()))
+    return np.concatenate(found)
+
+
+def lengths_of(texts: TextColumn) -> pl.Series:
+    """The characters of each text; null where there is no text."""
+    parts = [part.str.len_chars() for part in texts.parts()]
+    return pl.concat(parts, rechunk=True) if parts else pl.Series([], dtype=pl.UInt32)
+
+
+def class_counts(table: AuditTable) -> tuple[int, dict[str, int]] | None:
+    """How many classes there are and the rows of each, or None where the rows are not about classes.
+
+    The column `label` where any row has one; of more labels than could be classes (`MAX_CLASSES`, or a fifth of the
+    rows) only the number. Otherwise `answer_classes`.
     """
-    if not frame.height:
-        return None
-    if frame["label"].null_count() < frame.height:
-        return frame["label"].alias("class")
-    return class_answers(frame)
+    firsts, counts = column_digests(table.rows, "label").counts()
+    if not len(firsts):
+        found = answer_classes(table)
+        return None if found is None else (len(found), found)
+    if len(firsts) > max(MAX_CLASSES, int(counts.sum()) // FEWEST_ROWS_A_CLASS):
+        return len(firsts), {}
+    return len(firsts), dict(zip(table.rows.take(firsts, "label")["label"].to_list(), counts.tolist(), strict=True))
 
 
-def class_answers(frame: pl.DataFrame) -> pl.Series | None:
-    """The completions, trimmed, where they look like classes by the rule of `classes`; else None."""
-    answers = frame["completion"]
-    num_answers = frame.height - answers.null_count()
-    if num_answers < FEWEST_ROWS or int(answers.str.len_bytes().max() or 0) > 4 * LONGEST_CLASS_CHARACTERS:  # type: ignore[arg-type]
+def answer_classes(table: AuditTable) -> dict[str, int] | None:
+    """The completions, trimmed, and the rows of each, where they look like classes; else None.
+
+    They do where over at least 20 rows there are at most 50 values, none longer than 60 characters, and 5 rows a value
+    in the mean.
+    """
+    counts: Counter[str] = Counter()
+    for _, part in table.rows.parts("completion"):
+        answers = part["completion"].drop_nulls()
+        if not len(answers):
+            continue
+        # Bytes first: they cost nothing, and most files are no classes by them.
+        if int(answers.str.len_bytes().max() or 0) > 4 * LONGEST_CLASS_CHARACTERS:  # type: ignore[arg-type]
+            return None
+        trimmed = answers.str.strip_chars().alias("class")
+        if int(trimmed.str.len_chars().max() or 0) > LONGEST_CLASS_CHARACTERS:  # type: ignore[arg-type]
+            return None
+        counts.update(dict(trimmed.value_counts().iter_rows()))
+        if len(counts) > MAX_CLASSES:
+            return None
+    if counts.total() < max(FEWEST_ROWS, FEWEST_ROWS_A_CLASS * len(counts)):
         return None
-    trimmed = answers.str.strip_chars().alias("class")
-    if int(trimmed.str.len_chars().max() or 0) > LONGEST_CLASS_CHARACTERS:  # type: ignore[arg-type]
-        return None
-    num_classes = trimmed.drop_nulls().n_unique()
-    if num_classes > MAX_CLASSES or num_answers < FEWEST_ROWS_A_CLASS * num_classes:
-        return None
-    return trimmed
+    return dict(counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -9,7 +10,10 @@ import polars as pl
 
 from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.base import AuditRequest, Skipped, about_rows, excerpt, one_of_each, rows
+from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.dedup.equal_values import Digests, column_digests, digests_of, numbered
 from luthier.ml.data.text.normalise import normalised
+from luthier.ml.data.text.words import I64
 
 _MUCH: Final = 0.05
 _SHOWN: Final = 60
@@ -22,27 +26,24 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     prompt). Skipped where no row has a prompt.
     """
     table = request.table
-    frame = table.frame.with_row_index("position").filter(pl.col("prompt_key").is_not_null())
-    if frame.is_empty():
+    prompts = column_digests(table.rows, "prompt_key")
+    if not len(prompts.positions):
         return Skipped("no row has a prompt and an answer")
-    # Only prompts that occur twice need their answers normalised, which is the slow part.
-    repeated = frame.filter(pl.len().over("prompt_key") > 1).select("position", "prompt_key", "completion", "prompt")
-    answers = pl.Series("answer", [normalised(text or "") for text in repeated["completion"]], dtype=pl.String)
-    repeated = repeated.with_columns(answers).with_columns(num=pl.col("answer").n_unique().over("prompt_key"))
-    at_odds = repeated.filter(pl.col("num") > 1)
-    if at_odds.is_empty():
+    at_odds = rows_at_odds(table, prompts)
+    if not len(at_odds.positions):
         return []
-    positions, prompts = at_odds["position"].to_numpy().astype(np.int64), at_odds["prompt_key"].rank("dense").to_numpy()
-    shown = one_of_each(positions, prompts.astype(np.int64))
+    shown = one_of_each(at_odds.positions, at_odds.prompts)
     notes, excerpts = {}, {}
     for position in map(int, shown[:5]):
-        row = at_odds.row(by_predicate=pl.col("position") == position, named=True)
-        others = at_odds.filter((pl.col("prompt_key") == row["prompt_key"]) & (pl.col("answer") != row["answer"]))
-        other = others.row(0, named=True)
-        answer = excerpt(other["completion"] or "")[:_SHOWN]
-        notes[position] = f"{table.id_of(table.frame['line'][other['position']])} answers the same prompt: {answer!r}"
-        excerpts[position] = f"{(row['prompt'] or '')[-160:]} → {(row['completion'] or '')[:_SHOWN]}"
-    num_prompts, fraction = at_odds["prompt_key"].n_unique(), len(positions) / table.num_rows
+        at = int(np.searchsorted(at_odds.positions, position))
+        others = (at_odds.prompts == at_odds.prompts[at]) & (at_odds.answers != at_odds.answers[at])
+        other = int(at_odds.positions[np.flatnonzero(others)[0]])
+        said = table.rows.take([position, other], "line", "prompt", "completion").rows(named=True)
+        answer = excerpt(said[1]["completion"] or "")[:_SHOWN]
+        notes[position] = f"{table.id_of(said[1]['line'])} answers the same prompt: {answer!r}"
+        excerpts[position] = f"{(said[0]['prompt'] or '')[-160:]} → {(said[0]['completion'] or '')[:_SHOWN]}"
+    fraction = len(at_odds.positions) / table.num_rows
+    num_prompts = len(np.unique(at_odds.prompts))
     return [
         about_rows(
             table,
@@ -50,11 +51,54 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
             "error" if fraction >= _MUCH else "warning",
             shown,
             message=f"{num_prompts:,} {'prompt has' if num_prompts == 1 else 'prompts have'} more than one answer, "
-            f"in {rows(len(positions))} ({fraction:.1%})",
+            f"in {rows(len(at_odds.positions))} ({fraction:.1%})",
             fix="decide on one answer a prompt; where answers vary on purpose (creative writing, several right ones) "
             "leave them, and know that exact match cannot be reached on these prompts",
             notes=notes,
             excerpts=excerpts,
-            details={"num_prompts": num_prompts, "most_answers": int(at_odds["num"].max())},  # type: ignore[arg-type]
+            details={"num_prompts": num_prompts, "most_answers": at_odds.most_answers},
         )
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class AtOdds:
+    """The rows whose prompt has more than one answer.
+
+    Attributes:
+        positions: int64 [n], ascending.
+        prompts: int64 [n], a number for each prompt.
+        answers: int64 [n], a number for each answer of a prompt.
+        most_answers: different ones of one prompt.
+    """
+
+    positions: I64
+    prompts: I64
+    answers: I64
+    most_answers: int
+
+
+def rows_at_odds(table: AuditTable, prompts: Digests) -> AtOdds:
+    """The rows whose prompt has more than one answer, both after normalisation.
+
+    Args:
+        table: the file.
+        prompts: of its column `prompt_key`.
+    """
+    first = prompts.first()
+    repeated = np.bincount(first, minlength=len(first))[first] > 1
+    positions, group = prompts.positions[repeated], first[repeated]
+    # Only prompts that occur twice need their answers normalised, which is the slow part.
+    wanted = np.zeros(table.height, dtype=bool)
+    wanted[positions] = True
+    keys = [np.zeros((0, 2), dtype=np.uint64)]
+    for _, part in table.rows.where(wanted).parts("completion"):
+        answers = [normalised(text or "") for text in part["completion"].to_list()]
+        keys.append(digests_of(pl.Series(answers, dtype=pl.String)))
+    high, low = np.concatenate(keys).T
+    # The same answer of another prompt has another number, so each number belongs to one prompt.
+    answer = numbered(group, high, low)
+    _, of_prompt = np.unique(answer, return_index=True)
+    num_answers = np.bincount(group[of_prompt], minlength=len(first))[group]
+    odd = num_answers > 1
+    return AtOdds(positions[odd], group[odd], answer[odd], int(num_answers.max(initial=0)))

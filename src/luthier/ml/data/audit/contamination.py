@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-import polars as pl
 
 from luthier.core.results.audit import Finding, Severity
 from luthier.ml.data.audit.base import (
@@ -18,13 +17,15 @@ from luthier.ml.data.audit.base import (
     about_rows,
     excerpt,
     one_of_each,
+    positions_where,
     rows,
 )
 from luthier.ml.data.audit.near_duplicate import THRESHOLD, comparable_texts
 from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.dedup.equal_values import Digests, column_digests, matches
 from luthier.ml.data.dedup.near_duplicates import near_matches
 from luthier.ml.data.dedup.ngram_overlap import MAX_TEXTS, ngram_overlap
-from luthier.ml.data.tokenise.shared_prefix import without_prefix
+from luthier.ml.data.files.row_frames import TextColumn
 
 _SHOWN: Final = 80
 _MUCH: Final = 0.5
@@ -80,7 +81,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
         return Skipped("no held-out file given: --against")
     table = request.table
     texts, prefix = comparable_texts(table)
-    others = without_prefix(held_out.frame["text"], prefix)
+    others = held_out.rows.texts("text", without=prefix)
     leaks = [
         _same(table, held_out, "content_key", "exact", "error", "say exactly what a held-out row says"),
         _near(texts, others, request),
@@ -89,7 +90,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     ]
     leaks.append(_same_source(table, held_out))
     # From the gravest kind on: a row that is reported once is left out of the kinds that follow.
-    taken = np.zeros(table.frame.height, dtype=bool)
+    taken = np.zeros(table.height, dtype=bool)
     findings = []
     for leak in leaks:
         is_new = ~taken[leak.positions]
@@ -103,29 +104,22 @@ def _same(
     table: AuditTable, held_out: AuditTable, column: str, kind: str, severity: Severity, says: str, fix: str = _FIX
 ) -> _Leak:
     """Rows of equal value in a column; rows without text say nothing."""
-    left, right = _keyed(table, column), _keyed(held_out, column)
-    firsts = right.group_by(column).agg(other=pl.col("position").min())
-    pairs = left.join(firsts, on=column).sort("position")
-    return _Leak(
-        kind,
-        severity,
-        pairs["position"].to_numpy().astype(np.int64),
-        pairs["other"].to_numpy().astype(np.int64),
-        right.join(left, on=column, how="semi").height,
-        says,
-        fix,
-    )
+    found = matches(_keyed(table, column), _keyed(held_out, column))
+    return _Leak(kind, severity, found.positions, found.others, found.num_others, says, fix)
 
 
-def _keyed(table: AuditTable, column: str) -> pl.DataFrame:
-    frame = table.frame.with_row_index("position")
-    return frame.filter(pl.col(column).is_not_null() & pl.col("text").str.contains(r"\S")).select("position", column)
+def _keyed(table: AuditTable, column: str) -> Digests:
+    has_text = np.zeros(table.height, dtype=bool)
+    has_text[positions_where(table.rows, lambda part: part["text"].str.contains(r"\S"), "text")] = True
+    return column_digests(table.rows, column, has_text)
 
 
-def _near(texts: pl.Series, others: pl.Series, request: AuditRequest) -> _Leak:
+def _near(texts: TextColumn, others: TextColumn, request: AuditRequest) -> _Leak:
     found = near_matches(texts, others, threshold=THRESHOLD, progress=request.progress)
     # Searched from the other side as well: the first search names one held-out row for each training row only.
-    back = near_matches(others, texts.gather(found.positions), threshold=THRESHOLD, progress=request.progress)
+    is_near = np.zeros(len(texts), dtype=bool)
+    is_near[found.positions] = True
+    back = near_matches(others, texts.where(is_near), threshold=THRESHOLD, progress=request.progress)
     return _Leak(
         "near",
         "error",
@@ -141,7 +135,7 @@ def _near(texts: pl.Series, others: pl.Series, request: AuditRequest) -> _Leak:
     )
 
 
-def _ngram(texts: pl.Series, others: pl.Series, request: AuditRequest) -> _Leak:
+def _ngram(texts: TextColumn, others: TextColumn, request: AuditRequest) -> _Leak:
     found = ngram_overlap(texts, others, progress=request.progress)
     # Of the held-out rows that one training row holds, the one is named of which it holds most.
     order = np.lexsort((found.others, -found.num_shared, found.positions))
@@ -191,7 +185,8 @@ def _finding(table: AuditTable, held_out: AuditTable, leak: _Leak, positions: Po
     notes = {}
     for position in map(int, shown[:5]):
         other = other_of[position]
-        name, text = held_out.id_of(held_out.frame["line"][other]), held_out.frame["text"][other]
+        line, text = held_out.rows.take([other], "line", "text").row(0)
+        name = held_out.id_of(line)
         notes[position] = f"{leak.notes.get(position, 'same as ')}{name}: {excerpt(text)[:_SHOWN]!r}"
     return about_rows(
         table,

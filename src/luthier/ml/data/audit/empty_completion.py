@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.base import AuditRequest, about_rows, class_answers, learned, rows
+from luthier.ml.data.audit.base import AuditRequest, about_rows, answer_classes, learned, rows
 
 _NAME = "empty_completion"
 MANY_FRACTION: Final = 0.01
@@ -28,17 +29,12 @@ _FRAME: Final = r"^[\[\](){}<>.…\-–—_*#?!:\"'\s]+|[\[\](){}<>.…\-–—_
 def check(request: AuditRequest) -> list[Finding]:
     """Rows whose completion (or text, where rows are plain text) is empty or a placeholder."""
     table = request.table
-    # A placeholder is short: the beginning decides, and long texts are not copied.
-    texts = learned(table.frame).str.head(200)
-    seen = texts.str.replace_all(_INVISIBLE, " ").str.strip_chars(" ")
-    is_empty = seen == ""
-    bare = seen.str.replace_all(_FRAME, "").str.to_lowercase()
-    is_placeholder = seen.str.contains(_DASHES)
-    if class_answers(table.frame) is None:
-        is_placeholder = is_placeholder | bare.is_in(_PLACEHOLDERS)
+    words_count = answer_classes(table) is None
+    parts = [_silent(texts, words_count=words_count) for texts in learned(table).parts()]
+    frame = pl.concat(parts) if parts else _silent(pl.Series([], dtype=pl.String), words_count=words_count)
     refused = [problem.line for problem in table.problems if problem.kind == "empty_answer"]
-    is_empty = is_empty | table.frame["line"].is_in(refused)
-    frame = pl.DataFrame({"empty": is_empty, "placeholder": is_placeholder}).with_row_index("at")
+    is_refused = pl.Series(np.isin(table.lines, refused))
+    frame = frame.with_columns(empty=pl.col("empty") | is_refused).with_row_index("at")
     found = frame.filter(pl.col("empty") | pl.col("placeholder"))
     if not found.height:
         return []
@@ -54,7 +50,17 @@ def check(request: AuditRequest) -> list[Finding]:
             f"{found.height - num_empty:,} a placeholder",
             fix="write the answers, or remove these rows: luthier data repair",
             notes=notes,
-            excerpts={at: str(table.frame["prompt"][at] or table.frame["text"][at]) for at in notes},
+            excerpts={at: str(table.rows.value(at, "prompt") or table.rows.value(at, "text")) for at in notes},
             details={"num_empty": num_empty, "num_placeholders": found.height - num_empty},
         )
     ]
+
+
+def _silent(texts: pl.Series, *, words_count: bool) -> pl.DataFrame:
+    """Whether each text is empty, and whether it is a placeholder: by dashes, and by words where these count."""
+    # A placeholder is short: the beginning decides, and long texts are not copied.
+    seen = texts.str.head(200).str.replace_all(_INVISIBLE, " ").str.strip_chars(" ")
+    is_placeholder = seen.str.contains(_DASHES)
+    if words_count:
+        is_placeholder = is_placeholder | seen.str.replace_all(_FRAME, "").str.to_lowercase().is_in(_PLACEHOLDERS)
+    return pl.DataFrame({"empty": seen == "", "placeholder": is_placeholder})

@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.base import AuditRequest, about_rows, excerpt, is_about_encoding, problem_finding, rows
+from luthier.ml.data.audit.base import (
+    AuditRequest,
+    Positions,
+    about_rows,
+    excerpt,
+    is_about_encoding,
+    positions_where,
+    problem_finding,
+    rows,
+)
 from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.dedup.equal_values import num_different_values
 from luthier.ml.data.text.clean_text import (
     CONTROL,
     HTML_SIFT,
@@ -51,7 +62,7 @@ def _not_utf8(table: AuditTable) -> Iterator[Finding]:
 
 def _mojibake(table: AuditTable) -> Iterator[Finding]:
     positions = _where(table, MOJIBAKE_SIFT, has_mojibake)
-    if positions:
+    if len(positions):
         yield about_rows(
             table,
             _NAME,
@@ -65,8 +76,8 @@ def _mojibake(table: AuditTable) -> Iterator[Finding]:
 
 
 def _lost(table: AuditTable) -> Iterator[Finding]:
-    positions = table.frame["text"].str.contains("\ufffd", literal=True).arg_true().to_list()
-    if positions:
+    positions = positions_where(table.rows, lambda part: part["text"].str.contains("\ufffd", literal=True), "text")
+    if len(positions):
         found = about_rows(
             table,
             _NAME,
@@ -82,7 +93,7 @@ def _lost(table: AuditTable) -> Iterator[Finding]:
 
 def _control(table: AuditTable) -> Iterator[Finding]:
     positions = _where(table, CONTROL, has_control)
-    if positions:
+    if len(positions):
         yield about_rows(
             table,
             _NAME,
@@ -90,17 +101,18 @@ def _control(table: AuditTable) -> Iterator[Finding]:
             positions,
             message=f"{rows(len(positions))} with control or invisible characters",
             fix=_CLEAN,
-            notes={at: _named(table.frame["text"][at]) for at in positions[:5]},
+            notes={at: _named(text) for at, text in _texts(table, positions).items()},
             details={"sort": "control_characters"},
         )
 
 
 def _html(table: AuditTable) -> Iterator[Finding]:
     positions = _where(table, HTML_SIFT, has_left_over_html)
-    if not positions:
+    if not len(positions):
         return
-    keys = table.frame["content_key"]
-    is_meant = keys.gather(positions).n_unique() >= MEANT_FRACTION * keys.n_unique()  # copies do not show a purpose
+    num_with = num_different_values(table.rows, "content_key", positions)
+    # By different rows: copies do not show a purpose.
+    is_meant = num_with >= MEANT_FRACTION * num_different_values(table.rows, "content_key")
     found = about_rows(
         table,
         _NAME,
@@ -115,17 +127,25 @@ def _html(table: AuditTable) -> Iterator[Finding]:
     yield found.model_copy(update={"lines": ()}) if is_meant else found
 
 
-def _where(table: AuditTable, sift: str, is_bad: Callable[[str], bool]) -> list[int]:
+def _where(table: AuditTable, sift: str, is_bad: Callable[[str], bool]) -> Positions:
     """Positions of the rows that pass the sift, a fast pattern, and are bad, which is looked at only then."""
-    texts = table.frame["text"]
-    # The pattern runs in Rust over the column; Python looks only at the few rows that pass.
-    sifted = texts.str.contains(sift).arg_true()
-    return [at for at, text in zip(sifted.to_list(), texts.gather(sifted).to_list(), strict=True) if is_bad(text)]
+    found: list[int] = []
+    for start, part in table.rows.parts("text"):
+        # The pattern runs in Rust over the column; Python looks only at the few rows that pass.
+        sifted = part["text"].str.contains(sift).arg_true()
+        texts = part["text"].gather(sifted).to_list()
+        found.extend(start + at for at, text in zip(sifted.to_list(), texts, strict=True) if is_bad(text))
+    return np.array(found, dtype=np.int64)
 
 
-def _excerpts(table: AuditTable, positions: list[int], place: Callable[[str], int]) -> dict[int, str]:
-    texts = {at: table.frame["text"][at] for at in positions[:5]}
-    return {at: excerpt(text, place(text)) for at, text in texts.items()}
+def _texts(table: AuditTable, positions: Positions) -> dict[int, str]:
+    """The texts of the first five positions."""
+    shown = positions[:5].tolist()
+    return dict(zip(shown, table.rows.take(shown, "text")["text"].to_list(), strict=True))
+
+
+def _excerpts(table: AuditTable, positions: Positions, place: Callable[[str], int]) -> dict[int, str]:
+    return {at: excerpt(text, place(text)) for at, text in _texts(table, positions).items()}
 
 
 def _named(text: str) -> str:

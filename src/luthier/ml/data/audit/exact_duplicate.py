@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import polars as pl
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.base import AuditRequest, Positions, about_rows, one_of_each, rows
-from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.audit.base import AuditRequest, about_rows, one_of_each, rows
+from luthier.ml.data.dedup.equal_values import first_positions
 
 _MUCH: Final = 0.1
 
@@ -21,14 +20,14 @@ def check(request: AuditRequest) -> list[Finding]:
     validation rows drawn from it are in training. details: num_groups, largest_group (rows, the kept one counted).
     """
     table = request.table
-    first = first_positions(table)
+    first = first_positions(table.rows)
     copies = np.flatnonzero(first != np.arange(len(first)))
     if not len(copies):
         return []
     originals, sizes = np.unique(first[copies], return_counts=True)
     fraction = len(copies) / table.num_rows
     shown = one_of_each(copies, first[copies])
-    lines = table.frame["line"]
+    lines = table.lines
     return [
         about_rows(
             table,
@@ -42,11 +41,3 @@ def check(request: AuditRequest) -> list[Finding]:
             details={"num_groups": len(originals), "largest_group": int(sizes.max()) + 1},
         )
     ]
-
-
-def first_positions(table: AuditTable) -> Positions:
-    """For each row of the frame the position of the first row with the same content."""
-    frame = table.frame.select("content_key").with_row_index("position")
-    first = frame.select(pl.col("position").min().over("content_key").cast(pl.Int64)).to_series()
-    found: Positions = first.to_numpy()
-    return found

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from luthier.core.results.audit import Finding, Severity
-from luthier.ml.data.audit.base import AuditRequest, about_file, learned, rows
+from luthier.ml.data.audit.base import AuditRequest, about_file, rows
+from luthier.ml.data.dedup.equal_values import column_digests
+from luthier.ml.data.files.row_frames import RowFrames
 
 _NAME = "few_examples"
 FEWEST: Final = 10
@@ -26,10 +29,12 @@ _CHARACTERS_A_TOKEN: Final = 4.0
 def check(request: AuditRequest) -> list[Finding]:
     """At most one finding about the file. Rows that cannot be mapped or say nothing new (same content) do not count."""
     table = request.table
-    unmapped = {problem.line for problem in table.problems}
-    usable = table.frame.filter(~pl.col("line").is_in(list(unmapped))).unique("content_key", maintain_order=True)
-    num = usable.height
-    tokens = _trained_tokens(usable)
+    unmapped = list({problem.line for problem in table.problems})
+    mapped = column_digests(table.rows, "content_key", ~np.isin(table.lines, unmapped))
+    usable = np.zeros(table.height, dtype=bool)
+    usable[mapped.positions[np.unique(mapped.first())]] = True
+    num = int(usable.sum())
+    tokens = _trained_tokens(table.rows.where(usable), has_tokens=table.has_tokens)
     low, enough = FULL_LIMITS if request.method == "full" else ADAPTER_LIMITS
     severity: Severity | None = None
     if num < FEWEST:
@@ -53,13 +58,15 @@ def check(request: AuditRequest) -> list[Finding]:
     ]
 
 
-def _trained_tokens(frame: pl.DataFrame) -> int:
+def _trained_tokens(usable: RowFrames, *, has_tokens: bool) -> int:
     """Tokens of what is learned: the row's tokens by share of characters, or characters over 4 without a model."""
-    if not frame.height:
-        return 0
-    characters = learned(frame).str.len_chars()
-    if frame["num_tokens"].null_count():
-        return round(int(characters.sum()) / _CHARACTERS_A_TOKEN)
-    # Only whole texts were counted in tokens; the learned part has about its share of the characters.
-    share = characters / frame["text"].str.len_chars().clip(lower_bound=1)
-    return round(float((frame["num_tokens"] * share).sum()))
+    total = 0.0
+    for _, part in usable.parts("text", "completion", "num_tokens"):
+        characters = part.select(pl.coalesce("completion", "text").str.len_chars().alias("characters")).to_series()
+        if not has_tokens:
+            total += int(characters.cast(int).sum()) / _CHARACTERS_A_TOKEN
+            continue
+        # Only whole texts were counted in tokens; the learned part has about its share of the characters.
+        share = characters / part["text"].str.len_chars().clip(lower_bound=1)
+        total += float((part["num_tokens"] * share).sum())
+    return round(total)

@@ -17,7 +17,7 @@ from luthier.ml.data.audit.base import (
     AuditRequest,
     Skipped,
     about_file,
-    classes,
+    class_counts,
     rows,
 )
 
@@ -27,21 +27,21 @@ HIGHEST_RATIO: Final = 10.0
 
 def check(request: AuditRequest) -> list[Finding] | Skipped:
     """One finding about the file. details: counts, ratio (largest to smallest), entropy (normalised to 0..1)."""
-    frame = request.table.frame
-    found = classes(frame)
+    table = request.table
+    found = class_counts(table)
     if found is None:
         return Skipped("the rows have no label, and their completions do not look like classes")
-    values = found.drop_nulls().alias("class")
-    counted = values.value_counts().sort(["count", "class"], descending=[True, False])
-    counts = {str(value): int(num) for value, num in counted.iter_rows()}
-    if len(counts) > max(MAX_CLASSES, len(values) // FEWEST_ROWS_A_CLASS) or len(values) < FEWEST_ROWS:
-        return Skipped(f"{len(counts):,} labels on {rows(len(values))}: too many, or too few rows, to be classes")
+    num_classes, by_class = found
+    counts = dict(sorted(by_class.items(), key=lambda item: (-item[1], item[0])))
+    num_values = sum(counts.values()) or table.height - table.rows.column("label").null_count()
+    if num_classes > len(counts) or num_values < FEWEST_ROWS:
+        return Skipped(f"{num_classes:,} labels on {rows(num_values)}: too many, or too few rows, to be classes")
     ratio = max(counts.values()) / min(counts.values())
     rare = [name for name, num in counts.items() if num < FEWEST_ROWS_A_CLASS]
     largest, smallest = next(iter(counts)), next(reversed(counts))
-    message = f"{len(counts):,} classes over {rows(len(values))}: {largest!r} has {counts[largest]:,}"
+    message = f"{len(counts):,} classes over {rows(num_values)}: {largest!r} has {counts[largest]:,}"
     if len(counts) == 1:
-        message = f"all {rows(len(values))} with a class have the same one: {largest!r}"
+        message = f"all {rows(num_values)} with a class have the same one: {largest!r}"
     else:
         message += f", {smallest!r} has {counts[smallest]:,} ({ratio:.1f} to 1)"
     if rare:
@@ -50,7 +50,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     details = {
         "counts": dict(list(counts.items())[:MAX_CLASSES]),
         "num_classes": len(counts),
-        "num_without": frame.height - len(values),
+        "num_without": table.height - num_values,
         "ratio": ratio,
         "entropy": _entropy(list(counts.values())),
         "rare": rare[:MAX_CLASSES],

@@ -15,8 +15,9 @@ from typing import Any, Final
 import polars as pl
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.base import AuditRequest, about_file, about_rows, learned, rows
+from luthier.ml.data.audit.base import AuditRequest, about_file, about_rows, has_prompts, learned, rows
 from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.files.row_frames import TextColumn
 from luthier.ml.data.text.languages import UNDETERMINED, languages
 
 _NAME = "language"
@@ -45,17 +46,17 @@ _ALIKE: Final = (
 def check(request: AuditRequest) -> list[Finding]:
     """The mix (always), strays and mismatches (details.sort: "mix", "stray", "prompt_differs")."""
     table = request.table
-    if not table.frame.height:
+    if not table.height:
         return []
-    answers = languages(learned(table.frame), request.progress)
-    if table.frame["prompt"].null_count() == table.frame.height:
-        return [_mix(answers, "answers"), *_strays(table, answers, learned(table.frame))]
-    prompts = languages(table.frame["prompt"], request.progress)
+    answers = languages(learned(table), request.progress)
+    if not has_prompts(table):
+        return [_mix(answers, "answers"), *_strays(table, answers, learned(table))]
+    prompts = languages(table.rows.texts("prompt"), request.progress)
     num_told = [int((side["language"] != UNDETERMINED).sum()) for side in (answers, prompts)]
-    if num_told[0] < table.frame.height / 2 and num_told[0] < num_told[1]:
-        found = [_mix(prompts, "prompts"), *_strays(table, prompts, table.frame["prompt"])]
+    if num_told[0] < table.height / 2 and num_told[0] < num_told[1]:
+        found = [_mix(prompts, "prompts"), *_strays(table, prompts, table.rows.texts("prompt"))]
     else:
-        found = [_mix(answers, "answers"), *_strays(table, answers, learned(table.frame))]
+        found = [_mix(answers, "answers"), *_strays(table, answers, learned(table))]
     return [*found, *_mismatches(table, prompts, answers)]
 
 
@@ -74,7 +75,7 @@ def _mix(side: pl.DataFrame, what: str) -> Finding:
     return about_file(_NAME, "info", message=message, fix="nothing, if this is the mix that you want", details=details)
 
 
-def _strays(table: AuditTable, side: pl.DataFrame, texts: pl.Series) -> Iterator[Finding]:
+def _strays(table: AuditTable, side: pl.DataFrame, texts: TextColumn) -> Iterator[Finding]:
     # Languages that are easily confused count as one, or a few Danish rows among Norwegian ones would be strays.
     groups = _grouped(side["language"])
     counts = _counts(groups)
@@ -96,7 +97,7 @@ def _strays(table: AuditTable, side: pl.DataFrame, texts: pl.Series) -> Iterator
         + ", ".join(f"{language} ({num:,})" for language, num in list(strays.items())[:5]),
         fix="remove them (luthier data repair --only language), or add rows in these languages if they are wanted",
         notes={at: f"{side['language'][at]} ({side['probability'][at]:.0%} sure)" for at in positions[:5]},
-        excerpts={at: texts[at] for at in positions[:5]},
+        excerpts=dict(zip(positions[:5], texts.take(positions[:5]).to_list(), strict=True)),
         details={"sort": "stray", "counts": strays},
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.base import AuditRequest, about_file, about_rows, rows
+from luthier.ml.data.audit.base import AuditRequest, about_file, about_rows, lengths_of, rows
 from luthier.ml.data.audit.table import AuditTable
 
 _NAME = "length"
@@ -33,11 +33,10 @@ Lengths = npt.NDArray[np.int64]
 def check(request: AuditRequest) -> list[Finding]:
     """The distribution (always), and outliers too short and too long (details.sort: distribution, short, long)."""
     table = request.table
-    if not table.frame.height:
+    if not table.height:
         return []
-    has_tokens = table.frame["num_tokens"].null_count() == 0
-    counts = table.frame["num_tokens"] if has_tokens else table.frame["text"].str.len_chars()
-    unit = "tokens" if has_tokens else "characters"
+    counts = table.rows.column("num_tokens") if table.has_tokens else lengths_of(table.rows.texts("text"))
+    unit = "tokens" if table.has_tokens else "characters"
     lengths = counts.cast(int).to_numpy()
     return [_distribution(lengths, unit), *_outliers(table, lengths, unit)]
 

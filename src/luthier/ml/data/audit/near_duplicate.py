@@ -6,14 +6,15 @@ from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
-import polars as pl
 
 from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.base import AuditRequest, Positions, about_rows, excerpt, one_of_each, rows
-from luthier.ml.data.audit.exact_duplicate import first_positions
 from luthier.ml.data.audit.table import AuditTable
-from luthier.ml.data.dedup.near_duplicates import NearClusters, near_clusters, recall_at
-from luthier.ml.data.tokenise.shared_prefix import common_prefix, without_prefix
+from luthier.ml.data.dedup.equal_values import first_positions
+from luthier.ml.data.dedup.near_duplicates import NearClusters, near_clusters
+from luthier.ml.data.dedup.shingles import recall_at
+from luthier.ml.data.files.row_frames import TextColumn
+from luthier.ml.data.tokenise.shared_prefix import common_prefix
 
 THRESHOLD: Final = 0.8
 _NUM_CLUSTERS: Final = 10
@@ -35,17 +36,19 @@ def check(request: AuditRequest) -> list[Finding]:
     """
     table = request.table
     # Positions of the first row of each set of copies: the search runs on those alone.
-    distinct = np.flatnonzero((first := first_positions(table)) == np.arange(len(first)))
+    first = first_positions(table.rows)
+    is_first = first == np.arange(len(first))
+    distinct = np.flatnonzero(is_first)
     texts, prefix = comparable_texts(table)
-    made = near_clusters(texts.gather(distinct), threshold=THRESHOLD, progress=request.progress)
+    made = near_clusters(texts.where(is_first), threshold=THRESHOLD, progress=request.progress)
     dropped = np.flatnonzero(made.kept != np.arange(len(distinct)))
     if not len(dropped):
         return []
-    lines, of_place = table.frame["line"], dict(zip(distinct[dropped].tolist(), dropped.tolist(), strict=True))
+    lines = table.lines
     shown = one_of_each(distinct[dropped], made.groups[dropped])
     notes = {}
     for position in map(int, shown[:5]):
-        place = of_place[position]
+        place = int(np.searchsorted(distinct, position))
         other = table.id_of(lines[int(distinct[made.kept[place]])])
         notes[position] = f"{made.similarities[place]:.2f} of its shingles (Jaccard) shared with {other}"
     clusters, num_clusters = _largest(table, made, distinct)
@@ -75,26 +78,25 @@ def check(request: AuditRequest) -> list[Finding]:
     ]
 
 
-def comparable_texts(table: AuditTable) -> tuple[pl.Series, str]:
+def comparable_texts(table: AuditTable) -> tuple[TextColumn, str]:
     """The texts by which rows are compared, and the common beginning of prompts that was taken off them."""
-    prompts = table.frame["prompt"].drop_nulls()
-    prefix = common_prefix(prompts) if len(prompts) else ""
-    return without_prefix(table.frame["text"], prefix), prefix
+    prefix = common_prefix(table.rows.texts("prompt"))
+    return table.rows.texts("text", without=prefix), prefix
 
 
 def _largest(table: AuditTable, made: NearClusters, distinct: Positions) -> tuple[list[dict[str, Any]], int]:
     """The ten largest clusters for the report, and how many there are."""
     groups, sizes = np.unique(made.groups, return_counts=True)
     groups, sizes = groups[sizes > 1], sizes[sizes > 1]
-    clusters = []
+    clusters, lines = [], table.lines
     # Stable: clusters of one size stay in the order of the file.
     for group in groups[np.argsort(-sizes, kind="stable")][:_NUM_CLUSTERS]:
         members = distinct[made.groups == group]
         clusters.append(
             {
                 "size": len(members),
-                "lines": [int(line) for line in table.frame["line"].gather(members[:_NUM_LINES])],
-                "excerpt": excerpt(table.frame["text"][int(members[0])]),
+                "lines": lines[members[:_NUM_LINES]].tolist(),
+                "excerpt": excerpt(table.rows.value(int(members[0]), "text")),
             }
         )
     return clusters, len(groups)

@@ -15,9 +15,9 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     table = request.table
     if request.context_tokens is None or request.model is None:
         return Skipped("no model is named, so neither its context nor tokens are known")
-    if table.frame["num_tokens"].null_count():
+    if not table.has_tokens:
         return Skipped(f"the tokens of {request.model} were not counted")
-    lengths = table.frame["num_tokens"].cast(int).to_numpy()
+    lengths = table.rows.column("num_tokens").cast(int).to_numpy()
     positions = np.flatnonzero(lengths > request.context_tokens)
     if not len(positions):
         return []

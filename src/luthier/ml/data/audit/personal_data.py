@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from luthier.core.results.audit import Finding, Severity
 from luthier.ml.data.audit.base import EXCERPT_CHARACTERS, AuditRequest, about_rows, rows
-from luthier.ml.data.personal_data.find import (
-    FindNames,
-    find_personal_data,
-    may_hold_personal_data,
-    name_finder,
-    why_not,
-)
+from luthier.ml.data.personal_data.find import find_personal_data, may_hold_personal_data, name_finder, why_not
 from luthier.ml.data.personal_data.masking import DEFAULT_KINDS
 from luthier.ml.data.personal_data.recognizers import KINDS, Kind, Span
 
 GRAVE_KINDS: Final[frozenset[Kind]] = frozenset(("card", "iban", "ssn"))
 _MANY: Final = 0.01
-_BATCH_ROWS: Final = 2_000
+_NUM_SHOWN: Final = 10
 _NAMES: Final[dict[Kind, tuple[str, str]]] = {
     "email": ("e-mail address", "e-mail addresses"),
     "phone": ("telephone number", "telephone numbers"),
@@ -42,30 +38,60 @@ def check(request: AuditRequest) -> Sequence[Finding]:
     then the file is a list of accounts and no text that mentions one; info where it is not certain. Names are searched
     where presidio is installed; where it is not, each finding's details say so under `names`.
     """
-    texts, names_left_out = request.table.frame["text"], why_not()
-    find_names = name_finder()
-    if find_names is None:
-        # One pass in Rust over the column; names have no pattern, so with a name finder every row is searched.
-        candidates = np.flatnonzero(may_hold_personal_data(texts).to_numpy())
-    else:
-        candidates = np.arange(texts.len())
-    found: dict[Kind, dict[int, list[Span]]] = defaultdict(dict)
-    with request.progress.task("search personal data", len(candidates), "row") as task:
-        for start in range(0, len(candidates), _BATCH_ROWS):
-            batch = candidates[start : start + _BATCH_ROWS]
-            for position, text in zip(batch.tolist(), texts.gather(batch).to_list(), strict=True):
-                for span in find_personal_data(text, find_names):
-                    found[span.kind].setdefault(position, []).append(span)
-            task.advance(len(batch))
+    names_left_out, find_names = why_not(), name_finder()
+    table = request.table
+    found: dict[tuple[Kind, bool], _Found] = defaultdict(_Found)
+    with request.progress.task("search personal data", table.height, "row") as task:
+        for start, part in table.rows.parts("text"):
+            texts = part["text"]
+            if find_names is None:
+                # One pass in Rust over the column; names have no pattern, so with a name finder every row is searched.
+                candidates = np.flatnonzero(may_hold_personal_data(texts).to_numpy())
+            else:
+                candidates = np.arange(len(texts))
+            for at, text in zip(candidates.tolist(), texts.gather(candidates).to_list(), strict=True):
+                _add_row(found, start + at, text, find_personal_data(text, find_names))
+            task.advance(part.height)
     findings = []
     for kind in KINDS:
-        # By row: one certain value makes the whole row certain.
-        certain = {at: spans for at, spans in found[kind].items() if any(span.is_certain for span in spans)}
-        perhaps = {at: spans for at, spans in found[kind].items() if at not in certain}
-        for by_row, is_certain in ((certain, True), (perhaps, False)):
-            if by_row:
-                findings.append(_finding(request, kind, by_row, find_names, names_left_out, is_certain=is_certain))
+        for is_certain in (True, False):
+            if (kind, is_certain) in found:
+                one = found[kind, is_certain]
+                findings.append(_finding(request, kind, one, names_left_out, is_certain=is_certain))
     return findings
+
+
+@dataclass
+class _Found:
+    """The rows with values of one kind, by position; of the first of them what the report shows.
+
+    Attributes:
+        positions: rows, ascending.
+        values: hash of every value.
+        excerpts: by row.
+        notes: by row.
+    """
+
+    positions: array[int] = field(default_factory=lambda: array("q"))
+    values: array[int] = field(default_factory=lambda: array("q"))
+    excerpts: dict[int, str] = field(default_factory=dict)
+    notes: dict[int, str] = field(default_factory=dict)
+
+
+def _add_row(found: dict[tuple[Kind, bool], _Found], position: int, text: str, spans: Sequence[Span]) -> None:
+    by_kind: dict[Kind, list[Span]] = defaultdict(list)
+    for span in spans:
+        by_kind[span.kind].append(span)
+    for kind, mine in by_kind.items():
+        # By row: one certain value makes the whole row certain.
+        one = found[kind, any(span.is_certain for span in mine)]
+        one.positions.append(position)
+        # Numbers instead of the values: 8 bytes each. Python's hash of a text is the same within one process.
+        one.values.extend(hash(span.value) for span in mine)
+        if len(one.notes) < _NUM_SHOWN:
+            one.excerpts[position] = excerpt_with_hidden(text, spans, mine[0].start)
+            more = f" and {len(mine) - 1} more" if mine[1:] else ""
+            one.notes[position] = f"{_NAMES[kind][0]} {hidden(mine[0])}{more}"
 
 
 def hidden(span: Span) -> str:
@@ -93,28 +119,16 @@ def excerpt_with_hidden(text: str, spans: Sequence[Span], around: int) -> str:
 
 
 def _finding(
-    request: AuditRequest,
-    kind: Kind,
-    by_row: dict[int, list[Span]],
-    find_names: FindNames | None,
-    names_left_out: str | None,
-    *,
-    is_certain: bool,
+    request: AuditRequest, kind: Kind, found: _Found, names_left_out: str | None, *, is_certain: bool
 ) -> Finding:
     table = request.table
-    positions = list(by_row)
-    num_values = sum(map(len, by_row.values()))
-    num_distinct = len({span.value for spans in by_row.values() for span in spans})
+    positions = np.asarray(found.positions, dtype=np.int64)
+    num_values = len(found.values)
+    num_distinct = len(np.unique(np.asarray(found.values, dtype=np.int64)))
     fraction = len(positions) / table.num_rows
     severity: Severity = "info"
     if is_certain:
         severity = "error" if kind in GRAVE_KINDS and fraction >= _MANY else "warning"
-    excerpts, notes = {}, {}
-    texts = table.frame["text"]
-    for position in positions[:10]:
-        text, spans = texts[position], by_row[position]
-        excerpts[position] = excerpt_with_hidden(text, find_personal_data(text, find_names), spans[0].start)
-        notes[position] = f"{_NAMES[kind][0]} {hidden(spans[0])}" + (f" and {len(spans) - 1} more" if spans[1:] else "")
     one, many = _NAMES[kind]
     held = ("holds" if len(positions) == 1 else "hold") if is_certain else "may hold"
     doubt = "" if is_certain else "; nothing beside them says so"
@@ -136,7 +150,7 @@ def _finding(
         positions,
         message=f"{rows(len(positions))} {held} {values} ({num_distinct:,} distinct){doubt}",
         fix=f"{look}mask them: luthier data repair {table.command_path} -o clean.jsonl --only personal_data{option}",
-        notes=notes,
-        excerpts=excerpts,
+        notes=found.notes,
+        excerpts=found.excerpts,
         details=details,
     )

@@ -7,6 +7,7 @@ invisible characters, and images whose address carries data away. Patterns see k
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -73,24 +74,36 @@ def check(request: AuditRequest) -> list[Finding]:
 
 def _of_sort(table: AuditTable, sort: str) -> Iterator[Finding]:
     severity, pattern, what, fix = _SORTS[sort]
-    texts = table.frame["text"]
-    positions = texts.str.contains(pattern).arg_true()
-    if not len(positions):
+    positions: list[int] = []
+    counts: Counter[str] = Counter()
+    notes: dict[int, str] = {}
+    excerpts: dict[int, str] = {}
+    for start, part in table.rows.parts("text"):
+        at = part["text"].str.contains(pattern).arg_true()
+        if not len(at):
+            continue
+        texts = part["text"].gather(at)
+        # The outer group makes the whole match available: polars extracts groups only.
+        matched = texts.str.extract(f"({pattern})").str.strip_chars()
+        counts.update(matched.str.head(80).to_list())
+        places = (at.cast(int) + start).to_list()
+        for place, text, found in zip(places[: 5 - len(notes)], texts.head(5), matched.head(5), strict=False):
+            notes[place] = _printable(found)
+            excerpts[place] = excerpt(text, max(text.find(found), 0))
+        positions.extend(places)
+    if not positions:
         return
-    # The outer group makes the whole match available: polars extracts groups only.
-    matched = texts.gather(positions).str.extract(f"({pattern})").str.strip_chars()
-    counted = matched.str.head(80).alias("found").value_counts().sort(["count", "found"], descending=[True, False])
-    shown = dict(zip(positions.head(5).to_list(), matched.head(5).to_list(), strict=True))
+    counted = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:10]
     yield about_rows(
         table,
         _NAME,
         severity,
-        positions.to_numpy(),
+        positions,
         message=f"{rows(len(positions))} {what}",
         fix=fix,
-        notes={at: _printable(found) for at, found in shown.items()},
-        excerpts={at: excerpt(texts[at], max(texts[at].find(found), 0)) for at, found in shown.items()},
-        details={"sort": sort, "found": {_printable(found): int(num) for found, num in counted.head(10).iter_rows()}},
+        notes=notes,
+        excerpts=excerpts,
+        details={"sort": sort, "found": {_printable(found): num for found, num in counted}},
     )
 
 

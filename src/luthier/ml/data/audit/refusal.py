@@ -7,6 +7,7 @@ are not seen.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from luthier.core.results.audit import Finding
@@ -47,15 +48,24 @@ _REFUSAL: Final = f"(?i)(?:{_START}|{_SELF})"
 def check(request: AuditRequest) -> list[Finding] | Skipped:
     """Rows whose completion refuses within its first 300 characters."""
     table = request.table
-    if not has_completions(table.frame):
+    if not has_completions(table):
         return Skipped("the rows have no completions")
-    # Typographic apostrophes would hide "can’t" from the phrases.
-    heads = table.frame["completion"].str.head(_HEAD_CHARACTERS).str.replace_all("’", "'", literal=True)
-    positions = heads.str.contains(_REFUSAL).fill_null(False).arg_true().to_list()
+    positions: list[int] = []
+    phrases: Counter[str] = Counter()
+    notes: dict[int, str] = {}
+    for start, part in table.rows.parts("completion"):
+        # Typographic apostrophes would hide "can’t" from the phrases.
+        heads = part["completion"].str.head(_HEAD_CHARACTERS).str.replace_all("’", "'", literal=True)
+        found = heads.str.contains(_REFUSAL).fill_null(False).arg_true()
+        said = heads.gather(found).str.extract(f"({_REFUSAL})").str.to_lowercase().str.strip_chars().to_list()
+        phrases.update(map(str, said))
+        places = (found.cast(int) + start).to_list()
+        notes.update(dict(zip(places[: 5 - len(notes)], map(str, said), strict=False)))
+        positions.extend(places)
     if not positions:
         return []
-    phrases = heads.gather(positions).str.extract(f"({_REFUSAL})").str.to_lowercase().str.strip_chars()
-    counted = phrases.alias("phrase").value_counts().sort(["count", "phrase"], descending=[True, False]).head(10)
+    counted = sorted(phrases.items(), key=lambda item: (-item[1], item[0]))[:10]
+    shown = table.rows.take(positions[:5], "completion")["completion"].to_list()
     return [
         about_rows(
             table,
@@ -64,8 +74,8 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
             positions,
             message=f"{rows(len(positions))} with a boilerplate refusal",
             fix="write real answers, or remove the rows (data repair --only refusal), unless the model is to refuse so",
-            notes={at: str(phrases[place]) for place, at in enumerate(positions[:5])},
-            excerpts={at: excerpt(table.frame["completion"][at]) for at in positions[:5]},
-            details={"phrases": {str(phrase): int(num) for phrase, num in counted.iter_rows()}},
+            notes=notes,
+            excerpts={at: excerpt(text) for at, text in zip(positions[:5], shown, strict=True)},
+            details={"phrases": dict(counted)},
         )
     ]

@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.base import AuditRequest, about_rows, class_answers, excerpt, learned, rows
+from luthier.ml.data.audit.base import NUM_EXAMPLES, AuditRequest, about_rows, answer_classes, excerpt, learned, rows
 from luthier.ml.data.audit.table import AuditTable
 
 LONGEST_PERIOD_CHARACTERS: Final = 200
@@ -65,7 +66,6 @@ _NAME = "repeated_completion"
 FEWEST_PROMPTS: Final = 5
 SHORTEST_CHARACTERS: Final = 20
 _NUM_TOP: Final = 10
-_NUM_BATCH: Final = 10_000
 
 
 def check(request: AuditRequest) -> list[Finding]:
@@ -74,18 +74,12 @@ def check(request: AuditRequest) -> list[Finding]:
 
 
 def _stock_answers(table: AuditTable) -> Iterator[Finding]:
-    frame = table.frame
-    if class_answers(frame) is not None:
+    if answer_classes(table) is not None:
         return
-    answers = frame.select(
-        pl.int_range(pl.len(), dtype=pl.Int64).alias("at"),
-        # Grouped by a 64-bit hash: texts as keys would be held in memory a second time.
-        pl.col("completion").str.strip_chars().str.to_lowercase().hash().alias("answer"),
-        "prompt_key",
-    ).filter(frame["completion"].str.len_chars().fill_null(0) >= SHORTEST_CHARACTERS)
+    answers = _often(table)
     groups = (
         answers.group_by("answer")
-        .agg(pl.col("prompt_key").n_unique().alias("prompts"), pl.len().alias("rows"), pl.col("at").min())
+        .agg(pl.col("prompt").n_unique().alias("prompts"), pl.len().alias("rows"), pl.col("at").min())
         .filter(pl.col("prompts") >= FEWEST_PROMPTS)
         .sort(["prompts", "at"], descending=[True, False])
     )
@@ -93,14 +87,18 @@ def _stock_answers(table: AuditTable) -> Iterator[Finding]:
         return
     repeats = answers.join(groups.select("answer", pl.col("at").alias("first"), "prompts"), on="answer")
     repeats = repeats.filter(pl.col("at") != pl.col("first")).sort(["prompts", "at"], descending=[True, False])
+    most = groups.head(_NUM_TOP)
+    often = table.rows.take(most["at"].to_numpy(), "completion")["completion"]
     top = [
-        {"completion": excerpt(frame["completion"][at]), "num_prompts": prompts, "num_rows": num}
-        for _, prompts, num, at in groups.head(_NUM_TOP).iter_rows()
+        {"completion": excerpt(text), "num_prompts": prompts, "num_rows": num}
+        for text, prompts, num in zip(often, most["prompts"], most["rows"], strict=True)
     ]
     # of each group one row, so that the examples show different answers
-    shown = repeats.unique("answer", keep="first", maintain_order=True)["at"].to_list()[:5]
-    positions = shown + [at for at in repeats["at"].to_list() if at not in set(shown)]
-    prompts_of = dict(repeats.select("at", "prompts").iter_rows())
+    shown = repeats.unique("answer", keep="first", maintain_order=True).head(5)
+    at = repeats["at"].to_numpy()
+    first = shown["at"].to_list()
+    positions = np.concatenate((first, at[~np.isin(at, first)])).astype(np.int64)
+    texts = table.rows.take(first, "completion")["completion"].to_list()
     yield about_rows(
         table,
         _NAME,
@@ -109,34 +107,58 @@ def _stock_answers(table: AuditTable) -> Iterator[Finding]:
         message=f"{rows(len(positions))} with an answer that {FEWEST_PROMPTS} or more different prompts get "
         f"({groups.height:,} such answers; the most frequent one answers {groups['prompts'][0]:,} prompts)",
         fix="write answers of their own, or keep a few of each; it may also be right that they answer alike",
-        notes={at: f"the answer to {prompts_of[at]:,} different prompts" for at in shown},
-        excerpts={at: frame["completion"][at] for at in shown},
+        notes={at: f"the answer to {num:,} different prompts" for at, num in zip(first, shown["prompts"], strict=True)},
+        excerpts=dict(zip(first, texts, strict=True)),
         details={"sort": "stock_answer", "num_answers": groups.height, "top": top},
     )
 
 
+def _often(table: AuditTable) -> pl.DataFrame:
+    """The rows whose answer is long enough and occurs five times or more: at, answer and prompt, by 64-bit hashes."""
+    found = [pl.DataFrame(schema={"at": pl.Int64, "answer": pl.UInt64, "prompt": pl.UInt64})]
+    for start, part in table.rows.parts("completion", "prompt_key"):
+        is_long = (part["completion"].str.len_chars() >= SHORTEST_CHARACTERS).fill_null(value=False)
+        found.append(
+            part.filter(is_long).select(
+                (is_long.arg_true().cast(pl.Int64) + start).alias("at"),
+                # Hashes: texts as keys would be held in memory a second time.
+                pl.col("completion").str.strip_chars().str.to_lowercase().hash().alias("answer"),
+                pl.col("prompt_key").hash().alias("prompt"),
+            )
+        )
+    answers = pl.concat(found)
+    _, answer, counts = np.unique(answers["answer"].to_numpy(), return_inverse=True, return_counts=True)
+    return answers.filter(pl.Series(counts[answer] >= FEWEST_PROMPTS))
+
+
 def _loops(request: AuditRequest) -> Iterator[Finding]:
     table = request.table
-    texts = learned(table.frame)
-    found: dict[int, tuple[int, int]] = {}
-    with request.progress.task("look for loops", len(texts), "row") as task:
-        for start in range(0, len(texts), _NUM_BATCH):
-            batch = texts.slice(start, _NUM_BATCH).to_list()
-            for offset, text in enumerate(batch):
-                if len(text) >= SHORTEST_LOOP_CHARACTERS and (loop := loop_in(text)) is not None:
-                    found[start + offset] = loop
-            task.advance(len(batch))
+    found: list[int] = []
+    notes: dict[int, str] = {}
+    excerpts: dict[int, str] = {}
+    start = 0
+    with request.progress.task("look for loops", table.height, "row") as task:
+        for texts in learned(table).parts():
+            for at, text in enumerate(texts.to_list(), start):
+                if len(text) < SHORTEST_LOOP_CHARACTERS or (loop := loop_in(text)) is None:
+                    continue
+                found.append(at)
+                if len(notes) < NUM_EXAMPLES:
+                    place, period = loop
+                    notes[at] = f"repeats {text[place : place + period]!r}"[:120]
+                    excerpts[at] = excerpt(text, place)
+            start += len(texts)
+            task.advance(len(texts))
     if not found:
         return
-    shown = {at: found[at] for at in list(found)[:5]}
     yield about_rows(
         table,
         _NAME,
         "warning",
-        list(found),
+        found,
         message=f"{rows(len(found))} in which the same passage stands four times or more in a row",
         fix="cut the repetition, or remove these rows: luthier data repair",
-        notes={at: f"repeats {texts[at][place : place + period]!r}"[:120] for at, (place, period) in shown.items()},
-        excerpts={at: excerpt(texts[at], place) for at, (place, _) in shown.items()},
+        notes=notes,
+        excerpts=excerpts,
         details={"sort": "loop"},
     )

@@ -15,8 +15,9 @@ import polars as pl
 from luthier.core.import_string import import_string
 from luthier.core.registry import CHECKS
 from luthier.core.results.audit import SEVERITIES, Audit, Finding, Grade
-from luthier.ml.data.audit.base import AuditRequest, Check, Skipped
+from luthier.ml.data.audit.base import AuditRequest, Check, Skipped, lengths_of
 from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.dedup.equal_values import column_digests, num_different_values
 
 _MANY: Final = 0.01
 
@@ -49,22 +50,24 @@ _NUM_LABELS: Final = 50
 
 def profile_of(table: AuditTable) -> dict[str, Any]:
     """Lengths by quantile (characters, and tokens where they were counted), labels and sources by number of rows."""
-    frame = table.frame
-    found: dict[str, Any] = {"num_unreadable_rows": table.num_rows - frame.height}
-    if not frame.height:
+    found: dict[str, Any] = {"num_unreadable_rows": table.num_rows - table.height}
+    if not table.height:
         return found
-    found["text_characters"] = _quantiles(frame["text"].str.len_chars())
+    found["text_characters"] = _quantiles(lengths_of(table.rows.texts("text")))
     for column in ("prompt", "completion"):
-        if frame[column].null_count() < frame.height:
-            found[f"{column}_characters"] = _quantiles(frame[column].str.len_chars().drop_nulls())
-    if frame["num_tokens"].null_count() == 0:
-        found["text_tokens"] = _quantiles(frame["num_tokens"])
-        found["num_tokens"] = int(frame["num_tokens"].sum())
-    labels = frame["label"].drop_nulls().value_counts(sort=True)
-    if labels.height:
-        found["num_labels"] = labels.height
-        found["labels"] = dict(labels.head(_NUM_LABELS).iter_rows())
-    sources = frame["source"].drop_nulls().n_unique()
+        lengths = lengths_of(table.rows.texts(column)).drop_nulls()
+        if len(lengths):
+            found[f"{column}_characters"] = _quantiles(lengths)
+    if table.has_tokens:
+        num_tokens = table.rows.column("num_tokens")
+        found["text_tokens"] = _quantiles(num_tokens)
+        found["num_tokens"] = int(num_tokens.cast(int).sum())
+    first, counts = column_digests(table.rows, "label").counts()
+    if len(first):
+        names = table.rows.take(first[:_NUM_LABELS], "label")["label"].to_list()
+        found["num_labels"] = len(first)
+        found["labels"] = dict(zip(names, counts[:_NUM_LABELS].tolist(), strict=True))
+    sources = num_different_values(table.rows, "source")
     if sources:
         found["num_sources"] = sources
     return found

@@ -9,12 +9,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-import polars as pl
+import numpy as np
 
 from luthier.core.errors import DataError
 from luthier.core.results.audit import Finding, FindingExample
-from luthier.ml.data.audit.base import AuditRequest, about_file, about_rows, is_about_encoding, problem_finding, rows
+from luthier.ml.data.audit.base import (
+    NUM_EXAMPLES,
+    AuditRequest,
+    about_file,
+    about_rows,
+    is_about_encoding,
+    positions_where,
+    problem_finding,
+    rows,
+)
 from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.dedup.equal_values import column_digests
 
 _NAME = "schema"
 _NUM_REASONS = 10
@@ -60,20 +70,24 @@ def _no_shape(error: DataError, table: AuditTable) -> Finding:
 
 
 def _duplicate_ids(table: AuditTable) -> Iterator[Finding]:
-    ids = table.frame.select(pl.col("row_id"), pl.int_range(pl.len(), dtype=pl.Int64).alias("at")).drop_nulls()
-    repeats = ids.filter(~pl.col("row_id").is_first_distinct())
-    if not repeats.height:
+    ids = column_digests(table.rows, "row_id")
+    first = ids.first()
+    repeats = np.flatnonzero(first != np.arange(len(first)))
+    if not len(repeats):
         return
-    num_ids = repeats["row_id"].n_unique()
-    first = dict(ids.unique("row_id", keep="first", maintain_order=True).select("row_id", "at").iter_rows())
-    lines = table.frame["line"]
-    notes = {at: f"the id {row_id!r} stands on line {lines[first[row_id]]} too" for row_id, at in repeats.iter_rows()}
+    num_ids = len(np.unique(first[repeats]))
+    shown = repeats[:NUM_EXAMPLES]
+    lines, names = table.lines, table.rows.take(ids.positions[shown], "row_id")["row_id"].to_list()
+    notes = {
+        int(ids.positions[at]): f"the id {name!r} stands on line {lines[ids.positions[first[at]]]} too"
+        for at, name in zip(shown.tolist(), names, strict=True)
+    }
     found = about_rows(
         table,
         _NAME,
         "warning",
-        repeats["at"].to_numpy(),
-        message=f"{rows(repeats.height)} with the id of an earlier row ({num_ids:,} ids stand more than once)",
+        ids.positions[repeats],
+        message=f"{rows(len(repeats))} with the id of an earlier row ({num_ids:,} ids stand more than once)",
         fix="give each row an id of its own; where whole rows stand twice, see exact_duplicate",
         notes=notes,
         details={"sort": "duplicate_id", "num_ids": num_ids},
@@ -85,10 +99,10 @@ def _without_answer(table: AuditTable) -> Iterator[Finding]:
     if table.shape in (None, "text"):
         return
     # Rows that cannot be mapped have no completion either, and are reported as such already.
-    unmapped = {problem.line for problem in table.problems}
-    frame = table.frame.with_row_index("at").filter(pl.col("completion").is_null())
-    positions = [at for at, line in frame.select("at", "line").iter_rows() if line not in unmapped]
-    if not positions:
+    unmapped = list({problem.line for problem in table.problems})
+    positions = positions_where(table.rows, lambda part: part["completion"].is_null(), "completion")
+    positions = positions[~np.isin(table.lines[positions], unmapped)]
+    if not len(positions):
         return
     yield about_rows(
         table,

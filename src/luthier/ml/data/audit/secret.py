@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
-
-import numpy as np
 
 from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.base import EXCERPT_CHARACTERS, AuditRequest, about_rows, rows
@@ -18,30 +17,37 @@ _NUM_SHOWN: Final = 10
 def check(request: AuditRequest) -> Sequence[Finding]:
     """One finding where any row holds a secret; details: how many of each kind."""
     table = request.table
-    texts = table.frame["text"]
-    candidates = np.flatnonzero(may_hold_secrets(texts).to_numpy())
-    by_row: dict[int, list[Secret]] = {}
-    with request.progress.task("search secrets", len(candidates), "row") as task:
-        for position in candidates.tolist():
-            if secrets := find_secrets(texts[position]):
-                by_row[position] = secrets
-            task.advance()
-    if not by_row:
+    positions = array("q")
+    kinds: Counter[str] = Counter()
+    notes: dict[int, str] = {}
+    excerpts: dict[int, str] = {}
+    with request.progress.task("search secrets", table.height, "row") as task:
+        for start, part in table.rows.parts("text"):
+            candidates = may_hold_secrets(part["text"]).arg_true()
+            for at, text in zip(candidates.to_list(), part["text"].gather(candidates).to_list(), strict=True):
+                if not (secrets := find_secrets(text)):
+                    continue
+                positions.append(start + at)
+                kinds.update(secret.kind for secret in secrets)
+                if len(notes) < _NUM_SHOWN:
+                    notes[start + at] = "; ".join(f"{s.kind}: {masked_secret(s.value)}" for s in secrets[:3])
+                    excerpts[start + at] = _excerpt(text, secrets)
+            task.advance(part.height)
+    if not positions:
         return []
-    kinds = Counter(secret.kind for secrets in by_row.values() for secret in secrets)
     num_secrets = kinds.total()
+    what = "secret" if num_secrets == 1 else "secrets"
     named = ", ".join(f"{num:,} {kind}" for kind, num in kinds.most_common(4)) + (", ..." if len(kinds) > 4 else "")
-    shown = list(by_row)[:_NUM_SHOWN]
     return [
         about_rows(
             table,
             "secret",
             "error",
-            list(by_row),
-            message=f"{rows(len(by_row))} with {num_secrets:,} {'secret' if num_secrets == 1 else 'secrets'}: {named}",
+            positions,
+            message=f"{rows(len(positions))} with {num_secrets:,} {what}: {named}",
             fix=f"revoke them, then mask them: luthier data repair {table.command_path} -o clean.jsonl --only secret",
-            notes={p: "; ".join(f"{s.kind}: {masked_secret(s.value)}" for s in by_row[p][:3]) for p in shown},
-            excerpts={p: _excerpt(texts[p], by_row[p]) for p in shown},
+            notes=notes,
+            excerpts=excerpts,
             details={"kinds": dict(kinds.most_common()), "num_secrets": num_secrets},
         )
     ]

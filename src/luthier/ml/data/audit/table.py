@@ -1,17 +1,19 @@
-"""A data file as the frame that all checks look at. Nothing is refused here: what is wrong with a row is kept as such.
+"""A data file as the table that all checks look at. Nothing is refused here: what is wrong with a row is kept as such.
 
-The rows are streamed, so the memory needed is that of their texts in the frame.
+The rows are streamed into frames of some thousand rows each, which go to disk beyond a budget of memory
+(`data.files.row_frames`).
 """
 
 from __future__ import annotations
 
 import shlex
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from luthier.core.conversation import Message
@@ -20,7 +22,9 @@ from luthier.core.errors import DataError, RowProblem
 from luthier.core.ids import canonical_json, sha256_file
 from luthier.core.ports import Progress, SilentProgress
 from luthier.ml.data.files.bad_field import BadFieldError
+from luthier.ml.data.files.row_frames import RowFrames
 from luthier.ml.data.files.source import Source, open_source
+from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.provenance import label_of, row_id_of, source_of
 from luthier.ml.data.rows.formats import example_of, problem_in
 from luthier.ml.data.rows.rows import read_as, read_rows
@@ -42,6 +46,7 @@ SCHEMA: Final[Mapping[str, Any]] = {
     "num_tokens": pl.UInt32,
 }
 _BATCH_ROWS: Final = 20_000
+_BATCH_CHARACTERS: Final = 64 << 20
 _TOKENISED_ROWS: Final = 2_000
 
 
@@ -49,7 +54,7 @@ _TOKENISED_ROWS: Final = 2_000
 class AuditTable:
     """A data file to be checked.
 
-    frame: one line a readable row, in the order of the file:
+    rows: one line a readable row, in the order of the file:
         line         u32   line in the file (row number where the format has no lines)
         text         str   all that a model could see of the row, turns separated by a line break; never null
         prompt       str   the turns before the last learned answer; null for plain text and unmapped rows
@@ -69,8 +74,8 @@ class AuditTable:
         shape: of its rows; None where they fit none, and the texts are all strings of a row.
         shape_reason: why this shape, or none, as a sentence.
         shape_problem: the error where there is no shape.
-        num_rows: every record, also those that could not be read and so are not in the frame.
-        problems: of records that cannot be read, and of rows in the frame that cannot be mapped to their shape.
+        num_rows: every record, also those that could not be read and so are not in the table.
+        problems: of records that cannot be read, and of rows in the table that cannot be mapped to their shape.
         mapping: field of the shape -> column, as asked for and as found.
         unused: every column that goes into no field.
         shown_name: the name under which it was uploaded; None for a file of this machine.
@@ -85,10 +90,30 @@ class AuditTable:
     shape_problem: DataError | None
     num_rows: int
     problems: tuple[RowProblem, ...]
-    frame: pl.DataFrame = field(repr=False)
+    rows: RowFrames = field(repr=False)
     mapping: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     shown_name: str | None = None
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """All rows in one frame in memory: for files that are known to be small, and for checks of plug-ins."""
+        return self.rows.frame()
+
+    @property
+    def height(self) -> int:
+        """How many rows could be read."""
+        return self.rows.height
+
+    @property
+    def lines(self) -> npt.NDArray[np.uint32]:
+        """uint32 [height], the line of each row."""
+        return self.rows.column("line").to_numpy()
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether tokens were counted."""
+        return self.rows.column("num_tokens").null_count() == 0
 
     @property
     def shown_path(self) -> str:
@@ -113,6 +138,7 @@ def build_table(
     group_by: str | None = None,
     count_tokens: CountTokens | None = None,
     progress: Progress | None = None,
+    spill: Spill | None = None,
 ) -> AuditTable:
     """Read a data file of any format into an AuditTable.
 
@@ -123,11 +149,13 @@ def build_table(
         group_by: the field that gives the column `source`.
         count_tokens: tokens of each of the texts, for `num_tokens`.
         progress: shows both passes.
+        spill: the budget of memory, and where rows beyond it go; None for one of its own.
 
     Raises:
         NotFoundError: there is no such file.
         DataError: the file as a whole cannot be read, holds no record, or lacks a field that the mapping or group_by
             names.
+        StorageFullError: the rows need more memory than the budget and more disk than there is.
     """
     mapping = dict(mapping or {})
     check_mapping(mapping)
@@ -145,13 +173,12 @@ def build_table(
         mapping, group_by = found.mapping, found.group
 
     problems: list[RowProblem] = []
+    rows = RowFrames(SCHEMA, spill)
     with progress.task("read rows", num_rows, "row") as task:
-        # In frames of 20,000 rows: polars holds texts compactly, Python tuples of all rows would take several times as
-        # much.
-        batches = list(_batches(source, shape, mapping, group_by, problems, task.advance))
-    frame = pl.concat(batches) if batches else pl.DataFrame(schema=SCHEMA)
-    if count_tokens is not None:
-        frame = _with_tokens(frame, count_tokens, progress)
+        num_read = 0
+        for frame in _batches(source, shape, mapping, group_by, problems, task.advance):
+            num_read += frame.height
+            rows.append(frame if count_tokens is None else _with_tokens(frame, count_tokens), num_read / num_rows)
     return AuditTable(
         path=path,
         file=source.name,
@@ -162,16 +189,18 @@ def build_table(
         shape_problem=problem,
         num_rows=num_rows,
         problems=tuple(problems),
-        frame=frame,
+        rows=rows,
         mapping=mapping,
         unused=found.unused if found is not None else (),
         shown_name=shown_name,
     )
 
 
-def with_rows(table: AuditTable, frame: pl.DataFrame) -> AuditTable:
-    """The same table with other rows in its frame, such as a part of them; `num_rows` follows."""
-    return replace(table, frame=frame, num_rows=frame.height)
+def with_rows(table: AuditTable, rows: RowFrames | pl.DataFrame) -> AuditTable:
+    """The same table with other rows, such as a part of them; `num_rows` follows."""
+    if isinstance(rows, pl.DataFrame):
+        rows = RowFrames.of(rows)
+    return replace(table, rows=rows, num_rows=rows.height)
 
 
 def _look(source: Source, mapping: Mapping[str, str], progress: Progress) -> tuple[ShapeDetector, int]:
@@ -209,8 +238,9 @@ def _batches(
     problems: list[RowProblem],
     advance: Callable[[float], None],
 ) -> Iterator[pl.DataFrame]:
-    """Frames of 20,000 rows; what is wrong is appended to `problems`."""
+    """Frames of at most 20,000 rows or 64 million characters; what is wrong is appended to `problems`."""
     lines: list[tuple[Any, ...]] = []
+    num_characters = 0
     for row in read_rows(source):
         if isinstance(row, RowProblem):
             problems.append(row)
@@ -223,10 +253,11 @@ def _batches(
             except BadFieldError as error:
                 problems.append(problem_in(row, error, mapping))
         lines.append(_line(row, example, group_by))
-        if len(lines) == _BATCH_ROWS:
+        num_characters += len(lines[-1][1])
+        if len(lines) == _BATCH_ROWS or num_characters >= _BATCH_CHARACTERS:
             yield pl.DataFrame(lines, schema=SCHEMA, orient="row")
             advance(len(lines))
-            lines = []
+            lines, num_characters = [], 0
     if lines:
         yield pl.DataFrame(lines, schema=SCHEMA, orient="row")
         advance(len(lines))
@@ -289,12 +320,9 @@ def strings_in(value: Any) -> Iterator[str]:
             yield from strings_in(inner)
 
 
-def _with_tokens(frame: pl.DataFrame, count_tokens: CountTokens, progress: Progress) -> pl.DataFrame:
-    # In parts: encodings of all texts at once would not fit into memory.
-    counts = array("L")
-    with progress.task("count tokens", frame.height, "row") as task:
-        for start in range(0, frame.height, _TOKENISED_ROWS):
-            texts = frame["text"].slice(start, _TOKENISED_ROWS).to_list()
-            counts.extend(count_tokens(texts))
-            task.advance(len(texts))
+def _with_tokens(frame: pl.DataFrame, count_tokens: CountTokens) -> pl.DataFrame:
+    # In parts: encodings of all texts at once would take many times the memory of the texts.
+    counts: list[int] = []
+    for start in range(0, frame.height, _TOKENISED_ROWS):
+        counts.extend(count_tokens(frame["text"].slice(start, _TOKENISED_ROWS).to_list()))
     return frame.with_columns(pl.Series("num_tokens", counts, dtype=pl.UInt32))

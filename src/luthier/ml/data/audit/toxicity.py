@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from luthier.core.results.audit import Finding, Severity
-from luthier.ml.data.audit.base import AuditRequest, ToxicityModel, about_rows, rows
+from luthier.ml.data.audit.base import NUM_EXAMPLES, AuditRequest, ToxicityModel, about_rows, rows
 from luthier.ml.data.text.toxicity import CANNOT_SEE, MEASURED, THRESHOLD, english, toxicity_of
 
 _MANY: Final = 0.01
@@ -28,10 +29,9 @@ def check(request: AuditRequest) -> Sequence[Finding]:
         judge = request.toxicity_model_name or "text classifier"
         probabilities = _by_model(request, request.toxicity_model)
         details: dict[str, Any] = {"judge": judge, "threshold": THRESHOLD}
-        notes: dict[int, str] = {}
     else:
         judge = "word list"
-        probabilities, notes, by_class = _by_words(request)
+        probabilities, by_class = _by_words(request)
         details = {
             "judge": judge,
             "threshold": THRESHOLD,
@@ -44,6 +44,13 @@ def check(request: AuditRequest) -> Sequence[Finding]:
         return []
     found = found[np.argsort(-probabilities[found], kind="stable")]
     severity: Severity = "warning" if len(found) / table.num_rows >= _MANY else "info"
+    notes = {at: f"probability {probabilities[at]:.2f}" for at in found[:NUM_EXAMPLES].tolist()}
+    if request.toxicity_model is None:
+        # The words of the rows that are shown are looked up again, rather than kept for all rows.
+        texts = table.rows.take(list(notes), "text")["text"].to_list()
+        notes = {
+            at: f"{note}: {', '.join(_kinds(text))}" for (at, note), text in zip(notes.items(), texts, strict=True)
+        }
     are = "is" if len(found) == 1 else "are"
     return [
         about_rows(
@@ -54,40 +61,40 @@ def check(request: AuditRequest) -> Sequence[Finding]:
             message=f"{rows(len(found))} {are} likely to be toxic, says the {judge} (probability 0.5 or more)",
             fix=f"look at the examples, then drop what should not be learned: "
             f"luthier data repair {table.command_path} -o clean.jsonl --only toxicity",
-            notes={p: f"probability {probabilities[p]:.2f}{notes.get(p, '')}" for p in found[:10].tolist()},
+            notes=notes,
             details=details,
         )
     ]
 
 
-def _by_words(request: AuditRequest) -> tuple[npt.NDArray[np.float64], dict[int, str], dict[str, int]]:
-    """Probabilities by the list (0 where it has no word), notes, and how many toxic rows have a word of each class."""
-    texts, words = request.table.frame["text"], english()
-    probabilities, notes = np.zeros(texts.len()), {}
-    by_class: dict[str, int] = {}
-    # One regular expression over the column leaves few rows for the slow search.
-    candidates = np.flatnonzero(words.may_be_in(texts).to_numpy())
-    with request.progress.task("judge toxicity", len(candidates), "row") as task:
-        for start in range(0, len(candidates), _BATCH_ROWS):
-            batch = candidates[start : start + _BATCH_ROWS]
-            for position, text in zip(batch.tolist(), texts.gather(batch).to_list(), strict=True):
+def _kinds(text: str) -> list[str]:
+    return list(dict.fromkeys(word.kind for word in toxicity_of(text, english()).words))
+
+
+def _by_words(request: AuditRequest) -> tuple[npt.NDArray[np.float64], dict[str, int]]:
+    """Probabilities by the list (0 where it has no word), and how many toxic rows have a word of each class."""
+    table, words = request.table.rows, english()
+    probabilities = np.zeros(table.height)
+    by_class: Counter[str] = Counter()
+    with request.progress.task("judge toxicity", table.height, "row") as task:
+        for start, part in table.parts("text"):
+            # One regular expression over the column leaves few rows for the slow search.
+            candidates = np.flatnonzero(words.may_be_in(part["text"]).to_numpy())
+            for at, text in zip(candidates.tolist(), part["text"].gather(candidates).to_list(), strict=True):
                 toxicity = toxicity_of(text, words)
-                probabilities[position] = toxicity.probability
+                probabilities[start + at] = toxicity.probability
                 if toxicity.probability >= THRESHOLD:
-                    kinds = dict.fromkeys(word.kind for word in toxicity.words)
-                    notes[position] = f": {', '.join(kinds)}"
-                    for kind in kinds:
-                        by_class[kind] = by_class.get(kind, 0) + 1
-            task.advance(len(batch))
-    return probabilities, notes, dict(sorted(by_class.items()))
+                    by_class.update(dict.fromkeys((word.kind for word in toxicity.words), 1))
+            task.advance(part.height)
+    return probabilities, dict(sorted(by_class.items()))
 
 
 def _by_model(request: AuditRequest, model: ToxicityModel) -> npt.NDArray[np.float64]:
-    texts = request.table.frame["text"]
-    found: list[float] = []
-    with request.progress.task("judge toxicity", texts.len(), "row") as task:
-        for start in range(0, texts.len(), _BATCH_ROWS):
-            batch = texts.slice(start, _BATCH_ROWS).to_list()
-            found.extend(model(batch))
-            task.advance(len(batch))
-    return np.asarray(found, dtype=np.float64)
+    found = [np.zeros(0)]
+    with request.progress.task("judge toxicity", request.table.height, "row") as task:
+        for _, part in request.table.rows.parts("text"):
+            for start in range(0, part.height, _BATCH_ROWS):
+                batch = part["text"].slice(start, _BATCH_ROWS).to_list()
+                found.append(np.asarray(model(batch), dtype=np.float64))
+                task.advance(len(batch))
+    return np.concatenate(found)

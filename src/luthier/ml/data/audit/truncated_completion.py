@@ -31,8 +31,9 @@ from typing import Any, Final, Literal
 import polars as pl
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.base import AuditRequest, Skipped, about_rows, class_answers, has_completions, rows
+from luthier.ml.data.audit.base import AuditRequest, Skipped, about_rows, answer_classes, has_completions, rows
 from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.files.row_frames import Texts, text_parts, where_texts
 
 Unit = Literal["characters", "bytes", "words", "tokens"]
 
@@ -72,26 +73,42 @@ class Spike:
     chance: float
 
 
-def find_spike(texts: pl.Series, num_tokens: pl.Series | None = None) -> Spike | None:
+def find_spike(texts: Texts, num_tokens: pl.Series | None = None) -> Spike | None:
     """The limit that texts (nulls are none) were cut by, the surest of all units; None where there is none.
 
     Args:
         texts: strings, or nulls.
         num_tokens: of each text, where they were counted.
     """
-    lengths: dict[Unit, pl.Series] = {"characters": texts.str.len_chars()}
-    lengths["bytes"] = texts.str.len_bytes()
+    lengths = _lengths(texts)
     # ASCII only: a second test of the same lengths would only raise the chance of a false alarm.
     if lengths["bytes"].equals(lengths["characters"]):
         del lengths["bytes"]
-    lengths["words"] = texts.str.strip_chars().str.count_matches(" ", literal=True) + 1
     if num_tokens is not None and num_tokens.null_count() == 0:
         lengths["tokens"] = num_tokens
     found = [spike for unit, length in lengths.items() if (spike := _spike(texts, length, unit)) is not None]
     return min(found, key=lambda spike: spike.chance, default=None)
 
 
-def _spike(texts: pl.Series, lengths: pl.Series, unit: Unit) -> Spike | None:
+def _lengths(texts: Texts) -> dict[Unit, pl.Series]:
+    parts = [
+        pl.DataFrame(
+            {
+                "characters": part.str.len_chars(),
+                "bytes": part.str.len_bytes(),
+                "words": part.str.strip_chars().str.count_matches(" ", literal=True) + 1,
+            }
+        )
+        for part in text_parts(texts)
+    ]
+    names: tuple[Unit, ...] = ("characters", "bytes", "words")
+    if not parts:
+        return {name: pl.Series([], dtype=pl.UInt32) for name in names}
+    made = pl.concat(parts, rechunk=True)
+    return {name: made[name] for name in names}
+
+
+def _spike(texts: Texts, lengths: pl.Series, unit: Unit) -> Spike | None:
     counts = pl.DataFrame({"length": lengths}).drop_nulls().group_by("length").len().sort("length", descending=True)
     total = int(counts["len"].sum())
     for limit in _candidates(counts, total, unit):
@@ -106,10 +123,24 @@ def _spike(texts: pl.Series, lengths: pl.Series, unit: Unit) -> Spike | None:
         least = limit - BIN[unit] * (NUM_BELOW + 1)
         near = ((lengths > least) & (lengths <= limit - BIN[unit])).fill_null(value=False)
         trusts_ends = unit != "tokens" or limit % USUAL_TOKEN_LIMIT != 0
-        chance = _chance(texts.filter(at), texts.filter(near), trusts_ends=trusts_ends)
+        chance = _chance(_ends(texts, at), _ends(texts, near), trusts_ends=trusts_ends)
         if chance <= MAX_CHANCE:
             return Spike(unit, limit, at, num, chance)
     return None
+
+
+def _ends(texts: Texts, kept: pl.Series) -> pl.DataFrame:
+    """How some of the texts end: text (a hash, without white space at the end), ended, has_code, code (a hash)."""
+    schema = {"text": pl.UInt64, "ended": pl.Boolean, "has_code": pl.Boolean, "code": pl.UInt64}
+    found = [pl.DataFrame(schema=schema)]
+    for part in text_parts(where_texts(texts, kept.to_numpy())):
+        stripped = part.str.strip_chars_end()
+        ended = _ended(part)
+        codes = stripped.str.tail(40).str.extract(f"({_CODE})", 1)
+        forms = codes.str.replace_all(r"\p{Lu}", "A").str.replace_all(r"[0-9]", "0")
+        columns = {"text": stripped.hash(), "ended": ended, "has_code": codes.is_not_null(), "code": forms.hash()}
+        found.append(pl.DataFrame(columns, schema=schema))
+    return pl.concat(found)
 
 
 def _candidates(counts: pl.DataFrame, total: int, unit: Unit) -> list[int]:
@@ -123,12 +154,12 @@ def _candidates(counts: pl.DataFrame, total: int, unit: Unit) -> list[int]:
     return list(dict.fromkeys((int(long["length"][0]), int(most))))
 
 
-def _chance(at_limit: pl.Series, below: pl.Series, *, trusts_ends: bool) -> float:
-    """The smaller bound of the two tests; 1 where most texts at the limit are complete."""
+def _chance(at_limit: pl.DataFrame, below: pl.DataFrame, *, trusts_ends: bool) -> float:
+    """The smaller bound of the two tests, of texts by how they end; 1 where most texts at the limit are complete."""
     from scipy.stats import binom
 
     share = 1 / (NUM_BELOW + 1)
-    different = at_limit.str.strip_chars_end().unique()
+    different = at_limit.unique("text")
     if len(different) < MIN_RATIO * len(below) / NUM_BELOW:
         return 1.0
     if not trusts_ends:
@@ -138,7 +169,7 @@ def _chance(at_limit: pl.Series, below: pl.Series, *, trusts_ends: bool) -> floa
     if num_cut < FEWEST_AT_LIMIT:
         return 1.0
     chance = float(binom.sf(num_cut - 2, num_cut - 1 + len(below), share))
-    num_open = int((~_ended(below)).sum())
+    num_open = int((~below["ended"]).sum())
     # Rule of succession: no open end among few texts does not prove that there are none.
     open_fraction = max((num_open + 1) / (len(below) + 2), MIN_OPEN_FRACTION)
     if open_fraction < 1 - MAX_COMPLETE_FRACTION and len(below) >= FEWEST_AT_LIMIT:
@@ -150,14 +181,13 @@ def _ended(texts: pl.Series) -> pl.Series:
     return texts.str.strip_chars_end().str.tail(8).str.contains(ENDED)
 
 
-def _num_cut(different: pl.Series) -> int:
+def _num_cut(different: pl.DataFrame) -> int:
     """How many different texts may have been cut; 0 where most of them end as complete ones do."""
-    ended = _ended(different)
-    if int(ended.sum()) > MAX_COMPLETE_FRACTION * len(different):
+    if int(different["ended"].sum()) > MAX_COMPLETE_FRACTION * len(different):
         return 0
-    codes = different.filter(~ended).str.tail(40).str.extract(f"({_CODE})", 1)
-    forms = codes.str.replace_all(r"\p{Lu}", "A").str.replace_all(r"[0-9]", "0")
-    return int(codes.null_count()) + int(forms.drop_nulls().n_unique())
+    still_open = different.filter(~pl.col("ended"))
+    codes = still_open.filter("has_code")["code"]
+    return len(still_open) - len(codes) + int(codes.n_unique())
 
 
 _NAME = "truncated_completion"
@@ -180,18 +210,17 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     And rows whose prompt, or plain text, was cut by a limit: details.column, unit and limit say which.
     """
     table = request.table
-    frame = table.frame
-    if not has_completions(frame):
-        found = _cut_column(table, "text", frame["num_tokens"])
+    if not has_completions(table):
+        found = _cut_column(table, "text", table.rows.column("num_tokens"))
         return found or Skipped("the rows have no completions")
     cut_prompts = _cut_column(table, "prompt", None)
-    if class_answers(frame) is not None:
+    if answer_classes(table) is not None:
         return cut_prompts or Skipped("the completions are classes, which have no end to be cut")
     return [*_cut_answers(table), *cut_prompts]
 
 
 def _cut_column(table: AuditTable, column: str, num_tokens: pl.Series | None) -> list[Finding]:
-    spike = find_spike(table.frame[column], num_tokens)
+    spike = find_spike(table.rows.texts(column), num_tokens)
     if spike is None:
         return []
     positions = spike.at.arg_true().to_list()
@@ -205,7 +234,7 @@ def _cut_column(table: AuditTable, column: str, num_tokens: pl.Series | None) ->
             f"{spike.unit}, as a limit leaves it",
             fix="take these texts from their source again without the limit, or remove the rows: "
             "data repair --only truncated_completion",
-            excerpts={at: _end_of(table.frame[column][at]) for at in positions[:5]},
+            excerpts=_excerpts(table, column, positions),
             details={"column": column} | _limit(spike),
         )
     ]
@@ -216,8 +245,8 @@ def _limit(spike: Spike) -> dict[str, Any]:
 
 
 def _cut_answers(table: AuditTable) -> list[Finding]:
-    spike = find_spike(table.frame["completion"], table.frame["num_tokens"])
-    signs = _signs(table.frame, spike)
+    spike = find_spike(table.rows.texts("completion"), table.rows.column("num_tokens"))
+    signs = _signs(table, spike)
     num_signs = signs.sum_horizontal()
     found = pl.DataFrame({"at": pl.int_range(signs.height, eager=True), "num": num_signs}).filter(pl.col("num") > 0)
     if not found.height:
@@ -237,35 +266,47 @@ def _cut_answers(table: AuditTable) -> list[Finding]:
             + (f" of {limit['limit']:,} {limit['unit']}" if limit else ""),
             fix="fetch these answers again without the limit, or remove them: data repair --only truncated_completion",
             notes=notes,
-            excerpts={at: _end_of(table.frame["completion"][at]) for at in positions[:5]},
+            excerpts=_excerpts(table, "completion", positions),
             details={"reasons": reasons} | limit,
         )
     ]
 
 
-def _signs(frame: pl.DataFrame, spike: Spike | None) -> pl.DataFrame:
+def _signs(table: AuditTable, spike: Spike | None) -> pl.DataFrame:
     """One boolean column a sign; null completions have none."""
-    ends = frame["completion"].fill_null("").str.strip_chars_end()
-    tail = ends.str.tail(8)
-    long = ends.str.len_chars() >= SHORTEST_CHARACTERS
-    ellipsis = tail.str.contains(r"(?:\w|\s|,)(?:\.\.\.|…)$") & long
-    fence = ends.str.count_matches("```", literal=True) % 2 == 1
-    bracket = ends.str.contains(r"^\s*(?:\{\s*\"|\[\s*[\[{\"])") & ~tail.str.contains(r"[}\]][`\s;.]*$")
-    ended = tail.str.contains(ENDED)
+    facts = pl.concat([_facts(part) for part in table.rows.texts("completion").parts()], rechunk=True)
+    long, ended, fence = facts["long"], facts["ended"], facts["fence"]
     num_long = int(long.sum())
     is_usual = num_long >= FEWEST_ROWS and int((ended & long).sum()) > USUAL_FRACTION * num_long
+    ellipsis = facts["ellipsis"] & long
     # An open code fence is a sign of its own, and code ends without punctuation.
     unfinished = long & ~ended & ~fence & pl.Series([is_usual])
-    at_limit = pl.repeat(value=False, n=frame.height, eager=True) if spike is None else spike.at
+    at_limit = pl.repeat(value=False, n=facts.height, eager=True) if spike is None else spike.at
     # An answer that several rows share was written so, not cut.
-    written = ~_repeated(ends, ellipsis | unfinished | at_limit)
+    written = ~_repeated(facts["answer"], ellipsis | unfinished | at_limit)
     return pl.DataFrame(
         {
             "ellipsis": ellipsis & written,
             "fence": fence,
-            "bracket": bracket,
+            "bracket": facts["bracket"],
             "unfinished": unfinished & written,
             "at_limit": at_limit & written,
+        }
+    )
+
+
+def _facts(completions: pl.Series) -> pl.DataFrame:
+    """What the signs are made of; answer is a hash, equal for equal answers."""
+    ends = completions.fill_null("").str.strip_chars_end()
+    tail = ends.str.tail(8)
+    return pl.DataFrame(
+        {
+            "long": ends.str.len_chars() >= SHORTEST_CHARACTERS,
+            "ended": tail.str.contains(ENDED),
+            "ellipsis": tail.str.contains(r"(?:\w|\s|,)(?:\.\.\.|…)$"),
+            "fence": ends.str.count_matches("```", literal=True) % 2 == 1,
+            "bracket": ends.str.contains(r"^\s*(?:\{\s*\"|\[\s*[\[{\"])") & ~tail.str.contains(r"[}\]][`\s;.]*$"),
+            "answer": ends.hash(),
         }
     )
 
@@ -275,6 +316,11 @@ def _repeated(answers: pl.Series, suspects: pl.Series) -> pl.Series:
     counts = answers.filter(suspects).value_counts()
     often = counts.filter(pl.col("count") >= FEWEST_REPEATS)[answers.name]
     return suspects & answers.is_in(often.implode())
+
+
+def _excerpts(table: AuditTable, column: str, positions: list[int]) -> dict[int, str]:
+    shown = positions[:5]
+    return dict(zip(shown, map(_end_of, table.rows.take(shown, column)[column]), strict=True))
 
 
 def _end_of(text: str) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from luthier.core.ports import Progress
+from luthier.ml.data.files.row_frames import Texts
 from luthier.ml.data.text.words import I64, U64, Words, mixed, word_blocks
 
 Flags = npt.NDArray[np.bool_]
@@ -46,7 +47,7 @@ class NgramOverlap:
     num_only_boilerplate: int
 
 
-def ngram_overlap(texts: pl.Series, others: pl.Series, *, progress: Progress | None = None) -> NgramOverlap:
+def ngram_overlap(texts: Texts, others: Texts, *, progress: Progress | None = None) -> NgramOverlap:
     """The texts that hold a good part of one of `others`.
 
     One of `others` is covered where at least half of its windows of 13 words, or a run of at least 50 words, are in
@@ -78,7 +79,7 @@ def ngram_overlap(texts: pl.Series, others: pl.Series, *, progress: Progress | N
     )
 
 
-def _windows_of(texts: pl.Series, progress: Progress | None) -> tuple[U64, I64]:
+def _windows_of(texts: Texts, progress: Progress | None) -> tuple[U64, I64]:
     """The hash of each window, in order, and the text it is in."""
     hashes, owners = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)]
     for block in word_blocks(texts, progress, "read held-out words"):
@@ -100,7 +101,7 @@ def _windows(block: Words) -> tuple[U64, I64]:
     return mixed(made[within]), texts[:num][within]
 
 
-def _hits(texts: pl.Series, windows: U64, progress: Progress | None) -> tuple[pl.DataFrame, I64]:
+def _hits(texts: Texts, windows: U64, progress: Progress | None) -> tuple[pl.DataFrame, I64]:
     """(text, window) of all windows in few texts, and in how many texts each window stands."""
     counts = np.zeros(len(windows), dtype=np.int64)
     parts = [pl.DataFrame(schema={"text": pl.Int64, "window": pl.Int64})]

@@ -12,9 +12,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
@@ -285,7 +287,8 @@ def change_rows(request: RepairRequest, to_clean: Collection[int], *, html_is_me
     undecoded = {line for line, problem in problems.items() if problem.kind == "encoding"}
     if undecoded and request.has("encoding") and source.format in ("jsonl", "csv"):
         source = utf8_copy(source, folder)
-    readable = set(request.audit.table.frame["line"].to_list()) if problems else set()
+    lines = request.audit.table.lines
+    readable = set(lines[np.isin(lines, list(problems))].tolist())
     steps = _Steps(request, html_is_meant=html_is_meant)
     made.masked = steps.masked
     unreadable: list[RowProblem] = []
@@ -358,9 +361,15 @@ def _changed(record: Record, steps: _Steps, made: Changed, was: RowProblem | Non
         if what:
             counted = ", ".join(name if num == 1 else f"{num} x {name}" for name, num in what.items())
             said = ", ".join(what) if action == "encoding" else f"masked: {counted}"
-            add_note(made.changed, record.line, Note(action, said))
+            add_note(made.changed, record.line, _note(action, said))
     # An unchanged row keeps its bytes: writing it again could change spaces and the form of numbers.
     return json_line(fields) if record.line in made.changed else record.raw
+
+
+@lru_cache(maxsize=10_000)
+def _note(action: str, reason: str) -> Note:
+    # One object for the many rows that are changed for one reason.
+    return Note(action, reason)
 
 
 def _remove(request: RepairRequest, made: Changed, record: Record, problem: RowProblem | None) -> list[RowProblem]:

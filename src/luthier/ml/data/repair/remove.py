@@ -7,19 +7,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 
 from luthier.core.errors import RequestError
 from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.base import AuditRequest, Skipped
-from luthier.ml.data.audit.exact_duplicate import first_positions
+from luthier.ml.data.audit.conflicting_completion import rows_at_odds
 from luthier.ml.data.audit.near_duplicate import THRESHOLD, comparable_texts
 from luthier.ml.data.audit.run import load_checks
 from luthier.ml.data.audit.table import AuditTable, with_rows
-from luthier.ml.data.dedup.near_duplicates import jaccard, near_clusters
+from luthier.ml.data.dedup.equal_values import column_digests, first_positions, matches
+from luthier.ml.data.dedup.near_duplicates import near_clusters
+from luthier.ml.data.dedup.shingles import jaccard
+from luthier.ml.data.files.row_frames import TextColumn
 from luthier.ml.data.repair.request import Action, Note, Notes, RepairRequest, add_note, lines_of
 from luthier.ml.data.text.normalise import normalised
+from luthier.ml.data.text.words import I64
 
+_NEAR_AT_ONCE = 5_000
 _CONTAMINATION = {
     "exact": "says the same as a row of the held-out file",
     "near": "says nearly the same as a row of the held-out file",
@@ -70,8 +74,8 @@ def _is_clean(request: RepairRequest, name: str, found: Sequence[Finding] | None
 def _without(table: AuditTable, gone: Notes) -> AuditTable:
     if not gone:
         return table
-    lines = pl.Series("gone", list(gone), dtype=pl.UInt32)
-    return with_rows(table, table.frame.filter(~pl.col("line").is_in(lines.implode())))
+    lines = np.fromiter(gone, dtype=np.uint32, count=len(gone))
+    return with_rows(table, table.rows.where(~np.isin(table.lines, lines)))
 
 
 def _run(audit: AuditRequest, actions: Sequence[Action]) -> list[Finding]:
@@ -110,12 +114,11 @@ def _exact_twins(audit: AuditRequest) -> dict[int, str]:
     """For each row that is in the held-out file the id of the row there."""
     if audit.held_out is None:
         return {}
-    there: dict[str, int] = {}
-    for line, key in audit.held_out.frame.select("line", "content_key").iter_rows():
-        # The first of equal rows, whose id goes into the reason.
-        there.setdefault(key, line)
-    rows = audit.table.frame.select("line", "content_key").iter_rows()
-    return {line: audit.held_out.id_of(there[key]) for line, key in rows if key in there}
+    here, there = audit.table, audit.held_out
+    # The first of equal rows is the one whose id goes into the reason.
+    found = matches(*(column_digests(one.rows, "content_key") for one in (here, there)))
+    pairs = zip(here.lines[found.positions].tolist(), there.lines[found.others].tolist(), strict=True)
+    return {line: there.id_of(other) for line, other in pairs}
 
 
 # The row that goes, the row for which it goes, and why, with {row} for the latter.
@@ -123,11 +126,10 @@ _Twin = tuple[int, int, str]
 
 
 def _exact(audit: AuditRequest) -> Iterator[_Twin]:
-    table = audit.table
-    lines = table.frame["line"].to_list()
-    for at, first in enumerate(first_positions(table).tolist()):
-        if first != at:
-            yield lines[at], lines[first], "says the same as {row}"
+    lines, first = audit.table.lines, first_positions(audit.table.rows)
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    for line, other in zip(lines[copies].tolist(), lines[first[copies]].tolist(), strict=True):
+        yield line, other, "says the same as {row}"
 
 
 def _near(audit: AuditRequest) -> Iterator[_Twin]:
@@ -135,21 +137,50 @@ def _near(audit: AuditRequest) -> Iterator[_Twin]:
     table = audit.table
     texts, _ = comparable_texts(table)
     made = near_clusters(texts, threshold=THRESHOLD, progress=audit.progress)
-    lines, answers = table.frame["line"].to_list(), table.frame["completion"]
+    # By kept row and own answer the rows that stay, since they answer otherwise than the kept one.
     stays: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for at in np.flatnonzero(made.kept != np.arange(len(made.kept))).tolist():
-        kept, similarity = int(made.kept[at]), float(made.similarities[at])
-        if _same_answer(answers[at], answers[kept]):
-            yield lines[at], lines[kept], _near_reason(similarity)
-            continue
-        others = stays[kept, normalised(answers[at] or "")]
+    dropped = np.flatnonzero(made.kept != np.arange(len(made.kept)))
+    for start in range(0, len(dropped), _NEAR_AT_ONCE):  # some at a time: rows may be on disk
+        places = dropped[start : start + _NEAR_AT_ONCE]
+        mine = table.rows.take(places, "line", "completion").rows()
+        theirs = table.rows.take(made.kept[places], "line", "completion").rows()
+        others: list[tuple[int, int, str]] = []
+        for at, (line, answer), (kept_line, kept_answer) in zip(places.tolist(), mine, theirs, strict=True):
+            if _same_answer(answer, kept_answer):
+                yield line, kept_line, _near_reason(float(made.similarities[at]))
+            else:
+                others.append((at, line, normalised(answer or "")))
+        yield from _near_among_others(table, texts, others, made.kept, stays)
+
+
+def _near_among_others(
+    table: AuditTable,
+    texts: TextColumn,
+    others: Sequence[tuple[int, int, str]],
+    kept: I64,
+    stays: dict[tuple[int, str], list[int]],
+) -> Iterator[_Twin]:
+    """Of rows that answer otherwise than the kept row they are near to, those with a like that answers as they do.
+
+    Args:
+        table: the file.
+        texts: by which rows are compared.
+        others: position, line and normalised answer of the rows.
+        kept: the kept row of each row of the table.
+        stays: by kept row and answer the rows that stay; those that stay of `others` are added.
+    """
+    known = {other for at, _, answer in others for other in stays.get((int(kept[at]), answer), ())}
+    wanted = sorted(known | {at for at, _, _ in others})
+    text_of = dict(zip(wanted, texts.take(wanted).to_list(), strict=True))
+    for at, line, answer in others:
+        staying = stays[int(kept[at]), answer]
         # Negative positions, so that max() takes the first row of equally similar ones.
-        alike = [(jaccard(texts[at], texts[other]), -other) for other in others]
+        alike = [(jaccard(text_of[at], text_of[other]), -other) for other in staying]
         if alike and max(alike)[0] >= THRESHOLD:
             best, other = max(alike)
-            yield lines[at], lines[-other], _near_reason(best)
+            yield line, int(table.rows.value(-other, "line")), _near_reason(best)
         else:
-            others.append(at)
+            staying.append(at)
 
 
 def _near_reason(similarity: float) -> str:
@@ -162,15 +193,13 @@ def _same_answer(one: str | None, other: str | None) -> bool:
 
 def _conflicting(audit: AuditRequest) -> Iterator[_Twin]:
     """Of the rows of a prompt, those that the strict majority contradicts; where there is none, all."""
-    table = audit.table
-    prompts: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for line, prompt, answer in table.frame.select("line", "prompt_key", "completion").iter_rows():
-        if prompt is not None:
-            prompts[prompt].append((line, normalised(answer or "")))
+    at_odds = rows_at_odds(audit.table, column_digests(audit.table.rows, "prompt_key"))
+    lines = audit.table.lines[at_odds.positions].tolist()
+    prompts: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for line, prompt, answer in zip(lines, at_odds.prompts.tolist(), at_odds.answers.tolist(), strict=True):
+        prompts[prompt].append((line, answer))
     for rows in prompts.values():
         counts = Counter(answer for _, answer in rows)
-        if len(counts) < 2:
-            continue
         most, num = counts.most_common(1)[0]
         if 2 * num > len(rows):
             first = next(line for line, answer in rows if answer == most)
@@ -178,7 +207,7 @@ def _conflicting(audit: AuditRequest) -> Iterator[_Twin]:
             yield from ((line, first, said) for line, answer in rows if answer != most)
         else:
             for line, answer in rows:
-                other = next(other for other, said in rows if said != answer)
+                other = next(other for other, theirs in rows if theirs != answer)
                 yield line, other, "answers the prompt of {row} otherwise, and no answer has a majority"
 
 

@@ -271,5 +271,9 @@ def _removed(request: RepairRequest, changed: Changed, audited: Audit) -> Notes:
 
 def _table(request: RepairRequest, path: Path) -> AuditTable:
     return build_table(
-        path, mapping=request.mapping, count_tokens=request.count_tokens, progress=request.audit.progress
+        path,
+        mapping=request.mapping,
+        count_tokens=request.count_tokens,
+        progress=request.audit.progress,
+        spill=request.audit.table.rows.spill,
     )

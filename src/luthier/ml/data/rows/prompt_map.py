@@ -17,9 +17,10 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, svds
+
+from luthier.ml.data.files.row_frames import Texts, take_texts, text_parts
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -76,19 +77,20 @@ class PromptMap:
     members: Integers
 
 
-def prompt_map(texts: pl.Series, *, max_points: int = 3_000, seed: int = 0) -> PromptMap:
+def prompt_map(texts: Texts, *, max_points: int = 3_000, seed: int = 0) -> PromptMap:
     """Lay texts out in the plane by their words. The same arguments give the same map.
 
     Nulls are left out. Above `max_points` texts a sample by a hash of (seed, position) is drawn. Of a text the first
     1,000 characters after the shared beginning count.
     """
-    positions = np.flatnonzero(texts.is_not_null().to_numpy()).astype(np.int64)
+    is_text = [np.zeros(0, dtype=bool), *(part.is_not_null().to_numpy() for part in text_parts(texts))]
+    positions = np.flatnonzero(np.concatenate(is_text)).astype(np.int64)
     num_texts = len(positions)
     if num_texts > max_points:
         order = np.argsort(_mixed(positions, seed), kind="stable")
         positions = np.sort(positions[order[:max_points]])
     # Four times the length: the shared beginning is cut off these before the first 1,000 characters are taken.
-    heads = texts.gather(positions).str.slice(0, 4 * _MAX_CHARACTERS).to_list()
+    heads = take_texts(texts, positions).str.slice(0, 4 * _MAX_CHARACTERS).to_list()
     prefix = shared_prefix(heads)
     cut = [text[len(prefix) if text.startswith(prefix) else 0 :][:_MAX_CHARACTERS].casefold() for text in heads]
     words = [_WORD.findall(text) for text in cut]

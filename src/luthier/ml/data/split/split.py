@@ -6,13 +6,16 @@ There is one way in which rows are split: whole groups, in the order of a hash, 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import DataError, RowProblem
@@ -20,6 +23,10 @@ from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.text.normalise import content_key, prompt_key
 
 SIDES: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
+_HASHED_AT_ONCE: Final = 20_000
+
+I64 = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int8]
 
 
 def check_fractions(*, validation: float, held_out: float) -> None:
@@ -66,32 +73,89 @@ def sides_of(
     Raises:
         DataError: impossible fractions, and where there are too few groups for every asked side to have one.
     """
+    names = list(sizes)
+    of_group = None
+    if strata is not None:
+        numbers = {name: number for number, name in enumerate(sorted(set(strata.values())))}
+        of_group = np.array([numbers[strata[name]] for name in names], dtype=np.int64)
+    codes = group_sides(
+        pl.Series(names, dtype=pl.String),
+        np.array(list(sizes.values()), dtype=np.int64),
+        validation=validation,
+        held_out=held_out,
+        seed=seed,
+        strata=of_group,
+        noun=noun,
+    )
+    return {name: SIDES[code] for name, code in zip(names, codes.tolist(), strict=True)}
+
+
+def group_sides(
+    names: pl.Series,
+    sizes: I64,
+    *,
+    validation: float,
+    held_out: float,
+    seed: int,
+    strata: I64 | None = None,
+    noun: str = "groups",
+) -> Codes:
+    """`sides_of` for many groups: their sides as places in `SIDES`, int8 [n].
+
+    Args:
+        names: strings [n], each once.
+        sizes: int64 [n], rows of each group.
+        validation: fraction of all rows, 0 to below 1.
+        held_out: fraction of all rows, 0 to below 1.
+        seed: of the order of the groups.
+        strata: int64 [n], the stratum of each group, numbered by name; one for all where None.
+        noun: what groups are called in messages.
+
+    Raises:
+        DataError: as `sides_of`.
+    """
     check_fractions(validation=validation, held_out=held_out)
-    asked: list[tuple[Split, float]] = [("held_out", held_out), ("validation", validation)]
-    asked = [(split, fraction) for split, fraction in asked if fraction > 0]
-    num_rows = sum(sizes.values())
+    fractions = {"held_out": held_out, "validation": validation}
+    asked = [(SIDES.index(split), fraction) for split, fraction in fractions.items() if fraction > 0]
+    num_rows = int(sizes.sum())
     if len(sizes) <= len(asked):
         raise _too_few(f"{num_rows:,} rows in {len(sizes):,} {noun}", len(asked), noun)
-    # A hash of each group instead of a shuffle: adding groups does not move the others around.
-    order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}\0{group}".encode()).digest())
-    side: dict[str, Split] = dict.fromkeys(order, "train")
-    if strata is None or len({strata[group] for group in sizes}) == 1:
-        for position, (split, fraction) in enumerate(asked):
-            left = [group for group in order if side[group] == "train"]
-            taken = _take(left, sizes, fraction * num_rows, num_to_leave=len(asked) - position)
+    order = _hash_order(names, seed)
+    sizes = sizes[order]
+    codes = np.zeros(len(order), dtype=np.int8)  # 0 is train
+    if strata is None or not np.ptp(strata):
+        for position, (side, fraction) in enumerate(asked):
+            left = np.flatnonzero(codes == 0)
+            taken = _take(sizes[left], fraction * num_rows, num_to_leave=len(asked) - position)
             # Where every group is too large for the share, the smallest one is taken.
-            side.update(dict.fromkeys(taken or {min(left, key=lambda group: sizes[group])}, split))
-        return side
-    by_stratum: dict[str, list[str]] = defaultdict(list)
-    for group in order:
-        by_stratum[strata[group]].append(group)
-    for split, fraction in asked:
-        _fill(split, fraction, by_stratum, sizes, side)
-        if split not in side.values():
-            raise _too_few(
-                f"{len(by_stratum):,} strata of {len(sizes):,} {noun} leave none to {split}", len(asked), noun
-            )
-    return side
+            codes[left[taken] if len(taken) else left[np.argmin(sizes[left])]] = side
+    else:
+        strata = strata[order]
+        # Stable: the groups of a stratum stay in the order of the hash.
+        by_stratum = np.split(np.argsort(strata, kind="stable"), np.flatnonzero(np.diff(np.sort(strata))) + 1)
+        for side, fraction in asked:
+            _fill(side, fraction, by_stratum, sizes, codes)
+            if not (codes == side).any():
+                raise _too_few(
+                    f"{len(by_stratum):,} strata of {len(sizes):,} {noun} leave none to {SIDES[side]}", len(asked), noun
+                )
+    found = np.empty_like(codes)
+    found[order] = codes
+    return found
+
+
+def _hash_order(names: pl.Series, seed: int) -> I64:
+    """The order of a hash of each name, not a shuffle: adding groups does not move the others around."""
+    parts = [np.zeros((0, 2), dtype=np.uint64)]
+    for start in range(0, len(names), _HASHED_AT_ONCE):
+        digests = [
+            hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16]
+            for name in names.slice(start, _HASHED_AT_ONCE).to_list()
+        ]
+        # Big-endian, so that numbers are in the order of the bytes.
+        parts.append(np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64).reshape(-1, 2))
+    keys = np.concatenate(parts)
+    return np.lexsort((keys[:, 1], keys[:, 0])).astype(np.int64)
 
 
 def _too_few(came: str, num_asked: int, noun: str) -> DataError:
@@ -102,81 +166,80 @@ def _too_few(came: str, num_asked: int, noun: str) -> DataError:
     )
 
 
-def _fill(
-    split: Split, fraction: float, by_stratum: Mapping[str, list[str]], sizes: Mapping[str, int], side: dict[str, Split]
-) -> None:
-    """Give a side its share of each stratum; what one stratum could not give is asked of the next."""
-    lacking = 0.0
-    for stratum in sorted(by_stratum):
-        groups = by_stratum[stratum]
-        lacking += fraction * sum(sizes[group] for group in groups)
-        left = [group for group in groups if side[group] == "train"]
-        if round(lacking) < 1:
-            continue
-        taken = _take(left, sizes, lacking, num_to_leave=1)
-        side.update(dict.fromkeys(taken, split))
-        lacking -= sum(sizes[group] for group in taken)
-    if split not in side.values():
-        spare = [group for groups in by_stratum.values() for group in _spare(groups, side)]
-        if spare:
-            side[min(spare, key=lambda group: sizes[group])] = split
-
-
-def _spare(groups: Sequence[str], side: Mapping[str, Split]) -> list[str]:
-    left = [group for group in groups if side[group] == "train"]
-    return left if len(left) > 1 else []
-
-
-def _take(groups: Sequence[str], sizes: Mapping[str, int], target: float, *, num_to_leave: int) -> set[str]:
-    """Groups of together about `target` rows and not more; at least `num_to_leave` stay behind."""
-    wanted = max(1, round(target))
-    taken: set[str] = set()
-    count = 0
-    for group in groups:
-        if count >= wanted or len(groups) - len(taken) <= num_to_leave:
-            break
-        if count + sizes[group] <= wanted:
-            taken.add(group)
-            count += sizes[group]
-    return taken
-
-
-def united(keys: Iterable[Sequence[Hashable | None]]) -> npt.NDArray[np.int64]:
-    """Rows that share any key, directly or through other rows, as one component.
+def _fill(side: int, fraction: float, by_stratum: Sequence[I64], sizes: I64, codes: Codes) -> None:
+    """Give a side its share of each stratum; what one stratum could not give is asked of the next.
 
     Args:
-        keys: the keys of each row, as many for each; the n-th keys of two rows are compared with each other, None with
-            nothing.
+        side: place in `SIDES`.
+        fraction: of all rows.
+        by_stratum: the groups of each stratum, in the order in which they are taken.
+        sizes: int64 [n], rows of each group.
+        codes: int8 [n], the side of each group; changed.
+    """
+    lacking = 0.0
+    for groups in by_stratum:
+        lacking += fraction * int(sizes[groups].sum())
+        left = groups[codes[groups] == 0]
+        if round(lacking) < 1:
+            continue
+        taken = left[_take(sizes[left], lacking, num_to_leave=1)]
+        codes[taken] = side
+        lacking -= int(sizes[taken].sum())
+    if not (codes == side).any():
+        in_order = sorted(by_stratum, key=lambda groups: int(groups[0]))
+        spare = [left for groups in in_order if len(left := groups[codes[groups] == 0]) > 1]
+        if spare:
+            others = np.concatenate(spare)
+            codes[others[np.argmin(sizes[others])]] = side
+
+
+def _take(sizes: I64, target: float, *, num_to_leave: int) -> I64:
+    """Places of groups of together about `target` rows and not more; at least `num_to_leave` stay behind."""
+    wanted = max(1, round(target))
+    taken: list[int] = []
+    count = 0
+    for place, size in enumerate(sizes.tolist()):
+        if count >= wanted or len(sizes) - len(taken) <= num_to_leave:
+            break
+        if count + size <= wanted:
+            taken.append(place)
+            count += size
+    return np.array(taken, dtype=np.int64)
+
+
+def united(*columns: I64) -> I64:
+    """Rows that share a value in any column, directly or through other rows, as one component.
+
+    Args:
+        columns: int64 [n] each: for each row the first row with the same value, its own position where it has none.
 
     Returns:
-        For each row the position of the first row of its component (union-find, Tarjan 1975).
+        For each row the position of the first row of its component: int64 [n].
     """
-    parent: list[int] = []
-    first: dict[tuple[int, Hashable], int] = {}
-    for row, names in enumerate(keys):
-        parent.append(row)
-        for kind, name in enumerate(names):
-            if name is None:
-                continue
-            other = first.setdefault((kind, name), row)
-            one, two = _root(parent, row), _root(parent, other)
-            # The smaller row becomes the root, so a component's root is its first row.
-            parent[max(one, two)] = min(one, two)
-    return np.array([_root(parent, row) for row in range(len(parent))], dtype=np.int64)
+    rows = np.arange(len(columns[0]))
+    apart = [np.flatnonzero(column != rows) for column in columns]
+    ends = np.concatenate([column[at] for column, at in zip(columns, apart, strict=True)])
+    starts = np.concatenate(apart)
+    edges = coo_array((np.ones(len(starts), dtype=bool), (starts, ends)), shape=(len(rows), len(rows)))
+    _, labels = connected_components(edges, directed=False)
+    _, first, of_label = np.unique(labels, return_index=True, return_inverse=True)
+    return first[of_label].astype(np.int64)
 
 
-def _root(parent: list[int], row: int) -> int:
-    while parent[row] != row:
-        # Path halving keeps the trees flat without recursion.
-        parent[row] = parent[parent[row]]
-        row = parent[row]
-    return row
+def majority(groups: I64, values: I64) -> I64:
+    """The most frequent value of each group; of equally frequent ones the least: int64 [number of groups].
 
-
-def majority(values: Iterable[str]) -> str:
-    """The most frequent value; of equally frequent ones the first by name."""
-    counts = Counter(values)
-    return min(counts, key=lambda value: (-counts[value], value))
+    Args:
+        groups: int64 [n], the group of each row, from 0 without gaps.
+        values: int64 [n].
+    """
+    order = np.lexsort((values, groups))
+    groups, values = groups[order], values[order]
+    begins = np.flatnonzero(np.diff(groups, prepend=-1) | np.diff(values, prepend=-1))
+    counts = np.diff(np.append(begins, len(groups)))
+    groups, values = groups[begins], values[begins]
+    best = np.lexsort((values, -counts, groups))
+    return values[best][np.flatnonzero(np.diff(groups[best], prepend=-1))]
 
 
 def split_by_fraction(

@@ -7,8 +7,8 @@ the options, the sides in figures, the proof, and what a person should know (`sp
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from array import array
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from luthier.core.dataset import Row, Split
 from luthier.core.errors import DataError, LeakageError
@@ -23,15 +24,19 @@ from luthier.core.ids import sha256_file
 from luthier.core.json_limits import json_utf8
 from luthier.core.ports import Progress, SilentProgress
 from luthier.ml.data.audit.table import AuditTable, build_table
+from luthier.ml.data.dedup.equal_values import Digests, column_digests, first_positions
 from luthier.ml.data.dedup.near_duplicates import near_duplicate_groups
+from luthier.ml.data.files.row_frames import RowFrames
 from luthier.ml.data.files.source import open_source
+from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.outputs import check_free, check_outputs, publish, working_folder
 from luthier.ml.data.rows.rows import read_records
-from luthier.ml.data.split.split import SIDES, check_fractions, majority, sides_of, united
+from luthier.ml.data.split.split import SIDES, Codes, check_fractions, group_sides, majority, united
 from luthier.ml.data.split.split_request import (
     NearGroups,
     SplitColumns,
     SplitRequest,
+    StringColumn,
     check_readable,
     group_of,
     read_columns,
@@ -77,6 +82,7 @@ def prove(
     near_groups: NearGroups,
     folder: Path,
     progress: Progress,
+    spill: Spill | None = None,
 ) -> SplitProof:
     """Read the written files together and count what they share.
 
@@ -87,36 +93,40 @@ def prove(
         near_groups: the search for near-duplicates.
         folder: for a working file.
         progress: shows the search.
+        spill: the budget of memory.
 
     Raises:
         LeakageError: they share a text, a near-duplicate or a group.
         DataError: a row of the input is missing or changed.
     """
     together = folder / "proof.jsonl"
-    sides: list[Split] = []
+    side_of_line = array("b")
     with together.open("wb") as file:
         for side, path in written.items():
             with path.open("rb") as part:
                 for line in part:
                     file.write(line)
-                    sides.append(side)
+                    side_of_line.append(SIDES.index(side))
     _check_same_lines(request.file, together)
-    table = build_table(together, mapping=request.mapping, progress=progress)
-    frame = table.frame
+    sides: Codes = np.asarray(side_of_line, dtype=np.int8)
+    table = build_table(together, mapping=request.mapping, progress=progress, spill=spill)
     same_group = near = None
     if grouped_by is not None:
-        same_group = _num_shared(_groups(request, together), sides)
+        groups = RowFrames.of(pl.DataFrame({"group": _groups(request, together)}))
+        same_group = _num_shared(column_digests(groups, "group"), sides)
     if request.near_threshold is not None:
-        clusters = near_groups(frame["text"], threshold=request.near_threshold, progress=progress)
-        near = _num_shared(np.asarray(clusters).tolist(), sides)
-    prompts = frame["prompt_key"].to_list()
-    trained = {prompt for prompt, side in zip(prompts, sides, strict=True) if side == "train"} - {None}
+        clusters = near_groups(table.rows.texts("text"), threshold=request.near_threshold, progress=progress)
+        near = _num_on_two_sides(clusters, sides)
+    prompts = column_digests(table.rows, "prompt_key")
+    prompt, side_of_prompt = prompts.first(), sides[prompts.positions]
+    is_trained = np.zeros(len(prompt), dtype=bool)
+    is_trained[prompt[side_of_prompt == SIDES.index("train")]] = True
     proof = SplitProof(
         num_rows=len(sides),
-        exact=_num_shared(frame["content_key"].to_list(), sides),
+        exact=_num_shared(column_digests(table.rows, "content_key"), sides),
         near_duplicate=near,
         same_group=same_group,
-        same_prompt=sum(p in trained for p, side in zip(prompts, sides, strict=True) if side != "train"),
+        same_prompt=int((is_trained[prompt] & (side_of_prompt != SIDES.index("train"))).sum()),
     )
     if proof.exact or proof.near_duplicate or proof.same_group:
         raise LeakageError(
@@ -128,18 +138,27 @@ def prove(
     return proof
 
 
-def _groups(request: SplitRequest, path: Path) -> list[str | None]:
-    rows = (record.item for record in read_records(open_source(path)))
-    return [group_of(row.fields, request.group_by) for row in rows if isinstance(row, Row)]
+def _groups(request: SplitRequest, path: Path) -> pl.Series:
+    found = StringColumn()
+    for record in read_records(open_source(path)):
+        if isinstance(record.item, Row):
+            found.append(group_of(record.item.fields, request.group_by))
+    return found.series()
 
 
-def _num_shared(keys: Iterable[Hashable | None], sides: list[Split]) -> int:
-    """How many keys stand on more than one side."""
-    found: dict[Hashable, set[Split]] = defaultdict(set)
-    for key, side in zip(keys, sides, strict=True):
-        if key is not None:
-            found[key].add(side)
-    return sum(len(where) > 1 for where in found.values())
+def _num_shared(values: Digests, sides: Codes) -> int:
+    """How many values stand on more than one side; rows without a value are left out."""
+    return _num_on_two_sides(values.first(), sides[values.positions])
+
+
+def _num_on_two_sides(numbers: npt.NDArray[np.int64], sides: Codes) -> int:
+    """How many of the numbers, below their count, stand on more than one side."""
+    num_sides = np.zeros(len(numbers), dtype=np.int8)
+    for side in range(len(SIDES)):
+        is_there = np.zeros(len(numbers), dtype=bool)
+        is_there[numbers[sides == side]] = True
+        num_sides += is_there
+    return int((num_sides > 1).sum())
 
 
 def _check_same_lines(original: Path, together: Path) -> None:
@@ -166,8 +185,8 @@ def split_summary(
     request: SplitRequest,
     table: AuditTable,
     columns: SplitColumns,
-    side: Mapping[str, Split],
-    names: list[str],
+    groups: Groups,
+    codes: Codes,
     written: Mapping[Split, Path],
     proof: SplitProof,
 ) -> dict[str, Any]:
@@ -177,13 +196,15 @@ def split_summary(
         request: what was split, and how.
         table: the rows as they were read.
         columns: groups and strata.
-        side: of each group by its name.
-        names: the group of each row, in the order of the file.
+        groups: what stays together.
+        codes: int8 [groups], the side of each group as a place in `SIDES`.
         written: the file of each side.
         proof: of the written files.
     """
-    sizes = Counter(names)
-    rows, groups = Counter(side[name] for name in names), Counter(side.values())
+    sides_of_rows = codes[groups.of_row]
+    num_rows = np.bincount(sides_of_rows, minlength=len(SIDES)).tolist()
+    num_groups = np.bincount(codes, minlength=len(SIDES)).tolist()
+    largest = int(groups.sizes.max())
     asked: dict[Split, float] = {"validation": request.validation, "held_out": request.held_out}
     # Rounded: 1 - 0.1 - 0.2 is 0.7000000000000001 in binary.
     asked["train"] = round(1 - sum(asked.values()), 12)
@@ -191,22 +212,19 @@ def split_summary(
         name: {
             "file": path.name,
             "sha256": sha256_file(path),
-            "num_rows": rows[name],
-            "num_groups": groups[name],
+            "num_rows": num_rows[SIDES.index(name)],
+            "num_groups": num_groups[SIDES.index(name)],
             "fraction_asked": asked[name],
-            "fraction": rows[name] / len(names),
+            "fraction": num_rows[SIDES.index(name)] / len(sides_of_rows),
         }
         for name, path in written.items()
     }
-    table_of: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, stratum in zip(names, columns.strata, strict=True):
-        table_of[stratum][side[name]] += 1
     return {
         "file": table.file,
         "sha256": table.sha256,
-        "num_rows": len(names),
-        "num_groups": len(sizes),
-        "largest_group_rows": max(sizes.values()),
+        "num_rows": len(sides_of_rows),
+        "num_groups": len(codes),
+        "largest_group_rows": largest,
         "seed": request.seed,
         "grouped_by": columns.grouped_by,
         "grouping": columns.reason,
@@ -216,12 +234,18 @@ def split_summary(
         "shape": table.shape,
         "shape_reason": table.shape_reason,
         "sides": sides,
-        "strata": {
-            stratum: {name: table_of[stratum][name] for name in written} for stratum in sorted(table_of)
-        } if request.stratify_by is not None else {},
+        "strata": _strata_table(columns, sides_of_rows, list(written)) if request.stratify_by is not None else {},
         "proof": proof.as_json(),
-        "warnings": _warnings(request, table, sides, max(sizes.values())),
-    }  # fmt: skip
+        "warnings": _warnings(request, table, sides, largest),
+    }
+
+
+def _strata_table(columns: SplitColumns, sides: Codes, written: list[Split]) -> dict[str, dict[str, int]]:
+    """Stratum -> side -> rows."""
+    frame = pl.DataFrame({"stratum": columns.strata, "side": sides})
+    counts = {(stratum, SIDES[code]): num for stratum, code, num in frame.group_by("stratum", "side").len().iter_rows()}
+    strata = sorted({stratum for stratum, _ in counts})
+    return {stratum: {name: counts.get((stratum, name), 0) for name in written} for stratum in strata}
 
 
 def _warnings(
@@ -270,14 +294,18 @@ class FileSplit:
 
 
 def split_file(
-    request: SplitRequest, *, progress: Progress | None = None, near_groups: NearGroups = near_duplicate_groups
+    request: SplitRequest,
+    *,
+    progress: Progress | None = None,
+    near_groups: NearGroups = near_duplicate_groups,
+    spill: Spill | None = None,
 ) -> FileSplit:
     """Write train.jsonl, validation.jsonl, held_out.jsonl (a fraction of 0 writes none) and split.json into a folder.
 
     Rows that share a group, say the same after normalisation, or are near-duplicates of each other stand on one side.
     The line of a JSONL row passes through byte for byte. What is written is read again and proved to be without leak
     before it is moved into place, split.json last. The same rows, options and seed give the same sides, whatever the
-    order of the rows.
+    order of the rows. Rows and keys beyond the budget of `spill` are on disk (None: a budget of its own).
 
     Raises:
         NotFoundError: there is no such file.
@@ -287,13 +315,7 @@ def split_file(
         LeakageError: the proof failed: nothing was written.
     """
     request = with_mapped_group(request)
-    check_fractions(validation=request.validation, held_out=request.held_out)
-    if request.validation + request.held_out == 0:
-        raise DataError(
-            "validation = 0 and held_out = 0 leave nothing to split off",
-            expected="at least one fraction above 0",
-            do="give --held-out, --validation or both",
-        )
+    _check_asked(request)
     finals: dict[Split, Path] = {side: request.folder / f"{side}.jsonl" for side in SIDES}
     summary = request.folder / SUMMARY
     progress = progress or SilentProgress()
@@ -301,20 +323,19 @@ def split_file(
     check_outputs([*finals.values(), summary], [request.file])
     check_free([summary], force=request.force)
 
-    table = build_table(request.file, mapping=request.mapping, progress=progress)
+    spill = spill or Spill()
+    table = build_table(request.file, mapping=request.mapping, progress=progress, spill=spill)
     check_readable(table)
     columns = read_columns(request, table)
     near = None
     if request.near_threshold is not None:
         # Near-duplicates are joined with groups into components before the split: one on each side would be a leak.
-        near = near_groups(table.frame["text"], threshold=request.near_threshold, progress=progress)
-    names = _component_names(table, columns.groups, near)
-    sizes = Counter(names)
-    strata = _strata(names, columns.strata) if request.stratify_by is not None else None
-    side = _sides(request, sizes, strata, columns)
+        near = near_groups(table.rows.texts("text"), threshold=request.near_threshold, progress=progress)
+    groups = _components(table, columns.groups, near)
+    codes = _sides(request, groups, columns)
 
     with working_folder(summary) as work:
-        written = _write(source.path, [side[name] for name in names], work, progress)
+        written = _write(source.path, codes[groups.of_row], work, progress)
         # The file was read three times: sides of an earlier version would be given to other rows.
         if sha256_file(request.file) != table.sha256:
             raise DataError(
@@ -323,8 +344,8 @@ def split_file(
                 do="wait until whatever writes the file is done, then start again",
             )
         # Before anything is moved into place: a leak leaves the folder as it was.
-        proof = prove(request, written, columns.grouped_by, near_groups, work, progress)
-        document = split_summary(request, table, columns, side, names, written, proof)
+        proof = prove(request, written, columns.grouped_by, near_groups, work, progress, spill)
+        document = split_summary(request, table, columns, groups, codes, written, proof)
         stale = [path for name, path in finals.items() if name not in written and path.exists()]
         check_free(stale, force=request.force)
         document["removed"] = [path.name for path in stale]
@@ -336,35 +357,69 @@ def split_file(
     return FileSplit(request.folder, document, proof)
 
 
-def _component_names(table: AuditTable, groups: list[str | None], near: npt.NDArray[np.int64] | None) -> list[str]:
-    """For each row the name of what must stay together: the least group or content key in it, so no matter of order."""
-    contents = table.frame["content_key"].to_list()
-    clusters = near.tolist() if near is not None else [None] * len(contents)
-    roots = united(zip(groups, contents, clusters, strict=True)).tolist()
-    least: dict[int, str] = {}
-    for root, group, content in zip(roots, groups, contents, strict=True):
-        name = content if group is None else group
-        least[root] = min(least.get(root, name), name)
-    return [least[root] for root in roots]
+def _check_asked(request: SplitRequest) -> None:
+    check_fractions(validation=request.validation, held_out=request.held_out)
+    if request.validation + request.held_out == 0:
+        raise DataError(
+            "validation = 0 and held_out = 0 leave nothing to split off",
+            expected="at least one fraction above 0",
+            do="give --held-out, --validation or both",
+        )
 
 
-def _strata(names: list[str], values: list[str]) -> dict[str, str]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for name, value in zip(names, values, strict=True):
-        found[name].append(value)
-    return {name: majority(inner) for name, inner in found.items()}
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """What stays together.
+
+    Attributes:
+        names: strings [k], the name of each group.
+        of_row: int64 [n], the group of each row.
+        sizes: int64 [k], rows of each group.
+    """
+
+    names: pl.Series
+    of_row: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
 
 
-def _sides(
-    request: SplitRequest, sizes: Mapping[str, int], strata: Mapping[str, str] | None, columns: SplitColumns
-) -> dict[str, Split]:
+def _components(table: AuditTable, groups: pl.Series, near: npt.NDArray[np.int64] | None) -> Groups:
+    """What must stay together; each by the least group or content key in it, so that the order of rows has no part."""
+    by_group = first_positions(RowFrames.of(pl.DataFrame({"group": groups})), "group")
+    roots = united(by_group, first_positions(table.rows), *([] if near is None else [near]))
+    firsts, of_row = np.unique(roots, return_inverse=True)
+    sizes = np.bincount(of_row)
+    names, members = [pl.Series([], dtype=pl.String)], []
+    for start, part in table.rows.parts("content_key"):
+        inside = of_row[start : start + part.height]
+        frame = part.select(
+            pl.coalesce(groups.slice(start, part.height).alias("group"), "content_key").alias("name"),
+            pl.lit(pl.Series(inside)).alias("of"),
+        )
+        # Components are numbered by their first rows, so these come in their order.
+        names.append(frame["name"].filter(pl.Series(firsts[inside] == np.arange(start, start + part.height))))
+        # Only what has several rows has a choice of names.
+        members.append(frame.filter(pl.Series(sizes[inside] > 1)).group_by("of").agg(pl.col("name").min()))
+    least = pl.concat(members).group_by("of").agg(pl.col("name").min().alias("least"))
+    named = pl.DataFrame({"of": np.arange(len(sizes)), "name": pl.concat(names, rechunk=True)})
+    named = named.join(least, on="of", how="left", maintain_order="left")
+    return Groups(named.select(pl.coalesce("least", "name").alias("name")).to_series(), of_row, sizes)
+
+
+def _strata(groups: Groups, strata: pl.Series) -> npt.NDArray[np.int64]:
+    """The stratum that most rows of each group are in, strata numbered by name."""
+    numbers = strata.rank("dense").to_numpy().astype(np.int64) - 1
+    return majority(groups.of_row, numbers)
+
+
+def _sides(request: SplitRequest, groups: Groups, columns: SplitColumns) -> Codes:
     try:
-        return sides_of(
-            sizes,
+        return group_sides(
+            groups.names,
+            groups.sizes,
             validation=request.validation,
             held_out=request.held_out,
             seed=request.seed,
-            strata=strata,
+            strata=_strata(groups, columns.strata) if request.stratify_by is not None else None,
             noun="groups" if columns.grouped_by else "different texts",
         )
     except DataError as error:
@@ -376,12 +431,15 @@ def _sides(
         raise DataError(error.came, expected=error.expected, do=do) from error
 
 
-def _write(path: Path, sides: list[Split], folder: Path, progress: Progress) -> dict[Split, Path]:
+def _write(path: Path, sides: Codes, folder: Path, progress: Progress) -> dict[Split, Path]:
     """The rows as lines, each in the file of its side."""
-    written = {side: folder / f"{side}.jsonl" for side in SIDES if side in set(sides)}
+    there = set(np.unique(sides).tolist())
+    written = {side: folder / f"{side}.jsonl" for code, side in enumerate(SIDES) if code in there}
     with ExitStack() as stack, progress.task("write rows", len(sides), "row") as task:
-        files: dict[Split, IO[bytes]] = {side: stack.enter_context(file.open("wb")) for side, file in written.items()}
-        for side, record in zip(sides, read_records(open_source(path)), strict=True):
-            files[side].write((record.raw or b"") + b"\n")
+        files: dict[int, IO[bytes]] = {
+            SIDES.index(side): stack.enter_context(file.open("wb")) for side, file in written.items()
+        }
+        for code, record in zip(sides.tolist(), read_records(open_source(path)), strict=True):
+            files[code].write((record.raw or b"") + b"\n")
             task.advance()
     return written

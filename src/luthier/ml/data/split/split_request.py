@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -17,6 +17,7 @@ from luthier.core.errors import DataError, RowProblem
 from luthier.core.ports import Progress
 from luthier.ml.data.audit.table import AuditTable
 from luthier.ml.data.files.bad_field import ABSENT, shorten
+from luthier.ml.data.files.row_frames import Texts
 from luthier.ml.data.files.source import open_source
 from luthier.ml.data.provenance import PROVENANCE, source_of
 from luthier.ml.data.rows.rows import read_records
@@ -29,7 +30,7 @@ SOURCE: Final = "source"
 class NearGroups(Protocol):
     """As `near_duplicates.near_duplicate_groups`: for each text the position of the first one of its cluster."""
 
-    def __call__(self, texts: pl.Series, *, threshold: float, progress: Progress | None) -> npt.NDArray[np.int64]: ...
+    def __call__(self, texts: Texts, *, threshold: float, progress: Progress | None) -> npt.NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ def with_mapped_group(request: SplitRequest) -> SplitRequest:
 
 
 NO_STRATUM: Final = "(none)"
+_PART_ROWS: Final = 20_000
 
 
 @dataclass
@@ -106,14 +108,14 @@ class SplitColumns:
     """The group and the stratum of each row, in the order of the file.
 
     Attributes:
-        groups: None where a row has none.
-        strata: `NO_STRATUM` where a row has none.
+        groups: strings; null where a row has none.
+        strata: strings; `NO_STRATUM` where a row has none.
         grouped_by: the field that keeps rows together; None for none.
         reason: why rows are grouped so, as a sentence.
     """
 
-    groups: list[str | None] = field(default_factory=list)
-    strata: list[str] = field(default_factory=list)
+    groups: pl.Series
+    strata: pl.Series
     grouped_by: str | None = None
     reason: str = "rows are grouped by nothing but what they say"
 
@@ -124,10 +126,11 @@ def check_readable(table: AuditTable) -> None:
     Raises:
         DataError: some cannot; all of them are in `problems`.
     """
-    if table.frame.height == table.num_rows:
+    if table.height == table.num_rows:
         return
-    readable = set(table.frame["line"].to_list())
-    problems = [problem for problem in table.problems if problem.line not in readable]
+    where = np.array([problem.line for problem in table.problems], dtype=np.int64)
+    is_readable = np.isin(where, table.lines).tolist()
+    problems = [problem for problem, has_row in zip(table.problems, is_readable, strict=True) if not has_row]
     raise _wrong(table, problems, "rows that can be read: none is left out in silence")
 
 
@@ -146,16 +149,18 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
     Raises:
         DataError: the file has no such field, or rows have no plain value in it.
     """
-    columns, problems, fields = SplitColumns(), [], dict[str, None]()
+    groups, strata = StringColumn(), StringColumn()
+    problems, fields = [], dict[str, None]()
     for record in read_records(open_source(request.file)):
         if not isinstance(record.item, Row):
             problems.append(record.item)
             continue
         row = record.item
         fields.update(dict.fromkeys(row.fields))
-        columns.groups.append(group_of(row.fields, request.group_by))
-        columns.strata.append(_stratum_of(row, request.stratify_by, problems))
-        if columns.groups[-1] is None and request.group_by not in (None, NO_GROUPS):
+        group = group_of(row.fields, request.group_by)
+        groups.append(group)
+        strata.append(_stratum_of(row, request.stratify_by, problems))
+        if group is None and request.group_by not in (None, NO_GROUPS):
             value = shorten(row.fields.get(str(request.group_by), ABSENT))
             reason = "names no group: absent, null, or no plain value"
             problems.append(RowProblem(row.file, row.line, str(request.group_by), value, reason))
@@ -173,8 +178,28 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
             problems,
             "rows that can be written as JSON, with a plain value in the fields to group and stratify by",
         )
+    columns = SplitColumns(groups.series(), strata.series())
     _say_grouping(columns, request)
     return columns
+
+
+class StringColumn:
+    """Strings, or None, that are added one by one; a tenth of the memory of a list of them."""
+
+    def __init__(self) -> None:
+        self._parts: list[pl.Series] = []
+        self._last: list[str | None] = []
+
+    def append(self, value: str | None) -> None:
+        """Add one at the end."""
+        self._last.append(value)
+        if len(self._last) == _PART_ROWS:
+            self._parts.append(pl.Series(self._last, dtype=pl.String))
+            self._last = []
+
+    def series(self) -> pl.Series:
+        """All of them."""
+        return pl.concat([*self._parts, pl.Series(self._last, dtype=pl.String)], rechunk=True)
 
 
 def _stratum_of(row: Row, stratify_by: str | None, problems: list[RowProblem]) -> str:
@@ -187,11 +212,11 @@ def _stratum_of(row: Row, stratify_by: str | None, problems: list[RowProblem]) -
 
 
 def _say_grouping(columns: SplitColumns, request: SplitRequest) -> None:
-    num_grouped = sum(group is not None for group in columns.groups)
+    num_grouped = len(columns.groups) - columns.groups.null_count()
     if request.group_by == NO_GROUPS or not num_grouped:
         return
     columns.grouped_by = "provenance.file" if request.group_by is None else request.group_by
-    num_groups = len(set(columns.groups) - {None})
+    num_groups = columns.groups.drop_nulls().n_unique()
     columns.reason = f"rows of one {columns.grouped_by} stay together: {num_groups:,} groups, {num_grouped:,} rows"
     if request.group_by is None:
         columns.reason += " (taken by itself, since rows name their document; --group-by none parts them)"

@@ -22,6 +22,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from scipy.sparse import csr_array
 
 from luthier.core.ports import Progress, SilentProgress
+from luthier.ml.data.files.row_frames import Texts, text_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,30 +131,38 @@ _NO_WORDS: Final = r"https?://\S+|\S*[_\d@]\S*|\\n"
 _LETTERS: Final = r"[\p{L}\p{M}]"
 
 
-def languages(texts: pl.Series, progress: Progress | None = None) -> pl.DataFrame:
+def languages(texts: Texts, progress: Progress | None = None) -> pl.DataFrame:
     """Find the language of each text: columns language (ISO 639 code) and probability (0 to 1).
 
     Looks at the first 250 characters, cut at the end of a word. "undetermined" with probability 0 where the text is
     null or has fewer than 20 letters, or where letters make up less than 70% of what is no white space (code, figures);
     "undetermined" with the probability of the likeliest language where that is below 0.5. Deterministic.
     """
-    progress = progress or SilentProgress()
     model = load_language_model()
-    names = np.full(len(texts), UNDETERMINED, dtype=object)
-    probabilities = np.zeros(len(texts))
-    with progress.task("tell languages", len(texts), "text") as task:
-        for start in range(0, len(texts), _BATCH_TEXTS):
-            words = _words(texts.slice(start, _BATCH_TEXTS))
-            clear = words.is_not_null().arg_true().to_numpy()
-            found = model.classify(words.drop_nulls().to_list())
-            names[start + clear] = [
-                name if probability >= MIN_PROBABILITY and name != _NO_LANGUAGE else UNDETERMINED
-                for name, probability in found
-            ]
-            probabilities[start + clear] = [probability for _, probability in found]
-            task.advance(len(words))
+    names: list[pl.Series] = []
+    probabilities: list[pl.Series] = []
+    with (progress or SilentProgress()).task("tell languages", len(texts), "text") as task:
+        for part in text_parts(texts):
+            for start in range(0, len(part), _BATCH_TEXTS):
+                words = _words(part.slice(start, _BATCH_TEXTS))
+                clear = words.is_not_null().to_numpy()
+                found = model.classify(words.drop_nulls().to_list())
+                named = np.full(len(words), UNDETERMINED, dtype=object)
+                named[clear] = [
+                    name if probability >= MIN_PROBABILITY and name != _NO_LANGUAGE else UNDETERMINED
+                    for name, probability in found
+                ]
+                sure = np.zeros(len(words))
+                sure[clear] = [probability for _, probability in found]
+                # Series of their own: an array of ten million Python texts would take more memory than the rest.
+                names.append(pl.Series(named, dtype=pl.String))
+                probabilities.append(pl.Series(sure, dtype=pl.Float64))
+                task.advance(len(words))
     return pl.DataFrame(
-        {"language": pl.Series(names, dtype=pl.String), "probability": pl.Series(probabilities, dtype=pl.Float64)}
+        {
+            "language": pl.concat(names) if names else pl.Series([], dtype=pl.String),
+            "probability": pl.concat(probabilities) if probabilities else pl.Series([], dtype=pl.Float64),
+        }
     )
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from luthier.core.ports import Progress, SilentProgress
+from luthier.ml.data.files.row_frames import Texts, text_parts
 from luthier.ml.data.text.normalise import normalised
 
 U64 = npt.NDArray[np.uint64]
@@ -65,19 +66,21 @@ class Words:
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
 
-def word_blocks(texts: pl.Series, progress: Progress | None = None, title: str = "read words") -> Iterator[Words]:
+def word_blocks(texts: Texts, progress: Progress | None = None, title: str = "read words") -> Iterator[Words]:
     """The words of all texts in blocks of at most 4,096 texts and about 200,000 bytes, which stay in the cache.
 
     A word is a run of letters, digits and marks after `normalise.normalised` (so case, white space and punctuation do
     not count); a character of a script without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) is a word of its
     own. A null counts as an empty text.
     """
-    if texts.null_count():
-        texts = texts.fill_null("")
+    before = 0
     with (progress or SilentProgress()).task(title, len(texts), "row") as task:
-        for start, stop in _bounds(texts):
-            yield _words(start, texts.slice(start, stop - start).to_list())
-            task.advance(stop - start)
+        for part in text_parts(texts):
+            filled = part.fill_null("") if part.null_count() else part
+            for start, stop in _bounds(filled):
+                yield _words(before + start, filled.slice(start, stop - start).to_list())
+                task.advance(stop - start)
+            before += len(part)
 
 
 def mixed(values: U64) -> U64:

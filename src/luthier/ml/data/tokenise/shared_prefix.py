@@ -8,6 +8,8 @@ such as the two completions of a preference pair, have the beginning of their ow
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -17,43 +19,86 @@ from numpy.typing import NDArray
 
 from luthier.core.dataset import TokenisedExample, common_beginning
 from luthier.core.text.prefixes import best_groups, common_tokens
+from luthier.ml.data.files.row_frames import Texts, text_parts
 
 if TYPE_CHECKING:  # every training comes here, and needs no tables
-    import polars as pl
+    pass
 
 _SHARE: Final = 0.9
 _FEWEST_TEXTS: Final = 20
 _FEWEST_WORDS: Final = 3
-_SAMPLE: Final = 1_001
+_LENGTHS_A_PASS: Final = 64
 
 
-def common_prefix(texts: pl.Series) -> str:
-    """The longest beginning that at least 90% of the texts share, cut back to whole words.
+def common_prefix(texts: Texts) -> str:
+    """The longest beginning that at least 90% of the texts share, cut back to whole words; nulls are left out.
 
     "" where there is none of three words, and for fewer than 20 texts, of which one cannot say that they share one.
     """
-    if len(texts) < _FEWEST_TEXTS:
+    num_texts = sum(len(part) - part.null_count() for part in text_parts(texts))
+    if num_texts < _FEWEST_TEXTS:
         return ""
-    texts = texts.fill_null("")
-    # Texts with the same beginning stand together in sorted order, and 90% of them hold the middle.
-    # Every n-th text: the candidate needs only one text that has the beginning, and sorting all would cost more.
-    sample = texts.gather_every(max(1, len(texts) // _SAMPLE)).sort()
-    candidate = str(sample[len(sample) // 2])
-    low, high = 0, len(candidate)
-    while low < high:
-        # The share of texts that begin with a prefix falls with its length, so its length is found by bisection.
-        middle = (low + high + 1) // 2
-        if texts.str.starts_with(candidate[:middle]).mean() >= _SHARE:  # type: ignore[operator]
-            low = middle
-        else:
-            high = middle - 1
-    prefix = _whole_words(candidate, low)
+    num = math.ceil(_SHARE * num_texts - 1e-9)  # 0.9 of 110 is 99, not a little more
+    found, goes_on = shared_beginning(texts, num)
+    prefix = _whole_words(found + goes_on, len(found))
     return prefix if len(prefix.split()) >= _FEWEST_WORDS else ""
 
 
-def without_prefix(texts: pl.Series, prefix: str) -> pl.Series:
-    """The texts without this beginning, where they have it."""
-    return texts.str.strip_prefix(prefix) if prefix else texts
+def shared_beginning(texts: Texts, num: int) -> tuple[str, str]:
+    """The longest string that at least `num` of the texts begin with, and how one of these texts goes on.
+
+    Args:
+        texts: nulls are left out.
+        num: how many have to share it; more than half of them, so that there is only one such string.
+    """
+    candidate, found, goes_on = _first_text(texts, ""), "", ""
+    # One text shows only the beginning that it has itself, so another one is tried as long as `num` texts go on with
+    # the same character. Each round adds at least that character.
+    while candidate is not None:
+        found = _longest_shared(texts, candidate, num, len(found))
+        goes_on = candidate[len(found) :]
+        candidate = _first_text(texts, found + following) if (following := _following(texts, found, num)) else None
+    return found, goes_on
+
+
+def _longest_shared(texts: Texts, candidate: str, num: int, low: int) -> str:
+    """The longest beginning of the candidate that `num` texts share, of which the first `low` characters are known."""
+    high = len(candidate)
+    while low < high:
+        # Many lengths in one pass over the texts, since a pass may read them from disk.
+        step = max(1, -(-(high - low) // _LENGTHS_A_PASS))
+        lengths = [*range(low + step, high, step), high]
+        counts = np.zeros(len(lengths), dtype=np.int64)
+        for part in text_parts(texts):
+            for place, length in enumerate(lengths):
+                found = int(part.str.starts_with(candidate[:length]).sum())
+                counts[place] += found
+                if not found:  # none has a longer one
+                    break
+        num_reached = int((counts >= num).sum())
+        if num_reached < len(lengths):
+            high = lengths[num_reached] - 1
+        low = lengths[num_reached - 1] if num_reached else low
+    return candidate[:low]
+
+
+def _following(texts: Texts, beginning: str, num: int) -> str:
+    """The character that follows a beginning in at least `num` texts; "" where there is none."""
+    counts: Counter[str] = Counter()
+    for part in text_parts(texts):
+        some = part.filter(part.str.starts_with(beginning)).str.slice(len(beginning), 1).alias("next")
+        counts.update(dict(some.value_counts().iter_rows()))
+    del counts[""]
+    character, most = max(counts.items(), key=lambda item: item[1], default=("", 0))
+    return character if most >= num else ""
+
+
+def _first_text(texts: Texts, beginning: str) -> str | None:
+    for part in text_parts(texts):
+        at = part.str.starts_with(beginning).fill_null(value=False).arg_true()
+        if len(at):
+            return str(part[int(at[0])])
+    return None
 
 
 def _whole_words(text: str, length: int) -> str:

@@ -20,6 +20,7 @@ from luthier.ml.charts.page import Chart
 from luthier.ml.charts.spec import OTHERS, Axis, Bar, Bars, Mark, Note, Plot, Role, Series, points_of
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.charts.visible import visible
+from luthier.ml.data.audit.base import has_prompts, lengths_of
 from luthier.ml.data.audit.table import AuditTable
 from luthier.ml.data.rows.prompt_map import PromptMap, Region, prompt_map
 
@@ -122,14 +123,13 @@ _ROLES: Final[tuple[Role, ...]] = (*OTHERS, "base")
 
 def map_chart(audit: Audit, table: AuditTable) -> Chart | None:
     """The map of the prompts (of the texts where rows have no prompt); None where there are fewer than three."""
-    frame = table.frame
-    column = "prompt" if frame["prompt"].null_count() < frame.height else "text"
-    found = prompt_map(frame[column])
+    column = "prompt" if has_prompts(table) else "text"
+    found = prompt_map(table.rows.texts(column))
     if len(found.positions) < _MIN_POINTS or not np.ptp(found.xy):
         return None
     copies = {line for finding in audit.findings if finding.check in _COPIES for line in finding.lines}
     what = "prompts" if column == "prompt" else "texts"
-    series, said = _series(found, frame[found.positions], copies)
+    series, said = _series(found, table.rows.take(found.positions, "line", "label"), copies)
     described = f"{_how(found, what)} {said}".strip()
     hidden = Axis("", is_shown=False)
     chart = Plot(
@@ -229,11 +229,10 @@ def _found(audit: Audit, check: str) -> Iterator[Finding]:
 
 
 def _lengths(audit: Audit, table: AuditTable) -> Chart | None:
-    if not table.frame.height:
+    if not table.height:
         return None
-    # A null means that tokens were not counted: the column is filled for all rows or for none.
-    in_tokens = table.frame["num_tokens"].null_count() == 0
-    column = table.frame["num_tokens"] if in_tokens else table.frame["text"].str.len_chars()
+    in_tokens = table.has_tokens
+    column = table.rows.column("num_tokens") if in_tokens else lengths_of(table.rows.texts("text"))
     lengths = column.to_numpy().astype(np.int64)
     if not lengths.any():
         return None

@@ -112,7 +112,7 @@ def counted(audit: Audit) -> str:
 def key_figures(audit: Audit, table: AuditTable) -> list[Fact]:
     """The four to six figures at the top."""
     # The frame holds only what could be read.
-    unreadable = audit.num_rows - table.frame.height
+    unreadable = audit.num_rows - table.height
     facts = [
         Fact("Rows", figures.count(audit.num_rows), f"{unreadable:,} could not be read" if unreadable else "all read"),
         Fact("Size", figures.size(audit.num_bytes), f"sha256 {figures.short_digest(audit.sha256)}…"),
