@@ -23,6 +23,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is loaded, here and in children: two test processes with two threads each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A worker's fork server loads the libraries once for all of its jobs: dear for a worker of one job.
+os.environ.setdefault("LUTHIER_FORK_SERVER", "0")
+
 # What a property takes on a busy machine says nothing about it.
 settings.register_profile("luthier", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("luthier")

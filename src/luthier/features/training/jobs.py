@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -19,7 +20,7 @@ from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.records import Job, JobStatus, Wish
+from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
 from luthier.platform.processes.process import Outcome
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ def work(
     Returns how many attempts it made. Raises RequestError for a name that cannot be part of a path, ConflictError where
     another process of this home has that name.
     """
+    from luthier.core.child_process.fork_client import ForkServer
     from luthier.core.system.files import file_lock
-    from luthier.platform.jobs.child import JOB_NAME
+    from luthier.platform.jobs.child import JOB_NAME, PRELOADED
     from luthier.platform.jobs.worker import Pace, Worker
 
     if not _NAME.match(name):
@@ -104,15 +106,24 @@ def work(
             return 0
 
     folder = context.settings.jobs_folder
-    with file_lock(folder / f"worker-{name}.lock", what=f"the worker name {name}", timeout_seconds=_LOCK_SECONDS):
-        pace = pace or Pace.for_lease(context.jobs.lease_seconds)
-        trains = Worker(name, context.jobs, command, step_of, folder, tell=tell, pace=pace)
-        # a name of its own: what a worker held when it died it takes back at once, and these two live side by side
-        looks = Worker(
-            f"{name}:{_LOOKS}", context.jobs, command, step_of, folder, tell=tell, pace=pace, lanes=("validate",)
+    def worker(name: str, lane: Lane, fork_server: ForkServer | None) -> Worker:
+        used = pace or Pace.for_lease(context.jobs.lease_seconds)
+        return Worker(
+            name, context.jobs, command, step_of, folder, tell=tell, pace=used, lanes=(lane,), fork_server=fork_server
         )
+
+    with (
+        file_lock(folder / f"worker-{name}.lock", what=f"the worker name {name}", timeout_seconds=_LOCK_SECONDS),
+        ForkServer(PRELOADED, tell=tell) if context.settings.fork_server else contextlib.nullcontext() as fork_server,
+    ):
+        trains = worker(name, "train", fork_server)
+        # a name of its own: what a worker held when it died it takes back at once, and these two live side by side
+        looks = worker(f"{name}:{_LOOKS}", _LOOKS, fork_server)
         if until_idle:
+            # The fork server starts with the first job, if there is one.
             return _until_idle(looks, trains, stop_requested)
+        if fork_server is not None:
+            fork_server.start()
         return _side_by_side(looks, trains, stop_requested)
 
 

@@ -30,6 +30,8 @@ class Settings(BaseSettings):
         lease_seconds: How long a silent worker keeps its job; workers of one queue should agree.
         tokenised_cache_bytes: Disk space for tokenised rows, so that none is tokenised twice; 0 keeps none.
         result_files_base64: Whether result files of jobs are served base64-encoded, as the hosted service does.
+        fork_server: Whether each worker keeps a process with the libraries of training loaded, from which its jobs
+            start in a fraction of a second; without it each job loads them again.
         log_format: The format of the lines that server and workers write to stderr.
         webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
             inferred: behind a proxy every connection is local.
@@ -64,6 +66,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=90.0, ge=10.0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
     result_files_base64: bool = False
+    fork_server: bool = True
     log_format: Literal["text", "json"] = "text"
     webhooks_may_reach_private: bool = False
     max_request_bytes: int = Field(default=4 << 20, gt=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -85,6 +86,22 @@ def test_disturbed_in_every_way_it_ends_as_if_undisturbed(context: Context, make
         work(context)
     assert context.jobs.get(job.job_id).status == "succeeded"
     assert digest(context, job.run_id) == plain["adapter_sha256"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
+def test_forked_or_executed_a_job_trains_the_same_bytes(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(evaluation={"few_shot": 0, "max_new_tokens": 4, "max_samples": 2})
+    seen: dict[bool, tuple[str, list[str]]] = {}
+    for is_forking in (False, True):
+        context.settings.__dict__["fork_server"] = is_forking
+        job = submit(context, recipe)
+        told = work(context)
+        assert context.jobs.get(job.job_id).status == "succeeded", told
+        seen[is_forking] = digest(context, job.run_id), told
+    assert seen[True][0] == seen[False][0]
+    # Nothing but what every worker says: the libraries started no thread, opened no device, and nothing differed.
+    assert not [line for line in seen[True][1] if "fork" in line]
+    assert len(seen[True][1]) == len(seen[False][1])
 
 
 def test_what_is_wrong_with_the_rows_is_the_jobs_error(context: Context, make_recipe: MakeRecipe) -> None:
