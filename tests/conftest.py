@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -23,7 +24,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is loaded, here and in children: two test processes with two threads each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A worker's fork server loads the libraries once for all of its jobs: dear for a worker of one job.
+# A fork server of its own is dear for a worker that does one job: see `shared_fork_server`.
 os.environ.setdefault("LUTHIER_FORK_SERVER", "0")
 
 # What a property takes on a busy machine says nothing about it.
@@ -86,6 +87,31 @@ def quick_password_hash() -> Iterator[PasswordHasher]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(password_hashing, "_hasher", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
         yield real
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_fork_server() -> Iterator[Callable[..., Any]]:
+    """Workers in this process start their jobs from libraries that are loaded once a session, with the first job.
+
+    Yields:
+        What makes the fork server of a worker as users have it.
+    """
+    from luthier.core.child_process.fork_client import ForkServer
+    from luthier.features.training import jobs
+    from luthier.platform.jobs.child import PRELOADED
+
+    real = jobs._fork_server
+    # Read when they are used, and different in each test.
+    free = ("PYTEST_CURRENT_TEST", "LUTHIER_HOME", "LUTHIER_DATABASE", "LUTHIER_ARTIFACTS")
+    with ForkServer(PRELOADED, tell=lambda _: None, free_variables=free) as shared, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "_fork_server", lambda *_: contextlib.nullcontext(shared))
+        yield real
+
+
+@pytest.fixture
+def own_fork_server(shared_fork_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers have a fork server of their own or none, as their settings say."""
+    monkeypatch.setattr("luthier.features.training.jobs._fork_server", shared_fork_server)
 
 
 @pytest.fixture

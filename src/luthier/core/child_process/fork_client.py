@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
@@ -71,7 +72,7 @@ class ForkedProcess:
 class ForkServer:
     """The owner's handle of a fork server. It starts with `start` or the first program, and again where it has died.
 
-    All methods may be called from any thread.
+    All methods may be called from any thread. Its environment and folder are those at the time when this handle is made.
 
     Args:
         modules: What it loads before the first fork, by name.
@@ -84,6 +85,7 @@ class ForkServer:
         self, modules: Sequence[str], *, tell: Callable[[str], None], free_variables: Sequence[str] = ()
     ) -> None:
         self._modules, self._free_variables = tuple(modules), tuple(free_variables)
+        self._environment, self._folder = dict(os.environ), Path.cwd()
         self._tell, self._lock = tell, threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -216,6 +218,8 @@ class ForkServer:
             self._process = subprocess.Popen(
                 # As `python -m` starts programs, so that the paths of imports and all flags are theirs.
                 [sys.executable, "-m", PROGRAM, json.dumps(start).ljust(TITLE_BYTES)],
+                env=self._environment,
+                cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,

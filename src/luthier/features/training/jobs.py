@@ -24,6 +24,7 @@ from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
 from luthier.platform.processes.process import Outcome
 
 if TYPE_CHECKING:
+    from luthier.core.child_process.fork_client import ForkServer
     from luthier.platform.jobs.worker import Pace, Worker
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -81,9 +82,8 @@ def work(
     Returns how many attempts it made. Raises RequestError for a name that cannot be part of a path, ConflictError where
     another process of this home has that name.
     """
-    from luthier.core.child_process.fork_client import ForkServer
     from luthier.core.system.files import file_lock
-    from luthier.platform.jobs.child import JOB_NAME, PRELOADED
+    from luthier.platform.jobs.child import JOB_NAME
     from luthier.platform.jobs.worker import Pace, Worker
 
     if not _NAME.match(name):
@@ -114,7 +114,7 @@ def work(
 
     with (
         file_lock(folder / f"worker-{name}.lock", what=f"the worker name {name}", timeout_seconds=_LOCK_SECONDS),
-        ForkServer(PRELOADED, tell=tell) if context.settings.fork_server else contextlib.nullcontext() as fork_server,
+        _fork_server(context, tell) as fork_server,
     ):
         trains = worker(name, "train", fork_server)
         # a name of its own: what a worker held when it died it takes back at once, and these two live side by side
@@ -125,6 +125,16 @@ def work(
         if fork_server is not None:
             fork_server.start()
         return _side_by_side(looks, trains, stop_requested)
+
+
+def _fork_server(
+    context: Context, tell: Callable[[str], None]
+) -> contextlib.AbstractContextManager[ForkServer | None]:
+    """What starts the attempts of a worker from loaded libraries, if the settings want it."""
+    from luthier.core.child_process.fork_client import ForkServer
+    from luthier.platform.jobs.child import PRELOADED
+
+    return ForkServer(PRELOADED, tell=tell) if context.settings.fork_server else contextlib.nullcontext()
 
 
 def _until_idle(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:

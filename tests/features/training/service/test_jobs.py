@@ -89,7 +89,9 @@ def test_disturbed_in_every_way_it_ends_as_if_undisturbed(context: Context, make
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
-def test_forked_or_executed_a_job_trains_the_same_bytes(context: Context, make_recipe: MakeRecipe) -> None:
+def test_forked_or_executed_a_job_trains_the_same_bytes(
+    context: Context, make_recipe: MakeRecipe, own_fork_server: None
+) -> None:
     recipe = make_recipe(evaluation={"few_shot": 0, "max_new_tokens": 4, "max_samples": 2})
     seen: dict[bool, tuple[str, list[str]]] = {}
     for is_forking in (False, True):
