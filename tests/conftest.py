@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from argon2 import PasswordHasher
     from sqlalchemy import Connection
 
+    from luthier.core.child_process.fork_client import ForkServer
     from luthier.testing.servers import PostgresqlServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,6 +33,10 @@ settings.register_profile("luthier", deadline=None, suppress_health_check=[Healt
 settings.load_profile("luthier")
 
 _LONG = ("e2e", "browser", "zoo", "test_tutorials.py", "test_docs_site.py", "ml", "features")
+
+
+_FREE = ("PYTEST_CURRENT_TEST", "LUTHIER_HOME", "LUTHIER_DATABASE", "LUTHIER_ARTIFACTS")
+"""Variables in which tests differ, and which are read when they are used: forked processes may differ in them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -89,23 +94,49 @@ def quick_password_hash() -> Iterator[PasswordHasher]:
         yield real
 
 
+@pytest.fixture(scope="session")
+def plain_fork_server() -> Iterator[ForkServer]:
+    """Forks `python -m MODULE` from libraries that are loaded once a session, with the first such program."""
+    from luthier.core.child_process.fork_client import ForkServer
+    from luthier.platform.jobs.child import PRELOADED
+
+    with ForkServer(PRELOADED, tell=lambda _: None, free_variables=_FREE) as server:
+        yield server
+
+
 @pytest.fixture(scope="session", autouse=True)
-def shared_fork_server() -> Iterator[Callable[..., Any]]:
-    """Workers in this process start their jobs from libraries that are loaded once a session, with the first job.
+def shared_fork_server(plain_fork_server: ForkServer) -> Iterator[Callable[..., Any]]:
+    """Workers in this process start their jobs from it.
 
     Yields:
         What makes the fork server of a worker as users have it.
     """
-    from luthier.core.child_process.fork_client import ForkServer
     from luthier.features.training import jobs
-    from luthier.platform.jobs.child import PRELOADED
 
     real = jobs._fork_server
-    # Read when they are used, and different in each test.
-    free = ("PYTEST_CURRENT_TEST", "LUTHIER_HOME", "LUTHIER_DATABASE", "LUTHIER_ARTIFACTS")
-    with ForkServer(PRELOADED, tell=lambda _: None, free_variables=free) as shared, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "_fork_server", lambda *_: contextlib.nullcontext(shared))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(jobs, "_fork_server", lambda *_: contextlib.nullcontext(plain_fork_server))
         yield real
+
+
+@pytest.fixture(scope="session")
+def children_fork_server() -> Iterator[ForkServer]:
+    """Forks what `ChildProcess` starts, from libraries that are loaded once a session, with the first child."""
+    from luthier.core.child_process.fork_client import ForkServer
+    from luthier.core.child_process.process import _python_path
+    from luthier.platform.jobs.child import PRELOADED
+
+    environment = os.environ | {"PYTHONPATH": _python_path(os.environ.get("PYTHONPATH"))}
+    with ForkServer(
+        PRELOADED, tell=lambda _: None, options=("-P",), environment=environment, free_variables=_FREE
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def forked_children(children_fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children of this process start from loaded libraries, where they set no environment and no limit of their own."""
+    monkeypatch.setattr("luthier.core.child_process.process.ChildProcess.fork_server", children_fork_server)
 
 
 @pytest.fixture

@@ -60,6 +60,9 @@ def main(what: str, argument: str = "") -> None:
         import numpy as np
 
         print(json.dumps([random.random(), secrets.token_hex(4), float(np.random.random()), [*map(int, np.eye(64) @ np.ones(64))][:1]]))
+    elif what == "write":
+        for number in argument.split():
+            os.write(int(number), number.encode())
     elif what == "touch":
         Path(argument).touch()
 

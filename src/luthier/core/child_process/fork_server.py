@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib.util
 import json
@@ -39,6 +40,7 @@ from luthier.core.system.process_setup import end_with, keep_few_kernels, wait_b
 PROGRAM: Final = "luthier.core.child_process.fork_server"
 HELLO: Final = b"\n"
 """What the server says once it is ready for a request."""
+_MOST_FILES: Final = 64
 _REQUEST_SECONDS: Final = 5.0
 """Within which a request must arrive once it was asked for: the server does one thing at a time."""
 TITLE_BYTES: Final = 1024
@@ -64,6 +66,27 @@ class Start(TypedDict):
     owner: int | None
     modules: Sequence[str]
     free_variables: Sequence[str]
+
+
+class Request(TypedDict):
+    """What an owner asks for, beside the files that it sends along.
+
+    Attributes:
+        command: The command line.
+        environment: The whole environment of the program.
+        state: `inherited_state` of the thread that asks.
+        descriptors: The numbers that the program knows the files by, in the order in which they are sent.
+        has_session: Whether the program leads a session of its own; else a process group.
+        dies_with_owner: Whether the program and its group are killed where the connection of the owner closes, and the
+            program where the server dies.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    state: Mapping[str, Any]
+    descriptors: Sequence[int]
+    has_session: bool
+    dies_with_owner: bool
 
 
 class ForkedChild:
@@ -116,8 +139,15 @@ class BecomeProgram(BaseException):
 
 
 def is_program(command: Sequence[str]) -> bool:
-    """Whether a command line is a module run by this interpreter without options, the only kind that can be forked."""
-    return len(command) > 2 and command[0] == sys.executable and command[1] == "-m"
+    """Whether a command line is a module run by this interpreter with the options of this very process."""
+    return list(command[:1]) == [sys.executable] and _options(command) == _options(sys.orig_argv)
+
+
+def _options(command: Sequence[str]) -> list[str] | None:
+    """Options of the interpreter before `-m MODULE`; None where it runs something else."""
+    position = list(command).index("-m") if "-m" in command[:-1] else 0
+    options = list(command[1:position])
+    return options if position and all(option.startswith("-") for option in options) else None
 
 
 def become(command: Sequence[str]) -> BecomeProgram:
@@ -126,6 +156,7 @@ def become(command: Sequence[str]) -> BecomeProgram:
     Args:
         command: The program that it is going to run.
     """
+    sys.orig_argv = list(command)
     # `random` and `secrets` see the fork themselves; NumPy's global generator would be the same in every program.
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed()
@@ -182,7 +213,7 @@ def main(start: Start) -> None:
     # What the programs themselves do first: libraries read these variables when they are loaded.
     wait_briefly()
     keep_few_kernels()
-    _show_as([sys.executable, "-m", PROGRAM])
+    _show_as(sys.orig_argv[:-1])
     for name in start["modules"]:
         import_module(name)
     # OpenBLAS ends its threads before a fork and starts them again when they are needed: a first fork leaves none.
@@ -217,10 +248,15 @@ class _Server:
         free_variables: Sequence[str],
     ) -> None:
         self._control, self._state, self._free_variables = control, state, frozenset(free_variables)
+        self._pid = os.getpid()
         self._environment = dict(os.environ)
         self._own = {name: value for name, value in os.environ.items() if name not in given}
         self._programs: dict[int, tuple[int, socket.socket]] = {}
         """By pidfd: process id, and the connection over which its end is reported."""
+        self._bound: dict[int, int] = {}
+        """Of programs that die with their owner: by the descriptor of the connection, the pidfd."""
+        self._foreign = {int(name) for name in os.listdir("/proc/self/fd")} - {control.fileno()}
+        """Descriptors that libraries have opened, and the standard files."""
         self._poller = select.poll()
         self._poller.register(control, select.POLLIN)
         self._files = _times_of_files()
@@ -228,9 +264,16 @@ class _Server:
     def serve(self) -> list[str] | None:
         """Answer requests until the owner is gone; in a forked process, return the command that it has to run."""
         while True:
+            # The control socket comes first, since it was registered first: what it adds cannot be given the number of
+            # a file that is closed further down the list.
             for descriptor, _ in self._poller.poll():
                 if descriptor in self._programs:
                     self._report(descriptor)
+                    continue
+                if descriptor in self._bound:
+                    self._end(descriptor)
+                    continue
+                if descriptor != self._control.fileno():  # of a program that was reported a moment ago
                     continue
                 said, received, _, _ = socket.recv_fds(self._control, 1, 1, socket.MSG_CMSG_CLOEXEC)
                 if not said:
@@ -243,10 +286,21 @@ class _Server:
         """Reap a program that has ended, and tell whoever asked for it."""
         pid, connection = self._programs.pop(pidfd)
         self._poller.unregister(pidfd)
+        if self._bound.pop(connection.fileno(), None) is not None:
+            self._poller.unregister(connection)
         os.close(pidfd)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         with connection, contextlib.suppress(OSError):  # the owner may have gone, or not want to know
             connection.sendall(struct.pack("!i", code))
+
+    def _end(self, descriptor: int) -> None:
+        """Kill a program and its group, whose owner has closed the connection or died."""
+        pidfd = self._bound.pop(descriptor)
+        self._poller.unregister(descriptor)
+        # By the pidfd as well: the program may not have made its group yet.
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._programs[pidfd][0], signal.SIGKILL)
 
     def _answer(self, connection: socket.socket) -> list[str] | None:
         """Answer one request; in the process that it forks, return the command."""
@@ -254,7 +308,8 @@ class _Server:
         try:
             connection.settimeout(_REQUEST_SECONDS)
             connection.sendall(HELLO)
-            request, received = receive(connection)
+            document, received = receive(connection)
+            request: Request = document
             reason, pid = self._why_not(request), -1
             if reason is None:
                 try:
@@ -263,13 +318,12 @@ class _Server:
                     reason = str(error)
             if pid == 0:
                 try:
-                    self._enter(request["environment"], connection, received)
+                    self._enter(request, connection, received)
                 except BaseException:
                     os._exit(1)  # never back into the loop, as a second server
-                command: list[str] = request["command"]
-                return command
+                return list(request["command"])
             if reason is None:
-                send(connection, {"pid": pid}, [self._watch(pid, connection)])
+                send(connection, {"pid": pid}, [self._watch(pid, connection, request["dies_with_owner"])])
             else:
                 send(connection, {"refused": reason}, [])
         except OSError:  # the owner is gone or gave up waiting
@@ -281,7 +335,7 @@ class _Server:
             connection.close()
         return None
 
-    def _watch(self, pid: int, connection: socket.socket) -> int:
+    def _watch(self, pid: int, connection: socket.socket, is_bound: bool) -> int:
         """Look for the end of a program from now on; returns its pidfd."""
         try:
             pidfd = os.pidfd_open(pid)
@@ -291,13 +345,19 @@ class _Server:
             raise
         self._programs[pidfd] = pid, connection
         self._poller.register(pidfd, select.POLLIN)
+        if is_bound:
+            # Nothing more is sent over it by the owner: what can be read is its end.
+            self._bound[connection.fileno()] = pidfd
+            self._poller.register(connection, select.POLLIN)
         return pidfd
 
-    def _why_not(self, request: Mapping[str, Any]) -> str | None:
+    def _why_not(self, request: Request) -> str | None:
         """Why a program must be started in the usual way; None where a fork gives the same."""
         if not is_program(request["command"]):
-            return "the command is not `python -m MODULE`"
-        theirs = self._own | request["environment"]
+            return f"the command is not `python {' '.join(_options(sys.orig_argv) or ())} -m MODULE`"
+        if taken := sorted(self._foreign & set(request["descriptors"]) - {0, 1, 2}):
+            return f"descriptor {taken[0]} belongs to a library"
+        theirs = self._own | dict(request["environment"])
         names = (theirs.keys() | self._environment) - self._free_variables
         differing = sorted(name for name in names if theirs.get(name) != self._environment.get(name))
         if differing:
@@ -310,19 +370,29 @@ class _Server:
             return f"{newer[0]} has changed since it was loaded: restart this process"
         return fork_hazard()
 
-    def _enter(self, environment: Mapping[str, str], connection: socket.socket, received: list[int]) -> None:
-        """In the forked process: take on the environment and the files of the request, let go of the server's."""
-        os.setsid()
+    def _enter(self, request: Request, connection: socket.socket, received: list[int]) -> None:
+        """In the forked process: take on what was asked for, and let go of what is the server's."""
+        if request["has_session"]:
+            os.setsid()
+        else:
+            os.setpgid(0, 0)
+        if request["dies_with_owner"]:
+            end_with(self._pid)
         for one in (self._control, connection, *(connection for _, connection in self._programs.values())):
             one.close()
         for descriptor in self._programs:
             os.close(descriptor)
-        for number, descriptor in enumerate(received):
-            os.dup2(descriptor, number)
+        # First above all numbers that are wanted, so that none is overwritten before it is copied.
+        above = max(request["descriptors"]) + 1
+        moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, above) for descriptor in received]
+        for descriptor in received:
             os.close(descriptor)
         received.clear()
+        for descriptor, number in zip(moved, request["descriptors"], strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
         os.environ.clear()
-        os.environ.update(environment)
+        os.environ.update(request["environment"])
 
 
 def _run(command: Sequence[str]) -> None:
@@ -334,7 +404,8 @@ def _run(command: Sequence[str]) -> None:
 
 
 def _run_once(command: Sequence[str]) -> Sequence[str] | None:
-    name = command[2]
+    position = list(command).index("-m")
+    name = command[position + 1]
     spec = importlib.util.find_spec(name)
     if spec is not None and spec.submodule_search_locations is not None:
         spec = importlib.util.find_spec(f"{name}.__main__")
@@ -345,7 +416,7 @@ def _run_once(command: Sequence[str]) -> Sequence[str] | None:
     program.__dict__.update(
         __file__=spec.origin, __spec__=spec, __loader__=spec.loader, __package__=spec.parent, __cached__=spec.cached
     )
-    sys.argv, sys.orig_argv = [spec.origin or name, *command[3:]], list(command)
+    sys.argv = [spec.origin or name, *command[position + 2 :]]
     sys.modules["__main__"] = program
     try:
         exec(spec.loader.get_code(spec.name), program.__dict__)  # type: ignore[attr-defined]  # noqa: S102
@@ -367,7 +438,7 @@ def send(connection: socket.socket, document: Any, descriptors: Sequence[int]) -
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """What `send` sent; ConnectionError where the other side is gone."""
-    length, received, _, _ = socket.recv_fds(connection, 4, 8, socket.MSG_CMSG_CLOEXEC)
+    length, received, _, _ = socket.recv_fds(connection, 4, _MOST_FILES, socket.MSG_CMSG_CLOEXEC)
     try:
         if len(length) < 4:
             raise ConnectionResetError("the other side is gone")
