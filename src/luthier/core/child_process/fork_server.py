@@ -29,6 +29,7 @@ import signal
 import socket
 import struct
 import sys
+import traceback
 import types
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -320,6 +321,7 @@ class _Server:
                 try:
                     self._enter(request, connection, received)
                 except BaseException:
+                    traceback.print_exc()
                     os._exit(1)  # never back into the loop, as a second server
                 return list(request["command"])
             if reason is None:

@@ -24,6 +24,7 @@ import select
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -104,6 +105,7 @@ def _forked(command: Sequence[str], own: Sequence[int]) -> Child | None:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         replacement = server.become(command)
     except BaseException:
+        traceback.print_exc()
         os._exit(1)  # never on into the loop of the guard
     raise replacement
 
