@@ -31,7 +31,8 @@ import struct
 import sys
 import traceback
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypedDict
@@ -149,6 +150,30 @@ def _options(command: Sequence[str]) -> list[str] | None:
     position = list(command).index("-m") if "-m" in command[:-1] else 0
     options = list(command[1:position])
     return options if position and all(option.startswith("-") for option in options) else None
+
+
+def fork_into(enter: Callable[[int], None]) -> int:
+    """Fork, and go on in the parent once the signals that it sends to the child's group will arrive.
+
+    Args:
+        enter: Run in the child. It gets a descriptor that it has to close as soon as it leads its group.
+
+    Returns:
+        The child's process id; 0 in the child, after `enter`.
+    """
+    reading, writing = os.pipe()
+    if pid := os.fork():
+        os.close(writing)
+        os.read(reading, 1)  # the end of the file: the child has closed it, or died
+        os.close(reading)
+        return pid
+    try:
+        os.close(reading)
+        enter(writing)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # never on into what the parent does
+    return 0
 
 
 def become(command: Sequence[str]) -> BecomeProgram:
@@ -314,15 +339,10 @@ class _Server:
             reason, pid = self._why_not(request), -1
             if reason is None:
                 try:
-                    pid = os.fork()
-                except OSError as error:  # no process or no memory left
+                    pid = fork_into(partial(self._enter, request, connection, received))
+                except OSError as error:  # no process, no memory or no descriptor left
                     reason = str(error)
             if pid == 0:
-                try:
-                    self._enter(request, connection, received)
-                except BaseException:
-                    traceback.print_exc()
-                    os._exit(1)  # never back into the loop, as a second server
                 return list(request["command"])
             if reason is None:
                 send(connection, {"pid": pid}, [self._watch(pid, connection, request["dies_with_owner"])])
@@ -372,7 +392,7 @@ class _Server:
             return f"{newer[0]} has changed since it was loaded: restart this process"
         return fork_hazard()
 
-    def _enter(self, request: Request, connection: socket.socket, received: list[int]) -> None:
+    def _enter(self, request: Request, connection: socket.socket, received: list[int], ready: int) -> None:
         """In the forked process: take on what was asked for, and let go of what is the server's."""
         if request["has_session"]:
             os.setsid()
@@ -380,6 +400,7 @@ class _Server:
             os.setpgid(0, 0)
         if request["dies_with_owner"]:
             end_with(self._pid)
+        os.close(ready)
         for one in (self._control, connection, *(connection for _, connection in self._programs.values())):
             one.close()
         for descriptor in self._programs:

@@ -24,7 +24,6 @@ import select
 import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -88,12 +87,11 @@ def _forked(command: Sequence[str], own: Sequence[int]) -> Child | None:
     if server is None or not server.is_program(command):
         return None
     guard = os.getpid()
-    if pid := os.fork():
-        child: Child = server.ForkedChild(pid)
-        return child
-    try:
+
+    def enter(ready: int) -> None:
         os.setsid()
         end_with(guard)
+        os.close(ready)
         # What an exec does: handlers go back to the default, and what is ignored stays ignored.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -103,11 +101,11 @@ def _forked(command: Sequence[str], own: Sequence[int]) -> Child | None:
         os.dup2(nothing, sys.stdin.fileno())
         os.close(nothing)
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        replacement = server.become(command)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)  # never on into the loop of the guard
-    raise replacement
+
+    if pid := server.fork_into(enter):
+        child: Child = server.ForkedChild(pid)
+        return child
+    raise server.become(command)
 
 
 def _look_after(child: Child, deadline: float, woken: int) -> bool:
