@@ -162,7 +162,13 @@ def fork_into(enter: Callable[[int], None]) -> int:
         The child's process id; 0 in the child, after `enter`.
     """
     reading, writing = os.pipe()
-    if pid := os.fork():
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(reading)
+        os.close(writing)
+        raise
+    if pid:
         os.close(writing)
         os.read(reading, 1)  # the end of the file: the child has closed it, or died
         os.close(reading)
