@@ -17,10 +17,8 @@ Linux alone: it needs pidfds, /proc and PR_SET_PDEATHSIG.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import gc
-import importlib.util
 import json
 import os
 import resource
@@ -29,14 +27,19 @@ import signal
 import socket
 import struct
 import sys
-import traceback
-import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
+from luthier.core.child_process.forked_program import (
+    fork_into,
+    interpreter_options,
+    is_program,
+    run_programs,
+    show_as,
+)
 from luthier.core.system.process_setup import end_with, keep_few_kernels, wait_briefly
 
 PROGRAM: Final = "luthier.core.child_process.fork_server"
@@ -91,114 +94,6 @@ class Request(TypedDict):
     dies_with_owner: bool
 
 
-class ForkedChild:
-    """A child of this process that was forked, not executed: the part of `subprocess.Popen` that a guard needs.
-
-    Args:
-        pid: What `os.fork` returned.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._code: int | None = None
-
-    def poll(self) -> int | None:
-        """Its exit code; None while it runs. Negative: by that signal."""
-        return self._reap(os.WNOHANG)
-
-    def wait(self) -> int:
-        """Its exit code, once it has ended."""
-        code = self._reap(0)
-        assert code is not None
-        return code
-
-    def terminate(self) -> None:
-        """Send it SIGTERM; nothing where it has ended."""
-        # poll() first: once the child is reaped, its number may belong to another process.
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGTERM)
-
-    def _reap(self, options: int) -> int | None:
-        if self._code is None:
-            pid, status = os.waitpid(self.pid, options)
-            if pid:
-                self._code = os.waitstatus_to_exitcode(status)
-        return self._code
-
-
-class BecomeProgram(BaseException):
-    """Raised in a process that was just forked: it leaves the program of its parent and runs another one.
-
-    No Exception, since the program of the parent must not catch it.
-
-    Args:
-        command: `[sys.executable, "-m", MODULE, ...]`.
-    """
-
-    def __init__(self, command: Sequence[str]) -> None:
-        super().__init__()
-        self.command = tuple(command)
-
-
-def is_program(command: Sequence[str]) -> bool:
-    """Whether a command line is a module run by this interpreter with the options of this very process."""
-    return list(command[:1]) == [sys.executable] and _options(command) == _options(sys.orig_argv)
-
-
-def _options(command: Sequence[str]) -> list[str] | None:
-    """Options of the interpreter before `-m MODULE`; None where it runs something else."""
-    position = list(command).index("-m") if "-m" in command[:-1] else 0
-    options = list(command[1:position])
-    return options if position and all(option.startswith("-") for option in options) else None
-
-
-def fork_into(enter: Callable[[int], None]) -> int:
-    """Fork, and go on in the parent once the signals that it sends to the child's group will arrive.
-
-    Args:
-        enter: Run in the child. It gets a descriptor that it has to close as soon as it leads its group.
-
-    Returns:
-        The child's process id; 0 in the child, after `enter`.
-    """
-    reading, writing = os.pipe()
-    try:
-        pid = os.fork()
-    except OSError:
-        os.close(reading)
-        os.close(writing)
-        raise
-    if pid:
-        os.close(writing)
-        os.read(reading, 1)  # the end of the file: the child has closed it, or died
-        os.close(reading)
-        return pid
-    try:
-        os.close(reading)
-        enter(writing)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)  # never on into what the parent does
-    return 0
-
-
-def become(command: Sequence[str]) -> BecomeProgram:
-    """Make a process that was just forked look like one that was just started; raise what it returns.
-
-    Args:
-        command: The program that it is going to run.
-    """
-    sys.orig_argv = list(command)
-    # `random` and `secrets` see the fork themselves; NumPy's global generator would be the same in every program.
-    if (numpy := sys.modules.get("numpy")) is not None:
-        numpy.random.seed()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.reconfigure(line_buffering=stream is sys.stderr or stream.isatty())  # type: ignore[union-attr]
-    _show_as(command)
-    return BecomeProgram(command)
-
-
 def inherited_state() -> dict[str, Any]:
     """What a process started by this thread would inherit, besides environment and open files."""
     status = Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace")
@@ -245,7 +140,7 @@ def main(start: Start) -> None:
     # What the programs themselves do first: libraries read these variables when they are loaded.
     wait_briefly()
     keep_few_kernels()
-    _show_as(sys.orig_argv[:-1])
+    show_as(sys.orig_argv[:-1])
     for name in start["modules"]:
         import_module(name)
     # OpenBLAS ends its threads before a fork and starts them again when they are needed: a first fork leaves none.
@@ -259,7 +154,7 @@ def main(start: Start) -> None:
     gc.freeze()
     command = _Server(control, given, state, start["free_variables"]).serve()
     if command is not None:
-        _run(command)
+        run_programs(command)
 
 
 class _Server:
@@ -382,7 +277,7 @@ class _Server:
     def _why_not(self, request: Request) -> str | None:
         """Why a program must be started in the usual way; None where a fork gives the same."""
         if not is_program(request["command"]):
-            return f"the command is not `python {' '.join(_options(sys.orig_argv) or ())} -m MODULE`"
+            return f"the command is not `python {' '.join(interpreter_options(sys.orig_argv) or ())} -m MODULE`"
         if taken := sorted(self._foreign & set(request["descriptors"]) - {0, 1, 2}):
             return f"descriptor {taken[0]} belongs to a library"
         theirs = self._own | dict(request["environment"])
@@ -424,36 +319,6 @@ class _Server:
         os.environ.update(request["environment"])
 
 
-def _run(command: Sequence[str]) -> None:
-    """Run programs as `python -m` does, the next one where a process that one of them forked has become another."""
-    following: Sequence[str] | None = command
-    become(command)
-    while following is not None:
-        following = _run_once(following)
-
-
-def _run_once(command: Sequence[str]) -> Sequence[str] | None:
-    position = list(command).index("-m")
-    name = command[position + 1]
-    spec = importlib.util.find_spec(name)
-    if spec is not None and spec.submodule_search_locations is not None:
-        spec = importlib.util.find_spec(f"{name}.__main__")
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{sys.executable}: No module named {name}")
-    # Not runpy, which warns about a module that was imported before, as the libraries do with the guard's.
-    program = types.ModuleType("__main__")
-    program.__dict__.update(
-        __file__=spec.origin, __spec__=spec, __loader__=spec.loader, __package__=spec.parent, __cached__=spec.cached
-    )
-    sys.argv = [spec.origin or name, *command[position + 2 :]]
-    sys.modules["__main__"] = program
-    try:
-        exec(spec.loader.get_code(spec.name), program.__dict__)  # type: ignore[attr-defined]  # noqa: S102
-    except BecomeProgram as other:
-        return other.command
-    return None
-
-
 def send(connection: socket.socket, document: Any, descriptors: Sequence[int]) -> None:
     """Send a document, and files with its length."""
     body = json.dumps(document).encode()
@@ -493,17 +358,6 @@ def _times_of_files() -> dict[str, int]:
             with contextlib.suppress(OSError):
                 found[path] = os.stat(path).st_mtime_ns  # noqa: PTH116 - thousands of them before each fork
     return found
-
-
-def _show_as(command: Sequence[str]) -> None:
-    """Have process lists show this command line, by writing it where the kernel looks for it."""
-    fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end of proc_pid_stat(5)
-    size = end - start
-    if start == 0 or size <= 0:
-        return
-    text = b"\0".join(os.fsencode(word) for word in command)[: size - 1]
-    ctypes.memmove(start, text.ljust(size, b"\0"), size)
 
 
 if __name__ == "__main__":

@@ -31,13 +31,13 @@ from luthier.core.system.clock_jump import elapsed
 from luthier.core.system.process_setup import dying_with_parent, end_with
 
 if TYPE_CHECKING:
-    from luthier.core.child_process.fork_server import ForkedChild
+    from luthier.core.child_process.forked_program import ForkedChild
 
     Child = subprocess.Popen[bytes] | ForkedChild
 
 LOST = 70
 """Exit code where the worker was lost."""
-_FORK_SERVER: Final = "luthier.core.child_process.fork_server"
+_FORKED: Final = "luthier.core.child_process.forked_program"
 
 
 def main(arguments: list[str]) -> int:
@@ -83,8 +83,8 @@ def _forked(command: Sequence[str], own: Sequence[int]) -> Child | None:
         command: The command line of the child.
         own: Descriptors that the child must not inherit; an exec closes them by itself.
     """
-    server = sys.modules.get(_FORK_SERVER)  # not imported: whoever was forked from it has it
-    if server is None or not server.is_program(command):
+    forked = sys.modules.get(_FORKED)  # not imported: whoever was forked from it has it
+    if forked is None or not forked.is_program(command):
         return None
     guard = os.getpid()
 
@@ -102,10 +102,10 @@ def _forked(command: Sequence[str], own: Sequence[int]) -> Child | None:
         os.close(nothing)
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    if pid := server.fork_into(enter):
-        child: Child = server.ForkedChild(pid)
+    if pid := forked.fork_into(enter):
+        child: Child = forked.ForkedChild(pid)
         return child
-    raise server.become(command)
+    raise forked.become(command)
 
 
 def _look_after(child: Child, deadline: float, woken: int) -> bool:
