@@ -17,6 +17,8 @@ from luthier.core.child_process.fork_server import inherited_state
 def describe() -> dict[str, Any]:
     """All that an exec would have settled, as far as a program can see it."""
     main = sys.modules["__main__"]
+    listed = os.listdir("/proc/self/fd")  # among them that of the listing itself
+    descriptors = sorted(int(name) for name in listed if Path(f"/proc/self/fd/{name}").exists())
     return {
         "arguments": sys.argv[1:],
         "command": sys.orig_argv,
@@ -28,7 +30,7 @@ def describe() -> dict[str, Any]:
         "environment of C": os.popen("env -0 | sort -z").read(),
         "signals": {number: str(signal.getsignal(number)) for number in range(1, signal.NSIG)},
         "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
-        "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd") if Path(f"/proc/self/fd/{name}").exists()),
+        "descriptors": descriptors,
         "standard files": [Path(f"/proc/self/fd/{number}").readlink().name.split(":")[0] for number in range(3)],
         "buffering": [sys.stdout.line_buffering, sys.stderr.line_buffering],
         "session": os.getsid(0) == os.getpid() == os.getpgid(0),

@@ -21,6 +21,7 @@ from luthier.core.child_process.fork_client import ForkedProcess, ForkServer
 from tests.vacuous import nonempty
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
+FREE = ("PYTEST_CURRENT_TEST",)
 PROGRAM = [sys.executable, "-m", "tests.core.child_process.program"]
 
 
@@ -31,7 +32,7 @@ def told() -> list[str]:
 
 @pytest.fixture
 def server(told: list[str]) -> Iterator[ForkServer]:
-    with ForkServer(("json", "argparse"), tell=told.append) as server:
+    with ForkServer(("json", "argparse"), tell=told.append, free_variables=FREE) as server:
         yield server
 
 
@@ -50,9 +51,24 @@ def module_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+opened: list[ForkedProcess] = []
+
+
+@pytest.fixture(autouse=True)
+def all_is_closed() -> Iterator[None]:
+    yield
+    while opened:
+        program = opened.pop()
+        for pipe in (program.stdin, program.stdout):
+            if pipe is not None:
+                pipe.close()
+        program.wait(60)
+
+
 def forked(server: ForkServer, errors: IO[bytes], *arguments: str) -> ForkedProcess:
     program = server.start_program([*PROGRAM, *arguments], stderr=errors)
     assert program is not None
+    opened.append(program)
     return program
 
 
@@ -68,11 +84,11 @@ def said(program: ForkedProcess) -> str:
 
 
 def executed(*arguments: str) -> str:
-    command = [*PROGRAM, *arguments]
+    pipe = subprocess.PIPE
+    # The environment as Python knows it: pytest loads readline, which sets COLUMNS and LINES behind its back.
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        [*PROGRAM, *arguments], env=os.environ, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
     ) as process:
-        # stderr is a file where it was forked
         return process.communicate()[0].decode()
 
 
@@ -97,6 +113,7 @@ def test_a_forked_program_is_what_an_exec_makes_of_it(server: ForkServer, errors
     ours, theirs = json.loads(said(forked(server, errors, "describe", "x y"))), json.loads(executed("describe", "x y"))
     files = ours.pop("standard files"), theirs.pop("standard files")
     assert files[0][:2] == files[1][:2] == ["pipe", "pipe"]
+    assert set(ours.pop("environment").items()) ^ set(theirs.pop("environment").items()) == set()
     assert {name: value for name, value in ours.items() if theirs[name] != value} == {}
     assert ours.keys() == theirs.keys()
     assert ours["descriptors"] == [0, 1, 2]
@@ -133,7 +150,7 @@ def test_random_numbers_are_those_of_each_program(errors: IO[bytes], monkeypatch
     # With two, NumPy's library of matrix products has a thread of its own, which it ends before a fork.
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     told: list[str] = []
-    with ForkServer(("numpy", "random", "secrets"), tell=told.append) as server:
+    with ForkServer(("numpy", "random", "secrets"), tell=told.append, free_variables=FREE) as server:
         drawn = [json.loads(said(forked(server, errors, "random"))) for _ in range(2)]
     assert told == []
     assert not set(map(str, drawn[0][:3])) & set(map(str, drawn[1][:3]))
@@ -209,7 +226,7 @@ def test_what_a_fork_cannot_give_is_executed(
 def test_free_variables_may_differ(
     told: list[str], errors: IO[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ForkServer((), tell=told.append, free_variables=("LUTHIER_FORK_TEST",)) as server:
+    with ForkServer((), tell=told.append, free_variables=(*FREE, "LUTHIER_FORK_TEST")) as server:
         for value in ("1", "2"):
             monkeypatch.setenv("LUTHIER_FORK_TEST", value)
             seen = json.loads(said(forked(server, errors, "describe")))
@@ -240,7 +257,7 @@ def test_with_a_thread_nothing_is_forked(module_folder: Path, told: list[str], e
     (module_folder / "with_thread.py").write_text(
         "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
     )
-    with ForkServer(("with_thread",), tell=told.append) as server:
+    with ForkServer(("with_thread",), tell=told.append, free_variables=FREE) as server:
         for _ in range(2):
             assert server.start_program([*PROGRAM, "exit", "0"], stderr=errors) is None
         assert server.pid is None
@@ -256,7 +273,7 @@ def test_an_open_device_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_library_that_cannot_be_loaded_is_said_once(told: list[str], errors: IO[bytes]) -> None:
-    with ForkServer(("no_such_library",), tell=told.append) as server:
+    with ForkServer(("no_such_library",), tell=told.append, free_variables=FREE) as server:
         for _ in range(2):
             assert server.start_program([*PROGRAM, "exit", "0"], stderr=errors) is None
     assert len(told) == 1
@@ -266,7 +283,7 @@ def test_a_library_that_cannot_be_loaded_is_said_once(told: list[str], errors: I
 def test_a_changed_file_is_not_forked(module_folder: Path, told: list[str], errors: IO[bytes]) -> None:
     library = module_folder / "a_library.py"
     library.write_text("")
-    with ForkServer(("a_library",), tell=told.append) as server:
+    with ForkServer(("a_library",), tell=told.append, free_variables=FREE) as server:
         forked(server, errors, "exit", "0").wait()
         os.utime(library, (1, 1))
         assert server.start_program([*PROGRAM, "exit", "0"], stderr=errors) is None
@@ -280,7 +297,7 @@ def test_whoever_gave_up_waiting_finds_nothing_started_later(
         f"import pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.01)\n"
     )
     mark = tmp_path / "mark"
-    with ForkServer(("slow_library",), tell=told.append) as server:
+    with ForkServer(("slow_library",), tell=told.append, free_variables=FREE) as server:
         assert server.start_program([*PROGRAM, "touch", str(mark)], stderr=errors, wait_seconds=0.1) is None
         assert "no fork server within" in told[0]
         (tmp_path / "go").touch()
@@ -319,10 +336,11 @@ def test_a_server_that_dies_over_a_request_is_no_reason_to_start_it_twice(
         os.kill(server.pid, signal.SIGKILL)
         raise BrokenPipeError
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match=""):
+    with monkeypatch.context() as patched, pytest.raises(BrokenPipeError):
         patched.setattr(fork_client, "send", kill_first)
         server.start_program([*PROGRAM, "touch", str(tmp_path / "mark")], stderr=errors)
     assert set(os.listdir("/proc/self/fd")) == before
+    assert eventually(lambda: server.pid is None)
     assert forked(server, errors, "exit", "0").wait() == 0
     assert not (tmp_path / "mark").exists()
 
@@ -335,6 +353,8 @@ def test_a_bound_program_dies_with_its_owner_and_its_server(server: ForkServer, 
         files = {0: standing, 1: theirs.fileno(), 2: errors.fileno()}
         program = server.fork([*PROGRAM, "wait"], os.environ, files, has_session=False, dies_with_owner=True)
         assert program is not None
+        if end == "server":
+            opened.append(program)
         pid = int(output.readline())
         assert os.getpgid(pid) == pid
         if end == "connection":
@@ -387,7 +407,7 @@ sys.stdin.read()
 
 
 def test_closed_it_ends(told: list[str], errors: IO[bytes]) -> None:
-    with ForkServer((), tell=told.append) as server:
+    with ForkServer((), tell=told.append, free_variables=FREE) as server:
         forked(server, errors, "exit", "0").wait()
         pid = server.pid
         assert pid is not None

@@ -182,7 +182,8 @@ class _Server:
         """By pidfd: process id, and the connection over which its end is reported."""
         self._bound: dict[int, int] = {}
         """Of programs that die with their owner: by the descriptor of the connection, the pidfd."""
-        self._foreign = {int(name) for name in os.listdir("/proc/self/fd")} - {control.fileno()}
+        listed = {int(name) for name in os.listdir("/proc/self/fd")}  # among them that of the listing itself
+        self._foreign = {number for number in listed if Path(f"/proc/self/fd/{number}").exists()} - {control.fileno()}
         """Descriptors that libraries have opened, and the standard files."""
         self._poller = select.poll()
         self._poller.register(control, select.POLLIN)

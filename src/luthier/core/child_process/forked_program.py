@@ -120,7 +120,7 @@ def become(command: Sequence[str]) -> BecomeProgram:
         numpy.random.seed()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.reconfigure(line_buffering=stream is sys.stderr or stream.isatty())  # type: ignore[union-attr]
+            stream.reconfigure(line_buffering=stream.isatty())  # type: ignore[union-attr]
     show_as(command)
     return BecomeProgram(command)
 

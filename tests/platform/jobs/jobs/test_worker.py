@@ -39,7 +39,8 @@ class House:
         self, folder: Path, database: Database, lease_seconds: float = 30.0, *, is_forking: bool = False
     ) -> None:
         self.folder, self.queue, self.told = folder, JobStore(database, lease_seconds), list[str]()
-        self.fork_server = ForkServer((), tell=self.told.append) if is_forking else None
+        free = ("PYTEST_CURRENT_TEST",)
+        self.fork_server = ForkServer((), tell=self.told.append, free_variables=free) if is_forking else None
         if self.fork_server is not None:
             self.fork_server.start()
         self.stop: str | None = None

@@ -40,7 +40,9 @@ CHILD = [sys.executable, "-m", "tests.platform.processes.jobs.run_code"]
 class Executed(subprocess.Popen[bytes]):
     def __init__(self, code: str, seconds: float) -> None:
         pipe = subprocess.PIPE
-        super().__init__([*GUARD, until(seconds), *CHILD, code], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
+        command = [*GUARD, until(seconds), *CHILD, code]
+        # The environment as Python knows it: pytest loads readline, which sets COLUMNS and LINES behind its back.
+        super().__init__(command, env=os.environ, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
 
 
 class Forked:
@@ -83,7 +85,7 @@ Start = Callable[..., Guard]
 @pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
     told: list[str] = []
-    with ForkServer((), tell=told.append) as server:
+    with ForkServer((), tell=told.append, free_variables=("PYTEST_CURRENT_TEST",)) as server:
         server.start()
         yield server
     assert told == []
@@ -235,7 +237,7 @@ def test_a_forked_child_is_what_the_guard_would_execute(server: ForkServer) -> N
 
 def test_a_guard_says_its_code_where_its_fork_server_has_died(server: ForkServer, tmp_path: Path) -> None:
     command = [*CHILD, "import time, sys\ntime.sleep(0.5)\nsys.exit(75)"]
-    with ForkServer((), tell=lambda _: None) as mortal:
+    with ForkServer((), tell=lambda _: None, free_variables=("PYTEST_CURRENT_TEST",)) as mortal:
         attempt = Attempt(command, tmp_path, elapsed() + 60, mortal)
         assert mortal.pid is not None
         os.kill(mortal.pid, signal.SIGKILL)
