@@ -105,18 +105,13 @@ def plain_fork_server() -> Iterator[ForkServer]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def shared_fork_server(plain_fork_server: ForkServer) -> Iterator[Callable[..., Any]]:
-    """Workers in this process start their jobs from it.
-
-    Yields:
-        What makes the fork server of a worker as users have it.
-    """
+def shared_fork_server(plain_fork_server: ForkServer) -> Iterator[None]:
+    """Workers in this process start their jobs from it."""
     from luthier.features.training import jobs
 
-    real = jobs._fork_server
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(jobs, "_fork_server", lambda *_: contextlib.nullcontext(plain_fork_server))
-        yield real
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -137,12 +132,6 @@ def children_fork_server() -> Iterator[ForkServer]:
 def forked_children(children_fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Children of this process start from loaded libraries, where they set no environment and no limit of their own."""
     monkeypatch.setattr("luthier.core.child_process.process.ChildProcess.fork_server", children_fork_server)
-
-
-@pytest.fixture
-def own_fork_server(shared_fork_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers have a fork server of their own or none, as their settings say."""
-    monkeypatch.setattr("luthier.features.training.jobs._fork_server", shared_fork_server)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ OUTCOME_NAME, LOG_NAME = "outcome.json", "log.txt"
 NOT_NOW: Final = 75
 """The child's exit code where nothing is wrong with the job, but the disk is full or the database stays away."""
 _LAST_BYTES = 2000
-_MOST_WAIT_SECONDS: Final = 20.0
+_MOST_WAIT_SECONDS: Final = 30.0
 """For a fork server that is loading: about what the child would take to load the same libraries."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.child_process.fork_client import ForkServer
 from luthier.core.errors import ConflictError, RequestError
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import jobs
@@ -90,20 +92,26 @@ def test_disturbed_in_every_way_it_ends_as_if_undisturbed(context: Context, make
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
 def test_forked_or_executed_a_job_trains_the_same_bytes(
-    context: Context, make_recipe: MakeRecipe, own_fork_server: None
+    context: Context, make_recipe: MakeRecipe, plain_fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe(evaluation={"few_shot": 0, "max_new_tokens": 4, "max_samples": 2})
-    seen: dict[bool, tuple[str, list[str]]] = {}
-    for is_forking in (False, True):
-        context.settings.__dict__["fork_server"] = is_forking
+    recipe, why_not = make_recipe(evaluation={"few_shot": 0, "max_new_tokens": 4, "max_samples": 2}), list[str]()
+    monkeypatch.setattr(plain_fork_server, "_tell", why_not.append)
+    with (context.home / "stderr").open("wb") as stderr:
+        command = [sys.executable, "-m", "tests.core.child_process.program", "exit", "0"]
+        loaded = plain_fork_server.start_program(command, stderr=stderr, wait_seconds=300)
+    assert loaded is not None, why_not
+    with loaded.stdin, loaded.stdout:  # type: ignore[union-attr]
+        assert loaded.wait() == 0
+    seen: dict[str, tuple[str, int]] = {}
+    for name, server in (("executed", None), ("forked", plain_fork_server)):
+        monkeypatch.setattr(jobs, "_fork_server", lambda *_, server=server: contextlib.nullcontext(server))
         job = submit(context, recipe)
         told = work(context)
         assert context.jobs.get(job.job_id).status == "succeeded", told
-        seen[is_forking] = digest(context, job.run_id), told
-    assert seen[True][0] == seen[False][0]
-    # Nothing but what every worker says: the libraries started no thread, opened no device, and nothing differed.
-    assert not [line for line in seen[True][1] if "fork" in line]
-    assert len(seen[True][1]) == len(seen[False][1])
+        seen[name] = digest(context, job.run_id), len(told)
+    assert seen["forked"] == seen["executed"]
+    # Nothing stood against it: the libraries started no thread, opened no device, and nothing differed.
+    assert why_not == []
 
 
 def test_what_is_wrong_with_the_rows_is_the_jobs_error(context: Context, make_recipe: MakeRecipe) -> None:

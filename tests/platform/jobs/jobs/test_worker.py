@@ -1,6 +1,6 @@
 """A worker with real processes: every job ends as if undisturbed, whatever happens in between.
 
-Each test runs twice: with processes that are executed, and with processes that a fork server forks.
+Where it may matter, a test runs twice: with processes that are executed, and with processes that a fork server forks.
 """
 
 from __future__ import annotations
@@ -90,9 +90,13 @@ class House:
             time.sleep(0.02)
 
 
-@pytest.fixture(params=["executed", "forked"])
+both_ways = pytest.mark.parametrize("house", ["executed", "forked"], indirect=True)
+forked = pytest.mark.parametrize("house", ["forked"], indirect=True)
+
+
+@pytest.fixture
 def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
-    is_forking = request.param == "forked"
+    is_forking = getattr(request, "param", "executed") == "forked"
     if is_forking and not sys.platform.startswith("linux"):
         pytest.skip("fork servers are Linux's own")
     with Database.open(tmp_path / "luthier.db") as database:
@@ -110,6 +114,7 @@ def test_jobs_are_done_one_after_another(house: House) -> None:
     assert [house.steps(i) for i in ids] == [40, 40]
 
 
+@both_ways
 def test_a_crash_is_taken_up_where_it_was(house: House) -> None:
     job_id = house.submit("crash")
     assert house.work() == 2
@@ -160,6 +165,7 @@ def test_paused_and_resumed_it_comes_to_its_end(house: House) -> None:
     assert (house.queue.get(job_id).status, house.steps(job_id)) == ("succeeded", 40)
 
 
+@both_ways
 def test_who_does_not_hear_is_killed_after_the_grace(house: House) -> None:
     job_id = house.submit("stubborn")
     thread = house.in_background(Pace(look=0.05, ping=0.1, beat=0.2, grace=0.3, margin=2.0))
@@ -170,6 +176,7 @@ def test_who_does_not_hear_is_killed_after_the_grace(house: House) -> None:
     assert house.steps(job_id) < 40
 
 
+@both_ways
 def test_a_worker_that_is_stopped_gives_its_job_back(house: House) -> None:
     job_id = house.submit()
     thread = house.in_background()
@@ -206,6 +213,7 @@ def supervisor(house: House, name: str, lease: float = 30.0) -> Iterator[subproc
             process.kill()
 
 
+@both_ways
 def test_a_worker_killed_and_started_again_takes_its_job_up_at_once(house: House) -> None:
     job_id = house.submit()
     with supervisor(house, "w") as first:
@@ -221,6 +229,7 @@ def test_a_worker_killed_and_started_again_takes_its_job_up_at_once(house: House
     assert (job.status, job.attempt, house.steps(job_id)) == ("succeeded", 2, 40)
 
 
+@both_ways
 def test_a_worker_stopped_past_its_lease_loses_the_job_and_knows_it(house: House) -> None:
     house.queue.lease_seconds = 4.0
     job_id = house.submit("slow")
@@ -314,9 +323,9 @@ def _is_running(pid: int) -> bool:
         return False
 
 
+@forked
 def test_a_job_outlives_the_fork_server_that_started_it(house: House) -> None:
-    if house.fork_server is None:
-        pytest.skip("about fork servers")
+    assert house.fork_server is not None
     job_id = house.submit()
     thread = house.in_background()
     house.wait_for(lambda: house.steps(job_id) > 2)
@@ -333,9 +342,9 @@ def test_a_job_outlives_the_fork_server_that_started_it(house: House) -> None:
     house.told = [line for line in house.told if "started again with the next program" not in line]
 
 
+@forked
 def test_a_fork_server_that_dies_over_a_start_costs_a_rest(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    if house.fork_server is None:
-        pytest.skip("about fork servers")
+    assert house.fork_server is not None
     server, job_id = house.fork_server, house.submit()
     house.wait_for(lambda: server.pid is not None)
     received = fork_client.receive
@@ -358,6 +367,7 @@ def test_a_fork_server_that_dies_over_a_start_costs_a_rest(house: House, monkeyp
     house.told = [line for line in house.told if "started again with the next program" not in line]
 
 
+@both_ways
 def test_what_finds_no_room_waits_and_is_no_crash(house: House) -> None:
     job_id = house.submit("full")
     assert house.work() == 1
