@@ -40,7 +40,7 @@ def job_seconds(context: Context, folder: Path) -> float:
 
 
 def memory_bytes(server_pid: int) -> dict[str, int]:
-    """Of the fork server of a running server: resident, and its proportional share; none where there is no such process."""
+    """Of the fork server of a running server; empty where there is none."""
     for process in psutil.Process(server_pid).children(recursive=True):
         if "luthier.core.child_process.fork_server" in process.cmdline():
             memory = process.memory_full_info()
@@ -53,7 +53,8 @@ def measured(is_forking: bool) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         environment = {"LUTHIER_FORK_SERVER": str(int(is_forking))}
-        with running_server(folder / "home", environment=environment) as server, Context.open(folder / "home") as context:
+        home = folder / "home"
+        with running_server(home, environment=environment) as server, Context.open(home) as context:
             first = job_seconds(context, folder)
             time.sleep(_REST_SECONDS)
             memory = memory_bytes(server.process.pid)

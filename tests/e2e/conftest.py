@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 
-from luthier.core.child_process.fork_client import ForkServer
 from luthier.core.ports import SilentProgress
 from luthier.core.records.base_model import LocalModel
 from luthier.ml.inference.models import sources
-from tests.fixtures.forked_command import ForkedCommand
 
 NAME = "smollm2-135m-instruct"
 
@@ -46,28 +44,19 @@ def run_home(model: LocalModel, model_home: Path, tmp_path_factory: pytest.TempP
     return home
 
 
-Start = Callable[..., "subprocess.Popen[str] | ForkedCommand"]
-
-
 @pytest.fixture(scope="session")
-def start(run_home: Path, plain_fork_server: ForkServer) -> Start:
-    """Starts `luthier ... --json`: the first time as a user's shell would, then from libraries that are loaded already."""
-    is_first = True
+def start(run_home: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts `luthier ... --json` as a user's shell would."""
 
-    def begin(*arguments: object) -> subprocess.Popen[str] | ForkedCommand:
-        nonlocal is_first
-        words = [*map(str, arguments), "--json", "--home", str(run_home)]
-        if is_first:
-            is_first = False
-            pipe = subprocess.PIPE
-            return subprocess.Popen([sys.executable, "-m", "luthier", *words], stdout=pipe, stderr=pipe, text=True)
-        return ForkedCommand(plain_fork_server, *words)
+    def begin(*arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "luthier", *map(str, arguments), "--json", "--home", str(run_home)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return begin
 
 
 @pytest.fixture(scope="session")
-def luthier(start: Start) -> Callable[..., Any]:
+def luthier(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Any]:
     """Carries out `luthier ... --json` to its end; returns the one document on stdout."""
 
     def run(*arguments: object) -> Any:

@@ -17,8 +17,8 @@ from luthier.core.child_process.fork_server import inherited_state
 def describe() -> dict[str, Any]:
     """All that an exec would have settled, as far as a program can see it."""
     main = sys.modules["__main__"]
-    listed = os.listdir("/proc/self/fd")  # among them that of the listing itself
-    descriptors = sorted(int(name) for name in listed if Path(f"/proc/self/fd/{name}").exists())
+    listed = list(Path("/proc/self/fd").iterdir())  # among them that of the listing itself
+    descriptors = sorted(int(path.name) for path in listed if path.exists())
     return {
         "arguments": sys.argv[1:],
         "command": sys.orig_argv,
@@ -41,10 +41,16 @@ def describe() -> dict[str, Any]:
     }
 
 
+def say(text: str) -> None:
+    """Write a line to stdout."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main(what: str, argument: str = "") -> None:
     """Do what the first argument says."""
     if what == "describe":
-        print(json.dumps(describe()))
+        say(json.dumps(describe()))
     elif what == "exit":
         sys.exit(int(argument))
     elif what == "raise":
@@ -52,16 +58,17 @@ def main(what: str, argument: str = "") -> None:
     elif what == "signal":
         os.kill(os.getpid(), int(argument))
     elif what == "wait":
-        print(os.getpid(), flush=True)
+        say(str(os.getpid()))
         sys.stdin.read()
-        print("bye")
+        say("bye")
     elif what == "random":
         import random
         import secrets
 
         import numpy as np
 
-        print(json.dumps([random.random(), secrets.token_hex(4), float(np.random.random()), [*map(int, np.eye(64) @ np.ones(64))][:1]]))
+        product = np.eye(64) @ np.ones(64)
+        say(json.dumps([random.random(), secrets.token_hex(4), np.random.random(), int(product.max())]))
     elif what == "write":
         for number in argument.split():
             os.write(int(number), number.encode())

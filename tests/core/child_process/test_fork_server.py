@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.child_process import fork_client, fork_server
 from luthier.core.child_process.fork_client import ForkedProcess, ForkServer
-from tests.vacuous import nonempty
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
 FREE = ("PYTEST_CURRENT_TEST",)
@@ -154,7 +154,7 @@ def test_random_numbers_are_those_of_each_program(errors: IO[bytes], monkeypatch
         drawn = [json.loads(said(forked(server, errors, "random"))) for _ in range(2)]
     assert told == []
     assert not set(map(str, drawn[0][:3])) & set(map(str, drawn[1][:3]))
-    assert drawn[0][3] == drawn[1][3] == [1]
+    assert drawn[0][3] == drawn[1][3] == 1
 
 
 @contextmanager
@@ -223,9 +223,7 @@ def test_what_a_fork_cannot_give_is_executed(
     assert forked(server, errors, "exit", "0").wait() == 0
 
 
-def test_free_variables_may_differ(
-    told: list[str], errors: IO[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_free_variables_may_differ(told: list[str], errors: IO[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     with ForkServer((), tell=told.append, free_variables=(*FREE, "LUTHIER_FORK_TEST")) as server:
         for value in ("1", "2"):
             monkeypatch.setenv("LUTHIER_FORK_TEST", value)
@@ -329,18 +327,19 @@ def test_a_server_that_dies_over_a_request_is_no_reason_to_start_it_twice(
     server: ForkServer, errors: IO[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forked(server, errors, "exit", "0").wait()
-    before = set(os.listdir("/proc/self/fd"))
+    before = {path.name for path in Path("/proc/self/fd").iterdir()}
 
     def kill_first(*_: object) -> None:
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
         raise BrokenPipeError
 
-    with monkeypatch.context() as patched, pytest.raises(BrokenPipeError):
-        patched.setattr(fork_client, "send", kill_first)
+    monkeypatch.setattr(fork_client, "send", kill_first)
+    with pytest.raises(BrokenPipeError):
         server.start_program([*PROGRAM, "touch", str(tmp_path / "mark")], stderr=errors)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
     assert eventually(lambda: server.pid is None)
+    monkeypatch.undo()
     assert forked(server, errors, "exit", "0").wait() == 0
     assert not (tmp_path / "mark").exists()
 

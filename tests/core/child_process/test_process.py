@@ -17,7 +17,14 @@ import psutil
 import pytest
 
 from luthier.core.child_process.fork_client import ForkServer
-from luthier.core.child_process.process import ChildEndedError, ChildProcess, _python_path, run_child, wait_any
+from luthier.core.child_process.process import (
+    _THREADS,
+    ChildEndedError,
+    ChildProcess,
+    _python_path,
+    run_child,
+    wait_any,
+)
 from luthier.core.errors import DataError, LuthierError, error_from
 
 HERE = "tests.core.child_process.children"
@@ -61,7 +68,7 @@ def test_children_are_forked_where_they_can_be(way: str, server: ForkServer, tol
     with ChildProcess(f"{HERE}:answer", None, num_threads=3) as child:
         assert psutil.Process(child.request(1)[0]).ppid() == os.getpid()
     assert [line.rpartition(": ")[2] for line in told] == (
-        [] if way == "executed" else ["the environment differs in OMP_NUM_THREADS, OPENBLAS_NUM_THREADS, RAYON_NUM_THREADS"]
+        [] if way == "executed" else [f"the environment differs in {', '.join(sorted(_THREADS))}"]
     )
 
 

@@ -100,7 +100,7 @@ class ForkedProcess:
 class ForkServer:
     """The owner's handle of a fork server. It starts with `start` or the first program, and again where it has died.
 
-    All methods may be called from any thread. Its environment and folder are those at the time when this handle is made.
+    All methods may be called from any thread. Its environment and folder are those of the moment this handle is made.
 
     Args:
         modules: What it loads before the first fork, by name.
@@ -283,7 +283,7 @@ class ForkServer:
 
     def _launch(self) -> None:
         ours, theirs = socket.socketpair()
-        self._has_answered, self._log = False, tempfile.TemporaryFile()
+        self._has_answered, self._log = False, tempfile.TemporaryFile()  # noqa: SIM115 - closed by `_release`
         start = Start(
             descriptor=theirs.fileno(),
             # The kernel would kill it with the thread that started it, which may end long before this process.

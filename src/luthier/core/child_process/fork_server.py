@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, cast
 
 from luthier.core.child_process.forked_program import (
     fork_into,
@@ -182,8 +182,8 @@ class _Server:
         """By pidfd: process id, and the connection over which its end is reported."""
         self._bound: dict[int, int] = {}
         """Of programs that die with their owner: by the descriptor of the connection, the pidfd."""
-        listed = {int(name) for name in os.listdir("/proc/self/fd")}  # among them that of the listing itself
-        self._foreign = {number for number in listed if Path(f"/proc/self/fd/{number}").exists()} - {control.fileno()}
+        listed = list(Path("/proc/self/fd").iterdir())  # among them that of the listing itself
+        self._foreign = {int(path.name) for path in listed if path.exists()} - {control.fileno()}
         """Descriptors that libraries have opened, and the standard files."""
         self._poller = select.poll()
         self._poller.register(control, select.POLLIN)
@@ -237,7 +237,7 @@ class _Server:
             connection.settimeout(_REQUEST_SECONDS)
             connection.sendall(HELLO)
             document, received = receive(connection)
-            request: Request = document
+            request = cast(Request, document)
             reason, pid = self._why_not(request), -1
             if reason is None:
                 try:

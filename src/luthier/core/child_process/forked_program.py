@@ -102,9 +102,9 @@ def fork_into(enter: Callable[[int], None]) -> int:
     try:
         os.close(reading)
         enter(writing)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, it must not reach the code of the parent
         traceback.print_exc()
-        os._exit(1)  # never on into what the parent does
+        os._exit(1)
     return 0
 
 

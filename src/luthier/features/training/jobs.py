@@ -106,6 +106,7 @@ def work(
             return 0
 
     folder = context.settings.jobs_folder
+
     def worker(name: str, lane: Lane, fork_server: ForkServer | None) -> Worker:
         used = pace or Pace.for_lease(context.jobs.lease_seconds)
         return Worker(
@@ -127,9 +128,7 @@ def work(
         return _side_by_side(looks, trains, stop_requested)
 
 
-def _fork_server(
-    context: Context, tell: Callable[[str], None]
-) -> contextlib.AbstractContextManager[ForkServer | None]:
+def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.AbstractContextManager[ForkServer | None]:
     """What starts the attempts of a worker from loaded libraries, if the settings want it."""
     from luthier.core.child_process.fork_client import ForkServer
     from luthier.platform.jobs.child import PRELOADED

@@ -138,5 +138,5 @@ def _look_after(child: Child, deadline: float, woken: int) -> bool:
 
 
 if __name__ == "__main__":
-    # Not sys.exit: a guard that was forked would take down libraries that it never used, for a third of a second of CPU.
+    # Not sys.exit: a guard that was forked would spend a third of a second on taking down libraries.
     os._exit(main(sys.argv[1:]))

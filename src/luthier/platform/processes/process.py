@@ -76,12 +76,12 @@ class Attempt:
         with (folder / LOG_NAME).open("ab") as log:
             # bufsize 0: a deadline must not wait in a buffer. A new session: Ctrl-C in a terminal reaches the worker
             # alone.
-            self._guard: subprocess.Popen[bytes] | ForkedProcess | None = None
+            forked: ForkedProcess | None = None
             if fork_server is not None:
                 # Half of the time that is left, since the lease is not renewed meanwhile.
                 wait = min(_MOST_WAIT_SECONDS, (deadline - elapsed()) / 2)
-                self._guard = fork_server.start_program(guard, stderr=log, wait_seconds=wait)
-            self._guard = self._guard or subprocess.Popen(
+                forked = fork_server.start_program(guard, stderr=log, wait_seconds=wait)
+            self._guard: subprocess.Popen[bytes] | ForkedProcess = forked or subprocess.Popen(
                 guard, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
         assert self._guard.stdout is not None

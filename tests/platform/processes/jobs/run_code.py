@@ -1,6 +1,6 @@
-"""`python -m tests.platform.processes.jobs.run_code CODE`: what `python -c CODE` does, as a module, which can be forked."""
+"""`python -m tests.platform.processes.jobs.run_code CODE` does what `python -c CODE` does, and can be forked."""
 
 import sys
 
 code = sys.argv[1]
-exec(code)  # noqa: S102
+exec(code)

@@ -53,7 +53,12 @@ class Forked:
         with os.fdopen(theirs, "wb") as stderr:
             program = server.start_program([*GUARD, until(seconds), *CHILD, code], stderr=stderr)
         assert program is not None
-        self.program, self.stdin, self.stdout, self.stderr = program, program.stdin, program.stdout, os.fdopen(ours, "rb")
+        self.program, self.stdin, self.stdout, self.stderr = (
+            program,
+            program.stdin,
+            program.stdout,
+            os.fdopen(ours, "rb"),
+        )
 
     def poll(self) -> int | None:
         return self.program.poll()
