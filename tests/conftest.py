@@ -114,26 +114,6 @@ def shared_fork_server(plain_fork_server: ForkServer) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def children_fork_server() -> Iterator[ForkServer]:
-    """Forks what `ChildProcess` starts, from libraries that are loaded once a session, with the first child."""
-    from luthier.core.child_process.fork_client import ForkServer
-    from luthier.core.child_process.process import _python_path
-    from luthier.platform.jobs.child import PRELOADED
-
-    environment = os.environ | {"PYTHONPATH": _python_path(os.environ.get("PYTHONPATH"))}
-    with ForkServer(
-        PRELOADED, tell=lambda _: None, options=("-P",), environment=environment, free_variables=_FREE
-    ) as server:
-        yield server
-
-
-@pytest.fixture
-def forked_children(children_fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children of this process start from loaded libraries, where they set no environment and no limit of their own."""
-    monkeypatch.setattr("luthier.core.child_process.process.ChildProcess.fork_server", children_fork_server)
-
-
 @pytest.fixture
 def real_password_hash(quick_password_hash: PasswordHasher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed as users' are."""

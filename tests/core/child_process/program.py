@@ -69,9 +69,6 @@ def main(what: str, argument: str = "") -> None:
 
         product = np.eye(64) @ np.ones(64)
         say(json.dumps([random.random(), secrets.token_hex(4), np.random.random(), int(product.max())]))
-    elif what == "write":
-        for number in argument.split():
-            os.write(int(number), number.encode())
     elif what == "touch":
         Path(argument).touch()
 

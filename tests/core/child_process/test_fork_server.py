@@ -344,46 +344,6 @@ def test_a_server_that_dies_over_a_request_is_no_reason_to_start_it_twice(
     assert not (tmp_path / "mark").exists()
 
 
-@pytest.mark.parametrize("end", ["connection", "server"])
-def test_a_bound_program_dies_with_its_owner_and_its_server(server: ForkServer, errors: IO[bytes], end: str) -> None:
-    reading, writing = os.pipe()
-    standing, held = os.pipe()  # an input that does not end
-    with os.fdopen(reading, "rb") as output, os.fdopen(writing, "wb") as theirs:
-        files = {0: standing, 1: theirs.fileno(), 2: errors.fileno()}
-        program = server.fork([*PROGRAM, "wait"], os.environ, files, has_session=False, dies_with_owner=True)
-        assert program is not None
-        if end == "server":
-            opened.append(program)
-        pid = int(output.readline())
-        assert os.getpgid(pid) == pid
-        if end == "connection":
-            program._connection.close()
-        else:
-            assert server.pid is not None
-            os.kill(server.pid, signal.SIGKILL)
-        assert eventually(lambda: not runs(pid))
-    for descriptor in (standing, held):
-        os.close(descriptor)
-    if end == "connection":
-        assert forked(server, errors, "exit", "0").wait() == 0
-        assert not Path(f"/proc/{pid}").exists(), "a zombie is left"
-
-
-def test_files_have_the_numbers_that_were_asked_for(server: ForkServer, errors: IO[bytes], tmp_path: Path) -> None:
-    paths = [tmp_path / str(number) for number in range(3, 9)]
-    opened = [path.open("wb") for path in paths]
-    # Numbers that the server itself uses meanwhile, each for another file than here.
-    numbers = [8, 7, 6, 5, 4, 3]
-    files = {0: errors.fileno(), 1: errors.fileno(), 2: errors.fileno()}
-    files |= {number: file.fileno() for number, file in zip(numbers, opened, strict=True)}
-    program = server.fork([*PROGRAM, "write", " ".join(map(str, numbers))], os.environ, files)
-    assert program is not None
-    assert program.wait() == 0
-    for file in opened:
-        file.close()
-    assert [path.read_text() for path in paths] == [str(number) for number in numbers]
-
-
 def test_it_ends_with_its_owner_even_one_that_is_killed(tmp_path: Path) -> None:
     owner = f"""
 import sys

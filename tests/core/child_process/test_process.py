@@ -1,7 +1,4 @@
-"""A child process as its parent sees it: results, events, errors of every kind, limits, and its end.
-
-Each test runs twice: with children that are executed, and with children that a fork server forks.
-"""
+"""A child process as its parent sees it: results, events, errors of every kind, limits, and its end."""
 
 from __future__ import annotations
 
@@ -10,66 +7,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from luthier.core.child_process.fork_client import ForkServer
-from luthier.core.child_process.process import (
-    _THREADS,
-    ChildEndedError,
-    ChildProcess,
-    _python_path,
-    run_child,
-    wait_any,
-)
+from luthier.core.child_process.process import ChildEndedError, ChildProcess, run_child, wait_any
 from luthier.core.errors import DataError, LuthierError, error_from
 
 HERE = "tests.core.child_process.children"
-
-
-@pytest.fixture(scope="module")
-def told() -> list[str]:
-    return []
-
-
-@pytest.fixture(scope="module")
-def server(told: list[str]) -> Iterator[ForkServer]:
-    environment = os.environ | {"PYTHONPATH": _python_path(os.environ.get("PYTHONPATH"))}
-    free = ("PYTEST_CURRENT_TEST",)
-    with ForkServer(
-        ("json",), tell=told.append, options=("-P",), environment=environment, free_variables=free
-    ) as server:
-        yield server
-
-
-@pytest.fixture(params=["executed", "forked"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "forked":
-        if not sys.platform.startswith("linux"):
-            pytest.skip("fork servers are Linux's own")
-        monkeypatch.setattr(ChildProcess, "fork_server", request.getfixturevalue("server"))
-    return str(request.param)
-
-
-def test_children_are_forked_where_they_can_be(way: str, server: ForkServer, told: list[str]) -> None:
-    told.clear()
-    with ChildProcess(f"{HERE}:answer", None) as child:
-        pid, _ = child.request(1)
-        parent = psutil.Process(pid).ppid()
-    assert parent == (os.getpid() if way == "executed" else server.pid)
-    assert told == []
-    assert not psutil.pid_exists(pid)
-    # What is limited or has variables of its own is executed.
-    with ChildProcess(f"{HERE}:answer", None, memory_bytes=4 << 30) as child:
-        assert psutil.Process(child.request(1)[0]).ppid() == os.getpid()
-    with ChildProcess(f"{HERE}:answer", None, num_threads=3) as child:
-        assert psutil.Process(child.request(1)[0]).ppid() == os.getpid()
-    assert [line.rpartition(": ")[2] for line in told] == (
-        [] if way == "executed" else [f"the environment differs in {', '.join(sorted(_THREADS))}"]
-    )
 
 
 def lives(pid: int) -> bool:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
@@ -42,18 +42,18 @@ class ForkedProcess:
 
     Attributes:
         pid: Its process id.
-        stdin: The pipe to its standard input, unbuffered; None where it has none.
+        stdin: The pipe to its standard input, unbuffered.
         stdout: The pipe from its standard output, likewise.
         returncode: How it ended; None while it runs, as far as `poll` and `wait` have seen. Negative: by that signal.
             It is -SIGKILL where the fork server itself was killed meanwhile, since nobody else knows the exit code.
     """
 
-    def __init__(self, pid: int, pidfd: int, connection: socket.socket) -> None:
+    def __init__(self, pid: int, pidfd: int, connection: socket.socket, stdin: int, stdout: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
         self._pidfd, self._connection, self._lock = pidfd, connection, threading.Lock()
-        self.stdin: IO[bytes] | None = None
-        self.stdout: IO[bytes] | None = None
+        self.stdin: IO[bytes] | None = os.fdopen(stdin, "wb", buffering=0)
+        self.stdout: IO[bytes] | None = os.fdopen(stdout, "rb", buffering=0)
 
     def poll(self) -> int | None:
         """How it ended; None where it still runs."""
@@ -88,14 +88,6 @@ class ForkedProcess:
             pause = min(2 * pause, _LAST_PAUSE_SECONDS)
         return code
 
-    def send_signal(self, number: signal.Signals) -> None:
-        """Send it a signal; nothing where it has ended."""
-        with self._lock:
-            if self.returncode is None:
-                # By the descriptor: the number may belong to another process by now.
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self._pidfd, number)
-
 
 class ForkServer:
     """The owner's handle of a fork server. It starts with `start` or the first program, and again where it has died.
@@ -104,8 +96,6 @@ class ForkServer:
 
     Args:
         modules: What it loads before the first fork, by name.
-        options: Options of the interpreter, the same for the server and its programs.
-        environment: Its environment; None for that of this process.
         tell: Called with a sentence where a program has to be started in the usual way, and why.
         free_variables: Variables in which the environment of a program may differ from that of the server, since
             nothing reads them while the modules are loaded.
@@ -116,13 +106,10 @@ class ForkServer:
         modules: Sequence[str],
         *,
         tell: Callable[[str], None],
-        options: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
         free_variables: Sequence[str] = (),
     ) -> None:
         self._modules, self._free_variables = tuple(modules), tuple(free_variables)
-        self._options, self._folder = tuple(options), Path.cwd()
-        self._environment = dict(os.environ if environment is None else environment)
+        self._environment, self._folder = dict(os.environ), Path.cwd()
         self._tell, self._lock = tell, threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -157,74 +144,31 @@ class ForkServer:
         Raises:
             OSError: The server died while it was forking: whether the program began is not known.
         """
-        theirs_in, ours_in = os.pipe()
-        ours_out, theirs_out = os.pipe()
-        program = None
-        try:
-            files = {0: theirs_in, 1: theirs_out, 2: stderr.fileno()}
-            program = self.fork(command, os.environ, files, wait_seconds=wait_seconds)
-        finally:
-            os.close(theirs_in)
-            os.close(theirs_out)
-            # Where nobody knows whether it was forked, its input ends, which a guard takes as the end of its owner.
-            if program is None:
-                os.close(ours_in)
-                os.close(ours_out)
-        if program is not None:
-            program.stdin = os.fdopen(ours_in, "wb", buffering=0)
-            program.stdout = os.fdopen(ours_out, "rb", buffering=0)
-        return program
-
-    def fork(
-        self,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        files: Mapping[int, int],
-        *,
-        has_session: bool = True,
-        dies_with_owner: bool = False,
-        wait_seconds: float = _REPLY_SECONDS,
-    ) -> ForkedProcess | None:
-        """Fork a program.
-
-        Args:
-            command: `[sys.executable, *options, "-m", MODULE, ...]`, with the options of this handle.
-            environment: Its whole environment.
-            files: Descriptors of this process, by the numbers that the program is to know them by.
-            has_session: Whether it leads a session of its own; else a process group.
-            dies_with_owner: Whether it is killed, with its group, where this process ends or drops what is returned.
-            wait_seconds: How long to wait for a server that is still loading.
-
-        Returns:
-            The program; None where it must be started in the usual way. It has not been started then.
-
-        Raises:
-            OSError: The server died while it was forking: whether the program began is not known.
-        """
         connection = self._connect(wait_seconds)
         if connection is None:
             return None
-        request = Request(
-            command=list(command),
-            environment=dict(environment),
-            state=inherited_state(),
-            descriptors=list(files),
-            has_session=has_session,
-            dies_with_owner=dies_with_owner,
-        )
+        theirs_in, ours_in = os.pipe()
+        ours_out, theirs_out = os.pipe()
+        request = Request(command=list(command), environment=dict(os.environ), state=inherited_state())
+        program = None
         try:
             connection.settimeout(_REPLY_SECONDS)
-            send(connection, request, list(files.values()))
+            send(connection, request, [theirs_in, theirs_out, stderr.fileno()])
             reply, received = receive(connection)
-        except BaseException:
-            connection.close()
-            raise
-        if "refused" not in reply:
             connection.settimeout(None)
-            return ForkedProcess(reply["pid"], received[0], connection)
-        connection.close()
-        self._tell(f"{_ONCE_MORE}: {reply['refused']}")
-        return None
+            if "refused" in reply:
+                self._tell(f"{_ONCE_MORE}: {reply['refused']}")
+            else:
+                program = ForkedProcess(reply["pid"], received[0], connection, ours_in, ours_out)
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+            if program is None:
+                # Where nobody knows whether it was forked, its input ends, which a guard takes as the end of its owner.
+                os.close(ours_in)
+                os.close(ours_out)
+                connection.close()
+        return program
 
     def close(self) -> None:
         """End the server; programs that it forked go on."""
@@ -294,7 +238,7 @@ class ForkServer:
         try:
             self._process = subprocess.Popen(
                 # As `python -m` starts programs, so that the paths of imports and all flags are theirs.
-                [sys.executable, *self._options, "-m", PROGRAM, json.dumps(start).ljust(TITLE_BYTES)],
+                [sys.executable, "-m", PROGRAM, json.dumps(start).ljust(TITLE_BYTES)],
                 env=self._environment,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,

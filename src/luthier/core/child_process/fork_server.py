@@ -17,7 +17,6 @@ Linux alone: it needs pidfds, /proc and PR_SET_PDEATHSIG.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import json
 import os
@@ -35,7 +34,6 @@ from typing import Any, Final, TypedDict, cast
 
 from luthier.core.child_process.forked_program import (
     fork_into,
-    interpreter_options,
     is_program,
     run_programs,
     show_as,
@@ -45,7 +43,7 @@ from luthier.core.system.process_setup import end_with, keep_few_kernels, wait_b
 PROGRAM: Final = "luthier.core.child_process.fork_server"
 HELLO: Final = b"\n"
 """What the server says once it is ready for a request."""
-_MOST_FILES: Final = 64
+_MOST_FILES: Final = 8
 _REQUEST_SECONDS: Final = 5.0
 """Within which a request must arrive once it was asked for: the server does one thing at a time."""
 TITLE_BYTES: Final = 1024
@@ -74,24 +72,17 @@ class Start(TypedDict):
 
 
 class Request(TypedDict):
-    """What an owner asks for, beside the files that it sends along.
+    """What an owner asks for, beside the standard files that it sends along, stdin first.
 
     Attributes:
         command: The command line.
         environment: The whole environment of the program.
         state: `inherited_state` of the thread that asks.
-        descriptors: The numbers that the program knows the files by, in the order in which they are sent.
-        has_session: Whether the program leads a session of its own; else a process group.
-        dies_with_owner: Whether the program and its group are killed where the connection of the owner closes, and the
-            program where the server dies.
     """
 
     command: Sequence[str]
     environment: Mapping[str, str]
     state: Mapping[str, Any]
-    descriptors: Sequence[int]
-    has_session: bool
-    dies_with_owner: bool
 
 
 def inherited_state() -> dict[str, Any]:
@@ -175,16 +166,10 @@ class _Server:
         free_variables: Sequence[str],
     ) -> None:
         self._control, self._state, self._free_variables = control, state, frozenset(free_variables)
-        self._pid = os.getpid()
         self._environment = dict(os.environ)
         self._own = {name: value for name, value in os.environ.items() if name not in given}
         self._programs: dict[int, tuple[int, socket.socket]] = {}
         """By pidfd: process id, and the connection over which its end is reported."""
-        self._bound: dict[int, int] = {}
-        """Of programs that die with their owner: by the descriptor of the connection, the pidfd."""
-        listed = list(Path("/proc/self/fd").iterdir())  # among them that of the listing itself
-        self._foreign = {int(path.name) for path in listed if path.exists()} - {control.fileno()}
-        """Descriptors that libraries have opened, and the standard files."""
         self._poller = select.poll()
         self._poller.register(control, select.POLLIN)
         self._files = _times_of_files()
@@ -192,16 +177,9 @@ class _Server:
     def serve(self) -> list[str] | None:
         """Answer requests until the owner is gone; in a forked process, return the command that it has to run."""
         while True:
-            # The control socket comes first, since it was registered first: what it adds cannot be given the number of
-            # a file that is closed further down the list.
             for descriptor, _ in self._poller.poll():
                 if descriptor in self._programs:
                     self._report(descriptor)
-                    continue
-                if descriptor in self._bound:
-                    self._end(descriptor)
-                    continue
-                if descriptor != self._control.fileno():  # of a program that was reported a moment ago
                     continue
                 said, received, _, _ = socket.recv_fds(self._control, 1, 1, socket.MSG_CMSG_CLOEXEC)
                 if not said:
@@ -214,21 +192,10 @@ class _Server:
         """Reap a program that has ended, and tell whoever asked for it."""
         pid, connection = self._programs.pop(pidfd)
         self._poller.unregister(pidfd)
-        if self._bound.pop(connection.fileno(), None) is not None:
-            self._poller.unregister(connection)
         os.close(pidfd)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         with connection, contextlib.suppress(OSError):  # the owner may have gone, or not want to know
             connection.sendall(struct.pack("!i", code))
-
-    def _end(self, descriptor: int) -> None:
-        """Kill a program and its group, whose owner has closed the connection or died."""
-        pidfd = self._bound.pop(descriptor)
-        self._poller.unregister(descriptor)
-        # By the pidfd as well: the program may not have made its group yet.
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._programs[pidfd][0], signal.SIGKILL)
 
     def _answer(self, connection: socket.socket) -> list[str] | None:
         """Answer one request; in the process that it forks, return the command."""
@@ -247,7 +214,7 @@ class _Server:
             if pid == 0:
                 return list(request["command"])
             if reason is None:
-                send(connection, {"pid": pid}, [self._watch(pid, connection, request["dies_with_owner"])])
+                send(connection, {"pid": pid}, [self._watch(pid, connection)])
             else:
                 send(connection, {"refused": reason}, [])
         except OSError:  # the owner is gone or gave up waiting
@@ -259,7 +226,7 @@ class _Server:
             connection.close()
         return None
 
-    def _watch(self, pid: int, connection: socket.socket, is_bound: bool) -> int:
+    def _watch(self, pid: int, connection: socket.socket) -> int:
         """Look for the end of a program from now on; returns its pidfd."""
         try:
             pidfd = os.pidfd_open(pid)
@@ -269,18 +236,12 @@ class _Server:
             raise
         self._programs[pidfd] = pid, connection
         self._poller.register(pidfd, select.POLLIN)
-        if is_bound:
-            # Nothing more is sent over it by the owner: what can be read is its end.
-            self._bound[connection.fileno()] = pidfd
-            self._poller.register(connection, select.POLLIN)
         return pidfd
 
     def _why_not(self, request: Request) -> str | None:
         """Why a program must be started in the usual way; None where a fork gives the same."""
         if not is_program(request["command"]):
-            return f"the command is not `python {' '.join(interpreter_options(sys.orig_argv) or ())} -m MODULE`"
-        if taken := sorted(self._foreign & set(request["descriptors"]) - {0, 1, 2}):
-            return f"descriptor {taken[0]} belongs to a library"
+            return "the command is not `python -m MODULE`"
         theirs = self._own | dict(request["environment"])
         names = (theirs.keys() | self._environment) - self._free_variables
         differing = sorted(name for name in names if theirs.get(name) != self._environment.get(name))
@@ -296,26 +257,16 @@ class _Server:
 
     def _enter(self, request: Request, connection: socket.socket, received: list[int], ready: int) -> None:
         """In the forked process: take on what was asked for, and let go of what is the server's."""
-        if request["has_session"]:
-            os.setsid()
-        else:
-            os.setpgid(0, 0)
-        if request["dies_with_owner"]:
-            end_with(self._pid)
+        os.setsid()
         os.close(ready)
         for one in (self._control, connection, *(connection for _, connection in self._programs.values())):
             one.close()
         for descriptor in self._programs:
             os.close(descriptor)
-        # First above all numbers that are wanted, so that none is overwritten before it is copied.
-        above = max(request["descriptors"]) + 1
-        moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, above) for descriptor in received]
-        for descriptor in received:
-            os.close(descriptor)
-        received.clear()
-        for descriptor, number in zip(moved, request["descriptors"], strict=True):
+        for number, descriptor in enumerate(received):
             os.dup2(descriptor, number)
             os.close(descriptor)
+        received.clear()
         os.environ.clear()
         os.environ.update(request["environment"])
 

@@ -67,15 +67,8 @@ class BecomeProgram(BaseException):
 
 
 def is_program(command: Sequence[str]) -> bool:
-    """Whether a command line is a module run by this interpreter with the options of this very process."""
-    return list(command[:1]) == [sys.executable] and interpreter_options(command) == interpreter_options(sys.orig_argv)
-
-
-def interpreter_options(command: Sequence[str]) -> list[str] | None:
-    """Options of the interpreter before `-m MODULE`; None where it runs something else."""
-    position = list(command).index("-m") if "-m" in command[:-1] else 0
-    options = list(command[1:position])
-    return options if position and all(option.startswith("-") for option in options) else None
+    """Whether a command line is a module run by this interpreter without options, the only kind that can be forked."""
+    return len(command) > 2 and command[0] == sys.executable and command[1] == "-m"
 
 
 def fork_into(enter: Callable[[int], None]) -> int:
@@ -134,8 +127,7 @@ def run_programs(command: Sequence[str]) -> None:
 
 
 def _run_once(command: Sequence[str]) -> Sequence[str] | None:
-    position = list(command).index("-m")
-    name = command[position + 1]
+    name = command[2]
     spec = importlib.util.find_spec(name)
     if spec is not None and spec.submodule_search_locations is not None:
         spec = importlib.util.find_spec(f"{name}.__main__")
@@ -146,7 +138,7 @@ def _run_once(command: Sequence[str]) -> Sequence[str] | None:
     program.__dict__.update(
         __file__=spec.origin, __spec__=spec, __loader__=spec.loader, __package__=spec.parent, __cached__=spec.cached
     )
-    sys.argv = [spec.origin or name, *command[position + 2 :]]
+    sys.argv = [spec.origin or name, *command[3:]]
     sys.modules["__main__"] = program
     try:
         exec(spec.loader.get_code(spec.name), program.__dict__)  # type: ignore[attr-defined]  # noqa: S102

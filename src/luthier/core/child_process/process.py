@@ -27,10 +27,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, ClassVar, Final, Self
+from typing import IO, Any, Final, Self
 
 from luthier.core.child_process.channel import Start
-from luthier.core.child_process.fork_client import ForkedProcess, ForkServer
 from luthier.core.errors import WorkError, error_from
 from luthier.core.system.files import says_disk_full
 
@@ -90,12 +89,7 @@ class ChildProcess:
         has_session: whether it leads a session of its own. Linux shares CPU time among sessions first, so that a server
             of low priority (`lower_priority`) does not lower a training that it starts.
         dies_with_parent: whether the kernel kills it where this process ends. If not, it has to end by itself.
-
-    Attributes:
-        fork_server: forks the children of this process that are what an exec would make of them; None executes all.
     """
-
-    fork_server: ClassVar[ForkServer | None] = None
 
     def __init__(
         self,
@@ -126,23 +120,16 @@ class ChildProcess:
         # What the child's own children are to see; the child itself gets the paths of this process.
         python_path = (environment or {}).get("PYTHONPATH", os.environ.get("PYTHONPATH"))
         threads = {} if num_threads is None else dict.fromkeys(_THREADS, str(num_threads))
-        # -P and the paths of this process: the child imports what this one would, and nothing from the folder that it
-        # happens to be started in.
-        command = [sys.executable, "-P", "-m", "luthier.core.child_process", str(theirs.fileno()), function]
-        whole = {**os.environ, **threads, **(environment or {}), "PYTHONPATH": _python_path(python_path)}
-        passed = (theirs.fileno(), *pass_fds)
         try:
-            forked = None
-            # Loaded libraries take address space, of which a limited child would have less than it was given.
-            if memory_bytes is None and self.fork_server is not None:
-                forked = self._fork(command, whole, stdin, passed, has_session, dies_with_parent)
-            self._process: subprocess.Popen[bytes] | ForkedProcess = forked or subprocess.Popen(
-                command,
-                env=whole,
+            self._process = subprocess.Popen(
+                # -P and the paths of this process: the child imports what this one would, and nothing from the
+                # folder that it happens to be started in.
+                [sys.executable, "-P", "-m", "luthier.core.child_process", str(theirs.fileno()), function],
+                env={**os.environ, **threads, **(environment or {}), "PYTHONPATH": _python_path(python_path)},
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=subprocess.DEVNULL if self._log is None else self._log,
                 stderr=self._log,
-                pass_fds=passed,
+                pass_fds=(theirs.fileno(), *pass_fds),
                 # A group of its own: Ctrl-C in a terminal reaches the parent alone, which ends its children in order.
                 process_group=None if has_session else 0,
                 start_new_session=has_session,
@@ -158,8 +145,7 @@ class ChildProcess:
             self.send(
                 Start(
                     document=document,
-                    # What was forked is a child of the fork server, which sees to that end itself.
-                    parent=os.getpid() if dies_with_parent and forked is None else None,
+                    parent=os.getpid() if dies_with_parent else None,
                     memory_bytes=memory_bytes,
                     python_path=python_path,
                 )
@@ -168,31 +154,6 @@ class ChildProcess:
             self.kill()
             self.close()
             raise
-
-    def _fork(
-        self,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        stdin: IO[bytes] | None,
-        passed: Sequence[int],
-        has_session: bool,
-        dies_with_parent: bool,
-    ) -> ForkedProcess | None:
-        """The child, forked from loaded libraries; None where it has to be executed."""
-        assert self.fork_server is not None
-        with Path(os.devnull).open("r+b", buffering=0) as nothing:
-            standard = {
-                0: (stdin or nothing).fileno(),
-                1: (self._log or nothing).fileno(),
-                2: 2 if self._log is None else self._log.fileno(),
-            }
-            return self.fork_server.fork(
-                command,
-                environment,
-                standard | {number: number for number in passed},
-                has_session=has_session,
-                dies_with_owner=dies_with_parent,
-            )
 
     @property
     def pid(self) -> int:
