@@ -110,7 +110,7 @@ def shared_fork_server(plain_fork_server: ForkServer) -> Iterator[None]:
     from luthier.features.training import jobs
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(jobs, "_fork_server", lambda *_: contextlib.nullcontext(plain_fork_server))
+        patched.setattr(jobs, "_fork_server", lambda *_, **__: contextlib.nullcontext(plain_fork_server))
         yield
 
 

@@ -99,6 +99,8 @@ class ForkServer:
         tell: Called with a sentence where a program has to be started in the usual way, and why.
         free_variables: Variables in which the environment of a program may differ from that of the server, since
             nothing reads them while the modules are loaded.
+        patience_seconds: How long a program waits for a server that is still loading, before it is started in the usual
+            way.
     """
 
     def __init__(
@@ -107,7 +109,9 @@ class ForkServer:
         *,
         tell: Callable[[str], None],
         free_variables: Sequence[str] = (),
+        patience_seconds: float = 30.0,
     ) -> None:
+        self.patience_seconds = patience_seconds
         self._modules, self._free_variables = tuple(modules), tuple(free_variables)
         self._environment, self._folder = dict(os.environ), Path.cwd()
         self._tell, self._lock = tell, threading.Lock()
@@ -129,14 +133,14 @@ class ForkServer:
             self._is_up()
 
     def start_program(
-        self, command: Sequence[str], *, stderr: IO[bytes], wait_seconds: float = _REPLY_SECONDS
+        self, command: Sequence[str], *, stderr: IO[bytes], wait_seconds: float | None = None
     ) -> ForkedProcess | None:
         """Fork a program in a session of its own, with pipes as standard input and output.
 
         Args:
             command: `[sys.executable, "-m", MODULE, ...]`.
             stderr: Its standard error.
-            wait_seconds: How long to wait for a server that is still loading.
+            wait_seconds: The same as `patience_seconds`, for this program; None for that one.
 
         Returns:
             The program; None where it must be started in the usual way. It has not been started then.
@@ -144,7 +148,7 @@ class ForkServer:
         Raises:
             OSError: The server died while it was forking: whether the program began is not known.
         """
-        connection = self._connect(wait_seconds)
+        connection = self._connect(self.patience_seconds if wait_seconds is None else wait_seconds)
         if connection is None:
             return None
         theirs_in, ours_in = os.pipe()

@@ -115,7 +115,7 @@ def work(
 
     with (
         file_lock(folder / f"worker-{name}.lock", what=f"the worker name {name}", timeout_seconds=_LOCK_SECONDS),
-        _fork_server(context, tell) as fork_server,
+        _fork_server(context, tell, is_ahead=not until_idle) as fork_server,
     ):
         trains = worker(name, "train", fork_server)
         # a name of its own: what a worker held when it died it takes back at once, and these two live side by side
@@ -128,12 +128,23 @@ def work(
         return _side_by_side(looks, trains, stop_requested)
 
 
-def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.AbstractContextManager[ForkServer | None]:
-    """What starts the attempts of a worker from loaded libraries, if the settings want it."""
+def _fork_server(
+    context: Context, tell: Callable[[str], None], *, is_ahead: bool
+) -> contextlib.AbstractContextManager[ForkServer | None]:
+    """What starts the attempts of a worker from loaded libraries, if the settings want it.
+
+    Args:
+        context: The home.
+        tell: Called with each line of the worker's log.
+        is_ahead: Whether it is started before there is a job. A job that comes before it is ready then loads its
+            libraries itself, on another core. Otherwise it is loaded for the first job, which waits for it.
+    """
     from luthier.core.child_process.fork_client import ForkServer
     from luthier.platform.jobs.child import PRELOADED
 
-    return ForkServer(PRELOADED, tell=tell) if context.settings.fork_server else contextlib.nullcontext()
+    if not context.settings.fork_server:
+        return contextlib.nullcontext()
+    return ForkServer(PRELOADED, tell=tell, patience_seconds=1.0 if is_ahead else 30.0)
 
 
 def _until_idle(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:

@@ -21,8 +21,6 @@ OUTCOME_NAME, LOG_NAME = "outcome.json", "log.txt"
 NOT_NOW: Final = 75
 """The child's exit code where nothing is wrong with the job, but the disk is full or the database stays away."""
 _LAST_BYTES = 2000
-_MOST_WAIT_SECONDS: Final = 30.0
-"""For a fork server that is loading: about what the child would take to load the same libraries."""
 
 
 class Outcome(FrozenModel):
@@ -78,8 +76,8 @@ class Attempt:
             # alone.
             forked: ForkedProcess | None = None
             if fork_server is not None:
-                # Half of the time that is left, since the lease is not renewed meanwhile.
-                wait = min(_MOST_WAIT_SECONDS, (deadline - elapsed()) / 2)
+                # At most half of the time that is left, since the lease is not renewed meanwhile.
+                wait = min(fork_server.patience_seconds, (deadline - elapsed()) / 2)
                 forked = fork_server.start_program(guard, stderr=log, wait_seconds=wait)
             self._guard: subprocess.Popen[bytes] | ForkedProcess = forked or subprocess.Popen(
                 guard, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True

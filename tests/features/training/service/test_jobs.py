@@ -104,7 +104,7 @@ def test_forked_or_executed_a_job_trains_the_same_bytes(
         assert loaded.wait() == 0
     seen: dict[str, tuple[str, int]] = {}
     for name, server in (("executed", None), ("forked", plain_fork_server)):
-        monkeypatch.setattr(jobs, "_fork_server", lambda *_, server=server: contextlib.nullcontext(server))
+        monkeypatch.setattr(jobs, "_fork_server", lambda *_, server=server, **__: contextlib.nullcontext(server))
         job = submit(context, recipe)
         told = work(context)
         assert context.jobs.get(job.job_id).status == "succeeded", told
