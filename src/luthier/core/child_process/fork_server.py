@@ -1,4 +1,4 @@
-"""A process that has loaded heavy libraries once and forks programs from there: they start in a fraction of a second.
+"""A process that has loaded heavy libraries once and forks programs from there, which need not load them again.
 
     owner  --asks-->  fork server (one thread, libraries loaded)  --forks-->  `python -m MODULE ARGUMENTS`
 

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
         tokenised_cache_bytes: Disk space for tokenised rows, so that none is tokenised twice; 0 keeps none.
         result_files_base64: Whether result files of jobs are served base64-encoded, as the hosted service does.
         fork_server: Whether each worker keeps a process with the libraries of training loaded, from which its jobs
-            start in a fraction of a second; without it each job loads them again.
+            are forked; without it each job loads them again.
         log_format: The format of the lines that server and workers write to stderr.
         webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
             inferred: behind a proxy every connection is local.

@@ -138,5 +138,5 @@ def _look_after(child: Child, deadline: float, woken: int) -> bool:
 
 
 if __name__ == "__main__":
-    # Not sys.exit: a guard that was forked would spend a third of a second on taking down libraries.
+    # Not sys.exit: a guard that was forked would spend time on taking down libraries that it never used.
     os._exit(main(sys.argv[1:]))
