@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from argon2 import PasswordHasher
     from sqlalchemy.engine import URL
 
+    from luthier.core.child_process.fork_client import ForkServer
     from luthier.platform.db.backend import Backend
     from luthier.testing.servers import PostgresqlServer
 
@@ -26,11 +28,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is loaded, here and in children: two test processes with two threads each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A fork server of its own is dear for a worker that does one job: see `shared_fork_server`.
+os.environ.setdefault("LUTHIER_FORK_SERVER", "0")
+
 # What a property takes on a busy machine says nothing about it.
 settings.register_profile("luthier", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("luthier")
 
 _LONG = ("zoo", "test_tutorials.py", "compat", "e2e", "browser", "ml", "features", "server", "platform")
+
+
+_FREE = ("PYTEST_CURRENT_TEST", "LUTHIER_HOME", "LUTHIER_DATABASE", "LUTHIER_ARTIFACTS")
+"""Variables in which tests differ, and which are read when they are used: forked processes may differ in them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -113,6 +122,26 @@ def quick_password_hash() -> Iterator[PasswordHasher]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(password_hashing, "_hasher", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
         yield real
+
+
+@pytest.fixture(scope="session")
+def plain_fork_server() -> Iterator[ForkServer]:
+    """Forks `python -m MODULE` from libraries that are loaded once a session, with the first such program."""
+    from luthier.core.child_process.fork_client import ForkServer
+    from luthier.platform.jobs.child import PRELOADED
+
+    with ForkServer(PRELOADED, tell=lambda _: None, free_variables=_FREE) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_fork_server(plain_fork_server: ForkServer) -> Iterator[None]:
+    """Workers in this process start their jobs from it."""
+    from luthier.features.training import jobs
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(jobs, "_fork_server", lambda *_, **__: contextlib.nullcontext(plain_fork_server))
+        yield
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -19,10 +20,11 @@ from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.records import Job, JobStatus, Wish
+from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
 from luthier.platform.processes.process import Outcome
 
 if TYPE_CHECKING:
+    from luthier.core.child_process.fork_client import ForkServer
     from luthier.platform.jobs.worker import Pace, Worker
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -104,16 +106,45 @@ def work(
             return 0
 
     folder = context.settings.jobs_folder
-    with file_lock(folder / f"worker-{name}.lock", what=f"the worker name {name}", timeout_seconds=_LOCK_SECONDS):
-        pace = pace or Pace.for_lease(context.jobs.lease_seconds)
-        trains = Worker(name, context.jobs, command, step_of, folder, tell=tell, pace=pace)
-        # a name of its own: what a worker held when it died it takes back at once, and these two live side by side
-        looks = Worker(
-            f"{name}:{_LOOKS}", context.jobs, command, step_of, folder, tell=tell, pace=pace, lanes=("validate",)
+
+    def worker(name: str, lane: Lane, fork_server: ForkServer | None) -> Worker:
+        used = pace or Pace.for_lease(context.jobs.lease_seconds)
+        return Worker(
+            name, context.jobs, command, step_of, folder, tell=tell, pace=used, lanes=(lane,), fork_server=fork_server
         )
+
+    with (
+        file_lock(folder / f"worker-{name}.lock", what=f"the worker name {name}", timeout_seconds=_LOCK_SECONDS),
+        _fork_server(context, tell, is_ahead=not until_idle) as fork_server,
+    ):
+        trains = worker(name, "train", fork_server)
+        # a name of its own: what a worker held when it died it takes back at once, and these two live side by side
+        looks = worker(f"{name}:{_LOOKS}", _LOOKS, fork_server)
         if until_idle:
+            # The fork server starts with the first job, if there is one.
             return _until_idle(looks, trains, stop_requested)
+        if fork_server is not None:
+            fork_server.start()
         return _side_by_side(looks, trains, stop_requested)
+
+
+def _fork_server(
+    context: Context, tell: Callable[[str], None], *, is_ahead: bool
+) -> contextlib.AbstractContextManager[ForkServer | None]:
+    """What starts the attempts of a worker from loaded libraries, if the settings want it.
+
+    Args:
+        context: The home.
+        tell: Called with each line of the worker's log.
+        is_ahead: Whether it is started before there is a job. A job that comes before it is ready then loads its
+            libraries itself, on another core. Otherwise it is loaded for the first job, which waits for it.
+    """
+    from luthier.core.child_process.fork_client import ForkServer
+    from luthier.platform.jobs.child import PRELOADED
+
+    if not context.settings.fork_server:
+        return contextlib.nullcontext()
+    return ForkServer(PRELOADED, tell=tell, patience_seconds=1.0 if is_ahead else 30.0)
 
 
 def _until_idle(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:

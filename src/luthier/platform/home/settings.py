@@ -34,6 +34,8 @@ class Settings(BaseSettings):
         scratch: The folder for rows beyond it, which may take several times the size of the file; None for one in the
             home.
         result_files_base64: Whether result files of jobs are served base64-encoded, as the hosted service does.
+        fork_server: Whether each worker keeps a process with the libraries of training loaded, from which its jobs
+            are forked; without it each job loads them again.
         log_format: The format of the lines that server and workers write to stderr.
         webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
             inferred: behind a proxy every connection is local.
@@ -70,6 +72,7 @@ class Settings(BaseSettings):
     data_memory_bytes: int = Field(default=0, ge=0)
     scratch: Path | None = None
     result_files_base64: bool = False
+    fork_server: bool = True
     log_format: Literal["text", "json"] = "text"
     webhooks_may_reach_private: bool = False
     max_request_bytes: int = Field(default=4 << 20, gt=0)

@@ -33,6 +33,19 @@ _ATTEMPTS: Final = {
     "recipe": "luthier.features.training.jobs:carry_out",
 }
 """What does an attempt of each kind of job. By name: this process lies below what it runs, and loads one of them."""
+PRELOADED: Final = (
+    "torch",
+    "transformers",
+    "peft",
+    "luthier.features.finetuning_api.job",
+    "luthier.features.training.jobs",
+    "luthier.features.training.recipe_job",
+    "luthier.features.training.service",
+)
+"""What a fork server loads for attempts: what most of them need. By name, as `_ATTEMPTS` is.
+
+Importing these must start no thread, open no device and draw no random number.
+"""
 _LEAST_FREE_BYTES: Final = 1 << 20
 _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from luthier.core.child_process.fork_client import ForkServer
 from luthier.core.errors import LuthierError
 from luthier.core.system.clock_jump import elapsed
 from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
@@ -59,6 +60,7 @@ class Worker:
         tell: Called with each line of its log.
         pace: Its intervals; None for the usual ones.
         lanes: The lanes that it takes jobs from.
+        fork_server: Starts the processes of jobs from loaded libraries; None has each load its own.
     """
 
     def __init__(
@@ -72,9 +74,10 @@ class Worker:
         tell: Tell,
         pace: Pace | None = None,
         lanes: tuple[Lane, ...] = ("train",),
+        fork_server: ForkServer | None = None,
     ) -> None:
         self.name, self.store, self.command, self.step_of, self.folder = name, store, command, step_of, folder
-        self.tell, self.pace, self.lanes = tell, pace or Pace(), lanes
+        self.tell, self.pace, self.lanes, self.fork_server = tell, pace or Pace(), lanes, fork_server
 
     def work(self, stop_requested: Callable[[], str | None], *, until_idle: bool = False) -> int:
         """Take jobs until a stop is requested; a running job is then stopped and put back into the queue.
@@ -127,7 +130,7 @@ class Worker:
     def _start(self, job: Job, leased: float) -> Attempt:
         folder = self.folder / job.job_id / f"attempt-{job.attempt:04d}"
         folder.mkdir(parents=True)  # an attempt number is given once: a folder that is there would be another's
-        return Attempt(self.command(job, folder), folder, self._deadline(leased))
+        return Attempt(self.command(job, folder), folder, self._deadline(leased), self.fork_server)
 
     def _deadline(self, leased: float) -> float:
         """When the child must be dead, before another worker may have the job: of a lease from the moment `leased`."""

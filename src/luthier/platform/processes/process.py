@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from luthier.core.child_process.fork_client import ForkedProcess, ForkServer
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.system.clock_jump import elapsed
 from luthier.core.system.files import sync_file
 from luthier.platform.processes.guard import LOST
 
@@ -55,17 +57,29 @@ class Attempt:
         command: The command line of the child.
         folder: The attempt's own folder, for the child's log and, at the end, its outcome.
         deadline: When the guard kills the child where no later deadline is set, by `clock_jump.elapsed`.
+        fork_server: Forks the guard, and so the child; None executes them.
+
+    Raises:
+        OSError: No process can be started, or it is not known whether one was.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, deadline: float) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, deadline: float, fork_server: ForkServer | None = None
+    ) -> None:
         self.folder = folder
+        self._code: int | None = None
         guard = [sys.executable, "-m", "luthier.platform.processes.guard", repr(deadline), *command]
         # Not `core.child_process`: a guard also ends an attempt whose worker hangs, and its outcome is a file, since it
         # must outlive both.
         with (folder / LOG_NAME).open("ab") as log:
             # bufsize 0: a deadline must not wait in a buffer. A new session: Ctrl-C in a terminal reaches the worker
             # alone.
-            self._guard = subprocess.Popen(
+            forked: ForkedProcess | None = None
+            if fork_server is not None:
+                # At most half of the time that is left, since the lease is not renewed meanwhile.
+                wait = min(fork_server.patience_seconds, (deadline - elapsed()) / 2)
+                forked = fork_server.start_program(guard, stderr=log, wait_seconds=wait)
+            self._guard: subprocess.Popen[bytes] | ForkedProcess = forked or subprocess.Popen(
                 guard, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
         assert self._guard.stdout is not None
@@ -75,8 +89,14 @@ class Attempt:
     @property
     def has_ended(self) -> bool:
         """Whether child and guard are gone. The group of the child is swept where the guard was killed."""
-        if self._guard.poll() is None:
-            return False
+        if self._code is None:
+            code = self._guard.poll()
+            if code is None:
+                return False
+            # A guard that was killed said nothing. One that ended after its fork server did not reach us by its exit
+            # code, but said it.
+            said = self._guard.stdout.read() if code < 0 and self._guard.stdout is not None else b""
+            self._code = int(said) if said else code
         if self._child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 # Only a guard that was killed leaves the group behind; otherwise there is nobody, and that is
@@ -117,18 +137,17 @@ class Attempt:
     @property
     def has_to_wait(self) -> bool:
         """Whether it ended because the machine has no room, or the database stays away: no fault of the job."""
-        return self._guard.returncode == NOT_NOW
+        return self._code == NOT_NOW
 
     @property
     def was_lost(self) -> bool:
         """Whether its lease was not renewed, or its guard was killed: it has not crashed itself."""
-        code = self._guard.returncode
         # A negative code is the guard's own: the child's signals come as 128 + number.
-        return code is not None and (code == LOST or code < 0)
+        return self._code is not None and (self._code == LOST or self._code < 0)
 
     def how_it_ended(self) -> str:
         """Exit code or signal, and the last words of the log: for a crash."""
-        code = self._guard.returncode
+        code = self._code
         words = f"exit code {code}"
         if code is not None and code > 128:
             with contextlib.suppress(ValueError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.child_process.fork_client import ForkServer
 from luthier.core.errors import ConflictError, RequestError
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import jobs
@@ -85,6 +88,30 @@ def test_disturbed_in_every_way_it_ends_as_if_undisturbed(context: Context, make
         work(context)
     assert context.jobs.get(job.job_id).status == "succeeded"
     assert digest(context, job.run_id) == plain["adapter_sha256"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
+def test_forked_or_executed_a_job_trains_the_same_bytes(
+    context: Context, make_recipe: MakeRecipe, plain_fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, why_not = make_recipe(evaluation={"few_shot": 0, "max_new_tokens": 4, "max_samples": 2}), list[str]()
+    monkeypatch.setattr(plain_fork_server, "_tell", why_not.append)
+    with (context.home / "stderr").open("wb") as stderr:
+        command = [sys.executable, "-m", "tests.core.child_process.program", "exit", "0"]
+        loaded = plain_fork_server.start_program(command, stderr=stderr, wait_seconds=300)
+    assert loaded is not None, why_not
+    with loaded.stdin, loaded.stdout:  # type: ignore[union-attr]
+        assert loaded.wait() == 0
+    seen: dict[str, tuple[str, int]] = {}
+    for name, server in (("executed", None), ("forked", plain_fork_server)):
+        monkeypatch.setattr(jobs, "_fork_server", lambda *_, server=server, **__: contextlib.nullcontext(server))
+        job = submit(context, recipe)
+        told = work(context)
+        assert context.jobs.get(job.job_id).status == "succeeded", told
+        seen[name] = digest(context, job.run_id), len(told)
+    assert seen["forked"] == seen["executed"]
+    # Nothing stood against it: the libraries started no thread, opened no device, and nothing differed.
+    assert why_not == []
 
 
 def test_what_is_wrong_with_the_rows_is_the_jobs_error(context: Context, make_recipe: MakeRecipe) -> None:

@@ -1,4 +1,7 @@
-"""A worker with real processes: every job ends as if undisturbed, whatever happens in between."""
+"""A worker with real processes: every job ends as if undisturbed, whatever happens in between.
+
+Where it may matter, a test runs twice: with processes that are executed, and with processes that a fork server forks.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from luthier.core.child_process import fork_client
+from luthier.core.child_process.fork_client import ForkServer
 from luthier.core.errors import UnreachableError
 from luthier.core.system.clock_jump import elapsed
 from luthier.platform.db.database import Database
@@ -29,8 +35,14 @@ QUICK = Pace(look=0.05, ping=0.1, beat=0.2, grace=20.0, margin=2.0)
 class House:
     """A home with a queue, and a worker on it."""
 
-    def __init__(self, folder: Path, database: Database, lease_seconds: float = 30.0) -> None:
+    def __init__(
+        self, folder: Path, database: Database, lease_seconds: float = 30.0, *, is_forking: bool = False
+    ) -> None:
         self.folder, self.queue, self.told = folder, JobStore(database, lease_seconds), list[str]()
+        free = ("PYTEST_CURRENT_TEST",)
+        self.fork_server = ForkServer((), tell=self.told.append, free_variables=free) if is_forking else None
+        if self.fork_server is not None:
+            self.fork_server.start()
         self.stop: str | None = None
 
     def submit(self, mode: str = "plain", number: int = 1) -> str:
@@ -42,12 +54,22 @@ class House:
 
     def worker(self, name: str = "w", pace: Pace = QUICK) -> Worker:
         def command(job: Job, folder: Path) -> list[str]:
-            return [sys.executable, str(CHILD), str(folder), str(self.counter(job)), job.document["mode"]]
+            program = [str(CHILD)] if self.fork_server is None else ["-m", "tests.platform.jobs.jobs.child"]
+            return [sys.executable, *program, str(folder), str(self.counter(job)), job.document["mode"]]
 
         def step_of(job: Job) -> int:
             return int(self.counter(job).read_text()) if self.counter(job).exists() else 0
 
-        return Worker(name, self.queue, command, step_of, self.folder / "jobs", tell=self.told.append, pace=pace)
+        return Worker(
+            name,
+            self.queue,
+            command,
+            step_of,
+            self.folder / "jobs",
+            tell=self.told.append,
+            pace=pace,
+            fork_server=self.fork_server,
+        )
 
     def work(self, pace: Pace = QUICK) -> int:
         return self.worker(pace=pace).work(lambda: self.stop, until_idle=True)
@@ -68,10 +90,21 @@ class House:
             time.sleep(0.02)
 
 
+both_ways = pytest.mark.parametrize("house", ["executed", "forked"], indirect=True)
+forked = pytest.mark.parametrize("house", ["forked"], indirect=True)
+
+
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
+    is_forking = getattr(request, "param", "executed") == "forked"
+    if is_forking and not sys.platform.startswith("linux"):
+        pytest.skip("fork servers are Linux's own")
     with Database.open(tmp_path / "luthier.db") as database:
-        yield House(tmp_path, database)
+        house = House(tmp_path, database, is_forking=is_forking)
+        yield house
+        if house.fork_server is not None:
+            house.fork_server.close()
+        assert not [line for line in house.told if "fork" in line], "all that was to be forked was forked"
 
 
 def test_jobs_are_done_one_after_another(house: House) -> None:
@@ -81,6 +114,7 @@ def test_jobs_are_done_one_after_another(house: House) -> None:
     assert [house.steps(i) for i in ids] == [40, 40]
 
 
+@both_ways
 def test_a_crash_is_taken_up_where_it_was(house: House) -> None:
     job_id = house.submit("crash")
     assert house.work() == 2
@@ -131,6 +165,7 @@ def test_paused_and_resumed_it_comes_to_its_end(house: House) -> None:
     assert (house.queue.get(job_id).status, house.steps(job_id)) == ("succeeded", 40)
 
 
+@both_ways
 def test_who_does_not_hear_is_killed_after_the_grace(house: House) -> None:
     job_id = house.submit("stubborn")
     thread = house.in_background(Pace(look=0.05, ping=0.1, beat=0.2, grace=0.3, margin=2.0))
@@ -141,6 +176,7 @@ def test_who_does_not_hear_is_killed_after_the_grace(house: House) -> None:
     assert house.steps(job_id) < 40
 
 
+@both_ways
 def test_a_worker_that_is_stopped_gives_its_job_back(house: House) -> None:
     job_id = house.submit()
     thread = house.in_background()
@@ -161,7 +197,7 @@ sys.path.insert(0, sys.argv[2])
 from test_worker import House, QUICK
 from luthier.platform.db.database import Database
 folder = Path(sys.argv[1])
-house = House(folder, Database.open(folder / "luthier.db"), float(sys.argv[3]))
+house = House(folder, Database.open(folder / "luthier.db"), float(sys.argv[3]), is_forking=sys.argv[5] == "True")
 house.worker(sys.argv[4]).work(lambda: None, until_idle=True)
 """
 
@@ -169,6 +205,7 @@ house.worker(sys.argv[4]).work(lambda: None, until_idle=True)
 @contextmanager
 def supervisor(house: House, name: str, lease: float = 30.0) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-c", SUPERVISOR, str(house.folder), str(CHILD.parent), str(lease), name]
+    command.append(str(house.fork_server is not None))
     with subprocess.Popen(command) as process:
         try:
             yield process
@@ -176,6 +213,7 @@ def supervisor(house: House, name: str, lease: float = 30.0) -> Iterator[subproc
             process.kill()
 
 
+@both_ways
 def test_a_worker_killed_and_started_again_takes_its_job_up_at_once(house: House) -> None:
     job_id = house.submit()
     with supervisor(house, "w") as first:
@@ -191,6 +229,7 @@ def test_a_worker_killed_and_started_again_takes_its_job_up_at_once(house: House
     assert (job.status, job.attempt, house.steps(job_id)) == ("succeeded", 2, 40)
 
 
+@both_ways
 def test_a_worker_stopped_past_its_lease_loses_the_job_and_knows_it(house: House) -> None:
     house.queue.lease_seconds = 4.0
     job_id = house.submit("slow")
@@ -262,7 +301,7 @@ def test_the_lease_counts_from_its_claim_and_not_from_the_start_of_the_child(
         began.append(elapsed())
         return claim(*arguments)  # type: ignore[arg-type]
 
-    def slow_start(self: Attempt, command: object, folder: Path, deadline: float) -> None:
+    def slow_start(self: Attempt, command: object, folder: Path, deadline: float, fork_server: object) -> None:
         began.append(deadline)
         raise OSError(11, "no process left")
 
@@ -284,6 +323,51 @@ def _is_running(pid: int) -> bool:
         return False
 
 
+@forked
+def test_a_job_outlives_the_fork_server_that_started_it(house: House) -> None:
+    assert house.fork_server is not None
+    job_id = house.submit()
+    thread = house.in_background()
+    house.wait_for(lambda: house.steps(job_id) > 2)
+    first = house.fork_server.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    thread.join(60)
+    job = house.queue.get(job_id)
+    assert (job.status, job.attempt, house.steps(job_id)) == ("succeeded", 1, 40)
+    second = house.submit(number=2)
+    house.work()
+    assert house.queue.get(second).status == "succeeded"
+    assert house.fork_server.pid not in (None, first)
+    house.told = [line for line in house.told if "started again with the next program" not in line]
+
+
+@forked
+def test_a_fork_server_that_dies_over_a_start_costs_a_rest(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert house.fork_server is not None
+    server, job_id = house.fork_server, house.submit()
+    house.wait_for(lambda: server.pid is not None)
+    received = fork_client.receive
+
+    def dead(*arguments: Any) -> Any:
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        received(*arguments)  # the answer that was on its way is lost
+        raise ConnectionResetError("the other side is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fork_client, "receive", dead)
+        assert house.work() == 1
+    job = house.queue.get(job_id)
+    assert (job.status, job.num_crashes) == ("queued", 0)
+    with house.queue._database.write() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET not_before = 0")
+    house.work()
+    assert (house.queue.get(job_id).status, house.steps(job_id)) == ("succeeded", 40)
+    house.told = [line for line in house.told if "started again with the next program" not in line]
+
+
+@both_ways
 def test_what_finds_no_room_waits_and_is_no_crash(house: House) -> None:
     job_id = house.submit("full")
     assert house.work() == 1
