@@ -177,13 +177,15 @@ class MicroBatchWorkers:
         self._slots = [[_shared_like(w) for w in self._weights] for _ in range(num * each)]
         # Objects of now are left out of later collections: a collection in a worker would write to their pages, and
         # each written page is copied.
+        were_frozen = gc.get_freeze_count() > 0
         gc.collect()
         gc.freeze()
         try:
             for number in range(num):
                 self._workers.append(self._fork(list(range(number * each, (number + 1) * each))))
         finally:
-            gc.unfreeze()
+            if not were_frozen:
+                gc.unfreeze()
 
     def _fork(self, slots: list[int]) -> _Worker:
         ours, theirs = socket.socketpair()
