@@ -18,7 +18,6 @@ from luthier.features.recipes.service import load_recipe
 from luthier.features.training import external
 from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context
-from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.testing.world import in_world
 
 MakeRecipe = Callable[..., Path]
@@ -38,7 +37,6 @@ def command(_world: World, arguments: list[str], environment: dict[str, str]) ->
 
 
 def test_rank_0_answers_and_the_launch_is_one_run(context: Context, make_recipe: MakeRecipe) -> None:
-    hardware_of(context)  # measured by this process already; rank 0 would do so again
     recipe = make_recipe(training=TRAINING, evaluation={"few_shot": 0, "max_new_tokens": 2})
     arguments = ["train", str(recipe), "--home", str(context.home), "--budget-tokens", "700"]
     first, second = in_world(2, command, arguments, {"LUTHIER_LAUNCH_ID": "slurm-1"}, joins=False)
