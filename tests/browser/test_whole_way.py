@@ -15,7 +15,7 @@ from luthier.platform.home.context import Context
 from luthier.testing.servers import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 
-from .conftest import look_often, violations
+from .conftest import violations
 
 MINUTES = 60_000
 THEMES = ("light", "dark")
@@ -84,7 +84,7 @@ def test_from_upload_to_chat(tmp_path: Path, make_page: Callable[..., Page]) -> 
     with Context.open(tmp_path / "home") as context:
         pull_model(context, str(make_tiny_model(tmp_path / "tiny")))
     with running_server(tmp_path / "home") as server:
-        page = look_often(make_page())
+        page = make_page()
         page.goto(server.link)
         page.wait_for_url(f"{server.url}/")
         check(page)

@@ -43,10 +43,10 @@ def run_id(model: LocalModel, luthier: Luthier, tmp_path_factory: pytest.TempPat
     return str(luthier("train", folder / "recipe.yaml")["run_id"])
 
 
-def test_a_run_is_merged_and_proved(luthier: Luthier, luthier_here: Luthier, run_id: str, tmp_path: Path) -> None:
+def test_a_run_is_merged_and_proved(luthier: Luthier, run_id: str, tmp_path: Path) -> None:
     made = luthier("export", run_id, "--to", "merged", "-o", tmp_path / "merged")
     assert (made["precision"], made["parity"]["passed"], made["parity"]["num_prompts"]) == ("float16", True, 3)
-    assert luthier_here("verify", tmp_path / "merged")["is_whole"]
+    assert luthier("verify", tmp_path / "merged")["is_whole"]
 
 
 @pytest.mark.parametrize("precision", ["float16", pytest.param("q4_k_m", marks=pytest.mark.drill)])
