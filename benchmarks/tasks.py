@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Ten tasks, each answered in every way there is: baselines, prompts, a tuned model, a tuned model with a head.
+"""Public and made tasks, each answered in every way: baselines, prompts, a tuned model, a tuned model with a head.
 
-    python benchmarks/ten_tasks.py --work build/ten-tasks [--data ../shared/data] [--train 300] [--held-out 100]
+    python benchmarks/tasks.py --work build/tasks [--data ../shared/data] [--train 300] [--held-out 100]
         [--model smollm2-135m-instruct] [--budget-tokens 200000] [--only reviews]
 
-The tasks of benchmarks/baselines.py: public rows and made ones whose ceiling is known. For each one `luthier train`
+The tasks of benchmarks/baselines.py, public rows and made ones whose ceiling is known, and a search of tables by their
+questions, for which an embedding model is trained. For each other one `luthier train`
 tunes the model to write the answers, and, where answers are labels or numbers, a second time with a head. Its
 evaluation judges on the same held-out rows the base model, examples in several draws and from nearest rows, an
 optimised prompt within a budget of tokens, and every baseline without a language model. One Markdown table: figure with
@@ -24,12 +25,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from baselines import TASKS, Pair
+from baselines import TASKS, Pair, tables
 from rows import write_jsonl
 
 import luthier
 
-METRICS: Final = {"equal": "label_accuracy", "rouge_l": "rouge_l", "within 5%": "exact_match"}
+ALL: Final = TASKS | {"retrieval": (tables, "search")}
+METRICS: Final = {"equal": "label_accuracy", "rouge_l": "rouge_l", "within 5%": "exact_match", "search": "ndcg_at_10"}
 HEADS: Final = {"equal": "classify", "within 5%": "regress"}
 FREE: Final = ("copying",)
 """Tasks whose answers are text, though they are judged by equality: no head has a class for each."""
@@ -45,11 +47,11 @@ def main() -> None:
     cli.add_argument("--held-out", type=int, default=100)
     cli.add_argument("--epochs", type=int, default=3)
     cli.add_argument("--budget-tokens", type=int, default=200_000, help="of the search for a prompt; 0 leaves it out")
-    cli.add_argument("--only", default="", help="part of the names of tasks")
+    cli.add_argument("--only", default="", help="part of the name of a task, or several with commas between")
     args = cli.parse_args()
     lines = ["| task | way | kind | figure | value [95%] | seconds |", "|---|---|---|---|---|---:|"]
-    for name, (task, figure) in TASKS.items():
-        if args.only in name:
+    for name, (task, figure) in ALL.items():
+        if any(part in name for part in args.only.split(",")):
             rows = task(args.data, random.Random(0), args.train + args.held_out)
             lines += [f"| {name} | {line}" for line in _ways(name, figure, rows, args)]
     print("\n".join(lines))
@@ -62,16 +64,24 @@ def _ways(name: str, figure: str, rows: list[Pair], args: argparse.Namespace) ->
     as_rows = [{"prompt": prompt, "completion": answer} for prompt, answer in rows]
     write_jsonl(as_rows[: -args.held_out], folder / "train.jsonl")
     write_jsonl(as_rows[-args.held_out :], folder / "held_out.jsonl")
-    evaluation: dict[str, Any] = {"metrics": [METRICS[figure]], "few_shot": 4}
+    if figure == "search":
+        document = {"objective": {"name": "embed"}, "training": {**_training(args), "global_batch_size": 32}}
+        yield from _lines(*_trained(folder, "embed", document, args), METRICS[figure])
+        return
+    evaluation: dict[str, Any] = {"metrics": [METRICS[figure]], "few_shot": 4, "few_shot_draws": 4}
     if args.budget_tokens:
         evaluation["optimised_prompt"] = {"budget_tokens": args.budget_tokens}
     written, seconds = _trained(folder, "answers", {"evaluation": evaluation}, args)
-    yield from _lines(written, METRICS[figure], seconds)
+    yield from _lines(written, seconds, METRICS[figure])
     if figure in HEADS and name not in FREE:
         kind = HEADS[figure]
         document = {"objective": {"name": kind}, "evaluation": {"metrics": [METRICS[figure]], "few_shot": 0}}
         head, seconds = _trained(folder, kind, document, args)
-        yield from (line for line in _lines(head, METRICS[figure], seconds) if line.startswith("tuned"))
+        yield from (line for line in _lines(head, seconds, METRICS[figure]) if line.startswith("tuned"))
+
+
+def _training(args: argparse.Namespace) -> dict[str, Any]:
+    return {"epochs": args.epochs, "learning_rate": 5e-4}
 
 
 def _trained(
@@ -84,7 +94,7 @@ def _trained(
             "base_model": args.model,
             "data": {"train": "train.jsonl", "validation": 0.15, "held_out": "held_out.jsonl"},
             "method": {"name": "lora", "rank": 16},
-            "training": {"epochs": args.epochs, "learning_rate": 5e-4},
+            "training": _training(args),
             **more,
         }
         (folder / f"{kind}-recipe.json").write_text(json.dumps(recipe, indent=2), encoding="utf-8")
@@ -105,7 +115,7 @@ def _trained(
     return found["evaluation"], found["seconds"]
 
 
-def _lines(document: Mapping[str, Any], metric: str, seconds: float) -> Iterator[str]:
+def _lines(document: Mapping[str, Any], seconds: float, metric: str) -> Iterator[str]:
     """A line for the base, each alternative, and the tuned model, whose seconds are those of the whole command."""
     others = {one["name"] for one in document["verdict"]["alternatives"]}
     for system in document["systems"]:
