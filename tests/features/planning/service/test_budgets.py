@@ -104,10 +104,15 @@ def test_a_resume_that_has_nothing_left_is_refused_before_anything_is_loaded(
 def test_money_is_counted_at_ones_own_price(context: Context, quiet_recipe: Path, tmp_path: Path) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text("as_of: 2026-11-01\ndevices: {cpu: {on_demand: 1000}}\n", encoding="utf-8")
-    outcome = run(context, quiet_recipe, "budget.usd=0.006", prices=prices)
-    assert outcome.record.status == "paused", "reading the rows alone takes longer than twenty milliseconds"
+    recipe = load_recipe(quiet_recipe, ["budget.usd=1000"])
+    budget = prepare(context, recipe, base_dir=quiet_recipe.parent, prices=prices).plan.budget
+    assert budget is not None
+    # Twice the first step, some tens of milliseconds: a lower cap would be refused, and reading the rows takes longer.
+    usd = f"{2 * budget.first.step_seconds.value * 1000 / 3600:.4f}"
+    outcome = run(context, quiet_recipe, f"budget.usd={usd}", prices=prices)
+    assert outcome.record.status == "paused", "reading the rows alone takes longer"
     assert outcome.record.stopped_because is not None
-    assert outcome.record.stopped_because.startswith("budget of 0.006 USD")
+    assert outcome.record.stopped_because.startswith(f"budget of {float(usd):g} USD")
     assert context.runs.get(outcome.record.run_id).stop_cause == "budget"
     assert outcome.record.step == 0
     bill = outcome.record.result.bill if outcome.record.result else None
