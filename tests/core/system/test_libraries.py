@@ -14,7 +14,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.system import libraries
-from luthier.core.system.libraries import ImportStructure, import_libraries, kept_search
+from luthier.core.system.libraries import ImportStructure, cached_search, import_libraries
 
 FOUND: ImportStructure = {
     frozenset(): {"models.a.configuration_a": {"AConfig"}},
@@ -48,7 +48,7 @@ def search(program: Path, tmp_path: Path, asked: list[tuple[object, str | None]]
         asked.append((module_path, prefix))
         return {backends: {name: set(one) for name, one in modules.items()} for backends, modules in FOUND.items()}
 
-    return kept_search(plain, program, tmp_path / "kept")
+    return cached_search(plain, program, tmp_path / "kept")
 
 
 def test_sources_are_searched_once_and_the_caller_may_change_what_it_gets(
@@ -111,10 +111,10 @@ def test_a_folder_that_cannot_be_written_costs_the_search_alone(
 
 def test_one_model_and_another_form_of_findings_are_left_to_transformers(program: Path, tmp_path: Path) -> None:
     models = program.parents[1] / "models"
-    search = kept_search(lambda *_: {frozenset(): {"models.a": 1}}, program, tmp_path / "kept")  # type: ignore[dict-item]
+    search = cached_search(lambda *_: {frozenset(): {"models.a": 1}}, program, tmp_path / "kept")  # type: ignore[dict-item]
     search(models)
     assert not (tmp_path / "kept").exists()
-    search = kept_search(lambda *_: FOUND, program, tmp_path / "kept")
+    search = cached_search(lambda *_: FOUND, program, tmp_path / "kept")
     assert search(models / "a" / "__init__.py") is FOUND
     assert not (tmp_path / "kept").exists()
 

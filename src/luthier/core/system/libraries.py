@@ -136,10 +136,12 @@ class _Loader(Loader):
         self._inner.exec_module(module)
         search = getattr(module, _FUNCTION, None)
         if search is not None:
-            setattr(module, _FUNCTION, kept_search(search, Path(str(module.__file__)), self._folder))
+            setattr(module, _FUNCTION, cached_search(search, Path(str(module.__file__)), self._folder))
 
 
-def kept_search(search: Callable[..., ImportStructure], program: Path, folder: Path) -> Callable[..., ImportStructure]:
+def cached_search(
+    search: Callable[..., ImportStructure], program: Path, folder: Path
+) -> Callable[..., ImportStructure]:
     """The search for names in source files, which looks into a file of `folder` first for the folder of all models.
 
     Args:

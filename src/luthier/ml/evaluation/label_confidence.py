@@ -95,7 +95,7 @@ def label_confidence(
         validation: probabilities [validation rows, labels] and answers of rows that choose the threshold; None: the
             rows themselves do, by folds.
     """
-    own = _places(labelling, references)
+    own = _positions(labelling, references)
     confidence, is_right = confidence_of(probabilities, own)
     found = LabelConfidence(
         system=system,
@@ -107,7 +107,7 @@ def label_confidence(
         is_right=tuple(bool(right) for right in is_right),
     )
     if validation is not None:
-        sure, right = confidence_of(validation[0], _places(labelling, validation[1]))
+        sure, right = confidence_of(validation[0], _positions(labelling, validation[1]))
         chosen = {"validation_confidence": tuple(sure.tolist()), "validation_is_right": tuple(map(bool, right))}
         found = found.model_copy(update=chosen)
     if bar is None or not is_accuracy(bar):
@@ -115,7 +115,7 @@ def label_confidence(
     return found.model_copy(update={"coverage": coverage_at(found, bar.value)})
 
 
-def _places(labelling: Labelling, answers: Sequence[str]) -> NDArray[np.int64]:
+def _positions(labelling: Labelling, answers: Sequence[str]) -> NDArray[np.int64]:
     """The column of each answer; beyond the last one for a label without a probability, which no answer can match."""
     places = (labelling.place(answer) for answer in answers)
     return np.array([len(labelling.labels) if place is None else place for place in places], dtype=np.int64)

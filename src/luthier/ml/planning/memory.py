@@ -23,7 +23,7 @@ from luthier.ml.training.optimizers.rules import (
     OptimizerRules,
     StateBytes,
     TrainedSizes,
-    gradient_places,
+    gradient_buffers,
     rules_of,
 )
 
@@ -189,8 +189,8 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
 
 
 def _worker_gradients(workload: Workload, narrow: float) -> float:
-    """Gradients of one micro-batch as a worker computes them, and the places in which it hands them over."""
-    return workload.num_workers * narrow * (1 + gradient_places(narrow))
+    """Gradients of one micro-batch as a worker computes them, and the buffers in which it hands them over."""
+    return workload.num_workers * narrow * (1 + gradient_buffers(narrow))
 
 
 def _peaks(workload: Workload) -> list[Workload]:

@@ -195,7 +195,7 @@ def _resolved(
         evaluation=evaluation.model_copy(update=_budgets(asked, data, answers, model, sources)),
         sources=sources.in_order(_SECTIONS),
     )
-    plan = resolve_for_device.alone_where_memory_asks(plan, structure, hardware)
+    plan = resolve_for_device.without_workers_if_memory_is_short(plan, structure, hardware)
     return resolve_for_device.decided_for(plan, structure, hardware)
 
 

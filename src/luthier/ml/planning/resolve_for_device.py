@@ -96,7 +96,7 @@ def side_by_side(
     return num, num
 
 
-def alone_where_memory_asks(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
+def without_workers_if_memory_is_short(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
     """The plan without workers, where they were not asked for and would not fit into memory."""
     training, asked = plan.training, plan.recipe.training.micro_batch_workers if plan.recipe.training else None
     if training.micro_batch_workers == 1 or isinstance(asked, int):

@@ -46,7 +46,7 @@ from luthier.ml.training.device import forget_peak, peak_memory_bytes, resident_
 from luthier.ml.training.distributed import World
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Losses, Objective, PlainObjective, Unit
-from luthier.ml.training.optimizers.rules import gradient_places
+from luthier.ml.training.optimizers.rules import gradient_buffers
 from luthier.ml.training.step import Counted, StepSchedule, accumulate, seed_random
 
 TakeSums = Callable[[Losses, Counted], None]
@@ -168,7 +168,7 @@ class MicroBatchWorkers:
         Must be called by a thread that lives as long as they do: the kernel ends them with it.
         """
         size = sum(w.numel() * w.element_size() for w in self._weights)
-        each = gradient_places(size)
+        each = gradient_buffers(size)
         with torch.no_grad():
             for weight in self._weights:
                 shared = _shared_like(weight)

@@ -108,7 +108,7 @@ class OptimizerRules:
     has_second_moment: bool = False
 
 
-def gradient_places(num_bytes: float) -> int:
+def gradient_buffers(num_bytes: float) -> int:
     """How many micro-batches a worker has room to hand the gradients of over at a time.
 
     With two it goes on with the next while the first waits for its turn to be added. Where gradients are large a second
