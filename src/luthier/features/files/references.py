@@ -150,6 +150,16 @@ class FileReferences:
         self.shown[found] = str(name)
         return found
 
+    def run(self, place: str, run_id: Any) -> str:
+        """The id of a run of the project. Raises RequestError for anything else."""
+        if self.context.runs.project_of(str(run_id)) != self.project_id:
+            raise RequestError(
+                f"{place}: no run {str(run_id)[:64]}",
+                expected="the id of a run of this project",
+                do="list them with GET /api/v1/runs",
+            )
+        return str(run_id)
+
     @property
     def path_labels(self) -> dict[str, str]:
         """What is shown in place of which path."""
@@ -194,14 +204,18 @@ def plan_of(
     """
     # Files are laid out in this process, since the child must not need the database to find them.
     names = FileReferences(context, project_id)
-    document = with_files(recipe, file=names.file, model=names.model)
+    document = with_files(recipe, file=names.file, model=names.model, run=names.run)
     return _redacted(names, lambda: ask(context, "plan", {"recipe": document, "compares": compares}))
 
 
 def with_files(
-    recipe: Mapping[str, Any], *, file: Callable[[str, Any], str], model: Callable[[str, Any], str]
+    recipe: Mapping[str, Any],
+    *,
+    file: Callable[[str, Any], str],
+    model: Callable[[str, Any], str],
+    run: Callable[[str, Any], str],
 ) -> dict[str, Any]:
-    """The recipe with what `file` and `model` say of each file and each model that it names, given its place.
+    """The recipe with what `file`, `model` and `run` say of each file, model and run that it names, given its place.
 
     A share to take out of the training rows stays what it is.
     """
@@ -210,6 +224,9 @@ def with_files(
         document["base_model"] = model("base_model", document["base_model"])
     if isinstance(objective := document.get("objective"), dict) and objective.get("teacher") is not None:
         document["objective"] = objective | {"teacher": model("objective.teacher", objective["teacher"])}
+    evaluation = document.get("evaluation")
+    if isinstance(evaluation, dict) and (earlier := evaluation.get("reference_run")) is not None:
+        document["evaluation"] = evaluation | {"reference_run": run("evaluation.reference_run", earlier)}
     if isinstance(data := document.get("data"), dict):
         document["data"] = _with_data_files(file, data)
     return document

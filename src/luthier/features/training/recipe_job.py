@@ -61,7 +61,9 @@ def checked(context: Context, project_id: str, recipe: Mapping[str, Any]) -> tup
     from luthier.features.recipes.service import recipe_from
 
     names = FileReferences(context, project_id)
-    document = with_files(recipe, file=lambda place, value: names.stored(place, value).file_id, model=names.model)
+    document = with_files(
+        recipe, file=lambda place, value: names.stored(place, value).file_id, model=names.model, run=names.run
+    )
     complete = recipe_from(document, base_dir=Path())
     # A round trip makes a deep copy of plain JSON types; the job must not change with the caller's mapping.
     asked: dict[str, Any] = json.loads(json.dumps(recipe))
@@ -108,7 +110,7 @@ def _recipe_of(context: Context, job: Job, names: FileReferences) -> Recipe:
         return str(job.document["base_model"]) if place == "base_model" else names.model(place, name)
 
     names.shown[job.document["base_model"]] = job.document[ASKED]["base_model"]
-    return recipe_from(with_files(job.document[ASKED], file=own, model=model), base_dir=Path("/"))
+    return recipe_from(with_files(job.document[ASKED], file=own, model=model, run=names.run), base_dir=Path("/"))
 
 
 def _validate(context: Context, recipe: Recipe) -> Outcome:

@@ -25,6 +25,7 @@ from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.platform.processes.analysis_child import answer_to
+from luthier.testing.records import make_plan, make_record
 
 TASKS = (
     "RankTask", "CodeTask", "ChooseTask", "RubricTask", "SqlTask", "CitationsTask", "PairwiseTask", "LikelihoodTask",
@@ -44,6 +45,8 @@ MODELS = {
     "LabelModelRequest.model",
 }  # fmt: skip
 """Name a model: of a caller over the network, as the API knows it."""
+RUNS = {"EvaluationRecipe.reference_run"}
+"""Name a run of the project."""
 OPERATORS = {
     "LmEvalTask.task", "WatchSettings.corpus", "WatchSettings.data", "WatchSettings.judge", "WatchSettings.suite",
     "PythonRequest.source", "PythonRequest.image_tag",
@@ -57,7 +60,7 @@ TEXTS = {
     "DataRecipe.map", "DataRecipe.group_by", "DataRecipe.template_options", "ReplayRecipe.map",
     "MethodRecipe.name", "MethodRecipe.targets",
     "MethodRecipe.options", "OptimizerRecipe.name", "OptimizerRecipe.options", "Reward.metric",
-    "GoodEnoughRecipe.metric",
+    "GoodEnoughRecipe.metric", "GoodEnoughRecipe.agreement",
     "ObjectiveRecipe.name", "ObjectiveRecipe.options", "EvaluationRecipe.metrics",
     "ObjectiveRecipe.query_prompt", "ObjectiveRecipe.document_prompt",
     "StringCheck.name", "StringCheck.input", "StringCheck.reference", "MultiGrader.name", "MultiGrader.graders",
@@ -117,7 +120,7 @@ def text_fields(*roots: Any) -> set[str]:
 def test_every_field_that_takes_a_text_is_known_to_name_a_file_a_model_or_neither() -> None:
     found = text_fields(Recipe, Suite, FineTuningRequest, GraderRun, Gate, WatchSettings)
     assert len(found) > 100
-    kinds = (FILES, ROWS, MODELS, OPERATORS, TEXTS)
+    kinds = (FILES, ROWS, MODELS, RUNS, OPERATORS, TEXTS)
     assert found == set().union(*kinds), "classify a new field here, and resolve it in file_references"
     assert sum(len(kind) for kind in kinds) == len(found), "each is of one kind"
 
@@ -171,6 +174,22 @@ def test_a_recipe_names_models_as_the_api_knows_them(context: Context, hostile: 
     for name in (*hostile.values(), ".", "/", "hub:somebody/something", "http://127.0.0.1:1/v1#m"):
         with pytest.raises(RequestError, match="is not known here"):
             names.model(place, name)
+
+
+def test_a_recipe_names_runs_of_its_project_alone(context: Context, hostile: dict[str, str]) -> None:
+    record = make_record()
+    context.runs.create(record, make_plan())
+    recipe: dict[str, Any] = {"evaluation": {"reference_run": record.run_id, "few_shot": 0}}
+
+    def with_run_of(project_id: str, name: str = record.run_id) -> dict[str, Any]:
+        names = file_references.FileReferences(context, project_id)
+        asked = recipe | {"evaluation": recipe["evaluation"] | {"reference_run": name}}
+        return file_references.with_files(asked, file=names.file, model=names.model, run=names.run)
+
+    assert with_run_of("default") == recipe
+    for project_id, name in (("other", record.run_id), *(("default", name) for name in (*hostile.values(), ""))):
+        with pytest.raises(RequestError, match="a run of this project"):
+            with_run_of(project_id, name)
 
 
 PIECES = ("/imagine cats/dogs and", "HOME/luthier.db", "file.jsonl", "mine.jsonl:1", "STORED", "é", "a", "\n", "  ")

@@ -1,0 +1,155 @@
+"""Heads on the real base model: trained, judged, served to unmodified clients, exported to another runtime."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+import yaml
+from tests.vacuous import nonempty
+
+from luthier.core.access import Caller
+from luthier.core.records.base_model import LocalModel
+from luthier.core.records.traffic import TrafficPolicy
+from luthier.features.deployments import service as deployments
+from luthier.features.traffic import service as traffic
+from luthier.features.traffic.policy import set_traffic_policy
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+from luthier.server.api import create_app
+from luthier.testing.servers import app_server
+
+pytestmark = pytest.mark.e2e
+
+Luthier = Callable[..., Any]
+Train = Callable[[str, dict[str, Any]], dict[str, Any]]
+MAKE_ROWS = Path(__file__).resolve().parents[2] / "examples" / "heads" / "make_rows.py"
+QUERY = "Where is my copper kettle?"
+"""A thing that no row names, said as rows of training say it."""
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    """The help page of each topic, about that thing."""
+    made = runpy.run_path(str(MAKE_ROWS))["PAGES"]
+    return {topic: page.format("copper kettle") for topic, (page, *_) in made.items()}
+
+
+@pytest.fixture(scope="module")
+def train(model: LocalModel, luthier: Luthier, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Trains and judges the rows of a kind of head for some steps."""
+    folder = tmp_path_factory.mktemp("heads")
+    runpy.run_path(str(MAKE_ROWS))["write_rows"](folder)
+
+    def run(kind: str, sections: dict[str, Any]) -> dict[str, Any]:
+        # The validation side asks in the ways of the training rows, about other things.
+        rows = {"train": f"{kind}_train.jsonl", "held_out": f"{kind}_validation.jsonl"}
+        recipe = {
+            "base_model": model.name,
+            "data": rows,
+            "method": {"name": "lora", "rank": 8, "dropout": 0.0},
+            "evaluation": {"few_shot": 0, "max_new_tokens": 4},
+        }
+        (folder / f"{kind}.yaml").write_text(yaml.safe_dump(recipe | sections), encoding="utf-8")
+        document: dict[str, Any] = luthier("train", folder / f"{kind}.yaml")
+        assert document["status"] == "succeeded"
+        return document
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def served(run_home: Path) -> Iterator[tuple[Context, str, str]]:
+    """An open home, the address of its API, and a key."""
+    with Context.open(run_home) as context:
+        set_traffic_policy(context, Caller(), TrafficPolicy())
+        _, key = create_key(context, "e2e", scopes=("infer",))
+        with app_server(create_app(context), context) as address:
+            yield context, f"{address}/v1", key
+
+
+def post(served: tuple[Context, str, str], route: str, body: dict[str, Any]) -> dict[str, Any]:
+    _, address, key = served
+    answer = httpx2.post(f"{address}{route}", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=300)
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def test_a_classifier_is_judged_served_and_exported(
+    train: Train, luthier: Luthier, served: tuple[Context, str, str], tmp_path: Path
+) -> None:
+    training = {"max_steps": 16, "global_batch_size": 8, "learning_rate": 2e-3}
+    run = train("classify", {"objective": {"name": "classify"}, "training": training})
+    tuned = luthier("runs", "show", run["run_id"])["evaluation"]["systems"][-1]
+    assert tuned["kind"] == "head"
+    assert tuned["metrics"]["exact_match"]["value"] > 0.5  # of six topics, one has a sixth
+    head = luthier("models", "show", run["run_id"])["task_head"]
+    assert sum(head["label_counts"]) == 96
+    deployments.deploy(served[0], Caller(), "triage", run["run_id"])
+    texts = [QUERY, "How do I clean the copper kettle?"]
+    found = post(served, "/classify", {"model": "triage", "input": texts})
+    assert [one["label"] for one in found["data"]] == ["delivery", "care"]
+    assert found["classes"] == head["labels"]
+    own = luthier("predict", run["run_id"], *(word for text in texts for word in ("--text", text)))
+    for ours, theirs in zip(nonempty(own["results"]), found["data"], strict=True):
+        assert ours["probs"] == pytest.approx(theirs["probs"], abs=1e-4)
+    pytest.importorskip("onnxruntime_genai")
+    made = luthier("export", run["run_id"], "--to", "onnx", "-o", tmp_path / "onnx")
+    proof = made["head_parity"]
+    assert (proof["passed"], proof["num_inputs_same_tokens"]) == (True, proof["num_inputs"])
+    outputs = _in_onnxruntime(tmp_path / "onnx", texts)
+    for row, theirs in zip(outputs, nonempty(found["data"]), strict=True):
+        # The served one computes in the precision of its training.
+        assert head["labels"][row.index(max(row))] == theirs["label"]
+        assert row == pytest.approx(theirs["probs"], abs=0.02)
+
+
+def _in_onnxruntime(folder: Path, texts: list[str]) -> list[list[float]]:
+    """What a program without Luthier gets: the tokenizer of the folder, and plain ONNX Runtime."""
+    import numpy as np
+    import onnxruntime
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompts = [
+        tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
+        for text in texts
+    ]
+    read = tokenizer(prompts, padding=True, return_tensors="np")
+    inputs = {name: read[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    found: list[list[float]] = session.run(["probabilities"], inputs)[0].tolist()
+    return found
+
+
+def test_vectors_find_the_page_of_a_message(
+    train: Train, luthier: Luthier, served: tuple[Context, str, str], pages: dict[str, str]
+) -> None:
+    context, address, key = served
+    objective = {"name": "embed", "dimensions": [64], "query_prompt": "query: "}
+    training = {"max_steps": 5, "global_batch_size": 16, "learning_rate": 1e-3}
+    run = train("embed", {"objective": objective, "training": training})
+    systems = luthier("runs", "show", run["run_id"])["evaluation"]["systems"]
+    figures = {one["name"]: one["metrics"]["ndcg_at_10"]["value"] for one in systems}
+    assert figures["tuned"] > figures["base"], figures
+    deployments.deploy(context, Caller(), "search", run["run_id"])
+    with openai.OpenAI(base_url=address, api_key=key, timeout=300, max_retries=0) as client:
+        for dimensions in (None, 64):
+            wishes: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
+            asked = client.embeddings.create(model="search", input=QUERY, extra_body={"input_type": "query"}, **wishes)
+            query = asked.data[0].embedding
+            made = client.embeddings.create(model="search", input=list(pages.values()), **wishes)
+            near = [sum(a * b for a, b in zip(query, one.embedding, strict=True)) for one in made.data]
+            assert len(query) == (dimensions or 576)
+            assert list(pages)[near.index(max(near))] == "delivery"
+        with pytest.raises(openai.BadRequestError, match="576, 64"):
+            client.embeddings.create(model="search", input=QUERY, dimensions=100)
+    context.traffic_recorder.log.flush()
+    statuses = [one.status for one in traffic.newest(context, "default", model="search")]
+    assert statuses == [400, 200, 200, 200, 200]
