@@ -38,7 +38,7 @@ settings.load_profile("luthier")
 _LONG = ("zoo", "test_tutorials.py", "compat", "e2e", "browser", "ml", "features", "server", "platform")
 
 
-_FREE = ("PYTEST_CURRENT_TEST", "LUTHIER_HOME", "LUTHIER_DATABASE", "LUTHIER_ARTIFACTS")
+_FREE = ("PYTEST_CURRENT_TEST", "LUTHIER_HOME", "LUTHIER_DATABASE", "LUTHIER_ARTIFACTS", "ORT_LIB_PATH")
 """Variables in which tests differ, and which are read when they are used: forked processes may differ in them."""
 
 

@@ -86,8 +86,7 @@ def train(
         CheckpointError: the checkpoints are those of another plan.
     """
     p = plan.training
-    optimizer = MasterOptimizer(model.module, p, model.method.rate_factor)
-    average = WeightAverage(p.average)
+    optimizer, average = MasterOptimizer(model.module, p, model.method.rate_factor), WeightAverage(p.average)
     warnings: list[str] = []
 
     def warn(step: int, code: str, message: str) -> None:
@@ -120,8 +119,8 @@ def train(
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
-    side_by_side = micro_batch_workers(plan, model, objective, units, schedule, state.step, world, warn)
-    with progress.task("training", p.num_steps, "step", done=state.step) as bar, side_by_side as workers:
+    computing = micro_batch_workers(plan, model, objective, units, schedule, state.step, world, warn)
+    with progress.task("training", p.num_steps, "step", done=state.step) as bar, computing as workers:
         while True:
             if validation and _is_validation_due(p, state):
                 refused = meter.refuses("validation", num_validation_tokens, num_checkpoints=1)

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from luthier.core.plan import Plan
-from luthier.core.system.process_setup import end_with
+from luthier.core.system.process_setup import end_with, start_daemon
 from luthier.ml.training.device import forget_peak, peak_memory_bytes, resident_bytes
 from luthier.ml.training.distributed import World
 from luthier.ml.training.model import TrainableModel
@@ -421,8 +421,7 @@ def _reap(pid: int) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    watch = threading.Thread(target=kill, name="micro-batch-worker-end", daemon=True)
-    watch.start()
+    watch = start_daemon(kill, "micro-batch-worker-end")
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
     ended.set()

@@ -200,9 +200,7 @@ def one_step(
         workers.compute(state.step, len(batches), divisor, optimizer.gradients, sums.add)
     else:
         model.module.train()
-        for number, (micro_batch, prefix_lengths) in enumerate(batches):
-            if p.micro_batch_workers > 1:  # as a worker of its own would draw them
-                seed_random(plan, state.step, rank=world.rank, micro_batch=number)
+        for micro_batch, prefix_lengths in batches:
             losses, batch = accumulate(plan, model, objective, micro_batch, prefix_lengths, divisor)
             optimizer.collect()  # into fp32 sums: bf16 would drop small micro-batch gradients next to a large sum
             sums.add(losses, batch)

@@ -9,11 +9,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -21,6 +20,9 @@ from luthier.core.dataset import Example, Split
 from luthier.core.errors import DataError, RowProblem
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.text.normalise import content_key, prompt_key
+
+if TYPE_CHECKING:
+    import polars as pl
 
 SIDES: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
 _HASHED_AT_ONCE: Final = 20_000
@@ -79,7 +81,7 @@ def sides_of(
         numbers = {name: number for number, name in enumerate(sorted(set(strata.values())))}
         of_group = np.array([numbers[strata[name]] for name in names], dtype=np.int64)
     codes = group_sides(
-        pl.Series(names, dtype=pl.String),
+        names,
         np.array(list(sizes.values()), dtype=np.int64),
         validation=validation,
         held_out=held_out,
@@ -91,7 +93,7 @@ def sides_of(
 
 
 def group_sides(
-    names: pl.Series,
+    names: Sequence[str] | pl.Series,
     sizes: I64,
     *,
     validation: float,
@@ -144,13 +146,12 @@ def group_sides(
     return found
 
 
-def _hash_order(names: pl.Series, seed: int) -> I64:
+def _hash_order(names: Sequence[str] | pl.Series, seed: int) -> I64:
     """The order of a hash of each name, not a shuffle: adding groups does not move the others around."""
     parts = [np.zeros((0, 2), dtype=np.uint64)]
     for start in range(0, len(names), _HASHED_AT_ONCE):
         digests = [
-            hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16]
-            for name in names.slice(start, _HASHED_AT_ONCE).to_list()
+            hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16] for name in names[start : start + _HASHED_AT_ONCE]
         ]
         # Big-endian, so that numbers are in the order of the bytes.
         parts.append(np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64).reshape(-1, 2))
