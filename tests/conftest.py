@@ -38,8 +38,12 @@ settings.load_profile("luthier")
 _LONG = ("zoo", "test_tutorials.py", "compat", "e2e", "browser", "ml", "features", "server", "platform")
 
 
-_FREE = ("PYTEST_CURRENT_TEST", "LUTHIER_HOME", "LUTHIER_DATABASE", "LUTHIER_ARTIFACTS", "ORT_LIB_PATH")
-"""Variables in which tests differ, and which are read when they are used: forked processes may differ in them."""
+_FREE = (
+    *("PYTEST_CURRENT_TEST", "LUTHIER_HOME", "LUTHIER_DATABASE", "LUTHIER_ARTIFACTS"),
+    *("ORT_LIB_PATH", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),
+)
+"""Variables in which tests differ, and which are read when they are used; the second line is set by ONNX Runtime and
+scikit-learn when a test imports them. Forked processes may differ in all of these."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

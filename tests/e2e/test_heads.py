@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,7 +129,7 @@ def _in_onnxruntime(folder: Path, texts: list[str]) -> list[list[float]]:
     return found
 
 
-def test_vectors_find_the_page_of_a_message(
+def test_vectors_are_served_to_a_client_of_openai_in_each_length(
     train: Train, luthier: Luthier, served: tuple[Context, str, str], pages: dict[str, str]
 ) -> None:
     context, address, key = served
@@ -140,14 +141,16 @@ def test_vectors_find_the_page_of_a_message(
     assert figures["tuned"] > figures["base"], figures
     deployments.deploy(context, Caller(), "search", run["run_id"])
     with openai.OpenAI(base_url=address, api_key=key, timeout=300, max_retries=0) as client:
-        for dimensions in (None, 64):
-            wishes: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
-            asked = client.embeddings.create(model="search", input=QUERY, extra_body={"input_type": "query"}, **wishes)
-            query = asked.data[0].embedding
-            made = client.embeddings.create(model="search", input=list(pages.values()), **wishes)
-            near = [sum(a * b for a, b in zip(query, one.embedding, strict=True)) for one in made.data]
-            assert len(query) == (dimensions or 576)
-            assert list(pages)[near.index(max(near))] == "delivery"
+        whole = client.embeddings.create(model="search", input=list(pages.values())).data
+        short = client.embeddings.create(model="search", input=list(pages.values()), dimensions=64).data
+        for one, other in zip(nonempty(whole), short, strict=True):
+            assert (len(one.embedding), len(other.embedding)) == (576, 64)
+            assert sum(x * x for x in one.embedding) == pytest.approx(1.0, abs=1e-3)
+            size = math.hypot(*one.embedding[:64])
+            assert other.embedding == pytest.approx([x / size for x in one.embedding[:64]], abs=1e-3)
+        asked = client.embeddings.create(model="search", input=QUERY, extra_body={"input_type": "query"}).data[0]
+        plain = client.embeddings.create(model="search", input=QUERY).data[0]
+        assert asked.embedding != plain.embedding  # the prompt of queries is before it
         with pytest.raises(openai.BadRequestError, match="576, 64"):
             client.embeddings.create(model="search", input=QUERY, dimensions=100)
     context.traffic_recorder.log.flush()

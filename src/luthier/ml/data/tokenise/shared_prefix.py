@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from luthier.core.dataset import TokenisedExample, common_beginning
 from luthier.core.text.prefixes import best_groups, common_tokens
-from luthier.ml.data.files.row_frames import Texts, text_parts
 
 if TYPE_CHECKING:  # every training comes here, and needs no tables
-    pass
+    import polars as pl
+
+    from luthier.ml.data.files.row_frames import Texts
 
 _SHARE: Final = 0.9
 _FEWEST_TEXTS: Final = 20
@@ -35,7 +36,7 @@ def common_prefix(texts: Texts) -> str:
 
     "" where there is none of three words, and for fewer than 20 texts, of which one cannot say that they share one.
     """
-    num_texts = sum(len(part) - part.null_count() for part in text_parts(texts))
+    num_texts = sum(len(part) - part.null_count() for part in _parts(texts))
     if num_texts < _FEWEST_TEXTS:
         return ""
     num = math.ceil(_SHARE * num_texts - 1e-9)  # 0.9 of 110 is 99, not a little more
@@ -61,6 +62,12 @@ def shared_beginning(texts: Texts, num: int) -> tuple[str, str]:
     return found, goes_on
 
 
+def _parts(texts: Texts) -> Iterator[pl.Series]:
+    from luthier.ml.data.files.row_frames import text_parts
+
+    return text_parts(texts)
+
+
 def _longest_shared(texts: Texts, candidate: str, num: int, low: int) -> str:
     """The longest beginning of the candidate that `num` texts share, of which the first `low` characters are known."""
     high = len(candidate)
@@ -69,7 +76,7 @@ def _longest_shared(texts: Texts, candidate: str, num: int, low: int) -> str:
         step = max(1, -(-(high - low) // _LENGTHS_A_PASS))
         lengths = [*range(low + step, high, step), high]
         counts = np.zeros(len(lengths), dtype=np.int64)
-        for part in text_parts(texts):
+        for part in _parts(texts):
             for place, length in enumerate(lengths):
                 found = int(part.str.starts_with(candidate[:length]).sum())
                 counts[place] += found
@@ -85,7 +92,7 @@ def _longest_shared(texts: Texts, candidate: str, num: int, low: int) -> str:
 def _following(texts: Texts, beginning: str, num: int) -> str:
     """The character that follows a beginning in at least `num` texts; "" where there is none."""
     counts: Counter[str] = Counter()
-    for part in text_parts(texts):
+    for part in _parts(texts):
         some = part.filter(part.str.starts_with(beginning)).str.slice(len(beginning), 1).alias("next")
         counts.update(dict(some.value_counts().iter_rows()))
     del counts[""]
@@ -94,7 +101,7 @@ def _following(texts: Texts, beginning: str, num: int) -> str:
 
 
 def _first_text(texts: Texts, beginning: str) -> str | None:
-    for part in text_parts(texts):
+    for part in _parts(texts):
         at = part.str.starts_with(beginning).fill_null(value=False).arg_true()
         if len(at):
             return str(part[int(at[0])])
