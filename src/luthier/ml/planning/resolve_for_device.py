@@ -92,7 +92,7 @@ def side_by_side(
         sources.note(name, "derived", why)
     why = "micro-batches follow one another" if num == 1 else "one for each worker, where there are rows for it"
     sources.note("training.min_micro_batches", "derived", why)
-    # No more than that: each micro-batch costs some hundred milliseconds of its own (docs/benchmarks.md).
+    # No more than that: each micro-batch costs some hundred milliseconds of its own (docs/log.md).
     return num, num
 
 

@@ -29,7 +29,7 @@ import os
 import selectors
 import signal
 import socket
-import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -40,8 +40,10 @@ from typing import Any, Final, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
+from luthier.core.child_process.forked_program import ForkedChild
+from luthier.core.child_process.process import signal_name
 from luthier.core.plan import Plan
-from luthier.core.system.process_setup import end_with, start_daemon
+from luthier.core.system.process_setup import end_with
 from luthier.ml.training.device import forget_peak, peak_memory_bytes, resident_bytes
 from luthier.ml.training.distributed import World
 from luthier.ml.training.model import TrainableModel
@@ -54,6 +56,7 @@ Warn = Callable[[int, str, str], None]
 """Called with the step, the code and the text of a warning."""
 
 _CLOSE_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 0.005
 
 
 def why_not_side_by_side(plan: Plan, model: TrainableModel, objective: Objective) -> str | None:
@@ -112,7 +115,7 @@ class _Counts(NamedTuple):
 
 @dataclass(slots=True)
 class _Worker:
-    pid: int
+    process: ForkedChild
     connection: socket.socket
     lines: Any
     free: list[int]
@@ -157,11 +160,6 @@ class MicroBatchWorkers:
         """The most memory that the workers had beside what they share with the training process, added up."""
         return self._lost_bytes + sum(worker.peak_bytes for worker in self._workers)
 
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """Process ids of the workers that run."""
-        return tuple(worker.pid for worker in self._workers)
-
     def start(self) -> None:
         """Move what is trained into shared memory and fork the workers.
 
@@ -198,7 +196,7 @@ class MicroBatchWorkers:
             ours.close()
             self._run_child(parent, theirs)
         theirs.close()
-        return _Worker(pid, ours, ours.makefile("rb"), free=slots)
+        return _Worker(ForkedChild(pid), ours, ours.makefile("rb"), free=slots)
 
     def _run_child(self, parent: int, connection: socket.socket) -> NoReturn:
         """What a worker does until its channel is closed; never returns into the code of the training process."""
@@ -309,7 +307,7 @@ class MicroBatchWorkers:
             worker.connection.close()
         for worker in workers:
             self._lost_bytes += worker.peak_bytes
-            _reap(worker.pid)
+            _end(worker.process)
 
     def _hand_out(self, step: int, waiting: deque[int], divisor: float) -> None:
         """Give each worker that is free, and has room for the result, the next micro-batch."""
@@ -334,7 +332,7 @@ class MicroBatchWorkers:
                 with contextlib.suppress(ConnectionResetError):  # killed with a request unread
                     line = worker.lines.readline()
                 if not line.endswith(b"\n"):
-                    raise EOFError(f"a worker of micro-batches {_how_it_ended(worker.pid)}")
+                    raise EOFError(f"a worker of micro-batches {_how_it_ended(worker.process.wait())}")
                 (number, slot), worker.given = worker.given, None
                 message = json.loads(line)
                 worker.peak_bytes = max(worker.peak_bytes, message["peak_bytes"])
@@ -412,25 +410,15 @@ def _own_peak_bytes(at_fork: int) -> int:
     return max(0, peak_memory_bytes() - at_fork) + copied
 
 
-def _reap(pid: int) -> None:
+def _end(process: ForkedChild) -> None:
     """Wait for a worker whose channel is closed; one that is still in the middle of a micro-batch is killed."""
-    ended = threading.Event()
-
-    def kill() -> None:
-        if not ended.wait(_CLOSE_SECONDS):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    watch = start_daemon(kill, "micro-batch-worker-end")
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
-    ended.set()
-    watch.join()
+    deadline = time.monotonic() + _CLOSE_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(_PAUSE_SECONDS)
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def _how_it_ended(pid: int) -> str:
-    with contextlib.suppress(ChildProcessError):
-        _, status = os.waitpid(pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return "ended"
+def _how_it_ended(code: int) -> str:
+    return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
