@@ -146,7 +146,8 @@ def test_sixty_at_once_all_end_and_the_right_ones_are_in(tmp_path: Path) -> None
         began = time.monotonic()
         again = list(pool.map(lambda number: _sign_in(server.url, f"not it {number}", together), range(60)))
         most = (time.monotonic() - began) / 60 * sign_in.FAILURES_PER_MINUTE
-        assert set(again) == {422, 429}
+        assert 429 in again
+        assert set(again) <= {422, 429}
         assert again.count(422) <= sign_in.FAILURES_PER_MINUTE + most
 
 
