@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
     from tests.fixtures.forked_children import SessionForkServer
 
+    from luthier.core.cost import MachineLoad
+    from luthier.ml.planning.hardware import Rates
     from luthier.platform.db.backend import Backend
     from luthier.testing.servers import PostgresqlServer
 
@@ -139,6 +141,25 @@ def shared_fork_server(fork_server: SessionForkServer) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched, fork_server.forking_children():
         patched.setattr(jobs, "_fork_server", lambda *_, **__: contextlib.nullcontext(fork_server))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_load() -> Iterator[None]:
+    """How busy the machine is, is measured twice a minute for all homes: most tests have one of their own."""
+    from luthier.platform.home import hardware_benchmark
+
+    @functools.lru_cache(maxsize=4)
+    def load(rates: Rates, half_minute: int) -> MachineLoad:  # noqa: ARG001 - a part of the key
+        from luthier.ml.planning import hardware
+
+        return hardware.present_load(rates)
+
+    def of_home(rates_folder: Path, half_minute: int) -> MachineLoad:
+        return load(hardware_benchmark._benchmark_in(rates_folder).rates, half_minute)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(hardware_benchmark, "_load", of_home)
         yield
 
 

@@ -63,7 +63,7 @@ def test_a_script_is_what_an_exec_makes_of_it(server: SessionForkServer, tmp_pat
     )
     ours, theirs = json.loads(out), json.loads(executed.stdout)
     assert (ours.pop("torch"), theirs.pop("torch")) == (True, False)
-    assert dict.fromkeys(ours.pop("path")) == dict.fromkeys(theirs.pop("path"))
+    assert list(dict.fromkeys(ours.pop("path"))) == list(dict.fromkeys(theirs.pop("path")))
     assert ours == theirs
     assert server.told == []
 
