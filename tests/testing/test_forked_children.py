@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -66,6 +67,17 @@ def test_a_script_is_what_an_exec_makes_of_it(server: SessionForkServer, tmp_pat
     assert list(dict.fromkeys(ours.pop("path"))) == list(dict.fromkeys(theirs.pop("path")))
     assert ours == theirs
     assert server.told == []
+
+
+def test_a_command_line_is_a_module(server: SessionForkServer) -> None:
+    with server.module("luthier", "--version") as command:
+        out, errors = command.communicate()
+    assert (command.returncode, errors) == (0, "")
+    assert version("luthier") in out
+    with server.module("luthier", "no-such-command") as command:
+        _, errors = command.communicate()
+    assert command.returncode == 2
+    assert "no-such-command" in errors
 
 
 @pytest.fixture
