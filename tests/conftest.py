@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
     from sqlalchemy.engine import URL
-    from tests.fixtures.forked_children import SessionForkServer
 
     from luthier.core.cost import MachineLoad
     from luthier.ml.planning.hardware import Rates
     from luthier.platform.db.backend import Backend
     from luthier.testing.servers import PostgresqlServer
+    from tests.fixtures.forked_children import SessionForkServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -150,7 +150,7 @@ def shared_load() -> Iterator[None]:
     from luthier.platform.home import hardware_benchmark
 
     @functools.lru_cache(maxsize=4)
-    def load(rates: Rates, half_minute: int) -> MachineLoad:  # noqa: ARG001 - a part of the key
+    def load(rates: Rates, half_minute: int) -> MachineLoad:
         from luthier.ml.planning import hardware
 
         return hardware.present_load(rates)

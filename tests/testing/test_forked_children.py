@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from tests.vacuous import nonempty
 from luthier.core.child_process import process
 from luthier.core.child_process.process import ChildProcess, run_child
 from luthier.core.import_string import import_string
+from luthier.core.system.process_setup import keep_few_kernels, keep_products_exact, wait_briefly
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
 SAY = """
@@ -66,6 +68,17 @@ def test_a_script_is_what_an_exec_makes_of_it(server: SessionForkServer, tmp_pat
     assert (ours.pop("torch"), theirs.pop("torch")) == (True, False)
     assert list(dict.fromkeys(ours.pop("path"))) == list(dict.fromkeys(theirs.pop("path")))
     assert ours == theirs
+    assert server.told == []
+
+
+def test_what_libraries_and_trainings_set_is_no_difference(server: SessionForkServer) -> None:
+    for name in nonempty(("onnxruntime_genai", "polars", "sklearn", "torch._inductor.async_compile")):
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
+    for keep in (keep_products_exact, keep_few_kernels, wait_briefly):
+        keep()
+    with server.script("pass") as script:
+        assert script.wait(600) == 0
     assert server.told == []
 
 

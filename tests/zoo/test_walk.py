@@ -25,9 +25,7 @@ QUICK_STAGES: Final = (*STAGES[:7], "plan", "loss", "lora", "generate", "stream"
 
 
 @pytest.fixture(scope="module")
-def quick(
-    tmp_path_factory: pytest.TempPathFactory, fork_server: SessionForkServer
-) -> dict[str, list[dict[str, Any]]]:
+def quick(tmp_path_factory: pytest.TempPathFactory, fork_server: SessionForkServer) -> dict[str, list[dict[str, Any]]]:
     file = tmp_path_factory.mktemp("zoo") / "quick.json"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     words = (*QUICK, "--stages", ",".join(QUICK_STAGES), "--json", file)
