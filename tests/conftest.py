@@ -19,14 +19,19 @@ if TYPE_CHECKING:
     from argon2 import PasswordHasher
     from sqlalchemy.engine import URL
 
-    from luthier.core.child_process.fork_client import ForkServer
+    from luthier.core.cost import MachineLoad
+    from luthier.ml.planning.hardware import Rates
     from luthier.platform.db.backend import Backend
     from luthier.testing.servers import PostgresqlServer
+    from tests.fixtures.forked_children import SessionForkServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is loaded, here and in children: two test processes with two threads each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As children of one thread have it, so that the fork server of the session can fork them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("RAYON_NUM_THREADS", "1")
 
 # A fork server of its own is dear for a worker that does one job: see `shared_fork_server`.
 os.environ.setdefault("LUTHIER_FORK_SERVER", "0")
@@ -36,14 +41,6 @@ settings.register_profile("luthier", deadline=None, suppress_health_check=[Healt
 settings.load_profile("luthier")
 
 _LONG = ("zoo", "test_tutorials.py", "compat", "e2e", "browser", "ml", "features", "server", "platform")
-
-
-_FREE = (
-    *("PYTEST_CURRENT_TEST", "LUTHIER_HOME", "LUTHIER_DATABASE", "LUTHIER_ARTIFACTS"),
-    *("ORT_LIB_PATH", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),
-)
-"""Variables in which tests differ, and which are read when they are used; the second line is set by ONNX Runtime and
-scikit-learn when a test imports them. Forked processes may differ in all of these."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -129,22 +126,40 @@ def quick_password_hash() -> Iterator[PasswordHasher]:
 
 
 @pytest.fixture(scope="session")
-def plain_fork_server() -> Iterator[ForkServer]:
-    """Forks `python -m MODULE` from libraries that are loaded once a session, with the first such program."""
-    from luthier.core.child_process.fork_client import ForkServer
-    from luthier.platform.jobs.child import PRELOADED
+def fork_server() -> Iterator[SessionForkServer]:
+    """Forks programs from libraries that are loaded once a session, with the first such program."""
+    from tests.fixtures.forked_children import SessionForkServer
 
-    with ForkServer(PRELOADED, tell=lambda _: None, free_variables=_FREE) as server:
+    with SessionForkServer() as server:
         yield server
 
 
 @pytest.fixture(scope="session", autouse=True)
-def shared_fork_server(plain_fork_server: ForkServer) -> Iterator[None]:
-    """Workers in this process start their jobs from it."""
+def shared_fork_server(fork_server: SessionForkServer) -> Iterator[None]:
+    """Workers in this process start their jobs from it, and `ChildProcess` what loads torch."""
     from luthier.features.training import jobs
 
+    with pytest.MonkeyPatch.context() as patched, fork_server.forking_children():
+        patched.setattr(jobs, "_fork_server", lambda *_, **__: contextlib.nullcontext(fork_server))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_load() -> Iterator[None]:
+    """How busy the machine is, is measured twice a minute for all homes: most tests have one of their own."""
+    from luthier.platform.home import hardware_benchmark
+
+    @functools.lru_cache(maxsize=4)
+    def load(rates: Rates, half_minute: int) -> MachineLoad:
+        from luthier.ml.planning import hardware
+
+        return hardware.present_load(rates)
+
+    def of_home(rates_folder: Path, half_minute: int) -> MachineLoad:
+        return load(hardware_benchmark._benchmark_in(rates_folder).rates, half_minute)
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(jobs, "_fork_server", lambda *_, **__: contextlib.nullcontext(plain_fork_server))
+        patched.setattr(hardware_benchmark, "_load", of_home)
         yield
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fixtures.forked_children import Script, SessionForkServer
 
 from luthier.cli.main import main
 from luthier.core.ports import SilentProgress
 from luthier.core.records.base_model import LocalModel
 from luthier.ml.inference.models import sources
 
+Start = Callable[..., "subprocess.Popen[str] | Script"]
 NAME = "smollm2-135m-instruct"
 
 
@@ -48,18 +50,24 @@ def run_home(model: LocalModel, model_home: Path, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def start(run_home: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts `luthier ... --json` as a user's shell would."""
+def start(run_home: Path, fork_server: SessionForkServer) -> Start:
+    """Starts `luthier ... --json`: the first time as a user's shell would, then from libraries that are loaded."""
+    is_first = True
 
-    def begin(*arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "luthier", *map(str, arguments), "--json", "--home", str(run_home)]
+    def begin(*arguments: object) -> subprocess.Popen[str] | Script:
+        nonlocal is_first
+        words = [*map(str, arguments), "--json", "--home", str(run_home)]
+        if not is_first:
+            return fork_server.module("luthier", *words)
+        is_first = False
+        command = [sys.executable, "-m", "luthier", *words]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return begin
 
 
 @pytest.fixture(scope="session")
-def luthier(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Any]:
+def luthier(start: Start) -> Callable[..., Any]:
     """Carries out `luthier ... --json` to its end; returns the one document on stdout."""
 
     def run(*arguments: object) -> Any:

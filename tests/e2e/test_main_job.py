@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.e2e.conftest import Start
 from tests.vacuous import nonempty
 
 from luthier.core.ids import sha256_file
@@ -130,7 +130,7 @@ def test_training_helps_on_rows_that_it_has_not_seen(luthier_here: Luthier, trai
 
 
 def test_kill_9_and_resume_give_the_undisturbed_bytes(
-    start: Callable[..., subprocess.Popen[str]], luthier: Luthier, trained: dict[str, Any], job: Job, run_home: Path
+    start: Start, luthier: Luthier, trained: dict[str, Any], job: Job, run_home: Path
 ) -> None:
     with Context.open(run_home) as context:
         # What one process measured as faster another may not, on a busy machine: the two are to train the same.
@@ -150,7 +150,7 @@ def test_kill_9_and_resume_give_the_undisturbed_bytes(
     assert resumed["verdict"]["details"] == trained["verdict"]["details"]
 
 
-def _wait_for_step(context: Context, process: subprocess.Popen[str], step: int, *, other_than: str) -> str:
+def _wait_for_step(context: Context, process: Any, step: int, *, other_than: str) -> str:
     """Until the newest run has done this step; returns its id."""
     end = time.monotonic() + 300
     while time.monotonic() < end:

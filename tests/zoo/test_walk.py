@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.fixtures.forked_children import SessionForkServer
 from tests.vacuous import nonempty
 from tests.zoo.makers import make_tokenizer
 from tests.zoo.rows import ROWS, closes_thought
@@ -26,11 +25,12 @@ QUICK_STAGES: Final = (*STAGES[:7], "plan", "loss", "lora", "generate", "stream"
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def quick(tmp_path_factory: pytest.TempPathFactory, fork_server: SessionForkServer) -> dict[str, list[dict[str, Any]]]:
     file = tmp_path_factory.mktemp("zoo") / "quick.json"
-    command = [sys.executable, "-m", "tests.zoo", *QUICK, "--stages", ",".join(QUICK_STAGES), "--json", str(file)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    words = (*QUICK, "--stages", ",".join(QUICK_STAGES), "--json", file)
+    with fork_server.module("tests.zoo", *words, environment=environment) as walking:
+        walking.communicate()
     found: dict[str, list[dict[str, Any]]] = json.loads(file.read_text(encoding="utf-8"))
     return found
 

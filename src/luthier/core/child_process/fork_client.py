@@ -14,10 +14,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Any, ClassVar, Final, Self
 
 from luthier.core.child_process.fork_server import (
     HELLO,
@@ -103,6 +103,9 @@ class ForkServer:
             way.
     """
 
+    program: ClassVar[str] = PROGRAM
+    """The module that runs as the server."""
+
     def __init__(
         self,
         modules: Sequence[str],
@@ -148,22 +151,14 @@ class ForkServer:
         Raises:
             OSError: The server died while it was forking: whether the program began is not known.
         """
-        connection = self._connect(self.patience_seconds if wait_seconds is None else wait_seconds)
-        if connection is None:
-            return None
         theirs_in, ours_in = os.pipe()
         ours_out, theirs_out = os.pipe()
-        request = Request(command=list(command), environment=dict(os.environ), state=inherited_state())
         program = None
+        request = Request(command=list(command), environment=dict(os.environ), state=inherited_state())
         try:
-            connection.settimeout(_REPLY_SECONDS)
-            send(connection, request, [theirs_in, theirs_out, stderr.fileno()])
-            reply, received = receive(connection)
-            connection.settimeout(None)
-            if "refused" in reply:
-                self._tell(f"{_ONCE_MORE}: {reply['refused']}")
-            else:
-                program = ForkedProcess(reply["pid"], received[0], connection, ours_in, ours_out)
+            forked = self._fork(request, [theirs_in, theirs_out, stderr.fileno()], wait_seconds)
+            if forked is not None:
+                program = ForkedProcess(*forked, ours_in, ours_out)
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
@@ -171,8 +166,34 @@ class ForkServer:
                 # Where nobody knows whether it was forked, its input ends, which a guard takes as the end of its owner.
                 os.close(ours_in)
                 os.close(ours_out)
-                connection.close()
         return program
+
+    def _fork(
+        self, request: Mapping[str, Any], files: Sequence[int], wait_seconds: float | None
+    ) -> tuple[int, int, socket.socket] | None:
+        """Process id, pidfd and connection of a program that was forked; None, errors and the rest as `start_program`.
+
+        Args:
+            request: A `Request`.
+            files: Its standard files, stdin first.
+            wait_seconds: As `start_program` has it.
+        """
+        connection = self._connect(self.patience_seconds if wait_seconds is None else wait_seconds)
+        if connection is None:
+            return None
+        try:
+            connection.settimeout(_REPLY_SECONDS)
+            send(connection, request, files)
+            reply, received = receive(connection)
+            connection.settimeout(None)
+        except BaseException:
+            connection.close()
+            raise
+        if "refused" in reply:
+            connection.close()
+            self._tell(f"{_ONCE_MORE}: {reply['refused']}")
+            return None
+        return reply["pid"], received[0], connection
 
     def close(self) -> None:
         """End the server; programs that it forked go on."""
@@ -242,7 +263,7 @@ class ForkServer:
         try:
             self._process = subprocess.Popen(
                 # As `python -m` starts programs, so that the paths of imports and all flags are theirs.
-                [sys.executable, "-m", PROGRAM, json.dumps(start).ljust(TITLE_BYTES)],
+                [sys.executable, "-m", self.program, json.dumps(start).ljust(TITLE_BYTES)],
                 env=self._environment,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,

@@ -26,7 +26,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -120,8 +120,13 @@ def open_device() -> str | None:
     return None
 
 
-def main(start: Start) -> None:
-    """Load the modules, then fork programs until the owner is gone."""
+def main(start: Start, make: Callable[..., Server] | None = None) -> None:
+    """Load the modules, then fork programs until the owner is gone.
+
+    Args:
+        start: What the owner wants.
+        make: Makes the server, as `Server` does.
+    """
     control = socket.socket(fileno=start["descriptor"])
     control.set_inheritable(False)
     if start["owner"] is not None:
@@ -143,12 +148,12 @@ def main(start: Start) -> None:
     # Else the first collection of each program would write to, and so copy, every page of the libraries.
     gc.collect()
     gc.freeze()
-    command = _Server(control, given, state, start["free_variables"]).serve()
+    command = (make or Server)(control, given, state, start["free_variables"]).serve()
     if command is not None:
         run_programs(command)
 
 
-class _Server:
+class Server:
     """The loop of the fork server.
 
     Args:

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tests.fixtures.forked_children import SessionForkServer
 from tests.vacuous import nonempty
 
 from luthier.core.errors import DataError, LeakageError, OverlongError, RecipeError, RequestError
@@ -33,7 +32,6 @@ from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context
 from luthier.testing.world import in_world
 
-CHILD = Path(__file__).parents[3] / "fixtures" / "training_child.py"
 MakeRecipe = Callable[..., Path]
 
 
@@ -167,15 +165,16 @@ def test_shared_prompts_change_the_work_and_not_the_losses(context: Context, rec
     assert computed[True] < 0.8 * computed[False]
 
 
-def test_killed_in_the_middle_it_ends_with_the_same_bytes(context: Context, recipe_of: MakeRecipe) -> None:
+def test_killed_in_the_middle_it_ends_with_the_same_bytes(
+    context: Context, recipe_of: MakeRecipe, fork_server: SessionForkServer
+) -> None:
     recipe = recipe_of({"name": "dpo"})
     document = yaml.safe_load(recipe.read_text())
     document["training"]["epochs"] = 12
     del document["data"]["held_out"]
     recipe.write_text(yaml.safe_dump(document))
     expected = run(context, recipe)
-    command = [sys.executable, str(CHILD), str(context.home), "train", str(recipe)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+    with fork_server.module("tests.fixtures.training_child", context.home, "train", recipe) as child:
         end = time.monotonic() + 120
         newest = context.runs.list(limit=1)[0]
         while time.monotonic() < end and (newest.run_id == expected.record.run_id or newest.step < 9):

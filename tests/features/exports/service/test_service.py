@@ -7,8 +7,6 @@ import functools
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -317,10 +315,10 @@ def test_the_document_is_plain_json(trained, tmp_path):
     assert json.loads(made.model_dump_json())["files"] == made.files
 
 
-def test_an_export_killed_half_way_leaves_nothing_once_the_next_has_begun(trained, tmp_path):
+def test_an_export_killed_half_way_leaves_nothing_once_the_next_has_begun(trained, tmp_path, fork_server):
     context, run_id = trained
     code = """
-import sys
+import sys, time
 from pathlib import Path
 from luthier.ml.export.exporters import registry
 from luthier.platform.home.context import Context
@@ -329,15 +327,14 @@ write = registry.write
 def paused(*given):
     found = write(*given)
     print("written", flush=True)
-    sys.stdin.read()
+    time.sleep(600)
     return found
 registry.write = paused
 with Context.open(Path(sys.argv[1])) as context:
     export(context, sys.argv[2], to="merged", output=Path(sys.argv[3]))
 """
     place = tmp_path / "killed" / "out"
-    command = [sys.executable, "-c", code, str(context.home), run_id, str(place)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with fork_server.script(code, context.home, run_id, place) as process:
         assert process.stdout.readline() == "written\n"
         process.kill()
         process.wait()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.features.studies.service.test_service import CHILD, recipe, request
+from tests.fixtures.forked_children import Script, SessionForkServer
 from tests.vacuous import nonempty
 
 from luthier.core.events import StepDone
@@ -45,8 +45,11 @@ def workers_of(home: Path) -> list[psutil.Process]:
     return found
 
 
-def started(home: Path, study_id: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(home), study_id])
+@pytest.fixture
+def started(home: Path, fork_server: SessionForkServer) -> Iterator[Callable[[str], Script]]:
+    """Has a process of its own go on with a study."""
+    with contextlib.ExitStack() as stack:
+        yield lambda study_id: stack.enter_context(fork_server.script(CHILD, home, study_id))
 
 
 def wait_until(happened, process=None, seconds=180.0):
@@ -74,9 +77,9 @@ def check_nothing_is_lost_or_doubled(context, study_id, *, num_searched):
 
 
 @pytest.mark.drill
-def test_killed_in_the_middle_with_two_workers_nothing_is_lost_or_doubled(context, recipe, home):
+def test_killed_in_the_middle_with_two_workers_nothing_is_lost_or_doubled(context, recipe, home, started):
     study = studies.begin(context, request(recipe, workers=2, most_trials=3))
-    parent = started(home, study.study_id)
+    parent = started(study.study_id)
 
     def is_in_the_middle():
         trials = context.studies.trials(study.study_id)
@@ -114,9 +117,9 @@ def test_a_worker_that_dies_takes_no_trial_with_it_and_all_hours_add_up(context,
     assert 0.8 * passed <= done.hours <= 1.2 * passed
 
 
-def test_a_wish_to_stop_leaves_every_trial_at_a_checkpoint(context, recipe, home):
+def test_a_wish_to_stop_leaves_every_trial_at_a_checkpoint(context, recipe, home, started):
     study = studies.begin(context, request(recipe, workers=2, most_trials=4))
-    parent = started(home, study.study_id)
+    parent = started(study.study_id)
     assert wait_until(lambda: any(t.results for t in context.studies.trials(study.study_id)), parent)
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(120) == 0

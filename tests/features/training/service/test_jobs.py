@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.fixtures.forked_children import SessionForkServer
 
-from luthier.core.child_process.fork_client import ForkServer
 from luthier.core.errors import ConflictError, RequestError
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import jobs
@@ -92,18 +92,18 @@ def test_disturbed_in_every_way_it_ends_as_if_undisturbed(context: Context, make
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
 def test_forked_or_executed_a_job_trains_the_same_bytes(
-    context: Context, make_recipe: MakeRecipe, plain_fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch
+    context: Context, make_recipe: MakeRecipe, fork_server: SessionForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, why_not = make_recipe(evaluation={"few_shot": 0, "max_new_tokens": 4, "max_samples": 2}), list[str]()
-    monkeypatch.setattr(plain_fork_server, "_tell", why_not.append)
+    monkeypatch.setattr(fork_server, "_tell", why_not.append)
     with (context.home / "stderr").open("wb") as stderr:
         command = [sys.executable, "-m", "tests.core.child_process.program", "exit", "0"]
-        loaded = plain_fork_server.start_program(command, stderr=stderr, wait_seconds=300)
+        loaded = fork_server.start_program(command, stderr=stderr, wait_seconds=300)
     assert loaded is not None, why_not
     with loaded.stdin, loaded.stdout:  # type: ignore[union-attr]
         assert loaded.wait() == 0
     seen: dict[str, tuple[str, int]] = {}
-    for name, server in (("executed", None), ("forked", plain_fork_server)):
+    for name, server in (("executed", None), ("forked", fork_server)):
         monkeypatch.setattr(jobs, "_fork_server", lambda *_, server=server, **__: contextlib.nullcontext(server))
         job = submit(context, recipe)
         told = work(context)

@@ -67,8 +67,8 @@ class Disturbed(LocalLauncher):
 
 
 def kill_rank_1() -> None:
-    alive = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-    (found,) = [p for p in alive if p.environ().get("RANK") == "1"]
+    alive = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    (found,) = [p for p in alive if any(Path(file.path).name == "rank-1.log" for file in p.open_files())]
     found.kill()
 
 

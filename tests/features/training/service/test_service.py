@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.fixtures.forked_children import SessionForkServer
 from tests.fixtures.service import chat_row, write_recipe, write_rows
 
 from luthier.core.errors import (
@@ -37,7 +36,6 @@ from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.testing.records import make_plan, make_record
 
 MakeRecipe = Callable[..., Path]
-CHILD = Path(__file__).parents[3] / "fixtures" / "training_child.py"
 PROMISED = {
     "run_id", "status", "base_model", "method", "num_steps", "num_trained_tokens", "num_trainable_parameters",
     "trainable_fraction", "tokens_per_second", "examples_per_second", "seconds_per_step", "train_loss",
@@ -308,9 +306,8 @@ def test_divergence_fails_the_run_with_the_last_good_checkpoint(
 class Child:
     """A training process that can be killed."""
 
-    def __init__(self, home: Path, what: str, name: str) -> None:
-        command = [sys.executable, str(CHILD), str(home), what, name]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def __init__(self, server: SessionForkServer, home: Path, what: str, name: str) -> None:
+        self.process = server.module("tests.fixtures.training_child", home, what, name)
 
     def finish(self) -> dict[str, Any]:
         out, errors = self.process.communicate(timeout=300)
@@ -351,16 +348,16 @@ def slow_recipe(make_recipe: MakeRecipe) -> Path:
 @pytest.mark.drill
 @pytest.mark.parametrize("steps", [(1, 13, 52)])
 def test_kill_9_again_and_again_gives_the_undisturbed_bytes(
-    context: Context, slow_recipe: Path, steps: tuple[int, ...]
+    context: Context, slow_recipe: Path, fork_server: SessionForkServer, steps: tuple[int, ...]
 ) -> None:
     expected = run(context, slow_recipe).as_json()
-    child = Child(context.home, "train", str(slow_recipe))
+    child = Child(fork_server, context.home, "train", str(slow_recipe))
     run_id = _after(context, child, expected["run_id"])
     for step in steps:
         assert child.wait_for_step(context, step) == run_id
         os.kill(child.process.pid, signal.SIGKILL)
         child.process.communicate()
-        child = Child(context.home, "resume", run_id)
+        child = Child(fork_server, context.home, "resume", run_id)
     document = child.finish()
     assert document["status"] == "succeeded"
     assert document["adapter_sha256"] == expected["adapter_sha256"]
@@ -369,10 +366,10 @@ def test_kill_9_again_and_again_gives_the_undisturbed_bytes(
 
 
 def test_sigterm_pauses_with_a_checkpoint_and_a_resume_gives_the_undisturbed_bytes(
-    context: Context, slow_recipe: Path
+    context: Context, slow_recipe: Path, fork_server: SessionForkServer
 ) -> None:
     expected = run(context, slow_recipe).as_json()
-    child = Child(context.home, "train", str(slow_recipe))
+    child = Child(fork_server, context.home, "train", str(slow_recipe))
     run_id = _after(context, child, expected["run_id"])
     child.wait_for_step(context, 8)
     child.process.terminate()
@@ -382,14 +379,16 @@ def test_sigterm_pauses_with_a_checkpoint_and_a_resume_gives_the_undisturbed_byt
     assert (context.runs.get(run_id).status, context.runs.get(run_id).stop_cause) == ("paused", "interrupted")
     steps = [e.step for e in context.runs.events(run_id) if isinstance(e, CheckpointSaved)]
     assert paused["num_steps"] in steps
-    document = Child(context.home, "resume", run_id).finish()
+    document = Child(fork_server, context.home, "resume", run_id).finish()
     assert document["adapter_sha256"] == expected["adapter_sha256"]
     _same_story(context, run_id, expected["run_id"])
 
 
-def test_two_processes_cannot_work_on_one_run(context: Context, slow_recipe: Path) -> None:
+def test_two_processes_cannot_work_on_one_run(
+    context: Context, slow_recipe: Path, fork_server: SessionForkServer
+) -> None:
     hardware_of(context)  # else the child measures the machine first, for two seconds
-    child = Child(context.home, "train", str(slow_recipe))
+    child = Child(fork_server, context.home, "train", str(slow_recipe))
     run_id = child.wait_for_step(context, 2)
     try:
         with pytest.raises(ConflictError, match=f"run {run_id}"):
@@ -400,12 +399,14 @@ def test_two_processes_cannot_work_on_one_run(context: Context, slow_recipe: Pat
 
 
 @pytest.mark.drill
-def test_drill_many_kills_at_random_moments(context: Context, slow_recipe: Path) -> None:
+def test_drill_many_kills_at_random_moments(
+    context: Context, slow_recipe: Path, fork_server: SessionForkServer
+) -> None:
     import random
 
     expected = run(context, slow_recipe).as_json()
     draw = random.Random(0)
-    child = Child(context.home, "train", str(slow_recipe))
+    child = Child(fork_server, context.home, "train", str(slow_recipe))
     run_id = _after(context, child, expected["run_id"])
     for _ in range(20):
         time.sleep(draw.uniform(0.0, 9.0))
@@ -413,7 +414,7 @@ def test_drill_many_kills_at_random_moments(context: Context, slow_recipe: Path)
             break
         os.kill(child.process.pid, signal.SIGKILL)
         child.process.communicate()
-        child = Child(context.home, "resume", run_id)
+        child = Child(fork_server, context.home, "resume", run_id)
     assert child.finish()["adapter_sha256"] == expected["adapter_sha256"]
     _same_story(context, run_id, expected["run_id"])
 
