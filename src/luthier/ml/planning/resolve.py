@@ -196,6 +196,7 @@ def _resolved(
         sources=sources.in_order(_SECTIONS),
     )
     plan = resolve_for_device.without_workers_if_memory_is_short(plan, structure, hardware)
+    plan = resolve_for_device.with_judging_workers(plan, structure, hardware)
     return resolve_for_device.decided_for(plan, structure, hardware)
 
 
