@@ -116,3 +116,45 @@ def test_a_peak_with_workers_is_kept_until_it_is_forgotten() -> None:
     assert process_memory.peak_memory_bytes() > 1 << 40
     process_memory.forget_peak()
     assert process_memory.peak_memory_bytes() < 1 << 40
+
+
+_HIDDEN_DRILL = """
+import ctypes, sys
+from luthier.core.child_process.forked_workers import ForkedWorkers
+from luthier.core.system.process_memory import not_inherited
+
+block = ctypes.create_string_buffer(8 << 20)
+small = ctypes.create_string_buffer(4096)
+place = ctypes.addressof(block)
+
+def is_mapped(address):
+    for line in open("/proc/self/maps"):
+        start, end = (int(one, 16) for one in line.split()[0].split("-"))
+        if start <= address < end:
+            return True
+    return False
+
+def seen_by_a_worker():
+    workers = ForkedWorkers(lambda address, _: is_mapped(address), kind="a worker", prepare=lambda: None)
+    workers.start(1)
+    found = []
+    for address in (place + (4 << 20), place, place + len(block) - 1, ctypes.addressof(small)):
+        workers.give(workers.workers[0], address)
+        while not (answers := workers.answers(lambda _: None)):
+            pass
+        found.append(answers[0][2])
+    workers.close()
+    return found
+
+with not_inherited([(place, len(block)), (ctypes.addressof(small), len(small))]):
+    within = seen_by_a_worker()
+    assert is_mapped(place + (4 << 20))
+print(within, seen_by_a_worker())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="MADV_DONTFORK is of Linux")
+def test_what_is_not_inherited_is_not_there_for_workers() -> None:
+    """The first and the last page may hold something else, and a small block is inherited."""
+    drill = subprocess.run([sys.executable, "-c", _HIDDEN_DRILL], check=True, capture_output=True, text=True)
+    assert drill.stdout.strip() == "[False, True, True, True] [True, True, True, True]"

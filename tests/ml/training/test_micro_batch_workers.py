@@ -252,7 +252,7 @@ def test_an_objective_that_sees_the_whole_step_has_no_workers(plan_with: MakePla
     plan, kto = plan.model_copy(update={"objective": objective}), load_objective(objective)
     schedule = StepSchedule([4], global_batch_size=1, micro_batch_tokens=9, order="as_given", seed=0)
     model = TrainableModel.load(plan)
-    with micro_batch_workers(plan, model, kto, [], [], schedule, 0, ALONE, lambda *one: said.append(one)) as workers:
+    with micro_batch_workers(plan, model, kto, [], [], schedule, [], 0, ALONE, lambda *one: said.append(one)) as workers:
         assert workers is None
     ((_, code, message),) = said
     assert code == "no_micro_batch_workers"

@@ -11,8 +11,11 @@ which over-states it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import mmap
 import resource
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -88,6 +91,44 @@ class WorkerMemory:
         # A page of the parent that is written to becomes a copy, and the resident size stays what it was.
         added = max(0, _anonymous(status) - self._at_fork)
         return peak + max(0, _sizes("smaps_rollup").get("Private_Dirty", 0) - added)
+
+
+_MADV_DONTFORK: Final = 10  # of <sys/mman.h>
+_MADV_DOFORK: Final = 11
+_LEAST_BYTES: Final = 1 << 20
+"""Smaller blocks are inherited: each block that is not becomes a mapping of its own, of which there may be 65,530."""
+
+
+@contextlib.contextmanager
+def not_inherited(blocks: Iterable[tuple[int, int]]) -> Iterator[None]:
+    """Keep blocks of memory out of the processes that are forked within: whole pages of them, on Linux.
+
+    For what this process alone uses and writes to. A page that is written to after a fork would be in memory twice: as it
+    is, and for the workers as it was. A worker that touches such a block is killed.
+
+    Args:
+        blocks: address and bytes of each.
+    """
+    pages = []
+    for address, num_bytes in blocks if sys.platform.startswith("linux") else ():
+        start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = (address + num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
+        if size >= _LEAST_BYTES:
+            pages.append((start, size))
+    try:
+        _advise(pages, _MADV_DONTFORK)
+        yield
+    finally:
+        # Also for pages that are given back later: what is allocated there next may be needed by a child.
+        _advise(pages, _MADV_DOFORK)
+
+
+def _advise(pages: Sequence[tuple[int, int]], advice: int) -> None:
+    """Where the kernel refuses, pages are inherited: more memory, and the same result."""
+    if pages:
+        libc = ctypes.CDLL(None)
+        for start, size in pages:
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(advice))
 
 
 def _anonymous(status: dict[str, int]) -> int:

@@ -74,8 +74,7 @@ def train(
         stop_requested: called after each step; a text pauses the run, with a checkpoint, for that reason.
         meter: counts what is spent; where it refuses an action the run pauses. None: no cap.
         snapshot: called at the end of each epoch and of the run, before that step's checkpoint. None: never.
-        world: the processes that share the work. All pass the same arguments, but only rank 0's `emit`, `progress`,
-            `folder` and `meter` count; any of them may ask to stop.
+        world: processes that share the work; `emit`, `progress`, `folder` and `meter` of rank 0 count, stops of any.
 
     Raises:
         DivergedError: loss or gradient norm is NaN or infinite; the last good weights are in a checkpoint.
@@ -115,7 +114,8 @@ def train(
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
-    computing = micro_batch_workers(plan, model, objective, units, validation, schedule, state.step, world, warn)
+    own = [*optimizer.own_memory(), *average.weights.values()]
+    computing = micro_batch_workers(plan, model, objective, units, validation, schedule, own, state.step, world, warn)
     with progress.task("training", p.num_steps, "step", done=state.step) as bar, computing as workers:
         while True:
             if validation and _is_validation_due(p, state):

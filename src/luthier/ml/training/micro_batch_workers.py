@@ -29,7 +29,7 @@ import gc
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -74,6 +74,7 @@ def micro_batch_workers(
     units: Sequence[Unit],
     validation: Sequence[Batch],
     schedule: StepSchedule,
+    own: Iterable[Tensor],
     first_step: int,
     world: World,
     warn: Warn,
@@ -83,6 +84,7 @@ def micro_batch_workers(
     Where workers differ from the training process it goes on alone, with one thread: the result is the same.
 
     Args:
+        own: what the training process alone uses, such as the state of the optimizer; workers do not inherit it.
         first_step: the step that comes next; its shortest micro-batch is what they are proved on.
         warn: called where they cannot be had, or are lost.
     """
@@ -97,7 +99,7 @@ def micro_batch_workers(
         return
     workers = MicroBatchWorkers(plan, model, objective, units, validation, schedule, warn)
     try:
-        workers.start(first_step)
+        workers.start(first_step, own)
         workers.prove(first_step)
         yield workers
     finally:
@@ -144,13 +146,14 @@ class MicroBatchWorkers:
         self._is_training: bool | None = None
         """The mode that this process has set the model to; None where something else may have set it."""
 
-    def start(self, step: int) -> None:
+    def start(self, step: int, own: Iterable[Tensor] = ()) -> None:
         """Move what is trained into shared memory and fork the workers.
 
         Must be called by a thread that lives as long as they do: the kernel ends them with it.
 
         Args:
             step: that a warning names where the system has no room for them.
+            own: what workers do not inherit.
         """
         size = sum(w.numel() * w.element_size() for w in self._weights)
         each = gradient_buffers(size)
@@ -163,8 +166,10 @@ class MicroBatchWorkers:
         self._slots = [[_shared_like(w).zero_() for w in self._weights] for _ in range(num * each)]
         self._free = [list(range(number * each, (number + 1) * each)) for number in range(num)]
         gc.collect()  # before the fork, so that no worker holds what nobody needs
+        blocks = [(one.data_ptr(), one.nbytes) for one in own if one.is_contiguous()]
         try:
-            self._pool.start(num)
+            with process_memory.not_inherited(blocks):
+                self._pool.start(num)
         except LostWorkerError as error:
             self._lose(step, str(error))
 
