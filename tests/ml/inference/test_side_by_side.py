@@ -111,6 +111,15 @@ def test_rows_with_one_prefix_are_shared_out_too(open_engine: Open, monkeypatch:
     assert len(seen) == 2
 
 
+def test_answers_that_keep_to_a_schema_are_those_of_one_process(open_engine: Open) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    prompts = [Prompt(text=text, max_new_tokens=8, json_schema=schema) for text in TEXTS]
+    with side_by_side.torch_threads(1):
+        expected = open_engine().generate(prompts, SILENT)
+    assert open_engine(2).generate(prompts, SILENT) == expected
+    assert all(one.text.startswith("{") for one in expected)
+
+
 def test_the_bar_counts_each_row_once(open_engine: Open) -> None:
     shown = CountingProgress()
     engine = open_engine(2)

@@ -130,6 +130,8 @@ class ForkedWorkers:
             # Wishes to stop are for the parent, which ends its work first; it closes the channel afterwards.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
+            # A tokenizer would wait for ever for the threads of its pool, which the fork left behind.
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
             self._prepare()
             self._serve(connection)
             code = 0

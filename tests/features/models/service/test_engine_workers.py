@@ -1,0 +1,73 @@
+"""How many workers compute the batches of an engine: as many as a plan says, else as threads, where memory allows."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.features.evaluations import judged_heads
+from luthier.features.models.resolve import Candidate, find_candidate, open_engine, open_judged
+from luthier.features.recipes.service import recipe_from
+from luthier.features.training.service import train
+from luthier.ml.inference import side_by_side
+from luthier.ml.inference.side_by_side import torch_threads
+from luthier.ml.planning import hardware
+from luthier.platform.home.context import Context
+
+
+def num_workers_of(candidate: Candidate, **asked: int) -> int:
+    with closing(open_engine(candidate, **asked)) as engine:
+        return engine.num_workers
+
+
+def test_as_many_as_threads_where_memory_has_room(
+    context: Context, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate = find_candidate(context, str(tiny_model))
+    with torch_threads(3):
+        assert num_workers_of(candidate) == 3
+        assert num_workers_of(candidate, num_workers=2) == 2
+        monkeypatch.setattr(hardware, "memory_bytes", lambda: (1 << 40, 1 << 20))
+        assert num_workers_of(candidate) == 1
+    assert num_workers_of(candidate) == 1
+
+
+def test_a_run_is_judged_by_as_many_as_its_plan_says(
+    context: Context, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same figures as by one process."""
+    rows = "".join(f'{{"prompt": "wood {n}", "completion": "{n % 3} and {n % 5}"}}\n' for n in range(40))
+    (tmp_path / "train.jsonl").write_text(rows, encoding="utf-8")
+    (tmp_path / "test.jsonl").write_text(rows.replace("wood", "glue"), encoding="utf-8")
+    document: dict[str, Any] = {
+        "base_model": str(tiny_model),
+        "data": {"train": "train.jsonl", "held_out": "test.jsonl"},
+        "method": {"name": "lora", "rank": 2},
+        "evaluation": {"metrics": ["exact_match", "perplexity"], "few_shot": 0, "max_new_tokens": 3},
+    }
+    asked = list[int]()
+
+    def spied(candidate: Candidate, *, stop: Any = None, num_workers: int | None = None) -> Any:
+        asked.append(num_workers or 0)
+        return open_judged(candidate, stop=stop, num_workers=num_workers)
+
+    monkeypatch.setattr(judged_heads, "open_judged", spied)
+    monkeypatch.setattr(side_by_side, "MIN_FLOPS", 0.0)
+    figures = []
+    for num in (1, 2):
+        training = {"max_steps": 1, "precision": "float32", "num_threads": 1, "micro_batch_workers": num}
+        recipe = recipe_from(document | {"training": training}, base_dir=tmp_path)
+        outcome = train(context, recipe, base_dir=tmp_path)
+        assert outcome.plan.evaluation.num_workers == num
+        assert asked
+        assert set(asked) == {num}
+        asked.clear()
+        evaluation = outcome.evaluation
+        assert evaluation is not None
+        base = evaluation.systems[0]
+        figures.append([(name, metric.value) for name, metric in sorted(base.metrics.items())])
+        assert not any("worker" in note for note in evaluation.rows_notes)
+    assert figures[0] == figures[1]
