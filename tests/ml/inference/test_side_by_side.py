@@ -117,7 +117,7 @@ def test_answers_that_keep_to_a_schema_are_those_of_one_process(open_engine: Ope
     with side_by_side.torch_threads(1):
         expected = open_engine().generate(prompts, SILENT)
     assert open_engine(2).generate(prompts, SILENT) == expected
-    assert all(one.text.startswith("{") for one in expected)
+    assert all(one.text.startswith("{") for one in nonempty(expected))
 
 
 def test_the_bar_counts_each_row_once(open_engine: Open) -> None:

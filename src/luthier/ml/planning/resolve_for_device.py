@@ -35,6 +35,10 @@ COMPILED_METHODS: Final = ("full", "lora", "rslora", "loraplus", "pissa", "olora
 _EACH_CORE: Final = (
     "each core computes micro-batches of its own, in steps and validations, with one thread: none waits for another"
 )
+_EACH_JUDGING_CORE: Final = (
+    "each core takes batches of its own, with one thread: none waits for another; of fewer batches than that, one "
+    "process computes all with all threads"
+)
 
 
 def packs(asked: Switch | None, hardware: Hardware, sources: Provenance) -> bool:
@@ -127,7 +131,7 @@ def with_judging_workers(plan: Plan, structure: Structure, hardware: Hardware) -
     if plan.data.held_out is None:
         return plan
     training, asked = plan.training, plan.recipe.training.micro_batch_workers if plan.recipe.training else None
-    num, why = training.num_threads, "each core takes batches of its own, with one thread: none waits for another"
+    num, why = training.num_threads, _EACH_JUDGING_CORE
     if training.device != "cpu":
         num, why = 1, f"batches follow one another on {training.device}"
     elif isinstance(asked, int):
