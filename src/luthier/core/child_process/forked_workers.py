@@ -180,7 +180,7 @@ class ForkedWorkers:
         Raises:
             LostWorkerError: a worker has ended, or failed at its request.
         """
-        found = []
+        found: list[tuple[Worker, Any, Any]] = []
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
                 if worker.request is not None:

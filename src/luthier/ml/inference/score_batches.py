@@ -77,7 +77,7 @@ def shared_states(counts: Sequence[int], scorer: Scorer, batches: Sequence[Share
     total = sum(counts) * width
     # Anonymous memory, whose pages are taken when they are first written.
     memory = mmap.mmap(-1, max(1, total) * dtype.itemsize)
-    whole = torch.frombuffer(memory, dtype=dtype)[:total].view(-1, width)  # [learned tokens of all rows, width]
+    whole = torch.frombuffer(memory, dtype=dtype)[:total].view(sum(counts), width)  # [learned tokens of all rows, width]
     rooms = torch.split(whole, list(counts))
 
     def encode(number: int, made: Sequence[Tensor]) -> None:
