@@ -161,5 +161,5 @@ def test_a_system_without_room_is_a_lost_worker(make: Make, monkeypatch: pytest.
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", refuse)
-    with pytest.raises(LostWorkerError, match="a worker of the test cannot be started: .*temporarily unavailable"):
+    with pytest.raises(LostWorkerError, match=r"a worker of the test cannot be started: .*temporarily unavailable"):
         make(lambda request, _: request)

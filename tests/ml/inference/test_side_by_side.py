@@ -79,9 +79,7 @@ def states(engine: TransformersEngine) -> list[torch.Tensor]:
         return engine.hidden_states(rows(engine), task)
 
 
-def test_scores_answers_and_states_are_those_of_one_process(
-    open_engine: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_answers_and_states_are_those_of_one_process(open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = open_engine()
     with side_by_side.torch_threads(1):
         scores, answers, hidden = plain.score(rows(plain), SILENT), written(plain), states(plain)
@@ -207,9 +205,7 @@ def test_a_stop_check_ends_workers_too(open_engine: Open) -> None:
     assert children() == before
 
 
-def test_this_process_computes_where_workers_would_wait(
-    open_engine: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_this_process_computes_where_workers_would_wait(open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer batches than workers, for little work, and with a device of its own."""
     seen = forked(monkeypatch)
     engine = open_engine(50)

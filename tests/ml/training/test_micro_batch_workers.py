@@ -88,7 +88,8 @@ def trained(
                 task.advance = kill  # type: ignore[method-assign]
             return task
 
-    def kill(amount: float = 1) -> None:  # noqa: ARG001
+    def kill(amount: float = 1) -> None:
+        del amount
         for child in psutil.Process().children():
             if child.pid not in others:
                 os.kill(child.pid, signal.SIGKILL)
@@ -252,7 +253,9 @@ def test_an_objective_that_sees_the_whole_step_has_no_workers(plan_with: MakePla
     plan, kto = plan.model_copy(update={"objective": objective}), load_objective(objective)
     schedule = StepSchedule([4], global_batch_size=1, micro_batch_tokens=9, order="as_given", seed=0)
     model = TrainableModel.load(plan)
-    with micro_batch_workers(plan, model, kto, [], [], schedule, [], 0, ALONE, lambda *one: said.append(one)) as workers:
+    with micro_batch_workers(
+        plan, model, kto, [], [], schedule, [], 0, ALONE, lambda *one: said.append(one)
+    ) as workers:
         assert workers is None
     ((_, code, message),) = said
     assert code == "no_micro_batch_workers"

@@ -4,8 +4,8 @@ Pages that a fork shares are counted once. So what is reported as a peak is the 
 held while it was alone, and the most that it held while it had workers, with what each of them had for itself at its
 own peak. The peaks of the workers need not fall together: the sum is an upper bound, never an under-statement.
 
-Linux alone lets a process forget its peak (`clear_refs`; see proc(5)). Elsewhere it counts from the start of the process,
-which over-states it.
+Linux alone lets a process forget its peak (`clear_refs`; see proc(5)). Elsewhere it counts from the start of the
+process, which over-states it.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ _LEAST_BYTES: Final = 1 << 20
 def not_inherited(blocks: Iterable[tuple[int, int]]) -> Iterator[None]:
     """Keep blocks of memory out of the processes that are forked within: whole pages of them, on Linux.
 
-    For what this process alone uses and writes to. A page that is written to after a fork would be in memory twice: as it
-    is, and for the workers as it was. A worker that touches such a block is killed.
+    For what this process alone uses and writes to. A page that is written to after a fork would be in memory twice: as
+    it is, and for the workers as it was. A worker that touches such a block is killed.
 
     Args:
         blocks: address and bytes of each.

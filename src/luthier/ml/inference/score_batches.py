@@ -1,4 +1,4 @@
-"""Batches of rows to be scored: each with the prefix that its rows share, and its results in a form that crosses processes."""
+"""Batches of rows to be scored: each with the prefix that its rows share, and its results as they cross processes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def shared_states(counts: Sequence[int], scorer: Scorer, batches: Sequence[Share
     total = sum(counts) * width
     # Anonymous memory, whose pages are taken when they are first written.
     memory = mmap.mmap(-1, max(1, total) * dtype.itemsize)
-    whole = torch.frombuffer(memory, dtype=dtype)[:total].view(sum(counts), width)  # [learned tokens of all rows, width]
+    whole = torch.frombuffer(memory, dtype=dtype)[:total].view(
+        sum(counts), width
+    )  # [learned tokens of all rows, width]
     rooms = torch.split(whole, list(counts))
 
     def encode(number: int, made: Sequence[Tensor]) -> None:

@@ -375,7 +375,7 @@ def batch_workers(structure: Structure, precision: Compute, num_threads: int, *,
 
 
 def judging_bytes(workload: Workload) -> float:
-    """Of one process while judging, beside the weights: keys and values of a batch twice, or logits of a block of rows."""
+    """Of one process while judging, beside the weights: keys and values of a batch twice, or a block of logits."""
     judged = workload.judging
     if judged is None:
         return 0.0
