@@ -62,7 +62,7 @@ def batch_generate(
     return [found[number] for number in range(len(requests))]
 
 
-_CONTINUATIONS: Final = Form[list[Continuation]](
+_CONTINUATIONS: Final[Form[list[Continuation]]] = Form(
     encode=lambda _, made: [[one.ids, one.end_id, one.log_probabilities] for one in made],
     decode=lambda _, message: [Continuation(*one) for one in message],
 )

@@ -59,7 +59,7 @@ class ScoreBatches(Generic[Found]):
         return found
 
 
-SCORES: Final = Form[list[Score]](
+SCORES: Final[Form[list[Score]]] = Form(
     encode=lambda _, made: [[one.nll_nats, one.num_tokens, one.num_correct] for one in made],
     decode=lambda _, message: [Score(nll_nats=one[0], num_tokens=one[1], num_correct=one[2]) for one in message],
 )
