@@ -201,10 +201,10 @@ def test_a_plan_says_how_many_workers_judge_and_why(
     assert shown["value"] == num
 
 
-def test_nothing_is_said_of_workers_where_nothing_is_judged(make_plan: MakePlan) -> None:
+def test_no_workers_judge_where_no_rows_are_held_out(make_plan: MakePlan) -> None:
     plan = make_plan()
     assert plan.evaluation.num_workers == 1
-    assert "evaluation.num_workers" not in plan.sources
+    assert plan.sources["evaluation.num_workers"].why == "no held-out rows: nothing is judged"
 
 
 def test_how_many_workers_judge_does_not_change_the_hash(make_plan: MakePlan) -> None:

@@ -423,6 +423,7 @@ def _evaluation(
     for name in defaults.PROMPT_VARIANTS:
         sources.note(f"evaluation.{name}", "default", "off: no held-out rows whose answers are compared as text")
     sources.note("evaluation.num_scored_labels", "default", "off: no held-out rows whose answers are labels")
+    sources.note("evaluation.num_workers", "default", "no held-out rows: nothing is judged")
     return EvaluationPlan(
         metrics=metrics,
         few_shot=few_shot,

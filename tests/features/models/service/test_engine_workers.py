@@ -12,7 +12,7 @@ from luthier.features.evaluations import judged_heads
 from luthier.features.models.resolve import Candidate, find_candidate, open_engine, open_judged
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
-from luthier.ml.inference import side_by_side
+from luthier.ml.inference import side_by_side, transformers_engine
 from luthier.ml.inference.side_by_side import torch_threads
 from luthier.ml.planning import hardware
 from luthier.platform.home.context import Context
@@ -39,14 +39,14 @@ def test_a_run_is_judged_by_as_many_as_its_plan_says(
     context: Context, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the same figures as by one process."""
-    rows = "".join(f'{{"prompt": "wood {n}", "completion": "{n % 3} and {n % 5}"}}\n' for n in range(40))
+    rows = "".join(f'{{"prompt": "wood {n}", "completion": "{n % 3} and {n % 5}"}}\n' for n in range(12))
     (tmp_path / "train.jsonl").write_text(rows, encoding="utf-8")
     (tmp_path / "test.jsonl").write_text(rows.replace("wood", "glue"), encoding="utf-8")
     document: dict[str, Any] = {
         "base_model": str(tiny_model),
         "data": {"train": "train.jsonl", "held_out": "test.jsonl"},
         "method": {"name": "lora", "rank": 2},
-        "evaluation": {"metrics": ["exact_match", "perplexity"], "few_shot": 0, "max_new_tokens": 3},
+        "evaluation": {"metrics": ["perplexity"], "few_shot": 0},
     }
     asked = list[int]()
 
@@ -56,6 +56,7 @@ def test_a_run_is_judged_by_as_many_as_its_plan_says(
 
     monkeypatch.setattr(judged_heads, "open_judged", spied)
     monkeypatch.setattr(side_by_side, "MIN_FLOPS", 0.0)
+    monkeypatch.setattr(transformers_engine, "MAX_SCORE_TOKENS", 32)  # several batches of few rows
     figures = []
     for num in (1, 2):
         training = {"max_steps": 1, "precision": "float32", "num_threads": 1, "micro_batch_workers": num}
