@@ -98,11 +98,8 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
         stop_requested=lambda: None,
         progress=SilentProgress(),
     )
-    return {
-        "step_seconds": seconds,
-        "peak_memory_bytes": memory.device_peak_memory_bytes(device),
-        "refused": None,
-    }
+    peak = memory.device_peak_memory_bytes(device)
+    return {"step_seconds": seconds, "peak_memory_bytes": peak, "refused": None}
 
 
 def _make_torch_ready() -> None:
