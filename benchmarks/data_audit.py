@@ -122,7 +122,7 @@ def compare(planted: set[int], found: set[int]) -> dict[str, float | int]:
 
 def peak_memory_bytes() -> int:
     """Largest resident memory of this process so far."""
-    from luthier.ml.training.device import peak_memory_bytes as peak
+    from luthier.core.system.process_memory import peak_memory_bytes as peak
 
     return peak()
 

@@ -86,6 +86,7 @@ class EvaluationPlan(FrozenModel):
         num_scored_labels: labels whose likelihoods are asked of models that write; 0: the answers are no labels, or
             asking would take too long.
         reference_run: an earlier run that is judged beside the tuned model; None: none.
+        num_workers: processes that score rows and write answers side by side, each with one thread; 1: one process.
     """
 
     metrics: tuple[MetricName, ...]
@@ -101,3 +102,4 @@ class EvaluationPlan(FrozenModel):
     optimised_prompt_tokens: int = 0
     num_scored_labels: int = 0
     reference_run: str | None = None
+    num_workers: int = 1

@@ -441,8 +441,8 @@ class Plan(FrozenModel):
         # What a plan's evaluation has had from the beginning has no default.
         fields = EvaluationPlan.model_fields.items()
         unused_of_evaluation = {n for n, field in fields if getattr(self.evaluation, n) == field.default}
-        # It follows from the rows, which are in the hash.
-        excluded["evaluation"] = dict.fromkeys(unused_of_evaluation | {"num_scored_labels"}, True)
+        # The one follows from the rows, which are in the hash; how many processes judge does not matter.
+        excluded["evaluation"] = dict.fromkeys(unused_of_evaluation | {"num_scored_labels", "num_workers"}, True)
         if (bar := self.evaluation.good_enough) is not None:
             unused_of_bar = {n for n, field in Bar.model_fields.items() if getattr(bar, n) == field.default}
             excluded["evaluation"]["good_enough"] = unused_of_bar

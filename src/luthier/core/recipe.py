@@ -331,8 +331,8 @@ class TrainingRecipe(FrozenModel):
         max_steps: steps at most.
         global_batch_size: examples a step, of all devices.
         micro_batch_tokens: tokens computed at once, padding included; changes memory and speed, not the gradient.
-        micro_batch_workers: on a CPU, processes that compute the micro-batches of a step side by side, each with one
-            thread; 1 for none but the training process, with all its threads.
+        micro_batch_workers: on a CPU, processes that compute micro-batches of steps and validations, and batches of
+            judging, side by side, each with one thread; 1 for one process, with all its threads.
         optimizer: how weights move by their gradients.
         learning_rate: peak of the learning rate.
         schedule: how the rate falls after the warm-up.

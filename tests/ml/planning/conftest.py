@@ -57,6 +57,7 @@ def make_plan(structure: Structure) -> Callable[..., Plan]:
         precision: str = "bfloat16",
         accelerator: str | None = None,
         structure: Structure = structure,
+        held_out: DatasetProfile | None = None,
         **train: Any,
     ) -> Plan:
         recipe = Recipe.model_validate({"base_model": "tiny", "data": {"train": "train.jsonl"}} | (document or {}))
@@ -80,7 +81,9 @@ def make_plan(structure: Structure) -> Callable[..., Plan]:
             template="chat",
             template_sha256="c" * 64,
             data=DataPlan(
-                train=profile("train", **train), validation=profile("validation", 10) if validation else None
+                train=profile("train", **train),
+                validation=profile("validation", 10) if validation else None,
+                held_out=held_out,
             ),
             structure=structure,
             hardware=Hardware(

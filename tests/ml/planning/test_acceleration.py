@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from tests.ml.planning.conftest import profile
 from tests.ml.planning.shapes import seven_billion
 
 from luthier.core.errors import RecipeError
@@ -176,3 +177,45 @@ def test_workers_are_left_out_where_memory_is_short(make_plan: MakePlan, large: 
     assert "would take up to" in plan.sources["training.micro_batch_workers"].why
     asked = make_plan({"training": {"micro_batch_workers": 2}}, structure=large)
     assert asked.training.micro_batch_workers == 2
+
+
+@pytest.mark.parametrize(
+    ("document", "accelerator", "num", "why"),
+    [
+        ({}, None, 2, "with one thread"),
+        ({"training": {"num_threads": 3}}, None, 3, "with one thread"),
+        ({"training": {"num_threads": 1}}, None, 1, "one thread"),
+        ({"training": {"micro_batch_workers": 1}}, None, 1, "training.micro_batch_workers in the recipe"),
+        ({"training": {"micro_batch_workers": 5}}, None, 5, "training.micro_batch_workers in the recipe"),
+        ({"training": {"global_batch_size": 1}}, None, 2, "with one thread"),
+        ({}, H100, 1, "follow one another on cuda"),
+    ],
+)
+def test_a_plan_says_how_many_workers_judge_and_why(
+    make_plan: MakePlan, document: dict[str, object], accelerator: str | None, num: int, why: str
+) -> None:
+    plan = make_plan(document, accelerator=accelerator, held_out=profile("held_out", 50))
+    assert plan.evaluation.num_workers == num
+    assert why in plan.sources["evaluation.num_workers"].why
+    (shown,) = [row for row in plan.values() if row["name"] == "evaluation.num_workers"]
+    assert shown["value"] == num
+
+
+def test_no_workers_judge_where_no_rows_are_held_out(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    assert plan.evaluation.num_workers == 1
+    assert plan.sources["evaluation.num_workers"].why == "no held-out rows: nothing is judged"
+
+
+def test_how_many_workers_judge_does_not_change_the_hash(make_plan: MakePlan) -> None:
+    plan = make_plan(held_out=profile("held_out", 50))
+    others = [
+        plan.model_copy(update={"evaluation": plan.evaluation.model_copy(update={"num_workers": n})}) for n in (1, 7)
+    ]
+    assert {plan.hash} == {other.hash for other in others}
+
+
+def test_workers_do_not_judge_where_memory_is_short(make_plan: MakePlan, large: Structure) -> None:
+    plan = make_plan(structure=large, held_out=profile("held_out", 50))
+    assert plan.evaluation.num_workers == 1
+    assert "would take up to" in plan.sources["evaluation.num_workers"].why

@@ -13,7 +13,7 @@ from tests.ml.planning.shapes import judging
 
 from luthier.core.cost import Device, MemoryPrediction
 from luthier.ml.inference.models.structure import Structure, structure_of
-from luthier.ml.planning.inference_cost import judging_bytes
+from luthier.ml.planning.inference_cost import WORKER_BYTES, batch_workers, judging_bytes
 from luthier.ml.planning.memory import memory_terms, predict_memory
 from luthier.ml.planning.predict import Calibration
 from luthier.ml.planning.workload import Workload
@@ -174,6 +174,26 @@ def test_judging_holds_one_model_and_a_block_of_logits(llama: Structure, make_wo
     assert judging_bytes(replace(work, judging=judging(longest_tokens=100, writes=False))) == logits + prefill
     assert judging_bytes(replace(work, judging=judging(longest_tokens=100, scores=False))) == cache + prefill
     assert judging_bytes(replace(work, judging=None)) == 0
+
+
+def test_each_worker_that_judges_holds_a_batch_of_its_own(
+    llama: Structure, make_workload: Make, device: Device
+) -> None:
+    work = replace(make_workload(llama, rows=1, length=8), judging=judging(longest_tokens=10_000_000))
+    three = replace(work, judging=judging(longest_tokens=10_000_000, num_workers=3))
+    more = 2 * judging_bytes(work) + 3 * WORKER_BYTES
+    assert total(three, device) - total(work, device) == pytest.approx(more)
+    gpu = device.model_copy(update={"is_cpu": False})
+    assert total(three, gpu) == total(work, gpu)
+
+
+def test_workers_compute_batches_where_each_has_room_for_one(llama: Structure) -> None:
+    # keys and values of 16,384 tokens in 3 layers, 2 heads of 16, twice; the widest activations of 2,048 tokens
+    cache, prefill = 16_384 * 2 * 3 * 2 * 16 * 4 * 2, 2048 * 160 * 4 * 4
+    enough = 4 * (cache + prefill + WORKER_BYTES)
+    assert batch_workers(llama, "float32", 4, free_bytes=enough) == 4
+    assert batch_workers(llama, "float32", 4, free_bytes=enough - 1) == 1
+    assert batch_workers(llama, "bfloat16", 4, free_bytes=enough - 1) == 4
 
 
 def test_each_worker_has_activations_and_gradients_of_its_own(

@@ -15,15 +15,18 @@ from tests.ml.training.conftest import random_examples
 from tests.vacuous import nonempty
 
 from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
-from luthier.core.plan import ObjectivePlan, Plan
-from luthier.core.ports import SilentProgress
+from luthier.core.plan import AveragePlan, ObjectivePlan, Plan
+from luthier.core.ports import ProgressTask, SilentProgress
 from luthier.ml.data.tokenise.batches import StepSchedule
-from luthier.ml.training.checkpoint import CheckpointStore
+from luthier.ml.training.checkpoint import CheckpointStore, LoopState
 from luthier.ml.training.distributed import ALONE
+from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.loop import train
 from luthier.ml.training.micro_batch_workers import micro_batch_workers
 from luthier.ml.training.model import TrainableModel
+from luthier.ml.training.objective_protocol import Batch
 from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.step import validate
 
 MakePlan = Callable[..., Plan]
 EXAMPLES = random_examples(22, seed=1)  # of 6 a step: the fourth step has four examples
@@ -34,7 +37,6 @@ class Trained(NamedTuple):
     events: list[Event]
     num_children: list[int]
     """Of this process, before each step."""
-    worker_bytes: int
 
 
 class KilledError(Exception):
@@ -42,7 +44,14 @@ class KilledError(Exception):
 
 
 def trained(
-    plan: Plan, folder: Path, *, kill_worker_at: int = 0, kill_run_at: int = 0, min_micro_batches: int = 4
+    plan: Plan,
+    folder: Path,
+    *,
+    kill_worker_at: int = 0,
+    kill_run_at: int = 0,
+    kill_worker_in_validation: bool = False,
+    min_micro_batches: int = 4,
+    num_validation: int = 3,
 ) -> Trained:
     model = TrainableModel.load(plan)
     events: list[Event] = []
@@ -68,8 +77,25 @@ def trained(
         seed=0,
         min_micro_batches=min_micro_batches,
     )
-    validation = [([(e,) for e in random_examples(5, seed=2)], ())]
-    outcome = train(
+    validation: list[Batch] = [([(e,) for e in random_examples(2 + n, seed=n)], ()) for n in range(num_validation)]
+
+    class Killing(SilentProgress):
+        """Kills a worker once a micro-batch of a validation is done."""
+
+        def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
+            task = super().task(title, total, unit, done)
+            if title == "validating":
+                task.advance = kill  # type: ignore[method-assign]
+            return task
+
+    def kill(amount: float = 1) -> None:
+        del amount
+        for child in psutil.Process().children():
+            if child.pid not in others:
+                os.kill(child.pid, signal.SIGKILL)
+                return
+
+    train(
         plan,
         model,
         load_objective(plan.objective),
@@ -79,10 +105,10 @@ def trained(
         CheckpointStore(folder, 9),
         emit=emit,
         stop_requested=stop,
-        progress=SilentProgress(),
+        progress=Killing() if kill_worker_in_validation else SilentProgress(),
     )
     weights = {n: p.detach().clone() for n, p in model.module.named_parameters() if p.requires_grad}
-    return Trained(weights, events, children, outcome.worker_bytes)
+    return Trained(weights, events, children)
 
 
 def figures(events: list[Event]) -> list[Any]:
@@ -132,7 +158,53 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(
     assert warnings(two.events) == warnings(three.events) == []
     assert_same(two, three)
     assert_same(two, alone)
-    assert two.worker_bytes > 0
+
+
+def validations(trained: Trained) -> list[ValidationDone]:
+    return nonempty([e for e in trained.events if isinstance(e, ValidationDone)])
+
+
+@pytest.mark.parametrize("num_validation", [1, 2, 5])
+def test_a_validation_is_the_same_with_any_number_of_workers(
+    plan_with: MakePlan, tmp_path: Path, num_validation: int
+) -> None:
+    """Also where a worker dies in the middle of it; an average of the weights is what is validated."""
+    average = AveragePlan(kind="ema", decay=0.9)
+    runs = [
+        trained(plan_with(num, average=average), tmp_path / name, num_validation=num_validation, **more)
+        for name, num, more in (
+            ("two", 2, {}),
+            ("three", 3, {}),
+            ("killed", 2, {"kill_worker_in_validation": True}),
+            ("alone", 2, {"kill_worker_at": 1}),
+        )
+    ]
+    first = runs[0]
+    for other in runs[1:]:
+        assert_same(first, other)
+    assert [e.step for e in validations(first)] == [2, 4, 5]
+    assert warnings(runs[2].events) == ["micro_batch_workers_lost"]
+    assert warnings(first.events) == []
+
+
+def test_workers_validate_the_weights_of_the_step(plan_with: MakePlan, tmp_path: Path) -> None:
+    """Not those that they were forked with: the best weights, which the run ends with, have the loss that was seen."""
+    plan = plan_with(2, learning_rate=0.03)
+    side_by_side = trained(plan, tmp_path)
+    seen = validations(side_by_side)
+    best = min(seen, key=lambda e: e.loss)
+    assert len({e.loss for e in seen}) == len(seen) == 3
+    model = TrainableModel.load(plan)
+    weights = dict(model.module.named_parameters())
+    with torch.no_grad():
+        for name, weight in nonempty(side_by_side.weights.items()):
+            weights[name].copy_(weight)
+    batches: list[Batch] = [([(e,) for e in random_examples(2 + n, seed=n)], ()) for n in range(3)]
+    state = LoopState(plan_hash="", early_stopping=EarlyStopping(patience=0), window_loss_weight=1.0)
+    _, found = validate(model, load_objective(plan.objective), batches, state, SilentProgress())
+    assert found.loss == pytest.approx(best.loss, rel=1e-5)
+    assert found.num_trained_tokens == best.num_trained_tokens
+    assert found.measures.keys() == best.measures.keys()
 
 
 def test_the_loss_is_that_of_one_process_with_the_whole_step_in_one_micro_batch(
@@ -181,7 +253,9 @@ def test_an_objective_that_sees_the_whole_step_has_no_workers(plan_with: MakePla
     plan, kto = plan.model_copy(update={"objective": objective}), load_objective(objective)
     schedule = StepSchedule([4], global_batch_size=1, micro_batch_tokens=9, order="as_given", seed=0)
     model = TrainableModel.load(plan)
-    with micro_batch_workers(plan, model, kto, [], schedule, 0, ALONE, lambda *one: said.append(one)) as workers:
+    with micro_batch_workers(
+        plan, model, kto, [], [], schedule, [], 0, ALONE, lambda *one: said.append(one)
+    ) as workers:
         assert workers is None
     ((_, code, message),) = said
     assert code == "no_micro_batch_workers"

@@ -20,17 +20,18 @@ class JudgedHeads:
 
     Args:
         stop: asked between batches; a reason ends the evaluation with StoppedError.
+        num_workers: as for `open_engine`.
     """
 
-    def __init__(self, stop: StopCheck | None) -> None:
-        self._stop = stop
+    def __init__(self, stop: StopCheck | None, num_workers: int | None = None) -> None:
+        self._stop, self._num_workers = stop, num_workers
         self._heads: dict[str, TaskAnswers] = {}
 
     def open(self, candidate: Candidate) -> TransformersEngine | TaskAnswers:
         """The engine of a candidate."""
         from luthier.ml.inference.task_model import TaskAnswers
 
-        engine = open_judged(candidate, stop=self._stop)
+        engine = open_judged(candidate, stop=self._stop, num_workers=self._num_workers)
         if isinstance(engine, TaskAnswers):
             self._heads[candidate.name] = engine
         return engine

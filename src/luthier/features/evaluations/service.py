@@ -133,7 +133,7 @@ def judge_run(
         train=prepared.train.good_examples,
         validation=prepared.validation.good_examples if prepared.validation is not None else (),
         bar=plan.evaluation.good_enough,
-        stop=stop,
+        heads=JudgedHeads(stop, plan.evaluation.num_workers),
         shown=shown,
     )
     # General rows are only held out where the recipe replays them.
@@ -200,7 +200,7 @@ def _with_forgetting(
         max_samples=most,
         run_id=None,
         measures_kl=False,
-        stop=stop,
+        heads=JudgedHeads(stop, plan.evaluation.num_workers),
     )
     found = forgetting(
         judged.systems,
@@ -320,7 +320,7 @@ def _judge(
     is_bar_asked: bool = True,
     evaluation_id: str | None = None,
     measures_kl: bool = True,
-    stop: StopCheck | None = None,
+    heads: JudgedHeads | None = None,
     shown: Prompted = NOT_PROMPTED,
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words; for `train`, see `evaluate`.
@@ -329,7 +329,7 @@ def _judge(
     that baselines without a language model are fitted on. validation: rows that choose from which confidence on the
     last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is only the
     bar of its run, which is left out with a note where there is no verdict. shown: ways to prompt a model among the
-    candidates. measures_kl: whether the last system's distance to its base is measured.
+    candidates. measures_kl: whether the last system's distance to its base is measured. heads: opens the engines.
 
     Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
@@ -342,7 +342,7 @@ def _judge(
     of_labels = label_metrics(metrics, examples, train)
     labels = tuple(name for one in of_labels for name in one.labelling.labels)
     rows = LabelledRows(labels, examples, train, bar, validation)
-    with closing(EnginePool((heads := JudgedHeads(stop)).open)) as pool:  # one model in memory at a time
+    with closing(EnginePool((heads := heads or JudgedHeads(None)).open)) as pool:  # one model in memory at a time
         every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
         judged = every.judged
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
 from luthier.core.dataset import Example, TokenisedExample
-from luthier.core.errors import ConflictError
+from luthier.core.errors import ConflictError, ModelSourceError
 from luthier.core.evaluation_plan import Prompting
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
@@ -208,16 +208,24 @@ def engine_key(candidate: Candidate) -> tuple[Hashable, ...]:
 
 
 def open_engine(
-    candidate: Candidate, *, stop: StopCheck | None = None, for_task_head: bool = False
+    candidate: Candidate,
+    *,
+    stop: StopCheck | None = None,
+    for_task_head: bool = False,
+    num_workers: int | None = None,
 ) -> TransformersEngine:
     """The engine that runs a candidate.
 
-    stop: asked between batches; the engine raises StoppedError for a reason. for_task_head: as for the engine.
+    Args:
+        candidate: A base model or a run.
+        stop: Asked between batches; the engine raises StoppedError for a reason.
+        for_task_head: As for the engine.
+        num_workers: Processes that compute its batches side by side; None for as many as threads, where memory allows.
     """
     import_libraries()
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
-    return TransformersEngine.open(
+    engine = TransformersEngine.open(
         candidate.model_path,
         adapter_path=candidate.adapter_path,
         template=candidate.template,
@@ -229,15 +237,42 @@ def open_engine(
         stop=stop,
         for_task_head=for_task_head,
     )
+    engine.num_workers = _usual_workers(candidate) if num_workers is None else num_workers
+    return engine
 
 
-def open_judged(candidate: Candidate, *, stop: StopCheck | None = None) -> TransformersEngine | TaskAnswers:
-    """The engine that answers for a candidate that is judged: one with a task head answers with labels or numbers."""
+def _usual_workers(candidate: Candidate) -> int:
+    """How many workers compute the batches of a candidate that is loaded, where no plan says it."""
+    import torch
+
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning.hardware import memory_bytes
+    from luthier.ml.planning.inference_cost import batch_workers
+
+    if candidate.device != "cpu" or (num_threads := torch.get_num_threads()) < 2:
+        return 1
+    try:
+        structure = read_structure(candidate.model_path)
+    except ModelSourceError:  # it is loaded all the same, and what a batch of it takes is not known
+        return 1
+    return batch_workers(structure, candidate.precision, num_threads, free_bytes=memory_bytes()[1])
+
+
+def open_judged(
+    candidate: Candidate, *, stop: StopCheck | None = None, num_workers: int | None = None
+) -> TransformersEngine | TaskAnswers:
+    """The engine that answers for a candidate that is judged: one with a task head answers with labels or numbers.
+
+    Args:
+        candidate: A base model or a run.
+        stop: As for `open_engine`.
+        num_workers: As for `open_engine`.
+    """
     from luthier.ml.inference.task_model import TaskAnswers, TaskModel
 
     if not candidate.has_task_head:
-        return open_engine(candidate, stop=stop)
-    engine = open_engine(candidate, stop=stop, for_task_head=True)
+        return open_engine(candidate, stop=stop, num_workers=num_workers)
+    engine = open_engine(candidate, stop=stop, for_task_head=True, num_workers=num_workers)
     return TaskAnswers(TaskModel.open(engine, candidate.adapter_path or candidate.model_path))
 
 

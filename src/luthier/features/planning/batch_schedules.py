@@ -142,6 +142,7 @@ def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = Fals
         families=_families(units, len(units)) if shares_prefix else None,
         own=_own_prefixes(prepared.validation) if shares_prefix else None,
         packed=_together(units) if packs else None,
+        min_micro_batches=prepared.plan.training.min_micro_batches,
     )
     return [([units[i] for i in batch], whole.shared_tokens(batch)) for batch in whole.step(0)]
 

@@ -86,7 +86,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
             seconds.append(event.seconds)
             step_done()
 
-    outcome = train(
+    train(
         plan,
         model,
         objective,
@@ -98,7 +98,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
         stop_requested=lambda: None,
         progress=SilentProgress(),
     )
-    peak = memory.device_peak_memory_bytes(device) + outcome.worker_bytes
+    peak = memory.device_peak_memory_bytes(device)
     return {"step_seconds": seconds, "peak_memory_bytes": peak, "refused": None}
 
 

@@ -305,7 +305,7 @@ def _write_answer(model: TrainableModel) -> None:
 
     with model.as_decoder() as base:
         decoder = Decoder(base, end_ids=(), pad_id=model.pad_id)
-        batch_generate(decoder, [Request([3, 4, 5], 2, 0.0, 0)], lambda: None)
+        batch_generate(decoder, [Request([3, 4, 5], 2, 0.0, 0)], lambda _: None)
 
 
 def _load_again(plan: Plan, path: Path, ids: Any) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from luthier.ml.inference.batches import common_prefix_length, length_batches
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
+from luthier.ml.inference.side_by_side import Advance, BatchRunner, Form, one_after_another
 
 # Keys and values of this many tokens: 0.4 GB for SmolLM2-135M in bfloat16, 2 GB for an 8B model.
 DEFAULT_BATCH_TOKENS: Final = 16_384
@@ -18,22 +19,24 @@ MAX_GENERATE_ROWS: Final = 32
 def batch_generate(
     decoder: Decoder,
     requests: Sequence[Request],
-    done: Callable[[], None],
+    advance: Advance,
     *,
     prefix: Prefix | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     shares_prefix: bool = True,
+    run: BatchRunner = one_after_another,
 ) -> list[Continuation]:
-    """One continuation a request, in order; `done` is called as each one ends.
+    """One continuation a request, in order.
 
     Args:
         decoder: over the model.
         requests: the prompts with their limits, temperatures and seeds.
-        done: called once for each request that has ended.
+        advance: called with how many more requests have ended.
         prefix: what precedes every prompt already (`Decoder.run`); with none, what all begin with is found here where
             it is at least 32 tokens long.
         batch_tokens: how many tokens' keys and values a batch may hold.
         shares_prefix: whether a common prefix may be computed once.
+        run: has the batches computed.
 
     Raises:
         DivergedError: the model's logits are NaN.
@@ -45,11 +48,24 @@ def batch_generate(
     if prefix is None and shares_prefix and decoder.fits_windows(max(totals)):
         num_shared = _num_shared(requests)
         prefix = decoder.prefill(requests[0].ids[:num_shared]) if num_shared else None
+    batches = length_batches(totals, max_tokens=batch_tokens, max_rows=MAX_GENERATE_ROWS)
+    # How a batch is written is proved here, before other processes write some of them.
+    for batch in batches:
+        decoder.path_of(max(totals[i] for i in batch))
+
+    def write(number: int, advance: Advance) -> list[Continuation]:
+        return decoder.run([requests[i] for i in batches[number]], prefix, lambda _: advance(1))
+
     found: dict[int, Continuation] = {}
-    for batch in length_batches(totals, max_tokens=batch_tokens, max_rows=MAX_GENERATE_ROWS):
-        written = decoder.run([requests[i] for i in batch], prefix, lambda _: done())
+    for batch, written in zip(batches, run(len(batches), write, advance, lambda: _CONTINUATIONS), strict=True):
         found.update(zip(batch, written, strict=True))
     return [found[number] for number in range(len(requests))]
+
+
+_CONTINUATIONS: Final[Form[list[Continuation]]] = Form(
+    encode=lambda _, made: [[one.ids, one.end_id, one.log_probabilities] for one in made],
+    decode=lambda _, message: [Continuation(*one) for one in message],
+)
 
 
 def _num_shared(requests: Sequence[Request]) -> int:

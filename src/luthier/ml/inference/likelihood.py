@@ -197,6 +197,12 @@ class Scorer:
         return head.weight.detach().cpu()
 
     @property
+    def state_form(self) -> tuple[int, torch.dtype]:
+        """Width of a hidden state, and in what it is computed."""
+        width = self._config.hidden_size if self._head is None else next(self._head.parameters()).shape[-1]
+        return int(width), precision(self._model)
+
+    @property
     def scaled(self) -> ScaledHead:
         """What is done to the product of states and `head`."""
         return self._scaled

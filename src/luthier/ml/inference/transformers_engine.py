@@ -27,6 +27,8 @@ from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.merging import virtual_tokens
 from luthier.ml.inference.models.task_head import refuse_task_model
 from luthier.ml.inference.models.thinking import ThoughtAndAnswer
+from luthier.ml.inference.score_batches import SCORES, ScoreBatches, shared_states
+from luthier.ml.inference.side_by_side import BatchRunner, Form, SideBySide, can_fork, one_after_another
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.inference.tool_calls import form_of
 
@@ -52,6 +54,11 @@ class TransformersEngine:
         batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together.
         opted_turns: which turns are rewritten before they are rendered, as in training.
         stop: called after each batch; its reason makes `generate`, `score` and `hidden_states` raise StoppedError.
+
+    Attributes:
+        share_prefix: whether what all prompts of a call begin with is computed once.
+        num_workers: processes that compute the batches of a call side by side, each with one thread, on a CPU alone
+            (`side_by_side`); they are forked by the thread that calls. 1 computes them here, with all threads.
     """
 
     def __init__(
@@ -74,6 +81,7 @@ class TransformersEngine:
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
+        self.num_workers = 1
         self._notes: dict[str, None] = {}
         # Kept for the report: eager attention is slower, and the user should see why it was taken.
         reason = why_eager(self._causal)
@@ -163,9 +171,13 @@ class TransformersEngine:
             return []
         decoder = self.open_decoder()
         with progress.task("Writing answers", len(requests), "answers") as task:
-            advance = partial(self._advance, task)
             found = batch_generate(
-                decoder, requests, advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
+                decoder,
+                requests,
+                partial(self._advance, task),
+                batch_tokens=self._batch_tokens,
+                shares_prefix=self.share_prefix,
+                run=self._runner(sum(len(request.ids) + request.max_new_tokens for request in requests)),
             )
         for path in decoder.paths:
             self._note(path.kind == "batched", f"writes {path.describe()}")
@@ -245,7 +257,7 @@ class TransformersEngine:
         scorer = Scorer(self._causal, pad_id=self._pad_id)
         self._note(scorer.path.by_head, f"is scored by {scorer.path.describe()}")
         with progress.task("Scoring", len(examples), "rows") as task:
-            return self._in_batches(examples, scorer, scorer.score, task)
+            return self._in_batches(examples, scorer, scorer.score, task, lambda _: SCORES)
 
     def hidden_states(self, examples: Sequence[TokenisedExample], task: ProgressTask) -> list[Tensor]:
         """For each example the states that its learned tokens are predicted from: [learned tokens, width], in order.
@@ -262,7 +274,8 @@ class TransformersEngine:
         if not examples:
             return []
         scorer = Scorer(self._causal, pad_id=self._pad_id)
-        return self._in_batches(examples, scorer, scorer.states, task)
+        counts = [example.num_trained_tokens for example in examples]
+        return self._in_batches(examples, scorer, scorer.states, task, partial(shared_states, counts, scorer))
 
     def head(self) -> Tensor:
         """[vocabulary, width] the matrix that makes logits of hidden states.
@@ -288,22 +301,26 @@ class TransformersEngine:
         scorer: Scorer,
         look: Callable[[Sequence[TokenisedExample], Prefix | None], list[_Found]],
         task: ProgressTask,
+        make_form: Callable[[Sequence[Shared]], Form[list[_Found]]],
     ) -> list[_Found]:
         """What `look` finds of each example, in order; asked in batches of rows that begin alike or are as long."""
         for example in examples:
             self._check_example(example)
         whole = [self._behind_prompt(example) for example in examples]
         batches = self._score_batches(whole, scorer)
+        run, compute = self._runner(sum(row.num_tokens for row in whole)), ScoreBatches(whole, batches, scorer, look)
+        made = run(len(batches), compute, partial(self._advance, task), partial(make_form, batches))
         found: dict[int, _Found] = {}
-        prefix: Prefix | None = None
-        for batch in batches:
-            # Batches of one group follow each other, so one prefix is held at a time.
-            if not batch.is_same:
-                ids = whole[batch.rows[0]].input_ids[: batch.num_shared]
-                prefix = scorer.begin(ids) if batch.num_shared else None
-            found.update(zip(batch.rows, look([whole[row] for row in batch.rows], prefix), strict=True))
-            self._advance(task, len(batch.rows))
+        for batch, own in zip(batches, made, strict=True):
+            found.update(zip(batch.rows, own, strict=True))
         return [found[number] for number in range(len(examples))]
+
+    def _runner(self, num_tokens: int) -> BatchRunner:
+        """Who computes the batches of a call that reads and writes so many tokens."""
+        if self.num_workers < 2 or not can_fork(self._causal):
+            return one_after_another
+        flops = 2.0 * num_tokens * sum(one.numel() for one in self._causal.parameters())
+        return SideBySide(self._causal, self.num_workers, flops, lambda said: self._notes.update({said: None}))
 
     def _score_batches(self, whole: Sequence[TokenisedExample], scorer: Scorer) -> list[Shared]:
         """All rows in batches; none holds rows on both sides of a length over which positions mean something else."""

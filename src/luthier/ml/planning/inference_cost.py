@@ -24,6 +24,7 @@ from luthier.core.plan import Plan
 from luthier.ml.evaluation.metrics.registry import needs_of
 
 if TYPE_CHECKING:
+    from luthier.ml.inference.models.structure import Structure
     from luthier.ml.planning.workload import Workload
 
 ROWS_AT_ONCE: Final = 32
@@ -70,8 +71,11 @@ def cache_bytes(workload: Workload) -> float:
 
 def key_value_bytes(workload: Workload) -> float:
     """Of one token, in all layers."""
-    s = workload.structure
-    return 2.0 * s.num_layers * s.num_kv_heads * s.head_size * workload.element_bytes
+    return _key_value_bytes(workload.structure, workload.element_bytes)
+
+
+def _key_value_bytes(s: Structure, element_bytes: float) -> float:
+    return 2.0 * s.num_layers * s.num_kv_heads * s.head_size * element_bytes
 
 
 def generation_seconds(
@@ -193,6 +197,8 @@ _CACHE_COPIES: Final = 2.0
 """Prompts go in by parts, each with a cache of its own, before all are laid into one
 (ml/inference/kv_cache.py)."""
 _SCORE_TOKENS: Final = 2048
+WORKER_BYTES: Final = 100 << 20
+"""Of a forked worker: pages of the interpreter that it has written to, and kernels of its own."""
 _ADAPTER_CALLS: Final = 2.0
 """An adapter that is not merged adds its own small products to each layer's call while answers are written."""
 _LOADING_GB_PER_SECOND: Final = 0.5
@@ -218,6 +224,7 @@ class Judging:
         num_other_runs: runs that are judged beside this one.
         teacher_share: parameters of a teacher that is judged beside them, as a share of the base's; 0 without one.
         measures_kl: whether tuned model and base go over the rows once more, for how far the one moved from the other.
+        num_workers: processes that compute batches side by side, on a CPU.
     """
 
     num_rows: int
@@ -237,6 +244,7 @@ class Judging:
     search_tokens: int = 0
     num_labelled: int = 0
     num_other_runs: int = 0
+    num_workers: int = 1
 
     def shots_of(self, place: int) -> tuple[float, float]:
         """Tokens of the examples of the system at a place: that are computed once, and before each prompt."""
@@ -301,6 +309,7 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         search_tokens=evaluation.optimised_prompt_tokens,
         # A task head gives no distribution over tokens.
         measures_kl=plan.objective.task_head is None,
+        num_workers=evaluation.num_workers,
     )
 
 
@@ -349,8 +358,24 @@ def judging_seconds(
     return Estimate(value=ends[1], low=ends[0] / (1 + spread), high=max(ends) * (1 + spread))
 
 
+def batch_workers(structure: Structure, precision: Compute, num_threads: int, *, free_bytes: float) -> int:
+    """How many processes compute batches of a loaded model side by side: one a thread, or one alone.
+
+    Args:
+        structure: of the model.
+        precision: in which it computes.
+        num_threads: that the process may use.
+        free_bytes: what may be taken beside the model.
+    """
+    element_bytes = 4.0 if precision == "float32" else 2.0
+    cache = CACHE_TOKENS * _key_value_bytes(structure, element_bytes) * _CACHE_COPIES
+    logits = LOGIT_ROWS * structure.vocabulary_size * 4.0 * _LOGIT_COPIES
+    prefill = _SCORE_TOKENS * structure.intermediate_size * element_bytes * 4.0
+    return num_threads if num_threads * (max(cache, logits) + prefill + WORKER_BYTES) <= free_bytes else 1
+
+
 def judging_bytes(workload: Workload) -> float:
-    """Bytes beside the weights while judging: keys and values of a batch twice, or logits of a block of positions."""
+    """Of one process while judging, beside the weights: keys and values of a batch twice, or a block of logits."""
     judged = workload.judging
     if judged is None:
         return 0.0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.cost import Device, Estimate, MemoryPrediction
 from luthier.ml.inference.models.structure import LinearLayer
 from luthier.ml.planning import step_counts
-from luthier.ml.planning.inference_cost import cache_bytes, judging_bytes
+from luthier.ml.planning.inference_cost import WORKER_BYTES, cache_bytes, judging_bytes
 from luthier.ml.planning.workload import BYTES, OWN, Workload
 from luthier.ml.training.optimizers.rules import (
     Matrices,
@@ -39,8 +39,6 @@ _WITHOUT_MASTERS: Final[dict[str, float | None]] = {
 # Bytes a parameter that a step of AdamW moves: masters, two moments, summed gradients and the rounded weight are read
 # and written, and gradients added up.
 _MOVED: Final = 40.0
-_WORKER_BYTES: Final = 100 << 20
-"""Of a worker: pages of the interpreter that it has written to, and kernels of its own."""
 # A PCIe 4.0 link of 16 lanes does 31.5 GB/s at most; transfers of some megabytes reach about this.
 _HOST_GB_PER_SECOND: Final = 25.0
 
@@ -161,7 +159,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     activation_part, logits_part = activation_part * workload.num_workers, logits_part * workload.num_workers
     narrow_part = narrow_part if workload.num_workers == 1 else _worker_gradients(workload, narrow)
     runtime = max(0.0, _runtime(device) + offset) + slack * (activation_part + logits_part)
-    runtime += _WORKER_BYTES * workload.num_workers if workload.num_workers > 1 else 0.0
+    runtime += _own_of_workers(workload.num_workers)
     gradients += narrow_part
     held = weights + adapters + optimizer + gradients
     training = held + activation_part + logits_part + runtime
@@ -170,7 +168,9 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     runtime += max(0.0, loading - training)
     training = max(training, loading)
     # the run's own model is gone by then, and systems are judged one after another
-    judging = _loading(workload, device) + adapters + judging_bytes(workload) + _runtime(device)
+    num_judging = workload.judging.num_workers if workload.judging is not None and device.is_cpu else 1
+    judging = _loading(workload, device) + adapters + _runtime(device)
+    judging += num_judging * judging_bytes(workload) + _own_of_workers(num_judging)
     generation = max(0.0, judging - training) if workload.judging is not None else 0.0
     # answers are drawn with the optimizer in memory, but between the activations of two steps
     generation = max(generation, held + cache_bytes(workload) + _runtime(device) - training)
@@ -186,6 +186,11 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
         runtime_bytes=runtime,
         total_bytes=_interval(total, held, activation_part + logits_part, device, calibration),
     )
+
+
+def _own_of_workers(num: int) -> float:
+    """Bytes of so many processes beside what they compute; one alone is the process itself."""
+    return float(num * WORKER_BYTES) if num > 1 else 0.0
 
 
 def _worker_gradients(workload: Workload, narrow: float) -> float:

@@ -196,6 +196,7 @@ def _resolved(
         sources=sources.in_order(_SECTIONS),
     )
     plan = resolve_for_device.without_workers_if_memory_is_short(plan, structure, hardware)
+    plan = resolve_for_device.with_judging_workers(plan, structure, hardware)
     return resolve_for_device.decided_for(plan, structure, hardware)
 
 
@@ -422,6 +423,7 @@ def _evaluation(
     for name in defaults.PROMPT_VARIANTS:
         sources.note(f"evaluation.{name}", "default", "off: no held-out rows whose answers are compared as text")
     sources.note("evaluation.num_scored_labels", "default", "off: no held-out rows whose answers are labels")
+    sources.note("evaluation.num_workers", "default", "no held-out rows: nothing is judged")
     return EvaluationPlan(
         metrics=metrics,
         few_shot=few_shot,

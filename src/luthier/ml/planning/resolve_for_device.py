@@ -19,6 +19,7 @@ from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.devices import this_machine
 from luthier.ml.planning.hardware import Hardware
 from luthier.ml.planning.memory import predict_memory
+from luthier.ml.planning.prompt_variants import in_order
 from luthier.ml.planning.speed import step_seconds
 from luthier.ml.planning.workload import Workload, workload_of
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
@@ -29,6 +30,15 @@ on an accelerator for this project, so a run must be predicted to gain more than
 
 COMPILED_METHODS: Final = ("full", "lora", "rslora", "loraplus", "pissa", "olora")
 """Methods whose matrices a compiler sees through; others would have it compile every layer by itself."""
+
+
+_EACH_CORE: Final = (
+    "each core computes micro-batches of its own, in steps and validations, with one thread: none waits for another"
+)
+_EACH_JUDGING_CORE: Final = (
+    "each core takes batches of its own, with one thread: none waits for another; of fewer batches than that, one "
+    "process computes all with all threads"
+)
 
 
 def packs(asked: Switch | None, hardware: Hardware, sources: Provenance) -> bool:
@@ -88,7 +98,7 @@ def side_by_side(
     if isinstance(asked, int):
         sources.note(name, "asked", "in the recipe")
     else:
-        why = why_not or "each core computes micro-batches of its own, with one thread: none waits for another"
+        why = why_not or _EACH_CORE
         sources.note(name, "derived", why)
     why = "micro-batches follow one another" if num == 1 else "one for each worker, where there are rows for it"
     sources.note("training.min_micro_batches", "derived", why)
@@ -114,6 +124,43 @@ def without_workers_if_memory_is_short(plan: Plan, structure: Structure, hardwar
     why = f"{training.micro_batch_workers} would take up to {_gib(high)}, {_gib(device.memory_bytes)} on {device.title}"
     found = {"training.micro_batch_workers": ValueSource(source="derived", why=why)}
     return alone.model_copy(update={"sources": plan.sources | found})
+
+
+def with_judging_workers(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
+    """The plan with how many processes score rows and write answers side by side, where rows are held out."""
+    if plan.data.held_out is None:
+        return plan
+    training, asked = plan.training, plan.recipe.training.micro_batch_workers if plan.recipe.training else None
+    num, why = training.num_threads, _EACH_JUDGING_CORE
+    if training.device != "cpu":
+        num, why = 1, f"batches follow one another on {training.device}"
+    elif isinstance(asked, int):
+        num, why = asked, "as many as training.micro_batch_workers in the recipe"
+    elif num < 2:
+        why = "one thread"
+    else:
+        num, why = _that_fit(plan, num, why, structure, hardware)
+    found = {"evaluation.num_workers": ValueSource(source="derived", why=why)}
+    evaluation = plan.evaluation.model_copy(update={"num_workers": num})
+    return plan.model_copy(update={"evaluation": evaluation, "sources": in_order(plan.sources, found)})
+
+
+def _that_fit(plan: Plan, num: int, why: str, structure: Structure, hardware: Hardware) -> tuple[int, str]:
+    """So many workers for judging and why; one where they would not fit into memory and it would."""
+    try:
+        device = this_machine(hardware)
+    except RequestError:
+        return num, why
+
+    def most_bytes(workers: int) -> float:
+        evaluation = plan.evaluation.model_copy(update={"num_workers": workers})
+        workload = workload_of(plan.model_copy(update={"evaluation": evaluation}), structure, device)
+        return predict_memory(workload, device).total_bytes.high
+
+    high = most_bytes(num)
+    if high <= device.memory_bytes or most_bytes(1) >= high:
+        return num, why
+    return 1, f"{num} would take up to {_gib(high)}, {_gib(device.memory_bytes)} on {device.title}"
 
 
 def usual_order(*, is_packed: bool) -> tuple[OrderName, str]:

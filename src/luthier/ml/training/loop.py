@@ -47,12 +47,8 @@ Snapshot = Callable[[TrainableModel, int], Path]
 class LoopOutcome:
     """Where the loop ended: its last state, and why it ended."""
 
-    def __init__(
-        self, state: LoopState, status: RunStatus, reason: str, warnings: Sequence[str], worker_bytes: int = 0
-    ) -> None:
+    def __init__(self, state: LoopState, status: RunStatus, reason: str, warnings: Sequence[str]) -> None:
         self.state, self.status, self.reason, self.warnings = state, status, reason, tuple(warnings)
-        self.worker_bytes = worker_bytes
-        """Peak memory of the workers of micro-batches, beside what they share with this process."""
 
 
 def train(
@@ -78,8 +74,7 @@ def train(
         stop_requested: called after each step; a text pauses the run, with a checkpoint, for that reason.
         meter: counts what is spent; where it refuses an action the run pauses. None: no cap.
         snapshot: called at the end of each epoch and of the run, before that step's checkpoint. None: never.
-        world: the processes that share the work. All pass the same arguments, but only rank 0's `emit`, `progress`,
-            `folder` and `meter` count; any of them may ask to stop.
+        world: processes that share the work; `emit`, `progress`, `folder` and `meter` of rank 0 count, stops of any.
 
     Raises:
         DivergedError: loss or gradient norm is NaN or infinite; the last good weights are in a checkpoint.
@@ -119,7 +114,8 @@ def train(
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
-    computing = micro_batch_workers(plan, model, objective, units, schedule, state.step, world, warn)
+    own = [*optimizer.own_memory(), *average.weights.values()]
+    computing = micro_batch_workers(plan, model, objective, units, validation, schedule, own, state.step, world, warn)
     with progress.task("training", p.num_steps, "step", done=state.step) as bar, computing as workers:
         while True:
             if validation and _is_validation_due(p, state):
@@ -129,7 +125,7 @@ def train(
                     break
                 meter.begin("validation", num_validation_tokens)
                 with average.shown_in(model.module):
-                    state, checked = validate(model, objective, validation, state, progress, world)
+                    state, checked = validate(model, objective, validation, state, progress, world, workers)
                 emit(checked)
                 if (message := state.early_stopping.overfitting) is not None:
                     warn(state.step, "overfitting", message)
@@ -174,7 +170,7 @@ def train(
     elif status == "succeeded" and average.weights:
         optimizer.load_weights(average.weights)
     emit(RunEnded(step=state.step, status=status, reason=reason))
-    return LoopOutcome(state, status, reason, warnings, 0 if workers is None else workers.peak_bytes)
+    return LoopOutcome(state, status, reason, warnings)
 
 
 def _step_summary(event: StepDone) -> str:

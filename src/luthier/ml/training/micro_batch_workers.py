@@ -2,6 +2,8 @@
 
     training process  --step, number of a micro-batch, divisor-->  workers, forked from it
                       <--losses; gradients in shared memory--
+                      --number of a validation micro-batch-->
+                      <--losses--
 
 Threads that share a matrix product wait for the slowest of them after each of the thousands of products in a step: a
 core that a neighbour uses for a moment stops them all. Micro-batches need nothing of one another until their gradients
@@ -9,11 +11,12 @@ are added. So each worker computes whole ones with one thread, and takes the nex
 
 The weights of the base are those of the training process (copy on write, never written). Trained weights lie in memory
 that all of them share: the optimizer moves them between two steps, while no worker computes. Each micro-batch draws its
-random numbers from (seed, step, number), and gradients are added in the order of the numbers. So the result does not
-depend on how many workers there are, nor on which of them computes what.
+random numbers from (seed, step, number), and gradients and losses are added in the order of the numbers. So the result
+does not depend on how many workers there are, nor on which of them computes what. Validation is the same without
+gradients.
 
-The path behind is `step.accumulate` in the training process with one thread. Workers are held against it when they
-start, to the bit, and it goes on alone where one of them dies.
+The path behind is `step.accumulate` (`step.validation_losses`) in the training process with one thread. Workers are
+held against it when they start, to the bit, and it goes on alone where one of them dies.
 
 Sources: Amdahl, 1967, "Validity of the single processor approach to achieving large scale computing capabilities";
 Graham, 1969, "Bounds on multiprocessing timing anomalies", section 3 (whoever is free takes the next).
@@ -23,40 +26,32 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import mmap
 import os
-import selectors
-import signal
-import socket
-import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from luthier.core.child_process.forked_program import ForkedChild
-from luthier.core.child_process.process import signal_name
+from luthier.core.child_process.forked_workers import ForkedWorkers, LostWorkerError, Note, Worker
 from luthier.core.plan import Plan
-from luthier.core.system.process_setup import end_with
-from luthier.ml.training.device import forget_peak, peak_memory_bytes, resident_bytes
+from luthier.core.system import process_memory
+from luthier.ml.inference.side_by_side import torch_threads
 from luthier.ml.training.distributed import World
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.objective_protocol import Losses, Objective, PlainObjective, Unit
+from luthier.ml.training.objective_protocol import Batch, Losses, Objective, PlainObjective, Unit
 from luthier.ml.training.optimizers.rules import gradient_buffers
-from luthier.ml.training.step import Counted, StepSchedule, accumulate, seed_random
+from luthier.ml.training.step import Counted, StepSchedule, accumulate, seed_random, validation_losses
 
 TakeSums = Callable[[Losses, Counted], None]
 Warn = Callable[[int, str, str], None]
 """Called with the step, the code and the text of a warning."""
 
-_CLOSE_SECONDS: Final = 5.0
-_PAUSE_SECONDS: Final = 0.005
+_KIND = "a worker of micro-batches"
+_OF_THE_WHOLE = ("draw", "draw_validation", "look")
+"""Methods of an objective that see all micro-batches of a step or of a validation together."""
 
 
 def why_not_side_by_side(plan: Plan, model: TrainableModel, objective: Objective) -> str | None:
@@ -64,7 +59,7 @@ def why_not_side_by_side(plan: Plan, model: TrainableModel, objective: Objective
     kind = type(objective)
     if model.device != "cpu" or not hasattr(os, "fork"):
         return "workers are forked and compute on a CPU"
-    if getattr(kind, "draw", None) is not PlainObjective.draw or getattr(kind, "look", None) is not PlainObjective.look:
+    if any(getattr(kind, name, None) is not getattr(PlainObjective, name) for name in _OF_THE_WHOLE):
         return f"objective {plan.objective.name} sees the rows of a step together"
     if plan.training.compile or model.uses_flex_attention:
         return "compiled code starts threads of its own"
@@ -77,7 +72,9 @@ def micro_batch_workers(
     model: TrainableModel,
     objective: Objective,
     units: Sequence[Unit],
+    validation: Sequence[Batch],
     schedule: StepSchedule,
+    own: Iterable[Tensor],
     first_step: int,
     world: World,
     warn: Warn,
@@ -87,6 +84,7 @@ def micro_batch_workers(
     Where workers differ from the training process it goes on alone, with one thread: the result is the same.
 
     Args:
+        own: what the training process alone uses, such as the state of the optimizer; workers do not inherit it.
         first_step: the step that comes next; its shortest micro-batch is what they are proved on.
         warn: called where they cannot be had, or are lost.
     """
@@ -99,9 +97,9 @@ def micro_batch_workers(
         warn(first_step, "no_micro_batch_workers", f"micro-batches are computed one after the other: {why_not}")
         yield None
         return
-    workers = MicroBatchWorkers(plan, model, objective, units, schedule, warn)
+    workers = MicroBatchWorkers(plan, model, objective, units, validation, schedule, warn)
     try:
-        workers.start()
+        workers.start(first_step, own)
         workers.prove(first_step)
         yield workers
     finally:
@@ -113,19 +111,6 @@ class _Counts(NamedTuple):
     num_trained_tokens: int
 
 
-@dataclass(slots=True)
-class _Worker:
-    process: ForkedChild
-    connection: socket.socket
-    lines: Any
-    free: list[int]
-    """Numbers of its slots that hold nothing."""
-    given: tuple[int, int] | None = None
-    """Number of the micro-batch that it computes, and the slot for it."""
-    peak_bytes: int = 0
-    """The most memory that it had for itself so far."""
-
-
 class MicroBatchWorkers:
     """The workers of one run. `close` ends them; without any, micro-batches are computed here.
 
@@ -134,6 +119,7 @@ class MicroBatchWorkers:
         model: what is trained; its trained weights are moved into shared memory by `start`.
         objective: one that looks at each micro-batch by itself.
         units: what is trained, by the indices of `schedule`.
+        validation: the micro-batches of a validation; empty for none.
         schedule: the micro-batches of each step.
         warn: called where workers are lost.
     """
@@ -144,26 +130,30 @@ class MicroBatchWorkers:
         model: TrainableModel,
         objective: Objective,
         units: Sequence[Unit],
+        validation: Sequence[Batch],
         schedule: StepSchedule,
         warn: Warn,
     ) -> None:
         self._plan, self._model, self._objective = plan, model, objective
-        self._units, self._schedule, self._warn = units, schedule, warn
+        self._units, self._validation, self._schedule, self._warn = units, validation, schedule, warn
         self._weights = [p for p in model.module.parameters() if p.requires_grad]
-        self._workers: list[_Worker] = []
+        # One thread: that of OpenMP's pool did not survive the fork, and none is needed.
+        self._pool = ForkedWorkers(self._answer, kind=_KIND, prepare=lambda: torch.set_num_threads(1))
         # Room for the gradients of one micro-batch each, in shared memory: a tensor for each trained weight.
         self._slots: list[list[Tensor]] = []
-        self._lost_bytes = 0
+        self._free: list[list[int]] = []
+        """Of each worker the numbers of its slots that hold nothing."""
+        self._is_training: bool | None = None
+        """The mode that this process has set the model to; None where something else may have set it."""
 
-    @property
-    def peak_bytes(self) -> int:
-        """The most memory that the workers had beside what they share with the training process, added up."""
-        return self._lost_bytes + sum(worker.peak_bytes for worker in self._workers)
-
-    def start(self) -> None:
+    def start(self, step: int, own: Iterable[Tensor] = ()) -> None:
         """Move what is trained into shared memory and fork the workers.
 
         Must be called by a thread that lives as long as they do: the kernel ends them with it.
+
+        Args:
+            step: that a warning names where the system has no room for them.
+            own: what workers do not inherit.
         """
         size = sum(w.numel() * w.element_size() for w in self._weights)
         each = gradient_buffers(size)
@@ -172,77 +162,35 @@ class MicroBatchWorkers:
                 shared = _shared_like(weight)
                 weight.data = shared.copy_(weight.data)
         num = self._plan.training.micro_batch_workers
-        self._slots = [[_shared_like(w) for w in self._weights] for _ in range(num * each)]
-        # Objects of now are left out of later collections: a collection in a worker would write to their pages, and
-        # each written page is copied.
-        were_frozen = gc.get_freeze_count() > 0
-        gc.collect()
-        gc.freeze()
+        # Zeroed, which touches their pages: until this process has, they would count as a worker's own memory.
+        self._slots = [[_shared_like(w).zero_() for w in self._weights] for _ in range(num * each)]
+        self._free = [list(range(number * each, (number + 1) * each)) for number in range(num)]
+        gc.collect()  # before the fork, so that no worker holds what nobody needs
+        blocks = [(one.data_ptr(), one.nbytes) for one in own if one.is_contiguous()]
         try:
-            for number in range(num):
-                self._workers.append(self._fork(list(range(number * each, (number + 1) * each))))
-        finally:
-            if not were_frozen:
-                gc.unfreeze()
+            with process_memory.not_inherited(blocks):
+                self._pool.start(num)
+        except LostWorkerError as error:
+            self._lose(step, str(error))
 
-    def _fork(self, slots: list[int]) -> _Worker:
-        ours, theirs = socket.socketpair()
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            # Ends of other workers' channels: held open here, their closing would not be seen there.
-            for other in self._workers:
-                other.connection.close()
-            ours.close()
-            self._run_child(parent, theirs)
-        theirs.close()
-        return _Worker(ForkedChild(pid), ours, ours.makefile("rb"), free=slots)
-
-    def _run_child(self, parent: int, connection: socket.socket) -> NoReturn:
-        """What a worker does until its channel is closed; never returns into the code of the training process."""
-        code = 1
-        try:
-            end_with(parent)
-            # Wishes to stop are for the training process, which ends its step first; it closes the channel afterwards.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
-            # One thread: that of OpenMP's pool did not survive the fork, and none is needed.
-            torch.set_num_threads(1)
-            self._model.module.train()
-            forget_peak()
-            before = resident_bytes()
-            for line in connection.makefile("rb"):
-                step, number, slot, divisor = json.loads(line)
-                answer = self._answer(step, number, slot, divisor)
-                answer["peak_bytes"] = _own_peak_bytes(before)
-                connection.sendall(json.dumps(answer).encode() + b"\n")
-            code = 0
-        except (BrokenPipeError, ConnectionResetError):
-            code = 0  # nobody waits for the answer any more
-        finally:
-            if code:
-                traceback.print_exc()
-            # Not sys.exit: open databases, temporary folders and locks belong to the training process.
-            os._exit(code)
-
-    def _answer(self, step: int, number: int, slot: int, divisor: float) -> dict[str, Any]:
-        losses, counts = self._computed(step, number, divisor)
+    def _answer(self, request: dict[str, Any], _note: Note) -> dict[str, Any]:
+        """What a worker does with one micro-batch."""
+        number = request["number"]
+        if "slot" not in request:
+            return _as_message(*self._validated(number))
+        losses, counts = self._computed(request["step"], number, request["divisor"])
         missing = []
-        for position, (weight, view) in enumerate(zip(self._weights, self._slots[slot], strict=True)):
+        for position, (weight, view) in enumerate(zip(self._weights, self._slots[request["slot"]], strict=True)):
             if weight.grad is None:
                 missing.append(position)
             else:
                 view.copy_(weight.grad)
                 weight.grad = None
-        return {
-            "total": losses.total.item(),
-            "measures": {name: value.item() for name, value in losses.measures.items()},
-            "counts": list(counts),
-            "missing": missing,
-        }
+        return _as_message(losses, counts) | {"missing": missing}
 
     def _computed(self, step: int, number: int, divisor: float) -> tuple[Losses, _Counts]:
         """The losses of a micro-batch, with the gradients in `.grad` of the weights."""
+        self._set_mode(is_training=True)
         indices = self._schedule.share(step, 0, 1)[number]
         seed_random(self._plan, step, micro_batch=number)
         micro_batch, prefixes = [self._units[i] for i in indices], self._schedule.shared_tokens(indices)
@@ -262,22 +210,83 @@ class MicroBatchWorkers:
         if num == 1:  # nothing to share: all threads work on it
             self._compute_here(step, 0, divisor, gradients, take, self._plan.training.num_threads)
             return
+
+        def request(worker: Worker, number: int) -> dict[str, Any] | None:
+            free = self._free[worker.number]
+            return {"step": step, "number": number, "slot": free.pop(), "divisor": divisor} if free else None
+
+        self._in_order(
+            step,
+            num,
+            request,
+            lambda answer: self._take(answer, gradients, take),
+            lambda number: self._compute_here(step, number, divisor, gradients, take),
+        )
+
+    def validate(self, step: int, take: TakeSums) -> None:
+        """The losses of all validation micro-batches, in the order of their numbers.
+
+        Args:
+            step: after which it is.
+            take: called with the losses and counts of each micro-batch, in the same order.
+        """
+
+        def here(number: int, threads: int = 1) -> None:
+            self._is_training = None
+            with torch_threads(threads):
+                take(*self._validated(number))
+
+        if len(self._validation) == 1:
+            here(0, self._plan.training.num_threads)
+            return
+        self._in_order(
+            step,
+            len(self._validation),
+            lambda _worker, number: {"number": number},
+            lambda answer: take(*_from_message(answer.message)),
+            here,
+        )
+
+    def _in_order(
+        self,
+        step: int,
+        num: int,
+        request: Callable[[Worker, int], dict[str, Any] | None],
+        take: Callable[[_Answer], None],
+        here: Callable[[int], None],
+    ) -> None:
+        """Have `num` micro-batches computed, and take the answers in the order of their numbers.
+
+        Args:
+            step: that a warning names where workers are lost.
+            num: of micro-batches.
+            request: what a free worker is asked for a number; None where it has no room for the answer.
+            take: called with each answer.
+            here: computes a number in this process, where there are no workers any more.
+        """
         waiting = deque(range(num))
         found: dict[int, _Answer] = {}
         for number in range(num):
-            while number not in found and self._workers:
+            while number not in found and self._pool.workers:
                 try:
-                    self._hand_out(step, waiting, divisor)
-                    found |= self._answers()
-                except (OSError, EOFError) as error:
-                    self._lose(step, str(error) or type(error).__name__)
+                    # In the order of the numbers, so that the one which is taken next is always under way.
+                    for worker in self._pool.workers:
+                        if waiting and worker.request is None and (asked := request(worker, waiting[0])) is not None:
+                            waiting.popleft()
+                            self._pool.give(worker, asked)
+                    for worker, asked, message in self._pool.answers(_ignore):
+                        found[asked["number"]] = _Answer(worker, asked, message)
+                except LostWorkerError as error:
+                    self._lose(step, str(error))
             if number in found:
-                self._take(found.pop(number), gradients, take)
-            else:  # all workers are gone: what they had not finished is computed here
-                self._compute_here(step, number, divisor, gradients, take)
+                take(found.pop(number))
+            else:
+                here(number)
 
     def prove(self, step: int) -> None:
         """Compare a worker with this process on the shortest micro-batch of a step; end all where they differ."""
+        if not self._pool.workers:
+            return
         sizes = [sum(row.num_tokens for i in batch for row in self._units[i]) for batch in self._schedule.step(step)]
         number = sizes.index(min(sizes))
         here, there = ([torch.zeros(w.shape, dtype=torch.float32) for w in self._weights] for _ in range(2))
@@ -288,67 +297,47 @@ class MicroBatchWorkers:
             seen.append((losses.total.item(), measures, counts.num_tokens, counts.num_trained_tokens))
 
         self._compute_here(step, number, 1.0, here, take)
+        # From here on this process computes nothing: what it took for the proof is not there beside the workers.
+        process_memory.begin_workers()
+        first = self._pool.workers[0]
         try:
-            self._hand_out(step, deque([number]), 1.0)
-            while number not in (found := self._answers()):
+            self._pool.give(first, {"step": step, "number": number, "slot": self._free[0].pop(), "divisor": 1.0})
+            while not (answers := self._pool.answers(_ignore)):
                 pass
-        except (OSError, EOFError) as error:
-            self._lose(step, str(error) or type(error).__name__)
+        except LostWorkerError as error:
+            self._lose(step, str(error))
             return
-        self._take(found[number], there, take)
+        self._take(_Answer(*answers[0]), there, take)
         if seen[0] != seen[1] or not all(torch.equal(a, b) for a, b in zip(here, there, strict=True)):
             self._lose(step, "a worker computes another loss or gradient than the training process")
 
     def close(self) -> None:
         """End the workers and wait until they have ended."""
-        workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.lines.close()
-            worker.connection.close()
-        for worker in workers:
-            self._lost_bytes += worker.peak_bytes
-            _end(worker.process)
-
-    def _hand_out(self, step: int, waiting: deque[int], divisor: float) -> None:
-        """Give each worker that is free, and has room for the result, the next micro-batch."""
-        # In the order of the numbers, so that the one which is added next is always under way.
-        for worker in self._workers:
-            if waiting and worker.free and worker.given is None:
-                number, slot = waiting.popleft(), worker.free.pop()
-                # JSON keeps every bit of a double.
-                worker.connection.sendall(json.dumps([step, number, slot, divisor]).encode() + b"\n")
-                worker.given = (number, slot)
-
-    def _answers(self) -> dict[int, _Answer]:
-        """What workers have finished by now, by the number of the micro-batch; waits for the first."""
-        found = {}
-        with selectors.DefaultSelector() as selector:
-            for worker in self._workers:
-                if worker.given is not None:
-                    selector.register(worker.connection, selectors.EVENT_READ, worker)
-            for key, _ in selector.select():
-                worker = key.data
-                line = b""
-                with contextlib.suppress(ConnectionResetError):  # killed with a request unread
-                    line = worker.lines.readline()
-                if not line.endswith(b"\n"):
-                    raise EOFError(f"a worker of micro-batches {_how_it_ended(worker.process.wait())}")
-                (number, slot), worker.given = worker.given, None
-                message = json.loads(line)
-                worker.peak_bytes = max(worker.peak_bytes, message["peak_bytes"])
-                found[number] = _Answer(worker, slot, message)
-        return found
+        self._pool.close()
 
     def _lose(self, step: int, why: str) -> None:
         self.close()
         message = f"{why}: the rest is computed by the training process alone, with one thread; the result is the same"
         self._warn(step, "micro_batch_workers_lost", message)
 
+    def _validated(self, number: int) -> tuple[Losses, _Counts]:
+        """The losses of a validation micro-batch."""
+        self._set_mode(is_training=False)
+        with torch.no_grad():
+            losses, batch = validation_losses(self._model, self._objective, self._validation[number])
+        return losses, _Counts(batch.num_tokens, batch.num_trained_tokens)
+
+    def _set_mode(self, *, is_training: bool) -> None:
+        # Kept, since the walk over all modules takes milliseconds, and a worker alone decides what its own are set to.
+        if self._is_training is not is_training:
+            self._model.module.train(is_training)
+            self._is_training = is_training
+
     def _compute_here(
         self, step: int, number: int, divisor: float, gradients: Sequence[Tensor], take: TakeSums, threads: int = 1
     ) -> None:
-        self._model.module.train()
-        with _num_threads(threads):
+        self._is_training = None
+        with torch_threads(threads):
             losses, counts = self._computed(step, number, divisor)
         with torch.no_grad():
             for weight, gradient in zip(self._weights, gradients, strict=True):
@@ -361,30 +350,31 @@ class MicroBatchWorkers:
     def _take(self, answer: _Answer, gradients: Sequence[Tensor], take: TakeSums) -> None:
         """Add the gradients of an answer and give its place back."""
         missing = set(answer.message["missing"])
-        for position, (gradient, view) in enumerate(zip(gradients, self._slots[answer.slot], strict=True)):
+        for position, (gradient, view) in enumerate(zip(gradients, self._slots[answer.request["slot"]], strict=True)):
             if position not in missing:
                 gradient.add_(view)
-        answer.worker.free.append(answer.slot)
-        sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in answer.message["measures"].items()}
-        total = torch.tensor(answer.message["total"], dtype=torch.float64)
-        take(Losses(total, sums), _Counts(*answer.message["counts"]))
+        self._free[answer.worker.number].append(answer.request["slot"])
+        take(*_from_message(answer.message))
 
 
 class _Answer(NamedTuple):
-    worker: _Worker
-    slot: int
+    worker: Worker
+    request: dict[str, Any]
     message: dict[str, Any]
 
 
-@contextlib.contextmanager
-def _num_threads(num: int) -> Iterator[None]:
-    """Compute with so many threads within the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _as_message(losses: Losses, counts: _Counts) -> dict[str, Any]:
+    measures = {name: value.item() for name, value in losses.measures.items()}
+    return {"total": losses.total.item(), "measures": measures, "counts": list(counts)}
+
+
+def _from_message(message: dict[str, Any]) -> tuple[Losses, _Counts]:
+    sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in message["measures"].items()}
+    return Losses(torch.tensor(message["total"], dtype=torch.float64), sums), _Counts(*message["counts"])
+
+
+def _ignore(_note: Any) -> None:
+    """Workers of micro-batches say nothing before their answers."""
 
 
 def _shared_like(weight: Tensor) -> Tensor:
@@ -392,33 +382,3 @@ def _shared_like(weight: Tensor) -> Tensor:
     # Anonymous memory, not /dev/shm: containers often give that 64 MB.
     memory = mmap.mmap(-1, max(1, weight.numel()) * weight.element_size())
     return torch.frombuffer(memory, dtype=weight.dtype, count=weight.numel()).view(weight.shape)
-
-
-def _own_peak_bytes(at_fork: int) -> int:
-    """The most memory that this process has had beside what it shares with its parent.
-
-    Args:
-        at_fork: its resident bytes when it was forked, all of them shared.
-    """
-    private = 0
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
-            if line.startswith("Private_Dirty:"):
-                private = int(line.split()[1]) * 1024
-    # A shared page that is written to becomes a copy without a change of the resident size.
-    copied = max(0, private - max(0, resident_bytes() - at_fork))
-    return max(0, peak_memory_bytes() - at_fork) + copied
-
-
-def _end(process: ForkedChild) -> None:
-    """Wait for a worker whose channel is closed; one that is still in the middle of a micro-batch is killed."""
-    deadline = time.monotonic() + _CLOSE_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(_PAUSE_SECONDS)
-    if process.poll() is None:
-        os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _how_it_ended(code: int) -> str:
-    return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"

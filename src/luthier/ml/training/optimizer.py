@@ -112,6 +112,10 @@ class MasterOptimizer:
         """What the rule remembers, by part and parameter name; empty before the first step."""
         return self.rule.state()
 
+    def own_memory(self) -> list[Tensor]:
+        """All that it holds beside the model's own weights."""
+        return [*(m.detach() for m in self.masters), *self.gradients, *self.moment_state().values()]
+
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], num_steps_taken: int) -> None:
         """Take up where a checkpoint stopped. Names and shapes must be this model's own."""
         self.load_weights(weights)

@@ -284,6 +284,13 @@ def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> L
     )
 
 
+def validation_losses(model: TrainableModel, objective: Objective, given: Batch) -> tuple[Losses, MicroBatch]:
+    """The losses of a validation micro-batch, with the model in evaluation mode."""
+    micro_batch, prefix_lengths = given
+    batch = collate(rows_of(micro_batch), model.pad_id, model.device, prefix_lengths=prefix_lengths)
+    return model.within(partial(objective.losses, model, micro_batch, batch)), batch
+
+
 @torch.no_grad()
 def validate(
     model: TrainableModel,
@@ -292,20 +299,30 @@ def validate(
     state: LoopState,
     progress: Progress,
     world: World = ALONE,
+    workers: MicroBatchWorkers | None = None,
 ) -> tuple[LoopState, ValidationDone]:
-    """Loss over the whole validation split, shared out over the ranks, and the state with the watch moved on."""
+    """Loss over the whole validation split, shared out over the ranks, and the state with the watch moved on.
+
+    Args:
+        workers: processes that compute the micro-batches side by side; None computes them here.
+    """
     start = time.perf_counter()
     model.module.eval()
     mine = objective.draw_validation(model, validation[world.rank :: world.size])
-    sums, weight = StepSums(), 0.0
-    num_missing = missing_passes(model, len(mine), world)
+    sums, num_missing = StepSums(), missing_passes(model, len(mine), world)
     objective.look(model, [micro_batch for micro_batch, _ in validation])
     with progress.task("validating", len(mine), "batch") as bar:
-        for micro_batch, prefix_lengths in mine:
-            batch = collate(rows_of(micro_batch), model.pad_id, model.device, prefix_lengths=prefix_lengths)
-            sums.add(model.within(partial(objective.losses, model, micro_batch, batch)), batch)
-            weight += objective.weight(micro_batch)
+
+        def take(losses: Losses, counts: Counted) -> None:
+            sums.add(losses, counts)
             bar.advance()
+
+        if workers is not None:
+            workers.validate(state.step, take)
+        else:
+            for one in mine:
+                take(*validation_losses(model, objective, one))
+    weight: float = sum(objective.weight(micro_batch) for micro_batch, _ in mine)
     for _ in range(num_missing):
         idle_pass(model, validation[0][0][0])
     sums, weight = sums.over(world), world.sum(weight)

@@ -20,7 +20,7 @@ from luthier.ml.data.files.untrusted_input import MAX_LINE_BYTES
 WATCHED = """
 import sys
 from luthier.cli.main import main
-from luthier.ml.training.device import peak_memory_bytes
+from luthier.core.system.process_memory import peak_memory_bytes
 code = main(["data", "audit", sys.argv[1], "--only", "schema", "--json"])
 print(peak_memory_bytes())
 sys.exit(code)

@@ -57,7 +57,7 @@ OWN: Final = {
     "core/child_process/process.py": "a pair of sockets to its child process",
     "server/service.py": "its own API on loopback",
     "core/child_process/channel.py": "the pair of sockets to its parent",
-    "ml/training/micro_batch_workers.py": "a pair of sockets to each of its workers",
+    "core/child_process/forked_workers.py": "a pair of sockets to each of its workers",
     "core/child_process/fork_client.py": "a pair of sockets to its fork server",
     "core/child_process/fork_server.py": "the pair of sockets to its owner",
     "platform/notifications/webhooks.py": "numeric hosts are parsed, nothing is looked up",

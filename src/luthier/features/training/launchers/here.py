@@ -12,6 +12,7 @@ from luthier.core.events import Event, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, Progress, SilentProgress
 from luthier.core.run import StopReason, TrainResult, cause_of
+from luthier.core.system import process_memory
 from luthier.features.planning.service import Prepared
 from luthier.features.training.preparation import is_spread, warn_of_the_data
 from luthier.ml.charts import figures
@@ -156,7 +157,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     _finish(objective, model, validation, outcome, world)
     hooks.meter.begin("saving")
     # A collective call: every rank must reach it, also where it keeps nothing.
-    peaks = world.gather(str(device.device_peak_memory_bytes(world.device) + outcome.worker_bytes))
+    peaks = world.gather(str(device.device_peak_memory_bytes(world.device)))
     if spreads:
         model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
@@ -302,7 +303,6 @@ def _result(
     folder: Path, plan: Plan, model: TrainableModel, outcome: LoopOutcome, peak_memory_bytes: int, *, is_kept: bool
 ) -> TrainResult:
     """What came out, in numbers; writes the trained weights where the run is done. peak: of the largest process."""
-    from luthier.ml.training import device
     from luthier.ml.training.checkpoint import save_model
 
     state, path, digest = outcome.state, None, None
@@ -329,7 +329,7 @@ def _result(
         examples_per_second=state.num_examples / seconds,
         seconds_per_step=state.seconds / max(1, state.step),
         peak_memory_bytes=peak_memory_bytes,
-        host_peak_memory_bytes=None if plan.training.device == "cpu" else device.peak_memory_bytes(),
+        host_peak_memory_bytes=None if plan.training.device == "cpu" else process_memory.peak_memory_bytes(),
         adapter_path=None if path is None else str(path),
         adapter_sha256=digest,
         warnings=outcome.warnings,

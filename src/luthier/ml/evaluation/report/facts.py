@@ -91,7 +91,8 @@ def key_figures(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[
     ]
     if result:
         host = result.host_peak_memory_bytes
-        whose = "of the training process" if host is None else f"of the device; {figures.size(host)} of the process"
+        alone = "of the training process" + (" and its workers" if plan.training.micro_batch_workers > 1 else "")
+        whose = alone if host is None else f"of the device; {figures.size(host)} of the process"
         found.append(Fact("Peak memory", figures.size(result.peak_memory_bytes), whose))
         each = f"{figures.speed(result.examples_per_second)} a second"
         found.append(Fact("Examples seen", figures.count(result.num_examples), each))

@@ -5,8 +5,6 @@ It opens the export in its real runtime and nothing else, so that its memory is 
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.core.child_process.channel import Channel
+from luthier.core.system import process_memory
 from luthier.ml.export.format_benchmark.measure import Asked, AskedRow, Quality, RowQuality, Speed
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def _row(row: AskedRow, score: Score, write: Write, most: int) -> RowQuality:
 
 
 def _speed(asked: Asked) -> Speed:
-    idle = _peak_memory_bytes()
+    idle = process_memory.peak_memory_bytes()
     start = time.perf_counter()
     write = _open_as_used(asked)
     loaded = time.perf_counter()
@@ -78,7 +77,7 @@ def _speed(asked: Asked) -> Speed:
         all_seconds=all_tokens,
         num_prompt_tokens=sum(map(len, prompts)),
         num_new_tokens=num_new,
-        peak_memory_bytes=_peak_memory_bytes(),
+        peak_memory_bytes=process_memory.peak_memory_bytes(),
         idle_memory_bytes=idle,
     )
 
@@ -119,13 +118,3 @@ def _open_as_used(asked: Asked) -> Write:
         return open_stored(Path(asked.folder), None, None, None)
     adapter = source.adapter_path if known is None else asked.folder
     return open_stored(Path(source.base_path), adapter, source.precision, source.quantisation)
-
-
-def _peak_memory_bytes() -> int:
-    # VmHWM is this process's own; `ru_maxrss` is inherited over fork, and is in kilobytes on Linux only.
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -73,7 +73,7 @@ def draw_samples(
     with model.as_decoder() as base:
         decoder = Decoder(base, end_ids=template.end_of_turn_ids, pad_id=model.pad_id)
         prefix = None if prompt is None else _trained_prefix(decoder, prompt, requests)
-        found = batch_generate(decoder, requests, lambda: None, prefix=prefix)
+        found = batch_generate(decoder, requests, lambda _: None, prefix=prefix)
     thoughts = Thoughts(template)
     samples = [
         _sample(row, ahead, number, requests[number], found[number], thoughts)

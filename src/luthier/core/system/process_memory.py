@@ -1,0 +1,156 @@
+"""Memory of this process and of the workers that are forked from it: resident now, and the most since a moment.
+
+Pages that a fork shares are counted once. So what is reported as a peak is the larger of two: the most that the process
+held while it was alone, and the most that it held while it had workers, with what each of them had for itself at its
+own peak. The peaks of the workers need not fall together: the sum is an upper bound, never an under-statement.
+
+Linux alone lets a process forget its peak (`clear_refs`; see proc(5)). Elsewhere it counts from the start of the
+process, which over-states it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import resource
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+_CLEAR_PEAK: Final = "5"
+_KIB: Final = 1024
+
+_peak_of_earlier = 0
+"""The most memory of what is over since `forget_peak`: this process alone, or with workers that have ended."""
+
+
+def forget_peak() -> bool:
+    """Reset the peak, and say whether the system allowed it."""
+    global _peak_of_earlier
+    _peak_of_earlier = 0
+    return _forget_own_peak()
+
+
+def _forget_own_peak() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK, encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now; 0 where the system does not say."""
+    return _sizes("status").get("VmRSS", 0)
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory since `forget_peak`, in bytes; workers count once they have ended."""
+    return max(_peak_of_earlier, _own_peak_bytes())
+
+
+def begin_workers() -> None:
+    """Begin a peak of its own for the time in which this process has workers. Call it before they are forked."""
+    global _peak_of_earlier
+    # Without this the peak of loading a model, when there were no workers, would be added to theirs.
+    _peak_of_earlier = peak_memory_bytes()
+    _forget_own_peak()
+
+
+def end_workers(num_bytes: int) -> None:
+    """Count workers that have ended.
+
+    Args:
+        num_bytes: what they had for themselves at most (`WorkerMemory`), added up.
+    """
+    global _peak_of_earlier
+    _peak_of_earlier = max(_peak_of_earlier, _own_peak_bytes() + num_bytes)
+
+
+class WorkerMemory:
+    """What a forked process has beside the pages that it shares with its parent. Make it right after the fork."""
+
+    def __init__(self) -> None:
+        self._at_fork = _anonymous(_sizes("status"))
+
+    def begin(self) -> None:
+        """Begin a piece of work whose peak is wanted."""
+        _forget_own_peak()
+
+    def peak_bytes(self) -> int:
+        """The most that it had for itself since `begin`.
+
+        Files (libraries, mapped weights) and shared memory are left out: they are there once, whoever reads them.
+        """
+        status = _sizes("status")
+        # Files are only ever added to what is resident, so what there is of them now was not more at the peak.
+        shared = status.get("RssFile", 0) + status.get("RssShmem", 0)
+        peak = max(0, _own_peak_bytes() - shared - self._at_fork)
+        # A page of the parent that is written to becomes a copy, and the resident size stays what it was.
+        added = max(0, _anonymous(status) - self._at_fork)
+        return peak + max(0, _sizes("smaps_rollup").get("Private_Dirty", 0) - added)
+
+
+_MADV_DONTFORK: Final = 10  # of <sys/mman.h>
+_MADV_DOFORK: Final = 11
+_LEAST_BYTES: Final = 1 << 20
+"""Smaller blocks are inherited: each block that is not becomes a mapping of its own, of which there may be 65,530."""
+
+
+@contextlib.contextmanager
+def not_inherited(blocks: Iterable[tuple[int, int]]) -> Iterator[None]:
+    """Keep blocks of memory out of the processes that are forked within: whole pages of them, on Linux.
+
+    For what this process alone uses and writes to. A page that is written to after a fork would be in memory twice: as
+    it is, and for the workers as it was. A worker that touches such a block is killed.
+
+    Args:
+        blocks: address and bytes of each.
+    """
+    pages = []
+    for address, num_bytes in blocks if sys.platform.startswith("linux") else ():
+        start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = (address + num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
+        if size >= _LEAST_BYTES:
+            pages.append((start, size))
+    try:
+        _advise(pages, _MADV_DONTFORK)
+        yield
+    finally:
+        # Also for pages that are given back later: what is allocated there next may be needed by a child.
+        _advise(pages, _MADV_DOFORK)
+
+
+def _advise(pages: Sequence[tuple[int, int]], advice: int) -> None:
+    """Where the kernel refuses, pages are inherited: more memory, and the same result."""
+    if pages:
+        libc = ctypes.CDLL(None)
+        for start, size in pages:
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(advice))
+
+
+def _anonymous(status: dict[str, int]) -> int:
+    """Resident bytes that belong to no file; all of them where the system does not say which do."""
+    return status.get("RssAnon", status.get("VmRSS", 0))
+
+
+def _own_peak_bytes() -> int:
+    """The largest resident memory of this process by itself."""
+    # VmHWM is of this process alone; `ru_maxrss` is handed on by a fork.
+    if (peak := _sizes("status").get("VmHWM")) is not None:
+        return peak
+    unit = 1 if sys.platform == "darwin" else _KIB  # bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _sizes(name: str) -> dict[str, int]:
+    """The sizes in a file of /proc/self, in bytes; nothing where there is no such file."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self", name).read_text(encoding="ascii", errors="replace").splitlines():
+            words = line.split()
+            if len(words) == 3 and words[2] == "kB":
+                found[words[0].removesuffix(":")] = int(words[1]) * _KIB
+    return found

@@ -1,0 +1,161 @@
+"""The peak is a real one, can be forgotten, and has in it what workers had for themselves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from luthier.core.system import process_memory
+
+# A process of its own: in one that has lived, malloc may serve the block from pages that are already resident.
+_DRILL = """
+import mmap
+from luthier.core.system import process_memory as memory
+
+def touch() -> None:
+    block = mmap.mmap(-1, 128 << 20)
+    for page in range(0, 128 << 20, mmap.PAGESIZE):
+        block[page] = 1
+    block.close()
+
+memory.forget_peak()
+before = memory.peak_memory_bytes()
+touch()
+print(memory.peak_memory_bytes() - before)
+forgotten = memory.forget_peak()
+print(forgotten, memory.peak_memory_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets a process forget its peak")
+def test_a_peak_is_seen_and_forgotten() -> None:
+    drill = subprocess.run([sys.executable, "-c", _DRILL], check=True, capture_output=True, text=True)
+    seen, forgotten, left = drill.stdout.split()
+    assert int(seen) >= 100 << 20
+    if forgotten == "True":
+        assert int(left) < 30 << 20
+    else:  # a sandbox may refuse it: the peak is then over-stated, never under-stated
+        assert int(left) >= int(seen)
+
+
+_WORKER_DRILL = """
+import json, mmap, os, sys, tempfile
+from luthier.core.child_process.forked_workers import ForkedWorkers
+from luthier.core.system import process_memory as memory
+
+MB = 1 << 20
+inherited = bytearray(b"x") * (96 * MB)
+file = tempfile.TemporaryFile(dir="/var/tmp")  # on a disk, and written there: pages like those of a library
+file.write(b"x" * (64 * MB))
+file.flush()
+os.fsync(file.fileno())
+mapped = mmap.mmap(file.fileno(), 64 * MB, access=mmap.ACCESS_READ)
+
+def work(what, _note):
+    if what == "takes":
+        own = bytearray(b"x") * (64 * MB)
+        return len(own)
+    if what == "reads":
+        return sum(inherited[::4096]) + sum(mapped[::4096])
+    inherited[: 48 * MB : 4096] = bytes(len(range(0, 48 * MB, 4096)))
+    return 0
+
+def peak_of(num, *asked):
+    memory.forget_peak()
+    before = memory.peak_memory_bytes()
+    workers = ForkedWorkers(work, kind="a worker", prepare=lambda: None)
+    workers.start(num)
+    for what in asked:
+        for worker in workers.workers:
+            workers.give(worker, what)
+        found = []
+        while len(found) < num:
+            found += workers.answers(lambda _: None)
+    workers.close()
+    return memory.peak_memory_bytes() - before
+
+if not memory.forget_peak():
+    sys.exit(3)
+reads, takes, writes = peak_of(1, "reads"), peak_of(2, "reads", "takes"), peak_of(1, "writes")
+memory.forget_peak()
+before = memory.peak_memory_bytes()
+alone = bytearray(b"x") * (128 * MB)  # before there are workers: what they take does not come on top
+del alone
+workers = ForkedWorkers(work, kind="a worker", prepare=lambda: None)
+workers.start(1)
+workers.give(workers.workers[0], "takes")
+while not workers.answers(lambda _: None):
+    pass
+workers.close()
+both = memory.peak_memory_bytes() - before
+print(json.dumps([one / MB for one in (reads, takes, writes, both)]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says which pages are a process's own")
+def test_workers_count_with_what_they_have_for_themselves() -> None:
+    drill = subprocess.run([sys.executable, "-c", _WORKER_DRILL], check=False, capture_output=True, text=True)
+    if drill.returncode == 3:
+        pytest.skip("this sandbox lets no process forget its peak")
+    assert drill.returncode == 0, drill.stderr
+    reads, takes, writes, both = json.loads(drill.stdout)
+    assert 0 <= reads < 20, "pages that are shared, and files, are there once"
+    assert 120 <= takes < 128 + 40
+    assert 44 <= writes < 48 + 20, "an inherited page that is written to is a copy"
+    assert 120 <= both < 128 + 20, "the larger of the two, not their sum"
+
+
+def test_a_peak_with_workers_is_kept_until_it_is_forgotten() -> None:
+    process_memory.begin_workers()
+    process_memory.end_workers(1 << 40)
+    assert process_memory.peak_memory_bytes() > 1 << 40
+    process_memory.begin_workers()
+    process_memory.end_workers(0)
+    assert process_memory.peak_memory_bytes() > 1 << 40
+    process_memory.forget_peak()
+    assert process_memory.peak_memory_bytes() < 1 << 40
+
+
+_HIDDEN_DRILL = """
+import ctypes, sys
+from luthier.core.child_process.forked_workers import ForkedWorkers
+from luthier.core.system.process_memory import not_inherited
+
+block = ctypes.create_string_buffer(8 << 20)
+small = ctypes.create_string_buffer(4096)
+place = ctypes.addressof(block)
+
+def is_mapped(address):
+    for line in open("/proc/self/maps"):
+        start, end = (int(one, 16) for one in line.split()[0].split("-"))
+        if start <= address < end:
+            return True
+    return False
+
+def seen_by_a_worker():
+    workers = ForkedWorkers(lambda address, _: is_mapped(address), kind="a worker", prepare=lambda: None)
+    workers.start(1)
+    found = []
+    for address in (place + (4 << 20), place, place + len(block) - 1, ctypes.addressof(small)):
+        workers.give(workers.workers[0], address)
+        while not (answers := workers.answers(lambda _: None)):
+            pass
+        found.append(answers[0][2])
+    workers.close()
+    return found
+
+with not_inherited([(place, len(block)), (ctypes.addressof(small), len(small))]):
+    within = seen_by_a_worker()
+    assert is_mapped(place + (4 << 20))
+print(within, seen_by_a_worker())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="MADV_DONTFORK is of Linux")
+def test_what_is_not_inherited_is_not_there_for_workers() -> None:
+    """The first and the last page may hold something else, and a small block is inherited."""
+    drill = subprocess.run([sys.executable, "-c", _HIDDEN_DRILL], check=True, capture_output=True, text=True)
+    assert drill.stdout.strip() == "[False, True, True, True] [True, True, True, True]"
