@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +12,8 @@ from luthier.core.evaluation import Verdict
 from luthier.core.evaluation_recipe import MetricName
 from luthier.core.ports import Progress
 from luthier.features.evaluations.label_scores import LIKELIEST_LABEL, LabelledRows, likeliest_label, untrained_base
-from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together, found_prompt
+from luthier.features.evaluations.prompt_search import found_prompt, open_reflector
+from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together
 from luthier.features.evaluations.systems import search_kind, search_systems
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate, system_under_test
@@ -93,18 +95,18 @@ def judged_together(
 
     definitions = as_definitions([*metrics[0], *metrics[1]])
     if (kind := search_kind(candidates)) is not None:
-        searched = search_systems(kind, candidates, pool, rows.examples, rows.train)
+        ordered = search_systems(kind, candidates, pool, rows.examples, rows.train)
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
-        judged = judge_in_full(searched.systems, metrics=definitions, seed=0, progress=context.progress)
-        own = searched.systems
-        return Together(tuple(candidates), own, own, judged, searched.notes, searched.left_out)
+        judged = judge_in_full(ordered.systems, metrics=definitions, seed=0, progress=context.progress)
+        own = ordered.systems
+        return Together(tuple(candidates), own, own, judged, ordered.notes, ordered.left_out)
 
     def build(candidate: Candidate) -> SystemUnderTest:
         engine = pool.engine(candidate)
         return system_under_test(candidate, engine, rows.examples, limits[0], max_thinking_tokens=limits[1])
 
-    found = found_prompt(shown, pool.engine, metrics[0], *limits, progress=context.progress)
-    every = (*candidates[:-1], *found.candidates, candidates[-1])
+    searched, of_search = _searched(context, pool, shown, metrics[0], limits)
+    every = (*candidates[:-1], *searched, candidates[-1])
     systems, draws = as_systems(every, shown.draws, build)
     by_candidate, left_out = tuple(systems), baselines.left_out
     # Before the last system, which is the one that is judged.
@@ -118,7 +120,24 @@ def judged_together(
             systems.insert(place + 1, choice)
     judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
     judged = draws_together(judged, draws, definitions)
-    return Together(every, by_candidate, tuple(systems), judged, (*found.notes, *baselines.notes), left_out)
+    return Together(every, by_candidate, tuple(systems), judged, (*of_search, *baselines.notes), left_out)
+
+
+def _searched(
+    context: Context,
+    pool: EnginePool,
+    shown: Prompted,
+    metrics: Sequence[MetricName],
+    limits: tuple[int | None, int | None],
+) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
+    """The candidate that a search for a prompt finds, if there is a search and it finds one, and notes on it."""
+    if shown.base is None or shown.search is None:
+        return (), ()
+    reflector_of = partial(open_reflector, context, pool)
+    found, notes = found_prompt(
+        shown.base, shown.search, pool.engine, metrics, limits, reflector_of, progress=context.progress
+    )
+    return (() if found is None else (found,)), notes
 
 
 def with_learning_curve(

@@ -57,6 +57,7 @@ class Candidate:
         instruction: What is said before all of it; empty for nothing.
         num_draws: Draws of `shots` that its figures are means over, with those of other candidates.
         search_tokens: Tokens that the search for its prompt took; None where it was not searched for.
+        reflection_model: What wrote the instruction; empty where no model did.
         quantisation: How the base is packed.
         template_options: Options of the chat template, as in training.
         learn_reasoning: Whether thoughts are scored.
@@ -77,6 +78,7 @@ class Candidate:
     instruction: str = ""
     num_draws: int = 1
     search_tokens: int | None = None
+    reflection_model: str = ""
     quantisation: Quantisation | None = None
     template_options: Mapping[str, TemplateOption] = field(default_factory=dict)
     learn_reasoning: bool | None = None
@@ -384,6 +386,7 @@ def _prompting(
         num_draws=candidate.num_draws,
         extra_prompt_tokens=sum(added) / len(added) if added else 0.0,
         search_tokens=candidate.search_tokens or 0,
+        reflection_model=candidate.reflection_model,
     )
 
 

@@ -42,7 +42,7 @@ ROWS = {"SqlTask.database_field"}
 """Name a field of rows, which name a file."""
 MODELS = {
     "Recipe.base_model", "ObjectiveRecipe.teacher", "FineTuningRequest.model", "ScoreModelRequest.model",
-    "LabelModelRequest.model",
+    "LabelModelRequest.model", "OptimisedPromptRecipe.reflection_model",
 }  # fmt: skip
 """Name a model: of a caller over the network, as the API knows it."""
 RUNS = {"EvaluationRecipe.reference_run"}
