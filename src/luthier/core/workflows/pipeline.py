@@ -236,8 +236,9 @@ class Student(FrozenModel):
     seconds: float = 0.0
 
 
-SystemKind = Literal["zero-shot", "few-shot", "tuned"]
-SYSTEM_KINDS: Final[tuple[SystemKind, ...]] = ("zero-shot", "few-shot", "tuned")
+SystemKind = Literal["zero-shot", "likeliest-label", "few-shot", "tuned"]
+"""How a contender is asked; `likeliest-label`: for the likelihood of each label, in place of an answer in words."""
+SYSTEM_KINDS: Final[tuple[SystemKind, ...]] = ("zero-shot", "likeliest-label", "few-shot", "tuned")
 Advice = Literal["tuned", "prompting", "nothing"]
 
 

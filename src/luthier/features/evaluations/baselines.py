@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -93,7 +94,7 @@ def judged_together(
     from luthier.ml.evaluation.compare import judge_in_full
     from luthier.ml.evaluation.metrics.registry import as_definitions
 
-    definitions = as_definitions([*metrics[0], *metrics[1]])
+    definitions, start = as_definitions([*metrics[0], *metrics[1]]), time.perf_counter()
     if (kind := search_kind(candidates)) is not None:
         ordered = search_systems(kind, candidates, pool, rows.examples, rows.train)
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
@@ -120,7 +121,8 @@ def judged_together(
             systems.insert(place + 1, choice)
     judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
     judged = draws_together(judged, draws, definitions)
-    return Together(every, by_candidate, tuple(systems), judged, (*of_search, *baselines.notes), left_out)
+    slow = slow_note(baselines, baselines.seconds + time.perf_counter() - start)
+    return Together(every, by_candidate, tuple(systems), judged, (*of_search, *baselines.notes, *slow), left_out)
 
 
 def _searched(
@@ -138,6 +140,25 @@ def _searched(
         shown.base, shown.search, pool.engine, metrics, limits, reflector_of, progress=context.progress
     )
     return (() if found is None else (found,)), notes
+
+
+def _allowed_seconds(seconds: float) -> float:
+    """What all baselines together may take: 10 s, or a twentieth of the evaluation, which has taken so long."""
+    return max(10.0, 0.05 * seconds)
+
+
+def slow_note(baselines: BaselineSet, seconds: float) -> tuple[str, ...]:
+    """A note where baselines took more than they may.
+
+    How many rows each of them sees is fixed, so that it answers the same on every machine; a slow one takes longer.
+    """
+    if baselines.seconds <= _allowed_seconds(seconds):
+        return ()
+    slowest = max(baselines.predictions, key=lambda one: one.seconds)
+    return (
+        f"Baselines without a language model took {baselines.seconds:.0f} s, {slowest.seconds:.0f} s of them "
+        f"{slowest.name}: more than 10 s and 5% of the evaluation.",
+    )
 
 
 def with_learning_curve(
@@ -166,7 +187,6 @@ def with_learning_curve(
     metric = as_definitions([verdict.metric])[0]
     if metric.needs != "text":
         return verdict
-    # What all baselines together may take: 10 s, or a twentieth of the evaluation.
-    left = max(10.0, 0.05 * seconds) - sum(one.seconds for one in baselines.predictions)
+    left = _allowed_seconds(seconds) - baselines.seconds
     curve = learning_curve(train, examples, baselines, metric, seconds=left, progress=progress)
     return verdict.model_copy(update={"learning_curve": curve})

@@ -18,7 +18,7 @@ from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, Recipe, 
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.pipeline import Contender, ModelComparisonSpec
 from luthier.features.planning.service import Prepared, prepare
-from luthier.features.workflows.model_comparison.answers import Rows, read_rows_of, write_chosen
+from luthier.features.workflows.model_comparison.answers import Rows, labelled_rows, read_rows_of, write_chosen
 from luthier.features.workflows.model_comparison.sizes import Pace, Sizes, choose_sizes, paces_of
 from luthier.platform.home.context import Context
 
@@ -166,7 +166,8 @@ def sized(
     write_chosen(request.data, rows.train, train_file)
     labels = _labels(models)
     num_shots = _num_shots(request.few_shot, rows.train, rows.held_out)
-    paces = paces_of(context, request, models, labels, rows, train_file, num_shots)
+    labelled = labelled_rows(*figures, rows.held_out, rows.train)
+    paces = paces_of(context, request, models, labels, rows, train_file, num_shots, labelled)
     sizes = choose_sizes(
         paces,
         num_rows=len(rows.train),
