@@ -15,7 +15,7 @@ from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.features.evaluations.prompt_search import PromptSearch, not_asked, search_of
-from luthier.features.models.resolve import Candidate
+from luthier.features.models.resolve import Candidate, with_nearest
 from luthier.features.recipes.checks import check_few_shot
 from luthier.platform.home.context import Context
 
@@ -69,7 +69,6 @@ def prompted(
         RequestError: the pool holds too few rows that can be shown.
     """
     from luthier.ml.evaluation.few_shot import choose_draws
-    from luthier.ml.prompting.nearest import have_words
 
     found: list[Candidate] = []
     notes: list[str] = []
@@ -91,27 +90,23 @@ def prompted(
                 f"{asked.few_shot_draws} draws of {num} examples were asked for; the training rows that can be shown "
                 f"hold {len(draws)} without a common example."
             )
-    shown = not_asked(pool, held_out)
-    beside = replace(base, nearest_from=shown, num_nearest=min(num, len(shown)) if have_words(shown) else 0)
-    if num and not beside.num_nearest and (asked.few_shot_nearest or asked.instruction_with_examples):
+    beside = with_nearest(base, pool, num, held_out=held_out)
+    if num and beside is None and (asked.few_shot_nearest or asked.instruction_with_examples):
         notes.append("No nearest examples were looked for: the prompts of the training rows hold no words.")
-    if asked.few_shot_nearest and beside.num_nearest:
-        found.append(replace(beside, name=f"{base.name} + {_nearest(beside)}"))
+    if asked.few_shot_nearest and beside is not None:
+        found.append(beside)
     if asked.instruction:
         derived = replace(base, instruction=asked.instruction, name=f"{base.name} + instruction")
         notes.append(f'The training rows hold no instruction. The one that was tried: "{asked.instruction}"')
         if not _needs_examples(pool):
             found.append(derived)
-        if asked.instruction_with_examples and beside.num_nearest:
-            found.append(replace(beside, name=f"{derived.name} + {_nearest(beside)}", instruction=asked.instruction))
+        if asked.instruction_with_examples and beside is not None:
+            name = beside.name.replace(base.name, derived.name, 1)
+            found.append(replace(beside, name=name, instruction=asked.instruction))
     search = None
     if asked.optimised_prompt_tokens:
-        search = search_of(shown, asked, seed, not_asked(validation, held_out))
+        search = search_of(not_asked(pool, held_out), asked, seed, not_asked(validation, held_out))
     return Prompted(base, tuple(found), tuple(found[: len(draws)]) if len(draws) > 1 else (), tuple(notes), search)
-
-
-def _nearest(candidate: Candidate) -> str:
-    return f"{candidate.num_nearest} nearest example{'s' if candidate.num_nearest != 1 else ''}"
 
 
 def _needs_examples(pool: Sequence[Example]) -> bool:

@@ -142,6 +142,29 @@ def with_few_shot(
     return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
 
 
+def with_nearest(base: Candidate, pool: Sequence[Example], num: int, *, held_out: Sequence[Example]) -> Candidate | None:
+    """The same model with the `num` examples of the pool that are nearest to each prompt, the nearest one last.
+
+    Args:
+        base: the model.
+        pool: rows to choose from; those that are asked in the held-out rows are left out.
+        num: examples a prompt; fewer where the pool has fewer.
+        held_out: the rows to be judged.
+
+    Returns:
+        None where no example can be shown, and where prompts hold no words by which one is nearer than another.
+    """
+    from luthier.ml.evaluation.few_shot import usable_shots
+    from luthier.ml.prompting.nearest import have_words
+
+    shown = tuple(usable_shots([row for row in pool if row.conversation is not None], held_out).values())
+    num = min(num, len(shown))
+    if not num or not have_words(shown):
+        return None
+    name = f"{base.name} + {num} nearest example{'s' if num != 1 else ''}"
+    return replace(base, name=name, nearest_from=shown, num_nearest=num)
+
+
 def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int = 0) -> Candidate:
     """What training made of a base: an adapter on it, or, where its folder is called `model`, a model of its own."""
     # Full fine-tuning saves to `.../model`, LoRA and prompt tuning to `.../adapter`: the folder name is the marker.

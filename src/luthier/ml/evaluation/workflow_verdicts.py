@@ -142,7 +142,7 @@ def _against_alternatives(
         return found.model_copy(update={"cautions": (*found.cautions, note)})
     # Where prompting is recommended, the prompted systems are what was chosen from.
     is_tuned = found.word == "tuned"
-    prompted = [one.result for one in standings if is_tuned and one.kind in ("few-shot", "likeliest-label")]
+    prompted = [one.result for one in standings if is_tuned and one.kind not in ("tuned", "zero-shot")]
     of_prompted, of_simple = (
         [table.compared(judged.result.name, other.name) for other in others] for others in (prompted, simple)
     )
@@ -354,7 +354,7 @@ def not_equal(contenders: Sequence[Contender], standings: Sequence[Standing], fe
     layouts = ["its own template" if one.has_chat_template else "the plain layout" for one in contenders]
     differ("Prompts are written in", layouts, "A base model has no template of its own.")
     for one in standings:
-        if one.kind == "few-shot" and one.result.num_few_shot < few_shot:
+        if one.kind in ("few-shot", "few-shot-nearest") and one.result.num_few_shot < few_shot:
             fit = prompt_of(one.result)
             found.append(f"{one.result.name}: only {fit} fit into its context; the others saw {few_shot}.")
     return tuple(found)

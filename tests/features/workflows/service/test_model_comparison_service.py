@@ -94,6 +94,8 @@ def test_from_models_and_rows_to_a_recommendation(context, asked):
         "other, likeliest label",
         "one + 2 examples",
         "other + 2 examples",
+        "one + 2 nearest examples",
+        "other + 2 nearest examples",
         "one tuned",
         "other tuned",
     ]
@@ -111,10 +113,11 @@ def test_from_models_and_rows_to_a_recommendation(context, asked):
     assert "bits_per_byte" in names
     assert "perplexity" not in names
     # A choice among labels has no likelihood of the rows' own answers.
-    assert len([one for one in result.comparisons if one.metric == "bits_per_byte"]) == 15
+    assert len([one for one in result.comparisons if one.metric == "bits_per_byte"]) == 8 * 7 // 2
     models = [one.result.name for one in result.standings]
     of_answers = [one for one in result.comparisons if one.metric == "exact_match" and one.baseline in models]
-    assert len(of_answers) == 8 * 7 // 2
+    assert len(of_answers) == 10 * 9 // 2
+    assert not any("none was given" in line for line in spec.cautions)
     assert result.recommendation.word in ("tuned", "prompting", "nothing")
     page = page_of(context, pipeline.pipeline_id).read_text()
     assert "one tuned" in page
@@ -171,13 +174,23 @@ def test_the_likeliest_label_is_asked_where_answers_are_labels_and_costs_a_part_
     for file, numbers in zip(files, (range(80), range(100, 124)), strict=True):
         file.write_text("\n".join(json.dumps({"prompt": f"say {n}", "completion": f"word {n}"}) for n in numbers))
     other = run(context, asked())
-    assert {one.kind for one in other.standings} == {"zero-shot", "few-shot", "tuned"}
+    assert {one.kind for one in other.standings} == {"zero-shot", "few-shot", "few-shot-nearest", "tuned"}
     assert not any("likeliest label" in line for line in other.baselines_left_out)
+
+
+def test_rows_without_an_instruction_get_one_unless_an_empty_one_is_given(context, asked):
+    spec = ModelComparisonSpec.model_validate(showdowns.begin(context, asked()).asked)
+    assert spec.instruction.startswith("Answer with one of: word0, word1")
+    assert any("none was given" in line and spec.instruction in line for line in spec.cautions)
+    for given in ("", "Say the word."):
+        spec = ModelComparisonSpec.model_validate(showdowns.begin(context, asked(instruction=given)).asked)
+        assert spec.instruction == given
+        assert not any("none was given" in line for line in spec.cautions)
 
 
 def test_labels_that_too_few_rows_are_judged_by_are_left_out_with_the_reason(context, asked):
     result = run(context, asked(most_judged=19))
-    assert {one.kind for one in result.standings} == {"zero-shot", "few-shot", "tuned"}
+    assert {one.kind for one in result.standings} == {"zero-shot", "few-shot", "few-shot-nearest", "tuned"}
     assert [line for line in result.baselines_left_out if "likeliest label" in line] == [
         f"{name}, likeliest label: 19 held-out rows are too few: it takes 20" for name in ("one", "other")
     ]

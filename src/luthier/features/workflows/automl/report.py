@@ -23,6 +23,7 @@ from luthier.features.workflows.model_comparison.answers import (
     ComparisonRows,
     candidate_of,
     choices_left_out,
+    nearest_of,
     record,
     replayed,
     rows_that_fit,
@@ -107,6 +108,7 @@ def _asked(
         "zero-shot": True,
         "likeliest-label": not why_no_choice(plain, spec, material),
         "few-shot": spec.few_shot > 0,
+        "few-shot-nearest": spec.few_shot > 0 and nearest_of(spec, plain, material) is not None,
         "tuned": run_id is not None,
     }
     kinds, systems = [kind for kind in SYSTEM_KINDS if there[kind]], []

@@ -29,6 +29,7 @@ from luthier.features.models.resolve import (
     system_under_test,
     tuned,
     with_few_shot,
+    with_nearest,
 )
 from luthier.platform.home.context import Context
 
@@ -110,15 +111,34 @@ def candidate_of(
     if kind == "tuned":
         return tuned(f"{contender.label} tuned", base, adapter_path)
     base = replace(base, name=contender.label)
+    if kind == "few-shot-nearest":
+        nearest = nearest_of(spec, base, material)
+        if nearest is None:
+            raise ConflictError(
+                f"{base.name} cannot be asked with the nearest examples: the rows hold none, or no words",
+                expected="the rows that it was asked with",
+                do="the files of the showdown were changed: begin a new one",
+            )
+        return nearest
     if kind != "few-shot":
         return base
     # The judged rows are passed so that none of them becomes an example.
     return with_few_shot(base, material.pool, spec.few_shot, spec.seed, held_out=material.judged)
 
 
+def nearest_of(spec: ModelComparisonSpec, base: Candidate, material: ComparisonRows) -> Candidate | None:
+    """A contender with the nearest examples in its prompts; None where it is not asked so.
+
+    The instruction is its own and not part of the rows: its words would make examples near that only share these.
+    """
+    found = with_nearest(base, material.pool, spec.few_shot, held_out=material.judged)
+    return None if found is None else replace(found, instruction=spec.instruction)
+
+
 def rows_for(spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows) -> tuple[Example, ...]:
-    """The judged rows as a system of this kind sees them: who is tuned knows the task without being told."""
-    return material.judged if kind == "tuned" else instructed(material.judged, spec.instruction)
+    """The judged rows as a system of this kind sees them: a tuned model knows the task without an instruction."""
+    has_own = kind in ("tuned", "few-shot-nearest")
+    return material.judged if has_own else instructed(material.judged, spec.instruction)
 
 
 def record(

@@ -24,6 +24,7 @@ from luthier.features.models.resolve import (
     open_engine,
     system_under_test,
     with_few_shot,
+    with_nearest,
 )
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.probes import NUM_STEPS
@@ -47,9 +48,8 @@ KEPT_BACK: Final = 0.1
 """Share of the budget that nothing is planned for: predictions err."""
 
 _MAX_FOR_JUDGING: Final = 0.5
-_LOADINGS: Final = 5
-"""How often a contender's weights are loaded: to be asked in words and for labels, to be trained, to be asked again, and
-rows are prepared."""
+_LOADINGS: Final = 6
+"""How often a contender's weights are loaded: to be asked in each way, to be trained, and to be asked again."""
 
 _JUDGING_ERRS_BY: Final = 1.5
 _MAX_FOR_PROBES: Final = 0.1
@@ -235,18 +235,22 @@ def _judging_pace(
     labels: LabelledRows | None,
 ) -> tuple[dict[SystemKind, float], float]:
     """Seconds a row by kind, and seconds that loading takes; asked of a few rows."""
-    few = instructed(choose_samples(rows.held_out, NUM_PROBED), request.instruction)
+    bare = choose_samples(rows.held_out, NUM_PROBED)
+    few = instructed(bare, request.instruction or "")
     base = find_candidate(context, model.name)
     systems: dict[SystemKind, Candidate] = {"zero-shot": base}
     if num_shots:
         systems["few-shot"] = with_few_shot(base, rows.train, num_shots, request.seed, held_out=rows.held_out)
+        if (nearest := with_nearest(base, rows.train, num_shots, held_out=rows.held_out)) is not None:
+            systems["few-shot-nearest"] = replace(nearest, instruction=request.instruction or "")
     # Loading is timed apart: it is paid once a system, the rest once a row.
     began = time.perf_counter()
     engine = open_engine(base)
     loading, found = time.perf_counter() - began, {}
     try:
         for kind, candidate in systems.items():
-            recorded = record_with(engine, candidate, few, request.max_new_tokens, context.progress)
+            asked = bare if kind == "few-shot-nearest" else few
+            recorded = record_with(engine, candidate, asked, request.max_new_tokens, context.progress)
             found[kind] = (recorded.write_seconds + recorded.score_seconds) / len(few)
         if labels is not None and _may_choose(labels, base, engine, few):
             # What does not fit with a label is left out again when it is judged, and the result says why.

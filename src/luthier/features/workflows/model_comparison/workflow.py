@@ -38,6 +38,7 @@ from luthier.features.workflows.model_comparison.answers import (
     Recorded,
     candidate_of,
     choices_left_out,
+    nearest_of,
     read_material,
     record,
     replayed,
@@ -127,7 +128,7 @@ def begin(
     began = time.perf_counter()
     check(request)
     models = pull_all(context, request.models)
-    rows = read_all(context, request, models)
+    request, rows = read_all(context, request, models)
     showdown_id = showdown_id or new_id("showdown")
     folder = WORKFLOW.folder_of(context, showdown_id)
     try:
@@ -164,6 +165,8 @@ def _prompt(run: WorkflowRun, number: int) -> Outcome:
     # 0 examples would be the zero-shot question once more.
     if run.spec.few_shot:
         _ask(run, number, "few-shot")
+        if nearest_of(run.spec, plain, _material(run)) is not None:
+            _ask(run, number, "few-shot-nearest")
     return TimedOutcome()
 
 
