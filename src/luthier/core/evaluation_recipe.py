@@ -100,3 +100,10 @@ class EvaluationRecipe(FrozenModel):
     max_samples: Annotated[int, Field(ge=1)] | None = None
     good_enough: GoodEnoughRecipe | None = None
     reference_run: str | None = None
+
+    def without_server(self) -> EvaluationRecipe:
+        """The same without a reflection model behind a server: for rows that nobody has agreed to send there."""
+        search = self.optimised_prompt
+        if search is None or "://" not in (search.reflection_model or ""):
+            return self
+        return self.model_copy(update={"optimised_prompt": search.model_copy(update={"reflection_model": None})})
