@@ -236,10 +236,12 @@ def choices_left_out(
     candidates: Sequence[Candidate], spec: ModelComparisonSpec, material: ComparisonRows
 ) -> tuple[str, ...]:
     """Why models are not asked for their likeliest label, where answers are labels: each name with its reason."""
+    from luthier.features.evaluations.label_scores import LIKELIEST_LABEL
+
     if _labelled(spec, material) is None:
         return ()
     reasons = [(one.name, why_no_choice(one, spec, material)) for one in candidates]
-    return tuple(f"{name}, likeliest label: {why}" for name, why in reasons if why)
+    return tuple(f"{name}, {LIKELIEST_LABEL}: {why}" for name, why in reasons if why)
 
 
 def _choice(
