@@ -138,7 +138,9 @@ def likeliest_label(
         return None, error.came
 
 
-def label_choice(rows: LabelledRows, base: Candidate, engine: TemplatedEngine, beside: SystemUnderTest) -> SystemUnderTest:
+def label_choice(
+    rows: LabelledRows, base: Candidate, engine: TemplatedEngine, beside: SystemUnderTest
+) -> SystemUnderTest:
     """The system of `likeliest_label`, whatever it takes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The search for a base model's best prompt: among known wordings, and further by a reflection model where one is named.
+"""The search for a base model's best prompt: among known wordings, then by a reflection model where one is named.
 
 It asks rows that are not judged. What it finds is one more candidate, judged once on the held-out rows.
 """

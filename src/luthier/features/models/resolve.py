@@ -142,7 +142,9 @@ def with_few_shot(
     return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
 
 
-def with_nearest(base: Candidate, pool: Sequence[Example], num: int, *, held_out: Sequence[Example]) -> Candidate | None:
+def with_nearest(
+    base: Candidate, pool: Sequence[Example], num: int, *, held_out: Sequence[Example]
+) -> Candidate | None:
     """The same model with the `num` examples of the pool that are nearest to each prompt, the nearest one last.
 
     Args:

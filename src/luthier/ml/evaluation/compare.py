@@ -133,14 +133,13 @@ def judge_in_full(
     Perplexities are not compared between systems that cut the rows into different numbers of learned tokens.
 
     Args:
-        systems: at least one; the first model is the baseline of the others. A baseline without a language model is
-            compared with the models after it.
+        systems: at least one; a baseline without a language model is compared with the models after it.
         metrics: names, or metrics that were made with what they need.
         seed: of the resampling.
         progress: shows generation, scoring and resampling.
         items: the fields of the rows, for metrics that read them.
         clusters: the source of each row, where rows of one source count together.
-        compares_prompts: compare ways to prompt one model with each other, too.
+        compares_prompts: compare ways to prompt one model, too.
 
     Raises:
         RequestError: no systems, two of one name, different rows, or a metric that needs what the rows do not have.

@@ -199,7 +199,7 @@ def reflection_text(instruction: str, cases: Sequence[Case]) -> str:
     current = f"The instruction so far:\n{instruction}" if instruction else "So far there is no instruction."
     return "\n\n".join(
         (
-            "A language model answers inputs of one kind. Before each input it reads an instruction. Write a better one.",
+            "A language model answers inputs of one kind. Before each it reads an instruction. Write a better one.",
             current,
             *shown,
             "Find out from the cases what is asked for, in which form the answer is expected, and which rules or facts "
@@ -249,7 +249,7 @@ class _Reflection:
         progress: Progress,
     ) -> None:
         self._build, self._reflector, self._metric, self._progress = build, reflector, metric, progress
-        self._budget, self._seed, self._random = budget_tokens, seed, random.Random(seed)
+        self._budget, self._seed, self._random = budget_tokens, seed, random.Random(seed)  # noqa: S311 - no secret
         self._tried: list[_Tried] = []
         self._instructions: set[str] = set()
         self._queue: list[int] = []

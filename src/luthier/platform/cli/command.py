@@ -84,8 +84,8 @@ ReflectionModelOption = Annotated[
     typer.Option(
         "--reflection-model",
         metavar="MODEL",
-        help="With --optimised-prompt: a base model, a run or http(s)://host:port/v1#MODEL that writes new instructions "
-        "from mistakes on training rows; a server is sent some of these rows.",
+        help="With --optimised-prompt: a base model, a run or http(s)://host:port/v1#MODEL that writes new "
+        "instructions from mistakes on training rows; a server is sent some of these rows.",
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that is there.")]

@@ -253,27 +253,29 @@ def test_a_reflection_model_behind_a_server_reads_training_rows_alone_within_the
     assert note.startswith(f"{url}#writer wrote {len(texts)} new instructions from mistakes on 10 training rows")
     (search,) = [note for note in found.rows_notes if note.startswith("A search over")]
     assert int(search.split("wrote ")[1].split(" tokens")[0].replace(",", "")) <= 40_000
-    for one in found.systems:
+    for one in nonempty(found.systems):
         if one.prompting is not None and one.prompting.reflection_model:
             assert one.prompting.reflection_model == f"{url}#writer"
             assert one.prompting.instruction.startswith("Say one word")
 
 
-def test_a_reflection_model_of_this_machine_is_loaded_by_turns(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_reflection_model_of_this_machine_is_loaded_by_turns(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
     writer = make_tiny_model(tmp_path / "writer", seed=3, context_length_tokens=4096)
     found = evaluate(
         context,
         [str(tiny_model)],
         data=write_bare(tmp_path / "test.jsonl", 6, first=100),
         few_shot_from=write_bare(tmp_path / "train.jsonl", 60),
-        prompts=AskedPrompts(search_tokens=14_000, reflection_model=str(writer)),
+        prompts=AskedPrompts(search_tokens=24_000, reflection_model=str(writer)),
         metrics=["label_accuracy"],
         max_new_tokens=3,
     )
     (note,) = [note for note in found.rows_notes if "from mistakes on" in note]
     assert note.startswith(f"{writer} wrote ")
     tokens = int(note.split("with ")[1].split(" of the tokens")[0].replace(",", ""))
-    assert 0 < tokens < 14_000
+    assert 0 < tokens < 24_000
 
 
 def test_a_run_whose_reflection_model_fails_is_judged_with_the_best_known_wording_and_says_so(
