@@ -111,9 +111,7 @@ def run(writer: Writer, budget: int = 100_000, **options: Any) -> tuple[Reflecte
     engine = Engine()
 
     def build(instruction: str) -> Instructed | None:
-        return Instructed(
-            instruction, system(engine, instruction, FEEDBACK), system(engine, instruction, VALIDATION)
-        )
+        return Instructed(instruction, system(engine, instruction, FEEDBACK), system(engine, instruction, VALIDATION))
 
     start = build("")
     assert start is not None

@@ -112,9 +112,7 @@ def judge(
         RequestError: no systems, two of one name, different rows, or a metric that needs what the rows do not have.
         DivergedError: a figure is not a number, because the model's likelihoods are not.
     """
-    judged = judge_in_full(
-        systems, metrics=metrics, seed=seed, progress=progress, compares_prompts=compares_prompts
-    )
+    judged = judge_in_full(systems, metrics=metrics, seed=seed, progress=progress, compares_prompts=compares_prompts)
     return judged.systems, judged.comparisons
 
 

@@ -133,7 +133,11 @@ def test_where_prompting_is_enough_nothing_more_is_trained(context, asked, decid
     assert (done.came("tune")["skipped"], done.came("tune")["run_id"]) == ("prompting is enough", None)
     assert len(context.runs.list()) == 1  # the short training of the showdown
     found = context.evaluations.get(done.came("judge")["evaluation_id"])
-    assert [one.name for one in found.systems if one.kind == "model"] == ["one + 2 examples", "one + 2 nearest examples", "one"]
+    assert [one.name for one in found.systems if one.kind == "model"] == [
+        "one + 2 examples",
+        "one + 2 nearest examples",
+        "one",
+    ]
     # Prompting is held against what needs no model alone: which way of prompting is best was decided before.
     verdict = found.verdict
     assert {one.kind for one in verdict.alternatives} == {"nearest"}
