@@ -2,6 +2,7 @@
 """What answers without a language model reach on public and made tasks, and how long they take.
 
     python benchmarks/baselines.py [--data ../shared/data] [--train 480] [--held-out 200] [--only reviews]
+    python benchmarks/baselines.py --cost [--cost-rows 200000]
 
 Public rows: tweets by class (Davidson et al. 2017: as they are, and with equal classes), hateful sentences
 (HateCheck), questions with their SQL (WikiSQL), instructions (self-instruct). Made rows, whose ceiling is known:
@@ -9,6 +10,9 @@ reviews with a sentiment, a linear rule of words (1.0), the same with a fifth of
 number that is a linear rule of two others, an order number to copy, twelve intents of customers, notes to be written
 as letters. Every baseline is judged by the share of equal answers, numbers by the share within 5%, free text by
 ROUGE-L, each with its 95% interval. One Markdown table.
+
+`--cost` fits them on many rows instead, of short and of the longest prompts that are read, and prints how long all of
+them take together and how many rows the slowest has seen.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import argparse
 import csv
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +33,7 @@ from luthier.core.dataset import Example
 from luthier.core.ports import SilentProgress
 from luthier.core.records.bounds import UNIT
 from luthier.ml.baselines.predict import predict
-from luthier.ml.baselines.rows import same_label
+from luthier.ml.baselines.rows import MAX_CHARACTERS, same_label
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.metrics.registry import as_definitions
 from luthier.ml.evaluation.statistics import bootstrap_interval
@@ -200,12 +205,47 @@ def main() -> None:
     cli.add_argument("--train", type=int, default=480)
     cli.add_argument("--held-out", type=int, default=200)
     cli.add_argument("--only", default="", help="part of the names of tasks")
+    cli.add_argument("--cost", action="store_true", help="how long they take of many rows, in place of the tasks")
+    cli.add_argument("--cost-rows", type=int, default=200_000)
     args = cli.parse_args()
+    if args.cost:
+        print("| training rows | characters of a prompt | answers | seconds | with choosing the rows | slowest |")
+        print("|---:|---:|---|---:|---:|---|")
+        for line in costs(args.cost_rows, args.held_out):
+            print(line, flush=True)
+        return
     lines = ["| task | figure | baseline | value [95%] | seconds |", "|---|---|---|---|---:|"]
     for name, (task, figure) in TASKS.items():
         if args.only in name:
             lines += [f"| {name} | {figure} | {row}" for row in judged(task, figure, args)]
     print("\n".join(lines))
+
+
+def costs(num_rows: int, num_held_out: int) -> Iterator[str]:
+    """The lines of what baselines take of many rows."""
+    rng = random.Random(0)
+    vocabulary = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 10))) for _ in range(20_000)]
+    answers: dict[str, Callable[[int, str], str]] = {
+        "3 labels": lambda n, _: f"label {n % 3}",
+        "500 labels": lambda n, _: f"label {n % 500}",
+        "numbers": lambda n, _: str(n % 1_000),
+        "a word of the prompt": lambda _, text: text.split()[0],
+    }
+    for num_characters in (100, MAX_CHARACTERS):
+        # 20,000 different prompts, so that long ones fit into memory.
+        num = min(num_rows, 20_000)
+        prompts = [" ".join(rng.choices(vocabulary, k=num_characters // 8)) for _ in range(num + num_held_out)]
+        for name, answer in answers.items():
+            rows = [example(n, text, answer(n, text)) for n, text in enumerate(prompts)]
+            train = rows[:num] * (num_rows // num)
+            start = time.perf_counter()
+            found = predict(train, rows[num:], progress=SilentProgress())
+            took = time.perf_counter() - start
+            slowest = max(found.predictions, key=lambda one: one.seconds)
+            yield (
+                f"| {len(train):,} | {num_characters:,} | {name} | {found.seconds:.1f} | {took:.1f} | {slowest.name}, "
+                f"{slowest.seconds:.1f} s on {slowest.num_rows:,} rows |"
+            )
 
 
 def judged(task: Task, figure: str, args: argparse.Namespace) -> Iterator[str]:

@@ -59,6 +59,7 @@ def evaluate(
     few_shot_nearest: bool | None = None,
     instruction: bool | None = None,
     optimised_prompt: int = 0,
+    reflection_model: str | None = None,
     metrics: Sequence[MetricName] | None = None,
     mapping: Mapping[str, str] | None = None,
     max_new_tokens: int | None = None,
@@ -73,7 +74,8 @@ def evaluate(
     few_shot: examples from `few_shot_from` in the prompt of the first base model, over `few_shot_draws` draws (None:
     four); few_shot_nearest: also the ones nearest to each row (None: yes); instruction: also one that is derived from
     the rows where these hold none (None: beside examples). optimised_prompt: tokens that a search for its best prompt
-    may read and write, on `few_shot_from` or on the training rows of the run; 0: no search.
+    may read and write, on `few_shot_from` or on the training rows of the run; 0: no search. reflection_model: a base
+    model, a run or `http(s)://host:port/v1#MODEL` that writes new instructions for that search.
     metrics: None takes those that the rows can be judged by: text and likelihood, of plain text likelihood alone.
     max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None takes them from the lengths of
     the rows' own. good_enough: what the system has to reach, in the metric of the verdict, or as
@@ -92,6 +94,7 @@ def evaluate(
         few_shot_nearest=few_shot_nearest,
         instruction=instruction,
         optimised_prompt=optimised_prompt,
+        reflection_model=reflection_model,
         metrics=metrics,
         mapping=mapping,
         max_new_tokens=max_new_tokens,

@@ -120,6 +120,7 @@ def evaluate(
     few_shot_nearest: bool | None,
     instruction: bool | None,
     optimised_prompt: int,
+    reflection_model: str | None,
     metrics: Sequence[MetricName] | None,
     mapping: Mapping[str, str] | None,
     max_new_tokens: int | None,
@@ -143,7 +144,11 @@ def evaluate(
             few_shot=few_shot,
             few_shot_from=Path(few_shot_from) if few_shot_from is not None else None,
             prompts=AskedPrompts(
-                draws=few_shot_draws, nearest=few_shot_nearest, instruction=instruction, search_tokens=optimised_prompt
+                draws=few_shot_draws,
+                nearest=few_shot_nearest,
+                instruction=instruction,
+                search_tokens=optimised_prompt,
+                reflection_model=reflection_model,
             ),
             metrics=metrics,
             mapping=mapping,

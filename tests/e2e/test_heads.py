@@ -129,6 +129,52 @@ def _in_onnxruntime(folder: Path, texts: list[str]) -> list[list[float]]:
     return found
 
 
+def test_a_reranker_is_judged_served_and_exported(
+    train: Train, luthier: Luthier, served: tuple[Context, str, str], pages: dict[str, str], tmp_path: Path
+) -> None:
+    training = {"max_steps": 12, "global_batch_size": 8, "learning_rate": 1e-3}
+    run = train("rank", {"objective": {"name": "rank"}, "training": training})
+    systems = luthier("runs", "show", run["run_id"])["evaluation"]["systems"]
+    assert systems[-1]["kind"] == "head"
+    assert systems[-1]["metrics"]["recall_at_1"]["value"] > 0.5  # of two pages about one thing, chance finds a half
+    deployments.deploy(served[0], Caller(), "pages", run["run_id"])
+    documents = list(pages.values())
+    found = post(served, "/rerank", {"model": "pages", "query": QUERY, "documents": documents})["results"]
+    scores = [one["relevance_score"] for one in nonempty(found)]
+    assert sorted(one["index"] for one in found) == list(range(len(documents)))
+    assert scores == sorted(scores, reverse=True)
+    assert found[0]["document"]["text"] == pages["delivery"]
+    texts = (word for text in documents for word in ("--text", text))
+    own = luthier("predict", run["run_id"], "--query", QUERY, *texts)["results"]
+    by_index = {one["index"]: one["relevance_score"] for one in found}
+    assert {one["index"]: one["relevance_score"] for one in own} == pytest.approx(by_index, abs=1e-4)
+    made = luthier("export", run["run_id"], "--to", "sequence_classification", "-o", tmp_path / "reranker")
+    assert made["head_parity"]["passed"]
+    read = _in_transformers(tmp_path / "reranker", QUERY, documents)
+    # The served one computes in the precision of its training.
+    assert read == pytest.approx([by_index[place] for place in range(len(documents))], abs=0.02)
+    assert max(range(len(read)), key=read.__getitem__) == found[0]["index"]
+
+
+def _in_transformers(folder: Path, query: str, documents: list[str]) -> list[float]:
+    """What a program without Luthier gets: the relevance of each document, read as the answer to the query."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": query}, {"role": "assistant", "content": document}], tokenize=False
+        )
+        for document in documents
+    ]
+    with torch.inference_mode():
+        logits = model(**tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")).logits
+    found: list[float] = torch.sigmoid(logits[:, 0]).tolist()
+    return found
+
+
 def test_vectors_are_served_to_a_client_of_openai_in_each_length(
     train: Train, luthier: Luthier, served: tuple[Context, str, str], pages: dict[str, str]
 ) -> None:

@@ -43,6 +43,7 @@ class Prompting(FrozenModel):
         extra_prompt_tokens: tokens that this adds to a prompt, on average over the judged rows (and the draws); of
             `label_likelihood` those of the prompt with each label, less the prompt once.
         search_tokens: tokens that the search for it has read and written; 0 without one.
+        reflection_model: the model that wrote the instruction; empty where none did.
     """
 
     kind: Literal["few_shot", "instruction", "optimised_prompt", "label_likelihood"]
@@ -51,6 +52,7 @@ class Prompting(FrozenModel):
     num_draws: int = 1
     extra_prompt_tokens: float = 0.0
     search_tokens: int = 0
+    reflection_model: str = ""
 
 
 class ThinkingFigures(FrozenModel):
@@ -83,6 +85,7 @@ class EvaluationPlan(FrozenModel):
         instruction: an instruction that the base is also judged with; empty for none.
         instruction_with_examples: whether it is also judged with that and the nearest training rows together.
         optimised_prompt_tokens: of a search for the base's best prompt; 0: none.
+        reflection_model: what writes new instructions for that search; None: nothing does.
         num_scored_labels: labels whose likelihoods are asked of models that write; 0: the answers are no labels, or
             asking would take too long.
         reference_run: an earlier run that is judged beside the tuned model; None: none.
@@ -100,6 +103,7 @@ class EvaluationPlan(FrozenModel):
     instruction: str = ""
     instruction_with_examples: bool = False
     optimised_prompt_tokens: int = 0
+    reflection_model: str | None = None
     num_scored_labels: int = 0
     reference_run: str | None = None
     num_workers: int = 1

@@ -48,9 +48,28 @@ class GoodEnoughRecipe(FrozenModel):
 
 
 class OptimisedPromptRecipe(FrozenModel):
-    """A search for the base model's best prompt, which reads and writes at most `budget_tokens`; 0: no search."""
+    """A search for the base model's best prompt; a number alone, `optimised_prompt: 50000`, is its budget.
+
+    Attributes:
+        budget_tokens: what the search reads and writes at most, the tokens of a reflection model included; 0: no
+            search.
+        reflection_model: a base model, a run, or `http(s)://HOST/v1#MODEL`, that writes new instructions from mistakes
+            on training rows; None: instructions are only chosen among known wordings.
+    """
 
     budget_tokens: Annotated[int, Field(ge=0)]
+    reflection_model: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_number(cls, given: Any) -> Any:
+        return {"budget_tokens": given} if isinstance(given, int) and not isinstance(given, bool) else given
+
+    @model_validator(mode="after")
+    def _has_a_budget(self) -> OptimisedPromptRecipe:
+        if self.reflection_model is not None and not self.budget_tokens:
+            raise ValueError("a reflection_model, and budget_tokens: 0, which is no search; give it a budget")
+        return self
 
 
 class EvaluationRecipe(FrozenModel):
@@ -81,3 +100,10 @@ class EvaluationRecipe(FrozenModel):
     max_samples: Annotated[int, Field(ge=1)] | None = None
     good_enough: GoodEnoughRecipe | None = None
     reference_run: str | None = None
+
+    def without_server(self) -> EvaluationRecipe:
+        """The same without a reflection model behind a server: for rows that nobody has agreed to send there."""
+        search = self.optimised_prompt
+        if search is None or "://" not in (search.reflection_model or ""):
+            return self
+        return self.model_copy(update={"optimised_prompt": search.model_copy(update={"reflection_model": None})})

@@ -441,8 +441,10 @@ class Plan(FrozenModel):
         # What a plan's evaluation has had from the beginning has no default.
         fields = EvaluationPlan.model_fields.items()
         unused_of_evaluation = {n for n, field in fields if getattr(self.evaluation, n) == field.default}
-        # The one follows from the rows, which are in the hash; how many processes judge does not matter.
-        excluded["evaluation"] = dict.fromkeys(unused_of_evaluation | {"num_scored_labels", "num_workers"}, True)
+        # The number of labels follows from the rows, which are in the hash; how many processes judge does not matter; a
+        # reflection model may be named by a path.
+        left_out = {"num_scored_labels", "num_workers", "reflection_model"}
+        excluded["evaluation"] = dict.fromkeys(unused_of_evaluation | left_out, True)
         if (bar := self.evaluation.good_enough) is not None:
             unused_of_bar = {n for n, field in Bar.model_fields.items() if getattr(bar, n) == field.default}
             excluded["evaluation"]["good_enough"] = unused_of_bar

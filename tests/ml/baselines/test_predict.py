@@ -8,7 +8,7 @@ from tests.vacuous import nonempty
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.ports import SilentProgress
-from luthier.ml.baselines import labels
+from luthier.ml.baselines import labels, nearest
 from luthier.ml.baselines.predict import LINEAR, MAJORITY, NEAREST, BaselineSet, predict
 from luthier.ml.baselines.rows import MAX_ROWS, same_label, task_rows
 
@@ -62,6 +62,23 @@ def test_baselines_that_take_fewer_rows_of_long_prompts_say_so(monkeypatch: pyte
     assert found.notes == (
         "To take some seconds only, baselines were fitted on fewer of 80 rows: linear classifier on 40.",
     )
+
+
+def test_two_hundred_thousand_rows_are_sampled_and_long_ones_once_more_and_both_are_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nearest, "MAX_WORD_CHARACTERS", 200_000)
+    monkeypatch.setattr(labels, "MAX_CHARACTERS", 100_000)
+    found = predict(labelled(2_000) * 100, labelled(4), progress=SilentProgress())
+    fitted = {one.name: one.num_rows for one in nonempty(found.predictions)}
+    assert (found.num_rows, found.is_sample, fitted[MAJORITY]) == (MAX_ROWS, True, MAX_ROWS)
+    # A prompt has about 35 characters: no baseline reads more of them than its bound.
+    assert 0 < fitted[LINEAR] < fitted[NEAREST] < MAX_ROWS
+    sampled, fewer = found.notes
+    assert sampled == f"Baselines without a language model were fitted on a sample of {MAX_ROWS:,} training rows."
+    assert f"{NEAREST} on {fitted[NEAREST]:,}" in fewer
+    assert f"{LINEAR} on {fitted[LINEAR]:,}" in fewer
+    assert found.seconds == pytest.approx(sum(one.seconds for one in found.predictions))
 
 
 def test_half_a_surrogate_in_a_row_is_no_reason_to_fail() -> None:

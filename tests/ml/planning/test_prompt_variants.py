@@ -109,11 +109,20 @@ def test_plans_of_before_keep_their_hash(make_plan: MakePlan, decide: Callable[.
         "instruction",
         "instruction_with_examples",
         "optimised_prompt_tokens",
+        "reflection_model",
     ):
         del document["evaluation"][name]
     assert Plan.model_validate(document).hash == plan.hash
     with_more = plan.evaluation.model_copy(update={"few_shot_draws": 4})
     assert plan.model_copy(update={"evaluation": with_more}).hash != plan.hash
+
+
+def test_a_reflection_model_may_be_named_by_a_path_and_is_no_part_of_the_hash(decide: Callable[..., Plan]) -> None:
+    search = {"budget_tokens": 50_000}
+    plans = [decide(120, optimised_prompt=search | {"reflection_model": name}) for name in ("/a/model", "/b/model")]
+    assert [plan.evaluation.reflection_model for plan in plans] == ["/a/model", "/b/model"]
+    assert plans[0].hash == plans[1].hash
+    assert plans[0].sources["evaluation.reflection_model"].source == "asked"
 
 
 def test_judging_counts_every_system_its_examples_and_the_search(decide: Callable[..., Plan]) -> None:

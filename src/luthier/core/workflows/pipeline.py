@@ -236,8 +236,10 @@ class Student(FrozenModel):
     seconds: float = 0.0
 
 
-SystemKind = Literal["zero-shot", "few-shot", "tuned"]
-SYSTEM_KINDS: Final[tuple[SystemKind, ...]] = ("zero-shot", "few-shot", "tuned")
+SystemKind = Literal["zero-shot", "likeliest-label", "few-shot", "few-shot-nearest", "tuned"]
+"""How a contender is asked: as it is; for the likelihood of each label, in place of an answer in words; with drawn
+examples in its prompt; with those that are nearest to each prompt; or tuned."""
+SYSTEM_KINDS: Final[tuple[SystemKind, ...]] = ("zero-shot", "likeliest-label", "few-shot", "few-shot-nearest", "tuned")
 Advice = Literal["tuned", "prompting", "nothing"]
 
 

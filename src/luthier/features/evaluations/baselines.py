@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +13,8 @@ from luthier.core.evaluation import Verdict
 from luthier.core.evaluation_recipe import MetricName
 from luthier.core.ports import Progress
 from luthier.features.evaluations.label_scores import LIKELIEST_LABEL, LabelledRows, likeliest_label, untrained_base
-from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together, found_prompt
+from luthier.features.evaluations.prompt_search import found_prompt, open_reflector
+from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together
 from luthier.features.evaluations.systems import search_kind, search_systems
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate, system_under_test
@@ -91,20 +94,20 @@ def judged_together(
     from luthier.ml.evaluation.compare import judge_in_full
     from luthier.ml.evaluation.metrics.registry import as_definitions
 
-    definitions = as_definitions([*metrics[0], *metrics[1]])
+    definitions, start = as_definitions([*metrics[0], *metrics[1]]), time.perf_counter()
     if (kind := search_kind(candidates)) is not None:
-        searched = search_systems(kind, candidates, pool, rows.examples, rows.train)
+        ordered = search_systems(kind, candidates, pool, rows.examples, rows.train)
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
-        judged = judge_in_full(searched.systems, metrics=definitions, seed=0, progress=context.progress)
-        own = searched.systems
-        return Together(tuple(candidates), own, own, judged, searched.notes, searched.left_out)
+        judged = judge_in_full(ordered.systems, metrics=definitions, seed=0, progress=context.progress)
+        own = ordered.systems
+        return Together(tuple(candidates), own, own, judged, ordered.notes, ordered.left_out)
 
     def build(candidate: Candidate) -> SystemUnderTest:
         engine = pool.engine(candidate)
         return system_under_test(candidate, engine, rows.examples, limits[0], max_thinking_tokens=limits[1])
 
-    found = found_prompt(shown, pool.engine, metrics[0], *limits, progress=context.progress)
-    every = (*candidates[:-1], *found.candidates, candidates[-1])
+    searched, of_search = _searched(context, pool, shown, metrics[0], limits)
+    every = (*candidates[:-1], *searched, candidates[-1])
     systems, draws = as_systems(every, shown.draws, build)
     by_candidate, left_out = tuple(systems), baselines.left_out
     # Before the last system, which is the one that is judged.
@@ -118,7 +121,44 @@ def judged_together(
             systems.insert(place + 1, choice)
     judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
     judged = draws_together(judged, draws, definitions)
-    return Together(every, by_candidate, tuple(systems), judged, (*found.notes, *baselines.notes), left_out)
+    slow = slow_note(baselines, baselines.seconds + time.perf_counter() - start)
+    return Together(every, by_candidate, tuple(systems), judged, (*of_search, *baselines.notes, *slow), left_out)
+
+
+def _searched(
+    context: Context,
+    pool: EnginePool,
+    shown: Prompted,
+    metrics: Sequence[MetricName],
+    limits: tuple[int | None, int | None],
+) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
+    """The candidate that a search for a prompt finds, if there is a search and it finds one, and notes on it."""
+    if shown.base is None or shown.search is None:
+        return (), ()
+    reflector_of = partial(open_reflector, context, pool)
+    found, notes = found_prompt(
+        shown.base, shown.search, pool.engine, metrics, limits, reflector_of, progress=context.progress
+    )
+    return (() if found is None else (found,)), notes
+
+
+def _allowed_seconds(seconds: float) -> float:
+    """What all baselines together may take: 10 s, or a twentieth of the evaluation, which has taken so long."""
+    return max(10.0, 0.05 * seconds)
+
+
+def slow_note(baselines: BaselineSet, seconds: float) -> tuple[str, ...]:
+    """A note where baselines took more than they may.
+
+    How many rows each of them sees is fixed, so that it answers the same on every machine; a slow one takes longer.
+    """
+    if baselines.seconds <= _allowed_seconds(seconds):
+        return ()
+    slowest = max(baselines.predictions, key=lambda one: one.seconds)
+    return (
+        f"Baselines without a language model took {baselines.seconds:.0f} s, {slowest.seconds:.0f} s of them "
+        f"{slowest.name}: more than 10 s and 5% of the evaluation.",
+    )
 
 
 def with_learning_curve(
@@ -147,7 +187,6 @@ def with_learning_curve(
     metric = as_definitions([verdict.metric])[0]
     if metric.needs != "text":
         return verdict
-    # What all baselines together may take: 10 s, or a twentieth of the evaluation.
-    left = max(10.0, 0.05 * seconds) - sum(one.seconds for one in baselines.predictions)
+    left = _allowed_seconds(seconds) - baselines.seconds
     curve = learning_curve(train, examples, baselines, metric, seconds=left, progress=progress)
     return verdict.model_copy(update={"learning_curve": curve})

@@ -130,17 +130,29 @@ def likeliest_label(
         engine: Scores.
         beside: The same model as it is judged by what it writes.
     """
-    from luthier.ml.evaluation.systems import num_prompt_tokens
-
     if why := rows.why_not_scored(sum(row.num_tokens for row in beside.tokenised)):
         return None, why
-    labels = rows.labelling.labels
     try:
-        made = _with_each_label(base, engine, rows.examples, labels)
+        return label_choice(rows, base, engine, beside), ""
     except RequestError as error:
         return None, error.came
+
+
+def label_choice(
+    rows: LabelledRows, base: Candidate, engine: TemplatedEngine, beside: SystemUnderTest
+) -> SystemUnderTest:
+    """The system of `likeliest_label`, whatever it takes.
+
+    Raises:
+        DataError: A label has no token, or holds the template's end-of-turn text.
+        OverlongError: A row does not fit into the context with one of the labels.
+    """
+    from luthier.ml.evaluation.systems import num_prompt_tokens
+
+    labels = rows.labelling.labels
+    made = _with_each_label(base, engine, rows.examples, labels)
     read, plain = sum(row.num_tokens for row in made), sum(map(num_prompt_tokens, beside.tokenised))
-    system = replace(
+    return replace(
         beside,
         name=f"{base.name}, {LIKELIEST_LABEL}",
         engine=LabelChoice(engine, made, labels),
@@ -149,7 +161,6 @@ def likeliest_label(
         earlier=(),
         prompting=Prompting(kind="label_likelihood", extra_prompt_tokens=(read - plain) / len(rows.examples)),
     )
-    return system, ""
 
 
 def label_confidence_of(

@@ -14,44 +14,14 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.evaluation_plan import EvaluationPlan
-from luthier.core.evaluation_recipe import MetricName
-from luthier.core.ids import sha256_document
-from luthier.core.ports import Progress
-from luthier.features.models.resolve import Candidate, TemplatedEngine, system_under_test
-from luthier.features.recipes.checks import check_few_shot, have_text_answers
+from luthier.features.evaluations.prompt_search import PromptSearch, not_asked, search_of
+from luthier.features.models.resolve import Candidate, with_nearest
+from luthier.features.recipes.checks import check_few_shot
+from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.evaluation.compare import Judged, SystemUnderTest
     from luthier.ml.evaluation.metrics.protocol import MetricDefinition
-
-MAX_SEARCH_ROWS: Final = 64
-"""Rows that a search over prompts asks at most."""
-_DEFAULT_EXAMPLES: Final = 4
-"""Examples of a prompt that is searched for where no few-shot examples are asked for."""
-MAX_EXAMPLES: Final = 16
-_LEAST_SEARCH_ROWS: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class PromptSearch:
-    """A search for the base's best prompt.
-
-    Attributes:
-        budget_tokens: that it may read and write.
-        rows: that it asks, none of them judged or shown.
-        pool: rows to show.
-        num_examples: examples of a prompt.
-        seed: of drawn examples.
-        is_required: whether an evaluation is refused where no search fits; else a note says so, since a run that was
-            trained for hours must not end for it.
-    """
-
-    budget_tokens: int
-    rows: tuple[Example, ...]
-    pool: tuple[Example, ...]
-    num_examples: int
-    seed: int
-    is_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +69,6 @@ def prompted(
         RequestError: the pool holds too few rows that can be shown.
     """
     from luthier.ml.evaluation.few_shot import choose_draws
-    from luthier.ml.prompting.nearest import have_words
 
     found: list[Candidate] = []
     notes: list[str] = []
@@ -121,34 +90,23 @@ def prompted(
                 f"{asked.few_shot_draws} draws of {num} examples were asked for; the training rows that can be shown "
                 f"hold {len(draws)} without a common example."
             )
-    shown = not_asked(pool, held_out)
-    beside = replace(base, nearest_from=shown, num_nearest=min(num, len(shown)) if have_words(shown) else 0)
-    if num and not beside.num_nearest and (asked.few_shot_nearest or asked.instruction_with_examples):
+    beside = with_nearest(base, pool, num, held_out=held_out)
+    if num and beside is None and (asked.few_shot_nearest or asked.instruction_with_examples):
         notes.append("No nearest examples were looked for: the prompts of the training rows hold no words.")
-    if asked.few_shot_nearest and beside.num_nearest:
-        found.append(replace(beside, name=f"{base.name} + {_nearest(beside)}"))
+    if asked.few_shot_nearest and beside is not None:
+        found.append(beside)
     if asked.instruction:
         derived = replace(base, instruction=asked.instruction, name=f"{base.name} + instruction")
         notes.append(f'The training rows hold no instruction. The one that was tried: "{asked.instruction}"')
         if not _needs_examples(pool):
             found.append(derived)
-        if asked.instruction_with_examples and beside.num_nearest:
-            found.append(replace(beside, name=f"{derived.name} + {_nearest(beside)}", instruction=asked.instruction))
+        if asked.instruction_with_examples and beside is not None:
+            name = beside.name.replace(base.name, derived.name, 1)
+            found.append(replace(beside, name=name, instruction=asked.instruction))
     search = None
     if asked.optimised_prompt_tokens:
-        search = _search_of(shown, asked, seed, not_asked(validation, held_out))
+        search = search_of(not_asked(pool, held_out), asked, seed, not_asked(validation, held_out))
     return Prompted(base, tuple(found), tuple(found[: len(draws)]) if len(draws) > 1 else (), tuple(notes), search)
-
-
-def not_asked(rows: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
-    """The rows that can be shown, each once: with a text answer, and a prompt that no held-out row has."""
-    from luthier.ml.evaluation.few_shot import usable_shots
-
-    return tuple(usable_shots([row for row in rows if row.conversation is not None], held_out).values())
-
-
-def _nearest(candidate: Candidate) -> str:
-    return f"{candidate.num_nearest} nearest example{'s' if candidate.num_nearest != 1 else ''}"
 
 
 def _needs_examples(pool: Sequence[Example]) -> bool:
@@ -156,118 +114,6 @@ def _needs_examples(pool: Sequence[Example]) -> bool:
 
     found = derive_instruction(pool)
     return found is None or found.needs_examples
-
-
-def _search_of(
-    pool: Sequence[Example], asked: EvaluationPlan, seed: int, validation: Sequence[Example]
-) -> PromptSearch:
-    # By content, so that the choice does not depend on the order of the rows.
-    order = sorted(validation or pool, key=lambda one: sha256_document(["search", one.model_dump(exclude={"id"})]))
-    num = MAX_SEARCH_ROWS if validation else min(MAX_SEARCH_ROWS, len(pool) // 3)
-    rows = tuple(order[:num])
-    return PromptSearch(
-        budget_tokens=asked.optimised_prompt_tokens,
-        rows=rows,
-        # A row that is asked, and one with its prompt, would show the answer.
-        pool=not_asked(pool, rows),
-        num_examples=min(asked.few_shot or _DEFAULT_EXAMPLES, MAX_EXAMPLES),
-        seed=seed,
-    )
-
-
-def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
-    """The prompts that a search tries, the likelier ones first: each instruction with each choice of examples."""
-    from luthier.ml.baselines.rows import task_rows
-    from luthier.ml.evaluation.few_shot import choose_draws, num_usable
-    from luthier.ml.prompting.instructions import instruction_for
-    from luthier.ml.prompting.nearest import have_words
-
-    num = min(search.num_examples, num_usable(search.pool, held_out=search.rows))
-    derived = instruction_for(task_rows([*search.pool, *search.rows]))
-    choices: list[Candidate] = [base]
-    if num:
-        nearest = replace(base, nearest_from=search.pool, num_nearest=num if have_words(search.pool) else 0)
-        drawn = choose_draws(search.pool, num, search.seed, num_draws=2, held_out=search.rows)
-        choices += [*([nearest] if nearest.num_nearest else ()), *(replace(base, shots=shots) for shots in drawn)]
-        if nearest.num_nearest and 2 * num <= min(MAX_EXAMPLES, len(search.pool)):
-            choices.append(replace(nearest, num_nearest=2 * num))
-    instructions = ("", *derived.variants)
-    # Diagonals of the table of choices and instructions: both begin with what is likelier to be good.
-    places = sorted(
-        ((c, i) for c in range(len(choices)) for i in range(len(instructions))), key=lambda at: (sum(at), at)
-    )
-    return [
-        replace(choices[c], instruction=instructions[i], name=f"{base.name}, prompt {number}")
-        for number, (c, i) in enumerate(places, start=1)
-        if c or not i or not derived.needs_examples
-    ]
-
-
-def found_prompt(
-    shown: Prompted,
-    engine_of: Callable[[Candidate], TemplatedEngine],
-    metrics: Sequence[MetricName],
-    max_new_tokens: int | None,
-    max_thinking_tokens: int | None,
-    *,
-    progress: Progress,
-) -> Prompted:
-    """Search for the base's best prompt: the candidate to be judged, and a sentence on the search.
-
-    No candidate where no prompt does better than the rows' own text, and where the rows or the metrics have no place
-    for a search.
-
-    Raises:
-        RequestError: the search is required, and its budget does not hold four rows of two prompts.
-    """
-    from luthier.ml.evaluation.metrics.registry import as_definitions
-    from luthier.ml.evaluation.systems import Titled
-    from luthier.ml.evaluation.verdict import primary_metric
-    from luthier.ml.prompting.search import search_prompts
-
-    base, search = shown.base, shown.search
-    if base is None or search is None:
-        return Prompted()
-    of_texts = {one.name: one for one in as_definitions(metrics) if one.needs == "text"}
-    if not of_texts:
-        return Prompted(notes=("No prompt was searched for: no metric that was asked for looks at texts.",))
-    if len(search.rows) < _LEAST_SEARCH_ROWS or not have_text_answers(search.rows):
-        return Prompted(notes=(f"No prompt was searched for: {len(search.rows)} rows can be asked for it.",))
-    metric = of_texts[primary_metric(list(of_texts), [row.reference for row in search.rows])]
-    engine = engine_of(base)
-    built = [
-        (one, system_under_test(one, engine, search.rows, max_new_tokens, max_thinking_tokens=max_thinking_tokens))
-        for one in variants(base, search)
-    ]
-    # Where not all examples fit into the context, the shorter prompts of the list stand for it.
-    fitting = [(one, system) for one, system in built if system.num_few_shot == (one.num_nearest or len(one.shots))]
-    try:
-        found = search_prompts(
-            [system for _, system in fitting],
-            metric,
-            budget_tokens=search.budget_tokens,
-            progress=Titled(progress, "Search for a prompt"),
-        )
-    except RequestError as error:
-        if search.is_required:
-            raise
-        return Prompted(notes=(f"No prompt was searched for: {error.came}; expected {error.expected}.",))
-    best = fitting[found.place][0]
-    opening = (
-        f"A search over {found.num_tried} prompts on {len(search.rows)} rows that are not judged read and wrote "
-        f"{found.num_tokens:,} tokens of {search.budget_tokens:,}."
-    )
-    num = best.num_nearest or len(best.shots)
-    if not num and not best.instruction:
-        return Prompted(notes=(f"{opening} None of them did better than the rows' own text.",))
-    examples = f"{num} {'nearest' if best.num_nearest else 'drawn'} examples" if num else "no examples"
-    said = f'the instruction "{best.instruction}"' if best.instruction else "no instruction"
-    sentence = (
-        f"{opening} The best has {said} and {examples}: {metric.title} {found.figure:.3g} on {found.num_rows} of these "
-        "rows. As the best of many, it looks better there than it is."
-    )
-    chosen = replace(best, name=f"{base.name} + optimised prompt", search_tokens=found.num_tokens)
-    return Prompted(candidates=(chosen,), notes=(sentence,))
 
 
 def as_systems(
@@ -305,6 +151,7 @@ class AskedPrompts:
         nearest: whether the examples nearest to each row are tried; None: where examples are.
         instruction: whether an instruction that the rows lack is tried; None: where examples are.
         search_tokens: budget of a search for the best prompt; 0: none.
+        reflection_model: what writes new instructions for that search; None: nothing does.
     """
 
     few_shot: int = 0
@@ -312,6 +159,7 @@ class AskedPrompts:
     nearest: bool | None = None
     instruction: bool | None = None
     search_tokens: int = 0
+    reflection_model: str | None = None
 
     @property
     def any(self) -> bool:
@@ -360,6 +208,7 @@ def prompted_as_asked(
         instruction=derived.text if derived is not None else "",
         instruction_with_examples=derived is not None,
         optimised_prompt_tokens=asked.search_tokens,
+        reflection_model=asked.reflection_model,
     )
     found = prompted(base(), pool, ways, 0, held_out=held_out)
     if found.search is not None:
@@ -370,8 +219,24 @@ def prompted_as_asked(
     return found
 
 
-def check_shots(asked: AskedPrompts, few_shot_from: Path | None) -> None:
-    """Raises RequestError for examples without rows to take them from, and for settings of examples without any."""
+def check_asked(context: Context, asked: AskedPrompts, few_shot_from: Path | None) -> None:
+    """Check what is asked for, before any row is read.
+
+    Raises:
+        RequestError: examples without rows to take them from, settings of examples without any, or a reflection model
+            without a search.
+        NotFoundError, ConflictError: no such reflection model.
+    """
+    if asked.reflection_model is not None:
+        from luthier.features.generation.engines import check_writes
+
+        if not asked.search_tokens:
+            raise RequestError(
+                f"--reflection-model {asked.reflection_model} without a search for a prompt",
+                expected="--optimised-prompt TOKENS beside it",
+                do="add --optimised-prompt 50000",
+            )
+        check_writes(context, asked.reflection_model, "--reflection-model")
     if asked.few_shot and few_shot_from is None:
         raise RequestError(
             f"--few-shot {asked.few_shot} without rows to take them from",

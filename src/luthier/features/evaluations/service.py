@@ -29,7 +29,7 @@ from luthier.features.evaluations.prompted import (
     NOT_PROMPTED,
     AskedPrompts,
     Prompted,
-    check_shots,
+    check_asked,
     prompted,
     prompted_as_asked,
 )
@@ -254,7 +254,7 @@ def evaluate(
     (unless allowed, and then the verdict says so).
     """
     ways = replace(prompts, few_shot=few_shot)
-    check_shots(ways, few_shot_from)
+    check_asked(context, ways, few_shot_from)
     loaded, notes = load_mapped(context, systems, data, mapping)
     resolved = [find_candidate(context, name) for name in systems]
     chosen = search_metrics(metrics, resolved, usual_metrics(loaded.examples))

@@ -259,6 +259,7 @@ def _without_folders(plan: Plan) -> Plan:
     for model, names in ((base, ("name", "path")), (teacher, ("name", "path", "adapter_path"))):
         for name in names if model is not None else ():
             model[name] = without_folders(model[name])
+    document["evaluation"]["reflection_model"] = without_folders(document["evaluation"]["reflection_model"])
     # `sources` explains where each value came from, with paths; the hash ignores it.
     return Plan.model_validate(document | {"sources": {}})
 

@@ -224,9 +224,8 @@ def with_files(
         document["base_model"] = model("base_model", document["base_model"])
     if isinstance(objective := document.get("objective"), dict) and objective.get("teacher") is not None:
         document["objective"] = objective | {"teacher": model("objective.teacher", objective["teacher"])}
-    evaluation = document.get("evaluation")
-    if isinstance(evaluation, dict) and (earlier := evaluation.get("reference_run")) is not None:
-        document["evaluation"] = evaluation | {"reference_run": run("evaluation.reference_run", earlier)}
+    if isinstance(evaluation := document.get("evaluation"), dict):
+        document["evaluation"] = _with_judging_models(evaluation, model, run)
     if isinstance(data := document.get("data"), dict):
         document["data"] = _with_data_files(file, data)
     return document
@@ -304,6 +303,20 @@ def answer_about(
     }
     with redacted_errors(names.path_labels):
         return answer_to(context, question, asked)
+
+
+def _with_judging_models(
+    evaluation: dict[str, Any], model: Callable[[str, Any], str], run: Callable[[str, Any], str]
+) -> dict[str, Any]:
+    named = dict(evaluation)
+    if (earlier := named.get("reference_run")) is not None:
+        named["reference_run"] = run("evaluation.reference_run", earlier)
+    search = named.get("optimised_prompt")
+    # Addresses are no names of base models, so a remote caller cannot have rows sent anywhere.
+    if isinstance(search, dict) and (reflection := search.get("reflection_model")) is not None:
+        place = "evaluation.optimised_prompt.reflection_model"
+        named["optimised_prompt"] = search | {"reflection_model": model(place, reflection)}
+    return named
 
 
 def _with_data_files(file: Callable[[str, Any], str], data: dict[str, Any]) -> dict[str, Any]:

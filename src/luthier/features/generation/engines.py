@@ -154,6 +154,29 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
     )
 
 
+def check_writes(context: Context, name: str, asked: str) -> None:
+    """Check that a model can be asked for text, before anything long begins; nothing is loaded or sent.
+
+    Args:
+        context: The home.
+        name: As for `find_teacher`.
+        asked: The setting that names it, for the error.
+
+    Raises:
+        RequestError: An address without a model or with a key in it, or a model that gives no text.
+        NotFoundError: No such base model or run.
+        ConflictError: The run has no trained weights yet.
+    """
+    if is_address(name):
+        parse_address(name)
+    elif find_candidate(context, name).has_task_head:
+        raise RequestError(
+            f"{asked}: {name}, which has a task head",
+            expected="a model that writes text",
+            do="name a base model, a run that writes, or http(s)://host:port/v1#MODEL",
+        )
+
+
 def is_address(name: str) -> bool:
     """Whether a name means a model behind a server."""
     return name.lower().startswith(("http://", "https://"))

@@ -57,6 +57,7 @@ class Candidate:
         instruction: What is said before all of it; empty for nothing.
         num_draws: Draws of `shots` that its figures are means over, with those of other candidates.
         search_tokens: Tokens that the search for its prompt took; None where it was not searched for.
+        reflection_model: What wrote the instruction; empty where no model did.
         quantisation: How the base is packed.
         template_options: Options of the chat template, as in training.
         learn_reasoning: Whether thoughts are scored.
@@ -77,6 +78,7 @@ class Candidate:
     instruction: str = ""
     num_draws: int = 1
     search_tokens: int | None = None
+    reflection_model: str = ""
     quantisation: Quantisation | None = None
     template_options: Mapping[str, TemplateOption] = field(default_factory=dict)
     learn_reasoning: bool | None = None
@@ -138,6 +140,31 @@ def with_few_shot(
     # Shots equal to a held-out row, or with its prompt, would give the answer away.
     shots = choose_shots(pool, num, seed, held_out=held_out)
     return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
+
+
+def with_nearest(
+    base: Candidate, pool: Sequence[Example], num: int, *, held_out: Sequence[Example]
+) -> Candidate | None:
+    """The same model with the `num` examples of the pool that are nearest to each prompt, the nearest one last.
+
+    Args:
+        base: the model.
+        pool: rows to choose from; those that are asked in the held-out rows are left out.
+        num: examples a prompt; fewer where the pool has fewer.
+        held_out: the rows to be judged.
+
+    Returns:
+        None where no example can be shown, and where prompts hold no words by which one is nearer than another.
+    """
+    from luthier.ml.evaluation.few_shot import usable_shots
+    from luthier.ml.prompting.nearest import have_words
+
+    shown = tuple(usable_shots([row for row in pool if row.conversation is not None], held_out).values())
+    num = min(num, len(shown))
+    if not num or not have_words(shown):
+        return None
+    name = f"{base.name} + {num} nearest example{'s' if num != 1 else ''}"
+    return replace(base, name=name, nearest_from=shown, num_nearest=num)
 
 
 def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int = 0) -> Candidate:
@@ -419,6 +446,7 @@ def _prompting(
         num_draws=candidate.num_draws,
         extra_prompt_tokens=sum(added) / len(added) if added else 0.0,
         search_tokens=candidate.search_tokens or 0,
+        reflection_model=candidate.reflection_model,
     )
 
 

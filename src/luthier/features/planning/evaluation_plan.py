@@ -37,13 +37,18 @@ def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train:
     Raises:
         RequestError: What is asked for cannot be judged by these rows and metrics.
         RecipeError: It cannot be judged at all.
-        NotFoundError, ConflictError: The reference run or its weights are missing.
+        NotFoundError, ConflictError: The reference run, the reflection model or their weights are missing.
         LeakageError: The reference run was trained on held-out rows, and the recipe does not allow that.
     """
+    from luthier.features.generation.engines import check_writes
+
     if judged:
         _check_judged(plan, judged, train)
     plan = _with_labels(_with_bar(plan, judged, train), judged, train)
-    return _with_reference(context, _with_prompts(plan, judged, train), judged)
+    plan = _with_prompts(plan, judged, train)
+    if plan.evaluation.reflection_model is not None:
+        check_writes(context, plan.evaluation.reflection_model, "evaluation.optimised_prompt.reflection_model")
+    return _with_reference(context, plan, judged)
 
 
 def _check_judged(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> None:

@@ -248,8 +248,8 @@ def prepare_again(
     # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
     recipe = plan.recipe.model_copy(update={"budget": None})
     if recipe.evaluation is not None:
-        # Whoever deleted the reference run does not keep this one from being trained to its end.
-        asked = recipe.evaluation.model_copy(update={"reference_run": None})
+        # A reference run or a reflection model that is gone does not keep this one from being trained to its end.
+        asked = recipe.evaluation.model_copy(update={"reference_run": None, "optimised_prompt": None})
         recipe = recipe.model_copy(update={"evaluation": asked})
     again = ready or prepare(context, recipe, base_dir=Path(), data_loader=data_loader)
     # By digests, not by paths or times: a file that was copied back unchanged is the same file.

@@ -107,6 +107,10 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     if recipe.objective is not None and recipe.objective.teacher is not None:
         teacher = _absolute_model(recipe.objective.teacher, folder)
         found["objective"] = recipe.objective.model_copy(update={"teacher": teacher})
+    search = recipe.evaluation.optimised_prompt if recipe.evaluation is not None else None
+    if recipe.evaluation is not None and search is not None and search.reflection_model is not None:
+        search = search.model_copy(update={"reflection_model": _absolute_model(search.reflection_model, folder)})
+        found["evaluation"] = recipe.evaluation.model_copy(update={"optimised_prompt": search})
     return recipe.model_copy(update=found)
 
 

@@ -197,6 +197,9 @@ def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str
         left_out.append("the general rows of its replay")
     if keys.get("objective", {}).pop("teacher", None) is not None:
         left_out.append("its teacher")
+    search = keys.get("evaluation", {}).get("optimised_prompt", {})
+    if search.pop("reflection_model", None) is not None:
+        left_out.append("the model that writes instructions")
     return Fork(keys, tuple(left_out))
 
 

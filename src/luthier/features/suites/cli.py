@@ -18,6 +18,7 @@ from luthier.platform.cli.command import (
     MappingOption,
     OptimisedPromptOption,
     PageOption,
+    ReflectionModelOption,
     SuitePageOption,
     open_context,
 )
@@ -135,6 +136,7 @@ def evaluate(
     few_shot_nearest: NearestOption = None,
     instruction: InstructionOption = None,
     optimised_prompt: OptimisedPromptOption = None,
+    reflection_model: ReflectionModelOption = None,
     metrics: MetricsOption = None,
     mapping: MappingOption = None,
     max_new_tokens: NewTokensOption = None,
@@ -154,6 +156,7 @@ def evaluate(
         "--good-enough": good_enough,
         "--few-shot-draws": few_shot_draws,
         "--optimised-prompt": optimised_prompt,
+        "--reflection-model": reflection_model,
     }
     # As words, since "no" is a value here.
     of_data |= {
@@ -170,7 +173,7 @@ def evaluate(
         return _by_suite(named, asked, as_json=as_json, home=home)
     assert data is not None
     limits = (max_new_tokens, max_thinking_tokens, max_samples)
-    ways = (few_shot_draws, few_shot_nearest, instruction, optimised_prompt)
+    ways = (few_shot_draws, few_shot_nearest, instruction, optimised_prompt, reflection_model)
     asked_rows = _AskedRows(data, few_shot, few_shot_from, *ways, metrics, mapping, *limits, allow_leakage, good_enough)
     return _by_rows(named, asked_rows, gate, as_json=as_json, home=home)
 
@@ -184,6 +187,7 @@ class _AskedRows:
     few_shot_nearest: bool | None
     instruction: bool | None
     optimised_prompt: int | None
+    reflection_model: str | None
     metrics: str | None
     mapping: list[str] | None
     max_new_tokens: int | None
@@ -240,6 +244,7 @@ def _by_rows(systems: list[str], asked: _AskedRows, gate: Path | None, *, as_jso
         nearest=asked.few_shot_nearest,
         instruction=asked.instruction,
         search_tokens=asked.optimised_prompt or 0,
+        reflection_model=asked.reflection_model,
     )
     chosen = parse_metrics(asked.metrics) if asked.metrics is not None else None
     with open_context(home) as context:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ from luthier.platform.cli.command import (
     JsonOption,
     OptimisedPromptOption,
     PricesOption,
+    ReflectionModelOption,
     SetOption,
     open_context,
     parse_good_enough,
@@ -48,6 +50,7 @@ def train(
     prices: PricesOption = None,
     good_enough: GoodEnoughOption = None,
     optimised_prompt: OptimisedPromptOption = None,
+    reflection_model: ReflectionModelOption = None,
     num_devices: DevicesOption = None,
     on: Annotated[
         str | None,
@@ -61,7 +64,7 @@ def train(
     Ctrl-C, SIGTERM or a spent budget ends the run as paused, with a checkpoint to resume from. With --resume a budget
     replaces the run's own; it counts from the run's very beginning, judging included.
     """
-    overrides = _overrides(recipe, resume_id, overrides or (), good_enough, optimised_prompt)
+    overrides = _overrides(recipe, resume_id, overrides or (), good_enough, (optimised_prompt, reflection_model))
     from luthier.features.planning.budgets import asked_budget, merged
     from luthier.features.planning.format import show_plan
     from luthier.features.training import external
@@ -101,9 +104,16 @@ def _overrides(
     resume_id: str | None,
     overrides: Sequence[str],
     good_enough: str | None,
-    optimised_prompt: int | None,
+    search: tuple[int | None, str | None],
 ) -> list[str]:
-    """The values that replace those of the recipe; --good-enough and --optimised-prompt are parts of the plan, too.
+    """The values that replace those of the recipe; options about judging are parts of the plan, too.
+
+    Args:
+        recipe: the file.
+        resume_id: a run in place of it.
+        overrides: `--set`.
+        good_enough: `--good-enough`.
+        search: `--optimised-prompt` and `--reflection-model`.
 
     Raises:
         RequestError: neither a recipe nor a run, both, or a run that is to have other values.
@@ -115,7 +125,11 @@ def _overrides(
         "--good-enough": []
         if asked is None
         else [f"evaluation.good_enough={asked.model_dump_json(exclude_none=True)}"],
-        "--optimised-prompt": [] if optimised_prompt is None else [f"evaluation.optimised_prompt={optimised_prompt}"],
+        "--optimised-prompt": [] if search[0] is None else [f"evaluation.optimised_prompt.budget_tokens={search[0]}"],
+        # As JSON, so that no character of a path or an address means something to YAML.
+        "--reflection-model": []
+        if search[1] is None
+        else [f"evaluation.optimised_prompt.reflection_model={json.dumps(search[1])}"],
     }
     given = [value for values in of_options.values() for value in values]
     if (recipe is None) == (resume_id is None) or (resume_id is not None and (overrides or given)):

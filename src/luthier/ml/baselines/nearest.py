@@ -21,6 +21,8 @@ _LENGTH: Final = 0.75
 _SMOOTHING: Final = 1e-3
 """a of the weight a / (a + p) of a token with frequency p."""
 _BATCH: Final = 256
+MAX_WORD_CHARACTERS: Final = 8_000_000
+"""Of training prompts whose words are indexed; of more rows, equally spaced ones. Counting words takes the time."""
 _MAX_CHARACTERS: Final = 2_000
 """Of a prompt that is embedded: its end, where the question is."""
 _MAX_TOKENISED: Final = 2_000_000
@@ -75,6 +77,11 @@ class Bm25:
             yield np.asarray((asked[start : start + _BATCH] @ self._weights.T).todense())
 
 
+def rows_to_index(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
+    """The rows whose words are indexed: equally spaced ones where prompts are long."""
+    return within(rows, MAX_WORD_CHARACTERS)
+
+
 def nearest_by_words(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
     """The answer of the training row with the highest BM25 score; of equal ones the first in the rows.
 
@@ -82,6 +89,7 @@ def nearest_by_words(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
         NotApplicable: no training rows, or prompts without words.
     """
     _check(rows)
+    rows = rows_to_index(rows)
     return [rows[best[0]].answer for best in ranked_by_words([row.prompt for row in rows], prompts, 1)]
 
 

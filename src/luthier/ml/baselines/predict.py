@@ -18,7 +18,13 @@ from luthier.ml.baselines.labels import (
     popular_among_offered,
     rows_for_classifier,
 )
-from luthier.ml.baselines.nearest import TokenEmbeddings, nearest_by_embeddings, nearest_by_words, rows_to_embed
+from luthier.ml.baselines.nearest import (
+    TokenEmbeddings,
+    nearest_by_embeddings,
+    nearest_by_words,
+    rows_to_embed,
+    rows_to_index,
+)
 from luthier.ml.baselines.numbers import ridge_regression, rows_for_regression
 from luthier.ml.baselines.rows import MAX_ROWS, NotApplicable, TaskRow, prompt_text, task_rows
 
@@ -59,6 +65,11 @@ class BaselineSet:
     left_out: tuple[str, ...] = ()
     num_rows: int = 0
     is_sample: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of fitting all of them, and of their answers."""
+        return sum(one.seconds for one in self.predictions)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -170,7 +181,7 @@ class Way(NamedTuple):
 QUICK: Final[Mapping[str, Way]] = {
     way.name: way
     for way in (
-        Way(NEAREST, "nearest", nearest_by_words),
+        Way(NEAREST, "nearest", nearest_by_words, rows_to_index),
         Way(LINEAR, "linear", linear_classifier, rows_for_classifier),
         Way(RIDGE, "ridge", ridge_regression, rows_for_regression),
     )

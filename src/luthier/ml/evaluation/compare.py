@@ -97,6 +97,7 @@ def judge(
     metrics: Sequence[str | MetricDefinition],
     seed: int,
     progress: Progress,
+    compares_prompts: bool = False,
 ) -> tuple[tuple[SystemResult, ...], tuple[Comparison, ...]]:
     """The figures and comparisons of `judge_in_full`.
 
@@ -105,12 +106,13 @@ def judge(
         metrics: names, or metrics that were made with what they need.
         seed: of the resampling.
         progress: shows generation, scoring and resampling.
+        compares_prompts: as for `judge_in_full`.
 
     Raises:
         RequestError: no systems, two of one name, different rows, or a metric that needs what the rows do not have.
         DivergedError: a figure is not a number, because the model's likelihoods are not.
     """
-    judged = judge_in_full(systems, metrics=metrics, seed=seed, progress=progress)
+    judged = judge_in_full(systems, metrics=metrics, seed=seed, progress=progress, compares_prompts=compares_prompts)
     return judged.systems, judged.comparisons
 
 
@@ -122,19 +124,20 @@ def judge_in_full(
     progress: Progress,
     items: Sequence[Mapping[str, Any]] = (),
     clusters: Sequence[Hashable] | None = None,
+    compares_prompts: bool = False,
 ) -> Judged:
     """Judge every system by every metric, and compare each with every earlier one.
 
     Perplexities are not compared between systems that cut the rows into different numbers of learned tokens.
 
     Args:
-        systems: at least one; the first model is the baseline of the others. A baseline without a language model is
-            compared with the models after it.
+        systems: at least one; a baseline without a language model is compared with the models after it.
         metrics: names, or metrics that were made with what they need.
         seed: of the resampling.
         progress: shows generation, scoring and resampling.
         items: the fields of the rows, for metrics that read them.
         clusters: the source of each row, where rows of one source count together.
+        compares_prompts: compare ways to prompt one model, too.
 
     Raises:
         RequestError: no systems, two of one name, different rows, or a metric that needs what the rows do not have.
@@ -165,7 +168,7 @@ def judge_in_full(
             for place, later in enumerate(outcomes)
             for earlier in outcomes[:place]
             for metric in wanted
-            if _are_compared(earlier.system, later.system)
+            if _are_compared(earlier.system, later.system, compares_prompts)
             and later.system.takes(metric)
             and earlier.system.takes(metric)
             # Perplexity is per token: other tokens are another unit.
@@ -180,14 +183,14 @@ def judge_in_full(
     )
 
 
-def _are_compared(earlier: SystemUnderTest, later: SystemUnderTest) -> bool:
+def _are_compared(earlier: SystemUnderTest, later: SystemUnderTest, compares_prompts: bool) -> bool:
     """Whether two systems are held against each other.
 
-    Baselines are what models are compared with; among each other nobody needs them compared, nor ways to prompt one
-    model: each is held against the plain prompt and the judged system.
+    Baselines are what models are compared with; among each other nobody needs them compared. Nor, in an evaluation,
+    ways to prompt one model: each is held against the plain prompt and the judged system.
     """
     are_prompts = earlier.prompting is not None and later.prompting is not None and earlier.model == later.model
-    return later.kind in ("model", "head") and not are_prompts
+    return later.kind in ("model", "head") and (compares_prompts or not are_prompts)
 
 
 def _run(

@@ -36,6 +36,8 @@ def prompt_rows(evaluation: Evaluation) -> list[PromptRow]:
         holds = prompt_of(system.model_copy(update={"prompting": own.model_copy(update={"kind": "few_shot"})}))
         if own.num_draws > 1:
             holds += f", mean of {own.num_draws} draws"
+        if own.reflection_model:
+            holds += f"; the instruction was written by {own.reflection_model}"
         found.append(PromptRow(system.name, holds, own.instruction, own.extra_prompt_tokens))
     return found
 

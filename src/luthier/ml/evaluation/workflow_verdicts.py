@@ -141,7 +141,8 @@ def _against_alternatives(
         note = f"Baselines without a language model have no {table.title}: none of them is compared with the models."
         return found.model_copy(update={"cautions": (*found.cautions, note)})
     # Where prompting is recommended, the prompted systems are what was chosen from.
-    prompted = [one.result for one in standings if one.kind == "few-shot"] if found.word == "tuned" else []
+    is_tuned = found.word == "tuned"
+    prompted = [one.result for one in standings if is_tuned and one.kind not in ("tuned", "zero-shot")]
     of_prompted, of_simple = (
         [table.compared(judged.result.name, other.name) for other in others] for others in (prompted, simple)
     )
@@ -300,7 +301,8 @@ def _by_bytes(
     if spec.primary == _BY_BYTES or _BY_BYTES not in chosen.result.metrics:
         return []
     table = _Table(spec, comparisons, _BY_BYTES)
-    best = table.best(standings)
+    # A choice among labels has no likelihood of the rows' own answers.
+    best = table.best([one for one in standings if _BY_BYTES in one.result.metrics])
     if best is chosen:
         return [f"It also finds the right answers likeliest: {table.said(chosen)} bits per byte."]
     return [
@@ -352,7 +354,7 @@ def not_equal(contenders: Sequence[Contender], standings: Sequence[Standing], fe
     layouts = ["its own template" if one.has_chat_template else "the plain layout" for one in contenders]
     differ("Prompts are written in", layouts, "A base model has no template of its own.")
     for one in standings:
-        if one.kind == "few-shot" and one.result.num_few_shot < few_shot:
+        if one.kind in ("few-shot", "few-shot-nearest") and one.result.num_few_shot < few_shot:
             fit = prompt_of(one.result)
             found.append(f"{one.result.name}: only {fit} fit into its context; the others saw {few_shot}.")
     return tuple(found)

@@ -62,6 +62,7 @@ PROMPT_VARIANTS: Final = (
     "instruction",
     "instruction_with_examples",
     "optimised_prompt_tokens",
+    "reflection_model",
 )
 """Fields of a plan's evaluation that say in which ways the base model is prompted."""
 MAX_NEW_TOKENS: Final = (NEW_TOKENS, "longer answers are cut and counted as cut")

@@ -56,12 +56,13 @@ def with_prompt_variants(
     chosen = _Choice(plan, recipe)
     evaluation = plan.evaluation
     num = evaluation.few_shot
-    changes: dict[str, int | bool | str] = {}
+    changes: dict[str, int | bool | str | None] = {}
     if num:
         changes["few_shot_nearest"] = chosen.nearest()
         changes["few_shot_draws"] = chosen.draws(num, num_shown)
     changes |= chosen.instruction(instruction, num)
     changes["optimised_prompt_tokens"] = chosen.search(num)
+    changes["reflection_model"] = chosen.reflection_model()
     found = evaluation.model_copy(update=changes)
     return plan.model_copy(update={"evaluation": found, "sources": in_order(plan.sources, chosen.sources)})
 
@@ -130,6 +131,13 @@ class _Choice:
             return self._noted("optimised_prompt_tokens", 0, "derived", why)
         why = f"what is left of {BUDGET_SHARE:.0%} of the trained tokens holds a search"
         return self._noted("optimised_prompt_tokens", tokens, "derived", why)
+
+    def reflection_model(self) -> str | None:
+        asked = self._recipe.optimised_prompt
+        if asked is None or asked.reflection_model is None:
+            return self._noted("reflection_model", None, "default", "no model is named to write instructions")
+        sent = "; this server is sent some training rows" if "://" in asked.reflection_model else ""
+        return self._noted("reflection_model", asked.reflection_model, "asked", f"in the recipe{sent}")
 
     def _fits(self, cost: float, what: str) -> tuple[bool, str]:
         fits = cost <= self._left

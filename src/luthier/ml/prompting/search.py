@@ -10,15 +10,13 @@ what it is, and the prompt is judged once, on the held-out rows, like any other 
 
 Sources: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016
 (successive halving); Pryzant et al., "Automatic Prompt Optimization with 'Gradient Descent' and Beam Search", 2023,
-arXiv:2305.03495, section 2.3 (choosing among prompts as a problem of the best arm); Agrawal et al., "GEPA: Reflective
-Prompt Evolution Can Outperform Reinforcement Learning", 2025, arXiv:2507.19457 (which writes new instructions with a
-reflecting model; here none is needed, and instructions come from a list).
+arXiv:2305.03495, section 2.3 (choosing among prompts as a problem of the best arm).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -43,6 +41,7 @@ class FoundPrompt:
         num_rows: these rows.
         num_tokens: read and written in all.
         num_tried: prompts that have answered rows.
+        outputs: what it answered to these rows.
     """
 
     place: int
@@ -50,6 +49,18 @@ class FoundPrompt:
     num_rows: int
     num_tokens: int
     num_tried: int
+    outputs: tuple[str, ...] = ()
+
+
+def least_budget(prompts: Sequence[SystemUnderTest]) -> int:
+    """Tokens without which no search begins: four rows of the first two prompts, with answers as long as may be."""
+    return sum(max_cost(one, range(min(MIN_ROWS, len(one.row_ids)))) for one in prompts[:MIN_PROMPTS])
+
+
+def max_cost(system: SystemUnderTest, places: Iterable[int]) -> int:
+    """Tokens that a prompt reads and writes at most to answer the rows at these places."""
+    read, prompts = system.prompt_tokens, system.prompts
+    return sum(read[at] + prompts[at].max_new_tokens + (prompts[at].max_thinking_tokens or 0) for at in places)
 
 
 def search_prompts(
@@ -81,7 +92,8 @@ def search_prompts(
         ranked = sorted(alive, key=search.rank)
         alive = ranked[: max(MIN_PROMPTS, math.ceil(len(alive) / 2))]
     best = min(alive, key=search.rank)
-    return FoundPrompt(best, search.figure(best), len(search.outputs[best]), search.num_tokens, num_tried)
+    outputs = tuple(search.outputs[best])
+    return FoundPrompt(best, search.figure(best), len(outputs), search.num_tokens, num_tried, outputs)
 
 
 def _sizes(num_prompts: int, num_rows: int) -> list[int]:
@@ -104,14 +116,14 @@ class _Search:
                 do="leave evaluation.optimised_prompt out",
             )
         self._prompts, self._metric, self._budget, self._progress = prompts, metric, budget_tokens, progress
-        self._read = [system.prompt_tokens for system in prompts]
+        self._read = [sum(system.prompt_tokens) for system in prompts]
         self.num_rows = len(prompts[0].row_ids)
         self.outputs: list[list[str]] = [[] for _ in prompts]
         self.num_tokens = 0
 
     def affordable(self, num_rows: int) -> list[int]:
         """The first prompts, as many as the budget holds for so many rows."""
-        costs = [self._max_cost(place, 0, num_rows) for place in range(len(self._prompts))]
+        costs = [max_cost(system, range(num_rows)) for system in self._prompts]
         # A round more of half of them has to fit as well, or the search would stop at a few rows of many prompts.
         num = len(costs)
         while num > MIN_PROMPTS and 1.5 * sum(costs[:num]) > self._budget:
@@ -129,14 +141,14 @@ class _Search:
         """Have these prompts answer rows until each has answered `size`, or as many as fit; how many were added."""
         start = len(self.outputs[alive[0]])
         left = self._budget - self.num_tokens
-        while size > start and sum(self._max_cost(place, start, size) for place in alive) > left:
+        while size > start and sum(max_cost(self._prompts[place], range(start, size)) for place in alive) > left:
             size -= 1
         if size <= start:
             return 0
         # All prompts in one call, so that the engine can batch those of like length.
         requests = list(chain.from_iterable(self._prompts[place].prompts[start:size] for place in alive))
         written = self._prompts[0].engine.generate(requests, self._progress)
-        self.num_tokens += sum(map(_tokens, written))
+        self.num_tokens += sum(map(generation_tokens, written))
         for number, place in enumerate(alive):
             self.outputs[place] += [one.text for one in written[number * (size - start) :][: size - start]]
         return size - start
@@ -156,13 +168,9 @@ class _Search:
     def rank(self, place: int) -> tuple[float, int, int]:
         """Smaller is better: by the figure, then by tokens of the prompts, then by their order."""
         figure = self.figure(place)
-        return (-figure if self._metric.higher_is_better else figure, sum(self._read[place]), place)
-
-    def _max_cost(self, place: int, start: int, stop: int) -> int:
-        prompts = self._prompts[place].prompts[start:stop]
-        written = sum(one.max_new_tokens + (one.max_thinking_tokens or 0) for one in prompts)
-        return sum(self._read[place][start:stop]) + written
+        return (-figure if self._metric.higher_is_better else figure, self._read[place], place)
 
 
-def _tokens(one: Generation) -> int:
+def generation_tokens(one: Generation) -> int:
+    """Tokens that were read and written for an answer."""
     return one.num_prompt_tokens + one.num_new_tokens

@@ -79,6 +79,15 @@ OptimisedPromptOption = Annotated[
         help="Also judge the base model with the best prompt that a search of so many tokens finds; 0: no search.",
     ),
 ]
+ReflectionModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reflection-model",
+        metavar="MODEL",
+        help="With --optimised-prompt: a base model, a run or http(s)://host:port/v1#MODEL that writes new "
+        "instructions from mistakes on training rows; a server is sent some of these rows.",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that is there.")]
 MappingOption = Annotated[
     list[str] | None,

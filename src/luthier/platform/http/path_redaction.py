@@ -26,7 +26,8 @@ REFERENCES: Final = frozenset(
     (
         "adapter", "adapter_path", "against", "base", "base_model", "base_name", "base_path", "baseline", "candidate",
         "corpus", "data", "data_file", "file", "folder", "gate", "held_out", "held_out_file", "model", "models", "name",
-        "path", "report_path", "source", "suite", "suite_file", "systems", "target", "teacher", "train", "validation",
+        "path", "reflection_model", "report_path", "source", "suite", "suite_file", "systems", "target", "teacher",
+        "train", "validation",
     )
 )  # fmt: skip
 """Fields whose text names a file, a folder or a model where it is an absolute path."""

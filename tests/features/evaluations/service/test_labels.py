@@ -16,12 +16,14 @@ from luthier.core.evaluation_plan import Bar
 from luthier.core.evaluation_recipe import GoodEnoughRecipe
 from luthier.core.recipe import Recipe
 from luthier.features.evaluations import service
+from luthier.features.evaluations.baselines import slow_note
 from luthier.features.evaluations.service import evaluate
 from luthier.features.evaluations.verdict_format import show_evaluation
 from luthier.features.evaluations.view import charts, confusion_tables, label_confidence_charts
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
+from luthier.ml.baselines.predict import BaselineSet, Predictions
 from luthier.ml.charts.spec import Intervals, Plot
 from luthier.ml.data.rows.formats import load_file
 from luthier.ml.evaluation.report.evaluation_results import confusion_charts, interval_charts
@@ -108,6 +110,18 @@ def test_probabilities_of_labels_are_measured_and_say_what_can_be_answered_alone
     assert [plot.key for plot in label_confidence_charts(found, who)] == ["chart-label-reliability", "chart-coverage"]
     assert "chart-coverage" in str(drawn_charts(found, who)[-1].svg)
     assert context.evaluations.get(found.evaluation_id) == found
+
+
+def test_baselines_that_take_more_than_ten_seconds_and_a_twentieth_are_named() -> None:
+    found = BaselineSet(
+        (Predictions("linear classifier", "linear", (), 9.0, 5), Predictions("copy rules", "copy", (), 3.0, 5))
+    )
+    assert slow_note(found, 600.0) == ()  # a twentieth is 30 s
+    assert slow_note(found, 100.0) == (
+        "Baselines without a language model took 12 s, 9 s of them linear classifier: more than 10 s and 5% of the "
+        "evaluation.",
+    )
+    assert slow_note(BaselineSet(found.predictions[:1]), 20.0) == ()
 
 
 def test_too_few_rows_have_no_probabilities_and_the_reason_is_said(

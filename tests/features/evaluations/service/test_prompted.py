@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.errors import RecipeError, RequestError
+from luthier.core.errors import LuthierError, NotFoundError, RecipeError, RequestError
 from luthier.features.evaluations.prompted import AskedPrompts
 from luthier.features.evaluations.service import evaluate
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
+from luthier.testing.openai_server import OpenAIServer, Trouble, serving
+from luthier.testing.tiny import make_tiny_model
 
 LABELS = ("bad", "good", "great")
 WOODS = ("spruce", "maple", "cedar", "oak", "ebony")
@@ -152,6 +156,7 @@ def test_too_few_rows_for_four_draws_are_said(context: Context, tiny_model: Path
         ({"prompts": AskedPrompts(search_tokens=10_000)}, "without rows to find it on"),
         ({"prompts": AskedPrompts(instruction=True)}, "without rows to find it on"),
         ({"few_shot": 2}, "--few-shot 2 without rows"),
+        ({"prompts": AskedPrompts(reflection_model="m")}, "without a search for a prompt"),
     ],
 )
 def test_what_an_evaluation_cannot_try_is_refused(
@@ -220,3 +225,104 @@ def test_prompts_without_words_have_no_nearest_examples_and_a_note_says_so(
     )
     assert any(note.startswith("No nearest examples") for note in found.rows_notes)
     assert not any("nearest example" in one.name for one in found.systems)
+
+
+def numbered() -> Callable[[str], str]:
+    """What a server writes: another instruction each time."""
+    numbers = itertools.count(1)
+    return lambda _: f"Think. <instruction>Say one word of three, {next(numbers)}.</instruction>"
+
+
+def test_a_reflection_model_behind_a_server_reads_training_rows_alone_within_the_budget(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    server = OpenAIServer(answer=numbered())
+    test, shown = write_bare(tmp_path / "test.jsonl", 9, first=100), write_bare(tmp_path / "train.jsonl", 60)
+    with serving(server) as url:
+        asked = AskedPrompts(search_tokens=40_000, reflection_model=f"{url}#writer")
+        found = evaluate(
+            context, [str(tiny_model)], data=test, few_shot_from=shown, prompts=asked, metrics=["label_accuracy"],
+            max_new_tokens=3,
+        )  # fmt: skip
+    texts = [body["messages"][-1]["content"] for _, body in nonempty(server.requests)]
+    own = [json.loads(line)["prompt"] for line in shown.read_text().splitlines()]
+    held_out = [json.loads(line)["prompt"] for line in test.read_text().splitlines()]
+    assert all(any(row in text for row in own) for text in nonempty(texts))
+    assert not any(row in text for row in nonempty(held_out) for text in texts)
+    (note,) = [note for note in found.rows_notes if "from mistakes on" in note]
+    assert note.startswith(f"{url}#writer wrote {len(texts)} new instructions from mistakes on 10 training rows")
+    (search,) = [note for note in found.rows_notes if note.startswith("A search over")]
+    assert int(search.split("wrote ")[1].split(" tokens")[0].replace(",", "")) <= 40_000
+    for one in nonempty(found.systems):
+        if one.prompting is not None and one.prompting.reflection_model:
+            assert one.prompting.reflection_model == f"{url}#writer"
+            assert one.prompting.instruction.startswith("Say one word")
+
+
+def test_a_reflection_model_of_this_machine_is_loaded_by_turns(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    writer = make_tiny_model(tmp_path / "writer", seed=3, context_length_tokens=4096)
+    found = evaluate(
+        context,
+        [str(tiny_model)],
+        data=write_bare(tmp_path / "test.jsonl", 6, first=100),
+        few_shot_from=write_bare(tmp_path / "train.jsonl", 60),
+        prompts=AskedPrompts(search_tokens=24_000, reflection_model=str(writer)),
+        metrics=["label_accuracy"],
+        max_new_tokens=3,
+    )
+    (note,) = [note for note in found.rows_notes if "from mistakes on" in note]
+    assert note.startswith(f"{writer} wrote ")
+    tokens = int(note.split("with ")[1].split(" of the tokens")[0].replace(",", ""))
+    assert 0 < tokens < 24_000
+
+
+def test_a_run_whose_reflection_model_fails_is_judged_with_the_best_known_wording_and_says_so(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    server = OpenAIServer(refuse=lambda _: Trouble(400, {"error": {"message": "no such model here"}}))
+    with serving(server) as url:
+        search = {"budget_tokens": 40_000, "reflection_model": f"{url}#writer"}
+        outcome = train(context, recipe(tmp_path, tiny_model, few_shot=1, optimised_prompt=search), base_dir=tmp_path)
+        assert outcome.record.status == "succeeded"
+        assert outcome.plan.evaluation.reflection_model == f"{url}#writer"
+        assert "is sent some training rows" in outcome.plan.sources["evaluation.reflection_model"].why
+        found = context.evaluations.get(str(outcome.record.evaluation_id))
+        assert any("It gave no more: " in note and "no such model here" in note for note in found.rows_notes)
+        with pytest.raises(LuthierError, match="no such model here"):
+            evaluate(
+                context,
+                [str(tiny_model)],
+                data=tmp_path / "test.jsonl",
+                few_shot_from=tmp_path / "train.jsonl",
+                prompts=AskedPrompts(search_tokens=40_000, reflection_model=f"{url}#writer"),
+                metrics=["label_accuracy"],
+                max_new_tokens=3,
+            )
+
+
+@pytest.mark.parametrize(
+    ("search", "error", "came"),
+    [
+        ({"budget_tokens": 5_000, "reflection_model": "no-such-model"}, NotFoundError, "no-such-model"),
+        ({"budget_tokens": 5_000, "reflection_model": "http://127.0.0.1:1/v1"}, RequestError, "names no model"),
+        ({"budget_tokens": 5_000, "reflection_model": "http://me:key@host/v1#m"}, RequestError, "carries a user"),
+        ({"budget_tokens": 0, "reflection_model": "no-such-model"}, RecipeError, "no search"),
+        ({"reflection_model": "no-such-model"}, RecipeError, "budget_tokens"),
+    ],
+)
+def test_a_reflection_model_that_cannot_be_asked_is_refused_before_training(
+    context: Context, tiny_model: Path, tmp_path: Path, search: dict[str, Any], error: type[Exception], came: str
+) -> None:
+    from luthier.features.planning.service import prepare
+
+    with pytest.raises(error, match=came):
+        prepare(context, recipe(tmp_path, tiny_model, optimised_prompt=search), base_dir=tmp_path)
+
+
+def test_a_number_alone_is_the_budget_of_a_search(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+    from luthier.features.planning.service import prepare
+
+    plan = prepare(context, recipe(tmp_path, tiny_model, optimised_prompt=5_000), base_dir=tmp_path).plan
+    assert (plan.evaluation.optimised_prompt_tokens, plan.evaluation.reflection_model) == (5_000, None)

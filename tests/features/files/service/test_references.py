@@ -42,7 +42,7 @@ ROWS = {"SqlTask.database_field"}
 """Name a field of rows, which name a file."""
 MODELS = {
     "Recipe.base_model", "ObjectiveRecipe.teacher", "FineTuningRequest.model", "ScoreModelRequest.model",
-    "LabelModelRequest.model",
+    "LabelModelRequest.model", "OptimisedPromptRecipe.reflection_model",
 }  # fmt: skip
 """Name a model: of a caller over the network, as the API knows it."""
 RUNS = {"EvaluationRecipe.reference_run"}
@@ -190,6 +190,20 @@ def test_a_recipe_names_runs_of_its_project_alone(context: Context, hostile: dic
     for project_id, name in (("other", record.run_id), *(("default", name) for name in (*hostile.values(), ""))):
         with pytest.raises(RequestError, match="a run of this project"):
             with_run_of(project_id, name)
+
+
+def test_a_recipe_of_a_remote_caller_names_no_address_that_rows_are_sent_to(context: Context) -> None:
+    names = file_references.FileReferences(context, "default")
+
+    def asked(name: str) -> dict[str, Any]:
+        search = {"budget_tokens": 1_000, "reflection_model": name}
+        return {"evaluation": {"optimised_prompt": search}}
+
+    for name in ("http://127.0.0.1:1/v1#m", "https://example.org/v1#m", "/etc", "run-20260101-120000-abcdef"):
+        with pytest.raises(RequestError, match="reflection_model"):
+            file_references.with_files(asked(name), file=names.file, model=names.model, run=names.run)
+    kept = {"evaluation": {"optimised_prompt": 1_000}}
+    assert file_references.with_files(kept, file=names.file, model=names.model, run=names.run) == kept
 
 
 PIECES = ("/imagine cats/dogs and", "HOME/luthier.db", "file.jsonl", "mine.jsonl:1", "STORED", "é", "a", "\n", "  ")

@@ -10,6 +10,7 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.evaluation_recipe import EvaluationRecipe, OptimisedPromptRecipe
 from luthier.core.ports import SilentProgress
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.run_drafts import choices as draft_choices
@@ -77,7 +78,9 @@ def test_a_fork_names_what_the_project_has_and_tells_what_it_has_not(context: Co
     sources.pull(str(tiny_model), context.home, SilentProgress())
     file = files.get_file(context, "default", kept(context, [{"text": "a"}]))
     plan = make_plan()
-    recipe = plan.recipe.model_copy(update={"base_model": str(tiny_model)})
+    search = OptimisedPromptRecipe(budget_tokens=9, reflection_model="http://127.0.0.1:1/v1#m")
+    judging = EvaluationRecipe(optimised_prompt=search)
+    recipe = plan.recipe.model_copy(update={"base_model": str(tiny_model), "evaluation": judging})
     profile = plan.data.train.model_copy(update={"sha256": file.sha256})
     plan = plan.model_copy(
         update={
@@ -91,6 +94,8 @@ def test_a_fork_names_what_the_project_has_and_tells_what_it_has_not(context: Co
     assert fork.keys["base_model"] == tiny_model.name
     assert fork.keys["data"]["train"] == file.file_id
     assert str(tiny_model) not in json.dumps(fork.keys)
+    assert fork.keys["evaluation"] == {"optimised_prompt": {"budget_tokens": 9}}
+    assert "the model that writes instructions" in fork.left_out
     files.delete_file(context, "default", file.file_id)
     again = draft_choices.fork(context, OWN, RUN_ID)
     assert "train" not in again.keys["data"]

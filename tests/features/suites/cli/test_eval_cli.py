@@ -39,13 +39,16 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
     ]
     arguments += ["--max-samples", "7", "--allow-leakage", "--map", "prompt=question", "--good-enough", "bleu=40"]
     arguments += ["--few-shot-draws", "2", "--no-few-shot-nearest", "--instruction", "--optimised-prompt", "5000"]
+    arguments += ["--reflection-model", "a-model"]
     document = luthier(*arguments, "--json").document
     assert asked == {
         "systems": ["run-1", "a", "b"],
         "data": Path("t.jsonl"),
         "few_shot": 4,
         "few_shot_from": Path("train.jsonl"),
-        "prompts": AskedPrompts(draws=2, nearest=False, instruction=True, search_tokens=5000),
+        "prompts": AskedPrompts(
+            draws=2, nearest=False, instruction=True, search_tokens=5000, reflection_model="a-model"
+        ),
         "metrics": ["bleu", "rouge"],
         "mapping": {"prompt": "question"},
         "max_new_tokens": 9,

@@ -104,12 +104,32 @@ def test_wrong_budgets(luthier, recipe: Path, flags: list[str], words: str) -> N
         ([], "neither a recipe nor --resume"),
         (["r.yaml", "--resume", "run-1"], "both a recipe and --resume"),
         (["--resume", "run-1", "--set", "a=1"], "a run keeps the plan that it began with"),
+        (["--resume", "run-1", "--reflection-model", "m"], "--reflection-model with --resume"),
         (["none.yaml"], "no recipe"),
         (["--resume", "run-1"], "no run 'run-1'"),
     ],
 )
 def test_wrong_requests(luthier, arguments: list[str], words: str) -> None:  # type: ignore[no-untyped-def]
     done = luthier("train", *arguments, "--json")
+    assert done.code == 2
+    assert words in done.document["error"]["came"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        # The recipe has no held-out rows: what was asked for is understood, and cannot be judged.
+        (["--optimised-prompt", "5000"], "evaluation.optimised_prompt is asked for"),
+        (["--optimised-prompt", "5000", "--reflection-model", "http://h/v1#m: x"], "optimised_prompt is asked for"),
+        (["--set", "evaluation.optimised_prompt=5000"], "evaluation.optimised_prompt is asked for"),
+        (["--reflection-model", "m"], "evaluation.optimised_prompt.budget_tokens"),
+        (["--optimised-prompt", "0", "--reflection-model", "m"], "no search"),
+    ],
+)
+def test_a_search_for_a_prompt_is_a_part_of_the_recipe(  # type: ignore[no-untyped-def]
+    luthier, recipe: Path, flags: list[str], words: str
+) -> None:
+    done = luthier("train", recipe, *flags, "--json")
     assert done.code == 2
     assert words in done.document["error"]["came"]
 

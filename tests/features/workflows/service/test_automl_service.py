@@ -105,9 +105,10 @@ def test_from_a_file_to_a_judged_model(context, asked, decided):
     assert study.final_run_id == done.came("tune")["run_id"]
     found = context.evaluations.get(done.came("judge")["evaluation_id"])
     nearest = ["nearest training row (BM25)", "nearest training row (embeddings)"]
-    assert [one.name for one in found.systems] == ["one", "one + 2 examples", *nearest, "tuned"]
+    shown = ["one + 2 examples", "one + 2 nearest examples"]
+    assert [one.name for one in found.systems] == ["one", *shown, *nearest, "tuned"]
     assert {one.candidate for one in found.comparisons if one.baseline in nearest} >= {"one", "tuned"}
-    assert [one.name for one in found.verdict.alternatives] == ["one + 2 examples", *nearest]
+    assert [one.name for one in found.verdict.alternatives] == [*shown, *nearest]
     assert found.verdict.best_alternative in nearest  # a tiny random model writes nothing like the rows
     assert "which takes" in found.verdict.headline
     assert found.held_out_file.endswith("held_out.jsonl")
@@ -132,7 +133,11 @@ def test_where_prompting_is_enough_nothing_more_is_trained(context, asked, decid
     assert (done.came("tune")["skipped"], done.came("tune")["run_id"]) == ("prompting is enough", None)
     assert len(context.runs.list()) == 1  # the short training of the showdown
     found = context.evaluations.get(done.came("judge")["evaluation_id"])
-    assert [one.name for one in found.systems if one.kind == "model"] == ["one + 2 examples", "one"]
+    assert [one.name for one in found.systems if one.kind == "model"] == [
+        "one + 2 examples",
+        "one + 2 nearest examples",
+        "one",
+    ]
     # Prompting is held against what needs no model alone: which way of prompting is best was decided before.
     verdict = found.verdict
     assert {one.kind for one in verdict.alternatives} == {"nearest"}

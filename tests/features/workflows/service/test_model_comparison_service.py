@@ -90,8 +90,12 @@ def test_from_models_and_rows_to_a_recommendation(context, asked):
     assert [one.result.name for one in result.standings] == [
         "one",
         "other",
+        "one, likeliest label",
+        "other, likeliest label",
         "one + 2 examples",
         "other + 2 examples",
+        "one + 2 nearest examples",
+        "other + 2 nearest examples",
         "one tuned",
         "other tuned",
     ]
@@ -108,7 +112,12 @@ def test_from_models_and_rows_to_a_recommendation(context, asked):
     names = {one.metric for one in result.comparisons}
     assert "bits_per_byte" in names
     assert "perplexity" not in names
-    assert len([one for one in result.comparisons if one.metric == "bits_per_byte"]) == 15
+    # A choice among labels has no likelihood of the rows' own answers.
+    assert len([one for one in result.comparisons if one.metric == "bits_per_byte"]) == 8 * 7 // 2
+    models = [one.result.name for one in result.standings]
+    of_answers = [one for one in result.comparisons if one.metric == "exact_match" and one.baseline in models]
+    assert len(of_answers) == 10 * 9 // 2
+    assert not any("none was given" in line for line in spec.cautions)
     assert result.recommendation.word in ("tuned", "prompting", "nothing")
     page = page_of(context, pipeline.pipeline_id).read_text()
     assert "one tuned" in page
@@ -147,6 +156,44 @@ def test_a_classifier_that_is_better_than_every_model_is_named(context, asked, f
     assert view.answer == answer.headline
     (listed,) = pipeline_views.list_pipelines(context, Caller())
     assert listed.answer.endswith(f"No better than a baseline without a language model: {answer.use_instead}.")
+
+
+def test_the_likeliest_label_is_asked_where_answers_are_labels_and_costs_a_part_of_the_budget(context, asked, files):
+    spec = ModelComparisonSpec.model_validate(showdowns.begin(context, asked()).asked)
+    assert all(one.judging_seconds["likeliest-label"] > 0 for one in nonempty(spec.contenders))
+    result = run(context, asked())
+    chosen = [one for one in result.standings if one.kind == "likeliest-label"]
+    for one in nonempty(chosen):
+        own = one.result
+        assert own.prompting.kind == "label_likelihood"
+        assert own.prompting.extra_prompt_tokens > 0
+        assert {sample.output for sample in nonempty(own.samples)} <= {f"word{n}" for n in range(7)}
+        assert one.seconds_per_answer > 0
+    names = {one.name for one in result.recommendation.alternatives}
+    assert result.recommendation.word != "tuned" or {one.result.name for one in chosen} <= names
+    for file, numbers in zip(files, (range(80), range(100, 124)), strict=True):
+        file.write_text("\n".join(json.dumps({"prompt": f"say {n}", "completion": f"word {n}"}) for n in numbers))
+    other = run(context, asked())
+    assert {one.kind for one in other.standings} == {"zero-shot", "few-shot", "few-shot-nearest", "tuned"}
+    assert not any("likeliest label" in line for line in other.baselines_left_out)
+
+
+def test_rows_without_an_instruction_get_one_unless_an_empty_one_is_given(context, asked):
+    spec = ModelComparisonSpec.model_validate(showdowns.begin(context, asked()).asked)
+    assert spec.instruction.startswith("Answer with one of: word0, word1")
+    assert any("none was given" in line and spec.instruction in line for line in spec.cautions)
+    for given in ("", "Say the word."):
+        spec = ModelComparisonSpec.model_validate(showdowns.begin(context, asked(instruction=given)).asked)
+        assert spec.instruction == given
+        assert not any("none was given" in line for line in spec.cautions)
+
+
+def test_labels_that_too_few_rows_are_judged_by_are_left_out_with_the_reason(context, asked):
+    result = run(context, asked(most_judged=19))
+    assert {one.kind for one in result.standings} == {"zero-shot", "few-shot", "few-shot-nearest", "tuned"}
+    assert [line for line in result.baselines_left_out if "likeliest label" in line] == [
+        f"{name}, likeliest label: 19 held-out rows are too few: it takes 20" for name in ("one", "other")
+    ]
 
 
 def test_rows_that_one_cannot_hold_are_left_out_for_all(context, asked, files):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.access import Caller
 from luthier.core.aliases import with_new_keys
@@ -22,15 +22,20 @@ from luthier.features.models.resolve import Candidate, find_candidate
 from luthier.features.workflows.model_comparison.answers import (
     ComparisonRows,
     candidate_of,
+    choices_left_out,
+    nearest_of,
     record,
     replayed,
-    rows_for,
     rows_that_fit,
+    why_no_choice,
 )
 from luthier.features.workflows.registry import file_name, lines_of, model_names, short, workflow_of
 from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import spent_hours
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.systems import SystemUnderTest
 
 
 def judge_at_end(
@@ -41,7 +46,7 @@ def judge_at_end(
     run_id: str | None,
     evaluation_id: str,
 ) -> Evaluation:
-    """Judge the recommended model as it is, with examples in its prompt, and as the run has made it, if there is one.
+    """Judge the recommended model, prompted in each way and, if there is a run, as that has made it.
 
     All are held against the same baselines without a language model, fitted on all rows to train on. The verdict is
     about the tuned model; without one, about prompting against these baselines alone.
@@ -63,22 +68,13 @@ def judge_at_end(
     fit = rows_that_fit(context, model, loaded.examples, instruction=spec.goal)
     judged = choose_samples(fit, spec.most_judged)
     material = ComparisonRows(load_file(Path(asked.train_file), mapping=spec.map).examples, judged)
-    # Few-shot prompting is the rival of tuning, so it is judged even where zero-shot was recommended.
-    there = {"zero-shot": True, "few-shot": asked.few_shot > 0, "tuned": run_id is not None}
-    kinds = [kind for kind in SYSTEM_KINDS if there[kind]]
     train = load_file(Path(asked.data), mapping=spec.map).examples
     baselines = fit_baselines(context, train, judged, asked.metrics, Path(model.path))
-    systems = []
-    for kind in kinds:
-        candidate = _candidate(context, result, number, kind, material, run_id)
-        examples = rows_for(asked, kind, material)
-        recorded = record(candidate, examples, asked.max_new_tokens, context.progress)
-        # Each model is asked on its own and then replayed, so that only one is in memory at a time.
-        systems.append(replayed(candidate, recorded, examples, asked.max_new_tokens))
+    kinds, models, left_out = _asked(context, result, number, material, run_id)
     # Before the models: a system is compared with those before it.
-    systems = [*(as_system(one, systems[-1]) for one in baselines.predictions), *systems]
+    systems = [*(as_system(one, models[-1]) for one in baselines.predictions), *models]
     results, comparisons = judge(systems, metrics=asked.metrics, seed=spec.seed, progress=context.progress)
-    decisive = _decisive(result, kinds, [one.name for one in systems[-len(kinds) :]])
+    decisive = _decisive(result, kinds, [one.name for one in models])
     # In the order of every evaluation: models, baselines without one, and last the system that the verdict is about.
     results = tuple(sorted(results, key=lambda one: (one.name == decisive, not one.is_model)))
     found = Evaluation(
@@ -92,11 +88,36 @@ def judge_at_end(
         comparisons=comparisons,
         verdict=_verdict(asked.primary, results, comparisons, num_rows_in_file=loaded.num_rows, is_tuned=bool(run_id)),
         rows_notes=baselines.notes,
-        baselines_left_out=baselines.left_out,
+        baselines_left_out=(*baselines.left_out, *left_out),
         seconds=time.perf_counter() - began,
     )
     context.evaluations.save(found)
     return found
+
+
+def _asked(
+    context: Context, result: ModelComparisonResult, number: int, material: ComparisonRows, run_id: str | None
+) -> tuple[list[SystemKind], list[SystemUnderTest], tuple[str, ...]]:
+    """The ways in which the model was asked, each as a system that replays its answers, and why others were not.
+
+    Prompting is the rival of tuning, so each way of it is judged, whichever one was recommended.
+    """
+    spec = result.spec
+    plain = candidate_of(context, spec, number, "zero-shot", material)
+    there = {
+        "zero-shot": True,
+        "likeliest-label": not why_no_choice(plain, spec, material),
+        "few-shot": spec.few_shot > 0,
+        "few-shot-nearest": spec.few_shot > 0 and nearest_of(spec, plain, material) is not None,
+        "tuned": run_id is not None,
+    }
+    kinds, systems = [kind for kind in SYSTEM_KINDS if there[kind]], []
+    for kind in kinds:
+        candidate = _candidate(context, result, number, kind, material, run_id)
+        # Each model is asked on its own and then replayed, so that only one is in memory at a time.
+        recorded = record(candidate, spec, kind, material, context.progress)
+        systems.append(replayed(candidate, spec, kind, material, recorded))
+    return kinds, systems, choices_left_out([plain], spec, material)
 
 
 def _decisive(result: ModelComparisonResult, kinds: Sequence[SystemKind], names: Sequence[str]) -> str:

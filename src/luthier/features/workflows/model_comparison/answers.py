@@ -16,21 +16,25 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import Example, Row, Shape, TokenisedExample
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
+from luthier.core.evaluation_recipe import MetricName
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ports import Generation, Progress, Prompt, Score
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.pipeline import ModelComparisonSpec, SystemKind
 from luthier.features.models.resolve import (
     Candidate,
+    TemplatedEngine,
     find_candidate,
     open_engine,
     system_under_test,
     tuned,
     with_few_shot,
+    with_nearest,
 )
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+    from luthier.features.evaluations.label_scores import LabelledRows
     from luthier.ml.evaluation.compare import SystemUnderTest
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.transformers_engine import TransformersEngine
@@ -107,22 +111,49 @@ def candidate_of(
     if kind == "tuned":
         return tuned(f"{contender.label} tuned", base, adapter_path)
     base = replace(base, name=contender.label)
-    if kind == "zero-shot":
+    if kind == "few-shot-nearest":
+        nearest = nearest_of(spec, base, material)
+        if nearest is None:
+            raise ConflictError(
+                f"{base.name} cannot be asked with the nearest examples: the rows hold none, or no words",
+                expected="the rows that it was asked with",
+                do="the files of the showdown were changed: begin a new one",
+            )
+        return nearest
+    if kind != "few-shot":
         return base
     # The judged rows are passed so that none of them becomes an example.
     return with_few_shot(base, material.pool, spec.few_shot, spec.seed, held_out=material.judged)
 
 
+def nearest_of(spec: ModelComparisonSpec, base: Candidate, material: ComparisonRows) -> Candidate | None:
+    """A contender with the nearest examples in its prompts; None where it is not asked so.
+
+    The instruction is its own and not part of the rows: its words would make examples near that only share these.
+    """
+    found = with_nearest(base, material.pool, spec.few_shot, held_out=material.judged)
+    return None if found is None else replace(found, instruction=spec.instruction)
+
+
 def rows_for(spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows) -> tuple[Example, ...]:
-    """The judged rows as a system of this kind sees them: who is tuned knows the task without being told."""
-    return material.judged if kind == "tuned" else instructed(material.judged, spec.instruction)
+    """The judged rows as a system of this kind sees them: a tuned model knows the task without an instruction."""
+    has_own = kind in ("tuned", "few-shot-nearest")
+    return material.judged if has_own else instructed(material.judged, spec.instruction)
 
 
-def record(candidate: Candidate, examples: Sequence[Example], max_new_tokens: int, progress: Progress) -> Recorded:
-    """Load, ask and score one system."""
+def record(
+    candidate: Candidate, spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows, progress: Progress
+) -> Recorded:
+    """Load, ask and score one system.
+
+    Raises:
+        ConflictError: it cannot be asked for its likeliest label (`why_no_choice`).
+    """
     engine = open_engine(candidate)
     try:
-        return record_with(engine, candidate, examples, max_new_tokens, progress)
+        if kind == "likeliest-label":
+            return record_choice(_choice(candidate, engine, spec, material), progress)
+        return record_with(engine, candidate, rows_for(spec, kind, material), spec.max_new_tokens, progress)
     finally:
         engine.close()
 
@@ -151,6 +182,79 @@ def record_with(
         write_seconds=written - began,
         score_seconds=time.perf_counter() - written,
     )
+
+
+def record_choice(system: SystemUnderTest, progress: Progress) -> Recorded:
+    """Ask a model that answers with its likeliest label."""
+    from luthier.ml.evaluation.systems import Titled
+
+    began = time.perf_counter()
+    generations = tuple(system.engine.generate(system.prompts, Titled(progress, system.name)))
+    took = time.perf_counter() - began
+    return Recorded(name=system.name, generations=generations, scores=(), write_seconds=took, score_seconds=0.0)
+
+
+def labelled_rows(
+    metrics: Sequence[MetricName], primary: str, judged: Sequence[Example], train: Sequence[Example]
+) -> LabelledRows | None:
+    """The judged rows with the labels that their answers are; None where they are none, or no answers decide."""
+    from luthier.features.evaluations.label_scores import LabelledRows
+    from luthier.features.recipes.checks import label_metrics
+    from luthier.ml.evaluation.metrics.registry import as_definitions
+
+    found = label_metrics(metrics, judged, train)
+    if not found or as_definitions([primary])[0].needs != "text":
+        return None
+    return LabelledRows(tuple(name for one in found for name in one.labelling.labels), tuple(judged), train, None)
+
+
+def _labelled(spec: ModelComparisonSpec, material: ComparisonRows) -> LabelledRows | None:
+    return labelled_rows(spec.metrics, spec.primary, rows_for(spec, "likeliest-label", material), material.pool)
+
+
+def _likeliest(
+    candidate: Candidate, engine: TemplatedEngine, spec: ModelComparisonSpec, material: ComparisonRows
+) -> tuple[SystemUnderTest | None, str]:
+    """A model that answers with its likeliest label, or why it is not asked for that. engine: of the candidate."""
+    from luthier.features.evaluations.label_scores import likeliest_label
+
+    rows = _labelled(spec, material)
+    if rows is None:
+        return None, "the answers are no labels"
+    beside = system_under_test(candidate, engine, rows.examples, spec.max_new_tokens)
+    return likeliest_label(rows, candidate, engine, beside)
+
+
+def why_no_choice(candidate: Candidate, spec: ModelComparisonSpec, material: ComparisonRows) -> str:
+    """Why a model is not asked for its likeliest label; empty where it is. Loads no model."""
+    nothing = Recorded(name=candidate.name, generations=(), scores=(), write_seconds=0.0, score_seconds=0.0)
+    engine = ReplayEngine(nothing, candidate.chat_template())
+    return _likeliest(candidate, engine, spec, material)[1]
+
+
+def choices_left_out(
+    candidates: Sequence[Candidate], spec: ModelComparisonSpec, material: ComparisonRows
+) -> tuple[str, ...]:
+    """Why models are not asked for their likeliest label, where answers are labels: each name with its reason."""
+    from luthier.features.evaluations.label_scores import LIKELIEST_LABEL
+
+    if _labelled(spec, material) is None:
+        return ()
+    reasons = [(one.name, why_no_choice(one, spec, material)) for one in candidates]
+    return tuple(f"{name}, {LIKELIEST_LABEL}: {why}" for name, why in reasons if why)
+
+
+def _choice(
+    candidate: Candidate, engine: TemplatedEngine, spec: ModelComparisonSpec, material: ComparisonRows
+) -> SystemUnderTest:
+    system, why = _likeliest(candidate, engine, spec, material)
+    if system is None:
+        raise ConflictError(
+            f"{candidate.name} cannot be asked for its likeliest label: {why}",
+            expected="the rows that it was asked with",
+            do="the files of the showdown were changed: begin a new one",
+        )
+    return system
 
 
 class ReplayEngine:
@@ -187,11 +291,13 @@ class ReplayEngine:
 
 
 def replayed(
-    candidate: Candidate, recorded: Recorded, examples: Sequence[Example], max_new_tokens: int
+    candidate: Candidate, spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows, recorded: Recorded
 ) -> SystemUnderTest:
     """A system as `evaluate.compare` takes it, which only reads what it did."""
     engine = ReplayEngine(recorded, candidate.chat_template())
-    return system_under_test(candidate, engine, examples, max_new_tokens)
+    if kind == "likeliest-label":
+        return replace(_choice(candidate, engine, spec, material), engine=engine)
+    return system_under_test(candidate, engine, rows_for(spec, kind, material), spec.max_new_tokens)
 
 
 _ANSWERED: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt", "text")

@@ -30,7 +30,13 @@ MetricOption = Annotated[
 ]
 FewShotOption = Annotated[int, typer.Option("--few-shot", min=0, max=64, help="Examples in the prompt.")]
 InstructionOption = Annotated[
-    str, typer.Option("--instruction", metavar="TEXT", help="What models that are not tuned are told of the task.")
+    str | None,
+    typer.Option(
+        "--instruction",
+        metavar="TEXT",
+        help="What models that are not tuned are told of the task; empty: nothing. [default: derived from the training "
+        "rows where these hold none]",
+    ),
 ]
 NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")]
 JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Judge at most N rows.")]
@@ -51,7 +57,7 @@ def compare_models(
     budget_hours: HoursOption = None,
     metric: MetricOption = None,
     few_shot: FewShotOption = NUM_SHOTS,
-    instruction: InstructionOption = "",
+    instruction: InstructionOption = None,
     mapping: MappingOption = None,
     max_new_tokens: NewTokensOption = NEW_TOKENS,
     max_samples: JudgedOption = NUM_JUDGED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, Recipe, 
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.pipeline import Contender, ModelComparisonSpec
 from luthier.features.planning.service import Prepared, prepare
-from luthier.features.workflows.model_comparison.answers import Rows, read_rows_of, write_chosen
+from luthier.features.workflows.model_comparison.answers import Rows, labelled_rows, read_rows_of, write_chosen
 from luthier.features.workflows.model_comparison.sizes import Pace, Sizes, choose_sizes, paces_of
 from luthier.platform.home.context import Context
 
@@ -39,12 +39,14 @@ class ModelComparisonRequest:
         mapping: Field of the shape to field of the files.
         metric: The figure that decides; None takes it by `evaluate.verdict.primary_metric`.
         few_shot: Examples in a prompt.
-        instruction: Before the prompts of models that are not tuned, as a person would explain the task.
+        instruction: Before the prompts of models that are not tuned, as a person would explain the task; empty: none;
+            None: one that is derived from the training rows where these hold none.
         max_new_tokens: Of an answer.
         most_judged: Rows to judge at most.
         method: By which each is tuned.
         seed: Of training and sampling.
         is_probed: Whether a few real steps are trained with each model before sizes are chosen.
+        is_instruction_derived: Whether nobody gave the instruction; set by `read_all`.
     """
 
     models: tuple[str, ...]
@@ -54,12 +56,13 @@ class ModelComparisonRequest:
     mapping: Mapping[str, str] | None = None
     metric: str | None = None
     few_shot: int = NUM_SHOTS
-    instruction: str = ""
+    instruction: str | None = None
     max_new_tokens: int = NEW_TOKENS
     most_judged: int = NUM_JUDGED
     method: str = "lora"
     seed: int = 0
     is_probed: bool = True
+    is_instruction_derived: bool = False
 
     def recipe(self, model: str, file: Path, epochs: float = 1.0) -> Recipe:
         """The recipe of a contender on a file of rows."""
@@ -103,16 +106,27 @@ def check(request: ModelComparisonRequest) -> None:
         )
 
 
-def read_all(context: Context, request: ModelComparisonRequest, models: Sequence[LocalModel]) -> Rows:
-    """The rows that all contenders can hold. Raises what `read_rows_of` raises."""
-    return read_rows_of(
-        context,
-        models,
-        request.data,
-        request.held_out,
-        mapping=request.mapping,
-        instruction=request.instruction,
-    )
+def read_all(
+    context: Context, request: ModelComparisonRequest, models: Sequence[LocalModel]
+) -> tuple[ModelComparisonRequest, Rows]:
+    """The request with its instruction, and the rows that all contenders can hold. Raises what `read_rows_of` raises.
+
+    Without an instruction a base model cannot know that one of five labels is asked for, so any tuned one looks good.
+    """
+    from luthier.ml.prompting.instructions import derive_instruction
+
+    def read(instruction: str) -> Rows:
+        files = (request.data, request.held_out)
+        return read_rows_of(context, models, *files, mapping=request.mapping, instruction=instruction)
+
+    rows = read(request.instruction or "")
+    if request.instruction is not None:
+        return request, rows
+    derived = derive_instruction(rows.train)
+    if derived is None or derived.needs_examples:
+        return replace(request, instruction=""), rows
+    # Read again: a row may fit into a context alone and not with the instruction.
+    return replace(request, instruction=derived.text, is_instruction_derived=True), read(derived.text)
 
 
 def pull_all(context: Context, names: Sequence[str]) -> list[LocalModel]:
@@ -166,7 +180,8 @@ def sized(
     write_chosen(request.data, rows.train, train_file)
     labels = _labels(models)
     num_shots = _num_shots(request.few_shot, rows.train, rows.held_out)
-    paces = paces_of(context, request, models, labels, rows, train_file, num_shots)
+    labelled = labelled_rows(*figures, rows.held_out, rows.train)
+    paces = paces_of(context, request, models, labels, rows, train_file, num_shots, labelled)
     sizes = choose_sizes(
         paces,
         num_rows=len(rows.train),
@@ -214,7 +229,7 @@ def _spec(
         num_held_out=rows.num_held_out,
         num_too_long=rows.num_too_long,
         few_shot=_num_shots(request.few_shot, chosen, rows.held_out),
-        instruction=request.instruction,
+        instruction=request.instruction or "",
         metrics=figures[0],
         primary=figures[1],
         max_new_tokens=request.max_new_tokens,
@@ -224,7 +239,7 @@ def _spec(
         sizing_hours=0.0,
         planned_hours=sizes.planned,
         usd_per_hour=_usd_per_hour(plans[0]),
-        cautions=_cautions(rows, paces),
+        cautions=_cautions(request, rows, paces),
     )
 
 
@@ -312,8 +327,13 @@ def _usd_per_hour(prepared: Prepared) -> Estimate | None:
     return None if budget is None else budget.usd_per_hour
 
 
-def _cautions(rows: Rows, paces: Sequence[Pace]) -> tuple[str, ...]:
+def _cautions(request: ModelComparisonRequest, rows: Rows, paces: Sequence[Pace]) -> tuple[str, ...]:
     found = []
+    if request.is_instruction_derived:
+        found.append(
+            "The rows hold no instruction and none was given; models that are not tuned were asked with one that is "
+            f'derived from the training rows: "{request.instruction}"'
+        )
     if rows.num_too_long:
         found.append(
             f"{rows.num_too_long:,} rows do not fit into the context of every contender; they were left out for all"

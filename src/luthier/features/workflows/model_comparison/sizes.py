@@ -8,35 +8,48 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Estimate
+from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.pipeline import SystemKind
-from luthier.features.models.resolve import Candidate, find_candidate, open_engine, with_few_shot
+from luthier.features.models.resolve import (
+    Candidate,
+    find_candidate,
+    open_engine,
+    system_under_test,
+    with_few_shot,
+    with_nearest,
+)
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.probes import NUM_STEPS
 from luthier.features.planning.service import prepare
-from luthier.features.workflows.model_comparison.answers import Rows, instructed, record_with
+from luthier.features.workflows.model_comparison.answers import Rows, instructed, record_choice, record_with
 from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+    from luthier.features.evaluations.label_scores import LabelledRows
     from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
+    from luthier.ml.inference.transformers_engine import TransformersEngine
 
 NUM_PROBED: Final = 8
 """Rows that each contender is asked before sizes are chosen."""
+NUM_CHOSEN: Final = 4
+"""Of these the rows whose likeliest label is looked for, which reads each once a label."""
 
 LEAST_JUDGED, LEAST_TRAINED, MOST_EPOCHS = 20, 64, 3.0
 KEPT_BACK: Final = 0.1
 """Share of the budget that nothing is planned for: predictions err."""
 
 _MAX_FOR_JUDGING: Final = 0.5
-_LOADINGS: Final = 4
-"""How often a contender's weights are loaded: to be asked, to be trained, to be asked again, and rows are prepared."""
+_LOADINGS: Final = 6
+"""How often a contender's weights are loaded: to be asked in each way, to be trained, and to be asked again."""
 
 _JUDGING_ERRS_BY: Final = 1.5
 _MAX_FOR_PROBES: Final = 0.1
@@ -146,10 +159,12 @@ def paces_of(
     rows: Rows,
     train_file: Path,
     num_shots: int,
+    labelled: LabelledRows | None,
 ) -> list[Pace]:
     """What each contender takes. What cannot be, by the price alone, is refused before any model is loaded.
 
-    train_file: all training rows. Raises RequestError (a contender does not fit), BudgetTooSmallError.
+    train_file: all training rows. labelled: the held-out rows, where their answers are labels. Raises RequestError (a
+    contender does not fit), BudgetTooSmallError.
     """
     from luthier.features.planning.quotes import quote_of
 
@@ -182,29 +197,65 @@ def paces_of(
     found = []
     with context.progress.task("Finding the pace", len(models), "models") as task:
         for label, model, quote in zip(labels, models, quotes, strict=True):
-            judging, loading = _judging_pace(context, request, model, rows, num_shots)
+            judging, loading = _judging_pace(context, request, model, rows, num_shots, labelled)
             found.append(Pace(label, quote.prediction.hours, judging, loading, quote.prediction.calibrated))
             task.advance()
     return found
 
 
+def _may_choose(labels: LabelledRows, base: Candidate, engine: TransformersEngine, few: Sequence[Example]) -> bool:
+    """Whether the likeliest label is asked for at all, even of the fewest rows that are judged."""
+    tokens = [row.num_tokens for row in system_under_test(base, engine, few, 1).tokenised]
+    least = min(LEAST_JUDGED, len(labels.examples))
+    return not labels.why_not_scored(sum(tokens) * least // len(tokens))
+
+
+def _choice_seconds(
+    context: Context,
+    engine: TransformersEngine,
+    base: Candidate,
+    labels: LabelledRows,
+    few: Sequence[Example],
+    request: ModelComparisonRequest,
+) -> float:
+    """Seconds a row to find the likeliest label. few: the rows to measure on."""
+    from luthier.features.evaluations.label_scores import label_choice
+
+    rows = replace(labels, examples=tuple(few))
+    choice = label_choice(rows, base, engine, system_under_test(base, engine, few, request.max_new_tokens))
+    return record_choice(choice, context.progress).write_seconds / len(few)
+
+
 def _judging_pace(
-    context: Context, request: ModelComparisonRequest, model: LocalModel, rows: Rows, num_shots: int
+    context: Context,
+    request: ModelComparisonRequest,
+    model: LocalModel,
+    rows: Rows,
+    num_shots: int,
+    labels: LabelledRows | None,
 ) -> tuple[dict[SystemKind, float], float]:
     """Seconds a row by kind, and seconds that loading takes; asked of a few rows."""
-    few = instructed(choose_samples(rows.held_out, NUM_PROBED), request.instruction)
+    bare = choose_samples(rows.held_out, NUM_PROBED)
+    few = instructed(bare, request.instruction or "")
     base = find_candidate(context, model.name)
     systems: dict[SystemKind, Candidate] = {"zero-shot": base}
     if num_shots:
         systems["few-shot"] = with_few_shot(base, rows.train, num_shots, request.seed, held_out=rows.held_out)
+        if (nearest := with_nearest(base, rows.train, num_shots, held_out=rows.held_out)) is not None:
+            systems["few-shot-nearest"] = replace(nearest, instruction=request.instruction or "")
     # Loading is timed apart: it is paid once a system, the rest once a row.
     began = time.perf_counter()
     engine = open_engine(base)
     loading, found = time.perf_counter() - began, {}
     try:
         for kind, candidate in systems.items():
-            recorded = record_with(engine, candidate, few, request.max_new_tokens, context.progress)
+            asked = bare if kind == "few-shot-nearest" else few
+            recorded = record_with(engine, candidate, asked, request.max_new_tokens, context.progress)
             found[kind] = (recorded.write_seconds + recorded.score_seconds) / len(few)
+        if labels is not None and _may_choose(labels, base, engine, few):
+            # What does not fit with a label is left out again when it is judged, and the result says why.
+            with suppress(RequestError):
+                found["likeliest-label"] = _choice_seconds(context, engine, base, labels, few[:NUM_CHOSEN], request)
     finally:
         engine.close()
     return found, loading

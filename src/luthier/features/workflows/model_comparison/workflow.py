@@ -37,10 +37,12 @@ from luthier.features.workflows.model_comparison.answers import (
     ComparisonRows,
     Recorded,
     candidate_of,
+    choices_left_out,
+    nearest_of,
     read_material,
     record,
     replayed,
-    rows_for,
+    why_no_choice,
 )
 from luthier.features.workflows.model_comparison.request import (
     ModelComparisonRequest,
@@ -126,7 +128,7 @@ def begin(
     began = time.perf_counter()
     check(request)
     models = pull_all(context, request.models)
-    rows = read_all(context, request, models)
+    request, rows = read_all(context, request, models)
     showdown_id = showdown_id or new_id("showdown")
     folder = WORKFLOW.folder_of(context, showdown_id)
     try:
@@ -155,11 +157,16 @@ def _material(run: WorkflowRun) -> ComparisonRows:
 
 
 def _prompt(run: WorkflowRun, number: int) -> Outcome:
-    """Ask a contender without and with examples."""
+    """Ask a contender without and with examples, and for its likeliest label where answers are labels."""
     _ask(run, number, "zero-shot")
+    plain = candidate_of(run.context, run.spec, number, "zero-shot", _material(run))
+    if not why_no_choice(plain, run.spec, _material(run)):
+        _ask(run, number, "likeliest-label")
     # 0 examples would be the zero-shot question once more.
     if run.spec.few_shot:
         _ask(run, number, "few-shot")
+        if nearest_of(run.spec, plain, _material(run)) is not None:
+            _ask(run, number, "few-shot-nearest")
     return TimedOutcome()
 
 
@@ -215,8 +222,7 @@ def _ask(run: WorkflowRun, number: int, kind: SystemKind, adapter_path: str = ""
     from luthier.ml.charts.page import replace_text
 
     candidate = candidate_of(run.context, run.spec, number, kind, _material(run), adapter_path)
-    examples = rows_for(run.spec, kind, _material(run))
-    found = record(candidate, examples, run.spec.max_new_tokens, run.context.progress)
+    found = record(candidate, run.spec, kind, _material(run), run.context.progress)
     path.parent.mkdir(exist_ok=True)
     # Atomically: the file's existence alone says that this system need not be asked again.
     replace_text(path, found.model_dump_json())
@@ -293,15 +299,18 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
         candidate_of(run.context, spec, number, kind, rows, adapter_path) for number, kind, adapter_path, _ in asked
     ]
     under_test = [
-        replayed(candidate, recorded, rows_for(spec, kind, rows), spec.max_new_tokens)
+        replayed(candidate, spec, kind, rows, recorded)
         for candidate, (_, kind, _, recorded) in zip(candidates, asked, strict=True)
     ]
+    plain = [candidate for candidate, (_, kind, *_) in zip(candidates, asked, strict=True) if kind == "zero-shot"]
     # One set for all contenders, fitted on the rows that each of them was trained on.
     baselines = fit_baselines(run.context, rows.pool, rows.judged, spec.metrics, Path(candidates[0].model_path))
     # Before the models: a system is compared with those before it, and every model is held against every baseline.
     under_test = [*(as_system(one, under_test[-1]) for one in baselines.predictions), *under_test]
     # Nothing is generated here: the recorded answers are replayed, so that all are judged over the same rows at once.
-    results, comparisons = judge(under_test, metrics=spec.metrics, seed=spec.seed, progress=run.context.progress)
+    results, comparisons = judge(
+        under_test, metrics=spec.metrics, seed=spec.seed, progress=run.context.progress, compares_prompts=True
+    )
     standings = tuple(
         _standing(spec, number, kind, result, recorded)
         for (number, kind, _, recorded), result in zip(asked, (one for one in results if one.is_model), strict=True)
@@ -318,7 +327,7 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
         standings=standings,
         tunings=tunings,
         baselines=simple,
-        baselines_left_out=baselines.left_out,
+        baselines_left_out=(*baselines.left_out, *choices_left_out(plain, spec, rows)),
         comparisons=comparisons,
         recommendation=recommend(spec, standings, tunings, comparisons, simple),
         not_equal=(*not_equal(spec.contenders, standings, spec.few_shot), *baselines.notes),
@@ -332,7 +341,7 @@ def _systems(run: WorkflowRun) -> list[tuple[int, SystemKind, str, Recorded]]:
     for kind in SYSTEM_KINDS:
         for number, contender in enumerate(run.spec.contenders):
             path, adapter_path = _answers(run, number, kind), ""
-            # Not asked few-shot, or its training did not finish.
+            # Not asked in this way, or its training did not finish.
             if not path.is_file():
                 continue
             if kind == "tuned":
@@ -391,7 +400,7 @@ def _stages(spec: ModelComparisonSpec) -> list[StageSpec]:
         prompting.append(
             StageSpec(
                 f"{one.label}: prompting",
-                "Asked without and with examples in its prompt",
+                "Asked without and with examples in its prompt, and for its likeliest label where answers are labels",
                 partial(_prompt, number=number),
                 TimedOutcome,
                 needs=("judged_file", "max_new_tokens", "instruction"),

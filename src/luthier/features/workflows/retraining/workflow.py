@@ -266,6 +266,9 @@ def _recipe(run: WorkflowRun) -> Recipe:
     found: dict[str, Any] = {"data": data, "budget": None}
     if run.spec.start == "last":
         found["base_model"] = str(_merged(run))
+    if recipe.evaluation is not None:
+        # Rows of traffic go to no server that was named for other rows.
+        found["evaluation"] = recipe.evaluation.without_server()
     return recipe.model_copy(update=found)
 
 

@@ -35,12 +35,21 @@ from luthier.ml.evaluation.report.evaluation_results import interval_chart
 from luthier.ml.evaluation.report.page import TEMPLATES, fold, judged_view
 from luthier.ml.evaluation.result_views import Roles
 
-_COLOURS: Final[dict[SystemKind, Role]] = {"zero-shot": "base", "few-shot": "other-1", "tuned": "tuned"}
+_COLOURS: Final[dict[SystemKind, Role]] = {
+    "zero-shot": "base",
+    "likeliest-label": "other-3",
+    "few-shot": "other-1",
+    "few-shot-nearest": "other-4",
+    "tuned": "tuned",
+}
 _MARKS: Final[dict[SystemKind, Literal["circle", "square", "diamond"]]] = {
     "zero-shot": "circle",
+    "likeliest-label": "circle",
     "few-shot": "square",
+    "few-shot-nearest": "square",
     "tuned": "diamond",
 }
+_OPEN: Final = ("likeliest-label", "few-shot-nearest")
 _WITHOUT_MODEL: Final[Role] = "other-2"
 _BADGES: Final = {"tuned": "tune it", "prompting": "prompting is enough", "nothing": "none of them"}
 _COMPARISON_TONES: Final = {"tuned": "good", "prompting": "open", "nothing": "bad"}
@@ -93,7 +102,7 @@ class SystemRow:
 
     Attributes:
         name: of the system.
-        kind: zero-shot, few-shot or tuned; `baseline` without a language model.
+        kind: as of a `Standing`; `baseline` without a language model.
         licence: of its base model; empty for a baseline.
         is_chosen: it is the one that is recommended.
         value: the figure that decides, with its interval.
@@ -185,13 +194,18 @@ def _against_time(result: ModelComparisonResult, timed: Sequence[Standing]) -> C
             "dots",
             intervals=[(metric.low, metric.high)],
             mark=_MARKS[one.kind],
+            is_open=one.kind in _OPEN,
             radius_pixels=4.5,
         )
         series.append(dot)
         label = short(result.spec.contenders[one.contender].label)
         # Labels take turns above and below, so that neighbours overlap less.
         notes.append(Note(seconds, metric.value, label, below=one.contender % 2 == 1))
-    caption = "Circle: as it is; square: with examples in its prompt; diamond: tuned. Up is better, left is faster."
+    kinds = {one.kind for one in timed}
+    ring = "; open circle: its likeliest label" if "likeliest-label" in kinds else ""
+    square = "; open square: with the nearest examples" if "few-shot-nearest" in kinds else ""
+    caption = f"Circle: as it is{ring}; square: with examples in its prompt{square}; diamond: tuned. "
+    caption += "Up is better, left is faster."
     if not timed[0].result.metrics[primary].higher_is_better:
         caption = caption.replace("Up is", "Down is")
     parts = [f"{one.result.name} {one.seconds_per_answer:.3g} s, {_figure(one.result, primary)}" for one in timed]

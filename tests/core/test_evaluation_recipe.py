@@ -1,0 +1,31 @@
+"""The part of a recipe about judging."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from luthier.core.evaluation_recipe import EvaluationRecipe, OptimisedPromptRecipe
+
+
+def test_a_number_alone_is_the_budget_of_a_search() -> None:
+    assert OptimisedPromptRecipe.model_validate(5_000) == OptimisedPromptRecipe(budget_tokens=5_000)
+    for wrong in (True, -1, "many", {"reflection_model": "m"}, {"budget_tokens": 1, "reflection_model": ""}):
+        with pytest.raises(ValidationError):
+            OptimisedPromptRecipe.model_validate(wrong)
+
+
+def test_a_reflection_model_needs_a_budget() -> None:
+    with pytest.raises(ValidationError, match="no search"):
+        OptimisedPromptRecipe(budget_tokens=0, reflection_model="m")
+
+
+@pytest.mark.parametrize(
+    ("name", "left"), [("http://h/v1#m", None), ("HTTPS://h/v1#m", None), ("a-model", "a-model"), ("/a/b", "/a/b")]
+)
+def test_a_server_is_left_out_where_rows_were_not_meant_for_it(name: str, left: str | None) -> None:
+    search = OptimisedPromptRecipe(budget_tokens=9, reflection_model=name)
+    kept = EvaluationRecipe(few_shot=2, optimised_prompt=search).without_server()
+    assert kept.few_shot == 2
+    assert kept.optimised_prompt == OptimisedPromptRecipe(budget_tokens=9, reflection_model=left)
+    assert EvaluationRecipe().without_server() == EvaluationRecipe()
