@@ -10,7 +10,7 @@ arXiv:1910.02054, section 3.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate, MemoryPrediction
@@ -141,18 +141,19 @@ _LOW_SHARE, _GPU_HIGH_SHARE = 0.80, 1.35
 
 
 def predict_memory(workload: Workload, device: Device, calibration: Calibration | None = None) -> MemoryPrediction:
-    """Peak memory on one of the devices. Under `fsdp` weights, gradients and optimizer are spread over all of them."""
-    shards = device.num_devices if workload.sharding == "fsdp" else 1
-    # Every rank holds 1 / shards of weights, gradients and optimizer state; what is gathered to compute is whole.
-    weights = _weights(workload) / shards + _gathered(workload, shards) + _teacher_head(workload)
-    adapters = _adapters(workload) / shards
+    """Peak memory on one of the devices, each with its share of the model and of its sharded copies."""
+    held_share = _Share.of(workload, device)
+    # What is gathered to compute is whole but for what tensor, pipeline and expert parallel divide.
+    weights = _weights(workload) * held_share.base + _gathered(workload, device) + _teacher_head(workload)
+    adapters = _adapters(workload) * held_share.trained
     # Bytes of fp32 masters, optimizer moments, accumulated gradients, and gradients in the precision of the backward
     # pass.
     masters, moments, sums, narrow = _optimizer(workload)
-    optimizer, gradients = (masters + moments + _average(workload)) / shards, sums / shards
+    optimizer = (masters + moments + _average(workload)) * held_share.trained
+    gradients = sums * held_share.trained
     # The peak micro-batch may be the one with most tokens or the one with the longest row.
     activation_part, logits_part, narrow_part = max(
-        (_passing(one, narrow / shards) for one in _peaks(workload)), key=lambda parts: sum(parts)
+        (_passing(one, narrow * held_share.trained) for one in _peaks(workload)), key=lambda parts: sum(parts)
     )
     factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
     slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
@@ -166,7 +167,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     held = weights + adapters + optimizer + gradients
     training = held + activation_part + logits_part + runtime
     # A plan must also survive what happens before the first step: reading the base, and the teacher's pass.
-    loading = max(_loading(workload, device) / shards, _asking(workload, device)) + _runtime(device)
+    loading = max(_loading(workload, device) * held_share.base, _asking(workload, device)) + _runtime(device)
     runtime += max(0.0, loading - training)
     training = max(training, loading)
     # the run's own model is gone by then, and systems are judged one after another
@@ -188,6 +189,25 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Share of the base, and of what is trained with its gradients and optimizer state, that one device holds."""
+
+    base: float
+    trained: float
+
+    @classmethod
+    def of(cls, workload: Workload, device: Device) -> _Share:
+        s, layout = workload.structure, workload.layout
+        copies = layout.data_parallel(device.num_devices)
+        shards = copies if workload.sharding == "fsdp" else 1
+        # Experts are divided even where copies are not sharded; sharding spreads them over all copies as well.
+        dense, routed = (1.0 / (layout.model_parallel * n) for n in (shards, max(shards, layout.expert_parallel)))
+        experts = s.num_routed_parameters / s.num_parameters
+        base = dense + experts * (routed - dense)
+        return cls(base, base if workload.method == "full" else dense)
+
+
 def _worker_gradients(workload: Workload, narrow: float) -> float:
     """Gradients of one micro-batch as a worker computes them, and the buffers in which it hands them over."""
     return workload.num_workers * narrow * (1 + gradient_buffers(narrow))
@@ -205,11 +225,14 @@ def _peaks(workload: Workload) -> list[Workload]:
 
 def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
     """What comes and goes in one micro-batch, at its peak: activations, logits, gradients as they come (`narrow`)."""
-    kept, logits = step_counts.saved_activation_bytes(workload), step_counts.logits_bytes(workload)
-    backward = step_counts.backward_bytes(workload)
+    # Tensor parallel (with sequence parallel) divides activations, vocabulary parallel logits. A pipeline keeps as many
+    # micro-batches as it has stages, of as many times fewer layers.
+    inner = workload.layout.tensor_parallel
+    kept, logits = step_counts.saved_activation_bytes(workload) / inner, step_counts.logits_bytes(workload) / inner
+    backward = step_counts.backward_bytes(workload) / inner + _dispatched(workload)
     # Four moments compete: the loss on top of all that was kept, the start of the way back, its end, where activations
     # are gone but every gradient is there, and the optimizer's step.
-    head = workload.structure.head_parameters * workload.element_bytes if workload.method == "full" else 0.0
+    head = workload.structure.head_parameters * workload.element_bytes / inner if workload.method == "full" else 0.0
     at_loss, going_back = kept + logits, kept + backward + head
     # The embeddings' own gradient comes last of all; tied, it is added to the head's.
     is_tied = workload.structure.ties_embeddings
@@ -218,6 +241,15 @@ def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
     logits_part = logits if peak == at_loss else 0.0
     narrow_part = min(narrow, peak) if peak == at_end else 0.0
     return peak - logits_part - narrow_part, logits_part, narrow_part
+
+
+def _dispatched(workload: Workload) -> float:
+    """Tokens of one layer on their way to experts of other devices, and their answers on the way back."""
+    s, layout = workload.structure, workload.layout
+    if layout.expert_parallel == 1:
+        return 0.0
+    tokens = workload.batches.peak_tokens / layout.tensor_parallel
+    return 2.0 * tokens * s.num_active_experts * s.hidden_size * workload.element_bytes
 
 
 def memory_terms(workload: Workload, device: Device) -> tuple[float, float, float]:
@@ -268,13 +300,14 @@ def _expert_copies(workload: Workload) -> float:
     return 2 * one if workload.gradient_checkpointing else every + one
 
 
-def _gathered(workload: Workload, shards: int) -> float:
-    """Two layers whole (one computes, one is on its way) and the embeddings, where the rest is spread over devices."""
-    if shards == 1:
+def _gathered(workload: Workload, device: Device) -> float:
+    """Two layers (one computes, one is on its way) and the embeddings, where the rest is sharded over copies."""
+    s, layout = workload.structure, workload.layout
+    if workload.sharding != "fsdp" or layout.data_parallel(device.num_devices) == 1:
         return 0.0
-    s = workload.structure
+    matrices = s.num_matrix_parameters - s.num_routed_parameters * (1.0 - 1.0 / layout.expert_parallel)
     # FSDP prefetches the next layer while one computes.
-    return (2 * s.num_matrix_parameters / s.num_layers + s.head_parameters) * BYTES[workload.compute]
+    return (2 * matrices / s.num_layers + s.head_parameters) * BYTES[workload.compute] / layout.tensor_parallel
 
 
 def _adapters(workload: Workload) -> float:
