@@ -137,6 +137,19 @@ def test_a_pipeline_waits_while_it_fills_and_drains(llama: Structure, make_workl
     assert speed.step_seconds(finer, device).value < speed.step_seconds(work, device).value
 
 
+def test_a_stage_keeps_its_weights_gathered_while_it_computes_its_micro_batches(
+    llama: Structure, make_workload: Make
+) -> None:
+    work, device = shared(make_workload(llama, "full"), 2, Layout(pipeline_parallel=4)), machines(1)
+    many = replace(work, batches=replace(work.batches, num_micro_batches=2 * 6))
+    found = communication(work, device)
+    assert communication(many, device).sharding == found.sharding
+    assert found.sharding == pytest.approx(1 / 2 * llama.num_parameters / 4 * (2 + 4) / 100e9)
+    memory = predict_memory(work, device)
+    assert memory.weights_bytes == pytest.approx(2 * llama.num_parameters / 4 * (1 / 2 + 1))
+    assert memory.optimizer_bytes == pytest.approx(12 * llama.num_parameters / 8)
+
+
 def test_computing_hides_half_of_what_sharded_copies_move(llama: Structure, make_workload: Make) -> None:
     work, device = shared(make_workload(llama, "full", rows=64, length=256), 8, Layout()), machines(1)
     terms, factors = speed.time_terms(work, device), speed.prior_factors(device, work)

@@ -53,9 +53,10 @@ def test_every_layout_divides_devices_heads_and_experts_evenly(architecture: Mak
 def test_titles_name_what_is_shared() -> None:
     work = run_of(devices(8))
     assert title_of(work, devices(8)) == "dp 8 (DDP)"
-    assert title_of(replace(work, sharding="fsdp", layout=Layout(tensor_parallel=2)), devices(8)) == "dp 4 (FSDP2) x tp 2"
+    sharded = replace(work, sharding="fsdp")
+    assert title_of(replace(sharded, layout=Layout(tensor_parallel=2)), devices(8)) == "dp 4 (FSDP2) x tp 2"
     layout = Layout(tensor_parallel=8, pipeline_parallel=4, expert_parallel=2)
-    assert title_of(replace(work, sharding="fsdp", layout=layout), devices(64)) == "dp 2 (FSDP2) x tp 8 x pp 4, ep 2"
+    assert title_of(replace(sharded, layout=layout), devices(64)) == "dp 2 (FSDP2) x tp 8 x pp 4, ep 2"
     assert title_of(replace(work, sharding="none", layout=Layout(tensor_parallel=8)), devices(8)) == "tp 8"
 
 
@@ -90,7 +91,7 @@ def test_a_clearly_faster_layout_that_luthier_does_not_run_is_named_with_who_doe
     assert other.tokens_per_second.value > CLEARLY_FASTER * first.tokens_per_second.value
     assert not other.runs_here
     assert "Luthier does not run this layout itself: it has no tensor parallelism" in other.words
-    assert "NeMo AutoModel and Megatron Bridge train so (docs/scale.md)" in other.words
+    assert "; NeMo AutoModel and Megatron Bridge do (docs/scale.md)" in other.words
     assert "torchtitan" not in other.words
 
 
@@ -107,11 +108,11 @@ def test_where_whole_copies_do_not_fit_the_sharded_layout_is_named_with_its_opti
 
 def test_what_cannot_be_sharded_here_is_said_with_its_reason() -> None:
     device = devices(8, memory_gib=40)
-    why = "training.sharding fsdp with optimizer muon is not possible"
+    why = "training.sharding fsdp with optimizer muon is not possible; set training.optimizer: adamw"
     own = replace(run_of(device, method="full"), sharding="fsdp")
     (first, *_) = options(device, own, method="full", why_not_sharded=why)
     assert not first.runs_here
-    assert first.words.startswith(f"Luthier does not run this layout itself: {why}; ")
+    assert first.words == f"Luthier does not run this layout itself: {why}"
 
 
 @pytest.mark.parametrize("changes", [{"is_supervised": False}, {"method": "qlora"}])

@@ -87,13 +87,13 @@ def quote_of(
 
 
 def _why_not_sharded(plan: Plan) -> str:
-    """Why this project cannot shard the weights of a plan; empty where it can."""
+    """Why this project cannot shard the weights of a plan, and what to do; empty where it can."""
     from luthier.ml.training.sharding import refuse_unspreadable
 
     try:
         refuse_unspreadable(plan)
     except RecipeError as error:
-        return f"{error.came} is not possible"
+        return f"{error.came} is not possible; {error.do}"
     return ""
 
 

@@ -1,7 +1,8 @@
 """What the devices of a run send each other in one step, and how long that takes at the links' own rates.
 
     data parallel      DDP all-reduces the gradients once a step; FSDP gathers the weights of every layer twice a
-                       micro-batch (forward, backward) and reduce-scatters the gradients of what is trained
+                       micro-batch (forward, backward) and reduce-scatters the gradients of what is trained; in a
+                       pipeline, whose stages compute one micro-batch after another, each once a step
     tensor parallel    two all-reduces of a layer's activations forward, two backward, two more where it is recomputed
     expert parallel    tokens are sent to their experts and back (all-to-all), as often as activations are computed
     pipeline parallel  activations of a micro-batch go to the next stage, their gradients come back; a stage waits while
@@ -74,34 +75,37 @@ def micro_batches(workload: Workload, device: Device) -> float:
     return max(1.0, workload.batches.num_micro_batches / workload.layout.data_parallel(device.num_devices))
 
 
+def keeps_gathered(workload: Workload) -> bool:
+    """Whether weights, once gathered, stay whole until the step ends, as engines do it in a pipeline (torchtitan)."""
+    return workload.sharding == "fsdp" and workload.layout.pipeline_parallel > 1
+
+
 def _fsdp(workload: Workload, device: Device) -> float:
     s, layout = workload.structure, workload.layout
-    copies, inner = layout.data_parallel(device.num_devices), layout.tensor_parallel
-    num_experts = s.num_routed_parameters / (layout.model_parallel * layout.expert_parallel)
+    copies, inner, experts = layout.data_parallel(device.num_devices), layout.tensor_parallel, layout.expert_parallel
+    num_routed = s.num_routed_parameters / (layout.model_parallel * experts)
     num_dense = (s.num_parameters - s.num_routed_parameters) / layout.model_parallel
-    trains_all = workload.method == "full"
-    seconds = 0.0
-    # Experts are divided among `expert_parallel` devices first, and what each has is sharded over the others.
-    for count, trained, size in (
-        (num_dense, num_dense if trains_all else workload.num_trainable / layout.model_parallel, copies),
-        (num_experts, num_experts if trains_all else 0.0, copies // layout.expert_parallel),
+    trains_all, gathers = workload.method == "full", 1.0 if keeps_gathered(workload) else 2.0
+    seconds = (gathers + 1.0) * s.num_layers / layout.pipeline_parallel * _hops(copies, inner, device)
+    # Experts are divided among `expert_parallel` devices first, and what each has is sharded over those that have the
+    # same, which are that far apart.
+    for count, trained, size, stride in (
+        (num_dense, num_dense if trains_all else workload.num_trainable / layout.model_parallel, copies, inner),
+        (num_routed, num_routed if trains_all else 0.0, copies // experts, inner * experts),
     ):
-        gathered = _ring(count * BYTES[workload.base], size, inner, device)
-        reduced = _ring(trained * _GRADIENT_BYTES, size, inner, device)
-        seconds += 2.0 * gathered + reduced
-    hops = 3.0 * s.num_layers / layout.pipeline_parallel * _hops(copies, inner, device)
-    return micro_batches(workload, device) * (seconds + hops)
+        seconds += gathers * _ring(count * BYTES[workload.base], size, stride, device)
+        seconds += _ring(trained * _GRADIENT_BYTES, size, stride, device)
+    return seconds if keeps_gathered(workload) else micro_batches(workload, device) * seconds
 
 
 def _ddp(workload: Workload, device: Device) -> float:
     """Once a step: gradients of several micro-batches are added up before."""
     s, layout = workload.structure, workload.layout
-    copies, inner = layout.data_parallel(device.num_devices), layout.tensor_parallel
-    experts = s.num_routed_parameters / layout.expert_parallel if workload.method == "full" else 0.0
-    dense = workload.num_trainable - (s.num_routed_parameters if workload.method == "full" else 0.0)
+    copies, inner, experts = layout.data_parallel(device.num_devices), layout.tensor_parallel, layout.expert_parallel
+    num_routed = s.num_routed_parameters if workload.method == "full" else 0.0
     each = BYTES[workload.adapters] / layout.model_parallel
-    seconds = _ring(dense * each, copies, inner, device)
-    seconds += _ring(experts * each, copies // layout.expert_parallel, inner, device)
+    seconds = _ring((workload.num_trainable - num_routed) * each, copies, inner, device)
+    seconds += _ring(num_routed / experts * each, copies // experts, inner * experts, device)
     return 2.0 * (seconds + _hops(copies, inner, device))
 
 

@@ -44,7 +44,7 @@ def layout_options(
         workload_on: The run on a number of devices, each with a copy of the model: its batches are those of the copies.
         workload: The run as this project trains it on `device`.
         device: All devices of the run.
-        why_not_sharded: Why this project cannot shard the weights of this run; empty where it can.
+        why_not_sharded: Why this project cannot shard the weights of this run, and what to do; empty where it can.
         is_supervised: Whether the run learns from given answers alone (`sft`).
 
     Returns:
@@ -114,7 +114,9 @@ def _carried_out(
     )
     for is_recomputed in dict.fromkeys((workload.gradient_checkpointing, True)):
         made = replace(sharded, gradient_checkpointing=is_recomputed)
-        if fits(predict_memory(made, device), device):
+        memory = predict_memory(made, device)
+        # Nobody has tried ours of what other engines run: the upper end must fit there.
+        if memory.total_bytes.high <= device.memory_bytes if layout != WHOLE_COPIES else fits(memory, device):
             return made
     return None
 
@@ -122,9 +124,7 @@ def _carried_out(
 def _option(workload: Workload, device: Device, why_not_sharded: str, *, is_own: bool = False) -> LayoutOption:
     made = predict(workload, device)
     is_sharded, is_whole = workload.sharding == "fsdp", workload.layout == WHOLE_COPIES
-    lacks = "" if is_whole else _lacking(workload)
-    if is_whole and is_sharded:
-        lacks = why_not_sharded
+    lacks = (why_not_sharded if is_sharded else "") if is_whole else _lacking(workload)
     return LayoutOption(
         title=title_of(workload, device),
         layout=workload.layout,
@@ -139,21 +139,22 @@ def _option(workload: Workload, device: Device, why_not_sharded: str, *, is_own:
 
 
 def _lacking(workload: Workload) -> str:
+    """What of a layout Luthier does not have, and which engines do."""
     layout = workload.layout
-    kinds = {
+    sizes = {
         "tensor": layout.tensor_parallel,
         "pipeline": layout.pipeline_parallel,
         "expert": layout.expert_parallel,
     }
-    return f"it has no {' and no '.join(name for name, size in kinds.items() if size > 1)} parallelism"
+    kinds = " and no ".join(name for name, size in sizes.items() if size > 1)
+    # These have published figures of LoRA; torchtitan's are of whole models (docs/scale.md).
+    engines = ["NeMo AutoModel", *(["torchtitan"] if workload.method == "full" else []), "Megatron Bridge"]
+    return f"it has no {kinds} parallelism; {', '.join(engines[:-1])} and {engines[-1]} do (docs/scale.md)"
 
 
 def _words(workload: Workload, device: Device, lacks: str, *, is_own: bool) -> str:
     if lacks:
-        # Both have published LoRA figures; torchtitan's are of whole models (docs/scale.md).
-        engines = ["NeMo AutoModel", *(["torchtitan"] if workload.method == "full" else []), "Megatron Bridge"]
-        does = f"{', '.join(engines[:-1])} and {engines[-1]} train so (docs/scale.md)"
-        return f"Luthier does not run this layout itself: {lacks}; {does}"
+        return f"Luthier does not run this layout itself: {lacks}"
     asked = "luthier train RECIPE" + ("" if is_own else f" --set training.sharding={workload.sharding}")
     if device.num_nodes == 1:
         return f"{asked} --devices {device.num_devices}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.cost import Device, Estimate, MemoryPrediction
 from luthier.ml.inference.models.structure import LinearLayer
 from luthier.ml.planning import step_counts
+from luthier.ml.planning.communication import keeps_gathered
 from luthier.ml.planning.inference_cost import cache_bytes, judging_bytes
 from luthier.ml.planning.workload import BYTES, OWN, Workload
 from luthier.ml.training.optimizers.rules import (
@@ -153,7 +154,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     gradients = sums * held_share.trained
     # The peak micro-batch may be the one with most tokens or the one with the longest row.
     activation_part, logits_part, narrow_part = max(
-        (_passing(one, narrow * held_share.trained) for one in _peaks(workload)), key=lambda parts: sum(parts)
+        (_passing(one, narrow * held_share.passing) for one in _peaks(workload)), key=lambda parts: sum(parts)
     )
     factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
     slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
@@ -191,21 +192,33 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """Share of the base, and of what is trained with its gradients and optimizer state, that one device holds."""
+    """Shares of a model that one device holds.
+
+    Attributes:
+        base: of the base's weights.
+        trained: of what is trained, its summed gradients and optimizer state.
+        passing: of the gradients of one backward pass.
+    """
 
     base: float
     trained: float
+    passing: float
 
     @classmethod
     def of(cls, workload: Workload, device: Device) -> _Share:
-        s, layout = workload.structure, workload.layout
-        copies = layout.data_parallel(device.num_devices)
-        shards = copies if workload.sharding == "fsdp" else 1
-        # Experts are divided even where copies are not sharded; sharding spreads them over all copies as well.
-        dense, routed = (1.0 / (layout.model_parallel * n) for n in (shards, max(shards, layout.expert_parallel)))
-        experts = s.num_routed_parameters / s.num_parameters
-        base = dense + experts * (routed - dense)
-        return cls(base, base if workload.method == "full" else dense)
+        copies = workload.layout.data_parallel(device.num_devices)
+        dense, base = _held(workload, copies if workload.sharding == "fsdp" else 1)
+        whole = _held(workload, 1)
+        found = (dense, whole[0]) if workload.method != "full" else (base, whole[1])
+        return cls(base, found[0], found[1] if keeps_gathered(workload) else found[0])
+
+
+def _held(workload: Workload, shards: int) -> tuple[float, float]:
+    """Share of the matrices that all tokens meet, and of the whole model, where copies are sharded so many times."""
+    s, layout = workload.structure, workload.layout
+    # Experts are divided even where copies are not sharded; sharding spreads them over all copies as well.
+    dense, routed = (1.0 / (layout.model_parallel * n) for n in (shards, max(shards, layout.expert_parallel)))
+    return dense, dense + s.num_routed_parameters / s.num_parameters * (routed - dense)
 
 
 def _worker_gradients(workload: Workload, narrow: float) -> float:
@@ -230,6 +243,10 @@ def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
     inner = workload.layout.tensor_parallel
     kept, logits = step_counts.saved_activation_bytes(workload) / inner, step_counts.logits_bytes(workload) / inner
     backward = step_counts.backward_bytes(workload) / inner + _dispatched(workload)
+    if inner > 1:
+        # Before a product states are gathered, after it partial sums are whole; the way back has gradients of both.
+        whole = workload.batches.peak_tokens * workload.structure.hidden_size * workload.element_bytes
+        logits, backward = logits + 2 * whole, backward + 4 * whole
     # Four moments compete: the loss on top of all that was kept, the start of the way back, its end, where activations
     # are gone but every gradient is there, and the optimizer's step.
     head = workload.structure.head_parameters * workload.element_bytes / inner if workload.method == "full" else 0.0
@@ -301,10 +318,15 @@ def _expert_copies(workload: Workload) -> float:
 
 
 def _gathered(workload: Workload, device: Device) -> float:
-    """Two layers (one computes, one is on its way) and the embeddings, where the rest is sharded over copies."""
+    """Two layers (one computes, one is on its way) and the embeddings, where the rest is sharded over copies.
+
+    In a pipeline all layers of the stage.
+    """
     s, layout = workload.structure, workload.layout
     if workload.sharding != "fsdp" or layout.data_parallel(device.num_devices) == 1:
         return 0.0
+    if keeps_gathered(workload):
+        return s.num_parameters * _held(workload, 1)[1] * BYTES[workload.compute]
     matrices = s.num_matrix_parameters - s.num_routed_parameters * (1.0 - 1.0 / layout.expert_parallel)
     # FSDP prefetches the next layer while one computes.
     return (2 * matrices / s.num_layers + s.head_parameters) * BYTES[workload.compute] / layout.tensor_parallel
