@@ -60,12 +60,10 @@ def test_titles_name_what_is_shared() -> None:
     assert title_of(replace(work, sharding="none", layout=Layout(tensor_parallel=8)), devices(8)) == "tp 8"
 
 
-def test_nothing_is_said_of_one_device_a_cpu_or_answers_that_are_drawn() -> None:
+def test_nothing_is_said_of_one_device_or_a_cpu() -> None:
     assert options(devices(1)) == ()
     cpu = accelerator(8, name="cpu", num_devices=1, is_cpu=True).model_copy(update={"num_devices": 2})
     assert layout_options(run_of, run_of(cpu), cpu) == ()
-    drawing = replace(run_of(devices(8)), rollouts=Rollouts(8, 100.0, 50, 150, 0))
-    assert options(devices(8), drawing) == ()
 
 
 def test_whole_copies_that_fit_are_ours_and_say_how_they_are_started() -> None:
@@ -119,6 +117,8 @@ def test_what_cannot_be_sharded_here_is_said_with_its_reason() -> None:
 def test_other_engines_are_named_for_what_they_train_alone(changes: dict[str, Any]) -> None:
     device = devices(8, memory_gib=12)
     assert len(options(device, global_batch_size=8, **changes)) == 1
+    drawing = replace(run_of(device, global_batch_size=8), rollouts=Rollouts(8, 100.0, 50, 150, 0))
+    assert len(options(device, drawing, global_batch_size=8)) == 1
 
 
 def test_few_rows_leave_layouts_with_fewer_copies() -> None:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 from luthier.core.cost import Device, Layout, LayoutOption
 from luthier.core.errors import RequestError
 from luthier.ml.inference.models.structure import Structure
+from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import fits, predict
-from luthier.ml.planning.workload import WHOLE_COPIES, Workload
+from luthier.ml.planning.workload import WHOLE_COPIES, Sharding, Workload
 
 CLEARLY_FASTER: Final = 1.1
 """Another layout is named where it is that many times as fast: the estimates do not tell smaller gains apart."""
@@ -38,7 +40,7 @@ def layout_options(
 ) -> tuple[LayoutOption, ...]:
     """The layout of a run as this project trains it, then the fastest other one that fits, where that is better.
 
-    Others are looked for where their engines train the same: whole models or LoRA, on given rows.
+    Others are looked for where their engines train the same: whole models or LoRA, on given rows alone.
 
     Args:
         workload_on: The run on a number of devices, each with a copy of the model: its batches are those of the copies.
@@ -48,17 +50,26 @@ def layout_options(
         is_supervised: Whether the run learns from given answers alone (`sft`).
 
     Returns:
-        Nothing for one device, for a CPU, and for a run whose steps write answers, which is not estimated here.
+        Nothing for one device, and for a CPU.
     """
-    if device.num_devices == 1 or device.is_cpu or workload.rollouts is not None:
+    if device.num_devices == 1 or device.is_cpu:
         return ()
     own = _option(workload, device, why_not_sharded, is_own=True)
-    if not is_supervised or workload.method not in _METHODS or workload.base in ("nf4", "int8"):
+    if not is_supervised or workload.rollouts or workload.method not in _METHODS or workload.base in ("nf4", "int8"):
         return (own,)
+
+    @cache  # many layouts have as many copies, and counting the batches of a run is what takes time
+    def batches_of(copies: int) -> Batches | None:
+        try:
+            return workload_on(device.model_copy(update={"num_devices": copies})).batches
+        except RequestError:  # a step has fewer rows than copies
+            return None
+
     found = [
         _option(fitting, device, why_not_sharded)
         for layout in possible_layouts(workload.structure, device)
-        if (fitting := _carried_out(workload_on, workload, device, layout)) is not None
+        if (batches := batches_of(layout.data_parallel(device.num_devices))) is not None
+        and (fitting := _carried_out(replace(workload, batches=batches), device, layout)) is not None
     ]
     best = max(found, key=lambda option: option.tokens_per_second.value, default=None)
     if best is None or best.title == own.title:
@@ -99,23 +110,15 @@ def _powers(most: int) -> Iterator[int]:
         size *= 2
 
 
-def _carried_out(
-    workload_on: Callable[[Device], Workload], workload: Workload, device: Device, layout: Layout
-) -> Workload | None:
-    """The run in a layout, recomputing activations where it must; None where it does not fit, or has too few rows."""
-    copies = layout.data_parallel(device.num_devices)
-    try:
-        batches = workload_on(device.model_copy(update={"num_devices": copies})).batches
-    except RequestError:  # a step has fewer rows than copies
-        return None
-    # The held-out rows are judged elsewhere, and whoever trains in such a layout does that, too.
-    sharded = replace(
-        workload, batches=batches, layout=layout, sharding="fsdp" if copies > 1 else "none", judging=None
-    )
+def _carried_out(workload: Workload, device: Device, layout: Layout) -> Workload | None:
+    """The run in a layout, recomputing activations where it must; None where it does not fit."""
+    sharding: Sharding = "fsdp" if layout.data_parallel(device.num_devices) > 1 else "none"
+    # The held-out rows are judged elsewhere: whoever trains in such a layout does that, too.
+    sharded = replace(workload, layout=layout, sharding=sharding, judging=None)
     for is_recomputed in dict.fromkeys((workload.gradient_checkpointing, True)):
         made = replace(sharded, gradient_checkpointing=is_recomputed)
         memory = predict_memory(made, device)
-        # Nobody has tried ours of what other engines run: the upper end must fit there.
+        # What other engines hold is known less well: there the upper end must fit.
         if memory.total_bytes.high <= device.memory_bytes if layout != WHOLE_COPIES else fits(memory, device):
             return made
     return None
