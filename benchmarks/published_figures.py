@@ -65,7 +65,7 @@ def main() -> None:
     args = cli.parse_args()
     rows = compare(args.table)
     document: dict[str, Any] = {"benchmark": "published_figures", "summary": summary(rows), "figures": rows}
-    if len(left_out := leave_one_source_out(rows)) > 1:
+    if left_out := leave_one_source_out(rows):
         document["leave_one_source_out"] = left_out
     if args.plot:
         from accuracy_chart import draw
@@ -91,6 +91,7 @@ def compare(path: Path = TABLE) -> list[dict[str, Any]]:
         found = _predicted(entry, structures[entry["model"]], device)
         row: dict[str, Any] = {"name": figure["name"], "source": figure["source"], "device": entry["device"]}
         row["num_devices"] = device.num_devices
+        row["has_experts"] = structures[entry["model"]].num_experts > 0 or "pipeline_parallel" in entry
         if published := _published_bytes(figure):
             outside = found.runtime_bytes if source["counts"] == "tensors" else 0.0
             total = found.memory
@@ -103,24 +104,29 @@ def compare(path: Path = TABLE) -> list[dict[str, Any]]:
     return rows
 
 
-def leave_one_source_out(rows: Sequence[dict[str, Any]], kind: str = "tokens_per_second") -> dict[str, float]:
+def leave_one_source_out(
+    rows: Sequence[dict[str, Any]], kind: str = "tokens_per_second"
+) -> dict[str, dict[str, float]]:
     """How far the figures of each source are off, as a factor, if the others are what the model's bias is known from.
 
-    Of several devices alone. The bias is the mean of the other sources' mean logarithms of predicted over published, so
-    that a source with many figures has no more weight than one with one.
+    Of several devices alone; those with experts or a pipeline apart. The bias is the mean of the other sources' mean
+    logarithms of predicted over published, so that a source with many figures has no more weight than one with one.
     """
-    logs: dict[str, list[float]] = {}
+    logs: dict[str, list[tuple[bool, float]]] = {}
     for row in rows:
         if row["num_devices"] > 1 and kind in row:
             one = row[kind]
-            logs.setdefault(row["source"], []).append(math.log(one["predicted"] / one["published"]))
+            found = (row["has_experts"], math.log(one["predicted"] / one["published"]))
+            logs.setdefault(row["source"], []).append(found)
     if len(logs) < 2:
         return {}
-    means = {source: statistics.fmean(found) for source, found in logs.items()}
-    factors = {}
-    for source, found in logs.items():
+    means = {source: statistics.fmean(log for _, log in found) for source, found in logs.items()}
+    factors: dict[str, dict[str, float]] = {"copies": {}, "experts": {}}
+    for source, found_here in logs.items():
         bias = statistics.fmean(mean for other, mean in means.items() if other != source)
-        factors[source] = round(math.exp(max(abs(one - bias) for one in found)), 3)
+        for has_experts, log in found_here:
+            into, factor = factors["experts" if has_experts else "copies"], round(math.exp(abs(log - bias)), 3)
+            into[source] = max(factor, into.get(source, factor))
     return factors
 
 

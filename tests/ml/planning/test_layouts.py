@@ -67,13 +67,13 @@ def test_nothing_is_said_of_one_device_or_a_cpu() -> None:
 
 
 def test_whole_copies_that_fit_are_ours_and_say_how_they_are_started() -> None:
-    (own, *more) = options(devices(8), global_batch_size=256)
+    (own, *more) = options(devices(8), global_batch_size=256, gradient_checkpointing=True)
     assert own.title == "dp 8 (DDP)"
     assert own.fits
     assert own.runs_here
     assert own.words == "luthier train RECIPE --devices 8"
     assert more == []
-    (own, *_) = options(devices(16), global_batch_size=256)
+    (own, *_) = options(devices(16), global_batch_size=256, gradient_checkpointing=True)
     assert own.words == "luthier train RECIPE under torchrun or Ray, 2 machines of 8 (docs/devices.md)"
 
 

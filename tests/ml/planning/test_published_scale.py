@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tests.vacuous import nonempty
 
 from luthier.ml.planning.speed import TIME_SPREAD
 
@@ -41,25 +40,29 @@ def test_every_figure_lies_in_its_interval(kind: str, rows: list[dict[str, Any]]
     assert outside == {}
 
 
-def test_the_interval_of_several_devices_is_the_largest_error_of_a_source_that_was_left_out(
-    published: ModuleType, rows: list[dict[str, Any]]
+@pytest.mark.parametrize(("kind", "spread"), [("copies", "gpu"), ("experts", "experts")])
+def test_the_interval_is_as_wide_as_the_largest_error_of_a_source_that_was_left_out(
+    kind: str, spread: str, published: ModuleType, rows: list[dict[str, Any]]
 ) -> None:
-    factors = published.leave_one_source_out(rows)
-    several = [row["tokens_per_second"] for row in rows if row["num_devices"] > 1 and "tokens_per_second" in row]
-    ratios = [one["predicted"] / one["published"] for one in nonempty(several)]
-    plain = max(*ratios, *(1 / ratio for ratio in ratios))
-    needed = max(*factors.values(), plain) - 1
-    assert needed <= TIME_SPREAD["gpus"] < needed + 0.05
+    needed = max(published.leave_one_source_out(rows)[kind].values()) - 1
+    assert 0 < needed <= TIME_SPREAD[spread]
 
 
 def test_leaving_a_source_out_takes_the_others_for_the_bias(published: ModuleType) -> None:
-    def row(source: str, predicted: float, num_devices: int = 8) -> dict[str, Any]:
+    def row(source: str, predicted: float, num_devices: int = 8, *, has_experts: bool = False) -> dict[str, Any]:
         one = {"predicted": predicted, "published": 1.0}
-        return {"source": source, "num_devices": num_devices, "tokens_per_second": one}
+        return {
+            "source": source,
+            "num_devices": num_devices,
+            "has_experts": has_experts,
+            "tokens_per_second": one,
+        }
 
     rows = [row("a", 2.0), row("a", 2.0), row("b", 2.0), row("c", 4.0), row("one device", 9.0, num_devices=1)]
-    assert published.leave_one_source_out(rows) == {"a": 1.414, "b": 1.414, "c": 2.0}
+    assert published.leave_one_source_out(rows) == {"copies": {"a": 1.414, "b": 1.414, "c": 2.0}, "experts": {}}
     assert published.leave_one_source_out(rows[:2]) == {}
+    divided = published.leave_one_source_out([*rows, row("c", 4.0, has_experts=True)])
+    assert divided == {"copies": {"a": 1.414, "b": 1.414, "c": 2.0}, "experts": {"c": 2.0}}
 
 
 def test_models_have_the_parameters_that_their_source_counts(published: ModuleType) -> None:

@@ -127,7 +127,7 @@ def _expert_parallel(workload: Workload, device: Device) -> float:
     size = layout.expert_parallel
     if size == 1 or not s.num_experts:
         return 0.0
-    in_machine, machines = _placed(size, layout.tensor_parallel, device)
+    machines = _placed(size, layout.tensor_parallel, device)[1]
     tokens = workload.batches.num_computed / (layout.data_parallel(device.num_devices) * layout.tensor_parallel)
     one = tokens * s.hidden_size * workload.element_bytes
     seconds = s.num_active_experts * one * (size - 1) / size / (device.link_gb_per_second * 1e9)

@@ -25,6 +25,7 @@ from luthier.ml.planning.workload import WHOLE_COPIES, Sharding, Workload
 
 CLEARLY_FASTER: Final = 1.1
 """Another layout is named where it is that many times as fast: the estimates do not tell smaller gains apart."""
+_ABOUT_AS_FAST: Final = {"copies": 1.05, "experts": 1.3}
 _MAX_EXPERT_PARALLEL: Final = 64
 _LAYERS_A_STAGE: Final = 2
 _METHODS: Final = ("full", "lora")
@@ -71,8 +72,16 @@ def layout_options(
         if (batches := batches_of(layout.data_parallel(device.num_devices))) is not None
         and (fitting := _carried_out(replace(workload, batches=batches), device, layout)) is not None
     ]
-    best = max(found, key=lambda option: option.tokens_per_second.value, default=None)
-    if best is None or best.title == own.title:
+    about = _ABOUT_AS_FAST["copies"]
+    if workload.method == "full" and workload.structure.num_experts:
+        # Every published layout of such a model divides its experts, and its estimates are the coarsest.
+        about = _ABOUT_AS_FAST["experts"]
+        found = [option for option in found if option.layout.expert_parallel > 1]
+    fastest = max((option.tokens_per_second.value for option in found), default=0.0)
+    # Of layouts that are about as fast, the one that divides a model in the fewest ways.
+    near = [option for option in found if about * option.tokens_per_second.value >= fastest]
+    best = min(near, key=lambda option: (_num_kinds(option.layout), -option.tokens_per_second.value), default=own)
+    if best.title == own.title:
         return (own,)
     wins = best.tokens_per_second.value > CLEARLY_FASTER * own.tokens_per_second.value
     return (own, best) if wins or not own.fits else (own,)
@@ -100,6 +109,11 @@ def title_of(workload: Workload, device: Device) -> str:
     for name, size in (("tp", layout.tensor_parallel), ("pp", layout.pipeline_parallel)):
         parts += [f"{name} {size}"] if size > 1 else []
     return " x ".join(parts) + (f", ep {layout.expert_parallel}" if layout.expert_parallel > 1 else "")
+
+
+def _num_kinds(layout: Layout) -> int:
+    """In how many ways a copy of the model is divided."""
+    return sum(size > 1 for size in (layout.tensor_parallel, layout.pipeline_parallel, layout.expert_parallel))
 
 
 def _powers(most: int) -> Iterator[int]:
