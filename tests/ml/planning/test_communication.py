@@ -125,6 +125,16 @@ def test_experts_of_other_devices_are_not_gathered(mixtral: Structure, make_work
     assert divided == pytest.approx(3 / 4 * dense * 8 / 100e9)
 
 
+def test_divided_experts_are_gathered_once_a_step_and_the_rest_once_a_micro_batch(
+    mixtral: Structure, make_workload: Make
+) -> None:
+    work = shared(make_workload(mixtral, "full"), 8, Layout(expert_parallel=4))
+    work = replace(work, batches=replace(work.batches, num_micro_batches=8 * 3))
+    dense, routed = mixtral.num_parameters - mixtral.num_routed_parameters, mixtral.num_routed_parameters
+    by_hand = 3 * 7 / 8 * dense * (2 * 2 + 4) + 1 / 2 * routed / 4 * (2 + 4)
+    assert communication(work, machines(1)).sharding == pytest.approx(by_hand / 100e9)
+
+
 def test_a_pipeline_waits_while_it_fills_and_drains(llama: Structure, make_workload: Make) -> None:
     work = shared(make_workload(llama, "full"), 2, Layout(pipeline_parallel=4))
     work = replace(work, batches=replace(work.batches, num_micro_batches=2 * 6))

@@ -2,7 +2,8 @@
 
     data parallel      DDP all-reduces the gradients once a step; FSDP gathers the weights of every layer twice a
                        micro-batch (forward, backward) and reduce-scatters the gradients of what is trained; in a
-                       pipeline, whose stages compute one micro-batch after another, each once a step
+                       pipeline, whose stages compute one micro-batch after another, each once a step, and so
+                       of experts that are divided among devices
     tensor parallel    two all-reduces of a layer's activations forward, two backward, two more where it is recomputed
     expert parallel    tokens are sent to their experts and back (all-to-all), as often as activations are computed
     pipeline parallel  activations of a micro-batch go to the next stage, their gradients come back; a stage waits while
@@ -80,22 +81,41 @@ def keeps_gathered(workload: Workload) -> bool:
     return workload.sharding == "fsdp" and workload.layout.pipeline_parallel > 1
 
 
+def keeps_experts_gathered(workload: Workload) -> bool:
+    """The same of experts: where they are divided among devices they stay so as well (NeMo AutoModel)."""
+    return keeps_gathered(workload) or (workload.sharding == "fsdp" and workload.layout.expert_parallel > 1)
+
+
 def _fsdp(workload: Workload, device: Device) -> float:
     s, layout = workload.structure, workload.layout
     copies, inner, experts = layout.data_parallel(device.num_devices), layout.tensor_parallel, layout.expert_parallel
     num_routed = s.num_routed_parameters / (layout.model_parallel * experts)
     num_dense = (s.num_parameters - s.num_routed_parameters) / layout.model_parallel
-    trains_all, gathers = workload.method == "full", 1.0 if keeps_gathered(workload) else 2.0
-    seconds = (gathers + 1.0) * s.num_layers / layout.pipeline_parallel * _hops(copies, inner, device)
+    trains_all, each = workload.method == "full", micro_batches(workload, device)
+    collectives = 3.0 * s.num_layers / layout.pipeline_parallel * (1.0 if keeps_gathered(workload) else each)
+    seconds = collectives * _hops(copies, inner, device)
     # Experts are divided among `expert_parallel` devices first, and what each has is sharded over those that have the
     # same, which are that far apart.
-    for count, trained, size, stride in (
-        (num_dense, num_dense if trains_all else workload.num_trainable / layout.model_parallel, copies, inner),
-        (num_routed, num_routed if trains_all else 0.0, copies // experts, inner * experts),
+    for count, trained, size, stride, once in (
+        (
+            num_dense,
+            num_dense if trains_all else workload.num_trainable / layout.model_parallel,
+            copies,
+            inner,
+            keeps_gathered(workload),
+        ),
+        (
+            num_routed,
+            num_routed if trains_all else 0.0,
+            copies // experts,
+            inner * experts,
+            keeps_experts_gathered(workload),
+        ),
     ):
-        seconds += gathers * _ring(count * BYTES[workload.base], size, stride, device)
-        seconds += _ring(trained * _GRADIENT_BYTES, size, stride, device)
-    return seconds if keeps_gathered(workload) else micro_batches(workload, device) * seconds
+        gathered = _ring(count * BYTES[workload.base], size, stride, device)
+        reduced = _ring(trained * _GRADIENT_BYTES, size, stride, device)
+        seconds += gathered + reduced if once else each * (2.0 * gathered + reduced)
+    return seconds
 
 
 def _ddp(workload: Workload, device: Device) -> float:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.cost import Device, Estimate, MemoryPrediction
 from luthier.ml.inference.models.structure import LinearLayer
 from luthier.ml.planning import step_counts
-from luthier.ml.planning.communication import keeps_gathered
+from luthier.ml.planning.communication import keeps_experts_gathered, keeps_gathered
 from luthier.ml.planning.inference_cost import cache_bytes, judging_bytes
 from luthier.ml.planning.workload import BYTES, OWN, WHOLE_COPIES, Workload
 from luthier.ml.training.optimizers.rules import (
@@ -210,17 +210,23 @@ class _Share:
     @classmethod
     def of(cls, workload: Workload, device: Device) -> _Share:
         copies = workload.layout.data_parallel(device.num_devices)
-        dense, base = _held(workload, copies if workload.sharding == "fsdp" else 1)
-        whole = _held(workload, 1)
-        found = (dense, whole[0]) if workload.method != "full" else (base, whole[1])
-        return cls(base, found[0], found[1] if keeps_gathered(workload) else found[0])
+        shards = copies if workload.sharding == "fsdp" else 1
+        dense, base = _held(workload, shards, shards)
+        passing = _held(
+            workload,
+            1 if keeps_gathered(workload) else shards,
+            1 if keeps_experts_gathered(workload) else shards,
+        )
+        is_full = workload.method == "full"
+        return cls(base, base if is_full else dense, passing[1] if is_full else passing[0])
 
 
-def _held(workload: Workload, shards: int) -> tuple[float, float]:
-    """Share of the matrices that all tokens meet, and of the whole model, where copies are sharded so many times."""
+def _held(workload: Workload, shards: int, expert_shards: int) -> tuple[float, float]:
+    """Share of the matrices that all tokens meet, and of the whole model, where they are sharded so many times."""
     s, layout = workload.structure, workload.layout
+    dense = 1.0 / (layout.model_parallel * shards)
     # Experts are divided even where copies are not sharded; sharding spreads them over all copies as well.
-    dense, routed = (1.0 / (layout.model_parallel * n) for n in (shards, max(shards, layout.expert_parallel)))
+    routed = 1.0 / (layout.model_parallel * max(expert_shards, layout.expert_parallel))
     return dense, dense + s.num_routed_parameters / s.num_parameters * (routed - dense)
 
 
@@ -330,16 +336,18 @@ def _expert_copies(workload: Workload) -> float:
 def _gathered(workload: Workload, device: Device) -> float:
     """Two layers (one computes, one is on its way) and the embeddings, where the rest is sharded over copies.
 
-    In a pipeline all layers of the stage.
+    In a pipeline all layers of the stage, and of experts that are divided all layers.
     """
     s, layout = workload.structure, workload.layout
     if workload.sharding != "fsdp" or layout.data_parallel(device.num_devices) == 1:
         return 0.0
     if keeps_gathered(workload):
-        return s.num_parameters * _held(workload, 1)[1] * BYTES[workload.compute]
-    matrices = s.num_matrix_parameters - s.num_routed_parameters * (1.0 - 1.0 / layout.expert_parallel)
-    # FSDP prefetches the next layer while one computes.
-    return (2 * matrices / s.num_layers + s.head_parameters) * BYTES[workload.compute] / layout.tensor_parallel
+        return s.num_parameters * _held(workload, 1, 1)[1] * BYTES[workload.compute]
+    # FSDP prefetches the next layer while one computes; experts that are divided stay gathered in all layers.
+    routed = s.num_routed_parameters / layout.expert_parallel
+    routed *= 1.0 if keeps_experts_gathered(workload) else 2 / s.num_layers
+    dense = 2 * (s.num_matrix_parameters - s.num_routed_parameters) / s.num_layers
+    return (dense + routed + s.head_parameters) * BYTES[workload.compute] / layout.tensor_parallel
 
 
 def _adapters(workload: Workload) -> float:
@@ -349,8 +357,8 @@ def _adapters(workload: Workload) -> float:
 def _optimizer(workload: Workload) -> tuple[float, float, float, float]:
     """Bytes of masters, moments, summed gradients, and the gradients of one backward pass as they come."""
     count, own = workload.num_trainable, BYTES[workload.compute if workload.method == "full" else workload.adapters]
-    # Those of several micro-batches of a pipeline add up in fp32 before they are reduced.
-    in_flight = 0.0 if workload.optimizer_in_backward else count * (_FP32 if keeps_gathered(workload) else own)
+    # Where weights stay gathered, gradients of several micro-batches add up in fp32 before they are reduced.
+    in_flight = 0.0 if workload.optimizer_in_backward else count * (_FP32 if keeps_experts_gathered(workload) else own)
     extra = 3 * _FP32 * count if workload.method == "adalora" else 0.0  # importances and their averages
     wide = count * _FP32 if has_masters(workload.optimizer) else 0.0
     return wide, moment_bytes(workload) + extra, wide, in_flight
