@@ -75,6 +75,8 @@ def test_whole_copies_that_fit_are_ours_and_say_how_they_are_started() -> None:
     assert more == []
     (own, *_) = options(devices(16), global_batch_size=256, gradient_checkpointing=True)
     assert own.words == "luthier train RECIPE under torchrun or Ray, 2 machines of 8 (docs/devices.md)"
+    (own, *_) = options(devices(64), global_batch_size=256, gradient_checkpointing=True)
+    assert own.words.endswith("8 machines of 8 (docs/devices.md); more than 2 machines have not been tried")
 
 
 def test_a_clearly_faster_layout_that_luthier_does_not_run_is_named_with_who_does() -> None:
@@ -98,10 +100,11 @@ def test_where_whole_copies_do_not_fit_the_sharded_layout_is_named_with_its_opti
     assert not first.fits
     assert other.fits
     assert other.is_sharded
-    if other.layout == Layout():
-        assert other.words == "luthier train RECIPE --set training.sharding=fsdp --devices 8"
-    else:
-        assert "torchtitan" in other.words
+    assert other.title == "dp 8 (FSDP2)"
+    assert other.words == (
+        "luthier train RECIPE --set training.sharding=fsdp --devices 8; "
+        "each process reads the whole base first: 100 GiB of a machine's own memory"  # 8 x 6.74e9 x 2 bytes
+    )
 
 
 def test_what_cannot_be_sharded_here_is_said_with_its_reason() -> None:

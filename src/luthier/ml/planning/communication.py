@@ -92,7 +92,7 @@ def _fsdp(workload: Workload, device: Device) -> float:
     num_routed = s.num_routed_parameters / (layout.model_parallel * experts)
     num_dense = (s.num_parameters - s.num_routed_parameters) / layout.model_parallel
     trains_all, each = workload.method == "full", micro_batches(workload, device)
-    collectives = 3.0 * s.num_layers / layout.pipeline_parallel * (1.0 if keeps_gathered(workload) else each)
+    collectives = s.num_layers / layout.pipeline_parallel * (2.0 if keeps_gathered(workload) else 3.0 * each)
     seconds = collectives * _hops(copies, inner, device)
     # Experts are divided among `expert_parallel` devices first, and what each has is sharded over those that have the
     # same, which are that far apart.

@@ -21,7 +21,7 @@ from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import fits, predict
-from luthier.ml.planning.workload import WHOLE_COPIES, Sharding, Workload
+from luthier.ml.planning.workload import BYTES, WHOLE_COPIES, Sharding, Workload
 
 CLEARLY_FASTER: Final = 1.1
 """Another layout is named where it is that many times as fast: the estimates do not tell smaller gains apart."""
@@ -29,6 +29,8 @@ _ABOUT_AS_FAST: Final = {"copies": 1.05, "experts": 1.3}
 _MAX_EXPERT_PARALLEL: Final = 64
 _LAYERS_A_STAGE: Final = 2
 _METHODS: Final = ("full", "lora")
+_MOST_MACHINES_TRIED: Final = 2
+"""tests/platform/home/service/test_two_nodes.py."""
 
 
 def layout_options(
@@ -173,6 +175,14 @@ def _words(workload: Workload, device: Device, lacks: str, *, is_own: bool) -> s
     if lacks:
         return f"Luthier does not run this layout itself: {lacks}"
     asked = "luthier train RECIPE" + ("" if is_own else f" --set training.sharding={workload.sharding}")
+    in_machine = min(device.num_devices, device.node_devices or device.num_devices)
     if device.num_nodes == 1:
-        return f"{asked} --devices {device.num_devices}"
-    return f"{asked} under torchrun or Ray, {device.num_nodes} machines of {device.node_devices} (docs/devices.md)"
+        words = f"{asked} --devices {device.num_devices}"
+    else:
+        words = f"{asked} under torchrun or Ray, {device.num_nodes} machines of {in_machine} (docs/devices.md)"
+    if device.num_nodes > _MOST_MACHINES_TRIED:
+        words += f"; more than {_MOST_MACHINES_TRIED} machines have not been tried"
+    if workload.sharding == "fsdp":
+        gib = in_machine * workload.structure.num_parameters * BYTES[workload.base] / 2**30
+        words += f"; each process reads the whole base first: {gib:,.0f} GiB of a machine's own memory"
+    return words
