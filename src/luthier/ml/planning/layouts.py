@@ -37,8 +37,8 @@ def layout_options(
     workload_on: Callable[[Device], Workload],
     workload: Workload,
     device: Device,
-    *,
     why_not_sharded: str = "",
+    *,
     is_supervised: bool = True,
 ) -> tuple[LayoutOption, ...]:
     """The layout of a run as this project trains it, then the fastest other one that fits, where that is better.

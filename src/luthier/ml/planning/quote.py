@@ -41,8 +41,7 @@ def make_quote(
         other_devices: where else it might run.
         load: how busy this machine is now, where the device is this machine.
         takes_what_fits: price the fastest way that fits where the run as it is does not; a note says which.
-        notes: added to the prediction's.
-        why_not_sharded, is_supervised: as `layout_options` takes them.
+        notes: added to the prediction's. why_not_sharded, is_supervised: as `layout_options` takes them.
 
     Raises:
         RequestError: the device has no price on this market.
@@ -65,6 +64,7 @@ def make_quote(
             notes = (*notes, f"does not fit as it is: predicted with {words_of(way)}")
     made = predict(workload, device, calibration=calibration, usd_per_hour=price, load=load)
     entry = prices.devices[device.name]
+    layouts = layout_options(workload_on, workload, device, why_not_sharded, is_supervised=is_supervised)
     return Quote(
         prediction=_with_notes(made, notes),
         hours_by_part=hours_by_part(workload, device, made.step_seconds, calibration=calibration, load=load),
@@ -79,9 +79,7 @@ def make_quote(
         num_tokens=num_tokens,
         room=room(workload, device, longest_tokens=longest_tokens, calibration=calibration),
         changes=changes,
-        layouts=layout_options(
-            workload_on, workload, device, why_not_sharded=why_not_sharded, is_supervised=is_supervised
-        ),
+        layouts=layouts,
     )
 
 
