@@ -53,7 +53,9 @@ class Device(FrozenModel):
         bfloat16_tflops: dense products in bfloat16, in TFLOP/s; a multiply-add counts as two.
         float32_tflops: the same in float32.
         memory_gb_per_second: memory traffic.
-        link_gb_per_second: link to the other devices; 0 where there is none.
+        link_gb_per_second: link to the other devices of its machine, one direction; 0 where there is none.
+        node_devices: how many of them one machine has; 0 where all of them are taken to be in one.
+        network_gb_per_second: a device's share of its machine's network to the others, one direction.
         power_watts: power at the board.
         is_cpu: whether it is this machine's processor.
         source: where the figures come from; "measured" for this machine.
@@ -70,6 +72,80 @@ class Device(FrozenModel):
     power_watts: float
     is_cpu: bool
     source: str
+    node_devices: int = 0
+    network_gb_per_second: float = 0.0
+
+    @property
+    def num_nodes(self) -> int:
+        """Machines that hold all devices of the run."""
+        return -(-self.num_devices // self.node_devices) if self.node_devices else 1
+
+
+class Layout(FrozenModel):
+    """How devices share one copy of a model, and the experts of several copies.
+
+    What is left of a run's devices computes different rows (data parallel), each copy its own.
+
+    Attributes:
+        tensor_parallel: devices that share every matrix; they are in one machine.
+        pipeline_parallel: stages, groups of layers one after another, each on devices of its own.
+        expert_parallel: data-parallel devices that divide the experts of each layer among them.
+        virtual_stages: groups of layers of each stage (the interleaved schedule).
+    """
+
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    expert_parallel: int = 1
+    virtual_stages: int = 1
+
+    @property
+    def model_parallel(self) -> int:
+        """Devices that hold one copy of the model together."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    def data_parallel(self, num_devices: int) -> int:
+        """Copies of the model on that many devices, sharded or not."""
+        return max(1, num_devices // self.model_parallel)
+
+
+class LayoutOption(FrozenModel):
+    """One layout of a run over several devices, as predicted.
+
+    Attributes:
+        title: `dp 4 (FSDP2) x tp 2`.
+        layout: The layout.
+        data_parallel: Copies of the model, which compute different rows.
+        is_sharded: Whether weights, gradients and optimizer state are spread over these copies (FSDP2).
+        tokens_per_second: Of training steps, all devices together.
+        peak_memory_bytes: Of one device.
+        fits: Whether it has that memory.
+        runs_here: Whether Luthier trains in this layout itself.
+        words: How it is started here; or why it is not, and what trains so.
+    """
+
+    title: str
+    layout: Layout
+    data_parallel: int
+    is_sharded: bool
+    tokens_per_second: Estimate
+    peak_memory_bytes: Estimate
+    fits: bool
+    runs_here: bool
+    words: str
+
+    def as_json(self) -> dict[str, Any]:
+        """One of `layouts` in `luthier plan --json`."""
+        return {
+            "title": self.title,
+            "data_parallel": self.data_parallel,
+            "is_sharded": self.is_sharded,
+            **self.layout.model_dump(mode="json"),
+            **spread_out("tokens_per_second", self.tokens_per_second),
+            **spread_out("peak_memory_bytes", self.peak_memory_bytes),
+            "fits": self.fits,
+            "runs_here": self.runs_here,
+            "words": self.words,
+        }
 
 
 class DevicePrice(FrozenModel):
@@ -353,6 +429,8 @@ class Quote(FrozenModel):
         num_tokens: tokens of training.
         room: what fits.
         changes: what would make it fit, cheapest first, where it does not.
+        layouts: of several accelerators, the layout of this prediction first, then a faster one that fits; empty where
+            there is one device.
     """
 
     prediction: Prediction
@@ -368,6 +446,7 @@ class Quote(FrozenModel):
     num_tokens: int
     room: Room
     changes: tuple[Change, ...] = ()
+    layouts: tuple[LayoutOption, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """`predicted` of `luthier plan --json`: each figure with `_low` and `_high` beside it."""
@@ -386,6 +465,7 @@ class Quote(FrozenModel):
             "people": [_work_as_json(work) for work in self.people],
             "room": self.room.model_dump(mode="json"),
             "changes": [_change_as_json(change) for change in self.changes],
+            "layouts": [layout.as_json() for layout in self.layouts],
         }
 
 

@@ -39,6 +39,16 @@ def test_every_device_has_plausible_figures(name: str) -> None:
     assert device.source
 
 
+@pytest.mark.parametrize("name", [name for name in device_names() if name != "cpu"])
+def test_every_accelerator_has_a_machine_and_a_network(name: str) -> None:
+    device = device_of(f"{name}:64", machine())
+    assert 4 <= device.node_devices <= 8
+    assert 0 < device.network_gb_per_second < device.link_gb_per_second
+    assert device.num_nodes == 64 // device.node_devices
+    assert device_of(f"{name}:{device.node_devices}", machine()).num_nodes == 1
+    assert device_of(f"{name}:{device.node_devices + 1}", machine()).num_nodes == 2
+
+
 def test_the_cpu_is_this_machine_as_it_was_measured() -> None:
     device = device_of("cpu", machine())
     assert device.is_cpu

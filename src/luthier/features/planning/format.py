@@ -46,6 +46,7 @@ def show_quote(console: Console, quote: Quote) -> None:
         ("speed", _speed(quote)),
         ("money", money_line(quote)),
         ("power", _power(quote)),
+        *(("layout", line) for line in layout_lines(quote)),
     ]
     rows += [("people", line) for line in _people(quote)]
     rows.append(("room", _room(quote)))
@@ -109,6 +110,17 @@ def load_lines(quote: Quote) -> list[str]:
     ]
 
 
+def layout_lines(quote: Quote) -> list[str]:
+    """How several accelerators share the run, and a better layout where there is one; nothing for one device."""
+    lines = []
+    for option in quote.layouts:
+        speed = figures.between(option.tokens_per_second, lambda rate: f"{figures.number(rate)} tokens/s")
+        memory = figures.between(option.peak_memory_bytes, _size)
+        fits = "" if option.fits else " (does not fit)"
+        lines.append(f"{option.title}: {speed}, {memory} a device{fits}; {option.words}")
+    return lines
+
+
 def show_changes(console: Console, changes: Sequence[Change]) -> None:
     """What makes it fit, the least given up first."""
     from luthier.platform.cli.console import visible
@@ -161,7 +173,7 @@ def show_options(console: Console, options: Sequence[Option]) -> None:
 
 
 def quote_lines(quote: Quote | str) -> list[str]:
-    """The quote in three lines, for the plan that `luthier train` shows; or why there is none."""
+    """The quote in a few lines, for the plan that `luthier train` shows; or why there is none."""
     if isinstance(quote, str):
         return [f"  {quote}"]
     prediction = quote.prediction
@@ -176,7 +188,7 @@ def quote_lines(quote: Quote | str) -> list[str]:
     if not prediction.fits:
         first = quote.changes[0] if quote.changes else None
         lines[-2] += ": does not fit" + (f"; try {first.words}: {first.ask}" if first else "")
-    return lines
+    return [*lines, *(f"  layout     {line}" for line in layout_lines(quote))]
 
 
 def _speed(quote: Quote) -> str:

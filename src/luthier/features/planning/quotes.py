@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.cost import Device, MachineLoad, Market, Option, PriceTable, Quote
-from luthier.core.errors import RequestError, StorageFullError
+from luthier.core.errors import RecipeError, RequestError, StorageFullError
+from luthier.core.plan import Plan
 from luthier.core.records.advice import Advice
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context
@@ -63,7 +64,8 @@ def quote_of(
     if is_probed and not _is_same(device, here):
         raise _not_here(str(on))
     calibration = _calibration(context, prepared, device, here, is_probed, notes.append)
-    data, workload_on = prepared.plan.data, workloads_of(prepared, here)
+    data = prepared.plan.data
+    workload_on = _sharded_where_needed(prepared.plan, workloads_of(prepared, here))
     if workload_on(device).gradient_checkpointing:
         notes.append("activations are computed again on the way back (training.gradient_checkpointing)")
     splits = (data.train, data.validation, data.held_out)
@@ -79,7 +81,39 @@ def quote_of(
         other_devices=alternatives_to(device),
         load=_load_on(context, device, here),
         notes=notes,
+        why_not_sharded=_why_not_sharded(prepared.plan) if device.num_devices > 1 else "",
+        is_supervised=prepared.plan.objective.name == "sft",
     )
+
+
+def _why_not_sharded(plan: Plan) -> str:
+    """Why this project cannot shard the weights of a plan, and what to do; empty where it can."""
+    from luthier.ml.training.sharding import refuse_unspreadable
+
+    try:
+        refuse_unspreadable(plan)
+    except RecipeError as error:
+        return f"{error.came} is not possible; {error.do}"
+    return ""
+
+
+def _sharded_where_needed(plan: Plan, workload_on: Callable[[Device], Workload]) -> Callable[[Device], Workload]:
+    """The run as several devices carry it out where the recipe leaves `sharding` open: sharded if a copy does not fit.
+
+    A run decides so before its first step (features/training/preparation.py).
+    """
+    from luthier.ml.planning.memory import predict_memory
+    from luthier.ml.planning.predict import fits
+
+    def on(device: Device) -> Workload:
+        workload = workload_on(device)
+        if device.num_devices == 1 or plan.training.sharding != "auto":
+            return workload
+        if fits(predict_memory(workload, device), device) or _why_not_sharded(plan):
+            return workload
+        return replace(workload, sharding="fsdp")
+
+    return on
 
 
 def compare_options(

@@ -142,6 +142,8 @@ def _tabled(name: str, count: int) -> Device:
         float32_tflops=row["float32_tflops"],
         memory_gb_per_second=row["memory_gb_per_second"],
         link_gb_per_second=row["link_gb_per_second"],
+        node_devices=row["node_devices"],
+        network_gb_per_second=row["network_gb_per_second"],
         power_watts=row["power_watts"],
         is_cpu=False,
         source=row["source"],

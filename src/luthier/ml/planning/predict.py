@@ -304,6 +304,9 @@ def _notes(
             f"a step draws at most {most:,.0f} tokens; time and tokens are for answers as long as they may be, "
             "the lower end for a tenth of that"
         )
-    if workload.sharding != "none":
-        notes.append("more than one device: link time is added to computing time, as if nothing overlapped")
+    if device.num_devices > 1:
+        notes.append(
+            "more than one device: rates and links of data sheets, held against figures that others have published "
+            "(docs/scale.md); nothing of this was measured here"
+        )
     return tuple(notes)

@@ -11,6 +11,7 @@ from typing import get_args
 from luthier.core.cost import Device, Estimate, MachineLoad, Market, Option, Prediction, PriceTable, Quote
 from luthier.core.errors import RequestError
 from luthier.ml.planning.fit import METHOD_TITLES, WorkloadOn, cheapest_changes, made_to_fit, name_of, room, words_of
+from luthier.ml.planning.layouts import layout_options
 from luthier.ml.planning.predict import Calibration, hours_by_part, predict
 from luthier.ml.planning.workload import WorkMethod, with_method
 
@@ -29,6 +30,8 @@ def make_quote(
     takes_what_fits: bool = False,
     load: MachineLoad | None = None,
     notes: Sequence[str] = (),
+    why_not_sharded: str = "",
+    is_supervised: bool = True,
 ) -> Quote:
     """All that a run is expected to cost on a device.
 
@@ -38,7 +41,7 @@ def make_quote(
         other_devices: where else it might run.
         load: how busy this machine is now, where the device is this machine.
         takes_what_fits: price the fastest way that fits where the run as it is does not; a note says which.
-        notes: added to the prediction's.
+        notes: added to the prediction's. why_not_sharded, is_supervised: as `layout_options` takes them.
 
     Raises:
         RequestError: the device has no price on this market.
@@ -61,6 +64,7 @@ def make_quote(
             notes = (*notes, f"does not fit as it is: predicted with {words_of(way)}")
     made = predict(workload, device, calibration=calibration, usd_per_hour=price, load=load)
     entry = prices.devices[device.name]
+    layouts = layout_options(workload_on, workload, device, why_not_sharded, is_supervised=is_supervised)
     return Quote(
         prediction=_with_notes(made, notes),
         hours_by_part=hours_by_part(workload, device, made.step_seconds, calibration=calibration, load=load),
@@ -75,6 +79,7 @@ def make_quote(
         num_tokens=num_tokens,
         room=room(workload, device, longest_tokens=longest_tokens, calibration=calibration),
         changes=changes,
+        layouts=layouts,
     )
 
 

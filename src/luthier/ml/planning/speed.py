@@ -7,11 +7,13 @@
             + f_dropout   * bytes that masks of dropout move / bandwidth
             + f_calls     * calls of a layer
             + f_optimizer * bytes that the optimizer moves / bandwidth
-            + f_link      * bytes between devices / link
+            + f_link      * seconds that devices send at their links' rates, less what computing hides
+                            (ml/planning/communication.py)
 
-The roofline model (Williams et al., 2009, doi:10.1145/1498765.1498785) with the two roofs added up, since training
-alternates between them. Factors are one per class of device, never per figure; benchmarks/published_figures.py shows
-how far they are off, and a calibration replaces them by this very machine's.
+The bubble of a pipeline lengthens all but the last. The roofline model (Williams et al., 2009,
+doi:10.1145/1498765.1498785) with the two roofs added up, since training alternates between them. Factors are one per
+class of device, never per figure; benchmarks/published_figures.py shows how far they are off, and a calibration
+replaces them by this very machine's.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate
 from luthier.ml.planning import memory, step_counts
+from luthier.ml.planning.communication import FSDP_OVERLAP, bubble, communication, micro_batches
 from luthier.ml.planning.devices import Family, family_of
 from luthier.ml.planning.inference_cost import judging_seconds as _judging_seconds
 from luthier.ml.planning.inference_cost import rollout_seconds
-from luthier.ml.planning.workload import BYTES, AttentionKind, Workload
+from luthier.ml.planning.workload import AttentionKind, Workload
 
 if TYPE_CHECKING:
     from luthier.ml.planning.predict import Calibration
@@ -59,19 +62,26 @@ _ALL_LOGIT_PASSES: Final = 5.0
 _CALL_SECONDS: Final = {"cpu": 2e-4, "gpu": 1.2e-3, "compiled": 4e-4}
 # NF4 weights are unpacked to bf16 before every product: read packed, written and read unpacked.
 _UNPACK_BYTES: Final = 4.5
-TIME_SPREAD: Final = {"cpu": 0.6, "gpu": 0.45}
+# Of an NVLink or network link's rate, collectives reach about this: 235 of 300 GB/s measured on eight A100, 396 of 450
+# between two H200 (stas00/ml-engineering, network/README.md, read 2026-11-29).
+_LINK_SHARE: Final = 0.8
+TIME_SPREAD: Final = {"cpu": 0.6, "gpu": 0.45, "experts": 0.75}
+"""Held against figures that others have published, each source left out in turn (benchmarks/published_figures.py,
+docs/scale.md). Several accelerators need 0.25 with copies and tensor parallel, but full rows alone are published: they
+keep the interval of one. `experts`: several accelerators with a mixture of experts, or a pipeline."""
 
 
 def time_terms(workload: Workload, device: Device) -> dict[str, float]:
     """Ideal seconds of each term for one step, before any factor; `calls` is a number of calls."""
     s, b = workload.structure, workload.batches
+    # Every layout divides operations and activations evenly; sequence parallel is taken with tensor parallel.
     count = float(device.num_devices)
     tflops = device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops
     work = step_counts.step_flops(workload)
     # One pass forward and two back (gradients of inputs and of weights); checkpoints add a second one forward.
     passes = 4.0 if workload.gradient_checkpointing else 3.0
     bandwidth = device.memory_gb_per_second * 1e9
-    micro_batches = max(1.0, b.num_micro_batches / count)
+    layout, num_micro_batches = workload.layout, micro_batches(workload, device)
     attention = work.attention / count / (tflops * 1e12)
     # Muon's products, which each of several devices makes for itself
     iterations = memory.step_flops(workload) / (device.bfloat16_tflops * 1e12)
@@ -80,12 +90,15 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
         "products": work.matrices / count / (tflops * 1e12) + iterations,
         "attention": 0.0 if is_fused else attention,
         "fused_attention": attention if is_fused else 0.0,
-        "traffic": (_traffic_bytes(workload) / count + micro_batches * _unpacked_bytes(workload)) / bandwidth,
+        "traffic": (
+            _traffic_bytes(workload) / count + num_micro_batches * _unpacked_bytes(workload) / layout.model_parallel
+        )
+        / bandwidth,
         "adapters": _adapter_bytes(workload) / count / bandwidth,
         "dropout": _dropout_bytes(workload) / count / bandwidth,
-        "calls": micro_batches * s.num_layers * passes / 3.0,
+        "calls": num_micro_batches * s.num_layers / layout.pipeline_parallel * passes / 3.0,
         "optimizer": _optimizer_bytes(workload, device) / bandwidth + memory.host_seconds(workload),
-        "link": _link_seconds(workload, device, micro_batches),
+        "link": communication(workload, device).total,
     }
 
 
@@ -103,7 +116,7 @@ def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
         "dropout": traffic,
         "calls": _CALL_SECONDS["compiled" if workload.is_compiled and not device.is_cpu else place],
         "optimizer": traffic,
-        "link": 1.0,
+        "link": 1.0 / _LINK_SHARE,
     }
 
 
@@ -114,13 +127,23 @@ def step_seconds(workload: Workload, device: Device, calibration: Calibration | 
     """
     factors = calibration.factors if calibration else prior_factors(device, workload)
     terms = time_terms(workload, device)
-    value = sum(factors[name] * seconds for name, seconds in terms.items())
-    spread = calibration.time_spread if calibration else TIME_SPREAD["cpu" if device.is_cpu else "gpu"]
+    computing = sum(factors[name] * seconds for name, seconds in terms.items() if name != "link")
+    computing *= 1.0 + bubble(workload, device)
+    hidden = min(FSDP_OVERLAP * factors["link"] * communication(workload, device).sharding, computing)
+    value = computing + factors["link"] * terms["link"] - hidden
+    spread = calibration.time_spread if calibration else _spread(workload, device)
     # Symmetric in ratios: twice as long is as likely as half as long.
     learning = Estimate(value=value, low=value / (1 + spread), high=value * (1 + spread))
     if workload.rollouts is None:
         return learning
     return learning.plus(rollout_seconds(workload, device, {**prior_factors(device, workload), **factors}, spread))
+
+
+def _spread(workload: Workload, device: Device) -> float:
+    if device.is_cpu:
+        return TIME_SPREAD["cpu"]
+    is_known_less = workload.structure.num_experts or workload.layout.pipeline_parallel > 1
+    return TIME_SPREAD["experts" if device.num_devices > 1 and is_known_less else "gpu"]
 
 
 def slowdown(workload: Workload, device: Device) -> float:
@@ -225,19 +248,6 @@ def _unpacked_bytes(workload: Workload) -> float:
 
 def _optimizer_bytes(workload: Workload, device: Device) -> float:
     """Moments, masters and gradients are read and written once a step, and gradients added up each micro-batch."""
-    # Under FSDP each device updates its own shard; under DDP each repeats the whole update.
-    spread = device.num_devices if workload.sharding == "fsdp" else 1
-    return memory.moved_bytes(workload, is_cpu=device.is_cpu) / spread
-
-
-def _link_seconds(workload: Workload, device: Device, micro_batches: float) -> float:
-    """Gradients are summed over devices once a step (ring: twice their size); FSDP gathers weights in every pass."""
-    if device.num_devices == 1 or not device.link_gb_per_second:
-        return 0.0
-    share = (device.num_devices - 1) / device.num_devices
-    # A ring all-reduce is a reduce-scatter and an all-gather: each moves (n - 1) / n of the tensor.
-    moved = 2.0 * share * workload.num_trainable * BYTES[workload.adapters]
-    if workload.sharding == "fsdp":
-        passes = 3.0 if workload.gradient_checkpointing else 2.0
-        moved += micro_batches * passes * share * workload.structure.num_parameters * BYTES[workload.base]
-    return moved / (device.link_gb_per_second * 1e9)
+    # Each device updates what it holds: under DDP each copy of the model repeats the whole update.
+    copies = workload.layout.data_parallel(device.num_devices) if workload.sharding == "fsdp" else 1
+    return memory.moved_bytes(workload, is_cpu=device.is_cpu) / (copies * workload.layout.model_parallel)

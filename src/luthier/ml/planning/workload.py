@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
 
-from luthier.core.cost import Device
+from luthier.core.cost import Device, Layout
 from luthier.core.errors import RecipeError
 from luthier.core.forward_path import ForwardPath
 from luthier.core.plan import Plan
@@ -29,6 +29,8 @@ LossKind = Literal["learned_chunks", "all_chunks", "all", "fused", "own_chunks",
 """`own_chunks`: by the model's own head, a chunk of learned tokens at a time; `own_all`: by its whole forward;
 `task_head`: no logits, but the outputs of a task head, one row of them for each row of the data."""
 Sharding = Literal["none", "ddp", "fsdp"]
+WHOLE_COPIES: Final = Layout()
+"""Each device computes with a copy of the model of its own, gathered layer by layer where it is sharded."""
 
 BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.01, "nf4": 0.516}
 """Bytes a weight. int8: with a scale an output. nf4: 4 bits and 0.127 of doubly quantised scales (Dettmers et al.,
@@ -65,6 +67,7 @@ class Workload:
         has_router_loss: whether the routers have one.
         num_head_outputs: of a task head in place of text; 0 without one.
         num_workers: processes that compute micro-batches side by side.
+        layout: how several devices share a copy of the model; `sharding` is about its copies.
     """
 
     structure: Structure
@@ -102,6 +105,7 @@ class Workload:
     has_router_loss: bool = False
     num_head_outputs: int = 0
     num_workers: int = 1
+    layout: Layout = WHOLE_COPIES
 
     def __post_init__(self) -> None:
         for name, value, least in (("num_steps", self.num_steps, 1), ("rank", self.rank, 0)):
@@ -203,7 +207,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         gradient_checkpointing=training.gradient_checkpointing,
         is_compiled=training.compile and device.is_cpu == (training.device == "cpu"),
         num_steps=training.num_steps,
-        sharding="none" if device.num_devices == 1 else "ddp",
+        sharding="none" if device.num_devices == 1 else "fsdp" if training.sharding == "fsdp" else "ddp",
         num_validations=_num_validations(plan),
         num_validation_tokens=plan.data.validation.num_tokens * 1.05 if plan.data.validation else 0.0,
         num_reference_tokens=objective.reference_passes * sum(float(split.num_tokens) for split in splits),

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from luthier.core.cost import Change, Estimate, Option, Quote
+from luthier.core.cost import Change, Estimate, Layout, LayoutOption, Option, Quote
 from luthier.features.planning.format import plan_lines, quote_lines, show_memory, show_options, show_quote
 from luthier.platform.cli import figures
 from luthier.testing.records import make_plan, make_quote
@@ -55,6 +55,37 @@ def test_what_does_not_fit_is_said_with_the_first_that_would() -> None:
     assert "1. smaller ones: 1 h 00 min (30 min 00 s to 2 h 00 min), 1.00 USD (0.50 to 2.00 USD)" in shown
     assert "     --set x=1\n" in shown
     assert "nothing that is known here makes it fit" in text_of(show_quote, not_fitting())
+
+
+def test_layouts_stand_below_the_money_with_speed_memory_and_who_runs_them() -> None:
+    def option(title: str, words: str, *, fits: bool, runs_here: bool) -> LayoutOption:
+        rate, memory = (Estimate(value=value, low=value / 2, high=value * 2) for value in (1000.0, 2.0**30))
+        return LayoutOption(
+            title=title,
+            layout=Layout(),
+            data_parallel=8,
+            is_sharded=False,
+            tokens_per_second=rate,
+            peak_memory_bytes=memory,
+            fits=fits,
+            runs_here=runs_here,
+            words=words,
+        )
+
+    found = (
+        option("dp 8 (DDP)", "luthier train RECIPE --devices 8", fits=False, runs_here=True),
+        option("tp 8", "Luthier does not run this layout itself: why", fits=True, runs_here=False),
+    )
+    quote = not_fitting(change("--set x=1")).model_copy(update={"layouts": found})
+    lines = quote_lines(quote)
+    assert [line.split()[0] for line in lines] == ["predicted", "memory", "money", "layout", "layout"]
+    assert "does not fit; try smaller ones" in lines[1]
+    assert "dp 8 (DDP): 1000 tokens/s (500 to 2000 tokens/s), 1.0 GiB (" in lines[3]
+    assert lines[3].endswith(" a device (does not fit); luthier train RECIPE --devices 8")
+    assert lines[4].endswith(" a device; Luthier does not run this layout itself: why")
+    assert "layout" in text_of(show_quote, quote)
+    assert quote.as_json()["layouts"][1]["runs_here"] is False
+    assert quote.as_json()["layouts"][0]["tokens_per_second_low"] == 500
 
 
 def test_bars_are_as_long_as_their_share_and_fit_any_terminal() -> None:

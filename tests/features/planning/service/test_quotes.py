@@ -109,6 +109,49 @@ def test_a_device_that_is_not_here_can_be_quoted(context: Context, prepared: Pre
     assert quote.prediction.usd is not None
 
 
+def test_several_accelerators_are_quoted_with_their_layout(context: Context, prepared: Prepared) -> None:
+    assert quote_of(context, prepared).layouts == quote_of(context, prepared, on="h100").layouts == ()
+    quote = quote_of(context, prepared, on="a100-80g:4")
+    own = quote.layouts[0]
+    assert own.title == "dp 4 (DDP)"
+    assert own.runs_here
+    assert own.tokens_per_second == quote.prediction.tokens_per_second
+    assert own.peak_memory_bytes == quote.prediction.peak_memory.total_bytes
+    assert "docs/scale.md" in " ".join(quote.prediction.notes)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "runs_here", "words"),
+    [("adamw", True, "--devices 4"), ("adafactor", False, "fsdp with optimizer adafactor is not possible")],
+)
+def test_weights_that_are_sharded_on_request_are_quoted_so(
+    optimizer: str, runs_here: bool, words: str, context: Context, make_recipe: MakeRecipe
+) -> None:
+    made = ready(context, make_recipe(), "training.sharding=fsdp", f"training.optimizer={optimizer}")
+    own = quote_of(context, made, on="a100-80g:4").layouts[0]
+    assert own.title == "dp 4 (FSDP2)"
+    assert own.runs_here == runs_here
+    assert words in own.words
+
+
+def test_weights_are_sharded_where_a_copy_does_not_fit(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.ml.planning import predict
+
+    monkeypatch.setattr(predict, "fits", lambda *_: False)
+    recipe = make_recipe()
+    titles = {
+        word: quote_of(context, ready(context, recipe, *word), on="a100-80g:4").layouts[0].title
+        for word in ((), ("training.sharding=ddp",), ("training.optimizer=adafactor",))
+    }
+    assert titles == {
+        (): "dp 4 (FSDP2)",
+        ("training.sharding=ddp",): "dp 4 (DDP)",
+        ("training.optimizer=adafactor",): "dp 4 (DDP)",
+    }
+
+
 def test_tokens_are_those_of_the_steps_that_are_made(context: Context, make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
     whole = ready(context, recipe)

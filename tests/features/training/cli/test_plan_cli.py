@@ -66,6 +66,8 @@ def test_a_person_reads_memory_time_money_power_people_and_room(luthier: Luthier
         "one row of up to",
         "note: no probe has run on this device",
         "note: starting a machine",
+        "dp 4 (DDP): ",
+        "luthier train RECIPE --devices 4",
     ):
         assert words in done.out
 

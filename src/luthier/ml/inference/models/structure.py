@@ -149,6 +149,12 @@ class Structure:
         """Parameters of the output head, tied or not."""
         return self.vocabulary_size * self.hidden_size
 
+    @property
+    def num_routed_parameters(self) -> float:
+        """Matrix parameters of the experts that a router chooses from, all of them together."""
+        idle = 1.0 - self.num_active_experts / self.num_experts if self.num_experts else 0.0
+        return (self.num_matrix_parameters - self.num_active_parameters) / idle if idle > 0 else 0.0
+
     def active_of(self, layer: LinearLayer) -> float:
         """How many parameters of a matrix one token meets: of experts that a router chooses from, the chosen ones."""
         if layer.role != "expert" or layer.num_matrices != self.num_experts:
