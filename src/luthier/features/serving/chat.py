@@ -203,7 +203,7 @@ class LocalChatClient:
 
     def begin(self, request: TextRequest, hear: OnEvent) -> Callable[[], None]:
         """As of `ChatClient`. Raises WorkError where it cannot be asked now."""
-        served, asked = as_trained(self.served, request)
+        served, asked = as_trained(self.served.for_requests([request]), request)
         return self.context.inference_client.ask(served, asked, hear)
 
 
