@@ -52,6 +52,7 @@ def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, 
     with Context.open(home) as context:
         _, of_the_home = create_key(context, "k", scopes=("infer",))
     command = [sys.executable, "-m", "luthier", "serve", f"named={tiny_model}", "--json", "--port", "0"]
+    command += ["--engine", "transformers"]  # how an engine is chosen: tests/features/serving/service
     command += ["--home", str(home), "--api-key", str(tmp_path / "keys")]
     with (
         (tmp_path / "log").open("w") as log,

@@ -23,6 +23,7 @@ from luthier.core.errors import LuthierError, RequestError, WorkError, error_fro
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Served, Started, StreamEvent, TextRequest
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.generation.engines import api_key, parse_address
+from luthier.features.serving.engine_choice import known_copy
 from luthier.features.serving.loaded import EngineChoice, choose_model
 from luthier.features.serving.service import as_trained, refuse_head
 from luthier.ml.inference.openai.chunks import event_stream_lines
@@ -216,6 +217,9 @@ def open_chat_client(context: Context, name: str, engine: EngineChoice = "auto")
         return open_remote_chat_client(name)
     served = choose_model(context, name, engine)
     refuse_head(name, served)
+    if engine == "auto":
+        # Only one that is there: nobody waits minutes for a first question.
+        served = known_copy(context, served) or served
     return LocalChatClient(context, name, served)
 
 
