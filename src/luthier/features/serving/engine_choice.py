@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import run_child
@@ -75,11 +75,6 @@ class _Copies:
     adapter: ServingCopy | None = None
 
     @property
-    def why_not(self) -> str | None:
-        """Why they are not served; None where they may be."""
-        return self.base.why_not or (None if self.adapter is None else self.adapter.why_not)
-
-    @property
     def proof(self) -> str:
         """What the proofs have shown."""
         return self.base.proof if self.adapter is None else f"{self.base.proof}; its adapter {self.adapter.proof}"
@@ -111,7 +106,7 @@ def choose_engines(context: Context, models: Mapping[str, Served], *, must: bool
     Raises:
         RequestError: With `must`, a model that llama.cpp cannot serve in the place of its own files.
     """
-    found = {name: _find_copies(context, name, served, make=True) for name, served in models.items()}
+    found = {name: _find_copies(context, name, served, "again" if must else "yes") for name, served in models.items()}
     refused = {name: reason for name, reason in found.items() if isinstance(reason, str)}
     if must:
         for name, reason in refused.items():
@@ -142,57 +137,59 @@ def known_copy(context: Context, served: Served) -> Served | None:
     # Looked up for each request: most homes have none at all.
     if served.engine != "transformers" or not context.settings.serving_copies_folder.is_dir():
         return None
-    found = _find_copies(context, served.path, served, make=False)
+    found = _find_copies(context, served.path, served, "no")
     if not isinstance(found, _Copies):
         return None
     speeds = _read_speeds(found.folder)
     return found.of(served) if speeds and all(copy.is_faster_than(own) for own, copy in speeds.values()) else None
 
 
-def _find_copies(context: Context, name: str, served: Served, *, make: bool) -> _Copies | str:
+Make = Literal["no", "yes", "again"]
+"""Whether copies are made that are not there; `again`: also those that have failed in the last day."""
+
+
+def _find_copies(context: Context, name: str, served: Served, make: Make) -> _Copies | str:
     """The proved files for a model, or why there are none."""
     if (reason := _why_not_tried(served)) is not None:
         return reason
     folder = context.settings.serving_copies_folder / _folder_name(served)
-    if (failed := _failed_lately(folder)) is not None:
-        return failed
-    try:
-        base = read_copy(folder) or (_make(context, name, served, folder, "make_base") if make else None)
-        if base is None:
-            return "no GGUF file was made of it yet"
-        if base.why_not is not None or served.adapter_path is None:
-            copies = _Copies(folder, base)
-        else:
-            own = folder / "adapters" / _adapter_key(served.adapter_path)
-            adapter = read_copy(own) or (_make(context, name, served, own, "make_adapter") if make else None)
-            if adapter is None:
-                return "no GGUF file was made of its adapter yet"
-            copies = _Copies(folder, base, own, adapter)
-    except (LuthierError, OSError, MemoryError) as error:
-        # Serving goes on without a copy, and the reason is shown.
-        reason = error.came if isinstance(error, LuthierError) else f"{type(error).__name__}: {error}"
-        if make and not isinstance(error, ConflictError):
-            _failed_file(folder).write_text(reason, encoding="utf-8")
-        return reason
-    return copies.why_not or copies
+    base = _copy(context, name, served, folder, make)
+    if isinstance(base, str) or base.why_not is not None:
+        return base if isinstance(base, str) else str(base.why_not)
+    if served.adapter_path is None:
+        return _Copies(folder, base)
+    own = folder / "adapters" / _adapter_key(served.adapter_path)
+    adapter = _copy(context, name, served, own, make, base=folder)
+    if isinstance(adapter, str) or adapter.why_not is not None:
+        return adapter if isinstance(adapter, str) else str(adapter.why_not)
+    return _Copies(folder, base, own, adapter)
 
 
-def _failed_file(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.failed")
+def _copy(
+    context: Context, name: str, served: Served, folder: Path, make: Make, *, base: Path | None = None
+) -> ServingCopy | str:
+    """What is known of the copy in a folder, which is made where it is not there; or why it cannot be made now.
 
-
-def _failed_lately(folder: Path) -> str | None:
-    """Why making a copy has failed in the last day, so that no start waits for the same failure; None where it has not.
-
-    What a model itself has against a copy is in its report. This is for what passes: no network, no room, no memory.
+    What a model itself has against a copy is in its report. What passes (no network, no room, no memory) is kept for a
+    day, so that no start waits for the same failure.
     """
-    file = _failed_file(folder)
+    if (known := read_copy(folder)) is not None:
+        return known
+    failed = folder.with_name(f"{folder.name}.failed")
+    if make == "no":
+        return "no GGUF copy was made yet"
+    if make == "yes" and failed.is_file() and time.time() - failed.stat().st_mtime < _RETRY_SECONDS:
+        return f"{failed.read_text(encoding='utf-8')} (tried again after a day, or once {failed} is deleted)"
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if time.time() - file.stat().st_mtime < _RETRY_SECONDS:
-            return f"{file.read_text(encoding='utf-8')} (tried again after a day, or once {file} is deleted)"
-    except OSError:
-        return None
-    return None
+        return _make(context, name, served, folder, base)
+    except ConflictError as error:  # another process is at it
+        return error.came
+    except (LuthierError, OSError, MemoryError) as error:
+        # The model is served without a copy, and the reason is shown.
+        reason = error.came if isinstance(error, LuthierError) else f"{type(error).__name__}: {error}"
+        failed.write_text(reason, encoding="utf-8")
+        return reason
 
 
 def _why_not_tried(served: Served) -> str | None:
@@ -235,24 +232,25 @@ def _adapter_key(adapter_path: str) -> str:
     return sha256_document([str(folder), stamp_of(files)])[:16]
 
 
-def _make(context: Context, name: str, served: Served, folder: Path, function: str) -> ServingCopy:
+def _make(context: Context, name: str, served: Served, folder: Path, base: Path | None) -> ServingCopy:
     """Have a copy made by a child process; another process that makes the same one is waited for."""
     what = f"the GGUF copy of {name}"
     with file_lock(folder.with_name(f"{folder.name}.lock"), what=what, timeout_seconds=_LOCK_SECONDS):
         if (made := read_copy(folder)) is not None:
             return made
-        is_base = function == "make_base"
-        source = _source(served, with_adapter=not is_base)
-        if is_base:
+        source = _source(served, with_adapter=base is not None)
+        if base is None:
             _check_room(folder.parent, source)
         with scratch_folder(folder.parent, f".{folder.name}-") as scratch:
             document = {
                 "source": source.model_dump(mode="json"),
                 "target": str(scratch),
                 "tools": str(context.settings.tools_folder),
-                "base": str(folder.parent.parent),
+                "base": str(base),
             }
-            found = ServingCopy.model_validate(_in_child(context, function, document, f"Making {what}"))
+            function, title = f"{_WORK}:{'make_base' if base is None else 'make_adapter'}", f"Making {what}"
+            with context.progress.task(title, None, "") as task:
+                found = ServingCopy.model_validate(run_child(function, document, title=title, on_event=task.note))
             for left in () if found.why_not is None else list(scratch.iterdir()):
                 # Nothing of a file that failed its proof is kept.
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -301,11 +299,6 @@ def _check_room(parent: Path, source: ExportSource) -> None:
             expected="four bytes a weight, and some more",
             do="serve with --engine transformers, or export it on a larger machine",
         )
-
-
-def _in_child(context: Context, function: str, document: dict[str, Any], title: str) -> Any:
-    with context.progress.task(title, None, "") as task:
-        return run_child(f"{_WORK}:{function}", document, title=title, on_event=task.note)
 
 
 def _slower(context: Context, models: Mapping[str, Served], copies: Mapping[str, _Copies]) -> dict[str, str]:
