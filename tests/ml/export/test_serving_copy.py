@@ -47,7 +47,8 @@ def test_a_base_is_proved_and_lies_beside_its_own_tokenizer(base, tiny_model):
     assert copy.precision in ("q8_0", "float16")
     assert f"{copy.precision}: " in copy.proof
     assert copy.hands_over == ("logprobs", "penalties")
-    assert (folder / MODEL).is_file()
+    # The weights, and keys and values of all slots: 512 tokens of 2 layers, 2 heads of 8, 2 bytes a number.
+    assert copy.memory_bytes == (folder / MODEL).stat().st_size + 16 * 512 * (2 * 2 * (8 + 8) * 2)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (folder / name).read_bytes() == (tiny_model / name).read_bytes()
     assert (folder / "chat_template.jinja").exists() == (tiny_model / "chat_template.jinja").exists()

@@ -156,6 +156,11 @@ def _find_copies(context: Context, name: str, served: Served, make: Make) -> _Co
     base = _copy(context, name, served, folder, make)
     if isinstance(base, str) or base.why_not is not None:
         return base if isinstance(base, str) else str(base.why_not)
+    if base.memory_bytes > (budget := _memory_budget(context)):
+        return (
+            f"llama.cpp takes {base.memory_bytes / 1e9:.1f} GB for it with keys and values of its context, and models may "
+            f"take {budget / 1e9:.1f} (LUTHIER_SERVING_MEMORY_BYTES)"
+        )
     if served.adapter_path is None:
         return _Copies(folder, base)
     own = folder / "adapters" / _adapter_key(served.adapter_path)
@@ -163,6 +168,13 @@ def _find_copies(context: Context, name: str, served: Served, make: Make) -> _Co
     if isinstance(adapter, str) or adapter.why_not is not None:
         return adapter if isinstance(adapter, str) else str(adapter.why_not)
     return _Copies(folder, base, own, adapter)
+
+
+def _memory_budget(context: Context) -> int:
+    """As the process that answers has it: half of the memory where nothing is set."""
+    from luthier.ml.data.files.spill import memory_bytes
+
+    return context.settings.serving_memory_bytes or memory_bytes()[0] // 2
 
 
 def _copy(

@@ -58,12 +58,14 @@ class ServingCopy(FrozenModel):
         proof: what the proof has shown, as a phrase.
         why_not: why the model's own files are served instead; None where the copy may be.
         hands_over: what llama.cpp does otherwise than the engine transformers, so that requests for it go there.
+        memory_bytes: of a base, what llama.cpp takes for it, keys and values included.
     """
 
     precision: ExportPrecision | None = None
     proof: str = ""
     why_not: str | None = None
     hands_over: tuple[RequestFeature, ...] = ()
+    memory_bytes: int = 0
 
 
 class EngineSpeed(FrozenModel):
@@ -179,6 +181,7 @@ def _write_base(source: ExportSource, target: Path, tools: Path, progress: Progr
     from luthier.ml.export.exporters.proof_prompts import source_prompts
     from luthier.ml.export.parity import prove
     from luthier.ml.export.source_side import built_in_examples, observe_source
+    from luthier.ml.inference.llama_cpp.cpp import memory_bytes
 
     examples = built_in_examples()[:NUM_BASE_PROMPTS]
     prompts = source_prompts(source, examples)
@@ -192,7 +195,12 @@ def _write_base(source: ExportSource, target: Path, tools: Path, progress: Progr
         report = prove(source, target, "gguf", precision, (), progress, observed=observed)
         if (reason := _why_not(report)) is None:
             thinks = source_template(source).thoughts is not None
-            return ServingCopy(precision=precision, proof=_phrase(report), hands_over=_handed_over(thinks=thinks))
+            return ServingCopy(
+                precision=precision,
+                proof=_phrase(report),
+                hands_over=_handed_over(thinks=thinks),
+                memory_bytes=memory_bytes(target / MODEL),
+            )
         reasons.append(f"{precision}: {reason}")
     return ServingCopy(why_not="; ".join(reasons))
 

@@ -228,6 +228,15 @@ def test_no_room_on_the_disk_is_said_before_the_work(
     assert children.asked == []
 
 
+def test_a_copy_whose_cache_does_not_fit_is_not_served(context: Context, children: Children, base: Served) -> None:
+    children.base |= {"memory_bytes": 3_000_000_000}
+    context.settings = context.settings.model_copy(update={"serving_memory_bytes": 2_000_000_000})
+    (made,) = choose_engines(context, {"it": base}).values()
+    assert made.served == base
+    assert "takes 3.0 GB" in made.reason
+    assert "may take 2.0" in made.reason
+
+
 def test_a_server_takes_a_copy_that_is_there_and_makes_none(
     context: Context, children: Children, base: Served, with_adapter: Callable[..., Served]
 ) -> None:

@@ -81,12 +81,10 @@ class LlamaCppEngine:
         self._num_threads = num_threads or usable_threads()
         self._settings = settings
         self._num_slots = num_slots = num_slots or settings.max_num_seqs or DEFAULT_SLOTS
-        context = self._header.number("context_length", 4096)
         self._vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
         self._cache: CachePrecision = cache
         self._token_bytes = _bytes_of_a_token(self._header) * (2 if cache == "float32" else 1)
-        # One answer of a whole context always fits, however few bytes are given.
-        self._pool_tokens = max(context, min(num_slots * context, cache_bytes // self._token_bytes))
+        self._pool_tokens = _pool_tokens(self._header, num_slots, cache_bytes // self._token_bytes)
         self._adapters: dict[str, Path] = {}
         self._prepared: dict[Hashable, tuple[TextRequest, _Prepared]] = {}
         self._reading = threading.Lock()  # held while the server is opened again, and to count who reads with it
@@ -388,6 +386,19 @@ def open_stream_engine(served: Served) -> LlamaCppEngine:
             do="choose the GGUF file with the packing that is wanted",
         )
     return LlamaCppEngine(only_gguf(Path(served.path), "model"), template=served.template, settings=served.settings)
+
+
+def memory_bytes(model: Path) -> int:
+    """What the engine takes for a GGUF model with its own defaults: weights, keys and values."""
+    header = read_gguf_header(model)
+    token_bytes = _bytes_of_a_token(header)
+    return model.stat().st_size + token_bytes * _pool_tokens(header, DEFAULT_SLOTS, _CACHE_BYTES // token_bytes)
+
+
+def _pool_tokens(header: GgufHeader, num_slots: int, most_tokens: int) -> int:
+    """Tokens whose keys and values are held: one answer of a whole context always fits, whatever the most."""
+    context = header.number("context_length", 4096)
+    return max(context, min(num_slots * context, most_tokens))
 
 
 def _bytes_of_a_token(header: GgufHeader) -> int:
