@@ -109,6 +109,35 @@ def _show(started: Started) -> None:
 
 COMMANDS: dict[str, Callable[..., Any]] = {"start": start}
 
+# How requests share an engine, by the names of vLLM.
+MaxNumSeqsOption = Annotated[
+    int | None, typer.Option("--max-num-seqs", metavar="N", min=1, help="Answers that an engine writes at once.")
+]
+MaxNumBatchedTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-num-batched-tokens",
+        metavar="N",
+        min=32,
+        help="Tokens of one step: longer prompts are read in parts, between the steps of other answers.",
+    ),
+]
+PrefixCachingOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--enable-prefix-caching/--no-enable-prefix-caching",
+        help="Whether a prompt that begins as an earlier one resumes from what is in memory.",
+    ),
+]
+SpeculativeConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--speculative-config",
+        metavar="JSON",
+        help='How tokens are drafted: \'{"method": "ngram", "num_speculative_tokens": 8}\'.',
+    ),
+]
+
 
 def serve(
     models: Annotated[
@@ -125,33 +154,10 @@ def serve(
         Path | None,
         typer.Option("--api-key", metavar="FILE", help="Keys that let in, one a line, besides those of the home."),
     ] = None,
-    max_num_seqs: Annotated[
-        int | None, typer.Option("--max-num-seqs", metavar="N", min=1, help="Answers that an engine writes at once.")
-    ] = None,
-    max_num_batched_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-num-batched-tokens",
-            metavar="N",
-            min=32,
-            help="Tokens of one step: longer prompts are read in parts, between the steps of other answers.",
-        ),
-    ] = None,
-    enable_prefix_caching: Annotated[
-        bool | None,
-        typer.Option(
-            "--enable-prefix-caching/--no-enable-prefix-caching",
-            help="Whether a prompt that begins as an earlier one resumes from what is in memory.",
-        ),
-    ] = None,
-    speculative_config: Annotated[
-        str | None,
-        typer.Option(
-            "--speculative-config",
-            metavar="JSON",
-            help='How tokens are drafted: \'{"method": "ngram", "num_speculative_tokens": 8}\'.',
-        ),
-    ] = None,
+    max_num_seqs: MaxNumSeqsOption = None,
+    max_num_batched_tokens: MaxNumBatchedTokensOption = None,
+    enable_prefix_caching: PrefixCachingOption = None,
+    speculative_config: SpeculativeConfigOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line on stdout once it answers, and one once a model is loaded.")
     ] = False,

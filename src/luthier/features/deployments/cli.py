@@ -35,13 +35,22 @@ UnjudgedOption = Annotated[
     bool, typer.Option("--unjudged", help="Let it answer all users although nobody has judged it: goes on record.")
 ]
 
+GgufCopyOption = Annotated[
+    bool,
+    typer.Option(
+        "--gguf-copy",
+        help="Also write a GGUF copy, prove and time it: servers without a GPU then answer by it if it is faster.",
+    ),
+]
+TargetArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="RUN", help="A run, a tuned model (ft:...), a base model, or the folder of an export."),
+]
+
 
 def deploy(
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="What the model is asked by.")],
-    target: Annotated[
-        str | None,
-        typer.Argument(metavar="RUN", help="A run, a tuned model (ft:...), a base model, or the folder of an export."),
-    ] = None,
+    target: TargetArgument = None,
     canary: Annotated[
         float | None,
         typer.Option("--canary", metavar="F", help="Give it this fraction of the users, 0.1 for a tenth, for a try."),
@@ -54,13 +63,7 @@ def deploy(
     override: OverrideOption = None,
     unjudged: UnjudgedOption = False,
     expect: RevisionOption = None,
-    gguf_copy: Annotated[
-        bool,
-        typer.Option(
-            "--gguf-copy",
-            help="Also write a GGUF copy, prove and time it: servers without a GPU then answer by it if it is faster.",
-        ),
-    ] = False,
+    gguf_copy: GgufCopyOption = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,

@@ -23,8 +23,8 @@ from luthier.core.errors import LuthierError, RequestError, WorkError, error_fro
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Served, Started, StreamEvent, TextRequest
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.generation.engines import api_key, parse_address
-from luthier.features.serving.engine_choice import known_copy
 from luthier.features.serving.loaded import EngineChoice, choose_model
+from luthier.features.serving.models import fastest
 from luthier.features.serving.service import as_trained, refuse_head
 from luthier.ml.inference.openai.chunks import event_stream_lines
 from luthier.ml.inference.openai.messages import server_words, without_key
@@ -219,7 +219,7 @@ def open_chat_client(context: Context, name: str, engine: EngineChoice = "auto")
     refuse_head(name, served)
     if engine == "auto":
         # Only one that is there: nobody waits minutes for a first question.
-        served = known_copy(context, served) or served
+        served = fastest(context, served)
     return LocalChatClient(context, name, served)
 
 
