@@ -18,9 +18,9 @@ TALK = Conversation(messages=(Message(role="user", content="Why?"),))
         ({"num_top": 0}, {"logprobs"}),
         ({"sampling": Sampling(frequency_penalty=0.5)}, {"penalties"}),
         ({"sampling": Sampling(presence_penalty=-0.5), "num_top": 2}, {"logprobs", "penalties"}),
-        ({"json_schema": {"type": "object"}, "max_thinking_tokens": None}, {"thought_before_json"}),
-        ({"json_schema": {"type": "object"}, "max_thinking_tokens": 0}, set()),
+        ({"json_schema": {"type": "object"}}, {"thought_before_json"}),
         ({"tool_choice": "required", "max_thinking_tokens": 64}, {"thought_before_json"}),
+        ({"tool_choice": "auto"}, set()),
     ],
 )
 def test_features_of_a_request(wishes, features):
@@ -28,7 +28,7 @@ def test_features_of_a_request(wishes, features):
 
 
 def test_text_without_turns_has_no_thought_before_its_json():
-    assert features_of(TextRequest(text="a", json_schema={"type": "object"}, max_thinking_tokens=None)) == frozenset()
+    assert features_of(TextRequest(text="a", json_schema={"type": "object"})) == frozenset()
 
 
 def test_one_prompt_that_the_engine_lacks_hands_all_of_a_request_over():
@@ -39,7 +39,7 @@ def test_one_prompt_that_the_engine_lacks_hands_all_of_a_request_over():
 
 
 def test_only_features_that_are_named_are_handed_over():
-    schema = TextRequest(conversation=TALK, json_schema={"type": "object"}, max_thinking_tokens=None)
+    schema = TextRequest(conversation=TALK, json_schema={"type": "object"})
     assert COPY.for_requests([schema]) is COPY
     thinker = COPY.model_copy(update={"hands_over": ("thought_before_json",)})
     assert thinker.for_requests([schema]) is OWN

@@ -137,7 +137,7 @@ def features_of(request: TextRequest) -> frozenset[RequestFeature]:
     if request.sampling.frequency_penalty or request.sampling.presence_penalty:
         found.add("penalties")
     is_constrained = request.json_schema is not None or request.tool_choice == "required"
-    if is_constrained and request.conversation is not None and request.max_thinking_tokens != 0:
+    if is_constrained and request.conversation is not None:
         found.add("thought_before_json")
     return frozenset(found)
 
