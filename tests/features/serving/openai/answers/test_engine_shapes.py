@@ -20,7 +20,7 @@ from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.platform.home.settings import Settings
 from luthier.server.api import create_app
 from luthier.testing.servers import app_server
-from luthier.testing.tiny import ANSWER, THINKING_TEMPLATE, THOUGHT, write_tiny_gguf
+from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, write_tiny_gguf
 
 pytest.importorskip("xllamacpp")
 
@@ -170,8 +170,9 @@ def test_vectors_come_from_the_own_engine_and_are_refused_without_one(client: op
         client.embeddings.create(model="file", input="Spruce")
 
 
-def test_thoughts_come_apart_from_answers(tiny_thinker: Callable[..., Path], tmp_path: Path) -> None:
-    with serving(tiny_thinker(THINKING_TEMPLATE), tmp_path) as client:
+@pytest.mark.parametrize("template", [THINKING_TEMPLATE, OPENING_TEMPLATE], ids=["writes", "opens"])
+def test_thoughts_come_apart_from_answers(template: str, tiny_thinker: Callable[..., Path], tmp_path: Path) -> None:
+    with serving(tiny_thinker(template), tmp_path) as client:
         asked = {"messages": [{"role": "user", "content": "Which wood?"}], "temperature": 0, "max_tokens": None}
         for name in ("own", "copy"):
             answer = client.chat.completions.create(model=name, **asked).choices[0].message
