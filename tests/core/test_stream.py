@@ -63,7 +63,11 @@ def test_a_step_has_room_for_a_token_of_each_answer():
 
 @pytest.mark.parametrize(
     "document",
-    [{"method": "ngram"}, {"method": "eagle", "num_speculative_tokens": 4}, {"method": "ngram", "num_speculative_tokens": 0}],
+    [
+        {"method": "ngram"},
+        {"method": "eagle", "num_speculative_tokens": 4},
+        {"method": "ngram", "num_speculative_tokens": 0},
+    ],
 )
 def test_what_cannot_draft_is_refused(document):
     with pytest.raises(ValidationError):

@@ -182,6 +182,9 @@ class EngineSettings(FrozenModel):
         return self
 
 
+ENGINE_DEFAULTS: Final = EngineSettings()
+
+
 class Served(FrozenModel):
     """A model as it is loaded to answer.
 
@@ -211,7 +214,7 @@ class Served(FrozenModel):
     quantisation: Quantisation | None = None
     template_options: tuple[tuple[str, TemplateOption], ...] = ()
     opted_turns: OptedTurns = AS_THEY_ARE
-    settings: EngineSettings = EngineSettings()
+    settings: EngineSettings = ENGINE_DEFAULTS
     fallback: Served | None = None
     hands_over: tuple[RequestFeature, ...] = ()
 

@@ -191,9 +191,7 @@ def serve(
     with stop_signals(notice) as stop_requested, open_context(home) as context:
         serve_models(
             context,
-            StandaloneRequest(
-                tuple(models), engine=engine, host=host, port=port, key_file=key_file, settings=settings
-            ),
+            StandaloneRequest(tuple(models), engine=engine, host=host, port=port, key_file=key_file, settings=settings),
             stop_requested=stop_requested,
             tell=teller(context.settings.log_format, "serve"),
             started=started,

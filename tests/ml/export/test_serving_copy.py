@@ -166,7 +166,9 @@ def test_faster_is_by_both_rates():
 
 def test_both_engines_are_timed(base, tiny_model, adapter, make_source, tools, tmp_path):
     make_adapter(document(make_source(), tmp_path / "a", tools, base=str(base[0])), Channel())
-    own = serving_copy.time_engine(Served(path=str(tiny_model), sha256="", precision="float32"), [str(adapter)], num_threads=1)
+    own = serving_copy.time_engine(
+        Served(path=str(tiny_model), sha256="", precision="float32"), [str(adapter)], num_threads=1
+    )
     served = Served(engine="llama_cpp", path=str(base[0] / MODEL), sha256="", template="chat")
     copy = serving_copy.time_engine(served, [str(tmp_path / "a" / ADAPTER)], num_threads=1)
     assert min(own.alone, own.crowd, copy.alone, copy.crowd) > 0

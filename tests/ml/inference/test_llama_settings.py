@@ -51,7 +51,13 @@ def timings(server, text, num_new, **more):
 
 def a_server(tiny_gguf, **settings):
     return LlamaServer(
-        tiny_gguf, [], num_slots=2, pool_tokens=1024, num_threads=1, cache="float32", settings=EngineSettings(**settings)
+        tiny_gguf,
+        [],
+        num_slots=2,
+        pool_tokens=1024,
+        num_threads=1,
+        cache="float32",
+        settings=EngineSettings(**settings),
     )
 
 
@@ -127,7 +133,9 @@ def test_a_long_prompt_is_read_in_parts_between_the_tokens_of_others(tiny_gguf):
 
 def test_settings_reach_the_engine_from_what_is_served(tiny_gguf):
     settings = EngineSettings(max_num_seqs=3, enable_prefix_caching=False)
-    with closing(open_stream_engine(Served(engine="llama_cpp", path=str(tiny_gguf), sha256="", settings=settings))) as engine:
+    with closing(
+        open_stream_engine(Served(engine="llama_cpp", path=str(tiny_gguf), sha256="", settings=settings))
+    ) as engine:
         assert engine._server.ask("props")["total_slots"] == 3
     with closing(open_stream_engine(Served(engine="llama_cpp", path=str(tiny_gguf), sha256=""))) as engine:
         assert engine._server.ask("props")["total_slots"] == 16

@@ -115,9 +115,7 @@ def adapter(tmp_path: Path, tiny_model: Path) -> Path:
     return tmp_path / "wood"
 
 
-def test_a_base_and_an_adapter_are_served_by_proved_copies(
-    tmp_path: Path, tiny_model: Path, adapter: Path
-) -> None:
+def test_a_base_and_an_adapter_are_served_by_proved_copies(tmp_path: Path, tiny_model: Path, adapter: Path) -> None:
     pytest.importorskip("xllamacpp")
     from tests.test_tutorials import fetch_converter
 
@@ -135,7 +133,11 @@ def test_a_base_and_an_adapter_are_served_by_proved_copies(
         with (
             (tmp_path / "log").open("a") as log,
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"LUTHIER_SERVING_THREADS": "1"}
+                command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | {"LUTHIER_SERVING_THREADS": "1"},
             ) as process,
         ):
             try:
@@ -153,7 +155,9 @@ def test_a_base_and_an_adapter_are_served_by_proved_copies(
     assert {one["engine"] for one in found["llama_cpp"].values()} == {"llama_cpp"}
     (folder,) = (home / "cache" / "serving").glob("*/model.gguf")
     assert {one["path"] for one in found["llama_cpp"].values()} == {str(folder)}
-    assert len(list(folder.parent.glob("adapters/*/adapter.gguf"))) == len(list(folder.parent.glob("speed-*.json"))) == 1
+    assert (
+        len(list(folder.parent.glob("adapters/*/adapter.gguf"))) == len(list(folder.parent.glob("speed-*.json"))) == 1
+    )
 
 
 @pytest.mark.parametrize(

@@ -326,7 +326,9 @@ def _slower(context: Context, models: Mapping[str, Served], copies: Mapping[str,
             continue
         if not copy.is_faster_than(own):
             figures = f"{copy.alone:.1f} and {copy.crowd:.1f} new tokens/s alone and of eight at once"
-            reason = f"llama.cpp is proved, too, and slower here: {figures}, against {own.alone:.1f} and {own.crowd:.1f}"
+            reason = (
+                f"llama.cpp is proved, too, and slower here: {figures}, against {own.alone:.1f} and {own.crowd:.1f}"
+            )
             found |= dict.fromkeys(names, reason)
     return found
 
@@ -349,9 +351,7 @@ def _speeds(context: Context, folder: Path, pairs: list[tuple[Served, Served]]) 
     # llama.cpp takes its number of threads from there, as in the process that serves.
     environment = {"OMP_NUM_THREADS": str(threads)} if threads else None
     with context.progress.task(title, None, "") as task:
-        made = run_child(
-            f"{__name__}:time_engines", document, title=title, on_event=task.note, environment=environment
-        )
+        made = run_child(f"{__name__}:time_engines", document, title=title, on_event=task.note, environment=environment)
     speeds = EngineSpeed.model_validate(made["own"]), EngineSpeed.model_validate(made["copy"])
     (folder / f"speed-{key}.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return speeds

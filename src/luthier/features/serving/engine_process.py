@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import LuthierError
 from luthier.core.stream import (
+    ENGINE_DEFAULTS,
     EngineSettings,
     Failed,
     LoadedModel,
@@ -76,7 +77,7 @@ def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, s
     return settled.model_copy(update={"adapter_path": None}), served.adapter_path
 
 
-def open_engine(served: Served, settings: EngineSettings = EngineSettings()) -> StreamEngine:
+def open_engine(served: Served, settings: EngineSettings = ENGINE_DEFAULTS) -> StreamEngine:
     """The engine of a model, loaded. A LuthierError says why a model cannot be."""
     from luthier.ml.inference.stream_registry import open_stream_engine, unused_settings
 

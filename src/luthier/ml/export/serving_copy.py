@@ -330,4 +330,3 @@ def _tokens_per_second(engine: StreamEngine, adapters: Sequence[str | None], num
                 raise error_from(event.error)
             num_tokens += event.num_new_tokens if isinstance(event, Ended) else 0
     return max(num_tokens, 1) / (time.perf_counter() - began)
-

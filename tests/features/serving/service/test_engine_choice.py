@@ -281,7 +281,9 @@ def test_what_llama_cpp_does_otherwise_is_asked_of_the_own_engine(
     client = context.__dict__["inference_client"] = Client()
     routed = Routed("m", "m", copy)
     plain, likelihoods = TextRequest(text="a"), TextRequest(text="a", num_top=0)
-    prints = [ask(context, Caller(), routed, asked, print)[1] for asked in ([plain], [plain, likelihoods], [likelihoods])]
+    prints = [
+        ask(context, Caller(), routed, asked, print)[1] for asked in ([plain], [plain, likelihoods], [likelihoods])
+    ]
     ask_pooling(context, Caller(), routed, PoolingRequest(inputs=("a",)), print)
     assert [one.engine for one in client.asked] == ["llama_cpp", *["transformers"] * 4]
     # The fingerprint says which engine has answered.
@@ -290,9 +292,7 @@ def test_what_llama_cpp_does_otherwise_is_asked_of_the_own_engine(
     del context.__dict__["inference_client"]
 
 
-def test_a_share_of_a_deployment_is_answered_by_its_copy(
-    context: Context, children: Children, deployed: str
-) -> None:
+def test_a_share_of_a_deployment_is_answered_by_its_copy(context: Context, children: Children, deployed: str) -> None:
     from luthier.core.access import Caller
     from luthier.features.serving.models import route
     from luthier.features.serving.targets import served_share

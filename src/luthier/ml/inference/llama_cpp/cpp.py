@@ -91,7 +91,9 @@ class LlamaCppEngine:
         self._num_reading = 0
         self._restoring = threading.Lock()
         # A slot that begins as a prompt resumes from what it has read, unless that is switched off.
-        self._writing = Writing(num_slots, self._pool_tokens, reuses_prompts=settings.enable_prefix_caching is not False)
+        self._writing = Writing(
+            num_slots, self._pool_tokens, reuses_prompts=settings.enable_prefix_caching is not False
+        )
         # None after `close`, and while no server could be opened again: the next request then tries to.
         self._server: LlamaServer | None = None
         self._is_open = True

@@ -86,7 +86,10 @@ def serving(model: Path, folder: Path) -> Iterator[openai.OpenAI]:
             "file": llama,
         }
         app = create_app(context, authenticator=StaticKeyAuthenticator(context, (), is_open=True))
-        with app_server(app, context) as url, openai.OpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0) as client:
+        with (
+            app_server(app, context) as url,
+            openai.OpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0) as client,
+        ):
             yield client
         context.inference_client.close()
 
@@ -188,6 +191,9 @@ def test_thoughts_come_apart_from_answers(template: str, tiny_thinker: Callable[
         ]
         assert form(chunks[1]) == form(chunks[0])
         # A thought before an answer that is held to a schema: llama.cpp leaves it out, so the own engine answers.
-        held = [client.chat.completions.create(model=n, response_format=SCHEMA, **asked).model_dump() for n in ("own", "copy")]
+        held = [
+            client.chat.completions.create(model=n, response_format=SCHEMA, **asked).model_dump()
+            for n in ("own", "copy")
+        ]
         assert form(held[1]) == form(held[0])
         assert held[1]["system_fingerprint"] == held[0]["system_fingerprint"]
