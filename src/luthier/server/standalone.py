@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.stream import EngineSettings, Served, SpeculativeConfig
+from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings, Served, SpeculativeConfig
 from luthier.core.system.process_setup import start_daemon
 from luthier.core.task_head import TaskHead
 from luthier.features.serving.engine_choice import EngineDecision, choose_engines
@@ -74,7 +74,7 @@ class StandaloneRequest:
     host: str = "127.0.0.1"
     port: int = 8521
     key_file: Path | None = None
-    settings: EngineSettings = EngineSettings()
+    settings: EngineSettings = ENGINE_DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ def test_what_is_resumed_is_not_read_again(tiny_gguf):
 
 def test_a_long_prompt_is_read_in_parts_between_the_tokens_of_others(tiny_gguf):
     """With steps of 32 tokens an answer under way goes on while a prompt of hundreds is read."""
-    long = TextRequest(text="maple " * 60, max_new_tokens=1, sampling=GREEDY)
+    long = TextRequest(text="maple wood " * 60, max_new_tokens=1, sampling=GREEDY)
     short = question("Why?", max_new_tokens=120, sampling=Sampling(temperature=1.0, seed=1))
     with closing(opened(tiny_gguf, max_num_seqs=2, max_num_batched_tokens=32)) as engine:
         assert engine.ask("short", short, None)

@@ -309,7 +309,7 @@ def rollback(context: Context, caller: Caller, name: str, *, expected_revision: 
 
 
 def choose_target_engines(context: Context, caller: Caller, made: Deployment) -> dict[str, EngineDecision]:
-    """How each target of a deployment is served from now on; GGUF copies are made, which takes minutes for large models.
+    """How each target of a deployment is served from now on; GGUF copies are made, which takes minutes.
 
     Raises NotFoundError where a target is not on this machine any more.
     """

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import shutil
@@ -158,8 +157,8 @@ def _find_copies(context: Context, name: str, served: Served, make: Make) -> _Co
         return base if isinstance(base, str) else str(base.why_not)
     if base.memory_bytes > (budget := _memory_budget(context)):
         return (
-            f"llama.cpp takes {base.memory_bytes / 1e9:.1f} GB for it with keys and values of its context, and models may "
-            f"take {budget / 1e9:.1f} (LUTHIER_SERVING_MEMORY_BYTES)"
+            f"llama.cpp takes {base.memory_bytes / 1e9:.1f} GB for it with keys and values of its context, and models "
+            f"may take {budget / 1e9:.1f} (LUTHIER_SERVING_MEMORY_BYTES)"
         )
     if served.adapter_path is None:
         return _Copies(folder, base)
@@ -268,7 +267,6 @@ def _make(context: Context, name: str, served: Served, folder: Path, base: Path 
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             (scratch / REPORT).write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)  # without a report that can be read: an unfinished one
-            os.chmod(scratch, 0o755)
             scratch.rename(folder)
     return found
 

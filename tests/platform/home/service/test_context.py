@@ -127,5 +127,5 @@ def test_engines_are_opened_with_the_settings_of_the_environment(
         speculative_config=SpeculativeConfig(method="ngram", num_speculative_tokens=4),
     )
     monkeypatch.setenv("LUTHIER_MAX_NUM_SEQS", "65")
-    with pytest.raises(RequestError, match="LUTHIER_MAX_NUM_BATCHED_TOKENS: .*it needs 65 or more"):
+    with pytest.raises(RequestError, match=r"LUTHIER_MAX_NUM_BATCHED_TOKENS: .*it needs 65 or more"):
         Settings.read(tmp_path)

@@ -20,7 +20,7 @@ from typing import Final, Literal
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, RequestError, UnsupportedError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
-from luthier.core.stream import Decoding, EngineSettings, PoolingRequest, Served, Started, TextRequest
+from luthier.core.stream import ENGINE_DEFAULTS, Decoding, EngineSettings, PoolingRequest, Served, Started, TextRequest
 from luthier.core.system.process_setup import usable_threads
 from luthier.ml.inference.engine_prompts import CallsInText, checked
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
@@ -75,7 +75,7 @@ class LlamaCppEngine:
         cache_bytes: int = _CACHE_BYTES,
         cache: CachePrecision = "float16",
         num_threads: int | None = None,
-        settings: EngineSettings = EngineSettings(),
+        settings: EngineSettings = ENGINE_DEFAULTS,
     ) -> None:
         self._model, self._header = model, read_gguf_header(model)
         self._num_threads = num_threads or usable_threads()

@@ -25,7 +25,7 @@ import httpx2
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import LuthierError, NotFoundError, RequestError, WorkError, library_reason
-from luthier.core.stream import EngineSettings
+from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings
 from luthier.ml.inference.models.gguf import GgufHeader, read_gguf_header
 
 _NUM_SHOWN = 3
@@ -152,7 +152,7 @@ class LlamaServer:
         num_threads: int,
         cache: CachePrecision = "float16",
         chat_template: str | None = None,
-        settings: EngineSettings = EngineSettings(),
+        settings: EngineSettings = ENGINE_DEFAULTS,
     ) -> None:
         self.adapters = tuple(adapters)
         self._grammars: dict[str, bool] = {}
@@ -260,11 +260,13 @@ def _share_steps(params: Any, num_slots: int, settings: EngineSettings) -> None:
     params.cont_batching = True
     params.cache_ram_mib = 0  # see above: it would mix up adapters
     if (drafts := settings.speculative_config) is not None:
+        # Of llama.cpp's n-gram methods this one takes keys of any length. `ngram_simple` drafts nothing where fewer
+        # tokens follow than the key has, and `ngram_mod` shares what it has seen among all requests.
         speculative = params.speculative
-        speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
-        speculative.ngram_simple.size_n = drafts.prompt_lookup_max
-        speculative.ngram_simple.size_m = drafts.num_speculative_tokens
-        speculative.ngram_simple.min_hits = 1
+        speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MAP_K]
+        speculative.ngram_map_k.size_n = drafts.prompt_lookup_max
+        speculative.ngram_map_k.size_m = drafts.num_speculative_tokens
+        speculative.ngram_map_k.min_hits = 1
         speculative.draft.n_max = drafts.num_speculative_tokens
 
 
