@@ -149,7 +149,7 @@ def test_a_completion_has_one_form(client: openai.OpenAI, echoes: dict[str, Any]
 
 @pytest.mark.parametrize(("engine", "max_tokens"), [("own", 120), ("copy", 4), ("file", 4)])
 def test_a_seed_repeats_an_answer(client: openai.OpenAI, engine: str, max_tokens: int) -> None:
-    """Of llama.cpp the beginning: its cache holds 16 bits, so that a resumed prompt changes last digits (serving.md)."""
+    """Of llama.cpp the beginning: its cache holds 16 bits, so a resumed prompt changes last digits (serving.md)."""
     warm = {"temperature": 1.0, "n": 2, "max_tokens": max_tokens}
     first, second, third = (whole(client, engine, warm | {"seed": seed}) for seed in (1, 1, 2))
     texts = [[one["message"]["content"] for one in answer["choices"]] for answer in (first, second, third)]
