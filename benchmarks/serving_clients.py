@@ -53,7 +53,7 @@ async def window(url: str, key: str, num_clients: int, numbers: range, num_adapt
             begun = time.perf_counter()
             try:
                 streams[1].write(head.encode() + body)
-                first, num = await _read(streams[0])
+                first, num = await read_answer(streams[0])
                 tokens += num
                 firsts.append(first - begun)
             except (OSError, ValueError, asyncio.IncompleteReadError) as error:
@@ -76,7 +76,7 @@ async def window(url: str, key: str, num_clients: int, numbers: range, num_adapt
     }
 
 
-async def _read(reader: asyncio.StreamReader) -> tuple[float, int]:
+async def read_answer(reader: asyncio.StreamReader) -> tuple[float, int]:
     """Read one answer: when its first piece came, and how many tokens it has. Raises ValueError where it is none."""
     status = await reader.readline()
     if b" 200 " not in status:
@@ -89,7 +89,9 @@ async def _read(reader: asyncio.StreamReader) -> tuple[float, int]:
         if not line:
             raise ValueError("the answer breaks off")
         if line.startswith(b"data: "):
-            first = first or time.perf_counter()
+            # Some servers send the role of the answer before they have read the prompt: that is no token.
+            if b'"content":"' in line and b'"content":""' not in line:
+                first = first or time.perf_counter()
             if line.startswith(b"data: [DONE]"):
                 is_done = True
             elif b'"usage":{' in line:
@@ -99,7 +101,7 @@ async def _read(reader: asyncio.StreamReader) -> tuple[float, int]:
             break
     if not is_done or usage is None:
         raise ValueError("an answer without an end")
-    return first, usage
+    return first or time.perf_counter(), usage  # an answer of the end token alone has no text
 
 
 def main() -> None:

@@ -9,9 +9,10 @@ Failed     instead of all that would still have come
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
 from luthier.core.defaults import NEW_TOKENS
@@ -124,6 +125,66 @@ class PoolingRequest(FrozenModel):
     opted_turns: OptedTurns = AS_THEY_ARE
 
 
+RequestFeature = Literal["logprobs", "penalties", "thought_before_json"]
+"""What an engine may do otherwise than the engine transformers."""
+
+
+def features_of(request: TextRequest) -> frozenset[RequestFeature]:
+    """The features of `RequestFeature` that a request asks for."""
+    found: set[RequestFeature] = set()
+    if request.num_top is not None:
+        found.add("logprobs")
+    if request.sampling.frequency_penalty or request.sampling.presence_penalty:
+        found.add("penalties")
+    is_constrained = request.json_schema is not None or request.tool_choice == "required"
+    if is_constrained and request.conversation is not None:
+        found.add("thought_before_json")
+    return frozenset(found)
+
+
+class SpeculativeConfig(FrozenModel):
+    """How tokens are drafted, which the model then checks several at a time; the names are vLLM's.
+
+    Attributes:
+        method: `ngram`: what followed the last tokens where they came before, in the prompt or the answer.
+        num_speculative_tokens: the most tokens of a draft.
+        prompt_lookup_max: how many of the last tokens must have come before.
+    """
+
+    method: Literal["ngram"]
+    num_speculative_tokens: int = Field(ge=1, le=64)
+    prompt_lookup_max: int = Field(default=3, ge=1, le=64)
+
+
+class EngineSettings(FrozenModel):
+    """How an engine shares its time and memory among requests; the names are vLLM's. None: the engine's own default.
+
+    Attributes:
+        max_num_seqs: the most answers that are written at once.
+        max_num_batched_tokens: the most tokens of one step; longer prompts go through the model in parts, between the
+            steps of the answers under way.
+        enable_prefix_caching: whether a prompt that begins as an earlier one resumes from what is in memory.
+        speculative_config: None drafts nothing.
+    """
+
+    max_num_seqs: int | None = Field(default=None, ge=1, le=1024)
+    max_num_batched_tokens: int | None = Field(default=None, ge=32)
+    enable_prefix_caching: bool | None = None
+    speculative_config: SpeculativeConfig | None = None
+
+    @model_validator(mode="after")
+    def _has_a_token_for_each_answer(self) -> Self:
+        if self.max_num_batched_tokens and self.max_num_seqs and self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens {self.max_num_batched_tokens} for max_num_seqs {self.max_num_seqs}: "
+                "a step has a token of each answer, so it must be as many or more"
+            )
+        return self
+
+
+ENGINE_DEFAULTS: Final = EngineSettings()
+
+
 class Served(FrozenModel):
     """A model as it is loaded to answer.
 
@@ -139,6 +200,9 @@ class Served(FrozenModel):
         template_options: what it was trained with: what its chat template is given beside a conversation, unless a
             request says otherwise.
         opted_turns: what of each conversation is written in another way, as in training.
+        settings: of the engine; the process that loads models sets it.
+        fallback: the same model for another engine, which answers what this one does otherwise (`for_requests`).
+        hands_over: features that the fallback answers.
     """
 
     engine: str = "transformers"
@@ -150,6 +214,21 @@ class Served(FrozenModel):
     quantisation: Quantisation | None = None
     template_options: tuple[tuple[str, TemplateOption], ...] = ()
     opted_turns: OptedTurns = AS_THEY_ARE
+    settings: EngineSettings = ENGINE_DEFAULTS
+    fallback: Served | None = None
+    hands_over: tuple[RequestFeature, ...] = ()
+
+    def for_requests(self, requests: Iterable[TextRequest]) -> Served:
+        """What answers these prompts of one request: the fallback where any of them has a feature that it takes."""
+        if self.fallback is None:
+            return self
+        handed = frozenset(self.hands_over)
+        return self.fallback if any(handed & features_of(request) for request in requests) else self
+
+    @property
+    def for_vectors(self) -> Served:
+        """What sends inputs through the model without writing: engines with a fallback only write."""
+        return self if self.fallback is None else self.fallback
 
 
 class Decoding(FrozenModel):

@@ -109,6 +109,35 @@ def _show(started: Started) -> None:
 
 COMMANDS: dict[str, Callable[..., Any]] = {"start": start}
 
+# How requests share an engine, by the names of vLLM.
+MaxNumSeqsOption = Annotated[
+    int | None, typer.Option("--max-num-seqs", metavar="N", min=1, help="Answers that an engine writes at once.")
+]
+MaxNumBatchedTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-num-batched-tokens",
+        metavar="N",
+        min=32,
+        help="Tokens of one step: longer prompts are read in parts, between the steps of other answers.",
+    ),
+]
+PrefixCachingOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--enable-prefix-caching/--no-enable-prefix-caching",
+        help="Whether a prompt that begins as an earlier one resumes from what is in memory.",
+    ),
+]
+SpeculativeConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--speculative-config",
+        metavar="JSON",
+        help='How tokens are drafted: \'{"method": "ngram", "num_speculative_tokens": 8}\'.',
+    ),
+]
+
 
 def serve(
     models: Annotated[
@@ -125,6 +154,10 @@ def serve(
         Path | None,
         typer.Option("--api-key", metavar="FILE", help="Keys that let in, one a line, besides those of the home."),
     ] = None,
+    max_num_seqs: MaxNumSeqsOption = None,
+    max_num_batched_tokens: MaxNumBatchedTokensOption = None,
+    enable_prefix_caching: PrefixCachingOption = None,
+    speculative_config: SpeculativeConfigOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line on stdout once it answers, and one once a model is loaded.")
     ] = False,
@@ -137,7 +170,9 @@ def serve(
     """
     from luthier.platform.home.logs import teller
     from luthier.platform.processes.stop_signals import AGAIN, stop_signals
-    from luthier.server.standalone import StandaloneRequest, serve_models
+    from luthier.server.standalone import StandaloneRequest, read_engine_settings, serve_models
+
+    settings = read_engine_settings(max_num_seqs, max_num_batched_tokens, enable_prefix_caching, speculative_config)
 
     def started(server: StandaloneServer) -> None:
         if as_json:
@@ -156,7 +191,7 @@ def serve(
     with stop_signals(notice) as stop_requested, open_context(home) as context:
         serve_models(
             context,
-            StandaloneRequest(tuple(models), engine=engine, host=host, port=port, key_file=key_file),
+            StandaloneRequest(tuple(models), engine=engine, host=host, port=port, key_file=key_file, settings=settings),
             stop_requested=stop_requested,
             tell=teller(context.settings.log_format, "serve"),
             started=started,
@@ -173,13 +208,17 @@ def _show_models(server: StandaloneServer) -> None:
     keys = "not needed on this machine" if server.is_open else "Authorization: Bearer KEY"
     facts(console, [("server", f"{server.url}/v1"), ("key", keys)])
     table = make_table(["model", "engine", "weights"], num_text_columns=3)
-    for name, served in server.models.items():
+    for name, decision in server.models.items():
+        served = decision.served
         weights = served.path if served.adapter_path is None else f"{served.path} + {served.adapter_path}"
         table.add_row(visible(name), served.engine, visible(weights))
     console.print(table)
+    for name, decision in server.models.items():
+        words = f"engine of {name}: {decision.served.engine} ({decision.reason})"
+        console.print(visible(words), soft_wrap=True)
     header = "" if server.is_open else ' -H "Authorization: Bearer $KEY"'
     first = next(iter(server.models))
-    route, body = example_request(first, head_of(server.models[first]))
+    route, body = example_request(first, head_of(server.models[first].served))
     quoted = json.dumps(body).replace("'", "'\\''")
     console.print(f"curl {server.url}{route}{header} -H 'Content-Type: application/json' \\", soft_wrap=True)
     console.print(f"  -d '{quoted}'", soft_wrap=True)

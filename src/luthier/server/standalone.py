@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.stream import Served
+from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings, Served, SpeculativeConfig
 from luthier.core.system.process_setup import start_daemon
 from luthier.core.task_head import TaskHead
+from luthier.features.serving.engine_choice import EngineDecision, choose_engines
 from luthier.features.serving.head_answers import example_request
 from luthier.features.serving.loaded import EngineChoice, choose_models
 from luthier.features.serving.models import head_of
@@ -63,6 +66,7 @@ class StandaloneRequest:
         host: The address to listen on.
         port: The port; 0 takes any that is free.
         key_file: A file with keys, one a line; None for those of the home alone.
+        settings: Of the engines; what is None there is as the environment has it.
     """
 
     models: tuple[str, ...]
@@ -70,6 +74,7 @@ class StandaloneRequest:
     host: str = "127.0.0.1"
     port: int = 8521
     key_file: Path | None = None
+    settings: EngineSettings = ENGINE_DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +83,22 @@ class StandaloneServer:
 
     Attributes:
         url: Where clients find it, without `/v1`.
-        models: The models by name.
+        models: The models by name, each with the reason for its engine.
         is_open: Whether no key is needed.
         is_loopback: Whether only this machine can reach it.
     """
 
     url: str
-    models: dict[str, Served]
+    models: dict[str, EngineDecision]
     is_open: bool
     is_loopback: bool
 
     def as_json(self) -> dict[str, Any]:
         """The line of `luthier serve --json`."""
-        models = {name: {"engine": served.engine, "path": served.path} for name, served in self.models.items()}
+        models = {
+            name: {"engine": one.served.engine, "path": one.served.path, "reason": one.reason}
+            for name, one in self.models.items()
+        }
         return {"url": self.url, "pid": os.getpid(), "models": models, "needs_key": not self.is_open}
 
 
@@ -129,23 +137,58 @@ def serve_models(
                 expected="a key before anybody else can come in, or an address of this machine alone",
                 do="give --api-key FILE, or make one: luthier keys create --name NAME --scopes infer",
             )
-        models = choose_models(context, request.models, request.engine)
+        chosen = choose_models(context, request.models, request.engine)
+        if request.engine == "auto":
+            decisions = choose_engines(context, chosen)
+        else:
+            decisions = {name: EngineDecision(served, "as --engine says") for name, served in chosen.items()}
+        models = {name: one.served for name, one in decisions.items()}
         # A key of this process for its own first question, whatever keys there are; only its digest is handed on.
         own = secrets.token_urlsafe(32)
         config = StandaloneConfig(models=models, key_digests=(*map(digest_of, keys), digest_of(own)), is_open=is_open)
         supervisor = Supervisor([api_program("luthier.server.standalone_http", context, listener)], tell=tell)
         try:
-            with _environment(context, config):
+            with _environment(context, config, request.settings):
                 supervisor.start()
                 wait_until_it_answers(supervisor, listener, stop_requested)
                 context.close()  # what is looked after needs no connection of ours
                 if stop_requested() is None:
-                    started(StandaloneServer(listener.url, models, is_open, listener.is_loopback))
+                    started(StandaloneServer(listener.url, decisions, is_open, listener.is_loopback))
                     first = next(iter(models))
                     _load(listener, first, head_of(models[first]), own, stop_requested, loaded)
                 tell(f"stopping: {supervisor.watch(stop_requested)}")
         finally:
             supervisor.stop()
+
+
+def read_engine_settings(
+    max_num_seqs: int | None,
+    max_num_batched_tokens: int | None,
+    enable_prefix_caching: bool | None,
+    speculative_config: str | None,
+) -> EngineSettings:
+    """The settings of engines as a command names them; speculative_config as JSON.
+
+    Raises:
+        RequestError: A value that is not allowed, or that does not go with another.
+    """
+    try:
+        drafts = None if speculative_config is None else SpeculativeConfig.model_validate_json(speculative_config)
+        return EngineSettings(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            enable_prefix_caching=enable_prefix_caching,
+            speculative_config=drafts,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RequestError(
+            f"settings of the engine: {f'{place}: ' if place else ''}{first['msg']}",
+            expected='values such as --max-num-seqs 16 --speculative-config \'{"method": "ngram", '
+            '"num_speculative_tokens": 8}\'',
+            do="correct it: docs/serving.md lists them",
+        ) from error
 
 
 def read_keys(file: Path) -> tuple[str, ...]:
@@ -172,8 +215,10 @@ def read_keys(file: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def _environment(context: Context, config: StandaloneConfig) -> Iterator[None]:
+def _environment(context: Context, config: StandaloneConfig, settings: EngineSettings) -> Iterator[None]:
     given = {"LUTHIER_HOME": str(context.home), STANDALONE_CONFIG: config.model_dump_json()}
+    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+        given[f"LUTHIER_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     try:

@@ -13,9 +13,9 @@ import pytest
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
-from luthier.core.stream import Served, TextRequest
+from luthier.core.stream import EngineSettings, Served, SpeculativeConfig, TextRequest
 from luthier.ml.inference.stream_registry import open_stream_engine
-from luthier.ml.inference.vllm import VllmEngine
+from luthier.ml.inference.vllm import VllmEngine, settings_arguments
 from luthier.ml.inference.vllm_process import vllm_command
 from luthier.testing.engine_contract import GenerationContract
 from luthier.testing.stream_contract import Heard, StreamEngineContract, listen, question, write_all
@@ -70,6 +70,20 @@ def test_it_is_started_as_its_documentation_says(tiny, settings):
         f"serve {tiny} --served-model-name base --dtype bfloat16 --enable-lora --max-loras 8 --max-cpu-loras 32 "
         "--max-lora-rank 64 --host 127.0.0.1 --port" in line
     )
+
+
+def test_settings_are_given_to_vllm_by_its_own_names():
+    drafts = SpeculativeConfig(method="ngram", num_speculative_tokens=4)
+    settings = EngineSettings(
+        max_num_seqs=8, max_num_batched_tokens=256, enable_prefix_caching=False, speculative_config=drafts
+    )
+    *given, config = settings_arguments(settings)
+    assert given == [
+        "--max-num-seqs", "8", "--max-num-batched-tokens", "256", "--no-enable-prefix-caching", "--speculative-config",
+    ]  # fmt: skip
+    assert json.loads(config) == {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}
+    assert settings_arguments(EngineSettings(enable_prefix_caching=True)) == ["--enable-prefix-caching"]
+    assert settings_arguments(EngineSettings()) == []
 
 
 def test_a_missing_vllm_is_said_with_words(monkeypatch, tmp_path):

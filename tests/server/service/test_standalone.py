@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, RequestError
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.http.socket import listen
-from luthier.server.standalone import StandaloneRequest, read_keys, serve_models
+from luthier.server.standalone import StandaloneRequest, read_engine_settings, read_keys, serve_models
 
 KEY = "a-key-of-sixteen-or-more"
 
@@ -52,6 +53,7 @@ def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, 
     with Context.open(home) as context:
         _, of_the_home = create_key(context, "k", scopes=("infer",))
     command = [sys.executable, "-m", "luthier", "serve", f"named={tiny_model}", "--json", "--port", "0"]
+    command += ["--engine", "transformers"]  # how an engine is chosen: tests/features/serving/service
     command += ["--home", str(home), "--api-key", str(tmp_path / "keys")]
     with (
         (tmp_path / "log").open("w") as log,
@@ -74,6 +76,102 @@ def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, 
             process.kill()
     with Context.open(home) as context:
         assert sum(row.num_requests for row in context.usage.list("default")) >= 2
+
+
+def test_settings_of_engines_reach_the_process_that_answers(tmp_path: Path, tiny_model: Path) -> None:
+    """They are said again where an engine does not use them, so that nobody believes they hold."""
+    command = [sys.executable, "-m", "luthier", "serve", str(tiny_model), "--json", "--port", "0"]
+    command += ["--home", str(tmp_path / "home"), "--engine", "transformers", "--max-num-seqs", "2"]
+    command += ["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 4}']
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"LUTHIER_SERVING_THREADS": "1"}
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            (model,) = json.loads(process.stdout.readline())["models"].values()
+            assert (model["engine"], model["reason"]) == ("transformers", "as --engine says")
+            assert "ready" in json.loads(process.stdout.readline())
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    assert "does not use speculative_config" in (tmp_path / "log").read_text()
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, tiny_model: Path) -> Path:
+    """A PEFT folder over the tiny model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(tmp_path / "wood")
+    return tmp_path / "wood"
+
+
+def test_a_base_and_an_adapter_are_served_by_proved_copies(tmp_path: Path, tiny_model: Path, adapter: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    from tests.test_tutorials import fetch_converter
+
+    from luthier.core.ports import SilentProgress
+    from luthier.ml.inference.models import sources
+
+    home = tmp_path / "home"
+    with Context.open(home):
+        sources.pull(str(tiny_model), home, SilentProgress())
+    fetch_converter(home)
+    found = {}
+    for engine in ("auto", "llama_cpp"):
+        command = [sys.executable, "-m", "luthier", "serve", f"base={tiny_model}", str(adapter), "--json"]
+        command += ["--port", "0", "--home", str(home), "--engine", engine]
+        with (
+            (tmp_path / "log").open("a") as log,
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | {"LUTHIER_SERVING_THREADS": "1"},
+            ) as process,
+        ):
+            try:
+                assert process.stdout is not None
+                started = json.loads(process.stdout.readline())
+                assert "ready" in json.loads(process.stdout.readline())
+                assert [ask(started["url"], name)[0] for name in ("base", "wood")] == [200, 200]
+                process.send_signal(signal.SIGINT)
+                assert process.wait(60) == 0
+            finally:
+                process.kill()
+        found[engine] = started["models"]
+    # Both are proved; which of them is faster is the machine's affair.
+    assert all("proved" in one["reason"] for one in nonempty(found["auto"].values()))
+    assert {one["engine"] for one in found["llama_cpp"].values()} == {"llama_cpp"}
+    (folder,) = (home / "cache" / "serving").glob("*/model.gguf")
+    assert {one["path"] for one in found["llama_cpp"].values()} == {str(folder)}
+    assert (
+        len(list(folder.parent.glob("adapters/*/adapter.gguf"))) == len(list(folder.parent.glob("speed-*.json"))) == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((64, 32, None, None), "a step has a token of each answer"),
+        ((None, None, None, "{"), "JSON"),
+        ((None, None, None, '{"method": "medusa", "num_speculative_tokens": 4}'), "method"),
+        ((None, None, None, '{"method": "ngram", "num_speculative_tokens": 4, "model": "x"}'), "model"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(given: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        read_engine_settings(*given)
 
 
 def test_nobody_else_may_reach_it_without_a_key(context: Context, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.records.deployment import CanaryRules, CanaryWatch, Deployment
+    from luthier.features.serving.engine_choice import EngineDecision
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a deployment.")]
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
@@ -33,13 +35,22 @@ UnjudgedOption = Annotated[
     bool, typer.Option("--unjudged", help="Let it answer all users although nobody has judged it: goes on record.")
 ]
 
+GgufCopyOption = Annotated[
+    bool,
+    typer.Option(
+        "--gguf-copy",
+        help="Also write a GGUF copy, prove and time it: servers without a GPU then answer by it if it is faster.",
+    ),
+]
+TargetArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="RUN", help="A run, a tuned model (ft:...), a base model, or the folder of an export."),
+]
+
 
 def deploy(
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="What the model is asked by.")],
-    target: Annotated[
-        str | None,
-        typer.Argument(metavar="RUN", help="A run, a tuned model (ft:...), a base model, or the folder of an export."),
-    ] = None,
+    target: TargetArgument = None,
     canary: Annotated[
         float | None,
         typer.Option("--canary", metavar="F", help="Give it this fraction of the users, 0.1 for a tenth, for a try."),
@@ -52,6 +63,7 @@ def deploy(
     override: OverrideOption = None,
     unjudged: UnjudgedOption = False,
     expect: RevisionOption = None,
+    gguf_copy: GgufCopyOption = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -98,7 +110,8 @@ def deploy(
                 override=override,
                 may_be_unjudged=unjudged or override is not None,
             )
-    return _answer(made, as_json)
+        engines = deployments.choose_target_engines(context, caller, made) if gguf_copy else {}
+    return _answer(made, as_json, engines)
 
 
 def promote(
@@ -199,14 +212,19 @@ def parse_split(text: str) -> dict[str, float]:
     return parts
 
 
-def _answer(made: Deployment, as_json: bool) -> Answer:
+def _answer(made: Deployment, as_json: bool, engines: Mapping[str, EngineDecision] | None = None) -> Answer:
+    """engines: how each target is served from now on, where that was asked for."""
     from luthier.features.deployments import format as deployment_text
     from luthier.features.deployments.service import DeploymentView
 
     document = DeploymentView(made, {}).as_json()
     # A deployment that was just changed has no requests yet; an empty object would look like a count.
     del document["requests"]
-    return Answer(as_json, document, lambda console: deployment_text.show_change(console, made))
+    if engines:
+        document["engines"] = {
+            target: {"engine": one.served.engine, "reason": one.reason} for target, one in engines.items()
+        }
+    return Answer(as_json, document, lambda console: deployment_text.show_change(console, made, engines or {}))
 
 
 def canary(

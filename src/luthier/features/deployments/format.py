@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from luthier.core.records.deployment import Deployment, Revision
     from luthier.features.deployments.service import DeploymentView
+    from luthier.features.serving.engine_choice import EngineDecision
 
 _BAR_CELLS = 20
 _WORDS = {
@@ -26,14 +27,23 @@ _WORDS = {
 }
 
 
-def show_change(console: Console, made: Deployment) -> None:
-    """The new revision of a deployment, and possible next steps."""
+def show_change(console: Console, made: Deployment, engines: Mapping[str, EngineDecision]) -> None:
+    """The new revision of a deployment, and possible next steps.
+
+    Args:
+        console: Where it is printed.
+        made: The deployment.
+        engines: How each target is served, where that was asked for.
+    """
     revision = made.revision
     title = f"{made.name} is at revision {revision.number} ({_WORDS[revision.kind]})"
     console.print(Text(visible(title), style="bold"), soft_wrap=True)
     _show_shares(console, revision, {})
     _show_gate(console, revision)
     _show_unjudged(console, revision)
+    for target, decision in engines.items():
+        words = f"engine of {target}: {decision.served.engine} ({decision.reason})"
+        console.print(Text(visible(words)), soft_wrap=True)
     if revision.canary is not None:
         console.print(f"Next: luthier promote {made.name}, or luthier rollback {made.name}", soft_wrap=True)
     elif revision.number == 1:

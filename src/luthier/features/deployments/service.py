@@ -27,6 +27,7 @@ from luthier.features.release_gates.service import (
     refuse_unjudged,
     unjudged_targets,
 )
+from luthier.features.serving.engine_choice import EngineDecision, choose_engines
 from luthier.features.serving.targets import find_share, served_share
 from luthier.platform.audit_log.service import AuditEvent, make_audit_event
 from luthier.platform.home.context import Context
@@ -305,6 +306,15 @@ def rollback(context: Context, caller: Caller, name: str, *, expected_revision: 
                 do="bring it back, or deploy another target",
             ) from error
     return _revise(context, caller, current, routing.rolled_back(current.revision, earlier))
+
+
+def choose_target_engines(context: Context, caller: Caller, made: Deployment) -> dict[str, EngineDecision]:
+    """How each target of a deployment is served from now on; GGUF copies are made, which takes minutes.
+
+    Raises NotFoundError where a target is not on this machine any more.
+    """
+    found = {share.target: served_share(context, caller, share) for share in made.revision.shares}
+    return choose_engines(context, found)
 
 
 def remove(context: Context, caller: Caller, name: str) -> Deployment:

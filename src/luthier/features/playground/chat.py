@@ -22,7 +22,7 @@ from luthier.core.ids import is_id
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
 from luthier.core.task_head import is_task_model
 from luthier.features.serving.completion_stream import CompletionStream
-from luthier.features.serving.models import Routed, head_of_deployment, route, user_of
+from luthier.features.serving.models import Routed, fastest, head_of_deployment, route, user_of
 from luthier.features.serving.service import new_seed
 from luthier.features.serving.targets import local_base_models, served_target
 from luthier.ml.charts.figures import duration, speed
@@ -96,7 +96,7 @@ def _made_models(context: Context, caller: Caller) -> list[PlaygroundModel]:
 def route_to(context: Context, caller: Caller, name: str, requests: Sequence[TextRequest]) -> Routed:
     """Who answers to a name, or what a run of the project has made. Raises NotFoundError and ConflictError."""
     if is_id(name, "run"):
-        return Routed(name, name, served_target(context, caller, name))
+        return Routed(name, name, fastest(context, served_target(context, caller, name)))
     return route(context, caller, name, user_of(caller, requests))
 
 

@@ -24,6 +24,7 @@ from luthier.core.stream import Ended, Failed, Piece, Sampling, Served, Started,
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.generation.engines import api_key, parse_address
 from luthier.features.serving.loaded import EngineChoice, choose_model
+from luthier.features.serving.models import fastest
 from luthier.features.serving.service import as_trained, refuse_head
 from luthier.ml.inference.openai.chunks import event_stream_lines
 from luthier.ml.inference.openai.messages import server_words, without_key
@@ -203,7 +204,7 @@ class LocalChatClient:
 
     def begin(self, request: TextRequest, hear: OnEvent) -> Callable[[], None]:
         """As of `ChatClient`. Raises WorkError where it cannot be asked now."""
-        served, asked = as_trained(self.served, request)
+        served, asked = as_trained(self.served.for_requests([request]), request)
         return self.context.inference_client.ask(served, asked, hear)
 
 
@@ -216,6 +217,9 @@ def open_chat_client(context: Context, name: str, engine: EngineChoice = "auto")
         return open_remote_chat_client(name)
     served = choose_model(context, name, engine)
     refuse_head(name, served)
+    if engine == "auto":
+        # Only one that is there: nobody waits minutes for a first question.
+        served = fastest(context, served)
     return LocalChatClient(context, name, served)
 
 

@@ -16,17 +16,27 @@ import json
 import os
 import queue
 import signal
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import LuthierError
-from luthier.core.stream import Failed, LoadedModel, PoolingRequest, Served, StreamEvent, TextRequest
+from luthier.core.stream import (
+    ENGINE_DEFAULTS,
+    EngineSettings,
+    Failed,
+    LoadedModel,
+    PoolingRequest,
+    Served,
+    StreamEvent,
+    TextRequest,
+)
 from luthier.core.system.libraries import import_libraries, keep_import_structure
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.serving.engine_thread import Ask, EngineContext, EngineThread, TurnLock, defect, too_large
@@ -47,11 +57,16 @@ def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, s
 
     Raises ModelSourceError for an adapter that cannot be read.
     """
+    # Models that differ in their adapter have different fallbacks, and share a base all the same.
+    served = served.model_copy(update={"fallback": None, "hands_over": ()})
     # llama.cpp and vLLM load every adapter over a shared base by themselves.
     if served.engine != "transformers":
         return served.model_copy(update={"adapter_path": None}), served.adapter_path
     settled = served.model_copy(
-        update={"precision": served.precision or precision(), "template": _template(served.path, served.template)}
+        update={
+            "precision": served.precision or precision(),
+            "template": settled_template(served.path, served.template),
+        }
     )
     if served.adapter_path is None:
         return settled, None
@@ -62,13 +77,15 @@ def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, s
     return settled.model_copy(update={"adapter_path": None}), served.adapter_path
 
 
-def open_engine(served: Served) -> StreamEngine:
+def open_engine(served: Served, settings: EngineSettings = ENGINE_DEFAULTS) -> StreamEngine:
     """The engine of a model, loaded. A LuthierError says why a model cannot be."""
-    from luthier.ml.inference.stream_registry import open_stream_engine
+    from luthier.ml.inference.stream_registry import open_stream_engine, unused_settings
 
     if served.engine == "transformers":
         import_libraries()
-    return open_stream_engine(served)
+    if unused := unused_settings(served.engine, settings):
+        sys.stderr.write(f"luthier: the engine {served.engine} of {served.path} does not use {', '.join(unused)}\n")
+    return open_stream_engine(served.model_copy(update={"settings": settings}))
 
 
 def weight_bytes(path: str | None) -> int:
@@ -87,8 +104,8 @@ def default_memory_bytes() -> int:
     return hardware.memory_bytes()[0] // 2
 
 
-def _template(path: str, asked: Literal["auto", "chat", "plain"]) -> Literal["auto", "chat", "plain"]:
-    """`auto` as the kind that it comes to."""
+def settled_template(path: str, asked: Literal["auto", "chat", "plain"]) -> Literal["auto", "chat", "plain"]:
+    """`auto` as the kind that the folder of a model has; `auto` where its tokenizer cannot be read."""
     if asked != "auto":
         return asked
     folder = Path(path)
@@ -317,8 +334,9 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
 
     Args:
         document: `most_models` and `memory_bytes` (0: what this machine can spare) that are loaded at once,
-            `num_threads`, `rates_folder`, where the home keeps how fast this machine is (the precision of a base
-            without one of its own follows), and `imports_folder`, as `keep_import_structure` takes it.
+            `num_threads`, `has_threads` (whether they were set, and count for every engine), `settings` (of the
+            engines), `rates_folder`, where the home keeps how fast this machine is (the precision of a base without
+            one of its own follows), and `imports_folder`, as `keep_import_structure` takes it.
         channel: of the child process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server: it closes the channel when it has finished
@@ -342,8 +360,12 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         most_models=document["most_models"],
         memory_bytes=document["memory_bytes"] or default_memory_bytes(),
         precision=precision,
+        open_engine=partial(open_engine, settings=EngineSettings.model_validate(document["settings"])),
         tell_loaded=tell_loaded,
     )
+    if document["has_threads"]:
+        # llama.cpp takes as many as this says, else one a core.
+        os.environ["OMP_NUM_THREADS"] = str(document["num_threads"])
 
     def listen() -> None:
         """Read what the parent says, until it has gone: then end this process, whatever it is doing."""

@@ -279,6 +279,8 @@ class _Child:
             "most_models": self._settings.max_loaded_models,
             "memory_bytes": self._settings.serving_memory_bytes,
             "num_threads": self._settings.serving_threads or max(1, num_usable_cores() // 2),
+            "has_threads": self._settings.serving_threads > 0,
+            "settings": self._settings.engine_settings.model_dump(mode="json"),
             "rates_folder": str(self._settings.rates_folder),
             "imports_folder": str(self._settings.imports_folder),
         }

@@ -19,6 +19,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.stream import Served
 from luthier.core.task_head import what_it_gives
+from luthier.features.serving.engine_choice import choose_engines
 from luthier.features.serving.models import head_of
 from luthier.features.serving.targets import (
     check_export,
@@ -84,13 +85,11 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
         )
     # vLLM is the faster one on an NVIDIA GPU; everything else runs with transformers anywhere.
     chosen = engine if engine != "auto" else "llama_cpp" if is_gguf else "vllm" if _can_vllm() else "transformers"
-    if (chosen == "llama_cpp") != is_gguf:
+    if is_gguf and chosen != "llama_cpp":
         raise RequestError(
-            f"the engine {chosen} for {name}, which is {'a GGUF file' if is_gguf else 'no GGUF file'}",
-            expected="llama_cpp for GGUF files, transformers or vllm for all else",
-            do="leave --engine out"
-            if is_gguf
-            else f"make a GGUF file of it first: luthier export {name} --to gguf -o DIR",
+            f"the engine {chosen} for {name}, which is a GGUF file",
+            expected="llama_cpp for GGUF files",
+            do="leave --engine out",
         )
     package, installed_by = _PACKAGES.get(chosen, ("", ""))
     if package and find_spec(package) is None:
@@ -99,6 +98,8 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
             expected="it beside Luthier",
             do=f"pip install '{installed_by}'",
         )
+    if chosen == "llama_cpp" and not is_gguf:
+        return choose_engines(context, {name: served}, must=True)[name].served
     return served.model_copy(update={"engine": chosen})
 
 

@@ -20,6 +20,7 @@ from luthier.core.records.deployment import NAME, Deployment
 from luthier.core.stream import Decoding, Served, TextRequest
 from luthier.core.task_head import TaskHead, TaskHeadKind, readable_task_head_in, task_head_in
 from luthier.features.models.store import TunedModel
+from luthier.features.serving.engine_choice import known_copy
 from luthier.features.serving.targets import (
     base_model,
     is_tuned_name,
@@ -152,10 +153,15 @@ def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed
                 expected="a model or a deployment of this project",
                 do=f"give it a name: luthier deploy {name} --as NAME",
             )
-        return Routed(name, name, served_target(context, caller, name))
+        return Routed(name, name, fastest(context, served_target(context, caller, name)))
     share = deployment.chosen(user)
     is_canary = share.target == deployment.revision.canary
-    return Routed(name, share.target, served_share(context, caller, share), is_canary)
+    return Routed(name, share.target, fastest(context, served_share(context, caller, share)), is_canary)
+
+
+def fastest(context: Context, served: Served) -> Served:
+    """A model as its proved copy, where one was made and found faster; nothing is made for a request."""
+    return (known_copy(context, served) if context.settings.serving_engine == "auto" else None) or served
 
 
 def head_of(served: Served) -> TaskHead | None:
@@ -227,7 +233,8 @@ def _as_served(context: Context, name: str, created_at: float, owner: str, serve
     """The view of a model that is loaded so; None: its files are gone."""
     if served is None:
         return NamedModel(model_id=name, created_at=created_at, owned_by=owner)
-    loaded = next((one for one in context.inference_client.loaded if one.answers(served)), None)
+    asked = served if context.only is not None else fastest(context, served)
+    loaded = next((one for one in context.inference_client.loaded if one.answers(asked)), None)
     head = readable_task_head_in(served.adapter_path or served.path)
     return NamedModel(
         model_id=name,

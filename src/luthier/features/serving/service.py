@@ -181,6 +181,8 @@ def ask(
     charge_tokens(context, caller, 0)
     served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
     refuse_head(model.model if isinstance(model, Routed) else model, served)
+    # One engine for all prompts of a request: its answers have one shape, and one fingerprint.
+    served = served.for_requests(requests)
     cancels = list[Callable[[], None]]()
 
     def cancel() -> None:
@@ -199,6 +201,7 @@ def ask(
         raise
     # Fields at their defaults are left out, so that they do not change the fingerprints of models that lack them.
     unset = {name for name in ("template_options", "opted_turns") if getattr(served, name) in ((), AS_THEY_ARE)}
+    unset |= {"settings", "fallback", "hands_over"}  # what does not answer this request
     return cancel, "fp_" + sha256_document(served.model_dump(mode="json", exclude=unset))[:10]
 
 
@@ -274,7 +277,7 @@ def ask_pooling(
     refuse_other_use(
         model.model if isinstance(model, Routed) else model, None if head is None else head.kind, request.kind
     )
-    loaded, asked = as_trained(served, request)
+    loaded, asked = as_trained(served.for_vectors, request)
     return context.inference_client.ask(loaded, asked, hear, key=_place_of(caller))
 
 

@@ -387,5 +387,30 @@ def prove_gguf_adapter(
         made = Path(folder) / "base"
         made.mkdir()
         gguf.write(base, made, _BASE_PRECISION, progress, tools)
-        with closing(open_export("gguf", made, base, file, in_child=True)) as runtime:
-            return compare(observed, runtime, "gguf", _BASE_PRECISION, progress)
+        return prove_adapter_over(base, file, made, _BASE_PRECISION, observed, progress)
+
+
+def prove_adapter_over(
+    source: ExportSource,
+    file: Path,
+    base: Path,
+    precision: ExportPrecision,
+    observed: ObservedSource,
+    progress: Progress,
+) -> ParityReport:
+    """Run a GGUF adapter over its base, which is GGUF already, and compare it as a GGUF of the merged model would be.
+
+    Args:
+        source: what the runtime is opened for.
+        file: the adapter.
+        base: the folder of the base's file.
+        precision: of the base, whose bound counts.
+        observed: the side of the model with its adapter, the base not packed.
+        progress: shows the proof.
+
+    Raises:
+        WorkError: llama.cpp stops on it.
+        RequestError: llama.cpp cannot put the adapter over the base.
+    """
+    with closing(open_export("gguf", base, source, file, in_child=True)) as runtime:
+        return compare(observed, runtime, "gguf", precision, progress)

@@ -12,7 +12,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
 from luthier.core.ports import StreamEngine
 from luthier.core.registry import entry_points
-from luthier.core.stream import Served
+from luthier.core.stream import EngineSettings, Served
 
 BUILT_IN = {
     "transformers": "luthier.ml.inference.streaming:open_stream_engine",
@@ -20,6 +20,18 @@ BUILT_IN = {
     "openai_http": "luthier.ml.inference.openai.stream:open_stream_engine",
     "vllm": "luthier.ml.inference.vllm:open_stream_engine",
 }
+
+_USED_SETTINGS = {
+    "transformers": {"max_num_seqs"},
+    "llama_cpp": set(EngineSettings.model_fields),
+    "vllm": set(EngineSettings.model_fields),
+}
+
+
+def unused_settings(engine: str, settings: EngineSettings) -> list[str]:
+    """The settings that are set and that this engine does not use, by name; of an engine of a plug-in all of them."""
+    used = _USED_SETTINGS.get(engine, set())
+    return sorted(name for name in settings.model_dump(exclude_none=True) if name not in used)
 
 
 def stream_engine_names() -> list[str]:

@@ -79,7 +79,7 @@ def open_stream_engine(served: Served) -> StreamingEngine:
         quantisation=served.quantisation,
         for_task_head=has_head,
     )
-    streaming = StreamingEngine(engine)
+    streaming = StreamingEngine(engine, max_rows=served.settings.max_num_seqs or MAX_STREAM_ROWS)
     if streaming.path.kind != "batched":
         log.warning("%s writes %s", served.path, streaming.path.describe())
     if has_head:

@@ -22,7 +22,7 @@ from luthier.core.conversation import AS_THEY_ARE
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score, SilentProgress
-from luthier.core.stream import Decoding, Failed, PoolingRequest, Served, TextRequest
+from luthier.core.stream import Decoding, EngineSettings, Failed, PoolingRequest, Served, TextRequest
 from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, ids_of, text_of
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.models.chat_template import ChatTemplate
@@ -444,4 +444,22 @@ def open_stream_engine(served: Served) -> VllmEngine:
             expected="a base that is not packed on loading",
             do="use the engine transformers, or serve an exported model",
         )
-    return VllmEngine(served.path, template=served.template, precision=served.precision)
+    return VllmEngine(
+        served.path,
+        template=served.template,
+        precision=served.precision,
+        extra_arguments=settings_arguments(served.settings),
+    )
+
+
+def settings_arguments(settings: EngineSettings) -> list[str]:
+    """The settings of an engine as `vllm serve` takes them; nothing for what is left to vLLM."""
+    given: list[str] = []
+    for name in ("max_num_seqs", "max_num_batched_tokens"):
+        if (value := getattr(settings, name)) is not None:
+            given += [f"--{name.replace('_', '-')}", str(value)]
+    if settings.enable_prefix_caching is not None:
+        given.append("--enable-prefix-caching" if settings.enable_prefix_caching else "--no-enable-prefix-caching")
+    if settings.speculative_config is not None:
+        given += ["--speculative-config", settings.speculative_config.model_dump_json()]
+    return given

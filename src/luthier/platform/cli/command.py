@@ -213,7 +213,9 @@ def parse_good_enough(text: str | None) -> GoodEnoughRecipe | None:
 EngineOption = Annotated[
     Literal["auto", "transformers", "llama_cpp", "vllm"],
     typer.Option(
-        "--engine", help="What runs them; auto: llama_cpp for GGUF files, else vllm with a GPU, else transformers."
+        "--engine",
+        help="What runs them; auto: llama_cpp for GGUF files, vllm with a GPU, else the faster of transformers and "
+        "llama_cpp, where a GGUF copy is proved.",
     ),
 ]
 

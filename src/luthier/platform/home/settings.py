@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from luthier.core.aliases import rename_variables
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
+
+if TYPE_CHECKING:
+    from luthier.core.stream import EngineSettings
 
 
 class Settings(BaseSettings):
@@ -52,6 +55,12 @@ class Settings(BaseSettings):
         serving_queue_per_key: The same for one key.
         serving_idle_seconds: All models are unloaded after that long without a request.
         serving_threads: Threads of the process that answers; 0 takes half of the cores.
+        serving_engine: What answers for models with files of their own: `auto` takes a proved GGUF copy by llama.cpp
+            where one was made and found faster, `transformers` never does.
+        max_num_seqs: The most answers that one engine writes at once; 0 leaves it to the engine.
+        max_num_batched_tokens: The most tokens of one step of an engine; 0 leaves it to the engine.
+        enable_prefix_caching: Whether engines resume from prompts that they have read; None leaves it to the engine.
+        speculative_config: How engines draft tokens, as JSON (`core.stream.SpeculativeConfig`); empty drafts none.
         default_max_tokens: The most tokens of an answer where the request sets no limit.
         serving_usd_per_million_prompt_tokens: The price by which usage is counted; None for no price.
         serving_usd_per_million_new_tokens: The same for tokens of answers.
@@ -86,6 +95,11 @@ class Settings(BaseSettings):
     serving_queue_per_key: int = Field(default=48, ge=1)
     serving_idle_seconds: float = Field(default=600.0, gt=0)
     serving_threads: int = Field(default=0, ge=0)
+    serving_engine: Literal["auto", "transformers"] = "auto"
+    max_num_seqs: int = Field(default=0, ge=0, le=1024)
+    max_num_batched_tokens: int = Field(default=0, ge=0)
+    enable_prefix_caching: bool | None = None
+    speculative_config: str = ""
     default_max_tokens: int = Field(default=1024, ge=1)
     serving_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
@@ -101,6 +115,42 @@ class Settings(BaseSettings):
             except ValueError as error:
                 raise ValueError(f"{word!r} is no address and no network: {error}") from error
         return value
+
+    @field_validator("max_num_batched_tokens")
+    @classmethod
+    def _has_a_token_for_each_answer(cls, value: int, info: ValidationInfo) -> int:
+        least = max(32, info.data.get("max_num_seqs", 0))
+        if 0 < value < least:
+            raise ValueError(f"{value}: a step has a token of each answer, so it needs {least} or more")
+        return value
+
+    @field_validator("speculative_config")
+    @classmethod
+    def _is_speculative_config(cls, value: str) -> str:
+        if not value:
+            return value
+        from luthier.core.stream import SpeculativeConfig
+
+        try:
+            SpeculativeConfig.model_validate_json(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{value!r}: {f'{place}: ' if place else ''}{first['msg']}") from error
+        return value
+
+    @property
+    def engine_settings(self) -> EngineSettings:
+        """What engines are opened with."""
+        from luthier.core.stream import EngineSettings, SpeculativeConfig
+
+        drafts = SpeculativeConfig.model_validate_json(self.speculative_config) if self.speculative_config else None
+        return EngineSettings(
+            max_num_seqs=self.max_num_seqs or None,
+            max_num_batched_tokens=self.max_num_batched_tokens or None,
+            enable_prefix_caching=self.enable_prefix_caching,
+            speculative_config=drafts,
+        )
 
     @classmethod
     def read(cls, home: Path | None = None) -> Settings:
@@ -204,6 +254,11 @@ class Settings(BaseSettings):
     def tokenised_folder(self) -> Path:
         """Tokenised rows, named by the digest of what they were made from; may be deleted at any time."""
         return self.home / "cache" / "tokenised"
+
+    @property
+    def serving_copies_folder(self) -> Path:
+        """Models as GGUF files that are served in their place; may be deleted while no server runs."""
+        return self.home / "cache" / "serving"
 
     @property
     def imports_folder(self) -> Path:

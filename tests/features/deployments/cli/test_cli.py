@@ -133,3 +133,26 @@ def test_a_gate_refuses_and_is_overridden_with_a_reason(luthier, home: Path, run
 def test_the_report_of_a_run_needs_one_that_is_there(luthier, runs: list[str]) -> None:  # type: ignore[no-untyped-def]
     missing = luthier("report", runs[0], "--json")
     assert (missing.code, missing.document["error"]["type"]) == (2, "NotFoundError")
+
+
+def test_a_copy_is_made_where_it_is_asked_for(
+    luthier, home: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    from luthier.features.serving import engine_choice
+
+    asked = []
+
+    def run_child(function: str, document: dict[str, object], **_: object) -> dict[str, object]:
+        asked.append(function.partition(":")[2])
+        return {"why_not": "llama.cpp does not hold it"}
+
+    monkeypatch.setattr(engine_choice, "run_child", run_child)
+    monkeypatch.setattr(engine_choice, "GPU", tmp_path / "none")
+    monkeypatch.setattr(engine_choice, "_check_room", lambda *_: None)
+    assert "engines" not in luthier("deploy", runs[0], "--as", "support", "--json").document
+    assert asked == []
+    made = luthier("deploy", runs[1], "--as", "support", "--gguf-copy", "--json").document
+    assert made["engines"] == {runs[1]: {"engine": "transformers", "reason": "llama.cpp does not hold it"}}
+    assert asked == ["make_base"]
+    shown = luthier("deploy", runs[1], "--as", "other", "--gguf-copy").out
+    assert f"engine of {runs[1]}: transformers (llama.cpp does not hold it)" in shown

@@ -58,3 +58,12 @@ def test_weights_are_counted_by_their_files(tiny_model: Path, adapter: Path, tmp
     assert weight_bytes(str(tmp_path / "a.gguf")) == 3
     assert weight_bytes(None) == weight_bytes("https://elsewhere/v1") == 0
     assert 0 < default_memory_bytes() <= hardware.memory_bytes()[0]
+
+
+def test_copies_with_unlike_fallbacks_share_their_base() -> None:
+    own = Served(path="/model", sha256="a", adapter_path="/adapter")
+    copy = Served(engine="llama_cpp", path="/a.gguf", sha256="b", adapter_path="/b.gguf", fallback=own)
+    other = copy.model_copy(update={"adapter_path": "/c.gguf", "fallback": own.model_copy(update={"sha256": "c"})})
+    base = Served(engine="llama_cpp", path="/a.gguf", sha256="b")
+    assert split(copy, no_precision) == (base, "/b.gguf")
+    assert split(other, no_precision) == (base, "/c.gguf")

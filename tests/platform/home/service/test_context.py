@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.stream import EngineSettings, SpeculativeConfig
 from luthier.platform.home.context import Context
+from luthier.platform.home.settings import Settings
 from luthier.testing.records import make_plan, make_record
 from luthier.testing.servers import PostgresqlServer
 
@@ -95,6 +97,10 @@ def test_opening_a_home_needs_no_heavy_library(tmp_path: Path) -> None:
         ("LUTHIER_TRUSTED_PROXIES", "10.0.0.1 proxy.example", "'proxy.example' is no address and no network"),
         ("LUTHIER_TRUSTED_PROXIES", "*", "is no address"),
         ("LUTHIER_LEASE_SECONDS", "soon", "valid number"),
+        ("LUTHIER_MAX_NUM_BATCHED_TOKENS", "8", "it needs 32 or more"),
+        ("LUTHIER_SPECULATIVE_CONFIG", "ngram", "JSON"),
+        ("LUTHIER_SPECULATIVE_CONFIG", '{"method": "ngram"}', "num_speculative_tokens: Field required"),
+        ("LUTHIER_SERVING_ENGINE", "vllm", "'auto' or 'transformers'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_told_by_its_name(
@@ -104,3 +110,22 @@ def test_a_setting_that_cannot_be_is_told_by_its_name(
     with pytest.raises(RequestError, match=words) as caught:
         Context.open(tmp_path)
     assert caught.value.came.startswith(f"the environment variable {name}: ")
+
+
+def test_engines_are_opened_with_the_settings_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings.read(tmp_path).engine_settings == EngineSettings()
+    monkeypatch.setenv("LUTHIER_MAX_NUM_SEQS", "48")
+    monkeypatch.setenv("LUTHIER_MAX_NUM_BATCHED_TOKENS", "64")
+    monkeypatch.setenv("LUTHIER_ENABLE_PREFIX_CACHING", "false")
+    monkeypatch.setenv("LUTHIER_SPECULATIVE_CONFIG", '{"method": "ngram", "num_speculative_tokens": 4}')
+    assert Settings.read(tmp_path).engine_settings == EngineSettings(
+        max_num_seqs=48,
+        max_num_batched_tokens=64,
+        enable_prefix_caching=False,
+        speculative_config=SpeculativeConfig(method="ngram", num_speculative_tokens=4),
+    )
+    monkeypatch.setenv("LUTHIER_MAX_NUM_SEQS", "65")
+    with pytest.raises(RequestError, match=r"LUTHIER_MAX_NUM_BATCHED_TOKENS: .*it needs 65 or more"):
+        Settings.read(tmp_path)

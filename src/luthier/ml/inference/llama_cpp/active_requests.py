@@ -103,6 +103,7 @@ def request_body(
     slot: int,
     grammar: str | None = None,
     shown_marks: Sequence[str] = (),
+    reuses_prompts: bool = True,
 ) -> dict[str, Any]:
     """The document that requests one choice.
 
@@ -117,6 +118,7 @@ def request_body(
         slot: of the server.
         grammar: what the answer must follow; None for nothing.
         shown_marks: special tokens that are to appear in the text.
+        reuses_prompts: whether the slot resumes from what it has read.
     """
     rules = asked.sampling
     is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
@@ -128,7 +130,7 @@ def request_body(
         "lora": scales,
         # Together: the slot continues from what it has read of this prompt before.
         "id_slot": slot,
-        "cache_prompt": True,
+        "cache_prompt": reuses_prompts,
         "temperature": 0.0 if is_greedy else rules.temperature,
         # In the order of `Sampler`: temperature, then top_p. llama.cpp's default list has more samplers, and top_p
         # first.
@@ -307,10 +309,12 @@ class Writing:
 
     Args:
         num_slots, pool_tokens: as of its server.
+        reuses_prompts: as `request_body` takes it.
     """
 
-    def __init__(self, num_slots: int, pool_tokens: int) -> None:
+    def __init__(self, num_slots: int, pool_tokens: int, *, reuses_prompts: bool = True) -> None:
         self._num_slots, self._pool_tokens = num_slots, pool_tokens
+        self._reuses_prompts = reuses_prompts
         self._slots = Slots(num_slots, pool_tokens)
         # Written by the threads of answers, read by the engine's thread; all other state is the engine's alone.
         self._inbox: queue.SimpleQueue[tuple[Choice, str | None]] = queue.SimpleQueue()
@@ -389,6 +393,7 @@ class Writing:
                 slot=choice.slot,
                 grammar=choice.grammar,
                 shown_marks=choice.shown_marks,
+                reuses_prompts=self._reuses_prompts,
             )
             self._running.add(choice)
             try:

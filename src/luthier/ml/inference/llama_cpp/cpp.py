@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import ConflictError, RequestError, WorkError
+from luthier.core.errors import ConflictError, RequestError, UnsupportedError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
-from luthier.core.stream import Decoding, PoolingRequest, Served, Started, TextRequest
+from luthier.core.stream import ENGINE_DEFAULTS, Decoding, EngineSettings, PoolingRequest, Served, Started, TextRequest
 from luthier.core.system.process_setup import usable_threads
 from luthier.ml.inference.engine_prompts import CallsInText, checked
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
@@ -60,9 +60,10 @@ class LlamaCppEngine:
     hold only a part of a character are left out, and so is such a part where an answer is cut.
 
     Args:
-        num_slots: how many answers are written together.
+        num_slots: how many answers are written together; None takes that of `settings`, else 16.
         cache_bytes: of the keys and values of all of them; at least one answer as long as the context always fits.
         cache: how they are held, as `LlamaServer` says.
+        settings: how requests share the engine.
     """
 
     def __init__(
@@ -70,26 +71,29 @@ class LlamaCppEngine:
         model: Path,
         *,
         template: Literal["auto", "chat", "plain"] = "auto",
-        num_slots: int = DEFAULT_SLOTS,
+        num_slots: int | None = None,
         cache_bytes: int = _CACHE_BYTES,
         cache: CachePrecision = "float16",
         num_threads: int | None = None,
+        settings: EngineSettings = ENGINE_DEFAULTS,
     ) -> None:
         self._model, self._header = model, read_gguf_header(model)
         self._num_threads = num_threads or usable_threads()
-        self._num_slots = num_slots
-        context = self._header.number("context_length", 4096)
+        self._settings = settings
+        self._num_slots = num_slots = num_slots or settings.max_num_seqs or DEFAULT_SLOTS
         self._vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
         self._cache: CachePrecision = cache
         self._token_bytes = _bytes_of_a_token(self._header) * (2 if cache == "float32" else 1)
-        # One answer of a whole context always fits, however few bytes are given.
-        self._pool_tokens = max(context, min(num_slots * context, cache_bytes // self._token_bytes))
+        self._pool_tokens = _pool_tokens(self._header, num_slots, cache_bytes // self._token_bytes)
         self._adapters: dict[str, Path] = {}
         self._prepared: dict[Hashable, tuple[TextRequest, _Prepared]] = {}
         self._reading = threading.Lock()  # held while the server is opened again, and to count who reads with it
         self._num_reading = 0
         self._restoring = threading.Lock()
-        self._writing = Writing(num_slots, self._pool_tokens)
+        # A slot that begins as a prompt resumes from what it has read, unless that is switched off.
+        self._writing = Writing(
+            num_slots, self._pool_tokens, reuses_prompts=settings.enable_prefix_caching is not False
+        )
         # None after `close`, and while no server could be opened again: the next request then tries to.
         self._server: LlamaServer | None = None
         self._is_open = True
@@ -312,6 +316,13 @@ class LlamaCppEngine:
             raise RequestError(
                 "not exactly one of conversation, text and token_ids", expected="exactly one", do="set one of them"
             )
+        if request.num_top is not None and self._settings.speculative_config is not None:
+            raise UnsupportedError(
+                "likelihoods of tokens from an engine with speculative decoding",
+                expected="a request without logprobs: llama.cpp gives none for tokens that were drafted",
+                do="leave logprobs out, or have the server started without speculative_config",
+                param="logprobs",
+            )
         biased = [token for token, _ in request.sampling.logit_bias]
         if biased and not 0 <= min(biased) <= max(biased) < self._vocabulary:
             raise RequestError(
@@ -329,6 +340,7 @@ class LlamaCppEngine:
             num_threads=self._num_threads,
             cache=self._cache,
             chat_template=dayless_template(self._header),
+            settings=self._settings,
         )
 
     def _is_stale(self, server: LlamaServer) -> bool:
@@ -375,7 +387,20 @@ def open_stream_engine(served: Served) -> LlamaCppEngine:
             expected="no packing on loading: a GGUF file holds its weights as they are used",
             do="choose the GGUF file with the packing that is wanted",
         )
-    return LlamaCppEngine(only_gguf(Path(served.path), "model"), template=served.template)
+    return LlamaCppEngine(only_gguf(Path(served.path), "model"), template=served.template, settings=served.settings)
+
+
+def memory_bytes(model: Path) -> int:
+    """What the engine takes for a GGUF model with its own defaults: weights, keys and values."""
+    header = read_gguf_header(model)
+    token_bytes = _bytes_of_a_token(header)
+    return model.stat().st_size + token_bytes * _pool_tokens(header, DEFAULT_SLOTS, _CACHE_BYTES // token_bytes)
+
+
+def _pool_tokens(header: GgufHeader, num_slots: int, most_tokens: int) -> int:
+    """Tokens whose keys and values are held: one answer of a whole context always fits, whatever the most."""
+    context = header.number("context_length", 4096)
+    return max(context, min(num_slots * context, most_tokens))
 
 
 def _bytes_of_a_token(header: GgufHeader) -> int:

@@ -25,6 +25,7 @@ import httpx2
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import LuthierError, NotFoundError, RequestError, WorkError, library_reason
+from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings
 from luthier.ml.inference.models.gguf import GgufHeader, read_gguf_header
 
 _NUM_SHOWN = 3
@@ -134,6 +135,7 @@ class LlamaServer:
         cache: how those are held; in 32 bits, with plain attention, an answer depends less on the other answers of its
         batch.
         chat_template: used in the place of the file's own.
+        settings: of the engine; `num_slots` goes before its `max_num_seqs`.
 
     Raises:
         RequestError: xllamacpp is not installed.
@@ -150,13 +152,20 @@ class LlamaServer:
         num_threads: int,
         cache: CachePrecision = "float16",
         chat_template: str | None = None,
+        settings: EngineSettings = ENGINE_DEFAULTS,
     ) -> None:
         self.adapters = tuple(adapters)
         self._grammars: dict[str, bool] = {}
         # No names of adapters but their order: the id of an adapter is its place in this list.
-        self._server: Any = _open(
-            model, self.adapters, num_slots, pool_tokens, num_threads, cache, chat_template, key := secrets.token_hex()
-        )
+        params = _parameters(model, self.adapters)
+        # One pool for all slots: a long answer may take what short ones leave.
+        params.n_parallel, params.n_ctx, params.kv_unified = num_slots, pool_tokens, True
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = num_threads
+        _share_steps(params, num_slots, settings)
+        _hold_cache(params, cache)
+        if chat_template is not None:
+            params.chat_template = chat_template
+        self._server: Any = _open(params, model, self.adapters, key := secrets.token_hex())
         self._http = httpx2.Client(
             base_url=self._server.listening_address,
             headers={"Authorization": f"Bearer {key}"},
@@ -236,34 +245,43 @@ class LlamaServer:
         self._server = None
 
 
-def _open(
-    model: Path,
-    adapters: Sequence[Path],
-    num_slots: int,
-    pool_tokens: int,
-    num_threads: int,
-    cache: CachePrecision,
-    chat_template: str | None,
-    key: str,
-) -> Any:
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise RequestError(
-            "the engine llama_cpp without the package xllamacpp",
-            expected="llama.cpp, which comes as a ready package",
-            do="pip install luthier[gguf]",
-        ) from error
-    params = _parameters(model, adapters)
-    # One pool for all slots: a long answer may take what short ones leave.
-    params.n_parallel, params.n_ctx, params.kv_unified = num_slots, pool_tokens, True
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = num_threads
+STEP_TOKENS: Final = 512
+"""Tokens of one step by default. llama.cpp's own 2,048 stop answers under way for as long as all of them take."""
+
+
+def _share_steps(params: Any, num_slots: int, settings: EngineSettings) -> None:
+    """Set how many tokens a step has, and what is drafted."""
+    import xllamacpp
+
+    # A step takes the next token of each answer first, then tokens of prompts up to `n_batch`. `n_ubatch` is what goes
+    # through the matrices at once; more than 512 gains nothing on a processor and takes memory.
+    params.n_batch = max(settings.max_num_batched_tokens or STEP_TOKENS, num_slots)
+    params.n_ubatch = min(params.n_batch, STEP_TOKENS)
+    params.cont_batching = True
     params.cache_ram_mib = 0  # see above: it would mix up adapters
+    if (drafts := settings.speculative_config) is not None:
+        # Of llama.cpp's n-gram methods this one takes keys of any length. `ngram_simple` drafts nothing where fewer
+        # tokens follow than the key has, and `ngram_mod` shares what it has seen among all requests.
+        speculative = params.speculative
+        speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MAP_K]
+        speculative.ngram_map_k.size_n = drafts.prompt_lookup_max
+        speculative.ngram_map_k.size_m = drafts.num_speculative_tokens
+        speculative.ngram_map_k.min_hits = 1
+        speculative.draft.n_max = drafts.num_speculative_tokens
+
+
+def _hold_cache(params: Any, cache: CachePrecision) -> None:
+    import xllamacpp
+
     if cache == "float32":
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    if chat_template is not None:
-        params.chat_template = chat_template
+
+
+def _open(params: Any, model: Path, adapters: Sequence[Path], key: str) -> Any:
+    """The server, on a port of the loopback that only `key` opens."""
+    import xllamacpp
+
     params.hostnames, params.port, params.api_keys, params.n_threads_http = ["127.0.0.1"], 0, [key], 2
     params.verbosity = -1
     try:
@@ -279,8 +297,15 @@ def _open(
 
 
 def _parameters(model: Path, adapters: Sequence[Path]) -> Any:
-    import xllamacpp
-
+    """Parameters of a server over these files; raises RequestError where xllamacpp is not installed."""
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise RequestError(
+            "the engine llama_cpp without the package xllamacpp",
+            expected="llama.cpp, which comes as a ready package",
+            do="pip install luthier[gguf]",
+        ) from error
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     # Loaded with scale 0: on for nobody until a request says so.

@@ -1,0 +1,392 @@
+"""Use case: serve a model by the fastest engine that is proved to answer as the model's own files do.
+
+On a machine without a GPU a base and the LoRA adapters over it may be served as GGUF by llama.cpp. The files are made
+once, in the cache of the home, proved against the model and timed beside it (`ml/export/serving_copy.py`). What
+llama.cpp does otherwise than the engine transformers goes to that engine (`Served.fallback`). Whatever speaks against
+a copy leaves the model with its own engine, and the reason is shown.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from luthier.core.child_process.channel import Channel
+from luthier.core.child_process.process import run_child
+from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, WorkError
+from luthier.core.ids import sha256_document
+from luthier.core.records.export import ExportSource
+from luthier.core.stream import Served
+from luthier.core.system.files import file_lock, scratch_folder
+from luthier.core.system.process_setup import num_usable_cores
+from luthier.core.task_head import is_task_model
+from luthier.features.serving.engine_process import settled_template, split
+from luthier.features.serving.targets import stamp, stamp_of
+from luthier.ml.export.serving_copy import ADAPTER, MODEL, REPORT, EngineSpeed, ServingCopy, read_copy
+from luthier.platform.home.context import Context
+
+GPU: Final = Path("/dev/nvidiactl")
+_PACKAGES: Final = {"xllamacpp": "xllamacpp", "llama_cpp_py_sync": "llama-cpp-py-sync"}
+_FORMAT: Final = 1
+"""Of what lies in the cache; another number makes everything again."""
+_LOCK_SECONDS: Final = 3600.0
+_RETRY_SECONDS: Final = 86_400.0
+_WORK: Final = "luthier.ml.export.serving_copy"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDecision:
+    """How a model is served, and why so.
+
+    Attributes:
+        served: The model as it is loaded.
+        reason: Why by this engine, as a phrase.
+    """
+
+    served: Served
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """The files that are served in the place of a model.
+
+    Attributes:
+        folder: Of the base.
+        base: What is known of it.
+        adapter_folder: Of the adapter; None for a model without one.
+        adapter: What is known of that.
+    """
+
+    folder: Path
+    base: ServingCopy
+    adapter_folder: Path | None = None
+    adapter: ServingCopy | None = None
+
+    @property
+    def proof(self) -> str:
+        """What the proofs have shown."""
+        return self.base.proof if self.adapter is None else f"{self.base.proof}; its adapter {self.adapter.proof}"
+
+    def of(self, served: Served) -> Served:
+        """The model with these files in the place of its own."""
+        adapter = None if self.adapter_folder is None else str(self.adapter_folder / ADAPTER)
+        return Served(
+            engine="llama_cpp",
+            path=str(self.folder / MODEL),
+            sha256=self.folder.name,
+            adapter_path=adapter,
+            template=settled_template(served.path, served.template),
+            template_options=served.template_options,
+            opted_turns=served.opted_turns,
+            fallback=served,
+            hands_over=self.base.hands_over,
+        )
+
+
+def choose_engines(context: Context, models: Mapping[str, Served], *, must: bool = False) -> dict[str, EngineDecision]:
+    """How each model is served: copies are made where there are none yet, which takes minutes for a large model.
+
+    Args:
+        context: The home.
+        models: Models by name, as `loaded.choose_models` finds them.
+        must: Whether llama.cpp was asked for: then no engine is timed, and what speaks against a copy is an error.
+
+    Raises:
+        RequestError: With `must`, a model that llama.cpp cannot serve in the place of its own files.
+    """
+    found = {name: _find_copies(context, name, served, "again" if must else "yes") for name, served in models.items()}
+    refused = {name: reason for name, reason in found.items() if isinstance(reason, str)}
+    if must:
+        for name, reason in refused.items():
+            if models[name].engine != "llama_cpp":
+                raise refused_copy(name, reason)
+    copies = {name: one for name, one in found.items() if isinstance(one, _Copies)}
+    slower = {} if must else _slower(context, models, copies)
+    decisions = {}
+    for name, served in models.items():
+        if name in copies and name not in slower:
+            decisions[name] = EngineDecision(copies[name].of(served), f"proved: {copies[name].proof}")
+        else:
+            decisions[name] = EngineDecision(served, slower.get(name) or refused[name])
+    return decisions
+
+
+def refused_copy(name: str, reason: str) -> RequestError:
+    """What is said where llama.cpp was asked for a model that it cannot serve."""
+    return RequestError(
+        f"the engine llama_cpp for {name}, which is no GGUF file: {reason}",
+        expected="a model of which a proved GGUF file can be made, or a GGUF file",
+        do=f"leave --engine out, or make the file yourself: luthier export {name} --to gguf -o DIR",
+    )
+
+
+def known_copy(context: Context, served: Served) -> Served | None:
+    """The copy of a model that `choose_engines` has made and found faster; None where there is none. Loads nothing."""
+    # Looked up for each request: most homes have none at all.
+    if served.engine != "transformers" or not context.settings.serving_copies_folder.is_dir():
+        return None
+    found = _find_copies(context, served.path, served, "no")
+    if not isinstance(found, _Copies):
+        return None
+    speeds = _read_speeds(found.folder)
+    return found.of(served) if speeds and all(copy.is_faster_than(own) for own, copy in speeds.values()) else None
+
+
+Make = Literal["no", "yes", "again"]
+"""Whether copies are made that are not there; `again`: also those that have failed in the last day."""
+
+
+def _find_copies(context: Context, name: str, served: Served, make: Make) -> _Copies | str:
+    """The proved files for a model, or why there are none."""
+    if (reason := _why_not_tried(served)) is not None:
+        return reason
+    folder = context.settings.serving_copies_folder / _folder_name(served)
+    base = _copy(context, name, served, folder, make)
+    if isinstance(base, str) or base.why_not is not None:
+        return base if isinstance(base, str) else str(base.why_not)
+    if base.memory_bytes > (budget := _memory_budget(context)):
+        return (
+            f"llama.cpp takes {base.memory_bytes / 1e9:.1f} GB for it with keys and values of its context, and models "
+            f"may take {budget / 1e9:.1f} (LUTHIER_SERVING_MEMORY_BYTES)"
+        )
+    if served.adapter_path is None:
+        return _Copies(folder, base)
+    own = folder / "adapters" / _adapter_key(served.adapter_path)
+    adapter = _copy(context, name, served, own, make, base=folder)
+    if isinstance(adapter, str) or adapter.why_not is not None:
+        return adapter if isinstance(adapter, str) else str(adapter.why_not)
+    return _Copies(folder, base, own, adapter)
+
+
+def _memory_budget(context: Context) -> int:
+    """As the process that answers has it: half of the memory where nothing is set."""
+    from luthier.ml.data.files.spill import memory_bytes
+
+    return context.settings.serving_memory_bytes or memory_bytes()[0] // 2
+
+
+def _copy(
+    context: Context, name: str, served: Served, folder: Path, make: Make, *, base: Path | None = None
+) -> ServingCopy | str:
+    """What is known of the copy in a folder, which is made where it is not there; or why it cannot be made now.
+
+    What a model itself has against a copy is in its report. What passes (no network, no room, no memory) is kept for a
+    day, so that no start waits for the same failure.
+    """
+    if (known := read_copy(folder)) is not None:
+        return known
+    failed = folder.with_name(f"{folder.name}.failed")
+    if make == "no":
+        return "no GGUF copy was made yet"
+    if make == "yes" and failed.is_file() and time.time() - failed.stat().st_mtime < _RETRY_SECONDS:
+        return f"{failed.read_text(encoding='utf-8')} (tried again after a day, or once {failed} is deleted)"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _make(context, name, served, folder, base)
+    except ConflictError as error:  # another process is at it
+        return error.came
+    except (LuthierError, OSError, MemoryError) as error:
+        # The model is served without a copy, and the reason is shown.
+        reason = error.came if isinstance(error, LuthierError) else f"{type(error).__name__}: {error}"
+        failed.write_text(reason, encoding="utf-8")
+        return reason
+
+
+def _why_not_tried(served: Served) -> str | None:
+    """Why a model is served as it is without anything being made; None where a copy is worth making."""
+    if served.engine == "llama_cpp":
+        return "it is a GGUF file"
+    if served.engine != "transformers":
+        return f"the engine {served.engine} was chosen for it"
+    if is_task_model(served.adapter_path or served.path):
+        return "it has a task head"
+    if GPU.exists():
+        return "there is a GPU"
+    if missing := [distribution for module, distribution in _PACKAGES.items() if find_spec(module) is None]:
+        return f"{' and '.join(missing)} not installed: pip install 'luthier[gguf]' for llama.cpp"
+    if served.quantisation is not None:
+        return f"it was trained over a base packed in {served.quantisation}"
+    if served.adapter_path is not None:
+        from luthier.ml.inference.low_rank import why_not_shared
+
+        return why_not_shared(served.adapter_path)
+    return None
+
+
+def _folder_name(served: Served) -> str:
+    """By all that decides what lies in the folder of a base: its weights, its template, what makes and runs it."""
+    weights = served.sha256 or stamp(Path(served.path))
+    template = settled_template(served.path, served.template)
+    readable = re.sub(r"[^a-z0-9.]+", "-", Path(served.path).name.lower()).strip("-")[:40]
+    return f"{readable or 'model'}-{sha256_document([_FORMAT, weights, template, *_versions()])[:16]}"
+
+
+@cache
+def _versions() -> tuple[str, ...]:
+    return tuple(importlib.metadata.version(name) for name in _PACKAGES.values())
+
+
+def _adapter_key(adapter_path: str) -> str:
+    folder = Path(adapter_path)
+    files = [file for file in (folder / "adapter_model.safetensors", folder / "adapter_config.json") if file.is_file()]
+    return sha256_document([str(folder), stamp_of(files)])[:16]
+
+
+def _make(context: Context, name: str, served: Served, folder: Path, base: Path | None) -> ServingCopy:
+    """Have a copy made by a child process; another process that makes the same one is waited for."""
+    what = f"the GGUF copy of {name}"
+    with file_lock(folder.with_name(f"{folder.name}.lock"), what=what, timeout_seconds=_LOCK_SECONDS):
+        if (made := read_copy(folder)) is not None:
+            return made
+        source = _source(served, with_adapter=base is not None)
+        if base is None:
+            _check_room(folder.parent, source)
+        with scratch_folder(folder.parent, f".{folder.name}-") as scratch:
+            document = {
+                "source": source.model_dump(mode="json"),
+                "target": str(scratch),
+                "tools": str(context.settings.tools_folder),
+                "base": str(base),
+            }
+            function, title = f"{_WORK}:{'make_base' if base is None else 'make_adapter'}", f"Making {what}"
+            with context.progress.task(title, None, "") as task:
+                found = ServingCopy.model_validate(run_child(function, document, title=title, on_event=task.note))
+            for left in () if found.why_not is None else list(scratch.iterdir()):
+                # Nothing of a file that failed its proof is kept.
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            (scratch / REPORT).write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)  # without a report that can be read: an unfinished one
+            scratch.rename(folder)
+    return found
+
+
+def _source(served: Served, *, with_adapter: bool) -> ExportSource:
+    """The model as a proof takes it.
+
+    Without the options that it was trained with: they change prompts, which come from the same template on both sides.
+    """
+    name = Path(served.path).name
+    return ExportSource(
+        name=name,
+        run_id=None,
+        base_name=name,
+        base_path=served.path,
+        base_sha256=served.sha256,
+        adapter_path=served.adapter_path if with_adapter else None,
+        template=settled_template(served.path, served.template),
+        precision=served.precision or "float32",  # which the proof runs in whatever is said here
+    )
+
+
+def _check_room(parent: Path, source: ExportSource) -> None:
+    """Raises StorageFullError or WorkError where disk or memory is too small: before the work, which takes minutes."""
+    from luthier.ml.data.files.spill import memory_bytes
+    from luthier.ml.export.exporters.registry import needed_bytes
+    from luthier.ml.inference.models.weights import count_parameters, read_json
+
+    num = count_parameters(Path(source.base_path), read_json(Path(source.base_path) / "config.json"))
+    needed, free = needed_bytes("gguf", "float16", num), shutil.disk_usage(parent).free
+    if needed > free:
+        raise StorageFullError(
+            f"a GGUF copy takes {needed / 1e9:.1f} GB of the disk while it is made, and {free / 1e9:.1f} are free",
+            expected=f"room below {parent}",
+            do="free some, or serve with --engine transformers",
+        )
+    if (wanted := 5 * num) > (memory := memory_bytes()[0]):
+        raise WorkError(
+            f"its proof takes {wanted / 1e9:.1f} GB of memory, and there are {memory / 1e9:.1f}",
+            expected="four bytes a weight, and some more",
+            do="serve with --engine transformers, or export it on a larger machine",
+        )
+
+
+def _slower(context: Context, models: Mapping[str, Served], copies: Mapping[str, _Copies]) -> dict[str, str]:
+    """The models whose copy is slower than their own files, or could not be timed, each with the reason."""
+    found: dict[str, str] = {}
+    for folder in {one.folder for one in copies.values()}:
+        names = [name for name, one in copies.items() if one.folder == folder]
+        try:
+            own, copy = _speeds(context, folder, [(models[name], copies[name].of(models[name])) for name in names])
+        except (LuthierError, OSError, MemoryError) as error:
+            reason = f"llama.cpp could not be timed: {error.came if isinstance(error, LuthierError) else error}"
+            found |= dict.fromkeys(names, reason)
+            continue
+        if not copy.is_faster_than(own):
+            figures = f"{copy.alone:.1f} and {copy.crowd:.1f} new tokens/s alone and of eight at once"
+            reason = (
+                f"llama.cpp is proved, too, and slower here: {figures}, against {own.alone:.1f} and {own.crowd:.1f}"
+            )
+            found |= dict.fromkeys(names, reason)
+    return found
+
+
+def _speeds(context: Context, folder: Path, pairs: list[tuple[Served, Served]]) -> tuple[EngineSpeed, EngineSpeed]:
+    """How fast a base and its adapters are answered by their own files and by their copies; timed once a machine."""
+    num_adapters = sum(own.adapter_path is not None for own, _ in pairs)
+    threads, cores = context.settings.serving_threads, num_usable_cores()
+    # Adapters are answered together by one engine and in turn by the other, so that their number decides, too.
+    key = sha256_document([platform.node(), cores, threads, num_adapters])[:16]
+    if key in (known := _read_speeds(folder)):
+        return known[key]
+    document = {
+        "own": [own.model_dump(mode="json") for own, _ in pairs],
+        "copy": [copy.model_dump(mode="json") for _, copy in pairs],
+        "num_threads": threads or max(1, cores // 2),
+        "rates_folder": str(context.settings.rates_folder),
+    }
+    title = f"Timing engines for {folder.name}"
+    # llama.cpp takes its number of threads from there, as in the process that serves.
+    environment = {"OMP_NUM_THREADS": str(threads)} if threads else None
+    with context.progress.task(title, None, "") as task:
+        made = run_child(f"{__name__}:time_engines", document, title=title, on_event=task.note, environment=environment)
+    speeds = EngineSpeed.model_validate(made["own"]), EngineSpeed.model_validate(made["copy"])
+    (folder / f"speed-{key}.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return speeds
+
+
+def time_engines(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    """In a child process: how fast models are answered by their own files and by their copies, one after the other.
+
+    Args:
+        document: `own` and `copy` (`Served` of one base and its adapters), `num_threads` of torch, `rates_folder`.
+        channel: Gets the titles of what is being done.
+
+    Returns:
+        `own` and `copy`: `EngineSpeed` as JSON.
+    """
+    from luthier.ml.export.serving_copy import time_engine
+    from luthier.platform.home.hardware_benchmark import hardware_in
+
+    precision = hardware_in(Path(document["rates_folder"])).precision
+    found = {}
+    for side in ("own", "copy"):
+        models = [split(Served.model_validate(one), lambda: precision) for one in document[side]]
+        channel.emit(models[0][0].engine)
+        adapters = [path for _, path in models if path is not None]
+        speed = time_engine(models[0][0], adapters, num_threads=document["num_threads"])
+        found[side] = speed.model_dump(mode="json")
+    return found
+
+
+def _read_speeds(folder: Path) -> dict[str, tuple[EngineSpeed, EngineSpeed]]:
+    """What was timed, by key: the model's own files, and the copy."""
+    found = {}
+    for file in sorted(folder.glob("speed-*.json")):
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+            sides = EngineSpeed.model_validate(document["own"]), EngineSpeed.model_validate(document["copy"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # written halfway, or by another version: it is timed again
+        found[file.stem.removeprefix("speed-")] = sides
+    return found

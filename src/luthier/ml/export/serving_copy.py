@@ -1,0 +1,332 @@
+"""A model as GGUF that is served in the place of its own files: made once, proved against them, and timed beside them.
+
+    base folder     model.gguf   the base in the first precision whose proof holds, beside its own tokenizer
+                    report.json  what the proof has shown (`ServingCopy`)
+    adapter folder  adapter.gguf LoRA matrices over that base
+                    report.json
+
+The proof is that of an export (`parity`): llama.cpp against the model in float32, on the same token ids. 8 bits a
+weight are taken only where the loss of likelihood is shown to be small: its 95% interval ends below
+`NOTEWORTHY_LOSS_NATS`. Everything here that loads a model runs in a child process; the module itself loads nothing
+heavy, since servers look reports up for each request.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from pydantic import ValidationError
+
+from luthier.core.child_process.channel import Channel
+from luthier.core.child_process.process import ChildEndedError
+from luthier.core.errors import LuthierError, WorkError, error_from
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.records.export import ExportPrecision, ExportSource, ParityReport
+from luthier.core.stream import Ended, Failed, RequestFeature, Sampling, Served, TextRequest
+
+if TYPE_CHECKING:
+    from luthier.core.ports import Progress, StreamEngine
+
+MODEL: Final = "model.gguf"
+ADAPTER: Final = "adapter.gguf"
+REPORT: Final = "report.json"
+PRECISIONS: Final[tuple[ExportPrecision, ...]] = ("q8_0", "float16")
+"""Tried in this order: the smallest, which is also the fastest on a processor, first."""
+NUM_BASE_PROMPTS: Final = 16
+NUM_ADAPTER_PROMPTS: Final = 4
+
+# What a tokenizer is loaded from; the copy keeps the model's own instead of what an export would write.
+_TOKENIZER_FILES: Final = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "config.json",
+)  # fmt: skip
+_SIGKILL: Final = -9
+
+
+class ServingCopy(FrozenModel):
+    """What is known of a copy.
+
+    Attributes:
+        precision: how its weights are held; None where there is no copy.
+        proof: what the proof has shown, as a phrase.
+        why_not: why the model's own files are served instead; None where the copy may be.
+        hands_over: what llama.cpp does otherwise than the engine transformers, so that requests for it go there.
+        memory_bytes: of a base, what llama.cpp takes for it, keys and values included.
+    """
+
+    precision: ExportPrecision | None = None
+    proof: str = ""
+    why_not: str | None = None
+    hands_over: tuple[RequestFeature, ...] = ()
+    memory_bytes: int = 0
+
+
+class EngineSpeed(FrozenModel):
+    """New tokens a second of an engine on this machine.
+
+    Attributes:
+        alone: one answer at a time.
+        crowd: eight at once, with the adapters in turn.
+    """
+
+    alone: float
+    crowd: float
+
+    def is_faster_than(self, other: EngineSpeed) -> bool:
+        """By the product of both rates, so that neither use decides alone."""
+        return self.alone * self.crowd > other.alone * other.crowd
+
+
+def read_copy(folder: Path) -> ServingCopy | None:
+    """What is known of the copy in a folder; None where none was made, or its report cannot be read."""
+    try:
+        return ServingCopy.model_validate_json((folder / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+
+
+class _Titles:
+    """Progress that sends the titles of tasks to the parent: `core.ports.Progress` and `ProgressTask` at once."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> Self:  # noqa: ARG002
+        self._channel.emit(title)
+        return self
+
+    def advance(self, amount: float = 1) -> None:
+        """Send nothing."""
+
+    def note(self, text: str) -> None:
+        """Send nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+def make_base(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    """In a child process: write and prove the GGUF of a base.
+
+    Args:
+        document: `source` (`ExportSource`, without an adapter), `target` (an existing empty folder), `tools` (where
+            the converter is stored).
+        channel: gets the titles of what is being done.
+
+    Returns:
+        `ServingCopy` as JSON; a model that llama.cpp does not hold has `why_not`.
+
+    Raises:
+        WorkError: the converter cannot be had, or the system has killed a process for its memory: worth another try.
+        OSError: the disk is full.
+    """
+    from luthier.ml.export.exporters.converter import converter
+
+    source, target, tools = _read(document)
+    progress = _Titles(channel)
+    # Before what may be the model's fault: a converter that cannot be fetched is not.
+    converter(tools, progress)
+    return _made(lambda: _write_base(source, target, tools, progress))
+
+
+def make_adapter(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    """In a child process: write and prove the GGUF of an adapter.
+
+    Args:
+        document: as of `make_base`, with an adapter in `source`, and `base` (the folder that `make_base` has filled).
+        channel: gets the titles of what is being done.
+
+    Returns:
+        `ServingCopy` as JSON.
+
+    Raises:
+        WorkError: the system has killed a process for its memory: worth another try.
+        OSError: the disk is full.
+    """
+    source, target, _ = _read(document)
+    return _made(lambda: _write_adapter(source, target, Path(document["base"]), _Titles(channel)))
+
+
+def _read(document: dict[str, Any]) -> tuple[ExportSource, Path, Path]:
+    return ExportSource.model_validate(document["source"]), Path(document["target"]), Path(document["tools"])
+
+
+def _made(make: Any) -> dict[str, Any]:
+    try:
+        copy: ServingCopy = make()
+    except LuthierError as error:
+        if isinstance(error, ChildEndedError) and error.returncode == _SIGKILL:
+            raise
+        if isinstance(error, WorkError) and "SIGKILL" in error.came:
+            raise
+        copy = ServingCopy(why_not=error.came)
+    return copy.model_dump(mode="json")
+
+
+def _write_base(source: ExportSource, target: Path, tools: Path, progress: Progress) -> ServingCopy:
+    from luthier.ml.export.exporters import gguf, registry
+    from luthier.ml.export.exporters.companions import source_template
+    from luthier.ml.export.exporters.proof_prompts import source_prompts
+    from luthier.ml.export.parity import prove
+    from luthier.ml.export.source_side import built_in_examples, observe_source
+    from luthier.ml.inference.llama_cpp.cpp import memory_bytes
+
+    examples = built_in_examples()[:NUM_BASE_PROMPTS]
+    prompts = source_prompts(source, examples)
+    if (limit := registry.check("gguf", source, progress, tools, prompts)) is not None:
+        return ServingCopy(why_not=f"llama.cpp is right up to {limit} tokens only: it leaves out an attention window")
+    observed = observe_source(source, examples, progress, prompts=prompts)
+    reasons = []
+    for precision in PRECISIONS:
+        gguf.write(source, target, precision, progress, tools)
+        _keep_tokenizer(Path(source.base_path), target)
+        report = prove(source, target, "gguf", precision, (), progress, observed=observed)
+        if (reason := _why_not(report)) is None:
+            thinks = source_template(source).thoughts is not None
+            return ServingCopy(
+                precision=precision,
+                proof=_phrase(report),
+                hands_over=_handed_over(thinks=thinks),
+                memory_bytes=memory_bytes(target / MODEL),
+            )
+        reasons.append(f"{precision}: {reason}")
+    return ServingCopy(why_not="; ".join(reasons))
+
+
+def _write_adapter(source: ExportSource, target: Path, base: Path, progress: Progress) -> ServingCopy:
+    from safetensors.torch import load_file
+
+    from luthier.ml.export.exporters.adapter import CONFIG, WEIGHTS, NotPlainError, write_gguf_lora
+    from luthier.ml.export.parity import prove_adapter_over
+    from luthier.ml.export.source_side import built_in_examples, observe_source
+
+    made = read_copy(base)
+    assert source.adapter_path is not None
+    assert made is not None
+    assert made.precision is not None
+    folder = Path(source.adapter_path)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    file = target / ADAPTER
+    try:
+        write_gguf_lora(load_file(folder / WEIGHTS), config, Path(source.base_path), file, name=source.name)
+    except NotPlainError as reason:
+        file.unlink(missing_ok=True)
+        return ServingCopy(why_not=f"llama.cpp cannot apply the adapter: {reason}")
+    observed = observe_source(source, built_in_examples()[:NUM_ADAPTER_PROMPTS], progress)
+    report = prove_adapter_over(source, file, base, made.precision, observed, progress)
+    if not report.passed:
+        return ServingCopy(why_not=" ".join(report.reasons))
+    return ServingCopy(precision=made.precision, proof=_phrase(report))
+
+
+def _keep_tokenizer(base: Path, target: Path) -> None:
+    """Put the model's own tokenizer and template beside the file, in the place of what an export writes there."""
+    for name in _TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, target / name)
+        else:
+            (target / name).unlink(missing_ok=True)
+
+
+def _why_not(report: ParityReport) -> str | None:
+    """Why a file is not served in the place of its source; None where it may be."""
+    from luthier.ml.export.parity import NOTEWORTHY_LOSS_NATS
+
+    if not report.passed:
+        return " ".join(report.reasons)
+    if report.earlier_ends:
+        return f"llama.cpp ends answers at token {', '.join(map(str, report.earlier_ends))}, and the model goes on"
+    loss = report.nll_increase_nats
+    # Equivalence, not the absence of a significant difference: few prompts would never show one.
+    if report.bound_nats is None and loss.high > NOTEWORTHY_LOSS_NATS:
+        return (
+            f"a token of the references may be {loss.high:.3f} nats less likely (95% interval {loss.low:.3f} to "
+            f"{loss.high:.3f}, allowed {NOTEWORTHY_LOSS_NATS:g})"
+        )
+    return None
+
+
+def _phrase(report: ParityReport) -> str:
+    loss = report.nll_increase_nats
+    quality = f", {loss.value:+.4f} nats a token ({loss.low:+.4f} to {loss.high:+.4f})"
+    return (
+        f"{report.precision}: {report.num_texts_equal} of {report.num_prompts} greedy texts equal, log-probabilities "
+        f"within {report.max_difference_nats:.3g} nats{quality if report.bound_nats is None else ''}"
+    )
+
+
+def _handed_over(*, thinks: bool) -> tuple[RequestFeature, ...]:
+    """What `LlamaCppEngine` does otherwise: see its docstring, and `prepare` for thoughts before a grammar."""
+    handed: tuple[RequestFeature, ...] = ("logprobs", "penalties")
+    return (*handed, "thought_before_json") if thinks else handed
+
+
+_NUM_NEW: Final = 32
+_NUM_AT_ONCE: Final = 8
+_ROUNDS: Final = 2
+
+
+def time_engine(served: Served, adapters: Sequence[str], *, num_threads: int) -> EngineSpeed:
+    """How fast a model answers on this machine now. It is loaded in this process, and let go at the end.
+
+    Args:
+        served: the model, without an adapter.
+        adapters: paths of adapters for its engine, which the requests take in turn; none for the model alone.
+        num_threads: of torch.
+
+    Raises:
+        LuthierError: the engine does not open, or an answer fails.
+    """
+    import torch
+
+    from luthier.ml.inference.stream_registry import open_stream_engine
+
+    torch.set_num_threads(num_threads)
+    with closing(open_stream_engine(served)) as engine:
+        for path in adapters:
+            engine.load_adapter(path, path)
+        names: list[str | None] = [*adapters] or [None]
+        crowd = [names[number % len(names)] for number in range(_NUM_AT_ONCE)]
+        _tokens_per_second(engine, names[:1], 2)  # the first request warms caches up, and proves a decoding path
+        # The best of the rounds: whatever else runs on the machine can only slow one down.
+        return EngineSpeed(
+            alone=max(_tokens_per_second(engine, names[:1], _NUM_NEW) for _ in range(_ROUNDS)),
+            crowd=max(_tokens_per_second(engine, crowd, _NUM_NEW) for _ in range(_ROUNDS)),
+        )
+
+
+def _tokens_per_second(engine: StreamEngine, adapters: Sequence[str | None], num_new: int) -> float:
+    """New tokens a second over one request for each of the adapters, all at once; prompts are read in that time."""
+    from luthier.ml.export.source_side import built_in_examples
+
+    questions = [example.prompt for example in built_in_examples()]
+    greedy = Sampling(temperature=0)
+    todo = [
+        (
+            number,
+            TextRequest(conversation=questions[number % len(questions)], sampling=greedy, max_new_tokens=num_new),
+            adapter,
+        )
+        for number, adapter in enumerate(adapters)
+    ]
+    num_tokens, began = 0, time.perf_counter()
+    while todo or engine.keys:
+        while todo and engine.ask(*todo[0]):
+            todo.pop(0)
+        for _, event in engine.poll(1.0):
+            if isinstance(event, Failed):
+                raise error_from(event.error)
+            num_tokens += event.num_new_tokens if isinstance(event, Ended) else 0
+    return max(num_tokens, 1) / (time.perf_counter() - began)

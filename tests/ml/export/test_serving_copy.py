@@ -1,0 +1,174 @@
+"""A model is served as GGUF only where the copy is proved, and beside its own tokenizer."""
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from luthier.core.errors import WorkError
+from luthier.core.stream import Served
+from luthier.ml.export import parity, serving_copy
+from luthier.ml.export.serving_copy import ADAPTER, MODEL, EngineSpeed, ServingCopy, make_adapter, make_base, read_copy
+
+pytest.importorskip("xllamacpp")
+
+
+class Channel:
+    def __init__(self):
+        self.events = []
+
+    def emit(self, event):
+        self.events.append(event)
+
+
+def document(source, target, tools, **more):
+    target.mkdir(parents=True, exist_ok=True)
+    return {"source": source.model_dump(mode="json"), "target": str(target), "tools": str(tools)} | more
+
+
+def made_at(folder, found):
+    (folder / "report.json").write_text(json.dumps(found))
+    return ServingCopy.model_validate(found)
+
+
+@pytest.fixture(scope="module")
+def base(make_source, tools, tmp_path_factory):
+    """The folder of the tiny base's copy, and what is known of it."""
+    folder, channel = tmp_path_factory.mktemp("copies") / "tiny", Channel()
+    found = make_base(document(make_source(adapter_path=None, adapter_sha256=None), folder, tools), channel)
+    assert channel.events
+    return folder, made_at(folder, found)
+
+
+def test_a_base_is_proved_and_lies_beside_its_own_tokenizer(base, tiny_model):
+    folder, copy = base
+    assert copy.why_not is None
+    assert copy.precision in ("q8_0", "float16")
+    assert f"{copy.precision}: " in copy.proof
+    assert copy.hands_over == ("logprobs", "penalties")
+    # The weights, and keys and values of all slots: 512 tokens of 2 layers, 2 heads of 8, 2 bytes a number.
+    assert copy.memory_bytes == (folder / MODEL).stat().st_size + 16 * 512 * (2 * 2 * (8 + 8) * 2)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (folder / name).read_bytes() == (tiny_model / name).read_bytes()
+    assert (folder / "chat_template.jinja").exists() == (tiny_model / "chat_template.jinja").exists()
+    assert read_copy(folder) == copy
+
+
+def test_the_server_opens_it_with_the_tokenizer_of_the_model(base):
+    from luthier.ml.inference.llama_cpp.cpp import open_stream_engine
+    from luthier.ml.inference.llama_cpp.prompts import TemplateReader
+
+    engine = open_stream_engine(Served(engine="llama_cpp", path=str(base[0] / MODEL), sha256="", template="chat"))
+    try:
+        assert isinstance(engine._reader, TemplateReader)
+    finally:
+        engine.close()
+
+
+def test_an_adapter_is_proved_over_the_base(base, make_source, tools, tmp_path):
+    found = make_adapter(document(make_source(), tmp_path / "a", tools, base=str(base[0])), Channel())
+    copy = ServingCopy.model_validate(found)
+    assert copy.why_not is None
+    assert copy.precision == base[1].precision
+    assert (tmp_path / "a" / ADAPTER).is_file()
+
+
+def test_an_adapter_that_llama_cpp_cannot_apply_says_why(base, make_source, adapter, tools, tmp_path):
+    other = shutil.copytree(adapter, tmp_path / "dora")
+    config = json.loads((other / "adapter_config.json").read_text()) | {"use_dora": True}
+    (other / "adapter_config.json").write_text(json.dumps(config))
+    source = make_source(adapter_path=str(other))
+    found = make_adapter(document(source, tmp_path / "a", tools, base=str(base[0])), Channel())
+    assert "llama.cpp cannot apply the adapter" in found["why_not"]
+    assert found["precision"] is None
+    assert not (tmp_path / "a" / ADAPTER).exists()
+
+
+def test_an_adapter_whose_file_computes_something_else_is_not_served(
+    base, make_source, adapter, tools, tmp_path, monkeypatch
+):
+    """What is written differs from what was trained: the proof finds it, whatever has gone wrong on the way."""
+    from luthier.ml.export.exporters import adapter as exporter
+
+    write = exporter.write_gguf_lora
+
+    def write_without_effect(tensors, *more, **named):
+        write({name: x * (0.0 if "lora_B" in name else 1.0) for name, x in tensors.items()}, *more, **named)
+
+    monkeypatch.setattr(exporter, "write_gguf_lora", write_without_effect)
+    found = make_adapter(document(make_source(), tmp_path / "a", tools, base=str(base[0])), Channel())
+    assert "nearer to the base" in found["why_not"]
+
+
+def test_a_damaged_file_is_not_served(make_source, tiny_model, tools, tmp_path, monkeypatch):
+    """The weights of the file are others than those of the model."""
+    from luthier.ml.export.exporters import gguf
+
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: x * 1.5 for name, x in weights.items()}, other / "model.safetensors", metadata={"format": "pt"})
+    write = gguf.write
+    monkeypatch.setattr(
+        gguf, "write", lambda source, *more: write(source.model_copy(update={"base_path": str(other)}), *more)
+    )
+    source = make_source(adapter_path=None, adapter_sha256=None)
+    found = make_base(document(source, tmp_path / "copy", tools), Channel())
+    assert found["precision"] is None
+    assert found["why_not"].startswith("q8_0: ")
+    assert "float16: Log-probabilities differ" in found["why_not"]
+
+
+def test_eight_bits_need_their_loss_shown_to_be_small(monkeypatch):
+    report = _report("q8_0", None, low=-0.01, high=0.019)
+    assert serving_copy._why_not(report) is None
+    # An interval over zero is no proof: it only says that the prompts were few.
+    assert "may be 0.300 nats" in serving_copy._why_not(_report("q8_0", None, low=-0.2, high=0.3))
+    assert serving_copy._why_not(_report("float16", 0.2, low=-0.2, high=0.3)) is None
+    assert serving_copy._why_not(report.model_copy(update={"passed": False, "reasons": ("No.",)})) == "No."
+    assert "ends answers at token 7" in serving_copy._why_not(report.model_copy(update={"earlier_ends": (7,)}))
+
+
+def _report(precision, bound, *, low, high):
+    return parity.ParityReport(
+        format="gguf", precision=precision, runtime="llama.cpp", runtime_version="1", num_prompts=4,
+        num_prompts_same_tokens=4, num_texts_equal=4, max_difference_nats=0.01, mean_difference_nats=0.001,
+        bound_nats=bound, nll_increase_nats=parity.Interval(value=(low + high) / 2, low=low, high=high),
+        source_perplexity=2.0, export_perplexity=2.0, passed=True,
+    )  # fmt: skip
+
+
+def test_a_killed_process_is_no_word_about_the_model(make_source, tmp_path, tools, monkeypatch):
+    def killed(*_):
+        raise WorkError("llama.cpp stops with SIGKILL on this model", expected="memory", do="free some")
+
+    monkeypatch.setattr(serving_copy, "_write_base", killed)
+    with pytest.raises(WorkError, match="SIGKILL"):
+        make_base(document(make_source(), tmp_path / "copy", tools), Channel())
+
+    def stopped(*_):
+        raise WorkError("llama.cpp stops with SIGABRT on this model", expected="another", do="report it")
+
+    monkeypatch.setattr(serving_copy, "_write_base", stopped)
+    assert "SIGABRT" in make_base(document(make_source(), tmp_path / "copy", tools), Channel())["why_not"]
+
+
+def test_a_report_that_cannot_be_read_is_none(tmp_path):
+    assert read_copy(tmp_path) is None
+    (tmp_path / "report.json").write_text('{"precision": "q8_0", "of a newer version": 1}')
+    assert read_copy(tmp_path) is None
+
+
+def test_faster_is_by_both_rates():
+    assert EngineSpeed(alone=20, crowd=40).is_faster_than(EngineSpeed(alone=10, crowd=60))
+    assert not EngineSpeed(alone=20, crowd=40).is_faster_than(EngineSpeed(alone=10, crowd=80))
+
+
+def test_both_engines_are_timed(base, tiny_model, adapter, make_source, tools, tmp_path):
+    make_adapter(document(make_source(), tmp_path / "a", tools, base=str(base[0])), Channel())
+    own = serving_copy.time_engine(
+        Served(path=str(tiny_model), sha256="", precision="float32"), [str(adapter)], num_threads=1
+    )
+    served = Served(engine="llama_cpp", path=str(base[0] / MODEL), sha256="", template="chat")
+    copy = serving_copy.time_engine(served, [str(tmp_path / "a" / ADAPTER)], num_threads=1)
+    assert min(own.alone, own.crowd, copy.alone, copy.crowd) > 0

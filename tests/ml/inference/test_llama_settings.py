@@ -1,0 +1,150 @@
+"""How requests share an engine over llama.cpp: steps, slots, resumed prompts and drafted tokens."""
+
+import json
+from contextlib import closing
+
+import pytest
+from tests.vacuous import nonempty
+
+from luthier.core.errors import UnsupportedError
+from luthier.core.stream import Ended, EngineSettings, Sampling, Served, SpeculativeConfig, TextRequest
+from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine, open_stream_engine
+from luthier.ml.inference.llama_cpp.server import STEP_TOKENS, LlamaServer
+from luthier.ml.inference.stream_registry import unused_settings
+from luthier.testing.stream_contract import GREEDY, StreamEngineContract, question, write_all
+
+DRAFTS = EngineSettings(
+    max_num_seqs=4,
+    max_num_batched_tokens=32,
+    speculative_config=SpeculativeConfig(method="ngram", num_speculative_tokens=4, prompt_lookup_max=2),
+)
+
+
+def opened(tiny_gguf, **settings):
+    return LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32", settings=EngineSettings(**settings))
+
+
+class TestWithDrafts(StreamEngineContract):
+    """The contract holds with small steps and drafted tokens."""
+
+    @pytest.fixture
+    def stream_engine(self, tiny_gguf):
+        engine = LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32", settings=DRAFTS)
+        yield engine
+        engine.close()
+
+    @pytest.fixture
+    def adapters(self, gguf_adapters):
+        return [str(path) for path in gguf_adapters]
+
+
+def timings(server, text, num_new, **more):
+    """What llama.cpp says of its work at the end of an answer."""
+    said = []
+    body = {
+        "prompt": server.tokenize(text, add_special=True), "max_tokens": num_new, "stream": True, "temperature": 0.0,
+        "timings_per_token": True, "lora": [], "cache_prompt": True, "id_slot": 0,
+    }  # fmt: skip
+    server.complete(body | more, lambda chunk: said.append(json.loads(chunk)) or False)
+    return next(one["timings"] for one in reversed(said) if "timings" in one)
+
+
+def a_server(tiny_gguf, **settings):
+    return LlamaServer(
+        tiny_gguf,
+        [],
+        num_slots=2,
+        pool_tokens=1024,
+        num_threads=1,
+        cache="float32",
+        settings=EngineSettings(**settings),
+    )
+
+
+REPEATING = "Spruce and maple. " * 8
+
+
+def test_tokens_are_drafted_and_the_text_stays_the_same(tiny_gguf):
+    asked = TextRequest(text=REPEATING, max_new_tokens=48, sampling=GREEDY)
+    texts = []
+    for settings in ({}, {"speculative_config": DRAFTS.speculative_config}):
+        with closing(opened(tiny_gguf, **settings)) as engine:
+            texts.append(write_all(engine, {"a": asked}).texts["a", 0])
+    assert texts[0]
+    assert texts[0] == texts[1]
+    with closing(a_server(tiny_gguf, speculative_config=DRAFTS.speculative_config)) as server:
+        assert timings(server, REPEATING, 48).get("draft_n", 0) > 0
+    with closing(a_server(tiny_gguf)) as server:
+        assert timings(server, REPEATING, 48).get("draft_n", 0) == 0
+
+
+def test_likelihoods_of_drafted_tokens_are_refused(tiny_gguf):
+    with (
+        closing(opened(tiny_gguf, speculative_config=DRAFTS.speculative_config)) as engine,
+        pytest.raises(UnsupportedError, match="speculative decoding") as refused,
+    ):
+        engine.prepare(TextRequest(text="a", num_top=1))
+    assert refused.value.param == "logprobs"
+
+
+@pytest.mark.parametrize(("enable_prefix_caching", "resumes"), [(None, True), (True, True), (False, False)])
+def test_a_prompt_resumes_from_an_earlier_one_unless_that_is_switched_off(tiny_gguf, enable_prefix_caching, resumes):
+    with closing(opened(tiny_gguf, enable_prefix_caching=enable_prefix_caching)) as engine:
+        bodies = []
+        complete = engine._server.complete
+        engine._server.complete = lambda body, hear: (bodies.append(body), complete(body, hear))
+        asked = TextRequest(text=REPEATING, max_new_tokens=4, sampling=GREEDY)
+        for key in "ab":
+            assert write_all(engine, {key: asked}).ends[key, 0].num_new_tokens <= 4
+        assert [body["cache_prompt"] for body in nonempty(bodies)] == [resumes, resumes]
+
+
+def test_what_is_resumed_is_not_read_again(tiny_gguf):
+    with closing(a_server(tiny_gguf)) as server:
+        first, second = timings(server, REPEATING, 2)["prompt_n"], timings(server, REPEATING, 2)["prompt_n"]
+        third = timings(server, REPEATING, 2, cache_prompt=False)["prompt_n"]
+    assert second < first
+    assert third == first
+
+
+def test_a_long_prompt_is_read_in_parts_between_the_tokens_of_others(tiny_gguf):
+    """With steps of 32 tokens an answer under way goes on while a prompt of hundreds is read."""
+    long = TextRequest(text="maple wood " * 60, max_new_tokens=1, sampling=GREEDY)
+    short = question("Why?", max_new_tokens=120, sampling=Sampling(temperature=1.0, seed=1))
+    with closing(opened(tiny_gguf, max_num_seqs=2, max_num_batched_tokens=32)) as engine:
+        assert engine.ask("short", short, None)
+        counts = {"before": 0, "after": 0}
+        while not counts["before"]:
+            counts["before"] = sum(getattr(event, "num_new_tokens", 0) > 0 for key, event in engine.poll(1.0))
+        num_long = len(engine.prepare(long).ids)
+        assert num_long > 8 * 32
+        assert engine.ask("long", long, None)
+        ended = set()
+        while "long" not in ended and engine.keys:
+            for key, event in engine.poll(1.0):
+                if isinstance(event, Ended):
+                    ended.add(key)
+                elif key == "short":
+                    counts["after"] += 1
+        assert "long" in ended
+        # One token of the answer with each part of the prompt at least, unless the answer has ended before.
+        assert counts["after"] >= num_long // 32 or "short" in ended
+
+
+def test_settings_reach_the_engine_from_what_is_served(tiny_gguf):
+    settings = EngineSettings(max_num_seqs=3, enable_prefix_caching=False)
+    with closing(
+        open_stream_engine(Served(engine="llama_cpp", path=str(tiny_gguf), sha256="", settings=settings))
+    ) as engine:
+        assert engine._server.ask("props")["total_slots"] == 3
+    with closing(open_stream_engine(Served(engine="llama_cpp", path=str(tiny_gguf), sha256=""))) as engine:
+        assert engine._server.ask("props")["total_slots"] == 16
+    assert STEP_TOKENS == 512
+
+
+def test_what_an_engine_does_not_use_is_named():
+    assert unused_settings("llama_cpp", DRAFTS) == []
+    assert unused_settings("vllm", DRAFTS) == []
+    assert unused_settings("transformers", DRAFTS) == ["max_num_batched_tokens", "speculative_config"]
+    assert unused_settings("of_a_plug_in", EngineSettings(enable_prefix_caching=False)) == ["enable_prefix_caching"]
+    assert unused_settings("transformers", EngineSettings()) == []
