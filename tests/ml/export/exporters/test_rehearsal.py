@@ -120,8 +120,7 @@ def test_a_copy_without_windows_computes_what_full_attention_does(of_family):
     ids = list(range(5, 5 + 3 * WINDOW_TOKENS))
     before = TransformersModel(base).log_probabilities(ids)
     with rehearsal._without_windows(base):
-        config = json.loads((base / "config.json").read_text())
-        assert config["sliding_window"] == config["max_position_embeddings"]
+        assert json.loads((base / "config.json").read_text())["sliding_window"] >= len(ids)
         full = TransformersModel(base).log_probabilities(ids)
     assert (TransformersModel(base).log_probabilities(ids) == before).all()
     assert rehearsal._share(full, before) > rehearsal.MAX_SHARE

@@ -246,11 +246,9 @@ def _windows(entries: Mapping[str, Any]) -> dict[str, int]:
 
 @contextmanager
 def _without_windows(base: Path) -> Iterator[None]:
-    """Inside this block the config of a copy says that its layers look back as far as its context reaches."""
-    from luthier.ml.inference.models.architecture import context_tokens, load_config
-
+    """Inside this block the config of a copy says that its layers look back over all that is ever read of it."""
     with _changed_config(base) as (part, write):
-        part.update(dict.fromkeys(_windows(part), context_tokens(load_config(base))))
+        part.update(dict.fromkeys(_windows(part), _FAR_TOKENS))
         write()
         yield
 
