@@ -159,6 +159,13 @@ def test_llama_cpp_is_asked_before_anything_is_merged(make_source, of_family, to
             registry.check("gguf", of_family(family, **config), SilentProgress(), tools)
 
 
+def test_gpt_oss_whose_rotary_frequencies_are_rounded_as_llama_cpp_does_is_exported(of_family, tools):
+    pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
+    published = families.family_config(families.FAMILIES["gpt_oss"], vocabulary=512, tokens={}).rope_parameters
+    source = of_family("gpt_oss", rope_parameters={**published, "truncate": True})
+    assert registry.check("gguf", source, SilentProgress(), tools) is None
+
+
 def test_a_router_that_is_always_a_sigmoid_is_named_for_llama_cpp(of_family, tools):
     """The config of dots.llm1 does not say how its router scores, and llama.cpp has no default for it."""
     pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
