@@ -99,8 +99,6 @@ def test_architectures_whose_configs_transformers_5_saves_otherwise(family, tmp_
         "hunyuan_v1_moe",  # sizes once a layer, and no tokenizer of tiktoken
         "jamba",  # a byte-level tokenizer where the converter looks for pieces
         "minicpm3",  # values narrower than keys
-        "mpt",  # capitals of its class
-        "smolvlm",  # a language model that the converter knows, inside a class that it does not
     ],
 )
 def test_architectures_of_which_the_converter_takes_one_published_model_for_granted(

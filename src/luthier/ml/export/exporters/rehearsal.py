@@ -47,8 +47,8 @@ _NUM_COMPARED: Final = 32
 MAX_SHARE: Final = 0.02
 """What the likelihoods of a small copy may differ at the very most, as a share of how much they vary."""
 _MIN_SHARE: Final = 0.002
-"""What they always may: a runtime that keeps keys and values in float16 differs by a few 1e-4."""
-_ROUNDINGS: Final = 4.0
+"""What they always may: a runtime that reads activations off a table differs by a few 1e-4."""
+_ROUNDINGS: Final = 2.0
 """How many times as far as rounding takes the model itself a runtime may be from it (`_bound`)."""
 _BESIDE: Final = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -364,9 +364,9 @@ def _fault(small: ExportSource, runtime: Runtime, num_tokens: int, *, names_caus
 def _bound(rounding: float) -> float:
     """How far a runtime may be from transformers, as a share of how much likelihoods vary.
 
-    A runtime sums in another order and keeps keys and values in 16 bits: it may be as far off as some roundings of the
-    weights to 16 bits, which is less than what an export in 16 bits does anyway. How far that is depends on the model,
-    its depth and the position, so it is measured on the model itself.
+    A runtime sums in another order, and no user of an export in 16 bits is harmed by less than what rounding the weights
+    to 16 bits does. How far that takes a model depends on its depth, its routers and the position, so it is measured on
+    the model itself.
 
     Args:
         rounding: How far the model is from itself with its weights rounded to float16.
