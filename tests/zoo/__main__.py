@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.zoo.families import FAMILIES
-from tests.zoo.kept import KeptOutcomes
+from tests.zoo.kept import KeptOutcomes, this_commit
 from tests.zoo.processes import walked
 from tests.zoo.table import show, write_table
 from tests.zoo.walk import STAGES, walk
@@ -38,10 +38,15 @@ def main(arguments: Sequence[str]) -> int:
             parser.error(f"no such {what}: {', '.join(unknown)}; known: {', '.join(known)}")
     if asked.resume and asked.kept is None:
         parser.error("--resume needs --kept FOLDER, where an earlier walk has kept its outcomes")
+    if asked.docs is not None and set(names) != set(FAMILIES):
+        parser.error("--docs writes the table of all families: name none of them")
     kept = None if asked.kept is None else KeptOutcomes(asked.kept, stages)
     found: dict[str, list[dict[str, Any]]] = {}
+    commits = dict.fromkeys(names, this_commit())
     if asked.resume and kept is not None:
-        found = {name: outcomes for name in names if (outcomes := kept.find(name)) is not None}
+        earlier = {name: one for name in names if (one := kept.find(name)) is not None}
+        found = {name: outcomes for name, (outcomes, _) in earlier.items()}
+        commits |= {name: commit for name, (_, commit) in earlier.items()}
         _say(f"{len(found)} of {len(names)} families are kept of an earlier walk, and nothing has changed since")
     left = [name for name in names if name not in found]
     began = time.monotonic()
@@ -55,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
             bad = [f"{one['stage']} {one['status']}" for one in outcomes if one["status"] in _BAD]
             _say(f"{progress(number, len(left), time.monotonic() - began)} {name} {', '.join(bad)}".rstrip())
             if kept is not None:
-                kept.keep(name, outcomes)
+                kept.keep(name, outcomes, commits[name])
             if asked.json is not None:  # after each, so that a long walk shows how far it is
                 asked.json.parent.mkdir(parents=True, exist_ok=True)
                 asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -64,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if asked.docs is not None:
-        write_table(asked.docs, found)
+        write_table(asked.docs, found, commits)
     show(found)
     return int(any(outcome["status"] in _BAD for outcomes in found.values() for outcome in outcomes))
 

@@ -100,6 +100,10 @@ _YARN: Final = {
     "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
 }  # fmt: skip
 
+_LLAMA4_VISION: Final = {
+    "vision_output_dim": _HIDDEN, "projector_input_dim": _HIDDEN, "projector_output_dim": _HIDDEN,
+}  # fmt: skip
+
 FAMILIES: Final[dict[str, Family]] = {
     family.name: family
     for family in (
@@ -125,9 +129,9 @@ FAMILIES: Final[dict[str, Family]] = {
                 layer_types=_MIXED_WINDOWS * 2, num_global_key_value_heads=1),
         # with a scale of its own, which no model of its size that Google has published has
         _family("vaultgemma", "gemma2", layer_types=_MIXED_WINDOWS, query_pre_attn_scalar=12),
-        # with a window that the rows of a proof fit into: llama.cpp leaves it out
+        # with a window that the rows of a proof fit into, here and below where it is 256: llama.cpp leaves it out
         _family("mistral", "mistral_spm", sliding_window=256),
-        _family("ministral", "mistral_nemo", layer_types=_MIXED_WINDOWS),
+        _family("ministral", "mistral_nemo", layer_types=_MIXED_WINDOWS, sliding_window=256),
         _family("ministral3", "ministral3", sliding_window=None),
         _family("phi", partial_rotary_factor=0.5, num_key_value_heads=_HEADS, intermediate_size=4 * _HIDDEN),
         _family("phi3", "phi35", sliding_window=256),
@@ -144,9 +148,11 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("falcon_alibi", model_type="falcon", ffn_hidden_size=4 * _HIDDEN, alibi=True,
                 new_decoder_architecture=False, multi_query=False),
         _family("nemotron", "chatml_pieces", partial_rotary_factor=0.5),
-        _family("cohere", logit_scale=0.25, use_qk_norm=True),
+        _family("cohere", logit_scale=0.25),
+        # Command R+: llama.cpp takes it by its number of layers, 64
+        _family("cohere_plus", model_type="cohere", logit_scale=0.25, use_qk_norm=True),
         _family("cohere2", logit_scale=0.25, num_hidden_layers=4, layer_types=_THREE_WINDOWS),
-        _family("starcoder2", sliding_window=WINDOW_TOKENS),
+        _family("starcoder2", sliding_window=256),
         _family("gpt2", "chatml_gpt2", n_inner=None),
         _family("gpt_bigcode", n_inner=None),
         _family("gpt_neo", attention_types=[[["global", "local"], 1]]),
@@ -157,19 +163,21 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("mpt"),
         _family("opt"),
         _family("stablelm", partial_rotary_factor=0.5, use_qkv_bias=True),
-        _family("exaone4", layer_types=_MIXED_WINDOWS),
+        # the model of 1.2B has no windows; that of 32B has, by which llama.cpp takes it where it has 64 layers
+        _family("exaone4", sliding_window=None, layer_types=["full_attention"] * 2),
+        _family("exaone4_windows", model_type="exaone4", layer_types=_MIXED_WINDOWS),
         _family("ernie4_5", "chatml_pieces"),
         _family("hunyuan_v1_dense"),
         _family("seed_oss", "qwen3"),
         _family("apertus"),
         _family("arcee"),
-        _family("bitnet"),
+        _family("bitnet", tie_word_embeddings=True),
         _family("helium"),
         _family("persimmon"),
         _family("xglm"),
-        _family("minicpm3", num_key_value_heads=_HEADS, dim_model_base=16),
+        _family("minicpm3", num_key_value_heads=_HEADS),
         _family("diffllama"),
-        _family("cwm", "llama31", layer_types=_MIXED_WINDOWS),
+        _family("cwm", "llama31", layer_types=_MIXED_WINDOWS, sliding_window=256),
         _family("nanochat"),
         _family("doge"),
         _family("hyperclovax"),
@@ -187,14 +195,14 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("glm4_moe_lite", "glm46", num_key_value_heads=_HEADS),
         _family("granitemoe", "granite33", embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.7,
                 attention_multiplier=0.3),
-        _family("olmoe"),
+        _family("olmoe", num_key_value_heads=_HEADS),
         _family("deepseek_v2", "deepseek_coder", num_key_value_heads=_HEADS, head_dim=None),
         _family("deepseek_v3", "deepseek_v31", num_key_value_heads=_HEADS, head_dim=None, rope_parameters=_YARN,
                 scoring_func="sigmoid"),
         _family("kimi_k2", "kimi_k2", model_type="deepseek_v3", num_key_value_heads=_HEADS, head_dim=None),
         _family("ernie4_5_moe"),
         _family("hunyuan_v1_moe"),
-        _family("dots1", num_key_value_heads=_HEADS, layer_types=_MIXED_WINDOWS),
+        _family("dots1", num_key_value_heads=_HEADS, layer_types=_MIXED_WINDOWS, sliding_window=256),
         _family("minimax_m2", "qwen3", scoring_func="sigmoid"),
         _family("dbrx", attn_config={"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10_000.0},
                 ffn_config={"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2}),
@@ -246,14 +254,21 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("qwen3_5", "qwen35", text_config={"layer_types": _MIXED_LINEAR, "rope_parameters": _PARTIAL_MROPE}),
         _family("llama4", "llama31", text_config={
             "layer_types": ["chunked_attention", "full_attention"], "no_rope_layers": [1, 0], "moe_layers": [1],
-        }, vision_config={
-            "vision_output_dim": _HIDDEN, "projector_input_dim": _HIDDEN, "projector_output_dim": _HIDDEN,
-        }),
+            "interleave_moe_layer_step": 2,
+        }, vision_config=_LLAMA4_VISION),
+        # as published, which llama.cpp takes for granted: chunks of 8,192 tokens in three of four layers
+        _family("llama4_scout", "llama31", model_type="llama4", text_config={
+            "num_hidden_layers": 4, "layer_types": ["chunked_attention"] * 3 + ["full_attention"],
+            "no_rope_layers": [1, 1, 1, 0], "moe_layers": [0, 1, 2, 3], "interleave_moe_layer_step": 1,
+            "attention_chunk_size": 8192,
+        }, vision_config=_LLAMA4_VISION),
         _family("lfm2_vl", "lfm25", text_config={"layer_types": ["conv", "full_attention"]}),
         _family("smolvlm", "chatml", text_config={}),
         _family("llava", "chatml", text_config={}),
         _family("glm4v", "glm46", text_config={"rope_parameters": _MROPE | {"partial_rotary_factor": 1.0}}),
-        _family("cohere2_vision", "chatml", text_config={"layer_types": _MIXED_WINDOWS, "logit_scale": 0.25}),
+        _family("cohere2_vision", "chatml", text_config={
+            "num_hidden_layers": 4, "layer_types": _THREE_WINDOWS, "logit_scale": 0.25,
+        }),
     )
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -40,14 +41,24 @@ def _code_digest() -> str:
     return made.hexdigest()
 
 
+def this_commit() -> str:
+    """The commit that is checked out, with a mark where files differ from it; of a copy without git, a word for it."""
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
 class KeptOutcomes:
     """A folder with a file of outcomes for each family. stages: those that are asked for."""
 
     def __init__(self, folder: Path, stages: Sequence[str]) -> None:
         self._folder, self._stages = folder, stages
 
-    def find(self, name: str) -> list[dict[str, Any]] | None:
-        """The outcomes of a family; None where none are kept, or where something has changed since."""
+    def find(self, name: str) -> tuple[list[dict[str, Any]], str] | None:
+        """The outcomes of a family, and the commit that they are of.
+
+        None where none are kept, or where something has changed since.
+        """
         file = self._folder / f"{name}.json"
         if not file.is_file():
             return None
@@ -55,15 +66,14 @@ class KeptOutcomes:
             document = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:  # the walk was stopped while it was written
             return None
-        if document.get("digest") != family_digest(name, self._stages):
+        if document.get("digest") != family_digest(name, self._stages) or "commit" not in document:
             return None
-        outcomes: list[dict[str, Any]] = document["outcomes"]
-        return outcomes
+        return document["outcomes"], document["commit"]
 
-    def keep(self, name: str, outcomes: Sequence[dict[str, Any]]) -> None:
-        """Keep the outcomes of a family."""
+    def keep(self, name: str, outcomes: Sequence[dict[str, Any]], commit: str) -> None:
+        """Keep the outcomes of a family, and the commit that they are of."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        document = {"digest": family_digest(name, self._stages), "outcomes": list(outcomes)}
+        document = {"digest": family_digest(name, self._stages), "commit": commit, "outcomes": list(outcomes)}
         part = self._folder / f"{name}.json.part"
         part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         part.replace(self._folder / f"{name}.json")

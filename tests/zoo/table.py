@@ -29,12 +29,20 @@ def show(found: Mapping[str, Outcomes]) -> None:
 
 
 def summary(found: Mapping[str, Outcomes]) -> str:
-    """Families in which everything works, and how many stages ended in each other way."""
-    counts = Counter(one["status"] for outcomes in found.values() for one in outcomes)
+    """Families in which everything works, how many stages ended in each other way, and what is refused."""
+    every = [one for outcomes in found.values() for one in outcomes]
+    counts = Counter(one["status"] for one in every)
     whole = sum(works_whole(outcomes) for outcomes in found.values())
     always = ("works", "refused", "refused late", "wrong", "raw exception")
     ends = ", ".join(f"{counts[status]} {status}" for status in _SIGNS if status in always or counts[status])
-    return f"{whole} of {len(found)} families work in everything; stages: {ends}"
+    said = f"{whole} of {len(found)} families work in everything; stages: {ends}"
+    if rows := [one for one in every if one["stage"].startswith("row_")]:
+        plain, opted = sum(one["status"] == "works" for one in rows), sum(map(_has_opt_in, rows))
+        said += (
+            f". Of {len(rows)} rows {plain} are taken as they are, {opted} with the opt-in that their refusal names, "
+            f"{len(rows) - plain - opted} not at all"
+        )
+    return said
 
 
 def works_whole(outcomes: Outcomes) -> bool:
@@ -48,16 +56,38 @@ def works_whole(outcomes: Outcomes) -> bool:
 
 def is_rightly_refused(outcome: Mapping[str, Any]) -> bool:
     """Whether a refusal is the right answer."""
-    has_setting = outcome["stage"].startswith("row_") and outcome["path"].startswith("passes with")
-    return outcome["status"] == "refused" and (has_setting or outcome["stage"] == "gguf")
+    return _has_opt_in(outcome) or (outcome["status"] == "refused" and outcome["stage"] == "gguf")
 
 
-def write_table(page: Path, found: Mapping[str, Outcomes]) -> None:
-    """Put the table into the page, between its two marks."""
+def _has_opt_in(outcome: Mapping[str, Any]) -> bool:
+    """Whether a row is refused, and passes with the setting that the refusal names."""
+    passes = outcome["stage"].startswith("row_") and outcome["path"].startswith("passes with")
+    return bool(outcome["status"] == "refused" and passes)
+
+
+def write_table(page: Path, found: Mapping[str, Outcomes], commits: Mapping[str, str]) -> None:
+    """Put the table into the page, between its two marks.
+
+    Args:
+        page: The page.
+        found: Outcomes by family.
+        commits: The commit on which each family was walked.
+    """
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n{walked_on(commits)}\n\n{table(found)}\n{END}{after}", encoding="utf-8")
+
+
+def walked_on(commits: Mapping[str, str]) -> str:
+    """On which commit families were walked: one for all, or those of each."""
+    by_commit: dict[str, list[str]] = {}
+    for name, commit in commits.items():
+        by_commit.setdefault(commit, []).append(name)
+    if len(by_commit) == 1:
+        return f"All {len(commits)} families were walked on commit {next(iter(by_commit))}."
+    parts = [f"on commit {commit}: {', '.join(names)}" for commit, names in by_commit.items()]
+    return f"The {len(commits)} families were walked {'; '.join(parts)}."
 
 
 _COLUMNS: Final = {
@@ -94,17 +124,17 @@ def table(found: Mapping[str, Outcomes]) -> str:
 
 def _note(outcome: Mapping[str, Any]) -> str:
     """How a stage ended and why, without what is the row's own; a row that passes otherwise says how."""
-    if outcome["status"] == "refused" and outcome["path"].startswith("passes with"):
+    if _has_opt_in(outcome):
         return f"refused, since the template does not say it; {outcome['path']}"
     reason = _FOLDER.sub("the model", outcome["reason"].partition(" | ")[0])
     return f"{outcome['status']}: {reason[:160]}".replace("|", "\\|").replace("`", "'")
 
 
 def _cell(outcomes: Outcomes) -> str:
-    counts = Counter(one["status"] for one in outcomes)
+    counts = Counter("with an opt-in" if _has_opt_in(one) else _SIGNS[one["status"]] for one in outcomes)
     if not outcomes:
         return "-"
-    if set(counts) == {"works"}:
+    if set(counts) == {"yes"}:
         return "yes"
-    ends = ", ".join(f"{num} {_SIGNS[status]}" for status, num in counts.items() if status != "works")
-    return f"{counts['works']} of {len(outcomes)}; {ends}"
+    ends = ", ".join(f"{num} {end}" for end, num in counts.items() if end != "yes")
+    return f"{counts['yes']} of {len(outcomes)}; {ends}"

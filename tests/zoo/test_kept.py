@@ -9,7 +9,9 @@ from typing import Any, Final
 import pytest
 from tests.zoo import __main__ as command
 from tests.zoo import kept as kept_module
+from tests.zoo.families import FAMILIES
 from tests.zoo.kept import KeptOutcomes, family_digest
+from tests.zoo.table import BEGIN, END
 
 OUTCOMES: Final[list[dict[str, Any]]] = [
     {"stage": "plan", "status": "works", "path": "x", "reason": "", "seconds": 1.0, "measures": {}}
@@ -19,8 +21,8 @@ OUTCOMES: Final[list[dict[str, Any]]] = [
 def test_outcomes_are_found_again_for_the_same_stages_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = KeptOutcomes(tmp_path, ["plan"])
     assert kept.find("llama") is None
-    kept.keep("llama", OUTCOMES)
-    assert kept.find("llama") == OUTCOMES
+    kept.keep("llama", OUTCOMES, "abc")
+    assert kept.find("llama") == (OUTCOMES, "abc")
     assert kept.find("gpt2") is None
     assert KeptOutcomes(tmp_path, ["plan", "loss"]).find("llama") is None
     monkeypatch.setattr(kept_module, "_code_digest", lambda: "another")
@@ -29,7 +31,7 @@ def test_outcomes_are_found_again_for_the_same_stages_and_code(tmp_path: Path, m
 
 def test_a_file_that_was_cut_off_is_as_none(tmp_path: Path) -> None:
     kept = KeptOutcomes(tmp_path, ["plan"])
-    kept.keep("llama", OUTCOMES)
+    kept.keep("llama", OUTCOMES, "abc")
     file = tmp_path / "llama.json"
     file.write_text(file.read_text(encoding="utf-8")[:-20], encoding="utf-8")
     assert kept.find("llama") is None
@@ -41,7 +43,7 @@ def test_the_digest_is_of_family_template_and_stages() -> None:
 
 
 def test_a_stopped_walk_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    KeptOutcomes(tmp_path / "kept", ["plan"]).keep("llama", OUTCOMES)
+    KeptOutcomes(tmp_path / "kept", ["plan"]).keep("llama", OUTCOMES, "abc")
     asked: list[str] = []
 
     def stopped(names: list[str], *_: object) -> Any:
@@ -73,3 +75,26 @@ def test_without_a_folder_there_is_nothing_to_go_on_with(capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         command.main(["llama", "--resume"])
     assert "--kept" in capsys.readouterr().err
+
+
+def test_the_table_is_of_all_families_on_the_commits_that_they_were_walked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "models.md"
+    page.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        command.main(["llama", "--docs", str(page)])
+    assert "all families" in capsys.readouterr().err
+    monkeypatch.setattr(command, "FAMILIES", {"llama": FAMILIES["llama"], "gpt2": FAMILIES["gpt2"]})
+    monkeypatch.setattr(command, "this_commit", lambda: "def")
+    monkeypatch.setattr(command, "walked", lambda names, *_: ((name, OUTCOMES) for name in names))
+    KeptOutcomes(tmp_path / "kept", ["plan"]).keep("llama", OUTCOMES, "abc")
+    arguments = ["--stages", "plan", "--kept", str(tmp_path / "kept"), "--resume", "--cold", "--docs", str(page)]
+    assert command.main(arguments) == 0
+    assert "walked on commit abc: llama; on commit def: gpt2." in page.read_text(encoding="utf-8")
+
+
+def test_the_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept_module.this_commit().removesuffix("-dirty").isalnum()
+    monkeypatch.setattr(kept_module, "_ROOT", tmp_path)
+    assert kept_module.this_commit() == "unknown"

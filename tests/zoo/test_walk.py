@@ -12,7 +12,7 @@ from tests.fixtures.forked_children import SessionForkServer
 from tests.vacuous import nonempty
 from tests.zoo.makers import make_tokenizer
 from tests.zoo.rows import ROWS, closes_thought
-from tests.zoo.table import BEGIN, END, summary, works_whole, write_table
+from tests.zoo.table import BEGIN, END, summary, walked_on, works_whole, write_table
 from tests.zoo.walk import STAGES, Walk
 
 from luthier.core.errors import ParityError, RequestError, WorkError
@@ -89,17 +89,31 @@ def test_the_table_replaces_what_was_between_its_marks(tmp_path: Path) -> None:
         return {"stage": stage, "status": status, "path": "", "reason": reason, "seconds": 0.0, "measures": {}}
 
     found = {
-        "one": [outcome("plan", "works"), outcome("gguf", "refused", "no converter | x")],
-        "two": [outcome("plan", "wrong", "loss 1")],
+        "one": [
+            outcome("row_one_turn", "works"),
+            outcome("row_system", "refused") | {"path": "passes with data.system: fold"},
+            outcome("plan", "works"),
+            outcome("gguf", "refused", "no converter | x"),
+        ],
+        "two": [outcome("row_tools", "refused"), outcome("plan", "wrong", "loss 1")],
     }
-    write_table(page, found)
+    write_table(page, found, {"one": "abc", "two": "abc"})
     text = page.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
+    assert "All 2 families were walked on commit abc." in text
+    assert "| one | 1 of 2; 1 with an opt-in | yes |" in text
+    assert "| two | 0 of 1; 1 refused | 0 of 1; 1 WRONG |" in text
     assert "wrong: loss 1 (plan: two)" in text
     assert [works_whole(outcomes) for outcomes in found.values()] == [True, False]
     assert summary(found).startswith("1 of 2 families work in everything")
+    assert summary(found).endswith(
+        "Of 3 rows 1 are taken as they are, 1 with the opt-in that their refusal names, 1 not at all"
+    )
+    assert walked_on({"one": "abc", "two": "def"}) == (
+        "The 2 families were walked on commit abc: one; on commit def: two."
+    )
 
 
 @pytest.mark.shared_data

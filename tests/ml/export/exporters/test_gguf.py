@@ -7,9 +7,11 @@ import shutil
 import gguf as gguf_library
 import numpy as np
 import pytest
+import torch
 from gguf import GGUFReader
 from safetensors.torch import load_file
 from tests.zoo.families import make_family
+from transformers import AutoTokenizer
 
 from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError, WorkError
@@ -17,13 +19,7 @@ from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import gguf as module
 from luthier.ml.export.exporters import registry
 from luthier.ml.export.exporters.gguf import write
-from luthier.ml.export.exporters.gguf_worker import (
-    MoreNames,
-    UnpaddedConfig,
-    named_for_stripping,
-    older_names,
-    published_name,
-)
+from luthier.ml.export.exporters.gguf_worker import MoreNames, halves_of_heads, named_for_stripping, own_texts
 
 
 def read(folder):
@@ -73,85 +69,9 @@ def test_an_architecture_that_the_converter_does_not_know_is_an_error(tools, tin
     program = str(next(path for path in tools.iterdir() if path.is_dir()))
     document = {"converter": program, "model": str(folder), "file": str(tmp_path / "m.gguf"), "outtype": "f16"}
     document |= {"name": "m", "end_of_turn": 2, "begins": False}
+    document |= {"class": "LlamaForCausalLM", "architecture": "LutherieForCausalLM"}
     with pytest.raises(WorkError, match="LutherieForCausalLM is not supported"):
         run_child(module.CONVERT, document, title="Writing GGUF")
-
-
-def test_a_config_is_completed_by_the_names_that_the_converter_reads():
-    new = {"n_positions": 1024, "vocab_size": 50257, "rope_parameters": {"partial_rotary_factor": 0.25}}
-    older_names(new)
-    assert (new["n_ctx"], new["rotary_pct"], new["pad_vocab_size_multiple"]) == (1024, 0.25, 1)
-    published = {"n_ctx": 512, "n_positions": 1024, "rotary_pct": 0.5, "rope_parameters": {}}
-    older_names(published)
-    assert published == {"n_ctx": 512, "n_positions": 1024, "rotary_pct": 0.5, "rope_parameters": {}}
-    outer = {"text_config": {"max_position_embeddings": 64, "rope_parameters": {"rope_theta": 1e4}}}
-    older_names(outer)
-    assert outer["text_config"]["n_ctx"] == 64
-    assert outer["text_config"]["rotary_pct"] == 1.0
-    glm, llama = {"model_type": "glm4_moe_lite"}, {"model_type": "llama"}
-    older_names(glm)
-    older_names(llama)
-    assert glm["scoring_func"] == "sigmoid"
-    assert "scoring_func" not in llama
-    for is_new, heads in ((False, 1), (True, 71)):
-        falcon = {"multi_query": True, "new_decoder_architecture": is_new, "num_kv_heads": 71}
-        older_names(falcon)
-        assert falcon["num_kv_heads"] == heads
-
-
-def test_hybrids_are_completed_by_how_their_layers_alternate():
-    linear, full = "linear_attention", "full_attention"
-    nemotron = {"layers_block_type": [linear, "mlp", full, "mlp"], "num_experts_per_tok": 2}
-    older_names(nemotron)
-    assert (nemotron["hybrid_override_pattern"], nemotron["num_hidden_layers"]) == ("M-*-", 4)
-    assert "num_experts_per_tok" not in nemotron  # by which the converter takes it for one with experts
-    with_experts = {"layers_block_type": [linear, "moe"], "num_experts_per_tok": 2}
-    older_names(with_experts)
-    assert (with_experts["hybrid_override_pattern"], with_experts["num_experts_per_tok"]) == ("ME", 2)
-    for kinds, interval in (([linear, full] * 2, 2), ([linear] * 3 + [full], 4), ([full, linear, linear, full], None)):
-        qwen = {"layer_types": kinds}
-        older_names(qwen)
-        assert qwen.get("full_attention_interval") == interval
-    kimi = {"layer_types": [linear, linear, full], "mlp_layer_types": ["dense", "sparse", "sparse"]}
-    kimi |= {"linear_num_heads": 4, "linear_head_dim": 8, "linear_conv_kernel_dim": 4}
-    older_names(kimi)
-    assert kimi["first_k_dense_replace"] == 1
-    assert kimi["linear_attn_config"] == {
-        "full_attn_layers": [3], "kda_layers": [1, 2], "num_heads": 4, "head_dim": 8, "short_conv_kernel_size": 4,
-    }  # fmt: skip
-    granite = {"mamba_n_heads": 4, "layer_types": [linear, full]}
-    older_names(granite)
-    assert granite["layer_types"] == ["mamba", "attention"]
-    falcon = {"mamba_d_head": 16, "hidden_size": 96, "num_attention_heads": 4}
-    older_names(falcon)
-    assert falcon["head_dim"] == falcon["attn_rotary_emb"] == 24
-    bamba = {"mamba_d_head": 16, "hidden_size": 96, "num_attention_heads": 4}
-    bamba |= {"rope_parameters": {"partial_rotary_factor": 0.5}}
-    older_names(bamba)
-    assert bamba["attn_rotary_emb"] == 12
-
-
-def test_drafting_heads_that_transformers_does_not_save_are_not_announced():
-    glm = {"num_hidden_layers": 46, "num_nextn_predict_layers": 1, "text_config": {"mtp_num_hidden_layers": 1}}
-    older_names(glm)
-    assert glm == {"num_hidden_layers": 46, "num_nextn_predict_layers": 0, "text_config": {"mtp_num_hidden_layers": 0}}
-
-
-def test_dense_layers_before_experts_have_their_published_name():
-    assert published_name("model.layers.0.block_sparse_moe.down_proj.weight") == "model.layers.0.mlp.down_proj.weight"
-    for name in (
-        "model.layers.1.block_sparse_moe.gate.weight",
-        "model.layers.1.block_sparse_moe.shared_experts.down_proj.weight",
-        "model.layers.1.block_sparse_moe.experts.0.w1.weight",
-    ):
-        assert published_name(name) == name
-
-
-def test_a_vocabulary_is_not_padded():
-    config = UnpaddedConfig({"vocab_size": 403})
-    config["pad_vocab_size_multiple"] = 8
-    config["hidden_size"] = 32
-    assert config == {"vocab_size": 403, "pad_vocab_size_multiple": 1, "hidden_size": 32}
 
 
 def test_a_name_that_gguf_does_not_know_is_its_own_value():
@@ -166,10 +86,62 @@ def test_a_name_that_gguf_does_not_know_is_its_own_value():
 )
 def test_architectures_whose_configs_transformers_5_saves_otherwise(family, tmp_path, make_source, tools):
     """And GLM 4, whose classes the converter has in a module that names tensors which its `gguf` does not have."""
+    assert room(family, tmp_path, make_source, tools) is None
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "bamba",  # heads that rotate in part
+        "deepseek_v2",  # added tokens that are a byte each, none of them a text
+        "ernie4_5_moe",  # the width of its shared experts
+        "helium",  # neighbours are pairs of the rotary embedding, as in llama.cpp
+        "hunyuan_v1_moe",  # sizes once a layer, and no tokenizer of tiktoken
+        "jamba",  # a byte-level tokenizer where the converter looks for pieces
+        "minicpm3",  # values narrower than keys
+    ],
+)
+def test_architectures_of_which_the_converter_takes_one_published_model_for_granted(
+    family, tmp_path, make_source, tools
+):
+    assert room(family, tmp_path, make_source, tools) is None
+
+
+def test_layers_with_windows_go_as_those_of_llama_as_far_as_the_window(tmp_path, make_source, tools):
+    """Ministral's, which the converter does not know, and of which llama.cpp would leave the windows out."""
+    assert room("ministral", tmp_path, make_source, tools) == 256
+
+
+def room(family, tmp_path, make_source, tools):
+    """The most tokens for which llama.cpp computes a family of the zoo as transformers does; None for all."""
     pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
     base = make_family(family, tmp_path / family)
     source = make_source(base_path=str(base), adapter_path=None, adapter_sha256=None, base_name=family)
-    registry.check("gguf", source, SilentProgress(), tools)
+    return registry.check("gguf", source, SilentProgress(), tools)
+
+
+@pytest.mark.parametrize(("width", "rotated"), [(8, 8), (8, 4), (6, 2)])
+def test_rows_of_heads_that_rotate_in_part_end_as_pairs_with_the_rest_behind_them(width, rotated):
+    heads, hidden = 3, 2
+    rows = torch.arange(heads * width * hidden).reshape(heads * width, hidden)
+    given = halves_of_heads(rows, heads, rotated).reshape(heads, 2, width // 2, hidden)
+    written = given.swapaxes(1, 2).reshape(heads, width, hidden)  # as the converter interleaves the halves of a head
+    half = rotated // 2
+    for head in range(heads):
+        own = rows[head * width : (head + 1) * width]
+        for pair in range(half):
+            assert torch.equal(written[head, 2 * pair], own[pair])
+            assert torch.equal(written[head, 2 * pair + 1], own[half + pair])
+        assert torch.equal(written[head, rotated:], own[rotated:])
+    if rotated == width:
+        assert torch.equal(halves_of_heads(rows, heads, rotated), rows)
+
+
+def test_texts_of_tokens_that_are_there_twice_are_their_own_names(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    named = [str(one) for one in tokenizer.convert_ids_to_tokens([5, 6, 7])]
+    tokens = ["a", "b", "c", "d", "e", "\ufffd", "\ufffd", named[2]]
+    assert own_texts(tokens, tokenizer) == ["a", "b", "c", "d", "e", *named]
 
 
 def test_a_file_is_named_so_that_llama_cpp_strips_behind_special_tokens(tmp_path):

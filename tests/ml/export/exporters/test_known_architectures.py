@@ -6,7 +6,14 @@ from tests.zoo.families import make_family
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import executorch, gguf, registry
-from luthier.ml.export.exporters.converter import WHEEL, architecture_of, compared_with, keys_of, refuse_unknown
+from luthier.ml.export.exporters.converter import (
+    WHEEL,
+    architecture_of,
+    compared_with,
+    keys_of,
+    known_name,
+    refuse_unknown,
+)
 from luthier.ml.inference.decoding_proof import own_logits
 from luthier.ml.inference.models.loading import load_model
 
@@ -65,10 +72,26 @@ def test_the_real_converter_and_builder_have_their_lists(tools, make_source, tmp
         registry.check("onnx", source, SilentProgress(), tools)
 
 
-def test_a_list_that_cannot_be_read_lets_the_converter_say_for_itself(tiny_model):
-    refuse_unknown(tiny_model, frozenset(), "a converter", "choose another")
+def test_a_list_that_cannot_be_read_lets_the_converter_say_for_itself():
+    refuse_unknown("LlamaForCausalLM", frozenset(), "a converter", "choose another")
     with pytest.raises(RequestError, match="a converter: LlamaForCausalLM"):
-        refuse_unknown(tiny_model, frozenset({"Other"}), "a converter", "choose another")
+        refuse_unknown("LlamaForCausalLM", frozenset({"Other"}), "a converter", "choose another")
+
+
+@pytest.mark.parametrize(
+    ("family", "known", "name"),
+    [
+        ("mpt", {"MPTForCausalLM"}, "MPTForCausalLM"),  # as the published config spells it
+        ("smolvlm", {"LlamaForCausalLM"}, "LlamaForCausalLM"),  # its language model
+        ("smolvlm", {"LlamaForCausalLM", "SmolVLMForConditionalGeneration"}, "SmolVLMForConditionalGeneration"),
+        ("ministral", {"MistralForCausalLM"}, "MistralForCausalLM"),  # which computes the same
+        ("rwkv", {"MistralForCausalLM"}, "RwkvForCausalLM"),
+        ("mpt", set(), "MptForCausalLM"),
+    ],
+)
+def test_the_name_on_a_list_is_that_of_the_class_or_of_one_that_computes_the_same(family, known, name, tmp_path):
+    base = make_family(family, tmp_path / "base")
+    assert known_name(base, frozenset(known), {"MinistralForCausalLM": "MistralForCausalLM"}) == name
 
 
 def test_executorch_takes_keys_and_values_alone(make_source, tmp_path, monkeypatch, tiny_model):

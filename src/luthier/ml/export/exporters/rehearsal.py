@@ -19,8 +19,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,14 +40,16 @@ if TYPE_CHECKING:
     from luthier.ml.export.runtimes.protocol import LogProbabilities, Runtime
     from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
 
-_FORMAT: Final = 4
+_FORMAT: Final = 5
 _NUM_TOKENS: Final = 64
 _FAR_TOKENS: Final = 1024
 _NUM_COMPARED: Final = 32
 MAX_SHARE: Final = 0.02
-"""What the likelihoods of a small copy may differ, as a share of how much they vary; a few 1e-4 are usual."""
-MAX_FAR_SHARE: Final = 0.02
-"""The same behind `_FAR_TOKENS` tokens, where as much is usual; what grows with the position goes on behind them."""
+"""What the likelihoods of a small copy may differ at the very most, as a share of how much they vary."""
+_MIN_SHARE: Final = 0.002
+"""What they always may: a runtime that reads activations off a table differs by a few 1e-4."""
+_ROUNDINGS: Final = 2.0
+"""How many times as far as rounding takes the model itself a runtime may be from it (`_bound`)."""
 _BESIDE: Final = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json",
@@ -210,10 +212,13 @@ class _Trial:
     def _compared(self, small: ExportSource, runtime: Runtime) -> tuple[str, int | None]:
         """The reason against the export, empty for none, and the most tokens for which the runtime is right."""
         if not _fault(small, runtime, _NUM_TOKENS):
-            return _fault(small, runtime, _FAR_TOKENS, MAX_FAR_SHARE, names_cause=True), None
+            return _fault(small, runtime, _FAR_TOKENS, names_cause=True), None
         window, own = (_shortest_window(one.base_path) for one in (small, self.source))
         if self.limits_context and window and own and not _fault(small, runtime, window):
-            return "", own
+            # Nothing but the windows may differ: the model's own reach further than those of the copy.
+            with _without_windows(Path(small.base_path)):
+                if not _fault(small, runtime, _FAR_TOKENS):
+                    return "", own
         return _fault(small, runtime, _NUM_TOKENS, names_cause=True), None
 
 
@@ -226,12 +231,38 @@ def _num_layers(base: Path) -> int:
 def _shortest_window(base: str) -> int | None:
     """How many tokens the layers with the shortest window see; None where no window is shorter than the context."""
     from luthier.ml.inference.models.architecture import context_tokens, load_config, text_config
-    from luthier.ml.inference.models.smaller_models import is_span
 
     config = load_config(base)
-    spans = [value for key, value in vars(text_config(config)).items() if is_span(key) and type(value) is int]
-    usable = [value for value in spans if 0 < value < context_tokens(config)]
+    usable = [value for value in _windows(vars(text_config(config))).values() if value < context_tokens(config)]
     return min(usable, default=None)
+
+
+def _windows(entries: Mapping[str, Any]) -> dict[str, int]:
+    """The entries of a config that limit how far back layers look, in tokens."""
+    from luthier.ml.inference.models.smaller_models import is_span
+
+    return {key: value for key, value in entries.items() if is_span(key) and type(value) is int and value > 0}
+
+
+@contextmanager
+def _without_windows(base: Path) -> Iterator[None]:
+    """Inside this block the config of a copy says that its layers look back over all that is ever read of it."""
+    with _changed_config(base) as (part, write):
+        part.update(dict.fromkeys(_windows(part), _FAR_TOKENS))
+        write()
+        yield
+
+
+@contextmanager
+def _changed_config(base: Path) -> Iterator[tuple[dict[str, Any], Callable[[], Any]]]:
+    """The part of a copy's config that describes its language model, and what writes it; it is as before at the end."""
+    file = base / "config.json"
+    before = file.read_text(encoding="utf-8")
+    document = json.loads(before)
+    try:
+        yield document.get("text_config") or document, lambda: file.write_text(json.dumps(document), encoding="utf-8")
+    finally:
+        file.write_text(before, encoding="utf-8")
 
 
 def _key(format: ExportFormat, modules: tuple[str, ...], source: ExportSource) -> str:
@@ -288,9 +319,7 @@ def _write_copy(source: ExportSource, folder: Path, *, keeps_layers: bool) -> bo
     return True
 
 
-def _fault(
-    small: ExportSource, runtime: Runtime, num_tokens: int, max_share: float = MAX_SHARE, *, names_cause: bool = False
-) -> str:
+def _fault(small: ExportSource, runtime: Runtime, num_tokens: int, *, names_cause: bool = False) -> str:
     """What the runtime makes of the small copy, where it is something else than what transformers does; else empty.
 
     Of each position the typical difference over the vocabulary, as a share of how much likelihoods vary, and of these
@@ -310,22 +339,39 @@ def _fault(
     if found.shape != wanted.shape:
         return f"of a small copy of the model it knows {found.shape[1]} tokens where the model has {vocabulary}"
     share = _share(wanted, found)
-    if share <= max_share:
+    if share <= _MIN_SHARE:
+        return ""
+    with own.rounded():
+        bound = _bound(_share(wanted, own.log_probabilities(ids, start)))
+    if share <= bound:
         return ""
     lost = ""
     if names_cause:
         lost = _lost_switch(
-            Path(small.base_path), lambda other: _share(other.log_probabilities(ids, start), found) <= max_share
+            Path(small.base_path), lambda other: _share(other.log_probabilities(ids, start), found) <= bound
         )
     return (
-        f"of a small copy of the model it computes something else: likelihoods differ by {100 * share:.2g}% "
-        "of how much they vary, "
+        f"of a small copy of the model it computes something else: likelihoods differ by {100 * share:.2g}% of how "
+        f"much they vary, where at most {100 * bound:.2g}% is rounding, "
         + (
             f"and it does what the model would do if {lost}"
             if lost
             else "so a part of the architecture is lost on the way"
         )
     )
+
+
+def _bound(rounding: float) -> float:
+    """How far a runtime may be from transformers, as a share of how much likelihoods vary.
+
+    A runtime sums in another order, and no user of an export in 16 bits is harmed by less than what rounding the weights
+    to 16 bits does. How far that takes a model depends on its depth, its routers and the position, so it is measured on
+    the model itself.
+
+    Args:
+        rounding: How far the model is from itself with its weights rounded to float16.
+    """
+    return min(MAX_SHARE, max(_MIN_SHARE, _ROUNDINGS * rounding))
 
 
 def _share(wanted: LogProbabilities, found: LogProbabilities) -> float:
@@ -352,13 +398,10 @@ def _lost_switch(base: Path, agrees: Callable[[TransformersModel], bool]) -> str
     from luthier.ml.inference.models.quiet import quiet_transformers
     from luthier.ml.inference.models.smaller_models import FAILURES
 
-    file = base / "config.json"
-    before = file.read_text(encoding="utf-8")
-    document = json.loads(before)
-    try:
-        for name, holder, key in _switches(document.get("text_config") or document):
+    with _changed_config(base) as (part, write):
+        for name, holder, key in _switches(part):
             holder[key] = not holder[key]
-            file.write_text(json.dumps(document), encoding="utf-8")
+            write()
             try:
                 with quiet_transformers():
                     if agrees(TransformersModel(base)):
@@ -366,8 +409,6 @@ def _lost_switch(base: Path, agrees: Callable[[TransformersModel], bool]) -> str
             except FAILURES:  # the weights do not fit without it
                 pass
             holder[key] = not holder[key]
-    finally:
-        file.write_text(before, encoding="utf-8")
     return ""
 
 

@@ -85,6 +85,18 @@ class TransformersModel:
         return decoder.run([Request([*self._prompt, *ids], num_new_tokens)], None, lambda _: None)[0].ids
 
     @contextmanager
+    def rounded(self) -> Iterator[None]:
+        """Inside this block the weights are rounded to float16, as a file in 16 bits would hold them."""
+        kept = [(weight, weight.detach().clone()) for weight in self._causal.parameters()]
+        try:
+            for weight, before in kept:
+                weight.data.copy_(before.half())
+            yield
+        finally:
+            for weight, before in kept:
+                weight.data.copy_(before)
+
+    @contextmanager
     def without_adapter(self) -> Iterator[None]:
         """Inside this block the model is its base alone."""
         if self._adapted is None:

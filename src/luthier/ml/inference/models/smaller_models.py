@@ -292,7 +292,7 @@ def scaled_down(
 
 def is_span(key: str) -> bool:
     """Whether an entry of a config says how many tokens a layer looks back at, or reads at once."""
-    return any(word in key for word in _SPANS)
+    return any(word in key for word in _SPANS) and "layer" not in key  # `max_window_layers` counts layers
 
 
 def _usual_feed_forward(text: Any) -> list[str]:
