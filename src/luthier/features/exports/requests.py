@@ -134,15 +134,17 @@ def show_export(context: Context, caller: Caller, export_id: str) -> ExportView:
 def cancel(context: Context, caller: Caller, export_id: str) -> None:
     """Give an export up; nothing of it is left. Raises NotFoundError, ConflictError where it has ended."""
     found = context.exports.get(caller.project_id, export_id)
-    context.jobs.ask(found.job_id, "cancel")
-    record(context, caller, "export.cancelled", export_id)
+    with context.database.transaction():
+        context.jobs.ask(found.job_id, "cancel")
+        record(context, caller, "export.cancelled", export_id)
 
 
 def retry(context: Context, caller: Caller, export_id: str) -> None:
     """Make an export that has failed once more, from the beginning. Raises NotFoundError, ConflictError."""
     found = context.exports.get(caller.project_id, export_id)
-    context.jobs.resume(found.job_id)
-    record(context, caller, "export.retried", export_id)
+    with context.database.transaction():
+        context.jobs.resume(found.job_id)
+        record(context, caller, "export.retried", export_id)
 
 
 def remove(context: Context, caller: Caller, export_id: str) -> ServerExport:

@@ -108,8 +108,9 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
             expected="a model that no deployment routes to",
             do="deploy another one first, or remove the deployment",
         )
-    context.tuned_models.delete(caller.project_id, name)
-    record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
+    with context.database.transaction():
+        context.tuned_models.delete(caller.project_id, name)
+        record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
     return found
 
 

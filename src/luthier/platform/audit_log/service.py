@@ -190,7 +190,9 @@ _HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})", re.ASCII)
 def record(
     context: Context, caller: Caller, action: str, subject: str, document: dict[str, Any] | None = None
 ) -> AuditEntry:
-    """Log an action, in a transaction of its own.
+    """Log an action, in the transaction of the change: `with context.database.transaction():` around both.
+
+    A kill between a change and its entry would lose the entry, and a log that misses one proves nothing.
 
     Args:
         context: The home.
@@ -199,6 +201,7 @@ def record(
         subject: The id of the object.
         document: Details as JSON. Secrets in it are masked; of more than 16 KiB only size and digest are kept.
     """
+    assert context.database.is_in_transaction, f"{action} is logged outside of the transaction of its change"
     return context.audit_log.append(make_audit_event(caller, action, subject, document))
 
 

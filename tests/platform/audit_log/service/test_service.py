@@ -12,6 +12,8 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
+from luthier.core.records.traffic import TrafficPolicy
+from luthier.features.traffic.policy import set_traffic_policy, traffic_policy
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.audit_log.service import GENESIS_HASH, AuditEntry
 from luthier.platform.home.context import Context
@@ -19,10 +21,15 @@ from luthier.platform.home.context import Context
 KEY = Caller(project_id="default", key_id="key-1", name="ci", scopes=("train",))
 
 
+def recorded(context: Context, caller: Caller, action: str, subject: str, document: dict[str, Any]) -> AuditEntry:
+    with context.database.transaction():
+        return audit_log.record(context, caller, action, subject, document)
+
+
 @pytest.fixture
 def heads(context: Context) -> list[str]:
     """Six entries; the heads after each."""
-    made = [audit_log.record(context, KEY, "file.deleted", f"file-{n}", {"n": n}) for n in range(6)]
+    made = [recorded(context, KEY, "file.deleted", f"file-{n}", {"n": n}) for n in range(6)]
     return [f"{entry.number}:{entry.hash}" for entry in made]
 
 
@@ -101,7 +108,7 @@ def test_a_head_that_is_none_is_refused(context: Context, expect: str) -> None:
 
 
 def test_what_is_written_down(context: Context) -> None:
-    entry = audit_log.record(
+    entry = recorded(
         context,
         KEY,
         "webhook.made",
@@ -116,8 +123,27 @@ def test_what_is_written_down(context: Context) -> None:
         "n": 1,
         "none": None,
     }
-    large = audit_log.record(context, Caller(), "a", "b", {"text": "x" * 100_000})
+    large = recorded(context, Caller(), "a", "b", {"text": "x" * 100_000})
     assert large.actor == "local"
     assert set(json.loads(large.document)) == {"num_bytes", "sha256"}
     assert audit_log.verify_log(context).is_whole
     assert audit_log.newest_entries(context, limit=1) == [large]
+
+
+def test_a_change_and_its_entry_take_effect_together(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no room")
+
+    set_traffic_policy(context, KEY, TrafficPolicy(keep_days=7))
+    monkeypatch.setattr(audit_log, "append_audit_event", fail)
+    with pytest.raises(OSError, match="no room"):
+        set_traffic_policy(context, KEY, TrafficPolicy(keep_days=8))
+    assert traffic_policy(context, KEY.project_id).keep_days == 7
+    assert [entry.action for entry in audit_log.newest_entries(context, limit=5)] == ["traffic.policy_set"]
+    assert not context.database.is_in_transaction
+
+
+def test_an_entry_without_its_change_is_a_fault_of_the_caller(context: Context) -> None:
+    with pytest.raises(AssertionError, match=r"file\.deleted is logged outside of the transaction"):
+        audit_log.record(context, KEY, "file.deleted", "file-1")
+    assert audit_log.newest_entries(context, limit=1) == []
