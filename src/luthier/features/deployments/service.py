@@ -119,8 +119,7 @@ def _refused(found: GatePassage) -> ConflictError:
 
 def deployed_run(context: Context, caller: Caller, revision: Revision) -> str:
     """The run that made the target which most users get. Raises ConflictError where none is known."""
-    # At least one share is no canary: a canary is only ever added beside others.
-    share = max((one for one in revision.shares if one.target != revision.canary), key=lambda one: one.fraction)
+    share = revision.main_share
     judged = judged_behind(context, caller, share)
     if judged.run_id is None:
         why = "; ".join(judged.set_aside) or f"{share.target} is a base model"

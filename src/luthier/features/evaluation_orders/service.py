@@ -18,6 +18,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, new_id
 from luthier.features.files.references import check_suite_files
 from luthier.features.model_cards import service as project_models
+from luthier.features.models.names import is_tuned_name
 from luthier.features.serving import targets as served_targets
 from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
@@ -292,5 +293,5 @@ def _run(context: Context, caller: Caller, name: str) -> str:
 
 def _system(context: Context, caller: Caller, name: str) -> str:
     """One that the candidate is held against, as commands name it."""
-    is_tuned = is_id(name, "run") or served_targets.is_tuned_name(name)
+    is_tuned = is_id(name, "run") or is_tuned_name(name)
     return _run(context, caller, name) if is_tuned else served_targets.base_model(context, name).name

@@ -21,7 +21,8 @@ from luthier.core.registry import EXPORTERS
 from luthier.core.task_head import TaskHeadKind, task_head_in
 from luthier.features.exports import bundles
 from luthier.features.exports.service import export
-from luthier.features.serving.targets import EXPORT, base_model, export_folder, is_tuned_name, made_export
+from luthier.features.models.names import is_tuned_name
+from luthier.features.serving.targets import EXPORT, base_model, export_folder, made_export
 from luthier.ml.export.exporters.head_formats import HEAD_FORMATS, missing_modules
 from luthier.platform.audit_log.service import make_audit_event, record
 from luthier.platform.home.context import Context

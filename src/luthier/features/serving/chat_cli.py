@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.platform.cli.command import Answer, EngineOption, HomeOption, JsonOption, open_context
+from luthier.platform.cli.command import ANY_MODEL, Answer, EngineOption, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from luthier.features.serving.chat import Chat
@@ -21,7 +21,7 @@ def chat(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A run, a base model, a GGUF file, an export, or http://host:8520/v1#MODEL."
+            metavar="MODEL", help=f"{ANY_MODEL[:1].upper()}{ANY_MODEL[1:]}, or http://host:8520/v1#MODEL."
         ),
     ],
     against: Annotated[
@@ -49,10 +49,13 @@ def chat(
     from luthier.core.stream import Sampling
     from luthier.features.serving.chat import Chat, open_chat_client
     from luthier.features.serving.chat_screen import ChatScreen
+    from luthier.features.serving.loaded import show_deployment_note
     from luthier.platform.cli.console import stdout_console
 
     with open_context(home) as context:
         names = [model] if against is None else [model, against]
+        for name in names:
+            show_deployment_note(context, name)
         conversation = Chat(
             clients=[open_chat_client(context, name, engine) for name in names],
             system=system,

@@ -19,10 +19,10 @@ from luthier.core.records.base_model import LocalModel
 from luthier.core.records.deployment import NAME, Deployment
 from luthier.core.stream import Decoding, Served, TextRequest
 from luthier.core.task_head import TaskHead, TaskHeadKind, readable_task_head_in, task_head_in
+from luthier.features.models.names import is_tuned_name
 from luthier.features.models.store import TunedModel
 from luthier.features.serving.targets import (
     base_model,
-    is_tuned_name,
     local_base_models,
     served_share,
     served_target,

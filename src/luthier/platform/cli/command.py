@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from luthier.core.evaluation_recipe import GoodEnoughRecipe
     from luthier.platform.home.context import Context
 
+ANY_MODEL: Final = "a run, a tuned model (ft:...), a deployment, a base model, a folder or a GGUF file"
+"""What `features/models/names.py` finds a model by; here too, since help texts load as little as they can."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")]
 HomeOption = Annotated[
     Path | None,
