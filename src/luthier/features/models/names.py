@@ -163,7 +163,7 @@ def _run_of_folder(context: Context, name: str) -> str | None:
 
 def _is_there(name: str) -> bool:
     # No file system takes a longer name; to look for one is an error.
-    return len(name) < 256 and Path(name).expanduser().exists()
+    return 0 < len(name) < 256 and Path(name).expanduser().exists()
 
 
 def _no_such_model(context: Context, name: str, caller: Caller) -> NotFoundError:

@@ -146,7 +146,7 @@ MORE: Final = (
     ),
     _field("training.warmup_fraction", "Warm-up", "share of the steps", high=0.3, step=0.01),
     _field("training.weight_decay", "Weight decay", "pulls weights towards 0", high=0.3, step=0.01),
-    _field("training.max_grad_norm", "Largest gradient", "a longer one is cut to this norm", low=0.1, high=10, step=0.1),
+    _field("training.max_grad_norm", "Largest gradient", "longer ones are cut to this", low=0.1, high=10, step=0.1),
     _field("training.early_stopping_patience", "Patience", "validations without a gain; 0: never stop early", high=10),
     _field("training.neftune_alpha", "NEFTune noise", "on the embeddings; 0: none", high=15),
     _field(

@@ -35,8 +35,8 @@ Systems = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL_OR_RUN...",
-        help=f"What to judge: {ANY_MODEL}; with --suite also http://host/v1#MODEL. Those after the first are what it is "
-        "compared with.",
+        help=f"What to judge: {ANY_MODEL}; with --suite also http://host/v1#MODEL. The first is compared with those "
+        "after it.",
     ),
 ]
 DataOption = Annotated[

@@ -32,44 +32,44 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 HomeOption = Annotated[
     Path | None,
     typer.Option(
-        "--home", help="Where Luthier keeps its things [default: LUTHIER_HOME, or ~/.luthier].", metavar="DIR"
+        "--home", help="The folder that holds everything [default: LUTHIER_HOME, or ~/.luthier].", metavar="DIR"
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Set one value of the recipe, as training.epochs=3. Repeatable.", metavar="KEY=VALUE"),
+    typer.Option("--set", help="Set a value of the recipe, as in training.epochs=3. Repeatable.", metavar="KEY=VALUE"),
 ]
 BudgetHoursOption = Annotated[
     float | None,
-    typer.Option("--budget-hours", metavar="H", help="Pause when this many hours are spent.", show_default=False),
+    typer.Option("--budget-hours", metavar="H", help="Pause after so many hours.", show_default=False),
 ]
 BudgetUsdOption = Annotated[
     float | None,
-    typer.Option("--budget-usd", metavar="USD", help="Pause when this much money is spent.", show_default=False),
+    typer.Option("--budget-usd", metavar="USD", help="Pause once this much money is spent.", show_default=False),
 ]
 BudgetTokensOption = Annotated[
     int | None,
-    typer.Option("--budget-tokens", metavar="N", help="Pause when this many tokens are trained.", show_default=False),
+    typer.Option("--budget-tokens", metavar="N", help="Pause after so many trained tokens.", show_default=False),
 ]
 BudgetKwhOption = Annotated[
     float | None,
-    typer.Option("--budget-kwh", metavar="KWH", help="Pause when this much energy is used.", show_default=False),
+    typer.Option("--budget-kwh", metavar="KWH", help="Pause once this much energy is used.", show_default=False),
 ]
 DevicesOption = Annotated[
     int | None,
-    typer.Option("--devices", metavar="N", min=1, help="Train by so many processes of this machine, a GPU each."),
+    typer.Option("--devices", metavar="N", min=1, help="Train with so many processes here, each with its own GPU."),
 ]
 PricesOption = Annotated[
     Path | None,
-    typer.Option("--prices", help="Your own prices, in the form that docs/cost.md shows.", metavar="FILE"),
+    typer.Option("--prices", help="Your own prices, in the format of docs/cost.md.", metavar="FILE"),
 ]
 GoodEnoughOption = Annotated[
     str | None,
     typer.Option(
         "--good-enough",
         metavar="[METRIC=]VALUE",
-        help="What has to be reached, as 0.9 or label_accuracy=0.9, or agreement=COLUMN: how often the answers of a "
-        "second person, in that column, are those of the rows; the verdict says whether it is.",
+        help="What the model has to reach: 0.9, label_accuracy=0.9, or agreement=COLUMN, as often as the answers of a "
+        "second person in that column agree with the rows. The verdict says whether it does.",
     ),
 ]
 OptimisedPromptOption = Annotated[
@@ -78,13 +78,13 @@ OptimisedPromptOption = Annotated[
         "--optimised-prompt",
         metavar="TOKENS",
         min=0,
-        help="Also judge the base model with the best prompt that a search of so many tokens finds; 0: no search.",
+        help="Also evaluate the base model with the best prompt that a search of so many tokens finds; 0: no search.",
     ),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that is there.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 MappingOption = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),
+    typer.Option("--map", metavar="FIELD=NAME", help="Name a field of the file, such as prompt=question. Repeatable."),
 ]
 
 
@@ -106,7 +106,7 @@ SuitePageOption = Annotated[
 ]
 
 DEFAULT_URL: Final = "http://127.0.0.1:8520"
-UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="Where the server of this home answers.")]
+UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="The address of the server of this home.")]
 
 
 def checked_url(url: str) -> str:
@@ -206,7 +206,7 @@ def parse_good_enough(text: str | None) -> GoodEnoughRecipe | None:
 EngineOption = Annotated[
     Literal["auto", "transformers", "llama_cpp", "vllm"],
     typer.Option(
-        "--engine", help="What runs them; auto: llama_cpp for GGUF files, else vllm with a GPU, else transformers."
+        "--engine", help="The engine; auto: llama_cpp for GGUF files, else vllm with a GPU, else transformers."
     ),
 ]
 
