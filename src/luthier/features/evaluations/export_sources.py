@@ -30,12 +30,12 @@ def find_source(context: Context, name: str) -> ExportSource:
         ConflictError: The run has not succeeded, its files or its base model have changed, or the name is a checkpoint.
         NotFoundError: The run, its files or its base model do not exist.
     """
-    found = find_model(context, name)
-    if found.is_checkpoint:
+    found = find_model(context, name, takes_exports=False)
+    if found.tuned is not None and found.is_checkpoint:
         raise ConflictError(
-            f"{name} is a checkpoint of the run {found.run_id}",
+            f"{name} is what the model was after step {found.tuned.step}",
             expected="the model that the job has ended with",
-            do=f"export that one: luthier export {found.run_id}",
+            do=f"export that one: {name.partition(':ckpt-step-')[0]}",
         )
     if found.run_id is not None:
         return _of_run(context, found.run_id)

@@ -256,7 +256,7 @@ def evaluate(
     """
     ways = replace(prompts, few_shot=few_shot)
     check_shots(ways, few_shot_from)
-    found = [find_model(context, name) for name in systems]
+    found = [find_model(context, name, takes_exports=False) for name in systems]
     # By run from here on: rows, bar and verdict of what a run has made are those of the run, whatever name it has.
     systems = [one.name for one in found]
     loaded, read = load_mapped(context, systems, data, mapping)

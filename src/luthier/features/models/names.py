@@ -67,16 +67,18 @@ class ModelName:
         return f"{self.asked} is a deployment, whose revision {revision.number} routes to {main.target}{others}."
 
 
-def find_model(context: Context, name: str, caller: Caller = _LOCAL) -> ModelName:
+def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_exports: bool = True) -> ModelName:
     """What a name means.
 
     Args:
         context: The home.
         name: Of any kind, see above. A deployment goes before a folder of the same name here: write `./NAME` for that.
         caller: Whose deployments and tuned models these are.
+        takes_exports: Whether a deployment may route to an export, in a format of its own and maybe with fewer bits.
 
     Raises:
         NotFoundError: No model has the name; the nearest ones are named.
+        RequestError: The name is that of a deployment of an export, and none is taken.
     """
     if is_id(name, "run"):
         return ModelName(name, name, run_id=name)
@@ -90,7 +92,7 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL) -> ModelNam
             raise _no_such_model(context, name, caller) from error
         return ModelName(name, tuned.run_id if tuned.step is None else name, tuned.run_id, tuned)
     if NAME.fullmatch(name) and (found := context.deployments.find(caller.project_id, name)) is not None:
-        return _of_deployment(context, found, caller)
+        return _of_deployment(context, found, caller, takes_exports=takes_exports)
     if (run_id := _run_of_folder(context, name)) is not None:
         return ModelName(name, run_id, run_id)
     known = base_models(context)
@@ -138,9 +140,18 @@ def base_of_adapter(context: Context, folder: Path) -> tuple[str, LocalModel | N
     return written, None
 
 
-def _of_deployment(context: Context, deployment: Deployment, caller: Caller) -> ModelName:
+def _of_deployment(context: Context, deployment: Deployment, caller: Caller, *, takes_exports: bool) -> ModelName:
     share = deployment.revision.main_share
-    target = ModelName(share.target, share.folder) if share.folder else find_model(context, share.target, caller)
+    if share.folder is None:
+        target = find_model(context, share.target, caller)
+    elif takes_exports:
+        target = ModelName(share.target, share.folder)
+    else:
+        raise RequestError(
+            f"{deployment.name} routes to an export, {share.folder}",
+            expected="a model in the form in which it was trained: a run, a tuned model or a base model",
+            do="name the run that the export was made from; `luthier chat` and `luthier serve` take the export",
+        )
     return replace(target, asked=deployment.name, deployment=deployment)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 from luthier.core.access import Caller
 from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
 from luthier.core.dataset import Example, TokenisedExample
-from luthier.core.errors import ConflictError, RequestError
+from luthier.core.errors import ConflictError
 from luthier.core.evaluation_plan import Prompting
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Engine, Prompt, StopCheck
@@ -166,7 +166,7 @@ def find_candidate(context: Context, name: str, caller: Caller = _LOCAL) -> Cand
         RequestError: A deployment of an export.
         ModelSourceError: A base model could not be fetched.
     """
-    model = find_model(context, name, caller)
+    model = find_model(context, name, caller, takes_exports=False)
     run_id = model.run_id
     if run_id is None:
         return _candidate_of_base(context, model)
@@ -191,12 +191,6 @@ def _candidate_of_base(context: Context, model: ModelName) -> Candidate:
     from luthier.ml.inference.models import sources
     from luthier.platform.home.hardware_benchmark import hardware_of
 
-    if model.deployment is not None and model.deployment.revision.main_share.folder is not None:
-        raise RequestError(
-            f"{model.asked} routes to an export, {model.name}",
-            expected="a model that Luthier runs itself: a run, a tuned model or a base model",
-            do="name the run that the export was made from; `luthier chat` and `luthier serve` take the export",
-        )
     base, adapter = model.name, None
     if is_adapter_folder(folder := Path(model.name).expanduser()):
         written, found = base_of_adapter(context, folder)

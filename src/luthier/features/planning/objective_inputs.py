@@ -171,7 +171,7 @@ def find_teacher(
             expected="a base model, a folder or a run: a server does not give the probability of every token",
             do="have the server write the answers instead, and learn those: luthier data answer --teacher ADDRESS",
         )
-    model = find_model(context, name)
+    model = find_model(context, name, takes_exports=False)
     # By run, where one has made it: the plan must mean the same weights once a deployment routes elsewhere.
     name, run_id = model.name, model.run_id
     candidate = find_candidate(context, name)

@@ -177,7 +177,7 @@ def find_base(context: Context, request: DistilRequest) -> Base:
         model = sources.pull(request.student, context.home, context.progress)
         url, name = parse_address(request.teacher)
         return Base(model.name, None, model.num_parameters, request.teacher, None, {"url": url, "model": name})
-    found = find_model(context, request.teacher)
+    found = find_model(context, request.teacher, takes_exports=False)
     # By its run, or by the full name or path of a base model: the same teacher is the same distillation.
     teacher = catalog.parse(found.name).text if found.run_id is None else found.name
     candidate = find_candidate(context, teacher)
