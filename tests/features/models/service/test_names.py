@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.access import Caller
-from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.errors import LeakageError, NotFoundError, RequestError
 from luthier.core.ports import SilentProgress
 from luthier.core.records.deployment import Deployment, Revision, Share
+from luthier.features.evaluations.service import evaluate
 from luthier.features.generation.engines import identity_of
 from luthier.features.models.names import ANY_MODEL, find_model
 from luthier.features.models.resolve import find_candidate
@@ -123,6 +125,15 @@ def test_what_is_tuned_is_one_candidate_by_all_of_its_names(deployed: str, conte
     assert [replace(one, name="one") for one in found] == [replace(found[0], name="one")] * len(names)
     identities = [identity_of(context, name, one) for name, one in zip(names, found, strict=True)]
     assert identities == [identities[0]] * len(names)
+
+
+def test_held_out_rows_are_compared_with_those_of_the_run_whatever_its_name(
+    deployed: str, context: Context, tmp_path: Path
+) -> None:
+    assert deployed
+    seen = write_rows(tmp_path / "seen.jsonl", [chat_row(number) for number in range(4)])
+    with pytest.raises(LeakageError, match="4 of 4"):
+        evaluate(context, ["support"], data=seen)
 
 
 def test_an_adapter_from_elsewhere_is_put_on_the_base_that_it_names(
