@@ -32,7 +32,7 @@ _LOCAL: Final = Caller()
 
 
 @dataclass(frozen=True, slots=True)
-class ModelName:
+class ResolvedModel:
     """What a name means.
 
     Attributes:
@@ -67,7 +67,7 @@ class ModelName:
         return f"{self.asked} is a deployment, whose revision {revision.number} routes to {main.target}{others}."
 
 
-def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_exports: bool = True) -> ModelName:
+def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_exports: bool = True) -> ResolvedModel:
     """What a name means.
 
     Args:
@@ -81,7 +81,7 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_ex
         RequestError: The name is that of a deployment of an export, and none is taken.
     """
     if is_id(name, "run"):
-        return ModelName(name, name, run_id=name)
+        return ResolvedModel(name, name, run_id=name)
     if is_tuned_name(name):
         # `ft:BASE:PROJECT:SUFFIX:ID`: a command, which is in no project, takes the models of all.
         parts = name.split(":")
@@ -90,18 +90,18 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_ex
             tuned = context.tuned_models.get(project_id, name)
         except NotFoundError as error:
             raise _no_such_model(context, name, caller) from error
-        return ModelName(name, tuned.run_id if tuned.step is None else name, tuned.run_id, tuned)
+        return ResolvedModel(name, tuned.run_id if tuned.step is None else name, tuned.run_id, tuned)
     if NAME.fullmatch(name) and (found := context.deployments.find(caller.project_id, name)) is not None:
         return _of_deployment(context, found, caller, takes_exports=takes_exports)
     if (run_id := _run_of_folder(context, name)) is not None:
-        return ModelName(name, run_id, run_id)
+        return ResolvedModel(name, run_id, run_id)
     known = base_models(context)
     # A name of the catalogue is never a folder here; other short names of base models give way to one.
     if name.startswith(_PREFIXES) or "/" in name or ".gguf" in name or (name not in known and _is_there(name)):
-        return ModelName(name, name)
+        return ResolvedModel(name, name)
     if name not in known:
         raise _no_such_model(context, name, caller)
-    return ModelName(name, name if _is_there(name) else known[name])
+    return ResolvedModel(name, name if _is_there(name) else known[name])
 
 
 def is_tuned_name(name: str) -> bool:
@@ -140,12 +140,12 @@ def base_of_adapter(context: Context, folder: Path) -> tuple[str, LocalModel | N
     return written, None
 
 
-def _of_deployment(context: Context, deployment: Deployment, caller: Caller, *, takes_exports: bool) -> ModelName:
+def _of_deployment(context: Context, deployment: Deployment, caller: Caller, *, takes_exports: bool) -> ResolvedModel:
     share = deployment.revision.main_share
     if share.folder is None:
         target = find_model(context, share.target, caller)
     elif takes_exports:
-        target = ModelName(share.target, share.folder)
+        target = ResolvedModel(share.target, share.folder)
     else:
         raise RequestError(
             f"{deployment.name} routes to an export, {share.folder}",

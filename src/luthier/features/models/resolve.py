@@ -17,7 +17,7 @@ from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Engine, Prompt, StopCheck
 from luthier.core.recipe import TemplateOption
 from luthier.core.system.libraries import import_libraries
-from luthier.features.models.names import ModelName, base_of_adapter, find_model, is_adapter_folder
+from luthier.features.models.names import ResolvedModel, base_of_adapter, find_model, is_adapter_folder
 from luthier.features.recipes.checks import are_pairs, check_lengths, have_text_answers
 from luthier.platform.home.context import Context
 
@@ -186,7 +186,7 @@ def _outcome_of(context: Context, run_id: str) -> str:
     return record.result.adapter_path
 
 
-def _candidate_of_base(context: Context, model: ModelName) -> Candidate:
+def _candidate_of_base(context: Context, model: ResolvedModel) -> Candidate:
     """A base model, or an adapter of which only the folder is known, as this machine runs it best."""
     from luthier.ml.inference.models import sources
     from luthier.platform.home.hardware_benchmark import hardware_of
