@@ -153,9 +153,7 @@ def _build_app() -> typer.Typer:
     app.command("train", short_help="Train a recipe, evaluate the result and write a report.")(train.train)
     app.command("tune", short_help="Search for the best recipe within one budget.")(tune.tune)
     app.command("automl", short_help="From a file and a goal to an evaluated model.")(automl.automl)
-    app.command("compare-models", short_help="Which base model? And is a prompt enough?")(
-        compare_models.compare_models
-    )
+    app.command("compare-models", short_help="Which base model? And is a prompt enough?")(compare_models.compare_models)
     app.command("plan", short_help="Show the plan of a recipe, with time and cost.")(plan.plan)
     app.command("worth", short_help="Does fine-tuning pay off? Yes, no, or open.")(worth.worth)
     app.command("report", short_help="Write the report of a run again.")(report.report)

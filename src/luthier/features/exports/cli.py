@@ -45,9 +45,7 @@ class ExportCommand(typer.core.TyperCommand):
 
 
 def export(
-    name: Annotated[
-        str, typer.Argument(metavar="RUN", help=f"What to export: {ANY_MODEL}.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="RUN", help=f"What to export: {ANY_MODEL}.")],
     to: Annotated[
         str,
         typer.Option(

@@ -129,9 +129,7 @@ class RatingPanelStore(Store):
             _check_open(connection, rater.panel_id)
             return _add_rater(connection, rater, digest, self._database.clock(connection))
 
-    def change_link(
-        self, panel_id: str, rater_id: str, digest: str | None
-    ) -> Rater:
+    def change_link(self, panel_id: str, rater_id: str, digest: str | None) -> Rater:
         """Let a rater in by another link, or, with None, by none; what they said stays. Raises NotFoundError."""
         with self._write() as connection:
             if digest is not None:

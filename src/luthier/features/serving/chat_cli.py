@@ -20,9 +20,7 @@ HELP = "/reset forgets the conversation, /undo the last question, /quit ends (as
 def chat(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL", help=f"{ANY_MODEL[:1].upper()}{ANY_MODEL[1:]}, or http://host:8520/v1#MODEL."
-        ),
+        typer.Argument(metavar="MODEL", help=f"{ANY_MODEL[:1].upper()}{ANY_MODEL[1:]}, or http://host:8520/v1#MODEL."),
     ],
     against: Annotated[
         str | None, typer.Option("--against", metavar="OTHER", help="Ask this one the same, side by side.")

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help=f"A model with a task head: {ANY_MODEL}.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"A model with a task head: {ANY_MODEL}.")],
     text: Annotated[
         list[str] | None, typer.Option("--text", metavar="TEXT", help="A text to read. Repeatable.")
     ] = None,

@@ -40,9 +40,7 @@ def said(item: int, who: int = 1, preference: str = "a") -> Rating:
     return Rating.model_validate({"item": item, "rater_id": f"rater-{who}", "preference": preference})
 
 
-def test_a_panel_is_kept_whole_and_found_in_its_own_project_alone(
-    store: RatingPanelStore, panel: RatingPanel
-) -> None:
+def test_a_panel_is_kept_whole_and_found_in_its_own_project_alone(store: RatingPanelStore, panel: RatingPanel) -> None:
     assert store.get(PROJECT, PANEL) == panel
     assert panel.created_at > 0
     assert store.items(PANEL) == items()

@@ -31,9 +31,7 @@ def deploy(context: Context, name: str, *targets: str, folder: str | None = None
     shares = [Share(target=one, fraction=1 / len(targets), folder=folder) for one in targets]
     canary = targets[-1] if len(targets) > 1 else None
     revision = Revision(number=1, kind="deploy", shares=tuple(shares), canary=canary)
-    context.deployments.add(
-        Deployment(deployment_id=f"dep-{name}", project_id="default", name=name, revision=revision)
-    )
+    context.deployments.add(Deployment(deployment_id=f"dep-{name}", project_id="default", name=name, revision=revision))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,13 +13,22 @@ from luthier.platform.db.database import Database
 from luthier.platform.db.monitor_state import WatchStore
 
 
+def killed_after(database: Database, write: Callable[[], None]) -> None:
+    with database.transaction():
+        write()
+        raise RuntimeError("killed")
+
+
 def test_all_of_it_takes_effect_or_none(database: Database) -> None:
     watches, access = WatchStore(database), AccessStore(database)
-    with pytest.raises(RuntimeError, match="killed"), database.transaction():
+
+    def write() -> None:
         access.add_project("proj-1", "one")
         watches.put("proj-1", "kind", "", "1")
         assert watches.get("proj-1", "kind") == "1", "a block reads what it has written"
-        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        killed_after(database, write)
     assert watches.get("proj-1", "kind") is None
     assert [one.name for one in access.projects() if one.project_id == "proj-1"] == []
     with database.transaction():
@@ -47,9 +57,8 @@ def test_a_part_that_fails_and_is_handled_leaves_the_rest(database: Database) ->
         watches.put("proj-1", "kind", "", "before")
         with pytest.raises(ConflictError):
             access.add_project("proj-2", "one")
-        with pytest.raises(RuntimeError), database.transaction():
-            watches.put("proj-1", "kind", "", "inner")
-            raise RuntimeError
+        with pytest.raises(RuntimeError, match="killed"):
+            killed_after(database, lambda: watches.put("proj-1", "kind", "", "inner"))
         assert watches.get("proj-1", "kind") == "before"
         with database.transaction():
             watches.put("proj-1", "other", "", "inner")

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.command import ANY_MODEL, Answer, HomeOption, JsonOption, MappingOption, open_context, parse_mapping
+from luthier.platform.cli.command import (
+    ANY_MODEL,
+    Answer,
+    HomeOption,
+    JsonOption,
+    MappingOption,
+    open_context,
+    parse_mapping,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
