@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError
 from luthier.platform.auth.store import AccessStore
@@ -42,11 +43,11 @@ def test_others_see_it_once_it_has_ended(database: Database) -> None:
     watches = WatchStore(database)
     with ThreadPoolExecutor(1) as pool:
         with database.transaction():
-            watches.put("proj-1", "kind", "", "1")
+            watches.put("default", "kind", "", "1")
             assert database.is_in_transaction
             assert not pool.submit(lambda: database.is_in_transaction).result(), "it belongs to its thread"
-            assert pool.submit(watches.get, "proj-1", "kind").result() is None
-        assert pool.submit(watches.get, "proj-1", "kind").result() == "1"
+            assert pool.submit(watches.get, "default", "kind").result() is None
+        assert pool.submit(watches.get, "default", "kind").result() == "1"
     assert not database.is_in_transaction
 
 
@@ -54,23 +55,28 @@ def test_a_part_that_fails_and_is_handled_leaves_the_rest(database: Database) ->
     watches, access = WatchStore(database), AccessStore(database)
     access.add_project("proj-1", "one")
     with database.transaction():
-        watches.put("proj-1", "kind", "", "before")
+        watches.put("default", "kind", "", "before")
         with pytest.raises(ConflictError):
             access.add_project("proj-2", "one")
         with pytest.raises(RuntimeError, match="killed"):
-            killed_after(database, lambda: watches.put("proj-1", "kind", "", "inner"))
-        assert watches.get("proj-1", "kind") == "before"
+            killed_after(database, lambda: watches.put("default", "kind", "", "inner"))
+        assert watches.get("default", "kind") == "before"
         with database.transaction():
-            watches.put("proj-1", "other", "", "inner")
-    assert (watches.get("proj-1", "kind"), watches.get("proj-1", "other")) == ("before", "inner")
+            watches.put("default", "other", "", "inner")
+    assert (watches.get("default", "kind"), watches.get("default", "other")) == ("before", "inner")
 
 
 def test_inside_a_snapshot_it_reads_the_newest_state(database: Database) -> None:
     watches = WatchStore(database)
     with database.snapshot():
-        assert watches.get("proj-1", "kind") is None
+        assert watches.get("default", "kind") is None
         with database.transaction():
-            watches.put("proj-1", "kind", "", "1")
-            assert watches.get("proj-1", "kind") == "1"
-        assert watches.get("proj-1", "kind") is None, "the snapshot stays one state"
-    assert watches.get("proj-1", "kind") == "1"
+            watches.put("default", "kind", "", "1")
+            assert watches.get("default", "kind") == "1"
+        assert watches.get("default", "kind") is None, "the snapshot stays one state"
+    assert watches.get("default", "kind") == "1"
+
+
+def test_a_project_that_is_gone_has_no_documents_instead_of_endless_tries(database: Database) -> None:
+    with pytest.raises(IntegrityError):
+        WatchStore(database).put("proj-gone", "kind", "", "1")
