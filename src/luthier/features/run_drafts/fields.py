@@ -470,6 +470,6 @@ def leaf_keys(name: str = "") -> list[str]:
             return []
         kind = inner_spec(kind.model_fields[part].annotation)
     if kind is None:
-        return [name]
+        return [new_key(name)]
     inner = (new_key(f"{stored_key(name)}.{part}" if name else part) for part in kind.model_fields)
     return [key for one in inner for key in leaf_keys(one)]
