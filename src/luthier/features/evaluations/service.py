@@ -256,22 +256,17 @@ def evaluate(
     """
     ways = replace(prompts, few_shot=few_shot)
     check_shots(ways, few_shot_from)
-    found = [find_model(context, name, takes_exports=False) for name in systems]
-    # By run from here on: rows, bar and verdict of what a run has made are those of the run, whatever name it has.
-    systems = [one.name for one in found]
-    loaded, read = load_mapped(context, systems, data, mapping)
-    notes = (*(one.note for one in found if one.note), *read)
+    systems, of_names = _by_run(context, systems)
+    loaded, of_columns = load_mapped(context, systems, data, mapping)
     resolved = [find_candidate(context, name) for name in systems]
     chosen = search_metrics(metrics, resolved, usual_metrics(loaded.examples))
     check_metrics(chosen, loaded.examples)
     train, leaked = _learned_rows(context, systems, loaded.examples, allow_leakage)
-    pool: tuple[Example, ...] = ()
-    if ways.any and few_shot_from is not None:
-        shots, _ = load_mapped(context, systems, few_shot_from, mapping)
-        pool = not_held_out(shots.examples, loaded.examples)
+    pool = _pool(context, systems, few_shot_from if ways.any else None, mapping, loaded.examples)
     shown = prompted_as_asked(partial(_base_of, context, systems, resolved), pool or train, ways, loaded.examples)
     bar, of_bar = bar_of(context, good_enough, systems[0], chosen, loaded.examples, train or pool, data)
-    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, notes + of_bar, data)
+    notes = (*of_names, *of_columns, *of_bar)
+    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, notes, data)
     evaluation = _judge(
         context,
         [*resolved[1:], *shown.candidates, resolved[0]],  # from the plain to the tuned
@@ -289,6 +284,26 @@ def evaluate(
     )
     context.evaluations.save(evaluation)
     return evaluation
+
+
+def _by_run(context: Context, systems: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The systems by name, and notes about those that are deployments.
+
+    What a run has made comes by its id: rows, bar and verdict are those of the run, whatever name was given.
+    """
+    found = [find_model(context, name, takes_exports=False) for name in systems]
+    return [one.name for one in found], tuple(one.note for one in found if one.note)
+
+
+def _pool(
+    context: Context,
+    systems: Sequence[str],
+    file: Path | None,
+    mapping: Mapping[str, str] | None,
+    held_out: Sequence[Example],
+) -> tuple[Example, ...]:
+    """The rows of a file that examples are taken from; none without a file."""
+    return () if file is None else not_held_out(load_mapped(context, systems, file, mapping)[0].examples, held_out)
 
 
 def _base_of(context: Context, systems: Sequence[str], resolved: Sequence[Candidate]) -> Candidate:

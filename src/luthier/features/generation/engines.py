@@ -148,12 +148,12 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
             identity={"engine": "openai_http", "url": url, "model": model},
         )
     candidate = find_candidate(context, name)
-    model = find_model(context, name)
+    found = find_model(context, name)
     return CachedEngine(
         lambda _: open_engine(candidate),
         context.generations,
         # By run: a deployment may route elsewhere tomorrow, and the name is stored with what was written.
-        name=candidate.model_name if model.run_id is None else model.name,
+        name=candidate.model_name if found.run_id is None else found.name,
         identity=identity_of(context, name, candidate),
     )
 

@@ -22,7 +22,7 @@ from luthier.core.ids import is_id
 from luthier.core.plan import Plan, TeacherPlan
 from luthier.core.recipe import Recipe
 from luthier.core.run import StopReason, TrainResult, cause_of
-from luthier.features.generation.engines import identity_of
+from luthier.features.generation.engines import identity_of, is_address
 from luthier.features.models.names import find_model, is_tuned_name
 from luthier.features.models.resolve import Candidate, as_candidate, find_candidate, open_engine
 from luthier.features.planning.budgets import stop_check
@@ -164,13 +164,7 @@ def find_teacher(
     name = recipe.objective.teacher if recipe.objective else None
     if name is None or recipe.objective is None or not rules_of(recipe.objective.name).needs_teacher:
         return None
-    # Before `find_candidate`, which would accept a server.
-    if name.lower().startswith(("http://", "https://")):
-        raise RequestError(
-            f"objective.teacher {name}",
-            expected="a base model, a folder or a run: a server does not give the probability of every token",
-            do="have the server write the answers instead, and learn those: luthier data answer --teacher ADDRESS",
-        )
+    _refuse_server(name)
     model = find_model(context, name, takes_exports=False)
     # By run, where one has made it: the plan must mean the same weights once a deployment routes elsewhere.
     name, run_id = model.name, model.run_id
@@ -209,6 +203,15 @@ def find_teacher(
         opted_turns=candidate.opted_turns,
         learn_reasoning=candidate.learn_reasoning,
     )
+
+
+def _refuse_server(name: str) -> None:
+    if is_address(name):
+        raise RequestError(
+            f"objective.teacher {name}",
+            expected="a model on this machine: a server does not give the probability of every token",
+            do="have the server write the answers instead, and learn those: luthier data answer --teacher ADDRESS",
+        )
 
 
 def _as_student(candidate: Candidate, recipe: Recipe) -> Candidate:

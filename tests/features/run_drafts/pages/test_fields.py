@@ -65,7 +65,7 @@ def test_the_choices_of_a_field_are_those_that_the_recipe_takes() -> None:
         taken = {str(value) for one in types if get_origin(one) is Literal for value in get_args(one)}
         taken |= {"true", "false"} if bool in types else set()
         assert len(set(names)) == len(names) > 0
-        assert all(option.title for option in field.options)
+        assert all(nonempty(option.title for option in field.options))
         # What counts the same is chosen among fewer: not every objective takes every weighting.
         assert set(names) <= taken if field.name == "objective.loss_weighting" else set(names) == taken, field.name
 
