@@ -53,6 +53,45 @@ def test_threads_are_started_in_one_place(trees: dict[Path, ast.Module]) -> None
     assert imported == set()
 
 
+def test_entries_of_the_audit_log_are_written_in_the_transaction_of_their_change(trees: dict[Path, ast.Module]) -> None:
+    """`record` checks that while it runs; here it holds for code that no test reaches, too."""
+    logged, offenders = 0, []
+    for path, tree in trees.items():
+        inside = {
+            id(node)
+            for block in ast.walk(tree)
+            if isinstance(block, ast.With) and any(is_transaction(item.context_expr) for item in block.items)
+            for node in ast.walk(block)
+        }
+        for call in calls_of_record(tree):
+            logged += 1
+            if id(call) not in inside:
+                offenders.append(f"{where(path)}:{call.lineno}")
+    assert logged > 10
+    assert offenders == [], "put change and `record` into `with context.database.transaction():`"
+
+
+def is_transaction(block: ast.expr) -> bool:
+    return isinstance(block, ast.Call) and isinstance(block.func, ast.Attribute) and block.func.attr == "transaction"
+
+
+def calls_of_record(tree: ast.Module) -> Iterator[ast.Call]:
+    """The calls of the audit log's `record`, however it is imported."""
+    room = "luthier.platform.audit_log"
+    names = {
+        (name.asname or name.name, name.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(room)
+        for name in node.names
+    }
+    for call in ast.walk(tree):
+        match call:
+            case ast.Call(func=ast.Name(id=name)) if (name, "record") in names:
+                yield call
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="record")) if (name, "service") in names:
+                yield call
+
+
 def test_there_are_sources(trees: dict[Path, ast.Module]) -> None:
     assert len(trees) > 500
 

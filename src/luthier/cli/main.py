@@ -142,30 +142,28 @@ def _build_app() -> typer.Typer:
         name="luthier",
         cls=_Commands,
         help="Fine-tune language models on your own machine, and get an honest answer to: was it worth it?",
-        epilog="Start with `luthier quickstart`: no account, no GPU, under 6 minutes.",
+        epilog="New here? Start with `luthier quickstart`: no account, no GPU, under 6 minutes.",
         rich_markup_mode=None,
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
     app.callback()(_common)
-    app.command("quickstart", short_help="The whole way, on rows that every machine has.")(quickstart.quickstart)
-    app.command("train", short_help="Train a recipe, evaluate the result, write a report.")(train.train)
+    app.command("quickstart", short_help="Try everything on rows from this machine's Python.")(quickstart.quickstart)
+    app.command("train", short_help="Train a recipe, evaluate the result and write a report.")(train.train)
     app.command("tune", short_help="Search for the best recipe within one budget.")(tune.tune)
-    app.command("automl", short_help="From a file and a goal to a judged model, by itself.")(automl.automl)
-    app.command("compare-models", short_help="Which base model, and must it be tuned at all?")(
-        compare_models.compare_models
-    )
-    app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
-    app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
-    app.command("report", short_help="Write a run's report again.")(report.report)
-    app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
-    app.command("safety", short_help="Measure what tuning did to safety.")(safety.safety)
-    app.command("distill", short_help="Distill into a smaller model, and measure whether it pays.")(distill.distill)
+    app.command("automl", short_help="From a file and a goal to an evaluated model.")(automl.automl)
+    app.command("compare-models", short_help="Which base model? And is a prompt enough?")(compare_models.compare_models)
+    app.command("plan", short_help="Show the plan of a recipe, with time and cost.")(plan.plan)
+    app.command("worth", short_help="Does fine-tuning pay off? Yes, no, or open.")(worth.worth)
+    app.command("report", short_help="Write the report of a run again.")(report.report)
+    app.command("eval", short_help="Evaluate models on held-out rows.")(evaluate.evaluate)
+    app.command("safety", short_help="Measure how tuning changed safety.")(safety.safety)
+    app.command("distill", short_help="Distill into a smaller model.")(distill.distill)
     app.command(
         "export",
         cls=export.ExportCommand,
-        short_help="Write a model for another runtime, proved equal.",
+        short_help="Export a model to another runtime, proved equal.",
         epilog="`luthier export benchmark` measures what each format costs and loses.",
     )(export.export)
     app.command(
@@ -182,33 +180,33 @@ def _add_groups(app: typer.Typer) -> None:
     """The commands that have verbs of their own."""
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, show, compare, watch and remove runs."),
-        ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
-        ("studies", tune.COMMANDS, "List, look at and compare searches; take over the recipe that one has found."),
+        ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel jobs."),
+        ("studies", tune.COMMANDS, "List, show and compare searches; take over the best recipe."),
         (
             "pipelines",
             pipelines.COMMANDS,
-            "List and look at model comparisons, automl and retrainings: how far each stage is.",
+            "List and show model comparisons, automl and retrainings, stage by stage.",
         ),
-        ("models", models.COMMANDS, "List, fetch, look at and remove base models."),
-        ("data", data.COMMANDS | lineage.DATA_COMMANDS, "Documents in; rows checked, repaired, split, forgotten."),
-        ("judge", judge.COMMANDS, "Hold a judge against people: may its figures enter a gate?"),
+        ("models", models.COMMANDS, "List, fetch, show, check and remove base models."),
+        ("data", data.COMMANDS | lineage.DATA_COMMANDS, "Make rows of documents; audit, repair, split, remove rows."),
+        ("judge", judge.COMMANDS, "Calibrate a model that judges against people's ratings."),
         (
             "human-eval",
             human_eval.COMMANDS,
-            "People rate answers, blind: panels, links, how far they agree, preference pairs.",
+            "Have people rate answers blind: panels, links, agreement, preference pairs.",
         ),
         ("alerts", alerts.COMMANDS, "Alerts on deployed models, and who receives them."),
-        ("feedback", feedback.COMMANDS, "What people say of answers: take it in, list it, have answers reviewed."),
-        ("keys", keys.COMMANDS, "Make, list and revoke the keys that the server lets in."),
-        ("users", users.COMMANDS, "Make, list, change and remove who signs in to the pages by name and password."),
+        ("feedback", feedback.COMMANDS, "Import and list feedback on answers, and have answers reviewed."),
+        ("keys", keys.COMMANDS, "Create, list and revoke API keys of the server."),
+        ("users", users.COMMANDS, "Create, list, change and remove users who sign in to the pages."),
         ("server", server.COMMANDS, "The server of pages and APIs, with its workers."),
-        ("projects", projects.COMMANDS, "Make and list projects: what keys, files, jobs and models belong to."),
+        ("projects", projects.COMMANDS, "Create and list projects, which own keys, files, jobs and models."),
         (
             "traffic",
             traffic.COMMANDS,
             "Recorded requests: retention, viewing, forgetting a user.",
         ),
-        ("audit-log", audit_log.COMMANDS, "Show what was done and by whom, and verify that it is unchanged."),
+        ("audit-log", audit_log.COMMANDS, "Show who did what, and verify that the log is unchanged."),
     ):
         group = typer.Typer(name=name, help=text, rich_markup_mode=None, no_args_is_help=True)
         for verb, function in verbs.items():
@@ -218,16 +216,16 @@ def _add_groups(app: typer.Typer) -> None:
 
 def _add_serving(app: typer.Typer) -> None:
     """Models as they answer, what runs for that, and what leaves the home."""
-    app.command("deploy", short_help="Put a model behind a name, for all traffic or as a canary.")(deploy.deploy)
+    app.command("deploy", short_help="Deploy a model under a name, for all traffic or as a canary.")(deploy.deploy)
     app.command("promote", short_help="Give a canary all traffic.")(deploy.promote)
-    app.command("rollback", short_help="Go back to the revision before.")(deploy.rollback)
+    app.command("rollback", short_help="Go back to the previous revision.")(deploy.rollback)
     app.command("canary", short_help="Compare a canary with the rest of its deployment.")(canary.canary)
     app.command("retrain", short_help="Retrain a deployed model on reviewed answers.")(retrain.retrain)
-    app.command("lineage", short_help="Which models saw a row?")(lineage.lineage)
+    app.command("lineage", short_help="Show which models were trained on a row.")(lineage.lineage)
     app.command("deployments", short_help="List deployments, or show one.")(deploy.list_or_show)
-    app.command("chat", short_help="Talk with a model, or with two side by side.")(chat.chat)
-    app.command("predict", short_help="Classes, numbers, relevance or vectors of texts.")(predict.predict)
-    app.command("serve", short_help="Serve models by OpenAI's API, and nothing else.")(serve.serve)
+    app.command("chat", short_help="Chat with a model, or with two side by side.")(chat.chat)
+    app.command("predict", short_help="Classify, score, rank or embed texts.")(predict.predict)
+    app.command("serve", short_help="Serve models by OpenAI's API, without pages or jobs.")(serve.serve)
     app.command("usage", short_help="Requests and tokens by key and day.")(usage.usage)
     app.command(
         "monitor",
@@ -236,12 +234,12 @@ def _add_serving(app: typer.Typer) -> None:
     )(monitor.monitor)
     app.command("monitor check", short_help="Check watched models once, now.")(alerts.check)
     app.command("up", short_help="Short for `luthier server start`.")(server.start)
-    app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
-    app.command("launch", short_help="Write a job file for many machines.")(launch.launch)
-    app.command("verify", short_help="Is an exported bundle whole, and whose is it?")(verify.verify)
+    app.command("worker", short_help="Run jobs from the queue.")(jobs.worker)
+    app.command("launch", short_help="Write a job file for a cluster.")(launch.launch)
+    app.command("verify", short_help="Verify an exported bundle and its signature.")(verify.verify)
     app.command("sign", short_help="Sign an exported bundle with your key.")(push.sign)
-    app.command("push", short_help="Send an exported bundle to a hub or to object storage.")(push.push)
-    app.command("doctor", short_help="What this machine can do.")(doctor.doctor)
+    app.command("push", short_help="Upload an exported bundle to a hub or object storage.")(push.push)
+    app.command("doctor", short_help="Show what this machine can do.")(doctor.doctor)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from luthier.platform.cli.command import EngineOption, HomeOption, open_context
+from luthier.platform.cli.command import ANY_MODEL, EngineOption, HomeOption, open_context
 
 if TYPE_CHECKING:
     from luthier.server.service import Started
@@ -144,7 +144,7 @@ def serve(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Runs, base models, GGUF files, folders of exports; NAME=MODEL to have it asked by another name.",
+            help=f"Each {ANY_MODEL}; NAME=MODEL to have it asked by another name.",
         ),
     ],
     engine: EngineOption = "auto",

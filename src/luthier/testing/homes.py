@@ -100,9 +100,8 @@ def add_export(home: Context, source: str, letter: str = "a", *, is_made: bool =
     asked = {"export_id": export_id, "source": source, "to": "merged", "quantise": None}
     job = Job(job_id=f"job-{letter}", kind="export", document={"export": asked}, run_id="")
     audit_event = AuditEvent(actor="local", action="export.started", subject=export_id, project_id="default")
-    home.exports.add(
-        ServerExport(export_id=export_id, project_id="default", job_id=job.job_id, source=source), job, audit_event
-    )
+    home.exports.add(ServerExport(export_id=export_id, project_id="default", job_id=job.job_id, source=source), job)
+    home.audit_log.append(audit_event)
     if is_made:
         folder = home.settings.exports_folder / export_id
         folder.mkdir(parents=True)

@@ -13,7 +13,7 @@ from tests.fixtures.plug_ins import installed_package
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import Plan
 from luthier.core.recipe import OptimizerName, Recipe
-from luthier.features.run_drafts import form
+from luthier.features.run_drafts import fields
 from luthier.features.suites.cli import parse_metrics
 from luthier.ml.charts.judged_rows import metric_heading
 from luthier.ml.data.audit.run import check_names, load_checks
@@ -180,17 +180,17 @@ def test_a_method_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:
     plan = make_plan({"method": {"name": "thin"}})
     assert (plan.method.rank, plan.method.targets) == (2, ("q_proj",))
     assert type(load_method(plan.method)).__name__ == "Thin"
-    assert form.methods()[-1] == form.Choice("thin", "Thin", "Two ranks are enough.")
-    assert [field.name for field in form.method_of("thin")] == ["method.rank"]
+    assert fields.methods()[-1] == fields.Choice("thin", "Thin", "Two ranks are enough.")
+    assert [field.name for field in fields.method_of("thin")] == ["method.rank", "method.targets"]
 
 
 def test_an_objective_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:
     plan = make_plan({"objective": {"name": "plain"}})
     assert type(load_objective(plan.objective)).__name__ == "Plain"
     assert plan.sources["objective.name"].why == "their plain loss"
-    assert form.objectives()[-1] == form.Choice("plain", "Plain", "As it is.")
-    assert "plain" in form.fitting("chat")
-    assert "plain" not in form.fitting("preference")
+    assert fields.objectives()[-1] == fields.Choice("plain", "Plain", "As it is.")
+    assert "plain" in fields.fitting("chat")
+    assert "plain" not in fields.fitting("preference")
 
 
 def test_a_check_is_run_after_ours() -> None:

@@ -75,6 +75,11 @@ class Revision(FrozenModel):
             raise ValueError("the canary is not the last share")
         return self
 
+    @property
+    def main_share(self) -> Share:
+        """The target that most users get; never the canary, which is only ever added beside others."""
+        return max((one for one in self.shares if one.target != self.canary), key=lambda one: one.fraction)
+
     def share_of(self, target: str) -> Share | None:
         """The share of a target; None where it gets nothing."""
         return next((share for share in self.shares if share.target == target), None)

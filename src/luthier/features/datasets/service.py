@@ -20,7 +20,7 @@ from luthier.core.system.files import file_lock
 from luthier.features.datasets.rows import look
 from luthier.features.datasets.store import Dataset, DatasetVersion, Origin
 from luthier.ml.data.rows.write_rows import json_line
-from luthier.platform.audit_log.service import make_audit_event
+from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.files.store import StoredFile
@@ -55,8 +55,10 @@ def create_dataset(
         )
     dataset = Dataset(dataset_id=new_id("data"), project_id=caller.project_id, name=name)
     first = _version(context, caller, dataset.dataset_id, file, origin, None, note, details)
-    audit_event = make_audit_event(caller, "dataset.created", dataset.dataset_id, {"name": name, "file": file.file_id})
-    return context.datasets.add(dataset, first, audit_event)
+    with context.database.transaction():
+        made = context.datasets.add(dataset, first)
+        record(context, caller, "dataset.created", dataset.dataset_id, {"name": name, "file": file.file_id})
+    return made
 
 
 def add_version(
@@ -75,10 +77,10 @@ def add_version(
     if parent is not None:
         get_version(context, caller, dataset_id, parent)
     version = _version(context, caller, dataset_id, file, origin, parent, note, details)
-    audit_event = make_audit_event(
-        caller, "dataset.version_added", dataset_id, {"file": file.file_id, "origin": origin}
-    )
-    return context.datasets.add_version(version, audit_event)
+    with context.database.transaction():
+        made = context.datasets.add_version(version)
+        record(context, caller, "dataset.version_added", dataset_id, {"file": file.file_id, "origin": origin})
+    return made
 
 
 def check_filename(filename: str) -> None:
@@ -176,9 +178,10 @@ def remove_dataset(context: Context, caller: Caller, dataset_id: str) -> None:
     Raises NotFoundError.
     """
     dataset, versions = show_dataset(context, caller, dataset_id)
-    audit_event = make_audit_event(caller, "dataset.removed", dataset_id, {"name": dataset.name})
     # Versions hold their files against deletion, so they go first.
-    context.datasets.remove(caller.project_id, dataset_id, audit_event)
+    with context.database.transaction():
+        context.datasets.remove(caller.project_id, dataset_id)
+        record(context, caller, "dataset.removed", dataset_id, {"name": dataset.name})
     for version in versions:
         if version.details.get("adopted"):
             continue

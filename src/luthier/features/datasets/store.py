@@ -13,8 +13,7 @@ from sqlalchemy import Select, delete, func, select
 
 from luthier.core.errors import ConflictError
 from luthier.core.frozen_model import FrozenModel
-from luthier.platform.audit_log.service import AuditedStore, AuditEvent
-from luthier.platform.db.store import Missing, RecordTable
+from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import dataset_versions, datasets, files, row_decisions
 from luthier.platform.files.store import hold_file
 
@@ -108,10 +107,10 @@ _OF_FILES: Final = files.c.file_id == dataset_versions.c.file_id
 DatasetAndVersion = tuple[Dataset, DatasetVersion]
 
 
-class DatasetStore(AuditedStore):
+class DatasetStore(Store):
     """The datasets of all projects."""
 
-    def add(self, dataset: Dataset, first: DatasetVersion, audit_event: AuditEvent | None = None) -> DatasetAndVersion:
+    def add(self, dataset: Dataset, first: DatasetVersion) -> DatasetAndVersion:
         """Keep a new dataset with its first version, whose file will not expire any more.
 
         Raises ConflictError where the project has one of the name, NotFoundError where the file is gone.
@@ -121,20 +120,20 @@ class DatasetStore(AuditedStore):
             expected="a name that is free",
             do="choose another name, or bring the file as a new version of that one",
         )
-        with self._audited(audit_event, conflict=conflict) as connection:
+        with self._write(conflict) as connection:
             # In the same transaction as the version: a file cannot expire between the check and the insert.
             hold_file(connection, self._database, dataset.project_id, first.file_id)
             now = self._database.clock(connection)
             made = _DATASETS.insert(connection, dataset, now)
             return made, _VERSIONS.insert(connection, first.model_copy(update={"number": 1}), now)
 
-    def add_version(self, version: DatasetVersion, audit_event: AuditEvent | None = None) -> DatasetVersion:
+    def add_version(self, version: DatasetVersion) -> DatasetVersion:
         """Keep a version under the next number, whatever number it has; its file will not expire any more.
 
         Raises NotFoundError, for the dataset or the file.
         """
         newest = select(func.max(dataset_versions.c.number)).where(dataset_versions.c.dataset_id == version.dataset_id)
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             dataset = _DATASETS.get(connection, version.dataset_id)
             hold_file(connection, self._database, dataset.project_id, version.file_id)
             # max + 1 inside the write transaction, so two writers cannot take one number.
@@ -209,9 +208,9 @@ class DatasetStore(AuditedStore):
         )
         return [(row["name"], row["number"]) for row in self._rows(query)]
 
-    def remove(self, project_id: str, dataset_id: str, audit_event: AuditEvent | None = None) -> None:
+    def remove(self, project_id: str, dataset_id: str) -> None:
         """Forget a dataset, its versions and what was said of their rows; files stay. Raises NotFoundError."""
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             _DATASETS.remove(connection, dataset_id, project_id=project_id)
 
     def decide(self, dataset_id: str, version: int, decision: RowDecision) -> RowDecision:

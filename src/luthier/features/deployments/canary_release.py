@@ -234,8 +234,9 @@ def set_rules(context: Context, caller: Caller, name: str, rules: CanaryRules) -
     Raises NotFoundError for the name.
     """
     context.deployments.get(caller.project_id, name)
-    context.watches.put(caller.project_id, _RULES, name, rules.model_dump_json())
-    audit_log.record(context, caller, "canary.rules_changed", name, rules.model_dump(mode="json"))
+    with context.database.transaction():
+        context.watches.put(caller.project_id, _RULES, name, rules.model_dump_json())
+        audit_log.record(context, caller, "canary.rules_changed", name, rules.model_dump(mode="json"))
 
 
 def _look(context: Context, caller: Caller, name: str) -> _CanaryState:
@@ -281,23 +282,23 @@ def _taken_back(context: Context, look: _CanaryState, watch: CanaryWatch) -> Can
     if not look.rules.rolls_back:
         return watch.model_copy(update={"kept_because": "its rules only tell"})
     caller = Caller(project_id=watch.project_id, name=_WATCHER)
-    try:
-        made = look.deployment
-        # A canary may have been raised in steps (5%, 20%): each step is a revision of its own to go back over.
-        while made.revision.canary == look.canary:
-            # The expected revision keeps this from undoing what a person has deployed in the meantime.
-            made = deployments.rollback(context, caller, watch.name, expected_revision=made.revision.number)
-    except (ConflictError, NotFoundError) as error:
-        log.error("the canary %s of %s is worse, but was not rolled back: %s", watch.canary, watch.name, error.came)
-        return watch.model_copy(update={"kept_because": error.came})
     document = watch.model_dump(
         mode="json", include={"canary", "revision", "sentence", "look", "num_canary", "num_rest"}
     )
     document["signals"] = [one.model_dump(mode="json") for one in watch.signals if one.state == "worse"]
-    # After the rollback: the log records what was done, not what was intended.
-    audit_log.record(
-        context, caller, "canary.rolled_back", watch.name, document | {"rolled_back_to": made.revision.number}
-    )
+    with context.database.transaction():
+        try:
+            made = look.deployment
+            # A canary may have been raised in steps (5%, 20%): each step is a revision of its own to go back over.
+            while made.revision.canary == look.canary:
+                # The expected revision keeps this from undoing what a person has deployed in the meantime.
+                made = deployments.rollback(context, caller, watch.name, expected_revision=made.revision.number)
+        except (ConflictError, NotFoundError) as error:
+            log.error("the canary %s of %s is worse, but was not rolled back: %s", watch.canary, watch.name, error.came)
+            # Steps that did succeed take effect: a smaller share goes to a worse model.
+            return watch.model_copy(update={"kept_because": error.came})
+        document["rolled_back_to"] = made.revision.number
+        audit_log.record(context, caller, "canary.rolled_back", watch.name, document)
     log.warning("rolled the canary %s of %s back: %s", watch.canary, watch.name, watch.sentence)
     return watch.model_copy(update={"rolled_back_to": made.revision.number})
 

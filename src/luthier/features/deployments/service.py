@@ -8,7 +8,7 @@ only if its release gates let it pass, or if somebody overrides them with a reas
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from luthier.features.release_gates.service import (
 )
 from luthier.features.serving.engine_choice import EngineDecision, choose_engines
 from luthier.features.serving.targets import find_share, served_share
-from luthier.platform.audit_log.service import AuditEvent, make_audit_event
+from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
@@ -75,12 +75,13 @@ def pass_gates(
     return found.model_copy(update={"override": reason})
 
 
-def override_event(caller: Caller, name: str, revision: int, passage: GatePassage | None) -> tuple[AuditEvent, ...]:
-    """What the audit log is to hold of a gate that was overridden; nothing where none was."""
+def _facts_of_override(revision: Revision) -> dict[str, Any] | None:
+    """What the audit log has of a gate that was overridden; None where none was."""
+    passage = revision.gate
     if passage is None or passage.override is None:
-        return ()
-    document = {
-        "revision": revision,
+        return None
+    return {
+        "revision": revision.number,
         "reason": passage.override,
         # Binds the log entry to the full outcome, of which only the first 20 failures are copied here.
         "outcome_sha256": passage.sha256(),
@@ -88,7 +89,6 @@ def override_event(caller: Caller, name: str, revision: int, passage: GatePassag
         "num_failed": len(passage.failed),
         "failed": list(passage.failed[:_MAX_TOLD]),
     }
-    return (make_audit_event(caller, "deployment.gate_overridden", name, document),)
 
 
 def _reason(text: str) -> str:
@@ -120,8 +120,7 @@ def _refused(found: GatePassage) -> ConflictError:
 
 def deployed_run(context: Context, caller: Caller, revision: Revision) -> str:
     """The run that made the target which most users get. Raises ConflictError where none is known."""
-    # At least one share is no canary: a canary is only ever added beside others.
-    share = max((one for one in revision.shares if one.target != revision.canary), key=lambda one: one.fraction)
+    share = revision.main_share
     judged = judged_behind(context, caller, share)
     if judged.run_id is None:
         why = "; ".join(judged.set_aside) or f"{share.target} is a base model"
@@ -320,8 +319,9 @@ def choose_target_engines(context: Context, caller: Caller, made: Deployment) ->
 def remove(context: Context, caller: Caller, name: str) -> Deployment:
     """Forget a deployment; its targets stay. Returns it as it was. Raises NotFoundError."""
     found = context.deployments.get(caller.project_id, name)
-    audit_event = make_audit_event(caller, "deployment.deleted", name, {"revision": found.revision.number})
-    context.deployments.delete(caller.project_id, name, audit_event)
+    with context.database.transaction():
+        context.deployments.delete(caller.project_id, name)
+        record(context, caller, "deployment.deleted", name, {"revision": found.revision.number})
     return found
 
 
@@ -376,23 +376,30 @@ def _past_gates(
 
 def _add(context: Context, caller: Caller, name: str, revision: Revision) -> Deployment:
     made = Deployment(deployment_id=new_id("dep"), project_id=caller.project_id, name=name, revision=revision)
-    return context.deployments.add(made, *_audit_events(caller, name, revision))
+    with context.database.transaction():
+        added = context.deployments.add(made)
+        for action, facts in _logged(revision):
+            record(context, caller, action, name, facts)
+    return added
 
 
 def _revise(context: Context, caller: Caller, current: Deployment, revision: Revision) -> Deployment:
-    return context.deployments.revise(current, revision, *_audit_events(caller, current.name, revision))
+    with context.database.transaction():
+        revised = context.deployments.revise(current, revision)
+        for action, facts in _logged(revision):
+            record(context, caller, action, current.name, facts)
+    return revised
 
 
-def _audit_events(caller: Caller, name: str, revision: Revision) -> tuple[AuditEvent, ...]:
-    return (_revision_event(caller, name, revision), *override_event(caller, name, revision.number, revision.gate))
-
-
-def _revision_event(caller: Caller, name: str, revision: Revision) -> AuditEvent:
+def _logged(revision: Revision) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the audit log has of a revision: what was done, and a gate that was overridden for it."""
     shares = {share.target: share.fraction for share in revision.shares}
     document: dict[str, Any] = {"revision": revision.number, "canary": revision.canary, "shares": shares}
     if revision.unjudged:
         document["unjudged"] = list(revision.unjudged)
-    return make_audit_event(caller, f"deployment.{_AUDIT_ACTIONS.get(revision.kind, revision.kind)}", name, document)
+    yield f"deployment.{_AUDIT_ACTIONS.get(revision.kind, revision.kind)}", document
+    if (overridden := _facts_of_override(revision)) is not None:
+        yield "deployment.gate_overridden", overridden
 
 
 def _current(context: Context, caller: Caller, name: str, expected_revision: int | None) -> Deployment | None:

@@ -9,8 +9,7 @@ from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.records.deployment import Deployment, Revision
-from luthier.platform.audit_log.service import AuditedStore, AuditEvent
-from luthier.platform.db.store import RecordTable
+from luthier.platform.db.store import RecordTable, Store
 from luthier.platform.db.tables import deployment_revisions, deployments
 
 _REVISIONS: Final = RecordTable(deployment_revisions, Revision, clock="created_at")
@@ -20,17 +19,17 @@ _IS_NEWEST = (deployment_revisions.c.deployment_id == deployments.c.deployment_i
 _WITH_NEWEST = select(deployments, deployment_revisions.c.document).join(deployment_revisions, _IS_NEWEST)
 
 
-class DeploymentStore(AuditedStore):
+class DeploymentStore(Store):
     """The deployments of all projects."""
 
-    def add(self, deployment: Deployment, *audit_events: AuditEvent) -> Deployment:
+    def add(self, deployment: Deployment) -> Deployment:
         """Keep a new deployment with its first revision. Raises ConflictError where the project has one of the name."""
         conflict = ConflictError(
             f"a deployment {deployment.name!r} exists already",
             expected="a name that is free",
             do="look at it, then deploy again",
         )
-        with self._audited(*audit_events, conflict=conflict) as connection:
+        with self._write(conflict) as connection:
             now = self._database.clock(connection)
             # The table holds the number of the newest revision; the revision itself is a row of its own.
             values = deployment.model_dump(exclude={"revision"})
@@ -39,13 +38,13 @@ class DeploymentStore(AuditedStore):
             revision = self._add_revision(connection, deployment.deployment_id, deployment.revision, now)
         return deployment.model_copy(update={"revision": revision, "created_at": now})
 
-    def revise(self, known: Deployment, revision: Revision, *audit_events: AuditEvent) -> Deployment:
+    def revise(self, known: Deployment, revision: Revision) -> Deployment:
         """Make a revision the newest. known: the deployment as it was when the revision was made from it.
 
         Raises ConflictError where it has another revision by now, or is gone.
         """
         is_it = deployments.c.deployment_id == known.deployment_id
-        with self._audited(*audit_events) as connection:
+        with self._write() as connection:
             # Optimistic lock: the update only matches the revision that the caller has seen. Of two writers one gets
             # rowcount 0, on every database and isolation level.
             as_known = is_it & (deployments.c.revision == known.revision.number)
@@ -83,10 +82,10 @@ class DeploymentStore(AuditedStore):
         """All revisions of a deployment, newest first."""
         return tuple(self._list(_REVISIONS, deployment_id=deployment_id))
 
-    def delete(self, project_id: str, name: str, *audit_events: AuditEvent) -> None:
+    def delete(self, project_id: str, name: str) -> None:
         """Forget a deployment and its revisions. Raises NotFoundError."""
         is_it = (deployments.c.project_id == project_id) & (deployments.c.name == name)
-        with self._audited(*audit_events) as connection:
+        with self._write() as connection:
             if connection.execute(delete(deployments).where(is_it)).rowcount == 0:
                 raise _no_such_deployment(name)
 

@@ -18,6 +18,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, new_id
 from luthier.features.files.references import check_suite_files
 from luthier.features.model_cards import service as project_models
+from luthier.features.models.names import is_tuned_name
 from luthier.features.serving import targets as served_targets
 from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
@@ -151,9 +152,10 @@ def start(
     )
     document = {ASKED: order.model_dump(mode="json")}
     job = Job(job_id=new_id("job"), kind="evaluation", document=document, run_id="", project_id=caller.project_id)
-    made = context.jobs.submit(job)
     facts = {"result_id": order.result_id, "kind": kind, "candidate": run_id, "file_id": order.file_id}
-    record(context, caller, "evaluation.started", job.job_id, facts)
+    with context.database.transaction():
+        made = context.jobs.submit(job)
+        record(context, caller, "evaluation.started", job.job_id, facts)
     return OrderView(order, made)
 
 
@@ -180,15 +182,17 @@ def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
 def cancel(context: Context, caller: Caller, job_id: str) -> None:
     """Give it up; nothing of it is left. Raises NotFoundError, ConflictError where it has ended."""
     show_order(context, caller, job_id)
-    context.jobs.ask(job_id, "cancel")
-    record(context, caller, "evaluation.cancelled", job_id)
+    with context.database.transaction():
+        context.jobs.ask(job_id, "cancel")
+        record(context, caller, "evaluation.cancelled", job_id)
 
 
 def retry(context: Context, caller: Caller, job_id: str) -> None:
     """Carry out once more what has failed, from the beginning. Raises NotFoundError, ConflictError."""
     show_order(context, caller, job_id)
-    context.jobs.resume(job_id)
-    record(context, caller, "evaluation.retried", job_id)
+    with context.database.transaction():
+        context.jobs.resume(job_id)
+        record(context, caller, "evaluation.retried", job_id)
 
 
 def order_of(job: Job) -> EvaluationOrder:
@@ -289,5 +293,5 @@ def _run(context: Context, caller: Caller, name: str) -> str:
 
 def _system(context: Context, caller: Caller, name: str) -> str:
     """One that the candidate is held against, as commands name it."""
-    is_tuned = is_id(name, "run") or served_targets.is_tuned_name(name)
+    is_tuned = is_id(name, "run") or is_tuned_name(name)
     return _run(context, caller, name) if is_tuned else served_targets.base_model(context, name).name

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from luthier.core.conversation import OptedTurns
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, NotFoundError
-from luthier.core.ids import is_id, sha256_document, sha256_file
+from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.records.export import ExportSource
 from luthier.core.task_head import TaskHeadKind, task_head_in
+from luthier.features.models.names import find_model
 from luthier.features.recipes.checks import ColumnMap, map_that_fits
 from luthier.platform.home.context import Context
 
@@ -23,20 +24,25 @@ _MAX_CHARACTERS = 2000
 
 
 def find_source(context: Context, name: str) -> ExportSource:
-    """The model that a run or a job of the API (`ft:...`) has trained, or a base model, ready to be exported.
+    """The model that a run or a job of the API (`ft:...`) has trained, also by a deployment, or a base model.
 
     Raises:
         ConflictError: The run has not succeeded, its files or its base model have changed, or the name is a checkpoint.
         NotFoundError: The run, its files or its base model do not exist.
     """
-    if is_id(name, "run"):
-        return _of_run(context, name)
-    if name.startswith("ft:"):
-        return _of_run(context, _run_behind(context, name))
+    found = find_model(context, name, takes_exports=False)
+    if found.tuned is not None and found.is_checkpoint:
+        raise ConflictError(
+            f"{name} is what the model was after step {found.tuned.step}",
+            expected="the model that the job has ended with",
+            do=f"export that one: {name.partition(':ckpt-step-')[0]}",
+        )
+    if found.run_id is not None:
+        return _of_run(context, found.run_id)
     from luthier.ml.inference.models import sources
     from luthier.platform.home.hardware_benchmark import hardware_of
 
-    model = sources.pull(name, context.home, context.progress)
+    model = sources.pull(found.name, context.home, context.progress)
     return ExportSource(
         name=model.name,
         run_id=None,
@@ -48,20 +54,6 @@ def find_source(context: Context, name: str) -> ExportSource:
         precision=hardware_of(context).precision,
         task_head=_head_of(Path(model.path)),
     )
-
-
-def _run_behind(context: Context, name: str) -> str:
-    """The run of a model that the API knows by this name, of the project that stands in the name."""
-    parts = name.split(":")
-    # `ft:BASE:PROJECT:SUFFIX:ID`; a malformed name has no project and is not found.
-    model = context.tuned_models.get(parts[2] if len(parts) > 2 else "", name)
-    if model.step is not None:
-        raise ConflictError(
-            f"{name} is what the model was after step {model.step}",
-            expected="the model that the job has ended with",
-            do=f"export that one: {name.partition(':ckpt-step-')[0]}",
-        )
-    return model.run_id
 
 
 def _of_run(context: Context, run_id: str) -> ExportSource:

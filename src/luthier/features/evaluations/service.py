@@ -34,7 +34,8 @@ from luthier.features.evaluations.prompted import (
     prompted_as_asked,
 )
 from luthier.features.evaluations.systems import search_kind, search_metrics
-from luthier.features.generation.engines import EnginePool
+from luthier.features.generation.engines import EnginePool, is_address
+from luthier.features.models.names import find_model
 from luthier.features.models.resolve import (
     Candidate,
     as_candidate,
@@ -239,7 +240,7 @@ def evaluate(
 ) -> Evaluation:
     """Judge models and runs on the rows of a file.
 
-    systems: the candidate first, then what it is compared with, each a base model's name or a run id. With `few_shot`,
+    systems: the candidate first, then what it is compared with, each by any name of a model. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
     `few_shot_from` in its prompt. prompts: further ways. metrics: None takes those that the rows can be judged by.
     mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
@@ -255,18 +256,17 @@ def evaluate(
     """
     ways = replace(prompts, few_shot=few_shot)
     check_asked(context, ways, few_shot_from)
-    loaded, notes = load_mapped(context, systems, data, mapping)
+    systems, of_names = _by_run(context, systems)
+    loaded, of_columns = load_mapped(context, systems, data, mapping)
     resolved = [find_candidate(context, name) for name in systems]
     chosen = search_metrics(metrics, resolved, usual_metrics(loaded.examples))
     check_metrics(chosen, loaded.examples)
     train, leaked = _learned_rows(context, systems, loaded.examples, allow_leakage)
-    pool: tuple[Example, ...] = ()
-    if ways.any and few_shot_from is not None:
-        shots, _ = load_mapped(context, systems, few_shot_from, mapping)
-        pool = not_held_out(shots.examples, loaded.examples)
+    pool = _pool(context, systems, few_shot_from if ways.any else None, mapping, loaded.examples)
     shown = prompted_as_asked(partial(_base_of, context, systems, resolved), pool or train, ways, loaded.examples)
     bar, of_bar = bar_of(context, good_enough, systems[0], chosen, loaded.examples, train or pool, data)
-    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, notes + of_bar, data)
+    notes = (*of_names, *of_columns, *of_bar)
+    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, notes, data)
     evaluation = _judge(
         context,
         [*resolved[1:], *shown.candidates, resolved[0]],  # from the plain to the tuned
@@ -286,9 +286,35 @@ def evaluate(
     return evaluation
 
 
+def _by_run(context: Context, systems: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The systems by name, and notes about those that are deployments.
+
+    What a run has made comes by its id: rows, bar and verdict are those of the run, whatever name was given.
+    """
+    found = [find_model(context, name, takes_exports=False) for name in systems]
+    return [one.name for one in found], tuple(one.note for one in found if one.note)
+
+
+def _pool(
+    context: Context,
+    systems: Sequence[str],
+    file: Path | None,
+    mapping: Mapping[str, str] | None,
+    held_out: Sequence[Example],
+) -> tuple[Example, ...]:
+    """The rows of a file that examples are taken from; none without a file."""
+    return () if file is None else not_held_out(load_mapped(context, systems, file, mapping)[0].examples, held_out)
+
+
 def _base_of(context: Context, systems: Sequence[str], resolved: Sequence[Candidate]) -> Candidate:
-    """The first base model among the systems, or that of the first run."""
-    return next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
+    """The first base model among the systems, or that of the first run or adapter."""
+    runs = [find_model(context, name).run_id for name in systems]
+    for run_id, candidate in zip(runs, resolved, strict=True):
+        if run_id is None and candidate.adapter_path is None:
+            return candidate
+    if runs[0] is None:
+        return replace(resolved[0], name=resolved[0].model_name, adapter_path=None)
+    return find_base(context, runs[0])
 
 
 def _learned_rows(
@@ -410,7 +436,9 @@ def check_leakage(
 
 def training_rows(context: Context, systems: Sequence[str]) -> list[Example]:
     """The rows that the runs among the systems were trained on, as far as their files are still there, unchanged."""
-    return [row for name in systems if is_id(name, "run") for row in rows_of_run(context, name)]
+    runs = (find_model(context, name).run_id for name in systems if not is_address(name))
+    # dict.fromkeys: two names of one run, such as its checkpoints, have the same rows.
+    return [row for run_id in dict.fromkeys(runs) if run_id is not None for row in rows_of_run(context, run_id)]
 
 
 def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
+from luthier.platform.cli.command import ANY_MODEL, Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,9 +45,7 @@ class ExportCommand(typer.core.TyperCommand):
 
 
 def export(
-    name: Annotated[
-        str, typer.Argument(metavar="RUN", help="What to export: a run, a model of the API (ft:...), or a base model.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="RUN", help=f"What to export: {ANY_MODEL}.")],
     to: Annotated[
         str,
         typer.Option(

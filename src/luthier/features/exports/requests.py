@@ -21,9 +21,10 @@ from luthier.core.registry import EXPORTERS
 from luthier.core.task_head import TaskHeadKind, task_head_in
 from luthier.features.exports import bundles
 from luthier.features.exports.service import export
-from luthier.features.serving.targets import EXPORT, base_model, export_folder, is_tuned_name, made_export
+from luthier.features.models.names import is_tuned_name
+from luthier.features.serving.targets import EXPORT, base_model, export_folder, made_export
 from luthier.ml.export.exporters.head_formats import HEAD_FORMATS, missing_modules
-from luthier.platform.audit_log.service import make_audit_event, record
+from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm
 from luthier.platform.jobs.events import JobEvent
@@ -113,10 +114,11 @@ def start(context: Context, caller: Caller, source: str, to: str, quantise: str 
     )
     # Both ids exist before anything is stored: export and job name each other.
     made = ServerExport(export_id=export_id, project_id=caller.project_id, job_id=job.job_id, source=shown)
-    audit_event = make_audit_event(
-        caller, "export.started", export_id, {"source": shown, "format": format, "precision": quantise}
-    )
-    return context.exports.add(made, job, audit_event)
+    with context.database.transaction():
+        stored = context.exports.add(made, job)
+        facts = {"source": shown, "format": format, "precision": quantise}
+        record(context, caller, "export.started", export_id, facts)
+    return stored
 
 
 def list_exports(context: Context, caller: Caller, *, sources: Sequence[str] | None = None) -> list[ExportView]:
@@ -134,15 +136,17 @@ def show_export(context: Context, caller: Caller, export_id: str) -> ExportView:
 def cancel(context: Context, caller: Caller, export_id: str) -> None:
     """Give an export up; nothing of it is left. Raises NotFoundError, ConflictError where it has ended."""
     found = context.exports.get(caller.project_id, export_id)
-    context.jobs.ask(found.job_id, "cancel")
-    record(context, caller, "export.cancelled", export_id)
+    with context.database.transaction():
+        context.jobs.ask(found.job_id, "cancel")
+        record(context, caller, "export.cancelled", export_id)
 
 
 def retry(context: Context, caller: Caller, export_id: str) -> None:
     """Make an export that has failed once more, from the beginning. Raises NotFoundError, ConflictError."""
     found = context.exports.get(caller.project_id, export_id)
-    context.jobs.resume(found.job_id)
-    record(context, caller, "export.retried", export_id)
+    with context.database.transaction():
+        context.jobs.resume(found.job_id)
+        record(context, caller, "export.retried", export_id)
 
 
 def remove(context: Context, caller: Caller, export_id: str) -> ServerExport:
@@ -165,7 +169,9 @@ def remove(context: Context, caller: Caller, export_id: str) -> ServerExport:
             do="deploy another model under that name first, or remove the deployment",
         )
     # Row first, files second: a crash in between leaves unreferenced files, never a listed export without files.
-    context.exports.remove(caller.project_id, export_id, make_audit_event(caller, "export.removed", export_id))
+    with context.database.transaction():
+        context.exports.remove(caller.project_id, export_id)
+        record(context, caller, "export.removed", export_id)
     remove_files(context, export_id)
     return view.export
 

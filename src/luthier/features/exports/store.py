@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from luthier.core.records.export import Export, ServerExport
-from luthier.platform.audit_log.service import AuditedStore, AuditEvent
-from luthier.platform.db.store import Missing, RecordTable, json_of
+from luthier.platform.db.store import Missing, RecordTable, Store, json_of
 from luthier.platform.db.tables import exports
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.rows import add_job
@@ -24,12 +23,12 @@ _EXPORTS: Final = RecordTable(
 )
 
 
-class ExportStore(AuditedStore):
+class ExportStore(Store):
     """The exports of all projects."""
 
-    def add(self, export: ServerExport, job: Job, audit_event: AuditEvent) -> ServerExport:
+    def add(self, export: ServerExport, job: Job) -> ServerExport:
         """Keep an export that is to be made, and queue its job: both or neither."""
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             # The clock of the database: servers that share it may have clocks that differ.
             now = self._database.clock(connection)
             add_job(connection, now, job)
@@ -49,7 +48,7 @@ class ExportStore(AuditedStore):
         named = [] if sources is None else [exports.c.source.in_(sources)]
         return self._list(_EXPORTS, *named, project_id=project_id)
 
-    def remove(self, project_id: str, export_id: str, audit_event: AuditEvent) -> None:
+    def remove(self, project_id: str, export_id: str) -> None:
         """Forget an export; files stay. Raises NotFoundError."""
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             _EXPORTS.remove(connection, export_id, project_id=project_id)

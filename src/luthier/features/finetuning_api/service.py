@@ -192,22 +192,23 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
         "request": request.model_copy(update={"seed": seed}).model_dump(mode="json", exclude_none=True),
         "base_model": base_model,
     }
-    job = context.jobs.submit(
-        Job(
-            job_id=new_id(JOB),
-            kind="train",
-            document=document,
-            run_id=new_id("run"),
-            project_id=caller.project_id,
-            lane="validate",
-        )
+    job = Job(
+        job_id=new_id(JOB),
+        kind="train",
+        document=document,
+        run_id=new_id("run"),
+        project_id=caller.project_id,
+        lane="validate",
     )
-    # Warnings are events after the job exists: the wire format of a job has no field for them.
-    for name in _without_effect(request):
-        message = f"{name} has no effect here; leave it out to be rid of this warning"
-        context.job_events.append(job.job_id, f"without-effect-{name}", message, level="warn")
-    record(context, caller, "job.created", job.job_id, {"model": request.model, "training_file": request.training_file})
-    return job
+    facts = {"model": request.model, "training_file": request.training_file}
+    with context.database.transaction():
+        made = context.jobs.submit(job)
+        # Warnings are events after the job exists: the wire format of a job has no field for them.
+        for name in _without_effect(request):
+            message = f"{name} has no effect here; leave it out to be rid of this warning"
+            context.job_events.append(job.job_id, f"without-effect-{name}", message, level="warn")
+        record(context, caller, "job.created", job.job_id, facts)
+    return made
 
 
 def _without_effect(request: FineTuningRequest) -> list[str]:
@@ -268,16 +269,18 @@ def ask(context: Context, caller: Caller, job_id: str, wish: Wish) -> Job:
     """Pause or cancel a job. Raises NotFoundError, ConflictError where its state forbids that."""
     get(context, caller, job_id)
     # Only a wish is stored; the worker that trains sees it at its next step.
-    job = context.jobs.ask(job_id, wish)
-    record(context, caller, f"job.{wish}", job_id)
+    with context.database.transaction():
+        job = context.jobs.ask(job_id, wish)
+        record(context, caller, f"job.{wish}", job_id)
     return job
 
 
 def resume(context: Context, caller: Caller, job_id: str) -> Job:
     """Queue a paused or failed job again. Raises NotFoundError, ConflictError: also while it is still pausing."""
     get(context, caller, job_id)
-    job = context.jobs.resume(job_id)
-    record(context, caller, "job.resume", job_id)
+    with context.database.transaction():
+        job = context.jobs.resume(job_id)
+        record(context, caller, "job.resume", job_id)
     return job
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 from luthier.core.conversation import AS_THEY_ARE
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
-from luthier.core.ids import is_id
+from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
+from luthier.features.models.names import find_model
 from luthier.features.models.resolve import Candidate, TemplatedEngine, engine_key, find_candidate, open_engine
 from luthier.platform.home.context import Context
 
@@ -128,7 +130,7 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
     machine.
 
     Args:
-        name: As candidates of `luthier eval` are named, or `http(s)://host:port/v1#MODEL`.
+        name: Any name of a model, or `http(s)://host:port/v1#MODEL`.
 
     Raises:
         RequestError: An address without a model, or with a key in it.
@@ -146,10 +148,12 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
             identity={"engine": "openai_http", "url": url, "model": model},
         )
     candidate = find_candidate(context, name)
+    found = find_model(context, name)
     return CachedEngine(
         lambda _: open_engine(candidate),
         context.generations,
-        name=name if is_id(name, "run") else candidate.model_name,
+        # By run: a deployment may route elsewhere tomorrow, and the name is stored with what was written.
+        name=candidate.model_name if found.run_id is None else found.name,
         identity=identity_of(context, name, candidate),
     )
 
@@ -229,18 +233,27 @@ def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, 
     """What decides the answers of a model on this machine: digests of weights, adapter and template, and precision."""
     # The key of the cache: everything that changes the text has to be in it, or stale answers come back.
     common = {"engine": "transformers", "template": candidate.template, "precision": candidate.precision}
-    if is_id(name, "run"):
+    model = find_model(context, name)
+    if model.run_id is not None:
         opted = candidate.opted_turns
-        plan, result = context.runs.plan(name), context.runs.get(name).result
+        plan, result = context.runs.plan(model.run_id), context.runs.get(model.run_id).result
+        outcome = result.adapter_sha256 if result else None
         return {
             **common,
             "sha256": plan.base_model.sha256,
             "template_sha256": plan.base_model.template_sha256,
-            "trained_sha256": result.adapter_sha256 if result else None,
+            "trained_sha256": _digest_of_weights(candidate) if model.is_checkpoint else outcome,
             **({"template_options": dict(candidate.template_options)} if candidate.template_options else {}),
             **({} if opted == AS_THEY_ARE else {"opted_turns": opted.model_dump(mode="json")}),
         }
     from luthier.ml.inference.models import sources
 
-    local = sources.pull(name, context.home, context.progress)
-    return {**common, "sha256": local.sha256, "template_sha256": local.template_sha256}
+    local = sources.pull(candidate.model_name, context.home, context.progress)
+    trained = {} if candidate.adapter_path is None else {"trained_sha256": _digest_of_weights(candidate)}
+    return {**common, "sha256": local.sha256, "template_sha256": local.template_sha256, **trained}
+
+
+def _digest_of_weights(candidate: Candidate) -> str:
+    """The digest of what was trained, where no record has it."""
+    folder = Path(candidate.adapter_path or candidate.model_path)
+    return sha256_document([sha256_file(file) for file in sorted(folder.glob("*.safetensors"))])

@@ -41,7 +41,7 @@ from luthier.core.results.human_eval import (
 from luthier.core.results.suite import Criterion
 from luthier.features.human_eval.rating_view import shown_first
 from luthier.features.human_eval.service import panel_report, ratings_table
-from luthier.platform.audit_log.service import make_audit_event
+from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 
 FileFormat = Literal["csv", "parquet", "json"]
@@ -127,11 +127,10 @@ def import_label_studio(context: Context, caller: Caller, panel_id: str, content
             problems=problems,
         )
     raters = tuple(sorted({one.name for one in people.values() if any(who == one.rater_id for who, _ in said)}))
-    audit_event = make_audit_event(
-        caller, "panel.imported", panel_id, {"num_ratings": len(said), "raters": list(raters)}
-    )
     new = [rater for rater_name, rater in people.items() if rater_name not in known]
-    context.rating_panels.keep_all(panel_id, new, list(said.values()), audit_event)
+    with context.database.transaction():
+        context.rating_panels.keep_all(panel_id, new, list(said.values()))
+        record(context, caller, "panel.imported", panel_id, {"num_ratings": len(said), "raters": list(raters)})
     return Imported(len(said), raters, num_skipped)
 
 

@@ -17,7 +17,7 @@ from luthier.core.results.human_eval import Rater, RatingItem, RatingKind, Ratin
 from luthier.core.results.human_eval_report import PanelReport
 from luthier.features.human_eval.items import AnsweredRows, make_items
 from luthier.features.human_eval.store import PanelCounts
-from luthier.platform.audit_log.service import make_audit_event
+from luthier.platform.audit_log.service import record
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
 
@@ -61,10 +61,10 @@ def add_rater(context: Context, caller: Caller, panel_id: str, name: str) -> Rat
     """Have one more person rate. Raises NotFoundError, ConflictError (name taken, panel closed), RequestError."""
     panel = context.rating_panels.get(caller.project_id, panel_id)
     made = new_link(panel.panel_id, name)
-    audit_event = make_audit_event(
-        caller, "rater.created", made.rater.rater_id, {"panel": panel_id, "name": made.rater.name}
-    )
-    return RaterLink(context.rating_panels.add_rater(made.rater, digest_of(made.token), audit_event), made.token)
+    with context.database.transaction():
+        rater = context.rating_panels.add_rater(made.rater, digest_of(made.token))
+        record(context, caller, "rater.created", rater.rater_id, {"panel": panel_id, "name": rater.name})
+    return RaterLink(rater, made.token)
 
 
 def renew_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -> RaterLink:
@@ -74,15 +74,19 @@ def renew_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -
     """
     panel = context.rating_panels.get(caller.project_id, panel_id)
     token = secrets.token_urlsafe(_NUM_TOKEN_BYTES)
-    audit_event = make_audit_event(caller, "rater.link_renewed", rater_id, {"panel": panel_id})
-    return RaterLink(context.rating_panels.change_link(panel.panel_id, rater_id, digest_of(token), audit_event), token)
+    with context.database.transaction():
+        rater = context.rating_panels.change_link(panel.panel_id, rater_id, digest_of(token))
+        record(context, caller, "rater.link_renewed", rater_id, {"panel": panel_id})
+    return RaterLink(rater, token)
 
 
 def revoke_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -> Rater:
     """Let a rater in no longer; what they said stays. Raises NotFoundError."""
     panel = context.rating_panels.get(caller.project_id, panel_id)
-    audit_event = make_audit_event(caller, "rater.link_revoked", rater_id, {"panel": panel_id})
-    return context.rating_panels.change_link(panel.panel_id, rater_id, None, audit_event)
+    with context.database.transaction():
+        rater = context.rating_panels.change_link(panel.panel_id, rater_id, None)
+        record(context, caller, "rater.link_revoked", rater_id, {"panel": panel_id})
+    return rater
 
 
 def rater_of_token(context: Context, token: str) -> tuple[Rater, RatingPanel] | None:
@@ -162,10 +166,12 @@ def create_panel(
     )
     links = [new_link(panel.panel_id, one) for one in names]
     facts = {"name": panel.name, "kind": kind, "systems": list(panel.systems), "num_raters": len(links)}
-    audit_event = make_audit_event(caller, "panel.created", panel.panel_id, facts)
     # The tokens themselves leave only with the return value and are not stored.
     people = [(link.rater, digest_of(link.token)) for link in links]
-    return NewPanel(context.rating_panels.add(caller.project_id, panel, items, people, audit_event), tuple(links))
+    with context.database.transaction():
+        made = context.rating_panels.add(caller.project_id, panel, items, people)
+        record(context, caller, "panel.created", panel.panel_id, facts)
+    return NewPanel(made, tuple(links))
 
 
 def list_panels(context: Context, caller: Caller) -> Sequence[PanelCounts]:
@@ -175,7 +181,10 @@ def list_panels(context: Context, caller: Caller) -> Sequence[PanelCounts]:
 
 def close_panel(context: Context, caller: Caller, panel_id: str) -> RatingPanel:
     """Take no more ratings. Raises NotFoundError, and ConflictError where it is closed already."""
-    return context.rating_panels.close(caller.project_id, panel_id, make_audit_event(caller, "panel.closed", panel_id))
+    with context.database.transaction():
+        closed = context.rating_panels.close(caller.project_id, panel_id)
+        record(context, caller, "panel.closed", panel_id)
+    return closed
 
 
 def panel_report(context: Context, caller: Caller, panel_id: str) -> PanelReport:

@@ -11,8 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.results.human_eval import Rater, Rating, RatingItem, RatingPanel
-from luthier.platform.audit_log.service import AuditedStore, AuditEvent
-from luthier.platform.db.store import Codec, Missing, RecordTable
+from luthier.platform.db.store import Codec, Missing, RecordTable, Store
 from luthier.platform.db.tables import raters, rating_items, rating_panels, ratings
 
 _NO_LINK: Final = "none:"
@@ -58,7 +57,7 @@ class PanelCounts:
     num_ratings: int
 
 
-class RatingPanelStore(AuditedStore):
+class RatingPanelStore(Store):
     """The panels of all projects."""
 
     def add(
@@ -67,10 +66,9 @@ class RatingPanelStore(AuditedStore):
         panel: RatingPanel,
         items: Sequence[RatingItem],
         people: Sequence[tuple[Rater, str]],
-        audit_event: AuditEvent | None = None,
     ) -> RatingPanel:
         """Keep a new panel with all that is shown, and its raters, each with the digest of their link."""
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             # Panel, items, raters and log entry in one transaction: a link never leads to half a panel.
             made = _PANELS.insert(connection, panel, now, project_id=project_id)
@@ -121,21 +119,19 @@ class RatingPanelStore(AuditedStore):
                 return None
             return rater, _PANELS.get(connection, rater.panel_id)
 
-    def add_rater(self, rater: Rater, digest: str, audit_event: AuditEvent | None = None) -> Rater:
+    def add_rater(self, rater: Rater, digest: str) -> Rater:
         """Have one more rate. Raises ConflictError where the panel has one of this name, or is closed."""
         conflict = ConflictError(
             f"the panel has a rater {rater.name!r} already", expected="a name that is free", do="choose another"
         )
-        with self._audited(audit_event, conflict=conflict) as connection:
+        with self._write(conflict) as connection:
             # In the same transaction as the insert, so that a panel cannot be closed between the two.
             _check_open(connection, rater.panel_id)
             return _add_rater(connection, rater, digest, self._database.clock(connection))
 
-    def change_link(
-        self, panel_id: str, rater_id: str, digest: str | None, audit_event: AuditEvent | None = None
-    ) -> Rater:
+    def change_link(self, panel_id: str, rater_id: str, digest: str | None) -> Rater:
         """Let a rater in by another link, or, with None, by none; what they said stays. Raises NotFoundError."""
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             if digest is not None:
                 _check_open(connection, panel_id)
             values = {"digest": _no_link(rater_id) if digest is None else digest}
@@ -159,13 +155,12 @@ class RatingPanelStore(AuditedStore):
         panel_id: str,
         people: Sequence[Rater],
         said: Sequence[Rating],
-        audit_event: AuditEvent | None = None,
     ) -> None:
         """Keep ratings that come from elsewhere, all or none; `people` are new raters, who have no link.
 
         A rating that says when it was given keeps that time. Raises ConflictError where the panel is closed.
         """
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             _check_open(connection, panel_id)
             now = self._database.clock(connection)
             for rater in people:
@@ -190,9 +185,9 @@ class RatingPanelStore(AuditedStore):
             connection.execute(delete(ratings).where(theirs, ratings.c.item == item))
         return int(item)
 
-    def close(self, project_id: str, panel_id: str, audit_event: AuditEvent | None = None) -> RatingPanel:
+    def close(self, project_id: str, panel_id: str) -> RatingPanel:
         """Take no more ratings. Raises NotFoundError, and ConflictError where it is closed already."""
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             _PANELS.get(connection, panel_id, project_id=project_id)
             _check_open(connection, panel_id)
             _PANELS.change(connection, panel_id, {"closed_at": self._database.clock(connection)})

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DataError, LuthierError, NotFoundError, OverlongError, RequestError
-from luthier.core.ids import is_id, new_id
+from luthier.core.ids import new_id
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.core.records.calibration import Calibration, Target
 from luthier.core.records.monitoring import WatchSettings
 from luthier.core.results.signal import Signal
 from luthier.core.results.suite import CRITERIA
 from luthier.features.generation.engines import find_teacher, is_address, parse_address
+from luthier.features.models.names import find_model
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -76,12 +77,11 @@ def _base_of(context: Context, name: str) -> str:
     """The base model that something was made of; the name itself where nothing more is known."""
     if is_address(name):
         return parse_address(name)[1]
-    if is_id(name, "run"):
-        try:
-            return context.runs.plan(name).base_model.name
-        except NotFoundError:  # a run of another home: ratings may come from there
-            return name
-    return name
+    try:
+        run_id = find_model(context, name).run_id
+        return name if run_id is None else context.runs.plan(run_id).base_model.name
+    except NotFoundError:  # of another home: ratings may come from there
+        return name
 
 
 def _plain(name: str) -> str:

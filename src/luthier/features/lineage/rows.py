@@ -352,11 +352,54 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     wanted = checked_row(row)
     # Before any change: afterwards the newest versions would not show where the row was.
     lineage = row_lineage(context, caller, wanted)
-    holding, unread = [], []
+    holding, unread = _holding(context, caller, wanted)
+    # Files first: to write them takes long, and a transaction is short.
+    files = [
+        dataset_versions.keep_rows(context, caller, iter(kept), f"{Path(newest.filename).stem}.jsonl")
+        for newest, kept, _, _ in holding
+    ]
+    made = []
+    with context.database.transaction():
+        for file, (newest, _, num_removed, num_lost) in zip(files, holding, strict=True):
+            left_out = f", {num_lost:,} unreadable rows left out" if num_lost else ""
+            version = dataset_versions.add_version(
+                context,
+                caller,
+                newest.dataset_id,
+                file,
+                origin="repair",
+                parent=newest.number,
+                note=f"{num_removed:,} rows forgotten{left_out}",
+                details={"num_forgotten": num_removed, "num_unreadable": num_lost},
+            )
+            if num_lost:
+                unread.append(
+                    f"{num_lost:,} of these are not in version {version.number} of {newest.dataset_id}: they cannot be "
+                    "written as JSONL"
+                )
+            made.append((version, num_removed))
+        reviews = [item for item in context.review_items.list(caller.project_id) if _is_of(item, wanted)]
+        # Items are removed for good: they are copies of traffic, and no version depends on them.
+        for item in reviews:
+            context.review_items.remove(item.review_id, caller.project_id)
+        # The log is append-only: the words themselves would survive there for ever.
+        digest = sha256_bytes(wanted.encode())
+        document = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made], "num_reviews": len(reviews)}
+        audit_log.record(context, caller, "row.forgotten", digest[:12], document)
+    return Forgotten(lineage, tuple(made), len(reviews), (*_left(lineage, made), *unread))
+
+
+_Holding = tuple[DatasetVersion, list[bytes], int, int]
+"""A version that holds the row, the lines to keep of it, and how many are removed, and lost as unreadable."""
+
+
+def _holding(context: Context, caller: Caller, wanted: str) -> tuple[list[_Holding], list[str]]:
+    """The newest versions that hold a row, and what cannot be said of others. Nothing is written."""
+    holding, unread = list[_Holding](), list[str]()
     for dataset, newest in dataset_versions.list_datasets(context, caller):
         path = dataset_versions.path_of(context, caller, newest)
         kept, num_removed, num_lost, num_unknown = _without(path, wanted)
-        # Nothing was written yet: all datasets are checked before the first new version is made.
+        # All datasets are checked before the first new version is made.
         if num_removed and not kept:
             raise RequestError(
                 f"every row of the dataset {dataset.name!r} matches",
@@ -370,34 +413,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
                 f"{num_unknown:,} rows of {newest.dataset_id} version {newest.number} cannot be read, and may hold it: "
                 "look at them with `luthier data audit`"
             )
-    made = []
-    for newest, kept, num_removed, num_lost in holding:
-        file = dataset_versions.keep_rows(context, caller, iter(kept), f"{Path(newest.filename).stem}.jsonl")
-        version = dataset_versions.add_version(
-            context,
-            caller,
-            newest.dataset_id,
-            file,
-            origin="repair",
-            parent=newest.number,
-            note=f"{num_removed:,} rows forgotten" + (f", {num_lost:,} unreadable rows left out" if num_lost else ""),
-            details={"num_forgotten": num_removed, "num_unreadable": num_lost},
-        )
-        if num_lost:
-            unread.append(
-                f"{num_lost:,} of these are not in version {version.number} of {newest.dataset_id}: they cannot be "
-                "written as JSONL"
-            )
-        made.append((version, num_removed))
-    reviews = [item for item in context.review_items.list(caller.project_id) if _is_of(item, wanted)]
-    # Items are removed for good: they are copies of traffic, and no version depends on them.
-    for item in reviews:
-        context.review_items.remove(item.review_id, caller.project_id)
-    # The log is append-only: the words themselves would survive there for ever.
-    digest = sha256_bytes(wanted.encode())
-    document = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made], "num_reviews": len(reviews)}
-    audit_log.record(context, caller, "row.forgotten", digest[:12], document)
-    return Forgotten(lineage, tuple(made), len(reviews), (*_left(lineage, made), *unread))
+    return holding, unread
 
 
 def _is_of(item: Any, wanted: str) -> bool:

@@ -26,7 +26,7 @@ NameArgument = Annotated[
     ),
 ]
 _ShownArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="As for pull; also the id of a run, or a tuned model (ft:...).")
+    str, typer.Argument(metavar="NAME", help="As for pull; also a run, a tuned model (ft:...), or a deployment.")
 ]
 
 
@@ -50,17 +50,18 @@ def pull(name: NameArgument, as_json: JsonOption = False, home: HomeOption = Non
 
 def show(name: _ShownArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
     """Show one base model: licence, size, where it lies. Of a run or a tuned model: its base, its verdict, its head."""
-    from luthier.core.ids import is_id
     from luthier.features.models import service as models
+    from luthier.features.models.names import find_model
 
     with open_context(home) as context:
-        if is_id(name, "run") or name.startswith("ft:"):
+        found = find_model(context, name)
+        if found.run_id is not None:
             from luthier.core.access import Caller
             from luthier.features.model_cards.service import find_tuned
 
-            tuned = find_tuned(context, Caller(), name)
+            tuned = find_tuned(context, Caller(), found.run_id)
             return Answer(as_json, _tuned_document(tuned), lambda console: _show_tuned(console, tuned))
-        view = models.show_model(context, name)
+        view = models.show_model(context, found.name)
     return Answer(as_json, view.model_dump(mode="json"), lambda console: _show_one(console, view))
 
 

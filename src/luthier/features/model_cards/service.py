@@ -17,10 +17,11 @@ from luthier.core.stream import Decoding, Served
 from luthier.core.task_head import TaskHead, readable_task_head_in, what_it_gives
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.models import service as models
+from luthier.features.models.names import is_tuned_name
 from luthier.features.models.store import TunedModel
 from luthier.features.runs.views import without_paths
 from luthier.features.serving.head_answers import example_request
-from luthier.features.serving.targets import EXPORT, is_tuned_name
+from luthier.features.serving.targets import EXPORT
 from luthier.ml.export.exporters.registry import served_formats
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models

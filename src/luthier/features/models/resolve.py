@@ -6,17 +6,18 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+from luthier.core.access import Caller
 from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError, ModelSourceError
 from luthier.core.evaluation_plan import Prompting
-from luthier.core.ids import is_id
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Engine, Prompt, StopCheck
 from luthier.core.recipe import TemplateOption
 from luthier.core.system.libraries import import_libraries
+from luthier.features.models.names import ResolvedModel, base_of_adapter, find_model, is_adapter_folder
 from luthier.features.recipes.checks import are_pairs, check_lengths, have_text_answers
 from luthier.platform.home.context import Context
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16"]
 TemplateKind = Literal["auto", "chat", "plain"]
+_LOCAL: Final = Caller()
 
 
 class TemplatedEngine(Engine, Protocol):
@@ -177,25 +179,60 @@ def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int
     return replace(base, name=name, adapter_path=outcome_path, context_length_tokens=room)
 
 
-def find_candidate(context: Context, name: str) -> Candidate:
-    """A candidate from a run id or the name of a base model."""
+def find_candidate(context: Context, name: str, caller: Caller = _LOCAL) -> Candidate:
+    """A candidate by any name of a model, under that name.
+
+    Args:
+        context: The home.
+        name: As `find_model` takes it.
+        caller: Whose deployments and tuned models these are.
+
+    Raises:
+        NotFoundError: No such model, or the base model of an adapter is not on this machine.
+        ConflictError: A run that has no trained weights.
+        RequestError: A deployment of an export.
+        ModelSourceError: A base model could not be fetched.
+    """
+    model = find_model(context, name, caller, takes_exports=False)
+    run_id = model.run_id
+    if run_id is None:
+        return _candidate_of_base(context, model)
+    made = model.tuned.adapter_path if model.tuned is not None else _outcome_of(context, run_id)
+    num_virtual = context.runs.plan(run_id).method.num_virtual_tokens or 0
+    return tuned(name, find_base(context, run_id), made, num_virtual)
+
+
+def _outcome_of(context: Context, run_id: str) -> str:
+    record = context.runs.get(run_id)
+    if record.result is None or record.result.adapter_path is None:
+        raise ConflictError(
+            f"run {run_id} is {record.status} and has no trained weights yet",
+            expected="a run that has succeeded",
+            do=f"go on with it: luthier train --resume {run_id}",
+        )
+    return record.result.adapter_path
+
+
+def _candidate_of_base(context: Context, model: ResolvedModel) -> Candidate:
+    """A base model, or an adapter of which only the folder is known, as this machine runs it best."""
     from luthier.ml.inference.models import sources
     from luthier.platform.home.hardware_benchmark import hardware_of
 
-    if not is_id(name, "run"):
-        model, machine = sources.pull(name, context.home, context.progress), hardware_of(context)
-        return Candidate(
-            name, model.name, model.path, None, "auto", machine.precision, machine.device, model.context_length_tokens
-        )
-    record = context.runs.get(name)
-    if record.result is None or record.result.adapter_path is None:
-        raise ConflictError(
-            f"run {name} is {record.status} and has no trained weights yet",
-            expected="a run that has succeeded",
-            do=f"go on with it: luthier train --resume {name}",
-        )
-    num_virtual = context.runs.plan(name).method.num_virtual_tokens or 0
-    return tuned(name, find_base(context, name), record.result.adapter_path, num_virtual)
+    base, adapter = model.name, None
+    if is_adapter_folder(folder := Path(model.name).expanduser()):
+        written, found = base_of_adapter(context, folder)
+        base, adapter = written if found is None else found.name, str(folder.resolve())
+    local, machine = sources.pull(base, context.home, context.progress), hardware_of(context)
+    return Candidate(
+        name=model.asked,
+        model_name=local.name,
+        model_path=local.path,
+        adapter_path=adapter,
+        template="auto",
+        precision=machine.precision,
+        device=machine.device,
+        context_length_tokens=local.context_length_tokens,
+    )
 
 
 def as_candidate(teacher: TeacherPlan) -> Candidate:

@@ -156,9 +156,10 @@ def change_settings(context: Context, caller: Caller, changes: dict[str, Any]) -
             ) from None
 
     # Merged inside the swap: two people who change different settings at once keep both changes.
-    after = context.watches.change(caller.project_id, _SETTINGS, "", change)
+    with context.database.transaction():
+        after = context.watches.change(caller.project_id, _SETTINGS, "", change)
+        record(context, caller, "alerts.settings_changed", caller.project_id, changes)
     assert after is not None
-    record(context, caller, "alerts.settings_changed", caller.project_id, changes)
     return AlertSettings.model_validate_json(after)
 
 

@@ -22,6 +22,8 @@ from luthier.core.ids import is_id
 from luthier.core.plan import Plan, TeacherPlan
 from luthier.core.recipe import Recipe
 from luthier.core.run import StopReason, TrainResult, cause_of
+from luthier.features.generation.engines import identity_of, is_address
+from luthier.features.models.names import find_model, is_tuned_name
 from luthier.features.models.resolve import Candidate, as_candidate, find_candidate, open_engine
 from luthier.features.planning.budgets import stop_check
 from luthier.platform.home.context import Context
@@ -162,13 +164,10 @@ def find_teacher(
     name = recipe.objective.teacher if recipe.objective else None
     if name is None or recipe.objective is None or not rules_of(recipe.objective.name).needs_teacher:
         return None
-    # Before `find_candidate`, which would accept a server.
-    if name.lower().startswith(("http://", "https://")):
-        raise RequestError(
-            f"objective.teacher {name}",
-            expected="a base model, a folder or a run: a server does not give the probability of every token",
-            do="have the server write the answers instead, and learn those: luthier data answer --teacher ADDRESS",
-        )
+    _refuse_server(name)
+    model = find_model(context, name, takes_exports=False)
+    # By run, where one has made it: the plan must mean the same weights once a deployment routes elsewhere.
+    name, run_id = model.name, model.run_id
     candidate = find_candidate(context, name)
     # The dearest mistake: with other ids, the run would learn noise without any error.
     _refuse_other_tokens(candidate, template)
@@ -182,7 +181,7 @@ def find_teacher(
             "truncate, or choose another teacher",
         )
     # A run is asked as it was trained; a plain base has no habits, so it is written to like the student.
-    candidate = candidate if is_id(name, "run") else _as_student(candidate, recipe)
+    candidate = _as_student(candidate, recipe) if run_id is None else candidate
     structure = read_structure(candidate.model_path)
     asked = recipe.training.precision if recipe.training else None
     sha256, adapter_sha256 = _digests(context, name, candidate)
@@ -206,6 +205,15 @@ def find_teacher(
     )
 
 
+def _refuse_server(name: str) -> None:
+    if is_address(name):
+        raise RequestError(
+            f"objective.teacher {name}",
+            expected="a model on this machine: a server does not give the probability of every token",
+            do="have the server write the answers instead, and learn those: luthier data answer --teacher ADDRESS",
+        )
+
+
 def _as_student(candidate: Candidate, recipe: Recipe) -> Candidate:
     """A base model as the student is written to: with the options that its own template reads."""
     read = candidate.chat_template().names.options
@@ -222,7 +230,7 @@ def _trained_otherwise(plan: Plan) -> str | None:
     """What to say where the rows are not written as those were that the teacher was trained on; None where they are."""
     teacher = plan.objective.teacher
     assert teacher is not None
-    if not is_id(teacher.name, "run"):
+    if not (is_id(teacher.name, "run") or is_tuned_name(teacher.name)):
         return None
     own = (teacher.template_options, teacher.opted_turns)
     rows = (plan.data.template_options, OptedTurns.of(plan.data))
@@ -292,15 +300,11 @@ def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
 
 def _digests(context: Context, name: str, candidate: Candidate) -> tuple[str, str | None]:
     """Of the weights, and of the adapter on them."""
-    if is_id(name, "run"):
-        result = context.runs.get(name).result
-        trained = result.adapter_sha256 if result else None
-        if candidate.adapter_path is None:  # a whole model came out of it
-            return str(trained), None
-        return context.runs.plan(name).base_model.sha256, trained
-    from luthier.ml.inference.models import sources
-
-    return sources.pull(name, context.home, context.progress).sha256, None
+    known = identity_of(context, name, candidate)
+    trained = known.get("trained_sha256")
+    if candidate.adapter_path is None and trained is not None:  # a whole model came out of it
+        return str(trained), None
+    return str(known["sha256"]), trained
 
 
 def _refuse_other_tokens(teacher: Candidate, template: ChatTemplate) -> None:

@@ -182,6 +182,11 @@ def _why(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     found = {row["name"]: row | {"shown": shown(row["value"])} for row in rows}
     if (warmup := found.get("training.num_warmup_steps")) is not None:
         found["training.warmup_fraction"] = warmup | {"value": None, "shown": f"{warmup['shown']} steps"}
+    # A plan has the settings of a section as one value, a recipe its name.
+    for section, name in (("training.optimizer", "name"), ("training.average", "kind")):
+        if (row := found.get(section)) is not None:
+            value = row["value"].get(name) if isinstance(row["value"], dict) else row["value"]
+            found[f"{section}.{name}"] = row | {"value": value, "shown": shown(value)}
     return found
 
 

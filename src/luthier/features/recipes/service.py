@@ -182,20 +182,30 @@ def problems_of(document: RecipeDocument) -> tuple[Problem, ...]:
 
 
 def value_at(keys: Mapping[str, Any], place: str) -> Any:
-    """The value at a dotted key; None where there is none. An optimizer or such by name alone has its `name`."""
+    """The value at a dotted key; None where there is none. A section of one value alone has that at its main key."""
     value: Any = keys
+    section = ""
     for part in new_key(place).split("."):
         if not isinstance(value, Mapping):
-            return value if part == "name" and isinstance(value, str) else None
-        value = value.get(part)
+            return value if part == _main_key(section, value) else None
+        section, value = part, value.get(part)
     return value
+
+
+def _main_key(section: str, value: Any) -> str:
+    """The key of a section that one value alone sets: `optimizer: muon`, `canaries: 8`; empty where none does."""
+    if isinstance(value, str):
+        return "name"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"canaries": "num", "good_enough": "value"}.get(section, "") if is_number else ""
 
 
 def with_values(keys: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The keys with these values at their dotted keys; None takes a value out, and a section that is empty then."""
     changed: dict[str, Any] = deepcopy(dict(keys))
     for place, value in values.items():
-        if value is not None or value_at(changed, place) is not None:
+        # What is as it was keeps its spelling, such as `optimizer: muon`.
+        if value != value_at(changed, place):
             _set(changed, new_key(place).split("."), value)
     return changed
 
@@ -216,7 +226,8 @@ def _set(keys: dict[str, Any], parts: list[str], value: Any) -> None:
         return
     inner = keys.get(name)
     if not isinstance(inner, dict):
-        inner = {"name": inner} if isinstance(inner, str) and "name" not in rest else {}
+        main = _main_key(name, inner)
+        inner = {main: inner} if main and main not in rest else {}
     inner = dict(inner)
     _set(inner, rest, value)
     if inner:

@@ -24,8 +24,9 @@ from luthier.core.records.calibration import Target
 from luthier.core.records.deployment import Share
 from luthier.core.results.release_gate import Gate
 from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult
+from luthier.features.models.names import is_tuned_name
 from luthier.features.recipes.file import FileKind, read_recipe_file
-from luthier.features.serving.targets import EXPORT, is_tuned_name
+from luthier.features.serving.targets import EXPORT
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:

@@ -1,216 +1,35 @@
-"""The form of a recipe: its fields with labels, ranges and choices, and its text; the last change of either counts."""
+"""The form of a recipe: what its fields and its text say; the last change of either counts."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from luthier.core.aliases import new_key, stored_key, with_new_keys
-from luthier.core.dataset import Shape
+from luthier.core.aliases import with_new_keys
 from luthier.core.errors import RecipeError
-from luthier.core.registry import METHODS, OBJECTIVES
 from luthier.features.recipes.file import RecipeDocument, parse_value
 from luthier.features.recipes.service import Problem, problems_of, read_text, value_at, with_values, write_text
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One of several values.
-
-    Attributes:
-        name: In the recipe.
-        title: What people call it.
-        words: What it means to choose it.
-    """
-
-    name: str
-    title: str
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A value of a recipe: a number, one of `options`, a list of numbers, or a text.
-
-    Attributes:
-        name: Its dotted key.
-        label: Before the field.
-        hint: Beside it.
-        low: Where its slider begins; it has none where both ends are 0.
-        high: Where its slider ends.
-        scale: How far the slider moves a value.
-        step: Of the slider; without meaning on a logarithmic scale.
-        unit: Behind the value.
-        kind: What is entered.
-        options: Of a choice: its values, as YAML writes them.
-    """
-
-    name: str
-    label: str
-    hint: str
-    low: float = 0.0
-    high: float = 0.0
-    scale: Literal["linear", "log2", "log10"] = "linear"
-    step: float = 1.0
-    unit: str = ""
-    kind: Literal["number", "choice", "numbers", "text"] = "number"
-    options: tuple[Choice, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """Of its element in a page."""
-        return self.name.replace(".", "-")
-
-    def shown(self, value: Any) -> str:
-        """A value of the recipe as its element holds it; empty for none."""
-        if value is None:
-            return ""
-        if self.kind == "numbers" and isinstance(value, list | tuple):
-            return ", ".join(map(str, value))
-        # YAML writes true and false in small letters.
-        return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-EPOCHS: Final = Field("training.epochs", "Epochs", "passes over the training rows", 0.5, 10, step=0.5)
-LEARNING_RATE: Final = Field(
-    "training.learning_rate", "Learning rate", "how far a step moves the weights", 1e-6, 1e-2, "log10"
-)
-BATCH: Final = Field("training.global_batch_size", "Batch size", "examples a step", 1, 256, "log2")
-LENGTH: Final = Field(
-    "training.max_length_tokens", "Longest row", "longer ones are refused", 64, 32768, "log2", unit="tokens"
-)
-MAIN: Final = (EPOCHS, LEARNING_RATE, BATCH, LENGTH)
-MORE: Final = (
-    Field("training.warmup_fraction", "Warm-up", "share of the steps", 0, 0.3, step=0.01),
-    Field("training.weight_decay", "Weight decay", "pulls weights towards 0", 0, 0.3, step=0.01),
-    Field("training.early_stopping_patience", "Patience", "validations without a gain; 0: never stop early", 0, 10),
-    Field("training.neftune_alpha", "NEFTune noise", "on the embeddings; 0: none", 0, 15),
-    Field("training.seed", "Seed", "the same seed gives the same run"),
-)
-BUDGET: Final = (
-    Field("budget.hours", "Hours", "at most", unit="h"),
-    Field("budget.usd", "Money", "at most", unit="USD"),
-    Field("budget.energy_kwh", "Energy", "at most", unit="kWh"),
+from luthier.features.run_drafts.fields import (
+    CHOSEN,
+    SECTIONS,
+    SPLITS,
+    Field,
+    all_fields,
+    leaf_keys,
+    leaf_types,
+    method_fields,
+    method_of,
+    objective_fields,
+    objective_of,
 )
 
-_OF_METHODS: Final = (
-    Field("method.rank", "Rank", "room of the adapter", 1, 256, "log2"),
-    Field("method.target_rank", "Average rank at the end", "room of the adapter", 1, 256, "log2"),
-    Field("method.alpha", "Alpha", "scale of the adapter", 1, 512, "log2"),
-    Field("method.dropout", "Dropout", "share of the adapter's inputs", 0, 0.5, step=0.01),
-    Field("method.learning_rate_ratio", "Ratio", "rate of B over that of A", 1, 64, "log2"),
-    Field("method.num_virtual_tokens", "Virtual tokens", "length of the prompt", 1, 128, "log2"),
-)
-_OF_OBJECTIVES: Final = (
-    Field("objective.beta", "Beta", "how firmly it is held near its start", 0.01, 5, "log10"),
-    Field("objective.gamma", "Margin", "half of beta is usual", 0, 5, step=0.1),
-    Field("objective.label_smoothing", "Label smoothing", "0: labels count as given", 0, 0.4, step=0.01),
-    Field("objective.desirable_weight", "Weight of wanted answers", "raise that of the rarer kind", 0, 4, step=0.1),
-    Field("objective.undesirable_weight", "Weight of unwanted answers", "", 0, 4, step=0.1),
-    Field("objective.alpha", "Share of the teacher", "1: of the teacher alone", 0, 1, step=0.05),
-    Field("objective.num_generations", "Answers a prompt", "graded against each other", 2, 64, "log2"),
-    Field("objective.max_new_tokens", "Longest answer", "longer ones are cut", 8, 2048, "log2", unit="tokens"),
-    Field("objective.temperature", "Temperature", "of drawing", 0.1, 2, step=0.1),
-    Field("objective.kl_coef", "Hold", "how firmly it is held near its start", 0, 1, step=0.01),
-    Field(
-        "objective.multi_label",
-        "Labels of a row",
-        "",
-        kind="choice",
-        options=(Choice("false", "One", ""), Choice("true", "Several", "answers are lists of labels")),
-    ),
-    Field(
-        "objective.class_weights",
-        "Weights of classes",
-        "",
-        kind="choice",
-        options=(Choice("none", "By row", "every row counts the same"), Choice("balanced", "Balanced", "every class")),
-    ),
-    Field(
-        "objective.pooling",
-        "Pooling",
-        "what becomes the vector of a text",
-        kind="choice",
-        options=(Choice("mean", "Mean", "of the states of all tokens"), Choice("last", "Last", "the last token's")),
-    ),
-    Field("objective.dimensions", "Dimensions", "shorter lengths to train as well, such as 256, 64", kind="numbers"),
-    Field("objective.query_prompt", "Query prompt", "put before each query", kind="text"),
-    Field("objective.document_prompt", "Document prompt", "put before each document", kind="text"),
-)
-_OF_TEACHER: Final = Field("objective.temperature", "Temperature", "2 to 4 shows more of the teacher", 0.5, 5, step=0.1)
-_OF_VECTORS: Final = Field("objective.temperature", "Temperature", "similarities are divided by it", 0.01, 1, "log10")
-_BY_SETTING: Final = {stored_key(field.name): field for field in (*_OF_METHODS, *_OF_OBJECTIVES)}
-_FIRST_METHODS: Final = ("lora", "qlora", "full")
-
-
-def methods() -> list[Choice]:
-    """The methods to choose from, plug-ins last: the usual ones first, then in the order of their table."""
-    found = [Choice(name, rules.title, rules.summary) for name, rules in METHODS.declarations().items()]
-    # The sort is stable, so the others keep the order of their table.
-    first = {name: place for place, name in enumerate(_FIRST_METHODS)}
-    return sorted(found, key=lambda choice: first.get(choice.name, len(first)))
-
-
-def objectives() -> list[Choice]:
-    """The objectives to choose from, plug-ins last."""
-    found = OBJECTIVES.declarations().items()
-    return [Choice(name, rules.name or name, rules.summary or rules.title) for name, rules in found]
-
-
-def fitting(shape: Shape | None) -> set[str]:
-    """The objectives that learn from rows of a shape; all where it is not known."""
-    return {name for name, rules in OBJECTIVES.declarations().items() if shape is None or shape in rules.shapes}
-
-
-SCHEDULES: Final = (
-    Choice("cosine", "Cosine", "slowly, then fast, then slowly"),
-    Choice("linear", "Linear", "evenly"),
-    Choice("constant", "Constant", "not at all"),
-)
 FIRST_REWARD: Final = [{"metric": "token_f1", "weight": 1.0}]
 """What GRPO grades by until the recipe says otherwise."""
-
-
-def method_fields() -> dict[str, tuple[Field, ...]]:
-    """The fields that each method takes."""
-    return {name: _fields("method", rules.settings) for name, rules in METHODS.declarations().items()}
-
-
-def objective_fields() -> dict[str, tuple[Field, ...]]:
-    """The fields that each objective takes."""
-    found = {}
-    for name, rules in OBJECTIVES.declarations().items():
-        # The temperature of drawing answers has another range than those of a teacher and of similarities.
-        own = [_OF_TEACHER] if rules.needs_teacher else [_OF_VECTORS] if rules.task_head == "embed" else []
-        found[name] = _fields("objective", rules.settings, own)
-    return found
-
-
-def method_of(name: str | None) -> tuple[Field, ...]:
-    """The fields that a method takes; those of LoRA where none is named, as the planner takes it then."""
-    return method_fields().get(name or "lora", ())
-
-
-def objective_of(name: str | None) -> tuple[Field, ...]:
-    """The fields that an objective takes; those of SFT where none is named."""
-    return objective_fields().get(name or "sft", ())
-
-
-def _fields(section: str, settings: Iterable[str], instead: Iterable[Field] = ()) -> tuple[Field, ...]:
-    """The fields of those settings that have one, in their order; those of `instead` win."""
-    known = _BY_SETTING | {field.name: field for field in instead}
-    return tuple(known[place] for name in settings if (place := f"{section}.{name}") in known)
-
-
 SHARE: Final = "share"
 """What is chosen in place of a file to take a share out of the training rows."""
 _USUAL_SHARE: Final = 10.0
-_SPLITS: Final = ("data.validation", "data.held_out")
-_CHOICES: Final = (
-    "base_model", "data.train", "method.name", "objective.name", "objective.teacher", "training.lr_schedule",
-)  # fmt: skip
 _TAKEN_WITHOUT_A_NAME: Final = {"method": "lora", "objective": "sft"}
 """What the planner takes where a recipe names none; once one of its fields is set, the name must be, too."""
 
@@ -296,12 +115,10 @@ def with_options(keys: dict[str, Any], options: str) -> dict[str, Any]:
     return keys
 
 
-def fields_of(draft: Draft) -> dict[str, Sequence[Any]]:
+def fields_of(draft: Draft) -> dict[str, Sequence[Field]]:
     """The fields that the form shows for a draft, by their section."""
     return {
-        "main": MAIN,
-        "more": MORE,
-        "budget": BUDGET,
+        **SECTIONS,
         "method": method_of(draft.at("method.name")),
         "objective": objective_of(draft.at("objective.name")),
     }
@@ -310,20 +127,23 @@ def fields_of(draft: Draft) -> dict[str, Sequence[Any]]:
 def _values(keys: Mapping[str, Any], form: Mapping[str, str]) -> dict[str, Any]:
     """What the fields say, by dotted key; only those that the form has."""
     values: dict[str, Any] = {}
-    for place in _CHOICES:
+    for place in CHOSEN:
         if place in form:
             values[place] = form[place].strip() or None
-    for place in _SPLITS:
+    for place in SPLITS:
         if place in form:
             values[place] = _split(keys, place, form)
-    sections = (MAIN, MORE, BUDGET, *method_fields().values(), *objective_fields().values())
-    fields = {one.name: one for section in sections for one in section}
+    fields = all_fields()
     for place in sorted(fields.keys() & form.keys()):
         values[place] = _value(fields[place], value_at(keys, place), form[place])
     if "method.name" in values:
         values |= _not_of_method(keys, values["method.name"])
     if "objective.name" in values:
         values |= _not_of_objective(keys, values["objective.name"])
+    name = "training.optimizer.name"
+    if name in values and values[name] != value_at(keys, name):
+        # Each optimizer has settings of its own, which another one would refuse.
+        values |= dict.fromkeys((key for key in leaf_keys("training.optimizer") if key != name), None)
     return values
 
 
@@ -339,7 +159,11 @@ def _value(one: Field, known: Any, text: str) -> Any:
     if one.kind == "text":
         # Spaces at the ends are part of a prompt. Browsers send CRLF in text areas.
         return text.replace("\r\n", "\n") or None
-    if one.kind == "numbers":
+    if one.kind in ("line", "file"):
+        return text.strip() or None
+    if one.kind == "list":
+        if text == one.shown(known) and (isinstance(known, list) or str in leaf_types(one.name)):
+            return known  # a pattern with a comma in it is one item
         parts = [_number(None, part) for part in re.split(r"[\s,;]+", text.strip().strip("[]")) if part]
         return None if not parts else known if known == parts else parts
     return _number(known, text.strip())
@@ -379,10 +203,11 @@ def _not_of_method(keys: Mapping[str, Any], name: str | None) -> dict[str, Any]:
 def _not_of_objective(keys: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     name = name or "sft"
     changed = _not_among(keys, "objective", objective_fields(), name)
-    if name in (known := OBJECTIVES.declarations()) and name != value_at(keys, "objective.name"):
-        # Settings without a field of their own, such as multi_label, would be refused by the new objective just so.
-        every = {setting for rules in known.values() for setting in rules.settings} - set(known[name].settings)
-        changed |= dict.fromkeys(sorted(new_key(f"objective.{setting}") for setting in every), None)
+    for one in objective_of(name) if changed else ():
+        # Two objectives may have a setting in common, and not all of its values.
+        known = value_at(keys, one.name)
+        if one.options and known is not None and one.shown(known) not in {choice.name for choice in one.options}:
+            changed[one.name] = None
     if name != "distillation":
         changed["objective.teacher"] = None
     if name != "grpo":

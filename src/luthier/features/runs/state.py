@@ -58,14 +58,18 @@ def resume(context: Context, caller: Caller, run_id: str) -> Job:
 
     Raises NotFoundError; ConflictError where it is in no such state: also while it is still pausing.
     """
-    job = context.jobs.resume(_controlled(context, caller, run_id).job_id)
-    record(context, caller, "job.resume", job.job_id, {"run_id": run_id})
+    job_id = _controlled(context, caller, run_id).job_id
+    with context.database.transaction():
+        job = context.jobs.resume(job_id)
+        record(context, caller, "job.resume", job_id, {"run_id": run_id})
     return job
 
 
 def _ask(context: Context, caller: Caller, run_id: str, wish: Wish) -> Job:
-    job = context.jobs.ask(_controlled(context, caller, run_id).job_id, wish)
-    record(context, caller, f"job.{wish}", job.job_id, {"run_id": run_id})
+    job_id = _controlled(context, caller, run_id).job_id
+    with context.database.transaction():
+        job = context.jobs.ask(job_id, wish)
+        record(context, caller, f"job.{wish}", job_id, {"run_id": run_id})
     return job
 
 

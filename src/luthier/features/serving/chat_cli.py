@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.platform.cli.command import Answer, EngineOption, HomeOption, JsonOption, open_context
+from luthier.platform.cli.command import ANY_MODEL, Answer, EngineOption, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from luthier.features.serving.chat import Chat
@@ -20,9 +20,7 @@ HELP = "/reset forgets the conversation, /undo the last question, /quit ends (as
 def chat(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL", help="A run, a base model, a GGUF file, an export, or http://host:8520/v1#MODEL."
-        ),
+        typer.Argument(metavar="MODEL", help=f"{ANY_MODEL[:1].upper()}{ANY_MODEL[1:]}, or http://host:8520/v1#MODEL."),
     ],
     against: Annotated[
         str | None, typer.Option("--against", metavar="OTHER", help="Ask this one the same, side by side.")
@@ -49,10 +47,13 @@ def chat(
     from luthier.core.stream import Sampling
     from luthier.features.serving.chat import Chat, open_chat_client
     from luthier.features.serving.chat_screen import ChatScreen
+    from luthier.features.serving.loaded import show_deployment_note
     from luthier.platform.cli.console import stdout_console
 
     with open_context(home) as context:
         names = [model] if against is None else [model, against]
+        for name in names:
+            show_deployment_note(context, name)
         conversation = Chat(
             clients=[open_chat_client(context, name, engine) for name in names],
             system=system,

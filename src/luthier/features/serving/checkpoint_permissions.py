@@ -81,9 +81,9 @@ class CheckpointPermissionStore(Store):
 def permit(context: Context, caller: Caller, checkpoint: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
     """Let projects ask a checkpoint. Raises NotFoundError for the checkpoint, RequestError for a project."""
     model_id = _own(context, caller, checkpoint).model_id
-    made = context.checkpoint_permissions.add(model_id, project_ids)
-    # Written after the change: the log must not name a permission that was refused.
-    record(context, caller, "checkpoint.permitted", model_id, {"project_ids": list(project_ids)})
+    with context.database.transaction():
+        made = context.checkpoint_permissions.add(model_id, project_ids)
+        record(context, caller, "checkpoint.permitted", model_id, {"project_ids": list(project_ids)})
     return made
 
 
@@ -97,8 +97,9 @@ def list_permissions(
 def take_back(context: Context, caller: Caller, checkpoint: str, permission_id: str) -> None:
     """Let a project ask a checkpoint no longer. Raises NotFoundError."""
     model_id = _own(context, caller, checkpoint).model_id
-    context.checkpoint_permissions.delete(model_id, permission_id)
-    record(context, caller, "checkpoint.permission_taken_back", model_id, {"permission_id": permission_id})
+    with context.database.transaction():
+        context.checkpoint_permissions.delete(model_id, permission_id)
+        record(context, caller, "checkpoint.permission_taken_back", model_id, {"permission_id": permission_id})
 
 
 def _own(context: Context, caller: Caller, checkpoint: str) -> TunedModel:

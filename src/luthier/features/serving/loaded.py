@@ -1,7 +1,7 @@
 """Use case: the models that a command names, as they are loaded, each with the engine that runs it.
 
-    a run · a tuned model (ft:...) · a base model · the folder of an export or of transformers
-    a GGUF file · a GGUF file with an adapter for it, joined by a plus: BASE.gguf+ADAPTER (a file, or its folder)
+    any name that `features/models/names.py` knows
+    a GGUF file with an adapter for it, joined by a plus: BASE.gguf+ADAPTER (a file, or its folder)
 
 A base model that is not on this machine is fetched: a person at the machine has asked for it.
 """
@@ -16,14 +16,13 @@ from typing import Final, Literal
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.ids import is_id
 from luthier.core.stream import Served
 from luthier.core.task_head import what_it_gives
+from luthier.features.models.names import find_model
 from luthier.features.serving.engine_choice import choose_engines
 from luthier.features.serving.models import head_of
 from luthier.features.serving.targets import (
     check_export,
-    is_tuned_name,
     local_base_models,
     served_export,
     served_target,
@@ -62,6 +61,18 @@ def choose_models(context: Context, names: Sequence[str], engine: EngineChoice =
             )
         found[name] = choose_model(context, model, engine)
     return found
+
+
+def show_deployment_note(context: Context, name: str) -> None:
+    """Say on stderr which target of a deployment a command takes; nothing for other names and for addresses.
+
+    Raises:
+        NotFoundError: No such model.
+    """
+    from luthier.platform.cli.console import stderr_console, visible
+
+    if "://" not in name and (note := find_model(context, name).note):
+        stderr_console().print(visible(note), soft_wrap=True)
 
 
 def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> Served:
@@ -104,14 +115,17 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
 
 
 def _found(context: Context, name: str, engine: EngineChoice) -> Served:
-    caller = Caller()
-    if is_id(name, "run") or is_tuned_name(name):
-        if is_id(name, "run"):
-            _pull_base(context, name)
-        return served_target(context, caller, name)
-    if (local := local_base_models(context).get(name)) is not None:
-        return Served(path=local.path, sha256=local.sha256)
-    base, adapter = _with_adapter(name)
+    model = find_model(context, name)
+    if model.run_id is not None:
+        _pull_base(context, model.run_id)
+        if (made := model.tuned) is not None:
+            return served_target(context, Caller(project_id=made.project_id), made.model_id)
+        return served_target(context, Caller(), model.name)
+    # A folder that is named as one may hold more than the base model that was made from it: a bundle's plan.
+    local = {one.name: one for one in local_base_models(context).values()} if "/" not in name else {}
+    if (found := local.get(model.name)) is not None:
+        return Served(path=found.path, sha256=found.sha256)
+    base, adapter = _with_adapter(model.name)
     place = Path(base).expanduser()
     if place.suffix == ".gguf" and place.is_file() and (adapter or engine in ("auto", "llama_cpp")):
         digest = stamp_of([place])
@@ -119,7 +133,7 @@ def _found(context: Context, name: str, engine: EngineChoice) -> Served:
     if place.is_dir():
         check_export(place.resolve())
         return served_export(context, place.resolve())
-    return _pulled(context, name)
+    return _pulled(context, model.name)
 
 
 def _pulled(context: Context, name: str) -> Served:

@@ -19,11 +19,11 @@ from luthier.core.records.base_model import LocalModel
 from luthier.core.records.deployment import NAME, Deployment
 from luthier.core.stream import Decoding, Served, TextRequest
 from luthier.core.task_head import TaskHead, TaskHeadKind, readable_task_head_in, task_head_in
+from luthier.features.models.names import is_tuned_name
 from luthier.features.models.store import TunedModel
 from luthier.features.serving.engine_choice import known_copy
 from luthier.features.serving.targets import (
     base_model,
-    is_tuned_name,
     local_base_models,
     served_share,
     served_target,
@@ -109,8 +109,9 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
             expected="a model that no deployment routes to",
             do="deploy another one first, or remove the deployment",
         )
-    context.tuned_models.delete(caller.project_id, name)
-    record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
+    with context.database.transaction():
+        context.tuned_models.delete(caller.project_id, name)
+        record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
+from luthier.platform.cli.command import ANY_MODEL, Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run with a task head, its tuned model, or the folder of one.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"A model with a task head: {ANY_MODEL}.")],
     text: Annotated[
         list[str] | None, typer.Option("--text", metavar="TEXT", help="A text to read. Repeatable.")
     ] = None,
@@ -49,6 +47,7 @@ def predict(
     """
     from luthier.core.errors import RequestError
     from luthier.features.serving.head_answers import predict, prompt_of, read_inputs
+    from luthier.features.serving.loaded import show_deployment_note
 
     inputs = [prompt_of(one) for one in text or ()] + ([] if file is None else read_inputs(file, column))
     if text is None and file is None and not sys.stdin.isatty():
@@ -57,6 +56,7 @@ def predict(
         raise RequestError("nothing to read", expected="a text or rows", do="give --text TEXT or --file FILE")
     is_query = None if input_type is None else input_type == "query"
     with open_context(home) as context:
+        show_deployment_note(context, model)
         found = predict(context, model, inputs, query=query, dimensions=dimensions, is_query=is_query)
     document: dict[str, Any] = {
         "model": model,

@@ -21,6 +21,7 @@ from luthier.core.records.deployment import Share
 from luthier.core.records.export import ServerExport
 from luthier.core.stream import Served
 from luthier.core.task_head import HEAD_DOCUMENT
+from luthier.features.models.names import base_of_adapter, is_tuned_name
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
@@ -113,12 +114,6 @@ def served_target(context: Context, caller: Caller, name: str) -> Served:
         return _served_outcome(context, name, tuned.run_id, tuned.adapter_path)
     model = base_model(context, name)
     return Served(path=model.path, sha256=model.sha256)
-
-
-def is_tuned_name(name: str) -> bool:
-    """Whether it has the form of a tuned model's name, and PostgreSQL takes it in a text."""
-    # PostgreSQL has no way to store a zero character.
-    return name.startswith("ft:") and "\0" not in name
 
 
 def base_of(context: Context, recipe_name: str) -> LocalModel:
@@ -237,7 +232,8 @@ def served_export(context: Context, folder: Path) -> Served:
     if (folder / HEAD_DOCUMENT).is_file():
         raise no_such_format(folder, "holds a model with a task head for other programs: serve the run itself")
     if (folder / "adapter_config.json").is_file():
-        base = _base_of_adapter(context, folder)
+        written, found = base_of_adapter(context, folder)
+        base = found or base_model(context, written)
         return Served(path=base.path, sha256=base.sha256, adapter_path=str(folder), **_as_trained(folder))
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         return Served(path=str(folder), sha256=stamp(folder), **_as_trained(folder))
@@ -293,18 +289,3 @@ def _has_passed(report: Path) -> bool:
         return json.loads(report.read_text(encoding="utf-8")).get("passed") is True
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def _base_of_adapter(context: Context, folder: Path) -> LocalModel:
-    """The base that an adapter names: by its place, its repository on the hub, or the last part of its name."""
-    from luthier.ml.inference.models import sources
-
-    try:
-        written = str(json.loads((folder / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise no_such_format(folder, "has an adapter_config.json that names no base model") from error
-    for model in sources.local_models(context.home):
-        repository = model.name.removeprefix("hub:").partition("@")[0]
-        if written in (model.path, model.name, repository, Path(model.name).name):
-            return model
-    return base_model(context, written)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.platform.cli.command import (
+    ANY_MODEL,
     Answer,
     GoodEnoughOption,
     HomeOption,
@@ -35,8 +36,8 @@ Systems = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL_OR_RUN...",
-        help="What to judge: a base model or a run; with --suite also ft:NAME or http://host/v1#MODEL. Those after the "
-        "first are what it is held against.",
+        help=f"What to judge: {ANY_MODEL}; with --suite also http://host/v1#MODEL. The first is compared with those "
+        "after it.",
     ),
 ]
 DataOption = Annotated[
@@ -384,7 +385,7 @@ class SuiteName(StrEnum):
 
 
 def safety(
-    model: Annotated[str, typer.Argument(metavar="MODEL_OR_RUN", help="What to check: a base model or a run.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL_OR_RUN", help=f"What to check: {ANY_MODEL}.")],
     against: Annotated[
         str | None,
         typer.Option(

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import RequestError
-from luthier.core.ids import is_id, new_id
+from luthier.core.ids import new_id
 from luthier.core.ports import Progress
 from luthier.core.results.suite import CitationsTask, LmEvalTask, Suite, SuiteResult, TaskResult
 from luthier.features.datasets.documents import read_corpus
 from luthier.features.evaluations.service import training_rows
+from luthier.features.generation.engines import is_address
+from luthier.features.models.names import find_model
 from luthier.features.models.resolve import Candidate, find_base
 from luthier.features.recipes.checks import map_of_runs
 from luthier.features.suites.definition import (
@@ -28,7 +30,7 @@ from luthier.features.suites.definition import (
     load_suite,
     load_task,
 )
-from luthier.features.suites.task_runs import TUNED, Engines, RowsOf, Server, System, find_system, run_tasks
+from luthier.features.suites.task_runs import Engines, RowsOf, Server, System, find_system, run_of, run_tasks
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -50,8 +52,8 @@ def run_suite(
 ) -> SuiteResult:
     """Judge systems by a suite, keep the result, and return it.
 
-    systems: the candidate first, then what it is held against, each the name of a base model, a run, a tuned model
-    (`ft:...`) or a server's model (`http://host/v1#MODEL`). The base of a tuned candidate is always judged too, and
+    systems: the candidate first, then what it is held against, each by any name of a model, or as a server's model
+    (`http://host/v1#MODEL`). The base of a tuned candidate is always judged too, and
     with examples in its prompt where a task has some. judge: the engine that judges, by name. seeds: trainings of the
     candidate, a run; the missing ones are trained now. allow_code: run code that models write, where a task says so.
     result_id: what the result is called; by default a new id. find_file: what the names of files in the suite and its
@@ -73,7 +75,7 @@ def run_suite(
     _check_seeds(who, seeds)
     seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage, map_of_runs(context, who.run_ids))
     # Filled by `_general` with what could not be measured.
-    caveats: list[str] = []
+    caveats = [note for name in systems if not is_address(name) and (note := find_model(context, name).note)]
     loaded = [*_load(spec, find, seen, context.progress), *_general(spec, who, seen, caveats)]
     resources = replace(_resources(context, folder, find, allow_code), is_remote=find_file is not None)
     tasks = _run_all(context, spec, who, loaded, resources=resources, judge=judge, seeds=seeds)
@@ -121,19 +123,12 @@ class _Systems:
 
 def _find(context: Context, names: Sequence[str], project_id: str) -> _Systems:
     found = [find_system(context, name, project_id=project_id) for name in names]
-    runs = [_run_of(context, name, project_id) for name in names]
+    runs = [run_of(context, name, project_id=project_id) for name in names]
     base = _base_of(context, runs[0], found)
     # The table reads from the plain to the tuned: the judged model is last.
     ordered = (*([base] if base is not None and base not in found else []), *found[1:], found[0])
     shown = base or next((one for one in ordered if isinstance(one, Candidate)), ordered[0])
     return _Systems(ordered, runs[0], tuple(run for run in runs if run is not None), base, shown)
-
-
-def _run_of(context: Context, name: str, project_id: str) -> str | None:
-    """The run that a system was made by; None for others."""
-    if name.startswith(TUNED):
-        return context.tuned_models.get(project_id, name).run_id
-    return name if is_id(name, "run") else None
 
 
 def _base_of(context: Context, run_id: str | None, found: Sequence[System]) -> Candidate | None:

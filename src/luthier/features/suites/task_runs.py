@@ -11,23 +11,21 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
-from luthier.core.ids import is_id
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.core.results.suite import TaskCommon, TaskResult
 from luthier.features.generation.engines import find_teacher, is_address
+from luthier.features.models.names import find_model
 from luthier.features.models.resolve import (
     Candidate,
     TemplateKind,
     engine_key,
-    find_base,
     find_candidate,
     open_engine,
     readable,
     system_under_test,
-    tuned,
 )
 from luthier.features.recipes.checks import have_text_answers
 from luthier.platform.home.context import Context
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
     from luthier.ml.evaluation.metrics.protocol import MetricDefinition
     from luthier.ml.evaluation.tasks.protocol import Resources, TaskKind, TaskRow
     from luthier.ml.inference.engine_wrappers import CachedEngine
-
-TUNED = "ft:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ System = Candidate | Server
 
 
 def find_system(context: Context, name: str, *, project_id: str = DEFAULT_PROJECT) -> System:
-    """A system by the name of a base model, a run, a tuned model (`ft:...`) or `http(s)://host/v1#MODEL`.
+    """A system by any name of a model, or `http(s)://host/v1#MODEL`.
 
     Raises:
         NotFoundError: No such model or run, or a tuned model that is not the project's.
@@ -66,19 +62,12 @@ def find_system(context: Context, name: str, *, project_id: str = DEFAULT_PROJEC
     if is_address(name):
         url, model = parse_address(name)
         return Server(name=f"{url}#{model}", address=f"{url}#{model}")
-    if name.startswith(TUNED):
-        made = context.tuned_models.get(project_id, name)
-        # A trained prompt takes room from the context, which is thus shorter than the base's.
-        num_virtual = context.runs.plan(made.run_id).method.num_virtual_tokens or 0
-        return tuned(name, find_base(context, made.run_id), made.adapter_path, num_virtual)
-    return find_candidate(context, name)
+    return find_candidate(context, name, Caller(project_id=project_id))
 
 
 def run_of(context: Context, name: str, *, project_id: str = DEFAULT_PROJECT) -> str | None:
     """The run that the system of this name was made by; None for others."""
-    if name.startswith(TUNED):
-        return context.tuned_models.get(project_id, name).run_id
-    return name if is_id(name, "run") else None
+    return None if is_address(name) else find_model(context, name, Caller(project_id=project_id)).run_id
 
 
 def engine_of(context: Context, system: System) -> Engine:

@@ -95,11 +95,7 @@ def forget_user(context: Context, caller: Caller, user: str) -> Forgotten:
                 expected="files of all exchanges",
                 do="see the log of the server for why, and try again",
             )
-        # The digest of nobody is empty and would match all exchanges without a user.
-        found = _forget(context, caller.project_id, digest) if digest else Forgotten(num_exchanges=0)
-    document = {"user_digest": digest, **found.model_dump(mode="json")}
-    record(context, caller, "traffic.user_forgotten", caller.project_id, document)
-    return found
+        return _forget(context, caller, digest)
 
 
 @contextlib.contextmanager
@@ -264,12 +260,13 @@ def _redate(context: Context, one: TrafficFile, now: float) -> None:
         log.warning("%d exchanges were dated in the future, and are dated again", one.num_exchanges)
 
 
-def _forget(context: Context, project_id: str, digest: str) -> Forgotten:
+def _forget(context: Context, caller: Caller, digest: str) -> Forgotten:
     import polars as pl
 
-    is_theirs = pl.col("user_digest") == digest
+    project_id, is_theirs = caller.project_id, pl.col("user_digest") == digest
     removed, added, unreadable, ids = [], [], [], list[str]()
-    listed = context.traffic.list(project_id)
+    # The digest of nobody is empty and would match all exchanges without a user.
+    listed = context.traffic.list(project_id) if digest else []
     for one in listed:
         frame = _read(context, one)
         if frame is None:
@@ -279,11 +276,16 @@ def _forget(context: Context, project_id: str, digest: str) -> Forgotten:
             removed.append(one)
             if (rest := frame.filter(~is_theirs)).height:
                 added.append(_write(context, project_id, one.day, new_id("traffic"), rest))
-    # One transaction for index, feedback and review: a kill leaves the user in all of them or in none.
-    context.traffic.forget(project_id, ids, removed, added)
+    found = Forgotten(num_exchanges=len(ids), unreadable=tuple(unreadable))
+    document = {"user_digest": digest, **found.model_dump(mode="json")}
+    # One transaction for index, feedback, review and log: a kill leaves the user in all of them or in none.
+    with context.database.transaction():
+        context.traffic.forget(project_id, ids, removed, added)
+        record(context, caller, "traffic.user_forgotten", project_id, document)
     _unlink(context, removed)
-    _delete_left_over(context, project_id, is_theirs, {one.file for one in [*listed, *added]})
-    return Forgotten(num_exchanges=len(ids), unreadable=tuple(unreadable))
+    if digest:
+        _delete_left_over(context, project_id, is_theirs, {one.file for one in [*listed, *added]})
+    return found
 
 
 def _delete_left_over(context: Context, project_id: str, is_theirs: pl.Expr, named: Collection[str]) -> None:

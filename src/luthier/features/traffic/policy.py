@@ -26,8 +26,9 @@ def traffic_policy(context: Context, project_id: str) -> TrafficPolicy:
 
 def set_traffic_policy(context: Context, caller: Caller, policy: TrafficPolicy) -> TrafficPolicy:
     """Keep so much from now on: servers hear of it within seconds. What was kept before stays for as long as it may."""
-    context.watches.put(caller.project_id, _POLICY, "", policy.model_dump_json())
-    record(context, caller, "traffic.policy_set", caller.project_id, policy.model_dump(mode="json"))
+    with context.database.transaction():
+        context.watches.put(caller.project_id, _POLICY, "", policy.model_dump_json())
+        record(context, caller, "traffic.policy_set", caller.project_id, policy.model_dump(mode="json"))
     return policy
 
 

@@ -41,7 +41,7 @@ def train(
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)] = None,
     overrides: SetOption = None,
     resume_id: Annotated[
-        str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was paused, failed or killed.")
+        str | None, typer.Option("--resume", metavar="RUN", help="Resume a run that was paused, failed or killed.")
     ] = None,
     budget_hours: BudgetHoursOption = None,
     budget_usd: BudgetUsdOption = None,
@@ -54,15 +54,16 @@ def train(
     num_devices: DevicesOption = None,
     on: Annotated[
         str | None,
-        typer.Option("--on", metavar="ray", help="Train on the Ray cluster of this machine, or of ray://HOST:PORT."),
+        typer.Option("--on", metavar="ray", help="Train on the Ray cluster of this machine, or at ray://HOST:PORT."),
     ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer | None:
-    """Train a recipe, judge the outcome on held-out rows, and write a report.
+    """Train a recipe, evaluate the result on held-out rows, and write a report.
 
-    Ctrl-C, SIGTERM or a spent budget ends the run as paused, with a checkpoint to resume from. With --resume a budget
-    replaces the run's own; it counts from the run's very beginning, judging included.
+    The recipe names a base model and a file of rows; `luthier plan RECIPE` shows what would be done, how long it takes
+    and what it costs. Ctrl-C, SIGTERM or a spent budget pauses the run with a checkpoint; --resume continues it. With
+    --resume a budget replaces that of the run, and counts from the start of the run, evaluation included.
     """
     overrides = _overrides(recipe, resume_id, overrides or (), good_enough, (optimised_prompt, reflection_model))
     from luthier.features.planning.budgets import asked_budget, merged

@@ -38,19 +38,19 @@ def start(context: Context, caller: Caller, recipe: Mapping[str, Any]) -> Job:
     Raises RequestError, and RecipeError with all wrong places.
     """
     asked, base_model = checked(context, caller.project_id, recipe)
-    job = context.jobs.submit(
-        Job(
-            job_id=new_id("job"),
-            kind="train",
-            document={ASKED: asked, "base_model": base_model},
-            run_id=new_id("run"),
-            project_id=caller.project_id,
-            lane="validate",
-        )
+    job = Job(
+        job_id=new_id("job"),
+        kind="train",
+        document={ASKED: asked, "base_model": base_model},
+        run_id=new_id("run"),
+        project_id=caller.project_id,
+        lane="validate",
     )
     facts = {"run_id": job.run_id, "base_model": asked["base_model"], "train": asked["data"]["train"]}
-    record(context, caller, "job.created", job.job_id, facts)
-    return job
+    with context.database.transaction():
+        made = context.jobs.submit(job)
+        record(context, caller, "job.created", job.job_id, facts)
+    return made
 
 
 def checked(context: Context, project_id: str, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

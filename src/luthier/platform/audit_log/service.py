@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, select
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError, RequestError
+from luthier.core.errors import RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import canonical_json, sha256_bytes, sha256_document
 from luthier.platform.db.store import RecordTable, Store
@@ -146,23 +144,6 @@ class AuditLogStore(Store):
         return self._list(_ENTRIES, project_id=project_id, subject=subject, limit=limit)
 
 
-class AuditedStore(Store):
-    """A store whose changes are in the audit log: both take effect, or neither."""
-
-    @contextmanager
-    def _audited(self, *audit_events: AuditEvent | None, conflict: LuthierError | None = None) -> Iterator[Connection]:
-        """As `_write`, with these entries at the end of the transaction."""
-        with self._write(conflict) as connection:
-            yield connection
-            # At the end: an exception in the block leaves neither the change nor an entry.
-            self._log(connection, *audit_events)
-
-    def _log(self, connection: Connection, *audit_events: AuditEvent | None) -> None:
-        for audit_event in audit_events:
-            if audit_event is not None:
-                append_audit_event(connection, self._database.now, audit_event)
-
-
 def append_audit_event(connection: Connection, now: ColumnElement[float], audit_event: AuditEvent) -> AuditEntry:
     """Append an entry in an open write transaction, so that it is committed together with the change that it records.
 
@@ -190,7 +171,9 @@ _HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})", re.ASCII)
 def record(
     context: Context, caller: Caller, action: str, subject: str, document: dict[str, Any] | None = None
 ) -> AuditEntry:
-    """Log an action, in a transaction of its own.
+    """Log an action, in the transaction of the change: `with context.database.transaction():` around both.
+
+    A kill between a change and its entry would lose the entry, and a log that misses one proves nothing.
 
     Args:
         context: The home.
@@ -199,11 +182,12 @@ def record(
         subject: The id of the object.
         document: Details as JSON. Secrets in it are masked; of more than 16 KiB only size and digest are kept.
     """
+    assert context.database.is_in_transaction, f"{action} is logged outside of the transaction of its change"
     return context.audit_log.append(make_audit_event(caller, action, subject, document))
 
 
 def make_audit_event(caller: Caller, action: str, subject: str, document: dict[str, Any] | None = None) -> AuditEvent:
-    """An event for stores that append it in the same transaction as the change that it records."""
+    """An action as it is logged: with who did it, without secrets, and of a bounded size."""
     identity = caller.key_id or caller.member_id
     actor = caller.name if identity is None else f"{identity} {caller.name}"
     text = canonical_json(_all_masked(document or {}))

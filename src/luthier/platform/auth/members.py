@@ -15,7 +15,7 @@ from typing import Final, Literal
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import new_id
-from luthier.platform.audit_log.service import AuditEvent, make_audit_event
+from luthier.platform.audit_log.service import record
 from luthier.platform.auth.members_store import ROLES, SCOPES_OF, KnownSession, Member, OpenSession, Role, Session
 from luthier.platform.auth.password_hashing import fits, hashed, normal
 from luthier.platform.auth.service import caller_of, digest_of
@@ -41,9 +41,12 @@ def add_member(context: Context, caller: Caller, name: str, password: str, role:
         )
     _check_role(role)
     member = Member(member_id=new_id("member"), project_id=caller.project_id, name=name, role=role)
-    # Handed to the store, which writes it in the transaction of the change: neither is there without the other.
-    audit_event = make_audit_event(caller, "member.created", member.member_id, {"name": name, "role": role})
-    return context.members.add(member, hashed(password), audit_event)
+    # Before the transaction: to hash takes long, on purpose.
+    stored = hashed(password)
+    with context.database.transaction():
+        made = context.members.add(member, stored)
+        record(context, caller, "member.created", member.member_id, {"name": name, "role": role})
+    return made
 
 
 def list_members(context: Context, caller: Caller) -> Sequence[Member]:
@@ -77,8 +80,10 @@ def change_role(context: Context, caller: Caller, member_id: str, role: Role) ->
     """
     _check_role(role)
     _refuse_oneself(caller, member_id, "another role")
-    audit_event = make_audit_event(caller, "member.role_changed", member_id, {"role": role})
-    return context.members.change(caller.project_id, member_id, role=role, audit_event=audit_event)
+    with context.database.transaction():
+        changed = context.members.change(caller.project_id, member_id, role=role)
+        record(context, caller, "member.role_changed", member_id, {"role": role})
+    return changed
 
 
 def change_password(context: Context, caller: Caller, member_id: str, password: str) -> Member:
@@ -89,8 +94,11 @@ def change_password(context: Context, caller: Caller, member_id: str, password: 
         RequestError: The password is too short or too long.
         BusyError: The machine has no memory for a hash.
     """
-    audit_event = make_audit_event(caller, "member.password_changed", member_id)
-    return context.members.change(caller.project_id, member_id, password=hashed(password), audit_event=audit_event)
+    stored = hashed(password)
+    with context.database.transaction():
+        changed = context.members.change(caller.project_id, member_id, password=stored)
+        record(context, caller, "member.password_changed", member_id)
+    return changed
 
 
 def change_own_password(context: Context, caller: Caller, current: str, password: str) -> Member:
@@ -133,8 +141,9 @@ def remove_member(context: Context, caller: Caller, member_id: str) -> Member:
     """
     _refuse_oneself(caller, member_id, "an end")
     member = context.members.get(caller.project_id, member_id)
-    audit_event = make_audit_event(caller, "member.removed", member_id, {"name": member.name})
-    context.members.remove(caller.project_id, member_id, audit_event)
+    with context.database.transaction():
+        context.members.remove(caller.project_id, member_id)
+        record(context, caller, "member.removed", member_id, {"name": member.name})
     return member
 
 
@@ -238,10 +247,13 @@ def sessions_of(context: Context, caller: Caller) -> Sequence[OpenSession]:
 
 def end_others(context: Context, caller: Caller, secret: str) -> int:
     """End all sessions of the caller but the one with this secret; returns how many."""
-    audit_event = make_audit_event(caller, "session.others_ended", caller.key_id or caller.member_id or "local")
-    return context.members.end_others(
-        digest_of(secret), caller.project_id, member_id=caller.member_id, key_id=caller.key_id, audit_event=audit_event
-    )
+    with context.database.transaction():
+        num_ended = context.members.end_others(
+            digest_of(secret), caller.project_id, member_id=caller.member_id, key_id=caller.key_id
+        )
+        if num_ended:
+            record(context, caller, "session.others_ended", caller.key_id or caller.member_id or "local")
+    return num_ended
 
 
 def sign_out(context: Context, secret: str) -> None:
@@ -259,17 +271,15 @@ def caller_for(member: Member) -> Caller:
 def _begin(context: Context, caller: Caller, *, how: str) -> str:
     # A new secret with each sign-in: one that was planted in the browser before is worth nothing afterwards.
     secret = secrets.token_urlsafe(_NUM_SECRET_BYTES)
-    audit_event: AuditEvent = make_audit_event(
-        caller, "session.begun", caller.key_id or caller.member_id or "local", {"how": how}
-    )
-    context.members.add_session(
-        digest_of(secret),
-        caller.project_id or DEFAULT_PROJECT,
-        seconds=SESSION_SECONDS,
-        member_id=caller.member_id,
-        key_id=caller.key_id,
-        audit_event=audit_event,
-    )
+    with context.database.transaction():
+        context.members.add_session(
+            digest_of(secret),
+            caller.project_id or DEFAULT_PROJECT,
+            seconds=SESSION_SECONDS,
+            member_id=caller.member_id,
+            key_id=caller.key_id,
+        )
+        record(context, caller, "session.begun", caller.key_id or caller.member_id or "local", {"how": how})
     return secret
 
 

@@ -12,9 +12,8 @@ from luthier.core.access import ApiKey, Caller, Scope
 from luthier.core.errors import ConflictError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.clock_jump import SLACK_SECONDS
-from luthier.platform.audit_log.service import AuditedStore, AuditEvent
 from luthier.platform.auth.store import KEYS
-from luthier.platform.db.store import Missing, RecordTable
+from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import members, projects, sign_in_links, web_sessions
 
 Role = Literal["viewer", "trainer", "admin"]
@@ -116,16 +115,15 @@ _MEMBERS: Final = RecordTable(
 _SESSIONS: Final = RecordTable(web_sessions, OpenSession)
 
 
-class MemberStore(AuditedStore):
+class MemberStore(Store):
     """Who signs in to the pages."""
 
-    def add(self, member: Member, password: str, audit_event: AuditEvent | None = None) -> Member:
+    def add(self, member: Member, password: str) -> Member:
         """Store a member.
 
         Args:
             member: The member, whose time of creation is set here.
             password: The hash of the password.
-            audit_event: Logged in the same transaction.
 
         Raises:
             ConflictError: The name is taken.
@@ -133,7 +131,7 @@ class MemberStore(AuditedStore):
         conflict = ConflictError(
             f"a member {member.name!r} exists already", expected="a new name", do="choose another name"
         )
-        with self._audited(audit_event, conflict=conflict) as connection:
+        with self._write(conflict) as connection:
             return _MEMBERS.insert(connection, member, self._database.clock(connection), password=password)
 
     def list(self, project_id: str) -> Sequence[Member]:
@@ -160,7 +158,6 @@ class MemberStore(AuditedStore):
         *,
         role: Role | None = None,
         password: str | None = None,
-        audit_event: AuditEvent | None = None,
     ) -> Member:
         """Change a member.
 
@@ -169,14 +166,13 @@ class MemberStore(AuditedStore):
             member_id: The member.
             role: The new role; None leaves it.
             password: The hash of the new password, which also ends the member's sessions; None leaves it.
-            audit_event: Logged in the same transaction.
 
         Raises:
             NotFoundError: The project has no such member.
         """
         given = {"role": role, "password": password}
         values = {name: value for name, value in given.items() if value is not None}
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             if values:
                 _MEMBERS.change(connection, member_id, values, project_id=project_id)
             if password is not None:
@@ -184,13 +180,13 @@ class MemberStore(AuditedStore):
                 connection.execute(delete(web_sessions).where(web_sessions.c.member_id == member_id))
             return _MEMBERS.get(connection, member_id, project_id=project_id)
 
-    def remove(self, project_id: str, member_id: str, audit_event: AuditEvent | None = None) -> None:
+    def remove(self, project_id: str, member_id: str) -> None:
         """Remove a member with its sessions.
 
         Raises:
             NotFoundError: The project has no such member.
         """
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             _MEMBERS.remove(connection, member_id, project_id=project_id)
 
     def add_session(
@@ -201,7 +197,6 @@ class MemberStore(AuditedStore):
         seconds: float,
         member_id: str | None = None,
         key_id: str | None = None,
-        audit_event: AuditEvent | None = None,
     ) -> None:
         """Store a session.
 
@@ -211,10 +206,9 @@ class MemberStore(AuditedStore):
             seconds: How long it lasts without being used.
             member_id: The member who signed in; None for a key or a person at the machine.
             key_id: The key that signed in; None for a member or a person at the machine.
-            audit_event: Logged in the same transaction.
         """
         values: dict[str, Any] = {"project_id": project_id, "member_id": member_id, "key_id": key_id}
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             _SESSIONS.insert(connection, OpenSession(digest, now, now, now + seconds), **values)
             # Each new session sweeps out the expired ones, so that no job has to.
@@ -252,15 +246,11 @@ class MemberStore(AuditedStore):
         *,
         member_id: str | None,
         key_id: str | None,
-        audit_event: AuditEvent | None = None,
     ) -> int:
         """Forget all of those sessions but this one; returns how many."""
         others = _is_of(project_id, member_id, key_id) & (web_sessions.c.digest != digest)
         with self._write() as connection:
-            num_ended = connection.execute(delete(web_sessions).where(others)).rowcount
-            if num_ended:
-                self._log(connection, audit_event)
-            return num_ended
+            return connection.execute(delete(web_sessions).where(others)).rowcount
 
     def extend(self, digest: str, seconds: float) -> None:
         """Let a session last for `seconds` from now on."""

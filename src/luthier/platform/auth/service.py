@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from typing import Any
 
 from luthier.core.access import DEFAULT_PROJECT, SCOPES, ApiKey, Caller, Project, Scope
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
-from luthier.platform.audit_log.service import AuditEvent, make_audit_event
+from luthier.platform.audit_log.service import record
 from luthier.platform.auth.store import Use
 from luthier.platform.home.context import Context
 
@@ -79,7 +80,10 @@ def create_key(
         tokens_per_day=tokens_per_day,
         expires_at=expires_at,
     )
-    return context.access.add_key(made, digest_of(key), _made(made, by)), key
+    with context.database.transaction():
+        stored = context.access.add_key(made, digest_of(key))
+        record(context, by or Caller(), "key.created", made.key_id, _facts_of(made))
+    return stored, key
 
 
 def first_key(context: Context) -> str | None:
@@ -89,7 +93,11 @@ def first_key(context: Context) -> str | None:
     """
     key = _PREFIX + secrets.token_urlsafe(_NUM_KEY_BYTES)
     made = ApiKey(key_id=new_id("key"), project_id=DEFAULT_PROJECT, name="first", scopes=("admin",))
-    return None if context.access.add_first_key(made, digest_of(key), _made(made, None)) is None else key
+    with context.database.transaction():
+        if context.access.add_first_key(made, digest_of(key)) is None:
+            return None
+        record(context, Caller(), "key.created", made.key_id, _facts_of(made))
+    return key
 
 
 def list_keys(context: Context, *, project_id: str | None = None) -> list[ApiKey]:
@@ -109,8 +117,11 @@ def revoke_key(context: Context, key_id: str, *, project_id: str | None = None, 
     Raises:
         NotFoundError: There is no such key.
     """
-    audit_event = make_audit_event(by or Caller(), "key.revoked", key_id)
-    return context.access.revoke(key_id, project_id, audit_event)
+    with context.database.transaction():
+        revoked, is_new = context.access.revoke(key_id, project_id)
+        if is_new:
+            record(context, by or Caller(), "key.revoked", key_id)
+    return revoked
 
 
 def create_project(context: Context, name: str, *, by: Caller | None = None) -> Project:
@@ -122,9 +133,10 @@ def create_project(context: Context, name: str, *, by: Caller | None = None) -> 
     """
     _check_name("a project", name)
     project_id = new_id("proj")
-    return context.access.add_project(
-        project_id, name, make_audit_event(by or Caller(), "project.created", project_id, {"name": name})
-    )
+    with context.database.transaction():
+        made = context.access.add_project(project_id, name)
+        record(context, by or Caller(), "project.created", project_id, {"name": name})
+    return made
 
 
 def list_projects(context: Context) -> list[Project]:
@@ -182,10 +194,11 @@ def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _made(key: ApiKey, by: Caller | None) -> AuditEvent:
+def _facts_of(key: ApiKey) -> dict[str, Any]:
+    """What the audit log has of a new key."""
     limits = {"requests_per_minute": key.requests_per_minute, "tokens_per_day": key.tokens_per_day}
     document = {"name": key.name, "scopes": list(key.scopes), "project": key.project_id, "expires_at": key.expires_at}
-    return make_audit_event(by or Caller(), "key.created", key.key_id, document | limits)
+    return document | limits
 
 
 def _check_name(what: str, name: str) -> None:

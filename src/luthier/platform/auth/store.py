@@ -14,7 +14,6 @@ from sqlalchemy import Connection, func, insert, select, update
 from luthier.core.access import ApiKey, Project
 from luthier.core.errors import ConflictError, NotFoundError, QuotaError
 from luthier.core.frozen_model import FrozenModel
-from luthier.platform.audit_log.service import AuditedStore, AuditEvent
 from luthier.platform.db.store import WORDS, Missing, RecordTable, Store
 from luthier.platform.db.tables import api_keys, key_usage, model_usage, projects
 
@@ -120,10 +119,10 @@ KEYS: Final = RecordTable(
 """The keys of all projects."""
 
 
-class AccessStore(AuditedStore):
+class AccessStore(Store):
     """Who may come in."""
 
-    def add_project(self, project_id: str, name: str, audit_event: AuditEvent | None = None) -> Project:
+    def add_project(self, project_id: str, name: str) -> Project:
         """Make a project.
 
         Raises:
@@ -132,7 +131,7 @@ class AccessStore(AuditedStore):
         conflict = ConflictError(
             f"a project {name!r} exists already", expected="a new name", do="use that one, or choose another name"
         )
-        with self._audited(audit_event, conflict=conflict) as connection:
+        with self._write(conflict) as connection:
             project = Project(project_id=project_id, name=name, created_at=0.0)
             return _PROJECTS.insert(connection, project, self._database.clock(connection))
 
@@ -156,20 +155,18 @@ class AccessStore(AuditedStore):
             do="correct the name, or make it: luthier projects create NAME",
         )
 
-    def add_key(self, key: ApiKey, digest: str, audit_event: AuditEvent | None = None) -> ApiKey:
+    def add_key(self, key: ApiKey, digest: str) -> ApiKey:
         """Keep a key by the SHA-256 of its text; the time of its making is the database's."""
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             return self._add_key(connection, key, digest)
 
-    def add_first_key(self, key: ApiKey, digest: str, audit_event: AuditEvent | None = None) -> ApiKey | None:
+    def add_first_key(self, key: ApiKey, digest: str) -> ApiKey | None:
         """Keep a key where there is none yet, not even a revoked one; None where there is, or another was quicker."""
         with self._write() as connection:
             # Writers take turns, so of two processes that start at once only one finds the table empty.
             if KEYS.first(connection) is not None:
                 return None
-            made = self._add_key(connection, key, digest)
-            self._log(connection, audit_event)
-            return made
+            return self._add_key(connection, key, digest)
 
     def key_of(self, digest: str) -> ApiKey | None:
         """The key with this digest, be it revoked or expired or not; None where there is none."""
@@ -190,8 +187,11 @@ class AccessStore(AuditedStore):
         """All keys, newest first, or those of one project."""
         return self._list(KEYS, project_id=project_id)
 
-    def revoke(self, key_id: str, project_id: str | None = None, audit_event: AuditEvent | None = None) -> ApiKey:
+    def revoke(self, key_id: str, project_id: str | None = None) -> tuple[ApiKey, bool]:
         """Revoke a key; a second time changes nothing.
+
+        Returns:
+            The key, and whether it was revoked by this call.
 
         Raises:
             NotFoundError: There is no such key, or it is of another project.
@@ -199,11 +199,10 @@ class AccessStore(AuditedStore):
         is_it = [api_keys.c.key_id == key_id, *KEYS.where(project_id=project_id)]
         with self._write() as connection:
             now = self._database.clock(connection)
-            # Only where it is not revoked yet: the first time stays, and the audit log gets one entry.
+            # Only where it is not revoked yet: the first time stays.
             revoked = update(api_keys).where(*is_it, api_keys.c.revoked_at.is_(None)).values(revoked_at=now)
-            if connection.execute(revoked).rowcount:
-                self._log(connection, audit_event)
-            return KEYS.get(connection, key_id, project_id=project_id)
+            is_new = connection.execute(revoked).rowcount > 0
+            return KEYS.get(connection, key_id, project_id=project_id), is_new
 
     def charge(self, key_id: str, num_tokens: int, *, may_refuse: bool, use: Use | None = None) -> int | None:
         """Add to what a key has used today (UTC, by the database's clock).

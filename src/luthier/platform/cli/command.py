@@ -26,48 +26,50 @@ if TYPE_CHECKING:
     from luthier.core.evaluation_recipe import GoodEnoughRecipe
     from luthier.platform.home.context import Context
 
+ANY_MODEL: Final = "a run, a tuned model (ft:...), a deployment, a base model, a folder or a GGUF file"
+"""What `features/models/names.py` finds a model by; here too, since help texts load as little as they can."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")]
 HomeOption = Annotated[
     Path | None,
     typer.Option(
-        "--home", help="Where Luthier keeps its things [default: LUTHIER_HOME, or ~/.luthier].", metavar="DIR"
+        "--home", help="The folder that holds everything [default: LUTHIER_HOME, or ~/.luthier].", metavar="DIR"
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Set one value of the recipe, as training.epochs=3. Repeatable.", metavar="KEY=VALUE"),
+    typer.Option("--set", help="Set a value of the recipe, as in training.epochs=3. Repeatable.", metavar="KEY=VALUE"),
 ]
 BudgetHoursOption = Annotated[
     float | None,
-    typer.Option("--budget-hours", metavar="H", help="Pause when this many hours are spent.", show_default=False),
+    typer.Option("--budget-hours", metavar="H", help="Pause after so many hours.", show_default=False),
 ]
 BudgetUsdOption = Annotated[
     float | None,
-    typer.Option("--budget-usd", metavar="USD", help="Pause when this much money is spent.", show_default=False),
+    typer.Option("--budget-usd", metavar="USD", help="Pause once this much money is spent.", show_default=False),
 ]
 BudgetTokensOption = Annotated[
     int | None,
-    typer.Option("--budget-tokens", metavar="N", help="Pause when this many tokens are trained.", show_default=False),
+    typer.Option("--budget-tokens", metavar="N", help="Pause after so many trained tokens.", show_default=False),
 ]
 BudgetKwhOption = Annotated[
     float | None,
-    typer.Option("--budget-kwh", metavar="KWH", help="Pause when this much energy is used.", show_default=False),
+    typer.Option("--budget-kwh", metavar="KWH", help="Pause once this much energy is used.", show_default=False),
 ]
 DevicesOption = Annotated[
     int | None,
-    typer.Option("--devices", metavar="N", min=1, help="Train by so many processes of this machine, a GPU each."),
+    typer.Option("--devices", metavar="N", min=1, help="Train with so many processes here, each with its own GPU."),
 ]
 PricesOption = Annotated[
     Path | None,
-    typer.Option("--prices", help="Your own prices, in the form that docs/cost.md shows.", metavar="FILE"),
+    typer.Option("--prices", help="Your own prices, in the format of docs/cost.md.", metavar="FILE"),
 ]
 GoodEnoughOption = Annotated[
     str | None,
     typer.Option(
         "--good-enough",
         metavar="[METRIC=]VALUE",
-        help="What has to be reached, as 0.9 or label_accuracy=0.9, or agreement=COLUMN: how often the answers of a "
-        "second person, in that column, are those of the rows; the verdict says whether it is.",
+        help="What the model has to reach: 0.9, label_accuracy=0.9, or agreement=COLUMN, as often as the answers of a "
+        "second person in that column agree with the rows. The verdict says whether it does.",
     ),
 ]
 OptimisedPromptOption = Annotated[
@@ -76,7 +78,7 @@ OptimisedPromptOption = Annotated[
         "--optimised-prompt",
         metavar="TOKENS",
         min=0,
-        help="Also judge the base model with the best prompt that a search of so many tokens finds; 0: no search.",
+        help="Also evaluate the base model with the best prompt that a search of so many tokens finds; 0: no search.",
     ),
 ]
 ReflectionModelOption = Annotated[
@@ -88,10 +90,10 @@ ReflectionModelOption = Annotated[
         "instructions from mistakes on training rows; a server is sent some of these rows.",
     ),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that is there.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 MappingOption = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),
+    typer.Option("--map", metavar="FIELD=NAME", help="Name a field of the file, such as prompt=question. Repeatable."),
 ]
 
 
@@ -113,7 +115,7 @@ SuitePageOption = Annotated[
 ]
 
 DEFAULT_URL: Final = "http://127.0.0.1:8520"
-UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="Where the server of this home answers.")]
+UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="The address of the server of this home.")]
 
 
 def checked_url(url: str) -> str:
@@ -214,7 +216,7 @@ EngineOption = Annotated[
     Literal["auto", "transformers", "llama_cpp", "vllm"],
     typer.Option(
         "--engine",
-        help="What runs them; auto: llama_cpp for GGUF files, vllm with a GPU, else the faster of transformers and "
+        help="The engine; auto: llama_cpp for GGUF files, else vllm with a GPU, else the faster of transformers and "
         "llama_cpp, where a GGUF copy is proved.",
     ),
 ]

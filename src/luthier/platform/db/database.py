@@ -137,6 +137,13 @@ def _config(connection: Connection) -> Config:
 _ASK_AGAIN_SECONDS: Final = 0.5
 
 
+class _Held(threading.local):
+    """The connections that a thread holds open around its reads and its writes."""
+
+    reading: Connection | None = None
+    writing: Connection | None = None
+
+
 class Database:
     """An open database whose schema is that of this version of Luthier. Safe to share between threads."""
 
@@ -144,7 +151,7 @@ class Database:
         self._backend, self._engine, self.name, self.now = backend, backend.engine, backend.name, backend.now
         self._watches: list[Watch] = []
         self.is_quick = backend.is_quick
-        self._patience_seconds, self._held = patience_seconds, threading.local()
+        self._patience_seconds, self._held = patience_seconds, _Held()
 
     @classmethod
     def open(cls, url_or_path: str | Path, *, patience_seconds: float = 0.0) -> Database:
@@ -175,10 +182,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection that sees one state of the database throughout the block: that of a `snapshot` around it."""
+        """A connection that sees one state of the database throughout the block: that of a `snapshot` around it.
+
+        Inside a `transaction` it sees what this thread has written there.
+        """
         # Thread-local: a snapshot belongs to the thread that opened it, others read the newest state.
-        held: Connection | None = getattr(self._held, "connection", None)
-        if held is not None:
+        if (held := self._held.reading) is not None:
             with self._errors_explained():
                 yield held
             return
@@ -190,18 +199,44 @@ class Database:
         """All that this thread reads in the block it reads of one state, in one transaction."""
         with self.read() as connection:
             # Snapshots nest: the inner one joins the outer transaction and hands it back.
-            before = getattr(self._held, "connection", None)
-            self._held.connection = connection
+            before, self._held.reading = self._held.reading, connection
             try:
                 yield
             finally:
-                self._held.connection = before
+                self._held.reading = before
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction: all of the block takes effect, or, where it raises, none. Keep it short."""
-        with self._begun(is_write=True) as connection:
-            yield connection
+        """A transaction: all of the block takes effect, or, where it raises, none. Keep it short.
+
+        Inside a `transaction` it is a part of that one, and takes effect with it.
+        """
+        if (held := self._held.writing) is None:
+            with self._begun(is_write=True) as connection:
+                yield connection
+            return
+        # A savepoint: who handles the error of a part, such as a name that is taken, goes on with the rest.
+        with self._errors_explained(), held.begin_nested():
+            yield held
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One transaction for all that this thread reads and writes in the block, by whatever store. Keep it short.
+
+        All of it takes effect, or, where the block raises, none of it.
+        """
+        with self.write() as connection:
+            before = self._held.reading, self._held.writing
+            self._held.reading = self._held.writing = connection
+            try:
+                yield
+            finally:
+                self._held.reading, self._held.writing = before
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether this thread is inside a `transaction`."""
+        return self._held.writing is not None
 
     def check_write(self, within_seconds: float) -> None:
         """Begin a transaction that writes, and end it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -64,11 +63,16 @@ class WatchStore(Store):
             # Optimistic: `change` runs outside the transaction, which holds the comparison and the write alone.
             before = self.get(project_id, kind, name)
             after = change(before)
-            # IntegrityError: another process inserted the document after it was read as missing; go round again.
-            with contextlib.suppress(IntegrityError), self._write() as connection:
-                if is_still(connection, project_id, kind, name, before):
-                    put(connection, project_id, kind, name, after)
-                    return after
+            try:
+                with self._write() as connection:
+                    if is_still(connection, project_id, kind, name, before):
+                        put(connection, project_id, kind, name, after)
+                        return after
+            except IntegrityError:
+                # Another process inserted the document after it was read as missing: once more. Where nothing has
+                # changed, the project is gone, and no later try succeeds either.
+                if self.get(project_id, kind, name) == before:
+                    raise
 
     def put(self, project_id: str, kind: str, name: str, document: str) -> None:
         """Keep a document in place of the one that was there."""

@@ -16,8 +16,7 @@ from sqlalchemy import Connection, RowMapping, case, delete, insert, select, upd
 
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.clock_jump import SLACK_SECONDS
-from luthier.platform.audit_log.service import AuditedStore, AuditEvent
-from luthier.platform.db.store import WORDS, Missing, RecordTable
+from luthier.platform.db.store import WORDS, Missing, RecordTable, Store
 from luthier.platform.db.tables import jobs, webhook_deliveries, webhooks
 from luthier.platform.jobs.records import ENDED
 
@@ -102,15 +101,15 @@ _WEBHOOKS: Final = RecordTable(
 _DELIVERIES: Final = RecordTable(webhook_deliveries, Delivery)
 
 
-class WebhookStore(AuditedStore):
+class WebhookStore(Store):
     """The webhooks of all projects.
 
     Methods that take a webhook id raise NotFoundError, also for another project's.
     """
 
-    def add(self, webhook: Webhook, secret: str, audit_event: AuditEvent | None = None) -> Webhook:
+    def add(self, webhook: Webhook, secret: str) -> Webhook:
         """Keep a webhook; the time of its making is the database's."""
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             return _WEBHOOKS.insert(connection, webhook, self._database.clock(connection), secret=secret)
 
     def of_project(self, project_id: str) -> list[Webhook]:
@@ -121,9 +120,9 @@ class WebhookStore(AuditedStore):
         """One webhook."""
         return self._get(_WEBHOOKS, webhook_id, project_id=project_id)
 
-    def remove(self, webhook_id: str, project_id: str, audit_event: AuditEvent | None = None) -> Webhook:
+    def remove(self, webhook_id: str, project_id: str) -> Webhook:
         """Remove a webhook with its undelivered messages."""
-        with self._audited(audit_event) as connection:
+        with self._write() as connection:
             found = _WEBHOOKS.get(connection, webhook_id, project_id=project_id)
             _WEBHOOKS.remove(connection, webhook_id)
             return found

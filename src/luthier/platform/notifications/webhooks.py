@@ -23,7 +23,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.system.process_setup import start_daemon
-from luthier.platform.audit_log.service import make_audit_event
+from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.notifications.outgoing import MAX_SECONDS, Address, UnreachableError, post, why_forbidden
 from luthier.platform.notifications.store import EVENT_TYPES, TEST_EVENT, Delivery, DueDelivery, EventType, Webhook
@@ -62,8 +62,10 @@ def create_webhook(
     secret = _SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_NUM_SECRET_BYTES)).decode()
     chosen = tuple(kind for kind in EVENT_TYPES if kind in event_types)
     made = Webhook(webhook_id=new_id("webhook"), project_id=caller.project_id, url=url, event_types=chosen)
-    audit_event = make_audit_event(caller, "webhook.created", made.webhook_id, {"url": url})
-    return context.webhooks.add(made, secret, audit_event), secret
+    with context.database.transaction():
+        stored = context.webhooks.add(made, secret)
+        record(context, caller, "webhook.created", made.webhook_id, {"url": url})
+    return stored, secret
 
 
 def list_webhooks(context: Context, project_id: str) -> list[Webhook]:
@@ -87,8 +89,10 @@ def remove_webhook(context: Context, caller: Caller, webhook_id: str) -> Webhook
         NotFoundError: The project has no such webhook.
     """
     found = show_webhook(context, caller.project_id, webhook_id)
-    audit_event = make_audit_event(caller, "webhook.removed", webhook_id, {"url": found.url})
-    return context.webhooks.remove(webhook_id, caller.project_id, audit_event)
+    with context.database.transaction():
+        removed = context.webhooks.remove(webhook_id, caller.project_id)
+        record(context, caller, "webhook.removed", webhook_id, {"url": found.url})
+    return removed
 
 
 def list_deliveries(context: Context, project_id: str, webhook_id: str, *, limit: int) -> list[Delivery]:

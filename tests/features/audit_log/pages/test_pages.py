@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from luthier.core.access import Caller
-from luthier.platform.audit_log.service import record, verify_log
+from luthier.platform.audit_log.service import make_audit_event, verify_log
 from luthier.platform.auth.service import create_key, create_project
 from luthier.platform.home.context import Context
 
@@ -20,8 +20,9 @@ HOSTILE = "<script>alert(1)</script>"
 
 def test_entries_of_the_project_newest_first(home: Context, browser: Browser) -> None:
     other = Caller(project_id=create_project(home, "mine").project_id)
-    record(home, Caller(name=HOSTILE), "file.deleted", "file-1", {"name": HOSTILE, "num_rows": 3, "ends_at": 1e9})
-    record(home, other, "file.secret_of_mine", "file-2")
+    facts = {"name": HOSTILE, "num_rows": 3, "ends_at": 1e9}
+    home.audit_log.append(make_audit_event(Caller(name=HOSTILE), "file.deleted", "file-1", facts))
+    home.audit_log.append(make_audit_event(other, "file.secret_of_mine", "file-2"))
     page = browser("admin").get(ADDRESS).text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script>alert" not in page
@@ -34,7 +35,7 @@ def test_entries_of_the_project_newest_first(home: Context, browser: Browser) ->
 
 def test_they_are_filtered_and_paged(home: Context, browser: Browser) -> None:
     for number in range(60):
-        record(home, Caller(name=f"Ada {number % 2}"), "row.decided", f"row-{number}-")
+        home.audit_log.append(make_audit_event(Caller(name=f"Ada {number % 2}"), "row.decided", f"row-{number}-"))
     one = browser("admin")
     page = one.get(ADDRESS, params={"actor": "aDA 1", "action": "row.decided"}).text
     assert "row-59-" in page

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.features.datasets.store import Dataset, DatasetStore, DatasetVersion, RowDecision
-from luthier.platform.audit_log.service import AuditEvent, AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 from luthier.platform.files.artifacts import ArtifactStore
@@ -143,15 +141,3 @@ def test_the_newest_word_on_a_row_counts(store: DatasetStore, add_file: Callable
     assert [(one.row, one.decision) for one in store.decisions("data-1", 1)] == [(1, "edit"), (2, "accept")]
     store.undo_decision("data-1", 1, 2)
     assert [one.row for one in store.decisions("data-1", 1)] == [1]
-
-
-def test_an_audit_event_is_written_with_its_change_or_not_at_all(
-    database: Database, store: DatasetStore, add_file: Callable[..., StoredFile]
-) -> None:
-    caller = Caller()
-    deed = AuditEvent(actor=caller.name, action="dataset.created", subject="data-1", project_id=PROJECT)
-    store.add(dataset_of(), version_of(add_file()), deed)
-    with pytest.raises(ConflictError):
-        store.add(dataset_of(dataset_id="data-2"), version_of(add_file(), "data-2"), deed)
-    entries = AuditLogStore(database).newest(limit=10)
-    assert [entry.action for entry in entries] == ["dataset.created"]

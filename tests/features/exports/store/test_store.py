@@ -8,15 +8,12 @@ from luthier.core.errors import NotFoundError
 from luthier.core.records.export import ServerExport
 from luthier.features.exports.store import ExportStore
 from luthier.features.runs.store import RunStore
-from luthier.platform.audit_log.service import AuditEvent, AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 from luthier.platform.jobs.events import JobEventStore
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.store import JobStore
 from luthier.testing.records import RUN_ID, make_export, make_plan, make_record
-
-AUDIT_EVENT = AuditEvent(actor="me", action="export.started", subject="exp-1", project_id="default", document="{}")
 
 
 def add(database: Database, number: int = 1, project_id: str = "default") -> ServerExport:
@@ -27,7 +24,7 @@ def add(database: Database, number: int = 1, project_id: str = "default") -> Ser
         source=RUN_ID if number == 1 else "tiny",
     )
     job = Job(job_id=export.job_id, kind="export", document={}, run_id="", project_id=project_id)
-    return ExportStore(database).add(export, job, AUDIT_EVENT)
+    return ExportStore(database).add(export, job)
 
 
 def test_an_export_is_kept_with_its_job_and_what_was_made(database: Database) -> None:
@@ -42,9 +39,8 @@ def test_an_export_is_kept_with_its_job_and_what_was_made(database: Database) ->
     add(database, 2)
     assert [one.export_id for one in store.list("default")] == ["exp-2", "exp-1"]
     assert [one.export_id for one in store.list("default", sources=[RUN_ID])] == ["exp-1"]
-    store.remove("default", "exp-1", AUDIT_EVENT)
+    store.remove("default", "exp-1")
     assert [one.export_id for one in store.list("default")] == ["exp-2"]
-    assert len(AuditLogStore(database).about("default", "exp-1", limit=9)) == 3
     with pytest.raises(NotFoundError):
         store.finish("exp-1", make_export(RUN_ID))
 
@@ -53,9 +49,8 @@ def test_where_the_job_cannot_be_queued_there_is_no_export_either(database: Data
     add(database)
     export = ServerExport(export_id="exp-9", project_id="default", job_id="job-1", source="tiny")
     with pytest.raises(Exception, match="job_id"):
-        ExportStore(database).add(export, Job(job_id="job-1", kind="export", document={}, run_id=""), AUDIT_EVENT)
+        ExportStore(database).add(export, Job(job_id="job-1", kind="export", document={}, run_id=""))
     assert len(ExportStore(database).list("default")) == 1
-    assert len(AuditLogStore(database).newest(limit=9)) == 1
 
 
 def test_another_projects_is_not_there(database: Database) -> None:
@@ -66,7 +61,7 @@ def test_another_projects_is_not_there(database: Database) -> None:
     with pytest.raises(NotFoundError, match="no export"):
         store.get("proj-other", "exp-1")
     with pytest.raises(NotFoundError, match="no export"):
-        store.remove("proj-other", "exp-1", AUDIT_EVENT)
+        store.remove("proj-other", "exp-1")
 
 
 def test_exports_do_not_double_or_move_the_run_that_they_are_of(database: Database) -> None:

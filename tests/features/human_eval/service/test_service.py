@@ -338,4 +338,4 @@ def test_rows_that_a_run_was_trained_on_are_refused(
     data = write_rows(tmp_path / "rows.jsonl", [chat_row(n) for n in range(4)])
     monkeypatch.setattr(evaluations, "training_rows", lambda *_: list(load_file(data).examples))
     with pytest.raises(LeakageError, match="4 of 4"):
-        answer_rows(context, ["anything"], data)
+        answer_rows(context, ["smollm2-135m-instruct"], data)

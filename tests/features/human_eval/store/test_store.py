@@ -7,7 +7,6 @@ import pytest
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.results.human_eval import RatedAnswer, Rater, Rating, RatingItem, RatingPanel
 from luthier.features.human_eval.store import RatingPanelStore
-from luthier.platform.audit_log.service import AuditEvent, AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 
@@ -34,23 +33,19 @@ def panel(store: RatingPanelStore) -> RatingPanel:
     made = RatingPanel(
         panel_id=PANEL, name="n", kind="pairwise", systems=("base", "tuned"), source="s", seed=1, num_items=3
     )
-    audit_event = AuditEvent(actor="me", action="panel.created", subject=PANEL, project_id=PROJECT)
-    return store.add(PROJECT, made, items(), [(rater(1), "d1"), (rater(2), "d2")], audit_event)
+    return store.add(PROJECT, made, items(), [(rater(1), "d1"), (rater(2), "d2")])
 
 
 def said(item: int, who: int = 1, preference: str = "a") -> Rating:
     return Rating.model_validate({"item": item, "rater_id": f"rater-{who}", "preference": preference})
 
 
-def test_a_panel_is_kept_whole_and_found_in_its_own_project_alone(
-    store: RatingPanelStore, panel: RatingPanel, database: Database
-) -> None:
+def test_a_panel_is_kept_whole_and_found_in_its_own_project_alone(store: RatingPanelStore, panel: RatingPanel) -> None:
     assert store.get(PROJECT, PANEL) == panel
     assert panel.created_at > 0
     assert store.items(PANEL) == items()
     assert store.item(PANEL, 2) == items()[2]
     assert [one.name for one in store.raters(PANEL)] == ["rater 1", "rater 2"]
-    assert [one.action for one in AuditLogStore(database).newest(limit=1)] == ["panel.created"]
     with pytest.raises(NotFoundError, match="no panel"):
         store.get(OTHER, PANEL)
     with pytest.raises(NotFoundError, match="nearest: panel-1"):

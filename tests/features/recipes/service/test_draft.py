@@ -78,6 +78,12 @@ def test_values_are_set_and_taken_out() -> None:
     assert value_at(KEYS, "training.learning_rate") == 2e-4
     assert value_at(KEYS, "method.name") is None
     assert value_at(KEYS, "base_model.x") is None
+    assert with_values(KEYS, {"training.optimizer.name": "muon"}) == KEYS, "what is as it was keeps its spelling"
+    short = {"data": {"canaries": 8}, "evaluation": {"good_enough": 0.9}}
+    assert (value_at(short, "data.canaries.num"), value_at(short, "data.canaries.seed")) == (8, None)
+    assert with_values(short, {"data.canaries.seed": 1, "evaluation.good_enough.value": None}) == {
+        "data": {"canaries": {"num": 8, "seed": 1}}
+    }
 
 
 def test_what_is_wrong_names_its_place_and_the_nearest_key() -> None:

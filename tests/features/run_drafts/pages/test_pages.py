@@ -132,6 +132,37 @@ def test_fields_change_the_text_and_keep_what_they_do_not_have(
     assert re.search(r'id="why-training-epochs" hx-swap-oob="true"[^>]*>\s*<b>2</b> decided: two passes', answer.text)
 
 
+def test_rows_optimizer_machine_and_evaluation_have_fields(
+    browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
+) -> None:
+    one, text = browser("train"), f"base_model: tiny\ndata: {{train: {dataset[1]}}}\n"
+    form = {"data.group_by": "customer", "data.replay.file": dataset[1], "data.replay.held_out": "share"}
+    form |= {"objective.loss_weighting": "sample", "training.optimizer.name": "muon", "training.max_grad_norm": "2"}
+    form |= {"training.micro_batch_workers": "auto", "training.packing": "false", "evaluation.few_shot_nearest": "auto"}
+    form |= {"evaluation.good_enough.value": "0.9", "evaluation.metrics": "rouge, exact_match"}
+    page = post(one, text=text, side="fields", **form)
+    assert asked[-1] == {
+        "base_model": "tiny",
+        "data": {"train": dataset[1], "group_by": "customer", "replay": {"file": dataset[1], "held_out": 0.1}},
+        "objective": {"name": "sft", "loss_weighting": "sample"},
+        "training": {
+            "optimizer": {"name": "muon"},
+            "max_grad_norm": 2,
+            "micro_batch_workers": "auto",
+            "packing": False,
+        },
+        "evaluation": {
+            "metrics": ["rouge", "exact_match"],
+            "few_shot_nearest": "auto",
+            "good_enough": {"value": 0.9},
+        },
+    }
+    shown = post(one, text=text_of(page.text), side="text").text
+    for name, value in form.items():
+        assert value_of(shown, name) == value, name
+    assert "16 keys have no field" in post(one, text=text, side="fields").text
+
+
 def test_the_text_changes_the_fields(browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]) -> None:
     text = f"# mine\nbase_model: tiny\ndata: {{train: {dataset[1]}}}\nmethod: {{name: adalora, target_rank: 4}}\n"
     answer = post(browser("train"), text=text, side="text", **{"method.name": "lora", "training.epochs": "7"})

@@ -12,7 +12,9 @@ from tests.fixtures.cli import Done
 from tests.task_heads import add_head_run
 from tests.vacuous import nonempty
 
+from luthier.core.access import Caller
 from luthier.core.ports import SilentProgress
+from luthier.features.deployments.service import deploy
 from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
 from luthier.platform.home.hardware_benchmark import hardware_of
@@ -57,6 +59,21 @@ def test_rows_of_a_file_are_classified_in_their_order(luthier: Luthier, runs: di
         2,
         True,
     )
+
+
+def test_a_deployment_and_a_tuned_model_are_asked_by_their_names(
+    luthier: Luthier, home: Path, runs: dict[str, str]
+) -> None:
+    with Context.open(home) as context:
+        deploy(context, Caller(), "triage", runs["classify"])
+        tuned = next(one.model_id for one in context.tuned_models.list("default") if one.run_id == runs["classify"])
+    expected = luthier("predict", runs["classify"], "--text", "It broke.", "--json").document["results"]
+    for name in ("triage", tuned):
+        done = luthier("predict", name, "--text", "It broke.", "--json")
+        assert (done.document["model"], done.document["results"]) == (name, expected)
+        assert ("triage is a deployment, whose revision 1 routes to" in done.err) == (name == "triage")
+    wrong = luthier("predict", "triag", "--text", "It broke.")
+    assert (wrong.code, "nearest: triage" in wrong.err) == (2, True), wrong.err
 
 
 def test_documents_are_held_against_a_query_and_texts_become_vectors(luthier: Luthier, runs: dict[str, str]) -> None:

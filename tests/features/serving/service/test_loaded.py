@@ -90,7 +90,7 @@ def test_what_cannot_be_served(context: Context, tmp_path: Path, monkeypatch: py
         (RequestError, "two models by the name 'merged'", [merged, f"merged={merged}"], "auto"),
         (ConflictError, "is running", [running], "auto"),
         (NotFoundError, "no run", ["run-20261125-093000-000000"], "auto"),
-        (NotFoundError, "base model 'unknown'", ["unknown"], "auto"),
+        (NotFoundError, "the model 'unknown' does not exist; there are: ", ["unknown"], "auto"),
         (NotFoundError, "does not exist", ["ft:tiny:default::x"], "auto"),
     ]
     for kind, words, models, engine in cases:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, MappingOption, open_context, parse_mapping
+from luthier.platform.cli.command import (
+    ANY_MODEL,
+    Answer,
+    HomeOption,
+    JsonOption,
+    MappingOption,
+    open_context,
+    parse_mapping,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a base model.")],
+    name: Annotated[str, typer.Argument(metavar="RUN", help=f"What to export: {ANY_MODEL}.")],
     data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Held-out rows.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where table and page go.")],
     wanted: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from luthier.platform.cli.command import (
+    ANY_MODEL,
     Answer,
     HomeOption,
     JsonOption,
@@ -28,9 +29,7 @@ _STYLES = {"worth it": "green", "not worth it": "red", "not settled": "yellow"}
 def distill(
     teacher: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN_OR_MODEL", help="The teacher: a run, a base model, a folder, or http(s)://host:port/v1#MODEL."
-        ),
+        typer.Argument(metavar="RUN_OR_MODEL", help=f"The teacher: {ANY_MODEL}, or http(s)://host:port/v1#MODEL."),
     ],
     student: Annotated[
         str,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.ids import is_id, sha256_document, sha256_file
+from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.recipe import Recipe
 from luthier.core.workflows.pipeline import DistilKind
 from luthier.features.generation.engines import identity_of, is_address, parse_address
@@ -167,6 +167,7 @@ def check(request: DistilRequest) -> None:
 
 def find_base(context: Context, request: DistilRequest) -> Base:
     """The student's base, made of the teacher's layers where that is asked for; and who the teacher is."""
+    from luthier.features.models.names import find_model
     from luthier.features.models.resolve import find_candidate
     from luthier.ml.inference.models import catalog, sources
     from luthier.ml.inference.models.structure import read_structure
@@ -176,8 +177,9 @@ def find_base(context: Context, request: DistilRequest) -> Base:
         model = sources.pull(request.student, context.home, context.progress)
         url, name = parse_address(request.teacher)
         return Base(model.name, None, model.num_parameters, request.teacher, None, {"url": url, "model": name})
-    is_run = is_id(request.teacher, "run")
-    teacher = request.teacher if is_run else catalog.parse(request.teacher).text
+    found = find_model(context, request.teacher, takes_exports=False)
+    # By its run, or by the full name or path of a base model: the same teacher is the same distillation.
+    teacher = catalog.parse(found.name).text if found.run_id is None else found.name
     candidate = find_candidate(context, teacher)
     # Digests of the teacher's weights: the same name may stand for other weights later, which is another distillation.
     identity = identity_of(context, teacher, candidate)

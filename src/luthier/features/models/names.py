@@ -1,0 +1,188 @@
+"""A model by any of its names, as commands on this machine take it.
+
+    a run · a tuned model (ft:...) or a checkpoint of it · a deployment · a base model
+    the folder of a model, of an adapter or of an export · a GGUF file
+
+Every command that takes a model resolves its name here. A request over the network never names a file:
+`features/serving/models.py` finds what it may name.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from luthier.core.access import Caller
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.ids import is_id
+from luthier.core.records.base_model import LocalModel
+from luthier.core.records.deployment import NAME, Deployment
+from luthier.core.text.suggest import suggest_ids
+from luthier.features.models.store import TunedModel
+from luthier.platform.home.context import Context
+from luthier.platform.home.model_names import base_models
+
+ANY_MODEL: Final = "a run, a tuned model (ft:...), a deployment, a base model, a folder or a GGUF file"
+"""What a name may be, as `platform/cli/command.py` says it in help texts, too."""
+_PREFIXES: Final = ("hub:", "layers:", "http://", "https://", ".", "~")
+_ADAPTER: Final = "adapter_config.json"
+_LOCAL: Final = Caller()
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """What a name means.
+
+    Attributes:
+        asked: The name as it was given.
+        name: What has it: the id of a run, the name of a checkpoint (`ft:...`), a base model as recipes name it, or a
+            path. Outcomes of jobs and what deployments route to come by their run.
+        run_id: The run that has made it; None for a base model, a folder and a file.
+        tuned: The tuned model, where the name is that of one.
+        deployment: The deployment, where the name is that of one.
+    """
+
+    asked: str
+    name: str
+    run_id: str | None = None
+    tuned: TunedModel | None = None
+    deployment: Deployment | None = None
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is what a run had learned after one of its epochs."""
+        return self.tuned is not None and self.tuned.step is not None
+
+    @property
+    def note(self) -> str:
+        """What a deployment routes to, as a sentence; empty for other names."""
+        if self.deployment is None:
+            return ""
+        revision = self.deployment.revision
+        main = revision.main_share
+        rest = ", ".join(one.target for one in revision.shares if one != main)
+        others = f"; its other targets are left out: {rest}" if rest else ""
+        return f"{self.asked} is a deployment, whose revision {revision.number} routes to {main.target}{others}."
+
+
+def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_exports: bool = True) -> ResolvedModel:
+    """What a name means.
+
+    Args:
+        context: The home.
+        name: Of any kind, see above. A deployment goes before a folder of the same name here: write `./NAME` for that.
+        caller: Whose deployments and tuned models these are.
+        takes_exports: Whether a deployment may route to an export, in a format of its own and maybe with fewer bits.
+
+    Raises:
+        NotFoundError: No model has the name; the nearest ones are named.
+        RequestError: The name is that of a deployment of an export, and none is taken.
+    """
+    if is_id(name, "run"):
+        return ResolvedModel(name, name, run_id=name)
+    if is_tuned_name(name):
+        # `ft:BASE:PROJECT:SUFFIX:ID`: a command, which is in no project, takes the models of all.
+        parts = name.split(":")
+        project_id = parts[2] if caller == _LOCAL and len(parts) > 2 else caller.project_id
+        try:
+            tuned = context.tuned_models.get(project_id, name)
+        except NotFoundError as error:
+            raise _no_such_model(context, name, caller) from error
+        return ResolvedModel(name, tuned.run_id if tuned.step is None else name, tuned.run_id, tuned)
+    if NAME.fullmatch(name) and (found := context.deployments.find(caller.project_id, name)) is not None:
+        return _of_deployment(context, found, caller, takes_exports=takes_exports)
+    if (run_id := _run_of_folder(context, name)) is not None:
+        return ResolvedModel(name, run_id, run_id)
+    known = base_models(context)
+    # A name of the catalogue is never a folder here; other short names of base models give way to one.
+    if name.startswith(_PREFIXES) or "/" in name or ".gguf" in name or (name not in known and _is_there(name)):
+        return ResolvedModel(name, name)
+    if name not in known:
+        raise _no_such_model(context, name, caller)
+    return ResolvedModel(name, name if _is_there(name) else known[name])
+
+
+def is_tuned_name(name: str) -> bool:
+    """Whether it has the form of a tuned model's name, and PostgreSQL takes it in a text."""
+    # PostgreSQL has no way to store a zero character.
+    return name.startswith("ft:") and "\0" not in name
+
+
+def is_adapter_folder(path: Path) -> bool:
+    """Whether it holds an adapter, and no model of its own."""
+    return (path / _ADAPTER).is_file() and not (path / "config.json").is_file()
+
+
+def base_of_adapter(context: Context, folder: Path) -> tuple[str, LocalModel | None]:
+    """The base model that an adapter names, and that model where it is on this machine.
+
+    It is known by its place, its repository on the hub, or the last part of its name.
+
+    Raises:
+        RequestError: The adapter names none.
+    """
+    from luthier.ml.inference.models import sources
+
+    try:
+        written = str(json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(
+            f"{folder} has an {_ADAPTER} that names no base model",
+            expected="an adapter as PEFT writes it, with base_model_name_or_path",
+            do="export it again, or write the name of its base model there",
+        ) from error
+    for model in sources.local_models(context.home):
+        repository = model.name.removeprefix("hub:").partition("@")[0]
+        if written in (model.path, model.name, repository, Path(model.name).name):
+            return written, model
+    return written, None
+
+
+def _of_deployment(context: Context, deployment: Deployment, caller: Caller, *, takes_exports: bool) -> ResolvedModel:
+    share = deployment.revision.main_share
+    if share.folder is None:
+        target = find_model(context, share.target, caller)
+    elif takes_exports:
+        target = ResolvedModel(share.target, share.folder)
+    else:
+        raise RequestError(
+            f"{deployment.name} routes to an export, {share.folder}",
+            expected="a model in the form in which it was trained: a run, a tuned model or a base model",
+            do="name the run that the export was made from; `luthier chat` and `luthier serve` take the export",
+        )
+    return replace(target, asked=deployment.name, deployment=deployment)
+
+
+def _run_of_folder(context: Context, name: str) -> str | None:
+    """The run whose outcome lies in a folder of this home: its plan knows more than the folder does."""
+    path = Path(name).expanduser()
+    if "/" not in name or not path.is_dir():
+        return None
+    place, runs = path.resolve(), context.settings.runs_folder.resolve()
+    run_id = place.relative_to(runs).parts[0] if place.is_relative_to(runs) and place != runs else ""
+    if not is_id(run_id, "run"):
+        return None
+    try:
+        result = context.runs.get(run_id).result
+    except NotFoundError:
+        return None
+    made = None if result is None else result.adapter_path
+    return run_id if made is not None and Path(made).resolve() == place else None
+
+
+def _is_there(name: str) -> bool:
+    # No file system takes a longer name; to look for one is an error.
+    return 0 < len(name) < 256 and Path(name).expanduser().exists()
+
+
+def _no_such_model(context: Context, name: str, caller: Caller) -> NotFoundError:
+    deployed = [one.name for one in context.deployments.list(caller.project_id)]
+    tuned = [one.model_id for one in context.tuned_models.list(caller.project_id)]
+    return NotFoundError(
+        f"the model {name[:255]!r} does not exist; {suggest_ids(name, [*deployed, *tuned, *base_models(context)])}",
+        expected=ANY_MODEL,
+        do="list them: luthier models list, luthier deployments, luthier runs list; "
+        "a model of the hub is written hub:ORGANISATION/NAME",
+    )
