@@ -10,11 +10,12 @@ import torch
 
 
 def compute_exactly(device: str) -> None:
-    """Have torch take the deterministic form of every operation on an accelerator; on a CPU they are so as they are.
+    """Make torch use deterministic operations on an accelerator; on a CPU they are deterministic anyway.
 
-    The backward pass of attention, of embeddings and of picking rows otherwise adds up in the order in which threads
-    come. An operation without such a form goes on, and torch warns of it by name: a resumed run then differs in last
-    digits. Memory that is taken is not filled first, which this mode does by default and nothing here reads.
+    Otherwise the backward passes of attention, embeddings and indexing add up in the order in which threads arrive. An
+    operation without a deterministic form still runs, and torch warns with its name: a resumed run then differs in the
+    last digits. New memory is not filled first, as this mode would do by default: nothing here reads uninitialised
+    memory.
     """
     if device == "cpu":
         return
@@ -28,7 +29,7 @@ _CLEAR_PEAK = "5"
 def forget_peak() -> bool:
     """Reset the peak, and say whether the system allowed it (Linux, `clear_refs`; see man 5 proc).
 
-    Where it does not, the peak counts from the start of the process: an over-statement, never an under-statement.
+    If it did not, the peak counts from the start of the process: it may be too high, never too low.
     """
     try:
         Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK, encoding="ascii")
@@ -45,20 +46,20 @@ def forget_peaks(device: str) -> None:
 
 
 def device_peak_memory_bytes(device: str) -> int:
-    """The most that torch held of a device's memory since `forget_peaks`; for a CPU, of the process's own.
+    """Peak memory that torch reserved on a device since `forget_peaks`; for a CPU, that of the process.
 
-    What is held counts, not only what is in use: a run needs both, cut up as memory becomes.
+    Reserved memory counts, not only allocated memory: fragmentation makes a run need both.
     """
     return torch.cuda.max_memory_reserved(device) if device.startswith("cuda") else peak_memory_bytes()
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now; 0 where the system does not say."""
+    """Current resident memory of this process in bytes; 0 where the system does not report it."""
     return _from_status("VmRSS:") or 0
 
 
 def _from_status(name: str) -> int | None:
-    """A figure of Linux's /proc/self/status, in bytes."""
+    """A field of Linux's /proc/self/status, in bytes."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
