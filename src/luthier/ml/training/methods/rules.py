@@ -40,7 +40,7 @@ class MethodRules:
         takes_outer: Whether it supports embeddings and head.
         can_be_sharded: Whether it works with sharded weights: its step never needs a whole weight, and its base is not
             packed.
-        alpha_over_rank: If the default of alpha is derived: its scale alpha / rank.
+        alpha_over_rank: The scale alpha / rank that sets alpha where its default is derived.
     """
 
     settings: Mapping[str, Setting]
