@@ -1,4 +1,4 @@
-"""Many prompts continued: in batches of similar length, with a common prefix computed once."""
+"""Batch generation for many prompts: batches of similar length, with a common prefix computed once."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def batch_generate(
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     shares_prefix: bool = True,
 ) -> list[Continuation]:
-    """One continuation a request, in order; `done` is called as each one ends.
+    """Generate one continuation per request, in order; `done` is called as each one ends.
 
     Args:
         decoder: over the model.
         requests: the prompts with their limits, temperatures and seeds.
         done: called once for each request that has ended.
-        prefix: what precedes every prompt already (`Decoder.run`); with none, what all begin with is found here where
-            it is at least 32 tokens long.
-        batch_tokens: how many tokens' keys and values a batch may hold.
+        prefix: a prefix of every prompt that is already computed (`Decoder.run`); if None, a common prefix of at least
+            32 tokens is detected.
+        batch_tokens: maximum tokens in the KV cache of a batch.
         shares_prefix: whether a common prefix may be computed once.
 
     Raises:
@@ -53,10 +53,10 @@ def batch_generate(
 
 
 def _num_shared(requests: Sequence[Request]) -> int:
-    """How many leading tokens to compute once; 0 where that saves nothing. One token a prompt is left over."""
+    """The number of leading tokens to compute once; 0 if it saves nothing. At least one token per prompt remains."""
     if len(requests) < 2:
         return 0
     shortest = min(len(request.ids) for request in requests)
-    # A row needs at least one token of its own: its last position gives the logits of the first new token.
+    # A row needs at least one separate token: its last position gives the logits of the first new token.
     num_shared = min(common_prefix_length([request.ids for request in requests]), shortest - 1)
     return num_shared if num_shared >= MIN_SHARED_TOKENS else 0

@@ -143,7 +143,8 @@ class _BlockedSuffixes(torch.autograd.Function):
     Heads and groups share one dimension, H = kv_heads * G.
 
     Args:
-        q: [H, K, queries per key * S, head]. k, v: [H, K, S, head].
+        q: [H, K, queries per key * S, head].
+        k, v: [H, K, S, head].
         prefix_k, prefix_v: [H, P, head].
         mask: [G, S, P + S] additive. The keys of a prefix are multiplied with all of its suffixes in one product and
             never copied.

@@ -157,8 +157,9 @@ def seed_random(plan: Plan, step: int, *, rank: int = 0, micro_batch: int = 0) -
 class StepSchedule(Protocol):
     """The units of a step: micro-batches of indices, a function of (seed, step) alone.
 
-    share: the part of the step that one of several ranks trains. shared_tokens: the shared prefixes of a micro-batch
-        (`collate`): none, one for all its rows, or one per unit.
+    Attributes:
+        share: the part of the step that one of several ranks trains.
+        shared_tokens: the shared prefixes of a micro-batch (`collate`): none, one for all its rows, or one per unit.
     """
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
