@@ -162,7 +162,7 @@ def _free_bytes(device: torch.device) -> int:
 
 _NUM_PADDED: Final = 5
 _TOLERANCES: Final = {torch.float64: 2e-5, torch.float32: 2e-5, torch.bfloat16: 5e-2, torch.float16: 2e-2}
-"""Of logits, as a share of their norm. Eager attention forms its softmax in fp32 even where the model is narrower."""
+"""Tolerance for logits, relative to their norm. Eager attention has its softmax in fp32 even in narrower models."""
 
 _proved: dict[tuple[object, ...], str] = {}
 _reasons: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
