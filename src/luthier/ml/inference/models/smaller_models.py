@@ -142,7 +142,7 @@ def write_student(base_path: Path, adapter_path: Path | None, text: str, folder:
 def _spread(count: int, num_layers: int) -> tuple[int, ...]:
     if not _FEWEST <= count < num_layers:
         # Unordered or too few: the caller rejects it with the full message.
-        return (0,) * min(count, _FEWEST)  # refused by the caller
+        return (0,) * min(count, _FEWEST)  # rejected by the caller
     steps, last = count - 1, num_layers - 1
     # place * last / steps, rounded in integer arithmetic: the same on every machine.
     return tuple((2 * place * last + steps) // (2 * steps) for place in range(count))
@@ -151,7 +151,7 @@ def _spread(count: int, num_layers: int) -> tuple[int, ...]:
 def _range(part: str, num_layers: int) -> list[int]:
     first, _, last = part.partition("-")
     if last and int(last) < int(first):
-        return [int(first), int(last)]  # out of order: refused by the caller
+        return [int(first), int(last)]  # out of order: rejected by the caller
     return list(range(int(first), min(int(last or first), num_layers) + 1)) or [int(first)]
 
 
