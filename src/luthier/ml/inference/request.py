@@ -30,7 +30,7 @@ class PreparedPooling:
 
     Attributes:
         inputs: token ids of each.
-        asked: the request as it came.
+        asked: the original request.
     """
 
     inputs: list[Request]
@@ -42,7 +42,7 @@ class Prepared:
     """A request that is ready for generation.
 
     Attributes:
-        asked: the request as it came.
+        asked: the original request.
         request: prompt ids, and the joint limit of reasoning and answer.
         form: the tool call format; None if no tool may be called.
         thinking: delimiters and budget of its reasoning.
@@ -85,7 +85,7 @@ class RequestPreparer:
         Raises:
             RequestError: the prompt is empty, a token does not exist, or a schema cannot be enforced.
             OverlongError: there is no room for an answer.
-            TemplateError: a conversation that the model's template cannot write.
+            TemplateError: the model's template cannot render the conversation.
         """
         if wrong := next((one for one, _ in asked.sampling.logit_bias if not 0 <= one < self._num_logits), None):
             raise RequestError(
@@ -138,7 +138,7 @@ class RequestPreparer:
         Raises:
             RequestError: an input is empty, or a token does not exist.
             OverlongError: an input is longer than the context.
-            TemplateError: a conversation that the model's template cannot write.
+            TemplateError: the model's template cannot render the conversation.
         """
         if request.inputs:
             found = [self._text(one) if isinstance(one, str) else self._ids(one) for one in request.inputs]

@@ -79,7 +79,7 @@ class _Lines:
 
 
 class ChunkReader:
-    """Reads one choice.
+    """Parses one choice.
 
     Its methods raise ValueError, KeyError, TypeError or AttributeError for a chunk of another form.
 
