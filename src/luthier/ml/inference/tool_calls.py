@@ -255,7 +255,7 @@ class ToolForm:
     Attributes:
         begin, end: delimiters of each call; `end` may be empty.
         key: name of the JSON key for the arguments.
-        begins_only_answers: a call is the whole answer or none.
+        begins_only_answers: a call must be the whole answer.
         has_special_marks: `begin` is a special token, which decoding usually omits.
         is_list: calls are in one JSON list.
     """
