@@ -157,7 +157,7 @@ class TransformersEngine:
             OverlongError: a prompt plus its new tokens exceeds the model's context.
             TemplateError: the template cannot write a conversation.
             DivergedError: the model's logits are NaN.
-            StoppedError: the stop check has a reason.
+            StoppedError: the stop check returned a reason.
         """
         requests = [self._request(prompt, number) for number, prompt in enumerate(prompts)]
         if not requests:
@@ -259,7 +259,7 @@ class TransformersEngine:
             RequestError: an example is longer than the context, has an unknown token, or the logits are not states
                 times one matrix.
             DivergedError: a state is NaN or infinite.
-            StoppedError: the stop check has a reason.
+            StoppedError: the stop check returned a reason.
         """
         if not examples:
             return []
@@ -291,7 +291,7 @@ class TransformersEngine:
         look: Callable[[Sequence[TokenisedExample], Prefix | None], list[_Found]],
         task: ProgressTask,
     ) -> list[_Found]:
-        """What `look` finds of each example, in order; asked in batches of rows that begin alike or are as long."""
+        """The result of `look` for each example, in order; called with batches of similar rows."""
         for example in examples:
             self._check_example(example)
         whole = [self._behind_prompt(example) for example in examples]
