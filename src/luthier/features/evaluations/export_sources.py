@@ -23,7 +23,7 @@ _MAX_CHARACTERS = 2000
 
 
 def find_source(context: Context, name: str) -> ExportSource:
-    """The model that a run or a job of the API (`ft:...`) has trained, or a base model, ready to be exported.
+    """The model trained by a run or an API job (`ft:...`), or a base model, ready for export.
 
     Raises:
         ConflictError: The run has not succeeded, its files or its base model have changed, or the name is a checkpoint.
@@ -44,14 +44,14 @@ def find_source(context: Context, name: str) -> ExportSource:
         base_path=model.path,
         base_sha256=model.sha256,
         base_licence=model.licence,
-        # A base model has no plan that would say in which precision it is meant to run.
+        # A base model has no plan that defines its precision.
         precision=hardware_of(context).precision,
         task_head=_head_of(Path(model.path)),
     )
 
 
 def _run_behind(context: Context, name: str) -> str:
-    """The run of a model that the API knows by this name, of the project that stands in the name."""
+    """The run of a model with this API name, in the project that the name contains."""
     parts = name.split(":")
     # `ft:BASE:PROJECT:SUFFIX:ID`; a malformed name has no project and is not found.
     model = context.tuned_models.get(parts[2] if len(parts) > 2 else "", name)
@@ -83,7 +83,7 @@ def _of_run(context: Context, run_id: str) -> ExportSource:
         method=plan.method.name,
         template=plan.base_model.template,
         precision=plan.training.precision,
-        # A full outcome has its own weights, whatever the base was packed in.
+        # A full fine-tune has its own weights, regardless of the packing of its base.
         quantisation=plan.method.quantisation if is_adapter else None,
         template_options=plan.data.template_options,
         opted_turns=OptedTurns.of(plan.data),
@@ -133,14 +133,14 @@ def _whole_outcome(run_id: str, result: TrainResult) -> Path:
 
 
 def outcome_digest(weights: Sequence[Path]) -> str:
-    """The digest of what a run has made, as its result names it. weights: its files, at least one, in order."""
+    """The digest of a run's weights, as in its result. weights: its files, at least one, in order."""
     digests = {file.name: sha256_file(file) for file in weights}
     # One file: its own digest, as other tools show it. Shards: the digest of the names with their digests.
     return digests[weights[0].name] if len(digests) == 1 else sha256_document(digests)
 
 
 def _base(context: Context, plan: Plan, *, is_needed: bool) -> tuple[str, str | None]:
-    """Path and licence of the base model; where only its licence is wanted, it need not be there."""
+    """Path and licence of the base model; if only the licence is needed, the model need not exist."""
     from luthier.ml.inference.models import sources
 
     if not is_needed:
@@ -160,10 +160,10 @@ def _base(context: Context, plan: Plan, *, is_needed: bool) -> tuple[str, str | 
 def proof_examples(
     context: Context, source: ExportSource, file: Path | None, num: int
 ) -> tuple[tuple[Example, ...], list[str]]:
-    """At most `num` examples that an export is proved on, chosen by a hash of their content, and notes about them.
+    """At most `num` examples for verifying an export, chosen by a hash of their content, and notes about them.
 
-    They come from the file, where one is given; else from the held-out rows of the run, or its validation rows; else
-    they are built-in prompts.
+    They come from the given file, otherwise from the held-out or validation rows of the run, otherwise they are
+    built-in prompts.
 
     Raises:
         NotFoundError: No such file.
@@ -176,7 +176,7 @@ def proof_examples(
     rows: Sequence[Example] = ()
     if file is not None or source.run_id is not None:
         rows, warnings = _rows(context, source, file)
-    # Rows that are only prompts have no tokens to compare likelihoods on.
+    # Rows with only prompts have no tokens to compare likelihoods on.
     usable = [_shortened(example) for example in rows if example.text is not None or example.reference is not None]
     if not usable:
         usable = list(built_in_examples())
@@ -204,7 +204,7 @@ def _rows(context: Context, source: ExportSource, file: Path | None) -> tuple[Se
 
 
 def _shortened(example: Example) -> Example:
-    """A long text cut short: a proof needs some tokens of it, and it may be longer than the context."""
+    """A long text truncated: verification needs only some tokens, and the text may exceed the context."""
     if example.text is None or len(example.text) <= _MAX_CHARACTERS:
         return example
     return example.model_copy(update={"text": example.text[:_MAX_CHARACTERS]})
