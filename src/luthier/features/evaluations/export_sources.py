@@ -1,4 +1,4 @@
-"""What can be exported (runs that have ended well, with all of their files, and base models), and what proves it."""
+"""Sources of exports (successful runs and base models), and examples for verifying an export."""
 
 from __future__ import annotations
 
