@@ -241,8 +241,8 @@ def evaluate(
 
     systems: the candidate first, then the systems to compare it with, each a base model's name or a run id. With
     `few_shot`, the first base model among the others (or the base of the first run) is also evaluated with that many
-    examples from `few_shot_from` in its prompt. prompts: further prompting methods. metrics: None uses those that fit the rows.
-    mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
+    examples from `few_shot_from` in its prompt. prompts: further prompting methods. metrics: None uses those that fit
+    the rows. mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
     (`column_maps`), and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of the reasoning
     before it; None derives them from the lengths in the rows, with the tokenizer of each system. good_enough: the bar
     for the candidate; None uses that of its run's recipe, with a note if it does not apply to these rows.
