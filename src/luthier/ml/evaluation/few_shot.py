@@ -1,6 +1,6 @@
-"""Few-shot examples: what a base model does when it is shown how, instead of being trained.
+"""Selection of few-shot examples.
 
-That is the cheap alternative to fine-tuning, so a tuned model has to beat it, too.
+Few-shot prompting is the cheap alternative to fine-tuning, so a tuned model has to beat it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def choose_shots(
         pool: rows to choose from, such as the training rows.
         num: how many examples, 0 or more.
         seed: of the choice.
-        held_out: the rows to be judged.
+        held_out: the rows to be evaluated.
 
     Raises:
         RequestError: fewer than `num` examples are available.
@@ -58,7 +58,7 @@ def choose_draws(
         num: examples of a draw, at least 1.
         seed: of the choice.
         num_draws: draws, at least 1.
-        held_out: the rows to be judged.
+        held_out: the rows to be evaluated.
 
     Raises:
         RequestError: fewer than `num` examples are available.

@@ -74,7 +74,7 @@ def check(gate: Gate, results: Results, *, gate_sha256: str, is_calibrated: IsCa
 
     Args:
         gate: its rules.
-        results: what the model was judged by.
+        results: the results of the model.
         gate_sha256: digest of the gate's file, kept in the outcome.
         is_calibrated: whether a judge is calibrated for a target.
     """

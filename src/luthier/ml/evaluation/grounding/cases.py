@@ -254,7 +254,7 @@ def decision(text: str, span: tuple[int, int], volume: str, reporter: str, page:
 
 
 def _in_order(found: list[Citation]) -> list[Citation]:
-    """By place; of two that overlap the one that begins first, of two that begin together the first of `found`."""
+    """Sorted by position; of two that overlap the one that begins first, then the first of `found`."""
     kept: list[Citation] = []
     # The sort is stable: of two that begin together the first of `found` (eyecite's) comes first.
     for one in sorted(found, key=lambda citation: citation.start):

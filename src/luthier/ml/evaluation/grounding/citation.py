@@ -81,9 +81,9 @@ _BROKEN_NUMBER: Final = re.compile(r"(?<=\d-)\n(?=\d)")
 
 
 def clean(text: str) -> str:
-    """The text with one sign of each sort, no invisible ones, and single blanks; paragraphs stay.
+    """The text with normalised characters, no invisible ones, and single blanks; paragraphs are kept.
 
-    Places of citations count in what this gives.
+    Offsets of citations refer to this text.
     """
     text = _LINE_ENDS.sub("\n", _BLANKS.sub(" ", text.translate(_TABLE)))
     return _BROKEN_NUMBER.sub("", _GAPS.sub("\n\n", text))

@@ -27,7 +27,7 @@ from luthier.ml.evaluation.grounding.find import sentences_of
 from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, ratio
 
 THRESHOLD: Final = 0.8
-"""Of a sentence's content words, the share that one passage must hold: the best of `benchmarks/claim_threshold.py`."""
+"""Share of a sentence's content words that one passage must contain: the best of `benchmarks/claim_threshold.py`."""
 NUM_PASSAGES: Final = 5
 FEWEST_WORDS: Final = 3
 
