@@ -176,7 +176,7 @@ class PreferenceAccuracy:
 
 
 class PreferenceMargin:
-    """Mean of log p(chosen) - log p(rejected), in nats a pair.
+    """Mean of log p(chosen) - log p(rejected), in nats per pair.
 
     Long completions are less likely than short ones, so the figure of one model means little; its change shows how far
     the model has moved towards the chosen completions.
