@@ -388,7 +388,7 @@ def _plain_reasons(own: RatingsTable) -> list[str]:
 
 
 def _stands_alone(table: RatingsTable, agreement: Estimate, num_compared: int, others: Sequence[str]) -> bool:
-    """Whether others agree with each other, and with this rater no more than chance would: both intervals say so."""
+    """Whether the others agree with each other, but with this rater only at chance level, by both intervals."""
     if num_compared < MIN_COMPARED or len(others) < 2 or agreement.low > 0:
         return False
     among = _alpha(matrix(table.where(lambda row: row.rater in others), others, overall))
