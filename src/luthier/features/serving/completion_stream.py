@@ -1,4 +1,6 @@
-"""One request, awaited from an event loop: no thread is held during generation, and a client disconnect cancels it.
+"""One request, awaited from an event loop.
+
+No thread is held during generation, and a client disconnect cancels the request:
 
     stream = CompletionStream(context, caller, requests)
     try:
