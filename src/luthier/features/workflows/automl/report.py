@@ -1,6 +1,6 @@
-"""The end of an automl run: the tuned model against prompting on held-out rows, and the report of it.
+"""The end of an automl run: the tuned model against prompting on held-out rows, and the report.
 
-The rows are those that no decision was based on. The report has the request, the answer, the next command, and a page.
+No decision was based on these rows. The report has the request, the answer, the next command, and a page.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def judge_at_end(
     run_id: str | None,
     evaluation_id: str,
 ) -> Evaluation:
-    """Judge the recommended model as it is, with examples in its prompt, and as the run has made it, if there is one.
+    """Evaluate the recommended model untuned, with examples in its prompt, and tuned by the run, if there is one.
 
-    All are held against the same baselines without a language model, fitted on all rows to train on. The verdict is
-    about the tuned model; without one, about prompting against these baselines alone.
+    All are compared with the same baselines without a language model, fitted on all training rows. The verdict is about
+    the tuned model; without one, about prompting against these baselines.
 
-    Raises what loading and judging raise.
+    Raises the errors of loading and evaluation.
     """
     from luthier.features.evaluations.baselines import fit_baselines
     from luthier.ml.baselines.system import as_system
@@ -59,11 +59,11 @@ def judge_at_end(
     assert number is not None
     model = sources.pull(asked.contenders[number].model, context.home, context.progress)
     loaded = load_file(held_out, mapping=spec.map)
-    # Rows that the model cannot read whole would be judged cut.
+    # Rows longer than the context would be evaluated truncated.
     fit = rows_that_fit(context, model, loaded.examples, instruction=spec.goal)
     judged = choose_samples(fit, spec.most_judged)
     material = ComparisonRows(load_file(Path(asked.train_file), mapping=spec.map).examples, judged)
-    # Few-shot prompting is the rival of tuning, so it is judged even where zero-shot was recommended.
+    # Few-shot prompting is the alternative to tuning, so it is evaluated even if zero-shot was recommended.
     there = {"zero-shot": True, "few-shot": asked.few_shot > 0, "tuned": run_id is not None}
     kinds = [kind for kind in SYSTEM_KINDS if there[kind]]
     train = load_file(Path(asked.data), mapping=spec.map).examples
@@ -73,13 +73,13 @@ def judge_at_end(
         candidate = _candidate(context, result, number, kind, material, run_id)
         examples = rows_for(asked, kind, material)
         recorded = record(candidate, examples, asked.max_new_tokens, context.progress)
-        # Each model is asked on its own and then replayed, so that only one is in memory at a time.
+        # Each model generates alone and is then replayed, so that only one is in memory at a time.
         systems.append(replayed(candidate, recorded, examples, asked.max_new_tokens))
-    # Before the models: a system is compared with those before it.
+    # Before the models: a system is compared with earlier ones.
     systems = [*(as_system(one, systems[-1]) for one in baselines.predictions), *systems]
     results, comparisons = judge(systems, metrics=asked.metrics, seed=spec.seed, progress=context.progress)
     decisive = _decisive(result, kinds, [one.name for one in systems[-len(kinds) :]])
-    # In the order of every evaluation: models, baselines without one, and last the system that the verdict is about.
+    # In the order of every evaluation: models, baselines without a model, and last the system of the verdict.
     results = tuple(sorted(results, key=lambda one: (one.name == decisive, not one.is_model)))
     found = Evaluation(
         evaluation_id=evaluation_id,
@@ -100,9 +100,10 @@ def judge_at_end(
 
 
 def _decisive(result: ModelComparisonResult, kinds: Sequence[SystemKind], names: Sequence[str]) -> str:
-    """The name of the system that the verdict is about: the tuned one, or the recommended way of prompting."""
+    """The name of the system of the verdict: the tuned one, or the recommended way of prompting."""
     kind = kinds[-1] if kinds[-1] == "tuned" else result.standing(result.recommendation.system).kind
-    # By kind: how many examples fit into a prompt, which the name says, may differ between two sets of rows.
+    # By kind: the number of examples that fit into a prompt, which is part of the name, may differ between two sets of
+    # rows.
     return next((name for name, one in zip(names, kinds, strict=True) if one == kind), names[-1])
 
 
@@ -117,7 +118,7 @@ def _verdict(
     """On the last system; on one that is not tuned None, where no baseline without a language model has the metric."""
     from luthier.ml.evaluation.compare import verdict
 
-    # Which way of prompting is best was decided by other rows; here it is only held against what needs no model.
+    # The best way of prompting was decided on other rows; here it is only compared with baselines without a model.
     against = {one.name: place for place, one in enumerate(systems) if is_tuned or not one.is_model}
     found = [one for one in comparisons if one.baseline in against and one.candidate == systems[-1].name]
     found.sort(key=lambda one: against[one.baseline])
@@ -151,7 +152,7 @@ def summary(asked: dict[str, Any]) -> str:
 
 
 def details(asked: dict[str, Any]) -> dict[str, Any]:
-    """What was asked, a name and a value each."""
+    """The request as pairs of name and value."""
     return {
         "Goal": asked.get("goal"),
         "Folder of documents" if asked.get("is_folder") else "Rows": file_name(asked.get("data")),
@@ -162,20 +163,20 @@ def details(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def headline(pipeline: Pipeline) -> str:
-    """The answer in a few sentences: what came of it, or how far it is."""
+    """The answer in a few sentences: the result, or the progress."""
     stopped = next((stage for stage in pipeline.stages if stage.status in ("refused", "failed")), None)
     if stopped is not None:
         return f"It ended at {stopped.name}: {stopped.reason}"
     if pipeline.came("judge"):
         chosen, judged = (str(pipeline.came(name).get("headline") or "") for name in ("showdown", "judge"))
-        # Without a tuned model the judging only adds how prompting compares with what needs no model.
+        # Without a tuned model the evaluation only adds the comparison of prompting with baselines without a model.
         return (judged or chosen) if pipeline.came("tune").get("run_id") else " ".join(filter(None, (chosen, judged)))
     waiting = pipeline.next_stage
     return f"It is not done: {waiting.name if waiting else 'report'} comes next."
 
 
 def next_commands(pipeline: Pipeline) -> list[str]:
-    """What to type next."""
+    """The next commands."""
     stopped = any(stage.status == "refused" for stage in pipeline.stages)
     tuned = pipeline.came("tune")
     if not pipeline.came("judge"):
@@ -188,7 +189,7 @@ def next_commands(pipeline: Pipeline) -> list[str]:
 
 
 def write_auto_report(context: Context, _caller: Caller, pipeline: Pipeline, path: Path) -> None:
-    """Write the page, also of a run that is not done. Raises StorageFullError."""
+    """Write the page, also for an unfinished run. Raises StorageFullError."""
     from luthier.ml.evaluation.report.workflow_pages import AutoStage, write_auto_page
 
     workflow = workflow_of("auto")
@@ -226,7 +227,7 @@ def _link(page: str | None, folder: Path) -> str:
 
 
 def evaluation_of(context: Context, pipeline: Pipeline) -> Evaluation | None:
-    """The judging at the end; None where there is none yet, or it is gone."""
+    """The final evaluation; None if it does not exist yet or any more."""
     found = pipeline.came("judge").get("evaluation_id")
     if found is None:
         return None
@@ -237,12 +238,12 @@ def evaluation_of(context: Context, pipeline: Pipeline) -> Evaluation | None:
 
 
 def _recipe(context: Context, pipeline: Pipeline) -> str:
-    """The recipe of the tuned model, ready to run; empty where nothing was tuned."""
+    """The recipe of the tuned model, ready to run; empty if nothing was tuned."""
     run_id = pipeline.came("tune").get("run_id")
     if not run_id:
         return ""
     try:
         recipe = context.runs.plan(run_id).recipe
-    except NotFoundError:  # the run was removed since
+    except NotFoundError:  # the run has since been removed
         return ""
     return write_yaml(with_new_keys(recipe.model_dump(mode="json", exclude_none=True)))

@@ -106,7 +106,7 @@ class Speed(FrozenModel):
 
     @property
     def new_tokens_per_second(self) -> float | None:
-        """New tokens after the first of each answer; None where answers were too short or time too unsteady."""
+        """New tokens per second after the first; None if answers were too short or times too unstable."""
         seconds = self.all_seconds - self.first_seconds
         return self.num_new_tokens / seconds if self.num_new_tokens and seconds > 0 else None
 

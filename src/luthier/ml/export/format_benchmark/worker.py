@@ -32,7 +32,7 @@ def measure(document: dict[str, Any], _channel: Channel) -> dict[str, Any]:
 
 
 def _quality(asked: Asked) -> Quality:
-    """Likelihoods in float32 arithmetic where the runtime is transformers, as in a proof; else as the runtime does."""
+    """Likelihoods; for transformers in float32 arithmetic, as in a parity check."""
     score, write, runtime = _open_exact(asked)
     return Quality(runtime=runtime, rows=tuple(_row(row, score, write, asked.max_new_tokens) for row in asked.rows))
 
