@@ -39,7 +39,7 @@ def show(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show one: each stage, why it ended, its result, and its report, which is rewritten if the file is missing."""
+    """Show one workflow: its stages with the reasons, its result, and its report, written again if missing."""
     from luthier.features.workflows import views
 
     with open_context(home) as context:

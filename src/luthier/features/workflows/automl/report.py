@@ -115,7 +115,7 @@ def _verdict(
     num_rows_in_file: int,
     is_tuned: bool,
 ) -> Verdict | None:
-    """On the last system; on one that is not tuned None, where no baseline without a language model has the metric."""
+    """The verdict on the last system; for an untuned one None if no baseline without a model has the metric."""
     from luthier.ml.evaluation.compare import verdict
 
     # The best way of prompting was decided on other rows; here it is only compared with baselines without a model.

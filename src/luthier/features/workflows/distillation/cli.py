@@ -51,7 +51,7 @@ def distill(
     ] = "0.2",
     recipe: Annotated[
         Path | None,
-        typer.Option("--recipe", metavar="FILE", help="How to train and judge; its base model and rows are replaced."),
+        typer.Option("--recipe", metavar="FILE", help="Training and evaluation; base model and rows are replaced."),
     ] = None,
     overrides: SetOption = None,
     mapping: MappingOption = None,

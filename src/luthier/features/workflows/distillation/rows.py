@@ -64,10 +64,10 @@ def write_gold(
 ) -> tuple[int, int, int]:
     """Write the gold training rows and the held-out rows; existing files are kept.
 
-    Returns how many are trained on, how many judge, and how many of these ask what a training row asks.
+    Returns the numbers of training rows, held-out rows, and held-out rows with the prompt of a training row.
 
-    held_out: a file, or the fraction of the rows to keep back, drawn by a stable hash so that equal texts never part.
-    Only the last answer of a row is learned, as it is of those that a teacher writes.
+    held_out: a file, or the fraction of rows to hold out, drawn by a stable hash so that equal texts stay together.
+    Only the last answer of a row is learned, as with teacher answers.
 
     Raises DataError for rows without prompt and answer, LeakageError if a held-out row is a training row.
     """

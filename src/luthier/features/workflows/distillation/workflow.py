@@ -297,7 +297,7 @@ def _same_run(context: Context, folder: Path, recipe: Recipe) -> str | None:
     for record in context.runs.list():
         if record.plan_hash == wanted and record.status == "succeeded":
             with suppress(ConflictError, NotFoundError):
-                # Raises if the weights are missing or changed: another run is then searched, or a new one trained.
+                # Raises if the weights are missing or changed: another run is then searched for, or a new one trained.
                 return find_source(context, record.run_id).run_id
     return None
 
