@@ -35,15 +35,9 @@ TrialsOption = Annotated[int, typer.Option("--trials", min=1, metavar="N", help=
 JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Evaluate at most N rows.")]
 NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of answers.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the split and of all sampling.")]
-AnywayOption = Annotated[
-    bool, typer.Option("--tune-anyway", help="Search even if prompting is enough.")
-]
-ProbeOption = Annotated[
-    bool, typer.Option("--probe/--no-probe", help="Train a few real steps to choose sizes.")
-]
-ResumeOption = Annotated[
-    str | None, typer.Option("--resume", metavar="ID", help="Continue a paused or killed run.")
-]
+AnywayOption = Annotated[bool, typer.Option("--tune-anyway", help="Search even if prompting is enough.")]
+ProbeOption = Annotated[bool, typer.Option("--probe/--no-probe", help="Train a few real steps to choose sizes.")]
+ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="ID", help="Continue a paused or killed run.")]
 
 
 def automl(

@@ -22,9 +22,7 @@ ModelsOption = Annotated[
 ]
 DataOption = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows for training.")]
 HeldOutOption = Annotated[Path | None, typer.Option("--held-out", metavar="FILE", help="Rows for evaluation.")]
-HoursOption = Annotated[
-    float | None, typer.Option("--budget-hours", metavar="H", help="Time limit of the comparison.")
-]
+HoursOption = Annotated[float | None, typer.Option("--budget-hours", metavar="H", help="Time limit of the comparison.")]
 MetricOption = Annotated[
     str | None, typer.Option("--metric", metavar="NAME", help="The deciding metric [default: as `luthier eval`].")
 ]
@@ -36,9 +34,7 @@ NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="L
 JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Evaluate at most N rows.")]
 MethodOption = Annotated[str, typer.Option("--method", metavar="NAME", help="Tuning method of the candidates.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of row order and choice of examples.")]
-ProbeOption = Annotated[
-    bool, typer.Option("--probe/--no-probe", help="Train a few real steps to choose sizes.")
-]
+ProbeOption = Annotated[bool, typer.Option("--probe/--no-probe", help="Train a few real steps to choose sizes.")]
 ResumeOption = Annotated[
     str | None, typer.Option("--resume", metavar="SHOWDOWN", help="Continue a paused or killed comparison.")
 ]

@@ -20,9 +20,7 @@ def retrain(
     from_traffic: Annotated[
         bool, typer.Option("--from-traffic", help="Also learn from sampled answers accepted unchanged.")
     ] = False,
-    review: Annotated[
-        bool, typer.Option("--review", help="Begin only if the review queue is empty.")
-    ] = False,
+    review: Annotated[bool, typer.Option("--review", help="Begin only if the review queue is empty.")] = False,
     panel: Annotated[
         list[str] | None, typer.Option("--panel", metavar="ID", help="Also learn the preferences of a rating panel.")
     ] = None,
