@@ -4,8 +4,7 @@ Optimisations:
 
 - finished rows leave the batch at once;
 - logits are computed for the last position only;
-- a prefix common to all prompts (few-shot examples, a system prompt) is computed once, and so is a prompt with several
-  continuations;
+- a common prefix of all prompts (few-shot examples, a system prompt) or continuations is computed once;
 - prompts are prefilled in groups of similar length that fit the processor's caches, and then decoded in a larger batch,
   because one step costs nearly the same for 8 rows as for 32;
 - the keys and values of new tokens are written into preallocated buffers (`preallocated_kv_cache`).
@@ -74,8 +73,7 @@ class Request:
         temperature: divides the logits; 0 is greedy.
         seed: for sampling this prompt only, so that the result does not depend on the batch.
         constraint: makes the constraint of its answer.
-        limit: makes the check that ends the answer before `max_new_tokens`, if reasoning and answer have separate
-            limits.
+        limit: makes the check that ends the answer early, if reasoning and answer have separate limits.
     """
 
     ids: Sequence[int]

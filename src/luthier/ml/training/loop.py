@@ -74,8 +74,7 @@ def train(
     """Train from the newest checkpoint (or from scratch) to the end of the plan; leaves the best weights in the model.
 
     Args:
-        units, validation: the training units, indexed by `schedule`, and prepared validation micro-batches (may be
-            empty).
+        units, validation: training units, indexed by `schedule`, and prepared validation micro-batches, empty for none.
         stop_requested: called after each step; a returned text saves a checkpoint and pauses the run for that reason.
         meter: meters the spend; if it refuses an action the run pauses. None: no cap.
         snapshot: called at the end of each epoch and of the run, before that step's checkpoint. None: never.

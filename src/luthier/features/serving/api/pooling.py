@@ -225,8 +225,7 @@ async def _respond(
     running = _Running(context, caller, exchange)
 
     def begin() -> None:
-        # Stored at once instead of returned: if this task is cancelled meanwhile, the thread's return value would be
-        # lost.
+        # Stored at once instead of returned: if this task is cancelled, the return value of the thread is lost.
         routed = running.routed = route(context, caller, body.model, user)
         running.head = head_of(routed.served)
         running.begun(serving.ask_pooling(context, caller, routed, made(running.head), hear))

@@ -1,5 +1,4 @@
-"""The workflow of `luthier automl`: from a file and a goal to an evaluated model, or the finding that prompting is
-enough.
+"""The workflow of `luthier automl`: from a file and a goal to an evaluated model, or to "prompt only".
 
 Documents are first read into rows. The held-out rows of the split are used once, by the final evaluation.
 """

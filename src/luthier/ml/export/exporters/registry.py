@@ -78,12 +78,10 @@ class Format:
         install: The argument of `pip install` for these modules.
         distributions: Packages used, for the bill of materials.
         check: "module:function" that rejects a model before any work; empty if the format supports every model.
-        unrehearsed: The reason why no small copy of the model is first written and read in the runtime; empty if one
-            is.
+        unrehearsed: Why no small copy of the model is first written and read in the runtime; empty if one is.
         native_runtime: Name of its runtime if that is a native library, whose failed assertions end the process.
             Rehearsal and check open it in a child process.
-        limits_context: Whether its writer can state a shorter context than that of the model
-            (`ExportSource.context_tokens`).
+        limits_context: Whether its writer can state a shorter context (`ExportSource.context_tokens`).
         is_adapter: Whether it contains only the adapter, without the base.
         is_served: Whether this server can serve the folder: PEFT, transformers, or a single GGUF file.
         runs_as_stored: Whether users run it with transformers, in the stored type of its weights.
@@ -117,7 +115,7 @@ class Format:
         """Reject declarations that could not be checked.
 
         Raises:
-            ValueError: A precision without a bound, a bound that is too wide, or no float32 for the rehearsal.
+            ValueError: A precision without a bound, an invalid bound, or no float32 for the rehearsal.
         """
         for name, precision in self.precisions.items():
             bound = precision.bound_nats

@@ -111,8 +111,7 @@ class ChatTemplate:
         is_new: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> ChatTemplate:
-        """The template of a transformers folder; `auto` uses the model's template if it has one, otherwise the plain
-        layout.
+        """The template of a transformers folder; `auto` uses the model's template if there is one, else `plain`.
 
         is_new: the template is untrusted and is first tested in a process with limits. options: variables passed to the
         template with each conversation.
