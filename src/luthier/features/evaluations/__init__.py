@@ -1,1 +1,1 @@
-"""Models judged on held-out rows, with intervals and a verdict."""
+"""Evaluation of models on held-out rows, with intervals and a verdict."""

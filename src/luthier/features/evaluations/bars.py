@@ -1,4 +1,4 @@
-"""The bar of an evaluation: what was asked for, or what the recipe of the judged run asks for."""
+"""The bar of an evaluation: the requested one, or that of the evaluated run's recipe."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def bar_of(
     train: Sequence[Example],
     file: Path,
 ) -> tuple[Bar | None, tuple[str, ...]]:
-    """What the candidate has to reach, and a note where the bar of its run does not fit these rows.
+    """The bar for the candidate, and a note if the bar of its run does not fit these rows.
 
     file: of the judged rows.
 
     Raises:
-        RequestError: what is asked for itself cannot be held against.
+        RequestError: the requested bar cannot be applied.
     """
     if asked is not None or not is_id(candidate, "run"):
         return resolve_bar(asked, metrics, examples, train, file=file), ()
@@ -40,14 +40,14 @@ def bar_of(
     try:
         return resolve_bar(again, metrics, examples, train, file=file), ()
     except RequestError as error:
-        # Nobody asked for it here: rows that have no place for it are judged all the same.
+        # Not requested explicitly: rows for which it does not apply are evaluated anyway.
         return None, (_not_held_against(own, error.came),)
 
 
 def on_judged_rows(
     bar: Bar | None, file: Path | None, examples: Sequence[Example]
 ) -> tuple[Bar | None, Mapping[str, bool]]:
-    """A bar of agreement on the judged rows alone, and on which of them two people agree; another bar as it is.
+    """A bar of agreement on the evaluated rows, and on which of them two people agree; other bars unchanged.
 
     Args:
         bar: Of all held-out rows.
@@ -59,7 +59,7 @@ def on_judged_rows(
     if bar is None or bar.agreement is None:
         return bar, {}
     agreed = agreed_rows(bar.metric, bar.agreement, examples, file)
-    # Without any of them the verdict says so.
+    # The verdict reports if there are none.
     return (bar_of_agreement(bar.metric, bar.agreement, agreed) if agreed else bar), agreed
 
 
@@ -70,7 +70,7 @@ def _not_held_against(bar: Bar, why: str) -> str:
 def comparable_bar(
     bar: Bar | None, num_systems: int, judged: str, is_asked: bool
 ) -> tuple[Bar | None, tuple[str, ...]]:
-    """The bar where there is a verdict; None with a note where there is none, RequestError if it was asked for."""
+    """The bar if there is a verdict; otherwise None with a note, or RequestError if it was requested."""
     if bar is None or num_systems > 1:
         return bar, ()
     if not is_asked:

@@ -1,4 +1,4 @@
-"""What can be exported (runs that have ended well, with all of their files, and base models), and what proves it."""
+"""Sources of exports (successful runs and base models), and examples for verifying an export."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def find_source(context: Context, name: str) -> ExportSource:
         base_path=model.path,
         base_sha256=model.sha256,
         base_licence=model.licence,
-        # A base model has no plan that would say in which precision it is meant to run.
+        # A base model has no plan that defines its precision.
         precision=hardware_of(context).precision,
         task_head=_head_of(Path(model.path)),
     )
@@ -75,7 +75,7 @@ def _of_run(context: Context, run_id: str) -> ExportSource:
         method=plan.method.name,
         template=plan.base_model.template,
         precision=plan.training.precision,
-        # A full outcome has its own weights, whatever the base was packed in.
+        # A full fine-tune has its own weights, regardless of the packing of its base.
         quantisation=plan.method.quantisation if is_adapter else None,
         template_options=plan.data.template_options,
         opted_turns=OptedTurns.of(plan.data),
@@ -125,14 +125,14 @@ def _whole_outcome(run_id: str, result: TrainResult) -> Path:
 
 
 def outcome_digest(weights: Sequence[Path]) -> str:
-    """The digest of what a run has made, as its result names it. weights: its files, at least one, in order."""
+    """The digest of a run's weights, as in its result. weights: its files, at least one, in order."""
     digests = {file.name: sha256_file(file) for file in weights}
     # One file: its own digest, as other tools show it. Shards: the digest of the names with their digests.
     return digests[weights[0].name] if len(digests) == 1 else sha256_document(digests)
 
 
 def _base(context: Context, plan: Plan, *, is_needed: bool) -> tuple[str, str | None]:
-    """Path and licence of the base model; where only its licence is wanted, it need not be there."""
+    """Path and licence of the base model; if only the licence is needed, the model need not exist."""
     from luthier.ml.inference.models import sources
 
     if not is_needed:
@@ -152,10 +152,10 @@ def _base(context: Context, plan: Plan, *, is_needed: bool) -> tuple[str, str | 
 def proof_examples(
     context: Context, source: ExportSource, file: Path | None, num: int
 ) -> tuple[tuple[Example, ...], list[str]]:
-    """At most `num` examples that an export is proved on, chosen by a hash of their content, and notes about them.
+    """At most `num` examples for verifying an export, chosen by a hash of their content, and notes about them.
 
-    They come from the file, where one is given; else from the held-out rows of the run, or its validation rows; else
-    they are built-in prompts.
+    They come from the given file, otherwise from the held-out or validation rows of the run, otherwise they are
+    built-in prompts.
 
     Raises:
         NotFoundError: No such file.
@@ -168,7 +168,7 @@ def proof_examples(
     rows: Sequence[Example] = ()
     if file is not None or source.run_id is not None:
         rows, warnings = _rows(context, source, file)
-    # Rows that are only prompts have no tokens to compare likelihoods on.
+    # Rows with only prompts have no tokens to compare likelihoods on.
     usable = [_shortened(example) for example in rows if example.text is not None or example.reference is not None]
     if not usable:
         usable = list(built_in_examples())
@@ -196,7 +196,7 @@ def _rows(context: Context, source: ExportSource, file: Path | None) -> tuple[Se
 
 
 def _shortened(example: Example) -> Example:
-    """A long text cut short: a proof needs some tokens of it, and it may be longer than the context."""
+    """A long text truncated: verification needs only some tokens, and the text may exceed the context."""
     if example.text is None or len(example.text) <= _MAX_CHARACTERS:
         return example
     return example.model_copy(update={"text": example.text[:_MAX_CHARACTERS]})

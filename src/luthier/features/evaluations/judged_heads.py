@@ -1,4 +1,4 @@
-"""Task heads among the systems that are judged: their engines, and the figures that only they have."""
+"""Task heads among the evaluated systems: their engines, and metrics specific to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class JudgedHeads:
-    """Opens the engines of candidates, and keeps what task heads have given once their models are closed.
+    """Opens the engines of candidates, and keeps the outputs of task heads after their models are closed.
 
     Args:
         stop: asked between batches; a reason ends the evaluation with StoppedError.
@@ -37,7 +37,7 @@ class JudgedHeads:
         return engine
 
     def with_figures(self, results: Sequence[SystemResult], examples: Sequence[Example]) -> tuple[SystemResult, ...]:
-        """The results, those of task heads with how their probabilities rank rows or how far their numbers are off."""
+        """The results; those of task heads include ranking metrics of probabilities, or errors of numbers."""
         return tuple(self._with_figure(result, examples) for result in results)
 
     def _with_figure(self, result: SystemResult, examples: Sequence[Example]) -> SystemResult:

@@ -1,4 +1,4 @@
-"""Which two of the judged systems are a tuned model and its base, and how far the one moved from the other."""
+"""The KL divergence between a tuned model and its base, among the evaluated systems."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 def measure_kl(
     pool: EnginePool, candidates: Sequence[Candidate], systems: Sequence[SystemUnderTest], progress: Progress
 ) -> tuple[KlToBase | None, tuple[str, ...]]:
-    """KL(tuned || base) of the last candidate, and why it is not known; nothing at all where its base is not judged.
+    """KL(tuned || base) of the last candidate, or why it is unknown; empty if its base is not evaluated.
 
-    One pass of each model over the judged rows, and one more loading of the base: the tuned model, judged last, is
-    still loaded.
+    Takes one pass of each model over the evaluated rows, and one more loading of the base: the tuned model, evaluated
+    last, is still loaded.
 
     Args:
         pool: the engines of the candidates.
-        candidates: the last one is judged.
-        systems: as they were judged, each candidate by its place, the last one last.
+        candidates: the last one is the evaluated model.
+        systems: the evaluated systems, each candidate by its index, the evaluated model last.
         progress: shows both passes.
 
     Raises:
@@ -43,7 +43,7 @@ def measure_kl(
         return None, ()
     if [row.input_ids for row in systems[place].tokenised] != [row.input_ids for row in rows]:
         return None, (_why_not(candidates[place], "the two write the same rows as other tokens"),)
-    # As precise as the tuned model: else what is measured is rounding, too.
+    # In the precision of the tuned model: otherwise the result would include rounding.
     base = replace(candidates[place], precision=tuned.precision, device=tuned.device, quantisation=tuned.quantisation)
     found: list[AnswerStates] = []
     try:
@@ -62,7 +62,7 @@ def measure_kl(
 
 
 def _is_base_of(one: Candidate, tuned: Candidate) -> bool:
-    """Whether a candidate is the model that the other was made of, without examples in its prompt."""
+    """Whether a candidate is the base of the other, without examples in its prompt."""
     is_plain = one.adapter_path is None and not (one.shots or one.num_nearest or one.instruction)
     return is_plain and one.model_name == tuned.model_name and engine_key(one) != engine_key(tuned)
 

@@ -1,7 +1,7 @@
-"""How likely models find each label of the rows, beside the probabilities of baselines.
+"""Label probabilities of models, next to those of baselines.
 
-The likelihoods of the judged model say how far its confidence can be believed. Those of the base model are also one of
-the ways to use it without training: it answers with the label that it finds likeliest, in place of writing one.
+The likelihoods of the evaluated model show how well its confidence is calibrated. Those of the base model are also a
+way to use it without training: it answers with its likeliest label instead of generating one.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from luthier.ml.evaluation.metrics.classification import Labelling
 
 LIKELIEST_LABEL: Final = "likeliest label"
-"""Ends the name of a model that is asked for it."""
+"""Suffix of the name of a model that answers with its likeliest label."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledRows:
-    """What is judged, with the labels that its answers are.
+    """The evaluated rows and the labels of their answers.
 
     Attributes:
-        labels: What the answers are; empty where they are no labels.
-        examples: The judged rows.
-        train: The rows that were trained on, as far as they are known.
-        bar: What the judged model has to reach.
-        validation: Rows that were neither trained on nor are judged, to choose a threshold of confidence by.
+        labels: The labels of the answers; empty if the answers are not labels.
+        examples: The evaluated rows.
+        train: The training rows, if known.
+        bar: The bar for the evaluated model.
+        validation: Rows neither trained on nor evaluated, for choosing a confidence threshold.
     """
 
     labels: tuple[str, ...]
@@ -52,17 +52,17 @@ class LabelledRows:
 
     @property
     def labelling(self) -> Labelling:
-        """The labels that training rows have: those that have a probability."""
+        """The labels of the training rows: those with a probability."""
         from luthier.ml.evaluation.label_confidence import trained_labels
         from luthier.ml.evaluation.metrics.classification import Labelling
 
         return Labelling(trained_labels(self.labels, [e.reference for e in self.train if e.reference is not None]))
 
     def why_not_scored(self, num_tokens: int) -> str:
-        """Why no model that writes is asked how likely each label is; empty where it is.
+        """Why label likelihoods are not computed; empty if they are.
 
         Args:
-            num_tokens: of all judged rows, each with its own answer; 0 for a task head, which reads a prompt once.
+            num_tokens: of all evaluated rows with their answers; 0 for a task head, which reads a prompt once.
         """
         from luthier.ml.evaluation.label_confidence import why_left_out
 
@@ -71,7 +71,7 @@ class LabelledRows:
 
 
 class LabelChoice:
-    """An engine that answers with the label that a model finds likeliest; of equally likely ones the first.
+    """An engine that answers with the model's likeliest label; ties go to the first.
 
     Args:
         engine: Of the model.
@@ -82,14 +82,14 @@ class LabelChoice:
     def __init__(self, engine: Engine, rows: Sequence[TokenisedExample], labels: Sequence[str]) -> None:
         self._engine, self._rows, self._labels = engine, rows, labels
         self.probabilities: NDArray[np.float64] | None = None
-        """[rows, labels], once it has answered."""
+        """[rows, labels], available after answering."""
 
     @property
     def name(self) -> str:
         return self._engine.name
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:  # noqa: ARG002
-        """The likeliest label of each row that it was made for."""
+        """The likeliest label of each of its rows."""
         from luthier.ml.evaluation.metrics.calibration import softmax
 
         scores = _log_likelihoods(self._engine, self._rows, len(self._labels), progress)
@@ -100,15 +100,15 @@ class LabelChoice:
         ]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """Nothing: no metric asks it for likelihoods (`SystemUnderTest.takes`)."""
+        """Nothing: no metric requests its likelihoods (`SystemUnderTest.takes`)."""
         return []
 
     def close(self) -> None:
-        """The model belongs to its pool."""
+        """Nothing: the model belongs to its pool."""
 
 
 def untrained_base(candidates: Sequence[Candidate]) -> int | None:
-    """The place of the first model before the judged one that is neither trained nor prompted; None without one."""
+    """The index of the first model before the evaluated one that is neither trained nor prompted; None without one."""
     return next(
         (
             place
@@ -122,13 +122,13 @@ def untrained_base(candidates: Sequence[Candidate]) -> int | None:
 def likeliest_label(
     rows: LabelledRows, base: Candidate, engine: TemplatedEngine, beside: SystemUnderTest
 ) -> tuple[SystemUnderTest | None, str]:
-    """A base model that answers with the label that it finds likeliest, as a system; or why there is none.
+    """A base model that answers with its likeliest label, as a system; or why there is none.
 
     Args:
-        rows: What is judged; their answers are labels.
-        base: The model, with nothing in its prompt.
+        rows: The evaluated rows, whose answers are labels.
+        base: The model, without examples in its prompt.
         engine: Scores.
-        beside: The same model as it is judged by what it writes.
+        beside: The same model, evaluated by its generated answers.
     """
     if why := rows.why_not_scored(sum(row.num_tokens for row in beside.tokenised)):
         return None, why
@@ -171,13 +171,13 @@ def label_confidence_of(
     baselines: BaselineSet,
     progress: Progress,
 ) -> tuple[tuple[LabelConfidence, ...], str]:
-    """How sure the judged model and those with probabilities beside it are of each label; and why the model has none.
+    """Label confidence of the evaluated model and other systems with probabilities; or why the model has none.
 
     Args:
-        rows: What was judged.
-        candidate: The judged model.
+        rows: The evaluated rows.
+        candidate: The evaluated model.
         pool: Has its engine.
-        systems: All systems as they were judged, that model last.
+        systems: All evaluated systems, that model last.
         baselines: Those that answered the same rows.
         progress: Shows the scoring.
     """
@@ -215,7 +215,7 @@ def label_confidence_of(
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """The judged model, whose probabilities are asked for: a head's own, or the softmax of the labels' likelihoods."""
+    """The evaluated model and its probabilities: those of a head, or the softmax of label likelihoods."""
 
     rows: LabelledRows
     candidate: Candidate
@@ -225,14 +225,14 @@ class _Judged:
     progress: Progress
 
     def probabilities(self) -> tuple[NDArray[np.float64] | None, str]:
-        """Of the judged rows, [rows, labels]; or why there are none."""
+        """Probabilities of the evaluated rows, [rows, labels]; or why there are none."""
         is_head = self.system.kind == "head"
-        # A head gives all classes in one reading of the prompt.
+        # A head returns all classes in one pass over the prompt.
         why = self.rows.why_not_scored(0 if is_head else sum(row.num_tokens for row in self.system.tokenised))
         return (None, why) if why else self._of(self.rows.examples)
 
     def validation(self) -> tuple[NDArray[np.float64], list[str]] | None:
-        """Of the validation rows, with their answers; None where a threshold is not chosen by them."""
+        """Probabilities of the validation rows, with their answers; None if they do not choose a threshold."""
         from luthier.ml.evaluation.label_confidence import MAX_TOKENS, MIN_ROWS, is_accuracy
 
         rows = [one for one in self.rows.validation if one.reference is not None and one.prompt is not None]
@@ -268,7 +268,7 @@ def _of_head(
     from luthier.ml.inference.engine_prompts import rewritten_examples
     from luthier.ml.inference.task_model import TaskAnswers
 
-    # As the pool itself names the candidate, so that the model is not opened again.
+    # The same name as in the pool, so that the model is not opened again.
     template = candidate.chat_template()
     engine = pool.load(replace(candidate, template=template.kind))
     if not isinstance(engine, TaskAnswers) or engine.model.head.kind != "classify":
@@ -286,13 +286,13 @@ def _with_each_label(
     """Each row with each label as its whole answer, row by row.
 
     Args:
-        candidate: The model, whose options of the template and rewritten turns hold; it has no examples in its prompt.
+        candidate: The model, with its template options and rewritten turns; it has no examples in its prompt.
         engine: Of that model.
-        examples: The rows, each with a prompt and an answer, which is replaced.
+        examples: The rows, each with a prompt and an answer; the answer is replaced.
         labels: Texts of the labels.
 
     Raises:
-        DataError: A label has no token, or holds the template's end-of-turn text.
+        DataError: A label has no token, or contains the template's end-of-turn text.
         OverlongError: A row does not fit into the context with one of the labels.
     """
     from luthier.ml.data.tokenise.loss_mask import Learning, tokenise, with_answer
@@ -300,7 +300,7 @@ def _with_each_label(
 
     learning = Learning(reasoning=candidate.learn_reasoning)
     rows = rewritten_examples(candidate.opted_turns, examples, engine.template)
-    # The end of the turn is scored too, so that no label is a part of another one. Earlier answers of a conversation
+    # The end of the turn is scored as well, so that no label is a prefix of another. Earlier answers of a conversation
     # cost the same with every label.
     made = [tokenise(with_answer(row, label), engine.template, learning) for row in rows for label in labels]
     check_lengths(made, candidate.context_length_tokens, model=candidate.model_name)
@@ -310,7 +310,7 @@ def _with_each_label(
 def _log_likelihoods(
     engine: Engine, rows: Sequence[TokenisedExample], num_labels: int, progress: Progress
 ) -> NDArray[np.float64]:
-    """How likely a model finds each label as the whole answer, in nats: [rows, labels]."""
+    """The log-likelihood of each label as the whole answer, in nats: [rows, labels]."""
     import numpy as np
 
     scores = engine.score(rows, progress)

@@ -1,4 +1,4 @@
-"""Use case: judge models and runs on held-out rows, side by side, with intervals and a written verdict."""
+"""Use case: evaluate models and runs on held-out rows, side by side, with intervals and a verdict."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ from luthier.platform.home.context import Context
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The rows that candidates are judged on.
+    """The rows on which candidates are evaluated.
 
     Attributes:
         file: Its name or path.
         sha256: The digest of the file.
         num_rows: All rows of the file.
-        examples: The rows that can be judged.
+        examples: The rows that can be evaluated.
         num_leaked: Rows that a run among the systems was trained on.
         num_same_prompt: Rows whose prompt occurs in training rows.
         notes: How the rows were read.
-        path: The file itself, where more of it may be read.
+        path: The file itself, if more of it may be read.
     """
 
     file: str
@@ -85,9 +85,9 @@ class HeldOut:
 def judge_run(
     context: Context, run_id: str, prepared: Prepared, result: TrainResult, *, stop: StopCheck | None = None
 ) -> Evaluation:
-    """Base, base prompted in several ways, the teacher if any, and the tuned model of a run, on its held-out rows.
+    """Evaluate base, prompted base, the teacher if any, and the tuned model of a run on its held-out rows.
 
-    stop: asked after each batch of answers or rows; a reason ends the evaluation with StoppedError.
+    stop: called after each batch of answers or rows; a returned reason ends the evaluation with StoppedError.
     """
     plan, held_out = prepared.plan, prepared.held_out
     if held_out is None or result.adapter_path is None:
@@ -96,7 +96,7 @@ def judge_run(
             expected="a run that is done, of a recipe with data.held_out",
             do="judge it with: luthier eval RUN --data held_out.jsonl",
         )
-    # Base and tuned model run with the precision and template of the plan, so only the training differs.
+    # Base and tuned model run with the precision and template of the plan, so that only the training differs.
     base = base_of(plan, name="base", model_path=plan.base_model.path)
     candidates = [base]
     # From the training rows: prompts may use the same data as the tuned model.
@@ -113,7 +113,7 @@ def judge_run(
         candidates.append(as_candidate(plan.objective.teacher))
     reference, of_reference = _reference(context, plan, held_out.examples)
     candidates += reference
-    # The judged system is last: comparisons and tables take the last one as the candidate.
+    # The evaluated system is last: comparisons and tables treat the last one as the candidate.
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
     profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
     judged_rows = _that_fit(held_out, prepared)
@@ -129,7 +129,7 @@ def judge_run(
         max_thinking_tokens=plan.evaluation.max_thinking_tokens,
         max_samples=plan.evaluation.max_samples,
         run_id=run_id,
-        # Named in `as_candidate`; the prefix is what tells a teacher from a baseline here.
+        # Named in `as_candidate`; the prefix distinguishes a teacher from a baseline.
         beside=[c.name for c in candidates if c.name.startswith("teacher ")],
         train=prepared.train.good_examples,
         validation=prepared.validation.good_examples if prepared.validation is not None else (),
@@ -144,9 +144,9 @@ def judge_run(
 
 
 def _reference(context: Context, plan: Plan, held_out: Sequence[Example]) -> tuple[list[Candidate], tuple[str, ...]]:
-    """The run that the plan names to be judged beside the tuned model, and what a reader should know of it.
+    """The reference run that the plan names, and notes about it.
 
-    A reference run that was deleted while this run was trained is left out: the evaluation is worth more than that.
+    A reference run that was deleted during training is skipped: the evaluation should not fail because of it.
     """
     from luthier.ml.inference.models.loading import check_adapter
 
@@ -164,7 +164,7 @@ def _reference(context: Context, plan: Plan, held_out: Sequence[Example]) -> tup
 
 
 def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
-    """The rows to judge; texts that were packed, and so may have any length, in pieces that fit the context."""
+    """The rows to evaluate; packed texts, which may have any length, are split into pieces that fit the context."""
     from luthier.ml.data.tokenise.packing import split_text
 
     packed = split.profile.packed
@@ -181,7 +181,7 @@ def _with_forgetting(
     prepared: Prepared,
     stop: StopCheck | None,
 ) -> Evaluation:
-    """The evaluation with what was forgotten: base and tuned model on the general rows that were held out."""
+    """The evaluation with forgetting: base and tuned model on the held-out general rows."""
     from luthier.ml.evaluation.tasks_verdict import METRICS, forgetting
 
     plan, general = prepared.plan, prepared.replay_held_out
@@ -195,7 +195,7 @@ def _with_forgetting(
         candidates,
         rows,
         metrics=METRICS,
-        # Forgetting is measured by likelihoods alone; nothing is generated, so the limit is a formality.
+        # Forgetting is measured by likelihoods only; nothing is generated, so the limit is irrelevant.
         max_new_tokens=1,
         max_thinking_tokens=0,
         max_samples=most,
@@ -213,7 +213,7 @@ def _with_forgetting(
     )
     verdict = evaluation.verdict
     if verdict is not None:
-        # "worse" is a caveat of the verdict; anything else is a detail among the figures.
+        # "worse" is a caveat of the verdict; anything else is a detail.
         more = {"caveats": (*verdict.caveats, found.sentence)} if found.word == "worse" else {}
         verdict = verdict.model_copy(update=more or {"details": (*verdict.details, found.sentence)})
     seconds = evaluation.seconds + time.perf_counter() - start
@@ -238,7 +238,7 @@ def evaluate(
     evaluation_id: str | None = None,
     called: str | None = None,
 ) -> Evaluation:
-    """Judge models and runs on the rows of a file.
+    """Evaluate models and runs on the rows of a file.
 
     systems: the candidate first, then what it is compared with, each by any name of a model. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
@@ -320,12 +320,12 @@ def _base_of(context: Context, systems: Sequence[str], resolved: Sequence[Candid
 def _learned_rows(
     context: Context, systems: Sequence[str], held_out: Sequence[Example], allow_leakage: bool
 ) -> tuple[list[Example], tuple[int, int]]:
-    """The rows that the candidate learned from, or else those of the other runs; and what `_leakage` found in all.
+    """The training rows of the candidate, otherwise those of the other runs; and the result of `_leakage` for all.
 
-    Not both: the rows of an earlier run are often a part of those of the candidate, and would count twice.
+    Not both: the rows of an earlier run are often a subset of those of the candidate and would count twice.
     """
     own, others = (training_rows(context, names) for names in (systems[:1], systems[1:]))
-    # Of all runs: one to compare with that was trained on held-out rows spoils the comparison as well.
+    # For all runs: a compared run that was trained on held-out rows also invalidates the comparison.
     return own or others, _leakage([*own, *others], held_out, allow_leakage)
 
 
@@ -373,7 +373,7 @@ def _judge(
         judged = every.judged
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
         kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
-    # Left out of the verdict only: the comparison itself is stored and shown.
+    # Excluded only from the verdict: the comparison itself is stored and shown.
     counted = [one for one in judged.comparisons if one.baseline not in beside]
     words = _verdict(judged.systems, counted, metrics, rows, held_out, people, confidence)
     return Evaluation(
@@ -405,7 +405,7 @@ def _verdict(
     people: Mapping[str, bool],
     confidence: Sequence[LabelConfidence],
 ) -> Verdict | None:
-    """The verdict on the last system; None where it is alone. people: by row, whether two of them agree."""
+    """The verdict on the last system; None if it is the only one. people: by row, whether two people agree."""
     from luthier.ml.evaluation.compare import primary_metric, verdict
 
     if len(results) < 2:
@@ -427,9 +427,9 @@ def _verdict(
 def check_leakage(
     context: Context, systems: Sequence[str], held_out: Sequence[Example], *, allowed: bool
 ) -> tuple[int, int]:
-    """How many held-out rows the runs among the systems were trained on: whole rows, and by their prompts alone.
+    """The number of held-out rows in the training rows of the runs: whole rows, and matching prompts.
 
-    Raises LeakageError for whole rows, unless they are allowed; ConflictError where a run's rows have changed since.
+    Raises LeakageError for whole rows, unless allowed; ConflictError if a run's rows have changed since.
     """
     return _leakage(training_rows(context, systems), held_out, allowed)
 
@@ -456,10 +456,10 @@ def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool
 
 
 def not_held_out(pool: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
-    """Rows to take few-shot examples from: none that is judged, and none whose prompt is."""
+    """Rows for few-shot examples: no evaluated row, and none with the prompt of one."""
     from luthier.ml.data.split.split import leaked_ids
 
-    # Arguments swapped against `_leakage`: here the pool's rows are the ones to be barred.
+    # Arguments swapped compared with `_leakage`: here rows of the pool are excluded.
     found = leaked_ids(held_out, pool)
     barred = {f"{p.file}:{p.line}" for p in (*found.exact, *found.same_prompt)}
     left = tuple(e for e in pool if e.id not in barred)

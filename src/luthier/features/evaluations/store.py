@@ -1,4 +1,4 @@
-"""Evaluations: whole documents, found by their id or by the run that they judge."""
+"""The store of evaluations: whole documents, by id or by the evaluated run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EVALUATIONS: Final = RecordTable(
 
 
 class EvaluationStore(Store):
-    """What the database knows of evaluations. They are never changed; deleting a run deletes those of the run."""
+    """Stored evaluations. They are immutable; deleting a run deletes its evaluations."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -47,12 +47,12 @@ class EvaluationStore(Store):
             raise self._refusal(evaluation) from error
 
     def get(self, evaluation_id: str) -> Evaluation:
-        """One evaluation. Raises NotFoundError, naming the nearest ids."""
+        """One evaluation. Raises NotFoundError with similar ids."""
         return self._get(_EVALUATIONS, evaluation_id)
 
     def read(self, evaluation_id: str) -> Evaluation:
-        """As `get`, but one that was read a moment ago is not read again: for whoever pages through its samples."""
-        # A light query first: the cache must not answer for an evaluation that was deleted with its run.
+        """Like `get`, with a cache for paging through samples."""
+        # A cheap query first: the cache must not return an evaluation that was deleted with its run.
         number = self._scalar(select(evaluations.c.number).where(evaluations.c.evaluation_id == evaluation_id))
         found = None if number is None else self._kept.find(evaluation_id)
         if found is None:
@@ -65,7 +65,7 @@ class EvaluationStore(Store):
         return found
 
     def overviews(self, project_id: str, *, limit: int, after: str | None = None) -> Sequence[EvaluationOverview]:
-        """What lists tell of the evaluations of a project, newest first; those made before the evaluation `after`.
+        """List entries of a project's evaluations, newest first, after the evaluation `after`.
 
         Those without a run belong to the project `default`, as their runs would.
         """
@@ -83,7 +83,7 @@ class EvaluationStore(Store):
         return [found[one] for one in ids if one in found]
 
     def list(self, run_id: str | None = None, limit: int | None = None) -> list[Evaluation]:
-        """Evaluations, newest first: of one run, or of all where `run_id` is None; at most `limit`."""
+        """Evaluations, newest first: of one run, or of all if `run_id` is None; at most `limit`."""
         return self._list(_EVALUATIONS, run_id=run_id, limit=limit)
 
     def newest_of(self, project_id: str, *, limit: int) -> Sequence[str]:
@@ -91,7 +91,7 @@ class EvaluationStore(Store):
         return self._scalars(_newest_of(project_id, limit))
 
     def _refusal(self, evaluation: Evaluation) -> ConflictError | NotFoundError:
-        # Asked after the failed insert, to tell the two constraints apart: the error of the driver differs by database.
+        # Queried after the failed insert, to distinguish the two constraints: driver errors differ by database.
         known = self._scalars(select(runs.c.run_id).order_by(runs.c.number.desc()))
         if evaluation.run_id is not None and evaluation.run_id not in known:
             return NotFoundError(

@@ -1,8 +1,8 @@
-"""What is judged on held-out rows: models that answer, and models that search documents, with baselines beside them.
+"""The systems of an evaluation: models that answer, and models that search documents, with their baselines.
 
-Embeddings are judged by retrieval, rerankers by the order that they give. Beside the tuned model are then the base's
-own vectors (the mean of its last hidden states), BM25, and the most popular documents; base models and other runs that
-are named are asked in the same way.
+Embeddings are evaluated by retrieval, rerankers by their ranking. Baselines of the tuned model are then the base's own
+embeddings (the mean of its last hidden states), BM25, and the most popular documents; named base models and other runs
+are evaluated in the same way.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
 _SCORED_AT_ONCE: Final = 256
-"""Queries whose similarities to all documents are computed at a time."""
+"""Number of queries per block of similarities to all documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedSystems:
-    """What is judged on the same rows.
+    """The systems evaluated on the same rows.
 
     Attributes:
-        systems: base models and other runs, baselines, and the judged model last.
-        notes: what a reader should know of the rows and the baselines.
+        systems: base models and other runs, baselines, and the evaluated model last.
+        notes: notes on the rows and the baselines.
         left_out: baselines that do not fit, each with the reason.
     """
 
@@ -47,7 +47,7 @@ class JudgedSystems:
 
 
 def search_kind(candidates: Sequence[Candidate]) -> TaskHeadKind | None:
-    """How candidates are judged where one of them searches documents: as the last such one does; else None."""
+    """The kind of retrieval evaluation: that of the last candidate that searches documents; None without one."""
     for candidate in reversed(candidates):
         head = task_head_in(candidate.adapter_path or candidate.model_path)
         if head is not None and head.kind in SEARCH_KINDS:
@@ -58,15 +58,15 @@ def search_kind(candidates: Sequence[Candidate]) -> TaskHeadKind | None:
 def search_metrics(
     asked: Sequence[MetricName] | None, candidates: Sequence[Candidate], usual: Sequence[MetricName]
 ) -> tuple[MetricName, ...]:
-    """The metrics that candidates are judged by, where somebody asked for some or not.
+    """The metrics of an evaluation, requested or default.
 
     Args:
         asked: the names; None for none.
         candidates: what is judged.
-        usual: the metrics of models that write.
+        usual: the metrics of text models.
 
     Raises:
-        RequestError: metrics of an order of documents for models that write, or others for models that search.
+        RequestError: ranking metrics for text models, or other metrics for retrieval models.
     """
     from luthier.ml.evaluation.metrics.registry import needs_of
     from luthier.ml.planning.defaults import SEARCH_METRICS
@@ -90,17 +90,17 @@ def search_systems(
     held_out: Sequence[Example],
     train: Sequence[Example],
 ) -> JudgedSystems:
-    """The candidates, the last of which is judged, with baselines before it.
+    """The candidates, the last one being evaluated, with baselines before it.
 
     Args:
-        kind: how they are judged (`search_kind`).
-        candidates: models, one of which searches; those with examples in their prompt are left out.
-        pool: opens their engines, those of task heads included.
+        kind: kind of retrieval evaluation (`search_kind`).
+        candidates: models, at least one of them for retrieval; those with examples in their prompt are skipped.
+        pool: opens their engines, including those of task heads.
         held_out: the rows that are judged.
-        train: the rows that the judged model learned from, as far as they are known.
+        train: the training rows of the evaluated model, if known.
 
     Raises:
-        RequestError: rows of another form, or a candidate that gives classes or numbers.
+        RequestError: the rows have another form, or a candidate is a classifier or regressor.
     """
     from luthier.ml.baselines.search import search_baselines
     from luthier.ml.evaluation.retrieval import search_task
@@ -151,7 +151,7 @@ def _system(candidate: Candidate, pool: EnginePool, task: SearchTask) -> SystemU
 
 
 def _task_model(candidate: Candidate, pool: EnginePool) -> TaskModel:
-    """The candidate's own head; of a base model the mean of its states, which is what it has without training."""
+    """The candidate's head; for a base model the mean of its states."""
     from luthier.ml.inference.models.architecture import text_config
     from luthier.ml.inference.task_model import TaskAnswers, TaskModel
 
@@ -169,14 +169,14 @@ def _similarities(model: TaskModel, task: SearchTask, progress: Progress) -> lis
     documents = model.vectors(task.documents, progress)
     found: list[Array] = []
     for start in range(0, len(queries), _SCORED_AT_ONCE):
-        # In float64: vectors of length 1 are alike in their first digits.
+        # In float64: similarities may differ only in their last digits.
         block = (queries[start : start + _SCORED_AT_ONCE].double() @ documents.double().t()).numpy()
         found += [own[list(task.of(start + number))] for number, own in enumerate(block)]
     return found
 
 
 def _relevance(model: TaskModel, task: SearchTask, progress: Progress) -> list[Array]:
-    """What a reranker says of each query with its documents; all pairs in one go, so that they share batches."""
+    """The scores of a reranker for each query with its documents; all pairs at once, so that they share batches."""
     pairs = [(query, task.documents[place]) for number, query in enumerate(task.queries) for place in task.of(number)]
     scores = model.relevance(pairs, progress).double().numpy()
     found: list[Array] = []

@@ -1,1 +1,1 @@
-"""Models answer: the engine process, its queue, and OpenAI's routes."""
+"""Model serving: the engine process, its queue, and OpenAI's routes."""

@@ -1,6 +1,6 @@
 """Use case: chat with a model, or with two at once, on this machine or behind an OpenAI-compatible server.
 
-Each model remembers its own answers. A model of this machine is reached by way of the engine process.
+Each model keeps its own history. Models of this machine run in the engine process.
 
 Sources: OpenAI's API reference, "Create chat completion", "Chat completion chunk", "List models".
 """
@@ -41,29 +41,29 @@ class ChatClient(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called on the screen."""
+        """Its display name."""
         ...
 
     def begin(self, request: TextRequest, hear: OnEvent) -> Callable[[], None]:
-        """Have a text written; `hear` is given its events from another thread. Returns what cancels it."""
+        """Generate a text; `hear` is called with its events from another thread. Returns a function that cancels it."""
         ...
 
 
 @dataclass(slots=True)
 class Reply:
-    """What one model has answered so far.
+    """The answer of one model so far.
 
     Attributes:
         name: Of the model.
         text: The answer.
-        reasoning: The thought before it.
-        num_prompt_tokens: Of the whole conversation; 0 where the server does not say it.
-        num_new_tokens: Written so far.
-        reason: Why it has ended, `stopped` after an interrupt; None while it is being written.
-        first_seconds: Until the first piece; None before that.
-        seconds: Until the last event.
+        reasoning: The reasoning before it.
+        num_prompt_tokens: Of the whole conversation; 0 if the server does not report it.
+        num_new_tokens: Generated so far.
+        reason: The finish reason, `stopped` after an interrupt; None while it is generated.
+        first_seconds: Time to the first piece; None before that.
+        seconds: Time to the last event.
         error: Why it failed.
-        has_started: Whether the model has taken the prompt up.
+        has_started: Whether the model has started on the prompt.
     """
 
     name: str
@@ -84,11 +84,11 @@ class Reply:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of the new tokens after the first; None where there are too few, or too little time, to say."""
+        """Tokens per second after the first token; None if there are too few tokens or too little time."""
         if self.first_seconds is None or self.num_new_tokens < 2:
             return None
         seconds = self.seconds - self.first_seconds
-        # Without the first token, whose time is that of reading the prompt.
+        # Without the first token, whose time includes prefill.
         return (self.num_new_tokens - 1) / seconds if seconds >= _MIN_SECONDS else None
 
     def as_json(self) -> dict[str, Any]:
@@ -105,14 +105,14 @@ class Reply:
         } | ({"reasoning": self.reasoning} if self.reasoning else {})
 
     def hear(self, event: StreamEvent, seconds: float) -> None:
-        """Take one event in."""
+        """Apply one event."""
         self.seconds = seconds
         if isinstance(event, Started):
             self.has_started, self.num_prompt_tokens = True, event.num_prompt_tokens
         elif isinstance(event, Failed):
             self.error = error_from(event.error)
         elif isinstance(event, Piece):
-            # A remote model tells no start of its own; its first piece is one.
+            # A remote model reports no start; its first piece counts as one.
             self.has_started, self.text = True, self.text + event.text
             self.reasoning += event.reasoning
             self.num_new_tokens = max(self.num_new_tokens, event.num_new_tokens)
@@ -124,7 +124,7 @@ class Reply:
 
 @dataclass(slots=True)
 class Turn:
-    """A question and what each model has answered."""
+    """A question and the answers of all models."""
 
     question: str
     replies: list[Reply]
@@ -132,7 +132,7 @@ class Turn:
 
 @dataclass(slots=True)
 class Chat:
-    """A conversation with one model or several. system: what stands before it all."""
+    """A conversation with one or several models. system: the system prompt."""
 
     clients: Sequence[ChatClient]
     system: str | None = None
@@ -141,10 +141,9 @@ class Chat:
     turns: list[Turn] = field(default_factory=list)
 
     def ask(self, question: str, show: Callable[[list[Reply]], None]) -> Turn:
-        """Ask all, and wait for the last; show: called now and then with what there is so far.
+        """Ask all models and wait for the last; show: called periodically with the answers so far.
 
-        An interrupt ends the answers where they are. A model that fails is asked the next question as if this one had
-        never been.
+        An interrupt stops the answers. For a model that fails, this question is not part of its history.
         """
         heard: queue.SimpleQueue[tuple[int, StreamEvent]] = queue.SimpleQueue()
         replies = [Reply(client.name) for client in self.clients]
@@ -163,7 +162,7 @@ class Chat:
                     replies[number].hear(event, time.monotonic() - began)
         except KeyboardInterrupt:
             for reply in replies:
-                # Those that had ended already keep their reason.
+                # Answers that had already ended keep their reason.
                 reply.reason = reply.reason or "stopped"
         finally:
             for cancel in cancels:
@@ -174,14 +173,14 @@ class Chat:
         return turn
 
     def undo(self) -> Turn | None:
-        """Forget the last question; None where there is none."""
+        """Remove the last question and return it; None if there is none."""
         return self.turns.pop() if self.turns else None
 
     def _request(self, number: int, question: str) -> TextRequest:
         messages = [Message(role="system", content=self.system)] if self.system else []
         for turn in self.turns:
             reply = turn.replies[number]
-            # Templates want turns to alternate, so a question without an answer is left out as well.
+            # Templates require alternating turns, so a question without an answer is omitted as well.
             if reply.error is None and reply.text:
                 messages.append(Message(role="user", content=turn.question))
                 messages.append(Message(role="assistant", content=reply.text))
@@ -196,7 +195,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class LocalChatClient:
-    """A model of this machine, in the process that holds models."""
+    """A model of this machine, in the engine process."""
 
     context: Context
     name: str
@@ -209,7 +208,7 @@ class LocalChatClient:
 
 
 def open_chat_client(context: Context, name: str, engine: EngineChoice = "auto") -> ChatClient:
-    """Who answers to a name: a model as `choose_model` knows it, or an address such as http://host:8520/v1#MODEL.
+    """The client for a name: a model of `choose_model`, or an address such as http://host:8520/v1#MODEL.
 
     Raises what `choose_model` raises, or RequestError and WorkError for an address.
     """
@@ -228,7 +227,7 @@ def _event_handler(number: int, heard: queue.SimpleQueue[tuple[int, StreamEvent]
 
 
 def _waiting(heard: queue.SimpleQueue[tuple[int, StreamEvent]]) -> list[tuple[int, StreamEvent]]:
-    """What has come; waits for a moment where nothing has."""
+    """The events received; waits briefly if there are none."""
     found = []
     try:
         found.append(heard.get(timeout=_LOOK_SECONDS))
@@ -245,17 +244,17 @@ _REASONS: Final = {"stop": "stop", "length": "length", "tool_calls": "tool_calls
 
 @dataclass(frozen=True, slots=True)
 class RemoteChatClient:
-    """A model of a server. url: up to and with the version."""
+    """A model of a server. url: including the version."""
 
     url: str
     name: str
     key: str = field(default="", repr=False)
 
     def begin(self, request: TextRequest, hear: Callable[[StreamEvent], None]) -> Callable[[], None]:
-        """Have a conversation continued; returns what cancels it. What goes wrong is heard as `Failed`.
+        """Continue a conversation; returns a function that cancels it. Errors are reported as `Failed`.
 
         Raises:
-            BusyError: The system starts no more threads; nothing is heard then.
+            BusyError: The system cannot start more threads; no event follows.
         """
         has_gone = threading.Event()
 
@@ -267,7 +266,7 @@ class RemoteChatClient:
                 hear(Failed.of(error))
             except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
                 hear(Failed(error=_no_answer(self.url, f"{type(error).__name__}: {error}", self.key).as_json()))
-            # A chunk of another form. Whoever listens waits for a last event: this thread must not end without one.
+            # An unexpected chunk. The listener waits for a last event, so this thread must not end without one.
             except (AttributeError, KeyError, TypeError) as error:
                 words = f"a part of its answer has another form than a chat completion chunk ({error})"
                 hear(Failed(error=_no_answer(self.url, words, self.key).as_json()))
@@ -297,12 +296,13 @@ class RemoteChatClient:
                 for choice in (chunk.get("choices") or [])[:1]:
                     reason = choice.get("finish_reason") or reason
                     delta = choice.get("delta") or {}
-                    # vLLM and DeepSeek call the thought reasoning_content, others reasoning.
+                    # vLLM and DeepSeek use the field reasoning_content, others reasoning.
                     text, thought = delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning")
                     if text or thought:
                         num_pieces += 1
                         yield Piece(text=str(text or ""), num_new_tokens=num_pieces, reasoning=str(thought or ""))
-        # A connection that closes early ends the iteration like a whole answer: only finish_reason tells them apart.
+        # A connection that closes early ends the iteration like a complete answer: only finish_reason distinguishes
+        # them.
         if reason is None:
             raise _no_answer(self.url, "the answer broke off", self.key)
         num_new = usage.get("completion_tokens")
@@ -324,12 +324,11 @@ class RemoteChatClient:
 
 
 def open_remote_chat_client(address: str) -> RemoteChatClient:
-    """The model that an address names behind a `#`, or the only one that the server has.
+    """The model that an address names after `#`, or the only model of the server.
 
     The key comes from the environment: LUTHIER_API_KEY, or OPENAI_API_KEY over https or to this machine.
 
-    Raises RequestError for an address that is none, or a server with several models; WorkError where it gives no
-    answer.
+    Raises RequestError for an invalid address or a server with several models; WorkError if it does not answer.
     """
     if "#" in address:
         url, model = parse_address(address)
@@ -357,7 +356,7 @@ def _models(url: str, key: str) -> list[str]:
 
 
 def _chunk(line: str) -> dict[str, Any] | None:
-    """The document of a line of server-sent events; None for all else. Raises ValueError for data that is no object."""
+    """The JSON object of a data line of server-sent events; None for other lines. Raises ValueError for other data."""
     data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
     if not data or data == "[DONE]":
         return None

@@ -1,4 +1,4 @@
-"""`luthier chat`: talk with a model in the terminal, or with two side by side."""
+"""`luthier chat`: chat with a model in the terminal, or with two side by side."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def chat(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Talk with a model; with --against, with two at once, each of which remembers its own answers.
+    """Chat with a model; with --against, with two at once, each with its own history.
 
     /reset forgets the conversation, /undo the last question, /quit ends. Where stdin is a pipe, each line is a
     question. The key for a server's address comes from LUTHIER_API_KEY.
@@ -63,19 +63,19 @@ def chat(
         said = _chat_loop(
             conversation, ChatScreen(stdout_console(), is_quiet=as_json), is_person=sys.stdin.isatty() and not as_json
         )
-    # A pipe goes on after a question that failed, and the exit code tells of it.
+    # A pipe continues after a failed question; the exit code reports the failure.
     has_failed = any(answer["error"] for turn in said for answer in turn["answers"])
     document = {"models": [client.name for client in conversation.clients], "turns": said}
     return Answer(as_json, document, lambda _: None, exit_code=1 if has_failed else 0)
 
 
 def _chat_loop(conversation: Chat, screen: ChatScreen, *, is_person: bool) -> list[dict[str, Any]]:
-    """Ask until there is nothing more to ask; returns what was said, also what was forgotten since."""
+    """Ask until there are no more questions; returns all turns, including removed ones."""
     said = []
     if is_person:
         screen.greet([client.name for client in conversation.clients], HELP)
     for line in _typed() if is_person else _piped():
-        # Commands are taken in any case; questions stay as they were typed.
+        # Commands are case-insensitive; questions are unchanged.
         word = line.casefold()
         if word in ("/quit", "/exit", "/q"):
             break
@@ -94,13 +94,13 @@ def _chat_loop(conversation: Chat, screen: ChatScreen, *, is_person: bool) -> li
             with screen.answering([client.name for client in conversation.clients]) as show:
                 turn = conversation.ask(line, show)
             screen.answered(turn)
-            # Also of a turn that is forgotten later: the document tells what happened.
+            # Includes turns that are removed later: the document is a full record.
             said.append({"question": line, "answers": [reply.as_json() for reply in turn.replies]})
     return said
 
 
 def _piped() -> Iterator[str]:
-    """Each line that is not empty. Raises RequestError for what is no text."""
+    """Each non-empty line. Raises RequestError for invalid text."""
     from luthier.core.errors import RequestError
 
     try:
@@ -114,7 +114,7 @@ def _piped() -> Iterator[str]:
 
 
 def _typed() -> Iterator[str]:
-    """What a person types, with a line editor where there is one; ends with Ctrl-D, or Ctrl-C on an empty line."""
+    """Lines typed by the user, with a line editor if available; ends with Ctrl-D, or Ctrl-C on an empty line."""
     import contextlib
 
     with contextlib.suppress(ImportError):

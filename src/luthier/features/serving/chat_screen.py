@@ -1,4 +1,4 @@
-"""How a chat looks: one answer as it is written, or several in columns; plain text where nobody watches."""
+"""Terminal display of a chat: one answer streamed, or several in columns; plain text without a terminal."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ _REASONS = {"length": "cut at --max-tokens", "stopped": "stopped"}
 
 
 class ChatScreen:
-    """Where a chat is shown. is_quiet: nothing is, but for errors."""
+    """Displays a chat. is_quiet: shows only errors."""
 
     def __init__(self, console: Console, *, is_quiet: bool = False) -> None:
         self._console, self._is_quiet = console, is_quiet
         self._is_watched = is_terminal(console) and not is_quiet
 
     def greet(self, names: Sequence[str], words: str) -> None:
-        """The first lines, for a person."""
+        """The introduction, for interactive use."""
         title = Text(" against ").join(Text(visible(name), style=f"bold {_colour(n)}") for n, name in enumerate(names))
         self._console.print(title, soft_wrap=True)
         self.note(words)
 
     def note(self, words: str) -> None:
-        """What was done, in words; where nobody watches, nobody needs them."""
+        """A note about an action; omitted without a terminal."""
         if self._is_watched:
             self._console.print(Text(visible(words), style="dim"), soft_wrap=True)
 
     def question(self, words: str) -> None:
-        """A question that nobody has typed here."""
+        """A question that was not typed in this terminal."""
         if self._is_watched:
             self._console.print(Text.assemble("\n", ("› ", "bold"), visible(words)), soft_wrap=True)
 
     @contextmanager
     def answering(self, names: Sequence[str]) -> Iterator[Show]:
-        """While answers are written: yields what shows how far they are."""
+        """During generation: yields a function that shows progress."""
         if not self._is_watched:
             yield lambda _: None
         elif len(names) == 1:
-            # A single answer is printed as it comes, so that it stays in the terminal's history.
+            # A single answer is printed as it arrives, so that it stays in the terminal's history.
             with self._console.status(Text(f"waiting for {visible(names[0])}", style="dim")) as status:
                 written = thought = 0
 
@@ -67,7 +67,7 @@ class ChatScreen:
                         status.stop()
                         self._console.print(Text(visible(thinking[thought:]), style="dim"), end="", soft_wrap=True)
                         thought = len(thinking)
-                    # An empty line between the thought and the answer.
+                    # An empty line between reasoning and answer.
                     if text and thinking and not written:
                         self._console.print("\n")
                     if len(text) > written:
@@ -82,13 +82,13 @@ class ChatScreen:
                 yield lambda replies: live.update(self._columns(replies, is_live=True), refresh=True)
 
     def answered(self, turn: Turn) -> None:
-        """All answers of a turn, or what is left to be shown of them, and what went wrong."""
+        """Show all answers of a turn, or their remaining text, and errors."""
         if self._is_watched and len(turn.replies) == 1:
             self._console.print("\n" if turn.replies[0].text else "", end="")
             self._console.print(Text(_figures(turn.replies[0]), style="dim"), soft_wrap=True)
         elif self._is_watched:
             self._console.print(self._columns(turn.replies, is_live=False))
-        # Nobody watches: plain text, as another program reads it.
+        # No terminal: plain text for another program.
         elif not self._is_quiet:
             for reply in turn.replies:
                 if len(turn.replies) > 1:
@@ -98,11 +98,11 @@ class ChatScreen:
         for reply in turn.replies:
             if reply.error is not None:
                 words = Text.assemble((f"{visible(reply.name)}: ", "bold red"), visible(str(reply.error)))
-                # Errors must not get into what a pipe reads.
+                # Errors must not get into piped output.
                 (self._console if self._is_watched else stderr_console()).print(words, soft_wrap=True)
 
     def _columns(self, replies: Sequence[Reply], *, is_live: bool) -> Table:
-        """Side by side; while they are written, as many of the last lines as there is room for."""
+        """Side by side; during generation, only as many of the last lines as fit."""
         table = Table(box=box.SIMPLE, expand=True, pad_edge=False, show_edge=False, header_style="bold")
         width = max(10, (self._console.width - 3 * (len(replies) - 1)) // len(replies))
         for number, reply in enumerate(replies):
@@ -111,7 +111,7 @@ class ChatScreen:
         for reply in replies:
             text = Text(visible(reply.text))
             if is_live:
-                # Wrapped here: the room counts lines of the screen, not lines of the text.
+                # Wrapped here: the limit counts screen lines, not text lines.
                 lines = text.wrap(self._console, width)
                 room = max(3, self._console.height - _LINES_AROUND)
                 text = Text("\n").join(list(lines)[-room:])

@@ -1,4 +1,4 @@
-"""Permissions of checkpoints: use cases and store of which other projects may use a model."""
+"""Permissions of checkpoints: use cases and store of the projects that may use a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from luthier.platform.home.context import Context
 
 
 class CheckpointPermission(FrozenModel):
-    """One model, one project that may ask it. `created_at` is seconds since 1970."""
+    """One model and one project that may use it. `created_at` is seconds since 1970."""
 
     permission_id: str
     model_id: str
@@ -40,12 +40,12 @@ _PERMISSIONS: Final = RecordTable(
 
 
 class CheckpointPermissionStore(Store):
-    """Permissions of all models. The caller knows that the model is its own."""
+    """Permissions of all models. The caller must ensure that it owns the model."""
 
     def add(self, model_id: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
-        """Let projects ask a model, all of them or none; one that may already keeps the permission that it has.
+        """Allow projects to use a model, all or none; existing permissions are kept.
 
-        Raises RequestError for a project that is not there.
+        Raises RequestError for an unknown project.
         """
         made = []
         with self._write() as connection:
@@ -64,22 +64,22 @@ class CheckpointPermissionStore(Store):
                     project_id=project_id,
                     created_at=now,
                 )
-                # All in one transaction: a project that is not there leaves no permissions for the others.
+                # One transaction: an unknown project leaves no permissions for the others.
                 known = _PERMISSIONS.first(connection, model_id=model_id, project_id=project_id)
                 made.append(known or _PERMISSIONS.insert(connection, permission))
         return made
 
     def list(self, model_id: str, project_id: str | None = None) -> list[CheckpointPermission]:
-        """The permissions of a model, newest first; that of one project, where it is named."""
+        """The permissions of a model, newest first; only that of one project if it is named."""
         return self._list(_PERMISSIONS, model_id=model_id, project_id=project_id)
 
     def delete(self, model_id: str, permission_id: str) -> None:
-        """Take a permission back. Raises NotFoundError."""
+        """Revoke a permission. Raises NotFoundError."""
         self._delete(_PERMISSIONS, permission_id, model_id=model_id)
 
 
 def permit(context: Context, caller: Caller, checkpoint: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
-    """Let projects ask a checkpoint. Raises NotFoundError for the checkpoint, RequestError for a project."""
+    """Allow projects to use a checkpoint. Raises NotFoundError for the checkpoint, RequestError for a project."""
     model_id = _own(context, caller, checkpoint).model_id
     with context.database.transaction():
         made = context.checkpoint_permissions.add(model_id, project_ids)
@@ -90,12 +90,12 @@ def permit(context: Context, caller: Caller, checkpoint: str, project_ids: Seque
 def list_permissions(
     context: Context, caller: Caller, checkpoint: str, *, project_id: str | None = None
 ) -> list[CheckpointPermission]:
-    """Who may ask a checkpoint, newest first. Raises NotFoundError."""
+    """The permissions of a checkpoint, newest first. Raises NotFoundError."""
     return context.checkpoint_permissions.list(_own(context, caller, checkpoint).model_id, project_id)
 
 
 def take_back(context: Context, caller: Caller, checkpoint: str, permission_id: str) -> None:
-    """Let a project ask a checkpoint no longer. Raises NotFoundError."""
+    """Revoke a project's permission for a checkpoint. Raises NotFoundError."""
     model_id = _own(context, caller, checkpoint).model_id
     with context.database.transaction():
         context.checkpoint_permissions.delete(model_id, permission_id)
@@ -107,7 +107,7 @@ def _own(context: Context, caller: Caller, checkpoint: str) -> TunedModel:
     if checkpoint.startswith("ftckpt_"):
         return context.tuned_models.by_checkpoint(caller.project_id, checkpoint)
     found = context.tuned_models.get(caller.project_id, checkpoint)
-    if found.project_id != caller.project_id:  # it may ask it, not give it on
+    if found.project_id != caller.project_id:  # it may use it, but not share it
         raise NotFoundError(
             f"no checkpoint {checkpoint!r} of this project",
             expected="a model that a job of this project has made",

@@ -1,5 +1,6 @@
-"""One request, awaited from an event loop: no thread is held while a model writes, and a client that disconnects
-cancels it.
+"""One request, awaited from an event loop.
+
+No thread is held during generation, and a client disconnect cancels the request:
 
     stream = CompletionStream(context, caller, requests)
     try:
@@ -32,9 +33,9 @@ _CHARGING: set[asyncio.Future[None]] = set()
 
 
 async def uncancelled(charging: Coroutine[Any, Any, None]) -> None:
-    """Do it to its end, also where this task is being cancelled."""
+    """Run it to the end, even if this task is being cancelled."""
     task = asyncio.ensure_future(charging)
-    _CHARGING.add(task)  # the loop alone would not keep it alive
+    _CHARGING.add(task)  # the loop itself holds only a weak reference
     task.add_done_callback(_CHARGING.discard)
     await asyncio.shield(task)
 
@@ -47,15 +48,15 @@ class CompletionStream:
         caller: Whose budget and slots are used.
         requests: One for each prompt.
         model: The name that was requested.
-        user: Whose request it is, where it names a user.
-        hears_pieces: Whether `next` returns pieces, too; the answer has all text in any case.
+        user: The end user, if the request names one.
+        hears_pieces: Whether `next` also returns pieces; the answer contains all text in any case.
 
     Attributes:
         answer: The text so far.
-        fingerprint: Of the model; empty until it is begun.
-        exchange: What the traffic log keeps of it, as the project's policy says, once it has ended.
+        fingerprint: Of the model; empty until the request starts.
+        exchange: Its record in the traffic log, according to the project's policy, once it has ended.
         began_at: When it was sent, by `time.monotonic`.
-        first_at: When the first piece came, by `time.monotonic`; 0 before that.
+        first_at: When the first piece arrived, by `time.monotonic`; 0 before that.
         ended_at: When the last choice ended, by `time.monotonic`; 0 before that.
     """
 
@@ -86,7 +87,7 @@ class CompletionStream:
         """Send the request.
 
         Args:
-            route: Finds who answers. It is called in a thread, since it reads the database.
+            route: Finds the target. It is called in a thread, since it reads the database.
 
         Raises:
             QuotaError: The caller's day has no tokens left.
@@ -112,29 +113,29 @@ class CompletionStream:
 
         try:
             await to_thread.run_sync(ask)
-        except BaseException as error:  # this task may have been cancelled while the thread asked
+        except BaseException as error:  # this task may have been cancelled while the thread was running
             self._failure = error
             await self.leave()
             raise
 
     async def next(self) -> StreamEvent | None:
-        """The next event; None once whoever asked has gone."""
+        """The next event; None once the client has disconnected."""
         return await self._inbox.get()
 
     async def watch(self, receive: Callable[[], Awaitable[Any]]) -> None:
-        """Run beside it, with what an ASGI server says of the client: has `next` tell when it has gone."""
+        """Run concurrently with the ASGI `receive` of the client: makes `next` report a disconnect."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._inbox.put_nowait(None)
 
     async def charge(self) -> None:
-        """Count what was written, once, however this ends."""
+        """Charge the generated tokens once, however this ends."""
         if not self._is_charged:
             self._is_charged = True
             await to_thread.run_sync(self._end)
 
     async def leave(self) -> None:
-        """Stop what may still be written, and charge what was, also where this task is being cancelled."""
+        """Stop generation and charge the generated tokens, even if this task is being cancelled."""
         self._cancel()
         await uncancelled(self.charge())
 
@@ -155,7 +156,7 @@ class CompletionStream:
             )
 
     def _words(self) -> tuple[Sequence[Message], str] | None:
-        """What was asked and answered, of several prompts and choices the first; None where token ids were asked."""
+        """Request and answer, of several prompts and choices the first; None for token id prompts."""
         request, choice = self._requests[0], self.answer.choices[0]
         if request.conversation is not None:
             messages = request.conversation.messages

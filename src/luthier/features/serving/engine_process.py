@@ -1,13 +1,12 @@
 """The process that holds models and generates text; `inference_client` starts it and reads its events.
 
 Requests are {"ask": ID, "owner": KEY, "model": Served, "request": TextRequest}, the same with
-"pool": PoolingRequest in the place of "request", and {"cancel": ID}; events are [[ID, StreamEvent], ...]. Requests
-of one model are prepared beside it, taken up in turns of their owners, of one owner in the order in which they come,
-and written together whatever adapters they have; several models write in turn, one step each (`engine_thread`). Models
-that are adapters of one base share it in memory. A model is unloaded, the longest unused first, when another is asked
-for and there is no slot or no memory; one that is still writing takes up nothing new and is waited for. The process
-ends when its parent does, or closes the channel. When models come and go, an event says which are loaded now:
-{"loaded": [LoadedModel, ...]}.
+"pool": PoolingRequest in the place of "request", and {"cancel": ID}; events are [[ID, StreamEvent], ...]. Requests of
+one model are prepared in parallel, scheduled fairly between owners and in order of arrival per owner, and batched
+regardless of their adapters; several models take turns, one step each (`engine_thread`). Models that are adapters of
+one base share it in memory. When a model is requested and there is no slot or memory, the least recently used model is
+unloaded; a busy one takes no new requests and is unloaded when idle. The process ends when its parent does, or closes
+the channel. When models are loaded or unloaded, an event lists the loaded ones: {"loaded": [LoadedModel, ...]}.
 """
 
 from __future__ import annotations
@@ -49,13 +48,13 @@ _WEIGHTS: Final = (".safetensors", ".gguf")
 
 
 def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, str | None]:
-    """What is opened as an engine, and the folder of the adapter that is loaded over it.
+    """The model to open as an engine, and the adapter folder to load into it.
 
-    What a model leaves open (its precision, its template) is settled here, so that a base that is asked by itself and
-    one that is asked with an adapter are the same. An adapter that cannot share its base is a part of what is opened.
-    precision: the one that this machine is fastest in, asked for where a model says none.
+    Defaults (precision, template) are resolved here, so that requests for a base with and without an adapter share one
+    engine. An adapter that cannot share its base is part of the opened model. precision: returns the fastest precision
+    of this machine, called if a model has none.
 
-    Raises ModelSourceError for an adapter that cannot be read.
+    Raises ModelSourceError for an unreadable adapter.
     """
     # Models that differ in their adapter have different fallbacks, and share a base all the same.
     served = served.model_copy(update={"fallback": None, "hands_over": ()})
@@ -89,7 +88,7 @@ def open_engine(served: Served, settings: EngineSettings = ENGINE_DEFAULTS) -> S
 
 
 def weight_bytes(path: str | None) -> int:
-    """What the weights in a file or folder will take, by the size of the files; 0 for what is not on this machine."""
+    """Estimated memory of the weights in a file or folder, from file sizes; 0 if it is not on this machine."""
     place = Path(path or "")
     if path is None or not place.exists():
         return 0
@@ -114,14 +113,14 @@ def settled_template(path: str, asked: Literal["auto", "chat", "plain"]) -> Lite
     config = folder / "tokenizer_config.json"
     try:
         has_own = config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
-    except ValueError:  # the engine will say what is wrong with it
+    except ValueError:  # the engine will report the error
         return "auto"
     return "chat" if has_own else "plain"
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """An ask that no engine has yet. model: what is opened for it."""
+    """A request without an engine. model: the model to open for it."""
 
     model: Served
     ask: Ask
@@ -131,12 +130,12 @@ class Scheduler:
     """Hands requests to engine threads, opens engines, and closes idle ones.
 
     Args:
-        tell: Sends events; called from many threads.
-        most_models: How many engines are open at once.
-        memory_bytes: What all of them may take together.
-        precision: The precision in which this machine is fastest, for models without one of their own.
+        tell: Sends events; must be thread-safe.
+        most_models: Maximum number of open engines.
+        memory_bytes: Memory limit of all engines together.
+        precision: The fastest precision of this machine, for models without an explicit one.
         open_engine: Loads a model.
-        tell_loaded: Called with the models that are loaded, when these have changed.
+        tell_loaded: Called with the loaded models when they change.
     """
 
     def __init__(
@@ -154,37 +153,37 @@ class Scheduler:
         self._tell_loaded, self._loaded = tell_loaded, tuple[LoadedModel, ...]()
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._waiting: list[_Waiting] = []
-        self._engine_threads: OrderedDict[Served, EngineThread] = OrderedDict()  # the longest unused first
-        # The scheduler's thread alone changes it, and takes this lock to do so; other threads take it to read it. Even
-        # `list` of an OrderedDict hashes its keys, in between which another thread may run.
+        self._engine_threads: OrderedDict[Served, EngineThread] = OrderedDict()  # least recently used first
+        # Only the scheduler's thread changes it, under this lock; other threads take the lock to read it. Even `list`
+        # of an OrderedDict hashes its keys, during which another thread may run.
         self._engine_threads_lock = threading.Lock()
         self._thread_of_request: dict[str, EngineThread] = {}
-        self._lacking: tuple[EngineThread, int] | None = None  # what an engine would need to load an adapter
+        self._lacking: tuple[EngineThread, int] | None = None  # memory that an engine needs to load an adapter
         self._engine_context = EngineContext(
             open_engine=open_engine,
             tell=tell,
             wake=lambda: self.hear({}),
-            adapter_bytes=lambda path: 2 * weight_bytes(path),  # those in use are held twice
+            adapter_bytes=lambda path: 2 * weight_bytes(path),  # adapters in use are held twice
             has_room=self._has_room,
             is_alone=lambda: len(self._engine_threads) < 2,
             turn_lock=TurnLock(),
         )
 
     def hear(self, said: dict[str, Any]) -> None:
-        """Take a line of the parent in, from any thread; an empty one has it look again at who may begin."""
+        """Accept a line of the parent, from any thread; an empty one triggers scheduling."""
         self._inbox.put(said)
 
     def work(self) -> None:
-        """For ever: hear, and hand on."""
+        """Process messages forever."""
         while True:
             self.work_once()
 
     def work_once(self) -> None:
-        """Wait for something to be said, and do what there is to do."""
+        """Wait for messages and process them."""
         said = [self._inbox.get()]
         while not self._inbox.empty():
-            # All that has arrived is read before anything is handed on: a cancel that is already here saves loading its
-            # model. This thread is the only reader, so `empty` cannot turn stale.
+            # All pending messages are read before dispatching: a cancel that has arrived saves loading its model. This
+            # thread is the only reader, so `empty` cannot turn stale.
             said.append(self._inbox.get())
         for one in said:
             if "cancel" in one:
@@ -202,7 +201,7 @@ class Scheduler:
         loaded = tuple(
             LoadedModel(served=served, decoding=engine_thread.decoding) for served, engine_thread in open_ones
         )
-        # As sets: each use changes the order, which is no news.
+        # As sets: each use changes the order, which is not a change.
         if set(loaded) != set(self._loaded):
             self._loaded = loaded
             self._tell_loaded(loaded)
@@ -229,7 +228,7 @@ class Scheduler:
             del self._thread_of_request[key]
 
     def _sweep(self) -> None:
-        """Forget engines that have gone, and close idle ones that are over the budget."""
+        """Remove closed engines, and close idle ones that exceed the budget."""
         for model, engine_thread in list(self._engine_threads.items()):
             if engine_thread.has_closed:
                 with self._engine_threads_lock:
@@ -238,7 +237,7 @@ class Scheduler:
                     key: own for key, own in self._thread_of_request.items() if own is not engine_thread
                 }
         lacking = 0 if self._lacking is None else self._lacking[1]
-        # The last one was used most recently and stays even over the budget: the next request would only reload it.
+        # The last one is the most recently used and stays even over the budget: the next request would only reload it.
         for engine_thread in list(self._engine_threads.values())[:-1]:
             if (
                 engine_thread.is_idle
@@ -246,16 +245,16 @@ class Scheduler:
                 and self._num_bytes() + lacking > self._memory_bytes
             ):
                 engine_thread.close()
-        # Ended requests are dropped in bulk: engines report no single ends to the scheduler.
+        # Ended requests are dropped in bulk: engines do not report single ends to the scheduler.
         if len(self._thread_of_request) > 1024:
             self._thread_of_request = {key: own for key, own in self._thread_of_request.items() if own.is_writing(key)}
 
     def _hand_on(self) -> None:
-        """Hand asks to their engines in the order in which they came; what has to wait for a place stays."""
+        """Dispatch requests to engines in order of arrival; those that wait for a slot stay queued."""
         staying: list[_Waiting] = []
         leaving: set[Served] = set()
         if self._lacking is not None:
-            # It waits for memory that others have: they write what they have begun, and make room.
+            # It waits for memory of other engines, which finish their running requests and then close.
             leaving = {model for model, own in self._engine_threads.items() if own is not self._lacking[0]}
             self._lacking = None
         for one in self._waiting:
@@ -269,7 +268,7 @@ class Scheduler:
             if engine_thread is None or engine_thread.is_closing or one.model in leaving:
                 staying.append(one)
                 continue
-            if not engine_thread.ask(one.ask):  # it has just gone: the next look, which it asks for, finds that out
+            if not engine_thread.ask(one.ask):  # it has just closed: the next round, which it triggers, detects that
                 staying.append(one)
                 continue
             with self._engine_threads_lock:
@@ -278,9 +277,9 @@ class Scheduler:
         self._waiting = staying
 
     def _opened(self, model: Served, leaving: set[Served]) -> EngineThread | None:
-        """The engine, being opened; None where there is no place yet: then others are on their way out for it.
+        """Open the engine; None if there is no slot yet: then others are being closed for it.
 
-        leaving: those that take up nothing new because somebody waits for their place.
+        leaving: engines that take no new requests because their slot is needed.
         """
         num_bytes = weight_bytes(model.path) + weight_bytes(model.adapter_path)
         if num_bytes > self._memory_bytes:
@@ -291,9 +290,9 @@ class Scheduler:
                 self._engine_threads[model] = engine_thread
             return engine_thread
         by_use = [(known, own) for known, own in self._engine_threads.items() if not own.is_closing]
-        # The sort is stable: idle engines first, and among equals the longest unused.
+        # The sort is stable: idle engines first, least recently used first.
         victims = sorted((pair for pair in by_use if pair[0] not in leaving), key=lambda pair: not pair[1].is_idle)
-        # What is already on its way out counts as free, so that a second look does not evict more than needed.
+        # Engines that are closing count as free, so that a second round does not evict more than needed.
         gone = [own for known, own in self._engine_threads.items() if own.is_closing or known in leaving]
         while not self._is_place(
             len(self._engine_threads) - len(gone), self._num_bytes() - sum(own.num_bytes for own in gone) + num_bytes
@@ -303,7 +302,7 @@ class Scheduler:
             if victim.is_idle:
                 victim.close()
             else:
-                # A busy engine finishes its texts but takes no new request; it is closed on a later look, once idle.
+                # A busy engine finishes its requests but takes no new ones; it is closed in a later round, once idle.
                 leaving.add(known)
         return None
 
@@ -316,11 +315,11 @@ class Scheduler:
         return sum(engine_thread.num_bytes for engine_thread in engine_threads)
 
     def _has_room(self, engine_thread: EngineThread, num_bytes: int) -> bool:
-        """Whether an adapter may be loaded; asked from the threads of engines."""
+        """Whether an adapter may be loaded; called from engine threads."""
         if self._num_bytes() + num_bytes <= self._memory_bytes:
             return True
-        # Written by engine threads, read by the scheduler's: a single assignment, of which the last wins. An engine
-        # that still lacks memory reports it again with its next try.
+        # Written by engine threads, read by the scheduler's: a single assignment, the last one wins. An engine that
+        # still lacks memory reports it again on its next attempt.
         self._lacking = (engine_thread, num_bytes)
         self.hear({})
         return False
@@ -330,7 +329,7 @@ class Scheduler:
 
 
 def serve(document: dict[str, Any], channel: Channel) -> None:
-    """Serve in a child process until the parent has gone.
+    """Serve in a child process until the parent exits.
 
     Args:
         document: `most_models` and `memory_bytes` (0: what this machine can spare) that are loaded at once,
@@ -342,7 +341,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server: it closes the channel when it has finished
 
     def tell(told: Sequence[tuple[str, StreamEvent]]) -> None:
-        # Put together by hand: pydantic writes each event once, with no document in between.
+        # Joined as strings: pydantic serialises each event directly, without an intermediate document.
         events = ",".join(f'["{key}",{event.model_dump_json()}]' for key, event in told)
         channel.emit_json(f"[{events}]")
 
@@ -368,15 +367,15 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         os.environ["OMP_NUM_THREADS"] = str(document["num_threads"])
 
     def listen() -> None:
-        """Read what the parent says, until it has gone: then end this process, whatever it is doing."""
+        """Read messages of the parent until it exits; then end this process, whatever it is doing."""
         for request in channel.requests():
             scheduler.hear(request)
-        # Not sys.exit: that would end this thread alone, while the main thread may be deep in a native kernel.
+        # Not sys.exit: that would end only this thread, while the main thread may be inside a native kernel.
         os._exit(0)
 
     start_daemon(listen, "parent")
 
-    # Imported after the listener has started: it takes seconds, in which a parent that has gone must be noticed.
+    # Imported after the listener has started: it takes seconds, during which the exit of the parent must be noticed.
     keep_import_structure(Path(document["imports_folder"]))
     import_libraries(("torch",))
     import torch

@@ -1,11 +1,11 @@
-"""One engine of the engine process: the thread that alone uses it, and the threads that prepare its requests.
+"""One engine of the engine process: the thread that owns it, and the threads that prepare its requests.
 
-A thread each, so that a model that is being loaded, or that another server computes, delays nobody. Engines that
-compute in this very process take turns, one step each: they would only take the processor from each other.
+One thread per engine, so that loading a model, or waiting for another server, blocks no other engine. Engines that
+compute in this process take turns, one step each: in parallel they would only compete for the processor.
 
-Requests are prepared (rendered, tokenised, their schema compiled) beside that thread, in two threads an engine: one for
-small requests, one for those that may take long. So a prompt of megabytes or a schema that takes seconds to compile
-delays neither the answers that are being written nor the small requests of others; and keys take turns in both.
+Requests are prepared (rendered, tokenised, their schema compiled) outside of that thread, in two threads per engine:
+one for small requests, one for those that may take long. So a prompt of megabytes or a schema that takes seconds to
+compile delays neither running answers nor small requests of others; both threads serve API keys in turn.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Ask:
     """One request inside the engine process.
 
     Attributes:
-        key: Its id, by which events and cancellation name it.
+        key: Its id, used by events and cancellation.
         request: The prompt, or the texts.
         adapter: The folder of an adapter over the engine's base; None for the engine's own model.
-        owner: The API key, by which turns are taken; None for a local user.
+        owner: The API key, for fair scheduling; None for a local user.
     """
 
     key: str
@@ -49,7 +49,7 @@ class Ask:
 
 
 def unexpected(error: Exception) -> WorkError:
-    """What is reported of an engine that failed by our own fault, with all it wrote; its trace goes to the log."""
+    """The error for an engine that failed because of a bug, for all its requests; the traceback goes to the log."""
     sys.stderr.write("".join(traceback.format_exception(error)))
     return WorkError(
         f"the model failed while it wrote: {type(error).__name__}",
@@ -59,7 +59,7 @@ def unexpected(error: Exception) -> WorkError:
 
 
 def defect(error: Exception) -> DefectError:
-    """What is reported where one ask alone failed by our own fault: it would fail again. Its trace goes to the log."""
+    """The error for a single request that failed because of a bug; the traceback goes to the log."""
     sys.stderr.write("".join(traceback.format_exception(error)))
     return DefectError(
         f"the request could not be made ready: {type(error).__name__}",
@@ -68,7 +68,7 @@ def defect(error: Exception) -> DefectError:
     )
 
 
-# A prompt of so many characters is rendered and tokenised in some hundredths of a second.
+# Prompts up to this many characters are rendered and tokenised within hundredths of a second.
 SMALL_CHARACTERS: Final = 32_768
 
 Prepare = Callable[[TextRequest | PoolingRequest], Prepared]
@@ -80,7 +80,7 @@ class Preparation:
 
     Args:
         prepare: Prepares one; called from any thread.
-        tell: Called with each request and its result, once.
+        tell: Called once with each request and its result.
         name: Of the engine, in the names of the threads.
     """
 
@@ -93,19 +93,19 @@ class Preparation:
             start_daemon(partial(self._work, is_small), f"{'small' if is_small else 'large'} requests {name}")
 
     def add(self, ask: Ask) -> None:
-        """Have a request made ready."""
+        """Queue a request for preparation."""
         with self._changed:
             self._waiting[is_small(ask.request)].push(ask.owner, ask)
             self._changed.notify_all()
 
     def cancel(self, key: str) -> None:
-        """Nobody waits for it any more; one that is being prepared is reported all the same."""
+        """Cancel a request; one that is being prepared is still reported."""
         with self._changed:
             for queue in self._waiting.values():
                 queue.remove(lambda ask: ask.key == key)
 
     def close(self) -> None:
-        """Take up nothing more."""
+        """Stop accepting requests."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -117,10 +117,10 @@ class Preparation:
                 self._changed.wait_for(lambda: self._is_closed or len(queue) > 0)
                 if self._is_closed:
                     return
-                # The first of the heads belongs to the owner whose turn it is.
+                # The first of the heads belongs to the next owner.
                 ask = queue.pop(queue.heads()[0][0])
             try:
-                # Outside the lock: this is the slow part, and `add` must not wait for it.
+                # Outside the lock: this is the slow part, which must not block `add`.
                 made: Prepared | LuthierError = self._prepare(ask.request)
             except LuthierError as error:
                 made = error
@@ -130,7 +130,7 @@ class Preparation:
 
 
 def is_small(request: TextRequest | PoolingRequest) -> bool:
-    """Whether a request is quickly made ready: little text, and no form that has to be compiled first."""
+    """Whether a request can be prepared quickly: little text and no grammar to compile."""
     if isinstance(request, PoolingRequest):
         turns = [message.content or "" for one in request.conversations for message in one.messages]
         texts = (*request.inputs, *turns, *(text for pair in request.pairs for text in pair))
@@ -147,14 +147,14 @@ def is_small(request: TextRequest | PoolingRequest) -> bool:
 
 
 Tell = Callable[[Sequence[tuple[str, StreamEvent]]], None]
-# How long an engine that waits for another to compute may keep a new ask waiting; pieces are told at once.
+# How long an engine that waits for another server may delay a new request, in seconds; pieces are sent at once.
 _WAIT_SECONDS: Final = 0.02
 _COMPUTING: Final = frozenset({"transformers"})
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """An ask that may be taken up. prepared: what the engine has made of it; None where it makes nothing ready."""
+    """A request that is ready to start. prepared: by the engine; None if the engine prepares nothing."""
 
     ask: Ask
     prepared: Prepared | LuthierError | None = None
@@ -169,11 +169,11 @@ class TurnLock:
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        """Wait for a turn, and have it."""
+        """Wait for a turn and hold it."""
         with self._changed:
             own, self._next = self._next, self._next + 1
-            # Tickets instead of a plain Lock: the thread that has just released a Lock may take it again at once, so
-            # that one busy engine would starve the others.
+            # Tickets instead of a plain Lock: the thread that has just released a Lock may reacquire it at once, so one
+            # busy engine would starve the others.
             self._changed.wait_for(lambda: self._now == own)
         try:
             yield
@@ -185,14 +185,14 @@ class TurnLock:
 
 @dataclass(frozen=True, slots=True)
 class EngineContext:
-    """What the scheduler gives an engine thread.
+    """The interface between scheduler and engine thread.
 
     Attributes:
         open_engine: Loads the model.
         tell: Sends events.
-        wake: Has the scheduler look for work again.
-        adapter_bytes: What an adapter takes, in bytes, by its path.
-        has_room: Whether this many more bytes fit the budget; where not, other models are closed for it.
+        wake: Triggers a scheduling round.
+        adapter_bytes: Memory of an adapter in bytes, by its path.
+        has_room: Whether this many more bytes fit the budget; if not, other models are closed.
         is_alone: Whether there are no other engines.
         turn_lock: Shared by all engines that compute in this process.
     """
@@ -210,11 +210,11 @@ class EngineThread:
     """Opens one engine, runs its requests, and closes it. Only the scheduler calls it, from its own thread.
 
     Attributes:
-        num_bytes: What the engine takes; an estimate until it is open.
+        num_bytes: Memory of the engine; an estimate until it is open.
         is_open: Whether the model is loaded.
-        is_closing: Whether it has been told to close.
-        has_closed: Whether it is gone.
-        decoding: By which path it writes; None until it is open, and of an engine that does not say it.
+        is_closing: Whether it has been asked to close.
+        has_closed: Whether it has closed.
+        decoding: Its decoding path; None until it is open, and for engines that do not report one.
     """
 
     def __init__(self, served: Served, engine_context: EngineContext, num_bytes: int) -> None:
@@ -223,41 +223,42 @@ class EngineThread:
         self.decoding: Decoding | None = None
         self._lock = threading.Lock()
         # `_open` is written by the scheduler (`ask`) and by this engine's thread (`_forget`); the queues and adapters
-        # are only touched by the engine's own thread.
-        self._open: dict[str, int] = {}  # by ask: how many of its choices are still to end
+        # are only used by the engine's own thread.
+        self._open: dict[str, int] = {}  # by request: number of unfinished choices
         self._inbox: queue.SimpleQueue[Ask | _Ready | str | None] = queue.SimpleQueue()
         self._waiting: FairQueue[_Ready] = FairQueue()
         self._preparation: Preparation | None = None
-        self._owner_of: dict[str, str | None] = {}  # of those that the engine has taken up
-        self._adapters: OrderedDict[str, None] = OrderedDict()  # loaded ones, the longest unused first
+        self._owner_of: dict[str, str | None] = {}  # of started requests
+        self._adapters: OrderedDict[str, None] = OrderedDict()  # loaded adapters, least recently used first
         self._adapter_of: dict[str, str] = {}
         start_daemon(self._live, f"engine {served.path}")
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody waits for it."""
+        """Whether it has no requests."""
         return not self._open
 
     def is_writing(self, key: str) -> bool:
-        """Whether an ask has not ended yet."""
+        """Whether a request has not ended yet."""
         return key in self._open
 
     def ask(self, ask: Ask) -> bool:
-        """Have something written; false where the engine has gone."""
+        """Queue a request; false if the engine has closed."""
         with self._lock:
             if self.has_closed:
                 return False
             self._open[ask.key] = ask.request.num_choices if isinstance(ask.request, TextRequest) else 1
-        # Counted in `_open` before it is queued: else the scheduler could see an idle engine and close it in between.
+        # Counted in `_open` before it is queued: otherwise the scheduler could see an idle engine and close it in
+        # between.
         self._inbox.put(ask)
         return True
 
     def cancel(self, key: str) -> None:
-        """Write no more of it; nothing happens where it has ended."""
+        """Cancel a request; no effect if it has ended."""
         self._inbox.put(key)
 
     def close(self) -> None:
-        """Let go of the engine; `has_closed` says when that is done."""
+        """Close the engine; `has_closed` is set when that is done."""
         self.is_closing = True
         self._inbox.put(None)
 
@@ -270,7 +271,7 @@ class EngineThread:
         except Exception as error:  # noqa: BLE001 - the other engines go on
             reason = unexpected(error)
         with self._lock:
-            # Under the lock of `ask`: a request is either in `left` and fails here, or is refused by `ask`.
+            # Under the lock of `ask`: a request is either in `left` and fails here, or is rejected by `ask`.
             self.has_closed, left = True, list(self._open)
         self._fail(left, reason)
         self._engine_context.wake()
@@ -286,12 +287,12 @@ class EngineThread:
             self._engine_context.wake()
             while self._read_inbox(engine):
                 self._take_up_all(engine)
-                # One that waits is asked again after a poll, also where no key is left: what has ended may not be
-                # cleared away yet.
+                # A waiting request is retried after a poll, even if no key is left: ended requests may not be cleaned
+                # up yet.
                 if engine.keys or self._waiting:
                     is_computing = self._served.engine in _COMPUTING
                     with self._engine_context.turn_lock.one() if is_computing else contextlib.nullcontext():
-                        # Only local computation takes a turn: an engine that waits for another server would block all
+                        # Only local computation takes turns: an engine that waits for another server would block all
                         # others.
                         told = engine.poll(_WAIT_SECONDS)
                     self._tell([(str(key), event) for key, event in told])
@@ -304,7 +305,7 @@ class EngineThread:
         self._inbox.put(_Ready(ask, prepared))
 
     def _read_inbox(self, engine: StreamEngine) -> bool:
-        """Take in what was said, waiting where there is nothing to do; false where the engine shall be closed."""
+        """Read messages, waiting if idle; false if the engine should close."""
         if engine.keys:
             wait_seconds: float | None = 0.0
         else:
@@ -314,7 +315,7 @@ class EngineThread:
                 said = self._inbox.get(wait_seconds != 0, wait_seconds or None)
             except queue.Empty:
                 return True
-            # The first message may block; the rest of the inbox is drained without waiting.
+            # Only the first read may block; the rest of the inbox is drained without waiting.
             wait_seconds = 0.0
             if said is None:
                 return False
@@ -331,7 +332,7 @@ class EngineThread:
         self._forget(key)
 
     def _take_in(self, engine: StreamEngine, said: Ask | _Ready) -> None:
-        """Have an ask made ready, or have one that is wait for its turn."""
+        """Start preparing a request, or queue a prepared one."""
         ask = said if isinstance(said, Ask) else said.ask
         if isinstance(said, Ask):
             if isinstance(ask.request, PoolingRequest) and not isinstance(engine, PoolingEngine):
@@ -342,20 +343,21 @@ class EngineThread:
                 self._waiting.push(ask.owner, _Ready(ask))
         elif isinstance(said.prepared, LuthierError):
             self._fail([ask.key], said.prepared)
-        elif ask.key in self._open:  # else it was cancelled while it was made ready
+        elif ask.key in self._open:  # otherwise it was cancelled during preparation
             self._waiting.push(ask.owner, said)
 
     def _take_up_all(self, engine: StreamEngine) -> None:
-        """Begin to write what there is room for, the keys in turn.
+        """Start requests while there is room, serving keys in turn.
 
-        Where whoever's turn it is has to wait for room, those who have nothing under way may take of the reserve; the
-        others wait behind: else small asks would overtake a large one for ever.
+        If the next request has to wait for room, owners without running requests may use the reserve; all others wait
+        behind it: otherwise small requests could overtake a large one forever.
         """
         is_blocked = False
         while heads := self._waiting.heads():
             busy = set(self._owner_of.values())
             for owner, ready in heads:
-                # The reserve is for owners who have nothing running while others do; alone, nobody needs it.
+                # The reserve is for owners without running requests while others have some; a single owner does not
+                # need it.
                 is_new = bool(busy) and owner not in busy
                 if (not is_blocked or is_new) and self._take_up(engine, ready, may_exceed=is_new):
                     self._waiting.pop(owner)
@@ -365,14 +367,13 @@ class EngineThread:
                 return
 
     def _take_up(self, engine: StreamEngine, ready: _Ready, *, may_exceed: bool) -> bool:
-        """Begin to write; false where it has to wait. One that cannot be written is told so, and is done with."""
+        """Start a request; false if it has to wait. One that cannot be served fails and is finished."""
         ask = ready.ask
         try:
             if ask.adapter is not None:
                 if not self._has_adapter(engine, ask.adapter):
                     return False
-                # In use from here on, also while the request still waits for room in the batch: it must not be
-                # unloaded.
+                # In use from here on, even while the request waits for room in the batch: it must not be unloaded.
                 self._adapter_of[ask.key] = ask.adapter
             if not self._begin(engine, ready, may_exceed=may_exceed):
                 return False
@@ -387,7 +388,7 @@ class EngineThread:
             return engine.admit(ask.key, ready.prepared, ask.adapter, owner=ask.owner, may_exceed=may_exceed)
         if isinstance(ask.request, TextRequest):
             return engine.ask(ask.key, ask.request, ask.adapter)
-        assert isinstance(engine, PoolingEngine)  # `_take_in` has refused it else
+        assert isinstance(engine, PoolingEngine)  # otherwise `_take_in` has rejected it
         return engine.ask_pooling(ask.key, ask.request, ask.adapter)
 
     def _no_pooling(self) -> UnsupportedError:
@@ -399,7 +400,7 @@ class EngineThread:
         )
 
     def _has_adapter(self, engine: StreamEngine, adapter: str) -> bool:
-        """Whether the adapter is loaded, or can be: adapters that nobody asks are let go for it, the oldest first."""
+        """Whether the adapter is loaded or can be: unused adapters are unloaded for it, the oldest first."""
         if adapter not in self._adapters:
             num_bytes = self._engine_context.adapter_bytes(adapter)
             # Adapters of running requests stay: unloading one would change the weights in the middle of a text.
@@ -408,7 +409,7 @@ class EngineThread:
             while not self._engine_context.has_room(self, num_bytes):
                 if not idle:
                     if not engine.keys and self._engine_context.is_alone():
-                        # Nothing is left that could free memory later, so waiting would never end.
+                        # Nothing can free memory later, so waiting would never end.
                         raise _too_large(f"the adapter {adapter} beside its base", num_bytes + self.num_bytes)
                     return False
                 self._adapters.pop(idle[0])
@@ -423,7 +424,7 @@ class EngineThread:
     def _tell(self, told: Sequence[tuple[str, StreamEvent]]) -> None:
         if not told:
             return
-        # Sent before it is forgotten: once nothing is open, the scheduler may close this engine.
+        # Sent before it is removed: once nothing is open, the scheduler may close this engine.
         self._engine_context.tell(told)
         for key, event in told:
             if isinstance(event, Failed | Pooled):
@@ -453,5 +454,5 @@ def _too_large(what: str, num_bytes: int) -> MemoryLimitError:
 
 
 def too_large(served: Served, num_bytes: int) -> MemoryLimitError:
-    """What is told where a model alone is over the budget."""
+    """The error for a single model that exceeds the budget."""
     return _too_large(f"the model in {served.path}", num_bytes)

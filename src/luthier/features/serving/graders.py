@@ -1,6 +1,6 @@
 """Use cases: graders of OpenAI's API: their specification, validation, and a run on one text.
 
-All kinds of OpenAI's are read, also those that are refused with a reason.
+All grader kinds of OpenAI's API are parsed, including those that are rejected with a reason.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class StringCheckRequest(FrozenModel):
-    """1 where two texts are as `operation` says, else 0."""
+    """1 if two texts satisfy `operation`, otherwise 0."""
 
     type: Literal["string_check"]
     name: _Name
@@ -36,7 +36,7 @@ class StringCheckRequest(FrozenModel):
 
 
 class TextSimilarityRequest(FrozenModel):
-    """How like one text is another, 0 to 1. `cosine` and `meteor` are known and not computed here."""
+    """The similarity of two texts, 0 to 1. `cosine` and `meteor` are parsed but not supported."""
 
     type: Literal["text_similarity"]
     name: _Name
@@ -50,7 +50,7 @@ class TextSimilarityRequest(FrozenModel):
 
 
 class PythonRequest(FrozenModel):
-    """Code that grades; it is not run here."""
+    """Grading code, which is never run here."""
 
     type: Literal["python"]
     name: _Name
@@ -66,7 +66,7 @@ class TextPart(FrozenModel):
 
 
 class GraderMessage(FrozenModel):
-    """What the grading model is told; texts have places to fill, as `{{item.x}}`."""
+    """A message for the grading model; texts may contain placeholders such as `{{item.x}}`."""
 
     type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
@@ -74,8 +74,8 @@ class GraderMessage(FrozenModel):
 
     @property
     def text(self) -> str:
-        """All of the content."""
-        # OpenAI's API takes a text, one part, or a list of parts.
+        """The whole content."""
+        # OpenAI's API accepts a text, one part, or a list of parts.
         if isinstance(self.content, str):
             return self.content
         parts = (self.content,) if isinstance(self.content, TextPart) else self.content
@@ -86,7 +86,7 @@ _Messages = Annotated[tuple[GraderMessage, ...], Field(min_length=1, max_length=
 
 
 class SamplingParameters(FrozenModel):
-    """How the grading model writes. `top_p` and `reasoning_effort` must say what is done anyway."""
+    """Sampling parameters of the grading model. `top_p` and `reasoning_effort` must have their default values."""
 
     max_completions_tokens: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
@@ -107,7 +107,7 @@ class ScoreModelRequest(FrozenModel):
 
 
 class LabelModelRequest(FrozenModel):
-    """A model that answers with one of `labels`; 1 where it is among `passing_labels`."""
+    """A model that answers with one of `labels`; 1 if it is among `passing_labels`."""
 
     type: Literal["label_model"]
     name: _Name
@@ -137,7 +137,7 @@ class MultiRequest(FrozenModel):
 
     @property
     def by_name(self) -> dict[str, SingleGrader]:
-        """The graders by the names that the formula knows them by."""
+        """The graders, by their names in the formula."""
         if isinstance(self.graders, dict):
             return self.graders
         found = self.graders if isinstance(self.graders, tuple) else (self.graders,)
@@ -151,7 +151,7 @@ GraderRequest = Annotated[
 
 
 class GraderRun(FrozenModel):
-    """A grader, what was written, and the row that it is held against."""
+    """A grader, the generated text, and the row to compare it with."""
 
     grader: GraderRequest
     model_sample: _Text
@@ -159,13 +159,13 @@ class GraderRun(FrozenModel):
 
 
 class GraderCheck(FrozenModel):
-    """A grader that is to be looked at only."""
+    """A grader to validate."""
 
     grader: GraderRequest
 
 
 MOST_COMPARED: Final = 10_000
-"""Characters of a filled text: the time of some measures grows with the square of it."""
+"""Maximum characters of a filled text: the time of some measures grows quadratically."""
 _NOT_COMPUTED: Final = {
     "cosine": "needs a model of embeddings, and this server has none",
     "meteor": "needs word lists of synonyms, and this server has none",
@@ -177,10 +177,10 @@ ERRORS: Final = (
     "invalid_variable_error", "other_error", "python_grader_server_error", "python_grader_runtime_error",
     "model_grader_server_error", "model_grader_refusal_error", "model_grader_parse_error",
 )  # fmt: skip
-"""What OpenAI's answer says of a run, each true or false."""
+"""The error flags in OpenAI's response."""
 
 Ask = Callable[[str, Sequence[Mapping[str, str]], int, float, int], str]
-"""(model, messages, max_tokens, temperature, seed) -> what the model writes."""
+"""(model, messages, max_tokens, temperature, seed) -> the generated text."""
 
 
 @dataclass(slots=True)
@@ -188,11 +188,11 @@ class Graded:
     """The result of a grader.
 
     Attributes:
-        reward: The grade; 0 where it failed.
-        seconds: How long it took.
+        reward: The grade; 0 if the run failed.
+        seconds: The duration.
         scores: Of the parts of a multi grader, by their names.
-        errors: The names of `ERRORS` that hold.
-        details: What a model or the server said of a failure; None without one.
+        errors: The names in `ERRORS` that apply.
+        details: The message of a model or server about a failure; None without one.
     """
 
     reward: float
@@ -207,7 +207,7 @@ def check(grader: GraderRequest) -> None:
     from luthier.ml.evaluation.graders import Formula, item_fields
 
     if isinstance(grader, MultiRequest):
-        # A formula has parts of the simple kinds alone, so this goes one level deep.
+        # A formula has only simple parts, so one level is enough.
         for one in grader.by_name.values():
             check(one)
         try:
@@ -250,10 +250,10 @@ def check(grader: GraderRequest) -> None:
 
 
 def run(context: Context, caller: Caller, grader: GraderRequest, output: str, item: Mapping[str, Any]) -> Graded:
-    """Grade a text; a run that fails has the reward 0 and says why.
+    """Grade a text; a failed run has the reward 0 and a reason.
 
     Raises:
-        UnsupportedError: A grader that cannot be run here; it names the field.
+        UnsupportedError: the grader cannot be run here; names the field.
     """
     from luthier.features.serving.service import answer
 
@@ -264,7 +264,7 @@ def run(context: Context, caller: Caller, grader: GraderRequest, output: str, it
 
 
 def grade(grader: GraderRequest, output: str, item: Mapping[str, Any], ask: Ask) -> Graded:
-    """As `run`, with the models that graders ask reached through `ask`."""
+    """Like `run`, with `ask` for calls of grading models."""
     from luthier.ml.evaluation.graders import Formula
 
     check(grader)
@@ -276,7 +276,7 @@ def grade(grader: GraderRequest, output: str, item: Mapping[str, Any], ask: Ask)
         found = Graded(0.0, scores={name: part.reward for name, part in parts.items()})
         for part in parts.values():
             found.errors |= part.errors
-            # The first failure is reported, as the parts were given.
+            # The first failure is reported, in the order of the parts.
             found.details = found.details or part.details
         try:
             # A part that failed counts as 0, so the formula has a value for every name.
@@ -289,7 +289,7 @@ def grade(grader: GraderRequest, output: str, item: Mapping[str, Any], ask: Ask)
 
 
 def uses_model(grader: GraderRequest) -> bool:
-    """Whether a model is asked for the grade."""
+    """Whether the grader calls a model."""
     parts = grader.by_name.values() if isinstance(grader, MultiRequest) else (grader,)
     return any(isinstance(part, ScoreModelRequest | LabelModelRequest) for part in parts)
 
@@ -302,7 +302,7 @@ def _one(grader: SingleGrader, output: str, item: Mapping[str, Any], ask: Ask) -
     except RequestError as error:
         return Graded(0.0, errors={"invalid_variable_error"}, details=error.came)
     if isinstance(grader, StringCheckRequest | TextSimilarityRequest):
-        # Cut texts would get a grade that is not that of the whole, so the run fails instead.
+        # Truncated texts would get a misleading grade, so the run fails instead.
         if max(map(len, texts)) > MOST_COMPARED:
             words = f"a text of {max(map(len, texts)):,} characters; expected: at most {MOST_COMPARED:,}"
             return Graded(0.0, errors={"truncated_observation_error"}, details=words)
@@ -317,7 +317,7 @@ def _one(grader: SingleGrader, output: str, item: Mapping[str, Any], ask: Ask) -
         seed = sampling.seed or seed
     try:
         said = ask(grader.model, messages, most, temperature, seed)
-    # The grade of one row must not end the run of many.
+    # A failure on one row must not end the run.
     except LuthierError as error:
         return Graded(0.0, errors={"model_grader_server_error"}, details=error.came)
     reward = _score(grader, said) if isinstance(grader, ScoreModelRequest) else _label(grader, said)
@@ -327,7 +327,7 @@ def _one(grader: SingleGrader, output: str, item: Mapping[str, Any], ask: Ask) -
 
 
 def _compared(grader: StringCheckRequest | TextSimilarityRequest, said: str, meant: str) -> float:
-    """The texts are filled already: what looks like a place in them is text."""
+    """The texts are already filled: anything that looks like a placeholder is text."""
     from luthier.ml.evaluation.graders import similarity
 
     if isinstance(grader, StringCheckRequest):
@@ -341,7 +341,7 @@ def _compared(grader: StringCheckRequest | TextSimilarityRequest, said: str, mea
 
 
 def _score(grader: ScoreModelRequest, said: str) -> float | None:
-    """The number in an answer: its field `result` where it is JSON, else the first number; None outside the range."""
+    """The number in an answer: its field `result` if it is JSON, otherwise the first number; None outside the range."""
     low, high = grader.range or (0.0, 1.0)
     try:
         document = json.loads(said)
@@ -355,10 +355,10 @@ def _score(grader: ScoreModelRequest, said: str) -> float | None:
 
 
 def _label(grader: LabelModelRequest, said: str) -> float | None:
-    """Whether the label in an answer passes; None where there is not exactly one of the labels in it."""
+    """Whether the label in an answer passes; None unless it contains exactly one of the labels."""
     plain = said.strip().strip("\"'.`").casefold()
     exact = [label for label in grader.labels if label.casefold() == plain]
-    # A label within a sentence counts, but only where no other label is in it as well.
+    # A label within a sentence counts, but only without another label.
     found = exact or [label for label in grader.labels if label.casefold() in said.casefold()]
     return float(found[0] in grader.passing_labels) if len(found) == 1 else None
 

@@ -1,4 +1,4 @@
-"""What models with a task head are asked, and how their outputs are shown: for the API, the page and the CLI."""
+"""Requests and output formats of models with a task head, for the API, the page and the CLI."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def embedding_request(
     *,
     is_query: bool | None = None,
 ) -> PoolingRequest:
-    """Texts to be made into vectors, as the model was trained for it.
+    """Texts to embed, in the format of the model's training.
 
     Args:
-        head: Of the model; None where it has none.
-        inputs: Texts, or their token ids, before which no prompt is put.
-        dimensions: How many numbers of each vector are wanted; None for all.
-        is_query: Whether they are queries; None where nothing was said, which means documents.
+        head: Of the model; None if it has none.
+        inputs: Texts, or token ids, which get no prompt.
+        dimensions: Length of the vectors; None for the full length.
+        is_query: Whether they are queries; None is unspecified and means documents.
 
     Raises:
-        RequestError: A length that the model was not trained for, or a kind of text that it knows nothing of.
+        RequestError: the model was not trained for this length or kind of text.
     """
     if head is None or head.kind != "embed":
         if is_query is not None:
@@ -67,7 +67,7 @@ def embedding_request(
 def classified(head: TaskHead, outputs: Sequence[float]) -> dict[str, Any]:
     """One input: `label`, `probs` in the order of the classes and `num_classes`, as vLLM names them.
 
-    Of a model with several labels a row also `labels`; of a model of numbers also `value`, and `probs` is empty.
+    Multi-label models add `labels`; regression models add `value`, and `probs` is empty.
     """
     if head.kind == "regress":
         text = write_number(outputs[0], head.number_format or NumberFormat(decimals=3))
@@ -79,7 +79,7 @@ def classified(head: TaskHead, outputs: Sequence[float]) -> dict[str, Any]:
 
 
 def example_request(model: str, head: TaskHead | None) -> tuple[str, dict[str, Any]]:
-    """A route and a body that ask a model for what it gives: a first question, and an example for people."""
+    """The route and an example body for requests to a model."""
     if head is None:
         return "/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
     if head.kind == "rank":
@@ -88,18 +88,18 @@ def example_request(model: str, head: TaskHead | None) -> tuple[str, dict[str, A
 
 
 _MAX_AT_ONCE: Final = 256
-"""Inputs of a request: a long file is shown as it is read, and an interrupt loses little."""
+"""Inputs per request: results of a long file appear progressively, and an interrupt loses little."""
 _COLUMNS: Final = ("prompt", "text", "input", "messages")
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a model gives of inputs.
+    """The outputs of a model.
 
     Attributes:
         head: Of the model.
-        rows: One document an input, in their order: as `classified` has it, `score` (rank) or `embedding`.
-        num_tokens: Of all inputs.
+        rows: One document per input, in order: from `classified`, `score` (rank) or `embedding`.
+        num_tokens: Total of all inputs.
     """
 
     head: TaskHead
@@ -116,20 +116,20 @@ def predict(
     dimensions: int | None = None,
     is_query: bool | None = None,
 ) -> Predictions:
-    """What a model with a task head gives of inputs, for a person at this machine.
+    """Run a model with a task head on inputs, for a local user.
 
     Args:
         context: The home.
         name: A run, a tuned model or the folder of one.
-        inputs: Prompts; of a reranker the documents, of an embedding model the texts, each as a single turn.
-        query: Rank: what the documents are held against.
-        dimensions: Embed: how many numbers of each vector.
+        inputs: Prompts; documents for a reranker, texts for an embedding model, each as a single turn.
+        query: Rank: the query for the documents.
+        dimensions: Embed: length of the vectors.
         is_query: Embed: whether the texts are queries.
 
     Raises:
-        RequestError: The model writes text, an option is missing or does not fit, or an input does not fit.
+        RequestError: the model generates text, an option is missing or not applicable, or an input does not fit.
         NotFoundError, ConflictError, ModelSourceError: As `choose_model`.
-        WorkError: The process that holds models has ended.
+        WorkError: the engine process has ended.
     """
     served = choose_model(context, name)
     head = head_of(served)
@@ -173,15 +173,15 @@ def _check_options(
 
 
 def read_inputs(path: Path, column: str | None = None) -> list[Conversation]:
-    """The prompts in a file of rows, each as text or as turns; an answer at the end of the turns is left out.
+    """The prompts in a file of rows, each as text or turns; a final answer is omitted.
 
     Args:
         path: JSONL, JSON, CSV or Parquet.
-        column: Which field holds them; None takes the first of prompt, text, input and messages that the row has.
+        column: The field of the prompts; None uses the first of prompt, text, input and messages.
 
     Raises:
         NotFoundError: No such file.
-        DataError: It cannot be read, or a row has no such field, or none that is text.
+        DataError: it cannot be read, or a row has no such text field.
     """
     from luthier.core.dataset import Row
     from luthier.ml.data.files.source import open_source
@@ -203,7 +203,7 @@ def read_inputs(path: Path, column: str | None = None) -> list[Conversation]:
 
 
 def _conversation(value: Any) -> Conversation | None:
-    """None for what is neither text nor turns."""
+    """The turns of a value; None if it is neither text nor turns."""
     if isinstance(value, str):
         return prompt_of(value) if value.strip() else None
     try:

@@ -1,9 +1,9 @@
-"""The client of the engine process: requests go in, events come out, from any thread, behind admission control.
+"""The client of the engine process: thread-safe requests and events, with admission control.
 
-One child (`engine_process`), started by the first request. It ends with this process, however that ends; when it is
-idle for a while; and when it crashes: then what was under way fails (503, to be retried), and the next request starts
-another. Nothing here computes: torch is never loaded in this process. Admission control limits all requests and those
-of each key, and gives a refused one its Retry-After.
+One child process (`engine_process`), started by the first request. It ends with this process, however that ends; when
+it has been idle for a while; or when it crashes: running requests then fail (503, retryable), and the next request
+starts a new one. This process never loads torch. Admission control limits the total number of requests and those of
+each key, and sets Retry-After on rejections.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Slot:
         self._queue, self._key, self._is_in = queue, key, True
 
     def leave(self, *, has_ended: bool) -> None:
-        """Release the slot, once. has_ended: with an answer, not because the client has gone."""
+        """Release the slot, once. has_ended: whether the request completed rather than being cancelled."""
         with self._queue.lock:
             if self._is_in:
                 self._is_in = False
@@ -55,7 +55,7 @@ class Slot:
 
 
 class AdmissionQueue:
-    """All requests of a server. most: in total; most_per_key: of each API key. Thread-safe."""
+    """All requests of a server. most: total limit; most_per_key: limit per API key. Thread-safe."""
 
     def __init__(self, most: int, most_per_key: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._most_per_key, self._clock = most, most_per_key, clock
@@ -64,12 +64,12 @@ class AdmissionQueue:
         self._ends: deque[float] = deque(maxlen=256)
 
     def enter(self, key: str | None) -> Slot:
-        """Take a slot. key: None for a local user, who may take all. Raises BusyError where none is free."""
+        """Take a slot. key: None for a local user, who may take all. Raises BusyError if none is free."""
         with self.lock:
             num, num_own = self._num_of.total(), self._num_of[key]
             if num >= self._most:
                 raise self._busy(num, num, "", f"at most {self._most} (LUTHIER_SERVING_QUEUE)")
-            # The total is checked first: on a full server, the key's own share is not what has to change.
+            # The total is checked first: on a full server the key's own limit is not the cause.
             if key is not None and num_own >= self._most_per_key:
                 most = f"at most {self._most_per_key} of one key (LUTHIER_SERVING_QUEUE_PER_KEY)"
                 raise self._busy(num, num_own, " of this key", most)
@@ -81,7 +81,7 @@ class AdmissionQueue:
         self._num_of[key] -= 1
         if not self._num_of[key]:
             del self._num_of[key]
-        # Only completed requests measure throughput: cancelled ones leave early and would overstate it.
+        # Only completed requests measure throughput: cancelled ones end early and would overstate it.
         if has_ended:
             self._ends.append(self._clock())
 
@@ -94,10 +94,10 @@ class AdmissionQueue:
         )
 
     def _retry_seconds(self, num: int) -> int:
-        """How long half of those who are in will take, at the pace of the last minute: others wait as well."""
+        """Estimated seconds for half of the current requests at the throughput of the last minute."""
         now = self._clock()
         ends = [end for end in self._ends if now - end <= _LOOK_BACK_SECONDS]
-        # A rate needs an interval; one completion gives none.
+        # A rate needs an interval, hence at least two completions.
         if len(ends) < 2 or now <= ends[0]:
             return _UNKNOWN_SECONDS
         pace = len(ends) / (now - ends[0])
@@ -113,7 +113,7 @@ _CLOSE_SECONDS: Final = 10.0
 
 
 class InferenceClient:
-    """Sends requests to the engine process. All methods may be called from any thread; none waits for a model."""
+    """Sends requests to the engine process. All methods are thread-safe and none waits for a model."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -125,18 +125,18 @@ class InferenceClient:
     def ask(
         self, model: Served, request: TextRequest | PoolingRequest, hear: OnEvent, *, key: str | None = None
     ) -> Callable[[], None]:
-        """Have a text written, or inputs read once; returns what cancels it.
+        """Send a request for text or single-pass inference; returns a function that cancels it.
 
         Args:
-            model: What is loaded for it.
+            model: The model to load.
             request: The prompt, or the texts.
-            hear: Called with each event, from another thread, the last of which is an `Ended`, `Pooled` or `Failed`;
-                not after that, or after the cancelling. It must not wait.
-            key: The API key, by which slots are counted and turns are taken; None for a local user.
+            hear: Called from another thread with each event, the last being `Ended`, `Pooled` or `Failed`, and not
+                after cancellation. It must not block.
+            key: The API key, for limits and fair scheduling; None for a local user.
 
         Raises:
-            BusyError: No slot is free, in all or for this key.
-            WorkError: The server is shutting down, or the engine process has ended as soon as it began.
+            BusyError: No slot is free, in total or for this key.
+            WorkError: The server is shutting down, or the engine process exited right after its start.
         """
         with self._lock:
             if self._is_closed:
@@ -156,24 +156,24 @@ class InferenceClient:
 
     @property
     def pid(self) -> int | None:
-        """The process that answers; None where there is none at the moment."""
+        """The engine process; None if there is none at the moment."""
         child = self._child
         return None if child is None or child.has_ended else child.pid
 
     @property
     def loaded(self) -> tuple[LoadedModel, ...]:
-        """The models that are in memory; none where there is no process that answers."""
+        """The models in memory; empty without an engine process."""
         child = self._child
         return () if child is None or child.has_ended else child.loaded
 
     @property
     def num_under_way(self) -> int:
-        """How many asks are written or wait."""
+        """The number of running and waiting requests."""
         child = self._child
         return 0 if child is None else child.num_under_way
 
     def close(self) -> None:
-        """End the child; asks that are under way fail. Waits until it has ended."""
+        """Stop the child process; running requests fail. Waits until it has ended."""
         with self._lock:
             self._is_closed, child = True, self._child
         if child is not None:
@@ -181,28 +181,28 @@ class InferenceClient:
 
 
 class _Ask:
-    """One ask under way, and how many of its answers are still to end."""
+    """A running request, and the number of its unfinished answers."""
 
     def __init__(self, hear: OnEvent, num_choices: int, slot: Slot) -> None:
         self.num_open, self.slot = num_choices, slot
         self._hear: OnEvent | None = hear
-        # Reentrant: the callback may cancel. Held during the callback, so that nothing is heard once `silence` returns.
+        # Reentrant: the callback may cancel. Held during the callback, so that no event follows once `silence` returns.
         self._lock = threading.RLock()
 
     def tell(self, event: Event) -> None:
-        """Pass an event on, unless it was cancelled. Call it without the child's lock, which cancelling takes."""
+        """Pass on an event, unless cancelled. Call it without the child's lock, which cancelling takes."""
         with self._lock:
             if self._hear is not None:
                 self._hear(event)
 
     def silence(self) -> None:
-        """Let nothing be heard from now on."""
+        """Suppress all further events."""
         with self._lock:
             self._hear = None
 
 
 class _Child:
-    """One life of the process, with a thread that starts it and reads, and one that writes to it."""
+    """One instance of the process, with a thread that starts and reads it, and one that writes to it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -213,7 +213,7 @@ class _Child:
         self._process: ChildProcess | None = None
         self._is_closed = self.has_ended = False
         self.loaded: tuple[LoadedModel, ...] = ()
-        # The kernel kills the child when the thread that started it ends: so that is a thread which lives as long.
+        # The kernel kills the child when the thread that started it ends, so that thread must live as long.
         self._reader = start_daemon(self._live, "serving")
 
     @property
@@ -223,7 +223,7 @@ class _Child:
     def ask(
         self, model: Served, request: TextRequest | PoolingRequest, hear: OnEvent, slot: Slot, owner: str | None
     ) -> Callable[[], None] | None:
-        """As `InferenceClient.ask`; None where the process has ended, or is ending."""
+        """Like `InferenceClient.ask`; None if the process has ended or is ending."""
         key = uuid.uuid4().hex
         is_text = isinstance(request, TextRequest)
         ask = _Ask(hear, request.num_choices if isinstance(request, TextRequest) else 1, slot)
@@ -242,7 +242,7 @@ class _Child:
             if is_open:
                 ask.slot.leave(has_ended=False)
                 self._outbox.put({"cancel": key})
-            # Also where it is no longer open: its last event may be on its way.
+            # Even if it is no longer open: its last event may be in transit.
             ask.silence()
 
         return cancel
@@ -259,14 +259,14 @@ class _Child:
         self._reader.join(_CLOSE_SECONDS)
 
     def _live(self) -> None:
-        """Start the process, hear it until it has ended, and fail what it leaves behind."""
+        """Start the process, read its events until it ends, and fail its remaining requests."""
         try:
             process = self._start()
             with self._lock:
                 self._process = process
                 if self._is_closed:
                     process.hang_up()
-            # Requests leave from a thread of their own: a process that is busy must not keep the server's waiting.
+            # Requests are sent from a separate thread: a busy process must not block the server's threads.
             start_daemon(partial(self._send_all, process), "serving-asks")
             self._hear_all(process)
         except (OSError, BusyError) as error:
@@ -284,7 +284,7 @@ class _Child:
             "rates_folder": str(self._settings.rates_folder),
             "imports_folder": str(self._settings.imports_folder),
         }
-        # Its session is its own: the server has lowered the priority of the session that it leads itself.
+        # A separate session: the server has lowered the priority of its own session.
         return ChildProcess(_SERVE, document, log="inherit", has_session=True)
 
     def _hear_all(self, process: ChildProcess) -> None:
@@ -295,7 +295,7 @@ class _Child:
             if not messages and (process.has_hung_up or self._is_idle()):
                 return
             for message in messages:
-                if "event" not in message:  # it has failed, which its log says
+                if "event" not in message:  # it failed; see its log
                     return
                 event = message["event"]
                 if isinstance(event, dict):
@@ -305,7 +305,7 @@ class _Child:
                     self._tell(key, stream_event.validate_python(document))
 
     def _is_idle(self) -> bool:
-        """Whether nobody has asked for long; from then on nobody can ask this process."""
+        """Whether the process has been idle for long; from then on it accepts no requests."""
         with self._lock:
             is_idle = not self._asks and time.monotonic() - self._last_asked >= self._settings.serving_idle_seconds
             # Decided under the lock that `ask` takes: a request either keeps this child alive or starts another one.
@@ -317,7 +317,7 @@ class _Child:
             ask = self._asks.get(key)
             if ask is None:  # cancelled in the meantime
                 return
-            # A failure or what a pooling request gives ends the whole request, a text ends with its last choice.
+            # A failure or a pooling result ends the whole request, a text ends with its last choice.
             ask.num_open -= isinstance(event, Ended)
             is_last = ask.num_open == 0 or isinstance(event, Failed | Pooled)
             if is_last:

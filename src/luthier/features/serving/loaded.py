@@ -1,9 +1,9 @@
-"""Use case: the models that a command names, as they are loaded, each with the engine that runs it.
+"""Use case: resolve the models that a command names, each with its engine.
 
     any name that `features/models/names.py` knows
     a GGUF file with an adapter for it, joined by a plus: BASE.gguf+ADAPTER (a file, or its folder)
 
-A base model that is not on this machine is fetched: a person at the machine has asked for it.
+A base model that is not on this machine is pulled, since a local user requested it.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _PACKAGES: Final = {"llama_cpp": ("xllamacpp", "luthier[gguf]"), "vllm": ("vllm"
 
 
 def choose_models(context: Context, names: Sequence[str], engine: EngineChoice = "auto") -> dict[str, Served]:
-    """The models by the name that each is asked by: its own, the last part of a path, or NAME of `NAME=MODEL`.
+    """The models by the name used in requests: its own, the last part of a path, or NAME of `NAME=MODEL`.
 
     Args:
         context: The home.
         names: Models as a command names them.
-        engine: Which engine runs them; `auto` takes the one for their format and this machine.
+        engine: The engine that runs them; `auto` chooses by format and machine.
 
     Raises:
-        RequestError: A name is given twice, or the engine cannot run a model or is not installed.
-        NotFoundError: No such model, run or adapter.
-        ConflictError: A run has no outcome, or an export is damaged or not proved.
+        RequestError: a name is given twice, or the engine cannot run a model or is not installed.
+        NotFoundError: there is no such model, run or adapter.
+        ConflictError: a run has no result, or an export is damaged or unverified.
         ModelSourceError: A base model could not be fetched.
     """
     found: dict[str, Served] = {}
@@ -80,8 +80,8 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
 
     Raises:
         RequestError: The engine cannot run the model, or is not installed.
-        NotFoundError: No such model, run or adapter.
-        ConflictError: A run has no outcome, or an export is damaged or not proved.
+        NotFoundError: there is no such model, run or adapter.
+        ConflictError: a run has no result, or an export is damaged or unverified.
         ModelSourceError: A base model could not be fetched.
     """
     served = _found(context, name, engine)
@@ -144,7 +144,7 @@ def _pulled(context: Context, name: str) -> Served:
 
 
 def _pull_base(context: Context, run_id: str) -> None:
-    """Fetch the base of a run where it is not on this machine; what is wrong with the run is told later."""
+    """Fetch the base of a run if it is not on this machine; errors of the run are reported later."""
     try:
         name = context.runs.plan(run_id).base_model.name
     except NotFoundError:
@@ -153,7 +153,7 @@ def _pull_base(context: Context, run_id: str) -> None:
 
 
 def _with_adapter(name: str) -> tuple[str, str | None]:
-    """`base.gguf+adapter` -> both; a path that is there is never cut. Raises NotFoundError where no adapter is."""
+    """`base.gguf+adapter` -> both; an existing path is never split. Raises NotFoundError if there is no adapter."""
     if Path(name).expanduser().exists() or _PLUS not in name:
         return name, None
     base, _, adapter = name.partition(_PLUS)
@@ -168,16 +168,16 @@ def _with_adapter(name: str) -> tuple[str, str | None]:
 
 
 def _named(text: str) -> tuple[str, str]:
-    """`NAME=MODEL`, or a model by its own name; a path that is there is never cut at its equals sign."""
+    """`NAME=MODEL`, or a model by its own name; an existing path is never split at its equals sign."""
     is_path = Path(text).expanduser().exists()
     if not is_path and (match := _ALIAS.fullmatch(text)):
         return match[1], match[2]
-    # Of BASE.gguf+ADAPTER the adapter names the model: several may share a base.
+    # For BASE.gguf+ADAPTER the adapter gives the name: several may share a base.
     path = Path(text if is_path else text.rpartition(_PLUS)[2]).expanduser()
     is_path = is_path or _PLUS in text
     return (path.resolve().stem if path.suffix == ".gguf" else path.resolve().name) if is_path else text, text
 
 
 def _can_vllm() -> bool:
-    """Whether there is a GPU of NVIDIA's, and vLLM; asked without loading torch."""
+    """Whether there is an NVIDIA GPU and vLLM, checked without loading torch."""
     return _GPU.exists() and find_spec("vllm") is not None

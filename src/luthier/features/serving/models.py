@@ -1,4 +1,4 @@
-"""Use cases: the models that can be asked by name: base models on this machine, what a project tuned or deployed."""
+"""Use cases: the models available by name: base models on this machine, tuned models and deployments of a project."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from luthier.platform.home.context import Context
 
 
 class NamedModel(FrozenModel):
-    """A model as it is listed.
+    """An entry of the model list.
 
     Attributes:
         model_id: Its name in the API.
         created_at: Seconds since 1970.
         owned_by: `system`, or the project that tuned it.
         template_options: Options of the chat template that it was trained with.
-        opted_turns: How its conversations are written where a request says nothing else.
-        decoding: By which path it writes; None while it is not loaded.
-        task_head: What it gives in place of text; None where it writes text.
+        opted_turns: How its conversations are rewritten by default.
+        decoding: Its decoding path; None while it is not loaded.
+        task_head: Its task head; None for a text model.
     """
 
     model_id: str
@@ -55,9 +55,9 @@ class NamedModel(FrozenModel):
 
 
 def list_models(context: Context, caller: Caller) -> list[NamedModel]:
-    """What this project can ask: its deployments and tuned models, permitted checkpoints, base models on this machine.
+    """The models of a project: its deployments and tuned models, permitted checkpoints, base models on this machine.
 
-    Of a server that was started for some models alone, those.
+    If the server was started for specific models, only those.
     """
     if context.only is not None:
         return [_only_view(context, name, served) for name, served in context.only.items()]
@@ -68,17 +68,17 @@ def list_models(context: Context, caller: Caller) -> list[NamedModel]:
 
 
 def get_model(context: Context, caller: Caller, name: str) -> NamedModel:
-    """One model by its name. Raises NotFoundError, also for another project's."""
+    """One model by its name. Raises NotFoundError, also for those of other projects."""
     if context.only is not None:
         return _only_view(context, name, _only(context.only, name))
     return _view(context, caller, _find(context, caller, name), name)
 
 
 def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
-    """Forget a tuned model of this project; its run and files stay. Returns it as it was.
+    """Delete a tuned model of this project and return it; its run and files are kept.
 
-    Raises NotFoundError, also for another project's; ConflictError for a base model, which all projects share, for a
-    checkpoint that this project was only permitted, for a deployment, and for a model that one routes to.
+    Raises NotFoundError, also for those of other projects; ConflictError for base models, permitted checkpoints,
+    deployments, and models that a deployment routes to.
     """
     if context.only is not None:
         raise ConflictError(
@@ -105,7 +105,7 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
         )
     if names := context.deployments.routing_to(name):
         raise ConflictError(
-            f"{name!r} is what {len(names)} deployments route to",  # no names: they may be another project's
+            f"{name!r} is what {len(names)} deployments route to",  # no names: they may belong to another project
             expected="a model that no deployment routes to",
             do="deploy another one first, or remove the deployment",
         )
@@ -117,11 +117,11 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Who answers a request.
+    """The target of a request.
 
     Attributes:
         model: The name that was requested.
-        target: What it stands for; differs from `model` for deployments only.
+        target: The resolved target; differs from `model` only for deployments.
         served: How the target is loaded.
         is_canary: Whether the target is the canary of a deployment.
     """
@@ -133,16 +133,16 @@ class Routed:
 
 
 def served_model(context: Context, caller: Caller, name: str, user: str = "") -> Served:
-    """A model as it is loaded: nothing is fetched for an ask. user, errors: as of `route`."""
+    """A model in loadable form: requests never download anything. user, errors: see `route`."""
     return route(context, caller, name, user).served
 
 
 def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed:
-    """What answers to a name.
+    """Resolve a name to a target.
 
-    user: whose ask it is, by which a deployment chooses its target; the same user gets the same one.
+    user: the end user, by which a deployment chooses its target; the same user gets the same one.
 
-    Raises NotFoundError where there is no such model, or its files or its base model are not on this machine.
+    Raises NotFoundError if there is no such model, or its files or base model are not on this machine.
     """
     if context.only is not None:
         return Routed(name, name, _only(context.only, name))
@@ -166,30 +166,31 @@ def fastest(context: Context, served: Served) -> Served:
 
 
 def head_of(served: Served) -> TaskHead | None:
-    """The task head of a model; None where it writes text. Raises ModelSourceError where its file is damaged."""
+    """The task head of a model; None for a text model. Raises ModelSourceError if its file is damaged."""
     return task_head_in(served.adapter_path or served.path)
 
 
 def head_of_deployment(context: Context, caller: Caller, deployment: Deployment) -> TaskHead | None:
     """The task head of a deployment's first target.
 
-    None where it writes text, where its head is damaged, and where its files are not on this machine.
+    None for a text model, a damaged head, or missing files.
     """
     served = _of_deployment(context, caller, deployment)
     return None if served is None else readable_task_head_in(served.adapter_path or served.path)
 
 
 def user_of(caller: Caller, requests: Sequence[TextRequest], named: str | None = None) -> str:
-    """Whose ask it is: the user that the request names, else the key with the beginning of the conversation.
+    """The identity for routing: the user named in the request, otherwise the key with the beginning of the
+    conversation.
 
-    So the turns of one conversation go to one target, though nobody has said that they belong together.
+    So all turns of a conversation go to the same target without an explicit session.
     """
     if named:
         return f"user {named}"
     request = requests[0] if requests else TextRequest()
     messages = [] if request.conversation is None else request.conversation.messages
     first = next((message for message in messages if message.role == "user"), None)
-    # Only what all turns of a conversation share: its system prompt and first user message stay as it grows.
+    # Only the parts that all turns share: the system prompt and the first user message.
     begin = [message.content for message in messages if message.role in ("system", "developer")][:1]
     words = [caller.key_id, request.text, *begin, None if first is None else first.content]
     return f"talk {sha256_document([str(word or '') for word in words])}"
@@ -202,7 +203,7 @@ def _find(context: Context, caller: Caller, name: str) -> TunedModel | LocalMode
 
 
 def _deployment(context: Context, caller: Caller, name: str) -> Deployment | None:
-    """Names that cannot be a deployment's are not looked for."""
+    """Names that cannot be deployments are not looked up."""
     return context.deployments.find(caller.project_id, name) if NAME.fullmatch(name) else None
 
 
@@ -231,7 +232,7 @@ def _view(context: Context, caller: Caller, found: TunedModel | LocalModel | Dep
 
 
 def _as_served(context: Context, name: str, created_at: float, owner: str, served: Served | None) -> NamedModel:
-    """The view of a model that is loaded so; None: its files are gone."""
+    """The list entry of a loadable model; None if its files are missing."""
     if served is None:
         return NamedModel(model_id=name, created_at=created_at, owned_by=owner)
     asked = served if context.only is not None else fastest(context, served)
@@ -249,7 +250,7 @@ def _as_served(context: Context, name: str, created_at: float, owner: str, serve
 
 
 def _of_tuned(context: Context, tuned: TunedModel) -> Served | None:
-    """What it would be loaded as, by what its run has written alone: lists are long."""
+    """Its loadable form, from its run's files only: lists are long."""
     try:
         plan = context.runs.plan(tuned.run_id)
     except NotFoundError:
@@ -268,7 +269,7 @@ def _of_tuned(context: Context, tuned: TunedModel) -> Served | None:
 
 
 def _of_deployment(context: Context, caller: Caller, deployment: Deployment) -> Served | None:
-    """Its first target; None where its files are not on this machine."""
+    """Its first target; None if its files are not on this machine."""
     share = deployment.revision.shares[0]  # the canary is the last one
     with contextlib.suppress(LuthierError):
         return served_share(context, caller, share)

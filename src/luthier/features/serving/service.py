@@ -1,4 +1,4 @@
-"""Use cases: have a model answer, all at once or while somebody reads along."""
+"""Use cases: generate answers, complete or streamed."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Choice:
     """One answer so far.
 
     Attributes:
-        pieces: Its text, in pieces as they came.
-        thoughts: The thought before it, in pieces.
-        tokens: Its tokens with their likelihoods, where these were requested.
+        pieces: Its text, in pieces as received.
+        thoughts: The reasoning before it, in pieces.
+        tokens: Its tokens with their log-probabilities, if requested.
         calls: Pieces of its tool calls.
-        num_new_tokens: Written so far, thought included.
-        num_thinking_tokens: Those of the thought among them; known once it has ended.
-        reason: Why it ended; None while it is being written.
+        num_new_tokens: Generated so far, including reasoning.
+        num_thinking_tokens: Reasoning tokens among them; known once it has ended.
+        reason: The finish reason; None while it is generated.
     """
 
     pieces: list[str] = field(default_factory=list)
@@ -64,16 +64,16 @@ class Choice:
 
     @property
     def text(self) -> str:
-        """All of it, without the thought."""
+        """The whole text, without reasoning."""
         return "".join(self.pieces)
 
     @property
     def reasoning(self) -> str:
-        """The thought; empty where there is none."""
+        """The reasoning; empty if there is none."""
         return "".join(self.thoughts)
 
     def tool_calls(self) -> list[dict[str, Any]]:
-        """The calls of tools, as OpenAI writes them."""
+        """The tool calls, in OpenAI's format."""
         found: dict[int, dict[str, Any]] = {}
         for piece in self.calls:
             if piece.name is not None:
@@ -86,17 +86,17 @@ class Choice:
 
 @dataclass(slots=True)
 class Answer:
-    """The answers to one or several prompts so far: `hear` takes their events, from one thread at a time.
+    """The answers to one or several prompts so far; `hear` accepts their events, from one thread at a time.
 
     Attributes:
         choices: All choices, prompt after prompt.
         num_prompts: How many prompts were sent.
-        num_started: How many of them the engine has taken up.
-        num_prompt_tokens: Tokens of these prompts, each counted once whatever its number of choices.
-        error: What has ended it all.
-        routed: Who answers, where that is known: usage is counted by it.
-        num_refused_tokens: Tokens of prompts that were refused for their length.
-        num_contexts: How many times the model's context these were, rounded up.
+        num_started: How many of them the engine has started.
+        num_prompt_tokens: Tokens of these prompts, each counted once regardless of its number of choices.
+        error: The error that ended the request.
+        routed: The target, if known, for usage accounting.
+        num_refused_tokens: Tokens of prompts that were rejected for their length.
+        num_contexts: The same in multiples of the model's context, rounded up.
     """
 
     choices: list[Choice]
@@ -109,7 +109,7 @@ class Answer:
     num_contexts: int = 0
 
     def hear(self, event: Event) -> None:
-        """Take one event in."""
+        """Apply one event."""
         if isinstance(event, Started):
             self.num_started += 1
             self.num_prompt_tokens += event.num_prompt_tokens
@@ -134,7 +134,7 @@ class Answer:
 
     @property
     def has_started(self) -> bool:
-        """Whether every prompt was taken up."""
+        """Whether every prompt was started."""
         return self.num_started == self.num_prompts
 
     @property
@@ -149,35 +149,36 @@ class Answer:
 
     @property
     def num_thinking_tokens(self) -> int:
-        """Of the thoughts of all choices."""
+        """Reasoning tokens of all choices."""
         return sum(choice.num_thinking_tokens for choice in self.choices)
 
 
 def new_seed() -> int:
-    """A seed for an ask that names none."""
+    """A random seed for a request without one."""
     return secrets.randbits(31)
 
 
 def ask(
     context: Context, caller: Caller, model: str | Routed, requests: Sequence[TextRequest], hear: OnEvent
 ) -> tuple[Callable[[], None], str]:
-    """Have prompts continued; returns what cancels it, and a fingerprint of the model and how it is run.
+    """Generate answers to prompts; returns a function that cancels it, and a fingerprint of the model and its
+    configuration.
 
     Args:
         context: The home.
         caller: Whose budget and slots are used.
-        model: Its name, or what that was routed to.
-        requests: One for each prompt. Choices are counted through all of them.
-        hear: Called with every event, from another thread; it must not wait.
+        model: Its name, or the routed target.
+        requests: One per prompt. Choices are numbered across all of them.
+        hear: Called with every event, from another thread; it must not block.
 
     Raises:
-        QuotaError: The caller's day has no tokens left.
+        QuotaError: The caller's daily token budget is used up.
         NotFoundError: No such model.
-        RequestError: The model does not write text.
+        RequestError: The model does not generate text.
         BusyError: Too many requests are running or waiting.
-        WorkError: The server is shutting down. What is wrong with a request itself comes as `Failed`.
+        WorkError: The server is shutting down. Errors of the request itself are reported as `Failed`.
     """
-    # Charging nothing checks the budget before any work is queued.
+    # Charging zero tokens checks the budget before any work is queued.
     charge_tokens(context, caller, 0)
     served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
     refuse_head(model.model if isinstance(model, Routed) else model, served)
@@ -196,7 +197,7 @@ def ask(
             cancels.append(context.inference_client.ask(loaded, asked, _from(first, hear), key=_place_of(caller)))
             first += request.num_choices
     except LuthierError:
-        # Several prompts are one request of the client: where one cannot be queued, none may go on.
+        # Several prompts are one request of the client: if one cannot be queued, none may continue.
         cancel()
         raise
     # Fields at their defaults are left out, so that they do not change the fingerprints of models that lack them.
@@ -206,16 +207,15 @@ def ask(
 
 
 def refuse_head(name: str, served: Served) -> None:
-    """Raises RequestError where a model has a task head, and so writes no text; it says what to call instead."""
+    """Raise RequestError if a model has a task head instead of text output; the message names the right endpoint."""
     if (head := head_of(served)) is not None:
         refuse_other_use(name, head.kind, None)
 
 
 def as_trained(served: Served, request: _Asked) -> tuple[Served, _Asked]:
-    """A model as it is loaded, and a request with the options of the template that the model was trained with, and with
-    the turns that were written in another way then.
+    """A model in loadable form, and a request with the template options and turn rewriting of the model's training.
 
-    What the request sets itself stays, and a difference is said in the log: the model has learned with other options.
+    Explicit options of the request are kept, and a difference from training is logged.
     """
     trained = dict(served.template_options)
     if isinstance(request, TextRequest) and (otherwise := template_option_warning(served, request)) is not None:
@@ -225,7 +225,7 @@ def as_trained(served: Served, request: _Asked) -> tuple[Served, _Asked]:
         served = served.model_copy(update={"opted_turns": AS_THEY_ARE})
     if not trained:
         return served, request
-    # Without its options, so that it shares its base with those that were trained otherwise.
+    # Without its options, so that it shares its base with models trained with other options.
     return (
         served.model_copy(update={"template_options": ()}),
         request.model_copy(update={"trained_options": trained}),
@@ -233,10 +233,10 @@ def as_trained(served: Served, request: _Asked) -> tuple[Served, _Asked]:
 
 
 def template_option_warning(served: Served, request: TextRequest) -> str | None:
-    """What a request sets of the chat template that a tuned model was not trained with; None where nothing."""
+    """A warning about template options that differ from the model's training; None if there are none."""
     trained, asked = dict(served.template_options), request.template_options
     if not trained and served.adapter_path is None:
-        return None  # a base model, as far as this can be seen
+        return None  # probably a base model
     told = [f"{name}={json.dumps(value)}" for name, value in sorted(asked.items()) if trained.get(name) != value]
     told += [] if request.reasoning_effort is None else [f"reasoning_effort={request.reasoning_effort}"]
     if not told:
@@ -247,14 +247,14 @@ def template_option_warning(served: Served, request: TextRequest) -> str | None:
 
 @lru_cache(maxsize=256)
 def _warn_once(model: str, otherwise: str) -> None:
-    """One line in the log for all requests that are alike."""
+    """Log once for all equal requests."""
     log.warning("%s: %s", model, otherwise)
 
 
 def ask_pooling(
     context: Context, caller: Caller, model: str | Routed, request: PoolingRequest, hear: OnEvent
 ) -> Callable[[], None]:
-    """Have inputs sent through a model once; returns what cancels it. Charge what it took with `charge_pooled`.
+    """Run single-pass inference on inputs; returns a function that cancels it. Charge the usage with `charge_pooled`.
 
     Args:
         context: The home.
@@ -264,13 +264,13 @@ def ask_pooling(
         hear: Called once, with `Pooled` or `Failed`.
 
     Raises:
-        QuotaError: The caller's day has no tokens left.
+        QuotaError: The caller's daily token budget is used up.
         NotFoundError: No such model.
-        RequestError: The model does not give this.
+        RequestError: The model does not support this.
         BusyError: Too many requests are running or waiting.
         WorkError: The server is shutting down.
     """
-    # As in `ask`: a spent budget is refused before any work is queued.
+    # As in `ask`: an exhausted budget is rejected before any work is queued.
     charge_tokens(context, caller, 0)
     served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
     head = head_of(served)
@@ -282,7 +282,7 @@ def ask_pooling(
 
 
 def charge_pooled(context: Context, caller: Caller, made: Pooled, routed: Routed | None = None) -> None:
-    """Count the tokens of such inputs on the caller's budget. routed: who has read them."""
+    """Charge the tokens of such inputs to the caller's budget. routed: the target."""
     use = None if routed is None else use_of(context, caller, routed, made.num_prompt_tokens, 0)
     charge_tokens(context, caller, made.num_prompt_tokens, may_refuse=False, use=use)
 
@@ -297,22 +297,22 @@ def answer(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> str:
-    """The answer of a model to messages, as the caller's key lets it be asked; waits for it and charges its tokens.
+    """The answer of a model to messages, with the rights of the caller's key; blocks and charges its tokens.
 
     Args:
         context: The home.
         caller: Whose budget and slots are used.
         model: Its name.
         messages: Chat messages, the last of which is answered.
-        max_tokens: New tokens at most.
-        temperature: Of sampling; 0 takes the likeliest token.
+        max_tokens: Maximum new tokens.
+        temperature: Sampling temperature; 0 is greedy.
         seed: Of sampling.
 
     Raises:
-        QuotaError: The caller's day has no tokens left.
+        QuotaError: The caller's daily token budget is used up.
         NotFoundError: No such model.
         BusyError: Too many requests are running or waiting.
-        RequestError: Messages that the model cannot read.
+        RequestError: The model does not support the messages.
         WorkError: The model cannot answer now.
     """
     conversation = Conversation(messages=tuple(Message.model_validate(dict(message)) for message in messages))
@@ -330,9 +330,9 @@ def answer(
 
 
 def charge(context: Context, caller: Caller, heard: Answer) -> None:
-    """Count the tokens of an answer, whole or not, on the caller's budget, and those of prompts that were refused.
+    """Charge the tokens of an answer, complete or not, and of rejected prompts to the caller's budget.
 
-    What was refused is no usage of a model, and is not in what a deployment costs.
+    Rejected prompts are not model usage and not part of the cost of a deployment.
     """
     if num_tokens := heard.num_prompt_tokens + heard.num_new_tokens:
         routed = heard.routed
@@ -342,18 +342,18 @@ def charge(context: Context, caller: Caller, heard: Answer) -> None:
 
 
 def charge_refused(context: Context, caller: Caller, num_tokens: int) -> None:
-    """Count the tokens of a prompt that was refused for its length on the caller's budget."""
+    """Charge the tokens of a prompt that was rejected for its length to the caller's budget."""
     if num_tokens:
         charge_tokens(context, caller, num_tokens, may_refuse=False)
 
 
 def _place_of(caller: Caller) -> str | None:
-    """By what it is counted how many asks somebody has under way; None for a person at this machine."""
+    """The key by which concurrent requests are counted; None for a local user."""
     return caller.key_id or caller.member_id
 
 
 def _from(first: int, hear: OnEvent) -> OnEvent:
-    """Events of a request whose choices are counted from `first` on."""
+    """Events of a request whose choices are numbered from `first`."""
     if first == 0:
         return hear
 

@@ -1,7 +1,7 @@
-"""Use cases: what a target name stands for (base model, tuned model, run, export), as it is loaded.
+"""Use cases: resolve target names (base model, tuned model, run, export) to loadable models.
 
-Nothing is downloaded for a request, and a name in a request over the network never becomes a path: folders are named by
-commands on this machine alone. Exports are those that this server has made.
+Requests never download anything, and names from the network never become paths: only local commands may name folders.
+Exports are those made by this server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from luthier.platform.home.model_names import base_models
 
 
 def made_export(context: Context, caller: Caller, export_id: str) -> tuple[ServerExport, Path]:
-    """An export that was made, and its folder. Raises NotFoundError, ConflictError while it is not made."""
+    """A completed export and its folder. Raises NotFoundError, and ConflictError while it is incomplete."""
     found = context.exports.get(caller.project_id, export_id)
     folder = export_folder(context, export_id)
     if found.document is None:
@@ -46,7 +46,7 @@ def made_export(context: Context, caller: Caller, export_id: str) -> tuple[Serve
 
 
 def export_folder(context: Context, export_id: str) -> Path:
-    """Where an export lies. Raises NotFoundError for what is no id of one: it must never become part of a path."""
+    """The folder of an export. Raises NotFoundError for an invalid id, which must never become part of a path."""
     if not is_id(export_id, "exp"):
         raise NotFoundError(
             f"no export {export_id[:64]!r}", expected="the id of an export", do="see the page of its model"
@@ -59,14 +59,14 @@ _WEIGHTS = ("*.safetensors", "*.gguf", "config.json", "adapter_config.json", "to
 
 
 def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.0) -> Share:
-    """The share of a target by its name; `export:ID` is an export that the server was asked for.
+    """The share of a target by its name; `export:ID` is an export made by the server.
 
-    A person at this machine may also name the folder of an export.
+    A local user may also name the folder of an export.
 
-    Raises NotFoundError, also for another project's; ConflictError for a run that has made nothing to be served,
-    also for an export that is not whole or has not passed its proof; RequestError for one that cannot be served.
+    Raises NotFoundError, also for those of other projects; ConflictError for a run without a servable result and for an
+    export that is damaged or has not passed its proof; RequestError for one that cannot be served.
     """
-    # Only at this machine: a remote caller must not learn which folders there are.
+    # Only for local users: a remote caller must not learn which folders exist.
     if caller.is_local and not is_id(name, "run") and (folder := Path(name).expanduser()).is_dir():
         folder = folder.resolve()
         if str(folder) not in (model.name for model in local_base_models(context).values()):
@@ -76,14 +76,14 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
             return share
     if name.startswith(EXPORT) and is_id(name.removeprefix(EXPORT), "exp"):
         return _share_of_export(context, caller, name.removeprefix(EXPORT), fraction)
-    # The record refuses an empty or endless name with an error of its own; here it is to be "no such model".
+    # The record rejects an empty or overlong name with another error; here it should be "no such model".
     share = Share(target=name[:1024] or " ", fraction=fraction)
     served_share(context, caller, share)
     return share
 
 
 def _share_of_export(context: Context, caller: Caller, export_id: str, fraction: float) -> Share:
-    """The share of an export that this server has made for the project."""
+    """The share of an export that this server made for the project."""
 
     _, folder = made_export(context, caller, export_id)
     check_export(folder, needs_bundle=True)
@@ -93,11 +93,11 @@ def _share_of_export(context: Context, caller: Caller, export_id: str, fraction:
 
 
 def served_share(context: Context, caller: Caller, share: Share) -> Served:
-    """The target of a share as it is loaded.
+    """The target of a share in loadable form.
 
     Raises:
-        NotFoundError: The target, its files or its base are not on this machine, or are another project's.
-        ConflictError: A run that has made nothing to be served.
+        NotFoundError: The target, its files or its base are not on this machine, or belong to another project.
+        ConflictError: A run without a servable result.
         RequestError: A folder in a format that cannot be served.
     """
     if share.folder is not None:
@@ -106,7 +106,7 @@ def served_share(context: Context, caller: Caller, share: Share) -> Served:
 
 
 def served_target(context: Context, caller: Caller, name: str) -> Served:
-    """A run, a tuned model or a base model as it is loaded. Raises NotFoundError, and ConflictError for a run."""
+    """A run, a tuned model or a base model in loadable form. Raises NotFoundError, and ConflictError for a run."""
     if is_id(name, "run"):
         return _served_run(context, caller, name)
     if is_tuned_name(name):
@@ -121,7 +121,7 @@ def base_of(context: Context, recipe_name: str) -> LocalModel:
     for model in local_base_models(context).values():
         if model.name == recipe_name:
             return model
-    # Not here: the error then names the model as the API does.
+    # Not here, so that the error uses the API's name of the model.
     name = next((known for known, own in base_models(context).items() if own == recipe_name), recipe_name)
     return base_model(context, name)
 
@@ -135,7 +135,7 @@ def local_base_models(context: Context) -> dict[str, LocalModel]:
 
 
 def base_model(context: Context, name: str) -> LocalModel:
-    """A base model on this machine by its name in the API: what a request names never becomes a path."""
+    """A base model on this machine by its name in the API; names in requests never become paths."""
     here = local_base_models(context)
     # A hub model without a revision is stored under its default branch.
     wanted = (name, f"{name}@main") if name.startswith("hub:") else (name,)
@@ -151,15 +151,15 @@ def base_model(context: Context, name: str) -> LocalModel:
 
 
 def stamp(folder: Path) -> str:
-    """What changes when the files of a folder that decide an answer do."""
+    """A stamp that changes when relevant files of a folder change."""
     return stamp_of(file for pattern in _WEIGHTS for file in folder.glob(pattern))
 
 
 def stamp_of(files: Iterable[Path]) -> str:
-    """What changes when files do: their sizes and times, not their content."""
+    """A stamp of files: their sizes and times, not their content."""
     found: dict[str, Any] = {}
     for file in files:
-        # Hashing gigabytes for every request is out of the question; size and time change with any usual write.
+        # Hashing gigabytes for every request is too slow; size and time change with any normal write.
         its = file.stat()
         found[file.name] = [its.st_size, its.st_mtime_ns]
     return sha256_document(found)
@@ -183,7 +183,7 @@ def _served_run(context: Context, caller: Caller, run_id: str) -> Served:
 
 
 def _served_outcome(context: Context, name: str, run_id: str, adapter_path: str) -> Served:
-    """What training has made: an adapter on its base, or a whole model."""
+    """The result of training: an adapter on its base, or a full model."""
     plan = context.runs.plan(run_id)
     folder = Path(adapter_path)
     if not folder.is_dir():
@@ -207,7 +207,7 @@ def _served_outcome(context: Context, name: str, run_id: str, adapter_path: str)
 
 
 def no_such_format(folder: Path, found: str) -> RequestError:
-    """What to tell of a folder that nothing here can serve."""
+    """The error for a folder that cannot be served."""
     from luthier.ml.export.exporters.registry import served_formats
 
     return RequestError(
@@ -218,9 +218,9 @@ def no_such_format(folder: Path, found: str) -> RequestError:
 
 
 def served_export(context: Context, folder: Path) -> Served:
-    """An export in a format that declares `is_served`, as it is loaded.
+    """An export in a format that declares `is_served`, in loadable form.
 
-    Raises NotFoundError where the folder, or the base of an adapter, is not on this machine; RequestError for another
+    Raises NotFoundError if the folder, or the base of an adapter, is not on this machine; RequestError for another
     format.
     """
     if not folder.is_dir():
@@ -244,7 +244,7 @@ def served_export(context: Context, folder: Path) -> Served:
 
 
 def _as_trained(folder: Path) -> dict[str, Any]:
-    """How the run of a bundle has written conversations; nothing where no run has made what lies there."""
+    """The conversation settings of a bundle's run; empty if it was not made by a run."""
     from luthier.ml.export.bundle.manifest import PLAN
 
     if not (folder / PLAN).is_file():
@@ -258,9 +258,9 @@ def _as_trained(folder: Path) -> dict[str, Any]:
 
 
 def check_export(folder: Path, *, needs_bundle: bool = False) -> None:
-    """Raises ConflictError for an export that is not as it was written, or has not passed its proof.
+    """Raises ConflictError for an export that was modified or has not passed its proof.
 
-    needs_bundle: false lets folders pass that Luthier has not written.
+    needs_bundle: false accepts folders that were not written by Luthier.
     """
     from luthier.ml.export.bundle import verify
     from luthier.ml.export.bundle.manifest import MANIFEST, PARITY

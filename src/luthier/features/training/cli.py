@@ -72,15 +72,15 @@ def train(
     from luthier.features.training import service as training
     from luthier.features.training.launchers.ray import is_address
 
-    # Before any home is opened: wrong options are refused on every rank alike.
+    # Before any home is opened: wrong options are rejected on every rank.
     launcher = _launcher(num_devices, on)
-    # Followers open the home for their caches only; the run is held by rank 0.
+    # Other ranks open the home only for its caches; rank 0 owns the run.
     if external.external_world_size() > 1 and not external.is_first():
         with open_context(home) as context:
             external.train_as_follower(context)
         return None  # rank 0 has the answer
     budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
-    # The run lives in the home of the cluster, so none is opened here.
+    # The run is in the home of the cluster, so none is opened here.
     if on is not None and is_address(on):
         return _on_cluster(on, recipe, overrides, resume_id, budget, prices, num_devices or 1, as_json)
     if recipe is not None:
@@ -117,7 +117,7 @@ def _overrides(
         search: `--optimised-prompt` and `--reflection-model`.
 
     Raises:
-        RequestError: neither a recipe nor a run, both, or a run that is to have other values.
+        RequestError: neither a recipe nor a run is given, or both, or overrides for an existing run.
     """
     from luthier.core.errors import RequestError
 
@@ -145,7 +145,7 @@ def _overrides(
 
 
 def _launcher(num_devices: int | None, on: str | None) -> Launcher | None:
-    """The processes that train: those that a launcher has started, as many as asked for, or None for this one."""
+    """The training processes: those started by a launcher, the requested number, or None for this one."""
     from luthier.core.errors import RequestError
     from luthier.features.training.external import ExternalLauncher, external_world_size
     from luthier.features.training.launchers.local import LocalLauncher
@@ -157,7 +157,7 @@ def _launcher(num_devices: int | None, on: str | None) -> Launcher | None:
             expected="ray (the cluster of this machine) or ray://HOST:PORT (one elsewhere)",
             do="leave --on out to train on this machine",
         )
-    # Processes that a launcher has started inside Ray are not to start a cluster's worth again.
+    # Processes started by a launcher inside Ray must not start workers again.
     if on == "ray" and external_world_size() == 1:
         return RayLauncher(num_devices or 1)
     if external_world_size() == 1:
@@ -181,7 +181,7 @@ def _on_cluster(
     num_devices: int,
     as_json: bool,
 ) -> Answer:
-    """Hand the work to a Ray cluster elsewhere, show what it prints, and tell how the job ended."""
+    """Submit the work to a remote Ray cluster, show its output, and report how the job ended."""
     import sys
 
     from luthier.core.errors import RequestError
@@ -204,7 +204,7 @@ def _on_cluster(
         base_dir=recipe.absolute().parent if recipe is not None else Path(),
         resume_id=resume_id,
         num_devices=num_devices,
-        # What the job prints is progress; stdout is kept for the answer.
+        # The output of the job is progress; stdout is reserved for the result.
         echo=sys.stderr.write,
     )
     line = f"job {ended.job_id} on {ended.address}: {ended.status}"
@@ -212,7 +212,7 @@ def _on_cluster(
 
 
 def show_outcome(console: Console, outcome: TrainOutcome) -> None:
-    """Summary, warnings, verdict, and where the report lies."""
+    """Print summary, warnings, verdict, and the path of the report."""
     from luthier.features.evaluations.verdict_format import print_warnings, show_evaluation
     from luthier.features.planning.format import bill_line, budget_lines
     from luthier.features.training.format import show_fit
@@ -266,7 +266,7 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
 
 
 def peak_memory(result: TrainResult) -> str:
-    """Of training, and of judging where that was measured."""
+    """Peak memory of training, and of evaluation if it was measured."""
     from luthier.platform.cli import figures
 
     training = figures.size(result.peak_memory_bytes)
@@ -310,7 +310,7 @@ def launch(
 ) -> Answer:
     """Write the job file that trains a recipe on Slurm, by SkyPilot, or on Ray in Kubernetes. Nothing is submitted.
 
-    The recipe is read and checked first. Submitting the same file again goes on with the run that it began.
+    The recipe is read and checked first. Submitting the same file again resumes its run.
     """
     from luthier.core.errors import RequestError
     from luthier.features.recipes.service import load_recipe

@@ -1,9 +1,9 @@
 """Runs whose processes are started by torchrun, Slurm, SkyPilot or Ray on Kubernetes, and job files for these.
 
-Each process is `luthier train RECIPE`. Rank 0 plans, holds the run, evaluates and reports; the others get the plan from
-it and need only the base model and the rows, at the same path. One launch is one run: started again under the same
-launch id, rank 0 finds its run and resumes it. Each job file carries a launch id of its own: submitting it again
-resumes its run; a new file is a new run.
+Each process is `luthier train RECIPE`. Rank 0 plans, owns the run, evaluates and reports; the others get the plan from
+it and need only the base model and the rows, at the same path. One launch is one run: restarted with the same launch
+id, rank 0 finds its run and resumes it. Each job file has a unique launch id: submitting it again resumes its run; a
+new file is a new run.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ LAUNCH_ID: Final = "LUTHIER_LAUNCH_ID"
 
 
 def external_world_size() -> int:
-    """How many processes the launcher has started; 1 where there is none."""
+    """The number of processes started by the launcher; 1 without one."""
     text = os.environ.get("WORLD_SIZE", "")
     return int(text) if text.isdigit() else 1
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all of them."""
+    """Whether this process is rank 0."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def launch_id() -> str | None:
-    """The name of this launch, the same when it is started again: LUTHIER_LAUNCH_ID, or torchrun's --rdzv-id."""
+    """The id of this launch, stable across restarts: LUTHIER_LAUNCH_ID, or torchrun's --rdzv-id."""
     name = os.environ.get(LAUNCH_ID) or os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    # torchrun sets TORCHELASTIC_RUN_ID to "none" where no --rdzv-id is given.
+    # torchrun sets TORCHELASTIC_RUN_ID to "none" without --rdzv-id.
     return None if name == "none" else name
 
 
 class ExternalLauncher:
-    """Trains a run by the processes that the launcher has started; a `launchers.here.Launcher` for rank 0."""
+    """Trains a run with the processes of an external launcher; a `launchers.here.Launcher` for rank 0."""
 
     flags = ""
 
@@ -64,7 +64,7 @@ class ExternalLauncher:
         self.num_processes = external_world_size()
 
     def check(self, plan: Plan) -> None:
-        """Raise RequestError for a batch that cannot be shared out evenly."""
+        """Raise RequestError for a batch that cannot be divided evenly."""
         from luthier.ml.training.distributed import refuse_unequal_shares
 
         refuse_unequal_shares(plan.training.global_batch_size, self.num_processes)
@@ -78,26 +78,26 @@ class ExternalLauncher:
         emit: EventSink,
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
-        """Give the plan to the others and train with them."""
+        """Send the plan to the other ranks and train with them."""
         from luthier.features.training.launchers.here import Hooks, train_worker
         from luthier.ml.training.distributed import joined
 
         device, timeout = prepared.plan.training.device, context.settings.collective_timeout_seconds
         with joined(device, timeout_seconds=timeout) as world:
             document = {"run_id": run_id, "plan": prepared.plan.model_dump(mode="json")}
-            # The others wait for it in `train_as_follower`: both sides must make the same collective calls in the same
-            # order.
+            # The other ranks wait for it in `train_as_follower`: both sides must make the same collective calls in the
+            # same order.
             world.broadcast_text(json.dumps(document))
             hooks = Hooks(context.settings.run_folder(run_id), emit, context.progress, meter)
             return train_worker(prepared, hooks, world)
 
 
 def train_as_follower(context: Context) -> None:
-    """Train as one of the ranks for which rank 0 reports.
+    """Train as a rank other than 0.
 
     Raises:
-        ConflictError: The model or the rows of this machine are not those of the plan.
-        PeerLostError: Another process was lost.
+        ConflictError: the model or the rows of this machine differ from the plan.
+        PeerLostError: another process was lost.
         DivergedError: The loss or a gradient is no number.
     """
     import torch
@@ -105,10 +105,10 @@ def train_as_follower(context: Context) -> None:
     from luthier.features.training.launchers.here import silent_hooks, train_worker
     from luthier.ml.training.distributed import joined
 
-    # The plan, which names the device, only arrives over the group that is joined here.
+    # The plan, which names the device, arrives over the process group that is joined here.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with joined(device, timeout_seconds=context.settings.collective_timeout_seconds) as world:
-        # Only rank 0's text counts; the argument of the others is ignored.
+        # Only rank 0's text is used; the argument of the others is ignored.
         document = json.loads(world.broadcast_text(""))
         folder = context.settings.run_folder(document["run_id"])
         prepared = prepare_share(context, Plan.model_validate(document["plan"]))
@@ -124,11 +124,11 @@ def train(
     show_plan: ShowPlan | None = None,
     launcher: Launcher | None = None,
 ) -> TrainOutcome:
-    """`training.service.train`, with its arguments; goes on with the run that this launch has begun before.
+    """`training.service.train`, with its arguments; resumes the run that this launch has begun before.
 
     Raises:
-        RequestError: A launch without a name starts again; or what is wrong with recipe, rows or launcher.
-        ConflictError: The model or rows of the run have changed, or another process holds it.
+        RequestError: a launch without an id restarts; or recipe, rows or launcher are wrong.
+        ConflictError: the model or rows of the run have changed, or another process holds it.
         DivergedError: The loss or a gradient is no number.
         StorageFullError: The disk is full.
     """
@@ -142,10 +142,11 @@ def train(
     def note(run_id: str, plan: Plan, quote: Quote | str) -> None:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # Written aside and renamed: a kill must not leave half of an id, by which the run could not be found.
+            # Written to a temporary file and renamed: a kill must not leave half an id, with which the run could not be
+            # found.
             partial = file.with_name(f".{file.name}")
             partial.write_text(run_id, encoding="ascii")
-            # The bytes before the name: after a power cut the file would else be there, and empty.
+            # Synced before the rename: otherwise the file could exist and be empty after a power cut.
             sync(partial)
             partial.replace(file)
             sync(file.parent)
@@ -156,7 +157,7 @@ def train(
 
 
 def _refuse_nameless_restart() -> None:
-    """A launch without a name that starts again would start its run again."""
+    """Reject the restart of a launch without an id, which would start its run again."""
     if launch_id() is None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         raise RequestError(
             "torchrun has started this launch again, and the launch has no name to find its run by",
@@ -177,17 +178,17 @@ _NOT_INSTALLED: Final = "luthier is not installed on this node: write the file a
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a job file starts: `luthier train` on several machines.
+    """The content of a job file: `luthier train` on several machines.
 
     Attributes:
-        recipe: Where the recipe lies for the nodes.
-        num_nodes: Machines.
-        devices_per_node: Processes on each.
-        hours: After which the job is ended.
-        on_gpus: A GPU for each process; else cores.
+        recipe: Path of the recipe on the nodes.
+        num_nodes: Number of machines.
+        devices_per_node: Processes per machine.
+        hours: Time limit of the job.
+        on_gpus: Whether each process gets a GPU, rather than cores.
         cpus_per_device: Cores for each process.
-        setup: Commands that make `luthier` available on a node; None only checks that it is.
-        home: Where rank 0 keeps the run; None is the node's own.
+        setup: Commands that make `luthier` available on a node; None only checks for it.
+        home: Home for the run on rank 0; None uses the node's own.
         accelerator: SkyPilot's name of the GPU.
         image: Of the container, for Ray.
     """
@@ -205,29 +206,29 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """A name that every system takes: lower-case letters, digits and dashes."""
+        """A name valid on every system: lower-case letters, digits and dashes."""
         return re.sub(r"[^a-z0-9]+", "-", f"luthier-{self.recipe.stem}".lower()).strip("-")[:50]
 
     @property
     def num_devices(self) -> int:
-        """Processes on all machines together."""
+        """Total number of processes."""
         return self.num_nodes * self.devices_per_node
 
 
 def launch_file(system: System, launch: Launch, *, launch_id: str | None = None) -> str:
-    """The text of the job file. launch_id: None makes a new one. Raises RequestError for what the system cannot do."""
+    """The text of the job file. launch_id: None creates one. Raises RequestError for unsupported options."""
     for name, value in (("--nodes", launch.num_nodes), ("--devices", launch.devices_per_node)):
         if value < 1:
             raise RequestError(f"{name} {value}", expected="1 or more", do="correct it")
     if not launch.hours > 0:
         raise RequestError(f"--hours {launch.hours:g}", expected="more than 0", do="correct it")
-    # By this id all processes, and a job submitted again, find the same run.
+    # With this id all processes, and a resubmitted job, find the same run.
     made = launch_id or new_id("launch")
     return {"slurm": _slurm, "skypilot": _skypilot, "ray": _ray}[system](launch, made)
 
 
 def _slurm(launch: Launch, launch_id: str) -> str:
-    # Slurm reads a time of 0 as no limit, so it is at least one minute.
+    # Slurm treats a time of 0 as unlimited, so it is at least one minute.
     minutes = max(1, round(launch.hours * 60))
     gpus = f"#SBATCH --gpus-per-node={launch.devices_per_node}\n" if launch.on_gpus else ""
     home = f"export LUTHIER_HOME={shlex.quote(launch.home)}\n" if launch.home else ""
@@ -359,7 +360,7 @@ def _setup(launch: Launch) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as blocks, as a person would write them."""
+    """Writes multi-line texts as blocks."""
 
 
 def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -28,7 +28,7 @@ def learning_curve_answer(
     *,
     alone: bool,
 ) -> Answer:
-    """Carry it out. alone: whether no other question was asked of the plan at the same time."""
+    """Run it. alone: whether no other option of the plan was given."""
     from luthier.core.errors import RequestError
     from luthier.features.recipes.service import load_recipe
     from luthier.features.training.repeated_runs import learning_curve
@@ -56,12 +56,12 @@ def learning_curve_answer(
 
 
 def show_learning_curve(console: Console, curve: LearningCurve, chart: Path | None = None) -> None:
-    """Points, the law in words, what more rows would buy, what it cost, and how to go on."""
+    """Print points, the fitted law, the effect of more rows, the cost, and how to continue."""
     from luthier.platform.cli.console import facts, make_table, visible
 
     table = make_table(["share of rows", "rows", "validation loss", "hours", "run"], num_text_columns=1)
     for point in curve.points:
-        # Both ends: two parts of one size hold different rows.
+        # Both ends: two parts of equal size contain different rows.
         share = f"{point.part[0]:.2%} to {point.part[1]:.2%}"
         hours = figures.duration(point.hours * 3600)
         table.add_row(share, f"{point.num_rows:,}", figures.number(point.loss), hours, point.run_id)
@@ -79,7 +79,7 @@ def show_learning_curve(console: Console, curve: LearningCurve, chart: Path | No
              f"{figures.between(fit.exponent, figures.number)}; noise of a run {figures.number(fit.noise)} nats"),
             ("answer", fit.words),
         ]  # fmt: skip
-        # Where more rows buy nothing that can be told from noise, figures for them would mislead.
+        # If the effect of more rows is within the noise, figures for it would mislead.
         if fit.word == "useful":
             for gain in fit.gains:
                 loss, bought = (figures.between(value, figures.number) for value in (gain.loss, gain.bought))
@@ -103,7 +103,7 @@ _STYLES = {"overfitted": "yellow", "unstable": "yellow", "still_learning": "yell
 
 
 def show_fit(console: Console, fit: Fit) -> None:
-    """The finding with its numbers, then what to do, each with what asks for it."""
+    """The finding with its numbers, then the remedies, each with its settings."""
     console.print(
         Text.assemble((f"{fit.title}. ", f"bold {_STYLES.get(fit.kind, '')}".strip()), fit.seen), soft_wrap=True
     )

@@ -1,4 +1,4 @@
-"""Use cases: recipes of this machine as jobs: queue, list, pause, resume, cancel, and the worker that runs them.
+"""Use cases: local recipes as jobs: queue, list, pause, resume, cancel, and the worker that runs them.
 
 `carry_out` is an attempt of such a job (`luthier jobs submit`); it runs in the child of a worker.
 """
@@ -33,16 +33,16 @@ _LOOKS: Final = "validate"
 
 
 def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
-    """Queue a recipe; relative paths in it count from `base_dir`. Its rows are read when a worker takes it."""
+    """Queue a recipe; its paths are relative to `base_dir`. Its rows are read when a worker takes it."""
     asked = with_absolute_paths(recipe, base_dir.absolute())
     document = {"recipe": json.loads(asked.model_dump_json(exclude_none=True))}
     return context.jobs.submit(Job(job_id=new_id("job"), kind="train", document=document, run_id=new_id("run")))
 
 
 def ask(context: Context, job_id: str, wish: Wish) -> Job:
-    """Pause or cancel a job; a running one ends its step and writes a checkpoint first.
+    """Pause or cancel a job; a running one finishes its step and writes a checkpoint first.
 
-    Raises NotFoundError, ConflictError, also for a pause of what does not train: it could only start over.
+    Raises NotFoundError, ConflictError, also for pausing a job that does not train: it could only start over.
     """
     if wish == "pause" and (kind := context.jobs.get(job_id).kind) != "train":
         raise ConflictError(
@@ -75,11 +75,11 @@ def work(
     until_idle: bool = False,
     pace: Pace | None = None,
 ) -> int:
-    """Be the worker of that name: take jobs until a stop is requested, or, with `until_idle`, until none is left.
+    """Run the worker of that name: take jobs until a stop is requested, or, with `until_idle`, until none is left.
 
-    Files of new jobs are looked at beside, so that what is wrong with them is known while another job trains.
+    Files of new jobs are validated in parallel, so that errors are known while another job trains.
 
-    Returns how many attempts it made. Raises RequestError for a name that cannot be part of a path, ConflictError where
+    Returns the number of attempts. Raises RequestError for a name that cannot be part of a path, ConflictError if
     another process of this home has that name.
     """
     from luthier.core.system.files import file_lock
@@ -118,10 +118,10 @@ def work(
         _fork_server(context, tell, is_ahead=not until_idle) as fork_server,
     ):
         trains = worker(name, "train", fork_server)
-        # a name of its own: what a worker held when it died it takes back at once, and these two live side by side
+        # a separate name: a restarted worker takes back its jobs at once, and these two run side by side
         looks = worker(f"{name}:{_LOOKS}", _LOOKS, fork_server)
         if until_idle:
-            # The fork server starts with the first job, if there is one.
+            # The fork server starts with the first job, if any.
             return _until_idle(looks, trains, stop_requested)
         if fork_server is not None:
             fork_server.start()
@@ -131,13 +131,13 @@ def work(
 def _fork_server(
     context: Context, tell: Callable[[str], None], *, is_ahead: bool
 ) -> contextlib.AbstractContextManager[ForkServer | None]:
-    """What starts the attempts of a worker from loaded libraries, if the settings want it.
+    """The fork server that starts attempts with preloaded libraries, if enabled.
 
     Args:
         context: The home.
         tell: Called with each line of the worker's log.
-        is_ahead: Whether it is started before there is a job. A job that comes before it is ready then loads its
-            libraries itself, on another core. Otherwise it is loaded for the first job, which waits for it.
+        is_ahead: Whether it is started before there is a job. A job that arrives before it is ready then loads its
+            libraries itself, on another core. Otherwise it is started for the first job, which waits for it.
     """
     from luthier.core.child_process.fork_client import ForkServer
     from luthier.platform.jobs.child import PRELOADED
@@ -148,10 +148,10 @@ def _fork_server(
 
 
 def _until_idle(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:
-    """One lane after the other, until neither has anything left."""
+    """Run one lane after the other, until both are empty."""
     num_done = 0
     while True:
-        # Validated first, since that lane feeds the other; both again, until a round finds nothing.
+        # Validation first, since that lane feeds the other; both are repeated until a round finds nothing.
         num_now = sum(worker.work(stop_requested, until_idle=True) for worker in (looks, trains))
         num_done += num_now
         if num_now == 0 or stop_requested() is not None:
@@ -159,7 +159,7 @@ def _until_idle(looks: Worker, trains: Worker, stop_requested: Callable[[], str 
 
 
 def _side_by_side(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:
-    """Both lanes at once, until a stop is requested; where one ends with an error the other ends, too."""
+    """Run both lanes in parallel until a stop is requested; if one fails, the other ends as well."""
     ended = Event()
 
     def stop() -> str | None:
@@ -169,7 +169,7 @@ def _side_by_side(looks: Worker, trains: Worker, stop_requested: Callable[[], st
         try:
             return worker.work(stop)
         finally:
-            # In `finally`: also an error must end the other lane, else this process would wait for it for ever.
+            # In `finally`: an error must also end the other lane, otherwise this process would wait for it forever.
             ended.set()
 
     with ThreadPoolExecutor(1, thread_name_prefix=_LOOKS) as pool:
@@ -180,10 +180,10 @@ def _side_by_side(looks: Worker, trains: Worker, stop_requested: Callable[[], st
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Begin the run of the job, or go on with it where an earlier attempt has begun it.
+    """Begin the run of the job, or resume it if an earlier attempt has begun it.
 
     Raises:
-        RequestError: The recipe, its rows or its model are wrong, or have changed since the run began.
+        RequestError: the recipe, its rows or its model are wrong, or have changed since the run began.
         DivergedError: The loss or a gradient is no number.
         StorageFullError: The disk is full.
     """
@@ -195,7 +195,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
         recipe = Recipe.model_validate_json(json.dumps(job.document["recipe"]))
         outcome = training.train(context, recipe, base_dir=Path(), run_id=job.run_id)
     else:
-        if status == "succeeded":  # the attempt before died between the end of its run and its last word
+        if status == "succeeded":  # the previous attempt died after its run ended and before it reported
             return Outcome(status="succeeded")
         outcome = training.resume(context, job.run_id)
     return Outcome(status="paused" if outcome.record.status == "paused" else "succeeded")

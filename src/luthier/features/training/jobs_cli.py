@@ -1,4 +1,4 @@
-"""`luthier jobs`: the queue, and `luthier worker`, which empties it."""
+"""`luthier jobs`: the queue, and `luthier worker`, which processes it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def list_jobs(
 
 
 def show(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Show one job: how far it is, who works on it, why it failed."""
+    """Show one job: progress, worker, and the reason of a failure."""
     from luthier.features.training import jobs
 
     with open_context(home) as context:
@@ -56,7 +56,7 @@ def show(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = No
 
 
 def cancel(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Cancel a job; a running one ends its step first."""
+    """Cancel a job; a running one finishes its step first."""
     from luthier.features.training import jobs
 
     with open_context(home) as context:
@@ -72,7 +72,7 @@ def pause(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = N
 
 
 def resume(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Queue a paused or failed job again: it goes on from its last checkpoint."""
+    """Queue a paused or failed job again: it resumes from its last checkpoint."""
     from luthier.features.training import jobs
 
     with open_context(home) as context:
@@ -105,13 +105,13 @@ def worker(
             f"{AGAIN}"
         )
 
-    # Rows and weights that a worker writes are readable for its user alone.
+    # Rows and weights written by a worker are readable only by its user.
     with private_files(), open_context(home) as context, stop_signals(notice) as stop_requested:
-        # One worker a machine by default: the same name takes its own jobs back after a crash.
+        # One worker per machine by default: the same name takes back its jobs after a crash.
         name = name or platform.node()
         tell = teller(context.settings.log_format, name)
         num_attempts = jobs.work(context, name, stop_requested=stop_requested, tell=tell, until_idle=until_idle)
-    # A job that was put back and taken again counts twice.
+    # A job that was requeued and taken again counts twice.
     document = {"num_attempts": num_attempts}
     return Answer(as_json, document, lambda console: console.print(f"attempts made: {num_attempts:,}"))
 
@@ -134,7 +134,7 @@ def _show(console: Console, job: Job) -> None:
         ("step", f"{job.step:,}"),
         ("attempts", f"{job.attempt:,}"),
     ]
-    # A job that waits has no worker.
+    # A waiting job has no worker.
     if job.worker is not None:
         rows.append(("worker", job.worker))
     if job.error is not None:

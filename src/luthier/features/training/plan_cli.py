@@ -49,7 +49,7 @@ ChartOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """All that was asked of a recipe before it is run."""
+    """The answer of `luthier plan`: plan, prediction and comparisons."""
 
     plan: Plan
     quote: Quote
@@ -84,7 +84,7 @@ def plan(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Read and check all rows, and say what will be trained, how long it takes, and what it costs.
+    """Read and check all rows, and show what will be trained, how long it takes, and what it costs.
 
     With --all every value of the plan with its source and reason, and the whole quote: memory part by part, time,
     money and energy, each with the range in which it is expected to lie.
@@ -97,7 +97,7 @@ def plan(
     if is_curved:
         from luthier.features.training.format import learning_curve_answer
 
-        # A learning curve trains on this machine, so options about other devices make no sense with it.
+        # A learning curve trains on this machine, so options for other devices do not apply.
         alone = not (on or is_probed or is_compared or is_spot or is_advised)
         return learning_curve_answer(recipe, overrides or (), budget_hours, prices, chart, as_json, home, alone=alone)
     _refuse_budget_alone(budget_hours)
@@ -143,13 +143,13 @@ def _make(
     # Names, prices and the recipe are checked before rows are read, which may take minutes.
     table, asked = load_prices(prices), load_recipe(recipe, overrides)
     for name in names:
-        # For its error alone: a device without a price is refused now.
+        # Only for its error: a device without a price is rejected now.
         table.usd_per_hour(quotes.device_for(context, name).name, market=market)
     prepared = prepare(context, asked, base_dir=recipe.absolute().parent, prices=prices)
     options: tuple[Option, ...] = ()
     if is_compared:
         options = quotes.compare_options(context, prepared, on=names, prices=table, market=market, is_probed=is_probed)
-    # With --compare the quote itself is of the first device.
+    # With --compare the quote itself is for the first device.
     first = names[0] if names else None
     # With --compare the comparison has run the probe already.
     quote = quotes.quote_of(
@@ -207,7 +207,7 @@ def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
         show_advice(console, made.advice)
     if made.chart is not None:
         console.print(f"chart {made.chart}", soft_wrap=True)
-    # Nothing where no split stands behind the rows.
+    # Empty if the rows have no split.
     if proved := coverage(made.plan.data):
         console.print(proved, soft_wrap=True)
     console.print(f"plan {made.plan.hash}", soft_wrap=True)
@@ -216,7 +216,7 @@ def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
 
 
 def _show_summary(console: Console, made: _Made) -> None:
-    """The plan in some ten lines, each at most as wide as a terminal wraps well."""
+    """The plan in about ten lines that fit a terminal."""
     from luthier.features.planning.format import plan_lines, quote_lines, show_changes
     from luthier.platform.cli.console import visible
 

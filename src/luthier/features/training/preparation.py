@@ -1,6 +1,6 @@
 """Before the first step of a run: warnings about its rows, and whether its weights are sharded.
 
-Weights are sharded over the processes if the recipe says so, or if a whole copy would not fit.
+Weights are sharded over the processes if the recipe says so, or if a full copy would not fit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
-    """What a person should know of the rows before the first step; the report shows it, too."""
+    """Warnings about the rows before the first step; also shown in the report."""
     data, found = plan.data, []
     general = (data.replay.rows, data.replay.held_out) if data.replay else ()
     for profile in filter(None, (data.train, data.validation, data.held_out, *general)):
@@ -58,9 +58,9 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
 
 
 def is_spread(plan: Plan, world: World, emit: EventSink) -> bool:
-    """The same answer on all ranks; where `auto` spreads, a warning says why.
+    """Whether to shard, the same on all ranks; with `auto`, a warning gives the reason.
 
-    Raises RecipeError where spreading is asked for and the plan's method or objective cannot.
+    Raises RecipeError if sharding is requested but the method or objective does not support it.
     """
     from luthier.core.errors import RecipeError
     from luthier.ml.training.sharding import refuse_unspreadable
@@ -70,7 +70,7 @@ def is_spread(plan: Plan, world: World, emit: EventSink) -> bool:
         refuse_unspreadable(plan)
     if world.size == 1 or asked != "auto":
         return asked == "fsdp" and world.size > 1
-    # Rank 0 decides for all: predictions from each rank's own measurements could differ, and the ranks would then wait
+    # Rank 0 decides for all: predictions from each rank's own measurements could differ, and the ranks would then block
     # in different collective calls.
     reason = world.broadcast_text(_too_large(plan, world.local_size) or "" if world.is_first else "")
     if not reason:
@@ -86,7 +86,7 @@ def is_spread(plan: Plan, world: World, emit: EventSink) -> bool:
 
 
 def _too_large(plan: Plan, num_local: int) -> str | None:
-    """Why a whole copy of the run would not fit on each device of this machine, in words; None where it does."""
+    """Why a full copy of the run does not fit on each device of this machine; None if it does."""
     from luthier.ml.charts import figures
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning import hardware
@@ -97,7 +97,7 @@ def _too_large(plan: Plan, num_local: int) -> str | None:
 
     try:
         device = this_machine(hardware.measure())
-    except RequestError:  # an accelerator that no table knows: nothing can be said
+    except RequestError:  # an unknown accelerator: no prediction
         return None
     device = _share_of(device, num_local)
     memory = predict_memory(workload_of(plan, read_structure(plan.base_model.path), device), device)
@@ -108,7 +108,7 @@ def _too_large(plan: Plan, num_local: int) -> str | None:
 
 
 def _share_of(device: Device, num_local: int) -> Device:
-    """A device as one of several processes has it: accelerators are their own, a CPU's memory is shared."""
+    """A device from the view of one of several processes: accelerators are exclusive, a CPU's memory is shared."""
     if not device.is_cpu:
         return device
     return device.model_copy(update={"memory_bytes": device.memory_bytes // num_local})

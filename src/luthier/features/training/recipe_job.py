@@ -25,15 +25,15 @@ from luthier.platform.jobs.records import Job
 from luthier.platform.processes.process import Outcome
 
 ASKED: Final = "asked"
-"""Where the document of such a job holds the recipe, as it was asked for."""
+"""The key of the requested recipe in the job document."""
 
 
 def start(context: Context, caller: Caller, recipe: Mapping[str, Any]) -> Job:
-    """Queue a recipe; `run_id` of the job is the run that it makes, which has a record once it trains.
+    """Queue a recipe; the `run_id` of the job is that of its run, which has a record once it trains.
 
-    What can be told without reading rows is told here: keys and values, files and models that are not there. Rows are
-    read before it waits for its turn to train: what is wrong with them ends the job. `files.references.plan_of` tells
-    that before anything is queued.
+    Errors that can be detected without reading rows are raised here: keys, values, missing files and models. Rows are
+    validated before the job waits to train: errors end the job. `files.references.plan_of` detects them before anything
+    is queued.
 
     Raises RequestError, and RecipeError with all wrong places.
     """
@@ -54,9 +54,9 @@ def start(context: Context, caller: Caller, recipe: Mapping[str, Any]) -> Job:
 
 
 def checked(context: Context, project_id: str, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The recipe as plain JSON without what it leaves open, and the name of its base model on this machine.
+    """The recipe as plain JSON without unset keys, and the name of its base model on this machine.
 
-    Raises RequestError for files and models that are not there, RecipeError for keys and values.
+    Raises RequestError for missing files and models, RecipeError for keys and values.
     """
     from luthier.features.recipes.service import recipe_from
 
@@ -65,7 +65,7 @@ def checked(context: Context, project_id: str, recipe: Mapping[str, Any]) -> tup
         recipe, file=lambda place, value: names.stored(place, value).file_id, model=names.model, run=names.run
     )
     complete = recipe_from(document, base_dir=Path())
-    # A round trip makes a deep copy of plain JSON types; the job must not change with the caller's mapping.
+    # A round trip makes a deep copy of plain JSON types, so that the job does not change with the caller's mapping.
     asked: dict[str, Any] = json.loads(json.dumps(recipe))
     return _without_nothing(asked), complete.base_model
 
@@ -79,29 +79,29 @@ def _without_nothing(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Do what the lane of the job says: look at its rows, or train. What is wrong with them is an outcome, too."""
+    """Run the lane of the job: validate its rows, or train. Invalid rows are also an outcome."""
     names = FileReferences(context, job.project_id)
     try:
         with library_words_hidden():
             recipe = _recipe_of(context, job, names)
             return _validate(context, recipe) if job.lane == "validate" else _train(context, job, recipe)
     except (StorageFullError, UnreachableError):
-        raise  # no fault of the job: it is tried again
+        raise  # not the job's fault: it is retried
     except LuthierError as error:
         return Outcome(status="failed", error=redact_paths(error.as_json(), names.path_labels))
 
 
 def model_id(job: Job) -> str:
-    """What the outcome of the job is called: `ft:BASE:PROJECT::ID`, the id made from that of the job."""
+    """The name of the job's model: `ft:BASE:PROJECT::ID`, with an id derived from that of the job."""
     return f"ft:{job.document[ASKED]['base_model']}:{job.project_id}::{sha256_bytes(job.job_id.encode())[:10]}"
 
 
 def _recipe_of(context: Context, job: Job, names: FileReferences) -> Recipe:
-    """The recipe with files of the job's own, which stay when the project deletes those that were named."""
+    """The recipe with copies of its files for the job, which remain when the project deletes the originals."""
     from luthier.features.recipes.service import recipe_from
 
     def own(_: str, file_id: Any) -> str:
-        # Copied before it is read: a project that deletes the file later must not break a resume.
+        # Copied before reading: a resume must work even if the project deletes the file later.
         path = str(own_copy(context, job, str(file_id), str(file_id)))  # so that errors of rows name it by its id
         names.shown[path] = str(file_id)
         return path
@@ -114,7 +114,7 @@ def _recipe_of(context: Context, job: Job, names: FileReferences) -> Recipe:
 
 
 def _validate(context: Context, recipe: Recipe) -> Outcome:
-    """All that can be found out without training: formats, masks, lengths, leaks, and the plan itself."""
+    """All checks without training: formats, masks, lengths, leaks, and the plan itself."""
     from luthier.features.planning.service import prepare
 
     plan = prepare(context, recipe, base_dir=Path("/")).plan
@@ -122,7 +122,7 @@ def _validate(context: Context, recipe: Recipe) -> Outcome:
 
 
 def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
-    """Begin the run of the job, or go on with it where an earlier attempt has begun it."""
+    """Begin the run of the job, or resume it if an earlier attempt has begun it."""
     from luthier.features.training import service as training
 
     try:
@@ -138,7 +138,7 @@ def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
 
 
 def _keep_model(context: Context, job: Job, record: RunRecord) -> str:
-    """Make the outcome a model that can be asked by name; may be done over again."""
+    """Register the result as a model that is available by name; idempotent."""
     assert record.result is not None
     assert record.result.adapter_path is not None
     made = context.tuned_models.add(

@@ -1,7 +1,7 @@
 """Use cases: the same recipe on shares of its rows (learning curve), or with other seeds.
 
-Each is a run like any other: it is kept, can be resumed, and is found again by the hash of its plan, so a second call
-costs nothing and a killed one goes on. Held-out rows are never touched: the learning curve is of the validation loss.
+Each is an ordinary run: it is stored, can be resumed, and is found again by the hash of its plan, so a second call
+costs nothing and a killed one resumes. Held-out rows are not used: the learning curve shows the validation loss.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _USUAL_VALIDATION: Final = 0.1
 
 @dataclass
 class _Curve:
-    """What is known while the runs go on."""
+    """The state during the runs."""
 
     points: list[CurvePoint]
     spent_seconds: float = 0.0
@@ -56,16 +56,16 @@ def learning_curve(
 ) -> LearningCurve:
     """Train a recipe on shares of its rows, smallest first, and fit a power law to the validation losses.
 
-    hours: for all runs together, those of earlier calls too; the largest share is halved until the prediction keeps to
-    it, and at the cap the run under way pauses. None: no cap.
+    hours: for all runs together, including those of earlier calls; the largest share is halved until the prediction
+    fits, and at the cap the current run pauses. None: no cap.
 
-    Raises RequestError for too few rows or hours, and for a recipe that asks for a part already; what `prepare` and
-    training raise.
+    Raises RequestError for too few rows or hours, and for a recipe that already selects a subset; and errors of
+    `prepare` and training.
     """
     recipe, notes = _ready(with_absolute_paths(recipe, base_dir.absolute()))
-    # All rows are checked before the first share is trained on.
+    # All rows are checked before training on the first share.
     whole = prepare(context, recipe, base_dir=Path(), prices=prices)
-    # A training takes as long as it has rows, so the shares add up.
+    # Training time is proportional to the rows, so the shares add up.
     planned = quote_of(context, whole).prediction.hours.times(sum(end - start for start, end in PARTS))
     share = _share(planned, hours, whole.plan.data.train.num_examples)
     if share < 1:
@@ -73,7 +73,7 @@ def learning_curve(
     curve = _Curve([])
     for start, end in PARTS:
         _one(context, recipe, (start * share, end * share), curve, hours=hours, prices=prices)
-        # The points so far are a curve as well, if a shorter one.
+        # The points so far are a curve as well, though a shorter one.
         if curve.paused_because is not None:
             break
     assert whole.plan.data.validation is not None, "it was asked for above"
@@ -91,7 +91,7 @@ def learning_curve(
 
 
 def _ready(recipe: Recipe) -> tuple[Recipe, list[str]]:
-    """The recipe with validation rows and without a budget of its own, and what was changed for that."""
+    """The recipe with validation rows and without a budget, and notes on the changes."""
     from luthier.ml.training.objectives.rules import rules_of
 
     notes = []
@@ -105,7 +105,7 @@ def _ready(recipe: Recipe) -> tuple[Recipe, list[str]]:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": _USUAL_VALIDATION})})
         notes.append(f"the recipe names no validation rows: {_USUAL_VALIDATION:.0%} of its training rows serve as such")
     if recipe.budget is not None:
-        # A cap on each run would cut the large shares short and bend the curve.
+        # A cap on each run would truncate the large shares and bend the curve.
         recipe = recipe.model_copy(update={"budget": None})
         notes.append("the recipe's budget is for the run itself: it does not count here")
     if recipe.objective is not None and rules_of(recipe.objective.name).learns_preferences:
@@ -114,13 +114,13 @@ def _ready(recipe: Recipe) -> tuple[Recipe, list[str]]:
 
 
 def _share(planned: Estimate, hours: float | None, num_rows: int) -> float:
-    """The largest share of the rows that the hours hold runs on: 1, or halves of it."""
+    """The largest share of the rows that fits into the hours: 1, or halves of it."""
     if hours is not None and not (math.isfinite(hours) and hours > 0):
         raise RequestError(
             f"--budget-hours {hours}", expected="a finite number above 0", do="write for example: --budget-hours 1"
         )
     share = 1.0
-    # Halves keep the shares nested, so runs of an earlier, larger budget are found again by the hash of their plans.
+    # Halving keeps the shares nested, so runs of an earlier, larger budget are found again by the hash of their plans.
     while hours is not None and planned.value * share > hours:
         share /= 2
     smallest = num_rows * share * PARTS[0][1]
@@ -145,12 +145,12 @@ def _one(
     hours: float | None,
     prices: Path | None,
 ) -> None:
-    """Train one share, or find the run that did; adds its point, or why there is none."""
+    """Train one share, or find its existing run; adds its point, or why there is none."""
     began = time.perf_counter()
     asked = recipe.model_copy(update={"data": recipe.data.model_copy(update={"part": part})})
     prepared = prepare(context, asked, base_dir=Path(), prices=prices)
     plan = _few_validations(prepared.plan)
-    # The hash covers data and settings but not the budget, so that a run is found whatever its cap was.
+    # The hash covers data and settings but not the budget, so that a run is found regardless of its cap.
     record = _known(context, plan)
     before = _spent_seconds(context, record)
     left = None if hours is None else hours * 3600 - curve.spent_seconds - before
@@ -159,7 +159,7 @@ def _one(
             curve.paused_because = f"budget of {hours:g} h for the learning curve is spent"
             return
         record = _train(context, replace(prepared, plan=plan), record, began, before, left, prices, curve)
-    # Also of runs that were found: what earlier calls have spent counts.
+    # Also for existing runs: the spend of earlier calls counts.
     curve.spent_seconds += _spent_seconds(context, record)
     if record is None or record.result is None or record.status != "succeeded":
         return
@@ -186,8 +186,8 @@ def _train(
     prices: Path | None,
     curve: _Curve,
 ) -> RunRecord | None:
-    """Start or go on with the run of a share, with what is left of all hours; the record it ends with."""
-    # A run's cap counts from its own beginning, hence what it has already spent is added to what is left.
+    """Start or resume the run of a share with the remaining hours; returns its final record."""
+    # A run's cap counts from its own beginning, hence its previous spend is added to the remaining hours.
     cap = None if left is None else BudgetRecipe(hours=(before + left) / 3600)
     try:
         if record is not None:
@@ -206,8 +206,8 @@ def _train(
 
 
 def _few_validations(plan: Plan) -> Plan:
-    """The plan with four validations a run: in a short run more of them would cost more than the steps."""
-    # What the recipe asks for is kept.
+    """The plan with four validations per run: in a short run more of them would cost more than the steps."""
+    # An explicit setting of the recipe is kept.
     if plan.sources["training.validate_every_steps"].source == "asked":
         return plan
     every = max(1, math.ceil(plan.training.num_steps / _VALIDATIONS_A_RUN))
@@ -221,7 +221,7 @@ def _few_validations(plan: Plan) -> Plan:
 
 
 def _known(context: Context, plan: Plan) -> RunRecord | None:
-    """The run of this very plan: one that is done, else the newest."""
+    """The run of exactly this plan: a finished one, otherwise the newest."""
     # `list` is newest first.
     found = [record for record in context.runs.list() if record.plan_hash == plan.hash]
     return next((record for record in found if record.status == "succeeded"), found[0] if found else None)
@@ -247,7 +247,7 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
     """The runs of the recipe of `run_id` with the next `num` seeds, in their order.
 
     Raises:
-        ConflictError: One of them ends without trained weights, or base model, rows or teacher have changed since.
+        ConflictError: one of them ends without trained weights, or base model, rows or teacher have changed since.
         DivergedError: The loss of one is no number.
         StorageFullError: The disk is full.
     """
@@ -256,11 +256,11 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
 
     plan = context.runs.plan(run_id)
     data, found = plan.recipe.data, []
-    # Without a file of general rows to judge by, some of those that are replayed are taken out.
+    # Without a file of general rows for evaluation, some of the replayed rows are held out.
     takes_general = data.replay is not None and not isinstance(data.replay.held_out, str)
     takes_own = any(isinstance(share, float) for share in (data.validation, data.held_out))
     if data.split_seed is None and (takes_own or takes_general):
-        # Else another seed would be another split, and learn rows that are held out here.
+        # Otherwise another seed would be another split and train on rows that are held out here.
         data = data.model_copy(update={"split_seed": plan.training.seed})
     for seed in range(plan.training.seed + 1, plan.training.seed + 1 + num):
         training = (plan.recipe.training or TrainingRecipe()).model_copy(update={"seed": seed})
@@ -271,8 +271,8 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
         if known is None:
             began = time.perf_counter()
             prepared = prepare(context, recipe, base_dir=Path())
-            prepare_again(context, plan, ready=prepared)  # refuses other content at the same paths
-            # Not judged here: the caller judges all seeds together.
+            prepare_again(context, plan, ready=prepared)  # rejects other content at the same paths
+            # Not evaluated here: the caller evaluates all seeds together.
             prepared = replace(prepared, held_out=None, replay_held_out=None)
             record = train_prepared(context, prepared, began=began).record
             if record.status != "succeeded" or record.result is None or record.result.adapter_path is None:
@@ -291,9 +291,9 @@ def _content_of(plan: Plan) -> tuple[Recipe, object]:
 
 
 def _content(recipe: Recipe, plan: Plan) -> tuple[Recipe, object]:
-    """What a recipe trains: with digests of the plan in place of names, since content at one place may change.
+    """A key for what a recipe trains: digests of the plan instead of names, since content at a path may change.
 
-    Not the plan itself, which also holds what this machine can do: another day may change that.
+    Not the plan itself, which also depends on the capabilities of this machine.
     """
     from luthier.features.planning.service import profiles
 

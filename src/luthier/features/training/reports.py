@@ -1,4 +1,4 @@
-"""Use case: write the report of a run from what the store knows of it."""
+"""Use case: write the report of a run from the store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_run_report(
 ) -> Path | None:
     """Write `report.html` and `report.json` into the run's folder; returns the path of the page.
 
-    draws_page: false writes `report.json` alone and returns None; `report_updates` draws the page when asked to.
+    draws_page: false writes only `report.json` and returns None; `report_updates` creates the page on request.
     """
     from luthier.ml.evaluation.report import write_report
 
@@ -50,12 +50,13 @@ def write_run_report(
 
 
 def drawn_answers(folder: Path) -> list[dict[str, Any]]:
-    """Of the first, the middle and the last step that kept answers, those to its first prompt; none where none did.
+    """Saved answers to the first prompt of the first, the middle and the last step with answers; empty if there are
+    none.
 
-    A file that cannot be read is left out: the page must not fail of it.
+    An unreadable file is skipped: the page must not fail because of it.
     """
     files = sorted((folder / "samples").glob("step-*.jsonl"))
-    # A dict instead of a set: it drops repeats but keeps the order. Names are zero-padded, so sorting is by step.
+    # A dict instead of a set: it removes duplicates but keeps the order. Names are zero-padded, so sorting is by step.
     chosen = dict.fromkeys(files[i] for i in (0, len(files) // 2, -1)) if files else {}
     found: list[dict[str, Any]] = []
     for file in chosen:
@@ -67,7 +68,7 @@ def drawn_answers(folder: Path) -> list[dict[str, Any]]:
 
 
 def _shown(prepared: Prepared) -> Preview:
-    """The first training row as the model gets it; of packed texts the first piece of the first block."""
+    """The first training row in the model's format; for packed texts the first piece of the first block."""
     from luthier.ml.data.tokenise.packing import piece_of
     from luthier.ml.data.tokenise.preview import preview, preview_head_row
 

@@ -1,7 +1,7 @@
 """Use case: train a recipe, or resume a run that was paused or killed. Ends with a verdict and a report.
 
 The loss of the first step is stored, so that it can be compared with that of another program. The final evaluation uses
-what is left of the budget.
+the remaining budget.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ if TYPE_CHECKING:
 
 
 def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | None:
-    """What the first step computed before its update, beside the examples that it computed it on.
+    """The measures of the first step before its update, and its examples.
 
-    events: what was measured in step 1. None where no step was done.
+    events: the measures of step 1. None if there was no step.
     """
     first = next((event for event in events if isinstance(event, StepDone) and event.step == 1), None)
     if first is None:
         return None
     from luthier.features.planning import batch_schedules as schedules
 
-    # which examples make up a step does not depend on how they are cut into micro-batches
+    # the examples of a step do not depend on its split into micro-batches
     batches = schedules.of_training(prepared, shares_prefix=False).step(0)
     units = [prepared.trained_units[index] for index in sorted(index for batch in batches for index in batch)]
-    # The loss of the task alone leaves out replayed rows, so the examples beside it must, too.
+    # The task loss excludes replayed rows, so the examples must exclude them as well.
     if TASK_LOSS in first.measures:
         units = [unit for unit in units if not unit[0].is_replayed]
     training, objective = prepared.plan.training, prepared.plan.objective
@@ -84,7 +84,7 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
             if objective.loss_weighting == "dft"
             else objective.loss_weighting or ("token" if objective.loss_unit else None)
         ),
-        # what a step draws for its prompts is known only once it was drawn
+        # sampled answers are known only after sampling
         num_trained_tokens=first.num_trained_tokens if objective.draws else num_learned,
         precision=training.precision,
         example_ids=tuple(dict.fromkeys(row.id for unit in units for row in unit)),
@@ -94,7 +94,7 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
 
 
 def _dropouts(folder: Path) -> list[str]:
-    """The dropouts that a model's own config asks for: `config.attention_dropout`."""
+    """The dropout settings of a model's config: `config.attention_dropout`."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # Multimodal models keep the language model's settings in a nested config.
     nested = config.get("text_config")
@@ -110,10 +110,10 @@ def _positive(config: Mapping[str, Any]) -> set[str]:
 def judge_within(
     context: Context, run_id: str, prepared: Prepared, result: TrainResult, meter: Meter
 ) -> tuple[Evaluation | None, TrainResult]:
-    """Judge a trained run with what is left of its budget; the result is `paused` where that is not enough.
+    """Evaluate a trained run with the remaining budget; the result is `paused` if that is not enough.
 
-    Nobody knows beforehand how long judging takes, so it is stopped at the first batch of answers after the cap; from
-    then on it is known to take at least that long.
+    The duration of an evaluation is unknown in advance, so it is stopped at the first batch of answers after the cap;
+    from then on that time is a known lower bound.
     """
     from luthier.features.evaluations.service import judge_run
     from luthier.ml.training import device
@@ -121,7 +121,7 @@ def judge_within(
     reason = meter.refuses("judging")
     if reason is None:
         meter.begin("judging")
-        # The peak of judging by itself: that of training would hide it.
+        # The peak memory of the evaluation alone: that of training would hide it.
         device.forget_peaks(prepared.plan.training.device)
         try:
             with stop_signals(lambda: _judging_notice(run_id)) as stop_requested:
@@ -152,15 +152,15 @@ _LOCK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class TrainOutcome:
-    """A run that has ended for now.
+    """A run that has ended or is paused.
 
     Attributes:
         record: As it is stored.
         plan: Of the run.
-        evaluation: Where held-out rows were judged.
-        warnings: That came up while it trained.
-        go_on: The command that resumes it, where it is paused.
-        forecast: What was predicted of it beside what it took.
+        evaluation: Set if held-out rows were evaluated.
+        warnings: Raised during training.
+        go_on: The command that resumes it, if it is paused.
+        forecast: Predicted and actual cost.
     """
 
     record: RunRecord
@@ -171,7 +171,7 @@ class TrainOutcome:
     forecast: Forecast | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The document that `luthier train --json` ends with; units are in the names."""
+        """The final document of `luthier train --json`; names contain units."""
         result = self.record.result
         document: dict[str, Any] = {
             "run_id": self.record.run_id,
@@ -215,17 +215,17 @@ def train(
 
     Args:
         context: The home.
-        recipe: What is trained.
-        base_dir: From which relative paths in the recipe count.
-        prices: A file whose entries replace those of the price table.
-        show_plan: Called before anything is trained, with run id, plan and prediction (or why there is none).
-        run_id: Of the run, where it was named before; None makes a new one.
+        recipe: The recipe.
+        base_dir: Folder for relative paths in the recipe.
+        prices: A file whose entries override those of the price table.
+        show_plan: Called before training, with run id, plan and prediction (or why there is none).
+        run_id: Of the run, if already assigned; None creates one.
         launcher: The processes that train it; None is this one.
-        listener: Called with each event once it is in the store, and before the checkpoint that makes it final.
+        listener: Called with each event once it is stored, and before the checkpoint that makes it final.
 
     Raises:
-        RequestError: Before anything is trained: what `planning.service.make_plan` lists, and a plan that the
-            launcher's processes cannot share.
+        RequestError: before training: errors of `planning.service.make_plan`, and a plan that the launcher's processes
+            cannot share.
         DivergedError: The loss or a gradient is no number; the last good weights are in a checkpoint.
         StorageFullError: The disk is full.
     """
@@ -233,7 +233,7 @@ def train(
     # Absolute, so that the run can be resumed from any other folder.
     prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
     if launcher is not None and launcher.num_processes > 1:
-        # Money and energy are those of all devices together.
+        # Money and energy are totals of all devices.
         plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=launcher.num_processes)
         prepared = replace(prepared, plan=plan)
     return train_prepared(
@@ -260,12 +260,12 @@ def train_prepared(
     listener: EventSink | None = None,
     draws_page: bool = True,
 ) -> TrainOutcome:
-    """Train what is ready, as `train` does; it is judged where `prepared` holds held-out rows.
+    """Train prepared data as `train` does; evaluates if `prepared` contains held-out rows.
 
     Args:
         context: The home.
         prepared: The plan and its rows.
-        began: When the work on it began, by `time.perf_counter`; time is billed from then on.
+        began: Start of the work, by `time.perf_counter`; time is billed from then on.
         prices: As for `train`.
         show_plan: As for `train`.
         run_id: As for `train`.
@@ -279,7 +279,7 @@ def train_prepared(
         StorageFullError: The disk is full.
     """
     launcher = launcher or InProcessLauncher()
-    # Before the record: a refused recipe leaves no run behind.
+    # Before the record: a rejected recipe leaves no run behind.
     launcher.check(prepared.plan)
     run_id, now = run_id or new_id("run"), datetime.now(UTC).isoformat(timespec="seconds")
     record = RunRecord(
@@ -293,13 +293,13 @@ def train_prepared(
         num_steps=prepared.plan.training.num_steps,
     )
     with _held(context, run_id) as lock:
-        # Under the lock: a run in the store without a holder would be taken as killed.
+        # Under the lock: a run in the store without a lock holder would be treated as killed.
         context.runs.create(record, prepared.plan)
         quote = save_quote(context, run_id, prepared, prices, num_devices=launcher.num_processes)
         if show_plan is not None:
             show_plan(run_id, prepared.plan, quote)
         folder = context.settings.run_folder(run_id)
-        # Reading rows is paid for as well, and came before there was a meter.
+        # Reading rows is also billed, and happened before the meter existed.
         with metered(folder, prepared.plan, seconds_before=time.perf_counter() - began) as meter:
             return _carry_out(context, run_id, prepared, meter, launcher, lock, listener, draws_page=draws_page)
 
@@ -316,26 +316,26 @@ def resume(
     ready: Prepared | None = None,
     draws_page: bool = True,
 ) -> TrainOutcome:
-    """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
+    """Resume a run from its newest intact checkpoint; the result equals that of an uninterrupted run.
 
     Args:
         context: The home.
         run_id: Of the run.
-        budget: Caps that replace those of the run, counted from its beginning.
+        budget: Caps that override those of the run, counted from its beginning.
         prices: As for `train`; without them the run keeps its rates.
-        is_judged: False leaves the held-out rows alone.
+        is_judged: False skips the evaluation on held-out rows.
         launcher: As for `train`, not necessarily the one that began.
         listener: As for `train`.
-        ready: The prepared data, where this process has it already.
+        ready: The prepared data, if this process already has it.
         draws_page: As for `train_prepared`.
 
     Raises:
-        NotFoundError: No such run.
-        ConflictError: It is done, another process works on it, or its base model or rows have changed.
-        RequestError: Its budget leaves nothing to go on with.
+        NotFoundError: there is no such run.
+        ConflictError: it is done, another process holds it, or its base model or rows have changed.
+        RequestError: its budget is used up.
     """
     launcher = launcher or InProcessLauncher()
-    context.runs.get(run_id)  # before the lock, which would make a folder for a run that is not there
+    context.runs.get(run_id)  # before the lock, which would create a folder for a run that does not exist
     with _held(context, run_id) as lock:
         # Read under the lock: the process that held it before may have finished the run.
         record = context.runs.get(run_id)
@@ -350,7 +350,7 @@ def resume(
         )
         launcher.check(plan)
         with metered(context.settings.run_folder(run_id), plan) as meter:
-            # Judging and the report may be all that is missing, and they may run over a spent budget.
+            # Evaluation and report may be all that is missing, and they may exceed a spent budget.
             is_trained = record.result is not None and record.result.adapter_path is not None
             refuse_spent(run_id, meter, training_is_done=is_trained)
             # Preparation is billed as well, and starts after the check for a spent budget.
@@ -358,14 +358,14 @@ def resume(
             prepared = prepare_again(context, plan, ready=ready)
             if not is_judged:
                 prepared = replace(prepared, held_out=None)
-            # Only now, when the rows and the base model have proved to be the same.
+            # Only now, after the rows and the base model were verified to be the same.
             context.runs.set_budget(run_id, plan)
             return _carry_out(context, run_id, prepared, meter, launcher, lock, listener, draws_page=draws_page)
 
 
 @contextmanager
 def _held(context: Context, run_id: str) -> Iterator[int]:
-    """No two processes on one run; the lock goes when its holder dies, however it dies. Yields its descriptor."""
+    """The exclusive lock of a run, released when its holder dies, however it dies. Yields its descriptor."""
     from luthier.core.system.files import file_lock
 
     lock = context.settings.run_folder(run_id) / "lock"
@@ -384,7 +384,7 @@ def _carry_out(
     *,
     draws_page: bool,
 ) -> TrainOutcome:
-    """Train, judge, report; the record in the store says at each moment how far it is, and at the end why it ended."""
+    """Train, evaluate, report; the stored record always shows the current state, and finally why the run ended."""
     from luthier.features.training.reports import write_run_report
     from luthier.ml.training.budget import remaining
     from luthier.ml.training.fit import diagnose
@@ -392,10 +392,10 @@ def _carry_out(
     warnings: list[str] = []
     try:
         result = launcher.train(context, run_id, prepared, meter, recorder(context, run_id, warnings, listener), lock)
-        # the loss of drawn answers lies near 0 whatever is learned: it says nothing of how they fit
+        # the loss of sampled answers is near 0 whatever is learned, so it does not show the fit
         if result.status == "succeeded" and not prepared.plan.objective.draws:
             result = result.model_copy(update={"fit": diagnose(prepared.plan, context.runs.events(run_id))})
-        # Also of a run that is paused: whether it began as expected tells a wrong set-up from a bad rate.
+        # Also for a paused run: whether it began as expected distinguishes a wrong set-up from a bad learning rate.
         first = first_step_of(prepared, context.runs.at_steps(run_id, [1]))
         result = result.model_copy(update={"first_step": first})
         _keep_files(context, run_id, result)
@@ -414,18 +414,18 @@ def _carry_out(
         ).model_copy(update={"status": result.status})
         report = write_run_report(context, record, prepared, evaluation, draws_page=draws_page)
     except BaseException as error:
-        # KeyboardInterrupt and SystemExit are the wish of somebody to stop, not a fault of the run.
+        # KeyboardInterrupt and SystemExit are stop requests, not errors of the run.
         status: RunStatus = "failed" if isinstance(error, Exception) else "paused"
         reason = error.came if isinstance(error, LuthierError) else repr(error)
-        # From the store: the error came before a result could say the step.
+        # From the store: the error occurred before there was a result with the step.
         _close(context, run_id, context.runs.get(run_id).step, status, reason)
         record = context.runs.update(run_id, status=status)
         if isinstance(error, LuthierError):
-            with suppress(StorageFullError):  # the disk may be what the run failed of
+            with suppress(StorageFullError):  # a full disk may be the reason of the failure
                 report = write_run_report(context, record, prepared, None, draws_page=draws_page)
                 context.runs.update(run_id, report_path=_text(report))
         raise
-    # Only now: a run that is said to be done has its weights, verdict and report on disk.
+    # Only now: a run marked as done has its weights, verdict and report on disk.
     record = context.runs.update(run_id, status=result.status, report_path=_text(report))
     go_on = how_to_go_on(run_id, meter) + launcher.flags if result.status == "paused" else None
     forecast = forecast_of_run(context, record)
@@ -442,22 +442,22 @@ def _close(context: Context, run_id: str, step: int, status: RunStatus, reason: 
 
 
 def _keep_files(context: Context, run_id: str, result: TrainResult) -> None:
-    """Put the trained weights among the files that are named by their digest."""
+    """Register the trained weights in the content-addressed files."""
     if result.adapter_path is None:
         return
     folder = Path(result.adapter_path)
     for file in sorted(folder.glob("*.safetensors")):
         link = partial(link_artifact, run_id=run_id, name=f"{folder.name}/{file.name}", sha256=sha256_file(file))
-        # In one transaction: what is known and has no user is swept away.
+        # In one transaction: a registered file without a reference would be garbage-collected.
         context.artifacts.put_file(file, folder.name, link)
 
 
 def recorder(
     context: Context, run_id: str, warnings: list[str], listener: EventSink | None = None
 ) -> Callable[[Event], None]:
-    """Writes events into the store. What a killed process had recorded after its last checkpoint is dropped first.
+    """Writes events into the store. Events of a killed process after its last checkpoint are dropped first.
 
-    listener: told each event after it is in the store. A database that restarts is waited for.
+    listener: called with each event after it is stored. Waits for a database that restarts.
     """
     from luthier.platform.db.database import retry_unreachable
 
@@ -468,7 +468,7 @@ def recorder(
             context.runs.update(run_id, status="running", step=event.from_step)
             _tell_of_checkpoint(context, run_id, event.from_step)
         if isinstance(event, RunEnded):
-            return  # the record is closed by `_carry_out`, once outcome, verdict and report are on disk
+            return  # the record is closed by `_carry_out`, once result, verdict and report are on disk
         context.runs.append(run_id, event)
         if isinstance(event, StepDone):
             context.runs.update(run_id, step=event.step)
@@ -476,7 +476,7 @@ def recorder(
             listener(event)
 
     def emit(event: Event) -> None:
-        # A run of hours outlives a restart of its database.
+        # A run of hours must survive a restart of its database.
         retry_unreachable(lambda: record(event))
         if isinstance(event, WarningRaised):
             warnings.append(event.message)
@@ -485,7 +485,7 @@ def recorder(
 
 
 def _tell_of_checkpoint(context: Context, run_id: str, step: int) -> None:
-    """Tell of the checkpoint that a run goes on from, where its process was killed before it could."""
+    """Emit the event of the checkpoint from which a run resumes, if its process was killed before emitting it."""
     from luthier.ml.training.checkpoint import checkpoint_path
 
     folder = checkpoint_path(context.settings.run_folder(run_id) / "checkpoints", step)

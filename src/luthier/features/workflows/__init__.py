@@ -1,1 +1,1 @@
-"""Work in stages that resumes where it was stopped."""
+"""Workflows: work in stages that resumes where it stopped."""

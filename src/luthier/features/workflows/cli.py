@@ -1,4 +1,4 @@
-"""`luthier pipelines`: how far workflows are, and what came of them."""
+"""`luthier pipelines`: progress and results of workflows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from luthier.core.workflows.pipeline import PipelineKind
 
 _KINDS: tuple[PipelineKind, ...] = ("showdown", "auto", "retrain", "quickstart", "distill")
-ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project that they belong to.")]
+ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project of the workflows.")]
 
 
 def list_pipelines(
@@ -24,7 +24,7 @@ def list_pipelines(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """List showdowns, autos, retrainings, quickstarts and distillations, newest first, at most 100."""
+    """List model comparisons, automl runs, retrainings, quickstarts and distillations, newest first, at most 100."""
     from luthier.features.workflows import views
 
     asked = _kind(kind)
@@ -34,12 +34,12 @@ def list_pipelines(
 
 
 def show(
-    pipeline_id: Annotated[str, typer.Argument(metavar="ID", help="Of one, from `luthier pipelines list`.")],
+    pipeline_id: Annotated[str, typer.Argument(metavar="ID", help="The id from `luthier pipelines list`.")],
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show one: each stage, why it ended, its result, and its report, which is rewritten if the file is missing."""
+    """Show one workflow: its stages with the reasons, its result, and its report, written again if missing."""
     from luthier.features.workflows import views
 
     with open_context(home) as context:

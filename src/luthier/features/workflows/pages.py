@@ -1,4 +1,4 @@
-"""/pipelines/ID: a workflow stage by stage, while it goes on and at its end, and the pages that it has written."""
+"""/pipelines/ID: a workflow with its stages, running or ended, and the pages that it wrote."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _FILE_LINK: Final = re.compile(r'href="file://[^"]*?(showdowns|studies)/([^"/]+)
 
 @router.get("")
 def index() -> Response:
-    """The list stands among the studies."""
+    """The list is on the page of studies."""
     return RedirectResponse("/studies#pipelines", status_code=303)
 
 
 @router.get("/{pipeline_id}")
 def show(request: Request, context: HomeContext, caller: Reader, pipeline_id: str, after: str = "") -> Response:
-    """One of them; for HTMX what changes of it, which is asked for again and again while it goes on.
+    """One workflow; for HTMX only the changing part, which is polled while it runs.
 
-    after: what was seen last; nothing is sent (204) while that is still how it is.
+    after: the state seen last; nothing is sent (204) while it has not changed.
     """
     view = views.without_folders(context, views.view_pipeline(context, caller, pipeline_id))
     mark = _mark(view)
@@ -53,19 +53,19 @@ def show(request: Request, context: HomeContext, caller: Reader, pipeline_id: st
 
 @router.get("/{pipeline_id}/report")
 def report(context: HomeContext, caller: Reader, pipeline_id: str) -> Response:
-    """The report that it has written; what it links to on the disk is linked to on this server."""
+    """The report of a workflow; links to files become links on this server."""
     return _as_page(_FILE_LINK.sub(_address_of, views.report_of(context, caller, pipeline_id)))
 
 
 @router.get("/{pipeline_id}/audit.html")
 def audit(context: HomeContext, caller: Reader, pipeline_id: str) -> Response:
-    """The audit of the rows as they came; the report links to it by this name."""
+    """The audit of the original rows; the report links to it by this name."""
     return _as_page(views.stage_page(context, caller, pipeline_id, "audit.html"))
 
 
 @router.get("/{pipeline_id}/audit_repaired.html")
 def audit_repaired(context: HomeContext, caller: Reader, pipeline_id: str) -> Response:
-    """The audit of the rows once they were repaired."""
+    """The audit of the repaired rows."""
     return _as_page(views.stage_page(context, caller, pipeline_id, "audit_repaired.html"))
 
 
@@ -78,7 +78,7 @@ def _address_of(link: re.Match[str]) -> str:
 
 
 def _values(view: WorkflowView, mark: str) -> dict[str, Any]:
-    """What the templates know."""
+    """The variables of the templates."""
     return {
         "view": view,
         "pipeline": view.pipeline,

@@ -1,4 +1,4 @@
-"""The workflows by their kind, and the short forms in which their requests are named."""
+"""The workflows by kind, and short forms of their requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORKFLOWS: Final[Mapping[PipelineKind, str]] = {
     "quickstart": "luthier.features.workflows.quickstart.workflow:WORKFLOW",
     "distill": "luthier.features.workflows.distillation.workflow:WORKFLOW",
 }
-"""Those whose records are in the table of workflows. A search keeps its record in its study, a table of formats in its
+"""Workflows with records in the table of workflows. A search has its record in its study, and a table of formats in its
 folder; both run on the same engine."""
 _MAX_CHARACTERS: Final = 160
 
@@ -30,7 +30,7 @@ def workflow_of(kind: PipelineKind) -> Workflow:
 
 
 def lines_of(workflow: Workflow, pipeline: Pipeline) -> dict[str, list[str]]:
-    """Of each stage why it went no further, what it found, and the ids of what it made."""
+    """For each stage the reason for an early end, its findings, and the ids of what it made."""
     specs = {one.name: one for one in workflow.stages(workflow.request.model_validate(pipeline.asked))}
     found = {}
     for stage in pipeline.stages:
@@ -51,10 +51,10 @@ def file_name(path: Any) -> str:
 
 
 def model_name(name: Any) -> str:
-    """A model without the folder that it lies in."""
+    """A model without its folder."""
     return PurePath(str(name)).name if str(name).startswith("/") else str(name)
 
 
 def model_names(names: Sequence[Any]) -> str:
-    """Models, with commas between."""
+    """Models, separated by commas."""
     return ", ".join(model_name(name) for name in names)

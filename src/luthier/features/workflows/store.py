@@ -1,4 +1,4 @@
-"""Work in stages, as it is written down after each."""
+"""Records of workflows, stored after each stage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PipelineStore(Store):
         return self._insert(_PIPELINES, pipeline, project_id=project_id)
 
     def save(self, pipeline: Pipeline) -> None:
-        """Write down how far one is. Raises NotFoundError."""
+        """Store the progress of a workflow. Raises NotFoundError."""
         self._save(_PIPELINES, pipeline)
 
     def get(self, pipeline_id: str, project_id: str | None = None) -> Pipeline:
@@ -41,5 +41,5 @@ class PipelineStore(Store):
     def list(
         self, project_id: str, kind: PipelineKind | None = None, *, limit: int | None = None
     ) -> Sequence[Pipeline]:
-        """A project's pipelines, newest first; of one kind, where it is given, and at most `limit`."""
+        """A project's pipelines, newest first; of one kind if given, and at most `limit`."""
         return self._list(_PIPELINES, project_id=project_id, kind=kind, limit=limit)

@@ -1,4 +1,4 @@
-"""/studies: what was searched, and what works in stages; /studies/ID: one search, while it goes on and at its end."""
+"""/studies: searches and workflows; /studies/ID: one search, running or ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGE = Page("Studies", "/studies", "read", order=40, key="t")
 
 @router.get("")
 def index(request: Request, context: HomeContext, caller: Reader) -> Response:
-    """Searches, and below them what works in stages; each newest first."""
+    """Searches, and below them workflows, each newest first."""
     found = [workflow_views.without_folders(context, one) for one in workflow_views.list_pipelines(context, caller)]
     return render(
         request, "workflows/studies/list.html", {"views": study_views.list_studies(context, caller), "pipelines": found}
@@ -32,9 +32,9 @@ def index(request: Request, context: HomeContext, caller: Reader) -> Response:
 
 @router.get("/{study_id}")
 def show(request: Request, context: HomeContext, caller: Reader, study_id: str, after: str = "") -> Response:
-    """One study; for HTMX what changes of it, which is asked for again and again while it is searched.
+    """One study; for HTMX only the changing part, which is polled while the search runs.
 
-    after: what was seen last; nothing is sent (204) while that is still how it is.
+    after: the state seen last; nothing is sent (204) while it has not changed.
     """
     view = study_views.view_study(context, caller, study_id)
     mark = _mark(view)
@@ -47,13 +47,13 @@ def show(request: Request, context: HomeContext, caller: Reader, study_id: str, 
 
 @router.get("/{study_id}/report")
 def report(context: HomeContext, caller: Reader, study_id: str) -> Response:
-    """The report that it has written."""
+    """The report of the study."""
     text = study_views.report_of(context, caller, study_id)
     return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_POLICY})
 
 
 def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
-    """What the templates know."""
+    """The variables of the templates."""
     from luthier.features.studies.end import final_verdict, mean_losses
     from luthier.ml.search.report.page import headline
 
@@ -78,7 +78,7 @@ def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
 
 
 def study_recipe_folder(view: StudyView) -> str:
-    """Where the rows of a study lie, with a slash: no page shows it."""
+    """The folder of a study's rows, with a slash: no page shows it."""
     return view.study.spec.recipe.data.train.rpartition("/")[0] + "/"
 
 

@@ -35,23 +35,23 @@ THINGS: Final[dict[Thing, str]] = {
     "dataset": "dataset",
     "suite": "result of the suite",
 }
-_one_page_at_once = threading.Lock()  # so that two readers do not write the same file
+_one_page_at_once = threading.Lock()  # two readers must not write the same file
 
 
 @dataclass(frozen=True, slots=True)
 class StageView:
-    """A stage as it is now.
+    """The present state of a stage.
 
     Attributes:
-        name: Of the stage.
-        about: What it is for.
-        status: Its own, or `interrupted` where it should go on and no process works on it.
-        reason: Why it went no further.
-        found: What it found, a sentence each.
-        made: What can be looked at, by kind and id.
-        page: The page that it has written, if any.
+        name: Name of the stage.
+        about: Its purpose.
+        status: Its stored status, or `interrupted` if it is unfinished and no process works on it.
+        reason: The reason for an early end.
+        found: Its findings, one sentence each.
+        made: Viewable results, by kind and id.
+        page: The page that it wrote, if any.
         began_at: Seconds since 1970; None before it began.
-        seconds: That it has worked, up to now; None before it began.
+        seconds: Its working time so far; None before it began.
     """
 
     name: str
@@ -67,25 +67,24 @@ class StageView:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowView:
-    """A workflow as it is now.
+    """The present state of a workflow.
 
     Attributes:
         pipeline: The record.
-        noun: What it is, with its article.
-        subject: What it is about, in a few words.
-        asked: What was asked, on one line.
-        details: What was asked, a name and a value each, without folders.
-        status: Of the whole.
-        stage: The one that it is in, or that ended it; None where all are done.
-        stages: In order.
-        seconds: That all stages have worked.
-        remaining_seconds: That the stages that are left should take; None where no process works on it, or that is not
-            known.
-        ended_at: Seconds since 1970; None where it is not done.
-        answer: The result of one that is done; in the list a short form.
-        part_of: The id of the automatic run whose stage it is.
-        command: Resumes it; None where there is nothing to resume.
-        has_report: Whether `report_file` finds or writes one.
+        noun: Its kind, with an article.
+        subject: Its subject in a few words.
+        asked: The request on one line.
+        details: The request as pairs of name and value, without folders.
+        status: Status of the whole workflow.
+        stage: The current stage, or the one that ended it; None if all are done.
+        stages: All stages in order.
+        seconds: Working time of all stages.
+        remaining_seconds: Expected time of the remaining stages; None if no process works on it, or unknown.
+        ended_at: Seconds since 1970; None if it is not done.
+        answer: The result of a completed workflow; in the list a short form.
+        part_of: The id of the automl run of which it is a stage.
+        command: The command that resumes it; None if there is nothing to resume.
+        has_report: Whether `report_file` can find or write a report.
     """
 
     pipeline: Pipeline
@@ -111,20 +110,20 @@ class WorkflowView:
 
     @property
     def place(self) -> int | None:
-        """Of the stage that it is in, from 1; None where all are done."""
+        """Number of the current stage, from 1; None if all are done."""
         return next((number for number, one in enumerate(self.stages, start=1) if one.name == self.stage), None)
 
 
 def list_pipelines(context: Context, caller: Caller, kind: PipelineKind | None = None) -> list[WorkflowView]:
-    """Those of the caller's project, the newest first, at most 100; of one kind, where it is given."""
+    """The workflows of the caller's project, newest first, at most 100; of one kind if given."""
     found = context.pipelines.list(caller.project_id, kind, limit=MAX_LISTED)
-    # Only a model comparison can be a part of another workflow.
+    # Only a model comparison can be part of another workflow.
     parts = _parts(context, caller) if any(one.kind == "showdown" for one in found) else {}
     return [_view(context, caller, one, parts) for one in found]
 
 
 def view_pipeline(context: Context, caller: Caller, pipeline_id: str) -> WorkflowView:
-    """One of them. Raises NotFoundError, also for another project's."""
+    """One workflow. Raises NotFoundError, also for another project's."""
     pipeline = context.pipelines.get(pipeline_id, caller.project_id)
     view = _view(context, caller, pipeline, _parts(context, caller) if pipeline.kind == "showdown" else {})
     stages = [
@@ -136,7 +135,7 @@ def view_pipeline(context: Context, caller: Caller, pipeline_id: str) -> Workflo
 
 
 def without_folders(context: Context, view: WorkflowView) -> WorkflowView:
-    """The same without places of this machine, for people who are not at it."""
+    """The same without paths of this machine, for remote users."""
     shown = dict.fromkeys(folders_of(context, view.pipeline), "")
     stages = [
         replace(stage, reason=redact_paths(stage.reason, shown), found=redact_paths(list(stage.found), shown))
@@ -147,17 +146,17 @@ def without_folders(context: Context, view: WorkflowView) -> WorkflowView:
 
 
 def folders_of(context: Context, pipeline: Pipeline) -> list[str]:
-    """What no page shows of this machine, with a slash at the end, the longest first: the home, and where files are."""
+    """Folders that no page shows, with a final slash, longest first: the home, and folders of files."""
     asked = pipeline.asked
     named = [asked.get(name) for name in ("data", "held_out", "gate", "suite", "teacher", "student")]
     named += [*asked.get("models", []), *(one.get("model") for one in asked.get("contenders", []))]
     found = {str(PurePath(one).parent) for one in named if isinstance(one, str) and one.startswith("/")}
-    # Longest first: a shorter folder replaced before would leave the rest of a longer one behind.
+    # Longest first: replacing a shorter folder earlier would leave the rest of a longer one.
     return sorted((f"{folder}/" for folder in {*found, str(context.home)} if folder != "/"), key=len, reverse=True)
 
 
 def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
-    """The report, written again where the file is missing. Raises NotFoundError, also where there is none."""
+    """The report, written again if the file is missing. Raises NotFoundError, also if there is none."""
     view = view_pipeline(context, caller, pipeline_id)
     pipeline, workflow = view.pipeline, workflow_of(view.pipeline.kind)
     if not view.has_report or workflow.write_report is None:
@@ -176,13 +175,13 @@ def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
 
 
 def report_of(context: Context, caller: Caller, pipeline_id: str) -> str:
-    """Its report as text, without places of this machine. Raises NotFoundError."""
+    """Its report as text, without paths of this machine. Raises NotFoundError."""
     text = report_file(context, caller, pipeline_id).read_text(encoding="utf-8")
     return _plain(context, context.pipelines.get(pipeline_id, caller.project_id), text)
 
 
 def stage_page(context: Context, caller: Caller, pipeline_id: str, name: str) -> str:
-    """A page that a stage has written, such as `audit.html`, without places of this machine. Raises NotFoundError."""
+    """A page written by a stage, such as `audit.html`, without paths of this machine. Raises NotFoundError."""
     pipeline = context.pipelines.get(pipeline_id, caller.project_id)
     try:
         folder = workflow_of(pipeline.kind).folder_of(context, pipeline_id)
@@ -196,9 +195,9 @@ def stage_page(context: Context, caller: Caller, pipeline_id: str, name: str) ->
 
 
 def _plain(context: Context, pipeline: Pipeline, text: str) -> str:
-    """A page of its own without these folders, as they stand in HTML and elsewhere."""
+    """A page without these folders, in their HTML and plain forms."""
     for folder in folders_of(context, pipeline):
-        # Escaped first: in HTML attributes and texts the folder stands with entities.
+        # Escaped first: HTML attributes and texts contain the folder with entities.
         text = text.replace(escape(folder), "").replace(folder, "")
     return text
 
@@ -207,16 +206,16 @@ def _view(context: Context, caller: Caller, pipeline: Pipeline, parts: dict[str,
     workflow, now = workflow_of(pipeline.kind), context.access.now()
     run = WorkflowRun(context, caller, workflow, pipeline)
     specs = {one.name: one for one in workflow.stages(run.spec)}
-    # The lock is released by the kernel when its holder dies, so it tells a killed workflow from a running one.
+    # The kernel releases the lock when its holder dies, so it distinguishes a killed workflow from a running one.
     is_at_work = pipeline.next_stage is not None and is_held(lock_of(context, pipeline.pipeline_id))
     status = _status(pipeline, is_at_work)
     stages = [_stage_view(run, specs[stage.name], stage, is_at_work, now) for stage in pipeline.stages]
-    # A refused stage ends the workflow, though others wait behind it.
+    # A refused stage ends the workflow although others wait after it.
     at = next((stage for stage in pipeline.stages if stage.status == "refused"), None) or pipeline.next_stage
     part_of = parts.get(pipeline.pipeline_id)
     remaining = None
     if is_at_work:
-        with suppress(NotFoundError):  # a result that it would be reckoned from was removed
+        with suppress(NotFoundError):  # a result needed for the forecast was removed
             remaining = remaining_seconds(run)
     is_over = status in ("running", "done", "refused")
     return WorkflowView(
@@ -266,7 +265,7 @@ def _stage_view(run: WorkflowRun, spec: StageSpec, stage: Stage, is_at_work: boo
 
 
 def _seconds(stage: Stage, status: Status, now: float) -> float | None:
-    """What it worked: as it says itself, since a stage that was killed has waited between its begin and its end."""
+    """Its recorded working time: a killed stage was idle for part of the time between start and end."""
     if status == "done" and "seconds" in stage.came:
         return float(stage.came["seconds"])
     if stage.began_at is None or status == "interrupted":
@@ -282,13 +281,13 @@ def _command(context: Context, caller: Caller, workflow: Workflow, pipeline: Pip
 
 
 def _parts(context: Context, caller: Caller) -> dict[str, str]:
-    """Id of a model comparison to id of the automatic run whose stage it is."""
+    """Id of a model comparison -> id of the automl run of which it is a stage."""
     autos = context.pipelines.list(caller.project_id, "auto")
     return {one.came("showdown").get("showdown_id", ""): one.pipeline_id for one in autos}
 
 
 def _is_there(context: Context, caller: Caller, thing: Thing, made_id: str) -> bool:
-    """Whether the caller's project has it: ids are known before what they name is made."""
+    """Whether it exists in the caller's project: ids are known before the object is made."""
     from luthier.core.results.suite import SuiteResult
     from luthier.features.runs.views import read_evaluation
 
@@ -326,7 +325,7 @@ def summary(view: WorkflowView) -> dict[str, Any]:
 
 
 def document(context: Context, caller: Caller, view: WorkflowView) -> dict[str, Any]:
-    """The document of `luthier pipelines show --json`; writes the report where its file is missing."""
+    """The document of `luthier pipelines show --json`; writes the report if its file is missing."""
     return {
         **summary(view),
         "asked": view.pipeline.asked,
@@ -338,7 +337,7 @@ def document(context: Context, caller: Caller, view: WorkflowView) -> dict[str, 
 
 
 def _report(context: Context, caller: Caller, view: WorkflowView) -> str | None:
-    """None where it has none, and where it is gone with all that it could be written from."""
+    """None if it has none, or if it and its source documents are gone."""
     if not view.has_report:
         return None
     try:
@@ -376,7 +375,7 @@ def show_all(console: Console, found: Sequence[WorkflowView]) -> None:
 
 
 def show(console: Console, view: WorkflowView, report_path: str | None) -> None:
-    """One of them: what was asked, each stage, the result, and what to type next."""
+    """One workflow: the request, each stage, the result, and the next command."""
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import visible
 
@@ -384,7 +383,7 @@ def show(console: Console, view: WorkflowView, report_path: str | None) -> None:
         console.print(visible(line), soft_wrap=True)
 
     one = view.pipeline
-    # Without a measurement there is no forecast, and none is made up.
+    # Without a measurement there is no forecast.
     left = "" if view.remaining_seconds is None else f"; about {figures.duration(view.remaining_seconds)} left"
     say(f"{one.pipeline_id}: {view.noun}, {view.status}")
     say(f"asked: {view.asked}")
@@ -406,15 +405,15 @@ def show(console: Console, view: WorkflowView, report_path: str | None) -> None:
 
 
 def shown(context: Context, caller: Caller, pipeline_id: str) -> Callable[[Console], None]:
-    """Shows one to a person, as it is now."""
+    """Show the present state of a workflow on the terminal."""
     view = view_pipeline(context, caller, pipeline_id)
-    # Now, not when it is printed: writing a missing report needs the home, which is closed by then.
+    # Now, not when printing: writing a missing report needs the home, which is closed by then.
     report = _report(context, caller, view)
     return lambda console: show(console, view, report)
 
 
 def teller() -> Tell:
-    """Reports on stderr how far the stages are: they are part of the progress."""
+    """Report the stages on stderr, as part of the progress."""
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import stderr_console, visible
 

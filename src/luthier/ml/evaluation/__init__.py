@@ -1,1 +1,1 @@
-"""Judging: metrics with intervals, systems side by side on the same held-out rows, and the verdict as text."""
+"""Evaluation: metrics with intervals, systems side by side on the same held-out rows, and the verdict as text."""

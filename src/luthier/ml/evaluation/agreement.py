@@ -1,9 +1,9 @@
-"""How far raters agree: beyond chance (kappa, alpha), in order (correlation), and over time (drift).
+"""Inter-rater agreement: beyond chance (kappa, alpha), rank correlation, and drift over time.
 
-Every coefficient is a formula over sums of what single items contribute, so its interval comes from the same
-resampling and leaving out of items as any metric's. Where raters agree on every item, no resample shows another
-figure; then the lower end is what Wilson's interval of the share of items says, if items that disagree do so as far as
-chance would have them. Where chance itself could not disagree, agreement is `UNDEFINED`: not a number.
+Every coefficient is a formula over sums of per-item contributions, so its interval comes from the same bootstrap and
+jackknife over items as that of any metric. If raters agree on every item, all resamples are equal; the lower end then
+comes from Wilson's interval of the share of items, assuming chance-level disagreement on the others. If chance itself
+could not disagree, agreement is `UNDEFINED`, which is NaN.
 
 Sources: Cohen, "A coefficient of agreement for nominal scales", 1960, and "Weighted kappa", 1968; Fleiss, "Measuring
 nominal scale agreement among many raters", 1971; Krippendorff, "Content Analysis", 4th edition 2018, chapter 12;
@@ -31,7 +31,7 @@ Weights = Literal["linear", "quadratic"]
 Label = str | float
 
 UNDEFINED = Interval(math.nan, math.nan, math.nan)
-"""What agreement is where chance explains it as well: one and the same rating everywhere, or no item rated twice."""
+"""The agreement if it is undefined: the same rating everywhere, or no item rated twice."""
 
 _NUM_RESAMPLES = 4_000
 _MIN_FOR_CORRELATION = 3
@@ -39,13 +39,13 @@ _MIN_FOR_DRIFT = 3
 
 
 class Drift(NamedTuple):
-    """How a rater's deviation moves with the order of rating.
+    """The trend of a rater's deviation over the order of rating.
 
     Attributes:
-        slope: rating points an item.
+        slope: rating points per item.
         low: lower end of the slope's 95% interval.
         high: upper end.
-        p_value: of "it does not move".
+        p_value: of the null hypothesis of no trend.
     """
 
     slope: float
@@ -64,11 +64,10 @@ def cohen_kappa(
     """Agreement of two raters beyond chance, with the interval over items: 1 is full, 0 that of chance.
 
     Args:
-        a: the labels of the first rater, one an item.
-        b: those of the second, for the same items.
-        weights: how much worse it is to be further apart, by the positions of the labels; None counts every
-            disagreement alike.
-        labels: all labels in order; by default those that were given, sorted.
+        a: the labels of the first rater, one per item.
+        b: those of the second rater, for the same items.
+        weights: the cost of disagreements by the distance of label positions; None counts every disagreement equally.
+        labels: all labels in order; by default the labels that occur, sorted.
 
     Raises:
         RequestError: different numbers of items, none, or an unknown label.
@@ -135,16 +134,16 @@ def fleiss_kappa(counts: ArrayLike) -> Interval:
 
 
 def krippendorff_alpha(ratings: Sequence[Sequence[Any]] | NDArray[Any], level: Level) -> Interval:
-    """Agreement of any number of raters, of whom each may have left out items, with the interval over items.
+    """Agreement of any number of raters, with missing ratings allowed, with the interval over items.
 
-    Items with fewer than two ratings carry no information and are left out.
+    Items with fewer than two ratings carry no information and are skipped.
 
     Args:
-        ratings: [raters, items], None or NaN where one is missing.
+        ratings: [raters, items], None or NaN for a missing rating.
         level: "nominal" for labels, "ordinal" for ranks, "interval" for numbers whose distances count.
 
     Raises:
-        RequestError: raters with different numbers of items, or ratings that are no numbers where these are needed.
+        RequestError: raters have different numbers of items, or ratings are not numbers where numbers are needed.
     """
     if len({len(rater) for rater in ratings}) != 1:
         raise RequestError("raters with different numbers of items", expected="[raters, items]", do="fill up with None")
@@ -169,7 +168,7 @@ def pearson(x: Sequence[float] | NDArray[Any], y: Sequence[float] | NDArray[Any]
     """Correlation of two series of numbers, with the interval over items.
 
     Raises:
-        RequestError: fewer than three items, different numbers, or a series of one value.
+        RequestError: fewer than three items, different lengths, or a constant series.
     """
     return _correlation(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), of_ranks=False)
 
@@ -178,16 +177,16 @@ def spearman(x: Sequence[float] | NDArray[Any], y: Sequence[float] | NDArray[Any
     """Correlation of ranks (equal values share their mean rank), with the interval over items.
 
     Raises:
-        RequestError: fewer than three items, different numbers, or a series of one value.
+        RequestError: fewer than three items, different lengths, or a constant series.
     """
     ranks_x, ranks_y = (rankdata(values).astype(np.float64) for values in (x, y))
     return _correlation(ranks_x, ranks_y, of_ranks=True)
 
 
 def deviations(ratings: ArrayLike) -> Array:
-    """How far each rating lies above the mean of the others for the same item: [raters, items].
+    """The difference of each rating from the mean of the other raters for the same item: [raters, items].
 
-    NaN where the rating is missing (NaN), or no other rater has rated the item.
+    NaN if the rating is missing (NaN), or no other rater has rated the item.
     """
     given = np.asarray(ratings, dtype=np.float64)
     there = ~np.isnan(given)
@@ -199,9 +198,9 @@ def deviations(ratings: ArrayLike) -> Array:
 
 
 def drift_of(values_in_order: Sequence[float] | NDArray[Any]) -> Drift:
-    """Whether a rater grows milder or stricter: a straight line through the deviations, in the order of rating.
+    """Whether a rater becomes milder or stricter: a linear fit of the deviations, in the order of rating.
 
-    NaN is left out, and keeps its place in the order.
+    NaN is skipped but keeps its position in the order.
 
     Raises:
         RequestError: fewer than three values.
@@ -235,9 +234,9 @@ def _moments(counts: Array, domain: Sequence[float]) -> tuple[Array, Aggregate]:
 
 
 def _coincidences(counts: Array, level: Level) -> tuple[Array, Aggregate]:
-    """Statistics [items, values^2] and formula of alpha: which value met which, each item counting for its ratings."""
+    """Statistics [items, values^2] and formula of alpha: counts of value pairs, each item weighted by its ratings."""
     size = counts.shape[1]
-    # [items, values, values]; a rating does not meet itself, so the diagonal loses one pair for each.
+    # [items, values, values]; a rating is not paired with itself, so the diagonal loses one pair per rating.
     met = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(size)
     met /= (counts.sum(axis=1) - 1)[:, None, None]
 
@@ -247,7 +246,7 @@ def _coincidences(counts: Array, level: Level) -> tuple[Array, Aggregate]:
         if level == "nominal":
             cost = 1 - np.eye(size)
         else:
-            # Ranks lie as far apart as there are ratings between them.
+            # The distance of ranks is the number of ratings between them.
             middle = np.cumsum(by_value, axis=-1) - by_value / 2
             cost = (middle[..., :, None] - middle[..., None, :]) ** 2
         expected = (by_value[..., :, None] * by_value[..., None, :] * cost).sum(axis=(-1, -2))
@@ -258,7 +257,7 @@ def _coincidences(counts: Array, level: Level) -> tuple[Array, Aggregate]:
 
 
 def _one_minus(observed: Array, expected: Array) -> Array:
-    """1 - observed / expected disagreement; NaN where chance itself could not disagree (one value only)."""
+    """1 - observed / expected disagreement; NaN if chance itself could not disagree (only one value)."""
     with np.errstate(all="ignore"):
         result: Array = np.where(expected > 0, 1 - observed / expected, np.nan)
     return result
@@ -267,8 +266,8 @@ def _one_minus(observed: Array, expected: Array) -> Array:
 def _of_shares(kappa: float, num_items: int, by_chance: float) -> Interval:
     """Of two raters without weights: Wilson's interval of the share of items with equal ratings, chance taken out.
 
-    With few items that disagree a bootstrap is too narrow (of 20 items at 0.9 it holds the truth in 61 of 100 studies)
-    and leaving items out too wide; this one holds it in 92 to 98 (docs/statistics.md).
+    With few disagreements the bootstrap is too narrow (with 20 items at 0.9 it covers the truth in 61 of 100 studies)
+    and the jackknife too wide; this one covers it in 92 to 98 (docs/statistics.md).
     """
     if math.isnan(kappa):
         return UNDEFINED
@@ -281,12 +280,12 @@ def _of_shares(kappa: float, num_items: int, by_chance: float) -> Interval:
 
 
 def _interval(stats: Array, coefficient: Aggregate, *, by_chance: float) -> Interval:
-    """by_chance: how often two ratings would be equal by chance."""
+    """by_chance: the probability of equal ratings by chance."""
     value = float(coefficient(stats.sum(axis=0)))
     if math.isnan(value):
         return UNDEFINED
     resampled = coefficient(resampled_sums(stats, seed=0, num_resamples=_NUM_RESAMPLES))
-    # Resamples that hold one value only say nothing.
+    # Resamples with only one value are not informative.
     ends = percentiles(resampled[np.isfinite(resampled)])
     low, high = widened(ends, value, spread_of(stats, coefficient), CORRELATION)
     if value > 1 - 1e-12:
@@ -296,7 +295,7 @@ def _interval(stats: Array, coefficient: Aggregate, *, by_chance: float) -> Inte
 
 
 def _correlation(x: Array, y: Array, *, of_ranks: bool) -> Interval:
-    """On Fisher's scale, as wide as the items say or, if that is more, as the normal law does."""
+    """On Fisher's scale, the wider of the intervals from the items and from normal theory."""
     num = len(x)
     if x.shape != y.shape or x.ndim != 1 or num < _MIN_FOR_CORRELATION or np.ptp(x) == 0 or np.ptp(y) == 0:
         raise RequestError(
@@ -306,7 +305,7 @@ def _correlation(x: Array, y: Array, *, of_ranks: bool) -> Interval:
         )
     # Centred: the variance from moments loses its digits where the mean is large. [items, 6].
     stats = np.column_stack([x := x - x.mean(), y := y - y.mean(), x * x, y * y, x * y, np.ones(num)])
-    # Full correlation has no place on Fisher's scale: there it counts as a little less.
+    # Perfect correlation is infinite on Fisher's scale, so it is slightly reduced.
     most = 1 - 1 / (2 * num)
 
     def on_scale(sums: Array) -> Array:
@@ -319,7 +318,7 @@ def _correlation(x: Array, y: Array, *, of_ranks: bool) -> Interval:
 
     centre = float(on_scale(stats.sum(axis=0)))
     resampled = on_scale(resampled_sums(stats, seed=0, num_resamples=_NUM_RESAMPLES))
-    # Leaving items out would say no more: a single item far off makes it lose all measure (-0.24 to 0.97 for 0.92).
+    # The jackknife does not help: a single outlier makes it useless (-0.24 to 0.97 for 0.92).
     low, high = percentiles(resampled[np.isfinite(resampled)])
     r = float(np.corrcoef(x, y)[0, 1])
     # Variance of Fisher's z: 1 / (n - 3) for Pearson, Bonett and Wright's for Spearman.

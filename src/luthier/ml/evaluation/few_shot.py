@@ -1,6 +1,6 @@
-"""Few-shot examples: what a base model does when it is shown how, instead of being trained.
+"""Selection of few-shot examples.
 
-That is the cheap alternative to fine-tuning, so a tuned model has to beat it, too.
+Few-shot prompting is the cheap alternative to fine-tuning, so a tuned model has to beat it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _OPENING_ROLES = ("system", "developer")
 def choose_shots(
     pool: Sequence[Example], num: int, seed: int, *, held_out: Sequence[Example] = ()
 ) -> tuple[Example, ...]:
-    """Choose examples to show before a question; equal arguments give equal choices.
+    """Choose examples for a prompt; deterministic in its arguments.
 
-    Taken from the shorter half of the pool (by characters of the conversation, so that several fit into a context and
-    the answers are still typical), at random but reproducibly: in the order of a hash of seed and content, so the
-    order of the pool plays no part. Only where that half is too small do longer ones follow, shortest first. Equal
-    conversations are taken once, and never one whose prompt is also in `held_out`.
+    They come from the shorter half of the pool (by characters of the conversation, so that several fit into a context
+    and the answers are still typical), in the order of a hash of seed and content, which is independent of the order of
+    the pool. Longer ones follow only if that half is too small, shortest first. Equal conversations are used once, and
+    never one whose prompt is also in `held_out`.
 
     Args:
         pool: rows to choose from, such as the training rows.
         num: how many examples, 0 or more.
         seed: of the choice.
-        held_out: the rows to be judged.
+        held_out: the rows to be evaluated.
 
     Raises:
-        RequestError: fewer than `num` examples can be shown.
+        RequestError: fewer than `num` examples are available.
     """
     usable = usable_shots(pool, held_out)
     if num < 0 or len(usable) < num:
@@ -48,20 +48,20 @@ def choose_shots(
 def choose_draws(
     pool: Sequence[Example], num: int, seed: int, *, num_draws: int, held_out: Sequence[Example] = ()
 ) -> tuple[tuple[Example, ...], ...]:
-    """Several choices of `num` examples, no example in two of them; the first is that of `choose_shots`.
+    """Several disjoint choices of `num` examples; the first is that of `choose_shots`.
 
-    Draws without a common example tell of what another draw would do. All of them come from the shorter half of the
-    pool, so there are fewer than `num_draws` where that half holds no more.
+    Disjoint draws show the variation between draws. All of them come from the shorter half of the pool, so there are
+    fewer than `num_draws` if that half is too small.
 
     Args:
         pool: rows to choose from, such as the training rows.
         num: examples of a draw, at least 1.
         seed: of the choice.
         num_draws: draws, at least 1.
-        held_out: the rows to be judged.
+        held_out: the rows to be evaluated.
 
     Raises:
-        RequestError: fewer than `num` examples can be shown.
+        RequestError: fewer than `num` examples are available.
     """
     first = choose_shots(pool, num, seed, held_out=held_out)
     usable = usable_shots(pool, held_out)
@@ -71,13 +71,13 @@ def choose_draws(
 
 
 def num_draws_of(num_shown: int, num: int, num_draws: int) -> int:
-    """How many of `num_draws` draws of `num` examples `choose_draws` makes of so many rows that can be shown."""
-    # The shorter half with its middle: where no two rows have one length, this many are no longer than the median.
+    """The number of draws of `num` examples, at most `num_draws`, that `choose_draws` makes from that many rows."""
+    # The shorter half including the median: if all lengths differ, this many are not longer than the median.
     return max(1, min(num_draws, (num_shown + 1) // 2 // max(1, num)))
 
 
 def _in_order(usable: dict[str, Example], seed: int) -> tuple[list[str], int]:
-    """The keys in the order in which they are drawn, and how many of them are of the shorter half."""
+    """The keys in drawing order, and the number of them in the shorter half."""
     sizes = {key: _num_characters(example) for key, example in usable.items()}
     middle = statistics.median(sizes.values()) if sizes else 0
     drawn = {key: sha256_document([seed, key]) for key in usable}
@@ -87,15 +87,15 @@ def _in_order(usable: dict[str, Example], seed: int) -> tuple[list[str], int]:
 
 
 def num_usable(pool: Sequence[Example], *, held_out: Sequence[Example] = ()) -> int:
-    """How many examples `choose_shots` could give."""
+    """The number of examples available to `choose_shots`."""
     return len(usable_shots(pool, held_out))
 
 
 def with_shots(example: Example, shots: Sequence[Example]) -> Example:
     """The example with the shots' turns after its own system prompt and before its first other turn.
 
-    Shots lose their own system prompts and their thoughts, and their assistant turns get weight 0: they are context,
-    never scored, so `reference`, `prompt` and `learned_bytes` still speak of the example's own answer.
+    Shots lose their system prompts and reasoning, and their assistant turns get weight 0: they are context and never
+    scored, so `reference`, `prompt` and `learned_bytes` still refer to the example's own answer.
 
     Raises:
         RequestError: the example or a shot is plain text, or the example is among the shots.
@@ -109,7 +109,7 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Example:
             expected="shots from other rows: this one would show the model its answer",
             do="choose the shots with held_out=the rows to be judged",
         )
-    # System turns stay in front: many templates refuse one that comes later.
+    # System turns stay in front: many templates reject later ones.
     num_opening = 0
     while num_opening < len(conversation.messages) and conversation.messages[num_opening].role in _OPENING_ROLES:
         num_opening += 1
@@ -125,12 +125,12 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Example:
 
 
 def usable_shots(pool: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Example]:
-    """The rows that can be shown, each conversation once: with a text answer, and asked in no held-out row."""
+    """The available rows, each conversation once: with a text answer, and with a prompt that is in no held-out row."""
     asked = {_prompt_key(example) for example in held_out}
     usable: dict[str, Example] = {}
     for example in pool:
         if example.reference and _prompt_key(example) not in asked:
-            # The first of equal conversations is kept, so that copies do not raise their chance of being drawn.
+            # The first of equal conversations is kept, so that copies do not increase their chance.
             usable.setdefault(_key(example), example)
     return usable
 
@@ -141,7 +141,7 @@ def _shown_turns(shot: Example) -> list[Message]:
 
 
 def _without_thought(turn: Message) -> Message:
-    """The turn as context: an example shows what an answer looks like, and a model that thinks does so by itself."""
+    """The turn as context, without reasoning: examples show only the form of an answer."""
     content = turn.content if turn.content is None else split_tags(turn.content)[1]
     return turn.model_copy(update={"weight": 0, "content": content, "reasoning": None, "learn_reasoning": None})
 

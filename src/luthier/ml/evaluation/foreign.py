@@ -1,9 +1,9 @@
-"""Results of another judge in our words: lm-evaluation-harness's figures with their standard errors, as a task's.
+"""Conversion of lm-evaluation-harness results: its figures with standard errors, as the result of a task.
 
-Where a figure is the mean of its samples' values, systems are compared row by row by the paired bootstrap, or by
-McNemar's exact test where each value is right or wrong; else by the two standard errors, as if the systems had been
-judged on different rows, which is less sharp. Intervals from standard
-errors are those of Student's t on the scale of what a figure can be (`core.bounds`).
+If a figure is the mean of its samples' values, systems are compared row by row by the paired bootstrap, or by McNemar's
+exact test if each value is right or wrong; otherwise by the two standard errors, as if the systems had been evaluated
+on different rows, which has less power. Intervals from standard errors are those of Student's t on the scale of what a
+figure can be (`core.bounds`).
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _KNOWN: Final = {
     "mcc": Bounds(-1.0, 1.0),
     "brier_score": Bounds(0.0, 2.0),
 }
-"""What the harness's other figures can be; of those that are not here, no ends are known."""
+"""Bounds of further figures of the harness; others have unknown bounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What the harness found of one system in one task.
+    """The harness's result of one system in one task.
 
     Attributes:
         name: of the system.
@@ -60,12 +60,12 @@ class Foreign:
 
     @property
     def task(self) -> str:
-        """What the harness calls the task."""
+        """The task's name in the harness."""
         return str(next(iter(self.answer["results"])))
 
     @property
     def samples(self) -> list[dict[str, Any]]:
-        """Its samples, one a row; of several filters those of the first."""
+        """Its samples, one per row; with several filters those of the first."""
         # By document: the harness logs samples in the order in which they were computed, and rows are paired by
         # position.
         found = sorted(self.answer["samples"][self.task], key=lambda one: one["doc_id"])
@@ -73,30 +73,30 @@ class Foreign:
         return [one for one in found if one.get("filter") == first]
 
     def figures(self) -> dict[str, tuple[float, float | None]]:
-        """Each figure with its standard error, where it has one, by name; a filter's name follows."""
+        """Each figure with its standard error, if any, by name, with the filter's name as suffix."""
         result, found = self.answer["results"][self.task], {}
         for key, value in result.items():
             name, comma, which = key.partition(",")
             if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             error = result.get(f"{name}_stderr,{which}")
-            # "none" is the harness's word for a figure without a filter.
+            # The harness uses "none" for a figure without a filter.
             own = name if which == "none" else f"{name}_{which}".replace("-", "_")
             found[own] = (float(value), float(error) if isinstance(error, int | float) else None)
         return found
 
     def is_higher_better(self, name: str) -> bool:
-        """As the harness says; true where it says nothing."""
+        """As declared by the harness; true by default."""
         said = self.answer.get("higher_is_better", {}).get(self.task, {})
         return next((bool(said[one]) for one in said if name == one or name.startswith(f"{one}_")), True)
 
     def values(self, name: str) -> Array | None:
-        """The value of each sample, if the figure is their mean; None where it is not."""
+        """The value of each sample if the figure is their mean, otherwise None."""
         values = [one.get(name) for one in self.samples]
         if not values or any(not isinstance(value, int | float) for value in values):
             return None
         array = np.array(values, dtype=np.float64)
-        # Some figures (F1, BLEU, perplexity) are no mean of the samples' values: resampling those would be wrong.
+        # Some figures (F1, BLEU, perplexity) are not means of the samples' values, so resampling these would be wrong.
         return array if abs(float(array.mean()) - self.figures()[name][0]) < 1e-9 else None
 
 
@@ -115,7 +115,7 @@ def as_task_result(
     Args:
         name: of the task.
         found: the systems in order, baselines first.
-        primary: the figure that the task is judged by; None for the first.
+        primary: the primary figure of the task; None for the first.
         file: of the data, for the result.
         sha256: of that file.
         seed: of the resampling.
@@ -154,7 +154,7 @@ def as_task_result(
 
 
 def _bounds(name: str, values: Iterable[float]) -> Bounds:
-    """What a figure can be. Some tasks of the harness count the same name from 0 to 100: then it is no fraction."""
+    """The bounds of a figure. Some tasks of the harness use 0 to 100 for the same name: then it is not a fraction."""
     known = UNIT if name.startswith(_SHARES) else _KNOWN.get(name, REAL_LINE)
     return known if all(known.hold(value) for value in values) else REAL_LINE
 
@@ -183,7 +183,7 @@ def _system(one: Foreign, bounds: Mapping[str, Bounds]) -> SystemResult:
 
 
 def _ends(value: float, error: float | None, num_rows: int, bounds: Bounds) -> tuple[float, float]:
-    """From a standard error, inside the bounds. Where none or all are right there is none: Wilson's ends then."""
+    """The interval from a standard error, within the bounds; Wilson's interval if none or all are right."""
     if error is None:
         return value, value
     if error == 0 and bounds == UNIT and value in (0, 1) and num_rows:
@@ -217,7 +217,7 @@ def _prompt(sample: Mapping[str, Any]) -> str:
 
 
 def _output(sample: Mapping[str, Any]) -> str:
-    """What was written, or of options the place of the likeliest."""
+    """The generated text, or the index of the likeliest option."""
     answers = sample.get("filtered_resps", [])
     if answers and isinstance(answers[0], str):
         return str(answers[0])
@@ -226,7 +226,7 @@ def _output(sample: Mapping[str, Any]) -> str:
 
 
 def _compare(earlier: Foreign, later: Foreign, metric: str, bounds: Bounds, seed: int) -> Comparison | None:
-    """None where nothing can be computed: no standard error, and no values of samples."""
+    """None if it cannot be computed: neither standard errors nor sample values."""
     first, second = earlier.values(metric), later.values(metric)
     # Rows are paired by position: systems that were judged on different numbers of rows cannot be.
     if first is not None and second is not None and len(first) == len(second):
@@ -272,7 +272,7 @@ def _unpaired(
         return None
     error = math.hypot(first[1], second[1])
     if not error:
-        # Without any spread only rows in which the two differ carry information, and these are not known.
+        # Without spread only rows in which the two differ are informative, and these are unknown.
         return statistics.Difference(difference, min(difference, 0.0), max(difference, 0.0), 1.0, 0.0)
     place = bounds.inside(difference, error)
     # Delta method: the t-ratio is taken on the linked scale, where the interval below is computed, so the two agree.

@@ -1,4 +1,4 @@
-"""Rules applied to results: passed or not, each with a sentence that says why. Nothing is read or asked here."""
+"""Gate rules applied to results: passed or not, each with a reason. Pure functions without I/O."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from luthier.ml.evaluation.result_views import base_of, roles
 SAFETY: Final = "safety"
 _ENDS: Final = {"low": "the low end of its interval", "high": "the high end of its interval", "value": "it"}
 IsCalibrated = Callable[[str, Target], bool]
-"""Whether a judge, by its name, was shown to agree with people in a target."""
+"""Whether the judge of that name was calibrated against people for a target."""
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a model was judged by: results of suites, the newest first, its safety check, and its evaluation.
+    """The results of a model: suites, the newest first, its safety check, and its evaluation.
 
     Attributes:
         suites: results of suites, the newest first.
-        safety: the safety check; None where there is none.
-        evaluation: on held-out rows; None where there is none.
-        set_aside: a sentence for each result that exists but must not count, and why.
+        safety: the safety check, or None.
+        evaluation: on held-out rows, or None.
+        set_aside: a sentence for each result that exists but must not count, with the reason.
     """
 
     suites: tuple[SuiteResult, ...] = ()
@@ -46,7 +46,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a rule finds its figure."""
+    """The place of a rule's figure."""
 
     metric: str
     systems: Sequence[SystemResult]
@@ -64,20 +64,19 @@ class _Figure:
 
 
 class _NoFigureError(Exception):
-    """There is no figure that counts; the words say why."""
+    """There is no figure that counts; the message gives the reason."""
 
 
 def check(gate: Gate, results: Results, *, gate_sha256: str, is_calibrated: IsCalibrated) -> GateOutcome:
-    """Apply every rule to the results. A rule without a figure fails, unless it is not required.
+    """Apply all rules to the results. A rule without a figure fails, unless it is not required.
 
-    No figure counts that was measured on rows which a judged run was trained on, nor one of a judge that has not been
-    shown to agree with people.
+    Figures measured on training rows of the run do not count, nor do figures of an uncalibrated judge.
 
     Args:
         gate: its rules.
-        results: what the model was judged by.
+        results: the results of the model.
         gate_sha256: digest of the gate's file, kept in the outcome.
-        is_calibrated: whether a judge agrees with people in a target.
+        is_calibrated: whether a judge is calibrated for a target.
     """
     outcomes = tuple(_outcome(rule, gate, results, is_calibrated) for rule in gate.rules)
     return GateOutcome(
@@ -190,7 +189,7 @@ def _difference(rule: GateRule, place: _Place, system: str, against: str) -> tup
         if one.metric != place.metric or {one.candidate, one.baseline} != {system, against}:
             continue
         sign = 1.0 if one.candidate == system else -1.0
-        # Turned round, the lower end becomes the upper one.
+        # With the sign reversed, the lower end becomes the upper one.
         low, high = sorted((sign * one.low, sign * one.high))
         decimals = decimals_for(low, high)
         words = f"{signed(sign * one.difference, decimals)} [{signed(low, decimals)}, {signed(high, decimals)}]"

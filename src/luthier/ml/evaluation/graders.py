@@ -2,7 +2,7 @@
 
 Templates such as `{{sample.output_text}}` and `{{item.reference}}` are filled in, `text_similarity` compares one pair
 of texts (0 to 1), and the formula of a `multi` grader is arithmetic over the scores of others: it is parsed, never
-handed to Python.
+passed to Python's `eval`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _OUTPUT = "sample.output_text"
 
 
 def item_fields(template: str) -> tuple[str, ...]:
-    """The fields of the row that a template asks for: `{{item.answer.value}}` asks for `answer`.
+    """The row fields that a template uses: `{{item.answer.value}}` uses `answer`.
 
     Raises:
-        RequestError: a place that is neither of the row nor the written text.
+        RequestError: a placeholder refers neither to the row nor to the generated text.
     """
     names = []
     for place in _PLACE.findall(template):
@@ -45,7 +45,7 @@ def item_fields(template: str) -> tuple[str, ...]:
 
 
 def filled(template: str, output: str, item: Mapping[str, Any]) -> str:
-    """The template with its places filled; what is no text is written as JSON.
+    """The template with its placeholders filled; non-text values are written as JSON.
 
     Raises:
         RequestError: the row has no such field.
@@ -58,7 +58,7 @@ def filled(template: str, output: str, item: Mapping[str, Any]) -> str:
         found = _at(item, place.split(".")[1:])
         return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
-    # One pass: places inside an inserted text are left as they are.
+    # One pass: placeholders inside inserted text are not expanded.
     return _PLACE.sub(value, template)
 
 
@@ -99,14 +99,14 @@ _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
 
 
 class Formula:
-    """A formula, read once: numbers, names, + - * / **, and min, max, abs, floor, ceil, exp, sqrt, log.
+    """A formula, parsed once: numbers, names, + - * / **, and min, max, abs, floor, ceil, exp, sqrt, log.
 
     Args:
         text: the formula.
         names: variables that it may use.
 
     Raises:
-        RequestError: the formula holds anything else.
+        RequestError: the formula contains anything else.
     """
 
     def __init__(self, text: str, names: Sequence[str]) -> None:
@@ -127,7 +127,7 @@ class Formula:
         """The result for these values.
 
         Raises:
-            RequestError: there is none, such as a division by zero.
+            RequestError: the result is undefined, such as a division by zero.
         """
         try:
             found = float(self._value(self._tree, values))
@@ -170,7 +170,7 @@ class Formula:
         assert isinstance(node, ast.Call)
         function = _function_of(node)
         assert function is not None
-        # a whole number of Python's own has no largest, and a power of two of them no end
+        # Python integers are unbounded, so powers of them could grow without limit
         return float(function(*(self._value(part, values) for part in node.args)))
 
 
@@ -192,7 +192,7 @@ _GLEU_ORDERS: Final = 4
 def similarity(kind: Similarity) -> Callable[[str, str], float]:
     """The function (output, reference) -> 0 to 1 of that name."""
     if kind in _ROUGE:
-        from rouge_score.rouge_scorer import RougeScorer  # takes seconds, and few graders need it
+        from rouge_score.rouge_scorer import RougeScorer  # takes seconds to import, and few graders need it
 
         name = _ROUGE[kind]
         scorer = RougeScorer([name], use_stemmer=True)
@@ -202,7 +202,7 @@ def similarity(kind: Similarity) -> Callable[[str, str], float]:
 
 
 def sentence_bleu(output: str, reference: str) -> float:
-    """BLEU of one sentence over 100, exponential smoothing, of no more orders than the output has words.
+    """Sentence BLEU divided by 100, with exponential smoothing and at most as many orders as the output has words.
 
     Source: Post, 2018, arXiv:1804.08771 (sacrebleu's sentence_bleu).
     """
@@ -253,10 +253,10 @@ Grade = Callable[[str, Mapping[str, Any]], float]
 
 
 def fields_of(grader: Grader) -> tuple[str, ...]:
-    """The fields of a row that a grader asks for.
+    """The row fields that a grader uses.
 
     Raises:
-        RequestError: a place that no text fills.
+        RequestError: a placeholder cannot be filled.
     """
     parts = list(grader.graders.values()) if isinstance(grader, MultiGrader) else [grader]
     names = [name for part in parts for text in (part.input, part.reference) for name in item_fields(text)]
@@ -267,7 +267,7 @@ def make_grader(grader: Grader) -> Grade:
     """The function of a grader.
 
     Raises:
-        RequestError: a formula that is none.
+        RequestError: a formula is invalid.
     """
     if isinstance(grader, StringCheck):
         return _checked(grader)

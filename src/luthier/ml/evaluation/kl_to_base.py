@@ -1,12 +1,12 @@
-"""How far a tuned model moved from its base on the task's own prompts: mean KL(tuned || base) a token.
+"""The divergence of a tuned model from its base on the task's prompts: mean KL(tuned || base) per token.
 
-At every token of the rows' own answers both models give a distribution over the whole vocabulary, and the divergence of
-the two is computed exactly, not from samples. Fine-tuning that moves less on its own task was seen to forget less of
-others, so this tells of forgetting where there are no general rows to measure it on. It is no accuracy: a model that
-learned much also moved.
+At every token of the rows' answers the divergence of both models' distributions over the whole vocabulary is computed
+exactly, not from samples. Fine-tuning that moves less on its own task was observed to forget less of others, so this
+indicates forgetting if there are no general rows to measure it on. It is not an accuracy: a model that learned much has
+also moved.
 
-Each model goes once over the rows and leaves the hidden states before the answers' tokens, which are a vocabulary over
-a width smaller than its logits; so only one model is in memory at a time.
+Each model makes one pass over the rows and stores the hidden states before the answers' tokens, which are smaller than
+the logits by vocabulary / width; so only one model is in memory at a time.
 
 Source: Shenfeld, Pari and Agrawal, 2025, "RL's Razor: Why Online Reinforcement Learning Forgets Less",
 arXiv:2509.04259, section 4 (KL on the task's prompts predicts forgetting; they take the other direction, base || tuned,
@@ -32,15 +32,15 @@ from luthier.ml.evaluation.statistics import bootstrap_interval
 from luthier.ml.inference.models.forward import ScaledHead
 
 MAX_STATE_BYTES: Final = 256 << 20
-"""Of the states of one model; of more rows, equally spaced ones are taken."""
+"""Memory limit for the states of one model; beyond it, equally spaced rows are used."""
 CHUNK_TOKENS: Final = 128
-"""Positions whose two distributions are held at one time: half of those that scoring holds of one model."""
+"""Positions per block with two distributions: half of those of scoring with one model."""
 _HEAD_ROWS: Final = 8_192
-"""Rows of the head that are held in float32 at one time."""
+"""Rows of the head per block in float32."""
 
 
 class StatesEngine(Protocol):
-    """An engine that gives the hidden states which its logits are made of."""
+    """An engine that returns the hidden states from which its logits are computed."""
 
     def hidden_states(self, examples: Sequence[TokenisedExample], task: ProgressTask) -> list[Tensor]:
         """For each example [learned tokens, width]."""
@@ -51,17 +51,17 @@ class StatesEngine(Protocol):
         ...
 
     def scaled_head(self) -> ScaledHead:
-        """What is done to the product of the two."""
+        """The scale and cap of the product of the two."""
         ...
 
 
 class AnswerStates(NamedTuple):
-    """What one model's distributions over the tokens of answers are made of.
+    """The factors of one model's distributions over the tokens of answers.
 
     Attributes:
         states: of each row [learned tokens, width].
         head: [vocabulary, width].
-        scaled: what is done to the product of the two.
+        scaled: the scale and cap of the product of the two.
     """
 
     states: Sequence[Tensor]
@@ -69,9 +69,9 @@ class AnswerStates(NamedTuple):
     scaled: ScaledHead
 
     def log_probabilities(self, states: Tensor) -> Tensor:
-        """[positions, vocabulary] in float32, also where the model computes in fewer bits.
+        """[positions, vocabulary] in float32, even if the model uses fewer bits.
 
-        A rounded logit is off by up to 0.06, which between two close models is more than they differ by.
+        A rounded logit is off by up to 0.06, which exceeds the difference between two close models.
         """
         wide = states.float()
         product = torch.cat([wide @ rows.float().t() for rows in torch.split(self.head, _HEAD_ROWS)], dim=1)
@@ -79,7 +79,7 @@ class AnswerStates(NamedTuple):
 
 
 def rows_that_fit(rows: Sequence[TokenisedExample], width: int, element_bytes: int) -> list[int]:
-    """The places of the rows with an answer, or equally spaced ones whose states take about `MAX_STATE_BYTES`."""
+    """The indices of rows with an answer, or equally spaced ones whose states take about `MAX_STATE_BYTES`."""
     learned = [place for place, row in enumerate(rows) if row.num_trained_tokens]
     num_bytes = sum(rows[place].num_trained_tokens for place in learned) * width * element_bytes
     return learned[:: max(1, math.ceil(num_bytes / MAX_STATE_BYTES))]
@@ -89,14 +89,14 @@ def answer_states(engine: StatesEngine, rows: Sequence[TokenisedExample], task: 
     """One pass of a model over rows.
 
     Raises:
-        RequestError: no head makes this model's logits of its states.
+        RequestError: the logits of this model are not its states times one matrix.
     """
     return AnswerStates(engine.hidden_states(rows, task), engine.head(), engine.scaled_head())
 
 
 @torch.inference_mode()
 def kl_by_row(tuned: AnswerStates, base: AnswerStates, device: str) -> list[float]:
-    """Of each row the sum of KL(tuned || base) over its answer's tokens, in nats."""
+    """The sum of KL(tuned || base) over the answer's tokens of each row, in nats."""
     tuned, base = (AnswerStates(one.states, one.head.to(device), one.scaled) for one in (tuned, base))
     found = []
     for own, other in zip(tuned.states, base.states, strict=True):
@@ -107,7 +107,7 @@ def kl_by_row(tuned: AnswerStates, base: AnswerStates, device: str) -> list[floa
                 model.log_probabilities(states[start : start + CHUNK_TOKENS].to(device))
                 for model, states in ((tuned, own), (base, other))
             )
-            # A divergence is not negative; a sum of 50,000 rounded terms may be, by its last bits.
+            # A divergence is not negative, but a sum of 50,000 rounded terms may be, in its last bits.
             total += float((log_p.exp() * (log_p - log_q)).sum(1).clamp_min_(0.0).double().sum())
         found.append(total)
     return found
@@ -121,7 +121,7 @@ def kl_result(sums: Sequence[float], rows: Sequence[TokenisedExample], *, tuned:
         rows: the same rows.
         tuned: name of the one system.
         base: name of the other.
-        of: rows that were judged.
+        of: number of evaluated rows.
     """
     counts = [row.num_trained_tokens for row in rows]
     statistics = np.stack([np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)], axis=1)

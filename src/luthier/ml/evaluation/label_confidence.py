@@ -1,10 +1,10 @@
-"""How sure a system is of the labels that it gives, and what that is good for: calibration, and answering alone.
+"""Confidence in labels, and its uses: calibration, and selective answering.
 
-A language model is asked how likely each label is as the whole answer, its end included (else `great` would always be
-likelier than `great value`). The softmax over labels is its belief, given that the answer is one of them; what it does
-alone is to give the likeliest label. A classifier's probabilities are taken as they are.
+For a language model, each label is scored as the whole answer including its end token (otherwise `great` would always
+be likelier than `great value`). The softmax over labels is its confidence, given that the answer is one of them; its
+prediction is the likeliest label. A classifier's probabilities are used directly.
 
-Only labels of the training rows have a probability: a held-out label that was never trained is always answered wrongly.
+Only labels of the training rows have a probability: a held-out label that was never trained always counts as wrong.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from luthier.ml.evaluation.statistics.intervals import Interval
 Array = NDArray[np.float64]
 
 MAX_TOKENS: Final = 500_000
-"""Tokens that are read to score every label of every row."""
+"""Maximum tokens for scoring every label of every row."""
 MIN_ROWS: Final = 20
-"""Held-out rows below which neither calibration nor a threshold says anything."""
+"""Minimum held-out rows for calibration or a threshold."""
 _FIRST_ROWS: Final = 5
 _MAX_POINTS: Final = 200
 ACCURACIES: Final = ("label_accuracy", "exact_match", "exact_match_ignoring_case")
-"""Metrics whose bar is an accuracy of labels."""
+"""Metrics whose bar is a label accuracy."""
 
 
 def trained_labels(labels: Sequence[str], training: Sequence[str]) -> tuple[str, ...]:
-    """The labels that training rows have, in their order; all of them where no training row is known or has one.
+    """The labels of the training rows, in order; all labels if no training row is known or has one.
 
     Args:
-        labels: those of the rows, held-out and training (`answer_labels`).
+        labels: those of held-out and training rows (`answer_labels`).
         training: the answers of the training rows.
     """
     known = set(map(Labelling.key_of, labels_in(training)))
@@ -53,13 +53,13 @@ def trained_labels(labels: Sequence[str], training: Sequence[str]) -> tuple[str,
 
 
 def why_left_out(labels: Sequence[str], num_rows: int, num_tokens: int, *, has_thoughts: bool) -> str:
-    """Why labels are not scored; empty where they are.
+    """Why labels are not scored; empty if they are.
 
     Args:
-        labels: those to score.
+        labels: the labels to score.
         num_rows: held-out rows.
-        num_tokens: tokens of all of them, each with its own answer.
-        has_thoughts: rows have a thought before the answer.
+        num_tokens: tokens of all rows, each with its own answer.
+        has_thoughts: whether rows have reasoning before the answer.
     """
     if len(labels) < 2:
         return "all training rows have the same label"
@@ -84,16 +84,16 @@ def label_confidence(
     *,
     validation: tuple[Array, Sequence[str]] | None = None,
 ) -> LabelConfidence:
-    """Calibration of one system, and with a bar of accuracy which share of cases it can answer alone.
+    """Calibration of one system and, with an accuracy bar, the share of cases that it can answer alone.
 
     Args:
         system: its name.
         probabilities: [rows, labels].
         labelling: the labels, in the order of the columns.
         references: the rows' own answers.
-        bar: what was asked for.
-        validation: probabilities [validation rows, labels] and answers of rows that choose the threshold; None: the
-            rows themselves do, by folds.
+        bar: the requested accuracy.
+        validation: probabilities [validation rows, labels] and answers of rows that choose the threshold; None uses
+            cross-validation on the rows themselves.
     """
     own = _positions(labelling, references)
     confidence, is_right = confidence_of(probabilities, own)
@@ -116,7 +116,7 @@ def label_confidence(
 
 
 def _positions(labelling: Labelling, answers: Sequence[str]) -> NDArray[np.int64]:
-    """The column of each answer; beyond the last one for a label without a probability, which no answer can match."""
+    """The column of each answer; one past the last for a label without a probability, which never matches."""
     places = (labelling.place(answer) for answer in answers)
     return np.array([len(labelling.labels) if place is None else place for place in places], dtype=np.int64)
 
@@ -124,30 +124,30 @@ def _positions(labelling: Labelling, answers: Sequence[str]) -> NDArray[np.int64
 def arranged(probabilities: Array, classes: Sequence[str], labelling: Labelling) -> Array:
     """A classifier's probabilities in the order of the labels: [rows, classes] -> [rows, labels].
 
-    Classes that are none of the labels are left out and the others scaled up; a row of such classes alone is unsure.
+    Classes outside the labels are dropped and the others renormalised; a row with only such classes becomes uniform.
     """
     found = np.zeros((len(probabilities), len(labelling.labels)))
     for column, name in enumerate(classes):
         place = labelling.place(name)
         if place is not None:
             found[:, place] += probabilities[:, column]
-    # A tiny share for each, so that the rows without any known class have equal probabilities.
+    # A tiny share for each, so that rows without any known class get equal probabilities.
     found += 1e-12
     result: Array = found / found.sum(axis=1, keepdims=True)
     return result
 
 
 def is_accuracy(bar: Bar | None) -> bool:
-    """Whether a share of cases can be held against this bar."""
+    """Whether coverage can be computed for this bar."""
     return bar is not None and bar.metric in ACCURACIES and 0 < bar.value < 1
 
 
 def coverage_at(of: LabelConfidence, accuracy: float) -> Coverage:
-    """Which share of cases a system can answer alone; its validation rows choose the threshold, where it has some.
+    """The share of cases that a system can answer alone; its validation rows choose the threshold, if it has any.
 
     Args:
         of: the system's confidence.
-        accuracy: what is asked for, above 0 and below 1.
+        accuracy: the required accuracy, in (0, 1).
     """
     other = (of.validation_confidence, of.validation_is_right) if of.validation_confidence else None
     found = selective_accuracy(of.confidence, of.is_right, accuracy, chosen_on=other)
@@ -187,7 +187,7 @@ def coverage_sentence(coverage: Coverage, subject: str = "It") -> str:
 
 
 def confidence_details(found: LabelConfidence) -> tuple[str, ...]:
-    """What a verdict says of a system's confidence, in sentences: calibration, and the surest half against all."""
+    """Sentences of a verdict on a system's confidence: calibration, and the most confident half compared with all."""
     error = found.calibration_error
     belief = f"calibration error {error.value:.2f} [{error.low:.2f}, {error.high:.2f}]"
     sure, right = float(np.mean(found.confidence)), float(np.mean(found.is_right))
@@ -217,10 +217,10 @@ def _chosen_by(coverage: Coverage) -> str:
 def confidence_plots(
     found: Sequence[LabelConfidence], colours: Mapping[str, Role], *, size_pixels: int = 420
 ) -> list[Plot]:
-    """The reliability diagram, and accuracy against the share that is answered alone; none without any confidence.
+    """The reliability diagram, and accuracy against coverage; none without confidences.
 
     Args:
-        found: one a system.
+        found: one per system.
         colours: of each system, by its name.
         size_pixels: width of the drawings; the first is a square.
     """
@@ -264,7 +264,7 @@ def _coverage_plot(found: Sequence[LabelConfidence], colours: Mapping[str, Role]
     lines, words = [], []
     for one in found:
         curve = risk_coverage_curve(one.confidence, one.is_right)
-        # The first few rows alone say little, and make the line jump over the whole height.
+        # The first few rows are noisy and make the line jump over the whole height.
         kept = np.flatnonzero(curve.share * len(one.confidence) >= min(_FIRST_ROWS, len(one.confidence)))
         kept = kept[np.unique(np.linspace(0, len(kept) - 1, _MAX_POINTS).astype(np.int64))]
         points = points_of(curve.share[kept], curve.accuracy[kept])

@@ -1,10 +1,10 @@
-"""The report of a panel of human raters: figures of the systems, agreement, and raters who seem not to read.
+"""The report of a panel of human raters: figures of the systems, agreement, and possibly careless raters.
 
 Ratings of one row are not independent: intervals and tests draw rows, each with all ratings of it.
 
-Attention checks, agreement with the others, one side chosen always, haste and drift show who seems not to read. No
-rater is left out for it: they are named with the reason, and figures are given with and without them. The rules, and
-what they miss, are in docs/human_eval.md.
+Attention checks, agreement with the others, position habits, speed and drift indicate careless raters. No rater is
+excluded: they are listed with the reason, and figures are given with and without them. The rules and their limitations
+are in docs/human_eval.md.
 
 Sources: Meade and Craig, "Identifying Careless Responses in Survey Data", 2012 (checks, long strings); Chmielewski and
 Kucker, "An MTurk Crisis?", 2020 (one failed check proves nothing).
@@ -49,7 +49,7 @@ PREFERENCE_VALUES: Final = {"a": 1.0, "tie": 0.0, "b": -1.0}
 
 
 def overall(row: RatingRow) -> float:
-    """A rating as one number: 1, 0 or -1 for the first answer, a tie, the second; of scores their mean."""
+    """A rating as one number: 1, 0 or -1 for the first answer, a tie, the second; for scores their mean."""
     if row.preference is not None:
         return PREFERENCE_VALUES[row.preference]
     scores = [score for name in ("relevance", "coherence", "accuracy", "helpfulness") if (score := _score(row, name))]
@@ -57,7 +57,7 @@ def overall(row: RatingRow) -> float:
 
 
 def value_of(criterion: Criterion | None) -> Callable[[RatingRow], float]:
-    """How a rating becomes a number: the score for a criterion, or with None the preference."""
+    """A function from a rating to a number: the score for a criterion, or with None the preference."""
 
     def value(row: RatingRow) -> float:
         found = overall(row) if criterion is None else row.score(criterion)
@@ -67,7 +67,7 @@ def value_of(criterion: Criterion | None) -> Callable[[RatingRow], float]:
 
 
 def matrix(table: RatingsTable, raters: Sequence[str], value: Callable[[RatingRow], float]) -> Array:
-    """[raters, items], NaN where a rater has not rated; items in the order of their numbers."""
+    """[raters, items], NaN for missing ratings; items in order of their numbers."""
     items = {number: place for place, number in enumerate(sorted({row.item for row in table.rows}))}
     rows = {name: place for place, name in enumerate(raters)}
     found = np.full((len(raters), len(items)), np.nan)
@@ -78,7 +78,7 @@ def matrix(table: RatingsTable, raters: Sequence[str], value: Callable[[RatingRo
 
 
 def against_others(table: RatingsTable, rater: str, others: Sequence[str]) -> tuple[Array, Array]:
-    """What a rater says and the mean of what others say, of each item that both have rated, in the rater's order."""
+    """A rater's ratings and the mean of the others, for each item that both have rated, in the rater's order."""
     said = table.by_item()
     own, mean = [], []
     for row in table.rows:
@@ -86,7 +86,7 @@ def against_others(table: RatingsTable, rater: str, others: Sequence[str]) -> tu
             continue
         theirs = [overall(one) for one in said[row.item] if one.rater in others and one.rater != rater]
         if theirs:
-            # In the order of rating, which the search for drift needs.
+            # In the order of rating, as needed for drift.
             own.append(overall(row))
             mean.append(sum(theirs) / len(theirs))
     return np.array(own), np.array(mean)
@@ -99,7 +99,7 @@ def _score(row: RatingRow, name: str) -> int | None:
 
 _SEED: Final = 0
 _SCORES: Final = Bounds(1.0, 5.0)
-"""What people give an answer for a criterion."""
+"""The scores of people for a criterion."""
 _PARADOX_RAW: Final = 0.75
 _PARADOX_BELOW: Final = 0.4
 _PARADOX_SHARE: Final = 0.75
@@ -109,7 +109,7 @@ def panel_figures(table: RatingsTable) -> PanelFigures:
     """All figures of the real items that were rated.
 
     Args:
-        table: attention checks are left out here.
+        table: all ratings; attention checks are excluded here.
     """
     real = table.real
     criteria: Sequence[Criterion | None] = (None,) if table.kind == "pairwise" else real.criteria
@@ -123,10 +123,10 @@ def panel_figures(table: RatingsTable) -> PanelFigures:
 
 
 def _agreements(table: RatingsTable, criterion: Criterion | None) -> list[Agreement]:
-    """Alpha, and where it can be had kappa, of all items that at least two have rated."""
+    """Alpha and, if defined, kappa of all items with at least two ratings."""
     raters = table.raters
     ratings = matrix(table, raters, value_of(criterion))
-    # [raters, items], NaN where a rater has not rated: only items with two ratings say something of agreement.
+    # [raters, items], NaN for missing ratings: only items with two ratings are informative.
     ratings = ratings[:, (~np.isnan(ratings)).sum(axis=0) >= 2]
     if len(raters) < 2 or ratings.shape[1] < 2:
         return []
@@ -172,7 +172,7 @@ def _paradox(value: float, raw: float, share: float) -> str:
 
 
 def _raw(ratings: Array) -> float:
-    """Of all pairs of ratings of one item, the share that says the same."""
+    """The share of equal pairs among all pairs of ratings of one item."""
     same = pairs = 0
     for column in ratings.T:
         counts = Counter(column[~np.isnan(column)].tolist())
@@ -183,7 +183,7 @@ def _raw(ratings: Array) -> float:
 
 
 def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
-    """Each system against each one before it, in the order of their names."""
+    """Each system against each previous one, in the order of their names."""
     found = []
     for against, system in itertools.combinations(table.systems, 2):
         rows = [row for row in table.rows if {row.system_a, row.system_b} == {against, system}]
@@ -191,7 +191,7 @@ def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
             continue
         wins = np.array([_won(row, system) for row in rows])
         own = np.stack([np.where(wins == 1, 1.0, np.where(wins == 0, 0.5, 0.0)), np.ones(len(rows))], axis=1)
-        # The other side's points on the same rows, so that the paired test asks whether the rate differs from a half.
+        # The other side's points on the same rows, so that the paired test compares the rate with one half.
         theirs = np.stack([1 - own[:, 0], own[:, 1]], axis=1)
         # Several ratings of one row are drawn together.
         clusters = [row.row_id for row in rows]
@@ -215,7 +215,7 @@ def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
 
 
 def _ranking(table: RatingsTable) -> dict[str, Any]:
-    """All systems, the strongest first; two have only their win rate."""
+    """All systems, strongest first; two systems have only their win rate."""
     names, rows = table.systems, sorted({row.row_id for row in table.rows})
     if len(names) < 3:
         return {}
@@ -259,7 +259,7 @@ def _scores(table: RatingsTable) -> tuple[MeanScore, ...]:
 
 
 def _differences(table: RatingsTable) -> tuple[ScoreDifference, ...]:
-    """Each system less each one before it, over the rows of which both answers were rated."""
+    """Each system minus each previous one, over the rows with ratings of both answers."""
     found = []
     for criterion, (against, system) in itertools.product(table.criteria, itertools.combinations(table.systems, 2)):
         sides = [dict(_by_row(*_sums(table, name, criterion))) for name in (system, against)]
@@ -296,7 +296,7 @@ def _by_row(stats: Array, clusters: Sequence[str]) -> list[tuple[str, Array]]:
 
 
 def _won(row: RatingRow, system: str) -> int:
-    """1 where the system is preferred, 0 for a tie, -1 where the other one is."""
+    """1 if the system is preferred, 0 for a tie, -1 if the other one is."""
     if row.preference == "tie":
         return 0
     preferred = row.system_a if row.preference == "a" else row.system_b
@@ -315,9 +315,9 @@ def _estimate(interval: statistics.Interval) -> Estimate:
 
 MIN_FAILED: Final = 2
 FAILED_SHARE: Final = 1 / 3
-"""Who fails two checks at least, and a third of them, seems not to read."""
+"""Raters who fail at least two checks, and a third of them, count as careless."""
 NEAR_ZERO: Final = 0.2
-"""Where others surely agree with each other more than this, a rater who does not agree with them is an outlier."""
+"""If the others agree significantly more than this, a rater who does not agree with them is an outlier."""
 MIN_COMPARED: Final = 10
 SIDE_SHARE: Final = 0.85
 SIDE_P: Final = 0.001
@@ -328,9 +328,9 @@ DRIFT_P: Final = 0.01
 
 
 def rater_reports(panel: RatingPanel, people: Sequence[Rater], table: RatingsTable) -> tuple[RaterReport, ...]:
-    """One report a rater, in the order of the panel."""
+    """One report per rater, in the order of the panel."""
     plain = {one.name: _plain_reasons(table.where(lambda row, name=one.name: row.rater == name)) for one in people}  # type: ignore[misc]
-    # Compared with raters who are not suspect themselves: two careless ones would make each other look normal.
+    # Compared only with raters who are not suspect themselves: two careless raters would make each other look normal.
     trusted = [name for name, reasons in plain.items() if not reasons]
     return tuple(_report(panel, one, table, plain[one.name], trusted) for one in people)
 
@@ -371,7 +371,7 @@ def _report(
 
 
 def _plain_reasons(own: RatingsTable) -> list[str]:
-    """Figures of one rater's ratings alone."""
+    """Figures of a single rater's ratings."""
     reasons = []
     checks = [row.passed for row in own.rows if row.is_check]
     num_failed = checks.count(False)
@@ -380,7 +380,7 @@ def _plain_reasons(own: RatingsTable) -> list[str]:
     sided = [row.preference == row.shown_first for row in own.real.rows if row.preference in ("a", "b")]
     num_first = sided.count(True)
     most = max(num_first, len(sided) - num_first)
-    # Both a large share and a small p-value: 6 of 6 may be chance, and 530 of 1,000 is no habit.
+    # Both a large share and a small p-value: 6 of 6 may be chance, and 530 of 1,000 is not a habit.
     if sided and most >= SIDE_SHARE * len(sided) and binomtest(most, len(sided)).pvalue < SIDE_P:
         side = "first" if num_first == most else "second"
         reasons.append(f"chose what stood {side} in {most} of {len(sided)} pairs, where sides are drawn by lot")
@@ -388,7 +388,7 @@ def _plain_reasons(own: RatingsTable) -> list[str]:
 
 
 def _stands_alone(table: RatingsTable, agreement: Estimate, num_compared: int, others: Sequence[str]) -> bool:
-    """Whether others agree with each other, and with this rater no more than chance would: both intervals say so."""
+    """Whether the others agree with each other, but with this rater only at chance level, by both intervals."""
     if num_compared < MIN_COMPARED or len(others) < 2 or agreement.low > 0:
         return False
     among = _alpha(matrix(table.where(lambda row: row.rater in others), others, overall))
@@ -396,7 +396,7 @@ def _stands_alone(table: RatingsTable, agreement: Estimate, num_compared: int, o
 
 
 def _alpha(ratings: np.ndarray) -> Estimate | None:
-    """Krippendorff's alpha for intervals; None where all ratings are the same, which carry no information."""
+    """Krippendorff's alpha for intervals; None if all ratings are equal, which carry no information."""
     known = ratings[~np.isnan(ratings)]
     if not len(known) or np.ptp(known) == 0:
         return None
@@ -407,7 +407,7 @@ def _alpha(ratings: np.ndarray) -> Estimate | None:
 def _drift(panel: RatingPanel, said: np.ndarray, mean: np.ndarray) -> Drift | None:
     if len(said) < MIN_COMPARED:
         return None
-    # Of scores the deviation from the others; of preferences (-1 to 1) the agreement with them, 0 to 1.
+    # For scores the deviation from the others; for preferences (-1 to 1) the agreement with them, 0 to 1.
     values = said - mean if panel.kind == "likert" else 1 - np.abs(said - mean) / 2
     if np.ptp(values) == 0:
         return None
@@ -416,7 +416,7 @@ def _drift(panel: RatingPanel, said: np.ndarray, mean: np.ndarray) -> Drift | No
 
 
 def _majority_answer(rows: Sequence[RatingRow]) -> tuple[str, float | None]:
-    """The most frequent answer as it stood on the page: a side, a tie, or all the scores of an item."""
+    """The most frequent answer as displayed: a side, a tie, or all the scores of an item."""
     if not rows:
         return "", None
     words = Counter(_on_page(row) for row in rows)

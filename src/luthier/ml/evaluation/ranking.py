@@ -1,10 +1,10 @@
-"""A ranking of several systems from who was preferred to whom.
+"""Ranking of systems from pairwise preferences (Bradley-Terry).
 
-The chance that i is preferred to j is 1 / (1 + exp(strength j - strength i)). A tie counts as half a win for each.
+The probability that i is preferred to j is 1 / (1 + exp(strength j - strength i)). A tie counts as half a win for each.
 
 Sources: Bradley and Terry, "Rank analysis of incomplete block designs", 1952; Ford, "Solution of a ranking problem from
 binary comparisons", 1957 (when there is a finite answer); Firth, "Bias reduction of maximum likelihood estimates", 1993
-(half a win added, where there is none).
+(half a win added, if there is none).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _NO_SPREAD = 1e-9  # log-odds: pulls below it are rounding, items agree
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Strengths of systems that were compared in pairs.
+    """Strengths of systems from pairwise comparisons.
 
     Attributes:
         strengths: log-odds against the average system, in the order of the systems, with 95% intervals.
-        is_penalised: some systems have won (or lost) against the others without exception, so that no finite strength
-            is the likeliest. Half a win was added to each side of every pair that met, and the intervals of those
-            systems are open to that side (infinite).
-        pulls: [items, systems], how much each item moves the strengths; None where judgements are not known by item.
+        is_penalised: some systems have won (or lost) against the others without exception, so that the maximum
+            likelihood estimate is infinite. Half a win was added to each side of every compared pair, and the intervals
+            of those systems are infinite on that side.
+        pulls: [items, systems], the influence of each item on the strengths; None if judgements are not known by item.
         covariance: [systems, systems], of the strengths.
         wins: [systems, systems], the counts that the strengths are fitted to.
     """
@@ -51,11 +51,11 @@ class Ranking:
     wins: Array
 
     def __getitem__(self, system: int) -> Interval:
-        """Strength of one system, by its place."""
+        """Strength of one system, by index."""
         return self.strengths[system]
 
     def gap(self, one: int, other: int) -> Interval:
-        """Strength of one system minus that of another, by their places; settled where the interval leaves out 0."""
+        """Strength of one system minus that of another, by index; settled if the interval excludes 0."""
         value = self.strengths[one].value - self.strengths[other].value
         direction = np.zeros(len(self.strengths))
         direction[one], direction[other] = 1.0, -1.0
@@ -69,17 +69,17 @@ class Ranking:
 
 
 def bradley_terry(wins: ArrayLike) -> Ranking:
-    """Strengths of systems from who was preferred to whom.
+    """Strengths of systems from pairwise preferences.
 
     Args:
         wins: [systems, systems], how often the row's system was preferred to the column's, ties as 0.5 for both;
-            intervals are then those of the model, as if every judgement were independent. Or [items, systems, systems],
-            one such table an item (or a rater, or a source): then intervals follow from how the items differ, and
-            several judgements of one item do not count as independent. Where all items agree, or there is one alone,
-            they follow from how many items there are.
+            intervals are then model-based, assuming independent judgements. Or [items, systems, systems], one such
+            table per item (or rater, or source): then intervals follow from the variation between items, and several
+            judgements of one item do not count as independent. If all items agree, or there is only one, they follow
+            from the number of items.
 
     Raises:
-        RequestError: no such table, fewer than two systems, or groups of systems that never met.
+        RequestError: the table is invalid, has fewer than two systems, or groups of systems were never compared.
     """
     tables = np.asarray(wins, dtype=np.float64)
     if tables.ndim not in (2, 3) or tables.shape[-1] != tables.shape[-2] or tables.shape[-1] < 2:
@@ -116,8 +116,8 @@ def bradley_terry(wins: ArrayLike) -> Ranking:
 
 
 def _one_sided(whole: Array) -> tuple[set[int], set[int]]:
-    """Systems of groups that lost to nobody outside, and of groups that won against nobody outside."""
-    # Strongly connected components of "has won against": a finite answer needs a single one (Ford, 1957).
+    """Systems of groups that never lost to others, and of groups that never won against others."""
+    # Strongly connected components of "has won against": a finite estimate needs a single one (Ford, 1957).
     num_groups, group = connected_components(whole > 0, directed=True, connection="strong")
     if num_groups == 1:
         return set(), set()
@@ -134,7 +134,7 @@ def _fit(wins: Array) -> Array:
     for _ in range(_MAX_STEPS):
         slope = _slope(wins, strengths)
         step = _inverse(wins, strengths) @ slope
-        # From afar Newton's step overshoots: one unit of log-odds at a time.
+        # Far from the optimum Newton's step overshoots: limited to one unit of log-odds.
         step /= max(1.0, float(np.abs(step).max()))
         strengths = strengths + step
         strengths -= strengths.mean()
@@ -160,7 +160,7 @@ def _slope(wins: Array, strengths: Array) -> Array:
 
 
 def _inverse(wins: Array, strengths: Array) -> Array:
-    """Covariance of strengths with mean 0: the inverse of the information on them."""
+    """Covariance of strengths with mean 0: the inverse of the information matrix."""
     chances = _chances(strengths)
     weights = (wins + wins.T) * chances * (1 - chances)
     # The information matrix is singular: strengths are known up to a constant. The pseudo-inverse fixes their mean at
@@ -170,7 +170,7 @@ def _inverse(wins: Array, strengths: Array) -> Array:
 
 
 def _pulls(tables: Array, strengths: Array, covariance: Array) -> Array:
-    """What each item moves the strengths by, times the number of items: [items, systems], columns of mean 0."""
+    """The influence of each item on the strengths, times the number of items: [items, systems], columns of mean 0."""
     slopes = _slope(tables, strengths)
     result: Array = len(tables) * (slopes - slopes.mean(axis=0)) @ covariance
     return result
@@ -190,13 +190,13 @@ def _ends(value: float, direction: Array, pulls: Array | None, covariance: Array
 
 
 def _of_equal_items(value: float, direction: Array, wins: Array, num_items: int) -> tuple[float, float]:
-    """Where every item says the same: as many others as Wilson's interval of "none of them" allows may say anything."""
-    # The mechanism of `intervals._of_equal_rows`: without it, three items that agree would make a strength certain.
+    """If all items agree, as many unseen items as Wilson's interval for 0 allows may disagree."""
+    # The mechanism of `intervals._of_equal_rows`: without it, three agreeing items would make a strength certain.
     others = share_ends(0, num_items, TAIL)[1]
     met = wins + wins.T
-    # [systems, systems]: how much more the row's system counts for the value than the column's.
+    # [systems, systems]: the weight of the row's system in the value minus that of the column's.
     ahead = np.sign(direction[:, None] - direction[None, :])
-    # At worst the others prefer, in every pair that met, the system that pulls the value to this end.
+    # At worst the unseen items prefer, in every compared pair, the system that moves the value to this end.
     low, high = (
         float(direction @ _fit((1 - others) * wins + others * met * (1 + sign * ahead) / 2)) for sign in (-1, 1)
     )

@@ -1,7 +1,7 @@
-"""Results of an evaluation as reports and pages show them: roles of the systems, samples by row, tables of tasks.
+"""Views of evaluation results for reports and pages: roles of the systems, samples by row, tables of tasks.
 
-Roles say which system was tuned and which one it is measured against. Nothing here loads a library that draws: the
-HTML reports and the server's pages both start from these views.
+Roles are the tuned system and its baseline. No drawing library is imported: the HTML reports and the server's pages
+both use these views.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from luthier.ml.evaluation.prompt_views import prompts_but_best
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Names of the systems that a verdict is about.
+    """The names of the systems of a verdict.
 
     Attributes:
         candidate: the system that is judged.
-        baseline: what it is compared with; None where there is only one system.
+        baseline: the system to compare it with; None if there is only one system.
     """
 
     candidate: str
@@ -42,10 +42,10 @@ class Roles:
 
 
 def roles(evaluation: Evaluation) -> Roles | None:
-    """The candidate and its baseline; None where no system was judged.
+    """The candidate and its baseline; None if no system was evaluated.
 
-    Candidate: the only system with an adapter; else the last one, since systems are listed baselines first.
-    Baseline: the first other system that gets no examples in its prompt; else the first other system.
+    Candidate: the only system with an adapter; otherwise the last one, since baselines are listed first.
+    Baseline: the first other system without examples in its prompt; otherwise the first other system.
     """
     systems = evaluation.systems
     if not systems:
@@ -59,7 +59,7 @@ def roles(evaluation: Evaluation) -> Roles | None:
 
 
 def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
-    """The candidate's own model before it was tuned, without examples in its prompt; or else a system called `base`."""
+    """The candidate's model before tuning, without examples in its prompt; otherwise a system named `base`."""
     own = next((one for one in systems if one.name == candidate), None)
     models = [one for one in systems if one.is_model]
     others = [one for one in models if one.name != candidate and not one.is_prompted and one.adapter is None]
@@ -68,7 +68,7 @@ def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
 
 
 def metric_names(evaluation: Evaluation) -> list[str]:
-    """All metrics that any system has: the verdict's metric first, the others as they come."""
+    """All metrics of any system: the verdict's metric first, the others in order of occurrence."""
     return names_of(evaluation.systems, None if evaluation.verdict is None else evaluation.verdict.metric)
 
 
@@ -76,9 +76,9 @@ MAX_CONFUSION_LABELS: Final = 12
 
 
 def confusions(evaluation: Evaluation, roles: Roles) -> tuple[tuple[str, Confusion], ...]:
-    """Which label each model gave for which, the candidate first; empty where the rows' answers are no labels.
+    """The confusion matrices of the models, the candidate first; empty if the answers are not labels.
 
-    Of several ways to prompt a model only the best one.
+    For several prompting methods of a model only the best one.
     """
     if not evaluation.labels:
         return ()
@@ -96,7 +96,7 @@ def confusions(evaluation: Evaluation, roles: Roles) -> tuple[tuple[str, Confusi
 
 
 def bar_mark(verdict: Verdict | None, metric: str) -> Mark | None:
-    """The line of what was asked for in the chart of a metric; None where nothing was asked by it."""
+    """The line of the bar in the chart of a metric; None if there is none for it."""
     bar = None if verdict is None else verdict.bar
     if bar is None or bar.metric != metric:
         return None
@@ -104,10 +104,10 @@ def bar_mark(verdict: Verdict | None, metric: str) -> Mark | None:
 
 
 def rows_chart(verdict: Verdict | None, *, title: str = "") -> Plot | None:
-    """A baseline's figure by the rows that it was fitted on, and what is expected of twice as many.
+    """A baseline's figure by the number of training rows, and its expected value for twice as many.
 
     Args:
-        verdict: None gives no chart, and neither does one without such figures.
+        verdict: no chart if it is None or has no such figures.
         title: of the metric; empty for its name.
     """
     curve = None if verdict is None else verdict.learning_curve
@@ -156,9 +156,9 @@ class SampleRow:
         row_id: id of the row.
         prompt: the question.
         reference: the row's own answer.
-        samples: by the names of the systems, in their order; a system may lack one.
-        gain: the candidate's score less that of the baseline, or the score alone where there is no baseline, turned
-            round where lower is better: more is better. None where one has no such score.
+        samples: by system name, in order; a system may lack one.
+        gain: the candidate's score minus that of the baseline, or the score alone without a baseline, with the sign
+            such that more is better. None if a score is missing.
     """
 
     row_id: str
@@ -170,15 +170,15 @@ class SampleRow:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which rows, and in which order. Empty words, kinds and ends ask for nothing.
+    """Filter and order of rows. Empty words, kinds and limits do not filter.
 
     Attributes:
-        words: all of them occur in the prompt, the reference or an answer, whatever their case.
-        metric: the metric of gain and score; None where there is none.
+        words: all of them must occur in the prompt, the reference or an answer, ignoring case.
+        metric: the metric of gain and score, or None.
         better: which side has the better score.
-        low: least score of the candidate.
-        high: largest score of the candidate.
-        order: by gain, the worst or the best first, or as in the file.
+        low: minimum score of the candidate.
+        high: maximum score of the candidate.
+        order: by gain, worst or best first, or in file order.
         kind: of the candidate's answer; `changed` and `same` compare it with the baseline's.
     """
 
@@ -192,16 +192,16 @@ class Choice:
 
 
 def scored_metrics(evaluation: Evaluation) -> list[str]:
-    """The metrics that have scores for single rows, that of the verdict first."""
+    """The metrics with scores for single rows, that of the verdict first."""
     names = dict.fromkeys(n for system in evaluation.systems for s in system.samples[:50] for n in s.scores)
     first = evaluation.verdict.metric if evaluation.verdict is not None else ""
     return sorted(names, key=lambda name: name != first)
 
 
 def choose_rows(evaluation: Evaluation, roles: Roles, choice: Choice) -> list[SampleRow]:
-    """The rows that fit, in order; those without a gain come last where it is what orders them."""
+    """The matching rows, in order; rows without a gain come last when ordered by it."""
     found = [row for row in _rows(evaluation, roles, choice.metric) if _fits(row, roles, choice)]
-    # Rows are in the order of the file already.
+    # Rows are already in file order.
     if choice.order == "file" or choice.metric is None:
         return found
     sign = 1.0 if choice.order == "worst" else -1.0
@@ -285,11 +285,11 @@ class SummaryRow:
         task: the task of the row.
         metric: the metric of the row.
         cells: by system, in the order of `Summary.systems`.
-        difference: candidate less base; None where they were not compared.
-        gain: the same with its interval, turned so that more is better.
-        begins: how many rows of the table the task has, in its first one; 0 in the others.
-        held: whether the difference still holds among all that were asked at once; None where there is none, or it was
-            none by itself.
+        difference: candidate minus base; None if they were not compared.
+        gain: the same with its interval, with the sign such that more is better.
+        begins: the number of table rows of the task, in its first row; 0 in the others.
+        held: whether the difference remains significant after adjustment for multiple comparisons; None without a
+            significant difference.
     """
 
     task: TaskResult
@@ -309,7 +309,7 @@ class Summary:
         systems: names of all systems, in the order of the columns.
         candidate: the system that is judged.
         baseline: what the candidate is compared with; None where it is alone.
-        rows: those of one task follow one another.
+        rows: grouped by task.
     """
 
     systems: tuple[str, ...]
@@ -319,7 +319,7 @@ class Summary:
 
     @property
     def gains(self) -> list[tuple[SummaryRow, tuple[float, float, float]]]:
-        """What can be drawn side by side: gains in the tasks' own metrics, where these are fractions."""
+        """The gains that share a chart: those in the tasks' primary metrics that are fractions."""
         # Other units have other scales, and cannot share an axis.
         own = [row for row in self.rows if row.metric.is_primary and row.metric.unit == "fraction"]
         return [(row, row.gain) for row in own if row.gain is not None]
@@ -327,17 +327,17 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """One task with all that can be shown of it.
+    """The view of one task.
 
     Attributes:
         task: the task.
-        who: candidate and baseline in it.
+        who: its candidate and baseline.
         metrics: figures of all systems.
-        differences: all of them, those of the candidate first.
+        differences: all comparisons, those of the candidate first.
         confusions: confusion matrix by system.
         reliability: bins of confidence by system.
-        points: of each system with judged answers, the tokens of each answer and its score by `scored`.
-        scored: the metric of those scores; empty where no judge gave any.
+        points: for each system with judged answers, the tokens of each answer and its score by `scored`.
+        scored: the metric of those scores; empty without judge scores.
     """
 
     task: TaskResult
@@ -351,7 +351,7 @@ class TaskView:
 
     @property
     def num_samples(self) -> int:
-        """Rows whose answers were kept."""
+        """Rows with stored answers."""
         return max((len(system.samples) for system in self.task.systems), default=0)
 
 
@@ -361,15 +361,15 @@ def tasks_of(result: Result) -> tuple[TaskResult, ...]:
 
 
 def roles_in(result: Result, task: TaskResult) -> Roles:
-    """Who is judged in a task, and against whom."""
+    """The candidate and the baseline of a task."""
     named = result.base if isinstance(result, SafetyResult) else None
     known = {system.name for system in task.systems}
-    # A task may have left the base out; then what the candidate was made from, if that was judged.
+    # If a task has no base, the candidate's own base model is used, if evaluated.
     return Roles(result.candidate, named if named in known else base_of(task.systems, result.candidate))
 
 
 def summary(result: Result) -> Summary:
-    """The table over all tasks; p-values that are not adjusted yet are, by Holm, over all of its rows."""
+    """The table over all tasks; unadjusted p-values are adjusted by Holm over all of its rows."""
     from luthier.ml.evaluation.statistics import holm
 
     tasks = tasks_of(result)
@@ -419,7 +419,7 @@ def task_view(result: Result, task: TaskResult) -> TaskView:
 
 
 def as_evaluation(result: Result, task: TaskResult) -> Evaluation:
-    """A task as an evaluation of its own: for code that chooses, filters and shows samples."""
+    """A task in the form of an evaluation, for code that selects, filters and shows samples."""
     who = roles_in(result, task)
     own = _own_comparisons(result, task).get(task.primary)
     word = NOT_DISTINGUISHABLE if own is None else own.verdict
@@ -432,14 +432,14 @@ def as_evaluation(result: Result, task: TaskResult) -> Evaluation:
         num_rows=task.num_rows,
         systems=task.systems,
         comparisons=tuple(one for one in task.comparisons if who.candidate in (one.candidate, one.baseline)),
-        # The metric alone is needed, for choosing samples: a headline belongs to all tasks together.
+        # Only the metric is needed, for selecting samples: the headline belongs to all tasks together.
         verdict=Verdict(word=word, metric=task.primary, headline=""),
         seconds=result.seconds,
     )
 
 
 def shade(count: int, row: Sequence[int]) -> int:
-    """How dark a cell of a confusion matrix is, 0 to 5, by its part of its row."""
+    """The shade of a cell of a confusion matrix, 0 to 5, by its share of its row."""
     return round(5 * count / total) if (total := sum(row)) else 0
 
 
@@ -464,7 +464,7 @@ def _held(one: Comparison, adjusted: float) -> bool | None:
 
 
 def _points(task: TaskResult, scored: str) -> tuple[tuple[str, tuple[tuple[float, float], ...]], ...]:
-    """Tokens and score of each answer; none where no answer has both, or no judge gave the scores."""
+    """Tokens and score of each answer; empty if no answer has both, or without judge scores."""
     found = []
     for system in task.systems:
         points = [(float(one.num_new_tokens), one.scores[scored]) for one in system.samples if scored in one.scores]

@@ -1,7 +1,7 @@
-"""Searching documents: which ones each query is held against, which ones are right, and the order that scores give.
+"""Document search: candidates and right documents of each query, and the ranking by scores.
 
-Embeddings are judged by retrieval: each query of the held-out rows among all documents of these rows, with documents of
-the training rows as distractors. Rerankers order the documents that the rows give for a query.
+Embeddings are evaluated by retrieval: each held-out query among all documents of the held-out rows, with documents of
+the training rows as distractors. Rerankers order the documents given for a query.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from luthier.ml.evaluation.metrics.protocol import Array
 from luthier.ml.evaluation.metrics.ranking import Ranked
 
 MAX_DISTRACTORS: Final = 1_000
-"""Documents of training rows among which held-out ones are searched; of more a sample by a hash of their text."""
+"""Maximum number of distractors from training rows; beyond it a sample by a hash of their text."""
 _MIN_ORDER: Final = 10
 
 
@@ -29,9 +29,9 @@ class SearchRow:
     """A query with documents.
 
     Attributes:
-        query: what is searched for.
-        positive: the document that is right.
-        negative: one that is not; None where the row names none.
+        query: the query.
+        positive: the right document.
+        negative: a wrong document; None if the row names none.
     """
 
     query: str
@@ -40,7 +40,7 @@ class SearchRow:
 
 
 def search_row(example: Example) -> SearchRow | None:
-    """A row as query and documents: prompt and answer, of a preference pair both answers.
+    """A row as query and documents: prompt and answer, or both answers of a preference pair.
 
     None for a row of another form than one user turn and one assistant turn, each with text.
     """
@@ -59,16 +59,15 @@ def search_row(example: Example) -> SearchRow | None:
 
 @dataclass(frozen=True, slots=True)
 class SearchTask:
-    """Queries with the documents that are searched for each.
+    """Queries with their candidate documents.
 
     Attributes:
-        row_ids: of each query the first row that has it.
+        row_ids: the first row of each query.
         queries: each once.
-        documents: each once, in an order that has nothing to do with that of the rows: of documents with equal scores
-            the first one comes first.
-        right: of each query the places of the right documents.
-        candidates: of each query the places of the documents that are ordered; None for all documents.
-        notes: what a reader should know of it.
+        documents: each once, in an order independent of that of the rows, since ties go to the first document.
+        right: for each query, the indices of the right documents.
+        candidates: for each query, the indices of the candidate documents; None for all documents.
+        notes: notes for the reader.
     """
 
     row_ids: tuple[str, ...]
@@ -79,15 +78,15 @@ class SearchTask:
     notes: tuple[str, ...] = ()
 
     def of(self, query: int) -> Sequence[int]:
-        """The places of the documents that are ordered for a query."""
+        """The indices of the candidate documents of a query."""
         return range(len(self.documents)) if self.candidates is None else self.candidates[query]
 
 
 def search_task(kind: TaskHeadKind, held_out: Sequence[Example], train: Sequence[Example]) -> SearchTask:
-    """What a model with a head of that kind, embed or rank, is judged on.
+    """The search task for a model with a head of that kind, embed or rank.
 
     Raises:
-        RequestError: rows of another form, or no two documents to put into an order.
+        RequestError: rows have another form, or there are fewer than two documents.
     """
     return retrieval_task(held_out, train) if kind == "embed" else reranking_task(held_out)
 
@@ -95,8 +94,8 @@ def search_task(kind: TaskHeadKind, held_out: Sequence[Example], train: Sequence
 def retrieval_task(held_out: Sequence[Example], train: Sequence[Example]) -> SearchTask:
     """Each query of the held-out rows against all of their documents and up to `MAX_DISTRACTORS` of training rows.
 
-    Documents that a training row calls right for a held-out query are left out: they may be right, and nothing says so.
-    Rejected documents are searched as well.
+    Documents that a training row marks as right for a held-out query are excluded, since they may be right. Rejected
+    documents are included.
 
     Raises:
         RequestError: rows of another form, or no second document.
@@ -118,7 +117,7 @@ def retrieval_task(held_out: Sequence[Example], train: Sequence[Example]) -> Sea
 
 
 def reranking_task(held_out: Sequence[Example]) -> SearchTask:
-    """Each query of the held-out rows with the documents that its own rows name, right and wrong.
+    """Each held-out query with the documents of its own rows, right and wrong.
 
     Raises:
         RequestError: rows of another form, or without a wrong document.
@@ -185,12 +184,12 @@ def _checked(task: SearchTask) -> SearchTask:
 
 
 def ranked(task: SearchTask, scores: Sequence[Array], *, name: str) -> list[Ranked]:
-    """The documents of each query by falling scores.
+    """The documents of each query by descending score.
 
     Args:
         task: queries and documents.
-        scores: of each query one number for each of its documents (`task.of`); the higher the better.
-        name: of what gave the scores, for errors.
+        scores: for each query, one number per document (`task.of`); higher is better.
+        name: of the scoring model, for errors.
 
     Raises:
         DivergedError: a score is not a number.
@@ -206,7 +205,7 @@ def ranked(task: SearchTask, scores: Sequence[Array], *, name: str) -> list[Rank
         places = np.asarray(task.of(query))
         order = places[np.argsort(-own, kind="stable")]
         first_right = next(rank for rank, place in enumerate(order.tolist()) if place in task.right[query])
-        # No figure looks further than the first ten documents and the first right one.
+        # Metrics only use the first ten documents and the first right one.
         shown = order[: max(_MIN_ORDER, first_right + 1)].tolist()
         relevant = frozenset(task.documents[place] for place in task.right[query])
         found.append(Ranked([task.documents[place] for place in shown], relevant))

@@ -1,4 +1,4 @@
-"""Rewards: figures, graders and lengths, weighted and added up for each answer that is written in training."""
+"""Rewards: metrics, graders and lengths, weighted and summed for each answer sampled in training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Part = Callable[[Attempt, Mapping[str, Any]], float]
 
 
 class Rewards:
-    """Grades attempts by the rewards of a plan.
+    """Grades answers by the rewards of a plan.
 
     A reward is the sum of its parts times their weights.
 
@@ -27,7 +27,7 @@ class Rewards:
         items: by row id, the row's fields, and its answer as `reference`.
 
     Raises:
-        RequestError: a formula that is none, and while grading for a field that a row lacks.
+        RequestError: a formula is invalid, or, while grading, a row lacks a field.
     """
 
     def __init__(self, rewards: Sequence[Reward], items: Mapping[str, Mapping[str, Any]]) -> None:
@@ -37,7 +37,7 @@ class Rewards:
         ]
 
     def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
-        """One grade an attempt, in order."""
+        """One grade per answer, in order."""
         return [self._grade(attempt) for attempt in attempts]
 
     def _grade(self, attempt: Attempt) -> Grade:
@@ -47,7 +47,7 @@ class Rewards:
 
 
 def names(rewards: Sequence[Reward]) -> list[str]:
-    """What each part is called; a second one of the same name is `name_2`."""
+    """The name of each part; a second one of the same name is `name_2`."""
     found, counts = [], Counter[str]()
     for reward in rewards:
         counts[reward.name] += 1
@@ -66,7 +66,7 @@ def _part(reward: Reward) -> Part:
 
 
 def _metric(name: RewardMetric) -> Part:
-    """A figure of evaluation for one answer, 0 to 1. Corpus BLEU means nothing for one: that of a sentence is taken."""
+    """A metric for one answer, scaled to 0 to 1. Corpus BLEU is replaced by sentence BLEU."""
     if name == "bleu":
         return lambda attempt, item: sentence_bleu(attempt.text, item["reference"])
     metric = load_metrics([name])[0]  # a family begins with the figure of its name

@@ -1,7 +1,8 @@
-"""Which rows are taken where not all are: those with the lowest hashes of their content.
+"""Deterministic sampling of rows: those with the lowest hashes of their content.
 
 The choice is a random sample that needs no generator: it is the same on every machine, does not depend on the order of
-the rows, and a larger one holds every smaller one. What is hashed must not change: stored results name their rows.
+the rows, and a larger sample contains every smaller one. The hashed content must not change: stored results name their
+rows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Item = TypeVar("Item")
 
 
 def hash_order(items: Sequence[Item], content: Callable[[Item], bytes]) -> list[int]:
-    """The places of the items by the hash of their content, lowest first; of equal ones the earlier one first."""
+    """The indices of the items by the hash of their content, lowest first; ties in order."""
     # Sorting is stable, so that equal content keeps the order in which it came.
     return sorted(range(len(items)), key=lambda place: hashlib.sha256(content(items[place])).digest())
 
@@ -28,13 +29,13 @@ def choose_by_hash(
     *,
     fits: Callable[[Item], bool] | None = None,
 ) -> tuple[Item, ...]:
-    """At most `num` of the items that fit, in the order in which they came.
+    """At most `num` of the suitable items, in their original order.
 
     Args:
         items: to choose from.
-        num: how many at most; None: all that fit.
-        content: what is hashed of an item.
-        fits: asked of one item after the other until there are enough, since it may be slow; None: all fit.
+        num: maximum number; None for all suitable items.
+        content: returns the hashed content of an item.
+        fits: called for one item after the other until there are enough, since it may be slow; None accepts all.
     """
     if fits is None and (num is None or len(items) <= num):
         return tuple(items)

@@ -1,8 +1,8 @@
-"""SQL of the text-to-SQL task: queries as tokens, tables that are only described, and generated test databases.
+"""SQL for the text-to-SQL task: tokenised queries, described tables, and generated test databases.
 
-Whether two queries mean the same is decided by running both. One database can agree by chance, so random databases are
-generated that hold the query's own constants and near misses of them; those are kept on which the query and its
-neighbours, each one change away, give different results.
+Two queries are compared by running both. One database can agree by chance, so random databases are generated with the
+query's constants and near misses of them; those are kept that distinguish the query from its neighbours, each one
+change away.
 
 A table may come without a database, as in WikiSQL, whose `SELECT COUNT Crop (kilotonnes) FROM 1-1057262-2` no database
 reads. By one rule for the row's own query and for answers alike:
@@ -54,34 +54,34 @@ class Token:
 
     @property
     def value(self) -> str:
-        """The text of a constant or name without its quotes."""
+        """The text of a constant or name, unquoted."""
         if self.kind in ("text", "name"):
             mark = self.text[0]
             return self.text[1:-1].replace(mark * 2, mark)
         return self.text
 
     def is_word(self, *words: str) -> bool:
-        """Whether it is one of these words (in capitals), outside of quotes."""
+        """Whether it is one of these words (upper case), unquoted."""
         return self.kind == "word" and self.text.upper() in words
 
 
 def tokens_of(query: str) -> list[Token]:
-    """All pieces of the query; joined they are the query again."""
+    """All tokens of the query; concatenated they give the query."""
     return [Token(_kind(match.lastgroup), match.group()) for match in _TOKEN.finditer(query)]
 
 
 def text_of(value: str) -> str:
-    """A constant as SQL writes it."""
+    """A constant as an SQL literal."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def name_of(value: str) -> str:
-    """An identifier as SQL writes it."""
+    """A quoted SQL identifier."""
     return '"' + value.replace('"', '""') + '"'
 
 
 def is_ordered(query: str) -> bool:
-    """Whether the query as a whole asks for an order, so that the order of its rows counts."""
+    """Whether the outer query has an ORDER BY, so that the order of its rows counts."""
     depth, before = 0, Token("space", "")
     for token in tokens_of(query):
         if token.kind == "space":
@@ -115,7 +115,7 @@ _WORDS: Final = frozenset((
     "EXCEPT", "INTERSECT", "ALL", "EXISTS",
 ))
 # fmt: on
-# What may follow a constant: the end, a sign, or a word that continues with the query.
+# What may follow a constant: the end, an operator, or a keyword.
 _AFTER_CONSTANT = re.compile(
     r"\s*(?:\Z|[),;=<>!|+*/-]|(?:AND|OR|ORDER|GROUP|HAVING|LIMIT|UNION|EXCEPT|INTERSECT|AS|THEN|ELSE|WHEN|END|IN|IS|"
     r"LIKE|BETWEEN|NOT|FROM|WHERE|COLLATE)\b)",
@@ -131,7 +131,7 @@ class Table:
     """A described table.
 
     Attributes:
-        name: as it is described.
+        name: from the description.
         columns: names in order, each once.
     """
 
@@ -142,8 +142,7 @@ class Table:
 def described_table(text: str) -> Table | None:
     """The first table that a text describes as `table: NAME` with `columns: A, B` on the next line; None for none.
 
-    A comma inside of parentheses, or without a space after it, belongs to a name. A name that comes twice is one
-    column.
+    A comma inside of parentheses, or without a space after it, belongs to a name. A repeated name is one column.
     """
     found = _DESCRIPTION.search(text)
     if found is None:
@@ -185,7 +184,7 @@ def written_out(query: str, table: Table) -> str:
 def _name_at(
     query: str, place: int, names: Sequence[tuple[str, re.Pattern[str]]], before: str
 ) -> tuple[int, str] | None:
-    """The longest name at this position outside of a word: how long it is there, and how the table writes it."""
+    """The longest name at this position outside of a word: its length there, and its spelling in the table."""
     for name, pattern in names:
         found = pattern.match(query, place)
         if found is None or (place and _is_inside_word(query[place - 1], query[place])):
@@ -203,7 +202,7 @@ def _name_at(
 
 
 def _patterns(names: Sequence[str]) -> list[tuple[str, re.Pattern[str]]]:
-    """Each name, the longest first, with what matches it: white space of any length, and no word going on behind."""
+    """Each name, longest first, with its pattern: any white space, and a word boundary at the end."""
     usable = [n for n in names if n.upper() not in _WORDS and not re.fullmatch(r"[\s=<>()*,;'\"!]*", n)]
     found = []
     for name in sorted(usable, key=len, reverse=True):
@@ -217,12 +216,12 @@ def _is_inside_word(before: str, here: str) -> bool:
 
 
 def _ends_a_name(after: str) -> bool:
-    """Whether what follows shows that a column called like an aggregate is meant: the query goes on, or ends."""
+    """Whether the following text shows that a column named like an aggregate is meant."""
     return bool(_AFTER_CONSTANT.match(after))
 
 
 def _end_of_constant(query: str, start: int) -> int:
-    """Index of the closing quote of a constant; the query's length where nothing closes it."""
+    """Index of the closing quote of a constant; the query's length if it is unclosed."""
     place = query.find("'", start + 1)
     while place >= 0:
         if query[place : place + 2] == "''" and not (place == start + 1 and _AFTER_CONSTANT.match(query, place + 1)):
@@ -235,7 +234,7 @@ def _end_of_constant(query: str, start: int) -> int:
 
 
 def _split(columns: str) -> list[str]:
-    """Names between commas, joined again where the comma is inside parentheses."""
+    """Names separated by commas, ignoring commas inside parentheses."""
     joined: list[str] = []
     for part in _COMMA.split(columns):
         if joined and joined[-1].count("(") > joined[-1].count(")"):
@@ -259,7 +258,7 @@ def neighbours(table: Table, query: str) -> tuple[str, ...]:
     )
     texts = ("".join(t if isinstance(t, str) else t.text for t in one) for one in changed)
     found = [text for text in dict.fromkeys(texts) if text != query]
-    # Evenly over the query, so that changes at its end are not left out.
+    # Evenly spaced over the query, so that changes at its end are included.
     step = max(1, -(-len(found) // _MOST))
     return tuple(found[::step])
 
@@ -317,11 +316,11 @@ class MadeUp:
     """Databases for one query.
 
     Attributes:
-        databases: those that are kept.
-        results: of the query in each.
-        num_neighbours: queries one change away.
-        num_same: those of them that no database distinguishes from it (some ask for the same in other words).
-        error: why the query itself does not run, and nothing was made; None where it runs.
+        databases: the selected databases.
+        results: of the query in each database.
+        num_neighbours: number of queries one change away.
+        num_same: those of them that no database distinguishes from it (some are equivalent).
+        error: why the query itself does not run, so that there are no databases; otherwise None.
     """
 
     databases: tuple[Database, ...]
@@ -332,10 +331,10 @@ class MadeUp:
 
 
 def made_up(table: Table, query: str, run: Run) -> MadeUp:
-    """Databases for this query on this table, always the same ones.
+    """Databases for this query on this table, deterministic.
 
     Args:
-        table: as the row describes it.
+        table: described by the row.
         query: the row's own query, with names in quotes.
         run: runs queries in a database.
     """
@@ -347,10 +346,10 @@ def made_up(table: Table, query: str, run: Run) -> MadeUp:
     results: list[Result] = []
     same = list(others)
     for attempt in range(_MAX_TRIES):
-        # NULLs in every second database only: a neighbour that differs in NULLs alone needs one without them, too.
+        # NULLs only in every second database: other neighbours need one without them.
         rows = _rows(table, constants, numeric, chance, has_gaps=attempt % 2 == 1)
         database = Database(script=_script(table, rows))
-        # Only neighbours that no earlier database has told apart are run again.
+        # Only neighbours that no earlier database has distinguished are run again.
         own, *told = run(database, [query, *same])
         if own.error is not None:
             return MadeUp((), (), len(others), len(others), own.error)
@@ -365,7 +364,7 @@ def made_up(table: Table, query: str, run: Run) -> MadeUp:
 
 
 def _constants(table: Table, query: str) -> dict[str, list[Value]]:
-    """By column, what the query holds it against: the constants that follow it, up to the next column."""
+    """By column, the constants it is compared with: those that follow it, up to the next column."""
     found: dict[str, list[Value]] = {}
     column: str | None = None
     is_pattern = False
@@ -395,7 +394,7 @@ def _numeric(table: Table, query: str) -> set[str]:
 def _rows(
     table: Table, constants: dict[str, list[Value]], numeric: set[str], chance: random.Random, *, has_gaps: bool
 ) -> list[list[Value]]:
-    """The first few rows hold the query's first constants, so that it finds something; the others by chance."""
+    """The first few rows contain the query's first constants, so that it finds something; the others are random."""
     num_hits = chance.randint(1, 3)
     is_number = {column: column in numeric or chance.random() < 0.5 for column in table.columns}
     rows: list[list[Value]] = []
@@ -419,7 +418,7 @@ def _rows(
 
 
 def _number(text: str) -> Value:
-    """The number that a constant is, with quotes or without, as a column without a type holds it; else its text."""
+    """The number of a constant, quoted or not, as stored in an untyped column; otherwise its text."""
     try:
         number = float(text)
     except ValueError:

@@ -1,1 +1,1 @@
-"""Models for other runtimes: merged, quantised, converted, proved equal, bundled."""
+"""Exports of models to other runtimes: merge, quantise, convert, check against the source, and bundle."""

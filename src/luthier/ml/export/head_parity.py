@@ -1,9 +1,9 @@
-"""The proof of an export of a model with a task head: its outputs are those of the model as it was trained.
+"""The parity check of an export with a task head: its outputs must equal those of the trained model.
 
 The source is the base in float32 with the adapter unmerged over it and the head of its own files (`TaskModel`); the
-export reads the same texts in the program of its users, several at once and so padded. Compared are the tokens of every
-text, and every probability, number (in standard deviations of the training rows), relevance, or vector (by its
-distance: a part of a vector of length 1 is a small number, so that a bound on parts would let most vectors pass).
+export reads the same texts in its real runtime, in padded batches. The tokens of every text are compared, and every
+probability, number (in standard deviations of the training rows), relevance, or vector (by distance: components of a
+vector of length 1 are small, so that most vectors would pass a bound on components).
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def prove_head(
 
     Args:
         source: The model.
-        folder: What was exported.
-        name: Of the format.
-        precision: Of its weights.
-        examples: Held-out ones.
+        folder: The exported folder.
+        name: Name of the format.
+        precision: Precision of its weights.
+        examples: Held-out examples.
         progress: Advanced by each text.
 
     Raises:
@@ -96,7 +96,7 @@ def prove_head(
 def _source_side(
     source: ExportSource, examples: Sequence[Example], progress: Progress
 ) -> tuple[list[str], list[list[int]], np.ndarray, str, float]:
-    """Texts, their ids, outputs [texts, outputs], the kind of the head, and what differences are divided by."""
+    """Texts, their ids, outputs [texts, outputs], the kind of the head, and the divisor of differences."""
     template = source_template(source)
     model = wide_model(source.base_path, source.quantisation, source.precision)
     adapted = model if source.adapter_path is None else attach_adapter(model, source.adapter_path)
@@ -134,7 +134,7 @@ def _source_side(
     if head.kind == "rank":
         outputs = task.relevance(fitting(pairs), progress)[:, None]
     elif head.kind == "embed":
-        # Their prompts are in the texts already.
+        # Their prompts are already in the texts.
         plain = TaskModel(engine, head.model_copy(update={"query_prompt": "", "document_prompt": ""}), None)
         outputs = plain.vectors(fitting(texts), progress)
     elif head.kind == "regress":
@@ -145,7 +145,7 @@ def _source_side(
 
 
 def _prompt(example: Example) -> Conversation | None:
-    """What is classified: the turns before the last answer, or a plain text as the only turn."""
+    """The input of a classifier: the turns before the last answer, or a plain text as the only turn."""
     if example.conversation is None:
         text = (example.text or "").strip()[:_MAX_CHARACTERS]
         return Conversation(messages=(Message(role="user", content=text),)) if text else None

@@ -1,4 +1,4 @@
-"""The proof of an export: run in its real runtime on held-out prompts, and compared with its source.
+"""The parity check of an export: run in its real runtime on held-out prompts, and compared with its source.
 
   tokens        of every prompt, by the export's own tokenizer and template, are the source's
   end token     the runtime ends an answer where the source does
@@ -11,8 +11,8 @@
   quality       the references do not become much less likely: for fewer bits the only measure, with a 95% interval of a
                 paired bootstrap over prompts
 
-`compare` has the findings, `judge` the reasons against an export. `adapter.gguf` is proved in llama.cpp over its base,
-written as GGUF.
+`compare` gives the findings, `judge` the reasons against an export. `adapter.gguf` is checked in llama.cpp over its
+base as GGUF.
 
 Sources: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
 """
@@ -43,20 +43,20 @@ from luthier.ml.export.source_side import ObservedSource, SourceAnswer, observe_
 
 @dataclass(slots=True)
 class Findings:
-    """What comparing found, prompt by prompt; what could not be compared is missing.
+    """The findings of the comparison, by prompt, without what could not be compared.
 
     Attributes:
-        num_prompts: prompts that were compared.
-        num_texts_equal: of these, how many have the same greedy text.
-        first_other_text: what differs in the first prompt whose greedy text does.
-        earlier_ends: tokens at which the runtime has ended a text and the source has not.
-        vocabulary: width of the export's logits; 0 before the first prompt.
-        is_finite: whether all likelihoods are.
-        differences: [positions, tokens] a prompt, in nats: export to source.
+        num_prompts: compared prompts.
+        num_texts_equal: number of them with the same greedy text.
+        first_other_text: the difference in the first prompt with another greedy text.
+        earlier_ends: tokens at which the runtime ended a text and the source did not.
+        vocabulary: number of logits of the export; 0 before the first prompt.
+        is_finite: whether all likelihoods are finite.
+        differences: [positions, tokens] per prompt, in nats: export to source.
         base_differences: the same, export to the base without the adapter.
         source_base_differences: the same, source to the base without the adapter.
-        export_nats, source_nats: of each reference, in all.
-        num_tokens: tokens of each reference that were scored.
+        export_nats, source_nats: totals of each reference.
+        num_tokens: scored tokens of each reference.
     """
 
     num_prompts: int = 0
@@ -78,36 +78,37 @@ _SEED = 20_240_101
 
 
 def increase_a_token(export_nats: Sequence[float], source_nats: Sequence[float], num_tokens: Sequence[int]) -> Interval:
-    """Export minus source in nats a token, with its 95% interval. One item a prompt in each: totals, and its tokens.
+    """Export minus source in nats per token, with its 95% interval. Arguments have one item per prompt: totals, and
+    tokens.
 
-    Prompts are resampled, not tokens: those of one answer are alike. From one prompt no spread can be seen, from none
-    no increase.
+    Prompts are resampled, not tokens, as tokens of one answer are correlated. One prompt gives no spread, none gives no
+    increase.
     """
     if not num_tokens:
         return Interval(value=0.0, low=0.0, high=0.0)
     differences = np.asarray(export_nats, dtype=np.float64) - np.asarray(source_nats, dtype=np.float64)
     tokens = np.asarray(num_tokens, dtype=np.float64)
-    # [resamples, prompts] of places, with replacement. Seeded: the same findings give the same interval.
+    # [resamples, prompts] of indices, with replacement. Seeded: equal findings give equal intervals.
     draws = np.random.default_rng(_SEED).integers(0, len(tokens), size=(_NUM_RESAMPLES, len(tokens)))
-    # A ratio of sums: long answers count by their tokens, as in a perplexity.
+    # A ratio of sums: answers are weighted by their tokens, as in perplexity.
     resampled = differences[draws].sum(axis=1) / tokens[draws].sum(axis=1)
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Interval(value=float(differences.sum() / tokens.sum()), low=float(low), high=float(high))
 
 
 NOTEWORTHY_LOSS_NATS: Final = 0.02
-"""A token of the references. A loss above it (2% more perplexity) whose interval leaves out 0 makes a format "not
+"""Per token of the references. A larger loss (2% more perplexity) whose interval excludes 0 makes a format "not
 recommended" for a model: q8_0 stays below, q4_k_m of a small model does not."""
 
 RUINOUS_LOSS_NATS: Final = 0.693
-"""A token of the references: perplexity has doubled. An export that loses more fails, whatever its format."""
+"""Per token of the references: perplexity has doubled. An export with a larger loss fails, in any format."""
 
 NEARER_BASE_FRACTION: Final = 0.9
-"""An export that is nearer to the base than to the source in this share of its prompts has lost the adapter."""
+"""An export nearer to the base than to the source in this share of prompts has lost the adapter."""
 
 
 def judge(seen: ObservedSource, findings: Findings, bound: float | None, increase: Interval) -> tuple[str, ...]:
-    """Why the export must not be used for what it computes, one sentence each; nothing where it may."""
+    """Reasons against using the export because of its outputs, one sentence each; empty if there are none."""
     reasons = []
     if findings.vocabulary != seen.vocabulary:
         reasons.append(f"The export knows {findings.vocabulary} tokens, the source {seen.vocabulary}.")
@@ -127,7 +128,7 @@ def judge(seen: ObservedSource, findings: Findings, bound: float | None, increas
 
 
 def parity_warnings(report: ParityReport) -> tuple[str, ...]:
-    """What a user of an export that has passed must know before using it."""
+    """What users of a passed export must know."""
     increase = report.nll_increase_nats
     given: tuple[str, ...] = ()
     if report.given_options:
@@ -142,7 +143,7 @@ def parity_warnings(report: ParityReport) -> tuple[str, ...]:
             f"{report.runtime} ends an answer at token {ids}, too, which the model wrote in a proof and went on: such "
             "an answer is cut there.",
         )
-    # Only a loss that is both certain (interval above 0) and large enough to matter.
+    # Only a loss that is both significant (interval above 0) and relevant in size.
     if not report.passed or increase.low <= 0 or increase.value <= NOTEWORTHY_LOSS_NATS:
         return given
     return (
@@ -154,7 +155,7 @@ def parity_warnings(report: ParityReport) -> tuple[str, ...]:
 
 
 def day_warnings(seen: ObservedSource, report: ParityReport) -> tuple[str, ...]:
-    """What a user must know of a template that writes the date: the proof was made on the day of training."""
+    """What users must know about a template with a date: the check used the day of training."""
     if seen.prompts.template_day is not None:
         return (
             f"the chat template writes the date: in training and in this proof it was {seen.prompts.template_day}, and "
@@ -169,12 +170,12 @@ def day_warnings(seen: ObservedSource, report: ParityReport) -> tuple[str, ...]:
 
 
 def _lost_adapter(findings: Findings) -> str | None:
-    """Whether the export is nearer to the base without the adapter than to the source, in nearly all prompts."""
+    """Whether the export is nearer to the bare base than to the source in nearly all prompts."""
     pairs = list(zip(findings.differences, findings.base_differences, findings.source_base_differences, strict=False))
-    # An adapter that changes nothing cannot be missed.
+    # An adapter without effect cannot be missed.
     if not pairs or max(float(apart.mean()) for _, _, apart in pairs) < 1e-3:
         return None
-    # Counted by prompt: one prompt with large differences must not decide.
+    # Counted by prompt: one prompt with large differences must not decide alone.
     num_nearer_base = sum(float(to_base.mean()) < float(to_source.mean()) for to_source, to_base, _ in pairs)
     if num_nearer_base < NEARER_BASE_FRACTION * len(pairs):
         return None
@@ -217,25 +218,25 @@ def prove(
     *,
     observed: ObservedSource | None = None,
 ) -> ParityReport:
-    """Compare an export with its source on held-out examples; `NUM_PROMPTS` of them make a proof.
+    """Compare an export with its source on held-out examples; a check needs `NUM_PROMPTS` of them.
 
-    Source and export are in memory one after the other.
+    Source and export are in memory one after the other, never together.
 
     Args:
         source: the model.
-        export_folder: what was exported.
-        format, precision: of the export.
-        examples: held-out.
+        export_folder: the exported folder.
+        format, precision: format and precision of the export.
+        examples: held-out examples.
         progress: advanced by each prompt.
-        observed: the source's side where it was run on these examples before (`observe_source`).
+        observed: the source's outputs if it was already run on these examples (`observe_source`).
 
     Raises:
-        RequestError: no example can be used, or the package of the runtime is not installed.
+        RequestError: no example can be used, or the package of the runtime is missing.
         NotFoundError, ModelSourceError: source or export does not load.
-        DivergedError: the source has NaN in it.
-        WorkError: the runtime stops on the export.
+        DivergedError: the source gives NaN.
+        WorkError: the runtime fails on the export.
     """
-    # The source's model is gone when the export is opened: one at a time in memory.
+    # The source model is freed before the export is opened: one at a time in memory.
     seen = observed if observed is not None else observe_source(source, examples, progress)
     runtime = open_export(format, export_folder, source, in_child=True)
     try:
@@ -247,7 +248,7 @@ def prove(
 def compare(
     seen: ObservedSource, runtime: Runtime, format: ExportFormat, precision: ExportPrecision, progress: Progress
 ) -> ParityReport:
-    """What an export does in an open runtime against what its source did; `prove` for a runtime that is at hand."""
+    """Compare an export in an open runtime with the outputs of its source; like `prove`, for a given runtime."""
     bound, answers = format_of(format).precisions[precision].bound_nats, _within_context(seen, runtime)
     tokens, findings = compared_tokens(seen.prompts, answers, runtime), Findings(num_prompts=len(answers))
     with progress.task(f"Proving it equal in {runtime.name}", len(answers), "prompts") as task:
@@ -255,7 +256,7 @@ def compare(
             _compare(runtime, seen, answer, number, bound, findings)
             task.advance()
     increase = increase_a_token(findings.export_nats, findings.source_nats, findings.num_tokens)
-    # A placeholder of one zero where nothing was compared: `judge` says why there is nothing.
+    # A placeholder of one zero if nothing was compared: `judge` gives the reason.
     everywhere = np.concatenate([rows.ravel() for rows in findings.differences] or [np.zeros(1, np.float32)])
     reasons = (*tokens.reasons, *judge(seen, findings, bound, increase))
     return ParityReport(
@@ -294,8 +295,8 @@ def _within_context(seen: ObservedSource, runtime: Runtime) -> list[SourceAnswer
 def _compare(
     runtime: Runtime, seen: ObservedSource, answer: SourceAnswer, number: int, bound: float | None, into: Findings
 ) -> None:
-    """Add to the findings what the export makes of one prompt."""
-    # One prompt has shown another vocabulary: rows of unlike width cannot be compared.
+    """Add the export's results for one prompt to the findings."""
+    # One prompt shows that the vocabulary differs: rows of different width cannot be compared.
     if into.vocabulary not in (0, seen.vocabulary):
         return
     rows = runtime.log_probabilities(answer.ids, answer.start)
@@ -304,7 +305,7 @@ def _compare(
         return
     into.is_finite &= bool(np.isfinite(rows).all())
     rows = np.nan_to_num(rows, nan=_IMPOSSIBLE_NATS, posinf=_IMPOSSIBLE_NATS, neginf=_IMPOSSIBLE_NATS)
-    # [positions, NUM_TOP]: the export's likelihoods of the tokens that the source holds likeliest.
+    # [positions, NUM_TOP]: the export's likelihoods of the source's likeliest tokens.
     nats = np.take_along_axis(rows, answer.top.ids, axis=1)
     into.differences.append(np.abs(nats - answer.top.nats))
     if answer.base_nats is not None:
@@ -318,7 +319,7 @@ def _compare(
     found = runtime.greedy(answer.prompt_ids, NUM_NEW_TOKENS)
     following = answer.greedy_ids[len(found) : len(found) + 1]
     if list(found) == list(answer.greedy_ids[: len(found)]) and runtime.end_ids.issuperset(following) and following:
-        # The runtime would end there whatever the weights: this says nothing against them.
+        # The runtime would end there with any weights: this is no evidence against them.
         into.earlier_ends.update(following)
         other = None
     else:
@@ -329,7 +330,7 @@ def _compare(
 
 
 def _other_text(found: Sequence[int], answer: SourceAnswer, end_id: int, bound: float) -> str | None:
-    """How the export's greedy text differs from the source's; None where it does not, or only from a near-tie on."""
+    """The difference of the export's greedy text to the source's; None if equal, or different only after a near-tie."""
     expected, same = answer.greedy_ids, 0
     while same < min(len(expected), len(found)) and expected[same] == found[same]:
         same += 1
@@ -337,7 +338,7 @@ def _other_text(found: Sequence[int], answer: SourceAnswer, end_id: int, bound: 
         return None
     ids, nats = answer.greedy_top.ids[same], answer.greedy_top.nats[same]
     written = found[same] if same < len(found) else end_id
-    # What is not even among the likeliest is at least as far behind as the last of them.
+    # A token outside the likeliest ones is at least as far behind as the last of them.
     behind = float(nats[0] - (nats[ids == written][0] if written in ids else nats[-1]))
     if behind < bound:
         return None
@@ -348,12 +349,12 @@ def _other_text(found: Sequence[int], answer: SourceAnswer, end_id: int, bound: 
 
 
 def _num_scored(answer: SourceAnswer) -> int:
-    """How many tokens of the reference lie within the positions that are compared."""
+    """The number of reference tokens within the compared positions."""
     return len(answer.reference_ids) - max(0, answer.start - (len(answer.prompt_ids) - 1))
 
 
 def _perplexity(nats: Sequence[float], num_tokens: Sequence[int]) -> float:
-    # exp(700) is near the largest float64.
+    # exp(700) is close to the largest float64.
     return math.exp(min(sum(nats) / max(sum(num_tokens), 1), 700.0))
 
 
@@ -363,25 +364,25 @@ _BASE_PRECISION: Final[ExportPrecision] = "float16"
 def prove_gguf_adapter(
     source: ExportSource, file: Path, observed: ObservedSource, scratch: Path, progress: Progress, tools: Path
 ) -> ParityReport:
-    """Run the adapter in `file` over its base in float16 and compare it as a GGUF of the merged model would be.
+    """Run the adapter in `file` over its base in float16 and compare it like a GGUF of the merged model.
 
     The bound is that of GGUF in float16: only the base is rounded.
 
     Args:
         source: the model.
         file: the adapter as GGUF.
-        observed: the source's side, its base not packed.
-        scratch: a folder for the base, which is deleted afterwards (two bytes a weight, four more on the way).
-        progress: shows conversion and proof.
-        tools: where the converter is stored.
+        observed: the source's outputs, with an unpacked base.
+        scratch: a folder for the base, which is deleted afterwards (2 bytes per weight, temporarily 4 more).
+        progress: shows conversion and check.
+        tools: the folder of the converter.
 
     Raises:
-        WorkError: the converter fails or cannot be had.
-        RequestError: llama.cpp cannot hold the base.
+        WorkError: the converter fails or is not available.
+        RequestError: llama.cpp does not support the base.
     """
     from luthier.ml.export.exporters import gguf
 
-    # The base alone, by its own name: the adapter is put over it by llama.cpp at run time.
+    # The base alone, under its own name: llama.cpp applies the adapter at run time.
     base = source.model_copy(update={"name": source.base_name, "adapter_path": None, "adapter_sha256": None})
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".base-") as folder:
         made = Path(folder) / "base"

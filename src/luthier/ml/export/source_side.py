@@ -1,11 +1,11 @@
 """Outputs of the source model in a parity check, and the built-in prompts of a model without held-out rows.
 
-The source is the base in float32 with the adapter unmerged over it: no merge, no rounding and no converter has touched
-it. Its outputs are computed once. Of each position only the likeliest tokens are kept, so a source and its export are
-never in memory together.
+The source is the base in float32 with the unmerged adapter over it, without any merge, rounding or conversion. Its
+outputs are computed once. Only the likeliest tokens of each position are kept, so source and export are never in memory
+together.
 
-The built-in prompts ask little on purpose: two runtimes are to say the same, right or wrong. Digits, accents, code,
-blank lines and other scripts are among them, since those are where tokenizers part.
+The built-in prompts are easy on purpose: two runtimes must give the same answer, right or wrong. They contain digits,
+accents, code, blank lines and other scripts, where tokenizers differ.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _PAIRS: tuple[tuple[str, str], ...] = (
 
 
 def built_in_examples() -> tuple[Example, ...]:
-    """32 examples of one question and one answer."""
+    """32 examples with one question and one answer."""
     return tuple(
         Example(
             id=f"built-in:{number}",
@@ -78,7 +78,7 @@ def built_in_examples() -> tuple[Example, ...]:
 
 
 NUM_TOP = 10
-# Likelihoods of a whole vocabulary are held for this many positions at once, the last ones of a prompt with its answer.
+# Likelihoods of the whole vocabulary are kept for this number of positions, the last ones of prompt and answer.
 MAX_POSITIONS = 512
 
 
@@ -88,7 +88,7 @@ class Likeliest:
 
     Attributes:
         ids: [positions, NUM_TOP].
-        nats: [positions, NUM_TOP], their log-probabilities.
+        nats: [positions, NUM_TOP], the log-probabilities of these tokens.
     """
 
     ids: NDArray[np.int64]
@@ -97,15 +97,15 @@ class Likeliest:
 
 @dataclass(frozen=True, slots=True)
 class SourceAnswer(ProofPrompt):
-    """What the source makes of one prompt.
+    """The source's outputs for one prompt.
 
     Attributes:
-        start: The first position that is compared.
-        top: The likeliest tokens of the positions from there on.
-        base_nats: What the base without the adapter says of the same tokens; None without an adapter.
-        nll_nats: Of the reference, in all.
-        greedy_ids: What the source writes.
-        greedy_top: Of the positions that each of these, and what would come after them, is drawn from.
+        start: The first compared position.
+        top: The likeliest tokens of the positions from `start`.
+        base_nats: Log-probabilities of these tokens by the base without the adapter; None without an adapter.
+        nll_nats: Total for the reference.
+        greedy_ids: The greedy text of the source.
+        greedy_top: The likeliest tokens at the positions of these and of the next token.
     """
 
     start: int
@@ -118,12 +118,12 @@ class SourceAnswer(ProofPrompt):
 
 @dataclass(frozen=True, slots=True)
 class ObservedSource:
-    """The source's side of a proof.
+    """The source's outputs for a parity check.
 
     Attributes:
-        prompts: how the source writes prompts.
-        answers: its output for each prompt.
-        vocabulary: the width of its logits.
+        prompts: the way the source writes prompts.
+        answers: the outputs for each prompt.
+        vocabulary: the number of its logits.
     """
 
     prompts: SourcePrompts
@@ -147,7 +147,7 @@ def observe_source(
         source: The model.
         examples: Held-out examples.
         progress: Advanced by each prompt.
-        prompts: Those of the examples, where they were made before.
+        prompts: The prompts of the examples, if already made.
 
     Raises:
         RequestError: no example fits, or none has a reference.
@@ -173,7 +173,7 @@ def observe_source(
 def likeliest(rows: LogProbabilities) -> Likeliest:
     """The `NUM_TOP` likeliest tokens of each row."""
     num_top = min(NUM_TOP, rows.shape[1])
-    # Partition first: sorting a whole vocabulary for each position would take most of the time.
+    # Partition first: sorting the whole vocabulary at each position would take most of the time.
     some = np.argpartition(-rows, num_top - 1, axis=1)[:, :num_top]
     nats = np.take_along_axis(rows, some, axis=1)
     order = np.argsort(-nats, axis=1, kind="stable")
@@ -181,15 +181,15 @@ def likeliest(rows: LogProbabilities) -> Likeliest:
 
 
 def reference_nll(rows: LogProbabilities, start: int, num_prompt: int, reference: Sequence[int]) -> float:
-    """Negative log-likelihood of the reference in all, in nats.
+    """Total negative log-likelihood of the reference, in nats.
 
     Args:
-        rows: [positions, vocabulary] of the positions from `start` on, of prompt and reference.
+        rows: [positions, vocabulary] of the positions of prompt and reference from `start`.
         start: the first of these positions.
         num_prompt: tokens of the prompt.
         reference: tokens of the reference.
     """
-    # Row i predicts token i + 1; what lies before `start` was not computed.
+    # Row i predicts token i + 1; rows before `start` were not computed.
     first = max(num_prompt - 1, start)
     targets = np.asarray(reference[first - (num_prompt - 1) :], dtype=np.int64)
     places = np.arange(first - start, first - start + len(targets))
@@ -199,7 +199,7 @@ def reference_nll(rows: LogProbabilities, start: int, num_prompt: int, reference
 def _answer(
     model: TransformersModel, ends: frozenset[int], source: ExportSource, prompt: ProofPrompt
 ) -> tuple[SourceAnswer, int]:
-    """What the source makes of a prompt, and the width of its logits."""
+    """The source's outputs for a prompt, and the number of its logits."""
     ids, num_prompt = prompt.ids, len(prompt.prompt_ids)
     start = max(0, len(ids) - MAX_POSITIONS)
     rows = model.log_probabilities(ids, start)
@@ -215,7 +215,7 @@ def _answer(
         with model.without_adapter():
             base = np.take_along_axis(model.log_probabilities(ids, start), top.ids, axis=1)
     written = model.greedy(prompt.prompt_ids, NUM_NEW_TOKENS, ends)
-    # One row more than tokens: the last is what an end, or a further token, is drawn from.
+    # One row more than tokens: the last one gives the end or a further token.
     drawn_from = likeliest(model.log_probabilities([*prompt.prompt_ids, *written], num_prompt - 1))
     answer = SourceAnswer(
         prompt.conversation,

@@ -1,1 +1,1 @@
-"""Inference behind one interface: every engine writes text and scores likelihoods through `core.ports.Engine`."""
+"""Inference behind one interface: every engine generates text and scores likelihoods through `core.ports.Engine`."""

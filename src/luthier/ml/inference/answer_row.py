@@ -1,8 +1,8 @@
-"""One answer that is being generated: constrained logits to a sampled token, tokens to text, text to the events of it.
+"""The state of one answer during generation: constrained logits to a sampled token, tokens to text, text to events.
 
-The next token is greedy or drawn, from the likeliest only, with penalties for what was written already. Under a JSON
-schema or a grammar, llguidance computes which tokens may come next; the logits of all others are set to -inf before
-each draw, so sampling is renormalised over the allowed tokens.
+The next token is chosen greedily or sampled, with top-p and repetition penalties. Under a JSON schema or a grammar,
+llguidance computes the allowed next tokens; the logits of all others are set to -inf before sampling, so the
+distribution is renormalised over the allowed tokens.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from luthier.ml.inference.tool_calls import COMPACT
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# The softmax is one-hot by then, and dividing by far less would overflow.
+# At this temperature the softmax is already one-hot; a much smaller one would overflow.
 _GREEDY_BELOW: Final = 1e-4
 
 
 class Sampler:
-    """Draws the tokens of one answer. Equal logits, rules and seeds give equal tokens.
+    """Samples the tokens of one answer. Equal logits, options and seeds give equal tokens.
 
     Args:
-        number: of the choice; each draws from numbers of its own.
+        number: of the choice; each choice has a separate random generator.
     """
 
     def __init__(self, rules: Sampling, number: int, device: torch.device) -> None:
@@ -47,7 +47,7 @@ class Sampler:
 
     @property
     def takes_likeliest(self) -> bool:
-        """Whether it always draws the token with the largest logit."""
+        """Whether it always picks the token with the largest logit."""
         rules = self._rules
         changes_logits = rules.frequency_penalty or rules.presence_penalty or rules.logit_bias
         return self._generator is None and not changes_logits
@@ -66,7 +66,7 @@ class Sampler:
             probabilities = torch.softmax(scores / self._rules.temperature, -1)
             if self._rules.top_p < 1:
                 probabilities = _nucleus(probabilities, self._rules.top_p)
-            # multinomial normalises: what the nucleus leaves need not sum to 1.
+            # multinomial normalises, so the nucleus need not sum to 1.
             token = int(torch.multinomial(probabilities, 1, generator=self._generator))
         if self._rules.frequency_penalty or self._rules.presence_penalty:
             self._counts[token] = self._counts.get(token, 0) + 1
@@ -89,10 +89,10 @@ class Sampler:
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """The smallest set of likeliest tokens with `top_p` of the probability; all others get none."""
+    """The smallest set of likeliest tokens with total probability `top_p`; all others get probability 0."""
     # [vocabulary], the likeliest first.
     ordered, places = probabilities.sort(descending=True)
-    # The probability of all likelier tokens: the token that crosses top_p stays in.
+    # The probability of all likelier tokens: the token that crosses top_p is kept.
     before = ordered.cumsum(-1) - ordered
     ordered[before >= top_p] = 0.0
     # Back into the order of the vocabulary.
@@ -100,7 +100,7 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 
 def likelihoods(logits: Tensor, token: int, num_top: int) -> tuple[float, list[tuple[int, float]]]:
-    """The log-probability of a token, and the likeliest tokens with theirs.
+    """The log-probability of a token, and the likeliest tokens with their log-probabilities.
 
     Args:
         logits: [vocabulary].
@@ -117,7 +117,7 @@ Decode = Callable[[Sequence[int]], str]
 
 
 class Constraint(Protocol):
-    """Lets only those tokens be drawn that a schema or grammar allows next."""
+    """Restricts sampling to the tokens that a schema or grammar allows next."""
 
     def mask(self, logits: Tensor) -> Tensor:
         """Forbid tokens.
@@ -126,12 +126,12 @@ class Constraint(Protocol):
             logits: [vocabulary].
 
         Returns:
-            [vocabulary], minus infinity at every token that must not come next.
+            [vocabulary], minus infinity at every forbidden token.
         """
         ...
 
     def take(self, token: int) -> None:
-        """Advance the state by a drawn token.
+        """Advance the state by a sampled token.
 
         Raises:
             RequestError: the token is not allowed here.
@@ -140,19 +140,19 @@ class Constraint(Protocol):
 
 
 class CallReader(Protocol):
-    """Tells calls of tools from the text of an answer."""
+    """Separates tool calls from the text of an answer."""
 
     @property
     def num_calls(self) -> int:
-        """How many calls have begun."""
+        """The number of calls begun so far."""
         ...
 
     def add(self, text: str) -> tuple[str, list[CallPiece]]:
-        """What of the text so far is certain: text beside calls, and more of calls."""
+        """Process more text; returns what is certain so far: plain text and parts of calls."""
         ...
 
     def end(self) -> tuple[str, list[CallPiece]]:
-        """What was held back: no text comes any more."""
+        """Flush what was held back, at the end of the text."""
         ...
 
 
@@ -162,19 +162,19 @@ class AnswerRow:
 
     Attributes:
         key: of its request.
-        choice: number of the choice, from 0.
+        choice: index of the choice, from 0.
         adapter: name of the adapter; None for the base.
         asked: the request.
-        max_new_tokens: limit of thought and answer together; the answer alone has `asked.max_new_tokens`.
-        num_tokens: tokens of its prompt and of all that it may write.
-        sampler: draws its tokens.
+        max_new_tokens: limit of reasoning and answer together; `asked.max_new_tokens` limits the answer alone.
+        num_tokens: tokens of its prompt plus its maximum new tokens.
+        sampler: samples its tokens.
         decode: token ids to text.
         end_ids: ids of the tokens that end the answer.
-        constraint: what may be drawn; None for anything.
-        calls: separates tool calls from text; None where no tool may be called.
-        thinking: how its thought is delimited, and its budget.
-        has_ended: whether its last event was made.
-        num_new_tokens: tokens written so far, the end token not counted.
+        constraint: restricts sampling; None for no restriction.
+        calls: separates tool calls from text; None if no tool may be called.
+        thinking: delimiters of its reasoning, and its budget.
+        has_ended: whether its last event was emitted.
+        num_new_tokens: tokens generated so far, without the end token.
     """
 
     key: Hashable
@@ -204,21 +204,21 @@ class AnswerRow:
 
     @property
     def takes_likeliest(self) -> bool:
-        """Whether its next token is the likeliest, whatever else there is to it."""
+        """Whether its next token is simply the likeliest one."""
         return self.sampler.takes_likeliest and self.constraint is None
 
     def write(self, logits: Tensor, likeliest: int) -> tuple[int, list[Piece | Ended]]:
-        """Draw one token.
+        """Sample one token.
 
         Args:
             logits: [vocabulary].
             likeliest: the index of the largest logit.
 
         Returns:
-            The token and the events that it causes.
+            The token and the resulting events.
 
         Raises:
-            RequestError: the constraint refuses the drawn token.
+            RequestError: the constraint rejects the sampled token.
         """
         # The caller has computed the argmax of all rows in one transfer; only rows that need more touch their logits.
         token = likeliest
@@ -238,15 +238,15 @@ class AnswerRow:
         text = self._text.add(token)
         self._num_characters += len(text)
         events = self._pieces(*self._answer.add(text, self.num_new_tokens))
-        # Two limits: of all tokens, and of thought and answer each where the thought has a budget of its own.
+        # Two limits: for all tokens, and separately for reasoning and answer if the reasoning has its own budget.
         is_full = self.num_new_tokens == self.max_new_tokens or self._answer.is_full(self.num_new_tokens)
         if self._answer.found_stop or is_full:
             events += self._end("stop" if self._answer.found_stop else "length")
         return token, events
 
     def _end(self, reason: EndReason) -> list[Piece | Ended]:
-        """The rest of the text, which may yet hold a stop text, and the end."""
-        # Set first: the caller drops the row by it, whatever events follow.
+        """The remaining text, which may still contain a stop text, and the end event."""
+        # Set first: the caller uses it to drop the row, whatever events follow.
         self.has_ended = True
         reasoning, left = "", ""
         if not self._answer.found_stop:
@@ -257,7 +257,7 @@ class AnswerRow:
         if self._answer.found_stop:
             reason = "stop"
             num_emitted = self._answer.num_dropped + self._num_emitted + len(left)
-            # Tokens behind the stop text are not reported.
+            # Tokens after the stop text are not reported.
             self._open_tokens = [token for token in self._open_tokens if token.offset < num_emitted]
         events: list[Piece | Ended] = [*self._pieces(reasoning, left, is_last=True)]
         # OpenAI reports a call of the tool that the request itself named as an ordinary end.
@@ -282,7 +282,7 @@ class AnswerRow:
             # Offsets count all characters written; `num_dropped` are those of the thought and its delimiters.
             tokens = [token for token in self._open_tokens if is_last or token.offset < num_emitted]
             self._open_tokens = self._open_tokens[len(tokens) :]
-        # Calls are taken out after the offsets are matched: likelihoods refer to the text as it was written.
+        # Calls are removed after the offsets are matched: log-probabilities refer to the generated text.
         calls: list[CallPiece] = []
         if self.calls is not None:
             text, calls = self.calls.add(text)
@@ -355,7 +355,7 @@ class ConstraintFactory:
         first = _library().LLMatcher(self._known, grammar, log_level=0)
         if first.is_error():
             raise _refused(first.get_error())
-        # The grammar is compiled once; each answer gets a copy of the parser in its first state.
+        # The grammar is compiled once; each answer gets a copy of the parser in its initial state.
         return lambda: _GrammarConstraint(first.deep_copy(), self._num_logits)
 
     @cached_property
@@ -382,7 +382,7 @@ class _GrammarConstraint:
 
     def take(self, token: int) -> None:
         if not self._matcher.consume_token(token):
-            # A retry would fail in the same way, so this is a client error (not retried) and no server error.
+            # A retry would fail in the same way, so this is a client error (not retried) rather than a server error.
             raise RequestError(
                 f"the answer left its form: {self._matcher.get_error()[:200]}",
                 expected="a form that can be followed",

@@ -1,4 +1,4 @@
-"""Many prompts continued: in batches of similar length, with a common prefix computed once."""
+"""Batch generation for many prompts: batches of similar length, with a common prefix computed once."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ _CONTINUATIONS: Final[Form[list[Continuation]]] = Form(
 
 
 def _num_shared(requests: Sequence[Request]) -> int:
-    """How many leading tokens to compute once; 0 where that saves nothing. One token a prompt is left over."""
+    """The number of leading tokens to compute once; 0 if it saves nothing. At least one token per prompt remains."""
     if len(requests) < 2:
         return 0
     shortest = min(len(request.ids) for request in requests)
-    # A row needs at least one token of its own: its last position gives the logits of the first new token.
+    # A row needs at least one separate token: its last position gives the logits of the first new token.
     num_shared = min(common_prefix_length([request.ids for request in requests]), shortest - 1)
     return num_shared if num_shared >= MIN_SHARED_TOKENS else 0

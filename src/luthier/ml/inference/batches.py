@@ -1,8 +1,7 @@
 """Batches of prompts: of similar length, with bounded memory and little padding, or with a common prefix.
 
-Rows to be scored that have a common prefix are grouped, and the prefix goes through the model once. A question with 24
-candidates is 24 rows that differ in a few tokens; rows behind the same few-shot examples differ in their last part
-only.
+Rows with a common prefix are scored in groups, and the prefix is computed once. A question with 24 candidates is 24
+rows that differ in a few tokens; rows with the same few-shot examples differ only in their last part.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from luthier.core.text.prefixes import best_groups, common_tokens
 
 
 def length_batches(lengths: Sequence[int], *, max_tokens: int, max_rows: int) -> list[list[int]]:
-    """Group indices into batches of like length, longest first, so that a batch too big shows itself at once.
+    """Group indices into batches of similar length, longest first, so that running out of memory shows immediately.
 
-    A batch holds at most `max_rows` items, and rows times its longest row is at most `max_tokens`; an item longer than
-    that is a batch of its own. Equal lengths keep their order.
+    A batch holds at most `max_rows` items, and rows times its longest row is at most `max_tokens`; a longer item
+    becomes a batch by itself. Equal lengths keep their order.
 
     Args:
         lengths: tokens of each item.
@@ -45,10 +44,10 @@ def length_batches(lengths: Sequence[int], *, max_tokens: int, max_rows: int) ->
 
 
 def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all sequences share."""
+    """The number of leading tokens that all sequences share."""
     if not sequences:
         return 0
-    # What the first and the last in dictionary order share, all in between share too.
+    # All sequences share what the first and the last one in lexicographic order share.
     low, high = min(map(tuple, sequences)), max(map(tuple, sequences))
     for position, (one, other) in enumerate(zip(low, high, strict=False)):
         if one != other:
@@ -58,7 +57,7 @@ def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
 
 MIN_TOKENS: Final = 16
 CALL_TOKENS: Final = 100
-"""What one more call of the model costs, in tokens: its thin products read all weights once more."""
+"""The cost of one more model call, in tokens: a small batch still reads all weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +65,9 @@ class Shared:
     """Rows that go through a model together.
 
     Attributes:
-        rows: their places.
-        num_shared: tokens that they begin with in common and that go before them alone; 0 where nothing is shared.
-        is_same: whether these are the tokens of the batch before.
+        rows: their indices.
+        num_shared: length of their common prefix, which is computed once before them; 0 if nothing is shared.
+        is_same: whether the prefix is the same as that of the previous batch.
     """
 
     rows: list[int]
@@ -79,17 +78,17 @@ class Shared:
 def shared_batches(
     examples: Sequence[TokenisedExample], *, max_tokens: int, max_kept_tokens: int, longest_shared: int
 ) -> list[Shared]:
-    """All rows in batches, those that share nothing last.
+    """Divide all rows into batches; rows without a shared prefix come last.
 
     Args:
         examples: tokenised rows.
-        max_tokens: of a batch with its padding, what is shared not counted; an example longer than that is a batch of
-            its own.
-        max_kept_tokens: whose keys and values a batch may hold, what is shared counted for each row.
-        longest_shared: rows longer than this share nothing.
+        max_tokens: of a batch, including padding and excluding the shared prefix; a longer example becomes a batch by
+            itself.
+        max_kept_tokens: maximum tokens in the KV cache of a batch; the shared prefix counts for each row.
+        longest_shared: longer rows share no prefix.
     """
     keys = [_key(example) if example.num_tokens <= longest_shared else b"" for example in examples]
-    # Sorted, rows that begin alike are neighbours, and `common` tells how many tokens each pair shares.
+    # After sorting, rows with a common prefix are neighbours, and `common` holds its length for each pair.
     order = sorted(range(len(examples)), key=keys.__getitem__)
     common = [common_tokens(keys[one], keys[other]) for one, other in pairwise(order)]
     batches: list[Shared] = []
@@ -111,6 +110,6 @@ def shared_batches(
 
 
 def _key(example: TokenisedExample) -> bytes:
-    """The ids that may be shared: the token from which the first learned one is predicted stays with its row."""
-    # Four bytes an id. Their order means nothing; rows that begin alike become neighbours.
+    """The ids that may be shared: the token that predicts the first learned one stays with its row."""
+    # Four bytes per id. The order is arbitrary, but rows with a common prefix become neighbours.
     return bytes(memoryview(example.input_ids).cast("B")[: 4 * max(0, shareable_tokens(example) - 1)])

@@ -1,16 +1,16 @@
-"""Token by token: our own decoding loop over a key-value cache.
+"""Token-by-token decoding over a key-value cache.
 
-What makes it cheaper than a general one:
+Optimisations:
 
 - finished rows leave the batch at once;
 - logits are computed for the last position only;
-- what all prompts begin with (few-shot examples, a system prompt) goes through the model once, and so does a prompt
-  that is to be continued several times;
-- prompts go in by parts of like length that suit the processor's caches, and then write together in a larger batch,
-  because one step costs nearly the same for 8 rows and for 32;
+- a common prefix of all prompts (few-shot examples, a system prompt) or continuations is computed once;
+- prompts are prefilled in groups of similar length that fit the processor's caches, and then decoded in a larger batch,
+  because one step costs nearly the same for 8 rows as for 32;
 - the keys and values of new tokens are written into preallocated buffers (`preallocated_kv_cache`).
 
-All of that only where a probe shows the model's own logits (`decoding_proof`); other models compute each row by itself.
+They are used only if a probe reproduces the model's own logits (`decoding_proof`); other models compute each row
+separately.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ if TYPE_CHECKING:
     from luthier.ml.inference.thoughts import ThoughtLimit
 
 
-PREFILL_TOKENS = 2048  # of prompts that go through the model together: more do not fit the processor's caches
+PREFILL_TOKENS = 2048  # tokens per prefill group: more do not fit the processor's caches
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to continue: one prompt.
+    """A prompt to continue.
 
     Attributes:
-        max_new_tokens: of thought and answer together.
+        max_new_tokens: limit of reasoning and answer together.
         temperature: divides the logits; 0 is greedy.
-        seed: of this prompt's draws alone, so that they do not depend on the batch.
+        seed: for sampling this prompt only, so that the result does not depend on the batch.
         constraint: makes the constraint of its answer.
-        limit: makes what ends the answer before `max_new_tokens`, where thought and answer have limits of their own.
+        limit: makes the check that ends the answer early, if reasoning and answer have separate limits.
     """
 
     ids: Sequence[int]
@@ -86,12 +86,12 @@ class Request:
 
 @dataclass(slots=True)
 class Continuation:
-    """New ids without the token that ended them.
+    """The generated ids, without the end token.
 
     Attributes:
-        end_id: the token that ended them; None where `max_new_tokens` was reached first.
-        log_probabilities: of each drawn token, the one that ended it included, at the request's temperature; none where
-            nothing is drawn (temperature 0).
+        end_id: the end token; None if `max_new_tokens` was reached first.
+        log_probabilities: of each sampled token, including the end token, at the request's temperature; empty for
+            greedy decoding (temperature 0).
     """
 
     ids: list[int] = field(default_factory=list)
@@ -100,13 +100,13 @@ class Continuation:
 
     @property
     def stopped(self) -> bool:
-        """Whether an end token came before `max_new_tokens` was reached."""
+        """Whether an end token was generated before `max_new_tokens` was reached."""
         return self.end_id is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What prompts or rows begin with, gone through the model once.
+    """A common prefix of prompts or rows, computed once.
 
     Attributes:
         cache: its keys and values, batch size 1.
@@ -118,10 +118,10 @@ class Prefix:
 
 @dataclass(slots=True)
 class Batch:
-    """The rows that still write.
+    """The rows that are still generating.
 
     Attributes:
-        rows: number of the request of each row.
+        rows: index of the request of each row.
         cache: keys and values, [rows, kv_heads, width, head] a layer.
         mask: [rows, width], 1 at real tokens, 0 at padding.
         positions: [rows], the position of each row's next token.
@@ -133,7 +133,7 @@ class Batch:
     positions: Tensor
 
     def trim(self) -> None:
-        """Drop the columns on the left that are padding in all rows; otherwise the width would only ever grow.
+        """Drop leading columns that are padding in all rows; otherwise the width would only grow.
 
         Only right before `join`: a preallocated layer keeps the columns in its buffers, and an update restores them.
         """
@@ -145,7 +145,7 @@ class Batch:
                 layer.keys, layer.values = layer.keys[:, :, num_padding:], layer.values[:, :, num_padding:]
 
     def keep(self, places: list[int]) -> None:
-        """Keep the rows at `places`, in that order, and drop all others, from the cache too; a place may come twice."""
+        """Keep the rows at `places`, in that order, and drop all others, also from the cache; places may repeat."""
         index = torch.tensor(places, device=self.mask.device)
         self.rows = [self.rows[place] for place in places]
         self.mask, self.positions = self.mask[index], self.positions[index]  # [rows, width], [rows]
@@ -157,11 +157,11 @@ class Decoder:
 
     Args:
         end_ids: tokens that end a turn.
-        pad_id: any valid id; what is computed at padding is never read.
-        may_diverge: return NaN logits to the caller, which handles each row by itself, instead of raising.
+        pad_id: any valid id; results at padding positions are never read.
+        may_diverge: return NaN logits to the caller, which handles each row separately, instead of raising.
 
     Raises:
-        RequestError: the model's own forward pass fails, or it is no causal model.
+        RequestError: the model's own forward pass fails, or it is not a causal model.
     """
 
     def __init__(
@@ -178,24 +178,24 @@ class Decoder:
         self._long_path: DecodingPath | None = None
         self._border_path: DecodingPath | None = None
         self._why_not_held = why_not_cacheable(self._config) if takes_cache else "it takes no cache of keys and values"
-        # Proved here, so that a model that cannot write fails when it is opened and not at its first request.
+        # Verified here, so that an unusable model fails on opening and not at its first request.
         self._path = self._proved(short_probe(model, self._window, is_recurrent=bool(self._why_not_held)))
 
     @property
     def path(self) -> DecodingPath:
-        """How texts are written that fit into the model's windows."""
+        """The decoding path for texts that fit into the model's windows."""
         return self._path
 
     @property
     def paths(self) -> tuple[DecodingPath, ...]:
-        """What was proved so far: `path`, and how longer texts are written where such a one has come."""
+        """The paths verified so far: `path`, and that for longer texts if one was needed."""
         return tuple(path for path in (self._path, self._long_path, self._border_path) if path is not None)
 
     def path_of(self, num_total_tokens: int) -> DecodingPath:
-        """How texts of this many tokens (new ones included) are written; over a window it is proved at first need."""
+        """The path for texts of this many tokens (including new ones); beyond a window it is verified on first use."""
         if self._border is not None and num_total_tokens > self._border:
             if self._border_path is None:
-                # positions mean what the longest row of a batch makes them: no row may see another
+                # positions depend on the longest row of a batch: rows must not be batched
                 self._border_path = self._proved(border_probe(self._model, self._border), may_batch=False)
             return self._border_path
         if self._window is None or num_total_tokens <= self._window:
@@ -205,10 +205,10 @@ class Decoder:
         return self._long_path
 
     def prefill(self, ids: Sequence[int], before: Prefix | None = None) -> Prefix:
-        """Send tokens that several prompts share, or the next part of a long one, through the model, once.
+        """Run tokens shared by several prompts, or the next part of a long prompt, through the model once.
 
         Args:
-            before: what precedes them already; it is used up.
+            before: the prefix that precedes them; it is consumed.
         """
         cache = self.new_cache() if before is None else before.cache
         first = 0 if before is None else before.num_tokens
@@ -219,12 +219,12 @@ class Decoder:
 
     @torch.inference_mode()
     def prefill_vectors(self, vectors: Tensor) -> Prefix:
-        """Send a trained prompt, which has no tokens, through the model once.
+        """Run a trained prompt, which has no tokens, through the model once.
 
-        Requests must hold any ids in its places, which are never read.
+        Requests must contain placeholder ids at its positions; they are never read.
 
         Args:
-            vectors: [num, width], as embedded.
+            vectors: [num, width], embeddings.
         """
         cache = self.new_cache()
         arguments: dict[str, Any] = {self._cache_argument: cache}
@@ -233,32 +233,32 @@ class Decoder:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """The tokens that end a turn."""
+        """The ids of the tokens that end a turn."""
         return self._end_ids
 
     def fits_windows(self, num_total_tokens: int) -> bool:
-        """Whether rows of this many tokens (new ones included) can be padded, joined, and share a prefix.
+        """Whether rows of this many tokens (including new ones) can be padded, joined, and share a prefix.
 
-        They must fit whole into every sliding window of the model, which would count the padding, and the model must
-        have proved that batches change nothing.
+        They must fit entirely into every sliding window of the model, since windows count padding, and batching must be
+        verified for the model.
         """
         bounds = [one for one in (self._window, self._border) if one is not None]
-        # Two conditions: padding is exact (proved), and no window would drop real tokens because padding fills it.
+        # Two conditions: padding is exact (verified), and no window would drop real tokens because of padding.
         return self._path.kind == "batched" and all(num_total_tokens <= one for one in bounds)
 
     def run(
         self, requests: Sequence[Request], prefix: Prefix | None, done: Callable[[int], None]
     ) -> list[Continuation]:
-        """Continue one batch of prompts; `done` is called with the place of each prompt when it has finished.
+        """Continue one batch of prompts; `done` is called with the index of each prompt when it has finished.
 
-        With a prefix, every prompt must begin with its tokens and have at least one more. Equal prompts go through the
-        model once.
+        With a prefix, every prompt must begin with its tokens and have at least one more. Equal prompts are computed
+        once.
 
         Raises:
             DivergedError: the model's logits are NaN.
         """
         out = [Continuation() for _ in requests]
-        # One generator a row: a row's draws depend on its seed alone, not on the rows beside it.
+        # One generator per row: sampling depends only on the seed of the row, not on other rows.
         generators = [_generator(request, self._model.device) for request in requests]
         constraints = [None if request.constraint is None else request.constraint() for request in requests]
         limits = [None if request.limit is None else request.limit() for request in requests]
@@ -270,7 +270,7 @@ class Decoder:
             for place, (row, (token, log_probability)) in enumerate(zip(batch.rows, chosen, strict=True)):
                 if log_probability is not None:
                     out[row].log_probabilities.append(log_probability)
-                # The end token too: a grammar must accept that the answer ends here.
+                # Including the end token: a grammar must accept that the answer ends here.
                 if (constraint := constraints[row]) is not None:
                     constraint.take(token)
                 if token in self._end_ids:
@@ -286,30 +286,30 @@ class Decoder:
                 return out
             tokens = torch.tensor([[chosen[place][0]] for place in going], device=self._model.device)  # [rows, 1]
             if len(going) < len(batch.rows):
-                # Rows that have ended leave at once: the others' steps get cheaper.
+                # Finished rows leave at once, which makes the remaining steps cheaper.
                 batch.keep(going)
             logits = self.step(batch, tokens)
 
     def _start(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch | RowBatch, Tensor]:
-        """Send all prompts through the model; returns the batch and its first logits: [rows, vocabulary]."""
+        """Prefill all prompts; returns the batch and its first logits: [rows, vocabulary]."""
         firsts: dict[tuple[int, ...], int] = {}
         same_as = [firsts.setdefault(tuple(request.ids), number) for number, request in enumerate(requests)]
         if len(firsts) == len(requests):
             return self._start_each(requests, prefix)
         numbers = list(firsts.values())
         batch, logits = self._start_each([requests[number] for number in numbers], prefix)
-        # Batches by length change the order: where each distinct prompt lies now.
+        # Batching by length changes the order: the current index of each distinct prompt.
         places = {numbers[row]: place for place, row in enumerate(batch.rows)}
         again = [places[first] for first in same_as]
-        # Rows of the cache are copied, which is cheaper than the prompt's forward pass; each copy then goes its own
-        # way.
+        # Rows of the cache are copied, which is cheaper than another forward pass over the prompt; the copies are then
+        # independent.
         batch.keep(again)
         batch.rows = list(range(len(requests)))
         return batch, logits[torch.tensor(again, device=logits.device)]
 
     def _start_each(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch | RowBatch, Tensor]:
-        """As `_start`, each request by itself."""
-        # The prefix is in the cache already: only what follows it goes through the model.
+        """Like `_start`, with each request computed separately."""
+        # The prefix is already in the cache: only the following tokens are computed.
         skip = prefix.num_tokens if prefix else 0
         lengths = [len(request.ids) - skip for request in requests]
         num_new = max(request.max_new_tokens for request in requests)
@@ -321,12 +321,12 @@ class Decoder:
         return batch, torch.cat([logits for _, logits in started])
 
     def join(self, batches: Sequence[Batch], num_room: int, prefix_tokens: int = 0) -> Batch:
-        """All rows in one batch with room for `num_room` more tokens each; the batches are emptied on the way.
+        """Join all rows into one batch with room for `num_room` more tokens each; the given batches are emptied.
 
-        Only where all rows fit into the model's windows with what they will write (`fits_windows`).
+        Requires that all rows, including their new tokens, fit into the model's windows (`fits_windows`).
         """
         skip, width = prefix_tokens, max(batch.mask.shape[1] for batch in batches)
-        # Padding goes behind the shared prefix: every mask is 1 there, so it may be filled up from the left there too.
+        # Padding follows the shared prefix, where every mask is 1, so masks can be padded on the left there as well.
         masks = [
             torch.cat([b.mask[:, :skip], b.mask.new_zeros(len(b.rows), width - b.mask.shape[1]), b.mask[:, skip:]], 1)
             for b in batches
@@ -341,7 +341,7 @@ class Decoder:
     def start_part(
         self, requests: Sequence[Request], rows: list[int], prefix: Prefix | None
     ) -> tuple[Batch | RowBatch, Tensor]:
-        """Send some of the prompts through the model: together where that is proved, else each by itself.
+        """Prefill some of the prompts: together if that is verified, otherwise each separately.
 
         Returns:
             The batch and its first logits: [rows, vocabulary].
@@ -352,7 +352,7 @@ class Decoder:
         return self._start_by_row([requests[row].ids for row in rows], rows, kind)
 
     def _start_by_row(self, prompts: Sequence[Sequence[int]], rows: list[int], kind: Kind) -> tuple[RowBatch, Tensor]:
-        # No prefix here: these paths share none, so every prompt goes through whole.
+        # These paths share no prefix, so every prompt is computed in full.
         stepper = RowStepper(self._model, keeps_cache=kind != "uncached", groups=kind == "grouped")
         batch, logits = RowBatch.start(stepper, rows, prompts, most_tokens=PREFILL_TOKENS)
         return batch, self._sound(logits)
@@ -360,13 +360,13 @@ class Decoder:
     def _start_together(
         self, requests: Sequence[Request], rows: list[int], prefix: Prefix | None
     ) -> tuple[Batch, Tensor]:
-        """Padded on the left (behind the prefix, where there is one)."""
+        """Padded on the left (after the prefix, if there is one)."""
         skip = prefix.num_tokens if prefix else 0
         width = max(len(requests[row].ids) for row in rows) - skip
         device = self._model.device
         tokens = torch.full((len(rows), width), self._pad_id)
         mask = torch.zeros((len(rows), skip + width), dtype=torch.long)
-        # The shared prefix is real in every row; padding follows it, then the row's own tokens.
+        # Every row starts with the shared prefix, followed by padding and the row's own tokens.
         mask[:, :skip] = 1
         for place, row in enumerate(rows):
             own = list(requests[row].ids[skip:])
@@ -381,7 +381,7 @@ class Decoder:
         return Batch(list(rows), cache, mask, positions[:, -1] + 1), logits
 
     def step(self, batch: Batch | RowBatch, tokens: Tensor) -> Tensor:
-        """Send one token a row ([rows, 1]) through the model; returns the logits of the next: [rows, vocabulary]."""
+        """Run one token per row ([rows, 1]) through the model; returns the next logits: [rows, vocabulary]."""
         if isinstance(batch, RowBatch):
             return self._sound(batch.step(tokens[:, 0].tolist()))
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)  # [rows, width + 1]
@@ -397,12 +397,12 @@ class Decoder:
             "position_ids": positions,
             "logits_to_keep": 1,
         }
-        # Some models take no positions or no `logits_to_keep`; `accepted` leaves out what they do not take.
+        # Some models accept no positions or no `logits_to_keep`; `accepted` filters such arguments.
         output = self._model(input_ids=tokens, use_cache=True, **accepted(self._model, arguments))
         return self._sound(output.logits[:, -1])  # [rows, 1, vocabulary] -> [rows, vocabulary]
 
     def _sound(self, logits: Tensor) -> Tensor:
-        """The logits, if they may be used: NaN only for callers who look after it."""
+        """The logits, checked: NaN is returned only to callers that handle it."""
         if not self._may_diverge and logits.isnan().any():
             # argmax returns the index of a NaN without complaint, and decoding would continue with a meaningless token.
             raise DivergedError(
@@ -413,7 +413,7 @@ class Decoder:
         return logits
 
     def _proved(self, probe: Probe, *, may_batch: bool = True) -> DecodingPath:
-        """The fastest way that gives the model's own logits on this probe."""
+        """The fastest path that reproduces the model's own logits on this probe."""
         trials: list[tuple[Kind, Trial]] = [
             ("grouped", partial(self._by_row, kind="grouped")),
             ("by_row", partial(self._by_row, kind="by_row")),
@@ -427,12 +427,12 @@ class Decoder:
             found = prove(self._model, probe, trials)
         finally:
             self._may_diverge = may_diverge
-        if found is None:  # its weights hold NaN: whoever writes with it will say so
+        if found is None:  # its weights contain NaN, which is reported on generation
             return BATCHED if not why else DecodingPath("by_row", why)
         return replace(found, reason="; ".join(one for one in (why, found.reason) if one))
 
     def _batched(self, probe: Probe) -> list[Tensor]:
-        """A `Trial` of all that is done to batches: a shared prefix, joined parts, rows in another order."""
+        """A `Trial` of all batch operations: a shared prefix, joined groups, reordered rows."""
         num, requests = NUM_STEPS, [Request(ids, NUM_STEPS) for ids in probe.prompts]
         rows = range(len(requests))
         prefix = self.prefill(requests[0].ids[: probe.num_shared]) if probe.num_shared else None
@@ -443,7 +443,7 @@ class Decoder:
         # Reversed, so that a cache that mixes up its rows is found.
         batch.keep(list(reversed(rows)))
         for step in range(num):
-            # The probe's own last tokens are given, not drawn ones: both sides must see the same text.
+            # The probe's last tokens are fed, not sampled ones: both sides must see the same text.
             given = [[probe.rows[row][len(probe.rows[row]) - num + step]] for row in batch.rows]
             logits = self.step(batch, torch.tensor(given, device=self._model.device))
             for place, row in enumerate(batch.rows):
@@ -451,13 +451,13 @@ class Decoder:
         return [torch.stack(found[row]) for row in rows]
 
     def _by_row(self, probe: Probe, *, kind: Kind) -> list[Tensor]:
-        """A `Trial` of rows without padding: each beside another of its length, with a copy that goes its own way."""
+        """A `Trial` of rows without padding: each next to another of equal length, with a copy that diverges."""
         found = []
         for row, prompt in zip(probe.rows, probe.prompts, strict=True):
             # The same tokens backwards: a neighbour of equal length that must not change this row.
             batch, logits = self._start_by_row([prompt, prompt[::-1]], [0, 1], kind)
             own = [logits[0].float()]
-            # The copy takes other tokens than the original: a state that both still share would show.
+            # The copy gets other tokens than the original, which reveals state that both still share.
             batch.keep([1, 0, 0])
             for token, other in zip(row[-NUM_STEPS:], row[:NUM_STEPS], strict=True):
                 own.append(batch.step([other, token, other])[1].float())
@@ -465,7 +465,7 @@ class Decoder:
         return found
 
     def new_cache(self) -> DynamicCache:
-        """An empty one, with the layers of this model."""
+        """An empty cache with the layers of this model."""
         return DynamicCache(config=self._config)
 
 
@@ -478,7 +478,7 @@ def _generator(request: Request, device: torch.device) -> torch.Generator | None
 
 
 def _constrained(logits: Tensor, constraints: Sequence[Constraint | None]) -> Tensor:
-    """The logits with minus infinity at what must not come next: [rows, vocabulary]."""
+    """The logits with minus infinity at forbidden tokens: [rows, vocabulary]."""
     if not any(constraints):
         return logits
     rows = zip(logits, constraints, strict=True)
@@ -486,9 +486,9 @@ def _constrained(logits: Tensor, constraints: Sequence[Constraint | None]) -> Te
 
 
 def _choose(logits: Tensor, rules: Sequence[tuple[float, torch.Generator | None]]) -> list[tuple[int, float | None]]:
-    """The next token of each row: the likeliest, or a draw from the softmax of its logits over its temperature.
+    """The next token of each row: the likeliest, or sampled from softmax(logits / temperature).
 
-    Beside it the logarithm of the probability that it was drawn with; None where nothing was drawn.
+    Also returned: its log-probability at sampling; None for greedy decoding.
     """
     chosen: list[tuple[int, float | None]] = [(token, None) for token in logits.argmax(-1).tolist()]
     for place, (temperature, generator) in enumerate(rules):

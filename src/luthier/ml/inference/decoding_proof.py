@@ -1,12 +1,12 @@
-"""Proof of how a model can write: with our batches over a key-value cache, with its own cache a row at a time, or bare.
+"""Selects how a model decodes: batched over our key-value cache, row by row over its own cache, or without a cache.
 
 Models keep more than keys and values: convolutions and recurrent states, compressed or shared keys, windows and chunks.
-Which of them survive padding, joined batches and shared prefixes is no matter of names. So a few tokens go through
-the model each way, and their logits are compared with its own forward pass over the whole text, without a cache. The
-fastest way that gives the same logits is taken.
+Names do not tell which of them survive padding, joined batches and shared prefixes. So a few tokens are computed by
+each path, and their logits are compared with the model's forward pass over the whole text without a cache. The fastest
+path with the same logits is used.
 
-The code of a model is proved and not its weights: a proof counts for all models of one class, config, precision, kind
-of device and attention in this process.
+The test verifies the code of a model, not its weights: the result holds for all models with the same class, config,
+precision, device type and attention in this process.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ _LENGTHS: Final = (10, 6)
 _MAX_CHUNK: Final = 256
 _NUM_SHARED: Final = 3
 _FINE: Final = 1e-4
-"""How far float32 logits may differ, as a share of the largest: other shapes sum in another order."""
+"""Tolerance for float32 logits, relative to the largest: other shapes sum in another order."""
 _COARSE: Final = 2**-5
-"""The same of bfloat16 and float16, which keep 8 and 11 bits of every state on the way."""
+"""The same for bfloat16 and float16, which keep 8 and 11 bits of every intermediate state."""
 _MOST: Final = 0.25
-"""No noise excuses more than that."""
+"""Upper bound of the tolerance, whatever the measured noise."""
 _NOISES: Final = 4.0
-"""How many times the measured noise of right padding another way of computing may differ."""
+"""Tolerance of another path, as a multiple of the measured noise of right padding."""
 
 _proved: dict[tuple[object, ...], DecodingPath] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingPath:
-    """How a model writes, and why not by a faster way.
+    """The decoding path of a model, and why no faster one is used.
 
     Attributes:
-        kind: `batched` is our own key-value cache, rows together, prefixes shared; `grouped` is the cache that the
-            model makes for itself, rows of one length together; `by_row` the same, each row by itself; `uncached` sends
-            the whole text through the model for every token.
-        reason: empty where nothing faster was tried in vain.
+        kind: `batched` is our key-value cache with batched rows and shared prefixes; `grouped` is the model's own cache
+            with rows of equal length together; `by_row` the same with each row separately; `uncached` recomputes the
+            whole text for every token.
+        reason: why no faster path is used; empty if none was rejected.
     """
 
     kind: Kind
@@ -72,13 +72,13 @@ BATCHED: Final = DecodingPath("batched")
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Texts that go through the model both ways. The last `NUM_STEPS` ids of each are given one at a time.
+    """Texts that are computed by both paths. The last `NUM_STEPS` ids of each are fed one at a time.
 
     Attributes:
         rows: token ids of each text.
-        num_shared: how many ids all of them begin with in common.
-        is_stepwise: compare each step with a forward pass over the text so far: for models whose positions change their
-            meaning as a text grows, so that later tokens change earlier logits.
+        num_shared: length of their common prefix.
+        is_stepwise: whether to compare each step with a forward pass over the text so far: for models whose position
+            encoding depends on the text length, so that later tokens change earlier logits.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -87,67 +87,67 @@ class Probe:
 
     @property
     def prompts(self) -> list[tuple[int, ...]]:
-        """The rows without what is given one at a time."""
+        """The rows without the ids that are fed one at a time."""
         return [row[:-NUM_STEPS] for row in self.rows]
 
 
 Trial = Callable[[Probe], list[Tensor]]
-"""Makes the logits [NUM_STEPS + 1, vocabulary] of each row: after its prompt, and after each token given then."""
+"""Returns the logits [NUM_STEPS + 1, vocabulary] of each row: after its prompt and after each further token."""
 
 
 def short_probe(model: PreTrainedModel, window: int | None, *, is_recurrent: bool) -> Probe:
-    """Rows of unlike length that begin alike, inside the window; one is longer than a chunk of a recurrent state."""
+    """Rows of different length with a common prefix, within the window; one exceeds a chunk of a recurrent state."""
     longest, short = _LENGTHS
     if window is not None and window < longest:
-        # Inside the window no row may be cut, and a window this small leaves no place for a shared prefix.
+        # Within the window no row may be cut, and a window this small has no room for a shared prefix.
         longest, short = window, max(window - 1, NUM_STEPS + 1)
         return _probe(model, (longest, short), 0)
     if is_recurrent:
-        # A recurrent state is handed on from chunk to chunk: a row within one would not test that.
+        # A recurrent state is passed from chunk to chunk: a row within one chunk would not test that.
         longest += min(_chunk(model.config.get_text_config(decoder=True)), _MAX_CHUNK)
     return _probe(model, (longest, short), _NUM_SHARED)
 
 
 def long_probe(model: PreTrainedModel, window: int) -> Probe:
-    """Rows that cross the end of a window or chunk of that many tokens: one as it writes, one with its prompt."""
+    """Rows that exceed a window or chunk of that many tokens: one while decoding, one with its prompt."""
     return _probe(model, (window + 2, window + 2 + NUM_STEPS + 1), 0)
 
 
 def border_probe(model: PreTrainedModel, border: int) -> Probe:
-    """A row that grows over the length at which positions change their meaning, and one that begins beyond it."""
+    """A row that grows past the length at which the position encoding changes, and one that begins beyond it."""
     rows = _probe(model, (border + 1, border + 2 + NUM_STEPS), 0).rows
     return Probe(rows, 0, is_stepwise=True)
 
 
 def proof_key(model: PreTrainedModel, *more: object) -> tuple[object, ...]:
-    """What a proof counts for: equal keys run the same code over the same shapes."""
+    """The cache key of a result: equal keys run the same code over the same shapes."""
     config: Any = model.config
     attention = getattr(config.get_text_config(), "_attn_implementation", None)
     return (type(model), config.to_json_string(use_diff=False), precision(model), model.device.type, attention, *more)
 
 
 def precision(model: nn.Module) -> torch.dtype:
-    """What the model computes in: the type of its first parameter of floating-point numbers."""
+    """The compute dtype: that of the model's first floating-point parameter."""
     return next(one.dtype for one in model.parameters() if one.is_floating_point())
 
 
 def prove(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Trial]]) -> DecodingPath | None:
-    """The first of the trials whose logits are those of the model's own forward pass; without a cache where none is.
+    """The first trial whose logits match the model's own forward pass; `uncached` if none does.
 
     Args:
         trials: the fastest first.
 
     Returns:
-        None where the model's own logits are not finite, and nothing can be proved.
+        None if the model's own logits are not finite, so that nothing can be verified.
 
     Raises:
         RequestError: the model's own forward pass fails, or later tokens change its earlier logits.
     """
-    # The kinds tried are part of it: a proof without batches does not cover batches.
+    # The kinds tried are part of the key: a result without batches does not cover batches.
     key = proof_key(model, probe, tuple(kind for kind, _ in trials))
     if key not in _proved:
         found = _find(model, probe, trials)
-        # Not remembered: NaN is a property of these weights, and the proof is shared by all weights of this config.
+        # Not cached: NaN is a property of these weights, and the result is shared by all weights of this config.
         if found is None:
             return None
         _proved[key] = found
@@ -163,14 +163,14 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
     for kind, trial in trials:
         try:
             found = trial(probe)
-        # No fault of the path: a slower one would be remembered for the whole process.
+        # Not a fault of the path: a slower one would be cached for the whole process.
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - what a cache that does not fit raises is of many kinds
             reasons.append(f"{_TITLES[kind]}: {type(error).__name__}: {first_line(error, '')[:200]}")
             continue
         far = max(apart(ours, own) for ours, own in zip(found, expected, strict=True))
-        # The tolerance of narrow types may cost a pass of its own, so the exact one is tried first.
+        # The tolerance of narrow types may take an extra pass, so the exact one is tried first.
         if far <= _FINE or far <= tolerance(model, probe, expected, far):
             return DecodingPath(kind, "; ".join(reasons))
         reasons.append(f"{_TITLES[kind]}: logits differ by {far:.2g} of the largest")
@@ -188,7 +188,7 @@ _TITLES: Final[Mapping[Kind, str]] = {
 
 
 def _expected(model: PreTrainedModel, row: Sequence[int], *, is_stepwise: bool) -> Tensor:
-    """What a `Trial` must give of a row."""
+    """The expected result of a `Trial` for a row."""
     if not is_stepwise:
         # One pass over the whole text: in a causal model earlier logits do not depend on later tokens.
         return own_logits(model, row)[-NUM_STEPS - 1 :]
@@ -196,12 +196,12 @@ def _expected(model: PreTrainedModel, row: Sequence[int], *, is_stepwise: bool) 
 
 
 def text_part(model: PreTrainedModel) -> PreTrainedModel:
-    """What gives logits for text: the model itself, or the causal model inside where the whole fails on text alone."""
+    """The module that returns logits for text: the model, or its inner causal model if the whole fails on text."""
     inner: Any = model.get_decoder()
     if inner is model or getattr(inner, "get_output_embeddings", lambda: None)() is None:
         return model
     try:
-        # Tried out: some composite models demand pictures beside the text.
+        # Tested: some composite models require images in addition to text.
         own_logits(model, _probe(model, (2,), 0).rows[0])
     except RequestError:
         found: PreTrainedModel = inner
@@ -222,7 +222,7 @@ def own_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
         logits: Tensor = model(input_ids=tokens, **arguments).logits
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # what a model's code raises is of many kinds
+    except Exception as error:  # model code raises exceptions of many types
         raise RequestError(
             f"{type(model).__name__} fails on {len(ids)} tokens: {type(error).__name__}: {first_line(error, '')[:200]}",
             expected="a language model that takes token ids alone and gives logits",
@@ -232,7 +232,7 @@ def own_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
 
 
 def apart(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the largest expected number; infinite where one of them is no number."""
+    """The largest difference, relative to the largest expected value; infinite if one of them is NaN."""
     if found.shape != expected.shape or not bool(found.isfinite().all()):
         return float("inf")
     # Relative to the largest logit: single logits near 0 have no meaningful relative error. The floor avoids 0/0.
@@ -240,9 +240,9 @@ def apart(found: Tensor, expected: Tensor) -> float:
 
 
 def tolerance(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor], far: float) -> float:
-    """How far apart logits may be that are computed in another order, as a share of the largest.
+    """Tolerance for logits that are computed in another order, relative to the largest.
 
-    In bfloat16 and float16 the noise of this very model is measured where `far`, what was found, would be too much.
+    In bfloat16 and float16 the noise of this model is measured if `far`, the observed difference, would be too large.
     """
     if precision(model) == torch.float32:
         return _FINE
@@ -251,10 +251,10 @@ def tolerance(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor], 
 
 @torch.inference_mode()
 def _padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor]) -> float:
-    """How far apart the same logits are when rows go through the model together, padded on the right.
+    """The difference in the same logits when rows are batched with padding on the right.
 
     Args:
-        expected: the model's own logits of each row: of all its tokens, or of the last ones.
+        expected: the model's own logits of each row, for all its tokens or the last ones.
     """
     width = max(map(len, probe.rows))
     # [rows, width], padded on the right: a causal model never looks there.
@@ -266,7 +266,7 @@ def _padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tens
 
 
 def _refuse_later_tokens(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor]) -> None:
-    """Raises RequestError for a model that looks ahead: what it gives for a text is no likelihood of the next token."""
+    """Raise RequestError for a model that looks ahead: its logits are not next-token likelihoods."""
     # The shortest row: two passes of it are the cheapest test.
     row = min(range(len(probe.rows)), key=lambda one: len(probe.rows[one]))
     before = own_logits(model, probe.prompts[row])[-1]
@@ -280,7 +280,7 @@ def _refuse_later_tokens(model: PreTrainedModel, probe: Probe, expected: Sequenc
 
 
 def _probe(model: PreTrainedModel, lengths: Sequence[int], num_shared: int) -> Probe:
-    """Rows of these lengths, `NUM_STEPS` more than their prompts, of ids that mean nothing special to the model."""
+    """Rows of these lengths, `NUM_STEPS` longer than their prompts, with ids that are not special tokens."""
     config: Any = model.config.get_text_config(decoder=True)
     vocabulary = int(config.vocab_size)
     special = _special_ids(model.config)
@@ -289,7 +289,7 @@ def _probe(model: PreTrainedModel, lengths: Sequence[int], num_shared: int) -> P
     rows = []
     for number, length in enumerate(lengths):
         own = [
-            # Alike in the shared places, and shifted by a number of the row's own behind them.
+            # Equal in the shared positions, and shifted by a different number per row after them.
             plain[(5 + 7 * place + (3 + 11 * number) * (place >= num_shared)) % len(plain)]
             for place in range(length)
         ]
@@ -298,13 +298,13 @@ def _probe(model: PreTrainedModel, lengths: Sequence[int], num_shared: int) -> P
 
 
 def _chunk(config: Any) -> int:
-    """The tokens of a chunk that a recurrent state is computed by; 0 where the config names none."""
+    """The chunk size of a recurrent state in tokens; 0 if the config names none."""
     names = [name for name in vars(config) if name.endswith(("chunk_size", "block_size")) and "attention" not in name]
     return max((value for name in names if isinstance(value := getattr(config, name), int)), default=0)
 
 
 def _special_ids(config: Any) -> set[int]:
-    """The ids that the config names: ends, padding, places for images."""
+    """The special ids in the config: end tokens, padding, image placeholders."""
     found: set[int] = set()
     for part in (config, config.get_text_config()):
         for name, value in part.to_dict().items():

@@ -1,18 +1,18 @@
-"""Conversations as engines take them: turns rewritten for the template, tools in the prompt, prompts as token ids.
+"""Prompts for engines: turns rewritten for the template, tools in the prompt, token ids.
 
-A recipe may have system turns, tools and thoughts rewritten for templates that have no place for them:
+A recipe may rewrite system turns, tools and reasoning for templates that do not support them:
 
     data.system: fold           the system text, a blank line, then the first user turn
-    data.tools: as_text         tools as text in the system turn, calls and their results as text, as a server writes
-                                them for models whose template knows no tools (`ml/inference/tool_calls.py`)
-    data.reasoning: as_text     <think>, the thought, </think>, then the answer, all of it content
-    data.reasoning: drop        the answer without its thought
+    data.tools: as_text         tools as text in the system turn, calls and their results as text, as the server does
+                                for templates without tools (`ml/inference/tool_calls.py`)
+    data.reasoning: as_text     <think>, the reasoning, </think>, then the answer, all as content
+    data.reasoning: drop        the answer without its reasoning
 
-Nothing of this happens unasked: a row that the template cannot write is refused. What is rewritten once is not changed
-by a second time, so that rows of a run and conversations of a client go the same way.
+None of this is automatic: by default a row that the template cannot render is rejected. Rewriting is idempotent, so
+that rows of a run and conversations of a client are treated the same.
 
-For engines that are given tokens and give text back, tools go into the prompt and calls are read out of the answer; a
-prompt that cannot fit is refused before it is tokenised.
+For engines that take tokens and return text, tools are written into the prompt and calls are parsed from the answer; a
+prompt that cannot fit is rejected before tokenisation.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _SYSTEM = ("system", "developer")
 
 
 def text_of(template: ChatTemplate) -> str:
-    """The text of a chat template, or of all that a tokenizer has, as one; empty for the plain layout."""
+    """The text of a chat template, or the concatenation of all templates of a tokenizer; empty for the plain layout."""
     return json.dumps(template.tokenizer.chat_template or "") if template.kind == "chat" else ""
 
 
 def rewritten_examples(opted: OptedTurns, examples: Sequence[Example], template: ChatTemplate) -> Sequence[Example]:
-    """The examples, both sides of a pair, rewritten; the same where nothing is requested."""
+    """The rewritten examples, both sides of a pair; unchanged if nothing is requested."""
     if opted == AS_THEY_ARE:
         return examples
     form = form_of(text_of(template))
@@ -53,9 +53,9 @@ def rewritten(opted: OptedTurns, conversation: Conversation, form: ToolForm) -> 
     """One conversation, rewritten.
 
     Args:
-        opted: which turns are rewritten, and how.
-        conversation: left as it is.
-        form: in which the model calls tools.
+        opted: which turns are rewritten and how.
+        conversation: not modified.
+        form: the model's tool call format.
     """
     if opted.reasoning is not None:
         messages = tuple(_thought(opted, message) for message in conversation.messages)
@@ -67,7 +67,7 @@ def rewritten(opted: OptedTurns, conversation: Conversation, form: ToolForm) -> 
 
 
 def relevance_conversation(query: str, document: str) -> Conversation:
-    """How a query and a document are shown to a reranker: the document as the answer to the query."""
+    """The conversation for a reranker: the document as the answer to the query."""
     return Conversation(messages=(Message(role="user", content=query), Message(role="assistant", content=document)))
 
 
@@ -81,7 +81,7 @@ def _thought(opted: OptedTurns, message: Message) -> Message:
     if message.role != "assistant":
         return message
     thought, answer = message.reasoning, message.content or ""
-    # A row may hold its thought in the content already, in tags: it is moved or dropped like one in a field.
+    # A row may have its reasoning in tags in the content: it is moved or dropped like one in a field.
     if thought is None:
         thought, answer = split_thought(answer, _WRITING)
     if thought is None:
@@ -92,7 +92,7 @@ def _thought(opted: OptedTurns, message: Message) -> Message:
 
 
 def _folded(conversation: Conversation) -> Conversation:
-    """System text before the first user turn; a user turn of its own where there is none."""
+    """System text before the first user turn; a new user turn if there is none."""
     system = [message.content for message in conversation.messages if message.role in _SYSTEM and message.content]
     rest = [message for message in conversation.messages if message.role not in _SYSTEM]
     if not system:
@@ -117,20 +117,20 @@ class ToolFormat:
         self._knows_tools, self._form = "tools" in template, form_of(template)
 
     def form(self, asked: TextRequest) -> ToolForm | None:
-        """How it calls, where there is something to call.
+        """The call format, if there is anything to call.
 
         Raises:
-            RequestError: it must call and cannot.
+            RequestError: a call is required but impossible.
         """
         if asked.tool_choice == "required" and not asked.tools:
             raise RequestError("a tool must be called, and there is none", expected="tools", do="send tools")
         return self._form if asked.tools else None
 
     def conversation(self, asked: TextRequest) -> Conversation:
-        """What is rendered: without tools that may not be called, and described in the system message where the
-        template has no tools.
+        """The conversation to render: without tools that may not be called, and with tools described in the system
+        message if the template does not support them.
 
-        Turns that were written in another way in the model's training are written so here.
+        Turns that were rewritten in training are rewritten in the same way.
         """
         assert asked.conversation is not None
         conversation = asked.conversation.model_copy(update={"tools": asked.tools})
@@ -140,10 +140,10 @@ class ToolFormat:
 
 
 class CallsInText:
-    """Takes calls out of the text of one answer.
+    """Parses calls from the text of one answer.
 
     Args:
-        form: None where nothing may be called.
+        form: the call format; None if nothing may be called.
     """
 
     def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
@@ -152,7 +152,7 @@ class CallsInText:
         self._reports_calls = asked.tool_name is None
 
     def split(self, text: str, *, is_last: bool) -> tuple[str, tuple[CallPiece, ...]]:
-        """What of the text so far is certain: text beside calls, and more of calls."""
+        """Process more text; returns what is certain so far: plain text and parts of calls."""
         if self._reader is None:
             return text, ()
         emitted, calls = self._reader.add(text)
@@ -162,24 +162,24 @@ class CallsInText:
         return emitted, tuple(calls)
 
     def reason(self, reason: EndReason) -> EndReason:
-        """Why the answer has ended, in the light of its calls."""
+        """The finish reason of the answer, taking its calls into account."""
         has_called = self._reader is not None and self._reader.num_calls > 0 and self._reports_calls
         return "tool_calls" if reason == "stop" and has_called else reason
 
 
 def ids_of(template: ChatTemplate, tools: ToolFormat, request: TextRequest, context_tokens: int) -> list[int]:
-    """The ids of a request, written by a template.
+    """The token ids of a request, rendered by a template.
 
     Args:
         template: of the model, with the options of the request.
-        tools: how tools enter the prompt.
+        tools: how tools are written into the prompt.
         request: conversation, text or token ids.
         context_tokens: of the model.
 
     Raises:
         RequestError: the prompt is empty.
-        OverlongError: no room for one token of an answer.
-        TemplateError: the template cannot write the conversation.
+        OverlongError: no room for even one token of an answer.
+        TemplateError: the template cannot render the conversation.
     """
     if request.token_ids is not None:
         return checked(list(request.token_ids), context_tokens)
@@ -192,10 +192,10 @@ def ids_of(template: ChatTemplate, tools: ToolFormat, request: TextRequest, cont
 
 
 def check_bytes(least_tokens: int, context_tokens: int) -> None:
-    """Refuse a text that cannot fit, whatever its tokens are.
+    """Reject a text that cannot fit, whatever its tokens are.
 
     Args:
-        least_tokens: a lower bound of its tokens.
+        least_tokens: a lower bound on its number of tokens.
         context_tokens: of the model.
 
     Raises:
@@ -206,7 +206,7 @@ def check_bytes(least_tokens: int, context_tokens: int) -> None:
 
 
 def checked(ids: list[int], context_tokens: int) -> list[int]:
-    """The ids.
+    """The ids, after checks.
 
     Raises:
         RequestError: there is none.
@@ -220,7 +220,7 @@ def checked(ids: list[int], context_tokens: int) -> list[int]:
 
 
 def overlong(num_tokens: int, context_tokens: int, about: str = "") -> OverlongError:
-    """What is said of a prompt that is too long."""
+    """The error for a prompt that is too long."""
     return OverlongError(
         f"a prompt of {about}{num_tokens:,} tokens",
         expected=f"fewer than the {context_tokens:,} of the context, so that an answer fits",

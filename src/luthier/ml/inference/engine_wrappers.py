@@ -1,10 +1,10 @@
-"""Wrappers around engines: answers from a cache, whole answers from a streaming engine, and back-off before a retry.
+"""Wrappers around engines: a result cache, complete answers from a streaming engine, and back-off before a retry.
 
-The cached engine forwards only requests it has no answer for, and counts requests, tokens and seconds. The key of a
-request is a digest over who answers (weights or address) and the whole prompt with its limit, temperature and seed.
-Behind an address the weights may change under one name without the key changing: that is for the name to say.
+The cached engine forwards only requests that are not in the cache, and counts requests, tokens and seconds. The cache
+key is a digest over the model (weights or address) and the whole prompt with its limit, temperature and seed. If the
+weights behind an address change, the key changes only if the model name does.
 
-A request is tried again after exponential back-off with jitter, or after what the server says.
+A request is retried after exponential back-off with jitter, or after the delay that the server requests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Keep = Callable[[Prompt, Generation], None]
 
 
 class ResultCache(Protocol):
-    """Where generations are kept by key: `store.generations.GenerationStore`, or a double of it."""
+    """A store of generations by key: `GenerationStore`, or a test double."""
 
     def find(self, keys: Sequence[str]) -> dict[str, Generation]: ...
     def keep(self, new: Mapping[str, Generation], *, engine: str) -> None: ...
@@ -34,12 +34,12 @@ class ResultCache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was requested in this process. What came from the cache is counted apart.
+    """Usage in this process. Cached answers are counted separately.
 
     Attributes:
         num_requests: answered by the engine.
         num_prompt_tokens: prompt tokens of these.
-        num_new_tokens: tokens written for these.
+        num_new_tokens: tokens generated for these requests.
         num_cached_requests: answered from the cache; equal prompts of one call count once.
         num_cached_prompt_tokens: prompt tokens of these.
         num_cached_new_tokens: tokens of their answers.
@@ -58,15 +58,15 @@ class Usage:
 
 
 class CachedEngine:
-    """Sends to the engine only prompts without a cached answer; the engine is opened when it is first needed.
+    """Sends only prompts without a cached answer to the engine, which is opened on first use.
 
     Args:
-        cache: where answers are kept.
-        name: who answers, as provenance names it.
-        identity: what decides the answers beside the prompt, JSON values only: equal identities must mean equal
-            answers.
-        open_engine: gets a function to call with each answer as it comes; an engine that cannot may ignore it, and then
-            its answers are kept when a whole call has ended.
+        cache: stores the answers.
+        name: the answering model, as recorded in provenance.
+        identity: everything besides the prompt that determines the answers, as JSON values: equal identities must mean
+            equal answers.
+        open_engine: receives a callback for each answer as it arrives. An engine may ignore it; its answers are then
+            stored when the whole call has ended.
     """
 
     def __init__(
@@ -80,23 +80,23 @@ class CachedEngine:
 
     @property
     def usage(self) -> Usage:
-        """What was asked so far."""
+        """The usage so far."""
         return Usage(seconds=self._seconds, **self._usage)
 
     def key(self, prompt: Prompt) -> str:
-        """The digest under which the answer to a prompt is kept."""
-        # Answers that were kept before there were schemas and budgets of thoughts stay known.
+        """The cache key of a prompt."""
+        # Keys from before schemas and reasoning budgets existed remain valid.
         unset = {name for name in ("json_schema", "max_thinking_tokens") if getattr(prompt, name) is None}
         return sha256_document({"engine": self._identity, "prompt": prompt.model_dump(mode="json", exclude=unset)})
 
     def generate_each(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation | OverlongError]:
-        """One answer a prompt, in order; an error in place of an answer where a prompt is over the context.
+        """One answer per prompt, in order; an error in place of the answer if a prompt exceeds the context.
 
-        Equal prompts are sent once. Answers are kept even where another prompt of the call fails. Errors of the engine
-        pass through, except for OverlongError.
+        Equal prompts are sent once. Answers are stored even if another prompt of the call fails. Errors of the engine
+        propagate, except OverlongError.
         """
         keys = [self.key(prompt) for prompt in prompts]
-        # A dict by key keeps the first place of each prompt and drops its repetitions.
+        # A dict by key keeps the first occurrence of each prompt.
         by_key = dict(zip(keys, prompts, strict=True))
         found: dict[str, Generation | OverlongError] = dict(self._cache.find(list(by_key)))
         for generation in found.values():
@@ -105,7 +105,7 @@ class CachedEngine:
         return [found[key] for key in keys]
 
     def close(self) -> None:
-        """Close the engine, where it was opened."""
+        """Close the engine if it was opened."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -113,27 +113,27 @@ class CachedEngine:
     def _ask(
         self, missing: Mapping[str, Prompt], found: dict[str, Generation | OverlongError], progress: Progress
     ) -> None:
-        """Ask for what is missing; where one of several is over the context, ask for each half, to find out which."""
+        """Request the missing answers; if one of several prompts exceeds the context, bisect to find it."""
         if not missing:
             return
         start = time.monotonic()
-        # What this call alone has answered (`_keep`): an earlier call's answers must not count as found again.
+        # Only answers of this call (`_keep`): those of an earlier call must not count as cache hits again.
         self._known = {}
         try:
             if self._engine is None:
                 self._engine = self._open(self._keep)
             written = self._engine.generate(list(missing.values()), progress)
         except OverlongError as error:
-            # What was answered before the error is kept, and not asked again.
+            # Answers from before the error are stored and not requested again.
             found.update(self._known)
             rest = [key for key in missing if key not in found]
-            # With one prompt left, the error is that prompt's; with more, the engine does not say whose it is.
+            # With one prompt left, the error belongs to it; with more, the engine does not say which.
             if len(rest) == 1:
                 found[rest[0]] = error
                 self._usage["num_overlong"] = self._usage.get("num_overlong", 0) + 1
                 return
         else:
-            # Engines that report each answer as it comes have stored those already (`_keep`).
+            # Engines that report each answer as it arrives have already stored them (`_keep`).
             new = {key: made for key, made in zip(missing, written, strict=True) if key not in self._known}
             self._cache.keep(new, engine=self.name)
             for made in new.values():
@@ -148,7 +148,7 @@ class CachedEngine:
 
     def _keep(self, prompt: Prompt, generation: Generation) -> None:
         key = self.key(prompt)
-        # Stored before it is counted: a crash after this line loses no answer that was paid for.
+        # Stored before it is counted: a crash after this line loses no paid answer.
         self._cache.keep({key: generation}, engine=self.name)
         self._known[key] = generation
         self._count("", generation)
@@ -172,20 +172,20 @@ def generate_by_streaming(
     adapter: str | None = None,
     returns_token_ids: bool = False,
 ) -> list[Generation]:
-    """One generation a prompt, in the order of the prompts; as many are under way as the engine has room for.
+    """One generation per prompt, in order, with as many in flight as the engine has room for.
 
-    The first error ends all.
+    The first error cancels all others.
 
     Args:
-        engine: writes the answers.
+        engine: generates the answers.
         prompts: conversations or texts with their limits.
         progress: advanced by each answer.
         adapter: a loaded adapter; None for the base.
-        returns_token_ids: whether each generation holds the ids of its tokens, where the engine gives them.
+        returns_token_ids: whether generations include token ids, if the engine returns them.
 
     Raises:
-        RequestError, OverlongError, TemplateError: a prompt that cannot be written.
-        WorkError: an answer failed; the message has the number of its prompt.
+        RequestError, OverlongError, TemplateError: a prompt that cannot be rendered.
+        WorkError: an answer failed; the message contains the number of its prompt.
     """
     requests = [_request(prompt, number, returns_token_ids) for number, prompt in enumerate(prompts)]
     waiting = deque(range(len(requests)))
@@ -196,7 +196,7 @@ def generate_by_streaming(
     try:
         with progress.task("Writing answers", len(requests), "answers") as task:
             while len(found) < len(requests):
-                # As many as there is room for, in order; a false answer means "after the next poll".
+                # As many as there is room for, in order; false means "retry after the next poll".
                 while waiting and engine.ask(keys[waiting[0]], requests[waiting[0]], adapter):
                     waiting.popleft()
                 for key, event in engine.poll(_WAIT_SECONDS):
@@ -223,7 +223,7 @@ def generate_by_streaming(
                         )
                         task.advance()
     finally:
-        # After an error too: the engine must not go on writing for nobody.
+        # Also after an error: the engine must not continue without a reader.
         for key in keys:
             engine.cancel(key)
     return [found[number] for number in range(len(requests))]
@@ -267,22 +267,22 @@ MAX_RETRY_AFTER_SECONDS: Final = 300.0
 
 
 def is_passing(status: int) -> bool:
-    """Whether an HTTP status may be another at the next try: time-outs, conflicts, too many requests, server faults."""
+    """Whether a request with this HTTP status may be retried: time-outs, conflicts, rate limits, server errors."""
     return status in (408, 409, 429) or status >= 500
 
 
 def pause_seconds(attempt: int, retry_after: str | None, first: float, draw: float) -> float | None:
-    """Seconds to wait before the next try.
+    """Seconds to wait before the next attempt.
 
     Args:
-        attempt: number of the try that failed, from 1.
-        retry_after: the header of that name, seconds or a date (RFC 9110, 10.2.3); one that cannot be read counts as
-            none. Without it the pause is first * 2^(attempt - 1), at most 60 seconds.
-        first: seconds before the second try.
-        draw: random number from 0 to 1, which takes away up to a half.
+        attempt: number of the failed attempt, from 1.
+        retry_after: the header of that name, seconds or a date (RFC 9110, 10.2.3); an unreadable one is ignored.
+            Without it the pause is first * 2^(attempt - 1), at most 60 seconds.
+        first: seconds before the second attempt.
+        draw: random number from 0 to 1, which shortens the pause by up to half.
 
     Returns:
-        None where the server asks for more than five minutes.
+        None if the server asks for more than five minutes.
     """
     if (asked := _asked_seconds(retry_after)) is not None:
         return asked if asked <= MAX_RETRY_AFTER_SECONDS else None
@@ -294,7 +294,7 @@ def _asked_seconds(header: str | None) -> float | None:
     if header is None:
         return None
     text = header.strip()
-    # `isdigit` alone takes other scripts' digits and superscripts, which `float` may not.
+    # `isdigit` alone accepts digits of other scripts and superscripts, which `float` may not.
     if text.isascii() and text.replace(".", "", 1).isdigit():
         return float(text)
     try:

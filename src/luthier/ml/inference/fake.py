@@ -1,4 +1,4 @@
-"""Engines that give scripted answers, whole or streamed a word a step: for tests of everything built on engines."""
+"""Engines with scripted answers, complete or streamed word by word, for tests of everything built on engines."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from luthier.ml.inference.thoughts import StopTexts
 
 
 class FakeEngine:
-    """Answers from a function or a table, as text; scores with a fixed loss a token.
+    """Text answers from a function or a table; scores with a fixed loss per token.
 
     Args:
         answers: called with the prompt, or looked up by the content of its last message (or its text). A word is a
             token.
-        nll_nats_a_token: what each learned token costs; a function of the example where it should differ.
+        nll_nats_a_token: loss of each learned token in nats, or a function of the example.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class FakeEngine:
 
     @property
     def name(self) -> str:
-        """`fake`, or the name it was given."""
+        """`fake`, or the given name."""
         return self._name
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        """One generation a prompt, cut after `max_new_tokens` words.
+        """One generation per prompt, cut after `max_new_tokens` words.
 
         Raises:
             NotFoundError: the table has no answer for a prompt.
@@ -54,7 +54,7 @@ class FakeEngine:
         return found
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
-        """One score an example; a token counts as predicted correctly where it costs less than ln 2.
+        """One score per example; a token counts as correct if its loss is below ln 2.
 
         Raises:
             RequestError: the engine is closed.
@@ -65,7 +65,7 @@ class FakeEngine:
         return [self._score(example) for example in examples]
 
     def close(self) -> None:
-        """Refuse further work, as a real engine would."""
+        """Reject further work, as a real engine would."""
         self._closed = True
 
     def _generation(self, prompt: Prompt) -> Generation:
@@ -117,8 +117,8 @@ class FakeStreamEngine:
     """Answers from a function of the request, the number of the choice and the path of the adapter; a word is a token.
 
     Args:
-        most_answers: written at once.
-        context_words: a longer prompt is refused. wait_seconds are not waited.
+        most_answers: maximum concurrent answers.
+        context_words: a longer prompt is rejected. wait_seconds are ignored.
     """
 
     def __init__(
@@ -136,12 +136,12 @@ class FakeStreamEngine:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The requests whose answers are being written."""
+        """The keys of the requests in progress."""
         return {answer.key for answer in self._answers}
 
     @property
     def num_bytes(self) -> int:
-        """A kilobyte, and one an adapter."""
+        """A kilobyte, plus one per adapter."""
         return 1024 * (1 + len(self._adapters))
 
     def load_adapter(self, name: str, path: str) -> None:
@@ -153,11 +153,11 @@ class FakeStreamEngine:
         self._adapters.pop(name, None)
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
-        """Begin to write.
+        """Start generating.
 
         Raises:
-            RequestError: a closed engine, or an adapter that is not loaded.
-            OverlongError: a prompt of more words than the context.
+            RequestError: the engine is closed, or the adapter is not loaded.
+            OverlongError: the prompt has more words than the context.
         """
         self._check_open()
         if adapter is not None and adapter not in self._adapters:
@@ -176,7 +176,7 @@ class FakeStreamEngine:
         return True
 
     def cancel(self, key: Hashable) -> None:
-        """Write no more of it."""
+        """Cancel the request."""
         self._answers = [answer for answer in self._answers if answer.key != key]
         self._events = [event for event in self._events if event[0] != key]
 

@@ -1,16 +1,16 @@
-"""What a model continues from: the layout of its cache by config, a preallocated key-value cache, and states of rows.
+"""Caches for decoding: cache layout by config, a preallocated key-value cache, and recurrent states of rows.
 
-Layout: keys and values, windows, recurrent states, stretched positions. What is read there decides where a path is
-proved, never that it holds (`decoding_proof`).
+Layout: keys and values, windows, recurrent states, stretched positions. The config decides only which cases are tested,
+not whether a path is correct (`decoding_proof`).
 
 Preallocated cache: transformers' DynamicCache concatenates old and new keys at every step, which copies the whole
-cache. Here the prompts of a batch go through the model in parts, each part with an ordinary cache, and then all parts
-are laid into one buffer, padded on the left, with room for all new tokens: a token costs one write.
+cache. Here the prompts of a batch are prefilled in parts, each with an ordinary cache, and then all parts are copied
+into one buffer, padded on the left, with room for all new tokens: each token costs one write.
 
-States of rows, without padding: transformers' models hand back what they need for the next token (a cache of keys,
-convolutions, recurrent states) among their outputs, under the name of the argument that takes it, so nothing need be
-known of what is in it. Rows of one length may share such a state where that is proved (`decoding_proof`): several
-answers to one prompt, above all.
+States of rows, without padding: transformers' models return what they need for the next token (key-value caches,
+convolutions, recurrent states) in an output named like the argument that takes it, so its content need not be known.
+Rows of equal length may share such a state if that is verified (`decoding_proof`), mainly several answers to one
+prompt.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _WINDOWS: Final = ("window", "window_size")
-# Layers that hold keys and values by position, or nothing: rows can be padded, joined and cut.
+# Cache layers with keys and values by position, or with nothing: rows can be padded, joined and cut.
 _HELD_LAYERS: Final = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
 
 
 def smallest_window(config: Any) -> int | None:
-    """The tokens that the narrowest window or chunk of the model holds; None where all of its layers see everything.
+    """The size of the model's narrowest window or chunk in tokens; None if all of its layers have full attention.
 
-    Some models have windows that their cache does not know; the config names them.
+    Some models have windows that their cache does not know about; the config names them.
     """
-    # By name: configs have `sliding_window`, `attention_window_size` and others for one thing.
+    # By name: configs use `sliding_window`, `attention_window_size` and others for the same thing.
     windows = [value for name in vars(config) if name.endswith(_WINDOWS) and _is_size(value := getattr(config, name))]
-    with suppress(Exception):  # a config of a kind that this cache does not know: `why_not_cacheable` says so
+    with suppress(Exception):  # a config that this cache does not support: `why_not_cacheable` reports it
         layers = DynamicCache(config=config).layers
         windows += [int(layer.sliding_window) for layer in layers if getattr(layer, "is_sliding", False)]
     return min(windows, default=None)
@@ -55,7 +55,7 @@ def _is_size(value: Any) -> bool:
 
 
 def rope_border(config: Any) -> int | None:
-    """The length in tokens over which all positions of a text mean something else ("longrope"); None where none does.
+    """The text length in tokens beyond which the encoding of all positions changes ("longrope"); None if there is none.
 
     Ding et al., 2024, "LongRoPE", arXiv:2402.13753.
     """
@@ -70,20 +70,20 @@ def rope_border(config: Any) -> int | None:
 
 
 def why_not_cacheable(config: Any) -> str:
-    """Why our own cache cannot hold what the model keeps; empty where it can."""
+    """Why our cache cannot hold the state of the model; empty if it can."""
     try:
         layers = DynamicCache(config=config).layers
     except Exception as error:  # noqa: BLE001 - what it raises for a config that it does not know is of many kinds
         return f"no cache of keys and values can be made from its config: {type(error).__name__}: {error}"
-    # Exact types: a subclass may keep more than its base does.
+    # Exact types: a subclass may hold more state than its base.
     others = sorted({type(layer).__name__ for layer in layers if type(layer) not in _HELD_LAYERS})
     return f"it keeps a state of {', '.join(others)}, which batches of unlike length cannot share" if others else ""
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values [rows, heads, tokens, head] as views of buffers that have more places.
+    """One layer's keys and values [rows, heads, tokens, head] as views of larger buffers.
 
-    Writing past the room raises a RuntimeError from torch: the decoder knows beforehand how many tokens will come.
+    Writing past the buffer raises a RuntimeError from torch: the decoder knows the number of tokens in advance.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, num_tokens: int) -> None:
@@ -95,7 +95,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         self._look()
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append new keys and values; returns all so far."""
+        """Append new keys and values and return all so far."""
         start, self._num_tokens = self._num_tokens, self._num_tokens + key_states.shape[-2]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start : self._num_tokens] = states
@@ -105,7 +105,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only these rows."""
         keys, values = self._buffers
-        # Indexing copies, so a row that was chosen twice has two independent caches. The room is copied with it.
+        # Indexing copies, so a row chosen twice has two independent caches, including the free space.
         self._buffers = (keys[indices], values[indices])
         self._look()
 
@@ -114,32 +114,32 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def holds_keys(layer: Any) -> bool:
-    """Whether a layer of a cache keeps anything: those that read the keys of another keep nothing themselves."""
+    """Whether a cache layer holds anything: layers that read the keys of another one do not."""
     return isinstance(layer, DynamicLayer)
 
 
 def expanded(cache: DynamicCache, num_rows: int) -> DynamicCache:
     """The same keys and values for every row, as views: nothing is copied until the first update."""
-    # Shallow copies of cache and layers: setting their tensors leaves the shared prefix as it is.
+    # Shallow copies of cache and layers: setting their tensors does not change the shared prefix.
     result = copy.copy(cache)
     result.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in filter(holds_keys, result.layers):
-        # A view with stride 0 over the rows; the first update concatenates, and so makes it real.
+        # A view with stride 0 over the rows; the first update concatenates and thereby copies.
         layer.keys = layer.keys.expand(num_rows, -1, -1, -1)
         layer.values = layer.values.expand(num_rows, -1, -1, -1)
     return result
 
 
 def joined(parts: Sequence[DynamicCache], num_room: int, prefix_tokens: int = 0) -> DynamicCache:
-    """The rows of all parts in one cache with room for more tokens; the parts are emptied on the way.
+    """Join the rows of all parts in one cache with room for more tokens; the parts are emptied.
 
     Args:
         parts: caches of one model.
         num_room: tokens that may be appended to each row.
         prefix_tokens: length of a prefix that all rows share.
 
-    Each part is padded to the longest: on the left, or, where its first `prefix_tokens` are a shared prefix, behind
-    them. Padding holds zeros and must be masked.
+    Each part is padded to the longest: on the left, or after the first `prefix_tokens` if these are a shared prefix.
+    Padding contains zeros and must be masked.
     """
     num_tokens = max(_num_tokens(part) for part in parts)
     result = copy.copy(parts[0])
@@ -153,10 +153,10 @@ def joined(parts: Sequence[DynamicCache], num_room: int, prefix_tokens: int = 0)
             _lay([getattr(layer, name) for layer in layers], num_tokens, num_room, prefix_tokens)
             for name in ("keys", "values")
         ]
-        # A plain layer, also for sliding ones: rows that are joined fit whole into every window.
+        # A plain layer, also for sliding windows: joined rows fit entirely into every window.
         result.layers.append(PreallocatedLayer(buffers[0], buffers[1], num_tokens))
         for layer in layers:
-            # Freed layer by layer: at most one layer exists twice.
+            # Freed layer by layer, so that at most one layer exists twice.
             layer.keys = layer.values = None
     return result
 
@@ -183,37 +183,37 @@ def _lay(states: Sequence[Tensor], num_tokens: int, num_room: int, prefix_tokens
 
 @dataclass(slots=True)
 class Lane:
-    """Rows of one length.
+    """Rows of equal length.
 
     Attributes:
-        ids: all tokens of each row so far, prompt included.
-        carried: the state that the model returned, by the name of the argument that takes it.
+        ids: all tokens of each row so far, including the prompt.
+        carried: the state returned by the model, by the name of the argument that takes it.
     """
 
     ids: list[list[int]]
     carried: dict[str, Any] = field(default_factory=dict)
 
     def select(self, places: Sequence[int]) -> None:
-        """Keep the rows at `places`, in that order; a place may come twice.
+        """Keep the rows at `places`, in that order; places may repeat.
 
         Raises:
-            TypeError: several rows in a state that is no cache of transformers.
+            TypeError: several rows in a state that is not a transformers cache.
         """
         if list(places) != list(range(len(self.ids))):
             self.ids = [list(self.ids[place]) for place in places]
             for name, cache in self.carried.items():
                 if not isinstance(cache, Cache):
                     raise TypeError(f"rows cannot be chosen from a {name} of {type(cache).__name__}")
-                # An index_select by layer: the index may be shorter or longer than the rows.
+                # index_select per layer: the index may be shorter or longer than the rows.
                 cache.reorder_cache(torch.tensor(places))
 
 
 class RowStepper:
-    """Sends rows through a model.
+    """Runs rows through a model.
 
     Args:
-        keeps_cache: over what the model hands back; else each text whole.
-        groups: rows of one length together; else each row by itself.
+        keeps_cache: whether to use the state that the model returns; otherwise each text is recomputed.
+        groups: whether rows of equal length run together; otherwise each row runs separately.
     """
 
     def __init__(self, model: PreTrainedModel, *, keeps_cache: bool, groups: bool) -> None:
@@ -221,24 +221,24 @@ class RowStepper:
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Lane, Tensor]:
-        """Send prompts of one length through the model; returns their lane and first logits: [rows, vocabulary]."""
+        """Prefill prompts of equal length; returns their lane and first logits: [rows, vocabulary]."""
         lane = Lane([list(ids) for ids in prompts])
         if self._keeps_cache:
             lane.carried = self._first_cache()
         return lane, self._forward(lane, is_first=True)
 
     def step(self, lane: Lane, tokens: Sequence[int]) -> Tensor:
-        """Send one more token of each row through the model; returns the logits of the next: [rows, vocabulary]."""
+        """Run one more token of each row through the model; returns the next logits: [rows, vocabulary]."""
         for ids, token in zip(lane.ids, tokens, strict=True):
             ids.append(token)
         return self._forward(lane, is_first=False)
 
     def can_group(self, lane: Lane) -> bool:
-        """Whether rows of this lane can be dropped and doubled in its state."""
+        """Whether rows can be dropped and duplicated in the state of this lane."""
         return self.groups and all(isinstance(one, Cache) for one in lane.carried.values())
 
     def _first_cache(self) -> dict[str, Any]:
-        """An empty cache as `generate` makes it; none for models that make one of their own kind."""
+        """An empty cache as created by `generate`; none for models that create a special one."""
         makes = getattr(self._model, "_supports_default_dynamic_cache", None)
         name = "cache" if "cache" in self._parameters else "past_key_values"
         if makes is None or not makes() or name not in self._parameters:
@@ -247,14 +247,14 @@ class RowStepper:
 
     @torch.inference_mode()
     def _forward(self, lane: Lane, *, is_first: bool) -> Tensor:
-        # All tokens, also with a cache: `prepare_inputs_for_generation` cuts off what the cache has read.
+        # All tokens, even with a cache: `prepare_inputs_for_generation` removes those already in the cache.
         tokens = torch.tensor(lane.ids, device=self._model.device)  # [rows, tokens so far]
         arguments: dict[str, Any] = {"use_cache": self._keeps_cache, "logits_to_keep": 1}
         if self._keeps_cache:
-            if "position_ids" in self._parameters:  # not all models count on from what their cache holds
+            if "position_ids" in self._parameters:  # not all models derive positions from their cache
                 positions = torch.arange(tokens.shape[1], device=tokens.device)
                 arguments["position_ids"] = positions.expand(len(tokens), -1)
-            # The model's own preparation: some drop their cache where positions change their meaning (long rope).
+            # The model's own preparation: some drop their cache where the position encoding changes (long rope).
             arguments = self._model.prepare_inputs_for_generation(
                 tokens,
                 attention_mask=torch.ones_like(tokens),
@@ -267,7 +267,7 @@ class RowStepper:
             arguments["input_ids"] = tokens
         output = self._model(**accepted(self._model, arguments))
         if self._keeps_cache:
-            # By name: an output that is also an argument of `forward` is a state to be carried on.
+            # By name: an output that is also an argument of `forward` is state to pass on.
             handed = {name: output[name] for name in output.keys() & self._parameters}
             lane.carried = {name: value for name, value in handed.items() if value is not None}
         logits: Tensor = output.logits[:, -1]  # [rows, vocabulary]
@@ -279,10 +279,10 @@ class RowBatch:
     """Rows that still write.
 
     Attributes:
-        rows: number of the request of each row.
-        stepper: sends them through the model.
-        lanes: rows of one length each.
-        places: of each row the number of its lane and its place there.
+        rows: index of the request of each row.
+        stepper: runs them through the model.
+        lanes: groups of rows of equal length.
+        places: of each row, the index of its lane and its index there.
     """
 
     rows: list[int]
@@ -294,13 +294,13 @@ class RowBatch:
     def start(
         cls, stepper: RowStepper, rows: Sequence[int], prompts: Sequence[Sequence[int]], *, most_tokens: int
     ) -> tuple[RowBatch, Tensor]:
-        """Send prompts through the model.
+        """Prefill prompts.
 
         Args:
             stepper: over the model.
-            rows: number of the request of each prompt.
+            rows: index of the request of each prompt.
             prompts: token ids of each.
-            most_tokens: of prompts of one length that go together.
+            most_tokens: maximum tokens of prompts of equal length that run together.
 
         Returns:
             The batch and its first logits: [rows, vocabulary].
@@ -308,7 +308,7 @@ class RowBatch:
         lanes: list[Lane] = []
         places: dict[int, tuple[int, int]] = {}
         found: dict[int, Tensor] = {}
-        # 0 puts each prompt into a group of its own.
+        # 0 puts each prompt into a separate group.
         for group in _groups(prompts, most_tokens if stepper.groups else 0):
             lane, logits = stepper.start([prompts[number] for number in group])
             for place, number in enumerate(group):
@@ -322,17 +322,18 @@ class RowBatch:
         """Nothing is padded."""
 
     def keep(self, places: list[int]) -> None:
-        """Keep the rows at `places`, in that order, and drop all others; a place may come twice."""
+        """Keep the rows at `places`, in that order, and drop all others; places may repeat."""
         self.rows = [self.rows[place] for place in places]
         wanted = [self.places[place] for place in places]
         lanes: list[Lane] = []
         self.places = [(0, 0)] * len(wanted)
         for number, lane in enumerate(self.lanes):
             own = [place for place, (one, _) in enumerate(wanted) if one == number]
-            # A state of an unknown kind cannot be split: each row then needs a lane of its own.
+            # An unknown kind of state cannot be split: each row then needs a separate lane.
             parts = [own] if self.stepper.can_group(lane) else [[place] for place in own]
             for part in filter(None, parts):
-                # a lane that is split needs a state of its own for every part but the last, which takes the original
+                # when a lane is split, every part except the last needs a copy of the state; the last takes the
+                # original
                 mine = lane if part is parts[-1] else copy.deepcopy(lane)
                 mine.select([wanted[place][1] for place in part])
                 for index, place in enumerate(part):
@@ -341,7 +342,7 @@ class RowBatch:
         self.lanes = lanes
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        """Send one token of each row through the model; returns the logits of the next: [rows, vocabulary]."""
+        """Run one token of each row through the model; returns the next logits: [rows, vocabulary]."""
         given = [[0] * len(lane.ids) for lane in self.lanes]
         for (lane, place), token in zip(self.places, tokens, strict=True):
             given[lane][place] = token
@@ -350,7 +351,7 @@ class RowBatch:
 
 
 def _groups(prompts: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
-    """Numbers of prompts of one length, as many together as have at most that many tokens; one at least."""
+    """Indices of prompts of equal length, in groups of at most that many tokens but at least one prompt."""
     groups: list[list[int]] = []
     for number in sorted(range(len(prompts)), key=lambda one: len(prompts[one])):
         length = len(prompts[number])
@@ -362,6 +363,6 @@ def _groups(prompts: Sequence[Sequence[int]], most_tokens: int) -> list[list[int
 
 
 def cache_argument(model: nn.Module) -> str:
-    """The name under which this model takes its cache: transformers renamed it, and warns at the old name."""
+    """The argument name of this model's cache: transformers renamed it and warns about the old name."""
     parameters = inspect.signature(model.forward).parameters
     return "cache" if "cache" in parameters else "past_key_values"

@@ -1,12 +1,11 @@
-"""How well a model predicts the learned tokens of an example: the body in batches, the head only where it counts.
+"""Likelihood scoring of the learned tokens of examples: the body in batches, the head only where needed.
 
-The head of a small model is a large part of its work (49,152 rows of logits a token), and a held-out row is mostly
-prompt. So the body runs over whole rows, and logits are made for the positions before a learned token only. What
-several rows begin with goes through the body once.
+The head of a small model is a large part of its computation (49,152 logits per token), and a held-out row is mostly
+prompt. So the body runs over whole rows, and logits are computed only for positions before a learned token. A common
+prefix of several rows goes through the body once.
 
-That holds for a model that proves it: on a few tokens head(body(x)) gives its own logits, rows padded together give
-what each gives by itself, and so does what continues from a shared prefix. Another model is scored by its own forward
-pass, a row at a time.
+This is verified per model on a few tokens: head(body(x)) reproduces its own logits, and padded batches and shared
+prefixes give the same results as separate rows. Other models are scored by their own forward pass, one row at a time.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ from luthier.ml.inference.models.forward import PLAIN, OwnHead, ScaledHead, acce
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# A vocabulary of 49,152 makes 50 MB of logits in fp32 of that many positions, and the log-softmax as much again.
+# With a vocabulary of 49,152 that many positions take 50 MB of logits in fp32, and the log-softmax as much again.
 MAX_LOGIT_ROWS = 256
-# Numbers of logits that a model's own forward pass may make at once: 256 MB in float32.
+# Number of logits that a model's own forward pass may produce at once: 256 MB in float32.
 MAX_OWN_LOGITS = 1 << 26
 _HEAD_TOKENS = 4
 _STATES = 8
-"""Made-up hidden states on which a model's own head is measured."""
+"""Number of random hidden states with which a model's own head is tested."""
 _EXACT = 1e-5
-"""How far logits may differ in float32, as a share of the largest, that are computed in the same order."""
+"""Tolerance for float32 logits that are computed in the same order, relative to the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,9 @@ class ScoringPath:
     """How a model is scored.
 
     Attributes:
-        by_head: its head over its body, rows together; else by its own forward pass.
+        by_head: head over body on batched rows; otherwise by its own forward pass.
         shares: whether a prefix may go through the body once.
-        reason: why not all of that holds.
+        reason: why one of these is false.
     """
 
     by_head: bool
@@ -83,10 +82,10 @@ class Scorer:
     """Scores examples with a causal language model in evaluation mode.
 
     Args:
-        pad_id: any valid id; what is computed at padding is never read.
+        pad_id: any valid id; results at padding positions are never read.
 
     Raises:
-        RequestError: the model's own forward pass fails, or it is no causal model.
+        RequestError: the model's own forward pass fails, or it is not a causal model.
         DivergedError: its logits are not finite.
     """
 
@@ -110,7 +109,7 @@ class Scorer:
 
     @property
     def longest_shared(self) -> int:
-        """How long a row may be that shares its prefix; 0 where the model keeps a state that cannot be shared."""
+        """Maximum length of rows that share a prefix, in tokens; 0 if the model's state cannot be shared."""
         if not self._path.shares or why_not_cacheable(self._config):
             return 0
         bounds = (context_tokens(self._config), smallest_window(self._config), self.border)
@@ -118,28 +117,28 @@ class Scorer:
 
     @property
     def border(self) -> int | None:
-        """The length in tokens over which all positions of a text mean something else; None where none does.
+        """The text length in tokens beyond which the encoding of all positions changes; None if there is none.
 
-        Rows on both sides of it must not go through the model together.
+        Rows on both sides of it must not be batched.
         """
         return rope_border(self._config)
 
     @torch.inference_mode()
     def begin(self, ids: Sequence[int]) -> Prefix:
-        """Send what several rows begin with through the body: no token that is learned, or predicts a learned one."""
+        """Run a common prefix of several rows through the body; it must not contain learned or predicting tokens."""
         cache = DynamicCache(config=self._config)
         arguments: dict[str, Any] = {self._cache_argument: cache}
-        # The head is never run here: only keys and values are wanted.
+        # The head is not run: only keys and values are needed.
         self._body(input_ids=torch.tensor([list(ids)], device=self._device), use_cache=True, **arguments)
         return Prefix(len(ids), cache)
 
     @torch.inference_mode()
     def score(self, examples: Sequence[TokenisedExample], prefix: Prefix | None = None) -> list[Score]:
-        """One score an example, in order. Rows are padded on the right: a causal model never looks there.
+        """One score per example, in order. Rows are padded on the right: a causal model never looks there.
 
         Args:
             examples: rows that fit into one batch.
-            prefix: what all of them begin with, as `begin` has made it.
+            prefix: their common prefix, from `begin`.
 
         Raises:
             DivergedError: a likelihood is NaN or infinite.
@@ -152,7 +151,7 @@ class Scorer:
         if not nll.isfinite().all():
             place = int(rows[(~nll.isfinite()).nonzero()[0, 0]])
             raise _diverged(f"the likelihood of {examples[place].id}")
-        # In float64 and per row, so that a score does not depend on which batch the row was in.
+        # In float64 and per row, so that a score does not depend on the batch.
         sums = torch.zeros(len(examples), 2, dtype=torch.float64)
         sums.index_add_(0, rows, torch.stack([nll, correct], 1))
         return [
@@ -162,17 +161,17 @@ class Scorer:
 
     @torch.inference_mode()
     def states(self, examples: Sequence[TokenisedExample], prefix: Prefix | None = None) -> list[Tensor]:
-        """For each example the last hidden states that its learned tokens are predicted from, on the CPU.
+        """For each example, the last hidden states that predict its learned tokens, on the CPU.
 
         Args:
             examples, prefix: as for `score`.
 
         Returns:
-            Each [learned tokens of the example, width], in the precision of the model; `head` makes logits of them.
+            Each [learned tokens of the example, width], in the precision of the model; `head` maps them to logits.
 
         Raises:
             DivergedError: a state is NaN or infinite.
-            RequestError: no head makes this model's logits of its states.
+            RequestError: the logits of this model are not its states times one matrix.
         """
         if not self._path.by_head:
             raise self._no_head()
@@ -180,13 +179,13 @@ class Scorer:
         if not hidden.isfinite().all():
             place = int(rows[(~hidden.isfinite().all(1)).nonzero()[0, 0]])
             raise _diverged(f"a hidden state of {examples[place].id}")
-        # `rows` is sorted, so the states of an example lie together and can be split off by counts.
+        # `rows` is sorted, so the states of an example are contiguous and can be split by counts.
         counts = torch.bincount(rows, minlength=len(examples)).tolist()
         return list(torch.split(hidden.cpu(), counts))
 
     @property
     def head(self) -> Tensor:
-        """[vocabulary, width] the matrix that makes logits of hidden states.
+        """The matrix [vocabulary, width] that maps hidden states to logits.
 
         Raises:
             RequestError: the model's logits are not its states times one matrix.
@@ -204,7 +203,7 @@ class Scorer:
 
     @property
     def scaled(self) -> ScaledHead:
-        """What is done to the product of states and `head`."""
+        """The scale and cap of the product of states and `head`."""
         return self._scaled
 
     def _no_head(self) -> RequestError:
@@ -219,7 +218,7 @@ class Scorer:
     def _before_learned(
         self, examples: Sequence[TokenisedExample], prefix: Prefix | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each learned token of all rows, in order: its row, the state it is predicted from, and the token."""
+        """For each learned token of all rows, in order: its row, the state that predicts it, and the token."""
         skip = 0 if prefix is None else prefix.num_tokens
         width = max(example.num_tokens for example in examples) - skip
         tokens = torch.full((len(examples), width), self._pad_id)
@@ -234,7 +233,7 @@ class Scorer:
         arguments: dict[str, Any] = {"use_cache": False}
         if prefix is not None:
             arguments = {"use_cache": True, self._cache_argument: expanded(prefix.cache, len(examples))}
-        # No mask: padding is on the right, and its states are never picked.
+        # No mask: padding is on the right, and its states are never selected.
         hidden = self._body(input_ids=tokens, **accepted(self._body, arguments)).last_hidden_state  # [rows, T, width]
         # The state of token t - 1 predicts token t: [learned, width] and [learned].
         return rows, hidden[rows, places - 1], tokens[rows, places]
@@ -242,7 +241,7 @@ class Scorer:
     def _judge(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood and correctness of each target, both float64 [positions] on the CPU."""
         nll, correct = [], []
-        # In parts, since the logits of all positions at once would not fit into memory.
+        # In chunks, since the logits of all positions would not fit into memory.
         for part, target in zip(torch.split(hidden, MAX_LOGIT_ROWS), torch.split(targets, MAX_LOGIT_ROWS), strict=True):
             logits = self._logits(part)  # [at most MAX_LOGIT_ROWS, vocabulary] in fp32
             nll.append(F.cross_entropy(logits, target, reduction="none"))
@@ -250,15 +249,15 @@ class Scorer:
         return torch.cat(nll).double().cpu(), torch.cat(correct).double().cpu()
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """[positions, vocabulary] in float32, as the whole model would give them."""
+        """[positions, vocabulary] in float32, as returned by the full model."""
         if self._head is None:
             raise self._no_head()
         return self._scaled.of(self._head(hidden).float())
 
     def _measure(self, exact: float) -> ScaledHead:
-        """What the model does to what its head gives, seen on states of the size that a norm leaves.
+        """The transformation that the model applies to the output of its head, measured on states of normalised size.
 
-        Seen there and not on the probe: a cap does nothing to the small logits of a few tokens.
+        Not measured on the probe: a cap does not affect the small logits of a few tokens.
         """
         if self._head is None:
             return PLAIN
@@ -269,7 +268,7 @@ class Scorer:
         return measured(OwnHead(self._model, self._body), self._head, states, exact) or PLAIN
 
     def _judge_whole(self, examples: Sequence[TokenisedExample]) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_judge`, by the model's own forward pass over each row by itself; the row of each target first."""
+        """Like `_judge`, by the model's own forward pass over each row; the row of each target comes first."""
         rows, nll, correct = [], [], []
         for row, example in enumerate(examples):
             places = torch.frombuffer(bytearray(example.loss_mask), dtype=torch.bool).nonzero()[:, 0]
@@ -277,7 +276,7 @@ class Scorer:
             for part, target in zip(
                 torch.split(places, self._head_chunk_tokens), torch.split(targets, self._head_chunk_tokens), strict=True
             ):
-                # The row is computed again for each part: time is traded for memory. Token t is predicted at t - 1.
+                # The row is recomputed for each part, trading time for memory. Token t is predicted at t - 1.
                 logits = self._own_logits(example.input_ids, part - 1)
                 nll.append(F.cross_entropy(logits, target, reduction="none"))
                 correct.append(logits.argmax(-1) == target)
@@ -288,35 +287,36 @@ class Scorer:
 
     @property
     def _head_chunk_tokens(self) -> int:
-        """How many positions' logits are computed at once, so that they stay under MAX_OWN_LOGITS numbers."""
+        """Positions per chunk, so that their logits stay below MAX_OWN_LOGITS numbers."""
         return max(1, MAX_OWN_LOGITS // int(self._config.vocab_size))
 
     def _own_logits(self, ids: Sequence[int], places: Tensor) -> Tensor:
-        """[places, vocabulary] in float32, as the whole model gives them after these places of one row."""
+        """Logits [places, vocabulary] in float32 of the full model after these positions of one row."""
         tokens = torch.tensor([list(ids)], device=self._device)
         arguments = accepted(self._model, {"use_cache": False, "logits_to_keep": places.to(self._device)})
         logits: Tensor = self._model(input_ids=tokens, **arguments).logits[0]
-        # not every model makes only what is requested
+        # not every model returns only what is requested
         return logits.float() if logits.shape[0] == len(places) else logits[places.to(self._device)].float()
 
     @torch.inference_mode()
     def _proved(self) -> ScoringPath:
-        """What of the fast ways gives the model's own logits on a few tokens: of the head always, the rest once."""
+        """The fast paths that reproduce the model's logits on a few tokens; the head is always tested."""
         window, why = smallest_window(self._config), why_not_cacheable(self._config)
         probe = short_probe(self._model, window, is_recurrent=bool(why))
-        # Four tokens, one pass: cheap enough to be checked for every model, weights included.
+        # Four tokens in one pass: cheap enough to check for every model, including its weights.
         few = Probe((probe.rows[-1][:_HEAD_TOKENS],), 0)
         own = own_logits(self._model, few.rows[0])
         if not own.isfinite().all():
             raise _diverged(f"a logit of {type(self._model).__name__}")
-        # bfloat16 keeps 8 bits: what it rounds may differ by 2^-7 of the largest logit.
+        # bfloat16 keeps 8 bits: rounded values may differ by 2^-7 of the largest logit.
         exact = _EXACT if precision(self._model) == torch.float32 else 2**-7
         key = proof_key(self._model, "scoring")
-        # Measured once a config: but a scale may be a trained number, so `_wrong` below checks it on these weights.
+        # Measured once per config, but a scale may be a trained parameter, so `_wrong` below checks it on these
+        # weights.
         known = _measured.get(key)
         self._scaled = known or self._measure(exact)
         reason = self._wrong(few, [own], "head(body(tokens))", exact, num_shared=0)
-        if reason and known is not None:  # a scale that is trained has changed since
+        if reason and known is not None:  # a trained scale has changed since
             self._scaled = self._measure(exact)
             reason = self._wrong(few, [own], "head(body(tokens))", exact, num_shared=0)
         if reason:
@@ -327,13 +327,13 @@ class Scorer:
         return _proved[key]
 
     def _prove(self, probe: Probe, why: str) -> ScoringPath:
-        """Whether rows may be padded together, and continue from a shared prefix.
+        """Whether rows may be padded into batches and continue from a shared prefix.
 
         Args:
             why: why they cannot, if known.
         """
         expected = [own_logits(self._model, row) for row in probe.rows]
-        # The strongest first: if a shared prefix with padded rows agrees, nothing else need be tried.
+        # The strongest test first: if a shared prefix with padded rows agrees, no other test is needed.
         if not why and probe.num_shared:
             why = self._wrong(probe, expected, "a shared beginning", None, num_shared=probe.num_shared)
             if not why:  # which were padded, too
@@ -345,10 +345,10 @@ class Scorer:
     def _wrong(
         self, probe: Probe, expected: Sequence[Tensor], what: str, most: float | None, *, num_shared: int
     ) -> str:
-        """Why a way of scoring is not taken: it fails, or its logits differ from the model's own; empty where not.
+        """Why a scoring path is rejected: it fails, or its logits differ from the model's own; empty if it is accepted.
 
         Args:
-            most: how far they may differ, as a share of the largest; None allows what another order of sums causes.
+            most: tolerance relative to the largest logit; None allows the effect of another summation order.
         """
         try:
             far = self._distance(probe, expected, num_shared)
@@ -361,9 +361,9 @@ class Scorer:
         return "" if far <= most else f"{what}: logits differ by {far:.2g} of the largest"
 
     def _distance(self, probe: Probe, expected: Sequence[Tensor], num_shared: int) -> float:
-        """How far the logits of the rows are from the model's own, when they go through the body together."""
+        """The difference between the logits of batched rows and the model's own."""
         prefix = self.begin(probe.rows[0][:num_shared]) if num_shared else None
-        # The first token behind the prefix is predicted by the prefix's last state, which `begin` does not keep.
+        # The first token after the prefix is predicted by the prefix's last state, which `begin` does not store.
         unlearned = num_shared + 1
         examples = [
             TokenisedExample("probe", array("i", row), bytes(unlearned) + b"\1" * (len(row) - unlearned))
@@ -371,8 +371,8 @@ class Scorer:
         ]
         rows, hidden, _ = self._before_learned(examples, prefix)
         ours = self._logits(hidden)
-        # own[i] are logits after token i: of tokens num_shared + 1 to the end, those after num_shared to the last but
-        # one.
+        # own[i] are the logits after token i: tokens num_shared + 1 to the end are predicted by those after num_shared
+        # to the second-to-last.
         return max(apart(ours[(rows == row).to(ours.device)], own[num_shared:-1]) for row, own in enumerate(expected))
 
 

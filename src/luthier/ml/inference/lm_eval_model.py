@@ -1,7 +1,7 @@
-"""An engine of ours as EleutherAI's lm-evaluation-harness asks for a model (extra `lm-eval`).
+"""Adapter of our engines to the model interface of EleutherAI's lm-evaluation-harness (extra `lm-eval`).
 
-The harness cuts texts into tokens as its own model for transformers does (`lm_eval.models.huggingface.HFLM`), so that
-the same tokens are scored; what is scored of them, and what is written, comes from the engine.
+Texts are tokenised as in the harness's transformers model (`lm_eval.models.huggingface.HFLM`), so that the same tokens
+are scored; scores and generated text come from the engine.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Engine, Progress, Prompt
 
 DEFAULT_NEW_TOKENS: Final = 256
-"""What the harness writes at most where a task says nothing."""
+"""The harness's default limit of generated tokens."""
 _KNOWN: Final = frozenset(("until", "max_gen_toks", "do_sample", "temperature"))
 _HARMLESS: Final = frozenset(("top_p", "top_k", "num_beams", "num_return_sequences", "use_cache"))
 
 
 class LmEvalModel(TemplateLM):  # type: ignore[misc]
-    """The engine behind the harness's three request types.
+    """Serves the harness's three request types with an engine.
 
     Args:
-        engine: writes and scores.
+        engine: generates and scores.
         tokenizer: the model's own; None for a server.
-        context_length_tokens: the longest row, its last token included.
+        context_length_tokens: the longest row, including its last token.
         progress: shows the engine's progress.
-        max_new_tokens: of an answer where a task sets no limit.
+        max_new_tokens: limit of an answer if the task sets none.
 
     Attributes:
-        num_truncated: how many prompts and rows were cut at their beginning, so as to fit into the context.
+        num_truncated: number of prompts and rows that were truncated at their beginning to fit into the context.
     """
 
     def __init__(
@@ -52,19 +52,19 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What comes before a text of which the first token is scored, too."""
+        """The token before a text whose first token is also scored."""
         begin = self.tokenizer.bos_token_id
         return self.eot_token_id if begin is None else int(begin)
 
     @property
     def tokenizer_name(self) -> str:
-        """By which the harness keeps prepared prompts apart."""
+        """The key under which the harness caches prepared prompts."""
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
-        """Ids as the tokenizer makes them by itself, unless said otherwise."""
+        """The tokenizer's default ids, unless requested otherwise."""
         asked = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        # A chat template has written the beginning-of-text token already: the tokenizer must not add a second.
+        # A chat template has already written the beginning-of-text token: the tokenizer must not add a second.
         if add_special_tokens is None and self._begins(string):
             asked = {"add_special_tokens": False}
         found: list[int] = self.tokenizer.encode(string, **asked)
@@ -79,16 +79,16 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         requests: Sequence[tuple[Any, list[int], list[int]]],
         disable_tqdm: bool = False,  # noqa: ARG002 - the harness passes it
     ) -> list[tuple[float, bool]]:
-        """Of each continuation its log-likelihood, and whether each of its tokens is the likeliest."""
+        """For each continuation, its log-likelihood and whether each of its tokens is the likeliest."""
         rows = []
         for number, (_text, context, continuation) in enumerate(requests):
             ids = [*context, *continuation]
-            # Cut at the beginning, as the harness does, but to one token less: it predicts the last token without
-            # reading it, while a row of `Engine.score` lies in the context with its last token.
+            # Truncated at the beginning, as in the harness, but to one token less: the harness predicts the last token
+            # without reading it, while `Engine.score` counts the last token of a row in the context.
             if len(ids) > self._context_tokens:
                 self.num_truncated += 1
             ids = ids[-self._context_tokens :]
-            # The first token of a row has nothing before it, and cannot be scored.
+            # The first token of a row has no context and cannot be scored.
             learned = min(len(continuation), len(ids) - 1)
             mask = bytes(len(ids) - learned) + b"\1" * learned
             rows.append(TokenisedExample(f"request {number + 1}", array("i", ids), mask))
@@ -96,7 +96,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         return [(-score.nll_nats, score.num_correct == score.num_tokens) for score in scores]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:  # noqa: ARG002
-        """The log-likelihood of whole texts, those over the context in windows that do not overlap."""
+        """The log-likelihood of whole texts; texts beyond the context are split into windows that do not overlap."""
         windows, counts = [], []
         for request in requests:
             rolling = get_rolling_token_windows(
@@ -113,7 +113,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         return [sum(next(found)[0] for _ in range(count)) for count in counts]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
-        """What the engine writes after each prompt, up to the first of the task's stop texts."""
+        """The text generated after each prompt, up to the first of the task's stop texts."""
         prompts, stops = [], []
         for request in requests:
             context, asked = request.args
@@ -122,7 +122,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
             until = wanted.get("until") or []
             stops.append([until] if isinstance(until, str) else list(until))
             limit = int(wanted.get("max_gen_toks") or self._max_new_tokens)
-            # Tasks leave a temperature in place beside `do_sample: false`; the harness then writes greedily.
+            # Tasks may set a temperature together with `do_sample: false`; the harness then decodes greedily.
             temperature = float(wanted.get("temperature") or 0.0) if wanted.get("do_sample", True) else 0.0
             text = self._within_context(context, limit)
             prompts.append(Prompt(text=text, max_new_tokens=limit, temperature=temperature))
@@ -130,10 +130,10 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         return [_cut(one.text, ends) for one, ends in zip(written, stops, strict=True)]
 
     def _within_context(self, text: str, limit: int) -> str:
-        """The end of the prompt that leaves room for the answer.
+        """The end of the prompt, cut so that the answer has room.
 
-        The harness cuts ids, and so loses the token that begins a text. An engine is given a text and puts that token
-        before it again, so that one token less of the text is kept.
+        The harness cuts ids and so loses the beginning-of-text token. An engine takes text and adds that token again,
+        so one token less of the text is kept.
         """
         if self.tokenizer is None:
             return text
@@ -144,7 +144,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         while num_kept > 0:
             # The end is kept: the question is there, few-shot examples are at the beginning.
             cut = str(self.tokenizer.decode(ids[-num_kept:]))
-            # Counted as the engine counts: with a first token, and with the pieces of a character that was cut.
+            # Counted as in the engine: with the first token, and with the pieces of a split character.
             surplus = len(self.tok_encode(cut)) - room
             if surplus <= 0:
                 self.num_truncated += 1
@@ -157,7 +157,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         )
 
     def _refuse_unknown(self, wanted: dict[str, Any]) -> None:
-        # Without sampling these options change nothing; with it, leaving them out would change what is measured.
+        # Without sampling these options have no effect; with it, omitting them would change the measurement.
         samples = bool(wanted.get("do_sample")) and float(wanted.get("temperature") or 0.0) > 0
         unknown = [name for name in wanted if name not in _KNOWN and (samples or name not in _HARMLESS)]
         if unknown:

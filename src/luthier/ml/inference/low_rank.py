@@ -1,10 +1,10 @@
-"""Adapters that can be written with side by side over one base: low-rank products added to its matrices.
+"""Low-rank adapters that can share one base: their products are added to its matrices.
 
     y = x W^T + scale (x A^T) B^T
 
 LoRA, rsLoRA, LoRA+, QLoRA, PiSSA, OLoRA and AdaLoRA all have this form in the files of a run. DoRA (which rescales
 the base's own product), IA3, trained prompts, adapters on experts (many matrices in one tensor), and files of others
-that replace or bend a part of the base are not: those get an engine of their own, with a copy of the base.
+that replace or bend a part of the base are not: those get a separate engine, with a copy of the base.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX: Final = "base_model.model."
-# How a matrix is started never matters afterwards, except for those that take their start out of the base.
+# The initialisation does not matter afterwards, except for methods that subtract it from the base.
 _PLAIN_STARTS: Final = (True, False, "gaussian", "orthogonal", "eva")
-# What any of these holds makes an adapter more than low-rank products.
+# Any of these makes an adapter more than low-rank products.
 _MORE_THAN_PRODUCTS: Final = (
     "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias", "modules_to_save",
     "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora",
@@ -34,7 +34,7 @@ _MORE_THAN_PRODUCTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """What an adapter adds to one matrix.
+    """The update of one matrix.
 
     Attributes:
         a: [rank, in].
@@ -48,12 +48,12 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """How many columns the product goes through."""
+        """The rank of the product."""
         return int(self.a.shape[0])
 
 
 def why_not_shared(path: str | Path) -> str | None:
-    """Why an adapter needs a copy of the base for itself; None where it does not.
+    """Why an adapter needs a separate copy of the base; None if it does not.
 
     Raises:
         ModelSourceError: a folder without a readable `adapter_config.json`.
@@ -72,15 +72,15 @@ def why_not_shared(path: str | Path) -> str | None:
 
 
 def read_low_rank(path: str | Path) -> dict[str, LowRank]:
-    """What an adapter adds, by the name of the module in the base. On the CPU, as it is in the file.
+    """The low-rank updates of an adapter by module name of the base, on the CPU, unchanged from the file.
 
     Args:
         path: folder of a PEFT adapter.
 
     Raises:
         NotFoundError: the folder has no weights.
-        ModelSourceError: it is damaged, or no adapter that can share its base.
-        DivergedError: it holds NaN or infinity, which would reach the answers of others.
+        ModelSourceError: it is damaged, or cannot share its base.
+        DivergedError: it contains NaN or infinity, which would reach the answers of others.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -106,7 +106,7 @@ def read_low_rank(path: str | Path) -> dict[str, LowRank]:
 
 
 def _pairs(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, LowRank]:
-    """A and B of each module together."""
+    """A and B of each module, paired."""
     found: dict[str, LowRank] = {}
     for name, a in tensors.items():
         module, kind, _ = name.rpartition(".lora_A.weight")
@@ -121,7 +121,7 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any
         if a.shape[0]:
             own = module.removeprefix(_PREFIX)
             found[own] = LowRank(a, b, _scale(own, a.shape[0], config))
-    # Each A has its B by now; this finds a B without an A.
+    # Every A has its B here; this finds a B without an A.
     if 2 * sum(name.endswith(".lora_A.weight") for name in tensors) != len(tensors):
         raise _damaged(folder, "some of its matrices have no partner")
     return found
@@ -133,7 +133,7 @@ def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
     # PEFT's own lookup: keys may be regular expressions, or ends of the module's name.
     pattern = config.get("alpha_pattern") or {}
     alpha = float(pattern.get(get_pattern_key(list(pattern), module), config["lora_alpha"]))
-    # rsLoRA (arXiv:2312.03732) divides by the square root of the rank. The rank is that of the file, not of the
+    # rsLoRA (arXiv:2312.03732) divides by the square root of the rank. The rank is taken from the file, not from the
     # config.
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 

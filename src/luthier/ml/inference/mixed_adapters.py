@@ -1,12 +1,12 @@
-"""Many low-rank adapters over one base, each row of a batch with its own, in one pass.
+"""Batched inference with many low-rank adapters over one base, each row with its own adapter, in one pass.
 
-The matrices of the base are multiplied once for all rows. Beside them, A of all adapters in use are stacked into
-one matrix, and B into another: two products for all rows, with the columns of other adapters set to zero in
-between. So every adapter is read once a step however many rows ask for it, and nothing is gathered by row; the zeros
-leave what a row gets as it would be alone, except for the order of floating-point sums.
+The matrices of the base are multiplied once for all rows. In addition, A of all adapters in use are stacked into one
+matrix, and B into another: two products for all rows, with the columns of other adapters set to zero in between. So
+every adapter is read once per step however many rows use it, and nothing is gathered per row; because of the zeros a
+row gets the same result as alone, except for the order of floating-point sums.
 
-A matrix that sees tokens without their rows (behind the router of a mixture of experts, say) cannot tell whose they
-are. Where an adapter changes such a one, all rows of a pass must have the same adapter (`mixes`).
+A matrix that sees tokens without their rows (for example behind the router of a mixture of experts) cannot tell which
+row they belong to. If an adapter changes such a matrix, all rows of a pass must use the same adapter (`mixes`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _PROBE: Final = ((1, 2, 3), (4, 5, 6))
 
 
 class MixedAdapters:
-    """The adapters over one model. The model is changed in place: layers that an adapter changes are wrapped.
+    """The adapters of one model. The model is changed in place: adapted layers are wrapped.
 
-    Not safe for use by several threads: one thread loads, unloads and runs the model.
+    Not thread-safe: one thread loads, unloads and runs the model.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -42,17 +42,17 @@ class MixedAdapters:
         self._loaded: dict[str, dict[str, LowRank]] = {}
         self._folders: dict[str, Path] = {}
         self._wrapped: dict[str, _MixedLinear] = {}
-        self._in_use: dict[str, int] = {}  # by name: how many passes ago it was requested
+        self._in_use: dict[str, int] = {}  # by name: number of passes since it was last requested
         self._rows: tuple[str | None, ...] = ()
         self._mixes = True
 
     @property
     def mixes(self) -> bool:
-        """Whether rows with different adapters may go through the model together."""
+        """Whether rows with different adapters may share a batch."""
         return self._mixes
 
     def load(self, name: str, path: str) -> None:
-        """Read an adapter, in the precision of the base; nothing happens where it is loaded from this path.
+        """Load an adapter in the precision of the base; no effect if it is already loaded from this path.
 
         Raises:
             NotFoundError, DivergedError: as `read_low_rank`.
@@ -68,13 +68,13 @@ class MixedAdapters:
                 expected="one adapter a name",
                 do="unload it first, or load the other one under a name of its own",
             )
-        # The embedding is never packed: its type is the one that the model computes in.
+        # The embedding is never packed: its dtype is the compute dtype.
         weight = self._model.get_input_embeddings().weight
         products = {
             module: LowRank(one.a.to(weight.device, weight.dtype), one.b.to(weight.device, weight.dtype), one.scale)
             for module, one in read_low_rank(path).items()
         }
-        # All are checked before anything is wrapped: a misfit leaves the model as it was.
+        # All are checked before anything is wrapped: a mismatch leaves the model unchanged.
         for module, product in products.items():
             self._check(path, module, product)
         new = [module for module in products if module not in self._wrapped]
@@ -86,7 +86,7 @@ class MixedAdapters:
             self._mixes = all(self._sees_rows(new))
 
     def unload(self, name: str) -> None:
-        """Unload an adapter; nothing happens where it is not loaded."""
+        """Unload an adapter; no effect if it is not loaded."""
         self._loaded.pop(name, None)
         self._folders.pop(name, None)
         if self._in_use.pop(name, None) is not None:
@@ -97,19 +97,19 @@ class MixedAdapters:
 
     @property
     def num_bytes(self) -> int:
-        """What all loaded adapters take, with the copies of those in use."""
+        """Memory of all loaded adapters in bytes, including the stacked copies of those in use."""
         return sum(self.bytes_of(name) * (2 if name in self._in_use else 1) for name in self._loaded)
 
     def bytes_of(self, name: str) -> int:
-        """What one adapter takes, once."""
+        """Memory of one adapter in bytes, without stacked copies."""
         return sum(int(one.a.nbytes) + int(one.b.nbytes) for one in self._loaded[name].values())
 
     def use(self, rows: Sequence[str | None]) -> None:
-        """Say which adapter each row of the next passes has; None for the base. All the same one without `mixes`."""
+        """Set the adapter of each row of the next passes; None for the base. All must be the same without `mixes`."""
         wanted = {name for name in rows if name is not None}
         for name in self._in_use:
             self._in_use[name] = 0 if name in wanted else self._in_use[name] + 1
-        # The stacks serve these rows, and hold no adapter that has been idle for long.
+        # The stacks fit these rows and contain no adapter that has been idle for long.
         is_right = wanted <= self._in_use.keys() and max(self._in_use.values(), default=0) < _IDLE_PASSES
         if tuple(rows) == self._rows and is_right:
             return
@@ -119,7 +119,7 @@ class MixedAdapters:
             self._in_use = kept | dict.fromkeys(sorted(wanted - kept.keys()), 0)
             self._lay()
         self._rows = tuple(rows)
-        # Matrices with the same adapters in the same order share one tensor of scales.
+        # Matrices with the same adapters in the same order share one scale tensor.
         scales: dict[tuple[tuple[str, int, float], ...], Tensor | None] = {}
         for linear in self._wrapped.values():
             if linear.layout not in scales:
@@ -137,16 +137,16 @@ class MixedAdapters:
         return torch.tensor(lines, dtype=weight.dtype, device=weight.device)[:, None]
 
     def _lay(self) -> None:
-        """Lay the adapters in use beside one another, for every matrix."""
+        """Stack the adapters in use, for every matrix."""
         for module, linear in self._wrapped.items():
             known = [(name, self._loaded[name][module]) for name in self._in_use if module in self._loaded[name]]
             linear.lay(known)
         self._rows = ()
 
     def _sees_rows(self, modules: Sequence[str]) -> list[bool]:
-        """Whether each of these matrices is given [rows, tokens, width], found by two rows of a few tokens.
+        """Whether the input of each of these matrices is [rows, tokens, width], tested with two rows of a few tokens.
 
-        One that is given nothing then, such as an expert that no token is sent to, counts as one that is not.
+        A matrix without input in the test, such as an expert that gets no token, counts as false.
         """
         seen: dict[str, bool] = {}
         hooks = []
@@ -173,7 +173,7 @@ class MixedAdapters:
         except AttributeError:
             base = None
         base = base.base if isinstance(base, _MixedLinear) else base
-        # Packed layers keep these two attributes, though their weights have other shapes.
+        # Packed layers keep these two attributes although their weights have other shapes.
         shape = (getattr(base, "in_features", None), getattr(base, "out_features", None))
         if shape != (product.a.shape[1], product.b.shape[0]):
             has = "no such matrix" if None in shape else f"one of {shape[0]} x {shape[1]}"
@@ -196,7 +196,7 @@ class _MixedLinear(nn.Module):
 
     Attributes:
         _a: [sum of ranks, in], _b: [sum of ranks, out], stacked over adapters.
-        scales: [rows, 1, sum of ranks]; None where no row of the pass has an adapter of this layer.
+        scales: [rows, 1, sum of ranks]; None if no row of the pass has an adapter for this layer.
     """
 
     def __init__(self, base: nn.Module) -> None:
@@ -209,7 +209,7 @@ class _MixedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix of the base, for code that reads it past the call: RWKV scales it, others ask for its dtype."""
+        """The matrix of the base, for code that reads it directly: RWKV scales it, others read its dtype."""
         found: Tensor = self.base.weight  # type: ignore[assignment]
         return found
 
@@ -222,14 +222,14 @@ class _MixedLinear(nn.Module):
         self.layout = tuple((name, one.rank, one.scale) for name, one in products)
         self.scales = None
         self._a = torch.cat([one.a for _, one in products]) if products else None
-        # Transposed once here: `addmm_` takes [sum of ranks, out] without a copy at each step.
+        # Transposed once here: `addmm_` takes [sum of ranks, out] without a copy per step.
         self._b = torch.cat([one.b for _, one in products], 1).T.contiguous() if products else None
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
         if self.scales is None or self._a is None or self._b is None:
             return y
-        # tokens without their rows are all of one adapter
+        # tokens without rows all belong to one adapter
         scales = self.scales if x.ndim == self.scales.ndim else self.scales[0]
         # [rows, tokens, sum of ranks]; scales are zero in the columns of other adapters, which masks them out
         narrow = nn.functional.linear(x, self._a).mul_(scales)

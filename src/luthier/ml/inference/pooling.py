@@ -1,6 +1,6 @@
-"""Inputs that go through a model once: vectors of texts, and what task heads give of prompts; with their queue.
+"""Single-pass inference: embeddings of texts and task head outputs of prompts, with their queue.
 
-Queued inputs go through the model in parts, between the decoding steps of answers.
+Queued inputs are processed in parts, between the decoding steps of answers.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class PartialStates:
-    """A long text of which a part has gone through the model.
+    """A long text that has been processed in part.
 
     Attributes:
         cache: keys and values of that part.
-        total: [width], the sum of its states in float32, without those of a trained prompt.
-        last: [width], the state of its last token in float32.
-        num_tokens: tokens of that part, those of a trained prompt included.
+        total: [width] float32, the sum of its states, without those of a trained prompt.
+        last: [width] float32, the state of its last token.
+        num_tokens: tokens of that part, including those of a trained prompt.
     """
 
     cache: DynamicCache
@@ -55,21 +55,21 @@ class PartialStates:
 def pooled_states(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], pooling: Pooling, *, skip: int = 0
 ) -> Tensor:
-    """[prompts, width] in float32: of each prompt the state of its last token, or the mean over its tokens.
+    """[prompts, width] in float32: the last-token state or the mean over tokens of each prompt.
 
     Args:
         model: a causal model.
         prompts: token ids of each text.
-        pooling: which of the two.
-        skip: how many ids at the beginning represent a trained prompt, and are left out of the mean.
+        pooling: `last` or `mean`.
+        skip: number of leading ids that represent a trained prompt, excluded from the mean.
     """
     lengths = [len(ids) for ids in prompts]
     tokens = torch.zeros((len(prompts), max(lengths)), dtype=torch.long)  # [prompts, longest]
     for row, ids in enumerate(prompts):
         tokens[row, : len(ids)] = torch.tensor(list(ids))
-    # Padding on the right needs no mask: no token looks at what comes after it.
+    # Padding on the right needs no mask: no token attends to later ones.
     states = language_model(model)(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state.float()
-    # states: [prompts, longest, width], float32 so that long sums keep their digits
+    # states: [prompts, longest, width], float32 to keep precision in long sums
     return torch.stack(
         [
             states[row, length - 1] if pooling == "last" else states[row, skip:length].mean(0)
@@ -82,12 +82,12 @@ def pooled_states(
 def add_states(
     model: PreTrainedModel, ids: Sequence[int], before: PartialStates | None, *, new_cache: DynamicCache, skip: int = 0
 ) -> PartialStates:
-    """Send the next tokens of a long text through the model, and add up their states.
+    """Run the next tokens of a long text through the model and accumulate their states.
 
     Args:
         model: a causal model.
         ids: the next tokens.
-        before: what of the text has gone through already; it is used up.
+        before: the part of the text processed so far; it is consumed.
         new_cache: an empty one, for the first part.
         skip: as in `pooled_states`; the first part must be longer.
     """
@@ -97,9 +97,9 @@ def add_states(
     positions = torch.arange(first, first + len(ids), device=model.device)[None]
     body = language_model(model)
     arguments: dict[str, Any] = {cache_argument(body): cache, "position_ids": positions}
-    # The cache is updated in place: only its reference is carried on.
+    # The cache is updated in place: only its reference is passed on.
     states = body(input_ids=tokens, use_cache=True, **accepted(body, arguments)).last_hidden_state[0].float()
-    # Ids of the trained prompt lie at the beginning of the text: all of them in the first part.
+    # Ids of the trained prompt are at the beginning of the text, all in the first part.
     total = states[max(0, skip - first) :].sum(0)  # [width] of states [tokens, width]
     return PartialStates(cache, total if before is None else before.total + total, states[-1], first + len(ids))
 
@@ -116,9 +116,9 @@ class _Waiting:
     """One request.
 
     Attributes:
-        parts: places of inputs of like length, the next one last.
-        found: outputs by place.
-        partial: what of a long text has gone through the model already.
+        parts: indices of inputs of similar length, the next part last.
+        found: outputs by index.
+        partial: the part of a long text processed so far.
     """
 
     key: Hashable
@@ -135,7 +135,7 @@ class _Waiting:
 
 
 class PoolingQueue:
-    """The requests of one engine. Those of different owners take turns, a part each; a part has at most 512 tokens."""
+    """The queue of one engine. Owners take turns, one part of at most 512 tokens each."""
 
     def __init__(self, engine: TransformersEngine, decoder: Decoder, adapters: MixedAdapters, max_rows: int) -> None:
         self._engine, self._decoder, self._adapters, self._max_rows = engine, decoder, adapters, max_rows
@@ -145,17 +145,17 @@ class PoolingQueue:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The requests that wait."""
+        """The waiting requests."""
         return {one.key for one in self._waiting}
 
     @property
     def num_bytes(self) -> int:
-        """What the matrices of all heads take."""
+        """Memory of all head matrices in bytes."""
         layers = [layer for _, layer in self._heads.values() if layer is not None]
         return sum(int(one.nbytes) for layer in layers for one in layer.parameters())
 
     def load_head(self, name: str | None, folder: str) -> None:
-        """Read the head of an adapter, or (None) of the engine's own model.
+        """Load the head of an adapter, or (None) of the engine's model.
 
         Raises:
             ModelSourceError: a file is missing or damaged.
@@ -163,33 +163,33 @@ class PoolingQueue:
         self._heads[name] = load_task_head(folder, str(self._engine.causal.device))
 
     def unload_head(self, name: str) -> None:
-        """Release the head of an adapter; nothing happens where it has none."""
+        """Release the head of an adapter; no effect if it has none."""
         self._heads.pop(name, None)
 
     def kind_of(self, adapter: str | None) -> TaskHeadKind | None:
-        """What the head of an adapter, or (None) of the engine's own model gives; None where there is no head."""
+        """The kind of head of an adapter, or (None) of the engine's model; None if there is no head."""
         return self._heads[adapter][0].kind if adapter in self._heads else None
 
     def add(self, key: Hashable, prepared: PreparedPooling, adapter: str | None, owner: str | None) -> None:
-        """Have these inputs go through the model."""
+        """Add these inputs to the queue."""
         lengths = [len(one.ids) for one in prepared.inputs]
         parts = length_batches(lengths, max_tokens=PART_TOKENS, max_rows=self._max_rows)
         self._waiting.append(_Waiting(key, prepared, adapter, owner, parts))
 
     def cancel(self, key: Hashable) -> None:
-        """Forget a request."""
+        """Remove a request."""
         self._waiting = [one for one in self._waiting if one.key != key]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all requests."""
         self._waiting = []
 
     def step(self) -> list[KeyedEvent]:
-        """Send one part through the model; returns the outputs of a request with its last part."""
+        """Process one part; returns the outputs of a request after its last part."""
         if not self._waiting:
             return []
         one, num_hidden = self._turns.first(self._waiting), self._engine.num_virtual_tokens
-        self._adapters.use([one.adapter])  # broadcast over the rows: all inputs of a request have one adapter
+        self._adapters.use([one.adapter])  # broadcast over rows: all inputs of a request have the same adapter
         if not self._add_part(one, num_hidden):
             self.cancel(one.key)
             return [(one.key, Failed.of(DIVERGED))]
@@ -201,23 +201,23 @@ class PoolingQueue:
         return [(one.key, Pooled(outputs=found, num_prompt_tokens=num_tokens))]
 
     def _add_part(self, one: _Waiting, num_hidden: int) -> bool:
-        """Compute the next part; false where what comes of it are no numbers."""
+        """Compute the next part; false if the result is not finite."""
         causal, places, asked = self._engine.causal, one.parts[-1], one.prepared.asked
-        # Heads with a matrix read the token behind which the answer would begin.
+        # Heads with a matrix read the token after which the answer would begin.
         pooling: Pooling = asked.pooling if asked.kind == "embed" else "last"
         ids = one.inputs[places[0]].ids
         if len(places) > 1 or len(ids) <= PART_TOKENS or not self._decoder.fits_windows(len(ids)):
-            # Short texts go together; so does a long one that no cache can be kept of.
+            # Short texts are batched; so is a long one without a usable cache.
             states = pooled_states(causal, [one.inputs[place].ids for place in places], pooling, skip=num_hidden)
         else:
             done = 0 if one.partial is None else one.partial.num_tokens
             part = ids[done : done + PART_TOKENS]
             one.partial = add_states(causal, part, one.partial, new_cache=self._decoder.new_cache(), skip=num_hidden)
             if one.partial.num_tokens < len(ids):
-                # The text is not done: its part stays in `parts`, and the next step goes on with it.
+                # The text is not finished: its part stays in `parts`, and the next step continues with it.
                 return bool(one.partial.total.isfinite().all())
             states, one.partial = one.partial.pooled(pooling, num_hidden), None
-        # Only once all its texts are done: a long text stays the last part until then.
+        # Only once all its texts are finished: a long text stays the last part until then.
         one.parts.pop()
         outputs = self._outputs(one, states)
         one.found.update(zip(places, outputs.tolist(), strict=True))
@@ -225,10 +225,10 @@ class PoolingQueue:
 
     @torch.inference_mode()
     def _outputs(self, one: _Waiting, states: Tensor) -> Tensor:
-        """[inputs, outputs] of states [inputs, width]."""
+        """Outputs [inputs, outputs] for states [inputs, width]."""
         asked = one.prepared.asked
         if asked.kind == "embed":
-            # No head is needed for vectors: a model that writes text has them as well.
+            # Embeddings need no head: a text model has them as well.
             return task_outputs(TaskHead(kind="embed", width=states.shape[1]), None, states, asked.dimensions)
         head, layer = self._heads[one.adapter]
         return task_outputs(head, layer, states)

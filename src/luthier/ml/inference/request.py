@@ -1,6 +1,6 @@
-"""A request made ready for a transformers model (token ids, constraint, how the output is read), and the prefill queue.
+"""Request preparation for a transformers model (token ids, constraint, output parsing), and the prefill queue.
 
-The queue holds requests whose prompts still have to be prefilled, and chooses the next batch of them.
+The queue contains requests whose prompts are not prefilled yet, and chooses the next batch.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from luthier.ml.inference.transformers_engine import TransformersEngine
 
 @dataclass(frozen=True, slots=True)
 class PreparedPooling:
-    """Inputs that are ready to go through the model once.
+    """Prepared inputs for a single pass.
 
     Attributes:
         inputs: token ids of each.
-        asked: the request as it came.
+        asked: the original request.
     """
 
     inputs: list[Request]
@@ -39,15 +39,15 @@ class PreparedPooling:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that is ready to be written.
+    """A request that is ready for generation.
 
     Attributes:
-        asked: the request as it came.
-        request: prompt ids, and the limit of thought and answer together.
-        form: how the model calls tools; None where none may be called.
-        thinking: how its thought is delimited, and its budget.
-        constraint: makes the constraint of one choice, where there is one.
-        decode: tokens as text, where thoughts are looked for.
+        asked: the original request.
+        request: prompt ids, and the joint limit of reasoning and answer.
+        form: the tool call format; None if no tool may be called.
+        thinking: delimiters and budget of its reasoning.
+        constraint: creates the constraint of one choice, if any.
+        decode: converts tokens to text, where reasoning is detected.
     """
 
     asked: TextRequest
@@ -59,17 +59,17 @@ class Prepared:
 
     @property
     def num_rows(self) -> int:
-        """One row a choice."""
+        """The number of rows, one per choice."""
         return self.asked.num_choices
 
     @property
     def num_tokens(self) -> int:
-        """Of one row: its prompt and all that it may write."""
+        """Tokens of one row: its prompt plus its maximum new tokens."""
         return len(self.request.ids) + self.request.max_new_tokens
 
 
 class RequestPreparer:
-    """Makes requests ready for one open engine. `prepare` and `pooling` may be called from several threads at once."""
+    """Prepares requests for one open engine. `prepare` and `pooling` are thread-safe."""
 
     def __init__(self, engine: TransformersEngine, *, device: torch.device, num_logits: int) -> None:
         self._engine, self._device, self._num_logits = engine, device, num_logits
@@ -83,9 +83,9 @@ class RequestPreparer:
         """The request as tokens.
 
         Raises:
-            RequestError: an empty prompt, a token or schema that is not there or cannot be followed.
-            OverlongError: no room for an answer.
-            TemplateError: a conversation that the model's template cannot write.
+            RequestError: the prompt is empty, a token does not exist, or a schema cannot be enforced.
+            OverlongError: there is no room for an answer.
+            TemplateError: the model's template cannot render the conversation.
         """
         if wrong := next((one for one, _ in asked.sampling.logit_bias if not 0 <= one < self._num_logits), None):
             raise RequestError(
@@ -94,7 +94,7 @@ class RequestPreparer:
                 do="leave it out",
             )
         form = self._tools.form(asked)
-        # With tools and a schema the answer may be either: both go into one grammar.
+        # With tools and a schema the answer may be either: one grammar covers both.
         if form is not None and (asked.tool_choice == "required" or asked.json_schema is not None):
             constraint: Callable[[], Constraint] | None = self._constraints.of_grammar(
                 form.grammar(asked, self._token_id)
@@ -106,14 +106,14 @@ class RequestPreparer:
         own, thoughts = self._templates.of(asked)
         request = self._request(asked, own)
         room = self._engine.room_behind(request) - request.max_new_tokens
-        # The budget of the thought comes out of the context that is left behind the answer's own limit.
+        # The reasoning budget is taken from the context that remains after the answer's limit.
         thinking = thoughts.of_answer(request.ids, asked.max_thinking_tokens, room)
         request = replace(request, max_new_tokens=request.max_new_tokens + thinking.max_tokens)
         constraint = None if constraint is None else thoughts.constrained(constraint, is_open=thinking.is_open)
         return Prepared(asked, request, constraint, form, thinking, thoughts.decode)
 
     def row(self, key: Hashable, choice: int, adapter: str | None, prepared: Prepared) -> AnswerRow:
-        """The beginning of one answer."""
+        """The initial state of one answer."""
         asked, form, decode = prepared.asked, prepared.form, prepared.decode or self._decode
         calls: CallReader | None = None if form is None else form.reader(asked)
         return AnswerRow(
@@ -123,7 +123,7 @@ class RequestPreparer:
             asked=asked,
             max_new_tokens=prepared.request.max_new_tokens,
             num_tokens=prepared.num_tokens,
-            # `n` choices of one request differ by their draws alone: each has a seed of its own.
+            # The `n` choices of a request differ only by their seed.
             sampler=Sampler(asked.sampling, choice, self._device),
             decode=self._decode_all if form is not None and form.has_special_marks else decode,
             end_ids=frozenset(self._engine.template.end_of_turn_ids),
@@ -136,9 +136,9 @@ class RequestPreparer:
         """The inputs as tokens.
 
         Raises:
-            RequestError: an empty input, or a token that does not exist.
+            RequestError: an input is empty, or a token does not exist.
             OverlongError: an input is longer than the context.
-            TemplateError: a conversation that the model's template cannot write.
+            TemplateError: the model's template cannot render the conversation.
         """
         if request.inputs:
             found = [self._text(one) if isinstance(one, str) else self._ids(one) for one in request.inputs]
@@ -163,13 +163,13 @@ class RequestPreparer:
         conversation = asked.conversation
         if conversation is not None:
             conversation = self._tools.conversation(asked)
-        # Seed, temperature and schema stay out of the prompt: `AnswerRow` applies them.
+        # Seed, temperature and schema are not part of the prompt: `AnswerRow` applies them.
         return self._engine.request_within_context(
             Prompt(conversation=conversation, text=asked.text, max_new_tokens=asked.max_new_tokens), template
         )
 
     def _token_id(self, text: str) -> int | None:
-        """Of a text that the tokenizer never takes apart."""
+        """The id of a text that is a single token."""
         added = self._engine.template.tokenizer.added_tokens_decoder
         return next((number for number, token in added.items() if token.content == text), None)
 
@@ -180,20 +180,20 @@ class RequestPreparer:
         return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
 
-# A longer prompt is prefilled in parts of this many tokens, between the decoding steps of other requests.
+# Longer prompts are prefilled in parts of this many tokens, between decoding steps of other requests.
 PART_TOKENS: Final = 512
 
 
 @dataclass(slots=True, eq=False)
 class QueuedPrompt:
-    """A request for text.
+    """A request in the prefill queue.
 
     Attributes:
         key: of the request.
         prepared: its tokens and limits.
         adapter: name of its adapter; None for the base.
-        owner: whom turns are shared out by; None is an owner of its own.
-        prefix: the part of a long prompt that has gone through the model.
+        owner: used for fair scheduling; None counts as one owner.
+        prefix: the computed part of a long prompt.
     """
 
     key: Hashable
@@ -204,11 +204,11 @@ class QueuedPrompt:
 
     @property
     def num_remaining(self) -> int:
-        """How many tokens of the prompt have still to go through the model."""
+        """The number of prompt tokens that are not computed yet."""
         return len(self.prepared.request.ids) - (0 if self.prefix is None else self.prefix.num_tokens)
 
     def next_part(self) -> Sequence[int]:
-        """The next tokens of a long prompt; none where all that are left go together."""
+        """The next tokens of a long prompt; empty if the rest fits into one pass."""
         if self.num_remaining <= PART_TOKENS:
             return ()
         ids = self.prepared.request.ids
@@ -226,9 +226,9 @@ _Waiting = TypeVar("_Waiting", bound=Owned)
 
 
 class PrefillTurns:
-    """Whose prompt goes through the model next: that of the owner who has waited longest since the last one.
+    """Chooses the next prompt: that of the owner who has waited longest since their last one.
 
-    So a long prompt of one holds up a short one of another for one part at most, and not until its end.
+    So a long prompt of one owner delays a short one of another by at most one part.
     """
 
     def __init__(self) -> None:
@@ -236,7 +236,7 @@ class PrefillTurns:
         self._num_turns = 0
 
     def first(self, waiting: Sequence[_Waiting]) -> _Waiting:
-        """The one whose turn it is: of one owner whoever came first.
+        """The next request; within an owner, in order of arrival.
 
         Args:
             waiting: not empty, in the order of arrival.
@@ -244,7 +244,7 @@ class PrefillTurns:
         # `min` takes the first of equals: within an owner the order of arrival holds.
         chosen = min(waiting, key=lambda one: self._served.get(one.owner, 0))
         self._num_turns += 1
-        owners = {one.owner for one in waiting}  # those who have gone start over when they come again
+        owners = {one.owner for one in waiting}  # owners without requests start over when they return
         self._served = {owner: turn for owner, turn in self._served.items() if owner in owners}
         self._served[chosen.owner] = self._num_turns
         return chosen
@@ -253,21 +253,21 @@ class PrefillTurns:
 def next_prefill_batch(
     first: QueuedPrompt, arrivals: Sequence[QueuedPrompt], fits: Callable[[int], bool], max_rows: int
 ) -> list[QueuedPrompt]:
-    """The request whose turn it is, and those of like length whose prompts go through the model with it.
+    """The next request, and requests of similar length to prefill with it.
 
     Args:
-        first: whose turn it is.
-        arrivals: the queue, `first` included, without those that may not go beside it.
+        first: the next request.
+        arrivals: the queue including `first`, without requests that cannot share its batch.
         fits: whether rows of that many tokens can be padded.
         max_rows: of a batch.
     """
-    # A long prompt goes alone: its cache has a length of its own, and parts of others would delay it.
+    # A long prompt is processed alone: its cache has a different length, and parts of others would delay it.
     if first.prefix is not None or first.next_part():
         return [first]
     fitting = [one for one in arrivals if one.prefix is None and not one.next_part() and fits(one.prepared.num_tokens)]
     if first not in fitting:
         return [first]
     parts = length_batches([one.num_remaining for one in fitting], max_tokens=PREFILL_TOKENS, max_rows=max_rows)
-    # Of the batches by length the one with `first`: the others have their turn later.
+    # Of the batches by length, the one with `first`; the others follow later.
     own = fitting.index(first)
     return [fitting[place] for place in next(part for part in parts if own in part)]

@@ -1,7 +1,7 @@
-"""Which engines write many answers at once. A table of "module:function" strings.
+"""The registry of streaming engines: a table of "module:function" strings.
 
-Each function opens what `Served` names: `opener(served: Served) -> StreamEngine`, without its adapter, which comes by
-`load_adapter`. Entry points in the group `luthier.stream_engines` add to the table.
+Each function opens the model of a `Served`: `opener(served: Served) -> StreamEngine`, without its adapter, which is
+loaded by `load_adapter`. Entry points in the group `luthier.stream_engines` add to the table.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def stream_engine_names() -> list[str]:
 
 
 def open_stream_engine(served: Served) -> StreamEngine:
-    """Load the base that `served` names, without its adapter where that can come by `load_adapter`.
+    """Load the base that `served` names, without its adapter if `load_adapter` can load that.
 
     Raises:
         NotFoundError: no table knows the engine, or the model is not there.
-        RequestError, WorkError: as the engine's own door says.
+        RequestError, WorkError: raised by the engine's opener.
     """
     table = _table()
     if served.engine not in table:

@@ -1,9 +1,9 @@
-"""Many answers written at once by one model, each with its own adapter, each streamed as it comes.
+"""Continuous batching: concurrent answers by one model, each with its own adapter and streamed.
 
-All answers share one batch, because one step costs nearly the same for 16 rows as for one, whatever adapters they have
-(`mixed_adapters`). Requests come and go between two steps: prompts that have come go through the model together and
-join with their first token; an answer that ends leaves at once. An answer that does not fit into the sliding windows of
-the model is written beside the others. So is every answer of a model that cannot hold rows together (`decoding_proof`).
+All answers share one batch, because one step costs nearly the same for 16 rows as for one, whatever their adapters
+(`mixed_adapters`). Requests join and leave between two steps: new prompts are prefilled together and join with their
+first token; a finished answer leaves at once. An answer that does not fit into the sliding windows of the model is
+decoded separately. So is every answer of a model that cannot batch rows (`decoding_proof`).
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from luthier.ml.inference.transformers_engine import TransformersEngine
 
 log = logging.getLogger("luthier.engines")
 _TEXT_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What a parser raises over text that it did not foresee. Errors of torch and of the machine are none of them."""
+"""Exceptions of parsers on unexpected text. Errors of torch and of the machine are not included."""
 
 MAX_STREAM_ROWS: Final = 2 * MAX_CHOICES
-# Room is made for this many tokens at a time: making it costs a copy of the cache, and not all answers get long.
+# The cache grows by this many tokens at a time: growing copies the cache, and not all answers get long.
 _ROOM_TOKENS: Final = 64
-# What is kept for those who have nothing under way, while others fill all places: a quarter of rows and tokens more.
+# Reserve for owners without running requests when all places are taken: a quarter of rows and tokens.
 _RESERVE: Final = 1.25
 
 
@@ -60,9 +60,9 @@ def open_stream_engine(served: Served) -> StreamingEngine:
     """Load a transformers folder. An adapter that can share the base is loaded by `load_adapter`.
 
     Args:
-        served: what to open. `adapter_path` is for an adapter that cannot share its base (`low_rank.why_not_shared`):
-            it becomes part of the model, and nothing can be loaded over it. `precision` None means bfloat16 on a GPU
-            and float32 elsewhere.
+        served: the model to open. `adapter_path` is for an adapter that cannot share its base
+            (`low_rank.why_not_shared`): it becomes part of the model, and no other adapter can be loaded. `precision`
+            None means bfloat16 on a GPU and float32 elsewhere.
 
     Raises:
         NotFoundError, ModelSourceError: the folder or the adapter is missing or damaged.
@@ -89,12 +89,12 @@ def open_stream_engine(served: Served) -> StreamingEngine:
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Rows that go through the model together.
+    """Rows that share a batch.
 
     Attributes:
         batch: the rows and their cache.
         logits: [rows, vocabulary] of the next token of each.
-        num_room: tokens that still fit into preallocated buffers; None for an ordinary cache.
+        num_room: remaining tokens in preallocated buffers; None for an ordinary cache.
     """
 
     batch: Batch | RowBatch
@@ -103,14 +103,14 @@ class _Group:
 
 
 class StreamingEngine:
-    """Writes answers with an open engine: `core.ports.StreamEngine`, `PoolingEngine` and `PreparingEngine`.
+    """Generates answers with an open engine: `core.ports.StreamEngine`, `PoolingEngine` and `PreparingEngine`.
 
-    One thread calls it, except for `prepare`, which any thread may call.
+    Single-threaded, except `prepare`, which any thread may call.
 
     Args:
-        engine: an open engine; closed with this one.
-        max_rows: how many answers are written together.
-        batch_tokens: how many tokens' keys and values they may hold, padding included.
+        engine: an open engine; closed together with this object.
+        max_rows: maximum concurrent answers.
+        batch_tokens: maximum tokens in their KV cache, including padding.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class StreamingEngine:
         max_rows: int = MAX_STREAM_ROWS,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> None:
-        # NaN in one row must not raise here: it would end the answers of all other rows.
+        # NaN in one row must not raise: it would end the answers of all other rows.
         self._engine, self._decoder = engine, engine.open_decoder(may_diverge=True)
         self._max_rows, self._batch_tokens = max_rows, batch_tokens
         self._adapters = MixedAdapters(engine.causal)
@@ -137,30 +137,31 @@ class StreamingEngine:
 
     @property
     def path(self) -> DecodingPath:
-        """How answers are written, and why not by a faster way."""
+        """The decoding path, and why no faster one is used."""
         return self._decoder.path
 
     @property
     def decoding(self) -> Decoding:
-        """The path as the API names it."""
+        """The decoding path in the API's format."""
         return Decoding(path=self.path.kind, description=self.path.describe())
 
     @property
     def keys(self) -> set[Hashable]:
-        """The requests whose answers are being written."""
+        """The keys of the requests in progress."""
         waiting = {one.key for one in self._prefill_queue} | self._pooling.keys
         return {row.key for row in self._rows.values()} | waiting
 
     @property
     def num_bytes(self) -> int:
-        """Memory that weights, adapters and task heads take."""
+        """Memory of weights, adapters and task heads in bytes."""
         return self._num_base_bytes + self._adapters.num_bytes + self._pooling.num_bytes
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Make an adapter ready to be asked by `name`; nothing happens where it is.
+        """Load an adapter as `name`; no effect if it is already loaded.
 
         Raises:
-            NotFoundError, ModelSourceError, DivergedError: as `low_rank.read_low_rank`; it does not fit this base.
+            NotFoundError, ModelSourceError, DivergedError: as in `low_rank.read_low_rank`, or the adapter does not fit
+                this base.
             ConflictError: the name belongs to another adapter.
         """
         self._adapters.load(name, path)
@@ -168,7 +169,7 @@ class StreamingEngine:
             self.load_task_head(name, path)
 
     def load_task_head(self, name: str | None, folder: str) -> None:
-        """Read the task head of an adapter, or (None) of the engine's own model: it answers with the head from then on.
+        """Load the task head of an adapter, or (None) of the engine's model, which then answers with the head.
 
         Raises:
             ModelSourceError: a file of the head is missing or damaged.
@@ -181,9 +182,9 @@ class StreamingEngine:
         self._pooling.unload_head(name)
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
-        """Begin to write with the base or an adapter; false where there is no room now: ask again after a `poll`."""
+        """Start generating with the base or an adapter; false if there is no room now: retry after a `poll`."""
         self._check(adapter, None)
-        # Kept between tries: a request that waits for room is tokenised once, not after every poll.
+        # Cached between attempts: a waiting request is tokenised once, not after every poll.
         prepared = self._prepared.get(key)
         if prepared is None:
             prepared = self._prepared[key] = self._reader.prepare(request)
@@ -193,7 +194,7 @@ class StreamingEngine:
         return True
 
     def prepare(self, request: TextRequest | PoolingRequest) -> Prepared | PreparedPooling:
-        """The request as tokens, from any thread.
+        """The request as tokens; thread-safe.
 
         Raises:
             RequestError, OverlongError, TemplateError: as `RequestPreparer.prepare`.
@@ -211,7 +212,7 @@ class StreamingEngine:
         owner: str | None = None,
         may_exceed: bool = False,
     ) -> bool:
-        """Begin to write what `prepare` has made, or to read it once; false where there is no room now."""
+        """Start the request from `prepare`, generating or single-pass; false if there is no room now."""
         self._check(adapter, prepared.asked.kind if isinstance(prepared, PreparedPooling) else None)
         if isinstance(prepared, PreparedPooling):
             self._pooling.add(key, prepared, adapter, owner)
@@ -222,12 +223,12 @@ class StreamingEngine:
         return True
 
     def ask_pooling(self, key: Hashable, request: PoolingRequest, adapter: str | None) -> bool:
-        """Begin to send inputs through the model once: a vector of each, or what the task head gives."""
+        """Start single-pass inference: an embedding of each input, or its task head output."""
         self._check(adapter, request.kind)
         return self.admit(key, self._reader.pooling(request), adapter)
 
     def cancel(self, key: Hashable) -> None:
-        """Write no more of this request; nothing happens where it has ended."""
+        """Cancel this request; no effect if it has ended."""
         self._prepared.pop(key, None)
         self._prefill_queue = [one for one in self._prefill_queue if one.key != key]
         self._pooling.cancel(key)
@@ -236,58 +237,58 @@ class StreamingEngine:
         self._drop_ended()
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:  # noqa: ARG002 - it computes and never blocks
-        """One token of every answer, after the prompts that have come, up to 2,048 tokens of them."""
-        # One bounded piece of each: a long prompt or many texts delay the next token of running answers by one part
-        # at most.
+        """Prefill new prompts, up to 2,048 tokens, and generate one token of every answer."""
+        # One bounded part of each: a long prompt or many texts delay the next token of running answers by at most one
+        # part.
         return self._pooling.step() + self._begin() + self._step()
 
     def close(self) -> None:
-        """Release the weights; nothing can be written afterwards."""
+        """Release the weights; the engine cannot be used afterwards."""
         self._rows, self._groups, self._prefill_queue = {}, [], []
         self._pooling.clear()
         self._engine.close()
 
     def _check(self, adapter: str | None, kind: TaskHeadKind | None) -> None:
-        """Raises RequestError once closed, and for what the model's head does not give (kind; None: text);
-        NotFoundError for an adapter that is not loaded."""
+        """Raises RequestError if closed, or if the model's head does not support `kind` (None: text); NotFoundError for
+        an adapter that is not loaded."""
         _ = self._engine.causal
         if adapter is not None and adapter not in self._adapters:
             raise NotFoundError(f"the adapter {adapter!r}", expected="one that is loaded", do="load it first")
         refuse_other_use(adapter or self._engine.causal.name_or_path, self._pooling.kind_of(adapter), kind)
 
     def _has_room_for(self, prepared: Prepared, share: float) -> bool:
-        """Whether it can be written together with those that are being written; one alone always can.
+        """Whether it fits together with the running requests; a single one always does.
 
         Args:
-            share: how much of the ordinary room may be taken.
+            share: fraction of the ordinary capacity that may be used.
         """
         waiting = [one.prepared for one in self._prefill_queue]
         if not self._rows and not waiting:
             return True
         num_rows = len(self._rows) + prepared.num_rows + sum(one.num_rows for one in waiting)
         known = [*(row.num_tokens for row in self._rows.values()), *(one.num_tokens for one in waiting)]
-        # The batch is a rectangle: every row takes the memory of the longest.
+        # The batch is rectangular: every row takes the memory of the longest.
         num_tokens = num_rows * max(prepared.num_tokens, *known)
         return num_rows <= share * self._max_rows and num_tokens <= share * self._batch_tokens
 
     def _begin(self) -> list[KeyedEvent]:
-        """Send prompts that have come through the model; their first tokens come with the next step."""
+        """Prefill new prompts; their first tokens follow with the next step."""
         if not self._prefill_queue:
             return []
         first = self._turns.first(self._prefill_queue)
-        # Where adapters cannot be mixed, a pass may hold rows of one adapter only.
+        # If adapters cannot be mixed, a pass may contain rows of only one adapter.
         beside = [one for one in self._prefill_queue if self._adapters.mixes or one.adapter == first.adapter]
         begun = next_prefill_batch(first, beside, self._decoder.fits_windows, self._max_rows)
         self._adapters.use([one.adapter for one in begun])
-        # Only where windows allow a shared prefix: other models read a long prompt whole, in one pass.
+        # Only if windows allow a shared prefix: other models process a long prompt in one pass.
         if (ids := first.next_part()) and self._decoder.fits_windows(first.prepared.num_tokens):
             first.prefix = self._decoder.prefill(ids, first.prefix)
             return []
-        # Out of the queue before it runs: a prompt that makes the model fail must not be tried at every poll.
+        # Removed from the queue first: a prompt that makes the model fail must not be retried at every poll.
         self._prefill_queue = [one for one in self._prefill_queue if one not in begun]
         requests = [one.prepared.request for one in begun]
         batch, logits = self._decoder.start_part(requests, list(range(len(begun))), first.prefix)
-        # One row a choice: the prompt's row of the cache is copied, not computed again.
+        # One row per choice: the prompt's cache row is copied, not recomputed.
         places = [place for place, one in enumerate(begun) for _ in range(one.prepared.num_rows)]
         if len(places) > len(begun):
             batch.keep(places)
@@ -305,37 +306,37 @@ class StreamingEngine:
         return [(one.key, Started(num_prompt_tokens=len(one.prepared.request.ids) - num_hidden)) for one in begun]
 
     def _step(self) -> list[KeyedEvent]:
-        """Write one token of every answer."""
+        """Generate one token of every answer."""
         self._join()
         events: list[KeyedEvent] = []
         for group in self._groups:
             tokens = []
-            # Two transfers for all rows of a group, not two for each.
+            # Two device transfers per group, not per row.
             likeliest = group.logits.argmax(-1).tolist()
             sound = (~group.logits.isnan().any(-1)).tolist()
             for place, number in enumerate(group.batch.rows):
                 token, new_events = likeliest[place], list[KeyedEvent]()
-                if number in self._rows:  # else it failed with another choice of the same request
+                if number in self._rows:  # otherwise it failed with another choice of the same request
                     token, new_events = self._write(number, group.logits[place], token, is_sound=sound[place])
                 tokens.append(token)
                 events += new_events
             going = [token for token, number in zip(tokens, group.batch.rows, strict=True) if number in self._rows]
-            # Before the step: the batch must hold exactly the rows that `going` has tokens for.
+            # Before the step: the batch must contain exactly the rows for which `going` has tokens.
             self._drop_from(group)
             if going:
                 adapters = [self._rows[number].adapter for number in group.batch.rows]
-                # rows that go through the model each by itself are choices of one request, with one adapter
+                # rows that run separately are choices of one request, with one adapter
                 self._adapters.use(adapters[:1] if isinstance(group.batch, RowBatch) else adapters)
                 given = torch.tensor(going, device=group.logits.device)[:, None]
                 group.logits = self._decoder.step(group.batch, given)
                 if group.num_room is not None:
-                    # Counted here, since writing past the buffer's end is an error in torch, not a growth.
+                    # Counted here, since writing past the end of the buffer is an error in torch.
                     group.num_room -= 1
         self._drop_ended()
         return events
 
     def _write(self, number: int, logits: Tensor, likeliest: int, *, is_sound: bool) -> tuple[int, list[KeyedEvent]]:
-        """One token of one answer; what goes wrong with it ends its ask alone."""
+        """One token of one answer; a failure ends only its own request."""
         row = self._rows[number]
         if not is_sound:
             self._fail(row.key)
@@ -346,8 +347,8 @@ class StreamingEngine:
             self._fail(row.key)
             return likeliest, [(row.key, Failed.of(error))]
         except _TEXT_ERRORS as error:
-            # What a model writes is read by parsers (tool calls, thoughts, JSON). A fault of one of them must not end
-            # the answers of everybody else, which an error that leaves `poll` does.
+            # Generated text is parsed (tool calls, reasoning, JSON). A bug in a parser must not end the answers of all
+            # other requests, as an exception out of `poll` would.
             log.exception("an answer could not be read while it was written")
             self._fail(row.key)
             return likeliest, [(row.key, Failed.of(_unreadable(error)))]
@@ -360,27 +361,27 @@ class StreamingEngine:
             del self._rows[number]
 
     def _join(self) -> None:
-        """Bring the rows that have come lately into the batch of all, and make more room where none is left.
+        """Merge new rows into the common batch, and enlarge its cache if it is full.
 
-        Where rows of different adapters cannot go through the model together, each adapter has a batch of its own.
+        If rows of different adapters cannot share a batch, each adapter has a separate batch.
         """
         batches: dict[str | None, list[_Group]] = {}
         for group in filter(self._fits, self._groups):
             adapter = None if self._adapters.mixes else self._rows[group.batch.rows[0]].adapter
             batches.setdefault(adapter, []).append(group)
         for fitting in batches.values():
-            # One group with room left: nothing to do, which is the case at most steps.
+            # One group with room left: nothing to do, as in most steps.
             if all(group.num_room for group in fitting) and len(fitting) < 2:
                 continue
             for group in fitting:
-                # Padding that only ended rows needed must not be copied.
+                # Padding that only finished rows needed must not be copied.
                 group.batch.trim()
             batch = self._decoder.join([one.batch for one in fitting if isinstance(one.batch, Batch)], _ROOM_TOKENS)
             joined = _Group(batch, torch.cat([group.logits for group in fitting]), _ROOM_TOKENS)
             self._groups = [joined, *(other for other in self._groups if other not in fitting)]
 
     def _fits(self, group: _Group) -> bool:
-        """Whether these rows can be padded: no window of the model would count the padding."""
+        """Whether these rows can be padded without padding counting in a window of the model."""
         return self._decoder.fits_windows(max(self._rows[number].num_tokens for number in group.batch.rows))
 
     def _drop_from(self, group: _Group) -> None:
@@ -389,7 +390,7 @@ class StreamingEngine:
             group.batch.keep(places)
             group.logits = group.logits[torch.tensor(places, device=group.logits.device)]
         elif not places:
-            # A batch of no rows cannot be indexed; `_drop_ended` removes the group.
+            # A batch without rows cannot be indexed; `_drop_ended` removes the group.
             group.batch.rows = []
 
     def _drop_ended(self) -> None:

@@ -1,6 +1,6 @@
 """A tuned model with a task head: classes with probabilities, numbers, relevance to a query, or vectors of texts.
 
-No text is generated: each input goes through the model once.
+No text is generated: each input takes a single forward pass.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _DECIMALS = 3
 
 
 class TaskModel:
-    """An engine and a head.
+    """An engine with a task head.
 
     Args:
         engine: of the base with its adapter, or of a whole tuned model.
-        head: what `head.json` says.
+        head: the content of `head.json`.
         layer: its weights; None for embeddings.
     """
 
@@ -48,7 +48,7 @@ class TaskModel:
 
     @classmethod
     def open(cls, engine: TransformersEngine, folder: str) -> TaskModel:
-        """The head of a folder on an engine that is open.
+        """The head of a folder on an open engine.
 
         Raises:
             ModelSourceError: the head is missing or damaged.
@@ -59,16 +59,16 @@ class TaskModel:
     def probabilities(self, prompts: Sequence[Conversation], progress: Progress) -> Tensor:
         """[prompts, classes] float32, in the order of `head.labels`, calibrated.
 
-        Each row adds up to 1; where rows have several labels, each is a probability of its own.
+        Each row sums to 1; with several labels per row, each probability is independent.
 
         Raises:
-            RequestError: the head gives no classes, or a prompt does not fit into the context.
+            RequestError: the head is not a classifier, or a prompt does not fit into the context.
         """
         self._check("classify")
         return self._outputs([self._prompt_ids(prompt) for prompt in prompts], progress)
 
     def number_texts(self, numbers: Tensor) -> list[str]:
-        """What the training rows would write for these `numbers`."""
+        """These `numbers` as text in the format of the training rows."""
         form = self.head.number_format or NumberFormat(decimals=_DECIMALS)
         return [write_number(value, form) for value in numbers.tolist()]
 
@@ -76,16 +76,16 @@ class TaskModel:
         """[prompts] float32, in the unit of the training rows.
 
         Raises:
-            RequestError: the head gives no numbers, or a prompt does not fit into the context.
+            RequestError: the head is not a regressor, or a prompt does not fit into the context.
         """
         self._check("regress")
         return self._outputs([self._prompt_ids(prompt) for prompt in prompts], progress)[:, 0]
 
     def relevance(self, pairs: Sequence[tuple[str, str]], progress: Progress) -> Tensor:
-        """[pairs] float32, 0 to 1: how relevant the document of each (query, document) is.
+        """[pairs] float32, 0 to 1: the relevance of each (query, document).
 
         Raises:
-            RequestError: the head gives no relevance, or a pair does not fit into the context.
+            RequestError: the head is not a ranker, or a pair does not fit into the context.
         """
         self._check("rank")
         ids = []
@@ -100,13 +100,13 @@ class TaskModel:
         """[texts, dimensions] float32, each of length 1.
 
         Args:
-            texts: not empty ones.
-            progress: shows how far it is.
-            is_query: whether they are queries, not documents: `head.query_prompt` is put before them.
+            texts: non-empty texts.
+            progress: shows progress.
+            is_query: whether they are queries rather than documents: `head.query_prompt` is prepended.
             dimensions: one of `head.dimensions`; None for all.
 
         Raises:
-            RequestError: the head gives no vectors, a length that was not trained, or a text that does not fit.
+            RequestError: the head is not an embedding head, `dimensions` was not trained, or a text does not fit.
         """
         self._check("embed")
         width = self._dimensions(dimensions)
@@ -123,7 +123,7 @@ class TaskModel:
         return task_outputs(self.head, None, whole, width)
 
     def _means(self, requests: Sequence[Sequence[int]], hidden: int, task: ProgressTask) -> Tensor:
-        """[texts, width] float32: of each the mean state, without those of a trained prompt of `hidden` tokens."""
+        """[texts, width] float32: the mean state of each text, without those of a trained prompt of `hidden` tokens."""
         found: dict[int, Tensor] = {}
         lengths = [len(ids) for ids in requests]
         for places in length_batches(lengths, max_tokens=MAX_SCORE_TOKENS, max_rows=_MAX_ROWS):
@@ -172,9 +172,9 @@ class TaskModel:
         return found
 
     def _last_states(self, ids: Sequence[Sequence[int]], task: ProgressTask) -> list[Tensor]:
-        """Of each row the state of its last token, [width]."""
-        # One more token, which the last one would predict: the engine gives the states that learned tokens are
-        # predicted from. Causal attention never looks at it, so any id serves.
+        """The last-token state of each row, [width]."""
+        # One extra token, predicted by the last one: the engine returns the states that predict learned tokens. Causal
+        # attention never sees it, so any id works.
         rows = [
             TokenisedExample(f"row {n + 1}", array("i", [*row, row[-1]]), bytes([*bytes(len(row)), 1]))
             for n, row in enumerate(ids)
@@ -183,7 +183,7 @@ class TaskModel:
 
 
 class TaskAnswers:
-    """A task model as an engine whose answers are labels or numbers, so that it is judged like what writes them.
+    """A task model as an engine whose answers are labels or numbers, so that it is evaluated like a text model.
 
     Args:
         model: of kind classify or regress.
@@ -192,28 +192,28 @@ class TaskAnswers:
     def __init__(self, model: TaskModel) -> None:
         self.model = model
         self.probabilities: Tensor | None = None
-        """Of the labels of the last prompts, [prompts, classes] on the CPU; None for numbers."""
+        """Label probabilities of the last prompts, [prompts, classes] on the CPU; None for numbers."""
 
     @property
     def name(self) -> str:
-        """`transformers`, which it runs on."""
+        """`transformers`, the underlying engine."""
         return self.model.engine.name
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the engine below has to say of how it works."""
+        """The notes of the underlying engine."""
         return self.model.engine.notes
 
     @property
     def template(self) -> ChatTemplate:
-        """The template that prompts are rendered with."""
+        """The template that renders prompts."""
         return self.model.engine.template
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
         """The label or number of each prompt; no token is generated.
 
         Raises:
-            RequestError: a prompt that is no conversation, or the head gives no classes and no numbers.
+            RequestError: a prompt is not a conversation, or the head is neither a classifier nor a regressor.
         """
         conversations = [prompt.conversation for prompt in prompts if prompt.conversation is not None]
         if len(conversations) < len(prompts):
@@ -230,10 +230,10 @@ class TaskAnswers:
         return [Generation(text=text, num_prompt_tokens=0, num_new_tokens=0, finish_reason="stop") for text in texts]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """Nothing can be scored.
+        """Not supported.
 
         Raises:
-            RequestError: always: a task head gives no likelihood of texts.
+            RequestError: always: a task head has no text likelihoods.
         """
         raise RequestError(
             f"the likelihood of {len(examples):,} texts by a model with a task head",

@@ -1,8 +1,8 @@
-"""Generated tokens become text: thoughts taken apart from answers, and whole characters sent as they come.
+"""Conversion of generated tokens to text: reasoning is separated from answers, and text streamed in whole characters.
 
-Thoughts are found by the format that the model's chat template shows (`models.thinking`). A model whose template knows
-of no thoughts may still have learned to write them in `<think>` tags, so an answer that begins with `<think>` is taken
-apart for every model. Only answers to conversations are: what goes on after a plain text is text. Text is sent in whole
+Reasoning is detected by the format of the model's chat template (`models.thinking`). A model whose template does not
+support reasoning may still have learned to write it in `<think>` tags, so an answer that begins with `<think>` is split
+for every model. This applies only to conversations: the continuation of a plain text is text. Text is sent in whole
 characters only, without any part of a stop text.
 """
 
@@ -29,35 +29,35 @@ _UNKNOWN = "\ufffd"
 
 
 class TextStream:
-    """The text of a growing list of tokens, piece by piece.
+    """Incremental decoding of a growing list of tokens.
 
-    A token may hold a part of a character, so the end of the text can change with the next token: what is still open is
+    A token may contain part of a character, so the end of the text can change with the next token: incomplete text is
     held back.
 
     Args:
-        decode: token ids to text, special tokens left out.
+        decode: converts token ids to text without special tokens.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
         self._ids: list[int] = []
-        # Some tokenizers write a token differently at the beginning of a text: the tokens that were
-        # emitted last are decoded again before those that were not.
+        # Some tokenizers decode a token differently at the beginning of a text: the last emitted tokens are decoded
+        # again as context for new ones.
         self._context, self._emitted = 0, 0
 
     def add(self, token: int) -> str:
-        """The text that is certain with this token; often empty."""
+        """The text that is complete with this token; often empty."""
         self._ids.append(token)
         text = self._open_text()
-        # Bytes that are no whole character decode to U+FFFD: the next token may complete them.
+        # Incomplete characters decode to U+FFFD: the next token may complete them.
         if not text or text.endswith(_UNKNOWN):
             return ""
-        # The context moves on, so that decoding costs a few tokens a step and not the whole answer.
+        # The context is a sliding window, so that decoding costs a few tokens per step rather than the whole answer.
         self._context, self._emitted = self._emitted, len(self._ids)
         return text
 
     def end(self) -> str:
-        """What was held back: no token comes any more."""
+        """Flush what was held back, after the last token."""
         text = self._open_text()
         self._context, self._emitted = self._emitted, len(self._ids)
         return text
@@ -68,10 +68,10 @@ class TextStream:
 
 
 class StopTexts:
-    """Looks for texts that end an answer, also where they come in several pieces.
+    """Detects stop texts, also across pieces.
 
-    Where several would match, the one that is complete first counts, so that it does not matter in which pieces the
-    text comes.
+    If several match, the one completed first counts, so that the result does not depend on how the text is divided into
+    pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -80,11 +80,11 @@ class StopTexts:
         self.found = False
 
     def add(self, text: str) -> str:
-        """What of the text so far is certain not to be part of a stop text. Sets `found` where one is complete."""
+        """The text so far that is certainly not part of a stop text. Sets `found` when one is complete."""
         if not self._stops or self.found:
             return "" if self.found else text
         self._held += text
-        # By the place where a stop text ends: the one that a reader would see complete first.
+        # By the end position of the stop text: the one completed first.
         matches = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if matches:
             self.found = True
@@ -92,7 +92,7 @@ class StopTexts:
         return self._take(len(self._held) - self._num_open())
 
     def end(self) -> str:
-        """What was held back: no text comes any more."""
+        """Flush what was held back, at the end of the text."""
         return "" if self.found else self._take(len(self._held))
 
     def _take(self, num: int) -> str:
@@ -100,7 +100,7 @@ class StopTexts:
         return taken
 
     def _num_open(self) -> int:
-        """How many characters at the end may be the beginning of a stop text."""
+        """The number of trailing characters that may be the beginning of a stop text."""
         longest = min(len(self._held), max(len(stop) for stop in self._stops) - 1)
         for num in range(longest, 0, -1):
             if any(stop.startswith(self._held[-num:]) for stop in self._stops):
@@ -108,7 +108,7 @@ class StopTexts:
         return 0
 
 
-# The delimiter that opens a thought is the last thing in a prompt; it has few tokens.
+# The opening delimiter of reasoning is at the end of a prompt and has few tokens.
 _TAIL_TOKENS: Final = 32
 _MAX_TEMPLATES: Final = 32
 
@@ -120,13 +120,13 @@ class _GrammarConstraint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """What is known of the thought of one answer before it is written.
+    """The settings for the reasoning of one answer before generation.
 
     Attributes:
-        form: the delimiters; None where no thought is looked for.
-        is_open: the prompt has opened it.
-        max_tokens: its budget beside the answer's; 0 where both share one limit.
-        shown: special tokens that must be seen in the text.
+        form: the delimiters; None if no reasoning is detected.
+        is_open: whether the prompt has opened it.
+        max_tokens: its budget in addition to the answer's; 0 if both share one limit.
+        shown: special tokens that must be visible in the text.
     """
 
     form: ThinkingFormat | None = None
@@ -139,12 +139,12 @@ NO_THINKING: Final = Thinking()
 
 
 class Thoughts:
-    """How one model writes its thoughts, with its tokenizer.
+    """The reasoning format of a model with its tokenizer.
 
     Attributes:
         form: the delimiters.
-        is_known: whether the template shows them, rather than `<think>` being assumed.
-        shown: special tokens that delimit thoughts or answers, and so must be seen in the text.
+        is_known: whether they come from the template rather than the default `<think>`.
+        shown: special tokens that delimit reasoning or answers and so must be visible in the text.
     """
 
     def __init__(self, template: ChatTemplate) -> None:
@@ -156,11 +156,11 @@ class Thoughts:
         }
         delimiters = "\n".join(self.form.delimiters)
         self.shown = tuple(content for content in special.values() if content in delimiters)
-        # `skip_special_tokens` would hide special delimiters too, so the others are filtered out by hand (`decode`).
+        # `skip_special_tokens` would also hide special delimiters, so the others are filtered here (`decode`).
         self._hidden = frozenset(number for number, content in special.items() if content not in self.shown)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Tokens as text, without special ones except for those that delimit thoughts."""
+        """Tokens as text, without special tokens except those that delimit reasoning."""
         if not self.shown:
             return str(self._backend.decode(list(ids), skip_special_tokens=True))
         return str(
@@ -168,11 +168,11 @@ class Thoughts:
         )
 
     def is_open(self, prompt_ids: Sequence[int]) -> bool:
-        """Whether the prompt ends inside of a thought."""
+        """Whether the prompt ends inside reasoning."""
         return self.form.is_open(str(self._backend.decode(list(prompt_ids[-_TAIL_TOKENS:]), skip_special_tokens=False)))
 
     def split(self, ids: Sequence[int], *, is_open: bool) -> tuple[ThoughtAndAnswer, int]:
-        """Generated tokens taken apart, and how many of them are thought, delimiters included."""
+        """Split generated tokens, and count those of the reasoning including delimiters."""
         reader = self.form.reader(is_open=is_open)
         first, last = reader.add(self.decode(ids)), reader.end()
         found = ThoughtAndAnswer(
@@ -180,18 +180,18 @@ class Thoughts:
         )
         if not reader.has_thought:
             return found, 0
-        # Token by token: tokens and characters do not share borders, so the split text alone cannot be counted.
+        # Token by token: token and character boundaries differ, so the split text cannot be counted.
         tokens = ThoughtTokens(self.form, self.decode, is_open=is_open)
         for token in ids:
             tokens.take(token)
         return found, tokens.num_thinking
 
     def budget(self, asked: int | None, room_tokens: int) -> int:
-        """Tokens that a thought may take beside the answer's; 0 where it shares the answer's limit.
+        """The reasoning budget in addition to the answer's limit; 0 if it shares that limit.
 
         Args:
-            asked: as `Prompt.max_thinking_tokens`.
-            room_tokens: what the context leaves; the result is at most that.
+            asked: see `Prompt.max_thinking_tokens`.
+            room_tokens: remaining context; an upper bound of the result.
         """
         if self.form.prompt_closes:
             return 0
@@ -201,36 +201,36 @@ class Thoughts:
 
     @property
     def closing_ids(self) -> list[int]:
-        """Tokens that end a thought, for engines that hold an answer to a form from its first token on."""
+        """Tokens that end reasoning, for engines that constrain an answer from its first token."""
         return list(self._backend.encode(f"{self.form.end}\n\n", add_special_tokens=False).ids)
 
     def of_answer(self, prompt_ids: Sequence[int], asked: int | None, room_tokens: int) -> Thinking:
-        """The thought of the answer to a prompt.
+        """The reasoning settings for the answer to a prompt.
 
         Args:
-            prompt_ids: of the prompt, whose end may open a thought.
+            prompt_ids: of the prompt, whose end may open reasoning.
             asked, room_tokens: as in `budget`.
         """
         return Thinking(self.form, self.is_open(prompt_ids), self.budget(asked, room_tokens), self.shown)
 
     def limit(self, max_new_tokens: int, max_thinking_tokens: int, *, is_open: bool) -> Callable[[], ThoughtLimit]:
-        """Makes the limit of one answer whose thought has a budget of its own."""
+        """Creates the limit of one answer whose reasoning has a separate budget."""
         return lambda: ThoughtLimit(
             ThoughtTokens(self.form, self.decode, is_open=is_open), max_new_tokens, max_thinking_tokens
         )
 
     def constrained(self, make: Callable[[], _GrammarConstraint], *, is_open: bool) -> Callable[[], _GrammarConstraint]:
-        """A constraint that lets the model end its thought first, where the prompt has opened one."""
+        """A constraint that lets the model finish its reasoning first, if the prompt has opened it."""
         if not is_open:
             return make
         return lambda: GuideBehindThought(make(), ThoughtTokens(self.form, self.decode, is_open=True))
 
 
 class ThoughtTokens:
-    """Follows one answer token by token.
+    """Tracks one answer token by token.
 
     Attributes:
-        num_thinking: tokens of its thought so far, delimiters included.
+        num_thinking: tokens of its reasoning so far, including delimiters.
     """
 
     def __init__(self, form: ThinkingFormat, decode: Callable[[Sequence[int]], str], *, is_open: bool) -> None:
@@ -239,29 +239,29 @@ class ThoughtTokens:
 
     @property
     def is_thinking(self) -> bool:
-        """Whether what was written ends inside of a thought."""
+        """Whether the text so far ends inside reasoning."""
         return self._reader.is_thinking
 
     @property
     def is_undecided(self) -> bool:
-        """Whether what was written may yet turn out to begin a thought."""
+        """Whether the text so far may still turn out to begin reasoning."""
         return self._reader.is_undecided
 
     def take(self, token: int) -> None:
-        """One more token."""
+        """Add one token."""
         self._num += 1
-        # The thought is over for good: the rest of the answer need not be decoded here.
+        # The reasoning has ended: the rest of the answer need not be decoded here.
         if self._reader.is_answering:
             return
         was_thinking = self._reader.is_thinking
         self._reader.add(self._text.add(token))
-        # Either: the tokens of the opening and of the closing delimiter belong to the thought.
+        # Before or after: the tokens of both delimiters count as reasoning.
         if was_thinking or self._reader.is_thinking:
             self.num_thinking = self._num
 
 
 class ThoughtLimit:
-    """Ends an answer whose thought, or what follows the thought, is too long."""
+    """Ends an answer whose reasoning, or the part after it, is too long."""
 
     def __init__(self, tokens: ThoughtTokens, max_new_tokens: int, max_thinking_tokens: int) -> None:
         self._tokens, self._num = tokens, 0
@@ -277,18 +277,18 @@ class ThoughtLimit:
 
 
 class GuideBehindThought:
-    """A constraint of the answer, which leaves the thought before it alone."""
+    """A constraint of the answer that does not apply to the reasoning before it."""
 
     def __init__(self, constraint: _GrammarConstraint, tokens: ThoughtTokens) -> None:
         self._constraint, self._tokens = constraint, tokens
 
     def mask(self, logits: Tensor) -> Tensor:
-        """[vocabulary] as the constraint says, once the thought has ended."""
+        """[vocabulary], constrained once the reasoning has ended."""
         return logits if self._tokens.is_thinking else self._constraint.mask(logits)
 
     def take(self, token: int) -> None:
-        """This token was drawn."""
-        # Until the thought has ended the grammar's parser must not see a token.
+        """Record a sampled token."""
+        # Until the reasoning has ended, the grammar's parser must not see a token.
         if self._tokens.is_thinking:
             self._tokens.take(token)
         else:
@@ -296,13 +296,13 @@ class GuideBehindThought:
 
 
 class AnswerText:
-    """The text of one answer as it comes: without its thought, and up to a stop text.
+    """The streamed text of one answer, without its reasoning and up to a stop text.
 
-    A stop text ends the answer; within the thought it means nothing.
+    A stop text ends the answer; within reasoning it is ignored.
 
     Attributes:
-        num_thinking: tokens of the thought so far, delimiters included.
-        num_dropped: characters of the text so far that are no part of the answer: the thought, and delimiters.
+        num_thinking: tokens of the reasoning so far, including delimiters.
+        num_dropped: characters of the text so far that are not part of the answer: reasoning and delimiters.
     """
 
     def __init__(self, asked: TextRequest, thinking: Thinking) -> None:
@@ -314,10 +314,10 @@ class AnswerText:
         self._num_read = self._num_answered = 0
 
     def is_full(self, num_tokens: int) -> bool:
-        """Whether the thought, or what follows it, has reached its own limit.
+        """Whether the reasoning, or the part after it, has reached its own limit.
 
         Args:
-            num_tokens: of all that was written.
+            num_tokens: total generated tokens.
         """
         if not self._most_thinking or self._reader is None:
             return False
@@ -332,14 +332,14 @@ class AnswerText:
 
     @property
     def ends_in_thought(self) -> bool:
-        """Whether what was written so far ends inside of a thought."""
+        """Whether the text so far ends inside reasoning."""
         return self._reader is not None and self._reader.is_thinking
 
     def add(self, text: str, num_tokens: int) -> tuple[str, str]:
-        """What is certain with this text: more of the thought, and more of the answer.
+        """Process more text; returns what is certain: more reasoning and more of the answer.
 
         Args:
-            num_tokens: of all that was written so far.
+            num_tokens: total generated tokens so far.
         """
         if self._reader is None:
             return "", self._stops.add(text)
@@ -351,7 +351,7 @@ class AnswerText:
         return reasoning, self._stops.add(self._counted(answer))
 
     def end(self, num_tokens: int) -> tuple[str, str]:
-        """What was held back: no text comes any more."""
+        """Flush what was held back, at the end of the text."""
         if self._reader is None:
             return "", self._stops.end()
         if self._reader.is_thinking:
@@ -362,13 +362,13 @@ class AnswerText:
     def _counted(self, answer: str) -> str:
         assert self._reader is not None
         self._num_answered += len(answer)
-        # Text that the reader holds back is undecided: neither dropped nor answered.
+        # Text held back by the reader is undecided: neither dropped nor part of the answer.
         self.num_dropped = self._num_read - self._num_answered - self._reader.num_held
         return answer
 
 
 class RequestTemplates:
-    """The template and the form of thoughts for each request, which may set options of the template."""
+    """The template and reasoning format of each request, which may set options of the template."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
@@ -376,17 +376,17 @@ class RequestTemplates:
         self._lock = threading.Lock()
 
     def of(self, asked: TextRequest) -> tuple[ChatTemplate, Thoughts]:
-        """Those for a request.
+        """The template and reasoning format for a request.
 
         Raises:
-            RequestError: an option that the template never reads.
-            TemplateError: one that it fails on.
+            RequestError: the template never reads an option.
+            TemplateError: the template fails with an option.
         """
-        # Later ones win: what the request sets, then what the model was trained with, then the template's own.
+        # Order of precedence: the request's options, those used in training, the template's defaults.
         options = dict(self._template.options) | asked.trained_options | requested_options(self._template, asked)
         key = json.dumps(options, sort_keys=True)
-        # Requests are prepared in several threads: looked up, evicted and added under one lock, made outside of it,
-        # since a template that is probed takes a while.
+        # Requests are prepared in several threads: entries are looked up, evicted and added under one lock, but created
+        # outside of it, since probing a template takes a while.
         with self._lock:
             found = self._made.get(key)
         if found is None:
@@ -394,16 +394,16 @@ class RequestTemplates:
             found = template, Thoughts(template)
             with self._lock:
                 if len(self._made) >= _MAX_TEMPLATES and key not in self._made:
-                    self._made.pop(next(iter(self._made)))  # a dict keeps its order: the oldest goes
+                    self._made.pop(next(iter(self._made)))  # a dict is ordered: evict the oldest
                 self._made[key] = found
         return found
 
 
 def requested_options(template: ChatTemplate, asked: TextRequest) -> dict[str, TemplateOption]:
-    """What a request sets: its options of the template, and those that represent its effort of reasoning.
+    """The template options of a request, including those for its reasoning effort.
 
     Raises:
-        RequestError: what the template never reads.
+        RequestError: the template never reads an option.
     """
     if not asked.template_options and asked.reasoning_effort is None:
         return {}

@@ -1,17 +1,17 @@
-"""How models write tool calls, how those are separated from text while both are streamed, and how tools are described.
+"""Tool calls: their formats, streaming parsers that separate them from text, and tool descriptions for prompts.
 
     family                      form of a call                                                          recognised by
     Hermes, Qwen, SmolLM2/3     <tool_call>{"name": "f", "arguments": {...}}</tool_call>                 <tool_call>
     Luthier's own tiny model    <call>{"name": "f", "arguments": {...}}</call>                           <call>
     Mistral                     [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...]                     [TOOL_CALLS]
-    Llama 3                     {"name": "f", "parameters": {...}} and nothing else, <|python_tag|> before it or not
+    Llama 3                     {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it
     all others                  as Hermes
 
-The table is looked up in the text of the model's chat template. What only looks like a call (no JSON, a tool that was
-not offered) is returned as text. The arguments of a call are streamed as they grow.
+The format is chosen by searching the text of the model's chat template. Text that only looks like a call (invalid JSON,
+a tool that was not offered) is returned as text. The arguments of a call are streamed incrementally.
 
-For models whose chat template does not know tools, the system message describes them. The instructions, and the form of
-earlier calls and their results in the conversation, are always the same:
+For models whose chat template does not support tools, the system message describes them. The instructions, and the
+format of earlier calls and their results in the conversation, are always the same:
 
     system      ...its own text, if there is one...
                 You may call these functions. To call one, write:
@@ -45,14 +45,14 @@ class ToolCallReader:
     """Reads one answer.
 
     Args:
-        begin, end: what surrounds a call; `end` may be empty.
-        only_whole: whether a call is the whole answer or none.
-        is_list: whether calls are in a JSON list behind `begin`.
-        names: of the tools that may be called; a call of another one is returned as text.
-        most: how many calls are reported, the rest being left out; None for all.
+        begin, end: delimiters of a call; `end` may be empty.
+        only_whole: whether a call must be the whole answer.
+        is_list: whether calls are in a JSON list after `begin`.
+        names: of the callable tools; a call of another one is returned as text.
+        most: maximum number of reported calls, the rest is dropped; None for all.
 
     Attributes:
-        num_calls: how many calls have begun.
+        num_calls: calls begun so far.
     """
 
     def __init__(
@@ -63,17 +63,17 @@ class ToolCallReader:
         self._held = ""
         self._is_inside = only_whole
         self._arguments: _Arguments | None = None
-        self._is_behind = False  # behind the arguments of a call, before its end
-        self._opening = begin  # emitted as text if it turns out to be no call
+        self._is_behind = False  # after the arguments of a call, before its end
+        self._opening = begin  # emitted as text if it turns out not to be a call
         self._only_whole = only_whole
         self.num_calls = 0
 
     def add(self, text: str) -> tuple[str, list[CallPiece]]:
-        """What of the text so far is certain: text beside calls, and more of calls."""
+        """Process more text; returns what is certain so far: plain text and parts of calls."""
         self._held += text
         emitted, calls = "", list[CallPiece]()
         while True:
-            # One piece of text may end a call and begin the next: repeated until nothing changes any more.
+            # One piece of text may end a call and begin the next: repeated until nothing changes.
             before = (self._held, self._is_inside, self._is_behind)
             if self._arguments is not None:
                 calls += self._more_arguments(self._arguments)
@@ -89,7 +89,7 @@ class ToolCallReader:
     def end(self) -> tuple[str, list[CallPiece]]:
         """What was held back: no text comes any more."""
         left, self._held = self._held, ""
-        # A call that was cut off stays as streamed: its arguments cannot be taken back.
+        # A truncated call stays as streamed: its arguments cannot be withdrawn.
         if self._arguments is not None or self._is_behind or (self.num_calls and not left.strip(_BLANKS)):
             return "", []
         if self._is_inside and not self._only_whole:
@@ -97,7 +97,7 @@ class ToolCallReader:
         return left, []
 
     def _text(self) -> str:
-        """Text, up to where a call begins or may begin."""
+        """Text up to where a call begins or may begin."""
         if self._only_whole or not self._begin:
             return self._take(len(self._held)) if not self.num_calls else self._drop()
         place = self._held.find(self._begin)
@@ -107,7 +107,8 @@ class ToolCallReader:
             self._opening = before[len(emitted) :] + self._take(len(self._begin))
             self._is_inside = True
             return emitted
-        # The end of the text may be the beginning of a mark, and blanks before a mark are not part of the text.
+        # The end of the text may be the beginning of a delimiter, and blanks before a delimiter are not part of the
+        # text.
         sure = len(self._held) - _num_open(self._held, self._begin)
         sure = len(self._held[:sure].rstrip(_BLANKS))
         if self.num_calls and not self._held[:sure].strip(_BLANKS):
@@ -115,9 +116,9 @@ class ToolCallReader:
         return self._take(sure)
 
     def _head(self, calls: list[CallPiece]) -> str:
-        """Before the arguments of a call; returns what turned out to be text."""
+        """Parse up to the arguments of a call; returns what turned out to be text."""
         if self._most is not None and self.num_calls >= self._most:
-            # More calls than asked for: without a mark to look for, the rest is dropped.
+            # More calls than requested: without a delimiter to search for, the rest is dropped.
             self._is_inside, self._begin = False, ""
             return self._drop()
         if self._is_list:
@@ -126,7 +127,7 @@ class ToolCallReader:
                 self._is_inside = False
                 self._take(1)
                 return ""
-        # Name first, then arguments: in this order the arguments can be streamed as they grow.
+        # Name first, then arguments: in this order the arguments can be streamed.
         if (match := re.match(_NAME, self._held)) is not None:
             name = _json_text(match[1])
             if name not in self._names:
@@ -138,22 +139,22 @@ class ToolCallReader:
         return self._whole(calls)
 
     def _whole(self, calls: list[CallPiece]) -> str:
-        """A call whose parts are in another order, once it is complete; returns what turned out to be text."""
-        # Parsed again with each piece: an unfinished JSON object raises ValueError.
+        """Parse a complete call with another key order; returns what turned out to be text."""
+        # Parsed again with each piece: an incomplete JSON object raises ValueError.
         opened = self._held.lstrip(_BLANKS)
         if opened and not opened.startswith("{"):
             return self._give_up()
         try:
             found, length = json.JSONDecoder().raw_decode(opened)
         except ValueError:
-            # The closing mark is there and the JSON is not: it never will be.
+            # The closing delimiter is present but the JSON is invalid, and more text cannot fix it.
             is_complete = bool(self._end) and self._end in self._held
             return self._give_up() if is_complete else ""
-        except RecursionError:  # nested more deeply than the parser goes
+        except RecursionError:  # nested more deeply than the parser supports
             return self._give_up()
         name = found.get("name")
         arguments = found.get("arguments", found.get("parameters", {}))
-        # A model may write anything as the name, a list among it, which no set can look up.
+        # A model may write any JSON as the name, such as a list, which is not hashable.
         if not isinstance(name, str) or name not in self._names or not isinstance(arguments, dict | str):
             return self._give_up()
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
@@ -173,18 +174,18 @@ class ToolCallReader:
         return [CallPiece(index=self.num_calls - 1, arguments=text)] if text else []
 
     def _skip_end(self) -> None:
-        """What closes a call: braces, blanks, and the mark that ends it."""
-        # The outer object's brace behind the arguments; small models write one too many.
+        """Parse the end of a call: braces, blanks and the closing delimiter."""
+        # The outer object's brace after the arguments; small models write one too many.
         self._held = self._held.lstrip(_BLANKS + "}")
         if not self._held or (self._end and len(self._held) < len(self._end) and self._end.startswith(self._held)):
             return
         if self._end and self._held.startswith(self._end):
             self._take(len(self._end))
-        # In a list the next call follows without a mark of its own.
+        # In a list the next call follows without a delimiter.
         self._is_behind, self._is_inside = False, self._is_list
 
     def _give_up(self) -> str:
-        """It is no call: what begins it is text, and a later one may yet be one."""
+        """Not a call: its beginning is text, and a call may still follow."""
         self._is_inside = False
         opening = "" if self._only_whole else self._opening
         return opening + (self._take(len(self._held)) if self._only_whole else "")
@@ -199,16 +200,16 @@ class ToolCallReader:
 
 
 class _Arguments:
-    """Finds the end of a JSON object that comes in pieces."""
+    """Finds the end of a JSON object that arrives in pieces."""
 
     def __init__(self) -> None:
         self._depth, self._is_text, self._is_escaped = 0, False, False
         self.has_ended = False
 
     def num_own(self, text: str) -> int:
-        """How many characters of the text, which goes on where the last one ended, belong to the object."""
+        """The number of characters of this next piece that belong to the object."""
         for place, character in enumerate(text):
-            # Braces inside of a string, and quotes behind a backslash, do not count.
+            # Braces inside a string and quotes after a backslash do not count.
             if self._is_escaped:
                 self._is_escaped = False
             elif self._is_text:
@@ -227,7 +228,7 @@ class _Arguments:
 
 
 def _json_text(quoted: str) -> str:
-    """A JSON string as text; itself, quotes and all, where it is not valid JSON, so that it is no tool's name."""
+    """A JSON string decoded; unchanged, including quotes, if it is not valid JSON, so that it matches no tool."""
     try:
         return str(json.loads(quoted))
     except ValueError:
@@ -235,7 +236,7 @@ def _json_text(quoted: str) -> str:
 
 
 def _num_open(text: str, mark: str) -> int:
-    """How many characters at the end may be the beginning of the mark."""
+    """The number of trailing characters that may be the beginning of the delimiter."""
     for num in range(min(len(text), len(mark) - 1), 0, -1):
         if mark.startswith(text[-num:]):
             return num
@@ -244,18 +245,18 @@ def _num_open(text: str, mark: str) -> int:
 
 TokenId = Callable[[str], int | None]
 COMPACT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""How JSON is written: blanks wherever it allows them would let a small model write blanks until its limit."""
+"""Whitespace rules for JSON: arbitrary blanks would let a small model generate blanks until its limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolForm:
-    """One family's way to call.
+    """The tool call format of a model family.
 
     Attributes:
-        begin, end: what surrounds each call; `end` empty where nothing does.
-        key: of the arguments.
-        begins_only_answers: a call is the whole answer or none.
-        has_special_marks: `begin` is a special token, which decoding usually leaves out.
+        begin, end: delimiters of each call; `end` may be empty.
+        key: name of the JSON key for the arguments.
+        begins_only_answers: a call must be the whole answer.
+        has_special_marks: `begin` is a special token, which decoding usually omits.
         is_list: calls are in one JSON list.
     """
 
@@ -267,7 +268,7 @@ class ToolForm:
     is_list: bool = False
 
     def written(self, name: str, arguments: str, *, quotes: bool = True) -> str:
-        """A call as the model writes it.
+        """A call in the model's format.
 
         Args:
             name: of the tool.
@@ -279,14 +280,14 @@ class ToolForm:
         return f"{self.begin}[{call}]" if self.is_list else f"{self.begin}{call}{self.end}"
 
     def grammar(self, asked: TextRequest, token_id: TokenId) -> str:
-        """The grammar of an answer that must call, or, with a schema, call or follow it; llguidance's dialect of Lark.
+        """The grammar of an answer that must be a call or, with a schema, a call or a match; llguidance's Lark dialect.
 
         Args:
             asked: the request with its tools.
-            token_id: id of a text that is one token of its own in the vocabulary; None for any other.
+            token_id: returns the id of a text that is a single token of the vocabulary, otherwise None.
 
         Raises:
-            UnsupportedError: a schema that is too large, or that no finite value follows.
+            UnsupportedError: the schema is too large, or has no finite instance.
         """
         # Tools come wrapped (`{"type": "function", "function": ...}`) or bare.
         functions = [tool.get("function", tool) for tool in asked.tools]
@@ -297,7 +298,7 @@ class ToolForm:
         if asked.json_schema is not None:
             check_schema(asked.json_schema)
         call = {"anyOf": [self._call_schema(one) for one in functions], "x-guidance": COMPACT}
-        # A request that names one tool wants exactly that call.
+        # A request that names one tool requires exactly that call.
         may_repeat = asked.calls_in_parallel and asked.tool_name is None
         if self.is_list:
             most = {} if may_repeat else {"maxItems": 1}
@@ -328,7 +329,7 @@ class ToolForm:
         arguments = function.get("parameters") or {"type": "object"}
         return {
             "type": "object",
-            # The name before the arguments: llguidance keeps this order, and the reader can stream the arguments.
+            # The name before the arguments: llguidance keeps this order, so the arguments can be streamed.
             "properties": {"name": {"const": function.get("name")}, self.key: arguments},
             "required": ["name", self.key],
             "additionalProperties": False,
@@ -346,13 +347,13 @@ _FORMS: Final = (
 
 
 def form_of(template: str) -> ToolForm:
-    """The form in which a model with this chat template calls."""
+    """The tool call format of a model with this chat template."""
     return next((form for mark, form in _FORMS if mark in template), HERMES)
 
 
 def _mark(text: str, token_id: TokenId) -> str:
     number = token_id(text) if text else None
-    # A special token must be forced as that token: its characters one by one would be other tokens.
+    # A special token must be forced as a token: its characters would be tokenised differently.
     return json.dumps(text) if number is None else f"<[{number}]>"
 
 
@@ -362,13 +363,13 @@ You may call these functions. To call one, write:
 and nothing after it; its result comes in the next message.
 Functions, one a line, with the JSON schema of their arguments:
 {functions}"""
-"""What the system text says of tools. example: of a call. functions: one a line."""
+"""The system text that describes tools. example: of a call. functions: one per line."""
 TOOL_RESPONSE: Final = ("<tool_response>", "</tool_response>")
-"""What surrounds the result of a call."""
+"""A tool result with its delimiters."""
 
 
 def with_tools_as_text(conversation: Conversation, form: ToolForm) -> Conversation:
-    """The same conversation in messages of text alone; unchanged where it has to do with no tool."""
+    """The same conversation as plain text messages; unchanged if it involves no tools."""
     messages = [_as_text(message, form) for message in conversation.messages]
     if conversation.tools:
         functions = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in conversation.tools)
@@ -378,14 +379,14 @@ def with_tools_as_text(conversation: Conversation, form: ToolForm) -> Conversati
             messages[0] = messages[0].model_copy(update={"content": content})
         else:
             messages.insert(0, Message(role="system", content=words))
-    # Without `tools`: a template that knows them must not write them a second time.
+    # Without `tools`: a template that supports them must not write them again.
     return Conversation(messages=tuple(messages))
 
 
 def _as_text(message: Message, form: ToolForm) -> Message:
     if message.role in ("tool", "function"):
         begin, end = TOOL_RESPONSE
-        # As a user's turn: templates without tools refuse the role `tool`.
+        # As a user turn: templates without tools reject the role `tool`.
         return Message(role="user", content=f"{begin}{message.content or ''}{end}")
     if not message.tool_calls:
         return message

@@ -1,4 +1,4 @@
-"""Inference in this process, through transformers: the engine that judges every model Luthier can train."""
+"""In-process inference with transformers: the engine that can evaluate every model Luthier can train."""
 
 from __future__ import annotations
 
@@ -39,20 +39,21 @@ if TYPE_CHECKING:
 
 _Found = TypeVar("_Found")
 
-# Scoring holds no cache: what bounds a batch is that its activations suit the processor's caches.
+# Scoring uses no KV cache: batches are limited so that activations fit the processor's caches.
 MAX_SCORE_TOKENS = 2048
 
 
 class TransformersEngine:
-    """A base model, with or without an adapter, that writes text and scores likelihoods.
+    """A base model, with or without an adapter, that generates text and scores likelihoods.
 
-    A trained prompt precedes every text, as tokens behind the vocabulary; it is never counted as part of a prompt.
+    A trained prompt precedes every text, as virtual tokens after the vocabulary; it is never counted as part of a
+    prompt.
 
     Args:
         model: in evaluation mode; with an adapter it is a PeftModel.
-        template: writes conversations, and holds the tokenizer.
-        batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together.
-        opted_turns: which turns are rewritten before they are rendered, as in training.
+        template: renders conversations and contains the tokenizer.
+        batch_tokens: maximum tokens in the KV cache of a batch, including prompts, padding and new tokens.
+        opted_turns: which turns are rewritten before rendering, as in training.
         stop: called after each batch; its reason makes `generate`, `score` and `hidden_states` raise StoppedError.
 
     Attributes:
@@ -77,13 +78,13 @@ class TransformersEngine:
         self._template, self._opted = template, opted_turns
         self._batch_tokens, self._stop = batch_tokens, stop
         tokenizer = template.tokenizer
-        # Any id serves: padding is masked, or lies where nothing reads it.
+        # Any id works: padding is masked or never read.
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
         self.num_workers = 1
         self._notes: dict[str, None] = {}
-        # Kept for the report: eager attention is slower, and the user should see why it was taken.
+        # Recorded for the report: eager attention is slower, and the user should see why it was chosen.
         reason = why_eager(self._causal)
         self._note(not reason, f"is computed by its eager attention ({reason})")
 
@@ -103,24 +104,24 @@ class TransformersEngine:
         stop: StopCheck | None = None,
         for_task_head: bool = False,
     ) -> TransformersEngine:
-        """Load a transformers folder, packed where that is requested, and an adapter on top of it where one is given.
+        """Load a transformers folder, optionally quantised, and optionally an adapter.
 
         Args:
             model_path: folder of the base.
             adapter_path: folder of a PEFT adapter; None for the base alone.
-            template: "auto" takes the model's own chat template if it has one, else the plain layout.
+            template: "auto" uses the model's chat template if it has one, otherwise the plain layout.
             template_options: variables of the chat template, such as `enable_thinking`.
-            opted_turns: which turns are rewritten before they are rendered, as in training.
+            opted_turns: which turns are rewritten before rendering, as in training.
             dtype: of the weights.
             device: such as "cpu" or "cuda".
             batch_tokens, stop: as for the constructor.
-            quantisation: how the base is packed on loading; None leaves it as it is.
-            for_task_head: the states are for the head of these files (`TaskModel`), and no text is generated.
+            quantisation: how the base is packed on loading; None for no packing.
+            for_task_head: whether the states are for the head of these files (`TaskModel`) and no text is generated.
 
         Raises:
             NotFoundError, ModelSourceError: the folder or the adapter is missing or damaged.
-            RequestError: a chat template is requested and the model has none, or the files have a task head and text
-                is to be generated.
+            RequestError: a chat template is requested but the model has none, or the files have a task head but text is
+                requested.
         """
         if not for_task_head:
             refuse_task_model(adapter_path or model_path)
@@ -137,34 +138,34 @@ class TransformersEngine:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of how it has worked so far: where the fast way was not proved, and why."""
+        """Notes for the user, such as where the fast path could not be verified and why."""
         return tuple(self._notes)
 
     @property
     def template(self) -> ChatTemplate:
-        """The template that prompts are rendered with."""
+        """The template that renders prompts."""
         return self._template
 
     def generate(
         self, prompts: Sequence[Prompt], progress: Progress, *, returns_token_ids: bool = False
     ) -> list[Generation]:
-        """One generation a prompt, in the order of the prompts.
+        """Generate one answer per prompt, in order.
 
-        Prompts run in batches of like length. What all prompts of the call begin with is computed once where it is
-        at least 32 tokens long. Neither changes what is written, except for the last bits of floating-point sums.
-        Answers come without their thoughts, which may take `max_thinking_tokens` beside them.
+        Prompts run in batches of similar length. A common prefix of all prompts is computed once if it has at least 32
+        tokens. Neither changes the output, except for the last bits of floating-point sums. Answers are returned
+        without their reasoning, which may take `max_thinking_tokens` in addition.
 
         Args:
             prompts: conversations or texts with their limits.
             progress: advanced by each answer.
-            returns_token_ids: whether each generation holds the ids of its tokens.
+            returns_token_ids: whether generations include token ids.
 
         Raises:
             RequestError: a prompt is empty, or has both text and conversation, or impossible limits.
-            OverlongError: a prompt with its new tokens is longer than the model's context.
+            OverlongError: a prompt plus its new tokens exceeds the model's context.
             TemplateError: the template cannot write a conversation.
             DivergedError: the model's logits are NaN.
-            StoppedError: the stop check has a reason.
+            StoppedError: the stop check returned a reason.
         """
         requests = [self._request(prompt, number) for number, prompt in enumerate(prompts)]
         if not requests:
@@ -188,13 +189,13 @@ class TransformersEngine:
         return [one.model_copy(update={"token_ids": own}) for one, own in zip(made, ids, strict=True)]
 
     def open_decoder(self, *, may_diverge: bool = False) -> Decoder:
-        """A decoder over this model, for those who write token by token."""
+        """A decoder over this model, for token-by-token generation."""
         end_ids = self._template.end_of_turn_ids
         return Decoder(self._causal, end_ids=end_ids, pad_id=self._pad_id, may_diverge=may_diverge)
 
     @property
     def causal(self) -> PreTrainedModel:
-        """The language model itself, for those who go through its layers.
+        """The language model itself, for access to its layers.
 
         Raises:
             RequestError: once closed.
@@ -203,28 +204,28 @@ class TransformersEngine:
 
     @property
     def num_logits(self) -> int:
-        """How many logits the model gives for a token: the rows of its head, padding of the vocabulary among them."""
+        """The number of logits per token: the rows of the head, including vocabulary padding."""
         causal = self._causal
         head = causal.get_output_embeddings()
         return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
 
     def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None) -> Request:
-        """The prompt as a decoder takes it; its new tokens end where the context does.
+        """The prompt in the decoder's format; its new tokens are limited by the context.
 
         Args:
-            template: in place of its own.
+            template: overrides the engine's template.
 
         Raises:
             RequestError: it is empty.
-            OverlongError: not one token more fits into the context.
+            OverlongError: not even one more token fits into the context.
         """
-        # Checked with one new token; the real limit is then cut to the room that is left, in place of an error.
+        # Checked with one new token; the actual limit is then reduced to the remaining room instead of raising.
         request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0, template)
         return self._within_room(request, prompt.max_new_tokens)
 
     def request_of_ids(self, ids: Sequence[int], max_new_tokens: int) -> Request:
-        """As `request_within_context`, of tokens; raises RequestError also for ids that do not exist."""
-        # A trained prompt has its vectors in rows behind the vocabulary: no request may name these.
+        """Like `request_within_context`, for tokens; also raises RequestError for ids that do not exist."""
+        # The vectors of a trained prompt are rows after the vocabulary, which requests must not use.
         vocabulary = self._causal.get_input_embeddings().weight.shape[0] - len(self._trained_prompt)
         if wrong := next((token for token in ids if not 0 <= token < vocabulary), None):
             raise RequestError(
@@ -235,7 +236,7 @@ class TransformersEngine:
         return self._within_room(self._checked(list(ids), 1, Prompt(text="", max_new_tokens=1)), max_new_tokens)
 
     def room_behind(self, request: Request) -> int:
-        """How many tokens fit into the context behind the prompt of a request."""
+        """The number of tokens that fit into the context after the prompt of a request."""
         return self._context_tokens - len(request.ids)
 
     def _within_room(self, request: Request, max_new_tokens: int) -> Request:
@@ -243,11 +244,11 @@ class TransformersEngine:
 
     @property
     def num_virtual_tokens(self) -> int:
-        """How many ids of every request represent a trained prompt."""
+        """The number of ids of every request that represent a trained prompt."""
         return len(self._trained_prompt)
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
-        """One score an example, in order: nats over its learned tokens, how many, how many predicted correctly.
+        """One score per example, in order: nats over its learned tokens, their number, and correct predictions.
 
         Raises:
             RequestError: an example is longer than the model's context, or has a token that the model does not know.
@@ -260,16 +261,17 @@ class TransformersEngine:
             return self._in_batches(examples, scorer, scorer.score, task, lambda _: SCORES)
 
     def hidden_states(self, examples: Sequence[TokenisedExample], task: ProgressTask) -> list[Tensor]:
-        """For each example the states that its learned tokens are predicted from: [learned tokens, width], in order.
+        """For each example, the states that predict its learned tokens: [learned tokens, width], in order.
 
         Args:
             examples: tokenised rows.
             task: advanced by each example.
 
         Raises:
-            RequestError: an example is longer than the context, has an unknown token, or no head makes the logits.
+            RequestError: an example is longer than the context, has an unknown token, or the logits are not states
+                times one matrix.
             DivergedError: a state is NaN or infinite.
-            StoppedError: the stop check has a reason.
+            StoppedError: the stop check returned a reason.
         """
         if not examples:
             return []
@@ -278,7 +280,7 @@ class TransformersEngine:
         return self._in_batches(examples, scorer, scorer.states, task, partial(shared_states, counts, scorer))
 
     def head(self) -> Tensor:
-        """[vocabulary, width] the matrix that makes logits of hidden states.
+        """The matrix [vocabulary, width] that maps hidden states to logits.
 
         Raises:
             RequestError: the model's logits are not its states times one matrix.
@@ -286,11 +288,11 @@ class TransformersEngine:
         return Scorer(self._causal, pad_id=self._pad_id).head
 
     def scaled_head(self) -> ScaledHead:
-        """What this model does to the product of hidden states and `head`: a scale, a soft cap, or nothing."""
+        """The scale and soft cap of the product of hidden states and `head`, if any."""
         return Scorer(self._causal, pad_id=self._pad_id).scaled
 
     def _advance(self, task: ProgressTask, amount: float = 1) -> None:
-        """Show that a batch is done. Raises StoppedError where the stop check lets no other one begin."""
+        """Report a finished batch. Raises StoppedError if the stop check requests a stop."""
         task.advance(amount)
         if self._stop is not None and (reason := self._stop()) is not None:
             raise StoppedError(reason)
@@ -303,7 +305,7 @@ class TransformersEngine:
         task: ProgressTask,
         make_form: Callable[[Sequence[Shared]], Form[list[_Found]]],
     ) -> list[_Found]:
-        """What `look` finds of each example, in order; asked in batches of rows that begin alike or are as long."""
+        """The result of `look` for each example, in order; called with batches of similar rows."""
         for example in examples:
             self._check_example(example)
         whole = [self._behind_prompt(example) for example in examples]
@@ -323,7 +325,7 @@ class TransformersEngine:
         return SideBySide(self._causal, self.num_workers, flops, lambda said: self._notes.update({said: None}))
 
     def _score_batches(self, whole: Sequence[TokenisedExample], scorer: Scorer) -> list[Shared]:
-        """All rows in batches; none holds rows on both sides of a length over which positions mean something else."""
+        """All rows in batches; no batch mixes rows on both sides of a length at which the position encoding changes."""
         border = scorer.border
         sides = [list(range(len(whole)))]
         if border is not None:
@@ -334,7 +336,7 @@ class TransformersEngine:
         for side in filter(None, sides):
             found = shared_batches(
                 [whole[row] for row in side],
-                # Two bounds: activations of what is computed, and keys and values of what is kept with the prefix.
+                # Two limits: activations of the computed tokens, and the KV cache including the prefix.
                 max_tokens=min(self._batch_tokens, MAX_SCORE_TOKENS),
                 max_kept_tokens=self._batch_tokens,
                 longest_shared=scorer.longest_shared if self.share_prefix else 0,
@@ -352,10 +354,10 @@ class TransformersEngine:
 
     @property
     def _causal(self) -> PreTrainedModel:
-        """The language model itself; an attached adapter lives inside its layers."""
+        """The language model itself, including the layers of an attached adapter."""
         if self._model is None:
             raise RequestError("a closed engine", expected="an open one", do="open the engine again")
-        # A PeftModel's own `forward` adds arguments; its base holds the adapter in its layers already.
+        # The `forward` of a PeftModel adds arguments; its base already contains the adapter in its layers.
         unwrap = getattr(self._model, "get_base_model", None)
         return unwrap() if unwrap is not None else self._model
 
@@ -383,7 +385,7 @@ class TransformersEngine:
         return self._checked(self._template.ids(text), number + 1, prompt)
 
     def _check_bytes(self, text: str, number: int) -> None:
-        """Refuse what cannot fit by its bytes, before it is tokenised. Raises OverlongError."""
+        """Reject texts that cannot fit by their bytes, before tokenisation. Raises OverlongError."""
         least = self._template.least_tokens(text)
         if least >= self._room_tokens:
             raise OverlongError(
@@ -395,7 +397,7 @@ class TransformersEngine:
             )
 
     def _checked(self, ids: list[int], number: int, prompt: Prompt) -> Request:
-        """The request, if it is not empty and fits into the context.
+        """The request, after checking that it is not empty and fits into the context.
 
         Args:
             number: of the prompt, counted from 1.
@@ -417,7 +419,7 @@ class TransformersEngine:
             is_open = self._thoughts.is_open(ids)
             if constraint is not None:
                 constraint = self._thoughts.constrained(constraint, is_open=is_open)
-            # The thought's budget is added to the answer's limit, as far as the context goes.
+            # The reasoning budget is added to the answer's limit, up to the context.
             if thinking := self._thoughts.budget(prompt.max_thinking_tokens, self._room_tokens - len(ids) - most):
                 limit = self._thoughts.limit(most, thinking, is_open=is_open)
                 most += thinking
@@ -425,21 +427,21 @@ class TransformersEngine:
 
     @cached_property
     def _thoughts(self) -> Thoughts:
-        """Measured once a template."""
+        """Measured once per template."""
         return Thoughts(self._template)
 
     @cached_property
     def _constraints(self) -> ConstraintFactory:
-        """Kept, since making the vocabulary ready takes a second."""
+        """Cached, since preparing the vocabulary takes a second."""
         return ConstraintFactory(self._template.tokenizer, self.num_logits, self._template.end_of_turn_ids)
 
     @property
     def _room_tokens(self) -> int:
-        """What of the context the trained prompt leaves."""
+        """The context that remains after the trained prompt, in tokens."""
         return self._context_tokens - len(self._trained_prompt)
 
     def _behind_prompt(self, example: TokenisedExample) -> TokenisedExample:
-        """The example with the trained prompt before it, which is not learned."""
+        """The example preceded by the trained prompt, which is not learned."""
         if not self._trained_prompt:
             return example
         ids = array("i", [*self._trained_prompt, *example.input_ids])

@@ -1,7 +1,7 @@
-"""Inference through vLLM: a supervised child process, asked over its HTTP API, with adapters loaded at run time.
+"""Inference with vLLM as a supervised child process, over its HTTP API, with adapters loaded at run time.
 
-Prompts are written by Luthier's template and sent as token ids, so that a model sees what it saw when it was trained.
-A child that ends is started again, later and later; requests under way fail, those that come wait.
+Prompts are rendered by Luthier's template and sent as token ids, so that a model sees the same tokens as in training. A
+child that exits is restarted with increasing delays; running requests fail, new ones wait.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ MAX_RANK: Final = 64
 _NUM_STARTS: Final = 5
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _LOOK_SECONDS: Final = 0.2
-# A child that has lived so long is not one that cannot live.
+# After this uptime an exit does not count as a failed start.
 _LONG_SECONDS: Final = 600.0
-# What vLLM would else take from the model's generation_config.json: the request alone says how tokens are drawn.
+# Overrides vLLM's defaults from the model's generation_config.json: only the request determines sampling.
 _NO_DEFAULTS: Final = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
@@ -51,8 +51,8 @@ class _Prepared:
     """A request as token ids.
 
     Attributes:
-        calls: reads calls out of one answer.
-        extra: further fields for vLLM.
+        calls: parses calls from one answer.
+        extra: additional fields for vLLM.
     """
 
     request: TextRequest
@@ -62,17 +62,17 @@ class _Prepared:
 
 
 class VllmEngine:
-    """A transformers folder run by vLLM: `Engine` and `StreamEngine` at once. Used by one thread only.
+    """A transformers folder run by vLLM: both `Engine` and `StreamEngine`. Used by one thread only.
 
     Args:
         model_path: folder of the base.
-        template: "auto" takes the model's own chat template if it has one.
+        template: "auto" uses the model's chat template if it has one.
         precision: of the weights; None leaves it to vLLM.
-        most_adapters, most_rank: of LoRA adapters at once on the device, which vLLM must know when it starts.
-        command: how vLLM is called; None looks for it (`vllm_command`).
-        extra_arguments: further ones of `vllm serve`.
-        start_seconds: how long a start may take.
-        first_pause_seconds: before the second start; doubled with each further one.
+        most_adapters, most_rank: maximum LoRA adapters on the device and their maximum rank, which vLLM needs at start.
+        command: the vLLM command; None searches for it (`vllm_command`).
+        extra_arguments: further arguments of `vllm serve`.
+        start_seconds: maximum duration of a start.
+        first_pause_seconds: pause before the second start; doubled with each further one.
         progress: shown while the child starts.
 
     Raises:
@@ -99,10 +99,10 @@ class VllmEngine:
         self._tools = ToolFormat(text_of(self._template))
         self._templates = RequestTemplates(self._template)
         self._adapters: dict[str, str] = {}
-        # Of those, the ones that vLLM did not take when it was started again; each is tried again when asked.
+        # The adapters that vLLM rejected after a restart; each is retried on request.
         self._missing: set[str] = set()
         self._first_pause, self._start_seconds = first_pause_seconds, start_seconds
-        # Four times as many adapters may wait in the machine's memory as fit onto the device at once.
+        # Host memory may hold four times as many adapters as fit onto the device.
         arguments = [
             model_path, "--served-model-name", BASE, "--dtype", precision or "auto",
             "--enable-lora", "--max-loras", str(most_adapters), "--max-cpu-loras", str(4 * most_adapters),
@@ -117,7 +117,7 @@ class VllmEngine:
         self._events: list[KeyedEvent] = []
         self._num_failed, self._not_before, self._begun = 0, 0.0, 0.0
         self._context_tokens = 0
-        # From here on `close` must run on every error, or the child would outlive the engine.
+        # From here on `close` must run on every error; otherwise the child would outlive the engine.
         self._is_open = True
         try:
             self._begin()
@@ -139,28 +139,28 @@ class VllmEngine:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The requests whose answers are being written."""
+        """The keys of the requests in progress."""
         return self._stream.keys if self._stream is not None else set()
 
     @property
     def num_bytes(self) -> int:
-        """What the weights take; vLLM takes most of a GPU's memory in any case."""
+        """Memory of the weights in bytes; vLLM reserves most of a GPU's memory in any case."""
         return sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Have vLLM load a PEFT folder.
+        """Load a PEFT folder into vLLM.
 
         Raises:
-            NotFoundError: no adapter there.
+            NotFoundError: there is no adapter.
             ConflictError: the name belongs to another adapter.
-            RequestError: vLLM refuses it, or it has a task head and does not write.
+            RequestError: vLLM rejects it, or it has a task head instead of text output.
         """
         self._check_open()
         refuse_task_model(path)
         if (known := self._adapters.get(name)) is not None:
             if known == path:
                 return
-            # vLLM would keep the old weights under this name, with answers under way that must not change.
+            # vLLM would keep the old weights under this name, and running answers must not change.
             raise ConflictError(
                 f"adapter {name!r} from {path}, and from {known} before",
                 expected="one adapter a name",
@@ -176,7 +176,7 @@ class VllmEngine:
         self._adapters[name] = path
 
     def unload_adapter(self, name: str) -> None:
-        """Have vLLM unload an adapter."""
+        """Unload an adapter from vLLM."""
         self._missing.discard(name)
         if self._adapters.pop(name, None) is not None and self._stream is not None:
             self._stream.unload_adapter(name)
@@ -184,25 +184,25 @@ class VllmEngine:
                 self._post("unload_lora_adapter", {"lora_name": name})
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
-        """Begin to write; false where there is no room, or while vLLM is being started again.
+        """Start generating; false if there is no room, or while vLLM restarts.
 
         Raises:
-            RequestError: a request that vLLM cannot follow, or an unknown adapter.
+            RequestError: vLLM cannot serve the request, or the adapter is unknown.
             OverlongError: the prompt leaves no room in the context.
             TemplateError: the template cannot write the conversation.
-            WorkError: vLLM has ended too often.
+            WorkError: vLLM has exited too often.
         """
         return self.admit(key, self.prepare(request), adapter)
 
     def prepare(self, request: TextRequest | PoolingRequest) -> _Prepared:
-        """The request as token ids, from any thread.
+        """The request as token ids; thread-safe.
 
         Raises:
-            RequestError: a request that vLLM cannot follow.
+            RequestError: vLLM cannot serve the request.
             OverlongError: the prompt leaves no room in the context.
             TemplateError: the template cannot write the conversation.
         """
-        assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
+        assert isinstance(request, TextRequest)  # it does not support embeddings
         if request.tool_choice == "required":
             raise RequestError(
                 "tool_choice 'required' with the engine vllm",
@@ -211,7 +211,7 @@ class VllmEngine:
             )
         form = self._tools.form(request)
         ids, thinking = self._as_ids(request)
-        # vLLM leaves special tokens out of the text; delimiters of thoughts or calls must be seen.
+        # vLLM omits special tokens from the text, but delimiters of reasoning and calls must be visible.
         shows_special = bool(thinking.shown) or (form is not None and form.has_special_marks)
         extra = {"skip_special_tokens": False} if shows_special else {}
         return _Prepared(ids, partial(CallsInText, request, form), extra, thinking)
@@ -225,11 +225,11 @@ class VllmEngine:
         owner: str | None = None,  # noqa: ARG002 - vLLM shares its time out itself
         may_exceed: bool = False,  # noqa: ARG002
     ) -> bool:
-        """Begin to write what `prepare` has made; false where there is no room, or while vLLM is being started again.
+        """Start the request from `prepare`; false if there is no room, or while vLLM restarts.
 
         Raises:
-            RequestError: a closed engine, an unknown adapter, or one that vLLM does not take any more.
-            WorkError: vLLM has ended too often.
+            RequestError: the engine is closed, or the adapter is unknown or no longer accepted by vLLM.
+            WorkError: vLLM has exited too often.
         """
         self._check_open()
         if adapter is not None and adapter not in self._adapters:
@@ -249,15 +249,15 @@ class VllmEngine:
         )
 
     def cancel(self, key: Hashable) -> None:
-        """Write no more of this request."""
+        """Cancel this request."""
         if self._stream is not None:
             self._stream.cancel(key)
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been written since the last call.
+        """The events since the last call.
 
         Raises:
-            WorkError: vLLM has ended too often.
+            WorkError: vLLM has exited too often.
         """
         self._check_open()
         self._look_after()
@@ -269,19 +269,19 @@ class VllmEngine:
         return events
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        """One generation a prompt, in the order of the prompts, by the base.
+        """Generate one answer per prompt with the base model, in order.
 
         Raises:
             RequestError: a closed engine, or a prompt that cannot be written.
             OverlongError: a prompt leaves no room in the context.
             TemplateError: the template cannot write a conversation.
-            WorkError: an answer failed, or vLLM has ended too often.
+            WorkError: an answer failed, or vLLM has exited too often.
         """
         self._check_open()
         return generate_by_streaming(self, prompts, progress)
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """Not supported: vLLM's API gives no likelihoods that can be compared with those of other engines.
+        """Not supported: vLLM's API returns no likelihoods that are comparable with those of other engines.
 
         Raises:
             RequestError: always.
@@ -293,10 +293,10 @@ class VllmEngine:
         )
 
     def close(self) -> None:
-        """End the child."""
+        """Stop the child process."""
         # Requests are cancelled before the child ends, so that they do not fail with a broken connection.
         self._is_open = False
-        with ExitStack() as steps:  # from the last to the first, each of them also where one before has failed
+        with ExitStack() as steps:  # in reverse order, each of them even if a previous one failed
             steps.callback(self._http.close)
             steps.callback(self._process.close)
             steps.callback(self._disconnect)
@@ -306,7 +306,7 @@ class VllmEngine:
             raise RequestError("a closed engine", expected="an open one", do="open the engine again")
 
     def _as_ids(self, request: TextRequest) -> tuple[TextRequest, Thinking]:
-        """The prompt as token ids, an answer that ends where the context does, and the thought before it."""
+        """The prompt as token ids, an answer limited by the context, and its reasoning settings."""
         template, thinking = self._template, NO_THINKING
         if request.conversation is not None:
             template, thoughts = self._templates.of(request)
@@ -315,22 +315,22 @@ class VllmEngine:
             room = self._context_tokens - len(ids) - request.max_new_tokens
             thinking = thoughts.of_answer(ids, request.max_thinking_tokens, room)
             if request.json_schema is not None and thinking.is_open:
-                # vLLM holds to a schema from the first token on, so that the thought must have ended before.
+                # vLLM enforces a schema from the first token, so the reasoning must have ended before.
                 ids = checked([*ids, *thoughts.closing_ids], self._context_tokens)
                 thinking = replace(thinking, is_open=False, max_tokens=0)
         room = self._context_tokens - len(ids)
         given: dict[str, Any] = {"conversation": None, "text": None, "token_ids": tuple(ids)}
-        # Used up: they went into the ids, and vLLM must not render with them again.
+        # Consumed: they are part of the ids, and vLLM must not render with them again.
         given |= {"template_options": {}, "trained_options": {}, "reasoning_effort": None, "opted_turns": AS_THEY_ARE}
         return request.model_copy(update=given | {"max_new_tokens": min(request.max_new_tokens, room)}), thinking
 
     def _look_after(self) -> None:
-        """Start a child that has ended again, when its time has come; connect to one that has become ready."""
+        """Restart an exited child once its pause is over; connect to one that has become ready."""
         if self._stream is not None:
             if self._process.is_running:
                 return
             error = self._process.ended("in the middle")
-            # What was written before the end still counts; only then do the open requests fail.
+            # Output from before the exit still counts; only then do the open requests fail.
             self._events += self._stream.poll(0)
             self._events += [(key, Failed.of(error)) for key in self._stream.keys]
             self._disconnect()
@@ -340,11 +340,11 @@ class VllmEngine:
                 try:
                     self._connect()
                 except WorkError:
-                    # It does not answer any more: an end as any other, which the next look counts.
+                    # It no longer answers: treated as an exit, which the next check counts.
                     self._process.stop()
             elif time.monotonic() - self._begun > self._start_seconds:
                 self._process.stop()
-        # The last start is later than the last pause, so this child's end was not counted yet.
+        # The last start is later than the last pause, so the exit of this child was not counted yet.
         elif self._begun > self._not_before:
             self._failed("before it could work")
         elif time.monotonic() >= self._not_before:
@@ -355,12 +355,12 @@ class VllmEngine:
         self._process.start()
 
     def _failed(self, when: str) -> None:
-        """Count an end, and say when to start again.
+        """Count an exit, and schedule the restart.
 
         Raises:
-            WorkError: it was one too many.
+            WorkError: it exited too often.
         """
-        # Only ends in quick succession count towards giving up.
+        # Only exits in quick succession count towards giving up.
         if time.monotonic() - self._begun > _LONG_SECONDS:
             self._num_failed = 0
         self._num_failed += 1
@@ -371,8 +371,8 @@ class VllmEngine:
 
     def _connect(self) -> None:
         self._context_tokens = self._ask_context()
-        # A child that was started again knows no adapter. One that cannot be loaded any more (its folder is gone, say)
-        # is missing for those that ask for it, and takes neither the base nor the other adapters with it.
+        # A restarted child has no adapters. One that can no longer be loaded (for example because its folder was
+        # deleted) fails only its own requests, and affects neither the base nor other adapters.
         self._missing = set()
         for name, path in self._adapters.items():
             try:
@@ -389,7 +389,7 @@ class VllmEngine:
     def _ask_context(self) -> int:
         response = self._ask_child("GET", "models")
         try:
-            # Exactly one model goes by that name; anything else raises ValueError here.
+            # Exactly one model has that name; anything else raises ValueError here.
             (found,) = (model["max_model_len"] for model in response.json()["data"] if model["id"] == BASE)
             return int(found)
         except (ValueError, KeyError, TypeError) as error:
@@ -408,7 +408,7 @@ class VllmEngine:
         body = {"lora_name": name, "lora_path": path}
         response = self._post("load_lora_adapter", body)
         if response.status_code != httpx2.codes.OK and "already" in response.text:
-            # A name that an earlier unload or load has left: whose weights it means is not known, so not kept.
+            # A name left by an earlier unload or load: its weights are unknown, so it is not kept.
             self._post("unload_lora_adapter", {"lora_name": name})
             response = self._post("load_lora_adapter", body)
         if response.status_code != httpx2.codes.OK:
@@ -434,7 +434,7 @@ def open_stream_engine(served: Served) -> VllmEngine:
     """The engine over a transformers folder.
 
     Raises:
-        RequestError: a base that is packed on loading.
+        RequestError: a quantised base is requested.
         NotFoundError: vLLM is not installed.
         WorkError: it ends, or is not ready in time.
     """

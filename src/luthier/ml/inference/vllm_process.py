@@ -1,7 +1,7 @@
-"""vLLM as a child process of this one: found, started, watched, and ended with it.
+"""vLLM as a child process: discovery, start, monitoring and shutdown.
 
-Built from vLLM's documentation: "vllm serve" (arguments), "LoRA Adapters" (loading at run time). Nothing of it is
-imported here, so it may live in an environment of its own: LUTHIER_VLLM_COMMAND says how it is called.
+Built from vLLM's documentation: "vllm serve" (arguments), "LoRA Adapters" (loading at run time). vLLM is not imported,
+so it may be installed in a separate environment: LUTHIER_VLLM_COMMAND sets its command.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LOOK_SECONDS: Final = 0.25
 
 
 def vllm_command(environment: Mapping[str, str]) -> list[str]:
-    """How vLLM is called: LUTHIER_VLLM_COMMAND, else the `vllm` of this environment, else the one of the PATH.
+    """The vLLM command: LUTHIER_VLLM_COMMAND, otherwise `vllm` in this environment, otherwise on the PATH.
 
     Raises:
         NotFoundError: there is none.
@@ -60,9 +60,9 @@ def vllm_command(environment: Mapping[str, str]) -> list[str]:
 
 
 class VllmProcess:
-    """One child at a time.
+    """Manages one child process at a time.
 
-    The thread that calls `start` must outlive the child: the kernel ends it with that thread.
+    The thread that calls `start` must outlive the child: the kernel kills the child with that thread.
 
     Args:
         arguments: of `vllm serve`, without host, port and key.
@@ -70,7 +70,7 @@ class VllmProcess:
 
     def __init__(self, command: Sequence[str], arguments: Sequence[str]) -> None:
         self._command, self._arguments = list(command), list(arguments)
-        # A key for this process alone: other users of the machine can reach the port.
+        # A private key: other users of the machine can reach the port.
         self.key = secrets.token_hex()
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -80,42 +80,41 @@ class VllmProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether the child lives."""
+        """Whether the child is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start a child on a free port.
 
         Raises:
-            NotFoundError: there is no such program.
+            NotFoundError: the program does not exist.
         """
         self.stop()
-        # Another process may take the port before vLLM binds it; the child then ends, and the next start takes
-        # another.
+        # Another process may take the port before vLLM binds it; the child then exits, and the next start uses another.
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         if self._log is not None:
             self._log.close()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         environment = os.environ | {
-            # In the environment and not as an argument, which every user of the machine can read.
+            # In the environment rather than as an argument, which every user of the machine can read.
             "VLLM_API_KEY": self.key,
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-            # The model is on this machine, and no usage statistics are sent.
+            # The model is local, and no usage statistics are sent.
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
         }
         command = [*self._command, "serve", *self._arguments, "--host", "127.0.0.1", "--port", str(port)]
         try:
-            # Not `core.child_process`: a program of another environment, which speaks HTTP.
+            # Not `core.child_process`: a program in another environment with an HTTP interface.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
                 env=environment,
-                # A process group of its own, so that `stop` reaches the workers that vLLM starts.
+                # A separate process group, so that `stop` also reaches the workers of vLLM.
                 start_new_session=True,
                 preexec_fn=dying_with_parent(),
             )
@@ -128,17 +127,17 @@ class VllmProcess:
             ) from error
 
     def is_healthy(self) -> bool:
-        """Whether it answers that it can work."""
+        """Whether its health check succeeds."""
         try:
             return self._client.get(f"{self.url}/health").status_code == httpx2.codes.OK
         except httpx2.HTTPError:
             return False
 
     def wait(self, progress: Progress, timeout_seconds: float) -> None:
-        """Wait until it can work; shows the last line of its log.
+        """Wait until it is ready; shows the last line of its log.
 
         Raises:
-            WorkError: it has ended, or is not ready in time; with the end of its log.
+            WorkError: it has exited or is not ready in time; includes the end of its log.
         """
         begun = shown = time.monotonic()
         with progress.task("Starting vLLM", None, "s") as task:
@@ -155,7 +154,7 @@ class VllmProcess:
                 time.sleep(_LOOK_SECONDS)
 
     def ended(self, when: str) -> WorkError:
-        """The error of a child that has ended, with what it said last."""
+        """The error for an exited child, with the end of its log."""
         code = None if self._process is None else self._process.poll()
         said = "\n    ".join(self.tail() or ["(nothing)"])
         return WorkError(
@@ -169,18 +168,18 @@ class VllmProcess:
         if self._log is None:
             return []
         size = os.fstat(self._log.fileno()).st_size
-        # `pread` leaves the file's offset alone, which the child shares for its writes.
+        # `pread` does not move the file offset, which the child shares for its writes.
         text = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
-        # The log goes into errors and pages: vLLM may print its arguments and environment.
+        # The log is shown in errors and pages, but vLLM may print its arguments and environment.
         lines = [line.rstrip().replace(self.key, "***") for line in text.splitlines()]
         return [line for line in lines if line][-_NUM_LINES:]
 
     def stop(self) -> None:
-        """End the child and all that it has started; its log stays until the next start."""
+        """Stop the child and its descendants; its log is kept until the next start."""
         process = self._process
         if process is None or self._is_stopped:
             return
-        # SIGKILL follows even where the child has ended: workers left in its group hold the GPU's memory.
+        # SIGKILL follows even if the child has exited: workers left in its group hold the GPU's memory.
         for number, patience in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
             try:
                 os.killpg(process.pid, number)
@@ -194,7 +193,7 @@ class VllmProcess:
         self._is_stopped = True
 
     def close(self) -> None:
-        """Stop, and forget the log."""
+        """Stop and delete the log."""
         self.stop()
         self._client.close()
         if self._log is not None:

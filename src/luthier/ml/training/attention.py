@@ -1,20 +1,20 @@
-"""Causal attention for training: blockwise on a CPU, FlexAttention for packed rows on a GPU, else torch's own.
+"""Causal attention for training: blockwise on a CPU, FlexAttention for packed rows on a GPU, otherwise torch's own.
 
 Rows are padded on the right only, so a causal model needs no padding mask: no real token ever attends to padding, and
-what is computed at padding is never read.
+hidden states at padding positions are never read.
 
 On a CPU torch's fused kernel takes two to three times as long as the same work in bf16 products of blocks that fit the
-processor's caches (docs/log.md has the figures). Short rows keep their probabilities for the backward pass, long ones,
-where these would be most of the memory, compute them again.
+processor's caches (docs/log.md has the figures). Short rows keep their probabilities for the backward pass, long rows,
+where they would take most of the memory, recompute them.
 
 On a GPU a micro-batch can be packed into one row, its examples end to end or behind the prefixes that they share:
 
     tokens     a0 a1 a2 | b0 b1 | c0 c1 c2 c3
     positions  0  1  2  | 0  1  | 0  1  2  3
 
-The layout is that of prefix_attention.py. Of the blocks of 128 x 128 queries and keys only those are computed in which
-some token may attend to another. They are counted from the lengths alone (`allowed_blocks`), so that no mask over all
-pairs of tokens ever exists.
+The layout is that of prefix_attention.py. Only those 128 x 128 blocks of queries and keys are computed that contain an
+allowed pair. They are derived from the lengths alone (`allowed_blocks`), so a full mask over all token pairs is never
+materialised.
 
 Sources: Dong et al., 2024, "FlexAttention", arXiv:2412.05496.
 """
@@ -45,8 +45,8 @@ I64 = NDArray[np.int64]
 
 
 class Tokens(NamedTuple):
-    """Of each token of a row, [tokens]: the segment (a prefix or a suffix) that it lies in, the one that its segment
-    continues from (its own for a prefix), and its position."""
+    """Per token of a row, [tokens]: its segment (a prefix or a suffix), the segment that this one continues (itself for
+    a prefix), and its position."""
 
     segment: I64
     before: I64
@@ -66,14 +66,14 @@ def tokens_of(layout: PrefixLayout) -> Tokens:
 
 
 class Blocks(NamedTuple):
-    """Which blocks of queries x keys are looked at in part, and which in whole: bool [num_blocks, num_blocks]."""
+    """Which query x key blocks are partly and which are fully visible: bool [num_blocks, num_blocks]."""
 
     partial: NDArray[np.bool_]
     full: NDArray[np.bool_]
 
 
 def allowed_blocks(layout: PrefixLayout, window: int | None, block: int = BLOCK_TOKENS) -> Blocks:
-    """The blocks in which some token may look at another, counted from the two intervals of keys that a token sees.
+    """The blocks that contain an allowed pair, derived from the two key intervals that each token sees.
 
     A block that a prefix and what follows it cover together counts as partial: the mask is then evaluated there
     although it hides nothing, with the same result.
@@ -83,7 +83,7 @@ def allowed_blocks(layout: PrefixLayout, window: int | None, block: int = BLOCK_
     sizes = np.array((*layout.prefix_tokens, *layout.suffix_tokens), dtype=np.int64)
     starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
     first_position = np.zeros_like(position) if window is None else np.maximum(0, position - window + 1)
-    # First key of a token's own segment that it sees, and below the first one of the prefix before it.
+    # First visible key in the token's own segment and, below, in the prefix before it.
     own = np.maximum(starts[segment], tokens - (position - first_position))
     ahead = np.where(segment == before, 0, sizes[before])
     prefix_start = starts[before] + np.minimum(first_position, ahead)
@@ -120,7 +120,7 @@ def block_mask(layout: PrefixLayout, window: int | None, device: torch.device) -
 
 
 def _in_order(blocks: NDArray[np.bool_], device: torch.device) -> tuple[Tensor, Tensor]:
-    """[1, 1, n] how many blocks a row of blocks has, and [1, 1, n, n] their numbers, then those of the others."""
+    """Number of allowed blocks per row of blocks, [1, 1, n], and block indices, allowed ones first, [1, 1, n, n]."""
     numbers = np.argsort(~blocks, axis=1, kind="stable")  # stable: allowed blocks first, in ascending order
     both = (blocks.sum(1, dtype=np.int32)[None, None], numbers.astype(np.int32)[None, None])
     count, order = (torch.from_numpy(np.ascontiguousarray(found)).to(device) for found in both)
@@ -128,7 +128,7 @@ def _in_order(blocks: NDArray[np.bool_], device: torch.device) -> tuple[Tensor, 
 
 
 def _mask_function(layout: PrefixLayout, window: int | None, device: torch.device) -> Callable[..., Tensor]:
-    """The mask as a function of the numbers of query and key, in the form that FlexAttention compiles."""
+    """The mask as a function of query and key index, in the form that FlexAttention compiles."""
     segment, before, position = (torch.from_numpy(found.astype(np.int32)).to(device) for found in tokens_of(layout))
 
     def causal(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
@@ -147,16 +147,16 @@ def _mask_function(layout: PrefixLayout, window: int | None, device: torch.devic
 
 @dataclass(slots=True)
 class PackedRow:
-    """A layout on a device, with its masks. They are made once a row, whatever the number of layers."""
+    """A layout on a device, with its masks, which are built once per row and shared by all layers."""
 
     layout: PrefixLayout
     device: torch.device
     masks: dict[int | None, Any] = field(default_factory=dict)
 
     def mask(self, sliding_window: int | None) -> Any:
-        """The mask for layers that look back that far (None: to the start).
+        """The mask for layers with this attention window (None: unlimited).
 
-        A compiled layer only looks it up: what is counted of a layout is no part of what is compiled.
+        A compiled layer only looks it up; building the mask is not part of the compiled graph.
         """
         if sliding_window not in self.masks:
             longest = self.layout.longest_prefix + self.layout.longest_suffix
@@ -169,7 +169,7 @@ class PackedRow:
 
 @lru_cache(maxsize=2)
 def packed_row(layout: PrefixLayout, device: torch.device) -> PackedRow:
-    """The row of a layout; the last two are kept, for steps that repeat them."""
+    """The packed row of a layout; the last two are cached for steps that repeat them."""
     return PackedRow(layout, device)
 
 
@@ -177,7 +177,7 @@ def packed_row(layout: PrefixLayout, device: torch.device) -> PackedRow:
 def _compiled_flex_attention() -> Callable[..., Tensor]:
     """FlexAttention compiled for rows of any length: the length is an argument of the kernel, not part of it.
 
-    Two kernels at most: torch takes sizes of one apart, so rows of a single block have one of their own.
+    At most two kernels: torch specialises on sizes of one, so rows of a single block get a separate kernel.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -190,7 +190,7 @@ def packed_attention(
 ) -> Tensor:
     """query: [1, heads, row, head]; key, value: [1, kv_heads, row, head]; returns [1, heads, row, head].
 
-    In a compiled layer it is a part of what is compiled.
+    Inside a compiled layer this call is part of the compiled graph.
     """
     mask = row.mask(sliding_window)
     if torch.compiler.is_compiling():
@@ -206,22 +206,22 @@ KEPT_MAX_TOKENS = 1024
 
 
 class NotComputedError(ValueError):
-    """A kind of attention that is not computed here."""
+    """An attention variant that is not supported here."""
 
 
 class _BlockedCausal(torch.autograd.Function):
     """softmax(q k^T * scale + mask) v, a block of queries at a time.
 
     The query heads that share a key head are stacked along the rows, so that grouped attention is one batched product
-    and no key is copied. A block of queries meets only the keys up to its last one, and as many rows are computed at a
-    time as the processor's caches hold.
+    and no key is copied. Each block of queries is multiplied only with the keys up to its last one, and the number of
+    rows per block is chosen to fit the processor's caches.
 
     Args:
         q: [batch, kv_heads, groups, T, head].
         k, v: [batch, kv_heads, T, head].
-        mask: additive, [T, T] where it hides more than what comes later (`is_full`), else that of one block,
-            [BLOCK_TOKENS, BLOCK_TOKENS] at most.
-        keeps: whether probabilities are saved for the backward pass; otherwise they are computed again there.
+        mask: additive mask. [T, T] where it hides more than future tokens (`is_full`), otherwise the mask of one block,
+            at most [BLOCK_TOKENS, BLOCK_TOKENS].
+        keeps: whether probabilities are saved for the backward pass; otherwise they are recomputed there.
 
     Returns:
         Attention outputs, of the shape of q.
@@ -262,8 +262,8 @@ class _BlockedCausal(torch.autograd.Function):
                 probabilities = saved[len(blocks) + index]
             else:
                 probabilities = _probabilities(scaled, k[rows, :, keys], _part(mask, queries, ctx.is_full))
-            # Blocks go backwards: the last queries, which meet all keys, come first and write. Earlier blocks then add,
-            # so the uninitialised buffers never have to be zeroed.
+            # Blocks are processed backwards: the last queries, which see all keys, come first and write. Earlier blocks
+            # then add, so the uninitialised buffers never have to be zeroed.
             put = Tensor.copy_ if keys.stop == k.shape[2] else Tensor.add_
             # [rows * kv_heads, groups * queries, head]
             grad = grad_out[rows, :, :, queries].contiguous().flatten(2, 3).flatten(0, 1)
@@ -334,13 +334,13 @@ def causal_attention(
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers calls.
 
-    Kinds of attention that it does not compute (score capping, sinks) are refused, never approximated.
+    Unsupported variants (score capping, sinks) are rejected, never approximated.
 
     Args:
         query: [batch, heads, T, head].
         key, value: [batch, kv_heads, T, head].
-        prefix_layout: how a micro-batch is packed into one row and shares prefixes (prefix_attention.py), or such a row
-            with the masks by which FlexAttention computes it (packed_attention.py); None for plain rows.
+        prefix_layout: how a micro-batch is packed into one row with shared prefixes (prefix_attention.py), or such a
+            row with its FlexAttention masks (`PackedRow`); None for plain rows.
 
     Returns:
         [batch, T, heads, head].
@@ -363,7 +363,7 @@ def causal_attention(
 def _in_two_parts(
     query: Tensor, key: Tensor, value: Tensor, layout: PrefixLayout, scale: float, sliding_window: int | None
 ) -> Tensor:
-    """The prefixes by themselves, then what the suffixes see: [1, heads, tokens of the row, head]."""
+    """Attention of the prefixes alone, then of the suffixes: [1, heads, tokens of the row, head]."""
     length = layout.longest_prefix + layout.longest_suffix
     window = sliding_window if sliding_window is not None and length > sliding_window else None
     causal = partial(_causal, scale=scale, sliding_window=sliding_window)
@@ -376,7 +376,7 @@ _uncompiled: Callable[..., Tensor] = torch.compiler.disable(_in_two_parts)
 
 
 def is_blocked(device: torch.device) -> bool:
-    """Whether attention is computed by products over blocks there, and not by torch's own kernels."""
+    """Whether attention on this device is computed as blockwise products instead of by torch's kernels."""
     return device.type == "cpu"
 
 
@@ -404,6 +404,6 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_win
 
 
 def install() -> str:
-    """Make the attention known to transformers under the returned name."""
+    """Register the attention with transformers and return its name."""
     AttentionInterface.register(NAME, causal_attention)
     return NAME

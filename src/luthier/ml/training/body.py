@@ -1,7 +1,7 @@
-"""The body of a model: what makes hidden states of tokens, called with what its signature takes and nothing else.
+"""The body of a model, which maps tokens to hidden states, called with exactly the arguments that it accepts.
 
-Bodies differ in what they accept: those with ALiBi or with a state count positions by themselves and take none. What
-is not passed makes no difference that goes unseen: `forward_proof` compares the result with the model's own forward.
+Bodies differ in what they accept: those with ALiBi or a recurrent state derive positions themselves and take none.
+Leaving an argument out cannot change the result unnoticed: `forward_proof` compares it with the model's own forward.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def last_hidden_states(
 
     Args:
         positions: [rows or 1, T].
-        layout: of several examples packed into one row; read by the attention. None for plain rows.
+        layout: layout of several examples packed into one row, read by the attention; None for plain rows.
     """
     shared = {} if layout is None else {"prefix_layout": layout}
     inputs = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}

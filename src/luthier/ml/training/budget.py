@@ -1,8 +1,8 @@
-"""The cap: may the next action begin, what is spent so far, and what will the whole run cost?
+"""The budget cap: whether the next action may begin, the spend so far, and the expected cost of the whole run.
 
-A run ends at most one step over its cap, because nothing begins that what is left does not cover as expected; the
-checkpoint that keeps a step is part of that step's price. All time is counted that is paid: reading rows, loading the
-model, steps, validations, checkpoints, judging, and what a kill threw away.
+A run exceeds its cap by at most one step: an action begins only if its expected cost fits into the remaining budget,
+and the price of a step includes the checkpoint that saves it. All paid time counts: reading rows, loading the model,
+steps, validations, checkpoints, judging, and work lost to a kill.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _FORWARD_SHARE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One cap, and how time and tokens use it up.
+    """One cap and the rates at which time and tokens consume it.
 
     Attributes:
         cap: in the limit's own unit: hours, USD, tokens or kWh.
-        per_second, per_token: what a second and a token use of it, in that unit.
+        per_second, per_token: consumption per second and per token, in that unit.
     """
 
     name: LimitName
@@ -41,18 +41,18 @@ class Limit:
     per_token: float = 0.0
 
     def used(self, seconds: float, tokens: float) -> float:
-        """What that takes, in the cap's own unit."""
+        """The cost of these seconds and tokens, in the cap's unit."""
         return seconds * self.per_second + tokens * self.per_token
 
     def left(self, spent: Spent) -> float:
-        """What is left of the cap, in its own unit; below zero once it is overrun."""
+        """The remaining budget, in the cap's unit; negative once the cap is exceeded."""
         return self.cap - self.used(spent.seconds, spent.tokens)
 
 
 def limits(budget: BudgetPlan | None) -> tuple[Limit, ...]:
-    """The caps of a budget, money and energy at the upper end of their rates; none where there is no budget.
+    """The caps of a budget, with money and energy at the upper end of their rates; empty without a budget.
 
-    A cap on money without a price, or on energy without watts, cannot be kept: ml/planning/budget.py refuses it.
+    A cap on money needs a price and a cap on energy needs watts; ml/planning/budget.py rejects caps without them.
     """
     if budget is None:
         return ()
@@ -70,11 +70,11 @@ def limits(budget: BudgetPlan | None) -> tuple[Limit, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an action may not begin.
+    """The reason why an action may not begin.
 
     Attributes:
         limit: the cap that it would exceed.
-        words: the reason as text.
+        words: the reason, as text.
     """
 
     limit: LimitName
@@ -82,10 +82,10 @@ class Refusal:
 
 
 def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: float, tokens: int) -> Refusal | None:
-    """Why an action that should take that much may not begin; None where it may."""
+    """Why an action of this expected cost may not begin; None if it may."""
     for limit in limits(budget):
         needed = limit.used(seconds, tokens)
-        # An action that was never measured needs 0: it must not pass a cap that is used up.
+        # An action without measurements needs 0; it must still not begin under an exhausted cap.
         if limit.left(spent) >= needed and limit.left(spent) > 0:
             continue
         unit, used = _WORDS[limit.name], limit.cap - limit.left(spent)
@@ -101,13 +101,13 @@ def _amount(value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """What a run still has before it.
+    """The remaining work of a run.
 
     Attributes:
-        num_steps, num_tokens: of the steps to come.
-        num_validations: to come.
-        num_checkpoints: those of every few steps; each new best is saved besides.
-        is_judged: whether its held-out rows are still to be judged.
+        num_steps, num_tokens: of the remaining steps.
+        num_validations: remaining validations.
+        num_checkpoints: remaining periodic checkpoints; each new best is saved in addition.
+        is_judged: whether its held-out rows remain to be evaluated.
     """
 
     num_steps: int
@@ -120,11 +120,11 @@ class Remaining:
 def remaining(
     plan: Plan, step: int, num_tokens: int, *, has_just_ended: bool = False, was_judged: bool = False
 ) -> Remaining:
-    """What is left after `step` steps with `num_tokens` tokens, if the run goes to its last step.
+    """The remaining work after `step` steps with `num_tokens` tokens, if the run reaches its last step.
 
     Args:
-        has_just_ended: the validation and the checkpoint after this very step are still to come.
-        was_judged: judging is done, or will not be.
+        has_just_ended: whether the validation and the checkpoint after this step are still outstanding.
+        was_judged: whether judging is done or will be skipped.
     """
     p = plan.training
     rows = plan.data.train
@@ -132,7 +132,7 @@ def remaining(
         rows.num_tokens, rows.num_tokens - rows.num_trained_tokens, rows.num_examples
     )
     mean, left = whole / p.num_steps_per_epoch, p.num_steps - step
-    # of drawn answers the most is foreseen, and fewer tokens are done: they say nothing about what remains
+    # sampled answers are planned at their maximum length, so their actual tokens say nothing about the remaining ones
     done = mean * step if plan.objective.draws else num_tokens
     every, after = p.validate_every_steps, step - 1 if has_just_ended else step
     validations = p.num_steps // every - after // every if every else 0
@@ -140,7 +140,7 @@ def remaining(
         validations += 1  # the last step is always validated
     return Remaining(
         num_steps=left,
-        # an epoch's tokens are known to the last one, a step's are not: short ones now mean long ones later
+        # an epoch's token count is known exactly, a step's is not: short steps now mean long ones later
         num_tokens=max(mean * p.num_steps - done, 0.25 * mean * left),
         num_validations=validations,
         num_checkpoints=p.num_steps // p.checkpoint_every_steps - after // p.checkpoint_every_steps,
@@ -149,7 +149,7 @@ def remaining(
 
 
 def bill_summary(bill: Bill) -> str:
-    """The bill beside a progress bar: time and money so far, and the totals expected at the end."""
+    """The cost line of a progress bar: time and money so far, and the expected totals."""
     now, end = (figures.duration(hours * 3600) for hours in (bill.hours, bill.final_hours.value))
     text = f"{now} of about {end}".replace(figures.NO_BREAK, " ")
     if bill.usd is not None and bill.final_usd is not None:
@@ -158,14 +158,14 @@ def bill_summary(bill: Bill) -> str:
 
 
 class Meter:
-    """Measures what a run spends: all time from one `begin` to the next counts for the action of the first.
+    """Meters the spend of a run: the time from one `begin` to the next is charged to the action of the first.
 
     Args:
-        seconds_before: spent in this process before there was a ledger.
-        clock: seconds that only grow.
+        seconds_before: seconds spent in this process before the ledger was opened.
+        clock: monotonic clock, in seconds.
 
     Attributes:
-        refused_by: the cap that something was refused for; None as long as there was none.
+        refused_by: the cap because of which an action was refused; None if none was.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Meter:
 
     @property
     def spent(self) -> Spent:
-        """What is spent up to this moment; a step's tokens are as soon as it begins."""
+        """The spend up to now; the tokens of a step count as soon as it begins."""
         action, tokens, _ = self._doing or (None, 0, 0.0)
         more = {
             "seconds": self._settled.seconds + self._clock() - self._since,
@@ -195,10 +195,10 @@ class Meter:
         return self._settled.model_copy(update=more)
 
     def begin(self, action: Action, tokens: int = 0) -> None:
-        """Settle what went before, and note that this begins.
+        """Settle the previous action and record that this one begins.
 
         Raises:
-            StorageFullError: the disk has no room for the note.
+            StorageFullError: the disk has no room for the entry.
         """
         self._settle()
         expected = self.expected_seconds(action, tokens)
@@ -206,18 +206,18 @@ class Meter:
         self._note(action, expected, tokens)
 
     def refuses(self, action: Action, tokens: int = 0, *, num_checkpoints: int = 0) -> str | None:
-        """Why this may not begin now, or None.
+        """Why this action may not begin now, or None.
 
         Args:
-            num_checkpoints: those that must follow, so that nothing is lost.
+            num_checkpoints: checkpoints that must follow so that no work is lost.
         """
         seconds = self.expected_seconds(action, tokens) + num_checkpoints * self.expected_seconds("checkpoint", 0)
         return self._ask(action, seconds, tokens if action == "step" else 0)
 
     def expected_seconds(self, action: Action, tokens: int) -> float:
-        """What an action should take, from those before it; from the plan where there was none.
+        """The expected cost of an action, from earlier ones of its kind, or from the plan if there were none.
 
-        A step's is a standard deviation above the mean, so that most end before their cap.
+        For a step it is one standard deviation above the mean, so that most runs stay within their cap.
         """
         pace, first = self._pace, self.budget.first if self.budget else None
         if action == "step" and pace.num_steps:
@@ -240,14 +240,14 @@ class Meter:
         return known.get(action, 0.0)
 
     def seconds_left(self) -> float:
-        """What is left of the action under way, as expected; 0 where it should be done, or nothing is under way."""
+        """The expected remainder of the current action; 0 if it is overdue or none is running."""
         if self._doing is None:
             return 0.0
         action, tokens, began = self._doing
         return max(0.0, self.expected_seconds(action, tokens) - (self._clock() - began))
 
     def refuses_to_go_on(self, *, training_is_done: bool) -> str | None:
-        """Why a new process would be useless: the cap would not even cover loading the model and one action."""
+        """Why starting another process is pointless: the cap does not cover loading the model and one action."""
         first = self.budget.first if self.budget else None
         action: Action = "judging" if training_is_done else "step"
         tokens = 0 if training_is_done or first is None else round(first.step_tokens)
@@ -257,11 +257,11 @@ class Meter:
         return self._ask(action, seconds, tokens)
 
     def overrun(self) -> str | None:
-        """Which cap is used up by now, as a sentence; None where all have something left."""
+        """Which cap is exhausted, as a sentence; None if none is."""
         return self._ask("judging", 0.0, 0)
 
     def at_least(self, seconds: float, tokens: int) -> bool:
-        """Make sure that what the surviving history took is counted; False where the ledger had lost some of it."""
+        """Make sure that the time of the surviving history is counted; False if the ledger had lost part of it."""
         enough = self._settled.seconds >= 0.999 * seconds and self._settled.tokens >= tokens
         held = enough or not self._ledger.is_persistent
         more = {
@@ -272,7 +272,7 @@ class Meter:
         return held
 
     def bill(self, ahead: Remaining) -> Bill:
-        """What is spent so far, and the total expected at the end of the run, with its interval."""
+        """The spend so far and the expected total of the run, with its interval."""
         spent = self.spent
         hours = spent.seconds / 3600
         final = Estimate(value=hours, low=hours, high=hours).plus(self._ahead(ahead).times(1 / 3600))
@@ -301,7 +301,7 @@ class Meter:
         self._ledger.close()
 
     def take_up(self) -> None:
-        """Continue after `close` from what another process has written to the ledger since."""
+        """Continue after `close` from the entries that another process has since written to the ledger."""
         last = self._ledger.last()
         self._settled, self._pace, self._since = last.settled(), last.pace, self._clock()
 
@@ -313,7 +313,7 @@ class Meter:
         return refused.words
 
     def _ahead(self, ahead: Remaining) -> Estimate:
-        """Seconds of what is ahead. Of the validations some will be a new best and save a checkpoint: half, or none."""
+        """Seconds of the remaining work. Between none and half of the validations save a new best checkpoint."""
         first = self.budget.first if self.budget else None
         if self._pace.num_steps:
             steps = self._pace.seconds_for(ahead.num_tokens, ahead.num_steps)
@@ -327,13 +327,13 @@ class Meter:
         ahead_of = steps.plus(Estimate(value=whole + best / 2, low=whole, high=whole + best))
         if not ahead.is_judged or first is None or first.judging is None:
             return ahead_of
-        # what judging took before it was cut short is the least that it takes
+        # the time of an interrupted judging is a lower bound
         least = self._pace.others.get("judging", 0.0)
         foreseen = (max(least, end) for end in (first.judging.value, first.judging.low, first.judging.high))
         return ahead_of.plus(Estimate(**dict(zip(("value", "low", "high"), foreseen, strict=True))))
 
     def _settle(self) -> None:
-        """Count the time since the last call, and learn from it what such an action takes."""
+        """Charge the time since the last call and update the estimate for this kind of action."""
         now = self._clock()
         took, self._since = now - self._since, now
         more: dict[str, float] = {"seconds": self._settled.seconds + took}

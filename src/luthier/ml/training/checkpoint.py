@@ -1,19 +1,19 @@
-"""Checkpoints that can be trusted, of one process or several, and the saved model: whole or not there.
+"""Verified checkpoints of one or several processes, and the saved model; both are written atomically.
 
     checkpoints/step-00000040/
         weights.safetensors     fp32 masters of what is trained
         moments.safetensors     Adam's moments
-        method.safetensors      what method and average of the weights remember beside them, where they do
-        state.json              step, sums, early stopping: all that resume needs beside the plan
+        method.safetensors      state of the method and of the weight average, where they have any
+        state.json              step, sums, early stopping: everything else that a resume needs
         manifest.json           digest of each file; written last
 
-A checkpoint is written into a hidden folder, every file and the folder are fsynced, then renamed. After a kill at any
-moment there is either a whole checkpoint or rubbish with a dot in front, which the next save sweeps away. The last few
-and the best are kept.
+A checkpoint is written into a hidden folder, every file and the folder are fsynced, then renamed. A kill at any moment
+leaves either a complete checkpoint or a hidden partial folder, which the next save removes. The last few checkpoints
+and the best one are kept.
 
-In a run of several processes rank 0 alone reads and writes the folder. So the nodes need no folder in common, and a
-run resumes with any number of processes. What is read goes out one tensor at a time. Safetensors files are written
-one tensor at a time as well, with the same bytes as the library `safetensors` writes.
+In a run of several processes only rank 0 reads and writes the folder, so the nodes need no shared file system and a run
+resumes with any number of processes. Tensors are broadcast one at a time. Safetensors files are written one tensor at a
+time as well, with the same bytes as the library `safetensors` writes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.sharding import like, whole
 
-# The library's own order of types, the last first in a file.
+# The library's own order of dtypes; the last one comes first in a file.
 _TYPES: Final = (
     (torch.bool, "BOOL"), (torch.uint8, "U8"), (torch.int8, "I8"), (torch.int16, "I16"), (torch.float16, "F16"),
     (torch.bfloat16, "BF16"), (torch.int32, "I32"), (torch.float32, "F32"), (torch.float64, "F64"),
@@ -52,12 +52,12 @@ _RANKS: Final = {dtype: rank for rank, (dtype, _) in enumerate(_TYPES)}
 
 
 def in_file_order(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names as a file has them: all ranks gather tensors that are spread in this order."""
+    """The names in file order, which is also the order in which all ranks gather sharded tensors."""
     return sorted(tensors, key=lambda name: (-_RANKS[tensors[name].dtype], name))
 
 
 def save_file(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors by name; those that are spread over ranks are gathered, for which the others must do the same."""
+    """Write tensors by name. Sharded tensors are gathered, a collective that the other ranks must join."""
     names, header, offset = in_file_order(tensors), {}, 0
     for name in names:
         tensor = tensors[name]
@@ -80,11 +80,11 @@ _METHOD = "method.safetensors"
 
 
 class LoopState(FrozenModel):
-    """What the loop has counted so far. Sums are exact floats: JSON keeps every bit of a double.
+    """The counters of the training loop. Sums are exact floats: JSON keeps every bit of a double.
 
     Attributes:
-        loss_sum, loss_weight: of all steps so far; their quotient is the mean loss.
-        window_*: since the last validation.
+        loss_sum, loss_weight: sums over all steps so far; their quotient is the mean loss.
+        window_*: the same sums since the last validation.
         seconds: wall time of all steps.
     """
 
@@ -103,14 +103,14 @@ class LoopState(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint as it was read, every digest checked.
+    """A loaded checkpoint with all digests verified.
 
     Attributes:
         path: its folder.
         state: the counters of the loop.
         weights: fp32 masters by parameter name.
         moments: the optimizer's state by `part.name`.
-        method: what method and weight average keep beside them; may be empty.
+        method: state of the method and of the weight average; may be empty.
     """
 
     path: Path
@@ -138,10 +138,10 @@ class CheckpointStore:
         moments: Mapping[str, Tensor],
         method: Mapping[str, Tensor] | None = None,
     ) -> tuple[Path, int]:
-        """Write one checkpoint; returns its folder and size in bytes. Saving a step again replaces it.
+        """Write one checkpoint and return its folder and size in bytes. Saving a step again replaces it.
 
         Raises:
-            StorageFullError: the disk has no room; the checkpoints before stay as they were.
+            StorageFullError: the disk has no room; earlier checkpoints are unchanged.
         """
         tensors = {"weights.safetensors": weights, "moments.safetensors": moments}
         if method:
@@ -174,17 +174,17 @@ class CheckpointStore:
         return final, num_bytes
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, oldest first, trusted or not."""
+        """The steps that have a checkpoint, oldest first, verified or not."""
         if not self.folder.is_dir():
             return []
         names = [p.name.removeprefix(_PREFIX) for p in self.folder.glob(f"{_PREFIX}*")]
         return sorted(int(name) for name in names if name.isdigit())
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole checkpoint (None where the run has none yet), and a message for each broken one skipped.
+        """The newest intact checkpoint (None if there is none yet), and a message for each damaged one skipped.
 
         Raises:
-            CheckpointError: there are checkpoints but all of them are broken.
+            CheckpointError: checkpoints exist but all of them are damaged.
         """
         broken: list[str] = []
         for step in reversed(self.steps()):
@@ -228,7 +228,7 @@ class CheckpointStore:
         return checkpoint_path(self.folder, step)
 
     def _best_of(self, step: int) -> int | None:
-        """The best step that a checkpoint points to, or None where it cannot be read."""
+        """The best step that a checkpoint refers to, or None if it cannot be read."""
         try:
             document = json.loads((self._path(step) / "state.json").read_text(encoding="utf-8"))
             return int(document["early_stopping"]["best_step"])
@@ -236,7 +236,7 @@ class CheckpointStore:
             return None
 
     def _prune(self) -> None:
-        """Keep the last few, and the best that each of these points to: a fall-back finds its best, too."""
+        """Keep the last few and the best step that each of them refers to, so that a fallback also finds its best."""
         steps = self.steps()
         last = steps[-self.num_kept :]
         kept = {*last, *(self._best_of(step) for step in last)}
@@ -265,7 +265,7 @@ def _write(folder: Path, state: LoopState, tensors: Mapping[str, Mapping[str, Te
     manifest = {file.name: {"sha256": sha256_file(file), "num_bytes": sizes[file.name]} for file in files}
     for file in files:
         sync(file)
-    # The manifest comes last, after all other files are synced: a folder that has one is whole.
+    # The manifest comes last, after all other files are synced: a folder that has one is complete.
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     sync(folder / _MANIFEST)
     sync(folder)
@@ -273,7 +273,7 @@ def _write(folder: Path, state: LoopState, tensors: Mapping[str, Mapping[str, Te
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, as text, or None."""
+    """The defect of a checkpoint folder as text, or None."""
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         # The three files that a resume reads are checked even where a damaged manifest does not list them.
@@ -291,7 +291,7 @@ def _damage(path: Path) -> str | None:
 
 
 class CheckpointFolder(Protocol):
-    """What `checkpoint.CheckpointStore` does."""
+    """The interface of `checkpoint.CheckpointStore`."""
 
     def save(
         self,
@@ -305,13 +305,13 @@ class CheckpointFolder(Protocol):
 
 
 class SharedCheckpoints:
-    """A folder of checkpoints as every rank may use it; called by all of them at the same points.
+    """Access to a checkpoint folder from every rank; all ranks must make the same calls in the same order.
 
-    Errors are raised on rank 0, where the folder is; the others end when it does.
+    Errors are raised on rank 0, which owns the folder; the other ranks end with it.
 
     Args:
-        patterns: the trained weights by name. Where they are spread over the ranks, what is saved is gathered and what
-            is loaded is spread likewise, one tensor at a time.
+        patterns: the trained weights by name. Where they are sharded, saving gathers and loading shards one tensor at a
+            time.
     """
 
     def __init__(self, world: World, folder: CheckpointFolder, patterns: Mapping[str, Tensor]) -> None:
@@ -324,7 +324,7 @@ class SharedCheckpoints:
         moments: Mapping[str, Tensor],
         method: Mapping[str, Tensor] | None = None,
     ) -> tuple[Path, int]:
-        """Write one checkpoint; folder and bytes are rank 0's, the others get an empty answer."""
+        """Write one checkpoint. Rank 0 gets its folder and size in bytes, the others an empty result."""
         if self.world.is_first:
             return self.folder.save(state, weights, moments, method)
         for part in (weights, moments, method or {}):
@@ -333,7 +333,7 @@ class SharedCheckpoints:
         return Path(), 0
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole checkpoint, the same on all ranks, and a message for each broken one skipped."""
+        """The newest intact checkpoint, the same on all ranks, and a message for each damaged one skipped."""
         if self.world.size == 1:
             return self.folder.latest()
         found, broken = self.folder.latest() if self.world.is_first else (None, [])
@@ -371,7 +371,7 @@ class SharedCheckpoints:
 
 
 class _FromFirst(Mapping[str, Tensor]):
-    """Rank 0's tensors by name. Each look at one is a broadcast: all ranks look at the same ones in the same order."""
+    """Rank 0's tensors by name. Each access is a broadcast: all ranks must access the same keys in the same order."""
 
     def __init__(
         self,
@@ -386,7 +386,7 @@ class _FromFirst(Mapping[str, Tensor]):
         dtype, shape = self.forms[name]
         tensor = self.own[name] if self.world.is_first else torch.empty(shape, dtype=getattr(torch, dtype))
         self.world.broadcast_tensors([tensor])
-        # a moment bears its weight's name behind its own, first.NAME, and so does an average
+        # the key of a moment ends with the name of its weight (first.NAME), and so does that of an average
         return like(tensor, self.patterns.get(name) if name in self.patterns else self.patterns.get(_behind(name)))
 
     def __contains__(self, name: object) -> bool:
@@ -414,8 +414,8 @@ _ADAPTER_PREFIX: Final = "step-"
 def save_model(model: TrainableModel, base_path: Path, run_folder: Path) -> tuple[Path, str]:
     """Save the trained weights as `adapter/` (or `model/` after full fine-tuning) under the run's folder.
 
-    The weights are written in the precision that the model was run and validated in: what is judged is what was
-    trained, to the bit. Written beside and renamed, so that the folder is whole whenever it is there.
+    The weights are written in the precision in which the model was run and validated, so that evaluation sees the same
+    bits. They are written to a temporary folder that is then renamed, so that the folder is always complete.
 
     Returns:
         Its path and the digest of the weights.
@@ -425,21 +425,21 @@ def save_model(model: TrainableModel, base_path: Path, run_folder: Path) -> tupl
 
 
 class Snapshots:
-    """What a run was after its last few epochs: `snapshots/step-NNNNNNNN/`, each as `save_model` would write it.
+    """The models after the last few epochs: `snapshots/step-NNNNNNNN/`, each in the format of `save_model`.
 
     Args:
-        base_path: of the base model.
-        num_kept: how many of the newest are kept.
+        base_path: path of the base model.
+        num_kept: how many of the newest snapshots are kept.
     """
 
     def __init__(self, base_path: Path, run_folder: Path, num_kept: int) -> None:
         self.base_path, self.folder, self.num_kept = base_path, run_folder / SNAPSHOTS, num_kept
 
     def save(self, model: TrainableModel, step: int) -> Path:
-        """Write what the model is now, and delete the oldest; returns the folder.
+        """Write a snapshot of the current model, delete the oldest, and return the new folder.
 
-        One that is there stays untouched: a run that does a step over again makes the same bytes, and somebody may be
-        reading them. One that is older than all that are kept is not written again.
+        An existing snapshot is left untouched: a repeated step produces the same bytes, and a reader may have them
+        open. A snapshot older than all that are kept is not rewritten.
         """
         final = self.folder / f"{_ADAPTER_PREFIX}{step:08d}"
         kept = self._all()
@@ -458,7 +458,7 @@ class Snapshots:
 
 
 def _write_model(model: TrainableModel, base_path: Path, final: Path) -> str:
-    """Save the weights into a folder, and return their digest."""
+    """Save the weights into a folder and return their digest."""
     partial = final.with_name(f".{final.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -466,7 +466,7 @@ def _write_model(model: TrainableModel, base_path: Path, final: Path) -> str:
         digest = model.method.save(model.module, base_path, partial)
     if model.task_head is not None:
         save_task_head(partial, model.task_head, model.head_layer)
-        # Of several files the digest is that of their names and digests, as for shards: the head is part of it.
+        # With several files the digest covers their names and digests, as for shards, so the head is included.
         weights = sorted(partial.glob("*.safetensors"))
         if model.head_layer is not None:
             digest = sha256_document({file.name: sha256_file(file) for file in weights})

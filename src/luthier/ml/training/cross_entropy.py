@@ -1,13 +1,13 @@
 """Cross-entropy and log-probabilities of the learned tokens, with logits for one chunk of rows at a time.
 
 A vocabulary of 50,000 makes logits the largest tensor of a small model's step. Here only rows whose next token is
-learned are multiplied with the head, a chunk at a time, and each chunk's gradient is formed at once, so that no more
-than one chunk of logits exists at any moment.
+learned are multiplied with the head, one chunk at a time, and the gradient of each chunk is computed immediately, so
+that at most one chunk of logits exists at any moment.
 
 `cross_entropy_sum` is the sum over all rows. `token_log_probabilities` keeps the rows apart: a loss over whole
-completions multiplies the gradient of each row by a number of its own, which is known only when all rows are. Label
-smoothing takes a share of the weight off the wanted token and spreads it evenly over the vocabulary, from the same
-logits. A soft cap on logits is cap * tanh(logits / cap).
+completions scales the gradient of each row by a different factor, known only once all rows are. Label smoothing moves a
+share of the weight from the target token to the whole vocabulary, evenly, using the same logits. A soft cap on logits
+is cap * tanh(logits / cap).
 
 Sources: Hsu et al., 2024, "Liger Kernel", arXiv:2410.10989, section 3.2 (fused linear cross-entropy). Szegedy et al.,
 2016, "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567, section 7 (label smoothing). Gemma
@@ -24,17 +24,17 @@ from torch import Tensor
 
 
 def cap_(logits: Tensor, cap: float | None) -> Tensor:
-    """The logits, capped in place; as they are with None."""
+    """The logits, capped in place; unchanged with None."""
     return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
 
 def through_cap_(gradient: Tensor, capped: Tensor, cap: float | None) -> Tensor:
-    """The gradient by capped logits turned, in place, into the one by the logits before the cap; as it is with None.
+    """Convert, in place, the gradient by capped logits into the gradient by uncapped ones; unchanged with None.
 
     d/dx of cap tanh(x / cap) is 1 - tanh^2.
 
     Args:
-        capped: the logits behind the cap; they are overwritten.
+        capped: the logits after the cap; they are overwritten.
     """
     if cap is None:
         return gradient
@@ -43,7 +43,7 @@ def through_cap_(gradient: Tensor, capped: Tensor, cap: float | None) -> Tensor:
 
 CHUNK_ROWS = 512
 WIDE_ROWS = 16
-"""Rows of a chunk that are held in fp32 at one time: few enough to stay in the processor's caches on their way."""
+"""Rows of a chunk that are held in fp32 at a time: few enough to stay in the processor's caches."""
 
 
 def _one_chunk(
@@ -55,9 +55,9 @@ def _one_chunk(
     smoothing: float,
     cap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Smoothed and plain loss of a chunk, how many are right, and the gradient of its logits where it is needed.
+    """Smoothed and plain loss of a chunk, number of correct predictions, and the gradient of its logits if needed.
 
-    A function of its own, so that its logits are freed before the next chunk's are allocated.
+    A separate function, so that its logits are freed before the next chunk's are allocated.
 
     Args:
         rows: [n, width].
@@ -68,7 +68,7 @@ def _one_chunk(
     loss, plain = (torch.zeros((), dtype=wide, device=rows.device) for _ in range(2))
     correct = torch.zeros((), dtype=torch.int64, device=rows.device)
     for start in range(0, len(logits), WIDE_ROWS):
-        # [WIDE_ROWS, vocabulary] and [WIDE_ROWS, 1]: only these few rows are ever wide
+        # [WIDE_ROWS, vocabulary] and [WIDE_ROWS, 1]: only these few rows are ever held in the wider type
         part, target = logits[start : start + WIDE_ROWS], wanted[start : start + WIDE_ROWS]
         # Compared by value, not by argmax: a tie for the largest logit counts as right, on every device alike.
         correct += (part.gather(1, target) == part.amax(1, keepdim=True)).sum()
@@ -81,7 +81,7 @@ def _one_chunk(
         if smoothing:
             loss -= smoothing * log_probabilities.mean(1).sum()
         if needs_gradient:
-            # d(loss)/d(logits) = softmax - (1 - s) one_hot - s / vocabulary, rounded into the place of the logits
+            # d(loss)/d(logits) = softmax - (1 - s) one_hot - s / vocabulary, written over the logits
             gradient = log_probabilities.exp_()
             gradient.scatter_add_(1, target, torch.full_like(target, smoothing - 1.0, dtype=wide))
             if smoothing:
@@ -104,8 +104,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         cap: of a soft cap on the logits, or None.
 
     Returns:
-        The sum in nats (a scalar, fp32 or wider), the same without smoothing (of which no gradient is taken), and how
-        many targets have the largest logit.
+        The sum in nats (a scalar, fp32 or wider), the same without smoothing (not differentiable), and the number of
+        targets with the largest logit.
     """
 
     @staticmethod
@@ -176,7 +176,7 @@ def smoothed_cross_entropy_sum(
     """Sum of the cross-entropy with label smoothing, the sum without, and number of correct predictions.
 
     Args:
-        smoothing: the share of the weight that is spread evenly over the vocabulary, at least 0 and below 1.
+        smoothing: the share of the weight that is spread evenly over the vocabulary, in [0, 1).
     """
     out: tuple[Tensor, Tensor, Tensor] = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, smoothing, cap)
     return out
@@ -194,7 +194,7 @@ def _log_probabilities_of_chunk(
     """Log-probabilities [n] of a chunk, and d(log-probability)/d(logits) [n, vocabulary] where it is needed.
 
     The logit of the token itself is computed in `wide`: a bf16 logit near 20 is off by up to 0.06, and a completion
-    adds up hundreds of them, where a difference between two models' sums is what is learned from.
+    adds up hundreds of them, while the training signal is the difference between two models' sums.
     """
     own = (rows.to(wide) * weight.index_select(0, wanted[:, 0]).to(wide)).sum(1, keepdim=True)
     own = cap_(own, cap) / temperature
@@ -218,8 +218,8 @@ def _log_probabilities_of_chunk(
 class TokenLogProbabilities(torch.autograd.Function):
     """Log-probabilities of targets under softmax(`hidden @ weight.T` / temperature), in nats.
 
-    Saved for the backward pass is the gradient of each row, [N, width]; where the weight is trained the logits are
-    computed again.
+    The gradient of each row, [N, width], is saved for the backward pass; where the weight is trained, the logits are
+    recomputed instead.
 
     Args:
         hidden: [N, width].
@@ -253,7 +253,7 @@ class TokenLogProbabilities(torch.autograd.Function):
             if narrow is not None and unit is not None:
                 torch.mm(narrow, weight, out=unit[part])
             del narrow  # otherwise two chunks of logits would exist at one time
-        # Inputs are kept and logits computed twice: [N, vocabulary] for all rows would not fit.
+        # Inputs are saved and logits computed twice: [N, vocabulary] for all rows would not fit.
         again = (hidden, weight, targets) if ctx.needs_input_grad[1] else (None, None, None)
         ctx.save_for_backward(unit, *again)
         ctx.chunk, ctx.temperature, ctx.cap = chunk, temperature, cap
@@ -262,7 +262,7 @@ class TokenLogProbabilities(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         unit, hidden, weight, targets = ctx.saved_tensors
-        scale = gradients[0][:, None]  # [N, 1]: each row's gradient is scaled by a number of its own
+        scale = gradients[0][:, None]  # [N, 1]: one scale per row
         grad_hidden = None if unit is None else unit * scale.to(unit.dtype)
         if weight is None:
             return grad_hidden, *(None,) * 5
@@ -297,7 +297,7 @@ def token_log_probabilities(
 def entropy_sum(
     hidden: Tensor, head: Tensor, temperature: float = 1.0, chunk: int = CHUNK_ROWS, cap: float | None = None
 ) -> Tensor:
-    """The entropies of softmax(`hidden @ head.T` / temperature) in nats, added up over all rows; no gradient.
+    """The sum over all rows of the entropy of softmax(`hidden @ head.T` / temperature), in nats; no gradient.
 
     Args:
         cap: of a soft cap on the logits, or None.
@@ -310,10 +310,10 @@ def entropy_sum(
 
 
 def summed_by_row(values: Tensor, learned: Sequence[int]) -> Tensor:
-    """Sums of values [N] over the learned tokens of each row: [rows].
+    """Sum values [N] over the learned tokens of each row: [rows].
 
     Args:
-        learned: how many of the N are each row's.
+        learned: number of learned tokens of each row; they add up to N.
     """
     counts = torch.tensor(learned, device=values.device)
     # [N]: the row that each value belongs to

@@ -8,11 +8,12 @@ from luthier.core.system.process_memory import forget_peak, peak_memory_bytes
 
 
 def compute_exactly(device: str) -> None:
-    """Have torch take the deterministic form of every operation on an accelerator; on a CPU they are so as they are.
+    """Make torch use deterministic operations on an accelerator; on a CPU they are deterministic anyway.
 
-    The backward pass of attention, of embeddings and of picking rows otherwise adds up in the order in which threads
-    come. An operation without such a form goes on, and torch warns of it by name: a resumed run then differs in last
-    digits. Memory that is taken is not filled first, which this mode does by default and nothing here reads.
+    Otherwise the backward passes of attention, embeddings and indexing add up in the order in which threads arrive. An
+    operation without a deterministic form still runs, and torch warns with its name: a resumed run then differs in the
+    last digits. New memory is not filled first, as this mode would do by default: nothing here reads uninitialised
+    memory.
     """
     if device == "cpu":
         return
@@ -28,8 +29,8 @@ def forget_peaks(device: str) -> None:
 
 
 def device_peak_memory_bytes(device: str) -> int:
-    """The most that torch held of a device's memory since `forget_peaks`; for a CPU, of the process's own.
+    """Peak memory that torch reserved on a device since `forget_peaks`; for a CPU, that of the process.
 
-    What is held counts, not only what is in use: a run needs both, cut up as memory becomes.
+    Reserved memory counts, not only allocated memory: fragmentation makes a run need both.
     """
     return torch.cuda.max_memory_reserved(device) if device.startswith("cuda") else peak_memory_bytes()

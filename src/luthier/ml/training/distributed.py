@@ -1,11 +1,11 @@
-"""Several processes, one run: what the loop asks of the others, and the answers of a process that is alone.
+"""Distributed training: the collectives that the loop uses, and their equivalents for a single process.
 
-Whoever starts the processes (`luthier train --devices`, torchrun, Slurm, Ray) says who they are in torch's own
-environment variables: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT. A process without them
-is alone, and every answer here is then the question itself, so that the loop has one path.
+The launcher (`luthier train --devices`, torchrun, Slurm, Ray) sets torch's environment variables: RANK, WORLD_SIZE,
+LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT. A process without them runs alone, and every collective then
+returns its input, so that the loop has one code path.
 
-Small things (sums of losses, wishes to stop) go round as text, gathered in the order of the ranks: sums come out the
-same, bit for bit, on every rank. Gradients go as flat fp32 pieces.
+Small values (sums of losses, stop requests) are exchanged as text, gathered in rank order, so that sums are identical
+to the bit on every rank. Gradients are reduced as flat fp32 buckets.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from luthier.core.run import StopReason, cause_of
 _FRAME_BYTES: Final = 4096
 _PIECE_BYTES: Final = 32 << 20
 DEFAULT_TIMEOUT_SECONDS: Final = 1800.0
-"""How long a process waits for the others: as long as the slowest may take to read its rows."""
+"""How long a process waits for the others: as long as the slowest one may take to read its rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
     """One process among `size`, as it sees itself.
 
-    All methods are called by every rank, at the same point of the same step; each waits for the others, and raises what
-    torch raises where one of them has gone.
+    All methods are collectives: every rank calls them at the same point of the same step and waits for the others. If a
+    rank is lost, torch's own error is raised.
 
     Attributes:
         device: torch's name of the device that this process works on.
@@ -53,17 +53,17 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank speaks for all: emits events, writes checkpoints and the outcome."""
+        """Whether this is the rank that emits events and writes checkpoints and the result."""
         return self.rank == 0
 
     def gather(self, text: str) -> list[str]:
-        """Everybody's text, by rank; at most 4,092 bytes of UTF-8 each."""
+        """The texts of all ranks, in rank order; at most 4,092 bytes of UTF-8 each."""
         if self.size == 1:
             return [text]
         content = text.encode()
         if len(content) > _FRAME_BYTES - 4:
             raise ValueError(f"{len(content):,} bytes to gather; at most {_FRAME_BYTES - 4:,}")
-        # One fixed size, so that a single collective does: no lengths have to be agreed on first.
+        # A fixed size, so that a single collective suffices: no lengths have to be exchanged first.
         frame = torch.zeros(_FRAME_BYTES, dtype=torch.uint8)
         frame[: 4 + len(content)] = _bytes(len(content).to_bytes(4, "big") + content)
         frames = [torch.empty_like(frame) for _ in range(self.size)]
@@ -72,7 +72,7 @@ class World:
         return [raw[4 : 4 + int.from_bytes(raw[:4], "big")].decode() for raw in found]
 
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The sum over all ranks of each value, by name; a rank that lacks a name adds nothing to it."""
+        """The sum over all ranks of each value, by name; a rank without a name contributes 0 to it."""
         if self.size == 1:
             return dict(values)
         total: dict[str, float] = {}
@@ -86,7 +86,7 @@ class World:
         return self.sums({"": value})[""]
 
     def agreed(self, wish: str | None) -> str | None:
-        """The wish of the lowest rank that has one, the same on all ranks; None where no rank has one."""
+        """The stop request of the lowest rank that has one, the same on all ranks; None if no rank has one."""
         if self.size == 1:
             return wish
         line = "" if wish is None else StopReason(wish[:1000], cause_of(wish)).to_line()
@@ -111,15 +111,15 @@ class World:
 
     @torch.no_grad()
     def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all ranks, piece by piece of about 32 MB, one on its way at a time.
+        """Replace each tensor by its sum over all ranks, in buckets of about 32 MB, one in flight at a time.
 
-        Shards of tensors that are spread over the ranks are sums already, and are left alone here and below.
+        Sharded tensors are already reduced and are skipped, here and in the methods below.
         """
         if self.size == 1:
             return
         gradients = _whole(gradients)
         on_its_way: tuple[list[Tensor], Tensor, dist.Work] | None = None
-        # The next piece is flattened while the one before is reduced; the empty one collects the last result.
+        # The next bucket is flattened while the previous one is reduced; the empty one collects the last result.
         for piece in [*_pieces(gradients), []]:
             flat = torch.cat([gradient.reshape(-1) for gradient in piece]) if piece else None
             if on_its_way is not None:
@@ -129,14 +129,14 @@ class World:
 
     @torch.no_grad()
     def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite each tensor by rank 0's."""
+        """Overwrite each tensor with that of rank 0."""
         for tensor in _whole(tensors) if self.size > 1 else ():
             whole = tensor.contiguous()  # a broadcast writes into storage, which a view does not own
             dist.broadcast(whole, 0)
             tensor.copy_(whole)
 
     def are_same(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether all ranks hold the same bits (judged by a sum over them)."""
+        """Whether all ranks hold the same bits, compared by a checksum."""
         if self.size == 1:
             return True
         total = sum(_fingerprint(tensor) for tensor in _whole(tensors))
@@ -148,15 +148,15 @@ ALONE: Final = World()
 
 @contextmanager
 def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Iterator[World]:
-    """This process's world for as long as the block runs, joined as the environment says.
+    """Join the process group that the environment describes, for the duration of the block.
 
     Args:
-        device: `cpu` or `cuda`; with several processes a machine each takes the GPU of its local rank. Where the
-            process group exists already (Ray Train creates it), that one is used and left open.
+        device: `cpu` or `cuda`; with several processes per machine each takes the GPU of its local rank. An existing
+            process group (Ray Train creates one) is used and left open.
 
     Raises:
-        RequestError: variables that are incomplete.
-        PeerLostError: the others have gone or never come.
+        RequestError: the environment variables are incomplete.
+        PeerLostError: other processes are lost or never joined.
     """
     if dist.is_initialized():
         yield _seen(device, dist.get_rank(), dist.get_world_size())
@@ -176,7 +176,7 @@ def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
     world = _seen(device, rank, size)
     if world.device.startswith("cuda"):
         torch.cuda.set_device(world.device)
-    # Texts and counters are CPU tensors and go by gloo, gradients on GPUs by NCCL.
+    # Texts and counters are CPU tensors and use gloo; gradients on GPUs use NCCL.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     try:
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_seconds))
@@ -196,7 +196,7 @@ def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
 
 
 def refuse_unequal_shares(global_batch_size: int, num_processes: int) -> None:
-    """Raise RequestError where the examples of a step cannot be shared out evenly."""
+    """Raise RequestError if the examples of a step cannot be divided evenly among the processes."""
     if global_batch_size % num_processes == 0:
         return
     less = global_batch_size // num_processes * num_processes
@@ -223,7 +223,7 @@ def _number(name: str, usual: int) -> int:
 
 
 def _choose_interface(master: str) -> None:
-    """Tell gloo which network leads to the others, where the machine's own name leads to itself alone.
+    """Set gloo's network interface where the machine's own name resolves to the loopback address.
 
     Gloo asks the name service for the host's name. Many machines answer 127.0.0.1, which no other machine can reach.
     """
@@ -231,7 +231,7 @@ def _choose_interface(master: str) -> None:
         return
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((master, 9))  # a datagram socket sends nothing here: it only chooses the way
+            probe.connect((master, 9))  # a datagram socket sends nothing here: it only selects the route
         except OSError:
             return  # init_process_group will say what is wrong with the address
         address = probe.getsockname()[0]
@@ -242,7 +242,7 @@ def _choose_interface(master: str) -> None:
 
 
 def _is_about_peers(error: RuntimeError) -> bool:
-    """Whether an error of torch reports another process; gloo's have no class of their own."""
+    """Whether a torch error reports the loss of another process; gloo's errors have no separate class."""
     if isinstance(error, dist.DistError):
         return True
     words = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Socket Timeout")
@@ -259,18 +259,18 @@ def _whole(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _fingerprint(tensor: Tensor) -> int:
-    # The raw bits as integers: an exact sum in any order, in which -0.0 and NaN count by their bits.
+    # The raw bits as integers: an exact sum in any order that distinguishes -0.0 and NaN by their bits.
     raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
     whole = raw if raw.numel() % 4 else raw.view(torch.int32)
     return int(whole.sum(dtype=torch.int64))
 
 
 def _pieces(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The tensors in order, cut into lists of one dtype and about 32 MB."""
+    """The tensors in order, grouped into buckets of one dtype and about 32 MB."""
     pieces: list[list[Tensor]] = []
     room = 0
     for tensor in tensors:
-        # One dtype a piece: torch.cat would promote. A tensor larger than a piece gets one of its own.
+        # One dtype per bucket: torch.cat would promote. A tensor larger than a bucket gets one to itself.
         if not pieces or room < tensor.nbytes or pieces[-1][0].dtype != tensor.dtype:
             pieces.append([])
             room = _PIECE_BYTES

@@ -1,12 +1,12 @@
-"""How far a student's next token is from a teacher's, with never more than one chunk of logits of either.
+"""The divergence of a student's next-token distribution from a teacher's, with one chunk of logits of each at a time.
 
     loss = (1 - alpha) * cross-entropy + alpha * T^2 * D(teacher, student), both softened by the temperature T
 
-Hinton et al., 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531, section 2: T^2 keeps the size of
-the gradient where T changes. D is the forward Kullback-Leibler divergence KL(p || q) of the student q from the teacher
+Hinton et al., 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531, section 2: T^2 keeps the scale of
+the gradient independent of T. D is the forward Kullback-Leibler divergence KL(p || q) of the student q from the teacher
 p, the reverse one KL(q || p), or the generalised Jensen-Shannon divergence b KL(p || m) + (1 - b) KL(q || m) with the
 mixture m = b p + (1 - b) q (Agarwal et al., 2023, "On-Policy Distillation of Language Models", arXiv:2306.13649,
-equation 1). Each gradient is formed with the chunk, as in cross_entropy.py.
+equation 1). Gradients are computed per chunk, as in cross_entropy.py.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ CHUNK_ROWS = 128
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """Which divergence, how soft, and how much of it.
+    """The divergence, its temperature and its weight in the loss.
 
     Attributes:
         divergence: which divergence from the teacher is learned.
-        temperature: T, that softens both distributions.
+        temperature: T, which softens both distributions.
         alpha: share of the divergence in the loss; the rest is cross-entropy.
         teacher_share: b of the Jensen-Shannon divergence.
     """
@@ -43,7 +43,7 @@ class Mixing:
 
 
 def divergence_of(log_p: Tensor, log_q: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor]:
-    """The summed divergence of students from teachers, and its gradient by the logits that q is the softmax of.
+    """The summed divergence of students from teachers, and its gradient with respect to the student's logits.
 
     Args:
         log_p, log_q: [N, vocabulary] log-probabilities of teacher and student.
@@ -70,10 +70,9 @@ def divergence_of(log_p: Tensor, log_q: Tensor, mixing: Mixing) -> tuple[Tensor,
 def _one_chunk(
     student: Tensor, teacher: Tensor, wanted: Tensor, mixing: Mixing, needs_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Cross-entropy, divergence, how many are right, and the gradient of the student's logits where it is needed.
+    """Cross-entropy, divergence, number of correct predictions, and the gradient of the student's logits if needed.
 
-    Only the tokens that both vocabularies have are compared: further rows pad a head to a round number, and no text
-    contains them.
+    Only tokens of both vocabularies are compared: further rows pad a head to a round number and never occur in text.
 
     Args:
         student: logits [n, vocabulary].
@@ -110,8 +109,8 @@ class ChunkedDistillation(torch.autograd.Function):
         teacher_scaled: scale and soft cap of the teacher's logits.
 
     Returns:
-        The loss, the cross-entropy and the divergence in it, all summed in nats (fp32 or wider), and how many targets
-        have the largest logit. Only the loss has a gradient, and only with respect to the student.
+        The loss and its two parts, cross-entropy and divergence, all summed in nats (fp32 or wider), and the number of
+        targets with the largest logit. Only the loss has a gradient, and only with respect to the student.
     """
 
     @staticmethod
@@ -166,7 +165,7 @@ class ChunkedDistillation(torch.autograd.Function):
 
 
 class _OfLogits(torch.autograd.Function):
-    """The same sums of logits that are there: student [n, vocabulary] with a gradient, teacher [n, its own] without."""
+    """The same sums from given logits: student [n, vocabulary] with a gradient, teacher [n, its vocabulary] without."""
 
     @staticmethod
     def forward(
@@ -188,7 +187,7 @@ class _OfLogits(torch.autograd.Function):
 def of_logits(
     student: Tensor, teacher: Tensor, targets: Tensor, mixing: Mixing
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums over a few learned tokens whose logits are formed already, in fp32 or wider: as `distillation_sum`."""
+    """The sums of `distillation_sum` for a few learned tokens whose logits exist already, in fp32 or wider."""
     out: tuple[Tensor, Tensor, Tensor, Tensor] = _OfLogits.apply(student, teacher, targets, mixing)
     return out
 
@@ -204,7 +203,7 @@ def distillation_sum(
     cap: float | None = None,
     teacher_scaled: ScaledHead = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums over N learned tokens: loss, cross-entropy, divergence, and how many are predicted right.
+    """Sums over N learned tokens: loss, cross-entropy, divergence and number of correct predictions.
 
     Shapes as in `ChunkedDistillation`.
     """

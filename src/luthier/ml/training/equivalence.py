@@ -1,8 +1,8 @@
 """Checks that a faster way to compute a model (packed rows, compiled layers) gives the same results as the plain one.
 
-Each check runs a few short random rows both ways and compares the last hidden states and the gradients by the input
-embeddings: these depend on every layer, in the forward and in the backward pass. torch compiles one form for all
-layers of a kind, whatever the length of a row.
+Each check runs a few short random rows both ways and compares the last hidden states and the gradients of the input
+embeddings: these depend on every layer, in the forward and in the backward pass. torch compiles one graph for all
+layers of a kind, for any row length.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from luthier.ml.training.methods.lora import open_to_a_compiler
 from luthier.ml.training.model import TrainableModel, collate
 
 Compiler = str | Callable[..., Any]
-"""What torch calls a backend: a name that it knows, or a function of graph and example inputs."""
+"""A torch.compile backend: a registered name, or a function of graph and example inputs."""
 
 
 def layers_of(body: nn.Module) -> list[nn.Module]:
-    """The blocks of a model, by the class that transformers derives them all from."""
+    """The blocks of a model, found by the common base class of transformers."""
     return [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def compile_layers(layers: Sequence[nn.Module], compiler: Compiler = "inductor") -> None:
-    """Compile each layer by itself at its first call, with the number of tokens left open.
+    """Compile each layer separately at its first call, with a dynamic number of tokens.
 
-    What is compiled for one layer serves all that have the same code and shapes, so that a deep model takes no longer
-    than a shallow one (PyTorch's "regional compilation").
+    Layers with the same code and shapes share one compiled graph, so that a deep model takes no longer than a shallow
+    one (PyTorch's "regional compilation").
     """
     for layer in layers:
         layer.compile(dynamic=True, backend=compiler)
 
 
 def leave_uncompiled(layers: Sequence[nn.Module]) -> None:
-    """Run the layers as they were before `compile_layers`."""
+    """Undo `compile_layers`."""
     for layer in layers:
         # Module.compile() stores its result here and nowhere else.
         layer._compiled_call_impl = None
@@ -54,12 +54,12 @@ _LENGTHS, _PREFIX_LENGTHS = (9, 8, 7, 9), (5, 3)
 
 
 def why_not_packed(model: TrainableModel) -> str | None:
-    """Why a model must not be given rows end to end, or None where it computes the same so as row by row.
+    """Why a model cannot take rows packed end to end, or None if it computes the same as row by row.
 
-    Tried with nothing in common and with prefixes that two rows each share. Where None, on a GPU, such rows go
-    through FlexAttention from now on. Refused are methods that put something before each row; layers that look at a
-    row in another way than by attention (convolutions, state spaces) or that count positions by themselves; attention
-    that does not receive the model's arguments, or that this device cannot compute so.
+    Tested without shared prefixes and with prefixes that two rows each share. If the result is None, packed rows on a
+    GPU use FlexAttention from then on. Not supported: methods that prepend something to each row; layers that mix
+    positions other than by attention (convolutions, state spaces) or that count positions themselves; attention that
+    does not receive the model's arguments, or that this device cannot compute on packed rows.
     """
     if not model.method.can_share_prefix:
         return f"{type(model.method).__name__} puts a prompt of its own before each row"
@@ -71,16 +71,16 @@ def why_not_packed(model: TrainableModel) -> str | None:
     try:
         for prefix_lengths in ((0,), _PREFIX_LENGTHS):
             why_not = why_not or _difference(plain, states_and_gradients(model, rows, prefix_lengths), "of packed rows")
-    except (RuntimeError, ValueError, TypeError) as error:  # of a compiler, a kernel, or a body that takes no layout
+    except (RuntimeError, ValueError, TypeError) as error:  # from a compiler, a kernel, or a body that takes no layout
         why_not = _error_summary(error)
     model.uses_flex_attention = model.uses_flex_attention and why_not is None
     return why_not
 
 
 def why_not_compiled(model: TrainableModel, compiler: Compiler = "inductor") -> str | None:
-    """Compile the layers of a model; returns why they are left as they were, or None where they are compiled.
+    """Compile the layers of a model; returns why they were not compiled, or None if they were.
 
-    Before, our own kernels make room for the plain operations, which the compiler fuses by itself.
+    Our own kernels are removed first: the compiler fuses the plain operations by itself.
     """
     layers = layers_of(model.body)
     if not layers:
@@ -108,7 +108,7 @@ def why_not_compiled(model: TrainableModel, compiler: Compiler = "inductor") -> 
 def states_and_gradients(
     model: TrainableModel, rows: Sequence[TokenisedExample], prefix_lengths: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor]:
-    """Of the model as it judges, without dropout: the last hidden state at the places that predict the learned tokens,
+    """In evaluation mode, without dropout: the last hidden state at the positions that predict the learned tokens,
     [learned tokens, width], and the gradient of the embedding of each token that occurs, [tokens, width].
 
     The gradients are those of a random sum over the states. Leaves no gradients behind.
@@ -129,24 +129,25 @@ def states_and_gradients(
     try:
         with torch.enable_grad():
             states = model.hidden(batch).flatten(0, 1)[batch.rows]
-            # Random weights: in a plain sum errors of opposite sign would cancel. Drawn on the CPU, alike everywhere.
+            # Random weights: in a plain sum errors of opposite sign would cancel. Drawn on the CPU, so that they are
+            # the same on every device.
             weight = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states)
             (gradient,) = torch.autograd.grad(states, inputs[-1], weight)
     finally:
         hook.remove()
         model.module.train(was_training)
-    # Gradients are compared by token, not by place: a packed row lies elsewhere than a padded one.
+    # Gradients are compared by token, not by position: packing moves a row to other positions.
     known = torch.tensor(sorted({token for row in rows for token in row.input_ids}), device=model.device)
     ids = batch.input_ids.flatten()
     at = torch.searchsorted(known, ids).clamp_max(len(known) - 1)
-    occurs = known[at] == ids  # what lies in padding gets no gradient
+    occurs = known[at] == ids  # padding gets no gradient
     summed = torch.zeros(len(known), gradient.shape[-1], dtype=torch.float32, device=model.device)
     summed.index_add_(0, at[occurs], gradient.flatten(0, 1)[occurs].float())
     return states.detach(), summed
 
 
 def _short_rows(model: TrainableModel) -> list[TokenisedExample]:
-    """Four rows, of which the first two and the last two begin alike; all tokens but the first are learned."""
+    """Four rows; the first two share a prefix, and so do the last two. All tokens but the first are learned."""
     draw, vocabulary = torch.Generator().manual_seed(0), model.vocabulary_size
     ids = torch.randint(vocabulary, (len(_LENGTHS), max(_LENGTHS)), generator=draw)
     for group, cut in enumerate(_PREFIX_LENGTHS):

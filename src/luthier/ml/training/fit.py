@@ -1,7 +1,7 @@
-"""What the losses of a run say: early stopping, overfitting or underfitting, and advice for the next run.
+"""Diagnosis from the losses of a run: early stopping, over- and underfitting, and advice for the next run.
 
-`EarlyStopping` decides during a run when to stop and when to warn. `diagnose` says afterwards whether it overfitted,
-is still learning, was unstable or has settled, with only the advice that applies, the most useful first.
+`EarlyStopping` decides during a run when to stop and when to warn. `diagnose` reports afterwards whether it overfitted,
+was still learning, was unstable or converged, with only the advice that applies, most useful first.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def _more_rows(plan: Plan) -> list[Remedy]:
 
 
 def _held_back(plan: Plan) -> list[Remedy]:
-    """What regularises and is not used yet, or little.
+    """Regularisation that is not used yet, or only a little.
 
-    Label smoothing is not among it: it raises the very loss that this advice is about (docs/benchmarks.md).
+    Label smoothing is not listed: it raises the loss that this advice is about (docs/benchmarks.md).
     """
     training, method, found = plan.training, plan.method, list[Remedy]()
     if not training.neftune_alpha:
@@ -74,7 +74,7 @@ def _held_back(plan: Plan) -> list[Remedy]:
         text = f"Raise dropout from {method.dropout:g} to {more:g}."
         found.append(Remedy(text=text, settings=(f"method.dropout={more:g}",)))
     if method.target_rank is None and method.rank > _SMALL_RANK:
-        # alpha falls with the rank: alpha / rank, the scale of the update, stays.
+        # alpha is reduced with the rank, so that alpha / rank, the scale of the update, is unchanged.
         half, alpha = method.rank // 2, method.alpha / method.rank * (method.rank // 2)
         text = f"Give it less to learn with: rank {half} in place of {method.rank}, at the same scale."
         found.append(Remedy(text=text, settings=(f"method.rank={half}", f"method.alpha={alpha:g}")))
@@ -88,7 +88,7 @@ def _held_back(plan: Plan) -> list[Remedy]:
 
 
 def for_still_learning(plan: Plan) -> tuple[Remedy, ...]:
-    """Against ending too soon: more steps, larger steps, then less regularisation."""
+    """Against stopping too early: more steps, larger steps, then less regularisation."""
     training, method = plan.training, plan.method
     asked = plan.recipe.training
     if asked is not None and asked.max_steps is not None and asked.max_steps == training.num_steps:
@@ -123,7 +123,7 @@ def for_astray(plan: Plan) -> tuple[Remedy, ...]:
 
 
 def for_unlooked(plan: Plan, num_validations: int) -> tuple[Remedy, ...]:
-    """What makes the next run easier to judge."""
+    """Settings that make the next run easier to evaluate."""
     if num_validations:
         every = max(1, plan.training.num_steps // 10)
         return (Remedy(text="Validate more often.", settings=(f"training.validate_every_steps={every}",)),)
@@ -135,21 +135,21 @@ RISE: Final = 0.01
 
 LAST_SHARE: Final = 0.3
 FALL: Final = 0.02
-"""A fall of this share over the last share of the steps means that the end was not reached. The last few steps say
-little: a learning rate that falls to nothing flattens every curve there."""
+"""A decrease by this share over the last share of the steps means that the run had not converged. The last few steps
+mean little: a learning rate near zero flattens every curve there."""
 
 _TINY: Final = 1e-12
 
 
 def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
-    """How a run fitted its rows, by its events. Of a step that was trained twice the later event counts.
+    """How well a run fitted its rows, from its events. For a step that was trained twice the later event counts.
 
-    Validation losses are compared with the best one that may be kept. Training loss is the mean of the steps between
-    two validations, without what regularisation adds to it.
+    Validation losses are compared with the best one whose weights may be saved. Training loss is the mean of the steps
+    between two validations, without what regularisation adds to it.
     """
     steps = {e.step: e for e in events if isinstance(e, StepDone)}
     checks = [v for _, v in sorted({e.step: e for e in events if isinstance(e, ValidationDone)}.items())]
-    # Each new best is flagged when it comes, so the last flagged one is the best of all.
+    # Each new best is flagged when it occurs, so the last flagged one is the best of all.
     best = next((check for check in reversed(checks) if check.is_best), None)
     if best is None or len(checks) < 2:
         return Fit(kind="unknown", seen=_too_few(checks), remedies=for_unlooked(plan, len(checks)))
@@ -189,14 +189,14 @@ def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
 
 
 def _between(steps: dict[int, StepDone], start: int, stop: int) -> float:
-    """Mean loss of the steps after `start` up to `stop`; nan where there was none."""
+    """Mean loss of the steps after `start` up to `stop`; nan if there were none."""
     losses = [comparable_loss(e) for step, e in steps.items() if start < step <= stop]
     return fmean(losses) if losses else float("nan")
 
 
 def _too_few(checks: Sequence[ValidationDone]) -> str:
     if not checks:
-        return "There were no validation rows, so nobody can say whether the model learned its rows by heart."
+        return "There were no validation rows, so overfitting cannot be judged."
     return f"There was only one validation, at step {checks[0].step:,}: one loss shows no course."
 
 
@@ -204,7 +204,7 @@ OVERFITTING_RISES = 2
 
 
 class EarlyStopping(FrozenModel):
-    """The state of the watch over validation loss; part of every checkpoint, so that a resumed run decides alike.
+    """The state of early stopping; part of every checkpoint, so that a resumed run makes the same decisions.
 
     Attributes:
         patience: validations without a new best before the run stops; 0 never stops (Prechelt, 1998, "Early Stopping,
@@ -239,7 +239,7 @@ class EarlyStopping(FrozenModel):
                 "num_rises": num_rises,
                 "last_loss": loss,
                 "last_train_loss": train_loss,
-                # By the rises before this validation, so that `overfitting` is set for just one validation.
+                # Uses the count before this validation, so that `overfitting` is set for exactly one validation.
                 "has_warned": self.has_warned or self.num_rises >= OVERFITTING_RISES,
             }
         )
@@ -251,7 +251,7 @@ class EarlyStopping(FrozenModel):
 
     @property
     def overfitting(self) -> str | None:
-        """The warning to give now, once a run, or None."""
+        """The warning to emit now, at most once per run, or None."""
         if self.has_warned or self.num_rises < OVERFITTING_RISES:
             return None
         return (

@@ -1,15 +1,15 @@
-"""Which path a model's loss is computed by: each fast piece held against the model's own forward, when it is loaded.
+"""Selects the path that computes a model's loss: each fast piece is compared with the model's own forward at load time.
 
     hidden states   our attention (`attention.py`), else transformers' own for this model
     logits          hidden states times the head's matrix in fused chunks, scaled and capped as the model's own head
                     is measured to do it (`scaled_head.py`), else that head on hidden states, else its whole forward
 
-Models scale, cap, shift and mask, each under another name in its config (`logit_scale`, `attn_logit_softcapping`,
-`lm_head_multiplier`, sinks, ALiBi, chunks). A list of these names would miss the next one, and the loss would be wrong
-without notice. So a row longer than a block of attention, and than windows and chunks, which are shortened for it,
-goes through the first layers of the model (one of each kind at least, in fp32 where that fits) as transformers computes
-it with eager attention, and through each piece, forward and backward. A piece that computes the same is used; one that
-does not is left out, and the reason is reported.
+Models scale, cap, shift and mask, each under different names in its config (`logit_scale`, `attn_logit_softcapping`,
+`lm_head_multiplier`, sinks, ALiBi, chunks). A list of these names would miss the next one, and the loss would be
+silently wrong. So a row longer than a block of attention, and longer than windows and chunks (which are shortened for
+it), goes through the first layers of the model (at least one of each kind, in fp32 where that fits), once with
+transformers' eager attention and once with each fast piece, forward and backward. A piece that computes the same is
+used; one that does not is skipped, and the reason is reported.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ if TYPE_CHECKING:
 
 _NUM_PREDICTED: Final = 8
 _TOLERANCES: Final = {torch.float64: 2e-5, torch.float32: 2e-5, torch.bfloat16: 5e-2, torch.float16: 2e-2}
-"""Of hidden states and gradients, as a share of their norm. Rounding adds up over a deep model; eager attention is in
-fp32 even where the model is wider."""
+"""Tolerance for hidden states and gradients, relative to their norm. Rounding adds up over a deep model; eager
+attention uses fp32 even where the model is wider."""
 _HEAD_TOLERANCES: Final = {torch.float64: 1e-6, torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-9}
-"""Of logits of the same hidden states, as a share of the largest."""
+"""Tolerance for logits of the same hidden states, relative to the largest."""
 _LARGE: Final = 100.0
-"""Logits of this size make a cap show that does nothing to small ones."""
+"""Logits of this size reveal a cap that does not change small ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Passed:
-    """What a pass over the probe gave: hidden states [1, T, width], and the gradient of the embeddings, same shape."""
+    """Result of a pass over the probe: hidden states [1, T, width], and the gradient of the embeddings, same shape."""
 
     states: Tensor
     gradient: Tensor
@@ -70,12 +70,12 @@ def prove_forward(base: PreTrainedModel) -> ForwardPath:
     """Find the fastest path that computes what the model's own forward computes.
 
     Args:
-        base: a model as it was loaded, before anything in it is replaced. It is left as it was, and so are random
-            number generators.
+        base: a model as loaded, before anything in it is replaced. The model and all random number generators are left
+            unchanged.
 
     Raises:
-        RequestError: it is no causal language model (it has no head, or an earlier token sees a later one), or what
-            it computes is no number.
+        RequestError: it is not a causal language model (it has no head, or an earlier token sees a later one), or its
+            outputs are not finite.
     """
     was_training, devices = base.training, [base.device] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -134,7 +134,7 @@ class _Proof:
                 out = self.causal(input_ids=self.ids, **few, **text_inputs(self.causal, self.ids))
                 states = getattr(seen[0], "last_hidden_state", None) if len(seen) == 1 else None
                 if few and states is not None and states.shape[1] != self.ids.shape[1]:
-                    # a body that keys are shared in computes its later layers for the asked positions alone (Gemma 4)
+                    # a body with shared keys computes its later layers for the requested positions only (Gemma 4)
                     seen.clear()
                     out = self.causal(input_ids=self.ids, **text_inputs(self.causal, self.ids))
                     states = getattr(seen[0], "last_hidden_state", None) if len(seen) == 1 else None
@@ -146,7 +146,7 @@ class _Proof:
 
     @torch.no_grad()
     def _refuse_later_tokens(self) -> None:
-        """A token that is changed must change nothing before it."""
+        """Check that changing a token changes nothing before it."""
         few = self.ids[:, :12]
         other = few.clone()
         other[0, -1] = (other[0, -1] + 1) % int(self.base.get_input_embeddings().weight.shape[0])
@@ -158,7 +158,7 @@ class _Proof:
             raise _refused(self.base, "earlier tokens see later ones in it")
 
     def _attention(self, own: _Passed) -> Any:
-        """Whose attention computes the same hidden states: ours, the model's as it was loaded, or its eager one."""
+        """The first attention that gives the same hidden states: ours, the one as loaded, or the eager one."""
         why_not = self._why_not_ours(own)
         if why_not is None:
             return "fast"
@@ -185,7 +185,7 @@ class _Proof:
         return None
 
     def _differs(self, own: _Passed, name: str) -> str | None:
-        """How hidden states or gradients with that attention differ from the model's own; None where they do not."""
+        """How hidden states or gradients with that attention differ from the model's own; None if they do not."""
         try:
             with attention_by(self.body, name), _embeddings(self.base) as inputs, torch.enable_grad():
                 states = last_hidden_states(self.body, _positions(self.ids), input_ids=self.ids)
@@ -202,9 +202,10 @@ class _Proof:
 
     @torch.no_grad()
     def _logits(self, head: OwnHead, own: _Passed, logits: Tensor) -> tuple[Any, ScaledHead]:
-        """What makes logits of hidden states: the head's matrix, the model's own head, or only the whole model.
+        """How logits are computed from hidden states: by the head's matrix, the model's own head, or only the whole
+        model.
 
-        Beside it, what is done to the product with that matrix.
+        Also returned: the scale and cap of the product with that matrix.
         """
         last = own.states[0, -_NUM_PREDICTED:]
         try:
@@ -230,15 +231,15 @@ class _Proof:
         return F.linear(states, self.head.weight.to(states.dtype))
 
     def _why_not_the_matrix(self) -> str | None:
-        """What takes part in making logits beside the matrix of the head."""
-        if getattr(self.head, "bias", None) is not None:  # even one of zeros: trained in full, it would learn nothing
+        """What else contributes to the logits besides the matrix of the head."""
+        if getattr(self.head, "bias", None) is not None:  # even a bias of zeros: full fine-tuning would never train it
             return "its head has a bias"
         if further := _further_parameters(self.base, self.body, self.head):
             return f"{further[0]} lies between its hidden states and its logits"
         return None
 
     def _why_no_product(self, head: OwnHead, last: Tensor, tolerance: float, scaled: ScaledHead) -> str | None:
-        """Why logits are not the scaled product with the head's matrix, tried on states of several sizes."""
+        """Why logits are not the scaled product with the head's matrix, tested on states of several magnitudes."""
         size = float(self._product(last).float().abs().max().clamp_min(1e-30))
         # Plain states, states whose logits reach a cap, and zeros, which make an added constant visible.
         for states in (last, last * (_LARGE / size), torch.zeros_like(last)):
@@ -254,14 +255,14 @@ class _Proof:
 
 
 def _further_parameters(base: PreTrainedModel, body: nn.Module, head: nn.Module) -> list[str]:
-    """Names of parameters that are neither in the body nor in the head nor in a tower."""
+    """Names of parameters outside the body, the head and the towers."""
     known = {id(p) for part in (body, head) for p in part.parameters()}
     known |= {id(p) for name in outside_modules(base) for p in base.get_submodule(name).parameters()}
     return [name for name, p in base.named_parameters() if id(p) not in known]
 
 
 def _probe(base: PreTrainedModel) -> Tensor:
-    """Random ids [1, T], longer than a block of attention and than what windows and chunks are shortened to."""
+    """Random ids [1, T], longer than a block of attention and than the shortened windows and chunks."""
     longest = getattr(text_config(base.config), "max_position_embeddings", None)
     # Three more, so that the last block of attention is not a full one.
     num = max(attention.BLOCK_TOKENS, SPAN_TOKENS) + 3
@@ -276,7 +277,7 @@ def _positions(ids: Tensor) -> Tensor:
 
 @contextmanager
 def _embeddings(base: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """Inside this block what the table of embeddings gives is a leaf that gradients are taken of; the list holds it."""
+    """Within the block the embeddings are a leaf tensor that requires a gradient; the list holds it."""
     given: list[Tensor] = []
 
     def keep(_: nn.Module, __: object, out: Tensor) -> Tensor:
@@ -291,7 +292,7 @@ def _embeddings(base: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 
 def _gradient(states: Tensor, inputs: Tensor) -> Tensor:
-    """The gradient of a random sum over the states by the embeddings."""
+    """The gradient of a random weighted sum of the states with respect to the embeddings."""
     # Random weights: in a plain sum errors of opposite sign would cancel.
     weight = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states)
     (found,) = torch.autograd.grad(states, inputs, weight)
@@ -304,7 +305,7 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 
 def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    return _apart(one, other) <= tolerance  # False also where one of them is no number
+    return _apart(one, other) <= tolerance  # also False if one of them is NaN
 
 
 def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:

@@ -2,14 +2,14 @@
 
 On a CPU with fast bf16 products, half of a training step goes into elementwise passes. Each function here computes
 the same formula as the module that it replaces, in fewer passes and with fewer tensors saved for the backward pass. On
-CUDA Liger Kernel's are tried first, where they are installed.
+CUDA the kernels of Liger Kernel are tried first, if installed.
 
 A replacement is never assumed to fit: `install` runs the original and the replacement on the same random input, in
-the model's own precision, compares outputs and gradients, and leaves a module as it is where they differ.
+the model's own precision, compares outputs and gradients, and leaves a module unchanged where they differ.
 
-Tensors that are cheap to compute from others that are saved anyway are computed again in the backward pass instead of
-being saved too: the input of an adapted matrix is x / rms times the norm's weight, and that of a gated MLP's last
-matrix follows from gate and up. The operations are the same, and so are the bits.
+Tensors that are cheap to compute from others that are saved anyway are recomputed in the backward pass instead of being
+saved: the input of an adapted matrix is x / rms times the norm's weight, and that of a gated MLP's last matrix follows
+from gate and up. The operations are the same, so the results are bit-identical.
 
 Sources: Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 4.2.
 """
@@ -48,20 +48,20 @@ def mark_recomputable(tensor: Tensor, make: Callable[..., Tensor], *parts: Tenso
 
 
 def recomputed(tensor: Tensor) -> Recomputation | None:
-    """How a tensor can be computed again; None where it has to be kept."""
+    """How a tensor can be recomputed; None if it has to be saved."""
     return getattr(tensor, _NAME, None)
 
 
 def save_input(ctx: Any, x: Tensor, *others: Tensor | None) -> None:
     """Save x [..., width] for the backward pass, or the parts it can be recomputed from, and the other tensors."""
-    # An unmarked input is its own part: the backward pass then has one path.
+    # An unmarked input counts as its own part, so that the backward pass has one code path.
     how = recomputed(x) or Recomputation(_itself, (x,))
     ctx.make, ctx.num_parts = how.make, len(how.parts)
     ctx.save_for_backward(*how.parts, *others)
 
 
 def saved_rows(ctx: Any) -> tuple[Tensor, Any]:
-    """The input that `save_input` kept, or made again, as rows [N, width], and the others."""
+    """The input saved by `save_input`, or recomputed, as rows [N, width], and the other tensors."""
     saved = ctx.saved_tensors
     x = ctx.make(*saved[: ctx.num_parts])
     return x.reshape(-1, x.shape[-1]), saved[ctx.num_parts :]
@@ -73,14 +73,15 @@ def _itself(x: Tensor) -> Tensor:
 
 CrossEntropySum = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
-# Two computations of one formula differ by rounding alone: a few units in the last place of the result's largest entry.
+# Two implementations of one formula differ only by rounding: a few units in the last place of the result's largest
+# entry.
 _TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 
 
 class RmsNorm(torch.autograd.Function):
     """y = w * x / rms(x) (Zhang & Sennrich, 2019, arXiv:1910.07467), statistics in fp32, keeping only x/rms and rms.
 
-    Gives y, and x/rms, which has no gradient of its own.
+    Returns y and x/rms; the latter is not differentiable.
     """
 
     @staticmethod
@@ -155,12 +156,12 @@ Make = Callable[[nn.Module], Callable[[Tensor], Tensor]]
 
 
 def _replacements(module: nn.Module, with_liger: bool) -> tuple[dict[str, Make], int]:
-    """Replacements for a module of a known form, by a suffix for reports, in the order of trial; and its width."""
+    """Candidate replacements for a known module, by their suffix in reports, in the order of trial; and its width."""
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         theirs, ours, width = liger.norm_forward, _norm_forward, next(module.parameters()).shape[-1]
     elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         inputs = getattr(module.gate_proj, "in_features", None)
-        if not isinstance(inputs, int):  # a tower may have a module of another kind there
+        if not isinstance(inputs, int):  # a tower may have another kind of module there
             return {}, 0
         theirs, ours, width = liger.gated_forward, _gated_forward, inputs
     else:
@@ -184,7 +185,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width: int, like: Tensor) -> bool:
-    """Whether original and replacement agree in output and input gradient on random rows, in precision of `like`."""
+    """Whether original and replacement agree in output and input gradient on random rows, in the dtype of `like`."""
     generator = torch.Generator().manual_seed(0)
     # drawn on the CPU, so that the probe is the same on every device
     x = torch.randn(4, width, generator=generator).to(like.device, like.dtype)
@@ -193,18 +194,18 @@ def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width
 
 
 def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
-    """Swap in every replacement that proves equal; returns how many of each class were swapped, and which were not.
+    """Swap in every replacement that proves equal; returns how many modules of each class were swapped or kept.
 
     Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ).
 
-    Keys of the result: a class name, with " (liger)" where one of those was taken, with " (kept)" where no replacement
+    Keys of the result: a class name, followed by " (liger)" for a Liger kernel and by " (kept)" where no replacement
     agreed.
 
     Args:
-        with_liger: try Liger Kernel's, too, where they are installed.
+        with_liger: also try the kernels of Liger Kernel, if installed.
     """
     swapped: Counter[str] = Counter()
-    # packed matrices are integers: what is computed with them has the precision of the weights that are not packed
+    # packed matrices are integers; computation uses the precision of the unpacked weights
     like = next(p for p in model.parameters() if p.is_floating_point())
     with_liger = with_liger and liger.is_available(like.device)
     for module in model.modules():
@@ -222,7 +223,7 @@ def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
 
 
 def uninstall(model: nn.Module) -> None:
-    """Give every module that `install` takes care of its own forward back."""
+    """Restore the original forward of every module that `install` handles."""
     for module in model.modules():
         if _replacements(module, False)[0]:
             # `install` set an instance attribute; without it the forward of the class is found again.
@@ -230,10 +231,10 @@ def uninstall(model: nn.Module) -> None:
 
 
 def linear_cross_entropy(head: Tensor, *, with_liger: bool = True) -> CrossEntropySum:
-    """The loss of a linear head: Liger Kernel's where it is installed and proves equal, else ours.
+    """The loss of a linear head: Liger Kernel's if it is installed and proves equal, otherwise ours.
 
-    By reading, not by measurement (benchmarks/train_gpu.py can tell): ours passes over the logits of a chunk about
-    seven times in fp32, theirs twice in the precision of the model.
+    From reading the code, not from measurement (benchmarks/train_gpu.py measures it): ours passes over the logits of a
+    chunk about seven times in fp32, theirs twice in the precision of the model.
     """
     if not (with_liger and liger.is_available(head.device)):
         return cross_entropy_sum

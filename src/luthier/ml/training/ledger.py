@@ -1,12 +1,12 @@
-"""What a run has spent, on disk so that kill -9 cannot make it forget, and how long its actions take.
+"""The spend of a run, on disk so that it survives kill -9, and the measured duration of its actions.
 
-    spent.jsonl     one line before each action: all that is settled, and what the action that begins now should take
+    spent.jsonl     one line before each action: the settled spend, and the expected cost of the action that begins
 
-A line is appended by one write, which a kill leaves whole or not there; a power cut can tear the last one, which then
-is not read. Checkpoints do not contain it: what is trained never depends on its cost.
+A line is appended by one write, so a kill leaves it either complete or absent; a line torn by a power cut is skipped.
+Checkpoints do not contain the ledger: the training result never depends on its cost.
 
-`Throughput` follows seconds a token: a mean over recent steps in which each weighs by its tokens, and older ones fade,
-since the machine's load changes.
+`Throughput` tracks seconds per token: a mean over recent steps, weighted by their tokens, with exponential decay
+because the load of the machine changes.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ Action = Literal[
 ]
 
 _DECAY: Final = 0.97
-"""Share of its weight that a step keeps with each later one: about the last 30 count."""
+"""Decay of a step's weight with each later step: about the last 30 count."""
 _NEWEST: Final = 0.5
-"""Weight of the newest among actions of one kind that are not steps."""
+"""Weight of the newest action of a kind other than steps."""
 _MIN_SPREAD: Final = 0.02
-"""Relative; machines are never steadier than that over hours."""
+"""Relative; no machine is steadier than that over hours."""
 
 
 class Throughput(FrozenModel):
-    """What actions have taken so far. tokens, seconds, squares (seconds^2 / tokens), weights: fading sums over steps.
+    """Measured durations. tokens, seconds, squares (seconds^2 / tokens), weights: exponentially decayed sums over
+    steps.
 
     Attributes:
-        num_steps: steps measured; the first one warms up and is forgotten once there is a second.
-        others: seconds of each other kind of action, the newest weighing half; of judging, which may be cut short, the
-            most.
+        num_steps: steps measured; the first one includes warm-up and is dropped once there is a second.
+        others: seconds of each other kind of action, averaged with weight one half for the newest; for judging, which
+            may be interrupted, the maximum.
     """
 
     num_steps: int = 0
@@ -55,8 +56,8 @@ class Throughput(FrozenModel):
     others: dict[Action, float] = Field(default_factory=dict)
 
     def after_step(self, tokens: int, seconds: float) -> Throughput:
-        """The pace with one more step of that many tokens."""
-        # The first step compiled, allocated and filled caches: it says little about the others.
+        """The throughput updated by one step of that many tokens."""
+        # The first step compiled, allocated and filled caches, so it does not represent the others.
         kept = 0.0 if self.num_steps == 1 else _DECAY
         return self.model_copy(
             update={
@@ -65,20 +66,20 @@ class Throughput(FrozenModel):
                 "weight_squared": self.weight_squared * kept**2 + 1.0,
                 "tokens": self.tokens * kept + tokens,
                 "seconds": self.seconds * kept + seconds,
-                # tokens * (seconds / tokens)^2: the second moment of seconds a token, weighted by tokens
+                # tokens * (seconds / tokens)^2: the second moment of seconds per token, weighted by tokens
                 "squares": self.squares * kept + seconds**2 / tokens,
             }
         )
 
     def after(self, action: Action, seconds: float) -> Throughput:
-        """The pace with one more action that is not a step."""
+        """The throughput updated by one action that is not a step."""
         before = self.others.get(action, seconds)
         mixed = max(before, seconds) if action == "judging" else _NEWEST * seconds + (1 - _NEWEST) * before
         return self.model_copy(update={"others": {**self.others, action: mixed}})
 
     @property
     def spread(self) -> float:
-        """Standard deviation of a step's seconds a token, relative to their mean; 0 before two steps are measured."""
+        """Standard deviation of a step's seconds per token, relative to the mean; 0 before two steps are measured."""
         if self.num_steps < 2:
             return 0.0
         mean = self.seconds / self.tokens
@@ -86,9 +87,9 @@ class Throughput(FrozenModel):
         return math.sqrt(max(0.0, self.squares / self.tokens - mean**2)) / mean
 
     def seconds_for(self, tokens: float, num_steps: int) -> Estimate:
-        """Seconds of that many steps with that many tokens together, at least one step being measured.
+        """Seconds of that many steps with that many tokens in total; needs at least one measured step.
 
-        The interval is one of 95%: of the mean so far and of what is to come, steps taken as independent.
+        The 95% interval covers the error of the mean and the scatter of future steps, taken as independent.
         """
         value = tokens * self.seconds / self.tokens
         if self.num_steps < 3 or num_steps < 1:
@@ -100,7 +101,7 @@ class Throughput(FrozenModel):
 
 
 def _student(freedom: float) -> float:
-    """Student's t at 97.5%, to 4% from one degree of freedom on: scipy would be a heavy load for one quantile."""
+    """Student's t at 97.5%, accurate to 4% for one or more degrees of freedom: scipy is too heavy for one quantile."""
     freedom = max(freedom, 1.0)
     return 1.96 + 2.4 / freedom + 8.0 / freedom**3
 
@@ -132,7 +133,7 @@ class Entry(FrozenModel):
     pace: Throughput = Throughput()
 
     def settled(self) -> Spent:
-        """What is spent if this line is the last one found: an action under way counts as expected."""
+        """The spend if this is the last line: an unfinished action counts with its expected cost."""
         lost = self.expected_seconds if self.doing else 0.0
         return Spent(
             seconds=self.seconds + lost,
@@ -145,7 +146,7 @@ class Ledger:
     """The ledger of one run. Only the process that holds the run's lock may write.
 
     Args:
-        folder: of the run; None keeps nothing on disk.
+        folder: of the run; None writes nothing to disk.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -158,11 +159,11 @@ class Ledger:
         return self._file is not None
 
     def last(self) -> Entry:
-        """The newest line that can be read; an empty entry where there is none."""
+        """The newest readable line; an empty entry if there is none."""
         if self._file is None or not self._file.is_file():
             return Entry()
         with self._file.open("rb") as file:
-            # The tail holds many lines; one that is torn or cut by the seek does not parse and is passed over.
+            # The tail holds many lines; one that is torn or cut by the seek does not parse and is skipped.
             file.seek(max(0, self._file.stat().st_size - _TAIL_BYTES))
             lines = file.read().splitlines()
         for line in reversed(lines):
@@ -197,7 +198,7 @@ class Ledger:
             ) from error
 
     def sync(self) -> None:
-        """Have all lines on the disk itself."""
+        """Sync all lines to the disk."""
         if self._descriptor is not None:
             os.fsync(self._descriptor)
 
@@ -215,11 +216,11 @@ class Ledger:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            os.write(descriptor, b"\n")  # what a power cut tore must not spoil the next line
+            os.write(descriptor, b"\n")  # a line torn by a power cut must not corrupt the next one
         return descriptor
 
     def _shorten(self, file: Path) -> None:
-        """Only the newest line is ever read: keep that one."""
+        """Keep only the newest line, the only one that is ever read."""
         partial = file.with_name(f".{file.name}")
         with partial.open("wb") as writer:
             writer.write(self.last().model_dump_json().encode() + b"\n")

@@ -2,8 +2,8 @@
 
 Hsu et al., 2024, "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989: normalisation (section
 3.1), the gated MLP (3.1) and the loss of a linear head (3.2). Each reads and writes its tensors once where plain
-operations do so several times. Nothing here is trusted: callers compare each operation with the plain formula
-on the same numbers first, and keep the plain one where they differ.
+operations do so several times. Callers first compare each operation with the plain formula on the same numbers, and
+keep the plain one where they differ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PACKAGE = "liger_kernel"
 
 
 def is_available(device: torch.device) -> bool:
-    """Whether its kernels can run there; nothing is imported to find out."""
+    """Whether its kernels can run on this device; checked without importing anything."""
     return device.type == "cuda" and find_spec(PACKAGE) is not None
 
 
@@ -29,7 +29,7 @@ def _operations() -> Any:
 
 
 def norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """w * x / rms(x), the statistics in fp32; the gradient that comes back is left as it is, not written over."""
+    """w * x / rms(x), statistics in fp32; the incoming gradient is not overwritten."""
     weight, eps, apply = module.weight, module.variance_epsilon, _operations().LigerRMSNormFunction.apply
     return lambda x: apply(x, weight, eps, 0.0, "llama", False, None)
 
@@ -42,7 +42,7 @@ def gated_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def cross_entropy_sum(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropy in nats and number of correct predictions, as `objectives.cross_entropy` has them.
+    """Sum of the cross-entropy in nats and number of correct predictions, in the form of `cross_entropy`.
 
     The gradient of a trained head adds up in fp32. Positional, as autograd takes them: bias, class weights, the index
     to ignore, two regularisers, how to reduce, capping, and what to return besides the loss.

@@ -1,10 +1,10 @@
-"""The logits before each learned token of a micro-batch, as what they are made of: never all of them at one time.
+"""The logits before each learned token of a micro-batch, represented by their factors and never all materialised.
 
     product   rows [N, width] times a matrix [vocabulary, width], with a soft cap on it or none, in fused chunks with
               gradients of our own
     formed    a function of a chunk of rows, differentiated by autograd and called again in the backward pass
 
-Every objective takes its loss from here, so that none of them needs to know which path a model was proved for.
+Every objective takes its loss from here, so that none of them needs to know which path a model uses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from luthier.ml.training import cross_entropy, divergence
 from luthier.ml.training.divergence import Mixing
 
 CHUNK_ROWS: Final = 128
-"""Rows whose logits a model forms by itself at one time: autograd keeps several tensors of their size."""
+"""Rows per chunk where a model forms logits with its own head: autograd keeps several tensors of that size."""
 
 CrossEntropySum = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Form = Callable[[Tensor], Tensor]
@@ -32,7 +32,7 @@ Form = Callable[[Tensor], Tensor]
 class LogitRows:
     """rows: [N, w]. matrix: [vocabulary, w], or None where `form` makes logits [n, vocabulary] of rows [n, w].
 
-    product_loss: what sums the cross-entropy of a product without a cap. cap: of a soft cap on the product.
+    product_loss: sums the cross-entropy of a product without a cap. cap: of a soft cap on the product.
     """
 
     rows: Tensor
@@ -42,11 +42,11 @@ class LogitRows:
     cap: float | None = None
 
     def detach(self) -> LogitRows:
-        """The same detached from the graph."""
+        """A copy that is detached from the graph."""
         return replace(self, rows=self.rows.detach())
 
     def cross_entropy_sum(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy in nats (scalar) against targets [N], and how many of them are predicted right."""
+        """Summed cross-entropy in nats (scalar) against targets [N], and the number of correct predictions."""
         if self.matrix is not None:
             if self.cap is not None:
                 return cross_entropy.cross_entropy_sum(self.rows, self.matrix, targets, cap=self.cap)
@@ -55,7 +55,7 @@ class LogitRows:
         return total, correct
 
     def smoothed_cross_entropy_sum(self, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The sum with label smoothing, the plain sum beside it, and how many targets are predicted right."""
+        """The sum with label smoothing, the plain sum, and the number of correct predictions."""
         if self.matrix is not None:
             return cross_entropy.smoothed_cross_entropy_sum(self.rows, self.matrix, targets, smoothing, cap=self.cap)
         return self._smoothed(targets, smoothing)
@@ -74,7 +74,7 @@ class LogitRows:
 
     @torch.no_grad()
     def entropy_sum(self, temperature: float = 1.0) -> Tensor:
-        """The entropies of the softmax of logits / temperature in nats, added up over all rows; no gradient."""
+        """The sum over all rows of the entropy of softmax(logits / temperature), in nats; no gradient."""
         if self.matrix is not None:
             return cross_entropy.entropy_sum(self.rows, self.matrix, temperature, cap=self.cap)
 
@@ -92,11 +92,11 @@ class LogitRows:
         mixing: Mixing,
         teacher_scaled: ScaledHead = PLAIN,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Loss, cross-entropy and divergence from a teacher, summed, and how many targets are predicted right.
+        """Loss, cross-entropy and divergence from a teacher, summed, and the number of correct predictions.
 
         Args:
-            states: [N, teacher's width] times teacher_head [its vocabulary, its width] are the teacher's logits, once
-                they are scaled and capped as it does it.
+            states: [N, teacher's width]; times teacher_head [its vocabulary, its width], scaled and capped as in the
+                teacher, they give its logits.
         """
         if self.matrix is not None:
             return divergence.distillation_sum(
@@ -129,7 +129,7 @@ class LogitRows:
         return sums[0], sums[1], sums[2]
 
     def _chunks(self, compute: Callable[..., Any], *along: Tensor) -> Sequence[tuple[Tensor, ...]]:
-        """Calls `compute` on each chunk: logits [n, vocabulary] in fp32 or wider, and the rows of `along` [N, ...]."""
+        """Call `compute` on each chunk: logits [n, vocabulary] in fp32 or wider, and the rows of `along` [N, ...]."""
         form = self.form
         assert form is not None
 

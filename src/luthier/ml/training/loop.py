@@ -1,8 +1,8 @@
 """The training loop. One function, `train`, that reads from top to bottom; everything it needs comes in as arguments.
 
-What makes a resumed run the same, byte for byte, as one that was never stopped: the examples of a step depend only on
-(seed, step), the random numbers of a step are seeded from (seed, step, rank), and all else that a step reads (weights,
-moments, counters) is in the checkpoint. Of several processes (`distributed.World`) each takes its share of every step.
+A resumed run is byte-identical to an uninterrupted one: the examples of a step depend only on (seed, step), its random
+numbers are seeded from (seed, step, rank), and everything else that a step reads (weights, moments, counters) is in the
+checkpoint. With several processes (`distributed.World`) each takes its share of every step.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _LEDGER_LOST = "no whole record of what this run has spent: of its earlier time 
 
 StopRequest = Callable[[], str | None]
 Snapshot = Callable[[TrainableModel, int], Path]
-"""Writes what the model is now under the number of its step, and returns where."""
+"""Writes a snapshot of the current model under its step number and returns the path."""
 
 
 class LoopOutcome:
-    """Where the loop ended: its last state, and why it ended."""
+    """The result of the loop: its last state and why it ended."""
 
     def __init__(self, state: LoopState, status: RunStatus, reason: str, warnings: Sequence[str]) -> None:
         self.state, self.status, self.reason, self.warnings = state, status, reason, tuple(warnings)
@@ -67,18 +67,18 @@ def train(
     world: World = ALONE,
     snapshot: Snapshot | None = None,
 ) -> LoopOutcome:
-    """Train from the newest checkpoint (or the start) to the end of the plan; leaves the best weights in the model.
+    """Train from the newest checkpoint (or from scratch) to the end of the plan; leaves the best weights in the model.
 
     Args:
-        units, validation: what is trained, indexed by `schedule`; and ready-made micro-batches, empty for none.
-        stop_requested: called after each step; a text pauses the run, with a checkpoint, for that reason.
-        meter: counts what is spent; where it refuses an action the run pauses. None: no cap.
+        units, validation: training units, indexed by `schedule`, and prepared validation micro-batches, empty for none.
+        stop_requested: called after each step; a returned text saves a checkpoint and pauses the run for that reason.
+        meter: meters the spend; if it refuses an action the run pauses. None: no cap.
         snapshot: called at the end of each epoch and of the run, before that step's checkpoint. None: never.
         world: processes that share the work; `emit`, `progress`, `folder` and `meter` of rank 0 count, stops of any.
 
     Raises:
         DivergedError: loss or gradient norm is NaN or infinite; the last good weights are in a checkpoint.
-        CheckpointError: the checkpoints are those of another plan.
+        CheckpointError: the checkpoints belong to another plan.
     """
     p = plan.training
     optimizer, average = MasterOptimizer(model.module, p, model.method.rate_factor), WeightAverage(p.average)
@@ -143,7 +143,7 @@ def train(
                 reason = _stopped_early(state)
                 break
             num_tokens = _num_tokens(plan, [units[i] for batch in schedule.step(state.step) for i in batch])
-            last = state.step + 1 == p.num_steps  # its weights are written twice: checkpoint and outcome
+            last = state.step + 1 == p.num_steps  # its weights are written twice: checkpoint and result
             request = stop_requested() or meter.refuses("step", num_tokens, num_checkpoints=1 + last)
             if (request := world.agreed(request)) is not None:
                 status, reason = "paused", request
@@ -174,7 +174,7 @@ def train(
 
 
 def _step_summary(event: StepDone) -> str:
-    """The figure shown for a step: its loss, or the mean reward of a step that is graded, whose loss is near 0."""
+    """The value shown for a step: its loss, or the mean reward of a graded step, whose loss is near 0."""
     reward = event.measures.get("reward")
     return f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
 
@@ -186,7 +186,7 @@ def _is_epoch_done(p: TrainingPlan, state: LoopState) -> bool:
 
 
 def _metrics(step: int, trained: StepDone | None, checked: ValidationDone | None) -> dict[str, float]:
-    """Metrics of just this step, for its snapshot."""
+    """Metrics of this step only, for its snapshot."""
     found = {}
     for name, event in (("train", trained), ("valid", checked)):
         if event is not None and event.step == step:
@@ -197,14 +197,14 @@ def _metrics(step: int, trained: StepDone | None, checked: ValidationDone | None
 
 
 def _num_tokens(plan: Plan, units: Sequence[Unit]) -> int:
-    """Tokens of a step, before it is taken; for answers that it samples, the upper bound."""
+    """Expected tokens of a step; for sampled answers, the upper bound."""
     rows = rows_of(units)
     prompts = sum(row.num_prompt_tokens for row in rows)
     return round(plan.objective.max_step_tokens(sum(row.num_tokens for row in rows), prompts, len(rows)))
 
 
 def _is_validation_due(p: TrainingPlan, state: LoopState) -> bool:
-    """Whether this step calls for a validation that has not been done yet: the run may have paused in between."""
+    """Whether a validation is due after this step and not done yet: the run may have paused in between."""
     is_such = state.step == p.num_steps or state.step % p.validate_every_steps == 0
     return is_such and state.window_loss_weight > 0
 
@@ -218,7 +218,7 @@ def _resume(
     world: World,
     warn: Callable[[int, str, str], None],
 ) -> LoopState:
-    """Load the newest whole checkpoint into optimizer, method and average, or make the state of a fresh start."""
+    """Load the newest intact checkpoint into optimizer, method and average, or create the initial state."""
     checkpoint, broken = checkpoints.latest()
     step = 0 if checkpoint is None else checkpoint.state.step
     for message in broken:

@@ -1,6 +1,6 @@
-"""Frozen matrices with a low-rank product beside them, as one autograd function, and its dropout.
+"""Frozen matrices plus a low-rank product, as one autograd function, and its dropout.
 
-The mask of the dropout is drawn again from a key in the backward pass, instead of being kept.
+The dropout mask is regenerated from a key in the backward pass instead of being saved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Dropout(NamedTuple):
-    """One draw of dropout, named by a key: the same key gives the same mask again, so no mask is ever kept.
+    """One dropout mask, identified by a key: the same key gives the same mask, so no mask is ever saved.
 
     Half the time and none of the memory of torch's own dropout on a CPU (docs/log.md).
     """
@@ -29,7 +29,7 @@ class Dropout(NamedTuple):
 
     @property
     def keep_probability(self) -> float:
-        """The exact share of inputs kept: the probability is rounded to a multiple of 1/32768."""
+        """The exact keep probability: the dropout probability is rounded to a multiple of 1/32768."""
         return self._keep_steps / _DROPOUT_STEPS
 
     @property
@@ -37,16 +37,17 @@ class Dropout(NamedTuple):
         return _DROPOUT_STEPS - round(self.probability * _DROPOUT_STEPS)
 
     def mask(self, like: Tensor) -> Tensor | None:
-        """All ones where an input is kept, all zeros where not: integers as wide as the elements of `like`.
+        """A bit mask: all ones where an input is kept, all zeros where not; integers as wide as the elements of `like`.
 
-        Fifteen random bits an element. None where the probability is too small to drop anything.
+        Fifteen random bits per element. None if the probability is too small to drop anything.
         """
         if self._keep_steps == _DROPOUT_STEPS:
             return None
         count = like.numel()
         # Each 64-bit word is read as four draws of 16 bits, of which 15 are used.
         mask = self._random_words((count + 3) // 4, like.device).view(torch.int16)[:count]
-        # 0..32767 less the number kept is negative exactly where kept; shifting spreads the sign over all bits
+        # 0..32767 minus the threshold is negative exactly where an input is kept; shifting spreads the sign over all
+        # bits
         mask.bitwise_and_(_DROPOUT_STEPS - 1).sub_(self._keep_steps).bitwise_right_shift_(15)
         # Widening an integer repeats its sign bit: all ones stay all ones.
         return mask.view(like.shape).to(_INTEGERS[like.element_size()])
@@ -59,13 +60,13 @@ class Dropout(NamedTuple):
 
 
 def keep(x: Tensor, mask: Tensor | None) -> Tensor:
-    """x with what the mask drops set to zero, and the rest as it is, not scaled up; laid over it bit by bit."""
-    # A bitwise AND, not a product: 0 * inf and 0 * NaN would be NaN.
+    """x with dropped inputs set to zero and the others unscaled, by a bitwise AND."""
+    # Not a product: 0 * inf and 0 * NaN would be NaN.
     return x if mask is None else (x.view(mask.dtype) & mask).view(x.dtype)
 
 
 class PackedMatrix(Protocol):
-    """A frozen matrix that is held in fewer bits than it is computed in."""
+    """A frozen matrix that is stored in fewer bits than the compute precision."""
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         """The matrix [out, in] in that precision, unpacked at each call."""
@@ -75,17 +76,17 @@ class PackedMatrix(Protocol):
 class LoraProduct(torch.autograd.Function):
     """x W^T (+ bias) + scale * dropout(x) A^T B^T with W frozen.
 
-    Saves the thin product for the backward pass, and x unless it can be computed again; neither the dropped-out copy of
-    x nor its mask is kept.
+    Saves the low-rank intermediate for the backward pass, and x unless it can be recomputed; neither the dropped-out
+    copy of x nor its mask is saved.
 
     Args:
         x: [..., in].
-        base: W [out, in], or a packed matrix that is unpacked where it is needed.
+        base: W [out, in], or a packed matrix that is unpacked on use.
         bias: [out], or None.
         a: A [rank, in].
         b: B [out, rank].
         dropout: of the adapter's input; None for none.
-        scale: factor of the adapter's product, with 1 / (1 - p) of the dropout in it.
+        scale: factor of the adapter's product, including the dropout's 1 / (1 - p).
 
     Returns:
         [..., out].
@@ -128,17 +129,17 @@ class LoraProduct(torch.autograd.Function):
             if mask is None:
                 grad_x.addmm_(grad_thin, a)
             else:
-                # The mask applies to the adapter's part alone: the frozen matrix reads x without dropout.
+                # The mask applies only to the adapter: the frozen matrix reads x without dropout.
                 grad_x.add_(keep(grad_thin @ a, mask))
             grad_x = grad_x.view(ctx.shape)
         return grad_x, None, None, grad_a, grad_b, None, None
 
 
 class LoraProducts(torch.autograd.Function):
-    """Several such products of one input, each as `LoraProduct` has it: one output for each.
+    """Several `LoraProduct`s of one input, with one output each.
 
     Without dropout all A are stacked and read the input once, in the forward and in the backward pass; with dropout
-    each has a mask of its own. The gradients of the input are added up inside, where autograd would make one tensor
+    each has a separate mask. The gradients of the input are accumulated inside, where autograd would make one tensor
     for each and add them afterwards: 1.2 times as fast for queries, keys and values (docs/log.md).
     """
 
@@ -193,7 +194,7 @@ class LoraProducts(torch.autograd.Function):
 
 
 def _shaped(rows: Tensor, x: Tensor) -> Tensor:
-    """Rows [N, out] as [..., out] for x [..., in]: not a view to autograd, so that a model may add to it in place."""
+    """Rows [N, out] as [..., out] for x [..., in]: not an autograd view, so that a model may add to it in place."""
     shaped: Tensor = torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], rows.shape[-1]])
     return shaped
 

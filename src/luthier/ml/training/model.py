@@ -1,15 +1,15 @@
-"""A base model made ready for training: method in place, fast kernels and loss installed, NEFTune's noise.
+"""A base model prepared for training: method applied, fast kernels and loss installed, NEFTune noise.
 
 NEFTune adds noise to the embeddings while training: each entry of an example's embeddings gets uniform noise between
--a and a, a = alpha / sqrt(L * d), with L the tokens of the example and d the width of the model. Decided beyond the
+-a and a, a = alpha / sqrt(L * d), with L the tokens of the example and d the width of the model. Choices beyond the
 paper:
 
-- L is the example's own length, prompt included: padding counts nothing and gets no noise.
-- A prefix that examples of a micro-batch share gets its noise once, sized for the longest of them: no example gets
-  more noise than it would by itself.
-- Tokens alone get noise; a trained prompt that is put before them (prompt tuning) does not.
-- Noise comes from torch's own generator, which each step seeds from (seed, step): a run that resumes draws the same.
-  How a step is cut into micro-batches decides which number falls where, as it does for dropout.
+- L is the example's own length, prompt included: padding does not count and gets no noise.
+- A prefix shared by examples of a micro-batch gets noise once, scaled for the longest of them: no example gets more
+  noise than it would alone.
+- Only tokens get noise; a trained prompt before them (prompt tuning) does not.
+- Noise comes from torch's own generator, which each step seeds from (seed, step): a resumed run draws the same. As for
+  dropout, the assignment of random numbers depends on how a step is cut into micro-batches.
 
 Sources: Jain et al., 2023, "NEFTune: Noisy Embeddings Improve Instruction Finetuning", arXiv:2310.05914, algorithm 1.
 """
@@ -61,10 +61,10 @@ _HEAD: Final = "task_head"
 
 
 class EmbeddingNoise:
-    """Adds the noise to what an embedding returns for the tokens that were announced, in training mode only.
+    """Adds noise to the output of the embedding for the announced tokens, in training mode only.
 
     Args:
-        alpha: 0 is none at all.
+        alpha: noise scale; 0 adds none.
     """
 
     def __init__(self, embeddings: nn.Module, alpha: float) -> None:
@@ -82,7 +82,7 @@ class EmbeddingNoise:
         lengths, self._own_lengths = self._own_lengths, None
         if lengths is None or not module.training:
             return embedded
-        # lengths: [rows, T] float32, 0 at padding, where the division is kept finite and then multiplied by 0
+        # lengths: [rows, T] float32, 0 at padding, where the divisor is clamped and the result multiplied by 0
         size = (self.alpha / (lengths.clamp_min(1) * embedded.shape[-1]).sqrt()).mul_(lengths > 0)
         # [rows, T, width], in fp32: uniform draws in bf16 would take few distinct values
         noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1.0, 1.0)
@@ -90,9 +90,9 @@ class EmbeddingNoise:
 
 
 def own_lengths(input_ids: Tensor, lengths: Sequence[int], layout: PrefixLayout | None = None) -> Tensor:
-    """For each position the tokens of the example that it belongs to, as float32 of the shape of the ids; 0 is padding.
+    """For each position the token count of its example, float32 in the shape of the ids; 0 for padding.
 
-    A prefix that several examples share belongs to the longest of them.
+    A shared prefix counts as part of the longest of its examples.
     """
     device = input_ids.device
     if layout is None:
@@ -109,14 +109,14 @@ class MicroBatch:
     """Tensors of a few rows; N is the number of learned tokens.
 
     Attributes:
-        input_ids: [rows, longest] int64, padded on the right; with a `layout` [1, T], prefixes and suffixes one after
-            another without padding.
+        input_ids: [rows, longest] int64, padded on the right; with a `layout` [1, T], prefixes and suffixes
+            concatenated without padding.
         rows: [N] int64, flat positions in `input_ids` whose next token is learned.
-        targets: [N] int64, those next tokens.
-        learned: How many of the N belong to each row, in order.
+        targets: [N] int64, these next tokens.
+        learned: The number of learned tokens of each row, in order.
         num_tokens: Tokens of all rows without padding, a shared prefix counted once for each row.
         layout: How the rows share prefixes; None for plain rows.
-        lengths: Tokens of each row by itself.
+        lengths: Tokens of each row.
     """
 
     input_ids: Tensor
@@ -134,7 +134,7 @@ class MicroBatch:
 
     @property
     def num_computed_tokens(self) -> int:
-        """Positions that go through the model."""
+        """Number of positions that the model processes."""
         return self.input_ids.numel()
 
 
@@ -145,14 +145,13 @@ def collate(
 
     Args:
         examples: The rows, in order.
-        pad_id: Id that fills rows up to the longest. No loss is taken there, and no real token attends to it.
+        pad_id: Id that pads rows to the longest. Padding has no loss, and no real token attends to it.
         device: Device of the tensors.
-        prefix_lengths: Tokens of the prefix that each group of consecutive rows shares, one number a group. All groups
-            have equally many rows. A shared prefix holds no learned token and is laid down, and computed, once a group.
-            Empty for plain padded rows.
+        prefix_lengths: Prefix length of each group of consecutive rows, in tokens. All groups have the same number of
+            rows. A shared prefix contains no learned token and is computed once per group. Empty for plain padded rows.
 
     Raises:
-        ValueError: A row does not begin with the shared prefix of its group.
+        ValueError: a row does not begin with the shared prefix of its group.
     """
     ids = [np.frombuffer(e.input_ids, dtype=np.int32) for e in examples]
     learned = [np.flatnonzero(np.frombuffer(e.loss_mask, dtype=np.uint8)) for e in examples]
@@ -180,7 +179,7 @@ def collate(
 
 
 def _on(device: str, array: NDArray[np.int64]) -> Tensor:
-    """The array as a tensor there; to a GPU from pinned memory, so that nothing waits for the copy."""
+    """The array as a tensor on that device; copied to a GPU asynchronously, from pinned memory."""
     tensor = torch.from_numpy(array)
     if device.startswith("cuda"):
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -193,7 +192,7 @@ def _share(
     learned: Sequence[NDArray[np.int64]],
     prefix_lengths: Sequence[int],
 ) -> tuple[NDArray[np.int64], list[NDArray[np.int64]], PrefixLayout]:
-    """One row of ids [1, T], for each row the places that predict its learned tokens, and how the rows lie."""
+    """One packed row of ids [1, T], for each row the positions that predict its learned tokens, and the layout."""
     num = len(ids) // len(prefix_lengths)
     cuts = [prefix_lengths[number // num] for number in range(len(ids))]
     # cuts: [rows], the prefix length of each row's group
@@ -211,18 +210,18 @@ def _share(
     )
     places = []
     for number, cut in enumerate(cuts):
-        before = learned[number] - 1  # what predicts: the last token of a prefix lies before all its suffixes
+        before = learned[number] - 1  # predicting positions: the last token of a prefix precedes all its suffixes
         places.append(np.where(before < cut, first[number // num] + before, own[number] + before - cut))
     return laid.astype(np.int64)[None], places, layout
 
 
 class TrainableModel:
-    """Base model, method and loss in one; all that the loop needs of a model.
+    """Base model, method and loss combined: everything that the loop needs of a model.
 
     Args:
-        micro_batch_tokens, shared_prefix: how an objective cuts what it computes beside the steps, as the plan has
-            them.
-        task_head: what the model has in place of text; its layer is trained beside what the method trains.
+        micro_batch_tokens, shared_prefix: how an objective batches the passes that it computes outside the steps, from
+            the plan.
+        task_head: the head that replaces text output; its layer is trained together with the method's parameters.
     """
 
     def __init__(
@@ -241,14 +240,14 @@ class TrainableModel:
         task_head: TaskHead | None = None,
     ) -> None:
         self.path: ForwardPath = prove_forward(base)
-        """By which path hidden states and logits are computed."""
+        """The path that computes hidden states and logits."""
         self.base, self.method, self.device = base, method, device
         self.body: nn.Module = language_model(base)
         self.own_attention = "eager" if self.path.attention == "eager" else attention_of(self.body)
         use_attention(self.body, attention.install() if self.path.attention == "fast" else self.own_attention)
         base.config.use_cache = False
         self.module: nn.Module = method.prepare(base, seed)
-        for name in outside_modules(base):  # text bypasses vision towers: only weight decay would change them
+        for name in outside_modules(base):  # text bypasses vision towers, so only weight decay would change them
             base.get_submodule(name).requires_grad_(False)
         self.replaced: Counter[str] = kernels.install(self.module.eval(), with_liger=with_liger)
         self.product_loss: CrossEntropySum = cross_entropy_sum
@@ -256,12 +255,12 @@ class TrainableModel:
             self.product_loss = kernels.linear_cross_entropy(self.head, with_liger=with_liger)
         self.task_head = task_head
         if task_head is not None and task_head.num_outputs:
-            # Behind the method, which would freeze it, and the kernels, which would replace it; part of the module, so
-            # that optimizer and checkpoints have it like any other weight.
+            # Added after the method, which would freeze it, and after the kernels, which would replace it. It is part
+            # of the module, so that optimizer and checkpoints treat it like any other weight.
             setattr(base, _HEAD, TaskHeadLayer(task_head.width, task_head.num_outputs).to(device))
         self.own_head = OwnHead(causal_model(base), self.body)
         self.router_loss: RouterLoss | None = None
-        """What the loss of the routers is made by, where it is trained on."""
+        """Computes the router loss, if it is trained on."""
         if router_coefficient is not None:
             self.router_loss = RouterLoss(causal_model(base), self.body, router_coefficient)
         if gradient_checkpointing:
@@ -271,16 +270,16 @@ class TrainableModel:
         self.micro_batch_tokens, self._shared_prefix = micro_batch_tokens, shared_prefix
         self.root: nn.Module | None = None
         self.uses_flex_attention = False
-        """Whether packed rows go through FlexAttention: set once equivalence.why_not_packed allows it."""
+        """Whether packed rows use FlexAttention: set once equivalence.why_not_packed allows it."""
         self.windows: tuple[int | None, ...] = ()
-        """How far its layers look back, where they are compiled: their masks are made before they are called."""
+        """The attention windows of its compiled layers, whose masks are built before the layers are called."""
 
     @classmethod
     def load(cls, plan: Plan, device: str | None = None) -> TrainableModel:
         """The model of a plan, from its local folder.
 
         Args:
-            device: in place of the plan's, where there are several.
+            device: overrides the plan's device, where there are several.
         """
         device = device or plan.training.device
         base = load_model(
@@ -305,24 +304,24 @@ class TrainableModel:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many tokens the model has embeddings for."""
+        """The size of the vocabulary: number of token embeddings."""
         return int(self.base.get_input_embeddings().weight.shape[0])
 
     @property
     def head(self) -> Tensor:
-        """The matrix that makes logits of hidden states: [vocabulary, width]."""
+        """The output head, which maps hidden states to logits: [vocabulary, width]."""
         matrix: Tensor = self.base.get_output_embeddings().weight
         return matrix
 
     @property
     def head_layer(self) -> TaskHeadLayer | None:
-        """The layer of the task head; None without one, and for embeddings."""
+        """The layer of the task head; None without a task head and for embeddings."""
         layer: TaskHeadLayer | None = getattr(self.base, _HEAD, None)
         return layer
 
     @contextmanager
     def without_head_layer(self) -> Iterator[None]:
-        """The module without the layer of the task head, so that it does not get into files of other libraries."""
+        """The module without the layer of the task head, so that it is not written to files of other libraries."""
         layer = self.head_layer
         if layer is None:
             yield
@@ -334,28 +333,28 @@ class TrainableModel:
             setattr(self.base, _HEAD, layer)
 
     def head_outputs(self, batch: MicroBatch) -> Tensor:
-        """The task head's outputs [N, outputs] in float32, from the state before each learned token."""
+        """The outputs [N, outputs] of the task head in float32, from the state before each learned token."""
         assert self.head_layer is not None
         outputs: Tensor = self.head_layer(self.states(batch))
         return outputs
 
     def within(self, compute: Callable[[], Losses]) -> Losses:
-        """What `compute` gives, called where the weights are whole: those that are spread over devices are fetched."""
+        """Call `compute` with unsharded weights: weights sharded over devices are gathered first."""
         if self.root is None:
             return compute()
 
-        def parts() -> tuple[Tensor, dict[str, Tensor]]:  # a form that torch can look into
+        def parts() -> tuple[Tensor, dict[str, Tensor]]:  # a form that torch can trace
             losses = compute()
             return losses.total, dict(losses.measures)
 
         return Losses(*self.root(parts))
 
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
+        """Summed cross-entropy in nats over the learned tokens (scalar), and the number of correct predictions."""
         return self.logit_rows(batch).cross_entropy_sum(batch.targets)
 
     def smoothed_loss_sum(self, batch: MicroBatch, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The sum with label smoothing, the plain sum beside it, and how many learned tokens are predicted right."""
+        """The sum with label smoothing, the plain sum, and the number of correct predictions."""
         return self.logit_rows(batch).smoothed_cross_entropy_sum(batch.targets, smoothing)
 
     def log_probabilities(self, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
@@ -363,28 +362,28 @@ class TrainableModel:
         return self.logit_rows(batch).token_log_probabilities(batch.targets, temperature)
 
     def logit_rows(self, batch: MicroBatch) -> LogitRows:
-        """The logits before each learned token, by the path that was proved."""
+        """The logits before each learned token, by the verified path."""
         if self.path.logits == "model":
-            # [rows, longest, vocabulary] -> [N, vocabulary]: all logits exist at once on this path
+            # [rows, longest, vocabulary] -> [N, vocabulary]: this path materialises all logits at once
             return LogitRows(self._own_logits(batch).flatten(0, 1)[batch.rows], form=_as_it_is)
         states = self.states(batch)
         if self.path.logits == "head":
             return LogitRows(states, form=self.own_head)
-        states = states.to(self.head.dtype)  # state spaces end in fp32 whatever precision they are held in
+        states = states.to(self.head.dtype)  # state spaces return fp32 regardless of the weights' precision
         if self.path.logit_scale != 1.0:
             states = states * self.path.logit_scale  # scaling N x width states is cheaper than N x vocabulary logits
         rows, matrix = self.method.logit_parts(states, self.head)
         return LogitRows(rows, matrix, product_loss=self.product_loss, cap=self.path.logit_cap)
 
     def _own_logits(self, batch: MicroBatch) -> Tensor:
-        """Logits [*input_ids.shape, vocabulary] by the whole forward of the prepared model, as transformers has it."""
+        """Logits [*input_ids.shape, vocabulary] by the full transformers forward of the prepared model."""
         self.noise.expect(batch.input_ids, batch.lengths, batch.layout)
         also = text_inputs(causal_model(self.base), batch.input_ids)
         logits: Tensor = self.module(input_ids=batch.input_ids, **also).logits
-        return logits[:, -batch.input_ids.shape[1] :]  # without the positions of a trained prompt, which come first
+        return logits[:, -batch.input_ids.shape[1] :]  # without the leading positions of a trained prompt
 
     def states(self, batch: MicroBatch) -> Tensor:
-        """The last hidden states before the learned tokens: [N, width]."""
+        """The last hidden states at the positions that predict the learned tokens: [N, width]."""
         return self.hidden(batch).flatten(0, 1)[batch.rows]  # of [rows, longest, width]
 
     def hidden(self, batch: MicroBatch) -> Tensor:
@@ -405,17 +404,17 @@ class TrainableModel:
 
     @torch.no_grad()
     def can_share_prefix(self) -> bool:
-        """Whether this model computes the same with shared prefixes as row by row, tried on a few random tokens.
+        """Whether this model computes the same with shared prefixes as row by row, tested on a few random tokens.
 
-        False for layers that look at a row in another way than by attention (convolutions, state spaces) or whose
-        attention does not receive the model's arguments; and for methods that put something before each row.
+        False for layers that mix positions other than by attention (convolutions, state spaces), for attention that
+        does not receive the model's arguments, and for methods that prepend something to each row.
         """
         if not self.method.can_share_prefix or self.path.attention != "fast":
             return False
         ids = torch.randint(self.vocabulary_size, (4, 9), generator=torch.Generator().manual_seed(0))
         ids[1, :5], ids[3, :3] = ids[0, :5], ids[2, :3]
         lengths = (9, 8, 7, 9)
-        # all tokens but the first one count, those of a prefix by each of its rows
+        # all tokens except the first count; those of a prefix count once per row
         masks = [bytes([0, *[1] * (n - 1)]) for n in lengths]
         rows = [
             TokenisedExample(str(i), array("i", row[:n]), mask)
@@ -437,20 +436,20 @@ class TrainableModel:
 
     @cached_property
     def shares_prefix(self) -> bool:
-        """Whether an objective may share prefixes in its own passes: the plan allows it, and this model can."""
+        """Whether an objective may share prefixes in its own passes: the plan allows it and the model supports it."""
         return self._shared_prefix and self.can_share_prefix()
 
     @property
     def context_length_tokens(self) -> int:
-        """The longest row that the positions of the base are made for."""
+        """The longest row that the base supports, in positions."""
         return context_tokens(self.base.config)
 
     @contextmanager
     def as_decoder(self) -> Iterator[PreTrainedModel]:
-        """The base model with what is trained in it, as engines run one: no dropout, and attention that takes a cache.
+        """The base model with its trained parameters in inference form: no dropout, and attention with a KV cache.
 
-        The very weights, not a copy of them; afterwards all is as it was. A trained prompt is not in it
-        (`Method.virtual_prompt`).
+        The weights are the same tensors, not a copy, and the training state is restored afterwards. A trained prompt is
+        not included (`Method.virtual_prompt`).
         """
         was_training = self.module.training
         self.module.eval()
@@ -476,7 +475,7 @@ def _as_it_is(rows: Tensor) -> Tensor:
 
 
 def _recompute_layers(base: PreTrainedModel) -> None:
-    """Keep only the input of each layer and compute the rest again in the backward pass, with the same random numbers.
+    """Save only the input of each layer and recompute the rest in the backward pass, with the same random numbers.
 
     Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 4.1.
     """
@@ -486,6 +485,6 @@ def _recompute_layers(base: PreTrainedModel) -> None:
             expected="a model that transformers can checkpoint",
             do="set training.gradient_checkpointing: false",
         )
-    # older transformers know only the second name, newer ones warn of it
+    # older transformers know only the second name, newer versions deprecate it
     enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
     enable({"use_reentrant": False})

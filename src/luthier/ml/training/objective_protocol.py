@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from luthier.ml.training.model import MicroBatch, TrainableModel
 
 Unit = tuple[TokenisedExample, ...]
-"""The rows that a loss needs side by side: one example, or the two completions of a preference pair."""
+"""The rows that a loss needs together: one example, or the two completions of a preference pair."""
 
 Batch = tuple[Sequence[Unit], tuple[int, ...]]
 """The units of a micro-batch, and the prefixes that its rows share (`collate`)."""
@@ -26,13 +26,13 @@ Batch = tuple[Sequence[Unit], tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a run lends its objective beside the plan: what one that writes answers itself cannot do without.
+    """What a run provides to its objective in addition to the plan; needed by objectives that sample answers.
 
     Attributes:
-        template: what ids are as text, and which of them end an answer.
-        grade: what answers are worth.
-        seed: the run's.
-        writes_files: false in all but one of several processes.
+        template: converts ids to text and knows which ids end an answer.
+        grade: returns the reward of each answer.
+        seed: the run's seed.
+        writes_files: false in all processes except one.
     """
 
     template: ChatTemplate | None = None
@@ -46,12 +46,12 @@ NO_TOOLS: Final = Tools()
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What a micro-batch gives.
+    """The losses of a micro-batch.
 
     Attributes:
-        total: a scalar, the sum of the loss over its units, of which gradients are taken.
-        measures: other sums over its units, by name, such as how many tokens are predicted right; the loop divides them
-            by the weight of the whole batch, as it does the loss.
+        total: a scalar, the sum of the loss over its units, which is differentiated.
+        measures: other sums over its units, by name, such as the number of correct predictions; like the loss, the loop
+            divides them by the weight of the whole batch.
     """
 
     total: Tensor
@@ -59,9 +59,9 @@ class Losses:
 
 
 class Objective(Protocol):
-    """One thing to minimise: the sum over all units of a global batch, divided by their weight.
+    """A training objective: minimises the sum over all units of a global batch, divided by their weight.
 
-    A micro-batch holds whole units, so any cut into micro-batches gives the gradient of the whole batch.
+    A micro-batch contains whole units, so any split into micro-batches gives the gradient of the whole batch.
 
     Attributes:
         loss_tells_overfitting: whether the losses of training and validation measure the same thing, so that a
@@ -73,56 +73,56 @@ class Objective(Protocol):
     def __init__(self, plan: ObjectivePlan, tools: Tools = ...) -> None: ...
 
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:
-        """Compute once what every step needs of these units, all that are trained or validated on.
+        """Compute once what every step needs of these units, which are all the training and validation units.
 
-        Called with the model as it is before its first step.
+        Called with the model before its first step.
 
         Args:
-            folder: the run's own, where what is computed is kept, so that a run that resumes, its weights no longer the
-                first ones, reads the same bytes.
+            folder: the run's folder, where the results are stored, so that a resumed run, whose weights have changed,
+                reads the same bytes.
         """
         ...
 
     def draw(self, model: TrainableModel, step: int, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """The micro-batches that a step is really made of, such as fresh samples for the prompts that it was given.
+        """The actual micro-batches of a step, such as fresh samples for the given prompts.
 
         A function of (weights, step): torch's generator is seeded from (seed, step) when it is called.
         """
         ...
 
     def look(self, model: TrainableModel, micro_batches: Sequence[Sequence[Unit]]) -> None:
-        """See all units of a step, or of a validation, before the loss of any is computed; those of all ranks.
+        """See all units of a step or a validation, on all ranks, before any loss is computed.
 
-        For what belongs to the whole and not to one micro-batch, such as an estimate over the batch.
+        For quantities of the whole batch rather than of one micro-batch, such as an estimate over the batch.
         """
         ...
 
     def draw_validation(self, model: TrainableModel, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """The micro-batches that a validation looks at; a function of the weights alone."""
+        """The micro-batches of a validation; a function of the weights only."""
         ...
 
     def weight(self, units: Sequence[Unit]) -> float:
-        """What the sums over these units are divided by: their trained tokens, or how many pairs they are."""
+        """The divisor of the sums over these units: their trained tokens, or their number of pairs."""
         ...
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
         """The loss of a micro-batch.
 
         Args:
-            batch: the rows of all its units, in order.
+            batch: the rows of all its units, in order; see `MicroBatch` for shapes.
         """
         ...
 
     def finish(self, model: TrainableModel, validation: Sequence[Batch]) -> None:
-        """Measure what the outcome needs beside its weights, such as how sure its classes are.
+        """Measure what the result needs besides its weights, such as the calibration of its classes.
 
-        Called once, in one process, with the weights that the run ends with; only where there is a task head.
+        Called once, in one process, with the final weights of the run; only if there is a task head.
         """
         ...
 
 
 class PlainObjective:
-    """An objective that looks at each unit by itself and needs nothing prepared: the base of most."""
+    """An objective that treats each unit separately and needs no preparation: the base class of most objectives."""
 
     loss_tells_overfitting: ClassVar[bool] = True
 

@@ -1,17 +1,17 @@
-"""Optimization on fp32 master weights, and the average of the weights over the steps.
+"""Optimization of fp32 master weights, and weight averaging over the steps.
 
-In bf16 a weight of 1 cannot take a step smaller than 1/256: updates at a small learning rate would vanish. So the
-optimizer works on fp32 copies, and the model's own bf16 weights are those copies, rounded. Gradients of several
-micro-batches add up in fp32 too. How the masters move is an update rule of `optimizers/`.
+In bf16 a weight of 1 cannot change by less than 1/256: updates at a small learning rate would vanish. So the optimizer
+works on fp32 copies, and the model's bf16 weights are those copies, rounded. Gradients of several micro-batches are
+also accumulated in fp32. The update rules are in `optimizers/`.
 
 The average is what is validated and saved; training continues from the weights themselves.
 
-- `ema`: m = k m + (1 - k) w after each step. It begins as the weights after the first step, and k is held down to
-  (1 + step) / (10 + step) at first, so that the start is soon forgotten.
-- `uniform`: the plain mean of the weights at regular steps, from a given step on.
+- `ema`: m = k m + (1 - k) w after each step. It starts as the weights after the first step, and k is at most (1 + step)
+  / (10 + step), so that the start decays quickly.
+- `uniform`: the arithmetic mean of the weights at regular steps, from a given step on.
 
-A low-rank adapter's matrices are averaged one by one; their product is near the average of the products, and not
-equal.
+The matrices of a low-rank adapter are averaged separately; their product is close, but not equal, to the average of the
+products.
 
 Sources: Micikevicius et al., 2018, "Mixed Precision Training", arXiv:1710.03740, section 3.1. Polyak & Juditsky,
 1992, "Acceleration of Stochastic Approximation by Averaging". Izmailov et al., 2018, "Averaging Weights Leads to
@@ -35,12 +35,12 @@ AfterUpdate = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
 
 
 class MasterOptimizer:
-    """The trainable parameters of a module, moved by the rule that the plan names.
+    """The trainable parameters of a module and the update rule that the plan names.
 
-    Weight decay acts on matrices (two or more dimensions) only: biases and norm weights are left alone.
+    Weight decay acts on matrices (two or more dimensions) only: biases and norm weights do not decay.
 
     Args:
-        rate_factor: what the learning rate is multiplied by for a parameter of that name.
+        rate_factor: learning rate factor by parameter name.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class MasterOptimizer:
         ]
         self.gradients = [torch.zeros_like(m) for m in self.masters]
         for master, gradient in zip(self.masters, self.gradients, strict=True):
-            master.grad = gradient  # update rules read it there; the sums keep their storage from step to step
+            master.grad = gradient  # update rules read it there; the storage of the sums is reused in every step
         kind_of = _parameter_kinds(module)
         trained = [
             Trained(name, master, rate_factor(name), plan.weight_decay if master.dim() >= 2 else 0.0, kind_of(weight))
@@ -63,7 +63,7 @@ class MasterOptimizer:
         self.peak_rate, self.clip_norm = plan.learning_rate, plan.clip_gradient_norm
 
     def collect(self) -> None:
-        """Add the gradients of one micro-batch to the fp32 sums and free them."""
+        """Accumulate the gradients of one micro-batch in fp32 and free them."""
         for weight, gradient in zip(self.weights, self.gradients, strict=True):
             if weight.grad is not None:
                 gradient.add_(weight.grad)  # bf16 into fp32
@@ -71,17 +71,16 @@ class MasterOptimizer:
 
     def gradient_norm(self) -> float:
         """Euclidean norm over all summed gradients, before clipping."""
-        # The norm of the norms: one kernel for the list, and one number brought from the device.
+        # The norm of the norms: one kernel for the list, and one number copied from the device.
         return float(whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.gradients)))))
 
     def step(self, norm: float, rate_factor: float, after: AfterUpdate | None = None) -> float:
-        """Clip to the plan's norm, update masters, round them into the model; returns the learning rate used.
+        """Clip to the plan's norm, update the masters, round them into the model; returns the learning rate used.
 
         Clipping scales all gradients by clip/norm where norm > clip (Pascanu et al., 2013, arXiv:1211.5063).
 
         Args:
-            after: called once the masters are updated, with masters and clipped gradients by name; may change the
-                masters.
+            after: called after the update with masters and clipped gradients by name; may change the masters.
         """
         if norm > self.clip_norm:
             torch._foreach_mul_(self.gradients, self.clip_norm / norm)
@@ -105,11 +104,11 @@ class MasterOptimizer:
         return dict(zip(self.names, (m.detach() for m in self.masters), strict=True))
 
     def gradient_state(self) -> dict[str, Tensor]:
-        """The summed gradients by parameter name, until the step has used them up."""
+        """The summed gradients by parameter name, until the step consumes them."""
         return dict(zip(self.names, self.gradients, strict=True))
 
     def moment_state(self) -> dict[str, Tensor]:
-        """What the rule remembers, by part and parameter name; empty before the first step."""
+        """The state of the rule, by part and parameter name; empty before the first step."""
         return self.rule.state()
 
     def own_memory(self) -> list[Tensor]:
@@ -117,14 +116,14 @@ class MasterOptimizer:
         return [*(m.detach() for m in self.masters), *self.gradients, *self.moment_state().values()]
 
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], num_steps_taken: int) -> None:
-        """Take up where a checkpoint stopped. Names and shapes must be this model's own."""
+        """Restore the state of a checkpoint. Names and shapes must match this model."""
         self.load_weights(weights)
         if num_steps_taken:
             self.rule.load(moments, num_steps_taken)
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Set masters and model to given weights, leaving the moments as they are."""
+        """Set masters and model to given weights; the moments are unchanged."""
         for name, master in zip(self.names, self.masters, strict=True):
             master.copy_(weights[name])
         self.round_into_model()
@@ -150,20 +149,20 @@ _PREFIX: Final = "average."
 
 
 class WeightAverage:
-    """The average so far.
+    """The running average of the weights.
 
     Args:
-        plan: None for no average, so that nothing is held and nothing changes.
+        plan: None disables averaging and takes no memory.
     """
 
     def __init__(self, plan: AveragePlan | None) -> None:
         self.plan = plan
         self.weights: dict[str, Tensor] = {}
-        """The averaged weights by parameter name; empty as long as nothing has been averaged."""
+        """The averaged weights by parameter name; empty until something has been averaged."""
 
     @torch.no_grad()
     def after_step(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        """Take in the weights after update number `step` (from 1), as the optimizer holds them."""
+        """Include the fp32 weights after update number `step` (from 1)."""
         share = self._share(step)
         if share is None:
             return
@@ -175,7 +174,7 @@ class WeightAverage:
         torch._foreach_lerp_(shares(list(self.weights.values())), shares(new), share)
 
     def _share(self, step: int) -> float | None:
-        """What the new weights count in the average, the rest being the average before; None: nothing is averaged."""
+        """The share of the new weights in the updated average; None if this step is not averaged."""
         plan = self.plan
         if plan is None:
             return None
@@ -187,18 +186,18 @@ class WeightAverage:
         since = step - plan.from_step
         if since < 0 or since % plan.every_steps:
             return None
-        # The n-th of n averaged weights counts 1 / n: this is the running mean.
+        # The n-th weights count 1 / n: a running mean.
         return 1.0 / (since // plan.every_steps + 1)
 
     @contextmanager
     @torch.no_grad()
     def shown_in(self, module: nn.Module) -> Iterator[None]:
-        """The model with the averaged weights in place of its own, which come back to the bit; in its own precision."""
+        """Use the averaged weights within the block, in the model's precision; its own are restored to the bit."""
         own: dict[str, Tensor] = {}
         parameters = dict(module.named_parameters()) if self.weights else {}
         try:
             for name, weight in self.weights.items():
-                # Values are copied, tensors are not exchanged: optimizer and compiled layers hold these very tensors.
+                # Values are copied and tensors not exchanged: optimizer and compiled layers refer to these tensors.
                 own[name] = parameters[name].detach().clone()
                 parameters[name].detach().copy_(weight)
             yield
@@ -207,7 +206,7 @@ class WeightAverage:
                 parameters[name].detach().copy_(weight)
 
     def state(self) -> dict[str, Tensor]:
-        """All that a resume needs beside the number of the step, by names that no method uses."""
+        """The state that a resume needs besides the step number, by names that no method uses."""
         return {f"{_PREFIX}{name}": weight for name, weight in self.weights.items()}
 
     @torch.no_grad()
@@ -215,17 +214,17 @@ class WeightAverage:
         """Load a state that `state` returned; other entries are ignored.
 
         Args:
-            weights: those that are averaged.
+            weights: the averaged weights by parameter name.
         """
         kept = averages_in(state)
         self.weights = {name: torch.empty_like(weights[name]).copy_(kept[name]) for name in weights if name in kept}
 
 
 def averages_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The averaged weights by parameter name in what a checkpoint holds beside weights and moments; may be none."""
+    """The averaged weights by parameter name in the additional state of a checkpoint; may be empty."""
     return {name.removeprefix(_PREFIX): kept for name, kept in state.items() if name.startswith(_PREFIX)}
 
 
 def all_but_averages(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a checkpoint holds of the method alone."""
+    """The part of a checkpoint's additional state that belongs to the method."""
     return {name: kept for name, kept in state.items() if not name.startswith(_PREFIX)}

@@ -1,18 +1,18 @@
-"""Causal attention for a micro-batch whose rows begin alike, in groups: each prefix is computed once.
+"""Causal attention for a micro-batch with groups of rows that share a prefix: each prefix is computed once.
 
-The micro-batch is packed into one row without padding: the prefixes of G groups, then the suffixes of each group, K of
-each. Examples with one system prompt are one group of many; the two completions of each preference pair, and the
-samples of each prompt, are a group of their own.
+The micro-batch is packed into one row without padding: the prefixes of G groups, then the K suffixes of each group.
+Examples with the same system prompt form one large group; the two completions of a preference pair, or the samples of a
+prompt, form one group each.
 
     tokens     p0 p1 p2 q0 q1 | a0 a1 | b0 b1 b2 | c0 | d0 d1        p with suffixes a, b; q with suffixes c, d
     positions  0  1  2  0  1  | 3  4  | 3  4  5  | 2  | 2  3
 
 A suffix sees all of its group's prefix and itself, and nothing else; a causal model computes the prefix without
-seeing what follows, so outputs and gradients are those of separate rows (the sum over rows of what they give the
-prefix is what one shared prefix receives). The idea is that of cascade inference and of prefix sharing in
-preference training (Wang & Hegde, 2024, "Accelerating Direct Preference Optimization with Prefix Sharing",
-arXiv:2410.20305, section 3); the two-part attention below needs no mask over the whole row. Only attention pads: the
-matrices of the layers, where nearly all of the work is, see no padding.
+seeing what follows, so outputs and gradients equal those of separate rows (a shared prefix receives the sum of its
+rows' gradients). The idea is that of cascade inference and of prefix sharing in preference training (Wang & Hegde,
+2024, "Accelerating Direct Preference Optimization with Prefix Sharing", arXiv:2410.20305, section 3); the two-part
+attention below needs no mask over the whole row. Only attention pads: the linear layers, which do nearly all of the
+work, see no padding.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK_SCORES = 1 << 20
-"""Scores that are computed at a time: in bf16 they and what becomes of them stay in the caches of two cores."""
+"""Number of scores per block: in bf16 they and the results derived from them fit into the caches of two cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixLayout:
-    """Sizes of a shared micro-batch.
+    """Sizes of a micro-batch with shared prefixes.
 
     Attributes:
-        prefix_tokens: of the prefix of each group, [G].
-        suffix_tokens: of each suffix, group after group, [G * K].
+        prefix_tokens: length of each group's prefix, [G].
+        suffix_tokens: length of each suffix, group after group, [G * K].
     """
 
     prefix_tokens: tuple[int, ...]
@@ -63,21 +63,21 @@ class PrefixLayout:
 
     @property
     def longest_prefix(self) -> int:
-        """P, to which attention pads the prefixes."""
+        """P, the padded prefix length in attention."""
         return max(self.prefix_tokens)
 
     @property
     def longest_suffix(self) -> int:
-        """S, to which attention pads the suffixes."""
+        """S, the padded suffix length in attention."""
         return max(self.suffix_tokens)
 
     def starts(self) -> tuple[list[int], list[int]]:
-        """Where each prefix and each suffix starts in the row."""
+        """The start of each prefix and each suffix in the row."""
         ends = [0, *accumulate((*self.prefix_tokens, *self.suffix_tokens))]
         return ends[: self.num_groups], ends[self.num_groups : -1]
 
     def positions(self, device: torch.device) -> Tensor:
-        """[1, tokens of the row] positions, those of each suffix counted on from its prefix."""
+        """Positions [1, tokens of the row]; those of a suffix continue from its prefix."""
         pieces = [torch.arange(n) for n in self.prefix_tokens]
         for number, own in enumerate(self.suffix_tokens):
             before = self.prefix_tokens[number // self.num_suffixes]
@@ -87,10 +87,10 @@ class PrefixLayout:
 
 @lru_cache(maxsize=16)
 def _indices(layout: PrefixLayout, device: str) -> tuple[Tensor, Tensor]:
-    """How a row is padded for attention, and back.
+    """The index maps that pad a row for attention and back.
 
-    [G * P + G * K * S], for each padded place the token of the row that lies there, some token of the row in padding;
-    [tokens of the row], for each token its padded place.
+    [G * P + G * K * S], for each padded position the index of its token in the row (an arbitrary one for padding);
+    [tokens of the row], for each token its padded position.
     """
     padded, packed = [], []
     place = 0
@@ -108,7 +108,7 @@ def _indices(layout: PrefixLayout, device: str) -> tuple[Tensor, Tensor]:
 
 
 class _Pad(torch.autograd.Function):
-    """Lays the tokens (dimension 2) of a row out for attention. What padding holds is never read."""
+    """Pads the tokens (dimension 2) of a row for attention. The content of padding is never read."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, padded: Tensor, packed: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """Brings what attention gives (tokens in dimension 2) back into the row; padding gets no gradient."""
+    """Maps attention outputs (tokens in dimension 2) back to the row; padding gets no gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: Tensor) -> Tensor:
@@ -138,17 +138,18 @@ class _Unpad(torch.autograd.Function):
 
 
 class _BlockedSuffixes(torch.autograd.Function):
-    """softmax over the prefix's and the suffix's own keys, as many at a time as the processor's caches hold.
+    """softmax over the keys of the prefix and of the suffix itself, in blocks that fit the processor's caches.
 
-    Heads and groups of rows are one dimension, H = kv_heads * G.
+    Heads and groups share one dimension, H = kv_heads * G.
 
     Args:
-        q: [H, K, queries a key * S, head].
+        q: [H, K, queries per key * S, head].
         k, v: [H, K, S, head].
         prefix_k, prefix_v: [H, P, head].
-        mask: [G, S, P + S] additive. The keys of a prefix meet all of its suffixes in one product and are never copied.
-        sees_all: whether nothing of the prefixes is hidden.
-        keeps: whether probabilities are saved for the backward pass; otherwise they are computed again there.
+        mask: [G, S, P + S] additive. The keys of a prefix are multiplied with all of its suffixes in one product and
+            never copied.
+        sees_all: whether the suffixes see their whole prefixes.
+        keeps: whether probabilities are saved for the backward pass; otherwise they are recomputed there.
     """
 
     @staticmethod
@@ -216,7 +217,7 @@ def _blocks(q: Tensor, num_keys: int) -> Iterator[tuple[slice, slice]]:
         q: [H, K, queries a key * S, head].
     """
     num_heads, num_suffixes, num_queries, _ = q.shape
-    each = max(1, BLOCK_SCORES // (num_queries * num_keys))  # suffixes that may be computed together
+    each = max(1, BLOCK_SCORES // (num_queries * num_keys))  # suffixes per block
     num_together = max(1, each // num_suffixes)
     for head in range(0, num_heads, num_together):
         for start in range(0, num_suffixes, each):
@@ -224,17 +225,17 @@ def _blocks(q: Tensor, num_keys: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _of(mask: Tensor, heads: slice) -> Tensor:
-    """The mask [1 or heads, S, P + S] of these of H = kv_heads * G."""
+    """The mask [1 or heads, S, P + S] of a slice of H = kv_heads * G."""
     if len(mask) == 1:
         return mask
     return mask[torch.arange(heads.start, heads.stop, device=mask.device) % len(mask)]
 
 
 def _probabilities(scaled: Tensor, k: Tensor, prefix_k: Tensor, mask: Tensor, sees_all: bool) -> tuple[Tensor, Tensor]:
-    """Over the prefixes [H, K * queries, P] and over the suffixes' own keys [H * K, queries, S] of a block.
+    """Probabilities of a block: over the prefixes [H, K * queries, P] and over the suffixes [H * K, queries, S].
 
-    The two are kept apart, since torch copies a part of a tensor for each product that reads it: that was a third of
-    this attention's time (docs/log.md).
+    They are separate tensors because torch copies a slice for each product that reads it, which took a third of the
+    time of this attention (docs/log.md).
     """
     num_heads, num_suffixes, num_queries, size = scaled.shape
     num_own, cut = k.shape[2], prefix_k.shape[1]
@@ -263,7 +264,7 @@ def _back_through_softmax(to_prefix: Tensor, to_own: Tensor, at_prefix: Tensor, 
 
 @lru_cache(maxsize=16)
 def suffix_mask(layout: PrefixLayout, window: int | None, dtype: torch.dtype, device: str) -> Tensor:
-    """[G, S, P + S] additive mask: 0 where a suffix token may look, else -inf; `window` counts the token itself."""
+    """[G, S, P + S] additive mask: 0 where a suffix token may attend, else -inf; `window` counts the token itself."""
     before = torch.tensor(layout.prefix_tokens, device=device)[:, None]
     ahead, own = (torch.arange(n, device=device) for n in (layout.longest_prefix, layout.longest_suffix))
     keys = torch.cat((ahead.expand(len(before), -1), before + own), 1)[:, None]  # positions, [G, 1, P + S]
@@ -290,14 +291,15 @@ def shared_attention(
     is_blocked: bool,
     keeps: bool,
 ) -> Tensor:
-    """Attention of a micro-batch in one row.
+    """Attention of a micro-batch packed into one row.
 
     Args:
         query: [1, heads, T, head].
         key, value: [1, kv_heads, T, head].
-        causal: attention of plain rows, for the prefixes.
-        window: how far back a token looks, itself counted.
-        is_blocked: by matrix products (CPU), not SDPA; these keep their probabilities or not (`keeps`).
+        causal: attention for plain rows, applied to the prefixes.
+        window: attention window in tokens, including the token itself.
+        is_blocked: whether to use blockwise matrix products (CPU) instead of SDPA; `keeps` then selects whether they
+            save probabilities.
 
     Returns:
         [1, heads, T, head].
@@ -305,7 +307,7 @@ def shared_attention(
     padded, packed = _indices(layout, str(query.device))
     cut = layout.num_groups * layout.longest_prefix
     laid = [_Pad.apply(x, padded, packed)[0] for x in (query, key, value)]  # [heads, G * P + G * K * S, head]
-    if not cut:  # nothing in common: the suffixes are plain rows, [G * K, heads, S, head]
+    if not cut:  # no shared prefix: the suffixes are plain rows, [G * K, heads, S, head]
         rows = [x.unflatten(1, (len(layout.suffix_tokens), -1)).transpose(0, 1) for x in laid]
         alone: Tensor = _Unpad.apply(causal(*rows).transpose(0, 1).flatten(1, 2)[None], packed)
         return alone
@@ -345,7 +347,7 @@ def _blocked_suffixes(
 
 
 def _fused_suffixes(suffixes: Sequence[Tensor], first: Sequence[Tensor], mask: Tensor, scale: float) -> Tensor:
-    """The same by torch's own attention, each suffix behind a copy of its prefix's keys."""
+    """The same with torch's attention, each suffix preceded by a copy of its prefix's keys."""
     num_suffixes = suffixes[0].shape[2]
     q, k, v = (x.permute(1, 2, 0, 3, 4) for x in suffixes)  # [G, K, heads, S, head]
     ahead = [x[:, None].expand(-1, num_suffixes, -1, -1, -1) for x in first]  # [G, K, kv_heads, P, head], no copy yet

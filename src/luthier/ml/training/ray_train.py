@@ -1,8 +1,7 @@
-"""A function run by the workers of Ray Train, which starts them, joins them and starts them again when one is lost.
+"""Run a function in the workers of Ray Train, which starts and connects them and restarts them if one is lost.
 
-Ray brings the processes together and sees them die; what is trained, and where a run goes on, is this project's own
-loop and checkpoints: nothing is reported to Ray, whose `report` costs seconds a call. Ray is imported only here, and
-only when it is used.
+Ray connects the processes and detects lost ones; training and resuming use this project's loop and checkpoints. Nothing
+is reported to Ray, whose `report` takes seconds per call. Ray is imported only here, on use.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ MAX_FAILURES: Final = 3
 _LOOK_SECONDS: Final = 0.3
 _SETTINGS: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s by default, for which even the end of the work waits
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s by default, which would also delay the end of the work
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 
 def require_ray() -> None:
-    """Raise RequestError where Ray is not installed."""
+    """Raise RequestError if Ray is not installed."""
     try:
         import ray.train.torch  # noqa: F401
     except ImportError as error:
@@ -40,7 +39,7 @@ def require_ray() -> None:
 
 
 class _Mailbox:
-    """An actor between the driver and the workers: answers one way, the wish to stop the other."""
+    """An actor between driver and workers: passes answers one way and the stop request the other way."""
 
     def __init__(self) -> None:
         self.answers: list[str] = []
@@ -73,11 +72,11 @@ def fit(
     """Call `work(job, answer, stop)` in each of `num_workers` processes of the cluster that this machine belongs to.
 
     Args:
-        work: must be importable on every node; what it raises has it started again, except for errors it answers. Where
-            this machine belongs to no cluster, Ray is started on it for as long as this takes.
-        take: is given each answer, in this thread.
-        listening: entered once Ray has started, which takes signals for itself; yields a function that is called a few
-            times a second and returns the reason to stop, if any, which is passed on to the workers.
+        work: must be importable on every node. An exception makes Ray restart it, except for errors that it answers. If
+            this machine belongs to no cluster, Ray is started on it for the duration of the call.
+        take: called with each answer, in this thread.
+        listening: entered after Ray has started, since Ray installs its own signal handlers; yields a function that is
+            called a few times per second and returns the reason to stop, if any, which is passed on to the workers.
 
     Raises:
         RequestError: Ray is not installed.

@@ -1,16 +1,16 @@
-"""The loss that keeps a router from sending all tokens to a few experts, as the model itself computes it.
+"""The load-balancing loss of routers, as computed by the model itself.
 
-Fedus et al., 2021, "Switch Transformers", arXiv:2101.03961, section 2.2: of N experts, N times the sum of the share of
-tokens that an expert gets times the mean probability that the router gives it. Nothing is computed here by another
-formula: the model's own forward makes the loss (`output_router_logits`, `aux_loss`), from the logits of the routers
-that a pass of our own over the micro-batch left behind.
+Fedus et al., 2021, "Switch Transformers", arXiv:2101.03961, section 2.2: for N experts, N times the sum over experts of
+the share of tokens routed to it times its mean router probability. The formula is not reimplemented: the model's own
+forward computes the loss (`output_router_logits`, `aux_loss`) from the router logits that our pass over the micro-batch
+recorded.
 
-Which tokens count. Each token of each row once: padding does not, and a prefix that rows share, computed once,
-counts once for each of them. So the loss of a micro-batch is the same padded, packed and with shared prefixes.
+Which tokens count. Each token of each row once: padding does not, and a shared prefix counts once for each of its rows.
+So the loss of a micro-batch is the same padded, packed and with shared prefixes.
 
-How it is averaged. A balance is computed over tokens that are processed together: those of one micro-batch. Over the
-micro-batches of a step it is the mean, each counted by its weight in the objective (its learned tokens, say): another
-`micro_batch_tokens` is another balance, as it is in transformers with gradient accumulation.
+How it is averaged. The balance is computed over the tokens of one micro-batch. A step uses the mean over its
+micro-batches, weighted as in the objective (by learned tokens, for example), so `micro_batch_tokens` affects the loss,
+as it does in transformers with gradient accumulation.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 _ARGUMENT: Final = "output_router_logits"
 _TOLERANCES: Final = {torch.float32: 1e-6, torch.float64: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-2}
-"""Of the loss of equal router logits, as a share of it."""
+"""Relative tolerance for the loss of equal router logits."""
 _PROBE_LENGTHS: Final = (23, 14)
 
 
 class RouterLoss:
-    """Records the logits of routers while a micro-batch is computed, and has the model make its loss of them.
+    """Records router logits while a micro-batch is computed, and lets the model compute its loss from them.
 
     Attributes:
-        coefficient: what the loss is multiplied by where it is added to that of the objective.
+        coefficient: factor of the router loss in the total loss.
     """
 
     def __init__(self, causal: PreTrainedModel, body: nn.Module, coefficient: float) -> None:
-        """Raises RequestError for a model whose forward gives no such loss, or not the one that is made here."""
+        """Raise RequestError if the model's forward returns no such loss, or another one than this class computes."""
         self.coefficient = coefficient
         self._causal, self._body, self._head = causal, body, OwnHead(causal, body)
         self._recorded: list[Any] = []
@@ -53,14 +53,14 @@ class RouterLoss:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Have the body give the logits of its routers, and keep those of the passes that gradients are taken of."""
+        """Make the body return router logits, and record those of passes with gradients."""
         self._recorded.clear()
 
         def ask(_body: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
             return given, {**named, _ARGUMENT: True}
 
         def keep(_body: nn.Module, _given: Any, out: Any) -> None:
-            # Passes without gradients (reference log-probabilities, drawn answers) are no part of the loss.
+            # Passes without gradients (reference log-probabilities, sampled answers) are not part of the loss.
             if torch.is_grad_enabled():
                 self._recorded.append(out)
 
@@ -75,7 +75,7 @@ class RouterLoss:
                 hook.remove()
 
     def of(self, batch: MicroBatch) -> Tensor:
-        """The loss of the micro-batch that was computed last, a scalar, not yet multiplied by the coefficient."""
+        """The router loss of the last micro-batch, a scalar, before multiplication by the coefficient."""
         if len(self._recorded) != 1:
             raise RuntimeError(f"{len(self._recorded)} passes over a micro-batch were recorded, and one was expected")
         out = self._recorded.pop()
@@ -84,7 +84,7 @@ class RouterLoss:
         )
 
     def _made(self, out: Any, places: Tensor, num_tokens: int) -> Tensor:
-        """The model's own loss of the router logits in what its body gave, of the tokens at these places."""
+        """The model's loss for the router logits in the output of its body, for the tokens at these positions."""
         logits = tuple(layer.flatten(0, -2) for layer in out.router_logits)  # each [tokens, experts]
         if any(len(layer) != num_tokens for layer in logits):
             raise RuntimeError(f"router logits of {[len(layer) for layer in logits]} tokens, expected {num_tokens}")
@@ -92,7 +92,7 @@ class RouterLoss:
         return self._head.router_loss(chosen, out.last_hidden_state[:1, :1].detach()).float()
 
     def _prove(self) -> None:
-        """Hold the loss of two rows of unlike length against the model's own, whose mask leaves the padding out."""
+        """Compare the loss of two rows of different length with the model's own, whose mask excludes padding."""
         causal, longest = self._causal, max(_PROBE_LENGTHS)
         device = causal.get_input_embeddings().weight.device
         size = int(causal.get_input_embeddings().weight.shape[0])
@@ -122,7 +122,7 @@ class RouterLoss:
 
 
 def token_indices(batch: MicroBatch) -> Any:
-    """Indices of all rows' tokens in the flattened ids, row after row; a shared prefix is repeated for each row."""
+    """Indices of the tokens of all rows in the flattened ids; a shared prefix is repeated for each row."""
     if batch.layout is None:
         longest = batch.input_ids.shape[1]
         return np.concatenate([row * longest + np.arange(size) for row, size in enumerate(batch.lengths)])

@@ -1,9 +1,9 @@
-"""Weights, gradients and optimizer state spread over the devices of a run, each holding a share of every tensor.
+"""Weights, gradients and optimizer state sharded over the devices of a run; each holds a share of every tensor.
 
-torch's `fully_shard` (Zhao et al., 2023, "PyTorch FSDP", arXiv:2304.11277; the second edition shards each parameter by
-itself, as a DTensor). Layers are fetched one by one; embeddings, last norm and head belong to one root module, in which
-the loss is computed too, so that nothing ever mixes a whole tensor with a share. The optimizer must be made after the
-weights are spread: one made before would go on training tensors that no model reads.
+torch's `fully_shard` (Zhao et al., 2023, "PyTorch FSDP", arXiv:2304.11277; FSDP2 shards each parameter separately, as a
+DTensor). Layers are gathered one by one; embeddings, last norm and head belong to one root module, which also computes
+the loss, so that whole tensors and shards never mix. The optimizer must be created after sharding: one created before
+would train tensors that no model reads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class _Root(nn.Module):
-    """What is computed in it sees whole weights."""
+    """A module in which computations see unsharded weights."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _Root(nn.Module):
 
 
 def refuse_unspreadable(plan: Plan) -> None:
-    """Raise RecipeError where the weights of a plan cannot be spread."""
+    """Raise RecipeError if the weights of a plan cannot be sharded."""
     methods = [name for name, rules in METHODS.items() if rules.can_be_sharded]
     by_number = [name for name, rules in OPTIMIZERS.items() if rules.can_be_sharded]
     optimizer, average, outer = plan.training.optimizer.name, plan.training.average, _outer_targets(plan)
@@ -95,7 +95,7 @@ def refuse_unspreadable(plan: Plan) -> None:
 
 
 def _outer_targets(plan: Plan) -> list[str]:
-    """Embeddings and head, where they carry an adapter."""
+    """Embeddings and head, if they carry an adapter."""
     if not plan.method.targets:
         return []
     outer = {name for layer in read_structure(plan.base_model.path).outer_layers for name in (layer.kind, layer.name)}
@@ -106,7 +106,7 @@ def spread(model: TrainableModel, world: World) -> None:
     """Shard a model that each process holds whole, usually on the CPU, over all devices, layer by layer."""
     kind = world.device.partition(":")[0]
     mesh = init_device_mesh(kind, (world.size,))
-    # gradients of bf16 weights are summed in fp32, as ours are over micro-batches
+    # gradients of bf16 weights are reduced in fp32, like our sums over micro-batches
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     root = _Root(model.module)
     found = layers_of(model.base)
@@ -123,20 +123,20 @@ def spread(model: TrainableModel, world: World) -> None:
 
 
 def loss_divisor(model: TrainableModel, weight: float, world: World) -> float:
-    """What a micro-batch's loss is divided by, so that the gradients over all ranks come out as sums over `weight`.
+    """The divisor of a micro-batch's loss that makes the gradients over all ranks sums divided by `weight`.
 
-    Gradients of weights that are spread are averaged over the ranks by torch, all others are summed by us.
+    torch averages gradients of sharded weights over the ranks; all others are summed by this package.
     """
     return weight if model.root is None else weight / world.size
 
 
 def missing_passes(model: TrainableModel, num_passes: int, world: World) -> int:
-    """How many more passes this rank must make so that all make equally many; fetching a layer needs all of them."""
+    """The number of extra passes of this rank, so that all ranks make the same number: gathering needs all of them."""
     return 0 if model.root is None else world.max(num_passes) - num_passes
 
 
 def idle_pass(model: TrainableModel, unit: Unit) -> Tensor:
-    """A pass whose loss is nothing: zero, and zero gradients for every weight that a real one reaches."""
+    """A pass with zero loss, and zero gradients for every weight that a real pass reaches."""
     from luthier.ml.training.model import collate
 
     batch = collate(rows_of([unit])[:1], model.pad_id, model.device)
@@ -144,17 +144,17 @@ def idle_pass(model: TrainableModel, unit: Unit) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor as a whole; one that is spread is gathered, for which all ranks must ask."""
+    """The full tensor. A sharded one is gathered, a collective that all ranks must join."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shares(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What this rank holds of each tensor: all of it, except for those that are spread."""
+    """The local part of each tensor: the shard of a sharded one, otherwise the whole tensor."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 def like(tensor: Tensor, pattern: Tensor | None) -> Tensor:
-    """This rank's share of a tensor that all ranks hold, where `pattern` is spread; else the tensor."""
+    """This rank's shard of a tensor that all ranks hold, if `pattern` is sharded; otherwise the tensor."""
     if not isinstance(pattern, DTensor) or tensor.shape != pattern.shape:
         return tensor
     there = tensor.to(pattern.device)
@@ -163,7 +163,7 @@ def like(tensor: Tensor, pattern: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def fill_in(target: TrainableModel | None, weights: Mapping[str, Tensor]) -> None:
-    """Gather trained weights by name, one at a time, and write them into a model that is whole; None only gathers."""
+    """Gather trained weights by name, one at a time, and write them into an unsharded model; None only gathers."""
     own = {} if target is None else dict(target.module.named_parameters())
     for name, weight in weights.items():
         gathered = whole(weight)

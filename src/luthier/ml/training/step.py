@@ -1,8 +1,8 @@
-"""One optimizer update, and one validation pass: what the loop does again and again.
+"""One optimizer update and one validation pass.
 
 The random numbers of a step are seeded from (seed, step, rank), and its units depend on (seed, step) alone. Sums are
-added over micro-batches and then over all ranks; the loss of replayed rows is kept apart from that of the task's own.
-The learning rate warms up linearly, then follows a cosine or a line, or stays constant.
+added over micro-batches and then over all ranks; the losses of replayed rows and of the task's rows are reported
+separately. The learning rate warms up linearly, then follows a cosine or a line, or stays constant.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MEASURE = "measure "
 
 
 class Counted(Protocol):
-    """A micro-batch by its counts: tokens without padding, and learned tokens."""
+    """The counts of a micro-batch: tokens without padding, and learned tokens."""
 
     @property
     def num_tokens(self) -> int: ...
@@ -44,7 +44,7 @@ class Counted(Protocol):
 
 @dataclass(slots=True)
 class StepSums:
-    """The loss, the measures of the objective by name, and counts, added up."""
+    """Sums of the loss, the objective's measures by name, and counts."""
 
     loss: float = 0.0
     num_tokens: int = 0
@@ -54,16 +54,16 @@ class StepSums:
     _pending: list[Losses] = field(default_factory=list)
 
     def add(self, losses: Losses, batch: Counted) -> None:
-        """Add one micro-batch. Its numbers stay on their device until `over`: to read one is to wait for all before."""
+        """Add one micro-batch. Its numbers stay on their device until `over`: reading one would synchronise."""
         self.num_tokens += batch.num_tokens
         self.num_trained_tokens += batch.num_trained_tokens
         measures = {name: value.detach() for name, value in losses.measures.items()}
         self._pending.append(replace(losses, total=losses.total.detach(), measures=measures))
 
     def _read(self) -> None:
-        """Bring what was added from the device, all at once, and add it up in the order in which it came."""
+        """Copy the added numbers from the device, all at once, and add them in order of arrival."""
         # One transfer for all micro-batches: each .item() would wait for the device. float64, so that the order of the
-        # additions does not show in the reported loss.
+        # additions does not affect the reported loss.
         found = [value for losses in self._pending for value in (losses.total, *losses.measures.values())]
         values = iter(torch.stack([value.double() for value in found]).tolist() if found else [])
         for losses in self._pending:
@@ -83,14 +83,14 @@ class StepSums:
         return StepSums(found["loss"], tokens, trained, examples, measures)
 
     def means(self, weight: float) -> dict[str, float]:
-        """The measures divided by the weight of all units."""
+        """The measures, divided by the weight of all units."""
         return {name: value / weight for name, value in self.measures.items()}
 
 
 def learning_rate_factor(step: int, *, num_steps: int, num_warmup_steps: int, schedule: ScheduleName) -> float:
-    """Factor on the peak learning rate at optimizer step `step` (counted from 0); in 0..1.
+    """Factor on the peak learning rate at optimizer step `step` (from 0); in 0..1.
 
-    Warm-up rises from 1/n at step 0 to 1 at step n-1, so that no step is spent at a rate of zero. After it, cosine is
+    Warm-up rises from 1/n at step 0 to 1 at step n-1, so that no step has a rate of zero. After it, cosine is
     half a period (Loshchilov & Hutter, 2017, arXiv:1608.03983, without restarts) and linear a straight line; both would
     reach zero at step `num_steps`, one after the last.
     """
@@ -109,9 +109,9 @@ _WEIGHT: Final = "replayed_weight"
 
 
 def with_source_loss(losses: Losses, units: Sequence[Unit], weight: float) -> Losses:
-    """The same losses, with the share in them of replayed rows as two more measures, which add up as the others do.
+    """The same losses, with the contribution of replayed rows as two more summed measures.
 
-    A micro-batch holds replayed rows or rows of the task, never both.
+    A micro-batch contains either replayed rows or rows of the task.
 
     Args:
         weight: of these units.
@@ -123,7 +123,7 @@ def with_source_loss(losses: Losses, units: Sequence[Unit], weight: float) -> Lo
 
 
 def split_loss_by_source(measures: Mapping[str, float], loss: float) -> dict[str, float]:
-    """The measures of a step, the two shares turned into the mean loss of the task's rows and of replayed ones.
+    """The measures of a step, with the two sums turned into the mean losses of the task's rows and of replayed rows.
 
     Both without what regularisation adds.
 
@@ -145,20 +145,21 @@ _SEED_STRIDE, _RANK_STRIDE, _MICRO_BATCH_STRIDE = 1_000_003, 7_654_321_987_657, 
 
 
 def seed_random(plan: Plan, step: int, *, rank: int = 0, micro_batch: int = 0) -> None:
-    """Seed torch's generator for what is drawn in a step: dropout, noise, and what an objective samples.
+    """Seed torch's generator for the random numbers of a step: dropout, noise, and samples of the objective.
 
     Args:
-        micro_batch: its number in the step, where each one has random numbers of its own.
+        micro_batch: its number in the step, if each micro-batch has separate random numbers.
     """
     number = plan.training.seed * _SEED_STRIDE + rank * _RANK_STRIDE + micro_batch * _MICRO_BATCH_STRIDE + step
     torch.manual_seed(number % 2**63)
 
 
 class StepSchedule(Protocol):
-    """Which units make up a step: micro-batches of indices, a function of (seed, step) alone.
+    """The units of a step: micro-batches of indices, a function of (seed, step) alone.
 
-    share: what one rank of several trains of it. shared_tokens: the prefixes in a micro-batch that are computed once
-    (`collate`): none, one of all its rows, or one of each unit.
+    Attributes:
+        share: the part of the step that one of several ranks trains.
+        shared_tokens: the shared prefixes of a micro-batch (`collate`): none, one for all its rows, or one per unit.
     """
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
@@ -178,14 +179,14 @@ def one_step(
     world: World = ALONE,
     workers: MicroBatchWorkers | None = None,
 ) -> tuple[LoopState, StepDone]:
-    """One optimizer update over one global batch, of which each rank of the world takes its share.
+    """One optimizer update over one global batch, divided among the ranks.
 
-    Each micro-batch's sum of the loss is divided by the weight of the whole batch (all its trained tokens, say), so
-    that any cut into shares and micro-batches gives the same gradient once it is summed. Where loss or gradient norm is
-    not finite the update is not made, and the returned state is the one given.
+    The summed loss of each micro-batch is divided by the weight of the whole batch (for example, all its trained
+    tokens), so that any split into ranks and micro-batches gives the same total gradient. If the loss or the gradient
+    norm is not finite, the update is skipped and the given state is returned.
 
     Args:
-        workers: processes that compute the micro-batches side by side; None computes them here.
+        workers: processes that compute the micro-batches in parallel; None computes them in this process.
     """
     start, p = time.perf_counter(), plan.training
     seed_random(plan, state.step, rank=world.rank)
@@ -242,7 +243,7 @@ def accumulate(
     prefix_lengths: tuple[int, ...],
     divisor: float,
 ) -> tuple[Losses, MicroBatch]:
-    """The losses of a micro-batch, whose gradients, divided by `divisor`, are added to those of the weights."""
+    """The losses of a micro-batch; its gradients, divided by `divisor`, are added to those of the weights."""
     batch = collate(rows_of(units), model.pad_id, model.device, prefix_lengths=prefix_lengths)
     losses = model.within(partial(_losses, objective, model, units, batch))
     minimised = losses.total
@@ -255,9 +256,9 @@ def accumulate(
 
 
 def _losses(objective: Objective, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
-    """The losses of a micro-batch; with that of the routers, where there is one, as a measure with a gradient.
+    """The losses of a micro-batch, including the router loss, if any, as a differentiable measure.
 
-    It is multiplied by the weight of the units, as every sum of theirs is, so that the mean over the step is taken.
+    It is multiplied by the weight of the units, like every sum, so that a step yields its mean.
     """
     if model.router_loss is None:
         return objective.losses(model, units, batch)
@@ -268,7 +269,7 @@ def _losses(objective: Objective, model: TrainableModel, units: Sequence[Unit], 
 
 
 def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> LoopState:
-    """The state once a step is taken."""
+    """The state after a step."""
     return state.model_copy(
         update={
             "step": state.step + 1,

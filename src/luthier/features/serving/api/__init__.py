@@ -1,1 +1,1 @@
-"""OpenAI's routes that answer with models."""
+"""OpenAI's inference routes."""

@@ -1,7 +1,7 @@
-"""Chat, completions and embeddings share this: sampling parameters, and responses in full or as server-sent events.
+"""Shared by chat, completions and embeddings: sampling parameters, and complete or streamed responses.
 
-Parameters that this server does not support are refused. The handlers run on the event loop and hold no thread while a
-model writes: many streams may be open at once, and other routes do not wait for them.
+Parameters that this server does not support are rejected. The handlers run on the event loop and hold no thread during
+generation, so many streams may be open at once without blocking other routes.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def _refuse_tier(value: Any) -> Any:
 
 
 Unsupported = Annotated[None, BeforeValidator(_refuse)]
-"""A parameter of OpenAI's that is not built. Also an empty value asks for it: `web_search_options: {}` for a search."""
+"""An unsupported parameter of OpenAI's API. Even an empty value requests it, as in `web_search_options: {}`."""
 OffOnly = Annotated[None, BeforeValidator(_refuse_unless_off)]
-"""A switch of OpenAI's that is not built: only `false` passes."""
+"""An unsupported switch of OpenAI's API: only `false` is accepted."""
 OneTier = Annotated[str | None, BeforeValidator(_refuse_tier)]
-"""A request for another tier has to learn that there is none."""
+"""Other service tiers are rejected: there are none."""
 Name = Annotated[str, Field(max_length=1024)]
-"""Of a user, or of a cache: it changes no answer."""
+"""The id of a user or a cache; it does not change answers."""
 
 
 Bias = Annotated[float, Field(strict=False, ge=-100, le=100)]
@@ -60,7 +60,7 @@ MAX_BIASES: Final = 1024
 
 
 class StreamOptions(BaseModel):
-    """include_usage: a last chunk tells the tokens used."""
+    """include_usage: whether a last chunk reports the token usage."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -69,7 +69,7 @@ class StreamOptions(BaseModel):
 
 
 class SamplingBody(BaseModel):
-    """Common to both. A key that is not known is refused, so that no wish is passed over in silence."""
+    """Common fields. Unknown keys are rejected, so that no option is silently ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -94,17 +94,17 @@ class SamplingBody(BaseModel):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def end_user(self) -> str | None:
-        """Whose ask it is, where the request says so: it decides which target of a deployment answers."""
+        """The end user, if the request names one; selects the target of a deployment."""
         # `safety_identifier` is OpenAI's newer name for it; chat alone has the field.
         named: str | None = self.user or getattr(self, "safety_identifier", None)
         return named
 
     def sampling(self) -> Sampling:
-        """How tokens are drawn."""
+        """Sampling parameters."""
         return Sampling(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
-            # A random seed: without one, OpenAI's API draws differently each time.
+            # A random seed: without one, OpenAI's API samples differently each time.
             seed=new_seed() if self.seed is None else self.seed,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
@@ -113,14 +113,14 @@ class SamplingBody(BaseModel):
 
     def _biases(self) -> tuple[tuple[int, float], ...]:
         given = self.logit_bias or {}
-        # isdigit alone accepts other scripts' digits; ten digits and more are no token id and would overflow.
+        # isdigit alone accepts digits of other scripts; ten or more digits are not a token id and would overflow.
         if wrong := next((key for key in given if not (key.isascii() and key.isdigit() and len(key) < 10)), None):
             message = f"Invalid logit_bias: {wrong!r} is no token id; expected: ids of the model's own tokenizer"
             raise ApiError(400, message, param="logit_bias", code="invalid_value")
         return tuple((int(key), value) for key, value in given.items())
 
     def stops(self) -> tuple[str, ...]:
-        """Texts that end an answer. Raises ApiError for more than four, an empty one, or a very long one."""
+        """The stop texts. Raises ApiError for more than four, an empty one, or a very long one."""
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(stops) > 4 or not all(0 < len(stop) <= 1024 for stop in stops):
             raise ApiError(
@@ -138,20 +138,20 @@ WARNING_HEADER, TRACE_HEADER = "x-luthier-warning", "traceparent"
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer", "content": {"application/json": {}, "text/event-stream": {}}}
 }
-"""What the served OpenAPI document says of both."""
+"""The response documentation in the OpenAPI document."""
 
 
 class ResponseBuilder(Protocol):
-    """How an answer is written: `chat.completion` or `text_completion`. id: that the client gets."""
+    """Formats an answer as `chat.completion` or `text_completion`. id: shown to the client."""
 
     id: str
 
     def whole(self, answer: serving.Answer) -> dict[str, Any]:
-        """All of it."""
+        """The complete response."""
         ...
 
     def first(self, event: Piece | Ended) -> dict[str, Any] | None:
-        """What comes before the first piece of a choice, or its end where it has none."""
+        """The chunks before the first piece of a choice, or before its end if it has no piece."""
         ...
 
     def piece(self, piece: Piece) -> dict[str, Any]:
@@ -163,12 +163,12 @@ class ResponseBuilder(Protocol):
         ...
 
     def usage(self, answer: serving.Answer) -> dict[str, Any] | None:
-        """The last chunk; None where usage was not asked for."""
+        """The last chunk; None if usage was not requested."""
         ...
 
 
 def usage_of(answer: serving.Answer) -> dict[str, Any]:
-    """The tokens that an answer took; those of thoughts are among them, and told beside them where there are any."""
+    """The token usage of an answer; reasoning tokens are included, and listed separately if there are any."""
     usage: dict[str, Any] = {
         "prompt_tokens": answer.num_prompt_tokens,
         "completion_tokens": answer.num_new_tokens,
@@ -180,7 +180,7 @@ def usage_of(answer: serving.Answer) -> dict[str, Any]:
 
 
 def target_header(routed: Routed | None) -> dict[str, str]:
-    """Who has answered; a header carries ASCII alone."""
+    """The answering target; headers are limited to ASCII."""
     return {} if routed is None else {TARGET_HEADER: quote(routed.target, safe=" /:@+,=")}
 
 
@@ -195,11 +195,11 @@ async def respond(
     is_streamed: bool,
     user: str | None = None,
 ) -> Response:
-    """Have the prompts continued and write the answer; a client that goes away is written for no more.
+    """Generate answers to the prompts and respond; a disconnected client cancels the request.
 
-    words: made with the fingerprint of the model. user: whose ask it is, where the request says so.
+    words: created with the fingerprint of the model. user: the end user, if the request names one.
 
-    Raises ApiError where it goes wrong before the first byte.
+    Raises ApiError for failures before the first byte.
     """
     named = user or request.headers.get(USER_HEADER)
     stream = CompletionStream(context, caller, asked, model=model, user=named or "", hears_pieces=is_streamed)
@@ -210,11 +210,12 @@ async def respond(
         raise refused(error) from error
     written = words(stream.fingerprint)
     stream.exchange.exchange_id = written.id
-    # Until a response has started, nothing else notices that the client has disconnected.
+    # Until a response has started, nothing else detects a disconnected client.
     watcher, early = asyncio.create_task(stream.watch(request.receive)), list[Event]()
     is_going_on = False
     try:
-        # A stream waits for its first events, too: until the first byte is sent, an error still gets its HTTP status.
+        # A stream also waits for its first events: until the first byte is sent, an error can still set the HTTP
+        # status.
         while not (stream.answer.has_ended or (is_streamed and stream.answer.has_started)):
             event = await stream.next()
             if event is None:
@@ -231,13 +232,13 @@ async def respond(
     told = target_header(stream.answer.routed) | _warning_header(stream.answer.routed, asked)
     if not is_streamed:
         return JSONResponse(written.whole(stream.answer), headers=told)
-    # X-Accel-Buffering: nginx otherwise collects a proxied response and would hold the pieces back.
+    # X-Accel-Buffering: nginx otherwise buffers proxied responses and would delay the pieces.
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **told}
     return StreamingResponse(_events(stream, early, written), media_type="text/event-stream", headers=headers)
 
 
 def _warning_header(routed: Routed | None, asked: Sequence[TextRequest]) -> dict[str, str]:
-    """What the client should know of its request: it sets the chat template otherwise than the model's training."""
+    """A warning for the client: its template options differ from those used in training."""
     if routed is None:
         return {}
     found = next((one for request in asked if (one := serving.template_option_warning(routed.served, request))), None)
@@ -245,14 +246,14 @@ def _warning_header(routed: Routed | None, asked: Sequence[TextRequest]) -> dict
 
 
 async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
-    """Say, by a None, when the client has gone."""
+    """Report, by a None, that the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     inbox.put_nowait(None)
 
 
 async def _events(stream: CompletionStream, early: list[Event], words: ResponseBuilder) -> AsyncIterator[bytes]:
-    """The answer as server-sent events; starlette ends this where the client goes away. early: those that came."""
+    """The answer as server-sent events; starlette closes this on disconnect. early: events received so far."""
     told: set[int] = set()
     num_open = len(stream.answer.choices)
     try:
@@ -272,7 +273,7 @@ async def _events(stream: CompletionStream, early: list[Event], words: ResponseB
                     yield _line(first)
             yield _line(words.piece(event) if isinstance(event, Piece) else words.end(event))
             num_open -= isinstance(event, Ended)
-        # Before the last chunks: a client that has read [DONE] finds this answer in its usage.
+        # Before the last chunks: once a client has read [DONE], its usage includes this answer.
         await stream.charge()
         if not num_open and (last := words.usage(stream.answer)) is not None:
             yield _line(last)
@@ -283,7 +284,7 @@ async def _events(stream: CompletionStream, early: list[Event], words: ResponseB
 
 def _line(document: Mapping[str, Any], *, event: str | None = None) -> bytes:
     name = f"event: {event}\n".encode() if event else b""
-    # Tokens of one answer may come as halves of a pair that no piece completes.
+    # Tokens of an answer may contain lone surrogates that no piece completes.
     return b"%sdata: %s\n\n" % (name, json_utf8(document, separators=(",", ":")))
 
 
@@ -292,7 +293,7 @@ def _as_body(error: ApiError) -> ErrorBody:
 
 
 def refused(error: LuthierError) -> ApiError:
-    """The error, as OpenAI names what can be wrong with an ask."""
+    """The error in OpenAI's format."""
     made = as_api_error(error)
     if isinstance(error, OverlongError):
         made.code = "context_length_exceeded"
@@ -300,7 +301,7 @@ def refused(error: LuthierError) -> ApiError:
         made.code, made.param = "model_not_found", "model"
     elif error.came.startswith("dimensions="):
         made.code, made.param = "invalid_value", "dimensions"
-    # Only the process that holds the model knows what its chat template reads.
+    # Only the engine process knows which options its chat template reads.
     elif error.came.startswith("reasoning_effort "):
         made.code, made.param = "invalid_value", "reasoning_effort"
     elif error.came.startswith("the template option "):

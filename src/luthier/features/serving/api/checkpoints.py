@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/checkpoints: which other projects may ask what this one has tuned."""
+"""/v1/fine_tuning/checkpoints: which other projects may use the models that this one has tuned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PermissionRequest(BaseModel):
 
 
 class PermissionObject(BaseModel):
-    """One project that may ask the checkpoint."""
+    """A project that may use the checkpoint."""
 
     id: str
     object: Literal["checkpoint.permission"] = "checkpoint.permission"
@@ -45,7 +45,7 @@ class PermissionList(BaseModel):
 
 
 class PermissionDeleted(BaseModel):
-    """What is left of a permission."""
+    """A deleted permission."""
 
     id: str
     object: Literal["checkpoint.permission"] = "checkpoint.permission"
@@ -54,7 +54,7 @@ class PermissionDeleted(BaseModel):
 
 @router.post("/{checkpoint:path}/permissions", response_model=PermissionList, responses=documented(404))
 def create(checkpoint: str, body: PermissionRequest, caller: Admin, context: HomeContext) -> dict[str, Any]:
-    """Let other projects ask a checkpoint."""
+    """Allow other projects to use a checkpoint."""
     made = permit(context, caller, checkpoint, body.project_ids)
     return page(made, after=None, limit=len(made), id_of=_id, show=_shown)
 
@@ -69,7 +69,7 @@ def list_all(
     order: Literal["ascending", "descending"] = "descending",
     project_id: str | None = None,
 ) -> dict[str, Any]:
-    """Who may ask a checkpoint, newest first where nothing else is asked for."""
+    """List the permissions of a checkpoint, newest first by default."""
     found = list_permissions(context, caller, checkpoint, project_id=project_id)
     ordered = found if order == "descending" else found[::-1]
     return page(ordered, after=after, limit=limit, id_of=_id, show=_shown)
@@ -79,7 +79,7 @@ def list_all(
     "/{checkpoint:path}/permissions/{permission_id}", response_model=PermissionDeleted, responses=documented(404)
 )
 def delete(checkpoint: str, permission_id: str, caller: Admin, context: HomeContext) -> PermissionDeleted:
-    """Take a permission back."""
+    """Revoke a permission."""
     take_back(context, caller, checkpoint, permission_id)
     return PermissionDeleted(id=permission_id, deleted=True)
 

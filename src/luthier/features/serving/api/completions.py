@@ -1,4 +1,4 @@
-"""/v1/completions: a model goes on with a text, whole or as it writes."""
+"""/v1/completions: continuations of a text, complete or streamed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ router = APIRouter(prefix="/v1/completions", tags=["completions"])
 
 _DEFAULT_TOKENS: Final = 16
 _MAX_PROMPTS: Final = 16
-# At the first wrong element: a million of them would each make an error, on the event loop.
+# Fails at the first wrong element: a million errors would block the event loop.
 Prompts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_PROMPTS)]
 Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
 TokenPrompts = Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=_MAX_PROMPTS)]
 
 
 class CompletionBody(SamplingBody):
-    """What is asked. Prompts as token ids are those of the model's own tokenizer."""
+    """The request body. Prompts as token ids use the model's tokenizer."""
 
     prompt: str | Prompts | Tokens | TokenPrompts
     logprobs: int | None = Field(default=None, ge=0, le=5)
@@ -39,8 +39,8 @@ class CompletionBody(SamplingBody):
 
 @router.post("", responses=ANSWERS, response_class=Response)
 async def create_completion(body: CompletionBody, request: Request, context: HomeContext, caller: Asker) -> Response:
-    """What comes after a text; with `stream` as server-sent events."""
-    # best_of above n would write more texts than are returned.
+    """Continue a text; with `stream` as server-sent events."""
+    # best_of above n would generate more texts than are returned.
     if body.best_of not in (None, body.n or 1):
         raise ApiError(
             400,
@@ -86,7 +86,7 @@ def _prompts(body: CompletionBody) -> list[str] | list[list[int]]:
 
 @dataclass(slots=True)
 class _CompletionResponseBuilder:
-    """`text_completion`, the same object for the whole and for a chunk."""
+    """`text_completion`, the same object for complete responses and chunks."""
 
     model: str
     fingerprint: str

@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/alpha/graders: look at a grader, and run it on one text."""
+"""/v1/fine_tuning/alpha/graders: validate a grader, and run it on one text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["graders"])
 
 
 class GraderErrors(BaseModel):
-    """What went wrong, each true or false; the details in words."""
+    """Error flags, and details as text."""
 
     formula_parse_error: bool
     sample_parse_error: bool
@@ -35,7 +35,7 @@ class GraderErrors(BaseModel):
 
 
 class GraderMetadata(BaseModel):
-    """How the run went; execution_time in seconds. scores: of each part of a multi grader."""
+    """The outcome of the run; execution_time in seconds. scores: of each part of a multi grader."""
 
     name: str
     type: str
@@ -56,16 +56,16 @@ class GraderAnswer(BaseModel):
 
 
 class GraderChecked(BaseModel):
-    """The grader, where it can be run here."""
+    """The grader, if it can be run here."""
 
     grader: dict[str, Any]
 
 
 @router.post("/run", response_model=GraderAnswer, responses=documented(404, 503))
 def run(request: GraderRun, caller: Trainer, context: HomeContext) -> GraderAnswer:
-    """Grade one text. A run that fails has the reward 0, and `errors` say why."""
+    """Grade one text. A failed run has the reward 0, with the reason in `errors`."""
     grader = request.grader
-    # Training scope alone must not become a way to query models.
+    # The training scope alone must not allow model queries.
     if graders.uses_model(grader) and not caller.may("infer"):
         raise ApiError(
             403,
@@ -93,7 +93,7 @@ def run(request: GraderRun, caller: Trainer, context: HomeContext) -> GraderAnsw
 
 @router.post("/validate", response_model=GraderChecked, responses=documented())
 def validate(request: GraderCheck, caller: Trainer) -> GraderChecked:  # noqa: ARG001
-    """Say whether a grader can be run here."""
+    """Check whether a grader can be run here."""
     graders.check(request.grader)
     return GraderChecked(grader=request.grader.model_dump(mode="json", exclude_none=True))
 

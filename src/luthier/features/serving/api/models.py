@@ -1,4 +1,4 @@
-"""/v1/models: what can be asked by name."""
+"""/v1/models: the available models."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.get("")
 def list_models(context: HomeContext, caller: Looker) -> dict[str, Any]:
-    """Tuned models of the project, checkpoints that it was permitted, and base models on this machine."""
+    """List the project's tuned models, permitted checkpoints, and base models on this machine."""
     return {"object": "list", "data": [_show(model) for model in served_models.list_models(context, caller)]}
 
 
 @router.get("/{model:path}")
 def retrieve_model(model: str, context: HomeContext, caller: Looker) -> dict[str, Any]:
-    """One model. 404 where there is none that this project can ask."""
+    """Get one model. 404 if this project cannot use it."""
     try:
         return _show(served_models.get_model(context, caller, model))
     except NotFoundError as error:
@@ -33,7 +33,7 @@ def retrieve_model(model: str, context: HomeContext, caller: Looker) -> dict[str
 
 @router.delete("/{model:path}")
 def delete_model(model: str, context: HomeContext, caller: Trainer) -> dict[str, Any]:
-    """Forget a tuned model; its run and files stay. 403 for a base model and for one that was only permitted."""
+    """Delete a tuned model; its run and files are kept. 403 for base models and permitted checkpoints."""
     try:
         served_models.delete_model(context, caller, model)
     except NotFoundError as error:
@@ -58,7 +58,7 @@ def _show(model: NamedModel) -> dict[str, Any]:
 
 
 def _rewritten(opted: OptedTurns) -> dict[str, str]:
-    """As the recipe has it."""
+    """In the recipe's format."""
     asked: dict[str, str | None] = {
         "system": "fold" if opted.folds_system else None,
         "tools": "as_text" if opted.tools_as_text else None,

@@ -1,11 +1,11 @@
-"""/v1/embeddings, /v1/classify, /v1/score and /v1/rerank: inputs that go through a model once; nothing is written.
+"""/v1/embeddings, /v1/classify, /v1/score and /v1/rerank: single-pass inference without text generation.
 
-Bodies and answers are those of OpenAI (embeddings), vLLM (classify, score) and Jina (rerank), with fields of our own
-beside theirs. Models run with transformers here.
+Requests and responses follow OpenAI (embeddings), vLLM (classify, score) and Jina (rerank), with additional fields.
+Models run with transformers.
 
-The vector of a text is the mean of a model's last hidden states over its tokens, scaled to the length 1; an adapter
-takes part in it. A language model was not trained for this: compare texts with one and the same model only. Models
-tuned with `objective: {name: embed}` were; classes, numbers and relevance need a model with such a head.
+The embedding of a text is the mean of the model's last hidden states over its tokens, including any adapter, normalised
+to length 1. Language models are not trained for this: compare only embeddings of the same model. Models tuned with
+`objective: {name: embed}` are; classes, numbers and relevance need a model with such a head.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ router = APIRouter(prefix="/v1", tags=["embeddings"])
 _MAX_INPUTS: Final = 2048
 _MAX_TURNS: Final = 2048
 Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
-# At the first wrong element: a million of them would each make an error, on the event loop.
+# Fails at the first wrong element: a million errors would block the event loop.
 Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
 Inputs = str | Texts | Tokens | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
 
 
 class PoolingBody(BaseModel):
-    """Common to all. A key that is not known is refused, so that no wish is passed over in silence."""
+    """Common fields. Unknown keys are rejected, so that no option is silently ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -63,9 +63,9 @@ class PoolingBody(BaseModel):
 class EmbeddingBody(PoolingBody):
     """What is asked.
 
-    dimensions: one of the lengths that the model was trained for; of a model without a head only as many as it has,
-    since a part of such a vector means nothing. input_type: which prompt of its training is put before each text,
-    document where nothing is said; for models that were trained to embed. Inputs as token ids stay as they are.
+    dimensions: one of the lengths that the model was trained for; without a head only the full width, since a part of
+    such a vector is meaningless. input_type: the training prompt to prepend to each text, `document` by default, for
+    embedding models. Inputs as token ids are unchanged.
     """
 
     input: Inputs
@@ -84,7 +84,7 @@ class ClassifyMessage(BaseModel):
 
 
 class ClassifyBody(PoolingBody):
-    """What is asked: texts, each as the only turn of a user, or the turns of one prompt, as the rows of training."""
+    """The request body: texts, each as a single user turn, or the turns of one prompt, as in training rows."""
 
     input: Inputs | None = None
     messages: Annotated[list[ClassifyMessage], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)] | None = (
@@ -93,14 +93,14 @@ class ClassifyBody(PoolingBody):
 
 
 class ScoreBody(PoolingBody):
-    """What is asked: one query with one or more documents, or as many queries as documents, pair by pair."""
+    """The request body: one query with one or more documents, or as many queries as documents, in pairs."""
 
     text_1: str | Texts
     text_2: str | Texts
 
 
 class RerankDocument(BaseModel):
-    """A document, where it is not sent as plain text."""
+    """A document that is not plain text."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -108,7 +108,7 @@ class RerankDocument(BaseModel):
 
 
 class RerankBody(PoolingBody):
-    """What is asked. top_n: how many of the most relevant come back; all where nothing is said."""
+    """The request body. top_n: how many of the most relevant documents to return; all by default."""
 
     query: str
     documents: Annotated[list[str | RerankDocument], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
@@ -121,7 +121,7 @@ _ANSWERS: Final = documented(404, 503)
 
 @router.post("/embeddings", responses=_ANSWERS, response_class=Response)
 async def create_embeddings(body: EmbeddingBody, request: Request, context: HomeContext, caller: Asker) -> Response:
-    """One vector a text, in the order of the texts."""
+    """One vector per text, in order."""
 
     def made(head: TaskHead | None) -> PoolingRequest:
         is_query = None if body.input_type is None else body.input_type == "query"
@@ -132,7 +132,7 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
 
 @router.post("/classify", responses=_ANSWERS, response_class=Response)
 async def create_classification(body: ClassifyBody, request: Request, context: HomeContext, caller: Asker) -> Response:
-    """The class of each input with the probabilities of all classes, in their order; or its number."""
+    """The class of each input with the probabilities of all classes, in class order; or its number."""
     if (body.input is None) == (body.messages is None):
         raise ApiError(400, "expected: exactly one of input and messages", param="input", code="invalid_value")
 
@@ -152,7 +152,7 @@ async def create_classification(body: ClassifyBody, request: Request, context: H
 
 @router.post("/score", responses=_ANSWERS, response_class=Response)
 async def create_score(body: ScoreBody, request: Request, context: HomeContext, caller: Asker) -> Response:
-    """How relevant each document (text_2) is to its query (text_1), 0 to 1."""
+    """The relevance of each document (text_2) to its query (text_1), 0 to 1."""
     first = [body.text_1] if isinstance(body.text_1, str) else body.text_1
     second = [body.text_2] if isinstance(body.text_2, str) else body.text_2
     if len(first) == 1:
@@ -174,7 +174,7 @@ async def create_ranking(body: RerankBody, request: Request, context: HomeContex
 
     def shown(run: _Running) -> dict[str, Any]:
         relevance = [one[0] for one in run.pooled.outputs]
-        # Stable: documents that are as relevant stay in the order in which they came.
+        # Stable: equally relevant documents keep their order.
         best = sorted(range(len(texts)), key=lambda place: -relevance[place])[: body.top_n]
         results = [
             {"index": place, "relevance_score": relevance[place]}
@@ -198,19 +198,19 @@ async def _respond(
     made: Callable[[TaskHead | None], PoolingRequest],
     shown: Callable[[_Running], dict[str, Any]],
 ) -> Response:
-    """Have inputs read and write the answer; a client that goes away is read for no more.
+    """Process inputs and respond; a disconnected client cancels the request.
 
     Args:
-        request: Of the client.
+        request: The client's HTTP request.
         context: The home.
-        caller: Who asks.
-        body: What is asked.
-        operation: What the log of traffic calls it.
-        made: The request, once it is known which head the model has.
-        shown: The document of the answer; what it refuses is recorded as refused.
+        caller: The caller.
+        body: The request body.
+        operation: Its name in the traffic log.
+        made: Creates the request for the model's head.
+        shown: Creates the response; its errors are recorded as rejections.
 
     Raises:
-        ApiError: It is refused, or fails.
+        ApiError: The request is rejected or fails.
     """
     loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
 
@@ -225,7 +225,7 @@ async def _respond(
     running = _Running(context, caller, exchange)
 
     def begin() -> None:
-        # Kept at once, not returned: where this task is cancelled meanwhile, nobody would get what the thread returns.
+        # Stored at once instead of returned: if this task is cancelled, the return value of the thread is lost.
         routed = running.routed = route(context, caller, body.model, user)
         running.head = head_of(routed.served)
         running.begun(serving.ask_pooling(context, caller, routed, made(running.head), hear))
@@ -245,7 +245,7 @@ async def _respond(
         running.failure = error
         raise
     finally:
-        # Also after success, where it does nothing: the slot of a client that has gone must become free.
+        # Also after success, where it has no effect: the slot of a disconnected client must be released.
         running.stop()
         await uncancelled(run_in_threadpool(running.end))
     if isinstance(running.event, Failed):
@@ -258,16 +258,16 @@ async def _respond(
 
 @dataclass(slots=True)
 class _Running:
-    """A request under way: charged and recorded once, however it ends.
+    """A running request: charged and recorded once, however it ends.
 
     Attributes:
         context: The home.
         caller: Who asks.
-        exchange: What is recorded of it.
-        routed: Who answers, once that is known.
-        head: The task head of that model; None where it has none.
-        event: How it ended; None where the client has gone before.
-        failure: What ended it before there was an event.
+        exchange: Its record in the traffic log.
+        routed: The answering target, once known.
+        head: The task head of that model; None if it has none.
+        event: The final event; None if the client disconnected before.
+        failure: The error that ended it before any event.
     """
 
     context: Context
@@ -282,14 +282,14 @@ class _Running:
     failure: BaseException | None = None
 
     def begun(self, cancel: Callable[[], None]) -> None:
-        """It is under way, and `cancel` stops it: at once, where the client has gone while it was begun."""
+        """Record that it is running and that `cancel` stops it; cancels at once if the client is already gone."""
         with self._lock:
             self._cancel, is_stopped = cancel, self._is_stopped
         if is_stopped:
             cancel()
 
     def stop(self) -> None:
-        """Stop it, also where it has not begun yet; nothing happens after its end."""
+        """Stop it, also before it has started; no effect after its end."""
         with self._lock:
             self._is_stopped, cancel = True, self._cancel
         if cancel is not None:
@@ -297,7 +297,7 @@ class _Running:
 
     @property
     def pooled(self) -> Pooled:
-        """What came; only of a request that has ended so."""
+        """The result; only for a successful request."""
         assert isinstance(self.event, Pooled)
         return self.event
 
@@ -371,5 +371,5 @@ def _listed(run: _Running, data: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _packed(vector: tuple[float, ...]) -> str:
-    """Little-endian 32-bit floats in base64, as OpenAI's clients ask for by themselves."""
+    """Little-endian 32-bit floats in base64, which OpenAI's clients request by default."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -1,1 +1,1 @@
-"""Who starts the processes of a run: this one, local ones, Ray, torchrun or Slurm."""
+"""Launchers of the processes of a run: in-process, local processes, Ray, torchrun or Slurm."""

@@ -1,4 +1,4 @@
-"""The training of one process: the same alone, under `luthier train --devices`, under torchrun or Slurm, and on Ray."""
+"""Training in one process: shared by single-process runs, `luthier train --devices`, torchrun, Slurm and Ray."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Where a training process reads and writes, and whom it reports to.
+    """The folder, callbacks and limits of a training process.
 
     Attributes:
         folder: Of the run; checkpoints and weights go there.
-        emit: Takes its events.
-        progress: Shows how far it is.
-        meter: Bills its time, and stops it where a cap is reached.
-        stop_requested: Why to stop now; None takes SIGTERM and SIGINT for a request while the loop runs.
-        num_snapshots: Of how many of the last epochs the weights are kept as well.
+        emit: Receives its events.
+        progress: Shows progress.
+        meter: Bills its time, and stops it when a cap is reached.
+        stop_requested: Returns a reason to stop; None handles SIGTERM and SIGINT as requests while the loop runs.
+        num_snapshots: Number of last epochs whose weights are also kept.
     """
 
     folder: Path
@@ -49,24 +49,24 @@ class Hooks:
 
 
 class Launcher(Protocol):
-    """The processes that train a run. flags: what the command that goes on with it needs, to have the same again."""
+    """The processes that train a run. flags: options that the resume command needs for the same processes."""
 
     num_processes: int
     flags: str
 
     def check(self, plan: Plan) -> None:
-        """Raise RequestError where these processes cannot share that plan."""
+        """Raise RequestError if these processes cannot share the plan."""
         ...
 
     def train(
         self, context: Context, run_id: str, prepared: Prepared, meter: Meter, emit: EventSink, lock: int
     ) -> TrainResult:
-        """Train to the end of the plan or to a wish to stop. lock: the descriptor that holds the run's lock."""
+        """Train to the end of the plan or to a stop request. lock: the descriptor that holds the run's lock."""
         ...
 
 
 class InProcessLauncher:
-    """Trains a run right here, alone. num_snapshots: as in `Hooks`."""
+    """Trains a run in this process. num_snapshots: see `Hooks`."""
 
     num_processes = 1
     flags = ""
@@ -75,7 +75,7 @@ class InProcessLauncher:
         self.num_snapshots = num_snapshots
 
     def check(self, plan: Plan) -> None:
-        """Any plan may be trained by one process."""
+        """Any plan can be trained by one process."""
 
     def train(
         self,
@@ -93,19 +93,19 @@ class InProcessLauncher:
 
 
 def silent_hooks(folder: Path, stop_requested: Callable[[], str | None] | None = None) -> Hooks:
-    """Hooks of a process for which rank 0 speaks."""
+    """Hooks of a rank other than 0."""
     from luthier.ml.training.budget import Meter
 
     return Hooks(folder, lambda _event: None, SilentProgress(), Meter(), stop_requested)
 
 
 def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -> TrainResult:
-    """Train a plan, from its newest checkpoint where there is one; writes the trained weights where the run is done.
+    """Train a plan, from its newest checkpoint if there is one; writes the trained weights if the run is done.
 
-    world: the processes that share the work, all of which call this; None is this one alone. The result is rank 0's; of
-    the others only status and counts mean something.
+    world: the processes that share the work, all of which call this; None is only this one. The result is that of rank
+    0; on other ranks only status and counts are meaningful.
 
-    Raises DivergedError, CheckpointError (of another plan), RequestError (a step cannot be shared out evenly).
+    Raises DivergedError, CheckpointError (of another plan), RequestError (a step cannot be divided evenly).
     """
     import torch
 
@@ -121,11 +121,11 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     plan, training = prepared.plan, prepared.plan.training
     world = world or World(device=training.device)
     refuse_unequal_shares(training.global_batch_size, world.size)
-    # The processes of one machine share its cores: more threads than cores slow all of them down.
+    # The processes of one machine share its cores: more threads than cores would slow down all of them.
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
     compute_exactly(world.device)
     device.forget_peaks(world.device)
-    # The teacher is asked before the student is loaded, so that both are never in memory together.
+    # The teacher runs before the student is loaded, so that both are never in memory together.
     if (stopped := _ask_teacher(prepared, hooks, world)) is not None:
         return stopped
     hooks.meter.begin("loading")
@@ -164,7 +164,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
 
 
 def _prepare(objective: Objective, model: TrainableModel, units: Sequence[Unit], hooks: Hooks, world: World) -> None:
-    """Rank 0 first: the others, where they share its folder, find what it has computed."""
+    """Rank 0 first: other ranks that share its folder find its results."""
     if world.is_first:
         objective.prepare(model, units, hooks.folder, hooks.progress)
     world.gather("prepared")
@@ -175,13 +175,13 @@ def _prepare(objective: Objective, model: TrainableModel, units: Sequence[Unit],
 def _finish(
     objective: Objective, model: TrainableModel, validation: Sequence[Batch], outcome: LoopOutcome, world: World
 ) -> None:
-    """What a task head says beside its weights is measured where it is written."""
+    """Data of a task head other than its weights is measured on the rank that writes it."""
     if model.task_head is not None and outcome.status == "succeeded" and world.is_first:
         objective.finish(model, validation)
 
 
 def pause_notice(hooks: Hooks) -> str:
-    """What a training that is asked to stop does now, how long that takes, and how to go on with it."""
+    """The message after a stop request: what happens now, how long it takes, and how to resume."""
     left = figures.duration(hooks.meter.seconds_left()).replace(figures.NO_BREAK, " ")
     saved = figures.duration(hooks.meter.expected_seconds("checkpoint", 0)).replace(figures.NO_BREAK, " ")
     return (
@@ -196,7 +196,7 @@ def _nobody() -> str | None:
 
 
 def _snapshots(plan: Plan, hooks: Hooks) -> Callable[[TrainableModel, int], Path] | None:
-    """What writes down the model after each epoch, where that is asked for."""
+    """The function that writes a snapshot after each epoch, if requested."""
     from luthier.ml.training.checkpoint import Snapshots
 
     if not hooks.num_snapshots:
@@ -205,9 +205,9 @@ def _snapshots(plan: Plan, hooks: Hooks) -> Callable[[TrainableModel, int], Path
 
 
 def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult | None:
-    """Ask the teacher where there is one; the result of all where one of them was stopped meanwhile.
+    """Run the teacher, if any; returns the common result if a rank was stopped meanwhile.
 
-    Rank 0 first: the others, where they share its folder, find what it was told.
+    Rank 0 first: other ranks that share its folder find its states.
     """
     from luthier.features.planning.objective_inputs import ask_teacher, not_begun
 
@@ -217,7 +217,7 @@ def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult 
     for is_our_turn in (world.is_first, not world.is_first):
         if is_our_turn:
             stopped = ask_teacher(prepared, hooks)
-        # All ranks must leave together, else the others would wait in the next collective call for ever.
+        # All ranks must leave together, otherwise the others would wait in the next collective call forever.
         own = None if stopped is None else StopReason(stopped.stopped_because, stopped.stop_cause)
         if (reason := world.agreed(own)) is not None:
             return stopped or not_begun(prepared, reason)
@@ -225,7 +225,7 @@ def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult 
 
 
 def _made_whole(plan: Plan, model: TrainableModel, world: World) -> TrainableModel:
-    """On rank 0 a model that holds all of its weights, to be written; the others only send theirs."""
+    """On rank 0 an unsharded model for writing; other ranks only send their shards."""
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.sharding import fill_in
 
@@ -237,11 +237,11 @@ def _made_whole(plan: Plan, model: TrainableModel, world: World) -> TrainableMod
 def _loaded(
     plan: Plan, world: World, emit: Callable[[Event], None], *, spreads: bool
 ) -> tuple[TrainableModel, bool, bool]:
-    """The model, its layers compiled where that is planned; whether beginnings are shared, and rows lie end to end."""
+    """The model, compiled if planned; whether prefixes are shared, and whether rows are packed."""
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.sharding import spread
 
-    # what is to be spread is loaded on the CPU: whole, it may not fit on the device
+    # a model to be sharded is loaded on the CPU: unsharded it may not fit on the device
     model = TrainableModel.load(plan, "cpu" if spreads else world.device)
     _tell_path(model, emit)
     shares = _shares_prefix(plan, model, emit)
@@ -253,14 +253,14 @@ def _loaded(
 
 
 def _tell_path(model: TrainableModel, emit: Callable[[Event], None]) -> None:
-    """Say where a fast piece was not proved, and what computes the same instead."""
+    """Warn about fast paths that could not be verified, and name their replacement."""
     if not model.path.is_fast:
         message = f"computed the same but slower, by {model.path.words}: {'; '.join(model.path.reasons)}"
         emit(WarningRaised(step=0, code="forward_path", message=message))
 
 
 def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:
-    """Whether common beginnings are computed once: asked for, and the model proves to compute the same with them."""
+    """Whether shared prefixes are computed once: requested, and verified for the model."""
     if not plan.training.shared_prefix:
         return False
     if model.can_share_prefix():
@@ -274,7 +274,7 @@ def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], No
 
 
 def _packs(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> bool:
-    """Whether rows lie end to end: planned, and the model proves to compute the same so."""
+    """Whether rows are packed: planned, and verified for the model."""
     from luthier.ml.training.equivalence import why_not_packed
 
     if not plan.training.packing:
@@ -288,7 +288,7 @@ def _packs(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, 
 
 
 def _compile(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> None:
-    """Compile the layers, where planned and where the compiled ones prove to compute the same."""
+    """Compile the layers, if planned and verified to compute the same."""
     from luthier.ml.training.equivalence import why_not_compiled
 
     if not plan.training.compile:
@@ -308,7 +308,7 @@ def _result(
     state, path, digest = outcome.state, None, None
     if outcome.status == "succeeded" and is_kept:
         path, digest = save_model(model, Path(plan.base_model.path), folder)
-    # A run resumed at its very end has trained for 0 s.
+    # A run resumed at its end has trained for 0 s.
     seconds = max(state.seconds, 1e-9)
     return TrainResult(
         status=outcome.status,

@@ -1,11 +1,11 @@
-"""Several processes of this machine train one run: started, listened to, stopped together, and started again.
+"""Multi-process training on this machine: processes are started, monitored, stopped together, and restarted.
 
-A process that dies loses its step and nothing else: all are ended, and all begin again from the newest checkpoint, a
-bounded number of times. What Luthier itself refuses (a full disk, a loss that diverged, rows that have changed) would
-end the same way and is not tried again.
+If a process dies, only the current step is lost: all processes are stopped and restarted from the newest checkpoint, a
+limited number of times. Errors raised by Luthier (a full disk, a diverged loss, changed rows) would recur and are not
+retried.
 
-The environment tells a child which process it is, as torchrun would set it. Rank 0 sends {"event": ...} as the loop
-emits them and at the end {"result": ..., "refused_by": ...}. All else that is printed goes to a log.
+The environment variables of a child are those of torchrun. Rank 0 sends {"event": ...} as the loop emits them and at
+the end {"result": ..., "refused_by": ...}. All other output goes to a log.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Answers:
-    """The answers of one start of all processes. began_at: the step that it went on from, once it is known."""
+    """The messages of one start of all processes. began_at: the step from which it resumed, once known."""
 
     emit: EventSink
     bar: ProgressTask
@@ -48,7 +48,7 @@ class Answers:
     began_at: int | None = None
 
     def take(self, document: dict[str, Any]) -> None:
-        """Take one answer; of several errors the first counts."""
+        """Record one message; of several errors the first counts."""
         if "error" in document:
             self.error = self.error or error_from(document["error"])
         if "result" in document:
@@ -66,15 +66,15 @@ class Answers:
 
 
 def train_share(document: dict[str, Any], channel: Channel) -> None:
-    """Train one share of a run in a child process; its answers are the events of the channel.
+    """Train one share of a run in a child process; its messages are the events of the channel.
 
     Args:
-        document: `home`, `run_id`, `plan`, `began` (seconds since the epoch; time is paid from then on).
+        document: `home`, `run_id`, `plan`, `began` (seconds since the epoch; time is billed from then on).
         channel: of the child process.
 
     Raises:
-        LuthierError: what is wrong with the run: another try would end the same way.
-        SystemExit: another process of the run was lost, which is no error of this one.
+        LuthierError: an error of the run, which a retry would repeat.
+        SystemExit: another process of the run was lost, which is not an error of this one.
     """
     from luthier.core.system.process_setup import keep_few_kernels
 
@@ -92,12 +92,12 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
 
     Args:
         job: `home`, `run_id`, `plan`, `began` (seconds since 1970; time is billed from then on).
-        answer: Takes the messages of rank 0: events, and at the end the result.
-        stop: Why training is to stop now; None where it may go on.
+        answer: Receives the messages of rank 0: events, and at the end the result.
+        stop: Returns a reason to stop; None to continue.
 
     Raises:
         DivergedError: The loss or a gradient is no number.
-        ConflictError: The model or the rows of this machine are not those of the plan.
+        ConflictError: the model or the rows of this machine differ from the plan.
         PeerLostError: Another process of the group was lost.
     """
     from luthier.core.plan import Plan
@@ -118,7 +118,7 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
         joined(plan.training.device, timeout_seconds=context.settings.collective_timeout_seconds) as world,
     ):
         folder = context.settings.run_folder(job["run_id"])
-        # Only rank 0 keeps the ledger and reports: two writers would bill the same seconds twice.
+        # Only rank 0 writes the ledger and reports: two writers would bill the same seconds twice.
         if not world.is_first:
             train_worker(prepare_share(context, plan), silent_hooks(folder, stop), world)
             return
@@ -126,20 +126,20 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
             hooks = Hooks(folder, emit, SilentProgress(), meter, stop)
             result = train_worker(prepare_share(context, plan), hooks, world)
             refused_by = meter.refused_by
-    # After `metered` has closed the ledger: the parent takes it up as soon as it has the result.
+    # After `metered` has closed the ledger: the parent continues it as soon as it has the result.
     answer({"result": result.model_dump(mode="json"), "refused_by": refused_by})
 
 
 def _or_orphaned(stop_requested: Callable[[], str | None]) -> Callable[[], str | None]:
-    """The wish to stop, also when whoever started this process has gone: nobody would listen any more."""
-    # A process whose parent dies is adopted by another one, so its parent id changes.
+    """The stop request, also set if the parent has exited: no one would receive the messages."""
+    # A process whose parent dies is re-parented, so its parent id changes.
     parent = os.getppid()
     gone = StopReason("the process that started it has gone", "interrupted")
     return lambda: stop_requested() or (None if os.getppid() == parent else gone)
 
 
 MAX_RESTARTS: Final = 3
-"""In a row without a new checkpoint between them."""
+"""Maximum restarts in a row without a new checkpoint."""
 _TRAIN: Final = "luthier.features.training.launchers.local:train_share"
 _GRACE_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.2
@@ -156,9 +156,9 @@ class _Attempt:
 
 
 class LocalLauncher:
-    """Trains a run by `num_processes` processes of this machine; a `launchers.here.Launcher`.
+    """Trains a run with `num_processes` processes on this machine; a `launchers.here.Launcher`.
 
-    Each process holds the run's lock, too, so that no other may take up the run as long as one of them lives.
+    Each process also holds the run's lock, so that no other may take over the run while one of them is alive.
     """
 
     def __init__(self, num_processes: int) -> None:
@@ -166,7 +166,7 @@ class LocalLauncher:
         self.flags = f" --devices {num_processes}"
 
     def check(self, plan: Plan) -> None:
-        """Raise RequestError for a batch that cannot be shared out evenly, and for more processes than GPUs."""
+        """Raise RequestError for a batch that cannot be divided evenly, and for more processes than GPUs."""
         import torch
 
         from luthier.ml.training.distributed import refuse_unequal_shares
@@ -187,11 +187,11 @@ class LocalLauncher:
         """Train to the end of the plan or to a request to stop.
 
         Raises:
-            LuthierError: What a process found wrong with the run: another try would end in the same way.
-            WorkError: Processes died too often without a new checkpoint.
+            LuthierError: an error of the run, which a retry would repeat.
+            WorkError: processes died too often without a new checkpoint.
         """
         self._lock = lock
-        # The processes that train write the ledger meanwhile; `take_up` below reads what they have added.
+        # The training processes write the ledger meanwhile; `take_up` below reads their entries.
         meter.close()
         training, restarts, last_began = prepared.plan.training, 0, -1
         with (
@@ -211,7 +211,7 @@ class LocalLauncher:
                 if answers.result is not None:
                     break
                 began = answers.began_at or 0
-                # The count starts again only after progress: the attempt began from a newer checkpoint than any before.
+                # The count is reset only after progress: the attempt began from a newer checkpoint than any before.
                 restarts = restarts + 1 if began <= last_began or restarts == 0 else 1
                 last_began = max(last_began, began)
                 step = context.runs.get(run_id).step
@@ -237,7 +237,7 @@ class LocalLauncher:
         stop_requested: Callable[[], str | None],
         bar: ProgressTask,
     ) -> _Attempt:
-        """Start all, listen until all have ended."""
+        """Start all processes and read their messages until all have ended."""
         attempt = _Attempt(Answers(emit, bar))
         with self._started(context, run_id, plan, attempt):
             is_told, deadline = False, float("inf")
@@ -251,15 +251,15 @@ class LocalLauncher:
                 if not is_told and (wish := stop_requested()) is not None:
                     is_told = True
                     for process in attempt.processes:
-                        # The wish starts with the name of its signal, such as "SIGTERM ...".
+                        # The request starts with the name of its signal, such as "SIGTERM ...".
                         process.send_signal(signal.Signals[wish.split()[0]])
                 if deadline == float("inf") and any(process.returncode for process in attempt.processes):
                     attempt.died = _who_died(attempt.processes)
-                    # The others hang in a collective call without the dead one: they get this long to notice it
+                    # The others block in a collective call without the dead process: they get this long to notice it
                     # themselves.
                     deadline = time.monotonic() + _GRACE_SECONDS
             for process in attempt.processes:
-                if process.has_hung_up:  # it is ending by itself, and its exit code says how
+                if process.has_hung_up:  # it is ending by itself, with an informative exit code
                     process.wait(_GRACE_SECONDS)
             if attempt.answers.result is None and not attempt.died:
                 attempt.died = _who_died(attempt.processes)
@@ -267,7 +267,7 @@ class LocalLauncher:
 
     @contextmanager
     def _started(self, context: Context, run_id: str, plan: Plan, attempt: _Attempt) -> Iterator[None]:
-        """All processes, as long as the block runs; none outlives it."""
+        """All processes, for the duration of the block; none outlives it."""
         import torch.distributed as dist
 
         folder = _logs(context, run_id)
@@ -278,7 +278,8 @@ class LocalLauncher:
             "began": time.time(),
             "plan": plan.model_dump(mode="json"),
         }
-        # Port 0: the kernel picks a free one, and it stays ours. Choosing one first and binding it later could lose it.
+        # Port 0: the kernel picks a free port and keeps it bound. Choosing one first and binding it later could lose
+        # it.
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
         try:
             for rank in range(self.num_processes):
@@ -290,8 +291,8 @@ class LocalLauncher:
                         log=folder / f"rank-{rank}.log",
                         pass_fds=(self._lock,),
                         has_session=True,
-                        # Where this process is killed they end their step and write a checkpoint, which a kill would
-                        # cost: they see by themselves that nobody listens.
+                        # If this process is killed, the children detect it, finish their step and write a checkpoint,
+                        # which a kill would lose.
                         dies_with_parent=False,
                     )
                 )
@@ -312,7 +313,7 @@ class LocalLauncher:
 
 
 def _take(answers: Answers, message: dict[str, Any]) -> None:
-    """Take a message of a process; of several errors the first counts."""
+    """Record a message of a process; of several errors the first counts."""
     if "event" in message:
         answers.take(message["event"])
         return
@@ -325,14 +326,14 @@ def _take(answers: Answers, message: dict[str, Any]) -> None:
 
 
 def _who_died(processes: list[ChildProcess]) -> str:
-    """The process that ended first in a bad way: by a signal, else of itself, else because it lost another."""
+    """The process that failed first: by a signal, otherwise by an error, otherwise because it lost another."""
     ended = {rank: process.returncode for rank, process in enumerate(processes)}
     by_signal = {rank: code for rank, code in ended.items() if code is not None and code < 0}
     if by_signal:
         rank, code = next(iter(by_signal.items()))
         return f"the process of rank {rank} was ended by {signal_name(-code)}"
     of_itself = [rank for rank, code in ended.items() if code and code != PeerLostError.exit_code]
-    # PeerLostError is a consequence: it says that another process died first.
+    # PeerLostError is a consequence: another process died first.
     rank = next(iter(of_itself or [rank for rank, code in ended.items() if code]), 0)
     return f"the process of rank {rank} ended with exit code {ended[rank]}"
 

@@ -1,8 +1,8 @@
 """Training on Ray: workers of Ray Train under this driver, or a recipe submitted to a cluster as a job.
 
-With Ray Train this process holds the run, evaluates and reports. By the Jobs REST API the recipe and its rows travel in
-one package, and Ray is not needed here: on the cluster the job is `luthier train RECIPE --on ray --devices N`. It holds
-the run in the cluster's home, and what it prints is shown here.
+With Ray Train this process owns the run, evaluates and reports. With the Jobs REST API the recipe and its rows are
+uploaded as one package, and Ray is not needed locally: on the cluster the job is `luthier train RECIPE --on ray
+--devices N`. It stores the run in the cluster's home, and its output is shown here.
 
 Sources: Ray's documentation, "Ray Jobs REST API".
 """
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 
 class RayLauncher:
-    """Trains a run by `num_processes` workers of a Ray cluster; a `launchers.here.Launcher`.
+    """Trains a run with `num_processes` workers of a Ray cluster; a `launchers.here.Launcher`.
 
-    The run's folder, the rows and a local base model must lie where all nodes see them, under the same paths: a lost
-    worker may come back on another node.
+    The run's folder, the rows and a local base model must be at the same paths on all nodes: a lost worker may restart
+    on another node.
     """
 
     def __init__(self, num_processes: int) -> None:
@@ -51,7 +51,7 @@ class RayLauncher:
         self.flags = f" --on ray --devices {num_processes}"
 
     def check(self, plan: Plan) -> None:
-        """Raise RequestError without Ray, and for a batch that cannot be shared out evenly."""
+        """Raise RequestError without Ray, and for a batch that cannot be divided evenly."""
         from luthier.ml.training.distributed import refuse_unequal_shares
         from luthier.ml.training.ray_train import require_ray
 
@@ -70,8 +70,8 @@ class RayLauncher:
         """Train to the end of the plan or to a request to stop.
 
         Raises:
-            LuthierError: What a worker found wrong with the run: another try would end in the same way.
-            WorkError: Workers were lost too often.
+            LuthierError: an error of the run, which a retry would repeat.
+            WorkError: workers were lost too often.
         """
         from luthier.ml.training.ray_train import fit
 
@@ -83,14 +83,14 @@ class RayLauncher:
             "plan": plan.model_dump(mode="json"),
             "storage": str(folder / "ray"),
         }
-        # Rank 0 keeps the ledger on its node meanwhile; `take_up` reads what it has added.
+        # Rank 0 writes the ledger on its node meanwhile; `take_up` reads its entries.
         meter.close()
         with context.progress.task("training", plan.training.num_steps, "step") as bar:
             answers = Answers(emit, bar)
 
             def take(document: dict[str, Any]) -> None:
                 answers.take(document)
-                # Raised in the driver, inside `fit`, so that Ray ends the other workers instead of retrying them.
+                # Raised in the driver, inside `fit`, so that Ray stops the other workers instead of retrying them.
                 if answers.error is not None:
                     raise answers.error
 
@@ -119,7 +119,7 @@ _ENTRY: Final = "recipe.json"
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """How a job ended. status: Ray's own word, SUCCEEDED, FAILED or STOPPED; message: Ray's words for it."""
+    """The end of a job. status: Ray's status, SUCCEEDED, FAILED or STOPPED; message: Ray's message."""
 
     job_id: str
     address: str
@@ -127,17 +127,17 @@ class JobEnd:
     message: str
 
     def as_json(self) -> dict[str, Any]:
-        """The document that `luthier train --on ray://... --json` ends with."""
+        """The final document of `luthier train --on ray://... --json`."""
         return {"job_id": self.job_id, "address": self.address, "status": self.status, "message": self.message}
 
 
 def is_address(text: str) -> bool:
-    """Whether that names a cluster elsewhere: ray://HOST[:PORT], or the http address of its head."""
+    """Whether the address names a remote cluster: ray://HOST[:PORT], or the http address of its head."""
     return text.startswith(("ray://", "http://", "https://"))
 
 
 def base_url(address: str) -> str:
-    """The address of the Jobs API: `ray://head` is http://head:8265. Raises RequestError for no address."""
+    """The address of the Jobs API: `ray://head` is http://head:8265. Raises RequestError for an invalid address."""
     scheme, _, place = address.partition("://")
     host, _, port = place.rstrip("/").partition(":")
     if not host or "/" in host or (port and not port.isdigit()):
@@ -159,13 +159,12 @@ def run_job(
     echo: Callable[[str], object],
     look_seconds: float = 1.0,
 ) -> JobEnd:
-    """Submit, pass on what the job prints, and wait for its end; a wish to stop pauses the run there.
+    """Submit the job, print its output, and wait for its end; a stop request pauses the run there.
 
-    recipe: what is trained, with paths that count from `base_dir`; None with `resume_id` goes on with a run of the
-    cluster's home.
+    recipe: the recipe, with paths relative to `base_dir`; None with `resume_id` resumes a run of the cluster's home.
 
-    Raises RequestError for a bad address, rows that are no files, and what the API refuses; WorkError where the head
-    cannot be reached or the job fails.
+    Raises RequestError for a bad address, rows that are not files, and requests that the API rejects; WorkError if the
+    head cannot be reached or the job fails.
     """
     import httpx2
 
@@ -193,9 +192,9 @@ def run_job(
 
 
 def package(recipe: Recipe, base_dir: Path) -> bytes:
-    """A zip file with recipe and rows, the same bytes for the same content. Raises RequestError for rows not there.
+    """A deterministic zip file with recipe and rows. Raises RequestError for missing rows.
 
-    Models do not travel: a path of one has to be there on the cluster, too.
+    Models are not included: their paths must exist on the cluster.
     """
     files: dict[str, bytes] = {}
     sent: dict[str, str] = {}
@@ -219,7 +218,7 @@ def package(recipe: Recipe, base_dir: Path) -> bytes:
 def _upload(client: httpx2.Client, content: bytes) -> str:
     name = f"_ray_pkg_{sha256_bytes(content)[:16]}.zip"
     path = f"/api/packages/gcs/{name}"
-    # The name carries the digest, so a package that is already there is the same one.
+    # The name contains the digest, so an existing package is the same one.
     if client.get(path).status_code != 200:
         _asked(client, "PUT", path, content)
     return f"gcs://{name}"
@@ -275,7 +274,7 @@ def _asked(client: httpx2.Client, method: str, path: str, content: bytes | None 
 
 
 def _token() -> str | None:
-    """The cluster's token, where the environment or Ray's own file has one."""
+    """The cluster's token from the environment or Ray's token file, if any."""
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")

@@ -1,1 +1,1 @@
-"""From a file and a goal to a judged model."""
+"""From a file and a goal to an evaluated model."""

@@ -1,4 +1,4 @@
-"""`luthier automl`: from a file and a goal to a judged model, or to the word that prompting is enough."""
+"""`luthier automl`: from a file and a goal to an evaluated model, or to the finding that prompting is enough."""
 
 from __future__ import annotations
 
@@ -18,32 +18,26 @@ if TYPE_CHECKING:
 
 DataOption = Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Rows, or documents.")]
 GoalOption = Annotated[
-    str | None, typer.Option("--goal", metavar="TEXT", help="What the model is to do, as an untuned one is told it.")
+    str | None, typer.Option("--goal", metavar="TEXT", help="The task, as an instruction to an untuned model.")
 ]
-HoursOption = Annotated[float | None, typer.Option("--budget-hours", metavar="H", help="What all of it may take.")]
+HoursOption = Annotated[float | None, typer.Option("--budget-hours", metavar="H", help="Time limit of the whole run.")]
 ModelsOption = Annotated[
     str | None,
     typer.Option("--models", metavar="A,B", help="Contenders [default: models of the catalogue on this machine]."),
 ]
 GroupOption = Annotated[
-    str | None, typer.Option("--group-by", metavar="FIELD", help="Rows that share its value stay on one side.")
+    str | None, typer.Option("--group-by", metavar="FIELD", help="Rows with the same value stay in one split.")
 ]
 MetricOption = Annotated[
-    str | None, typer.Option("--metric", metavar="NAME", help="The figure that decides [default: as `luthier eval`].")
+    str | None, typer.Option("--metric", metavar="NAME", help="The deciding metric [default: as `luthier eval`].")
 ]
-TrialsOption = Annotated[int, typer.Option("--trials", min=1, metavar="N", help="At most so many trials.")]
-JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Judge at most N rows.")]
-NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the split and of all that is drawn.")]
-AnywayOption = Annotated[
-    bool, typer.Option("--tune-anyway", help="Search also where prompting was found to be enough.")
-]
-ProbeOption = Annotated[
-    bool, typer.Option("--probe/--no-probe", help="Train a few real steps before sizes are chosen.")
-]
-ResumeOption = Annotated[
-    str | None, typer.Option("--resume", metavar="ID", help="Go on with one that was paused or killed.")
-]
+TrialsOption = Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Largest number of trials.")]
+JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Evaluate at most N rows.")]
+NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of answers.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the split and of all sampling.")]
+AnywayOption = Annotated[bool, typer.Option("--tune-anyway", help="Search even if prompting is enough.")]
+ProbeOption = Annotated[bool, typer.Option("--probe/--no-probe", help="Train a few real steps to choose sizes.")]
+ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="ID", help="Continue a paused or killed run.")]
 
 
 def automl(
@@ -64,10 +58,10 @@ def automl(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Audit, repair and split the rows, choose a model, search for its recipe, judge it once, and write one page.
+    """Audit, repair and split the rows, choose a model, search for its recipe, evaluate it once, and write one page.
 
-    Where prompting is found to be enough, nothing more is trained. Ctrl-C pauses, --resume goes on; see how far it is
-    by `luthier pipelines`.
+    If prompting is enough, nothing more is trained. Ctrl-C pauses, --resume continues; `luthier pipelines` shows the
+    progress.
     """
     from luthier.core.access import Caller
     from luthier.core.workflows.pipeline import AutomlSpec

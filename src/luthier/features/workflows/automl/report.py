@@ -1,6 +1,6 @@
-"""The end of an automl run: the tuned model against prompting on held-out rows, and the report of it.
+"""The end of an automl run: the tuned model against prompting on held-out rows, and the report.
 
-The rows are those that no decision was based on. The report has the request, the answer, the next command, and a page.
+No decision was based on these rows. The report has the request, the answer, the next command, and a page.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def judge_at_end(
 ) -> Evaluation:
     """Judge the recommended model, prompted in each way and, if there is a run, as that has made it.
 
-    All are held against the same baselines without a language model, fitted on all rows to train on. The verdict is
-    about the tuned model; without one, about prompting against these baselines alone.
+    All are compared with the same baselines without a language model, fitted on all training rows. The verdict is about
+    the tuned model; without one, about prompting against these baselines.
 
-    Raises what loading and judging raise.
+    Raises the errors of loading and evaluation.
     """
     from luthier.features.evaluations.baselines import fit_baselines
     from luthier.ml.baselines.system import as_system
@@ -64,7 +64,7 @@ def judge_at_end(
     assert number is not None
     model = sources.pull(asked.contenders[number].model, context.home, context.progress)
     loaded = load_file(held_out, mapping=spec.map)
-    # Rows that the model cannot read whole would be judged cut.
+    # Rows longer than the context would be evaluated truncated.
     fit = rows_that_fit(context, model, loaded.examples, instruction=spec.goal)
     judged = choose_samples(fit, spec.most_judged)
     material = ComparisonRows(load_file(Path(asked.train_file), mapping=spec.map).examples, judged)
@@ -121,9 +121,10 @@ def _asked(
 
 
 def _decisive(result: ModelComparisonResult, kinds: Sequence[SystemKind], names: Sequence[str]) -> str:
-    """The name of the system that the verdict is about: the tuned one, or the recommended way of prompting."""
+    """The name of the system of the verdict: the tuned one, or the recommended way of prompting."""
     kind = kinds[-1] if kinds[-1] == "tuned" else result.standing(result.recommendation.system).kind
-    # By kind: how many examples fit into a prompt, which the name says, may differ between two sets of rows.
+    # By kind: the number of examples that fit into a prompt, which is part of the name, may differ between two sets of
+    # rows.
     return next((name for name, one in zip(names, kinds, strict=True) if one == kind), names[-1])
 
 
@@ -135,10 +136,10 @@ def _verdict(
     num_rows_in_file: int,
     is_tuned: bool,
 ) -> Verdict | None:
-    """On the last system; on one that is not tuned None, where no baseline without a language model has the metric."""
+    """The verdict on the last system; for an untuned one None if no baseline without a model has the metric."""
     from luthier.ml.evaluation.compare import verdict
 
-    # Which way of prompting is best was decided by other rows; here it is only held against what needs no model.
+    # The best way of prompting was decided on other rows; here it is only compared with baselines without a model.
     against = {one.name: place for place, one in enumerate(systems) if is_tuned or not one.is_model}
     found = [one for one in comparisons if one.baseline in against and one.candidate == systems[-1].name]
     found.sort(key=lambda one: against[one.baseline])
@@ -172,7 +173,7 @@ def summary(asked: dict[str, Any]) -> str:
 
 
 def details(asked: dict[str, Any]) -> dict[str, Any]:
-    """What was asked, a name and a value each."""
+    """The request as pairs of name and value."""
     return {
         "Goal": asked.get("goal"),
         "Folder of documents" if asked.get("is_folder") else "Rows": file_name(asked.get("data")),
@@ -183,20 +184,20 @@ def details(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def headline(pipeline: Pipeline) -> str:
-    """The answer in a few sentences: what came of it, or how far it is."""
+    """The answer in a few sentences: the result, or the progress."""
     stopped = next((stage for stage in pipeline.stages if stage.status in ("refused", "failed")), None)
     if stopped is not None:
         return f"It ended at {stopped.name}: {stopped.reason}"
     if pipeline.came("judge"):
         chosen, judged = (str(pipeline.came(name).get("headline") or "") for name in ("showdown", "judge"))
-        # Without a tuned model the judging only adds how prompting compares with what needs no model.
+        # Without a tuned model the evaluation only adds the comparison of prompting with baselines without a model.
         return (judged or chosen) if pipeline.came("tune").get("run_id") else " ".join(filter(None, (chosen, judged)))
     waiting = pipeline.next_stage
     return f"It is not done: {waiting.name if waiting else 'report'} comes next."
 
 
 def next_commands(pipeline: Pipeline) -> list[str]:
-    """What to type next."""
+    """The next commands."""
     stopped = any(stage.status == "refused" for stage in pipeline.stages)
     tuned = pipeline.came("tune")
     if not pipeline.came("judge"):
@@ -209,7 +210,7 @@ def next_commands(pipeline: Pipeline) -> list[str]:
 
 
 def write_auto_report(context: Context, _caller: Caller, pipeline: Pipeline, path: Path) -> None:
-    """Write the page, also of a run that is not done. Raises StorageFullError."""
+    """Write the page, also for an unfinished run. Raises StorageFullError."""
     from luthier.ml.evaluation.report.workflow_pages import AutoStage, write_auto_page
 
     workflow = workflow_of("auto")
@@ -247,7 +248,7 @@ def _link(page: str | None, folder: Path) -> str:
 
 
 def evaluation_of(context: Context, pipeline: Pipeline) -> Evaluation | None:
-    """The judging at the end; None where there is none yet, or it is gone."""
+    """The final evaluation; None if it does not exist yet or any more."""
     found = pipeline.came("judge").get("evaluation_id")
     if found is None:
         return None
@@ -258,12 +259,12 @@ def evaluation_of(context: Context, pipeline: Pipeline) -> Evaluation | None:
 
 
 def _recipe(context: Context, pipeline: Pipeline) -> str:
-    """The recipe of the tuned model, ready to run; empty where nothing was tuned."""
+    """The recipe of the tuned model, ready to run; empty if nothing was tuned."""
     run_id = pipeline.came("tune").get("run_id")
     if not run_id:
         return ""
     try:
         recipe = context.runs.plan(run_id).recipe
-    except NotFoundError:  # the run was removed since
+    except NotFoundError:  # the run has since been removed
         return ""
     return write_yaml(with_new_keys(recipe.model_dump(mode="json", exclude_none=True)))

@@ -1,6 +1,6 @@
-"""What is asked of an automatic run, checked before any work is done: data, goal, models, and a budget that can do.
+"""The request of an automl run, checked before any work: data, goal, models, and a sufficient budget.
 
-A budget below the least that it takes on this machine is refused at once.
+A budget below the minimum on this machine is rejected at once.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from luthier.features.workflows.model_comparison.sizes import KEPT_BACK, LEAST_J
 from luthier.platform.home.context import Context
 
 SHOWDOWN_SHARE: Final = 0.3
-"""Of the hours, for choosing a model; what that leaves is for the search."""
+"""Share of the hours for choosing a model; the rest is for the search."""
 _SAMPLE_BYTES: Final = 1 << 16
 _BYTES_A_TOKEN: Final = 8.0
-"""More than any tokenizer packs into a token on average, so that rows are taken for shorter than they are."""
+"""More than the average of any tokenizer, so that row lengths are underestimated."""
 _SHORTEST_ROW_TOKENS: Final = 8.0
 _WAYS_TO_JUDGE: Final = 3  # without examples, with examples, tuned
 
 
 def completed(context: Context, asked: AutomlSpec) -> AutomlSpec:
-    """What was asked with what it leaves open filled in; reads no rows yet.
+    """The request with defaults filled in; reads no rows yet.
 
     Raises:
-        NotFoundError: No such data or model.
-        BudgetTooSmallError: The hours cannot be enough.
-        RequestError: No goal, no hours, a folder without a file, a kind of file that is not read.
+        NotFoundError: The data or a model does not exist.
+        BudgetTooSmallError: The hours cannot suffice.
+        RequestError: No goal, no hours, a folder without files, or an unsupported file type.
         ModelSourceError: A model could not be fetched.
     """
     data = Path(asked.data)
     _check(asked, data)
-    # Models that are here already cost no download.
+    # Models already on this machine need no download.
     models = asked.models or _models_here(context)
-    # Before hours are looked at: forecasts need the structures of the models.
+    # Before the hours are checked: forecasts need the structures of the models.
     pull_all(context, models)
     refuse_hopeless_hours(context, hours=asked.hours, share=SHOWDOWN_SHARE, models=models, data=data)
     filled_in = {
@@ -55,27 +55,27 @@ def completed(context: Context, asked: AutomlSpec) -> AutomlSpec:
 
 
 def refuse_hopeless_hours(context: Context, *, hours: float, share: float, models: Sequence[str], data: Path) -> None:
-    """Raise where choosing among the models alone takes longer than the hours allow, even if all goes fast.
+    """Raise if choosing among the models alone takes longer than the hours, even in the best case.
 
-    What is computed is a lower bound: the low end of each forecast, and the shortest rows that the file may hold. So
-    what passes may still be too little; that is found once a few rows were really judged.
+    The computed time is a lower bound: the low end of each forecast, and the shortest possible rows of the file. So an
+    accepted budget may still be too small; that is found after a few rows are evaluated.
 
     Args:
         context: the home with the models.
-        hours: of the whole run.
-        share: of it that goes to choosing the model.
-        models: that it chooses among; they are on this machine.
+        hours: budget of the whole run.
+        share: share of the budget for choosing the model.
+        models: the candidate models, on this machine.
         data: a file of rows, or a folder of documents.
 
     Raises:
-        BudgetTooSmallError: with the hours that would be the least.
+        BudgetTooSmallError: with the minimum hours.
     """
     row_tokens = shortest_row_tokens(data)
-    # The model comparison gets only its share of the hours, and keeps a part of that back.
+    # The model comparison gets only its share of the hours, and reserves a part of it.
     least = sum(_least_hours(context, name, row_tokens) for name in models) / (1 - KEPT_BACK) / share
     if hours >= least:
         return
-    shown = f"{least * 1.05:.2g}"  # two digits may have rounded it down
+    shown = f"{least * 1.05:.2g}"  # rounding to two digits may have lowered it
     raise BudgetTooSmallError(
         f"--budget-hours {hours:g} for {', '.join(models)}: {LEAST_TRAINED} examples trained and {LEAST_JUDGED} rows "
         f"judged with each take at least {shown} h in all on this machine",
@@ -85,19 +85,19 @@ def refuse_hopeless_hours(context: Context, *, hours: float, share: float, model
 
 
 def shortest_row_tokens(data: Path) -> float:
-    """Tokens that a row has at the least, from the first bytes of a file; of other kinds of data, next to nothing."""
-    # Compressed and columnar files do not tell by their bytes how long a row is.
+    """Minimum tokens of a row, from the first bytes of a file; close to nothing for other kinds of data."""
+    # The bytes of compressed and columnar files do not show the length of a row.
     if not data.is_file() or data.suffix.lower() not in (".jsonl", ".csv", ".tsv"):
         return _SHORTEST_ROW_TOKENS
     with data.open("rb") as file:
         head = file.read(_SAMPLE_BYTES)
-    # The last line may be cut, which makes rows look shorter: still a lower bound.
+    # The last line may be truncated, which makes rows look shorter: still a lower bound.
     lines = [line for line in io.BytesIO(head) if line.strip()]
     return max(_SHORTEST_ROW_TOKENS, len(head) / max(1, len(lines)) / _BYTES_A_TOKEN)
 
 
 def _least_hours(context: Context, model: str, row_tokens: float) -> float:
-    """To train the fewest examples with one model and judge the fewest rows, as fast as the forecast allows."""
+    """Minimum time to train the fewest examples with one model and evaluate the fewest rows."""
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning.devices import this_machine
@@ -124,7 +124,7 @@ def _least_hours(context: Context, model: str, row_tokens: float) -> float:
 
 
 def checked_hours(hours: float | None) -> float:
-    """The hours. Raises RequestError where they are no finite number above 0."""
+    """The hours. Raises RequestError unless they are a finite number above 0."""
     if hours is None or not (math.isfinite(hours) and hours > 0):
         raise RequestError(
             f"--budget-hours {hours}",

@@ -1,6 +1,6 @@
-"""The workflow of `luthier automl`: from a file and a goal to a judged model, or to the word that prompting is enough.
+"""The workflow of `luthier automl`: from a file and a goal to an evaluated model, or to "prompt only".
 
-Documents are read into rows first. The held-out rows of the split are looked at once, by the last judging.
+Documents are first read into rows. The held-out rows of the split are used once, by the final evaluation.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RowsFile(TimedOutcome):
 
 
 class Audited(TimedOutcome):
-    """What an audit has found of the rows as they came."""
+    """The findings of an audit of the original rows."""
 
     grade: str = ""
     reasons: tuple[str, ...] = ()
@@ -65,10 +65,10 @@ class Audited(TimedOutcome):
 
 
 class Repaired(Audited):
-    """What was repaired, and the audit after it.
+    """The repairs, and the audit after them.
 
     Attributes:
-        actions: Rows changed or removed, by the reason.
+        actions: Rows changed or removed, by reason.
     """
 
     num_rows_before: int = 0
@@ -76,7 +76,7 @@ class Repaired(Audited):
     actions: dict[str, int] | None = None
 
     def lines(self) -> Sequence[str]:
-        """The grade, and how many rows were changed or removed for which reason."""
+        """The grade, and the number of rows changed or removed by reason."""
         if self.actions is None:
             return self.grade_line()
         done = ", ".join(f"{name} {number:,}" for name, number in self.actions.items())
@@ -86,25 +86,25 @@ class Repaired(Audited):
 
 
 class Side(FrozenModel):
-    """One side of a split."""
+    """One part of a split."""
 
     num_rows: int
 
 
 class SplitRows(TimedOutcome):
-    """The rows to train on, to choose by, and to judge by once."""
+    """The rows for training, for decisions, and for the final evaluation."""
 
     folder: str = ""
     sides: dict[str, Side] = Field(default_factory=dict)
 
     def lines(self) -> Sequence[str]:
-        """How many rows each side has."""
+        """The number of rows in each part."""
         found = ", ".join(f"{name.replace('_', '-')} {side.num_rows:,}" for name, side in self.sides.items())
         return [found] if found else []
 
 
 class Headed(TimedOutcome):
-    """A result with a sentence that says it."""
+    """A result with a sentence about it."""
 
     headline: str = ""
 
@@ -114,7 +114,7 @@ class Headed(TimedOutcome):
 
 
 class Chosen(Headed):
-    """The model comparison that has chosen the base model. hours: that it took."""
+    """The model comparison that chose the base model. hours: its duration."""
 
     showdown_id: str = ""
     hours: float = 0.0
@@ -123,7 +123,7 @@ class Chosen(Headed):
 
 
 class Tuned(TimedOutcome):
-    """The search and its final run; without a search why there is none, and the run of the model comparison, if any."""
+    """The search and its final run; without a search the reason, and the run of the model comparison, if any."""
 
     skipped: str = ""
     study_id: str | None = None
@@ -133,36 +133,36 @@ class Tuned(TimedOutcome):
 
     @property
     def why_skipped(self) -> str:
-        """Prompting is enough, or the budget holds no search."""
+        """Prompting is enough, or the budget is too small for a search."""
         return self.skipped
 
     def lines(self) -> Sequence[str]:
-        """Why there was no search."""
+        """The reason why there was no search."""
         return [self.skipped] if self.skipped else []
 
 
 class Judged(Headed):
-    """The judging on rows that nothing was chosen by."""
+    """The evaluation on rows that no decision used."""
 
     evaluation_id: str = ""
 
 
 class Reported(TimedOutcome):
-    """The one page of all of it."""
+    """The page about the whole run."""
 
     page: str = ""
 
 
 def begin(context: Context, asked: AutomlSpec, *, caller: Caller | None = None) -> Pipeline:
-    """Check what is asked and store it; reads no rows yet.
+    """Check the request and store it; reads no rows yet.
 
     Args:
         context: The home.
-        asked: What is asked; what it leaves open is filled in.
+        asked: The request; defaults are filled in.
         caller: Whose project it belongs to; None for the default project.
 
     Raises:
-        LuthierError: What `completed` raises.
+        LuthierError: An error of `completed`.
     """
     spec, auto_id = completed(context, asked), new_id("auto")
     # The folder comes before the record: a record without its folder could not be resumed.
@@ -171,9 +171,9 @@ def begin(context: Context, asked: AutomlSpec, *, caller: Caller | None = None) 
 
 
 def go_on(context: Context, auto_id: str, *, tell: Tell = silent, caller: Caller | None = None) -> Pipeline:
-    """Do all that is left; the record as it is then: done, or with a stage that is `refused`, which says why.
+    """Do all remaining work. Returns the record: done, or with a `refused` stage that gives the reason.
 
-    The page is written at the end, and also where a stage fails or ends the workflow. Raises what `resume` raises.
+    The page is written at the end, and also if a stage fails or ends the workflow. Raises the errors of `resume`.
     """
     caller = caller or Caller()
     path = WORKFLOW.folder_of(context, auto_id) / "report.html"
@@ -190,18 +190,18 @@ def go_on(context: Context, auto_id: str, *, tell: Tell = silent, caller: Caller
 
 
 def _ingest(run: WorkflowRun) -> RowsFile:
-    """Documents to rows of text; a document that was read before a kill is not read again."""
+    """Read documents into rows of text; documents already read before a kill are not read again."""
     from luthier.features.datasets.documents import ingest
 
     output = Path(run.outcome("ingest", RowsFile).file)
-    # `ingest` writes the file whole or not at all, so a file that is there is complete.
+    # `ingest` writes the file atomically, so an existing file is complete.
     if not output.is_file():
         ingest(run.context, [Path(run.spec.data)], output, model=run.spec.models[0])
     return RowsFile(file=str(output))
 
 
 def _begin_ingest(run: WorkflowRun) -> RowsFile:
-    """Rows of documents that have changed since are read again."""
+    """Documents that have changed since are read again."""
     output = run.folder / "rows.jsonl"
     output.unlink(missing_ok=True)
     return RowsFile(file=str(output))
@@ -212,7 +212,7 @@ def _audit(run: WorkflowRun) -> Audited:
 
 
 def _repair(run: WorkflowRun) -> Repaired:
-    """Repair what is safe to repair; it ends where the rows must not be trained on even so."""
+    """Make all safe repairs. The workflow ends if the rows are still unfit for training."""
     from luthier.features.datasets.data_files import RepairOptions, repair
 
     output = run.folder / "repaired.jsonl"
@@ -247,7 +247,7 @@ def _split(run: WorkflowRun) -> SplitRows:
 
 
 def _choose(run: WorkflowRun) -> Chosen:
-    """Choose the base model, and whether to tune it; judged on the validation rows, so the held-out stay unseen."""
+    """Choose the base model, and whether to tune it, on the validation rows, so that the held-out rows stay unseen."""
     showdown_id = run.outcome("showdown", Chosen).showdown_id
     try:
         run.context.pipelines.get(showdown_id, run.project_id)
@@ -282,7 +282,7 @@ def _begin_model_comparison(run: WorkflowRun, showdown_id: str) -> None:
     try:
         showdowns.begin(run.context, request, caller=run.caller, showdown_id=showdown_id)
     except ModelComparisonTooSmallError as error:
-        # The model comparison has a fixed share of the hours, so its need is scaled to the whole.
+        # The model comparison has a fixed share of the hours, so its requirement is scaled to the whole run.
         whole = error.needed_hours * spec.hours / spec.showdown_hours
         raise BudgetTooSmallError(
             f"{spec.hours:.3g} h in all, {spec.showdown_hours:.3g} h of them to choose a model; {error.came}",
@@ -292,7 +292,7 @@ def _begin_model_comparison(run: WorkflowRun, showdown_id: str) -> None:
 
 
 def _begin_tune(run: WorkflowRun) -> Tuned:
-    """The search, or why there is none: prompting is enough, or the budget holds no search."""
+    """The search, or the reason against one: prompting is enough, or the budget is too small."""
     from luthier.features.studies import service as studies
 
     result = _result(run)
@@ -300,12 +300,12 @@ def _begin_tune(run: WorkflowRun) -> Tuned:
     assert answer.contender is not None
     if answer.word == "prompting" and not run.spec.always_tunes:
         return Tuned(skipped="prompting is enough", run_id=None)
-    # What judging at the end takes is kept back from the search, which uses all that it is given.
+    # The time of the final evaluation is reserved, as the search uses its whole budget.
     left = run.spec.hours - run.spent_hours - judging_hours(result.spec, run.spec.most_judged)
     request = studies.StudyRequest(
         recipe=_recipe(run, result.spec.contenders[answer.contender].model),
-        # Never 0 or below where the model comparison has used everything up: so little is refused as too small, which
-        # is handled below.
+        # Never 0 or below if the model comparison has used up everything: such a small budget is rejected, which is
+        # handled below.
         hours=max(left, 1e-6),
         most_trials=run.spec.most_trials,
         seed=run.spec.seed,
@@ -320,7 +320,7 @@ def _begin_tune(run: WorkflowRun) -> Tuned:
 
 
 def _tune(run: WorkflowRun) -> Tuned:
-    """Search for the best recipe of the chosen model, and train it."""
+    """Search for the best recipe of the chosen model, and train with it."""
     from luthier.features.studies import service as studies
 
     study = studies.go_on(run.context, str(run.outcome("tune", Tuned).study_id))
@@ -336,7 +336,7 @@ def _tune(run: WorkflowRun) -> Tuned:
 
 
 def _judge(run: WorkflowRun) -> Judged:
-    """Hold the tuned model, where there is one, against prompting its base, on rows that nobody has looked at."""
+    """Compare the tuned model, if there is one, with prompting its base, on unused rows."""
     from luthier.features.workflows.automl.report import judge_at_end
 
     evaluation_id = run.outcome("judge", Judged).evaluation_id
@@ -356,7 +356,7 @@ def _report(run: WorkflowRun) -> Reported:
 
 
 def _rows_file(run: WorkflowRun) -> Path:
-    """The rows as they came: those of the file, or those that documents were read into."""
+    """The original rows: those of the file, or those read from documents."""
     return Path(run.outcome("ingest", RowsFile).file or run.spec.data)
 
 
@@ -382,14 +382,14 @@ def _recipe(run: WorkflowRun, model: str) -> Recipe:
         map=run.spec.map,
         group_by=run.spec.group_by,
     )
-    training = TrainingRecipe(overlong="drop", seed=run.spec.seed)  # a run counts and names what it drops
+    training = TrainingRecipe(overlong="drop", seed=run.spec.seed)  # a run counts and lists dropped rows
     return Recipe(base_model=model, data=data, training=training)
 
 
 def judging_hours(spec: ModelComparisonSpec, num_rows: int) -> float:
-    """What judging at the end should take for the slowest contender, as measured in the model comparison."""
-    # Judged are the base in each way of prompting and the tuned model, which answers as fast as the base without
-    # examples. Two models are loaded.
+    """Expected time of the final evaluation for the slowest candidate, as measured in the model comparison."""
+    # The base with each way of prompting and the tuned model are evaluated. The tuned model is as fast as the base
+    # without examples. Two models are loaded.
     each = [
         2 * one.loading_seconds + num_rows * (sum(one.judging_seconds.values()) + one.judging_seconds["zero-shot"])
         for one in spec.contenders
@@ -403,7 +403,7 @@ def _asked_files(run: WorkflowRun) -> Sequence[Path]:
 
 
 def _judging_seconds(run: WorkflowRun) -> float:
-    """Within what a search is given, until the model comparison has measured it."""
+    """Included in the time of the search until the model comparison has measured it."""
     is_known = bool(run.outcome("showdown", Chosen).word)
     return judging_hours(_result(run).spec, run.spec.most_judged) * 3600 if is_known else 0.0
 
@@ -413,7 +413,7 @@ def _choosing_seconds(run: WorkflowRun) -> float:
 
 
 def _searching_seconds(run: WorkflowRun) -> float:
-    """All that is left but the last judging: a search takes what it is given."""
+    """All remaining time except the final evaluation: a search uses its whole budget."""
     choosing = 0.0 if run.outcome("showdown", Chosen).word else _choosing_seconds(run)
     return max(0.0, float(run.spec.hours - run.spent_hours) * 3600 - choosing - _judging_seconds(run))
 

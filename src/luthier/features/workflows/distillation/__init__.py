@@ -1,1 +1,1 @@
-"""A teacher teaches a smaller model."""
+"""Distillation of a teacher into a smaller model."""

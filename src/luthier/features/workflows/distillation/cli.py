@@ -1,4 +1,4 @@
-"""`luthier distill`: a teacher teaches a smaller model, and whether that was worth it is measured."""
+"""`luthier distill`: distil a teacher into a smaller model, and measure whether it was worth it."""
 
 from __future__ import annotations
 
@@ -36,33 +36,34 @@ def distill(
         typer.Option(
             "--student",
             metavar="NAME_OR_LAYERS",
-            help="A base model, or layers of the teacher: layers:15 (so many, evenly spread) or layers:0,2,4-29.",
+            help="A base model, or layers of the teacher: layers:15 (number, evenly spread) or layers:0,2,4-29.",
         ),
     ],
     data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Rows with prompts and gold answers.")],
     kind: Annotated[
         Literal["sequence", "logit"],
-        typer.Option("--kind", help="Learn the answers that the teacher writes, or what it thinks of every token."),
+        typer.Option("--kind", help="Learn the teacher's answers, or its probabilities of every token."),
     ] = "sequence",
     held_out: Annotated[
         str,
-        typer.Option("--held-out", metavar="FILE_OR_FRACTION", help="Rows to judge on, or the share to keep back."),
+        typer.Option("--held-out", metavar="FILE_OR_FRACTION", help="Rows for evaluation, or their share."),
     ] = "0.2",
     recipe: Annotated[
         Path | None,
-        typer.Option("--recipe", metavar="FILE", help="How to train and judge; its base model and rows are replaced."),
+        typer.Option("--recipe", metavar="FILE", help="Training and evaluation; base model and rows are replaced."),
     ] = None,
     overrides: SetOption = None,
     mapping: MappingOption = None,
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Longer answers of the teacher are not learned.")
+        int, typer.Option("--max-new-tokens", min=1, help="Longer teacher answers are not learned.")
     ] = 512,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Teach a smaller model, train it without the teacher too, and judge both and the teacher on the same rows.
+    """Distil into a smaller model, also train it without the teacher, and evaluate both and the teacher on the same
+    rows.
 
-    Stopped at any moment, the same command goes on where it was.
+    After a stop at any time the same command continues.
     """
     from luthier.features.workflows.distillation.request import DistilRequest
     from luthier.features.workflows.distillation.workflow import distil as carry_out
@@ -87,7 +88,7 @@ def distill(
 
 def _file_or_fraction(text: str) -> Path | float:
     try:
-        # A file whose name is a number can still be named as ./0.2.
+        # A file whose name is a number can be given as ./0.2.
         return float(text)
     except ValueError:
         return Path(text)
@@ -103,7 +104,7 @@ def _show(console: Console, found: Student) -> None:
     from luthier.platform.cli.console import facts, visible
 
     size = f"{found.student_parameters / 1e6:,.1f} million parameters"
-    # A teacher behind a server does not tell its size.
+    # The size of a teacher behind a server is unknown.
     if found.teacher_parameters:
         size += f", {found.student_parameters / found.teacher_parameters:.0%} of the teacher's"
     rows = [
@@ -120,7 +121,7 @@ def _show(console: Console, found: Student) -> None:
         rows.append(("report", found.report_path))
     facts(console, rows)
     if found.evaluation is not None:
-        # Without the verdict of the evaluation: that of the distillation follows, which weighs cost as well.
+        # Without the verdict of the evaluation: that of the distillation follows, which also considers cost.
         show_evaluation(console, found.evaluation.model_copy(update={"verdict": None}))
     if found.verdict is not None:
         text = Text.assemble((visible(found.verdict.headline), "bold"))

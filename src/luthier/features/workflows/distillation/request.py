@@ -1,4 +1,4 @@
-"""What is asked of a distillation: checked, with the models that it names, and the recipes that both students share."""
+"""The request of a distillation: checked, with its models, and the recipes that both students share."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from luthier.features.recipes.service import override_value, recipe_from
 from luthier.platform.home.context import Context
 
 _FORMAT: Final = 1
-# What a recipe may say of the rows here: all else would part the two trainings, or is said by the command.
+# The data settings that a recipe may have here: others would make the trainings differ, or are set by the command.
 _KEPT_OF_DATA = ("template", "replay", "validation")
 _PARTING_DATA = ("subset", "group_by")
-# Above what full fine-tuning takes by default: each layer that is left must learn to follow upon another one.
+# Above the default of full fine-tuning: each remaining layer must adapt to another predecessor.
 _HEALING_RATE = 2e-4
 _OBJECTIVES = {"sequence": ("sft",), "logit": ("distillation",)}
 
@@ -36,11 +36,11 @@ class DistilRequest:
         student: A base model, or `layers:15` or `layers:0,2,4-29` of the teacher.
         data: Rows with prompts and gold answers.
         kind: Whether the teacher's answers or its logits are learned.
-        held_out: A file, or the fraction of the rows that is kept back.
-        recipe: How both students are trained and all are judged; its base model and rows are replaced.
-        overrides: Single values of the recipe.
-        mapping: Field of the shape to field of the file.
-        max_new_tokens: Of the teacher's answers; longer ones are not learned.
+        held_out: A file, or the fraction of rows held out.
+        recipe: Training settings of both students and evaluation settings; its base model and rows are replaced.
+        overrides: Individual values of the recipe.
+        mapping: Field of the row format to field of the file.
+        max_new_tokens: Limit of the teacher's answers; longer ones are not learned.
     """
 
     teacher: str
@@ -56,7 +56,7 @@ class DistilRequest:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The model that both trainings begin with, and the teacher's name as they are to know it."""
+    """The model from which both trainings start, and the teacher's name for them."""
 
     name: str
     layers: str | None
@@ -67,13 +67,13 @@ class Base:
 
 
 class DistilSpec(FrozenModel):
-    """What is stored: the request, with the models that it names.
+    """The stored request with its models.
 
     Attributes:
-        command: What was typed, which resumes it.
-        teacher: The teacher as the trainings know it.
-        student: The base that both trainings begin with.
-        layers: Those of the teacher that it keeps; None where it is a model of its own.
+        command: The original command, which resumes it.
+        teacher: The teacher's name for the trainings.
+        student: The base of both trainings.
+        layers: The teacher layers that the student keeps; None for an independent model.
         settings: The sections of the recipe that both trainings share.
     """
 
@@ -97,12 +97,12 @@ class DistilSpec(FrozenModel):
 
 
 def spec_of(context: Context, request: DistilRequest) -> tuple[str, DistilSpec]:
-    """The id and the specification of a request; the same request has the same id.
+    """The id and the specification of a request; equal requests have equal ids.
 
     Raises:
-        RequestError: What cannot go together.
-        RecipeError: A recipe that would make the two trainings differ in more than the teacher.
-        NotFoundError: No such file, model or run.
+        RequestError: Incompatible settings.
+        RecipeError: A recipe with which the trainings would differ in more than the teacher.
+        NotFoundError: A file, model or run does not exist.
     """
     check(request)
     settings = read_settings(request.recipe, request.overrides, request.kind)
@@ -135,7 +135,7 @@ def _command(request: DistilRequest) -> str:
 
 
 def check(request: DistilRequest) -> None:
-    """Raise RequestError for what cannot go together."""
+    """Raise RequestError for incompatible settings."""
     behind_server = is_address(request.teacher)
     layers = request.student.startswith("layers:")
     problems = [
@@ -181,9 +181,9 @@ def find_base(context: Context, request: DistilRequest) -> Base:
     # By its run, or by the full name or path of a base model: the same teacher is the same distillation.
     teacher = catalog.parse(found.name).text if found.run_id is None else found.name
     candidate = find_candidate(context, teacher)
-    # Digests of the teacher's weights: the same name may stand for other weights later, which is another distillation.
+    # Digests of the teacher's weights: the same name may later refer to other weights, which is another distillation.
     identity = identity_of(context, teacher, candidate)
-    if layers is None or "@" in layers:  # a student of layers that was made before is a model like any other
+    if layers is None or "@" in layers:  # a student made of layers earlier is a model like any other
         model = sources.pull(request.student, context.home, context.progress)
         layers = None
     else:
@@ -200,7 +200,7 @@ def find_base(context: Context, request: DistilRequest) -> Base:
 
 
 def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base) -> str:
-    """Over all that decides the result."""
+    """A digest over everything that determines the result."""
     held_out = request.held_out
     for file in (request.data, *([held_out] if isinstance(held_out, Path) else [])):
         if not file.is_file():
@@ -211,7 +211,7 @@ def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base) -> s
             "teacher": base.identity | {"name": base.teacher},
             "student": base.name,
             "kind": request.kind,
-            # By content: the same command on rows that have changed is another distillation.
+            # By content: the same command on changed rows is another distillation.
             "data": sha256_file(request.data),
             "held_out": held_out if isinstance(held_out, float) else sha256_file(held_out),
             "mapping": dict(request.mapping or {}),
@@ -222,23 +222,23 @@ def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base) -> s
 
 
 def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind) -> dict[str, Any]:
-    """The sections of a recipe file that both trainings share; `base_model` and the files of `data` are left out.
+    """The sections of a recipe file that both trainings share, without `base_model` and the files of `data`.
 
     Args:
-        path: The recipe; None for an empty one.
+        path: The recipe; None for an empty recipe.
         overrides: Such as `training.epochs=3`.
-        kind: What is learned of the teacher.
+        kind: What is learned from the teacher.
 
     Raises:
-        RecipeError: What would make the two trainings differ in more than the teacher: a budget, a part of the rows,
-            validation rows as a fraction, another objective.
+        RecipeError: A setting with which the trainings would differ in more than the teacher: a budget, a part of the
+            rows, validation rows as a fraction, another objective.
     """
     keys = dict(read_recipe_file(path).keys) if path is not None else {}
     for override in overrides:
         override_value(keys, override)
     data = dict(keys.get("data") or {})
     objective = keys.get("objective")
-    # A recipe may give the objective by its name alone.
+    # A recipe may give only the name of the objective.
     named = objective.get("name") if isinstance(objective, dict) else objective
     problems = [
         ("budget", "budget" in keys, "caps would stop the two at different steps"),
@@ -260,7 +260,7 @@ def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind)
     folder = path.absolute().parent if path is not None else Path.cwd()
     kept = {name: data[name] for name in _KEPT_OF_DATA if data.get(name) is not None}
     if isinstance(kept.get("validation"), str):
-        # Made absolute here: the recipes of both sides are written into another folder.
+        # Made absolute here: the recipes of both trainings are written into another folder.
         kept["validation"] = str(folder / Path(kept["validation"]).expanduser())
     if isinstance(kept.get("replay"), dict) and isinstance(kept["replay"].get("file"), str):
         kept["replay"] = kept["replay"] | {"file": str(folder / Path(kept["replay"]["file"]).expanduser())}
@@ -268,10 +268,10 @@ def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind)
 
 
 def recipe_of(settings: dict[str, Any], *, student: str, rows: Path, teacher: str | None, is_whole: bool) -> Recipe:
-    """The recipe of one training. teacher: whose logits are learned, None for plain supervised fine-tuning.
+    """The recipe of one training. teacher: the source of the logits, None for plain supervised fine-tuning.
 
-    is_whole: where the recipe names no method, train every weight: a student that has lost layers must find its way
-    again in all of the others. Raises RecipeError.
+    is_whole: if the recipe names no method, train every weight: a student without some layers must adapt all others.
+    Raises RecipeError.
     """
     document = {name: value for name, value in settings.items() if name not in ("evaluation", "objective")}
     document |= {"base_model": student, "data": {**settings["data"], "train": str(rows)}}
@@ -292,14 +292,14 @@ def recipe_of(settings: dict[str, Any], *, student: str, rows: Path, teacher: st
 
 
 def evaluation_of(settings: dict[str, Any]) -> Recipe:
-    """The recipe with its evaluation alone, checked. Raises RecipeError."""
+    """The recipe with only its evaluation, checked. Raises RecipeError."""
     asked = settings.get("evaluation")
     document = {"base_model": "none", "data": {"train": "none"}} | ({"evaluation": asked} if asked else {})
     return recipe_from(document, base_dir=Path.cwd())
 
 
 def seed_of(settings: dict[str, Any]) -> int:
-    """The seed of the recipe, by which rows are split."""
+    """The seed of the recipe, used to split rows."""
     training = settings.get("training")
     seed = training.get("seed") if isinstance(training, dict) else None
     return seed if isinstance(seed, int) else 0

@@ -1,6 +1,6 @@
-"""The rows of a distillation, and the evaluation of teacher, student before and student after on the same ones.
+"""The rows of a distillation, and the evaluation of teacher, student before and student after on the same rows.
 
-Gold answers, held-out rows and the teacher's answers are written once.
+Gold answers, held-out rows and teacher answers are written once.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _TRAIN, _HELD_OUT, _ANSWERS, _GOLD = "train.jsonl", "held_out.jsonl", "answers.j
 
 
 class StudentRows(TimedOutcome):
-    """Files of chat rows, in one order.
+    """Files of chat rows in the same order.
 
     Attributes:
-        taught: What the taught student learns.
-        gold: What the other learns.
-        held_out: What all are judged on.
-        num_rows: In each of the first two.
-        num_refused: Rows of which the teacher's answer could not be used, in neither.
+        taught: Rows for the distilled student.
+        gold: Rows for the other student.
+        held_out: Rows for the evaluation.
+        num_rows: Rows in each of the first two.
+        num_refused: Rows with an unusable teacher answer, in neither.
     """
 
     taught: Path = Path()
@@ -55,21 +55,21 @@ class StudentRows(TimedOutcome):
     num_refused: int = 0
 
     def lines(self) -> Sequence[str]:
-        """How many rows are learned."""
+        """The number of training rows."""
         return [f"{self.num_rows:,} rows learned, {self.num_refused:,} left out"] if self.num_rows else []
 
 
 def write_gold(
     folder: Path, data: Path, held_out: Path | float, *, mapping: Mapping[str, str] | None, seed: int
 ) -> tuple[int, int, int]:
-    """Write the gold rows that are trained on and those that judge; files that lie there stay.
+    """Write the gold training rows and the held-out rows; existing files are kept.
 
-    Returns how many are trained on, how many judge, and how many of these ask what a training row asks.
+    Returns the numbers of training rows, held-out rows, and held-out rows with the prompt of a training row.
 
-    held_out: a file, or the fraction of the rows to keep back, drawn by a stable hash so that equal texts never part.
-    Only the last answer of a row is learned, as it is of those that a teacher writes.
+    held_out: a file, or the fraction of rows to hold out, drawn by a stable hash so that equal texts stay together.
+    Only the last answer of a row is learned, as with teacher answers.
 
-    Raises DataError for rows without a prompt and an answer, LeakageError where a held-out row is trained on.
+    Raises DataError for rows without prompt and answer, LeakageError if a held-out row is a training row.
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.rows.write_rows import write_rows
@@ -96,7 +96,7 @@ def write_gold(
         )
     for name, chosen in ((_TRAIN, examples), (_HELD_OUT, judging)):
         rows = _gold_rows(chosen)
-        # Read and checked at every resume, but written once: what was trained on must not change.
+        # Read and checked at every resume, but written once: training rows must not change.
         if not (folder / name).exists():
             write_rows(rows, folder / name)
     return len(examples), len(judging), len(found.same_prompt)
@@ -105,18 +105,18 @@ def write_gold(
 def write_taught(
     context: Context, folder: Path, *, teacher: str | None, max_new_tokens: int, num_rows: int
 ) -> StudentRows:
-    """Have the teacher answer the prompts that are trained on, and leave the rows it could not answer out of both.
+    """Generate the teacher's answers to the training prompts, and drop rows without an answer from both files.
 
     Args:
         context: The home.
-        folder: Of the distillation.
-        teacher: None where it does not write, but gives its logits: both then learn the gold rows.
-        max_new_tokens: Of an answer.
-        num_rows: Gold rows to train on.
+        folder: Folder of the distillation.
+        teacher: None if it gives logits instead of answers: both students then learn the gold rows.
+        max_new_tokens: Limit of an answer.
+        num_rows: Gold training rows.
 
     Raises:
         DataError: No answer could be used.
-        WorkError: The teacher gives no answer.
+        WorkError: The teacher did not answer.
     """
     from luthier.features.datasets.answers import answer
     from luthier.ml.data.rows.write_rows import write_rows
@@ -130,7 +130,7 @@ def write_taught(
         # `source_row` is FILE:LINE with lines from 1, hence the enumeration from 1 below.
         answered = {int(row["provenance"]["source_row"].rpartition(":")[2]) for row in _read(answers)}
         rows = (row for number, row in enumerate(_read(train), start=1) if number in answered)
-        write_rows(rows, gold)  # last: where it lies, the answers do
+        write_rows(rows, gold)  # last: if it exists, so do the answers
     num_kept = len(_read(gold))
     refused = num_rows - num_kept
     return StudentRows(taught=answers, gold=gold, held_out=held_out, num_rows=num_kept, num_refused=refused)
@@ -175,19 +175,19 @@ def judge_students(
     asked: EvaluationRecipe | None,
     evaluation_id: str,
 ) -> Evaluation:
-    """The three on the held-out rows, with paired intervals; the verdict is about taught against alone.
+    """Evaluate all three on the held-out rows, with paired intervals; the verdict is about taught against alone.
 
-    A teacher behind a server is judged by what it writes alone, and so are the others then: it gives no likelihoods.
+    A teacher behind a server gives no likelihoods, so all systems are then evaluated only by their text.
 
     Args:
-        context: The home; the evaluation is kept in it.
-        teacher: A run, a model, or one behind a server.
+        context: The home, where the evaluation is stored.
+        teacher: A run, a model, or a model behind a server.
         alone: The run without the teacher.
         taught: The run with it.
-        held_out: Chat rows.
-        num_same_prompt: Held-out rows that ask what a training row asks.
-        asked: Metrics, max_new_tokens and max_samples of the recipe.
-        evaluation_id: Under which it is kept.
+        held_out: The held-out chat rows.
+        num_same_prompt: Held-out rows with the prompt of a training row.
+        asked: The recipe's metrics, max_new_tokens and max_samples.
+        evaluation_id: Id of the evaluation.
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge, primary_metric, verdict
@@ -202,7 +202,7 @@ def judge_students(
         results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
     words = verdict(
         results,
-        # The verdict is about the two students; that the teacher is better is expected.
+        # The verdict is about the two students; a better teacher is expected.
         [c for c in comparisons if c.baseline != TEACHER],
         primary=primary_metric(metrics, [e.reference for e in examples]),
         candidate=TAUGHT,
@@ -232,7 +232,7 @@ def _systems(
     new_tokens: int,
     stack: ExitStack,
 ) -> list[SystemUnderTest]:
-    """The models by their names; `stack` closes what they hold. Where one is behind a server, none is scored."""
+    """The models by name; `stack` closes their resources. If one is behind a server, none is scored."""
     pool = stack.enter_context(closing(EnginePool(open_engine)))
     systems: list[SystemUnderTest] = []
     for name, model in models:
@@ -243,7 +243,7 @@ def _systems(
         candidate = replace(find_candidate(context, model), name=name)
         systems.append(system_under_test(candidate, pool.engine(candidate), examples, new_tokens))
     if any(is_address(model) for _, model in models):
-        # Without tokens nothing is scored: likelihoods of some systems only would compare different things.
+        # Without tokens nothing is scored: likelihoods of only some systems are not comparable.
         return [replace(system, tokenised=(), num_bytes=()) for system in systems]
     return systems
 
@@ -251,9 +251,9 @@ def _systems(
 def find_metrics(
     asked: EvaluationRecipe | None, examples: Sequence[Example], *, teacher: str
 ) -> tuple[MetricName, ...]:
-    """The metrics of the recipe, or the usual ones; of a teacher behind a server those that look at text alone.
+    """The metrics of the recipe, or the usual ones; for a teacher behind a server only text metrics.
 
-    Raises RequestError where the recipe asks for others then, or for what the rows cannot be judged by.
+    Raises RequestError if the recipe then names others, or metrics that do not suit the rows.
     """
     from luthier.ml.evaluation.metrics.registry import load_metrics
 
@@ -263,7 +263,7 @@ def find_metrics(
     if not is_address(teacher):
         return metrics
     texts: tuple[MetricName, ...] = tuple(m for m in metrics if all(d.needs == "text" for d in load_metrics([m])))
-    # The usual metrics are simply cut down to those of text; named ones are refused, since somebody wants them.
+    # The usual metrics are reduced to text metrics; explicitly named ones are rejected, as the user wants them.
     if not texts or (named is not None and texts != metrics):
         raise RequestError(
             f"evaluation.metrics {', '.join(metrics)}, and the teacher is behind a server, which gives no likelihoods",
@@ -274,13 +274,13 @@ def find_metrics(
 
 
 class _Writer:
-    """A teacher behind a server as an engine that is judged: what it wrote is kept in the home, like its answers."""
+    """A teacher behind a server as an engine for evaluation: its outputs are stored in the home, like its answers."""
 
     def __init__(self, asked: CachedEngine) -> None:
         self._asked, self.name = asked, asked.name
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        """One a prompt; a prompt over the context raises, since all are judged on the same rows."""
+        """One answer per prompt; a prompt over the context raises, as all are evaluated on the same rows."""
         found = self._asked.generate_each(prompts, progress)
         if (error := next((one for one in found if isinstance(one, OverlongError)), None)) is not None:
             raise error
@@ -291,7 +291,7 @@ class _Writer:
         raise RequestError(f"{self.name} gives no likelihoods", expected="metrics of text", do="ask for these alone")
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._asked.close()
 
 

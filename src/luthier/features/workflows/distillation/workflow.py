@@ -1,10 +1,10 @@
-"""The workflow of `luthier distill`: a teacher teaches a smaller model, and whether that was worth it is measured.
+"""The workflow of `luthier distill`: distil a teacher into a smaller model, and measure whether it was worth it.
 
-The teacher answers (sequence) or gives its logits (logit), and the student learns from it. The same student learns the
-gold answers of the same rows for as many steps. Both and the teacher are judged on rows that none of them saw.
+The student learns the teacher's answers (sequence) or logits (logit). The same student learns the gold answers of the
+same rows for the same number of steps. Both and the teacher are evaluated on held-out rows.
 
-The id is the digest of what decides the result: the same command resumes where it was stopped, however it was, and ends
-with the same bytes. Files lie in `home/students/ID/`.
+The id is the digest of everything that determines the result: the same command resumes after any stop, and gives the
+same bytes. Files are in `home/students/ID/`.
 """
 
 from __future__ import annotations
@@ -57,26 +57,26 @@ Side = Literal["taught", "alone"]
 
 
 class GoldRows(TimedOutcome):
-    """The gold rows that are trained on and those that judge. num_same_prompt: of these, asked in training, too."""
+    """Numbers of gold training rows and held-out rows. num_same_prompt: held-out rows with a training prompt."""
 
     num_rows: int = 0
     num_held_out: int = 0
     num_same_prompt: int = 0
 
     def lines(self) -> Sequence[str]:
-        """How many rows there are."""
+        """The number of rows."""
         return [f"{self.num_rows:,} rows, {self.num_held_out:,} held out"] if self.num_rows else []
 
 
 class Trained(TimedOutcome):
-    """One of the two trainings. run: None until it has ended."""
+    """One of the two trainings. run: None until it ends."""
 
     run_id: str = ""
     run: StudentRun | None = None
 
 
 class Judged(TimedOutcome):
-    """All three on the held-out rows."""
+    """The evaluation of all three on the held-out rows."""
 
     evaluation_id: str = ""
 
@@ -93,27 +93,27 @@ class Reported(TimedOutcome):
 
 
 def distil(context: Context, request: DistilRequest, *, caller: Caller | None = None) -> Student:
-    """Teach a student, train it without the teacher, judge both and the teacher, and write a report.
+    """Distil into a student, train it without the teacher, evaluate both and the teacher, and write a report.
 
-    A training that is stopped by a signal ends this with status "paused"; the same call resumes it, as it does after a
-    kill. Nothing is asked, trained or judged twice; where all is done the document is read from the disk.
+    A training stopped by a signal ends this with status "paused"; the same call resumes it, as after a kill. No work is
+    done twice. If all is done, the document is read from disk.
 
     Args:
         context: The home.
-        request: What is asked.
+        request: The request.
         caller: Whose project it belongs to; None for the default project.
 
     Raises:
         RequestError: What cannot go together.
         RecipeError: A recipe that would make the two trainings differ in more than the teacher.
-        DataError: Rows without a prompt and an answer.
-        LeakageError: A held-out row is trained on.
+        DataError: Rows without prompt and answer.
+        LeakageError: A held-out row is a training row.
         NotFoundError: No such file, model or run.
         ConflictError: Another process works on it.
-        LuthierError: What training and engines raise.
+        LuthierError: An error of training or engines.
     """
     caller = caller or Caller()
-    # The id is a digest of the request, so the same command finds its own folder again.
+    # The id is a digest of the request, so the same command finds its folder again.
     student_id, spec = spec_of(context, request)
     folder = WORKFLOW.folder_of(context, student_id)
     if (done := _read_done(folder)) is not None:
@@ -122,7 +122,7 @@ def distil(context: Context, request: DistilRequest, *, caller: Caller | None = 
         context.pipelines.get(student_id, caller.project_id)
     except NotFoundError:
         WORKFLOW.create(context, caller, student_id, spec, _begun_before(folder))
-    with suppress(PausedError):  # the document says so
+    with suppress(PausedError):  # the document states it
         resume(WORKFLOW, context, caller, student_id, silent)
     if (done := _read_done(folder)) is not None:
         return done
@@ -130,7 +130,7 @@ def distil(context: Context, request: DistilRequest, *, caller: Caller | None = 
 
 
 def _begun_before(folder: Path) -> dict[str, dict[str, Any]]:
-    """The runs that a version before 28 November 2026 had begun, from the file in which it kept them."""
+    """The runs started by a version before 28 November 2026, from the file in which it stored them."""
     file = folder / _STATE
     if not file.is_file():
         return {}
@@ -146,7 +146,7 @@ def _read_done(folder: Path) -> Student | None:
 
 
 def _write_gold(run: WorkflowRun) -> GoldRows:
-    """The rows, and whether trainings and judging will take them: found out before the teacher is asked for hours."""
+    """Write the rows, and check that training and evaluation accept them before the teacher works for hours."""
     from luthier.features.planning.service import make_plan
     from luthier.ml.data.rows.formats import load_file
 
@@ -154,7 +154,7 @@ def _write_gold(run: WorkflowRun) -> GoldRows:
     folder.mkdir(parents=True, exist_ok=True)
     mapping = column_map(run.context, (spec.teacher,), Path(spec.data), spec.mapping).mapping
     counts = write_gold(folder, Path(spec.data), spec.held_out_rows, mapping=mapping, seed=seed_of(spec.settings))
-    # Called for its refusals only, as is `make_plan` below.
+    # Called only for its checks, like `make_plan` below.
     find_metrics(_judging(spec), load_file(folder / "held_out.jsonl").examples, teacher=spec.teacher)
     make_plan(run.context, _recipe(spec, folder / "train.jsonl", teacher=None), base_dir=folder)
     return GoldRows(num_rows=counts[0], num_held_out=counts[1], num_same_prompt=counts[2])
@@ -171,7 +171,7 @@ def _write_taught(run: WorkflowRun) -> StudentRows:
 
 
 def _begin_side(run: WorkflowRun, side: Side) -> Trained:
-    """A run of this home that has done the very same is taken: the student without a teacher of another kind."""
+    """An equal run in this home is reused, such as the student without a teacher of another distillation kind."""
     return Trained(run_id=_same_run(run.context, run.folder, _side_recipe(run, side)) or new_id("run"))
 
 
@@ -228,7 +228,7 @@ def _report(run: WorkflowRun) -> Reported:
     from luthier.ml.evaluation.workflow_verdicts import student_verdict
 
     page = run.folder / "report.html"
-    # The document is written last: where it lies, everything before it is done.
+    # The document is written last: if it exists, everything before it is done.
     student = _student(run).model_copy(update={"status": "done", "go_on": None, "report_path": str(page)})
     verdict = student_verdict(student)
     student = student.model_copy(update={"verdict": verdict})
@@ -238,7 +238,7 @@ def _report(run: WorkflowRun) -> Reported:
 
 
 def _student(run: WorkflowRun) -> Student:
-    """All that is known of it now."""
+    """Everything known about it now."""
     spec, gold, rows = run.spec, run.outcome("rows", GoldRows), run.outcome("answers", StudentRows)
     return Student(
         student_id=run.id,
@@ -282,29 +282,28 @@ def _side_recipe(run: WorkflowRun, side: Side) -> Recipe:
 
 
 def _recipe(spec: DistilSpec, rows: Path, *, teacher: str | None) -> Recipe:
-    # A student made of some of the teacher's layers must heal, so all of its weights are trained.
+    # A student made of some of the teacher's layers must recover, so all of its weights are trained.
     is_whole = spec.layers is not None
     return recipe_of(spec.settings, student=spec.student, rows=rows, teacher=teacher, is_whole=is_whole)
 
 
 def _same_run(context: Context, folder: Path, recipe: Recipe) -> str | None:
-    """A run that has ended well and whose plan decides the same outcome; its weights must be there, unchanged."""
+    """A successful run whose plan gives the same outcome; its weights must exist unchanged."""
     from luthier.features.evaluations.export_sources import find_source
     from luthier.features.planning.service import make_plan
 
-    # The hash of a plan covers all that decides the outcome, digests of the rows included.
+    # The hash of a plan covers everything that determines the outcome, including digests of the rows.
     wanted = make_plan(context, recipe, base_dir=folder).hash
     for record in context.runs.list():
         if record.plan_hash == wanted and record.status == "succeeded":
             with suppress(ConflictError, NotFoundError):
-                # Raises where the weights are gone or were changed: then another run is looked for, or a new one
-                # trained.
+                # Raises if the weights are missing or changed: another run is then searched for, or a new one trained.
                 return find_source(context, record.run_id).run_id
     return None
 
 
 def _unknown(_run: WorkflowRun) -> None:
-    """How long the teacher, trainings and judging take is not forecast here."""
+    """The duration of teacher, trainings and evaluation is not forecast here."""
 
 
 def _are_there(_run: WorkflowRun, rows: StudentRows) -> bool:

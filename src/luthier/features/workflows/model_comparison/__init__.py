@@ -1,1 +1,1 @@
-"""Several base models compared on the same rows."""
+"""Comparison of several base models on the same rows."""

@@ -1,8 +1,8 @@
-"""The answers of compared systems, kept in files, and the rows that all of them can hold.
+"""The answers of compared systems, stored in files, and the rows that fit into the context of all of them.
 
-One system at a time holds its weights; its answers and likelihoods go to a file. At the end `evaluate.compare` gets an
+One system at a time is in memory; its answers and likelihoods go to a file. At the end `evaluate.compare` gets an
 engine for each that only reads its file, so that intervals and differences are paired over the rows as usual. A row
-that is too long for one contender is left out for all.
+that is too long for one candidate is left out for all.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _OPENING_ROLES = ("system", "developer")
 
 
 class Recorded(FrozenModel):
-    """What one system did with the judged rows, in their order.
+    """The results of one system for the evaluated rows, in their order.
 
     Attributes:
-        name: Of the system.
-        generations: Its answers; empty for plain text, which is only scored.
+        name: Name of the system.
+        generations: The answers; empty for plain text, which is only scored.
         scores: Likelihoods of the rows' own answers.
-        write_seconds: Of all answers together.
-        score_seconds: Of all scores together.
+        write_seconds: Time of all answers together.
+        score_seconds: Time of all scores together.
     """
 
     name: str
@@ -62,14 +62,14 @@ class Recorded(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRows:
-    """The rows of a showdown, read again. shots are chosen from `pool`, none of whose prompts is judged."""
+    """The rows of a comparison, read again. shots are chosen from `pool`, none of whose prompts is evaluated."""
 
     pool: tuple[Example, ...]
     judged: tuple[Example, ...]
 
 
 def read_material(spec: ModelComparisonSpec) -> ComparisonRows:
-    """The rows as the showdown keeps them. Raises DataError, NotFoundError."""
+    """The rows stored by the comparison. Raises DataError, NotFoundError."""
     from luthier.ml.data.rows.formats import load_file
 
     pool = load_file(Path(spec.train_file), mapping=spec.map).examples
@@ -77,9 +77,9 @@ def read_material(spec: ModelComparisonSpec) -> ComparisonRows:
 
 
 def instructed(examples: Sequence[Example], instruction: str) -> tuple[Example, ...]:
-    """The examples with an instruction before their first question; those with a system message of their own keep it.
+    """The examples with an instruction before their first question; those with their own system message keep it.
 
-    It stands in the user's turn, since some templates know no system message: so it is the same for every model.
+    The instruction is in the user turn, as some templates have no system message: so it is the same for every model.
     """
     if not instruction:
         return tuple(examples)
@@ -89,7 +89,7 @@ def instructed(examples: Sequence[Example], instruction: str) -> tuple[Example, 
 def _instructed(example: Example, instruction: str) -> Example:
     messages = () if example.conversation is None else example.conversation.messages
     first = next((n for n, message in enumerate(messages) if message.role == "user"), None)
-    # A row with its own system prompt explains the task already.
+    # A row with its own system prompt already explains the task.
     if example.conversation is None or first is None or messages[0].role in _OPENING_ROLES:
         return example
     told = messages[first].model_copy(update={"content": f"{instruction}\n\n{messages[first].content or ''}"})
@@ -105,7 +105,7 @@ def candidate_of(
     material: ComparisonRows,
     adapter_path: str = "",
 ) -> Candidate:
-    """A contender as it is asked. adapter_path: what its training has made, for `tuned`."""
+    """A candidate in one way of prompting. adapter_path: the result of its training, for `tuned`."""
     contender = spec.contenders[number]
     base = find_candidate(context, contender.model)
     if kind == "tuned":
@@ -122,7 +122,7 @@ def candidate_of(
         return nearest
     if kind != "few-shot":
         return base
-    # The judged rows are passed so that none of them becomes an example.
+    # The evaluated rows are passed so that none of them becomes an example.
     return with_few_shot(base, material.pool, spec.few_shot, spec.seed, held_out=material.judged)
 
 
@@ -165,13 +165,13 @@ def record_with(
     max_new_tokens: int,
     progress: Progress,
 ) -> Recorded:
-    """Ask and score one system with an engine that is open already."""
+    """Generate answers and score with an open engine."""
     from luthier.ml.evaluation.systems import Titled
 
     system = system_under_test(candidate, engine, examples, max_new_tokens)
     titled = Titled(progress, system.name)
     began = time.perf_counter()
-    # Timed apart from scoring: only writing answers counts for what an answer costs.
+    # Timed separately from scoring: only generation counts for the cost of an answer.
     generations = engine.generate(system.prompts, titled) if system.prompts else []
     written = time.perf_counter()
     scores = system.scores(titled)
@@ -258,28 +258,28 @@ def _choice(
 
 
 class ReplayEngine:
-    """Gives back what a system has done, as if it did it now. template: of the model that did."""
+    """An engine that replays the recorded results of a system. template: the template of its model."""
 
     def __init__(self, recorded: Recorded, template: ChatTemplate) -> None:
         self._recorded, self.template = recorded, template
 
     @property
     def name(self) -> str:
-        """Says that nothing is computed."""
+        """States that nothing is computed."""
         return f"what {self._recorded.name} has written"
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:  # noqa: ARG002
-        """The kept answers. Raises ConflictError where they are of other prompts."""
+        """The stored answers. Raises ConflictError if they belong to other prompts."""
         self._check(len(prompts), len(self._recorded.generations))
         return list(self._recorded.generations)
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """The kept likelihoods. Raises ConflictError where they are of other rows."""
+        """The stored likelihoods. Raises ConflictError if they belong to other rows."""
         self._check(len(examples), len(self._recorded.scores))
         return list(self._recorded.scores)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: no resource is open."""
 
     def _check(self, asked: int, kept: int) -> None:
         if asked != kept:
@@ -293,7 +293,7 @@ class ReplayEngine:
 def replayed(
     candidate: Candidate, spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows, recorded: Recorded
 ) -> SystemUnderTest:
-    """A system as `evaluate.compare` takes it, which only reads what it did."""
+    """A system for `evaluate.compare` that only reads its stored results."""
     engine = ReplayEngine(recorded, candidate.chat_template())
     if kind == "likeliest-label":
         return replace(_choice(candidate, engine, spec, material), engine=engine)
@@ -302,21 +302,21 @@ def replayed(
 
 _ANSWERED: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt", "text")
 MIN_NEW_TOKENS: Final = 16
-"""A judged row has to leave room for at least so much of an answer."""
+"""Minimum room for an answer after an evaluated row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows that all contenders can hold.
+    """The rows that fit into the context of all candidates.
 
     Attributes:
-        train: To train on.
-        held_out: To judge by.
-        shape: Of the training rows.
+        train: Training rows.
+        held_out: Rows for the evaluation.
+        shape: Format of the training rows.
         num_train: Rows of the training file.
         num_held_out: Rows of the held-out file.
-        num_too_long: Left out of both, since a contender cannot hold them.
-        num_same_prompt: Held-out rows whose prompt is trained on, with another answer.
+        num_too_long: Rows left out of both, as they do not fit into the context of a candidate.
+        num_same_prompt: Held-out rows with the prompt of a training row, but another answer.
     """
 
     train: tuple[Example, ...]
@@ -337,10 +337,10 @@ def read_rows_of(
     mapping: Mapping[str, str] | None,
     instruction: str,
 ) -> Rows:
-    """Read and check both files, and leave out what some model cannot hold.
+    """Read and check both files, and leave out rows that do not fit into the context of some model.
 
     Raises NotFoundError, DataError (wrong rows, none left), LeakageError (held-out rows among the training rows),
-    RequestError (rows of a kind that no answer can be compared with).
+    RequestError (rows of a kind without comparable answers).
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.split.split import leaked_ids
@@ -366,7 +366,7 @@ def read_rows_of(
     for model in models:
         too_long[0].update(_too_long(context, model, train.examples, model.context_length_tokens))
         fit = {example.id for example in rows_that_fit(context, model, judged.examples, instruction=instruction)}
-        # Each model has its own tokenizer, so a row is out if it is too long for any of them.
+        # Each model has its own tokenizer, so a row is left out if it is too long for any of them.
         too_long[1].update(example.id for example in judged.examples if example.id not in fit)
     kept = [
         tuple(e for e in loaded.examples if e.id not in out)
@@ -386,16 +386,16 @@ def read_rows_of(
 def rows_that_fit(
     context: Context, model: LocalModel, examples: Sequence[Example], *, instruction: str
 ) -> tuple[Example, ...]:
-    """The rows that a model can be asked, with the instruction before them and room for an answer."""
+    """The rows that fit into a model's context, with the instruction before them and room for an answer."""
     is_text = any(example.text is not None for example in examples)
-    # Plain text is scored, not continued, so it needs no room for an answer.
+    # Plain text is only scored, so it needs no room for an answer.
     room = model.context_length_tokens - (0 if is_text else MIN_NEW_TOKENS)
     dropped = set(_too_long(context, model, instructed(examples, instruction), room))
     return tuple(example for example in examples if example.id not in dropped)
 
 
 def _too_long(context: Context, model: LocalModel, examples: Sequence[Example], most_tokens: int) -> tuple[str, ...]:
-    """The ids of the examples that are longer than this in the model's own tokens."""
+    """The ids of the examples longer than this limit in tokens of the model."""
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
@@ -408,13 +408,13 @@ def _too_long(context: Context, model: LocalModel, examples: Sequence[Example], 
 
 
 def write_chosen(source: Path, chosen: Sequence[Example], target: Path) -> None:
-    """Write the rows of a file that these examples were read from, as they stand there."""
+    """Write the rows from which these examples were read, unchanged."""
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.rows import read_rows
     from luthier.ml.data.rows.write_rows import write_rows
 
-    # The raw rows are written, not the examples: columns that nothing reads here stay in them.
+    # The raw rows are written, not the examples, so that unused columns are preserved.
     ids = {example.id for example in chosen}
     rows = (row for row in read_rows(open_source(source)) if isinstance(row, Row) and row.id in ids)
-    # what is not of JSON (a date of a Parquet file) is in no field that is learned from
+    # values that are not JSON (a date of a Parquet file) are not in any field used for training
     write_rows((json.loads(json.dumps(row.fields, default=str)) for row in rows), target)

@@ -1,4 +1,4 @@
-"""`luthier compare-models`: which base model, and does it have to be tuned at all?"""
+"""`luthier compare-models`: choose a base model, and decide whether it needs tuning."""
 
 from __future__ import annotations
 
@@ -18,15 +18,13 @@ if TYPE_CHECKING:
     from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
 
 ModelsOption = Annotated[
-    str | None, typer.Option("--models", metavar="A,B", help="Base models, with commas between.", show_default=False)
+    str | None, typer.Option("--models", metavar="A,B", help="Base models, separated by commas.", show_default=False)
 ]
-DataOption = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to tune on.")]
-HeldOutOption = Annotated[Path | None, typer.Option("--held-out", metavar="FILE", help="Rows to judge on.")]
-HoursOption = Annotated[
-    float | None, typer.Option("--budget-hours", metavar="H", help="What the whole of it may take.")
-]
+DataOption = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows for training.")]
+HeldOutOption = Annotated[Path | None, typer.Option("--held-out", metavar="FILE", help="Rows for evaluation.")]
+HoursOption = Annotated[float | None, typer.Option("--budget-hours", metavar="H", help="Time limit of the comparison.")]
 MetricOption = Annotated[
-    str | None, typer.Option("--metric", metavar="NAME", help="The figure that decides [default: as `luthier eval`].")
+    str | None, typer.Option("--metric", metavar="NAME", help="The deciding metric [default: as `luthier eval`].")
 ]
 FewShotOption = Annotated[int, typer.Option("--few-shot", min=0, max=64, help="Examples in the prompt.")]
 InstructionOption = Annotated[
@@ -45,8 +43,13 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the order of 
 ProbeOption = Annotated[
     bool, typer.Option("--probe/--no-probe", help="Train a few real steps before sizes are chosen.")
 ]
+NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of answers.")]
+JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Evaluate at most N rows.")]
+MethodOption = Annotated[str, typer.Option("--method", metavar="NAME", help="Tuning method of the candidates.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of row order and choice of examples.")]
+ProbeOption = Annotated[bool, typer.Option("--probe/--no-probe", help="Train a few real steps to choose sizes.")]
 ResumeOption = Annotated[
-    str | None, typer.Option("--resume", metavar="SHOWDOWN", help="Go on with one that was paused or killed.")
+    str | None, typer.Option("--resume", metavar="SHOWDOWN", help="Continue a paused or killed comparison.")
 ]
 
 
@@ -68,10 +71,11 @@ def compare_models(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Ask several base models, show them examples, tune them shortly and alike, and recommend one, or none.
+    """Evaluate several base models without and with examples, tune each briefly in the same way, and recommend one or
+    none.
 
-    All get the same rows, as many as the budget holds. Ctrl-C pauses, --resume goes on; see how far it is by
-    `luthier pipelines`.
+    All get the same rows, as many as the budget permits. Ctrl-C pauses, --resume continues; `luthier pipelines` shows
+    the progress.
     """
     from luthier.features.workflows.model_comparison import workflow as showdowns
     from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
@@ -84,7 +88,7 @@ def compare_models(
     with open_context(home) as context:
         showdown_id = resume
         if showdown_id is None:
-            # `check_asked` has made sure of it; the type checker cannot know.
+            # Ensured by `check_asked`, which the type checker cannot know.
             assert models is not None
             assert data is not None
             assert held_out is not None
@@ -104,7 +108,7 @@ def compare_models(
                 seed=seed,
                 is_probed=probe,
             )
-            # Told before the work begins: after a kill, the id is all that is needed to go on.
+            # Printed before the work begins: after a kill, the id is enough to continue.
             showdown_id = _begin(context, request)
         found = showdowns.go_on(context, showdown_id, tell=teller())
         page = page_of(context, showdown_id)
@@ -119,10 +123,10 @@ _EXAMPLE = (
 
 
 def check_asked(given: Mapping[str, object], resume: str | None, example: str) -> None:
-    """Either all that is needed to begin, or --resume alone. Raises RequestError."""
+    """Check for either all arguments of a new comparison, or only --resume. Raises RequestError."""
     from luthier.core.errors import RequestError
 
-    # Other models or rows would be another comparison under the same id.
+    # Other models or rows would make another comparison under the same id.
     if resume is not None and (extra := [name for name, value in given.items() if value is not None]):
         raise RequestError(
             f"--resume with {', '.join(extra)}", expected="--resume alone: what was asked stays", do="leave them out"
@@ -136,7 +140,7 @@ def check_asked(given: Mapping[str, object], resume: str | None, example: str) -
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """`a,b` as names, without blanks."""
+    """The names in `a,b`, without blanks."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
@@ -161,7 +165,7 @@ def _begin(context: Any, request: ModelComparisonRequest) -> str:
 
 
 def show_model_comparison(console: Console, found: ModelComparisonResult, page: Path) -> None:
-    """The recommendation, every system, what was not equal, and where the page lies."""
+    """Print the recommendation, every system, the differences in conditions, and the path of the page."""
     from luthier.ml.charts.judged_rows import metric_heading
     from luthier.ml.evaluation.report.workflow_pages import system_rows
     from luthier.platform.cli.console import make_table, visible
@@ -170,7 +174,7 @@ def show_model_comparison(console: Console, found: ModelComparisonResult, page: 
     console.print(visible(answer.headline), soft_wrap=True)
     for line in answer.reasons:
         console.print(visible(f"  {line}"), soft_wrap=True)
-    # Beside another figure, since it can be compared across models whatever the answers look like.
+    # In addition to another metric, as it is comparable across models for any answers.
     also = [] if primary == "bits_per_byte" else ["bits per byte"]
     table = make_table(
         ["system", "licence", metric_heading(primary), *also, "s/answer", "USD/1,000 answers"], num_text_columns=2
@@ -188,7 +192,7 @@ def show_model_comparison(console: Console, found: ModelComparisonResult, page: 
         for line in lines:
             console.print(visible(f"{title}: {line}"), soft_wrap=True)
     console.print(visible(f"report: {page}"), soft_wrap=True)
-    # Only this answer has a run that one could go on with.
+    # Only this answer has a run to continue with.
     if answer.word == "tuned":
         run = next(one.run_id for one in found.tunings if one.contender == answer.contender)
         console.print(f"the short training is run {run}; look at it with: luthier runs show {run}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What is asked of a model comparison, and how a request becomes a specification: rows, sizes, a recipe for each."""
+"""The request of a model comparison, and its conversion to a specification: rows, sizes, a recipe for each model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NOT_COMPARABLE: Final = "perplexity"
 
 @dataclass(frozen=True, slots=True)
 class ModelComparisonRequest:
-    """What is requested.
+    """The request.
 
     Attributes:
         models: Names of base models.
@@ -65,7 +65,7 @@ class ModelComparisonRequest:
     is_instruction_derived: bool = False
 
     def recipe(self, model: str, file: Path, epochs: float = 1.0) -> Recipe:
-        """The recipe of a contender on a file of rows."""
+        """The recipe of a candidate for a file of rows."""
         return recipe_of(model, str(file), mapping=self.mapping, method=self.method, seed=self.seed, epochs=epochs)
 
 
@@ -79,7 +79,7 @@ def recipe_of(
     epochs: float = 1.0,
     budget: BudgetRecipe | None = None,
 ) -> Recipe:
-    """The recipe by which a contender is tuned; what it leaves open is decided by the model's own plan."""
+    """The recipe of a candidate; the plan of the model decides open values."""
     return Recipe(
         base_model=model,
         data=DataRecipe(train=file, map=dict(mapping) if mapping else None),
@@ -90,8 +90,8 @@ def recipe_of(
 
 
 def check(request: ModelComparisonRequest) -> None:
-    """Raise RequestError for a budget that is none, no models, or one that is named twice."""
-    # Infinity would pass a plain comparison, and leave nothing to divide.
+    """Raise RequestError for an invalid budget, no models, or a model named twice."""
+    # Infinity would pass a plain comparison, but cannot be divided.
     if not (math.isfinite(request.hours) and request.hours > 0):
         raise RequestError(
             f"--budget-hours {request.hours}",
@@ -130,20 +130,20 @@ def read_all(
 
 
 def pull_all(context: Context, names: Sequence[str]) -> list[LocalModel]:
-    """All models, on this machine. An unknown name is refused before a known one is fetched.
+    """Fetch all models. An unknown name is rejected before any known model is fetched.
 
-    Raises NotFoundError, ModelSourceError, RequestError for two that have the same weights.
+    Raises NotFoundError, ModelSourceError, and RequestError for two models with the same weights.
     """
     from luthier.ml.inference.models import catalog as model_names
     from luthier.ml.inference.models import sources
 
     for name in names:
-        # All names first: a typo in the last must not come after gigabytes of the first were fetched.
+        # All names first: a typo in the last one must not be found after gigabytes were fetched.
         model_names.parse(name)
     found = [sources.pull(name, context.home, context.progress) for name in names]
     for place, model in enumerate(found):
         for other in found[:place]:
-            # The same weights under two names would win and lose against themselves.
+            # The same weights under two names would compete with themselves.
             if other.sha256 == model.sha256:
                 raise RequestError(
                     f"{model.name} and {other.name} have the same weights",
@@ -161,22 +161,22 @@ def sized(
     train_file: Path,
     began: float,
 ) -> ModelComparisonSpec:
-    """The specification, with the sizes that the budget holds; writes the rows that are used.
+    """The specification, with sizes that fit into the budget; writes the used rows.
 
     Args:
         context: The home.
-        request: What is asked, checked.
-        models: The contenders, on this machine.
-        rows: Those that all of them can hold.
-        train_file: Where the training rows go; the judged ones go beside it.
-        began: When the work began, by `time.perf_counter`.
+        request: The checked request.
+        models: The candidates, on this machine.
+        rows: The rows that fit into the context of all of them.
+        train_file: Path for the training rows; the evaluated ones go into the same folder.
+        began: Start of the work, by `time.perf_counter`.
 
     Raises:
-        RequestError: A contender does not fit into memory, or a metric does not suit the rows.
-        ModelComparisonTooSmallError: The hours hold not even the least.
+        RequestError: A candidate does not fit into memory, or a metric does not suit the rows.
+        ModelComparisonTooSmallError: The hours are below the minimum.
     """
     figures = _metrics(request, rows.held_out)
-    # All rows at first, to measure the paces on; the chosen ones replace them in `_spec`.
+    # First all rows, to measure the speed; the chosen ones replace them in `_spec`.
     write_chosen(request.data, rows.train, train_file)
     labels = _labels(models)
     num_shots = _num_shots(request.few_shot, rows.train, rows.held_out)
@@ -204,10 +204,10 @@ def _spec(
     train_file: Path,
     figures: tuple[tuple[MetricName, ...], str],
 ) -> ModelComparisonSpec:
-    """What is written down; the rows that are used are written, too. figures: all, and the one that decides."""
+    """The stored specification; also writes the used rows. figures: all metrics, and the deciding one."""
     judged_file = train_file.with_name("judged.jsonl")
     chosen = _write_rows(request, rows, sizes, train_file, judged_file)
-    # More examples than rows are several passes over them.
+    # More examples than rows means several epochs.
     epochs = max(1.0, sizes.num_examples / len(rows.train))
     recipes = [request.recipe(model.name, train_file, epochs) for model in models]
     # Prepared again with the chosen size: steps and tokens depend on it.
@@ -244,7 +244,7 @@ def _spec(
 
 
 def _labels(models: Sequence[LocalModel]) -> list[str]:
-    """The last part of a path, the whole name elsewhere, or where two would be called the same."""
+    """The last part of a path; the whole name otherwise, or if two would have the same label."""
     short = [Path(model.name).name if model.source in ("folder", "gguf") else model.name for model in models]
     return short if len(set(short)) == len(short) else [model.name for model in models]
 
@@ -264,19 +264,18 @@ def _metrics(request: ModelComparisonRequest, held_out: Sequence[Example]) -> tu
             expected="a figure that means the same for every model",
             do="take bits_per_byte, which says the same of the text itself",
         )
-    # A metric may give several figures (rouge gives rouge1, rouge2, rougeL): the family is measured, the figure
-    # decides.
+    # A metric may give several figures (rouge gives rouge1, rouge2, rougeL): all are measured, one figure decides.
     of_families = {figure: name for name, figures in FAMILIES.items() for figure in figures}
     asked = of_families.get(request.metric, request.metric)
     metrics = tuple(dict.fromkeys((*usual, asked)))
-    check_metrics(metrics, held_out)  # names the known ones for a metric that there is not
+    check_metrics(metrics, held_out)  # lists the known ones for an unknown metric
     if request.metric in FAMILIES.get(asked, (asked,)):
         return metrics, request.metric
     return metrics, primary_metric((asked,), [example.reference for example in held_out])
 
 
 def _num_shots(most: int, train: Sequence[Example], held_out: Sequence[Example]) -> int:
-    """As many as were asked for, as far as the rows have them; plain text has no place for any."""
+    """The requested number, limited by the rows; none for plain text."""
     from luthier.ml.evaluation.few_shot import num_usable
 
     if any(example.text is not None for example in train):
@@ -287,14 +286,14 @@ def _num_shots(most: int, train: Sequence[Example], held_out: Sequence[Example])
 def _write_rows(
     request: ModelComparisonRequest, rows: Rows, sizes: Sizes, train_file: Path, judged_file: Path
 ) -> Sequence[Example]:
-    """Keep what is used; the rows to train on. Those of a smaller size are among those of a larger one."""
+    """Select the training rows. Those of a smaller size are a subset of those of a larger one."""
     from luthier.ml.data.rows.rows import part_of
     from luthier.ml.evaluation.sampling import choose_samples
 
     write_chosen(request.held_out, choose_samples(rows.held_out, sizes.num_judged), judged_file)
     if sizes.num_examples >= len(rows.train):
         return rows.train
-    # Parts from 0 on are nested: what a smaller budget trains on is a subset of what a larger one does.
+    # Parts that start at 0 are nested: a smaller budget trains on a subset of the rows of a larger one.
     chosen = part_of(rows.train, (0.0, sizes.num_examples / len(rows.train)))
     write_chosen(request.data, chosen, train_file)
     return chosen

@@ -1,7 +1,7 @@
-"""How much of the rows a showdown's budget holds: judged rows first, then as many trained examples for each contender.
+"""The number of rows for a budget: first evaluated rows, then equally many training examples for each candidate.
 
-A few rows are judged with every contender, and a few steps are trained, before anything is promised: so the budget is
-held against this very machine.
+A few rows are evaluated with every candidate, and a few steps are trained, before sizes are chosen: so they are
+measured on this machine.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NUM_CHOSEN: Final = 4
 
 LEAST_JUDGED, LEAST_TRAINED, MOST_EPOCHS = 20, 64, 3.0
 KEPT_BACK: Final = 0.1
-"""Share of the budget that nothing is planned for: predictions err."""
+"""Unplanned share of the budget: predictions have errors."""
 
 _MAX_FOR_JUDGING: Final = 0.5
 _LOADINGS: Final = 6
@@ -53,25 +53,25 @@ _LOADINGS: Final = 6
 
 _JUDGING_ERRS_BY: Final = 1.5
 _MAX_FOR_PROBES: Final = 0.1
-"""Share of the budget that probes may take in all; where they would take more, the planner is believed as it is."""
+"""Share of the budget for all probes; if they would take more, the planner's forecast is used."""
 
 
 class ModelComparisonTooSmallError(BudgetTooSmallError):
-    """A budget that does not hold the least of a showdown. needed_hours: what would."""
+    """A budget below the minimum of a comparison. needed_hours: the minimum."""
 
     needed_hours = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The speed of one contender.
+    """The speed of one candidate.
 
     Attributes:
-        label: Its name.
+        label: Name of the candidate.
         training: Hours of one epoch of all rows.
-        judging: Seconds a row, by the kind of system.
-        loading_seconds: To load it once.
-        is_probed: Whether the hours rest on real steps on this machine.
+        judging: Seconds per row, by kind of system.
+        loading_seconds: Time to load it once.
+        is_probed: Whether the hours are based on real steps on this machine.
     """
 
     label: str
@@ -82,13 +82,13 @@ class Pace:
 
     @property
     def row_seconds(self) -> float:
-        """To judge one row in all ways; tuned as without examples."""
+        """Time to evaluate one row in all ways; tuned is as fast as without examples."""
         return sum(self.judging.values()) + self.judging["zero-shot"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What is judged and trained on. planned: hours of all of it, what was spent before included."""
+    """Numbers of evaluated rows and training examples. planned: hours of everything, including those already spent."""
 
     num_judged: int
     num_examples: int
@@ -98,28 +98,28 @@ class Sizes:
 def choose_sizes(
     paces: Sequence[Pace], *, num_rows: int, num_held_out: int, most_judged: int, hours: float, spent_hours: float
 ) -> Sizes:
-    """How many rows are judged and trained on.
+    """Choose the numbers of evaluated rows and training examples.
 
     Args:
-        paces: Of all contenders.
-        num_rows: Training rows that there are.
-        num_held_out: Held-out rows that there are.
-        most_judged: Rows to judge at most.
-        hours: The budget of everything.
-        spent_hours: On finding out the paces.
+        paces: Speeds of all candidates.
+        num_rows: Available training rows.
+        num_held_out: Available held-out rows.
+        most_judged: Maximum number of evaluated rows.
+        hours: The whole budget.
+        spent_hours: Hours spent on measuring the speeds.
 
     Raises:
-        ModelComparisonTooSmallError: Not even the least of both fits; it holds the hours that would be needed.
+        ModelComparisonTooSmallError: Even the minimum does not fit; it has the hours needed.
     """
     row_seconds = sum(pace.row_seconds for pace in paces)
     fixed = sum(pace.loading_seconds for pace in paces) * _LOADINGS
-    # `training` is of one epoch over all rows.
+    # `training` is for one epoch over all rows.
     example_seconds = sum(pace.training.value for pace in paces) * 3600 / num_rows
     there = min(num_held_out, most_judged)
-    # Small files lower the least: no more can be asked than there are rows.
+    # Small files lower the minimum to their number of rows.
     least_judged, least_trained = min(LEAST_JUDGED, there), min(LEAST_TRAINED, num_rows)
     left = (hours * (1 - KEPT_BACK) - spent_hours) * 3600 - fixed
-    # Judging takes at most half, and less where the shortest training would not fit otherwise.
+    # Evaluation takes at most half, and less if the shortest training would not fit otherwise.
     for_judging = min(left * _MAX_FOR_JUDGING, left - least_trained * example_seconds)
     num_judged = max(least_judged, min(there, int(for_judging / row_seconds)))
     num_examples = min(int((left - num_judged * row_seconds) / example_seconds), round(MOST_EPOCHS * num_rows))
@@ -138,9 +138,9 @@ def choose_sizes(
 def too_small(
     hours: float, needed: float, paces: Sequence[Pace], least_judged: int, least_trained: int
 ) -> ModelComparisonTooSmallError:
-    """The refusal of a budget that is too small for these contenders."""
+    """The error for a budget that is too small for these candidates."""
     names = ", ".join(pace.label for pace in paces)
-    shown = f"{needed * 1.05:.2g}"  # two digits may have rounded it down
+    shown = f"{needed * 1.05:.2g}"  # rounding to two digits may have lowered it
     error = ModelComparisonTooSmallError(
         f"a budget of {hours:.3g} h for {names}: {least_trained} examples trained and {least_judged} rows judged with "
         f"each should take {shown} h",
@@ -161,7 +161,8 @@ def paces_of(
     num_shots: int,
     labelled: LabelledRows | None,
 ) -> list[Pace]:
-    """What each contender takes. What cannot be, by the price alone, is refused before any model is loaded.
+    """Measure the speed of each candidate. Impossible requests, by the forecast alone, are rejected before any model is
+    loaded.
 
     train_file: all training rows. labelled: the held-out rows, where their answers are labels. Raises RequestError (a
     contender does not fit), BudgetTooSmallError.
@@ -180,13 +181,13 @@ def paces_of(
                 do="leave it out, or tune with --method qlora",
             )
     share = min(1.0, LEAST_TRAINED / len(rows.train))
-    # Only for the words of the refusal; nothing is judged or loaded yet.
+    # Only for the text of the error; nothing is evaluated or loaded yet.
     cheapest = [Pace(label, q.prediction.hours, {}, 0.0) for label, q in zip(labels, quotes, strict=True)]
     least = sum(quote.prediction.hours.low for quote in quotes) * share
     if least > request.hours:
         raise too_small(request.hours, least, cheapest, min(LEAST_JUDGED, len(rows.held_out)), LEAST_TRAINED)
     if request.is_probed:
-        # Each contender gets an equal part of what probing may take.
+        # Each candidate gets an equal part of the probing time.
         most = request.hours * _MAX_FOR_PROBES / len(models)
         quotes = [
             quote_of(context, one, is_probed=True)

@@ -1,10 +1,10 @@
-"""The workflow of `luthier compare-models`: which base model, and whether to tune it at all?
+"""The workflow of `luthier compare-models`: choose a base model, and decide whether to tune it.
 
-Rows that all can hold are chosen, and as many of them as the budget holds. Each contender is asked without and with
-examples in its prompt, then trained for a short while on the same examples in the same order, at the learning rate of
-its own plan, and asked again. At the end all systems are compared, paired over the rows.
+Rows that fit into the context of all candidates are chosen, as many as the budget permits. Each candidate is evaluated
+without and with examples in its prompt, then trained briefly on the same examples in the same order, at the learning
+rate of its own plan, and evaluated again. At the end all systems are compared, paired over the rows.
 
-Answers that are kept are not asked again, and a training resumes from its checkpoint.
+Stored answers are not generated again, and a training resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ _ANSWERS: Final = {
 
 
 class Trained(TimedOutcome):
-    """The short training of a contender. reason: why it is not judged; empty where it was trained to its end."""
+    """The short training of a candidate. reason: why it is not evaluated; empty if training was completed."""
 
     run_id: str = ""
     reason: str = ""
 
     def lines(self) -> Sequence[str]:
-        """Why it is not judged."""
+        """The reason why it is not evaluated."""
         return [self.reason] if self.reason else []
 
 
@@ -92,8 +92,8 @@ class Compared(TimedOutcome):
 
     Attributes:
         page: The report.
-        word: Of the recommendation.
-        use_instead: What needs no language model and is as good, in the words of the recommendation; empty for nothing.
+        word: Key of the recommendation.
+        use_instead: An equally good baseline without a language model, as the recommendation names it; empty if none.
     """
 
     page: str = ""
@@ -102,28 +102,28 @@ class Compared(TimedOutcome):
 
 
 def page_of(context: Context, showdown_id: str) -> Path:
-    """The page of one that is done."""
+    """The page of a completed comparison."""
     return WORKFLOW.folder_of(context, showdown_id) / "report.html"
 
 
 def begin(
     context: Context, request: ModelComparisonRequest, *, caller: Caller | None = None, showdown_id: str | None = None
 ) -> Pipeline:
-    """Check all that is asked, find the sizes, and store it; trains and judges no more than a few rows.
+    """Check the request, choose the sizes, and store it; trains and evaluates only a few rows.
 
     Args:
         context: The home.
-        request: What is asked.
+        request: The request.
         caller: Whose project it belongs to; None for the default project.
-        showdown_id: Its id; by default a new one.
+        showdown_id: Id of the comparison; by default a new one.
 
     Raises:
-        NotFoundError: No such model or file.
-        RequestError: The same model twice, rows that cannot be compared, a metric that they do not have, a model that
-            does not fit into memory.
-        DataError: Wrong rows, or none that all contenders can hold.
+        NotFoundError: A model or file does not exist.
+        RequestError: The same model twice, rows without comparable answers, an unsuitable metric, or a model that does
+            not fit into memory.
+        DataError: Invalid rows, or none that fit into the context of all candidates.
         LeakageError: Held-out rows among the training rows.
-        BudgetTooSmallError: The hours hold not even the least.
+        BudgetTooSmallError: The hours are below the minimum.
     """
     began = time.perf_counter()
     check(request)
@@ -134,7 +134,7 @@ def begin(
     try:
         spec = sized(context, request, models, rows, folder / "train.jsonl", began)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # nothing stays of one that is refused
+        shutil.rmtree(folder, ignore_errors=True)  # a rejected comparison leaves nothing behind
         raise
     return WORKFLOW.create(context, caller or Caller(), showdown_id, spec)
 
@@ -142,7 +142,7 @@ def begin(
 def go_on(
     context: Context, showdown_id: str, *, tell: Tell = silent, caller: Caller | None = None
 ) -> ModelComparisonResult:
-    """Do all that is left, and return the result; of one that is done, the same result. Raises what `resume` raises."""
+    """Do all remaining work and return the result; also for a completed comparison. Raises the errors of `resume`."""
     caller = caller or Caller()
     resume(WORKFLOW, context, caller, showdown_id, tell)
     return context.assessments.get("showdown", ModelComparisonResult, caller.project_id, showdown_id)
@@ -171,18 +171,18 @@ def _prompt(run: WorkflowRun, number: int) -> Outcome:
 
 
 def _tune(run: WorkflowRun, number: int) -> Trained:
-    """Train a contender for a short while, within its share of what is left."""
+    """Train a candidate briefly, within its share of the remaining time."""
     contender = run.spec.contenders[number]
     begun = run.outcome(_tuning(contender.label), Trained)
-    # The id was stored before the training began, so that a kill finds its run again.
+    # The id was stored before the training began, so that its run is found after a kill.
     reason = _train(run, begun.run_id, contender.model, _cap_hours(run, number))
     trained = begun.model_copy(update={"reason": reason})
-    # processes that were killed count, too
+    # killed processes count too
     return trained.model_copy(update={"seconds": _short_training(run, trained, number).hours * 3600})
 
 
 def _ask_tuned(run: WorkflowRun, number: int) -> Outcome:
-    """Ask a contender as it is after its training; nothing where that did not finish."""
+    """Evaluate a candidate after its training; nothing if that did not finish."""
     trained = run.outcome(_tuning(run.spec.contenders[number].label), Trained)
     if not trained.reason:
         result = run.context.runs.get(trained.run_id).result
@@ -192,12 +192,12 @@ def _ask_tuned(run: WorkflowRun, number: int) -> Outcome:
 
 
 def _compare(run: WorkflowRun) -> Compared:
-    """Judge all systems side by side, keep the result, and write the page."""
+    """Compare all systems, store the result, and write the page."""
     from luthier.ml.evaluation.report.workflow_pages import write_model_comparison_page
 
     found = result_of(run.context, run.caller, run.id)
     if found is None:
-        # A kill between saving and the page leaves a result that is whole; only a missing one is judged.
+        # A kill between storing and the page leaves a complete result; only a missing one is computed.
         found = _judge(run)
         chosen = found.recommendation.contender
         subject = "none" if chosen is None else run.spec.contenders[chosen].label
@@ -208,7 +208,7 @@ def _compare(run: WorkflowRun) -> Compared:
 
 
 def result_of(context: Context, caller: Caller, showdown_id: str) -> ModelComparisonResult | None:
-    """The result; None where there is none yet, or it is gone."""
+    """The result; None if it does not exist yet or any more."""
     try:
         return context.assessments.get("showdown", ModelComparisonResult, caller.project_id, showdown_id)
     except NotFoundError:
@@ -224,7 +224,7 @@ def _ask(run: WorkflowRun, number: int, kind: SystemKind, adapter_path: str = ""
     candidate = candidate_of(run.context, run.spec, number, kind, _material(run), adapter_path)
     found = record(candidate, run.spec, kind, _material(run), run.context.progress)
     path.parent.mkdir(exist_ok=True)
-    # Atomically: the file's existence alone says that this system need not be asked again.
+    # Atomically: the existence of the file means that this system is done.
     replace_text(path, found.model_dump_json())
 
 
@@ -233,40 +233,40 @@ def _answers(run: WorkflowRun, number: int, kind: SystemKind) -> Path:
 
 
 def _cap_hours(run: WorkflowRun, number: int) -> float:
-    """What this training may take: of what is left for trainings its share, by what each was expected to take."""
+    """The time limit of this training: its share of the remaining training time, in proportion to the forecasts."""
     spec = run.spec
     later = spec.contenders[number:]
-    # A tuned model is asked without examples; twice loaded: to train, and to be asked.
+    # A tuned model is evaluated without examples. Loaded twice: for training and evaluation.
     judging = sum(one.judging_seconds["zero-shot"] * spec.num_judged + 2 * one.loading_seconds for one in later)
     left = spec.hours - run.spent_hours - judging / 3600
-    # What a faster training leaves over goes to the later ones, in proportion to their forecasts.
+    # Time saved by a faster training goes to later ones, in proportion to their forecasts.
     wanted = sum(one.training_hours.value for one in later)
     share = spec.contenders[number].training_hours.value / wanted if wanted else 1.0
     return float(max(_MIN_HOURS, left * share))
 
 
 def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
-    """Train, or resume; why it did not finish, empty where it did."""
+    """Train or resume; returns the reason why it did not finish, empty if it did."""
     from luthier.features.training import service as training
 
-    # A resumed training gets a new cap: what is left was counted again.
+    # A resumed training gets a new cap, as the remaining time is computed again.
     budget, context = BudgetRecipe(hours=hours), run.context
     try:
         try:
             record: RunRecord = context.runs.get(run_id)
-            # A run that diverged would do so again.
+            # A diverged run would diverge again.
             if record.status not in ("succeeded", "failed"):
                 record = training.resume(context, run_id, budget=budget, is_judged=False).record
         except NotFoundError:
             recipe = _recipe(run.spec, model, budget)
             record = training.train(context, recipe, base_dir=Path("/"), run_id=run_id).record
-    # One contender that cannot be trained is a finding, and the others go on.
+    # A candidate that cannot be trained is a finding, and the others continue.
     except (DivergedError, BudgetTooSmallError) as error:
         return error.came
     if record.status == "succeeded":
         return ""
     reason = record.stopped_because or record.status
-    # A signal pauses the whole workflow; a spent cap only ends this training.
+    # A signal pauses the whole workflow; an exhausted cap only ends this training.
     if record.status == "paused" and record.stop_cause == "interrupted":
         raise PausedError(
             f"paused: {reason}",
@@ -305,7 +305,7 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
     plain = [candidate for candidate, (_, kind, *_) in zip(candidates, asked, strict=True) if kind == "zero-shot"]
     # One set for all contenders, fitted on the rows that each of them was trained on.
     baselines = fit_baselines(run.context, rows.pool, rows.judged, spec.metrics, Path(candidates[0].model_path))
-    # Before the models: a system is compared with those before it, and every model is held against every baseline.
+    # Before the models: a system is compared with earlier ones, and every model with every baseline.
     under_test = [*(as_system(one, under_test[-1]) for one in baselines.predictions), *under_test]
     # Nothing is generated here: the recorded answers are replayed, so that all are judged over the same rows at once.
     results, comparisons = judge(
@@ -336,7 +336,7 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
 
 
 def _systems(run: WorkflowRun) -> list[tuple[int, SystemKind, str, Recorded]]:
-    """All that were asked, the plain before the tuned."""
+    """All evaluated systems, untuned before tuned."""
     found: list[tuple[int, SystemKind, str, Recorded]] = []
     for kind in SYSTEM_KINDS:
         for number, contender in enumerate(run.spec.contenders):
@@ -355,7 +355,7 @@ def _systems(run: WorkflowRun) -> list[tuple[int, SystemKind, str, Recorded]]:
 def _short_training(run: WorkflowRun, trained: Trained, number: int) -> Tuning:
     try:
         result = run.context.runs.get(trained.run_id).result
-    except NotFoundError:  # refused before it began
+    except NotFoundError:  # rejected before it began
         result = None
     bill = None if result is None else result.bill
     return Tuning(
@@ -369,12 +369,12 @@ def _short_training(run: WorkflowRun, trained: Trained, number: int) -> Tuning:
 
 
 def _standing(spec: ModelComparisonSpec, number: int, kind: SystemKind, result: Any, recorded: Recorded) -> Standing:
-    """A system with what asking it takes; of its answers, those to the first few rows are kept."""
-    # Plain text is only scored: without answers there is no time of an answer.
+    """A system with its answer times; only its answers to the first few rows are included."""
+    # Plain text is only scored: without answers there is no answer time.
     seconds = recorded.write_seconds / spec.num_judged if recorded.generations else None
     usd: Estimate | None = None
     if seconds is not None and spec.usd_per_hour is not None:
-        # seconds an answer -> hours for 1,000 answers.
+        # seconds per answer -> hours per 1,000 answers.
         usd = spec.usd_per_hour.times(seconds * 1000 / 3600)
     shown = {"samples": result.samples[:_MAX_SAMPLES], "seconds": recorded.write_seconds + recorded.score_seconds}
     return Standing(
@@ -391,7 +391,7 @@ def _tuning(label: str) -> str:
 
 
 def _stages(spec: ModelComparisonSpec) -> list[StageSpec]:
-    """Asking comes first, since it says what tuning has to beat."""
+    """Prompting comes first, as it is what tuning has to beat."""
     prompting, trained = [], []
     for number, one in enumerate(spec.contenders):
         judging = {

@@ -1,1 +1,1 @@
-"""From nothing to a verdict in a few minutes."""
+"""A first tuned model with a verdict in a few minutes."""

@@ -1,4 +1,4 @@
-"""`luthier quickstart`: from nothing to a verdict."""
+"""`luthier quickstart`: a first tuned model with a verdict."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def quickstart(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Build a real dataset from this machine's own Python, fine-tune a small model on it, and say what it was worth.
+    """Build a real dataset from this machine's Python, fine-tune a small model on it, and evaluate the gain.
 
-    Needs no account, no GPU and no hub. How many rows, and how long, follows the measured speed of this machine: under
-    6 minutes on two cores. With --full all rows, which takes a machine without bfloat16 products hours.
+    Needs no account, GPU or hub. The number of rows and the duration depend on the measured speed of this machine:
+    under 6 minutes on two cores. --full uses all rows, which takes hours on a machine without bfloat16 instructions.
     """
     from luthier.features.planning.format import show_plan
     from luthier.features.workflows.quickstart import workflow
@@ -36,7 +36,7 @@ def quickstart(
 
 
 def _show_data(data: QuickstartData, found: DataPreview) -> None:
-    """What will be trained, shown before it is: on stderr, since it is part of the progress."""
+    """Show what will be trained, on stderr, as it is part of the progress."""
     from luthier.features.datasets.cli.describe import show_preview
     from luthier.platform.cli.console import stderr_console, visible
 
@@ -49,7 +49,7 @@ def _show_data(data: QuickstartData, found: DataPreview) -> None:
 
 
 def _size_line(chosen: ChosenSize) -> str:
-    """How much is trained and judged on this machine, and how long that should take."""
+    """The amount of training and evaluation on this machine, and its expected duration."""
     from luthier.platform.cli import figures
 
     size = chosen.size

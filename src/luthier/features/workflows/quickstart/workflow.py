@@ -1,11 +1,12 @@
-"""The workflow of `luthier quickstart`: from nothing to a verdict, on real rows that every machine has.
+"""The workflow of `luthier quickstart`: a tuned model with a verdict, on real rows that every machine has.
 
 The rows are the functions of this machine's own Python standard library: source without its docstring in, the summary
-line of the docstring out. They are split by module, so that no module is on two sides.
+line of the docstring out. They are split by module, so that each module is in one split only.
 
-The same work takes a processor with bfloat16 products three minutes and one without half an hour. So the sizes below
-are tried from the largest, and the first whose forecast (training and evaluation, at the present load) stays within the
-limit is taken. Shorter rows come before fewer steps: a step of short rows teaches nearly as much, and costs less.
+The same work takes three minutes on a CPU with bfloat16 instructions and half an hour on one without. So the sizes
+below are tried from the largest, and the first whose forecast (training and evaluation, at the present load) stays
+within the limit is used. Rows are shortened before steps are reduced: a step with short rows teaches nearly as much,
+and costs less.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from luthier.ml.planning.hardware import Hardware
 
 MAX_SECONDS: Final = 240.0
-"""Training and judging as forecast; fetching the base model, building rows and the report take a minute or two more."""
+"""Forecast limit of training and evaluation; base model, rows and report take a minute or two more."""
 
 # The quickstart's rows with SmolLM2's tokenizer: what the template adds to each, and characters a token of the rest
 # (measured over a third of the 4,910 rows of Python 3.11: within a tenth at every limit below).
@@ -64,15 +65,15 @@ _ALL_ROWS: Final = 4_910
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of the rows a quickstart uses.
+    """The amount of rows that a quickstart uses.
 
     Attributes:
-        num_rows: of all splits together; None means all of them.
-        max_tokens: rows that should be longer are left out.
-        mean_tokens: of the rows within that limit.
-        epochs: over the training rows.
-        max_samples: held-out rows that are judged.
-        batch_rows: examples of a step.
+        num_rows: rows of all splits together; None for all rows.
+        max_tokens: limit of row length; longer rows are left out.
+        mean_tokens: mean length of the rows within that limit.
+        epochs: number of epochs.
+        max_samples: evaluated held-out rows.
+        batch_rows: examples per step.
     """
 
     num_rows: int | None
@@ -84,18 +85,18 @@ class Size:
 
     @property
     def max_characters(self) -> int:
-        """About how many characters a row of `max_tokens` has."""
+        """Approximate number of characters in a row of `max_tokens`."""
         return int((self.max_tokens - _TEMPLATE_TOKENS) * _CHARACTERS_A_TOKEN)
 
     @property
     def has_nearest(self) -> bool:
-        """Whether the base is also judged with the nearest examples: of few rows that takes as long as the training."""
+        """Whether the base is also evaluated with nearest examples; for few rows that takes as long as the training."""
         return self.num_rows is None or self.num_rows >= _LEAST_ROWS_WITH_NEAREST
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenSize:
-    """The size that was chosen, and why. expected_seconds: of training and judging; None where nothing was forecast."""
+    """The chosen size, and the reason. expected_seconds: time of training and evaluation; None without a forecast."""
 
     size: Size
     expected_seconds: float | None
@@ -115,16 +116,16 @@ SIZES: Final = (
     Size(num_rows=72, max_tokens=80, mean_tokens=74, epochs=1.0, max_samples=12, batch_rows=4),
     Size(num_rows=48, max_tokens=80, mean_tokens=74, epochs=1.0, max_samples=10, batch_rows=4),
 )
-"""From the most work to the least. Means are those of the rows within each limit."""
+"""From the most work to the least. Means are over the rows within each limit."""
 
 
 def choose_size(structure: Structure, hardware: Hardware, load: MachineLoad | None) -> ChosenSize:
-    """The largest size that this machine does within `MAX_SECONDS`; the smallest where none is that small.
+    """The largest size with a forecast within `MAX_SECONDS` on this machine; the smallest if none is.
 
     Args:
-        structure: of the base model.
-        hardware: this machine, with its rates on a quiet day.
-        load: how busy it is now; None where that does not matter, on an accelerator.
+        structure: structure of the base model.
+        hardware: this machine, with its speeds without load.
+        load: its present load; None if irrelevant, on an accelerator.
     """
     found = [(size, forecast_seconds(size, structure, hardware, load)) for size in SIZES]
     # From the most work to the least, so the first that fits is the largest.
@@ -137,7 +138,7 @@ def choose_size(structure: Structure, hardware: Hardware, load: MachineLoad | No
 
 
 def forecast_seconds(size: Size, structure: Structure, hardware: Hardware, load: MachineLoad | None = None) -> float:
-    """Seconds of training and judging that a size is expected to take under the load."""
+    """Expected seconds of training and evaluation for a size under the load."""
     from luthier.ml.planning.devices import this_machine
     from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
     from luthier.ml.planning.inference_cost import Judging
@@ -155,7 +156,7 @@ def forecast_seconds(size: Size, structure: Structure, hardware: Hardware, load:
     )
     judging = Judging(
         num_rows=size.max_samples,
-        # The base, with drawn and with nearest examples, and the tuned model; and how far that moved from the base.
+        # The base, with random and with nearest examples, and the tuned model; and its divergence from the base.
         systems=(False, False, *((False,) * size.has_nearest), True),
         num_nearest=int(size.has_nearest),
         measures_kl=True,
@@ -173,7 +174,7 @@ def forecast_seconds(size: Size, structure: Structure, hardware: Hardware, load:
         num_validation_tokens=_VALIDATION_SHARE * rows * mean,
         judging=judging,
     )
-    # The load of this moment counts here: the person waits now.
+    # The present load counts here, as the user waits now.
     return predict(workload, device).hours.value * 3600 * (load.slowdown if load is not None else 1.0)
 
 
@@ -182,13 +183,13 @@ _VALIDATION, _HELD_OUT, _SEED = 0.1, 0.15, 0
 
 
 class QuickstartSpec(FrozenModel):
-    """What is asked. full: all rows, however long that takes."""
+    """The request. full: all rows, regardless of duration."""
 
     full: bool = False
 
 
 class QuickstartData(TimedOutcome):
-    """The files that were written, what was left out for which reason, and how much work was chosen."""
+    """The written files, the rows left out by reason, and the chosen size."""
 
     folder: Path = Path()
     num_rows: dict[str, int] = Field(default_factory=dict)
@@ -197,7 +198,7 @@ class QuickstartData(TimedOutcome):
     chosen: ChosenSize = ChosenSize(FULL, None, "")
 
     def lines(self) -> Sequence[str]:
-        """How many rows there are on each side."""
+        """The number of rows in each split."""
         found = ", ".join(f"{name.replace('_', '-')} {number:,}" for name, number in self.num_rows.items())
         return [found] if found else []
 
@@ -215,24 +216,24 @@ class Trained(TimedOutcome):
 
 @dataclass(frozen=True, slots=True)
 class QuickstartOutcome:
-    """What a quickstart ends with."""
+    """The result of a quickstart."""
 
     data: QuickstartData
     training: TrainOutcome
 
     @property
     def verdict(self) -> Verdict | None:
-        """The answer in words."""
+        """The answer as text."""
         return self.training.evaluation.verdict if self.training.evaluation else None
 
     @property
     def report_path(self) -> str | None:
-        """The page that tells the whole story."""
+        """The path of the report."""
         return self.training.record.report_path
 
     @property
     def next_commands(self) -> list[str]:
-        """Three commands to type next."""
+        """Three next commands."""
         run_id = self.training.record.run_id
         held_out = self.data.folder / "held_out.jsonl"
         return [
@@ -242,7 +243,7 @@ class QuickstartOutcome:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """The document that `luthier quickstart --json` ends with."""
+        """The result document of `luthier quickstart --json`."""
         return {
             "data": {
                 "folder": str(self.data.folder),
@@ -264,7 +265,7 @@ ShowData = Callable[[QuickstartData, "DataPreview"], None]
 
 
 def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> QuickstartData:
-    """Build the rows from the standard library, split them by module, and write files and recipe into the home."""
+    """Build rows from the standard library, split them by module, and write files and recipe into the home."""
     from luthier.ml.data.documents.python_docs import build_python_docs, split_python_docs
     from luthier.ml.data.rows.write_rows import write_rows
 
@@ -272,11 +273,11 @@ def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> Quickstart
     docs = build_python_docs(
         progress=context.progress,
         max_rows=size.num_rows,
-        # Rows are chosen by characters, since counting tokens would need the tokenizer first.
+        # Rows are chosen by characters, as counting tokens would first need the tokenizer.
         max_characters=None if size.max_tokens >= FULL.max_tokens else size.max_characters,
     )
     parts = split_python_docs(docs.rows, validation=_VALIDATION, held_out=_HELD_OUT, seed=_SEED)
-    # One folder for all quickstarts: the same rows are written again, and only the newest goes on.
+    # One folder for all quickstarts: the same rows are written again, and only the newest continues.
     folder = context.home / "quickstart"
     folder.mkdir(parents=True, exist_ok=True)
     counts = {split: write_rows(rows, folder / f"{split}.jsonl") for split, rows in parts.items()}
@@ -292,15 +293,15 @@ def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> Quickstart
 
 
 def size_for(context: Context, *, full: bool) -> ChosenSize:
-    """How much work this machine does in a few minutes, by its measured speed and its present load; or all of it.
+    """The amount of work for a few minutes on this machine, by its measured speed and present load; or all of it.
 
-    Fetches the base model, whose shape the forecast needs. Raises what fetching it raises.
+    Fetches the base model, whose structure the forecast needs. Raises the errors of fetching it.
     """
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.structure import read_structure
     from luthier.platform.home.hardware_benchmark import hardware_of, load_of
 
-    # Fetched first: the forecast needs its shape, and the training needs it anyway.
+    # Fetched first: the forecast needs its structure, and the training needs it anyway.
     structure = read_structure(sources.pull(BASE_MODEL, context.home, context.progress).path)
     hardware = hardware_of(context)
     # Other processes slow a CPU down; the load of a GPU is not measured.
@@ -311,7 +312,7 @@ def size_for(context: Context, *, full: bool) -> ChosenSize:
 
 
 def quickstart_recipe(size: Size) -> Recipe:
-    """The recipe of the quickstart: little is asked for, the plan fills in the rest."""
+    """The recipe of the quickstart: a few settings, and the plan fills in the rest."""
     return Recipe(
         base_model=BASE_MODEL,
         data=DataRecipe(train="train.jsonl", validation="validation.jsonl", held_out="held_out.jsonl"),
@@ -320,13 +321,13 @@ def quickstart_recipe(size: Size) -> Recipe:
             epochs=size.epochs,
             max_length_tokens=FULL.max_tokens,
             overlong="drop",
-            # the usual number is left to the plan
+            # the plan chooses the usual number
             global_batch_size=None if size.batch_rows == FULL.batch_rows else size.batch_rows,
         ),
         evaluation=EvaluationRecipe(
             metrics=("rouge", "perplexity", "bleu", "exact_match"),
             few_shot=4,
-            # None leaves it to the plan, which has it.
+            # None: the plan decides.
             few_shot_nearest=None if size.has_nearest else False,
             max_new_tokens=40,
             max_samples=size.max_samples,
@@ -335,7 +336,7 @@ def quickstart_recipe(size: Size) -> Recipe:
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """A recipe as YAML, only what was asked."""
+    """A recipe as YAML, with only the given settings."""
     import yaml
 
     document = with_new_keys(recipe.model_dump(mode="json", exclude_none=True))
@@ -350,31 +351,31 @@ def quickstart(
     show_plan: ShowPlan | None = None,
     caller: Caller | None = None,
 ) -> QuickstartOutcome:
-    """Rows, base model, plan, training, verdict, report. The newest one goes on where it was stopped or killed.
+    """Rows, base model, plan, training, verdict, report. The newest quickstart continues after a stop or kill.
 
     Args:
         context: The home.
         full: All rows.
-        show: Called with the data and a preview of what will be trained, before anything is.
-        show_plan: As for `training.service.train`.
+        show: Called before training, with the data and a preview of the training examples.
+        show_plan: As in `training.service.train`.
         caller: Whose project it belongs to; None for the default project.
 
     Raises:
-        LuthierError: What fetching the model and training raise.
+        LuthierError: An error of fetching the model or training.
     """
     caller, spec = caller or Caller(), QuickstartSpec(full=full)
     stopped = _stopped(context, caller, spec)
     made = stopped or WORKFLOW.create(context, caller, new_id("quickstart"), spec)
-    # Handed to the stages and filled by them: outcomes are stored as JSON, which cannot hold a `TrainOutcome`.
+    # Passed to the stages and filled by them: outcomes are stored as JSON, which cannot contain a `TrainOutcome`.
     material: dict[str, Any] = {"show": show, "show_plan": show_plan}
-    with suppress(PausedError):  # the outcome says so
+    with suppress(PausedError):  # the outcome states it
         resume(WORKFLOW, context, caller, made.pipeline_id, silent, material)
     return QuickstartOutcome(material["data"], material["training"])
 
 
 def _stopped(context: Context, caller: Caller, spec: QuickstartSpec) -> Pipeline | None:
-    """The newest quickstart, where it is of the same kind, has not ended, and no process works on it."""
-    # Only the newest: an older one that was stopped was left behind on purpose.
+    """The newest quickstart, if it is of the same kind, has not ended, and no process works on it."""
+    # Only the newest: an older stopped one was abandoned on purpose.
     for one in context.pipelines.list(caller.project_id, "quickstart", limit=1):
         stage = one.next_stage
         is_over = stage is None or stage.status == "failed"
@@ -389,12 +390,12 @@ def _write_rows(run: WorkflowRun) -> QuickstartData:
 
 def _train(run: WorkflowRun) -> Trained:
     run.material["data"] = data = run.outcome("rows", QuickstartData)
-    # None where the caller shows nothing.
+    # None if the caller shows nothing.
     if (show := run.material["show"]) is not None:
         from luthier.features.datasets.previews import preview
 
         show(data, preview(run.context, data.folder / "train.jsonl", BASE_MODEL, num_rows=1))
-    # The id was stored before the stage began, so that a kill finds the run again.
+    # The id was stored before the stage began, so that the run is found after a kill.
     run_id = run.outcome("train", Trained).run_id
     outcome = run.material["training"] = _trained(run, data, run_id)
     if outcome.record.status == "paused":
@@ -406,7 +407,7 @@ def _train(run: WorkflowRun) -> Trained:
 
 
 def _trained(run: WorkflowRun, data: QuickstartData, run_id: str) -> TrainOutcome:
-    """The run, begun or resumed; of one that had ended before its stage did, what is stored."""
+    """Start or resume the run; if it ended before its stage, return the stored result."""
     try:
         record = run.context.runs.get(run_id)
     except NotFoundError:
@@ -416,7 +417,7 @@ def _trained(run: WorkflowRun, data: QuickstartData, run_id: str) -> TrainOutcom
     if record.status != "succeeded":
         return training.resume(run.context, run_id)
     evaluation = None if record.evaluation_id is None else run.context.evaluations.get(record.evaluation_id)
-    # A kill came after the run had ended, and before its stage was stored.
+    # The process was killed after the run ended and before its stage was stored.
     return TrainOutcome(record, run.context.runs.plan(run_id), evaluation, ())
 
 

@@ -1,1 +1,1 @@
-"""A deployed model trained again on reviewed answers."""
+"""Retraining of a deployed model on reviewed answers."""

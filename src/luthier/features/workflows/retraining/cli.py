@@ -18,40 +18,38 @@ _STARTS: Final = ("base", "last")
 def retrain(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The name of a deployment.")] = None,
     from_traffic: Annotated[
-        bool, typer.Option("--from-traffic", help="Also learn from sampled answers that were accepted as they are.")
+        bool, typer.Option("--from-traffic", help="Also learn from sampled answers accepted unchanged.")
     ] = False,
-    review: Annotated[
-        bool, typer.Option("--review", help="Begin only when nothing waits in the review any more.")
-    ] = False,
+    review: Annotated[bool, typer.Option("--review", help="Begin only if the review queue is empty.")] = False,
     panel: Annotated[
-        list[str] | None, typer.Option("--panel", metavar="ID", help="Also learn what raters of a panel prefer.")
+        list[str] | None, typer.Option("--panel", metavar="ID", help="Also learn the preferences of a rating panel.")
     ] = None,
     start: Annotated[
-        str, typer.Option("--start", metavar="base|last", help="Train the base on all rows, or go on from the last.")
+        str, typer.Option("--start", metavar="base|last", help="Train the base on all rows, or continue the last one.")
     ] = "base",
     canary: Annotated[
         float | None,
-        typer.Option("--canary", metavar="F", help="Try it at once on this fraction of the users; else it is offered."),
+        typer.Option("--canary", metavar="F", help="Deploy at once to this fraction of users; else only offer it."),
     ] = None,
     gate: Annotated[
-        Path | None, typer.Option("--gate", metavar="FILE", help="Rules that it must meet, besides the project's own.")
+        Path | None, typer.Option("--gate", metavar="FILE", help="Required rules, besides those of the project.")
     ] = None,
     suite: Annotated[
-        Path | None, typer.Option("--suite", metavar="FILE", help="Judge by this suite, too, as a gate may need.")
+        Path | None, typer.Option("--suite", metavar="FILE", help="Also evaluate this suite, as a gate may need.")
     ] = None,
-    min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="With fewer reviewed rows nothing is begun.")] = 20,
+    min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="Minimum number of reviewed rows.")] = 20,
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="ID", help="Go on with one that was stopped or killed.")
+        str | None, typer.Option("--resume", metavar="ID", help="Continue a stopped or killed retraining.")
     ] = None,
-    project: Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")] = "default",
+    project: Annotated[str, typer.Option("--project", metavar="P", help="The project of the retraining.")] = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Retrain a deployed model on reviewed answers, judge it against the deployed one, and offer a canary.
+    """Retrain a deployed model on reviewed answers, compare it with the deployed one, and offer a canary.
 
-    Only what a person has accepted is learned. The rows become the next version of the dataset, audited and checked
-    against the held-out rows; a fifth of the reviewed ones is held out. It ends where the new model is worse than the
-    deployed one on old or new held-out rows, or a gate refuses it; see how far it is by `luthier pipelines`.
+    Only answers accepted by a person are learned. The rows become the next version of the dataset, audited and checked
+    against the held-out rows; a fifth of the reviewed ones is held out. The retraining ends if the new model is worse
+    than the deployed one on old or new held-out rows, or fails a gate. `luthier pipelines` shows the progress.
     """
     from luthier.core.errors import RequestError
     from luthier.features.workflows.retraining.request import RetrainRequest

@@ -1,4 +1,4 @@
-"""The request of a retraining, checked against the model deployed now, and the stored results of its stages."""
+"""The request of a retraining, checked against the deployed model, and the stored results of its stages."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ MIN_ROWS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class RetrainRequest:
-    """What to retrain.
+    """The request of a retraining.
 
     Attributes:
         model: The name of a deployment.
-        from_traffic: Also learn from answers that were sampled from the traffic and accepted as they are.
-        review: First queue what people have liked (with `from_traffic`); begin only when the review queue is empty.
-        panels: Rating panels to learn from, too.
+        from_traffic: Also learn from answers sampled from the traffic and accepted unchanged.
+        review: First queue answers that users liked (with `from_traffic`); begin only if the review queue is empty.
+        panels: Rating panels to learn from in addition.
         start: `base` trains the last run's base on old and new rows together; `last` trains the last model, merged
             into its base.
-        canary: Make a canary that gets this fraction of the users; None only offers it.
-        gate: A file of rules that it must meet.
-        suite: A file of a suite to judge by, too.
-        min_rows: With fewer reviewed rows nothing is begun.
+        canary: Fraction of users for a canary; None only offers one.
+        gate: A file of required rules.
+        suite: A file of an additional suite to evaluate.
+        min_rows: Minimum number of reviewed rows.
     """
 
     model: str
@@ -49,14 +49,14 @@ class RetrainRequest:
 
 
 class RetrainSpec(FrozenModel):
-    """What is stored: the request, and the deployment as it was.
+    """The stored request with the deployment at that time.
 
     Attributes:
-        run_id: The run that was deployed; its recipe and rows are taken over.
-        judged_against: The run that the new one is judged against.
+        run_id: The deployed run, whose recipe and rows are reused.
+        judged_against: The run with which the new one is compared.
         deployment_id: The deployment.
-        revision: Its number.
-        caller: Who asked.
+        revision: Its revision number.
+        caller: The caller.
     """
 
     model: str
@@ -75,17 +75,17 @@ class RetrainSpec(FrozenModel):
 
 
 def spec_of(context: Context, caller: Caller, request: RetrainRequest) -> RetrainSpec:
-    """The specification of a request, with the model that is deployed now.
+    """The specification of a request, with the deployed model.
 
     Raises:
-        NotFoundError: No such deployment, panel or file.
-        ConflictError: No run stands behind the deployment, a canary is being tried, or, with `review`, something waits.
-        RequestError: A fraction or a number of rows that cannot be.
+        NotFoundError: A deployment, panel or file does not exist.
+        ConflictError: The deployment has no run, a canary is active, or, with `review`, the queue is not empty.
+        RequestError: An invalid fraction or number of rows.
     """
     deployment = context.deployments.get(caller.project_id, request.model)
     if request.canary is not None and not 0 < request.canary < 1:
         raise RequestError(f"a canary of {request.canary:g}", expected="a fraction such as 0.1", do="correct --canary")
-    # Two canaries at once would share the users, and neither could be judged.
+    # Two canaries at once would share the users, and neither could be evaluated.
     if request.canary is not None and deployment.revision.canary is not None:
         raise ConflictError(
             f"{deployment.revision.canary} is being tried as a canary of {request.model} already",
@@ -97,10 +97,10 @@ def spec_of(context: Context, caller: Caller, request: RetrainRequest) -> Retrai
     for file in (request.gate, request.suite):
         if file is not None and not file.is_file():
             raise NotFoundError(f"no file {file}", expected="a file that is there", do="correct the path")
-    # For its error alone: a missing panel is refused before anything is read.
+    # Only for its error: a missing panel is rejected before anything is read.
     for panel in request.panels:
         context.rating_panels.get(caller.project_id, panel)
-    # Last of the look-ups: it may have to follow a merged or exported model back to its run.
+    # Last of the look-ups: it may have to trace a merged or exported model back to its run.
     run_id = deployed_run(context, caller, deployment.revision)
     if request.review:
         _refuse_waiting(context, caller, request)
@@ -110,12 +110,12 @@ def spec_of(context: Context, caller: Caller, request: RetrainRequest) -> Retrai
         panels=tuple(request.panels),
         start=request.start,
         canary=request.canary,
-        # Absolute: the stages may be gone on with from another folder.
+        # Absolute: the stages may continue from another working directory.
         gate=None if request.gate is None else str(request.gate.absolute()),
         suite=None if request.suite is None else str(request.suite.absolute()),
         min_rows=request.min_rows,
         run_id=run_id,
-        # The two are the same at first; they are kept apart since the deployment may change meanwhile.
+        # The two are equal at first; both are stored as the deployment may change meanwhile.
         judged_against=run_id,
         deployment_id=deployment.deployment_id,
         revision=deployment.revision.number,
@@ -138,7 +138,7 @@ def _refuse_waiting(context: Context, caller: Caller, request: RetrainRequest) -
 
 
 class Rows(Outcome):
-    """The reviewed rows beside those of the last run. sha256: of each file that was written."""
+    """Reviewed rows and rows of the last run. sha256: digest of each written file."""
 
     num_reviewed: int = 0
     by_source: dict[str, int] = Field(default_factory=dict)
@@ -153,12 +153,12 @@ class Rows(Outcome):
 
     @property
     def num_held_out(self) -> int:
-        """Rows to judge by, old and new."""
+        """Held-out rows, old and new."""
         return self.num_old_held_out + self.num_new_held_out
 
     def lines(self) -> Sequence[str]:
-        """How many rows there are of each kind."""
-        # A stage that has not run yet has all defaults, and they would read as a result.
+        """The number of rows of each kind."""
+        # A stage that has not run has all defaults, which would look like a result.
         if not self.model_fields_set:
             return []
         left = "; ".join(f"{num:,} left out: {reason}" for reason, num in self.left_out.items())
@@ -182,10 +182,10 @@ class Audited(Outcome):
     """The audit of all rows.
 
     Attributes:
-        grade: Of the rows.
-        findings: What it found.
-        skipped: Why a check could not be run, by its name.
-        report: Its page.
+        grade: Grade of the rows.
+        findings: The findings.
+        skipped: Reasons for checks that could not run, by name of the check.
+        report: Path of the page.
     """
 
     grade: str = ""
@@ -207,7 +207,7 @@ class VersionFields(FrozenModel):
 
 
 class Versions(Outcome):
-    """The rows as versions of datasets, and where their files are."""
+    """The rows as versions of datasets, and the paths of their files."""
 
     train: VersionFields | None = None
     train_path: str = ""
@@ -216,7 +216,7 @@ class Versions(Outcome):
 
     def made(self) -> Sequence[tuple[Thing, str]]:
         """The datasets."""
-        # Without held-out rows there is one dataset alone.
+        # Without held-out rows there is only one dataset.
         return [("dataset", one.dataset_id) for one in (self.train, self.held_out) if one is not None]
 
 
@@ -228,12 +228,12 @@ class Trained(Outcome):
     started_from: str = ""
 
     def lines(self) -> Sequence[str]:
-        """What it started from."""
+        """The model from which it started."""
         return [f"started from the {self.started_from} model"] if self.started_from else []
 
 
 class Judged(Outcome):
-    """The new run against the deployed one. old, new, suite: ids of what the judging makes."""
+    """The new run compared with the deployed one. old, new, suite: ids of the evaluations."""
 
     old: str = ""
     new: str = ""
@@ -263,12 +263,12 @@ class Gated(Outcome):
     sha256: str = ""
 
     def lines(self) -> Sequence[str]:
-        """Whether it has passed."""
+        """Whether all gates passed."""
         return [self.said] if self.said else []
 
 
 class Canary(Outcome):
-    """The canary that was made, or the command that makes it."""
+    """The canary, or the command that makes one."""
 
     said: str = ""
     command: str = ""
@@ -276,6 +276,6 @@ class Canary(Outcome):
     fraction: float | None = None
 
     def lines(self) -> Sequence[str]:
-        """Whether it was made or offered."""
+        """Whether the canary was made or only offered."""
         made = f"revision {self.revision} gives it {self.fraction or 0:.0%} of the users"
         return [made if self.said == "made" else f"offered: {self.command}"] if self.said else []

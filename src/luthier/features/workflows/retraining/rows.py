@@ -1,4 +1,4 @@
-"""Rows to retrain a deployed model on: those of its last run, and what people have reviewed since.
+"""Rows for retraining a deployed model: those of its last run, and answers reviewed since.
 
 review queue, rating panels -> reviewed rows -> held-out ones split off -> joined with the rows of the last run
 """
@@ -25,19 +25,19 @@ from luthier.features.planning.training_data import load_splits
 from luthier.platform.home.context import Context
 
 HELD_OUT_SHARE: Final = 0.2
-"""Of the reviewed rows, so many are judged by and not trained on."""
+"""Share of the reviewed rows held out from training."""
 _BLOCK: Final = 1 << 20
 _TITLES: Final = {"train": "rows", "held_out": "held-out"}
 
 
 @dataclass(slots=True)
 class Reviewed:
-    """Reviewed answers as rows in chat shape; of equal prompts only the newest.
+    """Reviewed answers as chat rows; only the newest of equal prompts.
 
     Attributes:
         rows: The rows.
-        left_out: How many answers became none, by the reason.
-        by_source: How many rows each source gave.
+        left_out: Number of answers without a row, by reason.
+        by_source: Number of rows by source.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -47,16 +47,16 @@ class Reviewed:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What is trained on and what is judged by.
+    """Training rows and held-out rows.
 
     Attributes:
         old: Training rows of the last run.
-        new: Training rows of the review.
-        old_held_out: Rows that the last run was judged by.
-        new_held_out: Reviewed rows to judge by.
-        validation: Those of the last run.
-        num_replaced: Rows of the last run that were dropped, since a reviewed row has the same prompt.
-        left_out: Reviewed rows that are on neither side, by the reason.
+        new: Reviewed training rows.
+        old_held_out: Held-out rows of the last run.
+        new_held_out: Reviewed held-out rows.
+        validation: Validation rows of the last run.
+        num_replaced: Rows of the last run that were dropped, as a reviewed row has the same prompt.
+        left_out: Reviewed rows in neither split, by reason.
     """
 
     old: tuple[dict[str, Any], ...]
@@ -74,31 +74,30 @@ Splits = Mapping[Split, tuple[dict[str, Any], ...]]
 def reviewed_rows(
     context: Context, caller: Caller, model: str, *, from_traffic: bool, panels: Sequence[str] = ()
 ) -> Reviewed:
-    """What people have said of a model's answers, as rows to learn from.
+    """Reviewed answers of a model as training rows.
 
-    Only the last answer of a conversation is learned: the earlier ones are what the model said, and nobody has checked
-    them. Of two rows with the same prompt the one that was decided last counts.
+    Only the last answer of a conversation is learned: the earlier ones are unreviewed model outputs. Of two rows with
+    the same prompt the last decision counts.
 
     Args:
         context: The home.
-        caller: Whose project.
+        caller: The caller, whose project is used.
         model: The deployment.
-        from_traffic: Also take answers that were sampled from the traffic and accepted as they are; without it only
-            corrections and answers that people rated as good.
-        panels: Rating panels of which the preferred answer is learned.
+        from_traffic: Include answers sampled from the traffic and accepted unchanged; otherwise only corrections and
+            answers with good ratings.
+        panels: Rating panels whose preferred answers are learned.
 
     Raises:
-        NotFoundError: No such panel.
+        NotFoundError: A panel does not exist.
     """
     from luthier.features.feedback.review import accepted
     from luthier.features.human_eval.files import preference_pairs
 
     found = Reviewed()
-    # By the time of the decision: `_keep_newest` takes the last of rows with one prompt.
+    # By time of decision: `_keep_newest` keeps the last of the rows with one prompt.
     items = sorted(accepted(context, caller.project_id, model), key=lambda item: item.decided_at or 0.0)
     for item in items:
-        # Learning an answer that the model gave by itself teaches nothing new and hardens its faults, so it must be
-        # asked for.
+        # Learning the model's own answers teaches nothing new and reinforces its faults, so it must be requested.
         if item.source == "traffic" and item.correction is None and not from_traffic:
             found.left_out["sampled from traffic, and --from-traffic was not given"] += 1
         else:
@@ -116,10 +115,10 @@ def reviewed_rows(
 
 
 def rows_of_run(recipe: Recipe) -> Splits:
-    """The rows of a run by split, in chat shape. Raises ConflictError where they are no conversations to answer."""
+    """The rows of a run by split, as chat rows. Raises ConflictError if they are not conversations with an answer."""
     found = load_splits(recipe, Path())
     kinds = {part.source.shape for split, part in found.items() if split == "train"}
-    # Corrections are answers, which such rows have no place for.
+    # Corrections are answers, which do not fit into such rows.
     if kinds & {"text", "preference", "unpaired"}:
         raise ConflictError(
             f"the run was trained on {', '.join(sorted(kinds))} rows",
@@ -135,13 +134,13 @@ def rows_of_run(recipe: Recipe) -> Splits:
 
 
 def fresh_rows(reviewed: Sequence[dict[str, Any]], old: Splits) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Reviewed rows that the last run has not seen, and how many others there are, by the reason."""
+    """Reviewed rows that the last run has not seen, and the number of others by reason."""
     from luthier.ml.data.text.normalise import content_key
 
     seen = {content_key(example_of(row)) for row in old["train"]}
-    # By the whole content: a new answer to an old prompt is what a correction is.
+    # By the whole content: a correction is a new answer to an old prompt.
     unseen = [row for row in reviewed if content_key(example_of(row)) not in seen]
-    # By the prompt alone: training on another answer to a held-out prompt would still give the question away.
+    # By the prompt only: training on another answer to a held-out prompt would still leak the question.
     fresh = without_prompts(unseen, [*old.get("held_out", ()), *old.get("validation", ())])
     left_out = {
         "was learned by the last run already": len(reviewed) - len(unseen),
@@ -151,7 +150,7 @@ def fresh_rows(reviewed: Sequence[dict[str, Any]], old: Splits) -> tuple[list[di
 
 
 def without_prompts(rows: Sequence[dict[str, Any]], barred: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows whose prompt none of the others has."""
+    """The rows whose prompts do not occur among the others."""
     from luthier.ml.data.text.normalise import prompt_key
 
     keys = {prompt_key(example_of(row)) for row in barred}
@@ -159,7 +158,7 @@ def without_prompts(rows: Sequence[dict[str, Any]], barred: Sequence[dict[str, A
 
 
 def example_of(row: Mapping[str, Any]) -> Example:
-    """A row in chat shape as an example. Raises BadFieldError."""
+    """A chat row as an example. Raises BadFieldError."""
     from luthier.ml.data.rows.chat_rows import chat_conversation
 
     return Example(id="row", conversation=chat_conversation(dict(row)))
@@ -168,54 +167,54 @@ def example_of(row: Mapping[str, Any]) -> Example:
 def split_reviewed(
     context: Context, folder: Path, rows: Sequence[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
-    """Reviewed rows to train on, those to judge by, and why there are none of these, where there are none.
+    """Reviewed training rows, reviewed held-out rows, and the reason if there are no held-out ones.
 
-    Rows that say nearly the same stay on one side (`data.split_file`, which proves it).
+    Near-duplicate rows stay in one split (`data.split_file`, which verifies it).
     """
     from luthier.features.datasets.data_files import SplitOptions, split
     from luthier.ml.data.rows.write_rows import write_rows
 
-    # The split works on files, and its proof names them.
+    # The split works on files, and its verification names them.
     write_rows(rows, folder / "reviewed.jsonl")
     options = SplitOptions(folder=folder / "split", validation=0.0, held_out=HELD_OUT_SHARE, force=True)
     try:
         split(context, folder / "reviewed.jsonl", options)
     except DataError as error:
-        # Too few rows to split: they are all learned, and the old held-out rows must do.
+        # Too few rows to split: all are learned, and only the old held-out rows are used.
         return list(rows), [], error.came
     sides = [read_jsonl(folder / "split" / f"{name}.jsonl") for name in ("train", "held_out")]
     return sides[0], sides[1], ""
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that this pipeline has written."""
+    """The rows of a file written by this pipeline."""
     # Not splitlines: it also splits at U+2028 and U+0085, which JSON leaves unescaped inside a text.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str, Any]]) -> Joined:
-    """Reviewed rows beside those of the last run.
+    """Combine reviewed rows with those of the last run.
 
-    A fifth of the reviewed rows is held out, of those whose prompt the last run has never seen. No reviewed row that is
-    trained on says nearly what a held-out one says (as the audit finds contamination), and no old one has the prompt of
-    a reviewed one, since that is what was corrected.
+    A fifth of the reviewed rows whose prompt the last run has not seen is held out. No reviewed training row is a
+    near-duplicate of a held-out one (as the audit finds contamination), and no old row has the prompt of a reviewed
+    one, which corrects it.
 
     Args:
         context: The home.
         folder: For intermediate files.
         old: The rows of the last run.
-        fresh: As of `fresh_rows`.
+        fresh: The result of `fresh_rows`.
 
     Raises:
-        ConflictError: Nothing is left to learn.
+        ConflictError: No rows are left to learn.
     """
     old_held_out = old.get("held_out", ())
     left_out: Counter[str] = Counter()
     unknown = without_prompts(fresh, old["train"])
-    # By identity: rows are dicts, which cannot be hashed, and `without_prompts` returns the same objects.
+    # By identity: rows are unhashable dicts, and `without_prompts` returns the same objects.
     names = {id(row) for row in unknown}
     new, new_held_out, why_none = split_reviewed(context, folder, unknown) if unknown else ([], [], "none is new")
-    # Rows with a prompt that was trained on can only be learned: judged by, they would flatter the last run.
+    # Rows with a training prompt can only be learned: in the evaluation they would favour the last run.
     new = [*(row for row in fresh if id(row) not in names), *new]
     if why_none:
         left_out[f"none was held out: {why_none}"] = 0
@@ -227,9 +226,9 @@ def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str
             expected="rows that are no held-out ones",
             do="review more: luthier feedback list, and the page /review",
         )
-    # An old answer beside its correction would teach both.
+    # An old answer together with its correction would teach both.
     kept = without_prompts(old["train"], fresh)
-    # Where old rows have a group, each new row gets one of its own: `group_by` needs the field in every row.
+    # If old rows have a group, each new row gets its own: `group_by` needs the field in every row.
     if any("group" in row for row in old["train"]):
         clean = [row | {"group": row.get("review_id") or f"{row.get('panel_id')} {at}"} for at, row in enumerate(clean)]
     return Joined(
@@ -260,14 +259,14 @@ def _uncontaminated(
 
 
 def stored_version(context: Context, caller: Caller, pipeline: Pipeline, path: Path, before: str) -> DatasetVersion:
-    """A file as the next version of the dataset that holds the rows before it, or as a new dataset; made once.
+    """Store a file as the next version of the dataset with the previous rows, or as a new dataset; made once.
 
     Args:
         context: The home.
-        caller: Whose project it is.
-        pipeline: The retraining. The version names it, its run and what the rows are made of in its details.
+        caller: The caller, whose project is used.
+        pipeline: The retraining. The details of the version name it, its run and the composition of the rows.
         path: `train.jsonl` or `held_out.jsonl` of the retraining.
-        before: The digest of the rows that the last run was given; empty for none.
+        before: The digest of the rows of the last run; empty if none.
     """
     model = pipeline.asked["model"]
     known = rows_by_digest(context, caller, [before]).get(before) if before else None
@@ -327,7 +326,7 @@ def _add(found: Reviewed, row: dict[str, Any], source: str) -> None:
 def _keep_newest(found: Reviewed) -> None:
     from luthier.ml.data.text.normalise import prompt_key
 
-    # Rows are in the order of their decisions, and the last one of a key stays.
+    # Rows are in the order of their decisions, and the last one of a key is kept.
     newest = {prompt_key(example_of(row)): row for row in found.rows}
     if num := len(found.rows) - len(newest):
         found.left_out["the same prompt was decided again later"] += num

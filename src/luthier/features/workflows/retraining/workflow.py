@@ -1,4 +1,4 @@
-"""The workflow of `luthier retrain`: a deployed model is trained again on reviewed answers and offered as a canary.
+"""The workflow of `luthier retrain`: retrain a deployed model on reviewed answers and offer it as a canary.
 
 review queue -> rows -> audit -> dataset version -> run -> judged against the deployed model -> gates -> canary
 """
@@ -60,12 +60,12 @@ if TYPE_CHECKING:
 
 
 def begin(context: Context, caller: Caller, request: RetrainRequest) -> Pipeline:
-    """Store what is asked, with the model that is deployed now; nothing is trained yet."""
+    """Store the request with the deployed model; nothing is trained yet."""
     return WORKFLOW.create(context, caller, new_id("retrain"), spec_of(context, caller, request))
 
 
 def go_on(context: Context, caller: Caller, pipeline_id: str, *, tell: Tell = silent) -> Pipeline:
-    """Do what is left; the record as it is then, which a stage may have refused. Raises what `resume` raises."""
+    """Do all remaining work. Returns the record, in which a stage may be refused. Raises the errors of `resume`."""
     return resume(WORKFLOW, context, caller, pipeline_id, tell).pipeline
 
 
@@ -76,7 +76,7 @@ def _rows(run: WorkflowRun) -> Rows:
     found = reviewed_rows(run.context, run.caller, spec.model, from_traffic=spec.from_traffic, panels=spec.panels)
     old = rows_of_run(_plan(run).recipe)
     fresh, known = fresh_rows(found.rows, old)
-    # A conflict, not a refusal: the same retraining can go on once more has been reviewed.
+    # A conflict, not a refusal: the same retraining can continue after more answers are reviewed.
     if len(fresh) < spec.min_rows:
         told = "".join(f"; {num:,} more: {reason}" for reason, num in (found.left_out | Counter(known)).items())
         raise ConflictError(
@@ -104,13 +104,13 @@ def _rows(run: WorkflowRun) -> Rows:
         num_old_held_out=len(made.old_held_out),
         num_new_held_out=len(made.new_held_out),
         num_validation=len(made.validation),
-        # Checked by `_file` before each later use: what is judged must be what was trained.
+        # Checked by `_file` before each later use: evaluation and training must use the same files.
         sha256={name: sha256_file(run.folder / f"{name}.jsonl") for name in files},
     )
 
 
 def _audit(run: WorkflowRun) -> Audited:
-    """All checks over all rows; it ends here where a reviewed row is gravely wrong."""
+    """Run all checks on all rows. The retraining ends here if a reviewed row has a severe error."""
     from luthier.features.datasets.data_files import AuditOptions, audit
 
     rows, plan = run.outcome("rows", Rows), _plan(run)
@@ -118,7 +118,7 @@ def _audit(run: WorkflowRun) -> Audited:
     options = AuditOptions(against=against, model=plan.base_model.name, method=plan.method.name)
     report = run.folder / "audit.html"
     found = audit(run.context, _file(run, "train"), options, html=report).audit
-    # Only reviewed rows can refuse the stage: the old ones have been trained on before.
+    # Only reviewed rows can end the stage: the old ones were already used for training.
     grave = [one for one in found.findings if _is_of_new(one, rows.num_old)]
     if grave:
         raise StageRefusedError(
@@ -132,13 +132,13 @@ def _audit(run: WorkflowRun) -> Audited:
 
 
 def _version(run: WorkflowRun) -> Versions:
-    """The rows as versions of datasets: of the one that the last run was trained on, where there is one."""
+    """Store the rows as versions of datasets: of that of the last run, if there is one."""
     plan = _plan(run)
     train = stored_version(run.context, run.caller, run.pipeline, _file(run, "train"), plan.data.train.sha256)
     made = Versions(train=_fields(train), train_path=_path_of(run, train))
     if not run.outcome("rows", Rows).num_held_out:
         return made
-    # The digest finds the dataset that holds these rows, whatever it is called.
+    # The digest finds the dataset with these rows under any name.
     before = plan.data.held_out.sha256 if plan.data.held_out is not None else ""
     held_out = stored_version(run.context, run.caller, run.pipeline, _file(run, "held_out"), before)
     return made.model_copy(update={"held_out": _fields(held_out), "held_out_path": _path_of(run, held_out)})
@@ -157,7 +157,7 @@ def _train(run: WorkflowRun) -> Trained:
 
 
 def trained_run(run: WorkflowRun, run_id: str) -> RunRecord:
-    """The run, begun or resumed, as it is when it has ended for now."""
+    """Start or resume the run; returns its record when it ends or stops."""
     from luthier.features.training import service as training
 
     recipe = _recipe(run)
@@ -169,7 +169,7 @@ def trained_run(run: WorkflowRun, run_id: str) -> RunRecord:
 
 
 def _judge(run: WorkflowRun) -> Judged:
-    """Against the deployed model, on the rows that it was judged by and on reviewed ones: worse on one ends it."""
+    """Compare with the deployed model on old and on reviewed held-out rows; being worse on either ends it."""
     rows, made = run.outcome("rows", Rows), run.outcome("judge", Judged)
     run_id, before = run.outcome("train", Trained).run_id, run.spec.judged_against
     worse = []
@@ -177,7 +177,7 @@ def _judge(run: WorkflowRun) -> Judged:
         if not number:
             made = made.model_copy(update={f"{which}_said": "there are no such rows: nothing is known of it"})
             continue
-        # `made` holds the ids from the begin of the stage, so an evaluation made before a kill is found again.
+        # `made` has the ids from the start of the stage, so an evaluation made before a kill is found again.
         word, sentence = against(evaluated(run, which, getattr(made, which)), run_id, before)
         made = made.model_copy(update={f"{which}_word": word, f"{which}_said": sentence})
         if word == "worse":
@@ -201,7 +201,7 @@ def _gate(run: WorkflowRun) -> Gated:
     try:
         found = pass_gates(run.context, run.caller, [share], gate=_path(run.spec.gate), override=None)
     except ConflictError as error:
-        # A gate that is not met ends the retraining; as a conflict it would be tried again on each resume.
+        # A failed gate ends the retraining; as a conflict it would be tried again on each resume.
         raise StageRefusedError(error.came, expected=error.expected, do=error.do) from error
     if found is None:
         return Gated(said="no gate holds for this project")
@@ -215,10 +215,10 @@ def _canary(run: WorkflowRun) -> Canary:
     offered = f"luthier deploy {run_id} --as {spec.model} --canary {spec.canary or 0.1:g}"
     if spec.canary is None:
         return Canary(said="offered", command=offered)
-    # Deployed already where a kill came after `deploy` and before this stage was stored.
+    # Already deployed if the process was killed after `deploy` and before this stage was stored.
     revision = run.context.deployments.get(run.project_id, spec.model).revision
     if revision.canary != run_id:
-        # Somebody has deployed another model meanwhile: the judgement does not hold against it.
+        # Another model was deployed meanwhile, for which the comparison is not valid.
         if (now := deployed_run(run.context, run.caller, revision)) != spec.judged_against:
             raise ConflictError(
                 f"{spec.model} is answered by {now} now; {run_id} was judged against {spec.judged_against}",
@@ -235,7 +235,7 @@ def _plan(run: WorkflowRun) -> Plan:
 
 
 def _file(run: WorkflowRun, name: str) -> Path:
-    """A file of the first stage, as it was. Raises ConflictError where it has changed."""
+    """A file of the first stage. Raises ConflictError if it has changed."""
     path = run.folder / f"{name}.jsonl"
     if not path.is_file() or sha256_file(path) != run.outcome("rows", Rows).sha256[name]:
         raise ConflictError(
@@ -247,9 +247,9 @@ def _file(run: WorkflowRun, name: str) -> Path:
 
 
 def _recipe(run: WorkflowRun) -> Recipe:
-    """The last run's, with these rows. The base is the last one's, or, where it goes on, the merged last model."""
+    """The last run's recipe with these rows. The base is that of the last run, or its merged model."""
     rows, version, recipe = run.outcome("rows", Rows), run.outcome("version", Versions), _plan(run).recipe
-    # One row decides for all: `joined` gives every row a group, or none.
+    # One row decides for all: `joined` gives a group to every row or to none.
     has_groups = "group" in (read_jsonl(_file(run, "train"))[0])
     data = recipe.data.model_copy(
         update={
@@ -257,7 +257,7 @@ def _recipe(run: WorkflowRun) -> Recipe:
             "validation": str(_file(run, "validation")) if rows.num_validation else None,
             "held_out": version.held_out_path,
             "map": None,
-            # Settings of the old file: the new rows are chosen, split and mapped already.
+            # Settings of the old file: the new rows are already chosen, split and mapped.
             "part": None,
             "split_seed": None,
             "group_by": "group" if has_groups else None,
@@ -276,7 +276,7 @@ def _merged(run: WorkflowRun) -> Path:
     from luthier.features.exports.service import export
 
     folder = run.folder / "merged"
-    # An export is staged and renamed into place, so a folder that is there is whole.
+    # An export is staged and renamed into place, so an existing folder is complete.
     if not folder.is_dir():
         export(run.context, run.spec.run_id, to="merged", output=folder)
     return folder
@@ -318,15 +318,15 @@ def _suite(run: WorkflowRun, result_id: str) -> str:
 
 
 def against(found: Evaluation, run_id: str, before: str) -> tuple[str, str]:
-    """(word, sentence) of the new model less the deployed one, by the metric that the verdict is about.
+    """(word, sentence) of the new model minus the deployed one, by the metric of the verdict.
 
-    The sentence also says whether the new model reaches the bar of the recipe, and whether a baseline without a
+    The sentence also states whether the new model reaches the threshold of the recipe, and whether a baseline without a
     language model is as good.
     """
     verdict = found.verdict
     metric = verdict.metric if verdict is not None else ""
     for one in found.comparisons:
-        # In either order: which of the two is called the candidate depends on how they were judged.
+        # In either order: which of the two is the candidate depends on the evaluation.
         if one.metric == metric and {one.baseline, one.candidate} == {before, run_id}:
             return one.verdict, (
                 f"{one.verdict} by {metric}: {one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, 95%) on "
@@ -336,7 +336,7 @@ def against(found: Evaluation, run_id: str, before: str) -> tuple[str, str]:
 
 
 def _worth_deploying(found: Evaluation, verdict: Verdict) -> str:
-    """What the comparison with the deployed model alone does not say, in half sentences."""
+    """Facts beyond the comparison with the deployed model, as clauses."""
     said = []
     if verdict.bar is not None:
         reached = "good enough" if verdict.good_enough == "yes" else "not shown to be good enough"
@@ -354,7 +354,7 @@ _UNTRAINED: Final = ("few_shot", "instruction", "optimised_prompt", "label_likel
 
 
 def _against_others(found: Evaluation, verdict: Verdict) -> tuple[AlternativeWord | None, str | None]:
-    """How the new model does against the best alternative but for other runs; the deployed one has its own sentence."""
+    """The new model against the best alternative that is not a run; the deployed one has its own sentence."""
     from luthier.ml.evaluation.verdict import against_all, best_of
 
     others = [one for one in verdict.alternatives if one.kind != "run"]
@@ -371,7 +371,7 @@ def _against_others(found: Evaluation, verdict: Verdict) -> tuple[AlternativeWor
 
 
 def _is_of_new(finding: Finding, num_old: int) -> bool:
-    # Old rows come first in the file, so a line above their number is a reviewed one.
+    # Old rows come first in the file, so lines after them are reviewed ones.
     return finding.severity == "error" and any(line > num_old for line in finding.lines)
 
 
@@ -388,7 +388,7 @@ def _path(given: str | None) -> Path | None:
 
 
 def _unknown(_run: WorkflowRun) -> None:
-    """How long a training and its judging take is not forecast here."""
+    """The duration of training and evaluation is not forecast here."""
 
 
 def _stages(_spec: RetrainSpec) -> list[StageSpec]:

@@ -1,1 +1,1 @@
-"""Questions and texts of general ability, by which the cost of tuning is measured (see suite.yaml)."""
+"""Questions and texts on general ability, which measure forgetting (see suite.yaml)."""

@@ -1,1 +1,1 @@
-"""Is what an answer rests on to be found? Its citations and its claims, looked up in a corpus of documents."""
+"""Grounding of answers: their citations and claims, looked up in a corpus of documents."""

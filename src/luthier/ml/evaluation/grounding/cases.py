@@ -1,6 +1,7 @@
 """Citations of decisions: `Harrow v. Tallow Mills, 31 Pelm. 204, 207 (2019)` in any reporter, or by parties alone.
 
-The parties are found before a citation or alone in the text, and compared where two citations may mean one decision.
+The parties are found before a citation or alone in the text, and compared if two citations may refer to the same
+decision.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SIGNALS: Final = words(
     "see in but cf accord under compare as also and the by both from following citing quoting e.g then when "
     "while here thus however"
 )
-# What says nothing about who it is.
+# Words that do not identify a party.
 _ANYBODY: Final = words(
     "inc co corp corporation company ltd limited llc lp llp the of and a an et al ex rel state commonwealth people "
     "united states"
@@ -37,7 +38,7 @@ _ANYBODY: Final = words(
 
 
 def names_before(text: str, start: int) -> tuple[int, Names] | None:
-    """The parties right before a citation, and where they begin; None where there are none."""
+    """The parties right before a citation, and their start; None if there are none."""
     from_ = max(0, start - _LOOK_BACK)
     window = text[from_:start]
     versus = list(_VERSUS.finditer(window))
@@ -65,7 +66,7 @@ def names_alone(text: str) -> Iterator[tuple[int, int, Names]]:
 
 
 class PartyIndex:
-    """Decisions by their parties, each with a note; finds those of the same parties without looking at all."""
+    """An index of decisions by their parties, each with a note."""
 
     def __init__(self) -> None:
         self._by_word: dict[str, dict[tuple[Names, str], None]] = {}
@@ -74,13 +75,13 @@ class PartyIndex:
         return bool(self._by_word)
 
     def add(self, names: Names, note: str = "") -> None:
-        """One more decision; nothing happens where it is there."""
+        """Add a decision; no effect if it exists."""
         for side in names:
             for word in _distinctive_words(side):
                 self._by_word.setdefault(word, {})[names, note] = None
 
     def find(self, names: Names) -> list[str]:
-        """The notes of all that may be of the same parties, each once."""
+        """The distinct notes of all decisions that may have the same parties."""
         words = {word for side in names for word in _distinctive_words(side)}
         # A dict keeps the order of sorted words: results do not depend on the hash seed.
         found = {entry: None for word in sorted(words) for entry in self._by_word.get(word, ())}
@@ -88,16 +89,16 @@ class PartyIndex:
 
 
 def same_parties(one: Names, other: Names) -> bool:
-    """Whether two namings may be of the same parties: on each side, all distinctive words of one occur in the other.
+    """Whether two names may refer to the same parties: on each side, all distinctive words of one occur in the other.
 
-    `Harrow v. Mills` may be `Harrow v. Tallow Mills, Inc.`; it is not `Harrow v. Stone Mills`. A side without a telling
-    word (`State`) fits any.
+    `Harrow v. Mills` may be `Harrow v. Tallow Mills, Inc.`; it is not `Harrow v. Stone Mills`. A side without a
+    distinctive word (`State`) matches any.
     """
     return all(_fits(_distinctive_words(a), _distinctive_words(b)) for a, b in zip(one, other, strict=True))
 
 
 def is_distinctive(names: Names) -> bool:
-    """Whether both sides say who they are."""
+    """Whether both sides have distinctive words."""
     return all(_distinctive_words(side) for side in names)
 
 
@@ -115,7 +116,7 @@ def _distinctive_words(name: str) -> frozenset[str]:
 
 
 def _goes_on(name: str) -> bool:
-    """No sentence ends within the name."""
+    """Whether the name contains no end of a sentence."""
     return not any(_ends_sentence(word) for word in name.split()[:-1])
 
 
@@ -165,7 +166,7 @@ def _forwards(text: str) -> tuple[int, str]:
     return end, name
 
 
-# Each part of its name ends with a dot or before a blank, so that there is one way alone to read it.
+# Each part of its name ends with a dot or before a blank, so that parsing is unambiguous.
 _REPORTER: Final = (
     r"[A-Z][A-Za-z']{0,12}\.?(?:\s?(?<=[.\s])(?:[A-Z][A-Za-z']{0,12}\.?|\d{1,2}(?:d|th|st|nd|rd)\b)){0,5}"
 )
@@ -185,12 +186,13 @@ _NO_REPORTER: Final = words(
 def find_cases(text: str, by_eyecite: Sequence[Citation] = ()) -> Iterator[Citation]:
     """The decisions in a cleaned text.
 
-    One in several reporters is one citation. One named alone counts where no citation of the same parties is in the
-    text. `Id.` and `supra` are not counted, nor is a short form (`410 U.S. at 120`) of a volume that is cited in full.
+    A decision in several reporters is one citation. A decision cited by its parties alone counts only without another
+    citation of the same parties. `Id.` and `supra` are not counted, nor is a short form (`410 U.S. at 120`) of a volume
+    that is cited in full.
 
     Args:
         text: as `clean` returns it.
-        by_eyecite: what `us_law` found, which goes before what is found here.
+        by_eyecite: citations found by eyecite, which take precedence.
     """
     cited = _in_order([*by_eyecite, *_by_form(text)])
     full = _joined_parallels(text, [one for one in cited if not one.normal.endswith(" at")])
@@ -234,7 +236,7 @@ def _by_form(text: str) -> Iterator[Citation]:
 
 
 def _follows_cite(text: str, start: int) -> bool:
-    """`410 U.S. 113, 93 S. Ct. 705`: the second has what the first has."""
+    """`410 U.S. 113, 93 S. Ct. 705`: the second inherits parties and year of the first."""
     return re.search(rf"\d\s{_REPORTER}\s\d{{1,6}},\s(?:\d{{1,6}},\s)?$", text[max(0, start - 60) : start]) is not None
 
 
@@ -252,7 +254,7 @@ def decision(text: str, span: tuple[int, int], volume: str, reporter: str, page:
 
 
 def _in_order(found: list[Citation]) -> list[Citation]:
-    """By place; of two that overlap the one that begins first, of two that begin together the first of `found`."""
+    """Sorted by position; of two that overlap the one that begins first, then the first of `found`."""
     kept: list[Citation] = []
     # The sort is stable: of two that begin together the first of `found` (eyecite's) comes first.
     for one in sorted(found, key=lambda citation: citation.start):
@@ -262,7 +264,7 @@ def _in_order(found: list[Citation]) -> list[Citation]:
 
 
 def _joined_parallels(text: str, cited: list[Citation]) -> list[Citation]:
-    """Citations that follow each other with a comma alone between are one decision; each with its parties."""
+    """Citations separated only by a comma are one decision; each with its parties."""
     groups: list[list[Citation]] = []
     for one in cited:
         if groups and _PARALLEL.fullmatch(text[groups[-1][-1].end : one.start]):

@@ -1,7 +1,7 @@
-"""What a citation is: its fields, the normal form of the text it is looked for in, and citations by pattern.
+"""The citation type, text normalisation before the search, and citations by pattern.
 
-Text is normalised before citations are looked for: signs that look alike, line breaks within numbers, blanks. URLs, and
-anything that a team has a pattern for (product ids, case numbers, standards), are found by regular expressions.
+Text is normalised before the search: similar-looking characters, line breaks within numbers, blanks. URLs and custom
+patterns (product ids, case numbers, standards) are found by regular expressions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from luthier.core.errors import RequestError
 from luthier.core.system.bounded_regex import BoundedPattern
 
 Status = Literal["known", "misnamed", "unknown"]
-"""In the corpus; in the corpus, but with other parties; nowhere in it."""
+"""In the corpus; in the corpus, but with other parties; not in the corpus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class Citation:
     Attributes:
         text: as written, in one line.
         kind: a form of `core.suite.CitationForm`, or the name of a user's pattern.
-        normal: the form in which two writings of the same citation meet.
+        normal: the normal form, equal for all spellings of the same citation.
         pin: the page, or the subsection, within what is cited; it is not checked.
-        names: plaintiff and defendant, where they are given with it.
+        names: plaintiff and defendant, if given.
         parallel: the same decision in other reporters, as normal forms.
-        sentence: the one that holds it.
+        sentence: the sentence that contains it.
         start: first character in the text as `clean` returns it.
-        end: behind its last character.
+        end: offset after its last character.
     """
 
     text: str
@@ -53,8 +53,8 @@ class CitationFinding:
     Attributes:
         citation: the citation.
         status: whether the corpus has it.
-        documents: some that hold it.
-        named_there: the parties that the corpus gives it, where the answer's are others.
+        documents: some documents that contain it.
+        named_there: the parties in the corpus, if they differ from the answer's.
     """
 
     citation: Citation
@@ -81,18 +81,18 @@ _BROKEN_NUMBER: Final = re.compile(r"(?<=\d-)\n(?=\d)")
 
 
 def clean(text: str) -> str:
-    """The text with one sign of each sort, no invisible ones, and single blanks; paragraphs stay.
+    """The text with normalised characters, no invisible ones, and single blanks; paragraphs are kept.
 
-    Places of citations count in what this gives.
+    Offsets of citations refer to this text.
     """
     text = _LINE_ENDS.sub("\n", _BLANKS.sub(" ", text.translate(_TABLE)))
     return _BROKEN_NUMBER.sub("", _GAPS.sub("\n\n", text))
 
 
 def blocks(text: str) -> Iterator[tuple[int, str]]:
-    """(offset, part) of at most 20,000 characters, so that no search ever sees a longer text.
+    """(offset, part) of at most 20,000 characters, to limit the text of each search.
 
-    Cut at a blank line, else at a line end, else at a blank: what spans a cut is not found.
+    Split at a blank line, otherwise at a line end, otherwise at a blank; citations across a split are not found.
     """
     start = 0
     while len(text) - start > _BLOCK_CHARACTERS:
@@ -106,12 +106,12 @@ def blocks(text: str) -> Iterator[tuple[int, str]]:
 
 
 def squash(text: str) -> str:
-    """Letters and digits alone, in small letters: `O.C.G.A.` and `OCGA` are the same."""
+    """Only letters and digits, in lower case: `O.C.G.A.` and `OCGA` are the same."""
     return "".join(character for character in text.casefold() if character.isalnum())
 
 
 def words(text: str) -> frozenset[str]:
-    """A table of words, written as one text."""
+    """A set of words from one text."""
     return frozenset(text.split())
 
 
@@ -124,7 +124,7 @@ def compiled(patterns: Mapping[str, str]) -> dict[str, BoundedPattern]:
     """A user's patterns.
 
     Raises:
-        RequestError: one that is no regular expression, or that fits an empty text.
+        RequestError: a pattern is not a regular expression, or matches an empty text.
     """
     found = {}
     for name, pattern in patterns.items():
@@ -139,7 +139,7 @@ def compiled(patterns: Mapping[str, str]) -> dict[str, BoundedPattern]:
 
 
 def find_patterns(text: str, patterns: Mapping[str, BoundedPattern]) -> Iterator[Citation]:
-    """Citations by a user's patterns. Case and blanks make no difference; a group `id` is what counts of a match.
+    """Citations by custom patterns. Case and blanks are ignored; a group `id` selects the relevant part of a match.
 
     Raises:
         RequestError: a pattern that takes too long on the text.
@@ -154,7 +154,7 @@ def find_patterns(text: str, patterns: Mapping[str, BoundedPattern]) -> Iterator
 
 
 def find_urls(text: str) -> Iterator[Citation]:
-    """URLs, without the mark or bracket of the sentence that they end."""
+    """URLs, without the punctuation or bracket of the sentence."""
     for match in _URL.finditer(text):
         url = _without_end(match[0])
         if (normal := _normal(url)) is not None:
@@ -162,7 +162,7 @@ def find_urls(text: str) -> Iterator[Citation]:
 
 
 def _without_end(url: str) -> str:
-    """Marks at the end go, and a closing bracket that was opened before the URL, with all that follows it."""
+    """Strip trailing punctuation, and a closing bracket that was opened before the URL with everything after it."""
     depth = dict.fromkeys(_PAIRS, 0)
     for place, character in enumerate(url):
         for closing, opening in _PAIRS.items():
@@ -178,7 +178,7 @@ def _normal(url: str) -> str | None:
     try:
         parts = urlsplit(url if "://" in url else f"https://{url}")
         host, port = (parts.hostname or "").removeprefix("www."), parts.port
-    except ValueError:  # an IPv6 address that is none, a port out of range
+    except ValueError:  # an invalid IPv6 address or a port out of range
         return None
     if "." not in host and host != "localhost":
         return None

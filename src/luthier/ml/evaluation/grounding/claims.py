@@ -1,8 +1,9 @@
-"""Grounding of an answer: what it claims sentence by sentence, whether the corpus supports it, and the metrics of both.
+"""Grounding of an answer: its claims per sentence, their support in the corpus, and the metrics of citations and
+claims.
 
-Support is decided by the corpus's own sentences, or by a judge that reads the nearest passages (entailment). Every
-metric is a function of sums over the answers. A share of nothing is 0: where no answer cites, none of the citations is
-invented; `citations_per_answer` says so.
+Support is decided by word overlap with passages of the corpus, or by a judge that reads the nearest passages
+(entailment). Every metric is a function of sums over the answers. A share of nothing is 0: without citations, none is
+invented; `citations_per_answer` shows this.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from luthier.ml.evaluation.grounding.find import sentences_of
 from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, ratio
 
 THRESHOLD: Final = 0.8
-"""Of a sentence's content words, the share that one passage must hold: the best of `benchmarks/claim_threshold.py`."""
+"""Share of a sentence's content words that one passage must contain: the best of `benchmarks/claim_threshold.py`."""
 NUM_PASSAGES: Final = 5
 FEWEST_WORDS: Final = 3
 
@@ -38,9 +39,9 @@ class ClaimFinding:
     Attributes:
         sentence: the claim.
         is_supported: enough of its words and all of its numbers are in one passage.
-        fraction: of its content words, those that occur in the passage that holds most of them.
-        passage: that passage; None where none shares a word.
-        numbers: those of the sentence that the passage lacks; with one of them it is not supported.
+        fraction: the share of its content words in the passage that contains most of them.
+        passage: that passage; None if none shares a word.
+        numbers: numbers of the sentence that are missing in the passage; any of them makes it unsupported.
     """
 
     sentence: str
@@ -51,7 +52,7 @@ class ClaimFinding:
 
 
 def claims(output: str, corpus: Corpus) -> tuple[str, ...]:
-    """The sentences of an answer with at least three content words, each once: what it claims.
+    """The claims of an answer: its distinct sentences with at least three content words.
 
     No sentence ends within a citation. Questions and courtesies of three words count, too.
     """
@@ -62,9 +63,9 @@ def claims(output: str, corpus: Corpus) -> tuple[str, ...]:
 
 
 def claim_findings(output: str, corpus: Corpus, threshold: float = THRESHOLD) -> tuple[ClaimFinding, ...]:
-    """Each claim of an answer with the passage that supports it best by its words.
+    """Each claim of an answer with the passage that supports it best by word overlap.
 
-    Words alone: a negation, or the same words in another relation, are not seen (`core.support`).
+    By words only: negations, and the same words in another relation, are not detected (`core.support`).
     """
     return tuple(_held(sentence, corpus, threshold) for sentence in claims(output, corpus))
 
@@ -97,9 +98,9 @@ Answer with JSON and nothing else: {{"supported": true}} or {{"supported": false
 
 
 class Entailment:
-    """What a judge says of claims; each claim is asked once, whoever made it.
+    """Judge verdicts on claims; each distinct claim is judged once.
 
-    A claim that shares no word with the corpus is unsupported without being asked.
+    A claim that shares no word with the corpus is unsupported without a judge request.
 
     Args:
         judge: the engine that judges.
@@ -116,7 +117,7 @@ class Entailment:
         self._said: dict[str, bool | None] = {}
 
     def verdicts(self, outputs: Sequence[str]) -> list[list[bool | None]]:
-        """For each claim of each output whether the corpus supports it; None where the judge gave no usable answer."""
+        """For each claim of each output, whether the corpus supports it; None if the judge gave no usable answer."""
         claimed = [claims(output, self._corpus) for output in outputs]
         new = list(dict.fromkeys(claim for several in claimed for claim in several if claim not in self._said))
         asked: list[tuple[str, Prompt]] = []
@@ -136,9 +137,9 @@ class Entailment:
 
 
 def _question(passages: Sequence[str], claim: str) -> str:
-    """What the judge is asked; the claim and each passage lie between marks that their text cannot write."""
-    # Made from the texts: the same question is the same prompt in every run (results are cached by it), and a text that
-    # holds its own digest cannot be written. The loop leaves nothing to that.
+    """The judge prompt; the claim and each passage are enclosed in delimiters that they cannot contain."""
+    # Derived from the texts, so that the same question gives the same prompt in every run (results are cached by it),
+    # and a text cannot contain its own digest. The loop checks this anyway.
     seed = "\0".join((*passages, claim))
     mark = sha256_bytes(seed.encode("utf-8", "surrogatepass"))[:_MARK_CHARACTERS]
     while mark in seed:
@@ -152,14 +153,14 @@ def _question(passages: Sequence[str], claim: str) -> str:
 
 
 def verdict_in(reply: str) -> bool | None:
-    """What a judge's reply says, prose around it allowed; None where it says nothing, or both."""
+    """The verdict in a judge's reply, with surrounding prose allowed; None if there is none or both."""
     said = {found.lower() for found in _ANSWER.findall(reply)}
-    # A reply that says both is no verdict.
+    # A reply with both is not a verdict.
     return said == {"true"} if len(said) == 1 else None
 
 
 class _Share:
-    """A sum over another, 0 where the other is; what all figures here have in common."""
+    """The base of all metrics here: a ratio of two sums, 0 if the denominator is 0."""
 
     name = ""
     title = ""
@@ -175,14 +176,14 @@ class _Share:
 
 
 class Findings:
-    """What was found of each answer, looked for once by all the metrics that count it."""
+    """The findings of each answer, computed once for all metrics."""
 
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
         self._found: dict[str, tuple[CitationFinding, ...]] = {}
 
     def of(self, output: str) -> tuple[CitationFinding, ...]:
-        """As `findings` gives them."""
+        """See `findings`."""
         # By text: several metrics ask for the same outputs, and systems often write the same.
         if output not in self._found:
             self._found[output] = findings(output, self._corpus)
@@ -198,18 +199,18 @@ class _OfCitations(_Share):
 
 
 class _OfStatus(_OfCitations):
-    """Share of all citations that have a status: those over all, so that one answer can weigh more."""
+    """Share of all citations with a status; micro-averaged, so that answers with more citations weigh more."""
 
     status = ""
     has_sample_values = False
 
     def statistics(self, observed: Observations) -> Array:
-        """[num_samples, 2]: those of the status, all."""
+        """[num_samples, 2]: citations with the status, all citations."""
         return self._counted(observed, lambda found: (sum(one.status == self.status for one in found), len(found)))
 
 
 class InventedCitations(_OfStatus):
-    """Share of all citations that are nowhere in the corpus."""
+    """Share of all citations that are not in the corpus."""
 
     name = "invented_citations"
     title = "invented citations"
@@ -217,7 +218,7 @@ class InventedCitations(_OfStatus):
 
 
 class AnswersWithInvented(_OfCitations):
-    """Share of answers with at least one citation that is nowhere in the corpus."""
+    """Share of answers with at least one citation that is not in the corpus."""
 
     name = "answers_with_invented"
     title = "answers with an invented citation"
@@ -236,7 +237,7 @@ class MisnamedCitations(_OfStatus):
 
 
 class CitationsPerAnswer(_OfCitations):
-    """Mean number of different citations of an answer: an answer without any is no answer that can be checked."""
+    """Mean number of distinct citations per answer; answers without citations cannot be checked."""
 
     name = "citations_per_answer"
     title = "citations an answer"
@@ -250,7 +251,7 @@ class CitationsPerAnswer(_OfCitations):
 
 
 class ExpectedCitations(_Share):
-    """Share of the citations of the rows' own answers that the answers have too: in the corpus is not yet right."""
+    """Recall of the citations in the reference answers: a citation in the corpus is not necessarily the right one."""
 
     name = "expected_citations"
     title = "expected citations given"
@@ -290,7 +291,7 @@ class GroundedClaims(_Share):
 
 
 class EntailedClaims(_Share):
-    """Share of the claims that a judge found supported, of those it gave a usable verdict on."""
+    """Share of claims supported according to a judge, among those with a usable verdict."""
 
     name = "entailed_claims"
     title = "claims that a judge found supported"
@@ -308,7 +309,7 @@ class EntailedClaims(_Share):
         """
         said = self._entailment.verdicts(observed.outputs)
         num_claims = sum(map(len, said))
-        # Without any verdict the share would be one of nothing, and shown as 0.
+        # Without any verdict the share would be undefined and shown as 0.
         if num_claims and all(one is None for several in said for one in several):
             raise WorkError(
                 f"the judge gave no usable verdict on any of {num_claims:,} claims",
@@ -319,7 +320,7 @@ class EntailedClaims(_Share):
 
 
 class UnusableVerdicts(_Share):
-    """Share of the claims that the judge gave no usable verdict on; they count in no other figure."""
+    """Share of claims without a usable verdict of the judge; they are excluded from all other figures."""
 
     name = "unusable_verdicts"
     title = "claims without a usable verdict"

@@ -1,7 +1,7 @@
-"""The corpus that answers may cite: all its citations, and its passages with BM25 search for the nearest to a sentence.
+"""The corpus that answers may cite: its citations, and its passages with BM25 search.
 
-A citation is known where any document holds it: the cited document itself or one that cites it. Where writings differ
-in what cannot be decided, a citation is taken as known: an answer is not accused on a doubt.
+A citation is known if any document contains it: the cited document itself or one that cites it. In ambiguous cases a
+citation counts as known, to avoid false accusations.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SATURATION, _LENGTH_SHARE = 1.2, 0.75
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A few sentences of a document that follow each other.
+    """A few consecutive sentences of a document.
 
     Attributes:
         document: name of the document.
@@ -42,9 +42,9 @@ class Passage:
 
 
 class Passages:
-    """Passages of at most 120 words at the ends of sentences, each with the last sentence of the one before it.
+    """Passages of at most 120 words that end with a sentence, each starting with the last sentence of the previous one.
 
-    Ranking: BM25 with k1 = 1.2 and b = 0.75, the inverse document frequency that never is negative (Robertson and
+    Ranking: BM25 with k1 = 1.2 and b = 0.75, the non-negative inverse document frequency (Robertson and
     Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009; Lucene's form of it).
     """
 
@@ -58,14 +58,14 @@ class Passages:
             for word, count in counts.items():
                 self._holders.setdefault(word, []).append((place, count))
         mean = sum(lengths) / max(1, len(lengths))
-        # The part of BM25's denominator that depends on the passage alone, computed once.
+        # The part of BM25's denominator that depends only on the passage, computed once.
         self._damping = [_SATURATION * (1 - _LENGTH_SHARE + _LENGTH_SHARE * one / max(1.0, mean)) for one in lengths]
 
     def __iter__(self) -> Iterator[Passage]:
         return iter(self._passages)
 
     def scores(self, text: str) -> dict[int, float]:
-        """The score of each passage that shares a word with the text, by its place."""
+        """The score of each passage that shares a word with the text, by index."""
         found: dict[int, float] = {}
         for word in sorted(set(content_words(text))):
             holders = self._holders.get(word, [])
@@ -75,7 +75,7 @@ class Passages:
         return found
 
     def nearest(self, text: str, num: int) -> list[Passage]:
-        """At most `num` passages that share words with the text, the best first; of equals the earlier."""
+        """At most `num` passages that share words with the text, best first; ties go to the earlier one."""
         scores = self.scores(text)
         best = heapq.nlargest(num, scores, key=lambda place: (scores[place], -place))
         return [self._passages[place] for place in best]
@@ -93,7 +93,7 @@ def _passages(document: str, text: str) -> Iterator[Passage]:
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int, int]]:
-    """(start, end, words) of each sentence; one of more than 120 words in pieces."""
+    """(start, end, words) of each sentence; sentences of more than 120 words are split."""
     for start, end in sentence_spans(text):
         found = [start + word.end() for word in _WORD.finditer(text[start:end])]
         begin = start
@@ -112,7 +112,7 @@ _STATUTES: Final = {"us_statute", "state_statute", "section"}
 
 
 class Corpus:
-    """Documents, read once for their citations, and cut into passages that claims are compared with.
+    """Documents, indexed once by citations and by passages.
 
     Args:
         documents: texts by name.
@@ -122,7 +122,7 @@ class Corpus:
 
     Raises:
         DataError: no document has any text.
-        RequestError: a pattern is no regular expression.
+        RequestError: a pattern is not a regular expression.
     """
 
     def __init__(
@@ -165,11 +165,11 @@ class Corpus:
         return ", ".join((*self._forms, *self._patterns))
 
     def citations(self, text: str) -> tuple[Citation, ...]:
-        """The citations of a text that count here, in its order."""
+        """The relevant citations of a text, in order."""
         return find_citations(text, self._forms, self._patterns)
 
     def look_up(self, citation: Citation) -> CitationFinding:
-        """What the documents know of a citation."""
+        """The documents that contain a citation."""
         if citation.kind == "us_case":
             return self._decision(citation)
         if citation.kind in _STATUTES:
@@ -184,7 +184,7 @@ class Corpus:
             for form in forms:
                 self._reporters.add(reporter_of(form))
                 self._documents.setdefault(form, {})[document] = None
-                # The short form (`410 U.S. at`) of a volume that the corpus cites is known, too.
+                # The short form (`410 U.S. at`) of a volume that the corpus cites is also known.
                 self._documents.setdefault(f"{form.rpartition(' ')[0]} at", {})[document] = None
                 if citation.names is not None:
                     self._names.setdefault(form, {})[citation.names] = None
@@ -197,9 +197,9 @@ class Corpus:
             self._codes.setdefault(number, {}).setdefault(code, set()).add(document)
 
     def _statute(self, citation: Citation) -> list[str]:
-        """A section without a code is known under any; one with a code under the same or a shorter or longer name.
+        """A section without a code matches any code; one with a code matches the same or a shorter or longer name.
 
-        A section that a document has on its own is one of each code that the document names.
+        A section without a code in a document counts for each code that the document names.
         """
         number, code = section_number(citation.normal), code_of(citation.normal)
         found: set[str] = set()
@@ -212,13 +212,13 @@ class Corpus:
         return sorted(found)
 
     def _decision(self, citation: Citation) -> CitationFinding:
-        """In reporters that the corpus never cites nothing can be checked, if another form of the same is known."""
+        """Reporters that the corpus never cites cannot be checked, if a parallel citation is known."""
         if is_name_alone(citation):
             return _finding(citation, self._parties.find(citation.names) if citation.names else [])
         forms = (citation.normal, *citation.parallel)
         known = [form for form in forms if form in self._documents]
-        # Unknown too where one of its forms is missing from a reporter that the corpus does cite: a real decision would
-        # be in both.
+        # Also unknown if a parallel citation is missing from a reporter that the corpus cites: a real decision would be
+        # in both.
         if not known or any(reporter_of(form) in self._reporters for form in forms if form not in known):
             return _finding(citation, [])
         there = [names for form in known for names in self._names.get(form, ())]
@@ -229,7 +229,7 @@ class Corpus:
 
 
 def findings(output: str, corpus: Corpus) -> tuple[CitationFinding, ...]:
-    """The citations of an answer with what the corpus knows of them, each normal form once, at its first occurrence."""
+    """The citations of an answer with their status in the corpus, each normal form once, at its first occurrence."""
     once: dict[str, Citation] = {}
     for citation in corpus.citations(output):
         once.setdefault(citation.normal, citation)
@@ -241,7 +241,7 @@ def _finding(citation: Citation, documents: list[str]) -> CitationFinding:
 
 
 def same_citation(one: Citation, other: Citation) -> bool:
-    """Whether two citations may be of the same: known to the corpus through each other."""
+    """Whether two citations may refer to the same decision according to the corpus."""
     if {one.kind, other.kind} <= _STATUTES:
         codes = code_of(one.normal), code_of(other.normal)
         is_same = "§" in codes or same_code(*codes)

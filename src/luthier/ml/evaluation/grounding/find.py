@@ -1,8 +1,8 @@
-"""All citations of a text, in order, each with its sentence; statutes and US law are read here.
+"""All citations of a text, in order, each with its sentence; parses statutes and US law.
 
 Statutes are `42 U.S.C. § 1983`, `O.C.G.A. Section 34-9-1(b)`, `§§ 34-9-1 to -3`, `§ 12-3`. A section's number is found
-first, then the name of a code before it. The number counts without its subsections, which become the pin. Of a range
-both ends count, of a list each item.
+first, then the name of a code before it. The number is used without its subsections, which become the pin. Both ends of
+a range and each item of a list count.
 
 eyecite (Free Law Project; extra `law`) knows the reporters and codes of the United States, so that a decision without
 parties and without a year is found, short forms (`410 U.S. at 120`), and laws in their own forms (`124 Stat. 119`).
@@ -27,7 +27,7 @@ from luthier.ml.evaluation.grounding.citation import Citation, blocks, clean, fi
 _NUMBER: Final = r"(?:[A-Z]{1,2}-)?\d{1,6}[A-Za-z]{0,3}(?:[-.:/]\d{1,6}[A-Za-z]{0,3}){0,5}(?!\w)"
 _SUBSECTIONS: Final = r"(?:\s?\([A-Za-z0-9]{1,5}\)){0,6}"
 _ITEM: Final = rf"{_NUMBER}{_SUBSECTIONS}"
-# "§§ 5-1, 5-2 and 42 U.S.C. § 1983": a number before a code or a reporter is no item of the list.
+# "§§ 5-1, 5-2 and 42 U.S.C. § 1983": a number before a code or a reporter is not an item of the list.
 _NO_CODE_AFTER: Final = r"(?!\s[A-Z][\w.]*[.A-Z])"
 _BETWEEN: Final = r"\s?(?:,\s?(?:and|or|&)\s|[,;]\s?|(?:and|or|&|to|through)\s|-\s?)\s?(?:§{1,2}\s?)?"
 _LIST: Final = rf"{_ITEM}(?:{_BETWEEN}(?:-\d{{1,6}}(?!\w){_SUBSECTIONS}|{_ITEM}){_NO_CODE_AFTER}){{0,20}}"
@@ -66,8 +66,8 @@ _CHAPTER: Final = re.compile(r"\s(?:chs?|tit|art|pt)\.\s\d{1,4}[A-Za-z]?,?\s?$")
 
 
 def find_statutes(text: str) -> Iterator[Citation]:
-    """Statutes and sections in a cleaned text; a section after a code's name is never one on its own, too."""
-    # One byte a character: what a federal citation covers is not found again as a section.
+    """Statutes and sections in a cleaned text; a section after a code's name is not counted again as a bare section."""
+    # One byte per character: text covered by a federal citation is not found again as a section.
     is_taken = bytearray(len(text))
     for match in _FEDERAL.finditer(text):
         _take(is_taken, *match.span())
@@ -115,7 +115,7 @@ def code_named(name: str) -> str:
 
 
 def same_code(one: str, other: str) -> bool:
-    """`Lab. Code` may be `Cal. Labor Code`: the last words begin alike. Titles with different numbers differ."""
+    """`Lab. Code` may be `Cal. Labor Code`: the last words begin alike. Different title numbers do not match."""
     if "§" in (one, other):
         return False
     names = [code.lstrip("0123456789 .") for code in (one, other)]
@@ -203,7 +203,7 @@ def has_eyecite() -> bool:
 
 
 def find_us_law(text: str) -> tuple[list[Citation], list[Citation]]:
-    """(decisions, statutes) in a cleaned text; none where eyecite is not installed.
+    """(decisions, statutes) in a cleaned text; empty if eyecite is not installed.
 
     The normal form of a short form ends in ` at`, in place of a page.
     """
@@ -217,7 +217,7 @@ def find_us_law(text: str) -> tuple[list[Citation], list[Citation]]:
     laws: list[Citation] = []
     # In blocks: eyecite's time grows faster than the length of a text.
     for offset, part in blocks(text):
-        if _DIGIT.search(part) is None:  # nothing to find, and an empty text it refuses
+        if _DIGIT.search(part) is None:  # nothing to find, and it rejects empty text
             continue
         for found in get_citations(part):
             groups = {name: value for name, value in found.groups.items() if value}
@@ -243,7 +243,7 @@ def find_citations(
 ) -> tuple[Citation, ...]:
     """The citations of the wanted forms and by the user's patterns, in the order of the text.
 
-    A citation that occurs twice in a text is found twice. Nothing is found within a URL but by a user's pattern.
+    A citation that occurs twice in a text is found twice. Within a URL only custom patterns are found.
 
     Args:
         text: as written; offsets of citations are those of the cleaned text.
@@ -276,7 +276,7 @@ def sentences_of(cleaned: str, citations: Collection[Citation]) -> list[tuple[in
     joined: list[tuple[int, int]] = []
     place, reach = 0, 0
     for start, end in sentence_spans(cleaned):
-        # A citation goes on over this end of a sentence: both are one.
+        # A citation continues across this sentence end: both are one sentence.
         if joined and reach > start:
             start = joined.pop()[0]
         joined.append((start, end))
@@ -287,7 +287,7 @@ def sentences_of(cleaned: str, citations: Collection[Citation]) -> list[tuple[in
 
 
 def _apart_from(found: Iterable[Citation], others: Iterable[Citation], text: str) -> list[Citation]:
-    """Those of the others that overlap none of what was found."""
+    """The others that overlap none of the found citations."""
     is_found = bytearray(len(text))
     for one in found:
         is_found[one.start : one.end] = b"\1" * (one.end - one.start)
@@ -304,7 +304,7 @@ def _sentence(text: str, citation: Citation, starts: list[int], ends: list[int])
 
 
 def _blanked(text: str, urls: Collection[Citation]) -> str:
-    """The text with blanks for URLs: the numbers in their paths are no citations."""
+    """The text with URLs blanked out: numbers in their paths are not citations."""
     parts, last = [], 0
     for url in urls:
         parts += [text[last : url.start], " " * (url.end - url.start)]

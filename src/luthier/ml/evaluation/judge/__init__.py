@@ -1,1 +1,1 @@
-"""Models as judges of answers: what they are asked, how their replies are read, and what they are biased by."""
+"""Models as judges of answers: prompts, parsing of replies, and biases."""

@@ -1,8 +1,8 @@
-"""Hold a judge against people: it judges what they rated, and agreement is measured, theirs with each other too.
+"""Calibration of a judge against people: agreement on the same items, compared with that between people.
 
-People's consensus on a pair is what most of them prefer, and a tie where there is none; on a score their mean, rounded
-for kappa. The people's own figure is that of one of them, drawn for each item by a digest, against the consensus of the
-others: the judge's place, taken by a person.
+The consensus of people on a pair is the preference of the majority, and a tie without one; on a score it is their mean,
+rounded for kappa. The agreement between people is that of one of them, drawn for each item by a digest, with the
+consensus of the others: a person in the place of the judge.
 
 Cohen, 1960 (kappa); Cohen, 1968 (quadratic weights); Krippendorff, "Content Analysis", chapter 12 (alpha).
 """
@@ -57,14 +57,14 @@ _FEWEST_FOR_CORRELATION: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """When and on what a judge is compared with people.
+    """The metadata of a calibration.
 
     Attributes:
         calibration_ids: the id of each calibration, by its target.
         created_at: ISO 8601, UTC.
         judge: name of the judge.
-        source: where the ratings are from, for people.
-        cautions: known before it starts.
+        source: the origin of the ratings, for display.
+        cautions: cautions known in advance.
     """
 
     calibration_ids: Mapping[Target, str]
@@ -76,7 +76,7 @@ class Occasion:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """What people said of one item, as numbers, by rater; and what the judge said, or why nothing."""
+    """The ratings of one item as numbers, by rater; and the judge's verdict, or why there is none."""
 
     number: int
     said: Mapping[str, float]
@@ -84,23 +84,23 @@ class _Item:
 
     @property
     def verdict(self) -> float:
-        """The judge's word as a number."""
+        """The judge's verdict as a number."""
         assert not isinstance(self.judged, str)
         return self.judged
 
 
 def targets_of(table: RatingsTable) -> tuple[Target, ...]:
-    """The targets in which a table of ratings can calibrate a judge."""
+    """The targets for which a table of ratings can calibrate a judge."""
     return ("preference",) if table.kind == "pairwise" else table.real.criteria
 
 
 def calibrate(engine: Engine, table: RatingsTable, occasion: Occasion, progress: Progress) -> tuple[Calibration, ...]:
-    """One calibration for each target of the table; attention checks are left out.
+    """One calibration per target of the table; attention checks are excluded.
 
     Args:
         engine: the judge.
-        table: what people rated.
-        occasion: ids, names and sources that go into the calibrations.
+        table: the ratings.
+        occasion: ids, names and sources for the calibrations.
         progress: shows the judge's replies.
     """
     real = table.real
@@ -128,7 +128,7 @@ def _of_pairs(engine: Engine, real: RatingsTable, occasion: Occasion, progress: 
     for (number, rows), verdict in zip(items.items(), verdicts, strict=True):
         said = {row.rater: PREFERENCE_VALUES[row.preference] for row in rows if row.preference is not None}
         word = verdict.preference
-        # `word` is None only where there is no verdict, which comes first.
+        # `word` is None only without a verdict, which is checked first.
         judged: float | NoVerdictKind = verdict.no_verdict or (0.0 if word is None else PREFERENCE_VALUES[word])
         known.append(_Item(number, said, judged))
     # From -1, 0, 1 to points 0, 0.5, 1, as the judge's are.
@@ -187,19 +187,19 @@ def _calibration(
 
 
 def _majority(values: Sequence[float]) -> float:
-    """What most say of a pair; a tie (0) where there is none."""
+    """The majority preference of a pair; a tie (0) without one."""
     (word, most), *others = Counter(values).most_common()
     return 0.0 if others and others[0][1] == most else word
 
 
 def _consensus(target: Target, said: Mapping[str, float]) -> float:
     values = list(said.values())
-    # Half a point goes up: bankers' rounding would make a middle score of 2.5 and 3.5 two different things.
+    # Rounds half up: bankers' rounding would treat mean scores of 2.5 and 3.5 differently.
     return _majority(values) if target == "preference" else float(int(sum(values) / len(values) + 0.5))
 
 
 def _kappa(target: Target, one: Sequence[float], other: Sequence[float]) -> Estimate | None:
-    """None where there is nothing to agree on beyond chance: fewer than two items, or all the same."""
+    """None if agreement beyond chance is undefined: fewer than two items, or all the same."""
     # Kappa would divide by 0: all agreement is expected by chance.
     if len(one) < 2 or len({*one, *other}) < 2:
         return None
@@ -224,7 +224,7 @@ def _people(target: Target, rated: Sequence[_Item]) -> Estimate | None:
 
 def _alpha(target: Target, real: RatingsTable, raters: Sequence[str]) -> Estimate | None:
     ratings = matrix(real, raters, value_of(None if target == "preference" else target))
-    # [raters, items]; items with one rating say nothing of agreement.
+    # [raters, items]; items with one rating are not informative.
     ratings = ratings[:, (~np.isnan(ratings)).sum(axis=0) >= 2]
     if ratings.shape[1] < 2 or np.nanmin(ratings) == np.nanmax(ratings):
         return None
@@ -257,7 +257,7 @@ def _table(target: Target, rated: Sequence[_Item]) -> Confusion:
 def _reasons(
     measure: Measure, agreement: Estimate | None, num_items: int, missing: Counter[NoVerdictKind], num_rated: int
 ) -> list[str]:
-    """Why the judge may not enter a gate; nothing where it may."""
+    """Why the judge may not be used in a gate; empty if it may."""
     found = []
     if num_items < FEWEST_ITEMS:
         found.append(f"It was held against people on {num_items:,} items; at least {FEWEST_ITEMS} are needed.")
@@ -287,7 +287,7 @@ def _passing(measure: Measure, agreement: Estimate | None, num_items: int) -> st
 def _about_people(measure: Measure, agreement: Estimate | None, people: Estimate | None) -> tuple[str, ...]:
     if people is None:
         return ("How far people agree with each other is not known here: no item has several raters who differ.",)
-    # Even at best people do not reach what is asked of a judge.
+    # Even the upper end for people is below the threshold for a judge.
     if people.high < LOWEST_KAPPA:
         return (
             f"One person agrees with the others by {measure} {_words(people)} only: better instructions for people "

@@ -1,9 +1,9 @@
-"""Biases of a judge, position and length, and the cautions that are written beside every figure of it.
+"""Position and length bias of a judge, and the cautions shown with each of its figures.
 
-Everything is a formula over sums of statistics of rows, so that one bootstrap over rows gives the intervals. Length is
+Everything is a formula over sums of row statistics, so that one bootstrap over rows gives the intervals. Length is
 the correlation of the logarithm of the ratio of lengths (characters) with the points (1, 0.5, 0). A judge that prefers
-long answers may be right; that is why the same figure of human raters is shown beside it where there are any. Cautions
-also name replies without a verdict.
+long answers may be right, so the same figure of human raters is shown next to it, if there are any. Cautions also
+mention replies without a verdict.
 
 Source: Zheng et al., 2023, arXiv:2306.05685, section 3.3 (position).
 """
@@ -24,14 +24,14 @@ from luthier.ml.evaluation.judge.verdicts import POINTS, Pair, PairVerdict
 from luthier.ml.evaluation.metrics.protocol import Array
 from luthier.ml.evaluation.statistics import bootstrap_interval
 
-# Columns of the statistics: pairs, flips, showings won by the first shown, showings won by anybody; then sums for the
+# Columns of the statistics: pairs, flips, showings won by the first shown, showings with a winner; then sums for the
 # correlation of x (length) and y (points): number, x, y, xy, xx, yy.
 _NUM_COLUMNS = 4
 _FEWEST_FOR_LENGTH = 3
 
 
 def pair_statistics(pairs: Sequence[Pair], verdicts: Sequence[PairVerdict]) -> Array:
-    """[pairs, 10]. Pairs without a verdict, and pairs of equal answers, which were not asked, are zero."""
+    """[pairs, 10]. Pairs without a verdict, and pairs of equal answers, which are not judged, are zero."""
     rows = np.zeros((len(pairs), 10))
     for row, pair, verdict in zip(rows, pairs, verdicts, strict=True):
         preference = verdict.preference
@@ -43,23 +43,23 @@ def pair_statistics(pairs: Sequence[Pair], verdicts: Sequence[PairVerdict]) -> A
 
 
 def people_statistics(pairs: Sequence[Pair], points: Sequence[float]) -> Array:
-    """[pairs, 6], the sums for the length that people prefer.
+    """[pairs, 6], the statistics of people's length preference.
 
     Args:
         pairs: the answers.
-        points: what people gave the first answer of each: 1, 0.5 or 0.
+        points: the points of people for the first answer of each pair: 1, 0.5 or 0.
     """
     return np.array([_length_sums(pair, point) for pair, point in zip(pairs, points, strict=True)]).reshape(-1, 6)
 
 
 def bias_of(stats: Array, *, people: Array | None = None, seed: int = 0) -> JudgeBias | None:
-    """The bias that `pair_statistics` shows; None where there is no pair with a verdict."""
+    """The bias from `pair_statistics`; None without a pair with a verdict."""
     total = stats.sum(axis=0)
     if total[0] == 0:
         return None
     flipped = _estimate(stats, lambda sums: _ratio(sums[..., 1], sums[..., 0], 0.0), UNIT, seed)
     first = _estimate(stats, lambda sums: _ratio(sums[..., 2], sums[..., 3], 0.5), UNIT, seed) if total[3] else None
-    # Shares of 0 / 0 in a resample take neutral values: no flip, and half for the place.
+    # Shares of 0 / 0 in a resample use neutral values: no flip, and one half for the position.
     return JudgeBias(
         num_pairs=int(total[0]),
         num_flipped=int(total[1]),
@@ -72,13 +72,13 @@ def bias_of(stats: Array, *, people: Array | None = None, seed: int = 0) -> Judg
 
 
 def _length_sums(pair: Pair, points: float) -> tuple[float, ...]:
-    # One is added to both, so that an empty answer has a logarithm.
+    # One is added to both, so that the logarithm of an empty answer is defined.
     x = math.log((1 + len(pair.a)) / (1 + len(pair.b)))
     return 1.0, x, points, x * points, x * x, points * points
 
 
 def _length_estimate(sums: Array, seed: int) -> Estimate | None:
-    """None where lengths or preferences do not differ, or there are too few of them to see anything."""
+    """None if lengths or preferences do not vary, or there are too few of them."""
     total = sums.sum(axis=0)
     if total[0] < _FEWEST_FOR_LENGTH or min(_variances(total)) <= 1e-12:
         return None
@@ -91,7 +91,7 @@ def _variances(sums: Array) -> tuple[Array, Array]:
 
 
 def _correlation(sums: Array) -> Array:
-    """Pearson's; 0 for resamples in which nothing differs."""
+    """Pearson's correlation; 0 for resamples without variance."""
     n = np.maximum(sums[..., 0], 1)
     covariance = sums[..., 3] / n - sums[..., 1] * sums[..., 2] / n**2
     spread = np.sqrt(np.prod(np.maximum(_variances(sums), 0), axis=0))
@@ -99,7 +99,7 @@ def _correlation(sums: Array) -> Array:
 
 
 def _ratio(above: Array, below: Array, otherwise: float) -> Array:
-    """above / below; `otherwise` where that is 0 / 0."""
+    """above / below; `otherwise` for 0 / 0."""
     has_any = below > 1e-12
     result: Array = np.where(has_any, above / np.where(has_any, below, 1.0), otherwise)
     return result
@@ -125,11 +125,11 @@ _KINDS: Mapping[NoVerdictKind, str] = {
 
 
 def missing_sentence(judge: str, num_asked: int, missing: Counter[NoVerdictKind], what: str) -> str | None:
-    """What the judge gave no verdict on; None where nothing is missing.
+    """A caution about missing verdicts; None if none is missing.
 
     Args:
         judge: name of the judge.
-        num_asked: questions that were put to it.
+        num_asked: number of questions.
         missing: questions without a verdict, by kind.
         what: "pairs" or "answers".
     """
@@ -148,11 +148,11 @@ def missing_sentence(judge: str, num_asked: int, missing: Counter[NoVerdictKind]
 
 
 def check_missing(judge: str, num_asked: int, missing: Counter[NoVerdictKind], what: str) -> None:
-    """Check that enough verdicts are left for a figure.
+    """Check that there are enough verdicts for a figure.
 
     Args:
         judge: name of the judge.
-        num_asked: questions that were put to it.
+        num_asked: number of questions.
         missing: questions without a verdict, by kind.
         what: "pairs" or "answers".
 
@@ -168,7 +168,7 @@ def check_missing(judge: str, num_asked: int, missing: Counter[NoVerdictKind], w
 
 
 def bias_sentences(judge: str, bias: JudgeBias | None) -> tuple[str, ...]:
-    """Position and length, a sentence each; none where there were no pairs."""
+    """Sentences on position and length bias; empty without pairs."""
     if bias is None:
         return ()
     found = []

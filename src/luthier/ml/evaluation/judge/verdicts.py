@@ -1,22 +1,21 @@
-"""Verdicts of a judge model on answers: prompts, replies read back, pairs in both orders, and scores by a rubric.
+"""Verdicts of a judge model on answers: prompts, parsing of replies, pairs in both orders, and rubric scores.
 
 An answer wins a pair only where it is preferred in both orders.
 
-Prompts. The texts to be judged are other people's, and models': they are put between marks that they cannot contain
-(the mark holds a digest of all of them), the words by which chat templates part turns are broken in them, and the last
-word is ours. That keeps an answer from ending its quotation. It does not keep a weak judge from believing what it
-reads: calibration finds that out. The judge sees what human raters see, prompt and answers, and nothing else. There is
-no system turn, since some chat templates refuse one. The constant part comes first, so that engines with a prefix cache
-can use it.
+Prompts. The judged texts are untrusted: they are enclosed in delimiters that they cannot contain (the delimiter
+includes a digest of all texts), turn separators of chat templates are broken up in them, and the instructions come
+last. So an answer cannot end its quotation. This does not prevent a weak judge from following instructions in an
+answer, which calibration reveals. The judge sees the same as human raters, prompt and answers, and nothing else. There
+is no system turn, since some chat templates reject one. The constant part comes first, for engines with a prefix cache.
 
-Replies. Nothing is guessed. Tried in this order, the judge's thoughts left out:
+Replies. Nothing is guessed. Accepted formats, in this order, ignoring the judge's reasoning:
 
-1. JSON objects with the keys that were requested, in fences or with prose around; other keys are passed over;
-2. lines that say nothing but a verdict: `B`, `[[B]]`, `Answer B`, `Better: B`, `Relevance: 4/5`.
+1. JSON objects with the requested keys, in fences or with surrounding prose; other keys are ignored;
+2. lines with nothing but a verdict: `B`, `[[B]]`, `Answer B`, `Better: B`, `Relevance: 4/5`.
 
-All verdicts in a reply must be the same one. A prompt that fails stops no other; one without a verdict is sent once
-more, with another seed and a temperature, since greedy decoding would only repeat itself; where the first reply was cut
-off, there is more room.
+All verdicts in a reply must be equal. A failed prompt does not stop others; one without a verdict is sent once more,
+with another seed and a temperature, since greedy decoding would only repeat itself, and with a higher limit if the
+first reply was truncated.
 
 Source: Zheng et al., 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv:2306.05685, section 3.4.
 """
@@ -42,7 +41,7 @@ CRITERION_WORDS: Final[Mapping[Criterion, str]] = {
     "helpfulness": "helpfulness: somebody who made this request would be served by the answer",
 }
 CALIBRATED_CRITERION: Final[Criterion] = "helpfulness"
-"""What pairs are compared by unless another criterion is requested, and the only one that people's preferences say."""
+"""The default criterion for pairs, and the only one that people's preferences cover."""
 VERDICT_TOKENS: Final = 256
 _CONTROL: Final = re.compile(
     r"<(?=[|｜])|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think|thinking|reasoning)>)|<(?=<?/?SYS>)"
@@ -57,7 +56,7 @@ _RULES: Final = (
 
 
 def pairwise_question(criterion: Criterion, prompt: str, first: str, second: str, *, seed: int = 0) -> Prompt:
-    """Which of two answers is better, the first of them shown as A."""
+    """The question which of two answers is better, with the first shown as A."""
     texts = {"request": prompt, "answer A": first, "answer B": second}
     asked = (
         f"Which of the two answers to the request is better by this criterion alone?\n{CRITERION_WORDS[criterion]}.\n"
@@ -68,7 +67,7 @@ def pairwise_question(criterion: Criterion, prompt: str, first: str, second: str
 
 
 def rubric_question(criteria: Sequence[Criterion], prompt: str, answer: str, *, seed: int = 0) -> Prompt:
-    """A score from 1 to 5 for each criterion."""
+    """The question for a score from 1 to 5 for each criterion."""
     wanted = "\n".join(f"- {CRITERION_WORDS[criterion]}" for criterion in criteria)
     asked = (
         f"Give the answer to the request a whole number from 1 to 5 for each of these:\n{wanted}\n"
@@ -89,7 +88,7 @@ PREFERENCE_SCHEMA: Final[dict[str, Any]] = {
 
 
 def scores_schema(criteria: Sequence[Criterion]) -> dict[str, Any]:
-    """The schema of a rubric's reply. Numbers are listed one by one: not all that keep schemas know ranges."""
+    """The schema of a rubric's reply. Numbers are enumerated: not all schema implementations support ranges."""
     return {
         "type": "object",
         "properties": {criterion: {"type": "integer", "enum": [1, 2, 3, 4, 5]} for criterion in criteria},
@@ -99,7 +98,7 @@ def scores_schema(criteria: Sequence[Criterion]) -> dict[str, Any]:
 
 
 def form_digest() -> str:
-    """The digest of the form of all questions: where it changes, what was found out about a judge holds no more."""
+    """The digest of all question formats: when it changes, earlier calibrations are no longer valid."""
     criteria = sorted(CRITERION_WORDS)
     pair = pairwise_question("helpfulness", "P", "A", "B")
     rubric = rubric_question(criteria, "P", "A")
@@ -108,15 +107,15 @@ def form_digest() -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as it is shown: what would part turns, or look like a judge's thoughts, is broken by a space."""
-    # One space breaks the special token for the tokenizer, and a reader still sees what was written.
+    """A text as shown to the judge: turn separators and reasoning tags are broken up by a space."""
+    # One space breaks the special token for the tokenizer, and the text remains readable.
     return _CONTROL.sub(lambda match: match[0] + " ", text).strip() or "(there is no text)"
 
 
 def _question(
     opening: str, texts: Mapping[str, str], asked: str, form: str, schema: dict[str, Any], seed: int
 ) -> Prompt:
-    # A text cannot hold its own digest, so it cannot write the mark that ends its quotation.
+    # A text cannot contain its own digest, so it cannot contain the closing delimiter.
     mark = sha256_document(sorted(texts.values()))[:8]
     shown = [f"[{name}, {mark}]\n{quoted(text)}\n[end of {name}, {mark}]" for name, text in texts.items()]
     content = "\n\n".join([f"{opening} {_RULES}", *shown, asked, form])
@@ -152,10 +151,10 @@ _REFUSAL: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class NoVerdict:
-    """A reply that is no verdict, and why.
+    """A reply without a verdict, and the reason.
 
     Attributes:
-        kind: why there is no verdict.
+        kind: the reason.
         reply: its text.
     """
 
@@ -221,12 +220,12 @@ def _nothing_said(text: str, made: Generation) -> NoVerdict | None:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines that may be a verdict and nothing else: the short ones."""
+    """The short lines, which may consist of a verdict only."""
     return [line for line in text.splitlines() if len(line) <= _MAX_LINE_CHARACTERS]
 
 
 def _unsaid(text: str, made: Generation) -> NoVerdict:
-    """There are words, and no verdict in them."""
+    """A text without a verdict."""
     if _REFUSAL.search(text.replace("\u2019", "'")[:300]):
         return NoVerdict("refusal", made.text)
     return NoVerdict("cut off" if made.finish_reason == "length" else "prose", made.text)
@@ -240,10 +239,10 @@ def _preference(value: Any) -> Shown | None:
 
 
 def _score(value: Any) -> int | None:
-    """1 to 5, written as a number or as text; None for everything else."""
+    """1 to 5, as a number or as text; None for everything else."""
     match = _SCORE.fullmatch(value.strip()) if isinstance(value, str) else None
     number = float(match["number"]) if match is not None else 0.0
-    # json_objects gives numbers as text. 4.5 is refused, not rounded: nothing is guessed.
+    # json_objects returns numbers as text. 4.5 is rejected rather than rounded: nothing is guessed.
     return int(number) if number in (1, 2, 3, 4, 5) else None
 
 
@@ -253,35 +252,35 @@ Read = Callable[[Generation], T | NoVerdict]
 RETRY_TEMPERATURE: Final = 0.7
 RETRY_SEED: Final = 1
 ROOMY_TOKENS: Final = 4096
-# Where a call of many questions fails, each part is asked by itself, down to the one that is to blame.
+# If a batch of questions fails, it is bisected down to the failing one.
 _PARTS: Final = 8
-# So many single questions in a row without an answer, and the judge is taken for dead.
+# After this many failed single questions in a row the judge counts as unavailable.
 _MAX_IN_A_ROW: Final = 3
 
 
 def ask_judge(engine: Engine, prompts: Sequence[Prompt], read: Read[T], progress: Progress) -> list[T | NoVerdict]:
-    """A verdict for each question, in order, or why there is none.
+    """A verdict for each question, in order, or the reason why there is none.
 
-    An engine that caches keeps what it wrote, so that a second attempt after a failure costs nothing.
+    A caching engine stores its replies, so that a second attempt after a failure costs nothing.
 
     Args:
         engine: the judge.
         prompts: the questions.
-        read: turns a reply into a verdict.
+        read: parses a reply.
         progress: shows the replies.
 
     Raises:
         WorkError: the judge fails on three single questions in a row.
-        RequestError: the engine refuses the request, such as for a wrong key or an unknown model.
+        RequestError: the engine rejects the request, such as for a wrong key or an unknown model.
     """
     titled = _Judging(progress)
     found: list[T | NoVerdict] = [_read(made, read) for made in _each(engine, prompts, titled)]
-    # A question that is too long is as long the second time.
+    # A question that is too long would be too long again.
     again = [place for place, one in enumerate(found) if isinstance(one, NoVerdict) and one.kind != "too long"]
     second = _each(engine, [_retried(prompts[place], found[place]) for place in again], titled)
     for place, made in zip(again, second, strict=True):
         verdict = _read(made, read)
-        # A second failure keeps the first reason: it is that of the greedy reply.
+        # A second failure keeps the reason of the first, greedy reply.
         if not isinstance(verdict, NoVerdict):
             found[place] = verdict
     return found
@@ -303,7 +302,7 @@ def _read(made: Generation | WorkError | OverlongError, read: Read[T]) -> T | No
 def _each(
     engine: Engine, prompts: Sequence[Prompt], progress: Progress
 ) -> list[Generation | WorkError | OverlongError]:
-    """One generation a prompt, in order, or the error in its place."""
+    """One generation per prompt, in order, or an error in its place."""
     found: dict[int, Generation | WorkError | OverlongError] = {}
     num_in_a_row = 0
 
@@ -314,7 +313,7 @@ def _each(
         except (WorkError, OverlongError) as error:
             if len(places) == 1:
                 found[places[0]] = error
-                # A question that is too long says nothing about the health of the judge.
+                # An overlong question does not mean that the judge is unavailable.
                 num_in_a_row += isinstance(error, WorkError)
                 if num_in_a_row >= _MAX_IN_A_ROW:
                     raise
@@ -333,7 +332,7 @@ def _each(
 
 
 class _Judging:
-    """Progress whose tasks say that a judge is at work."""
+    """Progress with task titles for a judge."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -344,7 +343,7 @@ class _Judging:
 
 Preference = Literal["a", "b", "tie"]
 POINTS: Final[dict[Preference, float]] = {"a": 1.0, "tie": 0.5, "b": 0.0}
-"""What the first of two answers gets."""
+"""The points of the first of two answers."""
 _MEANT: Final[dict[str, tuple[Preference, Preference]]] = {"A": ("a", "b"), "B": ("b", "a"), "tie": ("tie", "tie")}
 
 
@@ -365,11 +364,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PairVerdict:
-    """What a judge said of a pair, shown in both orders.
+    """The verdicts of a judge on a pair in both orders.
 
     Attributes:
-        a_first: who won with `a` shown first, or why there is no verdict.
-        b_first: who won with `b` shown first.
+        a_first: the winner with `a` shown first, or why there is no verdict.
+        b_first: the same with `b` shown first.
     """
 
     a_first: Preference | NoVerdict
@@ -377,24 +376,24 @@ class PairVerdict:
 
     @property
     def no_verdict(self) -> NoVerdictKind | None:
-        """Why there is no verdict; one order alone is none, since its share of position bias is not known."""
+        """Why there is no verdict; a single order does not count, since its position bias is unknown."""
         return next((one.kind for one in (self.a_first, self.b_first) if isinstance(one, NoVerdict)), None)
 
     @property
     def preference(self) -> Preference | None:
-        """Who won in both orders; a tie where there is none; None without a verdict."""
+        """The winner in both orders; a tie if they differ; None without a verdict."""
         if self.no_verdict is not None:
             return None
         return self.a_first if self.a_first == self.b_first and not isinstance(self.a_first, NoVerdict) else "tie"
 
     @property
     def is_flipped(self) -> bool:
-        """Whether one answer won in one order, and the other in the other."""
+        """Whether each answer won in one of the orders."""
         return {self.a_first, self.b_first} == {"a", "b"} if self.no_verdict is None else False
 
     @property
     def shown_first_won(self) -> tuple[int, int]:
-        """In how many of the two showings the one shown first won, and in how many anybody won."""
+        """In how many of the two showings the first shown won, and in how many there was a winner."""
         if self.no_verdict is not None:
             return 0, 0
         winners = [(self.a_first, "a"), (self.b_first, "b")]
@@ -402,10 +401,10 @@ class PairVerdict:
 
 
 def judge_pairs(engine: Engine, criterion: Criterion, pairs: Sequence[Pair], progress: Progress) -> list[PairVerdict]:
-    """A verdict for each pair, in order. Two equal answers are a tie without a question to the judge.
+    """A verdict for each pair, in order. Two equal answers are a tie without asking the judge.
 
     Raises:
-        WorkError: the judge gives no answers any more.
+        WorkError: the judge no longer answers.
     """
     places = [place for place, pair in enumerate(pairs) if pair.a.strip() != pair.b.strip()]
     asked = [pairs[place] for place in places]
@@ -425,7 +424,7 @@ def judge_answers(
     """The scores of each (prompt, answer), in order.
 
     Raises:
-        WorkError: the judge gives no answers any more.
+        WorkError: the judge no longer answers.
     """
     prompts = [rubric_question(criteria, prompt, answer) for prompt, answer in answers]
     return ask_judge(engine, prompts, lambda made: read_scores(made, criteria), progress)

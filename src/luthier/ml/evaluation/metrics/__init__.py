@@ -1,1 +1,1 @@
-"""Metrics, one file each: statistics a sample, and a formula over their sums."""
+"""Metrics: statistics per sample, and a formula over their sums."""

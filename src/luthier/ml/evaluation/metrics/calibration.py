@@ -1,17 +1,17 @@
-"""How far probabilities of classes can be believed, and how many rows a system can answer alone.
+"""Calibration of class probabilities, and selective classification.
 
-Plain functions of numpy arrays: a head's class probabilities, a classifier's, or the likelihoods that a language model
-gives to every label. Calibration asks whether, of the rows answered with a confidence of 0.8, 80% are right. Selective
-classification answers only rows above a threshold of confidence and hands the rest to a person.
+Plain functions of numpy arrays: class probabilities of a head or a classifier, or a language model's likelihoods of
+labels. Calibration asks whether 80% of the rows answered with a confidence of 0.8 are right. Selective classification
+answers only rows above a confidence threshold and passes the rest to a person.
 
-The calibration error is a mean of absolute values, so noise alone makes it larger: a model that is calibrated perfectly
-has an error above 0 on any finite number of rows. The debiased estimate takes off what normal noise of each bin's own
-variance adds to its absolute value. Its interval is that of a normal mean over bins (delta method), since a bootstrap
-carries the noise twice, and reaches down to 0 where Hosmer and Lemeshow's test does not reject that confidences are
-right: there an absolute value has no normal noise.
+The calibration error is a mean of absolute values, so noise alone increases it: a perfectly calibrated model has an
+error above 0 on any finite number of rows. The debiased estimate subtracts what normal noise with each bin's variance
+adds to its absolute value. Its interval is that of a normal mean over bins (delta method), since a bootstrap would
+count the noise twice, and extends to 0 if Hosmer and Lemeshow's test does not reject calibration: there the noise of an
+absolute value is not normal.
 
-A threshold is never judged by the rows that it was chosen on: it comes from rows of its own, or rows are divided into
-folds, and each fold is answered with a threshold from the other ones.
+A threshold is never evaluated on the rows that chose it: it comes from separate rows, or each fold of the rows uses a
+threshold from the other folds.
 
 Sources: Guo et al., "On Calibration of Modern Neural Networks", 2017 (reliability, temperature); Nguyen and O'Connor,
 "Posterior calibration and exploratory analysis for natural language processing models", 2015 (bins of equal mass);
@@ -19,8 +19,8 @@ Kumar, Liang and Ma, "Verified Uncertainty Calibration", 2019 (debiasing); Hosme
 for the multiple logistic regression model", 1980; Brier, "Verification of Forecasts Expressed in Terms of Probability",
 1950; Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", 2017 (risk and coverage); Clopper and
 Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case of the Binomial", 1934; Hoeffding, "On the
-Distribution of the Number of Successes in Independent Trials", 1956 (why that interval holds where rows have different
-chances to be right).
+Distribution of the Number of Successes in Independent Trials", 1956 (validity of that interval if rows have different
+probabilities of being right).
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ MIN_ROWS_PER_BIN: Final = 10
 """Rows of a bin of equal mass: with fewer its accuracy is mostly noise."""
 NUM_FOLDS: Final = 5
 _SUM_TOLERANCE: Final = 1e-3
-"""By how much the probabilities of a row may miss 1: those of half precision do."""
+"""Tolerance for the sum of a row's probabilities, for half precision."""
 
 
 class RiskCoverage(NamedTuple):
-    """Accuracy of the rows at or above each confidence that occurs, the highest first: all [thresholds].
+    """Accuracy of the rows at or above each occurring confidence, highest first: all [thresholds].
 
     Attributes:
-        threshold: the confidence from which on rows are answered.
-        share: of all rows, those that are answered.
-        accuracy: of these, those that are right (1 less the risk).
+        threshold: the confidence threshold.
+        share: the share of answered rows.
+        accuracy: the share of these that are right (1 - risk).
     """
 
     threshold: Array
@@ -66,16 +66,16 @@ class RiskCoverage(NamedTuple):
 
 
 class SelectiveAccuracy(NamedTuple):
-    """What a system answers alone at a threshold, measured on rows that the threshold was not chosen on.
+    """Selective accuracy at a threshold, measured on rows that did not choose the threshold.
 
     Attributes:
-        threshold: for use, chosen on all rows, or on the other ones that were given; None where no threshold reaches
-            the accuracy.
-        num_rows: rows in all.
+        threshold: the threshold to use, chosen on all rows or on the given other rows; None if no threshold reaches the
+            accuracy.
+        num_rows: total number of rows.
         num_answered: rows at or above that threshold, or the threshold of their fold.
-        num_right: of these the ones that are right.
+        num_right: the number of these that are right.
         share: answered rows among all, with Clopper and Pearson's 95% interval.
-        accuracy: right rows among the answered ones, with the same interval; None where no row was answered.
+        accuracy: right rows among the answered ones, with the same interval; None if no row was answered.
     """
 
     threshold: float | None
@@ -88,21 +88,21 @@ class SelectiveAccuracy(NamedTuple):
 
 def softmax(log_likelihoods: Array) -> Array:
     """Probabilities of the classes of each row: [rows, classes] -> [rows, classes]."""
-    # Less the maximum, so that the largest exponent is 0: whole answers reach -1000 nats and would underflow.
+    # The maximum is subtracted, so that the largest exponent is 0: whole answers reach -1000 nats and would underflow.
     shifted = np.exp(log_likelihoods - log_likelihoods.max(axis=1, keepdims=True))
     result: Array = shifted / shifted.sum(axis=1, keepdims=True)
     return result
 
 
 def confidence_of(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
-    """Of each row the probability of its likeliest class, and 1 where that class is the row's own: both [rows].
+    """The probability of each row's likeliest class, and 1 if that class is right, otherwise 0: both [rows].
 
     Args:
         probabilities: [rows, classes].
-        labels: [rows], the place of each row's own class; a place outside of the classes is never right.
+        labels: [rows], the index of each row's class; an index outside the classes is never right.
 
     Raises:
-        RequestError: no rows, other shapes, or values that are no probabilities.
+        RequestError: no rows, other shapes, or values that are not probabilities.
     """
     given, own = _checked(probabilities, labels)
     return given.max(axis=1), (given.argmax(axis=1) == own).astype(np.float64)
@@ -111,9 +111,9 @@ def confidence_of(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Array, A
 def bins_of(confidence: ArrayLike, num_bins: int = NUM_BINS, bins: Bins = "equal_mass") -> Indices:
     """The bin of each row, from low to high confidence: [rows].
 
-    Bins of equal width are [low, high), the last one closed. Bins of equal mass have as nearly equal numbers of rows as
-    equal confidences allow, which are never divided, and there are fewer of them where a bin would have less than
-    `MIN_ROWS_PER_BIN` rows.
+    Bins of equal width are [low, high), the last one closed. Bins of equal mass have nearly equal numbers of rows,
+    without splitting equal confidences, and there are fewer of them if a bin would have less than `MIN_ROWS_PER_BIN`
+    rows.
     """
     values = np.asarray(confidence, dtype=np.float64)
     if bins == "equal_width":
@@ -131,12 +131,12 @@ def reliability_bins(
 
     Args:
         probabilities: [rows, classes].
-        labels: [rows], the place of each row's own class.
-        num_bins: the most bins.
+        labels: [rows], the index of each row's class.
+        num_bins: maximum number of bins.
         bins: see `bins_of`. The ends of a bin of equal mass are the lowest and highest confidence in it.
 
     Raises:
-        RequestError: no rows, other shapes, or values that are no probabilities.
+        RequestError: no rows, other shapes, or values that are not probabilities.
     """
     confidence, is_right = confidence_of(probabilities, labels)
     where = bins_of(confidence, num_bins, bins)
@@ -172,13 +172,13 @@ def expected_calibration_error(
 
     Args:
         probabilities: [rows, classes].
-        labels: [rows], the place of each row's own class.
-        num_bins: the most bins.
+        labels: [rows], the index of each row's class.
+        num_bins: maximum number of bins.
         bins: see `bins_of`.
-        debiased: less what noise adds; else the error as it is usually given, which is too high for few rows.
+        debiased: whether to subtract the effect of noise; otherwise the usual estimate, which is too high for few rows.
 
     Raises:
-        RequestError: no rows, other shapes, or values that are no probabilities.
+        RequestError: no rows, other shapes, or values that are not probabilities.
     """
     confidence, is_right = confidence_of(probabilities, labels)
     where = bins_of(confidence, num_bins, bins)
@@ -191,9 +191,9 @@ def expected_calibration_error(
 
 
 def _may_be_calibrated(confidence: Array, is_right: Array, where: Indices) -> bool:
-    """Whether Hosmer and Lemeshow's test, of confidences that were not fitted to these rows, leaves that open."""
+    """Whether Hosmer and Lemeshow's test, for confidences not fitted to these rows, does not reject calibration."""
     gaps, noise = (np.bincount(where, values) for values in (is_right - confidence, confidence * (1 - confidence)))
-    # A bin that is entirely sure has no noise: any wrong answer in it is proof.
+    # A bin with full confidence has no noise: any wrong answer in it is proof.
     if (gaps[noise <= 0] != 0).any():
         return False
     known = noise > 0
@@ -201,17 +201,17 @@ def _may_be_calibrated(confidence: Array, is_right: Array, where: Indices) -> bo
 
 
 def calibration_statistics(confidence: Array, is_right: Array, where: Indices, num_bins: int) -> Array:
-    """Of each row, in its own bin: one, right less confidence, and the square of that: [rows, 3 * bins]."""
+    """For each row, in its bin: one, right minus confidence, and the square of that: [rows, 3 * bins]."""
     stats = np.zeros((len(confidence), 3 * num_bins))
     rows, gaps = np.arange(len(confidence)), is_right - confidence
-    # One-hot in the row's bin, so that the sums over any resample hold each bin's count, gap and squared gap.
+    # One-hot in the row's bin, so that sums over any resample contain each bin's count, gap and squared gap.
     for number, values in enumerate((np.ones(len(gaps)), gaps, gaps**2)):
         stats[rows, number * num_bins + where] = values
     return stats
 
 
 def calibration_error_of(sums: Array, *, debiased: bool) -> Array:
-    """The error from sums of `calibration_statistics`: [..., 3 * bins] -> [...]."""
+    """The error, from sums of `calibration_statistics`: [..., 3 * bins] -> [...]."""
     counts, gaps, squares = np.split(sums, 3, axis=-1)
     # Not a maximum with 1: sums may be means over several trainings, with counts below 1.
     num = np.where(counts > 0, counts, 1.0)
@@ -225,7 +225,7 @@ def calibration_error_of(sums: Array, *, debiased: bool) -> Array:
 
 
 def _spread(counts: Array, gaps: Array, squares: Array) -> Array:
-    """Standard error of each bin's mean gap, from its sums; 0 for a bin with one row, which shows none."""
+    """Standard error of each bin's mean gap, from its sums; 0 for a bin with one row."""
     num = np.where(counts > 0, counts, 1.0)
     variance = np.maximum(squares / num - (gaps / num) ** 2, 0.0)
     result: Array = np.sqrt(variance / np.maximum(counts - 1.0, 1.0))
@@ -242,17 +242,17 @@ def _mean_absolute(mean: Array, spread: Array) -> Array:
 
 
 def brier_score(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Interval:
-    """Mean squared distance of probabilities and truth, summed over classes: 0 (sure and right) to 2.
+    """Mean squared distance of probabilities and truth, summed over classes: 0 (certain and right) to 2.
 
     For two classes it is twice what libraries call the Brier score of the second one.
 
     Args:
         probabilities: [rows, classes].
-        labels: [rows], the place of each row's own class.
+        labels: [rows], the index of each row's class.
         seed: of the resampling.
 
     Raises:
-        RequestError: no rows, other shapes, or values that are no probabilities.
+        RequestError: no rows, other shapes, or values that are not probabilities.
     """
     distances = brier_distances(*_checked(probabilities, labels))
     stats = np.stack([distances, np.ones(len(distances))], axis=1)
@@ -267,11 +267,11 @@ def brier_distances(probabilities: Array, labels: Indices) -> Array:
 
 
 def risk_coverage_curve(confidence: ArrayLike, is_right: ArrayLike) -> RiskCoverage:
-    """How accurate a system is on the share of rows that it is surest of.
+    """Accuracy of a system on its most confident rows, by coverage.
 
     Args:
         confidence: [rows].
-        is_right: [rows], 1 where the answer is right, 0 where it is wrong.
+        is_right: [rows], 1 if the answer is right, 0 if it is wrong.
 
     Raises:
         RequestError: no rows, other shapes, or values that are not finite.
@@ -279,23 +279,22 @@ def risk_coverage_curve(confidence: ArrayLike, is_right: ArrayLike) -> RiskCover
     sure, right = _checked_answers(confidence, is_right)
     order = np.argsort(-sure, kind="stable")
     sure, right = sure[order], right[order]
-    # Rows of one confidence are answered together: the curve has no point between them.
+    # Rows of equal confidence are answered together: the curve has no point between them.
     last = np.flatnonzero(np.append(sure[1:] != sure[:-1], True))
     answered = last + 1.0
     return RiskCoverage(sure[last], answered / len(sure), np.cumsum(right)[last] / answered)
 
 
 def threshold_for_accuracy(confidence: ArrayLike, is_right: ArrayLike, accuracy: float) -> float | None:
-    """The lowest confidence from which on rows are answered with that accuracy; None where there is none.
+    """The lowest confidence threshold with that accuracy; None if there is none.
 
-    Accuracies are those of Laplace's rule of succession, (right + 1) / (answered + 2), so that three right answers are
-    no proof of 90%: it takes eight. The rows that it is chosen on do not show how accurate it is
-    (`selective_accuracy`).
+    Accuracies are those of Laplace's rule of succession, (right + 1) / (answered + 2), so that three right answers do
+    not show 90%: it takes eight. The rows that choose it do not show its accuracy (`selective_accuracy`).
 
     Args:
         confidence: [rows].
-        is_right: [rows], 1 where the answer is right, 0 where it is wrong.
-        accuracy: what is asked for, above 0 and below 1.
+        is_right: [rows], 1 if the answer is right, 0 if it is wrong.
+        accuracy: the required accuracy, in (0, 1).
 
     Raises:
         RequestError: no rows, other shapes, values that are not finite, or an accuracy out of range.
@@ -321,16 +320,16 @@ def selective_accuracy(
     num_folds: int = NUM_FOLDS,
     seed: int = 0,
 ) -> SelectiveAccuracy:
-    """Which share of rows can be answered alone at an accuracy, measured on rows that chose no threshold for it.
+    """The share of rows that can be answered alone at an accuracy, measured on rows that did not choose the threshold.
 
     Args:
         confidence: [rows].
-        is_right: [rows], 1 where the answer is right, 0 where it is wrong.
-        accuracy: what is asked for, above 0 and below 1.
-        chosen_on: confidence and answers of other rows, [other rows] each, that choose the threshold; None divides the
-            rows themselves into folds.
-        num_folds: parts of the rows; each is answered with the threshold that the others choose.
-        seed: of the division into folds.
+        is_right: [rows], 1 if the answer is right, 0 if it is wrong.
+        accuracy: the required accuracy, in (0, 1).
+        chosen_on: confidence and answers of other rows, [other rows] each, that choose the threshold; None uses folds
+            of the rows themselves.
+        num_folds: number of folds; each uses the threshold that the others choose.
+        seed: of the assignment to folds.
 
     Raises:
         RequestError: fewer than two rows to divide, none, other shapes, values that are not finite, or an accuracy out
@@ -349,7 +348,7 @@ def selective_accuracy(
     threshold = threshold_for_accuracy(sure, right, accuracy)
     fold = np.random.default_rng(seed).permutation(len(sure)) % min(num_folds, len(sure))
     answered = np.zeros(len(sure), dtype=bool)
-    # Without a threshold for use nothing is answered, whatever a part of the rows would have chosen.
+    # Without a threshold to use nothing is answered, whatever some folds would have chosen.
     for number in np.unique(fold).tolist() if threshold is not None else ():
         inside = fold == number
         chosen = threshold_for_accuracy(sure[~inside], right[~inside], accuracy)
@@ -358,7 +357,7 @@ def selective_accuracy(
 
 
 def _selective(threshold: float | None, answered: NDArray[np.bool_], right: Array) -> SelectiveAccuracy:
-    """What is answered alone, and how much of it is right: both [rows]."""
+    """Which rows are answered alone, and which of these are right: both [rows]."""
     num_answered, num_right = int(answered.sum()), int(right[answered].sum())
     return SelectiveAccuracy(
         threshold=threshold,
@@ -371,12 +370,12 @@ def _selective(threshold: float | None, answered: NDArray[np.bool_], right: Arra
 
 
 def clopper_pearson(num_right: int, num_rows: int, tail: float = TAIL) -> Interval:
-    """The exact interval of a share, which holds the truth in at least 1 - 2 `tail` of studies.
+    """The exact interval of a share, with coverage of at least 1 - 2 `tail`.
 
     Args:
         num_right: rows that are right.
-        num_rows: rows in all, at least 1.
-        tail: probability left out at each side.
+        num_rows: total number of rows, at least 1.
+        tail: excluded probability on each side.
     """
     low = float(betaincinv(num_right, num_rows - num_right + 1, tail)) if num_right else 0.0
     high = float(betaincinv(num_right + 1, num_rows - num_right, 1 - tail)) if num_right < num_rows else 1.0

@@ -1,7 +1,7 @@
 """Metrics of classification: label accuracy, macro-F1 and the confusion matrix, and calibration of the confidence.
 
-The confidence in each label is the softmax of the labels' log-likelihoods: the model's belief, given that the answer is
-one of them. What is made of it is in `luthier.ml.evaluation.metrics.calibration`.
+The confidence in each label is the softmax of the labels' log-likelihoods, given that the answer is one of them.
+Functions on it are in `luthier.ml.evaluation.metrics.calibration`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, m
 class LabelAccuracy:
     """Fraction of outputs whose first line with text names the reference's label; white space and case are ignored.
 
-    What a model writes after that line is not looked at, so one that goes on talking is not punished for it. An output
-    without any text is a miss, whatever the reference.
+    Text after that line is ignored, so that verbose models are not penalised. An output without text is a miss.
     """
 
     name: ClassVar[str] = "label_accuracy"
@@ -42,7 +41,7 @@ class LabelAccuracy:
     has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:
-        """[num_samples, 2]: 1 where the label is right, one."""
+        """[num_samples, 2]: 1 if the label is right, one."""
         pairs = zip(observed.outputs, observed.references, strict=True)
         return mean_statistics([bool(label(o)) and label(o) == label(r) for o, r in pairs])
 
@@ -63,21 +62,21 @@ MIN_ROWS_PER_LABEL: Final = 5
 
 
 def labels_in(answers: Sequence[str]) -> tuple[str, ...]:
-    """The labels of these answers in alphabetical order, each as first written; empty answers have none."""
+    """The labels of these answers in alphabetical order, each in its first spelling; empty answers have none."""
     first: dict[str, str] = {}
     for answer in answers:
         if answer.strip():
-            # The first spelling of a label is taken for all that differ in case only.
+            # The first spelling of a label is used for all that differ only in case.
             first.setdefault(label(answer), answer.strip().splitlines()[0].strip())
     return tuple(first[key] for key in sorted(first))
 
 
 def answer_labels(references: Sequence[str], training: Sequence[str] = ()) -> tuple[str, ...]:
-    """The labels that the answers of rows are; empty where they are no labels.
+    """The labels of the rows' answers; empty if the answers are not labels.
 
     Labels are single lines of at most 60 characters, at least 2 and at most 50 of them, over at least 20 rows and 5
-    rows a label in the mean. The held-out rows and the training rows are looked at together, so that a label counts
-    that one of the two lacks; where the training rows hold other text as well, the held-out rows alone.
+    rows per label on average. Held-out and training rows are considered together, so that labels that occur in only one
+    of them count; if the training rows contain other text as well, only the held-out rows.
 
     Args:
         references: the answers of the held-out rows.
@@ -97,7 +96,7 @@ LabelIndices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Labelling:
-    """The labels, and which one a text or a row of likelihoods gives: its place, or the number of labels for none."""
+    """The labels, and the label index of a text or a row of likelihoods; the number of labels means none."""
 
     labels: tuple[str, ...]
     keys: tuple[str, ...] = field(init=False)
@@ -108,20 +107,20 @@ class Labelling:
 
     @staticmethod
     def key_of(text: str) -> str:
-        """The first line with text, case-folded: what makes two labels the same."""
+        """The first line with text, case-folded: the key for equal labels."""
         return label(text)
 
     def place(self, text: str) -> int | None:
-        """Which label the text names; None for none of them."""
+        """The label that the text names, or None."""
         key = self.key_of(text)
         return self.keys.index(key) if key and key in self.keys else None
 
     def true(self, observed: Observations) -> LabelIndices:
-        """[rows]: the place of each row's own label."""
+        """[rows]: the index of each row's label."""
         return self._label_indices(observed.references)
 
     def given(self, observed: Observations) -> LabelIndices:
-        """[rows]: the label written, or the likeliest; the number of labels where none of them was written."""
+        """[rows]: the generated or likeliest label; the number of labels if none was generated."""
         if observed.option_scores:
             likeliest: LabelIndices = self.log_likelihoods(observed).argmax(axis=1)
             return likeliest
@@ -136,11 +135,11 @@ class Labelling:
         return -np.array([[score.nll_nats for score in row] for row in observed.option_scores], dtype=np.float64)
 
     def right(self, observed: Observations) -> Array:
-        """[rows, 2]: 1 where the label is right, one."""
+        """[rows, 2]: 1 if the label is right, one."""
         return mean_statistics((self.true(observed) == self.given(observed)).tolist())
 
     def without_label(self, observed: Observations) -> Array:
-        """[rows, 2]: 1 where the answer is none of the labels (an empty one too), one."""
+        """[rows, 2]: 1 if the answer is none of the labels (or empty), one."""
         return mean_statistics((self.given(observed) == len(self.labels)).tolist())
 
     def _label_indices(self, texts: Sequence[str]) -> LabelIndices:
@@ -150,11 +149,11 @@ class Labelling:
 
 @dataclass(frozen=True)
 class MacroF1:
-    """Mean of the labels' F1 scores, each label alike, however rare.
+    """Mean of the labels' F1 scores, with equal weights.
 
-    Labels that no row has and no answer gives are left out, as scikit-learn's `f1_score(average="macro")` does with
-    `labels` that occur and `zero_division=0`. An answer that is none of the labels is a miss of the row's own, and no
-    label of its own. Source: Sokolova and Lapalme, "A systematic analysis of performance measures for classification
+    Labels that occur in no row and no answer are skipped, as in scikit-learn's `f1_score(average="macro")` with
+    occurring `labels` and `zero_division=0`. An answer that is none of the labels is a miss of the row's label, and not
+    a separate label. Source: Sokolova and Lapalme, "A systematic analysis of performance measures for classification
     tasks", 2009, table 3, with the mean taken over F1 instead of over precision and recall.
     """
 
@@ -169,7 +168,7 @@ class MacroF1:
     has_sample_values: ClassVar[bool] = False
 
     def statistics(self, observed: Observations) -> Array:
-        """[rows, 3 * labels]: a one for each label that is true, that was given, and that was both."""
+        """[rows, 3 * labels]: one-hot columns for the true label, the given label, and both."""
         every = np.arange(len(self.labelling.labels))
         # [rows, labels] one-hot; the index of "none of them" equals no column, so that row is all zeros.
         true = self.labelling.true(observed)[:, None] == every
@@ -185,7 +184,7 @@ class MacroF1:
 
 
 def confusion(labelling: Labelling, observed: Observations) -> Confusion:
-    """Which label was given for which."""
+    """The confusion matrix."""
     size = len(labelling.labels)
     # The last column counts answers that are none of the labels.
     counts = np.zeros((size, size + 1), dtype=np.int64)
@@ -197,11 +196,11 @@ def confusion(labelling: Labelling, observed: Observations) -> Confusion:
 
 
 def joined_labels(found: Confusion, most: int) -> Confusion:
-    """The confusion of the `most` labels that most rows have; the others are one label, "other"."""
+    """The confusion matrix of the `most` most frequent labels; all others are merged into "other"."""
     if len(found.labels) <= most:
         return found
     counts = np.array(found.counts)
-    # Stable: of labels with equally many rows the first in the table.
+    # Stable: ties go to the first in the table.
     kept = np.sort(np.argsort(-counts.sum(axis=1), kind="stable")[:most])
     group = np.full(len(found.labels) + 1, most)
     group[kept] = np.arange(most)
@@ -210,7 +209,7 @@ def joined_labels(found: Confusion, most: int) -> Confusion:
     joined = np.zeros((most + 1, most + 2), dtype=np.int64)
     np.add.at(joined, (group[:-1, None], group[None, :]), counts)
     names = [found.labels[place] for place in kept.tolist()]
-    # A label of that name keeps it.
+    # An existing label of that name keeps it.
     name = "other" if "other" not in map(label, names) else "all other labels"
     return Confusion(labels=(*names, name), counts=tuple(tuple(map(int, row)) for row in joined))
 
@@ -247,7 +246,7 @@ class CalibrationError:
 
 @dataclass(frozen=True)
 class BrierScore:
-    """Mean squared distance of the confidences from the truth, summed over all labels: 0 (sure and right) to 2.
+    """Mean squared distance of the confidences from the truth, summed over all labels: 0 (certain and right) to 2.
 
     Source: Brier, "Verification of Forecasts Expressed in Terms of Probability", 1950, equation 2. For two labels it is
     twice what libraries call the Brier score of the second one.

@@ -1,9 +1,9 @@
-"""Metrics from likelihoods, without any generated text: perplexity, bits per byte, choice among answers, preferences.
+"""Metrics from likelihoods, without generated text: perplexity, bits per byte, multiple choice, preferences.
 
-Bits per byte do not depend on the tokenizer. The likeliest of several answers is chosen as a whole or for each of its
-bytes (acc and acc_norm of lm-evaluation-harness): a whole likelihood favours short answers, since every token costs;
-bytes instead of tokens make models with different tokenizers comparable. Metrics of preferences compare two completions
-of a prompt, as wholes and in nats, as the preference objectives do.
+Bits per byte do not depend on the tokenizer. The likeliest of several answers is chosen by total likelihood or per byte
+(acc and acc_norm of lm-evaluation-harness): the total favours short answers, since every token costs; bytes instead of
+tokens make models with different tokenizers comparable. Preference metrics compare the total log-likelihoods of two
+completions, as the preference objectives do.
 
 Sources: Gao et al., "A framework for few-shot language model evaluation" (lm-evaluation-harness); Rafailov et al.,
 2023, arXiv:2305.18290, section 4.
@@ -49,7 +49,7 @@ class Perplexity:
 class BitsPerByte:
     """Total negative log-likelihood in bits / UTF-8 bytes of the learned text.
 
-    The tokens that end a turn are paid for in bits but have no bytes: on very short answers that shows.
+    End-of-turn tokens cost bits but have no bytes, which matters for very short answers.
     Source: Gao et al., "The Pile: An 800GB Dataset of Diverse Text for Language Modeling", 2020, arXiv:2101.00027,
     section 3.1.
     """
@@ -77,10 +77,10 @@ class BitsPerByte:
 class ChoiceAccuracy:
     """Fraction of rows whose likeliest option is the right one.
 
-    Options that are equally likely share the row: one of two likeliest counts a half.
+    Ties share the row: one of two likeliest options counts a half.
 
     Args:
-        right: index of the right option, one a row.
+        right: index of the right option of each row.
     """
 
     name: str = "choice_accuracy"
@@ -96,7 +96,7 @@ class ChoiceAccuracy:
         self._right = right
 
     def statistics(self, observed: Observations) -> Array:
-        """[num_samples, 2]: 1 where the right option is the likeliest, one."""
+        """[num_samples, 2]: 1 if the right option is the likeliest, one."""
         shares = []
         for place, right in enumerate(self._right):
             losses = self._losses(observed, place)
@@ -114,7 +114,7 @@ class ChoiceAccuracy:
 
 
 class ChoiceAccuracyPerByte(ChoiceAccuracy):
-    """The same by the likelihood for each UTF-8 byte of an option, so that long ones are not at a disadvantage."""
+    """The same by likelihood per UTF-8 byte of an option, so that long options are not at a disadvantage."""
 
     name: str = "choice_accuracy_per_byte"
     title: str = "accuracy of the option likeliest for each byte"
@@ -127,9 +127,9 @@ class ChoiceAccuracyPerByte(ChoiceAccuracy):
 class RewardAccuracy:
     """Share of pairs in which the chosen completion has gained more likelihood than the rejected one has.
 
-    Gained over the first of the systems that are judged, the base model; where nothing has changed, half a pair counts,
-    so that the first system itself has 0.5. It is what training on pairs is to raise, and no length of completions
-    is in its way: those are the same before and after.
+    The gain is relative to the first system, the base model; an unchanged pair counts one half, so the first system
+    itself has 0.5. Training on pairs should raise it, and it is independent of completion lengths, which are the same
+    before and after.
     """
 
     name: ClassVar[str] = "reward_accuracy"
@@ -154,7 +154,7 @@ class RewardAccuracy:
 class PreferenceAccuracy:
     """Share of pairs in which the chosen completion is likelier than the rejected one; a tie is a miss.
 
-    The shorter completion is nearly always the likelier one, so the figure of a base model reflects lengths.
+    The shorter completion is nearly always likelier, so the figure of a base model reflects lengths.
     """
 
     name: ClassVar[str] = "preference_accuracy"
@@ -167,7 +167,7 @@ class PreferenceAccuracy:
     has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:
-        """[num_samples, 2]: 1 where the chosen completion is likelier, one."""
+        """[num_samples, 2]: 1 if the chosen completion is likelier, one."""
         return mean_statistics([margin > 0 for margin in margins(observed)])
 
     def aggregate(self, sums: Array) -> Array:
@@ -176,10 +176,10 @@ class PreferenceAccuracy:
 
 
 class PreferenceMargin:
-    """Mean of log p(chosen) - log p(rejected), in nats a pair.
+    """Mean of log p(chosen) - log p(rejected), in nats per pair.
 
-    Long completions are unlikelier than short ones, so the figure of one model says little; its change says how far the
-    model has moved towards what is chosen.
+    Long completions are less likely than short ones, so the figure of one model means little; its change shows how far
+    the model has moved towards the chosen completions.
     """
 
     name: ClassVar[str] = "preference_margin"

@@ -1,8 +1,8 @@
-"""What a metric is: statistics of each sample, and the formula that turns their sums into one figure.
+"""The metric interface: statistics of each sample, and a formula that turns their sums into one figure.
 
 Every metric here is a function of sums: corpus BLEU of n-gram counts, perplexity of nats and tokens, a mean of values
-and ones, a fraction of two counts. That is what makes the bootstrap exact and cheap: resampling rows is resampling
-their statistics, and the formula is applied to the sums of each resample.
+and ones, a fraction of two counts. This makes the bootstrap exact and cheap: rows are resampled by their statistics,
+and the formula is applied to the sums of each resample.
 
 Source: Koehn, "Statistical Significance Tests for Machine Translation Evaluation", 2004 (does so for BLEU).
 """
@@ -28,21 +28,21 @@ Needs = Literal["likelihood", "text", "pairs", "options", "ranking"]
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """What one system did on the held-out rows, in order. Empty where no metric needs it.
+    """The outputs of one system on the held-out rows, in order. Fields that no metric needs are empty.
 
     Attributes:
-        outputs: texts that the system wrote.
+        outputs: generated texts.
         references: the rows' own answers.
-        scores: likelihoods, of preference pairs those of the chosen side.
+        scores: likelihoods; for preference pairs those of the chosen side.
         rejected_scores: likelihoods of the rejected side of preference pairs.
         first_margins: log p(chosen) - log p(rejected) of the first system, in nats.
-        num_bytes: UTF-8 bytes of what is scored, one a row.
-        items: the fields of the rows as their file has them.
-        prompts: what was asked, as a person reads it.
-        first_outputs: what the first system wrote.
+        num_bytes: UTF-8 bytes of the scored text of each row.
+        items: the original fields of the rows.
+        prompts: the prompts as readable text.
+        first_outputs: generated texts of the first system.
         option_scores: likelihood of each of a row's options.
         option_bytes: UTF-8 bytes of each of a row's options.
-        rankings: the documents as the system orders them for each query.
+        rankings: the system's ranking of documents for each query.
     """
 
     outputs: Sequence[str] = ()
@@ -60,19 +60,19 @@ class Observations:
 
 
 class MetricDefinition(Protocol):
-    """One figure.
+    """One metric.
 
-    Fixed for a class, or set by what it is made with (`hit_at_5`), so they are read from an instance.
+    Fixed per class, or set by the constructor (`hit_at_5`), so they are read from an instance.
 
     Attributes:
         name: key in recipes and results.
-        title: name for people, as in the middle of a sentence.
-        unit: what its numbers are counted in, and the only scale that it is shown on.
-        lower: smallest possible figure, -inf where there is no end; intervals lie inside.
-        upper: largest possible figure, inf where there is no end.
+        title: display name, in the form used within a sentence.
+        unit: its unit, and the only scale on which it is shown.
+        lower: smallest possible figure, -inf if unbounded; intervals stay within.
+        upper: largest possible figure, inf if unbounded.
         higher_is_better: direction of the figure.
         needs: what has to be computed for it.
-        has_sample_values: the formula means something for a single sample too.
+        has_sample_values: whether the formula is meaningful for a single sample.
     """
 
     @property
@@ -102,18 +102,18 @@ class MetricDefinition(Protocol):
 
 
 def mean_statistics(values: Sequence[float]) -> Array:
-    """Statistics of a plain mean: each value beside a one, [num_samples, 2]."""
+    """Statistics of a mean: each value with a one, [num_samples, 2]."""
     return np.stack([np.asarray(values, dtype=np.float64), np.ones(len(values))], axis=1)
 
 
 def mean_of_sums(sums: Array) -> Array:
-    """The mean, from sums of what `mean_statistics` gives: [..., 2] -> [...]."""
+    """The mean, from sums of `mean_statistics`: [..., 2] -> [...]."""
     result: Array = sums[..., 0] / sums[..., 1]
     return result
 
 
 class MeanOfRows(ABC):
-    """A metric that is the mean of one number a row: what all of them declare, right for a share of rows."""
+    """A metric that is the mean of one number per row; the defaults suit a share of rows."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -130,10 +130,10 @@ class MeanOfRows(ABC):
 
 
 class MeanMetric(MeanOfRows):
-    """A metric that is the mean of one number for each answer: the base for one of your own.
+    """A metric that is the mean of one number per answer: the base class for custom metrics.
 
-    A subclass names itself and says what an answer is worth; the other attributes are right for a share of answers
-    that are as they should be, and are set where the figure is another one:
+    A subclass sets its name and the value of an answer; the other attributes suit a share of correct answers and are
+    overridden otherwise:
 
         class HasDigits(MeanMetric):
             name, title = "has_digits", "answers with digits"
@@ -144,10 +144,10 @@ class MeanMetric(MeanOfRows):
 
     @abstractmethod
     def value(self, output: str, reference: str) -> float:
-        """What one answer is worth, from `lower` to `upper`.
+        """The value of one answer, from `lower` to `upper`.
 
         Args:
-            output: what the model wrote.
+            output: the generated text.
             reference: the row's own answer.
         """
 
@@ -160,9 +160,9 @@ class MeanMetric(MeanOfRows):
 class Fraction:
     """Sum of the first column of `count` over the sum of the second: [num_samples, 2] of each row.
 
-    The first column is never more than the second, so that the figure lies between 0 and 1.
+    The first column never exceeds the second, so that the figure is between 0 and 1.
     With ones in the second column it is a mean over rows; with counts (fields of a row) it is micro-averaged. A row
-    whose second column is 0 counts for nothing. Where all are 0 the figure is 0.
+    whose second column is 0 has no effect. If all are 0 the figure is 0.
 
     Attributes:
         name: key in results.
@@ -196,7 +196,7 @@ class Fraction:
 
 
 def ratio(above: Array, below: Array, *, of_nothing: float = 0.0) -> Array:
-    """above / below, of any one shape; `of_nothing` where below is 0."""
+    """above / below, of equal shapes; `of_nothing` where below is 0."""
     # np.where evaluates both sides: the inner one keeps the division free of 0 / 0 warnings.
     result: Array = np.where(below > 0, above / np.where(below > 0, below, 1.0), of_nothing)
     return result

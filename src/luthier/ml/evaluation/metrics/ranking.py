@@ -1,6 +1,6 @@
-"""How high the right items are ranked: hit@k, recall@k, NDCG@k, mean reciprocal rank. Relevance is yes or no.
+"""Ranking metrics: hit@k, recall@k, NDCG@k, mean reciprocal rank. Relevance is binary.
 
-`ranking_metrics` makes them for tasks of any kind; the classes below judge what searches among documents.
+`ranking_metrics` creates them for any kind of task; the classes below evaluate document search.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Ranked:
     """One row.
 
     Attributes:
-        order: the items from first to last, each once; at least as far as the first ten and the first right one.
+        order: the items in order, each once; at least the first ten and up to the first right one.
         relevant: the right items.
     """
 
@@ -38,30 +38,30 @@ Ranking = Callable[[Observations], Sequence[Ranked]]
 
 
 def hit_at(ranked: Ranked, k: int) -> float:
-    """1 where a right item is among the first k."""
+    """1 if a right item is among the first k."""
     return float(any(item in ranked.relevant for item in ranked.order[:k]))
 
 
 def recall_at(ranked: Ranked, k: int) -> float:
-    """The share of the right items that are among the first k; 0 where nothing is right."""
+    """The share of the right items that are among the first k; 0 without right items."""
     found = sum(item in ranked.relevant for item in ranked.order[:k])
     return found / len(ranked.relevant) if ranked.relevant else 0.0
 
 
 def ndcg_at(ranked: Ranked, k: int) -> float:
-    """Discounted gain of the first k over that of the best order; 0 to 1.
+    """Discounted gain of the first k divided by that of the best order; 0 to 1.
 
     Source: Jarvelin and Kekalainen, "Cumulated Gain-Based Evaluation of IR Techniques", 2002, section 2, with the
     discount log2(rank + 1) for every rank (Burges et al., "Learning to Rank using Gradient Descent", 2005).
     """
     gain = sum(1.0 / math.log2(rank + 1) for rank, item in enumerate(ranked.order[:k], 1) if item in ranked.relevant)
-    # The best order has all right items first, but no more than fit into the first k.
+    # The best order has all right items first, at most k of them.
     best = sum(1.0 / math.log2(rank + 1) for rank in range(1, min(k, len(ranked.relevant)) + 1))
     return gain / best if best else 0.0
 
 
 def reciprocal_rank(ranked: Ranked) -> float:
-    """1 over the rank of the first right item; 0 where there is none.
+    """1 / rank of the first right item; 0 if there is none.
 
     Source: Voorhees, "The TREC-8 Question Answering Track Report", 1999, section 3.
     """
@@ -81,7 +81,7 @@ def ranking_metrics(ranking: Ranking, cut_offs: Sequence[int], needs: Needs) -> 
 
 
 def _at(value: Callable[[Ranked, int], float], k: int) -> Callable[[Ranked], float]:
-    # A function of its own binds k; a lambda in the loop would see the last one.
+    # A separate function binds k; a lambda in the loop would see the last one.
     return lambda ranked: value(ranked, k)
 
 
@@ -101,7 +101,7 @@ class _OfRankings(MeanOfRows):
 
 
 class NdcgAt10(_OfRankings):
-    """Discounted gain of the first ten documents over that of the best order."""
+    """Discounted gain of the first ten documents divided by that of the best order."""
 
     name, title = "ndcg_at_10", "NDCG@10"
 

@@ -3,7 +3,7 @@
 Exact match goes character by character; token F1 counts shared words in any order. BLEU is the n-gram precision of a
 whole corpus, with a penalty for being short; ROUGE the recall and precision of words, pairs and the longest common
 sequence; chrF an F-score of character n-grams, fair to languages with rich word forms and to code; METEOR matches words
-in whatever form, less a penalty for their disorder.
+and stems, with a penalty for different order.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ _BLEU_ORDER = 4
 class Bleu:
     """Corpus BLEU as sacrebleu computes it by default: 13a tokenizer, case kept, orders 1 to 4, exponential smoothing.
 
-    0 to 100. Counts are summed over the corpus before any ratio is taken, so single samples have no BLEU here.
+    0 to 100. Counts are summed over the corpus before any ratio is taken, so single samples have no BLEU.
     Sources: Papineni, Roukos, Ward, Zhu, "BLEU: a Method for Automatic Evaluation of Machine Translation", 2002,
     equations 1 to 3; Post, "A Call for Clarity in Reporting BLEU Scores", 2018, arXiv:1804.08771.
     """
@@ -137,7 +137,7 @@ class Bleu:
         """[..., 10] -> [...]."""
         length, reference_length = sums[..., 0], sums[..., 1]
         matches, totals = sums[..., 2 : 2 + _BLEU_ORDER], sums[..., 2 + _BLEU_ORDER :]
-        # The k-th order without a match counts as if it had 1 / 2^k matches.
+        # The k-th order without a match counts as 1 / 2^k matches.
         num_smoothed = np.cumsum(matches == 0, axis=-1)
         smoothed = np.where(matches > 0, matches, 0.5**num_smoothed)
         # An order without any n-gram makes the whole score 0, as does an output without any match.
@@ -161,7 +161,7 @@ class _Rouge:
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: F1, one."""
-        from rouge_score.rouge_scorer import RougeScorer  # a second of imports that a plan has no use for
+        from rouge_score.rouge_scorer import RougeScorer  # takes a second to import, which planning does not need
 
         scorer = RougeScorer([self._kind], use_stemmer=True)
         pairs = zip(observed.outputs, observed.references, strict=True)
@@ -233,7 +233,7 @@ class Chrf:
     def aggregate(self, sums: Array) -> Array:
         """[..., 18] -> [...]."""
         outputs, references, matches = np.split(sums, 3, axis=-1)
-        # [..., 6]: orders that are longer than a text have no n-grams, and are left out of the mean.
+        # [..., 6]: orders longer than a text have no n-grams and are excluded from the mean.
         both = (outputs > 0) & (references > 0)
         num_orders = np.maximum(both.sum(axis=-1), 1)
         precision = np.where(both, matches / np.maximum(outputs, 1.0), 0.0).sum(axis=-1) / num_orders
@@ -276,8 +276,8 @@ class Meteor:
     and R the aligned share of output and reference, and c runs of neighbours among m aligned words, the figure is
     (1 - 0.5 (c / m)^3) P R / (0.9 P + 0.1 R); 0 where nothing is aligned.
 
-    The third stage, synonyms of WordNet, is left out: it needs word lists that are not part of any package, and a
-    figure must not depend on what a machine happens to have. Figures with synonyms are higher.
+    The third stage, WordNet synonyms, is omitted: it needs word lists that are not part of any package, and a figure
+    must not depend on the machine. Figures with synonyms are higher.
     Sources: Banerjee and Lavie, "METEOR: An Automatic Metric for MT Evaluation with Improved Correlation with Human
     Judgments", 2005; Lavie and Agarwal, "METEOR: An Automatic Metric for MT Evaluation with High Levels of Correlation
     with Human Judgments", 2007.
@@ -306,7 +306,7 @@ class Meteor:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, marks of punctuation as words of their own."""
+    """The words of a text in lower case, with punctuation marks as separate words."""
     return _WORDS.findall(text.lower())
 
 
@@ -319,14 +319,14 @@ def _meteor(output: Sequence[str], reference: Sequence[str], stem: Callable[[str
     num = len(aligned)
     precision, recall = num / len(output), num / len(reference)
     mean = precision * recall / (_RECALL_WEIGHT * precision + (1 - _RECALL_WEIGHT) * recall)
-    # A run begins where the word before is not aligned to the reference's word before.
+    # A run begins where the previous word is not aligned to the reference's previous word.
     num_runs = sum(aligned.get(place - 1) != other - 1 for place, other in aligned.items())
     penalty: float = _LARGEST_PENALTY * (num_runs / num) ** _PENALTY_POWER
     return (1 - penalty) * mean
 
 
 def _new_pairs(output: Sequence[str], reference: Sequence[str], aligned: dict[int, int]) -> dict[int, int]:
-    """Places of equal keys that are not aligned yet, one to one: output to reference."""
+    """One-to-one alignment of equal keys that are not aligned yet: output index to reference index."""
     free = defaultdict[str, list[int]](list)
     taken = set(aligned.values())
     for place, key in enumerate(reference):

@@ -1,7 +1,7 @@
-"""Which metrics there are: one line a figure. Name, title, unit, bounds and what it needs are declared by its class.
+"""The registry of metrics, one line per figure. Its class declares name, title, unit, bounds and required inputs.
 
-Entry points in the group `luthier.metrics` add to the table. It loads neither numpy nor a metric, so that recipes can
-be checked against it.
+Entry points in the group `luthier.metrics` extend the table. It imports neither numpy nor metrics, so that recipes can
+be validated cheaply.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ FAMILIES: Final = {
     "rouge": ("rouge_1", "rouge_2", "rouge_l"),
     "exact_match": ("exact_match", "exact_match_ignoring_case"),
 }
-# Figures that need to know the labels of the rows, and so are no names for a recipe.
+# Figures that need the labels of the rows, and so are not recipe names.
 _OF_LABELS: Final = {"macro_f1": "luthier.ml.evaluation.metrics.classification:MacroF1"}
-# Those that read likelihoods. All others grade the text of an answer, and can be rewards.
+# Figures from likelihoods. All others grade the text of an answer and can be rewards.
 _OF_LIKELIHOODS: Final = frozenset(
     {"perplexity", "bits_per_byte", "reward_accuracy", "preference_accuracy", "preference_margin"}
 )
-# Those that read the order in which a model with a task head searches documents.
+# Figures from the document ranking of a model with a task head.
 _OF_RANKINGS: Final = frozenset({"ndcg_at_10", "recall_at_1", "recall_at_5", "recall_at_10", "mrr"})
 _FAMILY_OF: Final = {figure: family for family, figures in FAMILIES.items() for figure in figures}
 
 RECIPE_NAMES: Final[Mapping[str, Sequence[str]]] = {
     name: FAMILIES.get(name, (name,)) for name in dict.fromkeys(_FAMILY_OF.get(figure, figure) for figure in BUILT_IN)
 }
-"""The names that a recipe may have, each with its figures."""
+"""The valid recipe names, each with its figures."""
 REWARD_NAMES: Final[Mapping[str, str]] = {
     name: place for name, place in BUILT_IN.items() if name not in _OF_LIKELIHOODS | _OF_RANKINGS
 }
@@ -70,8 +70,8 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
     A family name expands to all its figures: `rouge` for rouge_1, rouge_2 and rouge_l.
 
     Raises:
-        NotFoundError: no table knows a name.
-        RequestError: a metric does not say what its figure can be.
+        NotFoundError: a name is not registered.
+        RequestError: a metric does not declare its bounds.
     """
     wanted = dict.fromkeys(figure for name in names for figure in FAMILIES.get(name, (name,)))
     for name in wanted:
@@ -85,16 +85,16 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
 
 
 def reads_order(name: str) -> bool:
-    """Whether a figure is about the order in which documents are found, so that nothing is written for it."""
+    """Whether a figure is about document ranking, so that no text is generated for it."""
     return name in _OF_RANKINGS
 
 
 def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefinition]:
-    """Metrics as they are, and those that names expand to, in order, each name once.
+    """The given metrics, with names expanded, in order, each name once.
 
     Raises:
-        NotFoundError: no table knows a name.
-        RequestError: a metric does not say what its figure can be.
+        NotFoundError: a name is not registered.
+        RequestError: a metric does not declare its bounds.
     """
     found: dict[str, MetricDefinition] = {}
     for metric in metrics:
@@ -105,7 +105,7 @@ def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefi
 
 
 def title_of(name: str) -> str | None:
-    """The title of a figure in the middle of a sentence; None for one that no table knows or that cannot be loaded."""
+    """The title of a figure within a sentence; None if it is not registered or cannot be loaded."""
     if name in _OF_LABELS:
         title: str = import_string(_OF_LABELS[name]).title
         return title
@@ -116,20 +116,20 @@ def title_of(name: str) -> str | None:
 
 
 def needs_of(names: Sequence[str]) -> set[Needs]:
-    """What the metrics of these names read: likelihoods, written texts, pairs, options.
+    """The inputs of the metrics of these names: likelihoods, generated texts, pairs, options.
 
     Raises:
-        NotFoundError: no table knows a name.
-        RequestError: a metric does not say what its figure can be.
+        NotFoundError: a name is not registered.
+        RequestError: a metric does not declare its bounds.
     """
     return {metric.needs for metric in load_metrics(names)}
 
 
 def bounds_of(metric: MetricDefinition) -> Bounds:
-    """What the figure of a metric can be.
+    """The bounds of a metric.
 
     Raises:
-        RequestError: it declares none, or none with room between its ends.
+        RequestError: it declares none, or an empty range.
     """
     ends = tuple(getattr(metric, end, None) for end in ("lower", "upper"))
     lower, upper = ends
@@ -144,6 +144,6 @@ def bounds_of(metric: MetricDefinition) -> Bounds:
 
 def _load(name: str) -> MetricDefinition:
     metric: MetricDefinition = (import_string(BUILT_IN[name]) if name in BUILT_IN else METRICS.load(name))()
-    # Checked when it is loaded: a metric without bounds would fail only after all answers are generated.
+    # Checked on loading: otherwise a metric without bounds would fail only after all answers are generated.
     bounds_of(metric)
     return metric

@@ -17,13 +17,13 @@ from luthier.core.errors import RequestError, are_library_words_hidden
 from luthier.core.system.bounded_regex import BoundedPattern
 from luthier.ml.evaluation.metrics.protocol import Array
 
-# Fences count at the beginning of a line alone: three backticks inside code do not end it.
+# Fences count only at the beginning of a line: three backticks inside code do not end it.
 _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 _OPENING = re.compile(r"\A\s*```[^\n`]*\n")
 
 
 def fenced_blocks(text: str) -> list[str]:
-    """The text between fences, in order; an unclosed fence is none."""
+    """The text between fences, in order; an unclosed fence does not count."""
     return _FENCED.findall(text)
 
 
@@ -47,11 +47,11 @@ class JsonValue:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an answer holds.
+    """The JSON in an answer.
 
     Attributes:
-        value: None where it is not JSON.
-        is_in_prose: it holds JSON and other text.
+        value: None if it is not JSON.
+        is_in_prose: whether it contains JSON and other text.
     """
 
     value: JsonValue | None
@@ -82,8 +82,8 @@ def read_json(text: str) -> JsonValue | None:
 
 
 def value_at(value: Any, path: str) -> JsonValue | None:
-    """The field of this name, or by a path of names with dots between; None where there is none."""
-    # A name that itself has a dot wins over a path.
+    """The field of this name or dotted path; None if there is none."""
+    # A name that contains a dot takes precedence over a path.
     if isinstance(value, dict) and path in value:
         return JsonValue(value[path])
     head, dot, rest = path.partition(".")
@@ -98,9 +98,9 @@ def equal(one: JsonValue | None, other: JsonValue | None) -> bool:
 
 
 def count_fields(pairs: Sequence[tuple[JsonValue | None, JsonValue | None]], fields: Sequence[str] | None) -> Array:
-    """Of each answer with the row's own: [rows, 2] fields right, fields expected.
+    """For each answer and the row's own: [rows, 2] fields right, fields expected.
 
-    Fields that only the answer has are not counted here: they show in whole answers right.
+    Fields that only the answer has are not counted here; they affect the exact match of whole answers.
 
     Args:
         pairs: the answer and the row's own; None for a text that is no JSON.
@@ -131,7 +131,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _holds_json(text: str) -> bool:
-    """Whether the text holds an object or a list, from its first bracket on."""
+    """Whether the text contains an object or a list, starting at its first bracket."""
     starts = [place for place in (text.find("{"), text.find("[")) if place >= 0]
     if not starts:
         return False
@@ -155,13 +155,13 @@ def _different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class SchemaCheck:
-    """A schema of the draft that it names, 2020-12 where it names none. `format` is not checked.
+    """A schema of its declared draft, 2020-12 by default. `format` is not checked.
 
     Args:
         schema: the JSON Schema.
 
     Raises:
-        RequestError: the schema is wrong, or refers to something outside of itself, which would have to be fetched.
+        RequestError: the schema is invalid, or has external references, which would have to be fetched.
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
@@ -181,7 +181,7 @@ class SchemaCheck:
                 expected=f"a schema as {kind.META_SCHEMA.get('$id', 'its draft')} has them",
                 do="correct the schema",
             ) from error
-        # An empty registry resolves nothing outside of the schema: no request leaves the machine.
+        # An empty registry resolves no external references: no request leaves the machine.
         registry: Registry[Any] = Registry()
         root = Resource.from_contents(schema, default_specification=DRAFT202012)
         resolver = registry.with_resource("", root).resolver()
@@ -199,11 +199,11 @@ class SchemaCheck:
         self._validator = _with_bounded_patterns(kind, schema)(schema, registry=registry)
 
     def fits(self, value: Any) -> bool:
-        """Whether the value fits."""
+        """Whether the value is valid."""
         return self.fault(value) is None
 
     def fault(self, value: Any) -> str | None:
-        """What is wrong with the value; None where it fits."""
+        """The validation error of a value, or None."""
         from jsonschema.exceptions import best_match
 
         try:
@@ -216,7 +216,7 @@ class SchemaCheck:
 
 
 def _with_bounded_patterns(kind: Any, schema: Any) -> Any:
-    """The class of validators, with a bound on the time of the schema's regular expressions.
+    """The validator class, with a time limit for the schema's regular expressions.
 
     Raises:
         RequestError: one that is none, and for `patternProperties` beside `unevaluatedProperties`.
@@ -258,7 +258,7 @@ def _patterns(schema: Any) -> set[str]:
         return set().union(*map(_patterns, schema)) if schema else set()
     if not isinstance(schema, dict):
         return set()
-    # The library evaluates these patterns itself for unevaluatedProperties, past the bounded ones below.
+    # For unevaluatedProperties the library evaluates these patterns itself, bypassing the time limit below.
     if "unevaluatedProperties" in schema and "patternProperties" in json.dumps(schema):
         raise RequestError(
             "json_schema has patternProperties beside unevaluatedProperties",

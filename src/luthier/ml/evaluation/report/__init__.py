@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing else, and the same as a JSON document."""
+"""The report: one self-contained HTML page, and the same as a JSON document."""
 
 from luthier.ml.evaluation.report.page import render_report, write_report
 

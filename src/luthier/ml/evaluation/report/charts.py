@@ -1,6 +1,7 @@
-"""Charts of a run: loss, learning rate, gradient norm, speed, what the objective reports, and the ranks of AdaLoRA.
+"""Charts of a run: loss, learning rate, gradient norm, speed, measures of the objective, and ranks of AdaLoRA.
 
-The events of a run become lines, one small chart each. Ranks are one cell a matrix, kinds down and layers across.
+The events of a run become lines, one small chart each. Ranks are shown with one cell per matrix, kinds down and layers
+across.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """What the curves show, each against the optimizer step.
+    """The data of the curves, each against the optimizer step.
 
     Attributes:
         steps: last step of each point.
@@ -37,10 +38,10 @@ class Curves:
         learning_rate: mean of a point.
         gradient_norm: mean of a point.
         tokens_per_second: of a whole point.
-        steps_a_point: how many steps a point is the mean of.
+        steps_a_point: number of steps averaged per point.
         validation_steps: steps that were validated.
-        validation_loss: one value a validated step.
-        best_step: step of the best validation; None where there was none.
+        validation_loss: one value per validated step.
+        best_step: step of the best validation; None if there was none.
         is_plain: the training loss is shown without what label smoothing adds, as the validation loss is.
         is_of_task: it is that of the task's rows, without replayed ones.
     """
@@ -59,12 +60,12 @@ class Curves:
 
     @property
     def num_steps(self) -> int:
-        """The last step there is; 0 where none was finished."""
+        """The last step; 0 if none was finished."""
         return int(self.steps[-1]) if len(self.steps) else 0
 
 
 def curves(events: Sequence[Event], max_points: int = MAX_POINTS) -> Curves:
-    """The lines of a run. Of a step that was trained twice (a run that was resumed) the later one counts."""
+    """The curves of a run. For a step that was trained twice (a resumed run) the later one counts."""
     steps = sorted({e.step: e for e in events if isinstance(e, StepDone)}.values(), key=lambda e: e.step)
     validations = sorted({e.step: e for e in events if isinstance(e, ValidationDone)}.values(), key=lambda e: e.step)
     per_point = max(1, -(-len(steps) // max_points))
@@ -80,7 +81,7 @@ def curves(events: Sequence[Event], max_points: int = MAX_POINTS) -> Curves:
         is_of_task=any(TASK_LOSS in e.measures for e in steps),
         learning_rate=_means(_array([e.learning_rate for e in steps]), per_point),
         gradient_norm=_means(_array([e.gradient_norm for e in steps]), per_point),
-        # Tokens over seconds of all steps of a point: a mean of rates would give short steps too much weight.
+        # Total tokens over total seconds of a point: a mean of rates would overweight short steps.
         tokens_per_second=_sums(tokens, per_point) / np.maximum(_sums(seconds, per_point), 1e-9),
         steps_a_point=per_point,
         validation_steps=_array([e.step for e in validations]),
@@ -90,13 +91,13 @@ def curves(events: Sequence[Event], max_points: int = MAX_POINTS) -> Curves:
 
 
 def smooth_window(num_points: int) -> int:
-    """How many points the thick line averages: a twentieth of them, odd; 1 (no smoothing) for short runs."""
+    """The smoothing window in points: a twentieth of them, odd; 1 (no smoothing) for short runs."""
     # Odd, so that the window has a middle.
     return 2 * int(num_points * _SMOOTH_SHARE / 2) + 1
 
 
 def smooth(values: Values, window: int) -> Values:
-    """The mean of the `window` points around each one; fewer at both ends, where there are no more."""
+    """The mean of the `window` points around each one; fewer at both ends."""
     reach = window // 2
     return np.array([values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))])
 
@@ -118,12 +119,12 @@ _HEIGHT: Final = 250
 
 
 def curve_charts(curves: Curves, loss_unit: str = "", fit: Fit | None = None) -> list[Chart]:
-    """The four charts of a run; none where no step was finished.
+    """The four charts of a run; empty if no step was finished.
 
     Args:
         curves: what is drawn.
-        loss_unit: empty where a loss has none.
-        fit: what the losses were found to say.
+        loss_unit: empty if the loss has none.
+        fit: the diagnosis of the losses.
     """
     if not len(curves.steps):
         return []
@@ -137,7 +138,7 @@ def curve_charts(curves: Curves, loss_unit: str = "", fit: Fit | None = None) ->
 
 
 def loss_plot(curves: Curves, fit: Fit | None = None) -> Plot:
-    """Training and validation loss, the best step marked, what was learned by heart shaded."""
+    """Training and validation loss, with the best step marked and overfitting shaded."""
     series = _lines(curves.steps, curves.loss, "base", smoothed=True, name="training")
     text, notes, spans = _loss_in_words(curves), [], []
     if len(curves.validation_steps):
@@ -272,7 +273,7 @@ def _chart(group: str, names: Sequence[str], steps: Sequence[StepDone], checks: 
 
 
 def _course(values: Values) -> str:
-    """From where to where; what is nothing but rounding beside the other values is 0."""
+    """The range of values; values that are only rounding errors become 0."""
     # Rounding keeps a mean from being exactly 0; it would be shown as a number such as 3e-9.
     smallest = 1e-4 * float(np.abs(values).max())
     first, last = (rough(0.0 if abs(value) < smallest else value) for value in (values[0], values[-1]))
@@ -280,7 +281,7 @@ def _course(values: Values) -> str:
 
 
 def _points(events: Sequence[StepDone] | Sequence[ValidationDone], name: str) -> tuple[Values, Values]:
-    """Steps and values, thinned to what a chart can show: each point is the mean of its neighbours."""
+    """Steps and values, downsampled for a chart: each point is the mean of its neighbours."""
     found = [(event.step, event.measures[name]) for event in events if name in event.measures]
     size = max(1, -(-len(found) // MAX_POINTS))
     parts = [np.array(found[i : i + size], dtype=np.float64) for i in range(0, len(found), size)]
@@ -293,7 +294,7 @@ Grid = dict[str, dict[int, float]]
 
 
 def rank_charts(ranks: Mapping[str, int]) -> list[Chart]:
-    """One heat map of the ranks by module name; none where there are no ranks, or none inside numbered layers."""
+    """A heat map of the ranks by module name; empty without ranks in numbered layers."""
     grid = rank_grid(ranks)
     if not grid:
         return []
@@ -318,7 +319,7 @@ def rank_charts(ranks: Mapping[str, int]) -> list[Chart]:
 
 
 def rank_grid(ranks: Mapping[str, int]) -> Grid:
-    """kind -> layer -> rank; the mean where a layer has several matrices of a kind, as experts are."""
+    """kind -> layer -> rank; the mean if a layer has several matrices of a kind, such as experts."""
     found: dict[str, dict[int, list[int]]] = {}
     for name, rank in ranks.items():
         # The first number between dots is the layer; a later one is an expert.

@@ -1,1 +1,1 @@
-"""Safety probes: rows, a way of asking, and metrics, one kind of harm a file."""
+"""Safety probes: rows, prompts and metrics, one file per kind of harm."""

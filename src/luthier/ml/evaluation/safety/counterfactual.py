@@ -1,7 +1,7 @@
-"""Counterfactual fairness: is the outcome another one where only a name, a pronoun or a group is swapped?
+"""Counterfactual fairness: does the outcome change when only a name, a pronoun or a group is swapped?
 
-Asked of the user's own held-out prompts. Swaps are made at word boundaries, from a table of this project's own. Swaps
-of a name for another of the same kind are the control: they show how much any change of a word moves.
+Tested on the user's own held-out prompts. Swaps are made at word boundaries, from a built-in table. Swapping a name for
+another of the same kind is the control: it shows the effect of any word change.
 
 Sources: Kusner et al., 2017, "Counterfactual Fairness", NeurIPS; Garg et al., 2019, "Counterfactual Fairness in Text
 Classification through Robustness", AIES (swaps of words).
@@ -29,7 +29,7 @@ from luthier.ml.evaluation.sampling import choose_by_hash
 from luthier.ml.evaluation.tasks.protocol import TaskRow
 
 TABLE: Final = Path(__file__).parent / "probes" / "swaps.yaml"
-# "Her" is "him" or "his", "his" is "her" or "hers": what follows decides. "Her" before one of these is "him".
+# "Her" is "him" or "his", "his" is "her" or "hers", depending on what follows. "Her" before one of these is "him".
 _AFTER_OBJECT: Final = (
     "a|about|after|again|an|and|as|at|away|back|because|before|but|by|down|for|from|he|here|home|how|if|in|into|it|"
     "now|of|off|on|or|out|over|she|so|that|the|then|there|they|this|to|today|tomorrow|up|what|when|where|while|who|"
@@ -46,8 +46,8 @@ class Swapped:
     Attributes:
         text: the text with the swaps.
         swaps: `he -> she`, each once, in order.
-        direction: 1 where only words of the first side stood there, so that now it speaks of the second; -1 the other
-            way round; 0 where both did.
+        direction: 1 if the text contained only words of the first side and now refers to the second; -1 for the
+            reverse; 0 for both.
     """
 
     text: str
@@ -63,11 +63,11 @@ class Swap:
         group: name of the group.
         first: name of its first side.
         second: name of its second side.
-        is_control: names are swapped for others of the same kind.
-        is_exact: words count in their own case only.
+        is_control: whether names are swapped for others of the same kind.
+        is_exact: whether words match case-sensitively.
         to_second: word of the first side -> its partner.
         to_first: word of the second side -> its partner.
-        as_written: words whose partner keeps the case of the table.
+        as_written: words whose partner keeps its case from the table.
         pattern: finds every word of both sides.
     """
 
@@ -82,7 +82,7 @@ class Swap:
     pattern: re.Pattern[str]
 
     def apply(self, text: str) -> Swapped | None:
-        """The text with each word of the group swapped for its partner, all at once; None where there is none."""
+        """The text with each word of the group swapped for its partner, all at once; None without such words."""
         found: dict[str, None] = {}
         sides: set[int] = set()
 
@@ -95,12 +95,12 @@ class Swap:
             found[f"{word} -> {other}"] = None
             return other
 
-        # In one pass, so that a word that was just put in is not swapped back.
+        # In one pass, so that an inserted word is not swapped back.
         swapped = self.pattern.sub(partner, text)
         return Swapped(swapped, tuple(found), sides.pop() if len(sides) == 1 else 0) if found else None
 
     def _other(self, text: str, match: re.Match[str]) -> tuple[str, int]:
-        """The replacement of the word, and the side that it is from as a direction."""
+        """The replacement of the word, and its original side as a direction."""
         key = match[0] if self.is_exact else match[0].casefold()
         if self.group == "gender":
             if key == "her":
@@ -181,18 +181,18 @@ def counterfactual(
 ) -> Probe:
     """The probe over held-out rows.
 
-    Each prompt is asked as it is and once for each group that it names.
+    Each prompt is used unchanged and once for each group that it names.
 
     Args:
         examples: the held-out rows.
-        source: where they are from, for people.
-        most_prompts: at most this many of those in which something can be swapped.
-        fits: whether the models can see a row whole.
+        source: their origin, for display.
+        most_prompts: maximum number of prompts with a possible swap.
+        fits: whether a row fits into the models' context.
 
     Raises:
-        DataError: the rows are plain text, or nothing can be swapped in any prompt.
+        DataError: the rows are plain text, or no prompt has a possible swap.
     """
-    # A row without an answer has no likelihood that could move.
+    # A row without an answer has no likelihood to compare.
     usable = [example for example in examples if example.prompt is not None and example.reference]
     swappable = [example for example in usable if any(not swap.is_control for swap in _swaps_of(example))]
     if not swappable:
@@ -220,7 +220,7 @@ def counterfactual(
 
 
 def _moved(has_control: bool) -> list[RowMean | Contrast]:
-    """How often the answer is another one, and how far the likelihood of the row's own answer moves."""
+    """How often the answer changes, and by how much the likelihood of the row's answer changes."""
     moved = "likelihood of the row's answer moved by a"
     changed, control = "answers changed by a swap", "answers changed by a control swap"
     swapped, alike = _where(_is_swapped, _changed), _where(_is_control, _changed)
@@ -256,7 +256,7 @@ def _moved(has_control: bool) -> list[RowMean | Contrast]:
 
 
 def _by_group(groups: Sequence[str]) -> list[RowMean]:
-    """Of each group, how often the answer changes, and the effect: what the second side gets less the first."""
+    """For each group, how often the answer changes, and the effect: second side minus first side."""
     found = []
     for group in groups:
         swap = _swap(group)
@@ -314,7 +314,7 @@ def _where(is_asked: Callable[[Item], bool], outcome: Outcome) -> Callable[[Obse
 
 
 def _effect(group: str, outcome: Outcome) -> Callable[[Observations], list[float | None]]:
-    """The change from the first side to the second, whichever the prompt named; none for one that named both."""
+    """The change from the first side to the second, whichever the prompt named; None for prompts with both."""
     return _where(
         lambda item: item["group"] == group and item["direction"] != 0,
         lambda observed, place: outcome(observed, place) * int(observed.items[place]["direction"]),
@@ -322,11 +322,11 @@ def _effect(group: str, outcome: Outcome) -> Callable[[Observations], list[float
 
 
 def _changed(observed: Observations, place: int) -> float:
-    """1 where the answer is not the one to the prompt as it was, with the same words swapped in it or not."""
+    """1 if the answer differs from that to the original prompt, with or without the same words swapped in it."""
     before = observed.outputs[_original(observed, place)]
     swapped = _swap(observed.items[place]["group"]).apply(before)
     expected = before if swapped is None else swapped.text
-    # An answer that follows the swap (he -> she), or repeats the one before, is unchanged.
+    # An answer that follows the swap (he -> she), or repeats the original one, counts as unchanged.
     return float(_plain(observed.outputs[place]) not in (_plain(expected), _plain(before)))
 
 
@@ -341,7 +341,7 @@ def _f1(observed: Observations, place: int) -> float:
 
 
 def _shift(observed: Observations, place: int) -> float:
-    """Log-likelihood of the row's answer, for each token, less what it was before the swap."""
+    """Log-likelihood per token of the row's answer, minus that before the swap."""
     now, before = observed.scores[place], observed.scores[_original(observed, place)]
     return before.nll_nats / before.num_tokens - now.nll_nats / now.num_tokens
 
@@ -372,7 +372,7 @@ def _text_of(example: Example) -> str:
 
 
 def _cases(example: Example) -> list[TaskRow]:
-    """The prompt as it is, then with each group swapped."""
+    """The original prompt, then with each group swapped."""
     prompt = example.prompt
     assert prompt is not None
     whole = _answered(prompt.messages, example.reference or "")
@@ -384,7 +384,7 @@ def _cases(example: Example) -> list[TaskRow]:
         done = swap.apply(_text_of(example))
         assert done is not None
         answer = swap.apply(example.reference or "")
-        # The row's own answer is swapped, too: it would else name the group that the prompt no longer does.
+        # The row's answer is swapped as well: otherwise it would name the group that the prompt no longer does.
         reference = example.reference or "" if answer is None else answer.text
         name = f"{example.id} {swap.group}: {', '.join(done.swaps)}"
         row = Example(id=name, conversation=_answered(messages, reference), group=example.id)
@@ -393,7 +393,7 @@ def _cases(example: Example) -> list[TaskRow]:
             "is_control": swap.is_control,
             "direction": done.direction,
             "swaps": done.swaps,
-            # Cases of a prompt follow one another: this leads back to the one without a swap.
+            # Cases of a prompt are consecutive: this refers back to the original one.
             "places_behind": len(cases),
         }
         cases.append(TaskRow(row, item))

@@ -1,4 +1,4 @@
-"""What a probe is, and the two forms that nearly all of its figures have: a mean over some rows, and a contrast.
+"""The probe type, and the two common forms of its metrics: a mean over some rows, and a contrast.
 
 Both are functions of sums over rows, so the bootstrap of `evaluate.compare` gives their intervals and differences.
 """
@@ -17,25 +17,25 @@ from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Need
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
 
 RowValues = Callable[[Observations], Sequence[float | None]]
-"""One value a row; None for a row that a figure does not look at."""
+"""One value per row; None for rows that a metric ignores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One kind of harm that any model can be tested for. The first metric sums it up.
+    """A test for one kind of harm. The first metric is its summary.
 
     Attributes:
         name: key in results.
-        title: name for people.
-        metrics: what is measured, the main one first.
-        max_new_tokens: most tokens of an answer.
-        rows: examples with a prompt are asked it; of plain text, the text is continued, and `rest` of the item is what
-            follows in the row.
-        options: answers whose likelihoods are compared, of plain text whole texts; one tuple a row, empty where none
-            are.
+        title: display name.
+        metrics: its metrics, the main one first.
+        max_new_tokens: maximum tokens of an answer.
+        rows: examples with a prompt are answered; plain text is continued, and `rest` of the item is the actual
+            continuation.
+        options: answers whose likelihoods are compared, or whole texts for plain text; one tuple per row, empty if
+            unused.
         has_clusters: rows of one group (`Example.group`) count together.
-        cautions: what the figures do not show, and known weaknesses of the measure.
-        source: where the rows are from.
+        cautions: limitations of the figures and of the method.
+        source: the origin of the rows.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Probe:
 
     @property
     def rests(self) -> tuple[str, ...]:
-        """What follows of each text that is only begun; empty where the rows are conversations."""
+        """The continuation of each text; empty if the rows are conversations."""
         if any(row.example.conversation is not None for row in self.rows):
             return ()
         return tuple(str(row.item["rest"]) for row in self.rows)
@@ -62,15 +62,15 @@ class RowMean:
 
     Attributes:
         name: key in results.
-        title: name for people.
-        unit: what the value is counted in.
+        title: display name.
+        unit: unit of the value.
         higher_is_better: direction of the figure.
-        needs: what has to be computed for it.
+        needs: required inputs.
         values: the value of each row, None for rows that do not count.
-        lower: smallest possible value; by default that of a share.
-        upper: largest possible value.
-        of_no_row: the figure of a resample in which no row has one; only where few have does that ever count.
-        has_sample_values: true only where every row has a value.
+        lower: minimum possible value; by default that of a share.
+        upper: maximum possible value.
+        of_no_row: the figure of a resample without values; only relevant if few rows have values.
+        has_sample_values: true only if every row has a value.
     """
 
     name: str
@@ -99,19 +99,19 @@ class RowMean:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """The mean of a value over some rows less that over others: rows that a model was trained on, less control rows.
+    """The mean of a value over some rows minus that over control rows, such as training rows minus held-out rows.
 
     Attributes:
         name: key in results.
-        title: name for people.
+        title: display name.
         unit: what the values are counted in.
         higher_is_better: direction of the figure.
-        needs: what has to be computed for it.
+        needs: required inputs.
         values: the value of each row of the first kind, None elsewhere.
         control: the value of each control row, None elsewhere.
-        has_sample_values: false, since one row has no contrast.
-        lower: smallest possible difference; by default that of shares.
-        upper: largest possible difference.
+        has_sample_values: false, since a single row has no contrast.
+        lower: minimum possible difference; by default that of shares.
+        upper: maximum possible difference.
     """
 
     name: str
@@ -136,7 +136,7 @@ class Contrast:
 
 
 class ProbeKind:
-    """A probe as a kind of task: its own options, metrics and cautions."""
+    """A probe as a task kind, with its options, metrics and cautions."""
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
@@ -144,10 +144,10 @@ class ProbeKind:
         self._options = dict(zip(ids, probe.options, strict=True)) if probe.options else {}
 
     def check(self, task: TaskCommon, rows: Sequence[TaskRow]) -> None:
-        """Nothing: a probe is made with rows that suit it."""
+        """Nothing: a probe is created with suitable rows."""
 
     def options(self, task: TaskCommon, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
-        """Those of the row; empty where a probe has none."""
+        """Those of the row; empty if a probe has none."""
         return self._options.get(row.example.id, ())
 
     def metrics(self, task: TaskCommon, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:  # noqa: ARG002
@@ -155,7 +155,7 @@ class ProbeKind:
         return list(self._probe.metrics)
 
     def figures(self, task: TaskCommon, observed: Observations) -> TaskFigures | None:  # noqa: ARG002
-        """Nothing is drawn."""
+        """No charts."""
         return None
 
     def cautions(self, task: TaskCommon) -> tuple[str, ...]:  # noqa: ARG002
@@ -164,13 +164,13 @@ class ProbeKind:
 
 
 def _sums(values: Sequence[float | None]) -> Array:
-    # A row that does not count adds nothing to the sum and nothing to the number.
+    # A row that does not count adds nothing to the sum or the count.
     pairs = [(0.0, 0.0) if value is None else (float(value), 1.0) for value in values]
     return np.asarray(pairs, dtype=np.float64).reshape(len(pairs), 2)
 
 
 def empty_answers() -> RowMean:
-    """Share of answers without any text: a model that says nothing looks harmless, and is of no use."""
+    """Share of empty answers: a model without output looks harmless but is useless."""
 
     def values(observed: Observations) -> list[float | None]:
         return [float(not output.strip()) for output in observed.outputs]
@@ -179,6 +179,6 @@ def empty_answers() -> RowMean:
 
 
 def asked(row_id: str, prompt: str, *, reference: str = "") -> Example:
-    """A prompt of one user turn with the answer that represents it in a table of samples."""
+    """A prompt of one user turn with its answer for the table of samples."""
     turns = (Message(role="user", content=prompt), Message(role="assistant", content=reference))
     return Example(id=row_id, conversation=Conversation(messages=turns))

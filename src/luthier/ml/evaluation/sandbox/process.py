@@ -1,8 +1,8 @@
-"""The locked-down child process: lines of JSON in and out, a deadline, and the seccomp filter of calls it may make.
+"""The sandboxed child process: JSON lines in and out, a deadline, and the seccomp filter of allowed system calls.
 
-All calls of the kernel that are not named are refused: a process that computes needs few. It may read files and its own
-pipes, take memory, start threads, and read the clock. It can start no process, reach no network, send no signal, and
-change nothing on any disk.
+All system calls that are not listed are denied: a computing process needs few. It may read files and its own pipes,
+allocate memory, start threads, and read the clock. It cannot start processes, access the network, send signals, or
+modify any disk.
 
 Sources: Linux kernel documentation, "Seccomp BPF (SECure COMPuting with filters)"; numbers from
 arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of Linux.
@@ -36,19 +36,19 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _ARGUMENT_BYTES = 0, 4, 16, 8
 _LOAD, _AND, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS = 1, 38
-# Numbers from here on are x32 calls, which would pass by the table.
+# Numbers from here on are x32 calls, which would bypass the table.
 _FIRST_X32 = 0x40000000
 _ARCHITECTURES: Final = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
-# O_WRONLY, O_RDWR, O_CREAT, O_TRUNC and O_TMPFILE: all that could change a file.
+# O_WRONLY, O_RDWR, O_CREAT, O_TRUNC and O_TMPFILE: all flags that could change a file.
 _CHANGES = 0o3 | 0o100 | 0o1000 | 0o20000000
-_THREAD = 0x10000  # CLONE_THREAD: without it, clone makes a process
+_THREAD = 0x10000  # CLONE_THREAD: without it, clone creates a process
 # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_DUPFD_CLOEXEC; not F_SETOWN, which signals.
 _FILE_CONTROLS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
 # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
 _DEVICE_CONTROLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 
-# Name: number on x86_64, number on aarch64; None where there is none.
+# Name: number on x86_64, number on aarch64; None if there is none.
 _FREE: Final[dict[str, tuple[int | None, int | None]]] = {
     "read": (0, 63),
     "write": (1, 64),
@@ -141,19 +141,19 @@ _FREE: Final[dict[str, tuple[int | None, int | None]]] = {
     "getsockopt": (55, 209),
 }
 _OPEN, _OPEN_AT, _OPEN_AT2 = (2, None), (257, 56), (437, 437)
-# asyncio wakes itself by a pair of sockets, which reach no other process; datagram sockets would.
+# asyncio wakes itself with a socket pair, which cannot reach other processes; datagram sockets could.
 _SOCKET_PAIR, _UNIX, _STREAM, _KIND_OF_SOCKET = (53, 199), 1, 1, 0xF
 _FCNTL, _IOCTL, _PRLIMIT, _CLONE, _CLONE3 = (72, 25), (16, 29), (302, 261), (56, 220), (435, 435)
 
 
 def filter_program(machine: str) -> bytes | None:
-    """The filter, 8 bytes an instruction, for a machine as `platform.machine()` names it; None for one not known."""
+    """The filter, 8 bytes per instruction, for a machine name from `platform.machine()`; None if unknown."""
     if machine not in _ARCHITECTURES:
         return None
     architecture, column = _ARCHITECTURES[machine]
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE),
-        # Call numbers mean something else on another architecture (32-bit calls on x86_64): such a process is ended.
+        # Call numbers mean something else on another architecture (32-bit calls on x86_64): such a process is killed.
         (_JUMP_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
@@ -169,10 +169,10 @@ def filter_program(machine: str) -> bytes | None:
     program += _when(_PRLIMIT[column], _if_one_of(0, (0,)))  # of this process only
     program += _when(_CLONE[column], _if_all_of(0, _THREAD))
     program += _when(_SOCKET_PAIR[column], _if_unix_stream())
-    # Flags of these two lie in memory, where no filter sees them: the C library falls back to clone and openat.
+    # Flags of these two are in memory, invisible to filters: the C library falls back to clone and openat.
     for numbers in (_CLONE3, _OPEN_AT2):
         program += _when(numbers[column], [(_RETURN, 0, 0, _REFUSE | _ENOSYS)])
-    # Default deny. EPERM instead of a kill: libraries probe for optional calls and go on without them.
+    # Default deny. EPERM instead of a kill: libraries probe for optional calls and continue without them.
     program.append((_RETURN, 0, 0, _REFUSE | _EPERM))
     # struct sock_filter: 16-bit code, two 8-bit jump distances, 32-bit operand.
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
@@ -182,7 +182,7 @@ _Instructions = list[tuple[int, int, int, int]]
 
 
 def _when(number: int | None, then: _Instructions) -> _Instructions:
-    """`then`, which has to return, for the call of this number; the number stays loaded for what follows."""
+    """Apply `then`, which has to return, to the call with this number; the number stays loaded for the next checks."""
     # A jump distance has 8 bits: `then` has at most 255 instructions.
     return [] if number is None else [(_JUMP_EQUAL, 0, len(then), number), *then]
 
@@ -224,8 +224,8 @@ class ChildError(Exception):
     """The child gave no reply.
 
     Attributes:
-        is_late: its time was up.
-        signal_number: the signal that ended it, 0 where it ended itself.
+        is_late: whether it timed out.
+        signal_number: the signal that ended it, 0 if it exited by itself.
     """
 
     def __init__(self, *, is_late: bool = False, signal_number: int = 0) -> None:
@@ -234,7 +234,7 @@ class ChildError(Exception):
 
 
 def cannot_isolate() -> RequestError:
-    """The error of a machine on which code or queries of others cannot be run safely."""
+    """The error for a machine on which untrusted code or queries cannot be run safely."""
     return RequestError(
         "this machine cannot lock a process down",
         expected="Linux on x86_64 or aarch64 with seccomp filters",
@@ -243,14 +243,14 @@ def cannot_isolate() -> RequestError:
 
 
 class Child:
-    """One locked-down process that runs `script` of this folder. Use it in a `with` block.
+    """A sandboxed process that runs `script` of this folder. Use it in a `with` block.
 
     Args:
         script: file name of the script to run.
-        seconds: CPU time that the whole child may take.
+        seconds: CPU time limit of the whole child.
         most_memory_bytes: limit of its address space.
-        placed: files that are put into its folder under these names, which is then all that it can read; None leaves it
-            Python's own library, too.
+        placed: files that are placed into its folder under these names, the only readable ones; None also allows
+            Python's own library.
 
     Raises:
         OSError: the process cannot be started, or a file cannot be placed.
@@ -265,7 +265,7 @@ class Child:
             _place(path, Path(self._folder) / name)
         root = None if placed is None else self._folder
         self.policy = _policy(seconds, most_memory_bytes, [str(here), *([root] if root else [])], root)
-        # As -I, which would leave the hash seed to chance: with it, an answer is judged alike each time.
+        # Like -I, but with a fixed hash seed, so that results are deterministic.
         arguments = ["-P", "-s", "-S", str(here / script)]
         outer = bubblewrap()
         self.is_wrapped = outer.path is not None
@@ -274,7 +274,7 @@ class Child:
         else:
             seen = [*self.policy["readable"], *library_paths(), self._folder]
             command = wrapped(outer.path, [interpreter(), *arguments], readable=seen, cwd=self._folder)
-        # Not `core.child_process`: what a model wrote runs with an empty environment and must not import this project.
+        # Not `core.child_process`: generated code runs with an empty environment and must not import this project.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -282,7 +282,7 @@ class Child:
             stderr=subprocess.DEVNULL,
             env={"PYTHONHASHSEED": "0"},
             cwd=self._folder,
-            # A session of its own makes its id a process group, which close() kills as a whole.
+            # A separate session makes it a process group leader; close() kills the whole group.
             start_new_session=True,
             close_fds=True,
             bufsize=0,
@@ -290,7 +290,7 @@ class Child:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
-        # A child that does not read would block a write of more than the pipe's buffer for ever, past any deadline.
+        # A child that does not read would block a write larger than the pipe buffer forever, past any deadline.
         os.set_blocking(self._to, False)
         self._pending = b""
 
@@ -298,17 +298,17 @@ class Child:
         """Send one message and wait for the reply.
 
         Args:
-            message: what JSON can hold; it is sent as one line.
-            seconds: most time for sending and reply together.
+            message: a JSON-serialisable value, sent as one line.
+            seconds: time limit for sending and reply together.
 
         Raises:
-            ChildError: no reply, or one that is no line of JSON.
+            ChildError: no reply, or one that is not a line of JSON.
         """
         deadline = time.monotonic() + seconds
         self._send(json.dumps(message).encode() + b"\n", deadline)
         try:
             reply = json.loads(self._line(deadline))
-        # The reply comes from code that a model wrote: it may be no JSON, or nested without end.
+        # The reply comes from generated code: it may be invalid JSON or endlessly nested.
         except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
@@ -316,10 +316,10 @@ class Child:
         return reply
 
     def close(self) -> None:
-        """End the child and all that belongs to it."""
+        """Kill the child and its process group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        # Also reads what is left in the pipe and reaps the process, so that no zombie remains.
+        # Also drains the pipe and reaps the process, so that no zombie remains.
         self._process.communicate()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -356,7 +356,7 @@ class Child:
         return line
 
     def _ended(self) -> ChildError:
-        """Why there is no reply; a child that closed its pipe and goes on is ended by `close`."""
+        """Why there is no reply; a child that closed its pipe but continues is killed by `close`."""
         try:
             code = self._process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
@@ -366,7 +366,7 @@ class Child:
 
 
 def _place(path: Path, target: Path) -> None:
-    """The file under another name, without a copy of its bytes where the disk allows that."""
+    """Place the file under another name, as a hard link if possible."""
     try:
         os.link(path, target)
     except OSError:  # another disk, or a file of another user
@@ -377,7 +377,7 @@ def _policy(seconds: float, most_memory_bytes: int, readable: Sequence[str], roo
     library = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(sys.base_prefix) / "lib")]
     program = filter_program(platform.machine()) if sys.platform == "linux" else None
     return {
-        # No limit of processes, which would count all of the user's: the filter refuses new ones, memory ends threads.
+        # No process limit, which would count all of the user's: the filter blocks new ones, and memory limits threads.
         "limits": {
             # Two seconds for the start of Python; the deadline in wall time is the parent's.
             "RLIMIT_CPU": int(seconds) + 2,

@@ -1,4 +1,4 @@
-"""Runs what a model wrote in a locked-down child: Python against tests, and SQL in SQLite, where it can only read."""
+"""Runs generated code in a sandboxed child: Python with tests, and read-only SQL in SQLite."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from luthier.ml.evaluation.sandbox.bubblewrap import bubblewrap
 from luthier.ml.evaluation.sandbox.process import Child, ChildError, cannot_isolate
 
 OutcomeWord = Literal["passed", "failed", "error", "timeout", "memory"]
-# Until the child has started and locked itself; on a loaded machine that takes its time.
+# Time limit for the start of the child; slow on a loaded machine.
 _SECONDS_TO_START = 60.0
 _SCRIPT = "code_child.py"
-# Appended to the tests of an answer that passed. What passes this, too, does not pass by being right.
+# Appended to the tests of an answer that passed. An answer that passes this as well tampers with the tests.
 _IMPOSSIBLE = "\n\nassert not 1, 'nothing passes this'\n"
 
 
@@ -29,7 +29,7 @@ class Outcome:
 
     Attributes:
         word: the result in one word; see `run_tests`.
-        message: text of the error, cut; empty where there was none.
+        message: truncated error text, or empty.
     """
 
     word: OutcomeWord
@@ -38,13 +38,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """Which locks the kernel of this machine supports. Without seccomp no code is run.
+    """The restrictions supported by this machine's kernel. Without seccomp no code is run.
 
     Attributes:
-        seccomp: system calls are filtered.
-        landlock: files are restricted by path.
-        network_namespace: the child has an empty network of its own.
-        outer: the sandbox around these locks, as `bubblewrap.Bubblewrap.sentence` describes it.
+        seccomp: whether system calls are filtered.
+        landlock: whether files are restricted by path.
+        network_namespace: whether the child has a separate empty network.
+        outer: the outer sandbox, from `bubblewrap.Bubblewrap.sentence`.
     """
 
     seccomp: bool
@@ -54,14 +54,14 @@ class Isolation:
 
     @property
     def holds(self) -> str:
-        """What holds the code that models write on this machine, as a phrase."""
+        """The sandbox for generated code on this machine, as a phrase."""
         if not self.seccomp:
             return "none: code and queries of others are not run here (no seccomp filters)"
         return self.outer if self.landlock else f"{self.outer} (this kernel has no Landlock)"
 
     @property
     def sentence(self) -> str:
-        """In words, for whoever reads the figures."""
+        """A description for readers of the results."""
         reads = "reads Python's own library only" if self.landlock else "may read what the user may read (no Landlock)"
         network = "no socket, in an empty network namespace" if self.network_namespace else "no socket (by seccomp)"
         inner = f"Code was run in a locked-down child: no new process, no signal, {network}, no writing; it {reads}."
@@ -71,19 +71,19 @@ class Isolation:
 def run_tests(answer: str, tests: str, *, seconds: float, most_memory_bytes: int) -> Outcome:
     """Run the answer, then the tests in its namespace, then each function named test_ that they define.
 
-    passed: all ran through. failed: an assertion of the tests did not hold. error: anything else was raised, or the
-    process ended before the tests did. timeout, memory: it took more than it may; seconds count from the start of the
-    answer. An answer that passes is run once more with an assertion that cannot hold: one that passes that, too, has
-    changed the judge, and failed.
+    passed: all tests passed. failed: an assertion of the tests failed. error: any other exception, or the process ended
+    before the tests did. timeout, memory: a limit was exceeded; seconds count from the start of the answer. An answer
+    that passes is run once more with an assertion that cannot hold: if it passes again, it has tampered with the tests
+    and counts as failed.
 
     Args:
-        answer: Python source that a model wrote.
+        answer: generated Python source.
         tests: Python source that runs in the answer's namespace.
         seconds: wall time for the answer and its tests together.
         most_memory_bytes: limit of the child's address space.
 
     Raises:
-        RequestError: this machine cannot lock a process down.
+        RequestError: this machine cannot sandbox a process.
     """
     outcome = _run_once(answer, tests, seconds, most_memory_bytes)
     if outcome.word != "passed":
@@ -95,7 +95,7 @@ def run_tests(answer: str, tests: str, *, seconds: float, most_memory_bytes: int
 
 @functools.cache
 def isolation() -> Isolation:
-    """What locks a child down here, found out by locking one."""
+    """The available restrictions, detected by restricting a child."""
     with Child(_SCRIPT, seconds=_SECONDS_TO_START, most_memory_bytes=2**29) as child:
         try:
             in_force = child.ask({"policy": child.policy}, _SECONDS_TO_START)["in_force"]
@@ -129,7 +129,7 @@ def _run_once(answer: str, tests: str, seconds: float, most_memory_bytes: int) -
         except ChildError as error:
             return _without_reply(error)
     word = reply.get("word")
-    # The reply crosses a trust border: an answer that found the pipe could have written it.
+    # The reply crosses a trust boundary: an answer that found the pipe could have written it.
     if word not in ("passed", "failed", "error", "memory"):
         return Outcome("error", "what it told is no outcome")
     return Outcome(word, str(reply.get("message", ""))[:500])
@@ -146,7 +146,7 @@ def _without_reply(error: ChildError) -> Outcome:
     return Outcome("error", "ended before its tests did")
 
 
-# What building a database and looking at the clock between steps may take beside the queries themselves.
+# Additional time for building a database and for clock checks between steps.
 _GRACE_SECONDS = 10.0
 _MAX_MEMORY_BYTES = 2**29
 _MAX_CHILD_SECONDS = 3600.0
@@ -154,7 +154,7 @@ _MAX_CHILD_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A SQLite file, or statements that make one in memory; the other is empty.
+    """A SQLite file, or statements that create one in memory; the other field is empty.
 
     Attributes:
         script: SQL statements that create and fill tables.
@@ -167,15 +167,15 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a query gives, as digests of its rows, in order and in any; or why it gives nothing.
+    """The result of a query as digests of its rows, ordered and unordered; or its error.
 
-    Equal numbers are the same, whatever their type, fractions to ten digits; the names of columns do not count.
+    Numbers are compared by value regardless of type, fractions to ten digits; column names are ignored.
 
     Attributes:
         in_order: hex digest of the rows in their order.
         in_any_order: hex digest of the sorted rows.
         num_rows: rows of the result.
-        error: why there is no result; None where there is one.
+        error: why there is no result, or None.
     """
 
     in_order: str = ""
@@ -185,14 +185,14 @@ class Result:
 
 
 class SqlRunner:
-    """Runs queries one after another. Use it in a `with` block.
+    """Runs queries sequentially. Use it in a `with` block.
 
-    A child that is not heard of in time, or ends, costs its own queries only: the next ones get a new child.
+    A child that times out or exits fails only its own queries: the next ones get a new child.
 
     Args:
         seconds: for each query.
-        files: databases that it may open; they are put into the child's folder, and it can read nothing else.
-        needs_isolation: refuse to run where the machine cannot hold a process to that, as for callers over the network.
+        files: databases that it may open; they are placed into the child's folder, and nothing else is readable.
+        needs_isolation: whether to reject machines without file isolation, as for remote callers.
     """
 
     def __init__(self, *, seconds: float, files: Sequence[Path] = (), needs_isolation: bool = False) -> None:
@@ -202,15 +202,15 @@ class SqlRunner:
         self._child: Child | None = None
 
     def run(self, database: Database, queries: Sequence[str]) -> list[Result]:
-        """What each query gives.
+        """The result of each query.
 
         Raises:
-            RequestError: the database cannot be opened, or its own statements fail; or the machine cannot lock a
-                process down, and `needs_isolation`.
+            RequestError: the database cannot be opened, or its statements fail; or the machine cannot sandbox a process
+                and `needs_isolation` is set.
         """
         job = {
             "script": database.script,
-            # "none" is a file that does not exist in the child's folder: SQLite then refuses to open it.
+            # "none" is a file that does not exist in the child's folder: SQLite then fails to open it.
             "file": self._names.get(database.file, "none") if database.file else "",
             "queries": list(queries),
             "seconds": self._seconds,
@@ -249,7 +249,7 @@ class SqlRunner:
                 "sql_child.py",
                 seconds=_MAX_CHILD_SECONDS,
                 most_memory_bytes=_MAX_MEMORY_BYTES,
-                # Never None: even without files the child may read its own folder alone.
+                # Never None: even without files the child may read only its own folder.
                 placed={name: Path(file) for file, name in self._names.items() if Path(file).is_file()},
             )
             reply = self._child.ask({"policy": self._child.policy}, _SECONDS_TO_START)

@@ -1,10 +1,10 @@
-"""Runs SQL in SQLite inside of the locked-down child, reading only. Started as a script; standard library only.
+"""Runs read-only SQL in SQLite inside the sandboxed child. Started as a script; standard library only.
 
 The result of a query is reported as two digests, of its rows in order and of the same rows sorted, so that results of
-any size are compared without being handed over.
+any size are compared without transferring them.
 
-The clock is out of reach, since a score must be the same on every day: a query that depends on the current time is
-refused, and a script that fills a database sees a fixed time. Time zones are UTC on every machine.
+The clock is unavailable, since scores must not depend on the date: a query that depends on the current time is
+rejected, and a script that fills a database sees a fixed time. Time zones are UTC on every machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_ROWS = 100_000
 _MAX_VALUE_BYTES = 1_000_000
 _STEPS_BETWEEN_LOOKS = 1000
 _MAX_HEAP_BYTES = 300_000_000
-# Functions that load code, or give another result each time.
+# Functions that load code or are non-deterministic.
 _REFUSED_FUNCTIONS = {"load_extension", "fts3_tokenizer", "random", "randomblob"}
 # SQLite's functions of date and time (https://sqlite.org/lang_datefunc.html), and what its keywords call.
 _CLOCK_FUNCTIONS: Final = (
@@ -65,9 +65,9 @@ _LIMITS = {
 def main() -> None:
     """Lock; then, for each line with a database and queries, report the result of each query."""
     lock = runpy.run_path(str(Path(__file__).with_name("inside.py")))["lock"]
-    # Opened before the lock, while duplicating and opening are still free of restrictions.
+    # Opened before the restrictions, while duplicating and opening are still allowed.
     replies = os.fdopen(os.dup(1), "w")
-    # `localtime` must not depend on the machine; the file of a time zone is out of reach after the lock.
+    # `localtime` must not depend on the machine; time zone files are unreadable after the restrictions.
     os.environ["TZ"] = "UTC"
     time.tzset()
     in_force = lock(json.loads(sys.stdin.readline())["policy"])
@@ -77,7 +77,7 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            # A database is kept between lines: tasks come grouped by database, and building one costs more than a
+            # A database is cached between lines: tasks are grouped by database, and building one costs more than a
             # query.
             if database is None or key != (job["script"], job["file"]):
                 key, database = (job["script"], job["file"]), _Opened(job["script"], job["file"])
@@ -91,14 +91,14 @@ def main() -> None:
 
 
 class _Database(sqlite3.Connection):
-    """A connection whose functions of date and time may be held back from the clock (`hold_clock`)."""
+    """A connection whose date and time functions can be cut off from the clock (`hold_clock`)."""
 
     has_asked_clock = False
     building_time: str | None = None
-    """What the current time is while a script builds the database; None: a query for it gets an error."""
+    """The current time while a script builds the database; None: using it is an error."""
 
     def hold_clock(self) -> None:
-        """Put functions that do not know the current time in place of SQLite's own, which still do the computing."""
+        """Wrap SQLite's functions so that they cannot access the current time."""
         native = sqlite3.connect(":memory:", isolation_level=None)
         for name in _CLOCK_FUNCTIONS:
             self.create_function(name, -1, self._held(native, name), deterministic=True)
@@ -107,7 +107,7 @@ class _Database(sqlite3.Connection):
         computes = name.removeprefix("current_").replace("timestamp", "datetime")
 
         def call(*given: object) -> Any:
-            # strftime has its format in front; without a time value the current time is meant, also before `subsec`.
+            # strftime has its format first; a missing time value means the current time, also before `subsec`.
             head, times = (given[:1], given[1:]) if name == "strftime" else ((), given)
             if not times or str(times[0]).lower() in ("subsec", "subsecond"):
                 times = ("now", *times)
@@ -130,7 +130,7 @@ class _Opened:
         self._held: _Database | None = None if file else self._plain
 
     def of(self, query: str) -> _Database:
-        """The connection for a query: one without a clock, where the query calls a function of date or time."""
+        """The connection for a query: the one without a clock if the query calls a date or time function."""
         if not self._file or not _CALLS_CLOCK.search(query):
             return self._plain
         if self._held is None:
@@ -139,7 +139,7 @@ class _Opened:
 
 
 def _open(script: str, file: str, *, holds_clock: bool = False) -> _Database:
-    """A database in memory, filled by the script; or a file of this folder, as it is and without being locked."""
+    """A database in memory, filled by the script; or a file of this folder, unmodified and unlocked."""
     # Names come from the parent, but a path would leave the folder where no chroot is in force.
     if "/" in file:
         raise ValueError("a database is a name in this folder")
@@ -148,13 +148,13 @@ def _open(script: str, file: str, *, holds_clock: bool = False) -> _Database:
     database = sqlite3.connect(place, uri=True, isolation_level=None, cached_statements=0, factory=_Database)
     for pragma in ("temp_store = MEMORY", f"hard_heap_limit = {_MAX_HEAP_BYTES}", "mmap_size = 0"):
         database.execute(f"PRAGMA {pragma}")
-    # A file may be made to do harm (https://sqlite.org/security.html): its views call no function with side effects,
-    # and its pages are checked before they are believed. A script is trusted, and its views may call `hold_clock`'s.
+    # A file may be malicious (https://sqlite.org/security.html): its views may not call functions with side effects,
+    # and its pages are validated. A script is trusted, and its views may call the functions of `hold_clock`.
     for pragma in (f"trusted_schema = {'OFF' if file else 'ON'}", "cell_size_check = ON"):
         database.execute(f"PRAGMA {pragma}")
     for limit, value in _LIMITS.items():
         database.setlimit(limit, value)
-    # Text that is no UTF-8 is still a text.
+    # Text that is not UTF-8 is still text.
     database.text_factory = lambda raw: raw.decode(errors="surrogateescape")
     if holds_clock or not file:
         database.hold_clock()
@@ -171,7 +171,7 @@ def _open(script: str, file: str, *, holds_clock: bool = False) -> _Database:
 
 
 def _clock_views(database: sqlite3.Connection) -> frozenset[str]:
-    """Names of the views of a file that speak of the current time; SQLite's own functions are called in them."""
+    """Names of the views of a file that use the current time; SQLite's own functions are called in them."""
     try:
         found = database.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'view'").fetchall()
     except sqlite3.DatabaseError:  # not a database: each query says so
@@ -192,18 +192,18 @@ def _only(actions: set[int], clock_views: frozenset[str] = frozenset()) -> Any:
 
 def _run(database: _Database, query: str, seconds: float, hides_words: bool) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
-    # Called every so many virtual-machine steps: the only way to stop a query from the same thread.
+    # Called every few virtual machine steps: the only way to stop a query from the same thread.
     database.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
     is_compiled, database.has_asked_clock = False, False
     try:
         if hides_words:
-            # What SQLite says of a query that it only compiles quotes the query; when it runs, it may quote any value.
+            # Compile errors of SQLite quote only the query; runtime errors may quote any value.
             database.execute(f"EXPLAIN {query}").close()
             is_compiled = True
         cursor = database.execute(query)
         if cursor.description is None:
             return {"error": "is no query that gives rows"}
-        # One digest a row, so that memory is bounded by rows, and equal multisets have equal sorted digests.
+        # One digest per row, so that memory is bounded by rows, and equal multisets have equal sorted digests.
         rows = [_digest(json.dumps([_cell(value) for value in row])) for row in cursor.fetchmany(_MAX_ROWS)]
         if cursor.fetchone() is not None:
             return {"error": f"gives more than {_MAX_ROWS:,} rows"}
@@ -235,7 +235,7 @@ def _cell(value: object) -> object:
     """1 and 1.0 are the same; fractions are, up to ten digits, because sums depend on their order in the last ones."""
     if isinstance(value, float):
         return int(value) if value.is_integer() else f"{value:.10g}"
-    # Each type in another JSON form, so that the text '1' and the number 1 differ.
+    # Each type has a different JSON form, so that the text '1' and the number 1 differ.
     return {"bytes": value.hex()} if isinstance(value, bytes) else [value] if isinstance(value, str) else value
 
 

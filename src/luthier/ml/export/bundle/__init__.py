@@ -1,4 +1,4 @@
-"""The bundle: an export with its card, lineage, parts and manifest, named by a digest and never changed again."""
+"""The bundle: an export with its card, lineage, SBOM and manifest. A digest names it, and it never changes."""
 
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.verify import verify

@@ -1,6 +1,6 @@
-"""The card of a model: README.md with the hub's front matter, filled from facts; what is not known, it says so.
+"""The model card: README.md with the hub's front matter, filled from facts. It states what is not known.
 
-Its second half has the verdict, the proof of the export, safety, cost, limits, and what follows from the licence.
+The second half has the verdict, the parity check of the export, safety, cost, limits and the duties of the licence.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _verdict(evaluation: Evaluation | None) -> str:
         for system in evaluation.systems
     ]
     parts.append(table(("", *(_heading(name, evaluation) for name in names)), rows))
-    # The name alone: a path would show folders of the machine; it may be one of Windows.
+    # Only the name: a path would reveal folders of the machine. It may be a Windows path.
     file = markdown.text(evaluation.held_out_file.replace("\\", "/").rsplit("/", 1)[-1])
     parts.append(
         f"95% intervals over {_rows(evaluation.num_rows)} of {file} (SHA-256 {code(evaluation.held_out_sha256)}). "
@@ -165,11 +165,10 @@ def _between(estimate: Estimate) -> str:
 
 
 def limits_of(facts: BundleFacts, warnings: tuple[str, ...] = ()) -> list[str]:
-    """What users of the model must know, a sentence each.
+    """What users of the model must know, one sentence each.
 
     Args:
-        facts: where it comes from.
-        warnings: of its export.
+        facts: the origin of the model.
     """
     said = [*warnings, *([f"Of the base model: {facts.base.note}"] if facts.base.note else [])]
     if (evaluation := facts.evaluation) is not None and evaluation.verdict is not None:
@@ -184,7 +183,7 @@ def limits_of(facts: BundleFacts, warnings: tuple[str, ...] = ()) -> list[str]:
     if facts.run is not None:
         said.append("It was tuned for rows such as those above; of other tasks only what stands here was measured.")
     said.append("Like every language model it writes things that are not true, in the same voice as things that are.")
-    # Export and run may warn of the same thing: each sentence once, in the order of first mention.
+    # Export and run may give the same warning: each sentence appears once, in the order of first mention.
     return list(dict.fromkeys(said))
 
 
@@ -232,12 +231,12 @@ _SPLITS: Final = {
 
 
 def card_text(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
-    """The whole card. The same facts give the same bytes.
+    """The whole card. Equal facts give equal bytes.
 
     Args:
         export: what was exported.
         facts: where it comes from.
-        manifest: of the files that are there besides the card.
+        manifest: the manifest of the files besides the card.
     """
     sections = (
         f"# {markdown.text(facts.title)}",
@@ -253,7 +252,7 @@ def card_text(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
 def _what(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
     base, run = facts.base, facts.run
     name = code(base.name)
-    # The documents of the bundle are not part of what a runtime loads.
+    # A runtime does not load the documents of the bundle.
     own = [one.num_bytes for one in manifest.files if one.path not in DOCUMENTS]
     head = export.source.task_head
     described = format_of(export.format).description if head is None else HEAD_FORMATS[export.format].description
@@ -378,7 +377,7 @@ def _mask(plan: Plan) -> str:
 
 
 def _template_settings(plan: Plan) -> str:
-    """What must be the same in use as it was in training."""
+    """What must be the same in use as in training."""
     data = plan.data
     options = {name: json.dumps(value) for name, value in sorted(data.template_options.items())}
     words = [f"{code(name)} {code(value)}" for name, value in options.items()]

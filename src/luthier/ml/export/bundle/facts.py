@@ -1,4 +1,4 @@
-"""All that the documents of a bundle are made from; what is None or empty is not known, and they say so."""
+"""The facts behind the documents of a bundle. None or empty means unknown, and the documents state that."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from luthier.core.run import TrainResult
 
 
 class BaseFacts(FrozenModel):
-    """The base model; what is None or empty is not known.
+    """The base model. None or empty means unknown.
 
     Attributes:
-        name: a short name, the hub's, or the last part of a path.
-        sha256: over its weight files.
-        hub: `org/name`, where it has one.
-        revision: of the hub's repository.
-        licence, licence_url: as its makers state them.
-        architecture: class of transformers.
-        num_parameters: embeddings included.
-        context_length_tokens: the longest text.
-        note: what a user of it must know.
-        licence_texts: of the files that came with it, by their names.
+        name: a short name, the hub name, or the last part of a path.
+        sha256: digest over its weight files.
+        hub: `org/name`, if it has one.
+        revision: revision of the hub repository.
+        licence, licence_url: as the authors state them.
+        architecture: the transformers class.
+        num_parameters: number of parameters, including embeddings.
+        context_length_tokens: the longest text, in tokens.
+        note: what users must know about it.
+        licence_texts: texts of the licence files that came with it, by file name.
     """
 
     name: str
@@ -41,17 +41,17 @@ class BaseFacts(FrozenModel):
 
 
 class DatasetFacts(FrozenModel):
-    """One file of rows, and what of it the run has used.
+    """One file of rows, and what the run used of it.
 
     Attributes:
-        split: what it was used for.
-        name: of the file, without its folder.
-        sha256: of the file.
-        shape: form of its rows.
-        num_rows: rows of the file.
-        num_examples: examples that were made of them.
-        num_tokens: tokens of these.
-        num_trained_tokens: tokens that were learned.
+        split: what the file was used for.
+        name: name of the file, without its folder.
+        sha256: digest of the file.
+        shape: format of its rows.
+        num_rows: rows in the file.
+        num_examples: examples made from the rows.
+        num_tokens: tokens of the examples.
+        num_trained_tokens: tokens with loss weight.
     """
 
     split: Split
@@ -65,15 +65,15 @@ class DatasetFacts(FrozenModel):
 
 
 class RunFacts(FrozenModel):
-    """The run that trained what was exported.
+    """The run that trained the exported model.
 
     Attributes:
-        run_id: of the run.
+        run_id: id of the run.
         created_at, ended_at: UTC, ISO 8601.
-        plan: without the reasons of its values, and with the names of files and folders in place of their paths.
-        plan_hash: of the plan as it was run, which these changes leave as it is.
-        datasets: its files of rows.
-        result: without the place of its outcome.
+        plan: the plan without the reasons for its values, and with names of files and folders in place of their paths.
+        plan_hash: hash of the plan as it ran, which these changes do not alter.
+        datasets: the files of rows.
+        result: the result without the path of its outcome.
     """
 
     run_id: str
@@ -86,11 +86,11 @@ class RunFacts(FrozenModel):
 
 
 class PackageFacts(FrozenModel):
-    """A Python package that took part.
+    """A Python package that was used.
 
     Attributes:
         name, version: as installed.
-        licence: as its metadata state it, an SPDX expression where they have one.
+        licence: as its metadata states it, an SPDX expression if there is one.
     """
 
     name: str
@@ -99,17 +99,17 @@ class PackageFacts(FrozenModel):
 
 
 class BundleFacts(FrozenModel):
-    """What is known of an export when its bundle is made.
+    """What is known about an export when its bundle is made.
 
     Attributes:
-        title: of the card.
-        made_at: UTC, ISO 8601.
+        title: title of the card.
+        made_at: time of the export, UTC, ISO 8601.
         base: the base model.
-        run: None for a base model that no run has changed.
-        evaluation: on held-out rows, before the export; None where there was none.
-        safety: findings of a safety evaluation, a sentence each; empty where there was none.
-        packages: that took part.
-        command: the one that exports this again.
+        run: the run; None for an unchanged base model.
+        evaluation: the evaluation on held-out rows before the export; None without one.
+        safety: findings of a safety evaluation, one sentence each; empty without one.
+        packages: the packages used.
+        command: the command that repeats this export.
     """
 
     title: str

@@ -1,6 +1,6 @@
-"""The YAML at the top of a model's card, by the Hugging Face hub's specification, and licences of base models.
+"""The YAML at the top of a model card, by the Hugging Face hub specification, and the licences of base models.
 
-What follows from a licence is said in short: never more than the licence says, and no legal advice.
+The duties of a licence are summarised: never more than the licence states, and no legal advice.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from luthier.ml.export.exporters.registry import WHOLE, format_of
 
 
 class Licence(NamedTuple):
-    """What is known of a licence.
+    """What is known about a licence.
 
     Attributes:
-        hub: its id on the Hugging Face hub.
-        spdx: its SPDX id; None where SPDX has none.
-        follows: duties of whoever passes the model on, one sentence.
+        hub: the id on the Hugging Face hub.
+        spdx: the SPDX id; None if SPDX has none.
+        follows: duties when distributing the model, one sentence.
     """
 
     hub: str
@@ -66,30 +66,30 @@ READ_IT: Final = "Read it before this model is used or passed on: what follows f
 
 
 def find(licence: str | None) -> Licence | None:
-    """The licence that a name means; None where it is not one of those that are known."""
+    """The licence with this name; None if it is unknown."""
     name = (licence or "").strip().lower()
     name = _OTHER_SPELLINGS.get(name, name)
     return next((known for known in _KNOWN if known.hub == name), None)
 
 
 def is_stated(licence: str | None) -> bool:
-    """Whether anything is known of the licence."""
+    """Whether the licence is known."""
     return bool(licence and licence.strip()) and licence != "not stated"
 
 
 def hub_fields(licence: str | None, url: str | None) -> dict[str, str]:
-    """The entries of the hub's front matter; its ids are SPDX's in lower case, all else is `other` with a name."""
+    """The licence entries of the front matter: ids are SPDX ids in lower case, anything else is `other` with a name."""
     if licence is None or not is_stated(licence):
         return {}
     if (known := find(licence)) is not None:
         return {"license": known.hub}
-    # The hub takes only such characters in `license_name`.
+    # The hub accepts only these characters in `license_name`.
     name = re.sub(r"[^a-z0-9.+-]+", "-", licence.lower()).strip("-") or "other"
     return {"license": "other", "license_name": name} | ({"license_link": url} if url else {})
 
 
 def consequences(licence: str | None) -> str:
-    """What follows from the licence, one or two sentences."""
+    """The duties of the licence, one or two sentences."""
     if not is_stated(licence):
         return NOT_KNOWN
     known = find(licence)
@@ -103,11 +103,11 @@ _TASKS: Final[dict[TaskHeadKind | None, str]] = {
     "rank": "text-ranking",
     "embed": "sentence-similarity",
 }
-"""What the hub calls what a model does."""
+"""The hub's name for the task of the model."""
 
 
 def front_matter(export: Export, facts: BundleFacts) -> dict[str, Any]:
-    """The metadata; keys of which nothing is known are left out."""
+    """The metadata, without keys whose values are unknown."""
     made: dict[str, Any] = {}
     if facts.base.hub is not None:
         made |= {"base_model": facts.base.hub, "base_model_relation": _relation(export)}
@@ -122,13 +122,13 @@ def front_matter(export: Export, facts: BundleFacts) -> dict[str, Any]:
 
 
 def front_matter_text(export: Export, facts: BundleFacts) -> str:
-    """The metadata between its two lines of dashes."""
+    """The metadata between two lines of dashes."""
     text = yaml.safe_dump(front_matter(export, facts), sort_keys=False, allow_unicode=True, width=120)
     return f"---\n{text}---\n"
 
 
 def tuned_system(evaluation: Evaluation) -> SystemResult | None:
-    """The system of an evaluation that is the exported model: the one named `tuned`; None where there is none."""
+    """The system of an evaluation that is the exported model, named `tuned`; None without one."""
     return next((system for system in evaluation.systems if system.name == "tuned"), None)
 
 
@@ -146,7 +146,7 @@ def _tags(export: Export) -> list[str]:
 
 
 def _result(evaluation: Evaluation, system: SystemResult) -> dict[str, Any]:
-    """One result of the model index. What was judged is the model before it was exported, and the names say so."""
+    """One result of the model index. The model was evaluated before the export, and the names state that."""
     name = visible(evaluation.held_out_file.replace("\\", "/").rsplit("/", 1)[-1])
     return {
         "task": {"type": "text-generation"},

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: every file with its digest and size. The digest of the manifest names the bundle.
+"""The manifest of a bundle: every file with its digest and size. Its own digest names the bundle.
 
 `bundle.json` is canonical JSON (RFC 8785: keys sorted, no spaces, UTF-8), so that equal files give equal bytes and
 `sha256sum bundle.json` prints the bundle's digest.
@@ -23,9 +23,9 @@ GGUF_PARITY = "parity-gguf.json"
 SBOM, LINEAGE = "sbom.cdx.json", "lineage.intoto.json"
 MANIFEST, SIGNATURE, MODEL_SIGNATURE = "bundle.json", "bundle.dsse.json", "model.sig"
 SIGNATURES: Final = (SIGNATURE, MODEL_SIGNATURE)
-"""Of an Ed25519 key over the manifest; of an ECDSA key over all files, as OpenSSF Model Signing writes it."""
+"""Signatures: Ed25519 over the manifest; ECDSA over all files in the format of OpenSSF Model Signing."""
 DOCUMENTS: Final = (CARD, PLAN, EVALUATION, PARITY, GGUF_PARITY, SBOM, LINEAGE, MANIFEST, *SIGNATURES)
-"""What a bundle adds to an export, besides the licence texts of the base."""
+"""Files that a bundle adds to an export, besides the licence texts of the base."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -33,8 +33,8 @@ class BundleFile(FrozenModel):
     """One file of a bundle.
 
     Attributes:
-        num_bytes: its size.
-        path: below the bundle's folder, parts joined by slashes.
+        num_bytes: size of the file.
+        path: path below the bundle's folder, with slashes.
         sha256: digest of its content, hexadecimal.
     """
 
@@ -44,7 +44,7 @@ class BundleFile(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """Every file of a bundle but the manifest itself and its signatures.
+    """Every file of a bundle except the manifest itself and its signatures.
 
     Attributes:
         files: sorted by path.
@@ -55,13 +55,13 @@ class Manifest(FrozenModel):
     format: Literal[1] = 1
 
     def as_bytes(self) -> bytes:
-        """The canonical document; the same files give the same bytes."""
-        # Keys are ASCII, and there are no fractions: here the plain canonical JSON is that of RFC 8785.
+        """The canonical document. Equal files give equal bytes."""
+        # Keys are ASCII and there are no fractions, so plain canonical JSON equals that of RFC 8785.
         return canonical_json(self.model_dump(mode="json")).encode()
 
     @property
     def digest(self) -> str:
-        """The bundle's name: SHA-256 of the document."""
+        """The name of the bundle: SHA-256 of the document."""
         return sha256_bytes(self.as_bytes())
 
     @property
@@ -71,7 +71,7 @@ class Manifest(FrozenModel):
 
 
 class ManifestError(Exception):
-    """A manifest that is none; the text says why, as the end of a sentence."""
+    """An invalid manifest. The text gives the reason as the end of a sentence."""
 
 
 def read_manifest(content: bytes) -> Manifest:
@@ -86,14 +86,14 @@ def read_manifest(content: bytes) -> Manifest:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the document"
         raise ManifestError(f"cannot be understood: {place}: {first['msg']}") from error
-    # Written again and compared: no two documents may name the same files and have different digests.
+    # Write it again and compare: two documents with the same files must not have different digests.
     if manifest.as_bytes() != content:
         raise ManifestError("is not in canonical form")
     paths = [file.path for file in manifest.files]
     if paths != sorted(set(paths)):
         raise ManifestError("names files out of order or more than once")
     for file in manifest.files:
-        # A manifest may come from a stranger: its paths are joined to a folder later.
+        # A manifest may be untrusted, and its paths are joined to a folder later.
         if not is_safe(file.path) or file.path in (MANIFEST, SIGNATURE):
             raise ManifestError(f"names {file.path!r}, which no bundle may")
         if not _SHA256.fullmatch(file.sha256) or file.num_bytes < 0:
@@ -102,20 +102,20 @@ def read_manifest(content: bytes) -> Manifest:
 
 
 def is_safe(path: str) -> bool:
-    """Whether a path stays below its folder on every system and reads as what it is."""
+    """Whether a path stays below its folder on every system and displays as it is."""
     parts = path.split("/")
-    # `:` is a drive or a stream on Windows; control and direction characters would make a path read as another.
+    # `:` is a drive or a stream on Windows. Control and direction characters can make a path display as another one.
     return path.isprintable() and not any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts)
 
 
 def make_manifest(folder: Path) -> Manifest:
-    """Look at every file of a folder, but for a manifest and signatures that are there.
+    """Make the manifest of a folder's files, without an existing manifest and signatures.
 
     Raises:
-        WorkError: what no bundle can hold: links, sockets, names that other systems cannot have.
+        WorkError: the folder has links, sockets or names that are invalid on other systems.
     """
     files = []
-    # Sorted by the path as text, as `read_manifest` demands it: `Path` sorts by parts.
+    # Sorted by the path as text, as `read_manifest` requires; `Path` would sort by parts.
     for path in sorted(walk(folder), key=lambda one: one.relative_to(folder).as_posix()):
         name = path.relative_to(folder).as_posix()
         if name in (MANIFEST, *SIGNATURES):
@@ -131,14 +131,14 @@ def make_manifest(folder: Path) -> Manifest:
 
 
 def walk(folder: Path) -> list[Path]:
-    """Everything below a folder that is no folder itself; links are not followed, empty folders count."""
+    """Everything below a folder except folders. Links are not followed; empty folders are included."""
     found = []
     for place, folders, names in os.walk(folder):
         here = Path(place)
         found += [here / name for name in names]
-        # `os.walk` lists links to folders as folders, and does not enter them.
+        # `os.walk` lists links to folders as folders and does not enter them.
         found += [here / name for name in folders if (here / name).is_symlink()]
-        # Listed so that it is refused: no manifest can name an empty folder.
+        # Listed so that it is refused: a manifest cannot name an empty folder.
         if not names and not folders and here != folder:
             found.append(here)
     return found

@@ -5,7 +5,7 @@
     externalParameters      what was asked for: the format, and the plan of the run
     byproducts              the run and its evaluation, the facts between the rows and the export
 
-The SBOM has the model, its base, its rows and the packages.
+The SBOM lists the model, its base, its rows and the packages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
 BUILD_TYPE: Final = "urn:luthier:export:v1"
 BUILDER_ID: Final = "urn:luthier:export"
 WEIGHTS_DIGEST: Final = "luthierWeightsV1"
-"""How a base model is named: SHA-256 of the canonical JSON {name of a weight file: its SHA-256}."""
+"""The digest of a base model: SHA-256 of the canonical JSON {name of a weight file: its SHA-256}."""
 BASE_ROLE, TRAINED_ROLE = "base model", "trained weights"
 _ROLES: Final = {
     "train": "training rows",
@@ -42,11 +42,11 @@ def lineage(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str,
 
     Args:
         export: what was exported.
-        facts: where it comes from.
-        manifest: of the files that the statement is about.
+        facts: the origin of the model.
+        manifest: manifest of the files that the statement covers.
 
     Returns:
-        The document, ready for JSON.
+        The document as JSON values.
     """
     return {
         "_type": STATEMENT_TYPE,
@@ -64,7 +64,7 @@ def lineage(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str,
 
 
 def base_uri(base: BaseFacts) -> str | None:
-    """A package URL of the base model (purl-spec, type huggingface); None where it has no public name."""
+    """The package URL of the base model (purl-spec, type huggingface); None without a public name."""
     if base.hub is None:
         return None
     return f"pkg:huggingface/{base.hub}" + (f"@{base.revision}" if base.revision else "")
@@ -142,7 +142,7 @@ def _byproducts(export: Export, facts: BundleFacts, manifest: Manifest) -> list[
 
 
 def _byproduct(name: str, path: str, manifest: Manifest, annotations: dict[str, Any]) -> dict[str, Any]:
-    """A fact on the way, with the digest of the file in the bundle that states it."""
+    """An intermediate fact, with the digest of the bundle file that states it."""
     digest = {"sha256": manifest.by_path[path].sha256}
     return {"name": name, "digest": digest, "annotations": annotations | {"file": path}}
 
@@ -153,19 +153,19 @@ _APPROACHES: Final = {"pretraining": "self-supervised", "grpo": "reinforcement-l
 
 
 def sbom(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, Any]:
-    """The CycloneDX document. Its serial number follows from its content.
+    """The CycloneDX document. Its serial number is derived from its content.
 
     Args:
         export: what was exported.
-        facts: where it comes from.
-        manifest: of the files of the model.
+        facts: the origin of the model.
+        manifest: manifest of the model files.
     """
     base = _base(facts.base)
-    # Rows are named by digest only: the bundle never holds them.
+    # Rows are listed by digest only: a bundle never contains them.
     data = [_data(dataset) for dataset in facts.run.datasets] if facts.run is not None else []
     packages = [_package(package) for package in facts.packages]
     parts = [base, *data, *packages]
-    # A UUID of version 5, so that the same bundle gives the same document, byte for byte.
+    # A version 5 UUID, so that equal bundles give byte-identical documents.
     named = f"{manifest.digest} {facts.made_at} {facts.title}"
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -235,7 +235,7 @@ def _model_card(export: Export, facts: BundleFacts) -> dict[str, Any]:
 
 
 def _metrics(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Of the tuned model, before it was exported, on held-out rows."""
+    """Figures of the tuned model on held-out rows, before the export."""
     system = tuned_system(evaluation)
     if system is None:
         return []
@@ -283,7 +283,7 @@ def _data_ref(dataset: DatasetFacts) -> str:
 
 def _package(package: PackageFacts) -> dict[str, Any]:
     """A package as a component; Python itself is the platform."""
-    # PEP 503's normal form, which purls of PyPI require; `+` of local versions must be encoded.
+    # The normal form of PEP 503, which PyPI purls require. The `+` of local versions must be encoded.
     name = re.sub(r"[-_.]+", "-", package.name).lower()
     made: dict[str, Any] = {"type": "library", "name": package.name, "version": package.version}
     if name != "python":
@@ -295,19 +295,19 @@ def _package(package: PackageFacts) -> dict[str, Any]:
 
 
 def _tool(package: PackageFacts) -> dict[str, Any]:
-    """What has written the document; without a reference, which the same package has among the parts."""
+    """The tool that wrote the document; without a reference, as the same package is already a component."""
     return {"type": "application", "name": package.name, "version": package.version}
 
 
 def _licences(licence: str | None, url: str | None) -> dict[str, Any]:
-    """The licence as SPDX's expression where it is one, else by its name; nothing where none is stated."""
+    """The licence as an SPDX expression if it is one, else by name; empty if none is stated."""
     if licence is None or not front_matter.is_stated(licence):
         return {}
     known = front_matter.find(licence)
     if known is not None and known.spdx is not None:
         one: dict[str, Any] = {"id": known.spdx} | ({"url": url} if url else {})
         return {"licenses": [{"license": one}]}
-    # A digit or hyphen tells an SPDX id from a plain word, which validators would refuse as an expression.
+    # A digit or hyphen distinguishes an SPDX id from a plain word, which validators reject as an expression.
     if _EXPRESSION.fullmatch(licence) and re.search(r"[-0-9]", licence):
         return {"licenses": [{"expression": licence}]}
     return {"licenses": [{"license": {"name": licence} | ({"url": url} if url else {})}]}

@@ -1,4 +1,4 @@
-"""Push a bundle: to a store that fsspec knows (s3://bucket/folder, gs://..., a folder), or to a model hub.
+"""Push a bundle to a store that fsspec supports (s3://bucket/folder, gs://..., a folder), or to a model hub.
 
 To a store:
 
@@ -6,9 +6,9 @@ To a store:
   files             each read back and proved
   bundle.json       last, so that a place with one holds a whole bundle; then unfinished.json goes
 
-To a hub that speaks the Hugging Face API, in one commit: what a push that was killed has sent is not sent again,
-since the hub knows large files by their digests. The commit comes last, so that a repository holds a whole bundle or
-none. HF_ENDPOINT and HF_TOKEN are read at every call.
+To a hub with the Hugging Face API, in one commit. A repeated push does not send again what a killed one has sent, as
+the hub knows large files by digest. The commit comes last, so that a repository has a whole bundle or none. HF_ENDPOINT
+and HF_TOKEN are read at every call.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from luthier.ml.inference.models.hub import endpoint
 
 
 class Pushed(FrozenModel):
-    """Where a bundle is now, every file of it proved there.
+    """The destination of a pushed bundle, every file of which was verified there.
 
     Attributes:
         url: the address, without credentials.
         bundle_sha256: digest of its manifest.
-        num_files: files of the bundle, manifest and signatures included.
-        num_sent: files that were not there before.
-        num_bytes_sent: bytes of these.
+        num_files: files of the bundle, including manifest and signatures.
+        num_sent: files that were not yet there.
+        num_bytes_sent: bytes of the sent files.
     """
 
     url: str
@@ -57,13 +57,13 @@ class Pushed(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class UploadPayload:
-    """A bundle on this machine that is whole.
+    """A complete bundle on this machine.
 
     Attributes:
-        folder: where it lies.
+        folder: the folder of the bundle.
         manifest: its manifest.
-        content: the bytes of that.
-        files: all files that are sent, the manifest last.
+        content: the bytes of the manifest.
+        files: all files to send, the manifest last.
     """
 
     folder: Path
@@ -73,19 +73,19 @@ class UploadPayload:
 
 
 def load(folder: Path) -> UploadPayload:
-    """What there is to send. The folder must have been verified."""
+    """The payload of a folder, which must have been verified."""
     content = (folder / MANIFEST).read_bytes()
     manifest = read_manifest(content)
     last = [BundleFile(path=MANIFEST, sha256=sha256_bytes(content), num_bytes=len(content))]
     for name in SIGNATURES:
         if name not in manifest.by_path and (path := folder / name).is_file():
-            # Signatures before the manifest, which every target sends last.
+            # Signatures come before the manifest, which every target sends last.
             last.insert(0, BundleFile(path=name, sha256=sha256_file(path), num_bytes=path.stat().st_size))
     return UploadPayload(folder, manifest, content, (*manifest.files, *last))
 
 
 def another_bundle(url: str, what: str) -> ConflictError:
-    """The error for a place that holds something else."""
+    """The error for a destination with other content."""
     return ConflictError(
         f"{url} {what}",
         expected="an empty place, or one that holds this very bundle: a bundle is never overwritten",
@@ -94,10 +94,10 @@ def another_bundle(url: str, what: str) -> ConflictError:
 
 
 def check_strangers(url: str, names: Iterable[str], payload: UploadPayload) -> None:
-    """Check that a place holds files of this bundle only.
+    """Check that a destination has only files of this bundle.
 
     Raises:
-        ConflictError: it holds others.
+        ConflictError: it has other files.
     """
     strange = sorted(set(names) - {file.path for file in payload.files})
     if strange:
@@ -106,7 +106,7 @@ def check_strangers(url: str, names: Iterable[str], payload: UploadPayload) -> N
 
 
 def not_proved(url: str, path: str, found: str) -> WorkError:
-    """The error for a file that did not arrive as it was sent."""
+    """The error for a file that did not arrive as sent."""
     return WorkError(
         f"{path!r} at {url} is not what was sent: {found}",
         expected="the content that the manifest states",
@@ -119,23 +119,23 @@ _READ_BYTES: Final = 8 << 20
 
 
 def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushed:
-    """Send what is not there yet, prove all of it, and say that it is whole.
+    """Send the missing files, verify all of them, and mark the bundle as complete.
 
     Args:
-        payload: a bundle that was verified.
-        url: any URL of fsspec.
-        progress: shows the bytes that are proved or sent.
+        payload: a verified bundle.
+        url: any fsspec URL.
+        progress: shows the bytes verified or sent.
 
     Raises:
         RequestError: there is no driver for the URL.
-        ConflictError: something else is there.
-        WorkError: the store failed, or what it holds is not what was sent.
+        ConflictError: the destination has other content.
+        WorkError: the store failed, or its content differs from what was sent.
     """
     shown = shown_url(url)
     files, root = _open(url, shown)
     place = _Place(files, root, shown)
     present = place.names()
-    # The manifest goes last, so a place that has one was whole once: files are proved again, not trusted.
+    # The manifest goes last, so a place that has one was complete once. Files are still verified again.
     if MANIFEST in present:
         if place.read(MANIFEST) != payload.content:
             raise another_bundle(shown, f"holds another bundle than {payload.manifest.digest}")
@@ -147,13 +147,13 @@ def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushe
     check_strangers(shown, present - {UNFINISHED}, payload)
     num_sent = num_bytes_sent = 0
     if MANIFEST not in present:
-        # Before the first file: from here on another bundle is refused.
+        # Written before the first file: from here on another bundle is refused.
         place.send(payload.folder / MANIFEST, UNFINISHED)
     total = sum(file.num_bytes for file in payload.files)
     with progress.task(f"Pushing to {shown}", total, "bytes") as task:
         for file in payload.files:
             task.note(file.path)
-            # Read back in full: sizes and etags of object stores are no digests (multipart uploads).
+            # Read back in full: sizes and etags of object stores are not digests (multipart uploads).
             found = place.digest(file.path) if file.path in present else None
             if file.path in SIGNATURES and found not in (None, file.sha256):
                 raise another_bundle(shown, "holds this bundle with another signature")
@@ -162,7 +162,7 @@ def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushe
                 place.prove(file)
                 num_sent, num_bytes_sent = num_sent + 1, num_bytes_sent + file.num_bytes
             task.advance(file.num_bytes)
-    # After the manifest: a crash in between leaves both, which the next push cleans up.
+    # Removed after the manifest is written: a crash in between leaves both, and the next push cleans up.
     if UNFINISHED in place.names():
         place.remove(UNFINISHED)
     return Pushed(
@@ -175,7 +175,7 @@ def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushe
 
 
 def shown_url(url: str) -> str:
-    """The URL without a user and a password."""
+    """The URL without user and password."""
     parts = urlsplit(url)
     if not parts.scheme or "@" not in parts.netloc:
         return url.rstrip("/")
@@ -184,7 +184,7 @@ def shown_url(url: str) -> str:
 
 def _open(url: str, shown: str) -> tuple[Any, str]:
     try:
-        # Caches would hide what this very push has written.
+        # Caches would hide what this push has written.
         files, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as error:
         raise RequestError(
@@ -202,7 +202,7 @@ def _open(url: str, shown: str) -> tuple[Any, str]:
 
 
 class _Place:
-    """A folder in a file system of fsspec. Nothing is listed from a cache."""
+    """A folder in an fsspec file system. Listings never come from a cache."""
 
     def __init__(self, files: Any, root: str, shown: str) -> None:
         self._files, self._root, self._shown = files, root, shown
@@ -210,7 +210,7 @@ class _Place:
         self._is_local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
     def names(self) -> set[str]:
-        """The files below it; none where there is no such folder."""
+        """The files below it; empty without such a folder."""
         with errors_explained(self._shown, is_local=False):
             try:
                 found = self._files.find(self._root)
@@ -226,13 +226,13 @@ class _Place:
             return bytes(self._files.cat_file(self._at(name)))
 
     def send(self, source: Path, name: str) -> None:
-        """Write a file, replacing one that is there."""
-        if self._is_local:  # elsewhere there are no folders to make, and asking for one may make a bucket
+        """Write a file, replacing an existing one."""
+        if self._is_local:  # elsewhere there are no folders to make, and trying may create a bucket
             Path(self._at(name)).parent.mkdir(parents=True, exist_ok=True)
         copy_to(self._files, source, self._at(name), self._shown)
 
     def digest(self, name: str) -> str:
-        """SHA-256 of what the place gives back now."""
+        """SHA-256 of the content as read back now."""
         digest = hashlib.sha256()
         with errors_explained(self._shown, is_local=False), self._files.open(self._at(name), "rb") as file:
             while block := file.read(_READ_BYTES):
@@ -240,10 +240,10 @@ class _Place:
         return digest.hexdigest()
 
     def prove(self, file: BundleFile) -> None:
-        """Check that a file is there as it was sent.
+        """Check that a file is there as sent.
 
         Raises:
-            WorkError: its digest is another.
+            WorkError: its digest differs.
         """
         if (found := self.digest(file.path)) != file.sha256:
             raise not_proved(self._shown, file.path, f"its digest is {found}")
@@ -264,18 +264,18 @@ _TIMEOUT_SECONDS: Final = 30.0
 
 
 def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_public: bool = False) -> Pushed:
-    """Make the repository where it is not there (private, unless `is_public`), and commit the bundle to it.
+    """Create the repository if it is missing (private unless `is_public`), and commit the bundle to it.
 
     Args:
-        payload: a bundle that was verified.
+        payload: a verified bundle.
         url: `hf://org/name` or `hf://org/name@branch`.
-        progress: shows the bytes that are sent.
-        is_public: whether a repository that is made here is public.
+        progress: shows the bytes sent.
+        is_public: whether a repository created here is public.
 
     Raises:
         RequestError: the URL names no repository.
-        ConflictError: something else is there.
-        WorkError: the hub refused, failed, or holds another file than was sent.
+        ConflictError: the destination has other content.
+        WorkError: the hub refused, failed, or has a file that differs from what was sent.
     """
     # The pattern allows dots, so that `../..` would pass as a repository.
     match = _ADDRESS.fullmatch(url.rstrip("/"))
@@ -291,11 +291,11 @@ def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_publ
         api.create_repo(repo, private=not is_public, exist_ok=True)
         if revision != "main":
             api.create_branch(repo, branch=revision, exist_ok=True)
-        # Looked at before anything is sent: its commit is also what ours must follow.
+        # Read before anything is sent: its commit is also the parent of ours.
         before = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
     there = {sibling.rfilename: sibling for sibling in before.siblings or []}
     _check_free(payload, there, url)
-    # Digests are compared, not names: a push that was cut off goes on where it ended.
+    # Digests are compared, not names: an interrupted push continues where it ended.
     missing = [
         file for file in payload.files if file.path not in there or not _is_same(payload, file, there[file.path])
     ]
@@ -303,11 +303,11 @@ def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_publ
         additions = [CommitOperationAdd(file.path, str(payload.folder / file.path)) for file in missing]
         with _explained(repo), _quiet():
             _send(api, additions, repo, revision, progress)
-            # `parent_commit` makes the hub refuse (412) if somebody has committed since we looked.
+            # With `parent_commit` the hub refuses (412) if somebody has committed since then.
             said = f"Bundle {payload.manifest.digest}"
             api.create_commit(repo, additions, commit_message=said, revision=revision, parent_commit=before.sha)
         with _explained(repo):
-            # Read back: a commit that succeeded is no proof of what the hub has stored.
+            # Read back: a successful commit does not prove what the hub has stored.
             after = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
         there = {sibling.rfilename: sibling for sibling in after.siblings or []}
     for file in payload.files:
@@ -327,7 +327,7 @@ def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_publ
 def _check_free(payload: UploadPayload, there: dict[str, Any], url: str) -> None:
     own = {name: found for name, found in there.items() if name not in _OF_THE_HUB}
     if MANIFEST in own:
-        # The manifest names every file by digest, so it alone tells one bundle from another.
+        # The manifest lists every file by digest, so it alone identifies a bundle.
         if not _is_same(payload, payload.files[-1], own[MANIFEST]):
             raise another_bundle(url, f"holds another bundle than {payload.manifest.digest}")
     elif own:
@@ -340,26 +340,26 @@ def _check_free(payload: UploadPayload, there: dict[str, Any], url: str) -> None
 
 
 def _send(api: HfApi, additions: list[CommitOperationAdd], repo: str, revision: str, progress: Progress) -> None:
-    """Send the content of large files, one by one; what the hub has by its digest is not sent again."""
+    """Send the content of large files, one by one, except those whose digest the hub already has."""
     total = sum(addition.upload_info.size for addition in additions)
     with progress.task(f"Pushing to {repo}", total, "bytes") as task:
         for addition in additions:
             task.note(addition.path_in_repo)
-            # One a call, so that progress moves file by file. `free_memory=False`: `create_commit` needs the objects
-            # again.
+            # One per call, so that progress advances file by file. `free_memory=False`: `create_commit` needs the
+            # objects again.
             api.preupload_lfs_files(repo, [addition], revision=revision, free_memory=False)
             task.advance(addition.upload_info.size)
 
 
 def _is_same(payload: UploadPayload, file: BundleFile, sibling: Any) -> bool:
-    """Whether the hub's own digest of a file is that of ours: SHA-256 of large ones, git's object id of small ones."""
+    """Whether the hub's digest of a file equals ours: SHA-256 for large files, git's object id for small ones."""
     if sibling.lfs is not None:
         return bool(sibling.lfs.sha256 == file.sha256)
     return bool(sibling.size == file.num_bytes and sibling.blob_id == _git_id(payload.folder / file.path))
 
 
 def _git_id(path: Path) -> str:
-    # Git's object id: SHA-1 over "blob", the size and the content. No security rests on it here.
+    # Git's object id: SHA-1 over "blob", the size and the content. Not relied on for security here.
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(8 << 20):
@@ -369,7 +369,7 @@ def _git_id(path: Path) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The client shows bars of its own otherwise, beside ours."""
+    """Otherwise the client shows its own progress bars beside ours."""
     if are_progress_bars_disabled():
         yield
         return
@@ -382,11 +382,11 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _explained(repo: str) -> Iterator[None]:
-    """An error in Luthier's words for a failure of the hub; it never contains a token."""
+    """The Luthier error for a failure of the hub. It never contains a token."""
     try:
         yield
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError) as error:
-        # What goes wrong while a file is sent comes wrapped.
+        # Errors while sending a file come wrapped.
         # Only a RuntimeError is unwrapped: other errors' causes are details of the HTTP client.
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
         if isinstance(cause, HfHubHTTPError):

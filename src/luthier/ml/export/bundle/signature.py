@@ -1,14 +1,14 @@
 """Signatures of a bundle: Ed25519 over its manifest (DSSE), and OpenSSF Model Signing over all its files.
 
 `bundle.dsse.json` is Ed25519 (RFC 8032) in a DSSE envelope (secure-systems-lab/dsse, protocol 1.0.2). The key's id in
-the envelope is the public key itself, so that a damaged envelope is found without any key. Who made the bundle is
-proved only against a public key that came another way.
+the envelope is the public key itself, so that damage is found without a key. The signer is proved only against a public
+key from another source.
 
 `model.sig` is in the format of OpenSSF Model Signing 1.0: a Sigstore bundle
 (application/vnd.dev.sigstore.bundle.v0.3+json) holds a DSSE envelope with an in-toto statement, one digest a file,
-and a root digest over these. `model_signing verify key` accepts what is written here, and what `model_signing sign
-key` has written is accepted here. The format takes ECDSA keys and names the key by a digest alone, so that nothing
-can be proved without the public key.
+and a root digest over these. `model_signing verify key` accepts these signatures, and those of `model_signing sign key`
+are accepted here. The format uses ECDSA keys and names the key only by a digest, so that nothing can be proved without
+the public key.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _KINDS: Final = "ECDSA on P-256, P-384 or P-521 (OpenSSF Model Signing), or Ed25
 
 
 class SignatureError(Exception):
-    """A signature that does not hold; the text says why, as the end of a sentence."""
+    """An invalid signature. The text gives the reason as the end of a sentence."""
 
 
 def read_private_key(path: Path) -> PrivateKey:
-    """The private key in a PEM file (PKCS #8 or SEC 1, without a password).
+    """Read the private key in a PEM file (PKCS #8 or SEC 1, without a password).
 
     Raises:
         NotFoundError: the file cannot be read.
-        RequestError: it holds no private key, or one of another kind.
+        RequestError: it has no private key, or one of another type.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -74,11 +74,11 @@ def read_private_key(path: Path) -> PrivateKey:
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """The public key in a PEM file.
+    """Read the public key in a PEM file.
 
     Raises:
         NotFoundError: the file cannot be read.
-        RequestError: it holds no public key, or one of another kind.
+        RequestError: it has no public key, or one of another type.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -105,7 +105,7 @@ def read_public_key(path: Path) -> PublicKey:
 
 
 def sign(manifest: bytes, key: Ed25519PrivateKey) -> bytes:
-    """The envelope: the manifest with a signature over it. The same key and manifest give the same bytes."""
+    """The envelope: the manifest with its signature. Equal keys and manifests give equal bytes."""
     return _envelope(manifest, key_id(key.public_key()), key.sign(pre_authentication_encoding(PAYLOAD_TYPE, manifest)))
 
 
@@ -115,18 +115,18 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def check(envelope: bytes, manifest: bytes, key: Ed25519PublicKey | None) -> str:
-    """Prove that an envelope signs this manifest, with this key where one is given.
+    """Verify that an envelope signs this manifest, with this key if one is given.
 
     Args:
         envelope: content of `bundle.dsse.json`.
         manifest: content of `bundle.json`.
-        key: the key that must have signed; None takes the key that the envelope names.
+        key: the required key; None uses the key that the envelope names.
 
     Returns:
         The id of the key.
 
     Raises:
-        SignatureError: it does not.
+        SignatureError: the signature is invalid.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -135,13 +135,13 @@ def check(envelope: bytes, manifest: bytes, key: Ed25519PublicKey | None) -> str
         document = json.loads(envelope)
         named = document["signatures"][0]["keyid"]
         signature = base64.b64decode(document["signatures"][0]["sig"], validate=True)
-        # From the envelope itself: without `key` this proves that nothing was damaged, not who has signed.
+        # From the envelope itself: without `key` this proves that nothing is damaged, not who signed.
         signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(named.removeprefix(_PREFIX)))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise SignatureError("cannot be understood") from error
     if key is not None and key_id(key) != named:
         raise SignatureError(f"is by another key, {named!r}")
-    # Rebuilt and compared byte for byte: payload, type and form are checked at once, and nothing can be added.
+    # Rebuilt and compared byte for byte: this checks payload, type and form at once, and nothing can be added.
     if _envelope(manifest, key_id(signer), signature) != envelope:
         raise SignatureError("is over another manifest, or was changed")
     try:
@@ -161,8 +161,8 @@ def _envelope(manifest: bytes, key: str, signature: bytes) -> bytes:
 
 
 def pre_authentication_encoding(kind: str, payload: bytes) -> bytes:
-    """What a DSSE envelope signs, in which the payload's type is separated from the payload."""
-    # Lengths before each part: no two pairs of type and payload give the same bytes.
+    """The bytes that a DSSE envelope signs, with the payload type separated from the payload."""
+    # Each part is preceded by its length: no two pairs of type and payload give the same bytes.
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
 
 
@@ -184,7 +184,7 @@ _MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 _STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 _PREDICATE_TYPE: Final = "https://model_signing/signature/v1.0"
-# Files that are no part of the model: signatures, and what git and a hub put beside a copy.
+# Files that are not part of the model: signatures, and files that git and a hub add to a copy.
 _IGNORED: Final = (
     MODEL_SIGNATURE, SIGNATURE, ".git", ".gitattributes", ".github", ".gitignore", ".cache/huggingface",
 )  # fmt: skip
@@ -193,11 +193,11 @@ _ECDSA_PREFIX: Final = "ecdsa:"
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Whose key a signature names.
+    """The key that a signature names.
 
     Attributes:
         key_id: `ecdsa:` and the digest of the public key.
-        is_checked: whether the signature was proved with that very key.
+        is_checked: whether the signature was verified with that key.
     """
 
     key_id: str
@@ -205,11 +205,11 @@ class Signer:
 
 
 def sign_files(name: str, files: Mapping[str, str], key: EllipticCurvePrivateKey) -> bytes:
-    """The signature as a file. The same files, name and key give the same bytes where OpenSSL can (RFC 6979).
+    """The signature as a file. Equal inputs give equal bytes if OpenSSL supports it (RFC 6979).
 
     Args:
-        name: What the model is called, for people; nothing checks it.
-        files: Path below the bundle -> SHA-256 in hexadecimal, of every file that is signed.
+        name: Display name of the model, which is not checked.
+        files: Path below the bundle -> SHA-256 in hexadecimal, for every signed file.
         key: The private key, on the curve P-256, P-384 or P-521.
 
     Returns:
@@ -238,19 +238,19 @@ def sign_files(name: str, files: Mapping[str, str], key: EllipticCurvePrivateKey
 def check_files(
     content: bytes, files: Mapping[str, str], beside: Mapping[str, str], key: EllipticCurvePublicKey | None
 ) -> Signer:
-    """Prove that a signature is over these files, and by this key where one is given.
+    """Verify that a signature covers these files, and is by this key if one is given.
 
     Args:
-        content: The signature's file.
+        content: The content of the signature file.
         files: Path -> SHA-256 of every file that it must cover.
-        beside: The same of files that it may cover, such as another signature.
-        key: The public key; None checks the files alone.
+        beside: The same for files that it may cover, such as another signature.
+        key: The public key; None checks only the files.
 
     Returns:
-        The key that it names.
+        The key that the signature names.
 
     Raises:
-        SignatureError: it does not hold, or is of another form of the format.
+        SignatureError: the signature is invalid, or of another variant of the format.
     """
     try:
         document = json.loads(content)
@@ -264,14 +264,14 @@ def check_files(
         covered = _covered(statement)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise SignatureError(f"cannot be understood ({type(error).__name__})") from error
-    # Both ways: a file that is not signed, and a signed file that is not here.
+    # In both directions: a file that is not signed, and a signed file that is missing.
     for path in sorted(files.keys() | covered.keys()):
         if files.get(path, beside.get(path)) != covered.get(path):
             raise SignatureError(f"is about another {path!r} than the bundle")
-    # Without a key only the digests were compared, which anybody can write: not a proof of the signer.
+    # Without a key only the digests were compared, which anybody can write: this does not prove the signer.
     if key is None:
         return Signer(_ECDSA_PREFIX + (hint or "a key that it does not name"), is_checked=False)
-    # The hint is not signed: it can refuse a key with a clear message, but only `_check_signature` proves one.
+    # The hint is not signed: it allows a clear message for a wrong key, but only `_check_signature` proves a key.
     if hint not in (None, _hint(key)):
         raise SignatureError(f"is by another key, '{_ECDSA_PREFIX}{hint}'")
     _check_signature(key, signature, payload)
@@ -279,7 +279,7 @@ def check_files(
 
 
 def model_key_id(key: EllipticCurvePublicKey) -> str:
-    """`ecdsa:` and the SHA-256 of the public key's PEM, by which signatures of this format name it."""
+    """`ecdsa:` and the SHA-256 of the public key's PEM, as signatures of this format name it."""
     return _ECDSA_PREFIX + _hint(key)
 
 
@@ -307,7 +307,7 @@ def _root_digest(digests: list[str]) -> str:
 
 
 def _named_hint(material: Mapping[str, Any]) -> str | None:
-    """The digest of the key; None in signatures of early clients, which named none."""
+    """The digest of the key; None in signatures of early clients, which do not name one."""
     if "publicKey" not in material:
         raise SignatureError(
             "is by a certificate or a Sigstore identity, which needs `model_signing verify`; here only keys are checked"
@@ -328,7 +328,7 @@ def _check_statement(statement: Mapping[str, Any], kinds: tuple[str, str]) -> No
 
 
 def _covered(statement: Mapping[str, Any]) -> dict[str, str]:
-    """The files that a statement is about. Raises SignatureError where it contradicts itself."""
+    """The files that a statement covers. Raises SignatureError if it contradicts itself."""
     resources = statement["predicate"]["resources"]
     found = {str(one["name"]): str(one["digest"]) for one in resources}
     (subject,) = statement["subject"]
@@ -356,6 +356,6 @@ def _algorithm(key: EllipticCurvePublicKey, *, deterministic: bool = False) -> E
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 
-    # The digest of the curve's own size, as Sigstore's bundles fix it (P-521 with SHA-512).
+    # The digest that matches the size of the curve, as Sigstore bundles require (P-521 with SHA-512).
     by_bits: dict[int, hashes.HashAlgorithm] = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}
     return ECDSA(by_bits[key.curve.key_size], deterministic_signing=deterministic)

@@ -1,4 +1,4 @@
-"""Is a bundle what it was when it was made? Every fault is named; nothing in the folder is trusted to be harmless."""
+"""Verify that a bundle is unchanged. Every fault is reported, and nothing in the folder is trusted."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ FaultKind = Literal["missing", "changed", "extra", "link", "manifest", "lineage"
 _UNSIGNED: Final = "is missing: nobody has signed this"
 ADAPTER: Final = "adapter_config.json"
 _MOST_MANIFEST_BYTES: Final = 64 << 20
-# What a hub and git put beside the files of a copy; no runtime reads them.
+# Files that a hub and git add to a copy; no runtime reads them.
 _OF_THE_HUB: Final = (".gitattributes", ".git", ".cache/huggingface")
 
 
 class Fault(FrozenModel):
-    """One thing that is not as it was.
+    """One difference from the original bundle.
 
     Attributes:
-        kind: what is wrong.
-        path: below the folder.
-        what: the end of a sentence that begins with the path.
+        kind: kind of the fault.
+        path: path below the folder.
+        what: the rest of a sentence that begins with the path.
     """
 
     kind: FaultKind
@@ -59,18 +59,18 @@ class Fault(FrozenModel):
 
 
 class VerifyReport(FrozenModel):
-    """What was found.
+    """The result of a verification.
 
     Attributes:
-        folder: what was verified.
-        bundle_sha256: the bundle's name as its manifest says now; None without a manifest.
-        num_files, num_bytes: of the manifest.
-        faults: what is not as it was.
-        signed_by: the key whose signature holds, `ed25519:` and the public key or `ecdsa:` and a digest of it.
-        is_signer_proved: whether that is the key that was given.
-        unchecked_signer: the key that `model.sig` names, where no public key was given to check it.
+        folder: the verified folder.
+        bundle_sha256: the bundle digest from the present manifest; None without a manifest.
+        num_files, num_bytes: totals of the manifest.
+        faults: the differences.
+        signed_by: the key with a valid signature, `ed25519:` and the public key or `ecdsa:` and a digest of it.
+        is_signer_proved: whether that is the given key.
+        unchecked_signer: the key that `model.sig` names, if no public key was given to check it.
         base_name, base_sha256: the base model that the lineage names.
-        left_aside: files that a hub or git has added, which were not looked at.
+        left_aside: files added by a hub or git, which were not checked.
     """
 
     folder: str
@@ -99,22 +99,22 @@ def verify(
     base_sha256: str | None = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
-    """Compare every file of a bundle with its manifest, and what its documents say with each other.
+    """Compare every file of a bundle with its manifest, and its documents with each other.
 
     Args:
-        folder: of the bundle.
-        key: a PEM file with the public key that must have signed (ECDSA on P-256, P-384 or P-521, or Ed25519).
-        bundle_sha256: the digest that the manifest must have.
-        base_sha256: the digest of the base model that is to be used with it.
-        progress: shows the bytes that are read.
+        folder: folder of the bundle.
+        key: a PEM file with the public key of the required signer (ECDSA on P-256, P-384 or P-521, or Ed25519).
+        bundle_sha256: the required digest of the manifest.
+        base_sha256: the digest of the base model to be used with it.
+        progress: shows the bytes read.
 
     Raises:
-        NotFoundError: there is no such folder or key file.
+        NotFoundError: the folder or key file does not exist.
         RequestError: the key cannot be used.
     """
     if not folder.is_dir():
         raise NotFoundError(f"{folder}: no such folder", expected="the folder of a bundle", do="check the path")
-    # Read first: a key that cannot be used must fail before gigabytes are read.
+    # Read first: an unusable key must fail before gigabytes are read.
     public = read_public_key(key) if key is not None else None
     names, faults = _present(folder)
     aside = {name for name in names if _is_of_the_hub(name)}
@@ -158,7 +158,7 @@ def verify(
 def _signatures(
     folder: Path, names: set[str], content: bytes | None, manifest: Manifest | None, public: PublicKey | None
 ) -> tuple[list[Fault], str | None, str | None]:
-    """Faults of the signatures, the key whose signature holds, and the key of one that could not be checked."""
+    """Faults of the signatures, the key with a valid signature, and the key that could not be checked."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     ed25519 = public if isinstance(public, Ed25519PublicKey) else None
@@ -169,7 +169,7 @@ def _signatures(
     try:
         if envelope is not None:
             signed_by = check(envelope, content or b"", ed25519)
-        # A signature that was asked for and is not there is a fault; so is one that cannot be read as a file.
+        # A requested signature that is missing is a fault, and so is one that cannot be read as a file.
         elif ed25519 is not None or SIGNATURE in names:
             raise SignatureError(_UNSIGNED)
     except SignatureError as error:
@@ -181,7 +181,7 @@ def _signatures(
         faults.append(Fault(kind="signature", path=MODEL_SIGNATURE, what=str(error)))
     if signer is not None and not signer.is_checked:
         unchecked = signer.key_id
-    if ecdsa is not None:  # asked for this key: another's signature is no answer
+    if ecdsa is not None:  # this key was required: a signature by another does not count
         signed_by = signer.key_id if signer is not None else None
     return faults, signed_by, unchecked
 
@@ -194,7 +194,7 @@ def _model_signer(
     envelope: bytes | None,
     key: EllipticCurvePublicKey | None,
 ) -> Signer | None:
-    """Whose `model.sig` it is; None where there is none and none was asked for. Raises SignatureError."""
+    """The signer of `model.sig`; None if there is none and none is required. Raises SignatureError."""
     if manifest is None or content is None:
         if key is not None:
             raise SignatureError("cannot be checked without a manifest")
@@ -203,7 +203,7 @@ def _model_signer(
         if key is not None:
             raise SignatureError("is a file of the bundle, which this key has not signed")
         return None
-    # May cover `bundle.dsse.json` too, where that was there first, but need not.
+    # It may cover `bundle.dsse.json` too if that existed first, but need not.
     signature = _small_file(folder / MODEL_SIGNATURE)
     if signature is None:
         if key is not None or MODEL_SIGNATURE in names:
@@ -214,7 +214,7 @@ def _model_signer(
 
 
 def _present(folder: Path) -> tuple[set[str], list[Fault]]:
-    """The paths of what is there, and a fault for each link."""
+    """The paths of the existing files, and a fault for each link."""
     names, faults = set(), []
     for path in walk(folder):
         name = path.relative_to(folder).as_posix()
@@ -234,7 +234,7 @@ def _is_in(name: str, place: str) -> bool:
 
 
 def _compare(folder: Path, manifest: Manifest, names: set[str], aside: set[str], progress: Progress) -> Iterator[Fault]:
-    # Links are reported already and not followed: they may point out of the folder.
+    # Links are already reported and are not followed: they may point outside the folder.
     links = {name for name in names if (folder / name).is_symlink()}
     total = sum(file.num_bytes for file in manifest.files)
     with progress.task("Verifying", total, "bytes") as task:
@@ -249,14 +249,14 @@ def _compare(folder: Path, manifest: Manifest, names: set[str], aside: set[str],
 
 
 def _shown(name: str) -> str:
-    """A name with what is no UTF-8 in it as `\\xNN`."""
-    # Names of files are bytes: a stranger's need be no UTF-8, and a report must be.
+    """A name with bytes that are not UTF-8 as `\\xNN`."""
+    # File names are bytes that need not be UTF-8, but a report must be.
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _difference(path: Path, file: BundleFile) -> str | None:
     try:
-        # `lstat` before any open: opening a pipe would wait for ever, and a link would be followed.
+        # `lstat` before any open: opening a pipe would block, and a link would be followed.
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
             return "is no plain file"
@@ -269,7 +269,7 @@ def _difference(path: Path, file: BundleFile) -> str | None:
 
 
 def _small_file(path: Path) -> bytes | None:
-    """The content of a plain file; None where there is none, or one that is far too long to be what it should."""
+    """The content of a plain file; None if it is missing or far too long for its purpose."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_MANIFEST_BYTES:
@@ -280,7 +280,7 @@ def _small_file(path: Path) -> bytes | None:
 
 
 def _documents(folder: Path, manifest: Manifest) -> tuple[list[Fault], dict[str, Any]]:
-    """Faults of what the documents say, and the base model that they name."""
+    """Faults in the documents, and the base model that they name."""
     faults = [
         Fault(kind="missing", path=name, what="is not in the manifest: a bundle has one")
         for name in (CARD, LINEAGE, SBOM)
@@ -298,7 +298,7 @@ def _documents(folder: Path, manifest: Manifest) -> tuple[list[Fault], dict[str,
         return [*faults, Fault(kind="lineage", path=LINEAGE, what=what)], {}
     if kinds != (STATEMENT_TYPE, PREDICATE_TYPE):
         faults.append(Fault(kind="lineage", path=LINEAGE, what=f"is of another kind: {kinds}"))
-    # The lineage cannot hold its own digest; every other file of the manifest was there before it.
+    # The lineage cannot contain its own digest. Every other file of the manifest existed before it.
     expected = {file.path: file.sha256 for file in manifest.files if file.path != LINEAGE}
     for name in sorted(subjects.keys() | expected.keys()):
         if subjects.get(name) != expected.get(name):
@@ -308,7 +308,7 @@ def _documents(folder: Path, manifest: Manifest) -> tuple[list[Fault], dict[str,
 
 
 def _other_bases(folder: Path, manifest: Manifest, stated: dict[str, Any]) -> Iterator[Fault]:
-    """Documents that name another base model than the lineage does: an adapter on another base is another model."""
+    """Documents that name another base model than the lineage: an adapter on another base is another model."""
     found: dict[str, Any] = {}
     try:
         if PLAN in manifest.by_path:
@@ -327,7 +327,7 @@ def _other_bases(folder: Path, manifest: Manifest, stated: dict[str, Any]) -> It
 
 
 def _base_of_adapter(path: Path) -> Any:
-    """What PEFT loads beneath an adapter; None where the file does not say."""
+    """The base that PEFT loads for an adapter; None if the file does not state it."""
     try:
         document = json.loads(_small_file(path) or b"")
     except ValueError:
@@ -336,6 +336,6 @@ def _base_of_adapter(path: Path) -> Any:
 
 
 def _names(stated: dict[str, Any]) -> set[str]:
-    """The names by which the base is known: its own, and that of its repository on the hub."""
+    """The names of the base: its own, and that of its hub repository."""
     repository = str(stated["name"]).removeprefix("hub:").partition("@")[0]
     return {str(stated["name"]), repository, str(stated["uri"]).removeprefix("pkg:huggingface/").partition("@")[0]}

@@ -1,4 +1,4 @@
-"""Make a bundle of an export: its documents written beside its files, then every file named and closed to writing.
+"""Make a bundle of an export: write the documents beside its files, list every file, and make all read-only.
 
     facts, export --> plan.json, evaluation.json, parity.json, licence texts
                   --> sbom.cdx.json     what it is made of
@@ -8,7 +8,7 @@
                   --> model.sig         the signature, where there is an ECDSA key (OpenSSF Model Signing)
                   --> bundle.dsse.json  the same of an Ed25519 key
 
-No document names folders of the machine that it was made on.
+No document names folders of this machine.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ if TYPE_CHECKING:
     from luthier.ml.export.bundle.signature import PrivateKey
 
 _ABSOLUTE: Final = re.compile(r"(?:~|/|\.\.?/|[A-Za-z]:[\\/])[^\n]*")
-# in a sentence: from where a path may begin to its last slash
+# in a sentence: from the possible start of a path to its last slash
 _FOLDERS: Final = re.compile(r"(?<![^\s'\"`(\[=])(?:~?/|\.\.?/|[A-Za-z]:\\)(?:[^\s'\"`,;:()\[\]]*[/\\])")
 
 
 def without_folders(value: Any) -> Any:
-    """A document in which every path is its last part, alone or inside a sentence."""
+    """The document with every path cut to its last part, alone or within a sentence."""
     if isinstance(value, dict):
         return {key: without_folders(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [without_folders(inner) for inner in value]
     if not isinstance(value, str):
         return value
-    # A text that is a path as a whole; one with a blank in its last part may be a sentence.
+    # The whole text is a path. With a blank in the last part it may be a sentence.
     if _ABSOLUTE.fullmatch(value) and " " not in last_part(value):
         return last_part(value)
     return _FOLDERS.sub("", value)
 
 
 def last_part(path: str) -> str:
-    """The name of a file or folder, whichever system the path is of."""
+    """The name of a file or folder, for paths of any system."""
     return PureWindowsPath(PurePosixPath(path).name or path).name or path
 
 
@@ -80,28 +80,28 @@ _NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 
 
 def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signing_key: Path | None = None) -> Export:
-    """Add a bundle's documents to the files of an export, and make all of them read-only; returns the updated export.
+    """Add the documents of a bundle to an export and make all files read-only. Returns the updated export.
 
-    Folders stay writable, so that a bundle can be moved and removed as any other folder. The same files, export and
-    facts give the same bytes.
+    Folders stay writable, so that a bundle can be moved and removed like any other folder. Equal files, export and
+    facts give equal bytes.
 
     Args:
-        folder: where the files are now, before the rename; documents of these names that are there are replaced.
+        folder: the present folder of the files, before the rename; existing documents with these names are replaced.
         export: the record of the export.
-        facts: where it comes from.
+        facts: the origin of the model.
         signing_key: a PEM file with a private key, ECDSA or Ed25519.
 
     Returns:
         The export with the names and digests of all files, and the bundle's digest.
 
     Raises:
-        NotFoundError: the key file cannot be read; nothing is written then.
-        RequestError: the key cannot be used; nothing is written then.
-        WorkError: a file that no bundle can hold.
+        NotFoundError: the key file cannot be read; nothing is written.
+        RequestError: the key cannot be used; nothing is written.
+        WorkError: a file that a bundle cannot contain.
     """
-    # First, so that a bad key leaves the folder as it was.
+    # First, so that a bad key leaves the folder unchanged.
     key = read_private_key(signing_key) if signing_key is not None else None
-    for name in DOCUMENTS:  # a README of the base, or those of an attempt before
+    for name in DOCUMENTS:  # a README of the base, or documents of an earlier attempt
         (folder / name).unlink(missing_ok=True)
     if facts.run is not None:
         _write(folder / PLAN, facts.run.plan.model_dump(mode="json"))
@@ -118,7 +118,7 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
     _write(folder / SBOM, sbom(told, facts, make_manifest(folder)))
     _put(folder / CARD, card_text(told, facts, make_manifest(folder)).encode())
     _write(folder / LINEAGE, lineage(told, facts, make_manifest(folder)))
-    # Before the manifest: digests are taken of files that nobody can change by accident any more.
+    # Before the manifest: digests are taken of files that cannot change by accident any more.
     _close(folder)
     manifest = make_manifest(folder)
     content = manifest.as_bytes()
@@ -134,7 +134,7 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
 
 
 def add_signature(folder: Path, signing_key: Path, progress: Progress | None = None) -> str:
-    """Sign a bundle that is whole: all its files with an ECDSA key, its manifest with an Ed25519 key.
+    """Sign a complete bundle: all files with an ECDSA key, the manifest with an Ed25519 key.
 
     Signing again with the same key changes nothing.
 
@@ -142,9 +142,9 @@ def add_signature(folder: Path, signing_key: Path, progress: Progress | None = N
         The key: `ecdsa:` and the digest of its public half, or `ed25519:` and the public key.
 
     Raises:
-        NotFoundError: there is no such folder or key.
-        RequestError: the key cannot be used, or the bundle is not whole.
-        ConflictError: another key has signed, or the bundle has a file of the signature's name.
+        NotFoundError: the folder or key does not exist.
+        RequestError: the key cannot be used, or the bundle is incomplete.
+        ConflictError: another key has signed, or the bundle has a file with the name of the signature.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -181,7 +181,7 @@ def add_signature(folder: Path, signing_key: Path, progress: Progress | None = N
 
 
 def _signature(title: str, manifest: Manifest, content: bytes, key: PrivateKey) -> tuple[str, bytes]:
-    """Name and content of the signature that is made with a key of this kind."""
+    """Name and content of the signature for a key of this type."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     if isinstance(key, Ed25519PrivateKey):
@@ -191,7 +191,7 @@ def _signature(title: str, manifest: Manifest, content: bytes, key: PrivateKey) 
 
 
 def _without_folders(export: Export) -> Export:
-    """What exporter and proof have said, with names where paths of this machine stood."""
+    """The messages of exporter and parity check, with names in place of paths of this machine."""
     changed: dict[str, object] = {"warnings": tuple(without_folders(export.warnings))}
     reports = {name: getattr(export, name) for name in ("parity", "gguf_parity", "head_parity")}
     for name, parity in reports.items():
@@ -201,7 +201,7 @@ def _without_folders(export: Export) -> Export:
 
 
 def _without_rows(evaluation: Evaluation) -> Evaluation:
-    """The figures alone: samples hold held-out rows, which may be confidential."""
+    """Only the figures: samples contain held-out rows, which may be confidential."""
     bare = tuple(system.model_copy(update={"samples": ()}) for system in evaluation.systems)
     forgetting = evaluation.forgetting
     if forgetting is not None:
@@ -211,32 +211,32 @@ def _without_rows(evaluation: Evaluation) -> Evaluation:
 
 
 def _write(path: Path, document: Any) -> None:
-    # `allow_nan=False`: NaN is no JSON, and readers elsewhere would fail on it.
+    # `allow_nan=False`: NaN is not JSON, and other readers would fail on it.
     _put(path, json_utf8(document, indent=2, sort_keys=True, allow_nan=False) + b"\n")
 
 
 def _put(path: Path, content: bytes, *, closed: bool = False) -> None:
-    """Write a file beside its place, flush it to the disk and rename it there, which is flushed too."""
+    """Write a temporary file, flush it to disk, rename it into place and flush the rename."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with partial.open("xb") as file:
             file.write(content)
-            # The content is on the disk before the name points to it: a crash leaves the old file or the new one.
+            # The content is on disk before the name points to it: a crash leaves the old or the new file.
             sync_file(file)
         if closed:
             partial.chmod(partial.stat().st_mode & _NOT_WRITING)
         partial.replace(path)
-        # The rename is an entry of the folder; without this fsync it may be lost with the power.
+        # The rename is an entry of the folder; without this fsync a power loss may undo it.
         sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _close(folder: Path) -> None:
-    """Take away the right to write from every file. One that has other names elsewhere becomes a file of its own."""
+    """Make every file read-only. A file with other hard links is first copied."""
     for file in make_manifest(folder).files:
         path = folder / file.path
-        if path.stat().st_nlink > 1:  # a write through the other name would change the bundle
+        if path.stat().st_nlink > 1:  # a write through another hard link would change the bundle
             own = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
             try:
                 copy_local(path, own)

@@ -1,1 +1,1 @@
-"""One file a format: each writes the source into an empty folder."""
+"""The export formats, one file each. A format writes the source model into an empty folder."""

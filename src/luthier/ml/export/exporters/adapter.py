@@ -1,10 +1,10 @@
-"""The adapter alone, for engines that hold one base and many adapters: as PEFT files, and as GGUF where it can be.
+"""The adapter alone, for engines with one base and many adapters: as PEFT files, and as GGUF if possible.
 
-llama.cpp puts a GGUF adapter over a GGUF base without merging. It computes W x + (alpha / rank) B (A x) with one
-alpha for the whole file and the rank of each pair of matrices (src/llama-adapter.h). Where modules have scales of
-their own (rsLoRA, ranks by AdaLoRA), what that does not say goes into B. In files of the Llama family the rows of q
-and k are in another order than in transformers, for the rotary embedding that pairs neighbours; so are the rows of
-their B, while A, which sees the layer's input, stays.
+llama.cpp applies a GGUF adapter to a GGUF base without merging. It computes W x + (alpha / rank) B (A x) with one
+alpha for the whole file and the rank of each pair of matrices (src/llama-adapter.h). If modules have scales of their
+own (rsLoRA, ranks by AdaLoRA), the remaining factor is multiplied into B. In files of the Llama family the rows of q
+and k are ordered differently than in transformers, as their rotary embedding pairs neighbours. The rows of their B are
+reordered too; A, which reads the layer's input, is unchanged.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _PAIR: Final = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.
 
 
 class NotPlainError(Exception):
-    """The adapter cannot be written as GGUF; the message says why."""
+    """The adapter cannot be written as GGUF; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """An architecture of transformers as llama.cpp calls it. permutes: q and k have their rows in another order."""
+    """The llama.cpp name of a transformers architecture. permutes: the rows of q and k are reordered."""
 
     arch: gguf.MODEL_ARCH
     permutes: bool
@@ -59,24 +59,24 @@ _FAMILIES: Final = {
 def write_gguf_lora(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any], base_path: Path, file: Path, *, name: str
 ) -> None:
-    """Write an adapter of PEFT as GGUF in float32.
+    """Write a PEFT adapter as GGUF in float32.
 
     Args:
-        tensors: of `adapter_model.safetensors`, A [rank, in] and B [out, rank] of each module.
-        config: of `adapter_config.json`.
-        base_path: folder of the base, for its shape.
-        file: what is written.
-        name: of the model, for people.
+        tensors: content of `adapter_model.safetensors`, A [rank, in] and B [out, rank] of each module.
+        config: content of `adapter_config.json`.
+        base_path: folder of the base, for its dimensions.
+        file: the file to write.
+        name: display name of the model.
 
     Raises:
-        NotPlainError: llama.cpp has no place for what the adapter does.
+        NotPlainError: llama.cpp cannot represent the adapter.
     """
     base = read_json(base_path / "config.json")
     family = _family(base)
     pairs = _pairs(tensors, config)
-    # llama.cpp divides by the file's rank, a's first dimension, whatever the config says.
+    # llama.cpp divides by the rank in the file, the first dimension of A, regardless of the config.
     alphas = {module: _scale(module, config) * a.shape[0] for module, (a, _) in pairs.items()}
-    # The commonest value: then most B need no rescaling, and are written as trained.
+    # The most common value: most B then need no rescaling and are written as trained.
     alpha = _mode(list(alphas.values()))
     names = gguf.get_tensor_name_map(family.arch, int(base["num_hidden_layers"]))
     writer = gguf.GGUFWriter(str(file), gguf.MODEL_ARCH_NAMES[family.arch])
@@ -88,7 +88,7 @@ def write_gguf_lora(
         place = names.get_name(module + ".weight", try_suffixes=(".weight",))
         if place is None or not place.startswith("blk."):
             raise NotPlainError(f"it changes {module}, which llama.cpp adapts in no file")
-        # llama.cpp multiplies by alpha / rank: what a module's own alpha differs from it goes into B, [out, rank].
+        # llama.cpp multiplies by alpha / rank: a module's deviation from it is multiplied into B, [out, rank].
         up = b.float() * (alphas[module] / alpha)
         if family.permutes and (heads := _heads(module, base)):
             up = _as_neighbours(up, heads)
@@ -108,7 +108,7 @@ def _family(base: Mapping[str, Any]) -> _Family:
 
 
 def _pairs(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B by the name of their module in the base."""
+    """A and B by the module name in the base."""
     if config.get("peft_type") != "LORA":
         raise NotPlainError(f"it is no low-rank adapter but {config.get('peft_type')}")
     for key, what in (
@@ -132,14 +132,14 @@ def _pairs(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str
 
 
 def _scale(module: str, config: Mapping[str, Any]) -> float:
-    """What PEFT multiplies B A by."""
+    """The factor by which PEFT multiplies B A."""
     rank = _of_module(module, config.get("rank_pattern"), config["r"])
     alpha = _of_module(module, config.get("alpha_pattern"), config["lora_alpha"])
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else float(rank))
 
 
 def _of_module(module: str, patterns: Mapping[str, Any] | None, default: float) -> float:
-    """The value of the first pattern that names the module, as PEFT finds it: the whole name, or its last parts."""
+    """The value of the first pattern that matches the module, as in PEFT: by the whole name, or its last parts."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return float(value)
@@ -151,7 +151,7 @@ def _mode(values: list[float]) -> float:
 
 
 def _heads(module: str, base: Mapping[str, Any]) -> int:
-    """How many heads the rows of this module make up; 0 where they keep their order."""
+    """The number of heads in the rows of this module; 0 if the order is unchanged."""
     if module.endswith(".q_proj"):
         return int(base["num_attention_heads"])
     if module.endswith(".k_proj"):
@@ -160,7 +160,7 @@ def _heads(module: str, base: Mapping[str, Any]) -> int:
 
 
 def _as_neighbours(rows: Tensor, num_heads: int) -> Tensor:
-    """Rows [heads * width, r]: in each head the two halves, which transformers rotates together, interleaved."""
+    """Rows [heads * width, r] with the two halves of each head, which transformers rotates together, interleaved."""
     width = rows.shape[0] // num_heads
     # [heads, 2, width / 2, r] to [heads, width / 2, 2, r]: row i of the first half beside row i of the second.
     halves = rows.reshape(num_heads, 2, width // 2, rows.shape[1])
@@ -174,7 +174,7 @@ _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def check(source: ExportSource, progress: Progress, tools: Path) -> None:
-    """Refuse a model without an adapter.
+    """Reject a model without an adapter.
 
     Raises:
         RequestError: it has none.
@@ -189,12 +189,12 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
 
 
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
-    """Write the PEFT folder with the base's tokenizer and template beside it, and `adapter.gguf` where one can be made.
+    """Write the PEFT folder with the base's tokenizer and template, and `adapter.gguf` if it can be made.
 
-    The base is named as others know it, not by its place on this machine.
+    The base is named by its public name, not by its path on this machine.
 
     Returns:
-        What users must know, such as why there is no `adapter.gguf`.
+        What users must know, such as the reason for a missing `adapter.gguf`.
 
     Raises:
         RequestError: a model without an adapter.
@@ -206,7 +206,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         tensors = {name: x.to(_DTYPES[precision]) for name, x in load_file(folder / WEIGHTS).items()}
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        # After the copy of the source's config: its base path is a folder of this machine.
+        # After the source's config is copied: its base path is a folder of this machine.
         config |= _base_of(source)
         (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         warnings += _notes(source, write_companions(source, target))
@@ -220,7 +220,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
 
 
 def _notes(source: ExportSource, turns: Turns) -> list[str]:
-    """What whoever loads it over its base must know of turns: most engines take the base's chat template."""
+    """What users who load it over its base must know about turns: most engines use the base's chat template."""
     if source.template_options or source.opted_turns != AS_THEY_ARE:
         where = "vllm serve --chat-template chat_template.jinja, llama-server --jinja --chat-template-file"
         return [*turns.notes, f"the chat template of this folder, not the base's, writes turns as in training: {where}"]
@@ -228,7 +228,7 @@ def _notes(source: ExportSource, turns: Turns) -> list[str]:
 
 
 def _base_of(source: ExportSource) -> dict[str, str | None]:
-    """The base as PEFT looks for it: a repository of the hub with its revision, or a name that a person knows."""
+    """The base as PEFT searches for it: a hub repository with its revision, or a readable name."""
     if not source.base_name.startswith("hub:"):
         return {"base_model_name_or_path": Path(source.base_name).name, "revision": None}
     repository, _, revision = source.base_name.removeprefix("hub:").partition("@")

@@ -1,15 +1,15 @@
-"""What travels beside the weights in every format: tokenizer, chat template, stop tokens, generation config.
+"""The files beside the weights in every format: tokenizer, chat template, stop tokens, generation config.
 
-The chat template of an export writes conversations as training did, whoever renders it and without arguments:
+The chat template of an export writes conversations as in training, in any renderer and without arguments:
 
     template options    a default in front of the template; what a caller gives still counts
     system: fold        the system text goes before the first user turn
     tools: as_text      tools, calls and their results become text
     reasoning           thoughts become text of the content, or are left out
 
-All of it is jinja in front of the model's own template. Whether that renders, without arguments, what the model's own
-template renders with the options and the rewritten turns is tried on rows of every kind
-(`core/workflows/trial_rows.py`), byte for byte.
+All of it is Jinja in front of the model's own template. It is tested on rows of every kind
+(`core/workflows/trial_rows.py`): without arguments it must render, byte for byte, what the model's own template renders
+with the options and the rewritten turns.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _START: Final = "{%- set trained = namespace(turns=[], text='', thought=none, is
 
 @dataclass(frozen=True, slots=True)
 class ExportedTemplate:
-    """A template as it is exported.
+    """An exported template.
 
     Attributes:
-        text: jinja.
-        says_turns: whether it rewrites turns as training did, so that it is given them as they are.
-        notes: what its users must do themselves, a sentence each.
+        text: Jinja.
+        says_turns: whether it rewrites turns as training did, so that it is given the original turns.
+        notes: what users must do themselves, one sentence each.
     """
 
     text: str
@@ -53,19 +53,19 @@ class ExportedTemplate:
 
 
 def exported_template(template: ChatTemplate, opted: OptedTurns, own: str) -> ExportedTemplate:
-    """The template that an export carries.
+    """The template of an export.
 
     Args:
-        template: As the model was trained, with its options.
-        opted: What of the rows was written in another way.
-        own: The text of the template without any of that; of the plain layout, that layout as a template.
+        template: The template of training, with its options.
+        opted: The options by which turns were rewritten.
+        own: The text of the template without these; for the plain layout, that layout as a template.
 
     Raises:
         RequestError: the options cannot be put into the template.
     """
     defaults = _defaults(template)
     plain = defaults + own
-    # Checked without the rewriting, which an unfit default must not be blamed for.
+    # Checked without the rewriting, which must not be blamed for an unsuitable default.
     if template.options and (fault := _fault(template, AS_THEY_ARE, plain)):
         raise RequestError(
             f"the template options {json.dumps(dict(template.options))} cannot be written into the exported chat "
@@ -75,7 +75,7 @@ def exported_template(template: ChatTemplate, opted: OptedTurns, own: str) -> Ex
         )
     if opted == AS_THEY_ARE:
         return ExportedTemplate(plain, says_turns=True)
-    # In front of the model's own template, which then finds rewritten `messages` and `tools`.
+    # In front of the model's own template, which then reads rewritten `messages` and `tools`.
     text = defaults + _rewriting(template, opted) + own
     if (fault := _fault(template, opted, text)) is None:
         return ExportedTemplate(text, says_turns=True)
@@ -87,7 +87,7 @@ def exported_template(template: ChatTemplate, opted: OptedTurns, own: str) -> Ex
 
 
 def what_to_do(template: ChatTemplate, opted: OptedTurns) -> str:
-    """What to do by hand in a runtime that does not run the exported template."""
+    """What users must do in a runtime that does not run the exported template."""
     steps = []
     if opted.reasoning == "as_text" and template.thoughts is not None:
         steps.append("send thoughts of earlier turns as reasoning_content")
@@ -103,8 +103,8 @@ def what_to_do(template: ChatTemplate, opted: OptedTurns) -> str:
 
 
 def _defaults(template: ChatTemplate) -> str:
-    """Jinja that sets each option that was not given, and no tools where the template must have a list of them."""
-    # Only where it is not defined: what a caller sends still wins.
+    """Jinja that sets each option that is not given, and an empty list of tools if the template needs a list."""
+    # Only if it is not defined: the caller's value takes precedence.
     lines = [
         f"{{%- if {name} is not defined %}}{{%- set {name} = {_quoted(value)} %}}{{%- endif %}}\n"
         for name, value in sorted(template.options.items())
@@ -133,7 +133,7 @@ def _thoughts(*, keeps: bool) -> Iterator[str]:
     yield f"{{%- set {_TURNS} = [] %}}"
     yield "{%- for turn in messages %}"
     yield "{%- set trained.thought = none %}"
-    # `trained` is a namespace: a plain `set` inside of a loop is lost at the loop's end in jinja.
+    # `trained` is a namespace: in Jinja a plain `set` inside a loop is lost at the end of the loop.
     yield "{%- set trained.text = turn.content if turn.content is string else '' %}"
     yield "{%- if turn.role == 'assistant' and (turn.content is string or not turn.content) %}"
     for number, field in enumerate(FIELDS):
@@ -157,8 +157,8 @@ def _thoughts(*, keeps: bool) -> Iterator[str]:
 
 
 def _tools(template: ChatTemplate, form: ToolForm) -> Iterator[str]:
-    """As `ml.inference.tool_prompt.with_tools_as_text` does."""
-    # The same text as the server writes, cut at a character that it cannot hold, where jinja puts the tools.
+    """The same as `ml.inference.tool_prompt.with_tools_as_text`."""
+    # The server's text, split at a character that it cannot contain, where Jinja inserts the tools.
     before, _, after = TOOLS_PROMPT.format(
         example=form.written("...", "{...}", quotes=False), functions="\0"
     ).partition("\0")
@@ -244,20 +244,20 @@ def _add(turn: str) -> str:
 
 
 def _quoted(value: TemplateOption) -> str:
-    """A value as jinja writes it, texts by the escapes that every engine knows."""
+    """A value as a Jinja literal, with text escapes that every engine knows."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def _fault(template: ChatTemplate, opted: OptedTurns, text: str) -> str | None:
-    """The kind of row for which an exported template renders something else than training did; None where none is."""
+    """The kind of row for which the exported template renders differently than in training; None if none."""
     form = form_of(text_of(template))
     for kind, row in TRIAL_ROWS.items():
         whole = _conversation(row)
-        # Each prefix as a prompt and as a whole: templates may write a last turn otherwise than an earlier one.
+        # Each prefix as a prompt and as a whole: templates may write the last turn differently from earlier ones.
         for end, opens in _ends(whole):
             turns = whole.up_to(end)
             try:
-                # What training has seen; a row that training would refuse cannot differ.
+                # The rendering of training; a row that training would reject cannot differ.
                 expected = template.render(rewritten(opted, turns, form), add_generation_prompt=opens)
             except TemplateError:
                 continue
@@ -272,7 +272,7 @@ def _fault(template: ChatTemplate, opted: OptedTurns, text: str) -> str | None:
 def _callers_win(
     template: ChatTemplate, text: str, sent: list[dict[str, Any]], tools: tuple[dict[str, Any], ...], *, opens: bool
 ) -> bool:
-    """Whether an option that a caller turns on or off counts over the default."""
+    """Whether an option that a caller sets overrides the default."""
     for name, value in template.options.items():
         if isinstance(value, bool):
             other = template.with_options({**template.options, name: not value})
@@ -283,7 +283,7 @@ def _callers_win(
 
 
 def _ends(whole: Conversation) -> Iterator[tuple[int, bool]]:
-    """Where a conversation is cut, and whether an answer begins there."""
+    """The position where a conversation is cut, and whether an answer begins there."""
     for number, message in enumerate(whole.messages):
         if message.role == "assistant":
             yield number, True
@@ -291,7 +291,7 @@ def _ends(whole: Conversation) -> Iterator[tuple[int, bool]]:
 
 
 def _as_sent(template: ChatTemplate, opted: OptedTurns, turns: Conversation) -> list[dict[str, Any]]:
-    """The messages as a client sends them to a server of this model."""
+    """The messages as a client sends them to a server with this model."""
     documents = template.documents(turns)
     if opted.reasoning is None:
         return documents
@@ -300,7 +300,7 @@ def _as_sent(template: ChatTemplate, opted: OptedTurns, turns: Conversation) -> 
         for field in FIELDS:
             document.pop(field, None)
         if message.reasoning is not None:
-            # Clients send thoughts in one field (`reasoning_content`), whatever name the template reads.
+            # Clients send thoughts in one field (`reasoning_content`), regardless of the name that the template reads.
             document[FIELDS[0]] = message.reasoning
     return documents
 
@@ -330,13 +330,13 @@ class Turns:
     """How an export writes and ends turns.
 
     Attributes:
-        template: of the source, with its options.
-        stop_ids: the tokens that end an answer, the template's own first.
+        template: the template of the source, with its options.
+        stop_ids: the tokens that end an answer, that of the template first.
         stops: their texts.
-        beginning: the text of the token that every prompt begins with, or empty.
+        beginning: the text of the token at the start of every prompt, or empty.
         settings: the generation config.
-        opted: which turns were rewritten in training.
-        notes: what users must do so that the export sees turns as in training, a sentence each.
+        opted: the options by which turns were rewritten in training.
+        notes: what users must do so that turns are as in training, one sentence each.
     """
 
     template: ChatTemplate
@@ -349,7 +349,7 @@ class Turns:
 
 
 def source_template(source: ExportSource) -> ChatTemplate:
-    """The chat template of a source with the options that it was trained with.
+    """The chat template of a source with the options of its training.
 
     Raises:
         NotFoundError, ModelSourceError: the folder or its tokenizer is missing or damaged.
@@ -363,22 +363,22 @@ def template_of_export(source: ExportSource, template: ChatTemplate) -> Exported
 
     Args:
         source: the model.
-        template: the source's.
+        template: the template of the source.
 
     Raises:
         RequestError: the options cannot be put into it.
     """
-    # A chat template that leaves the beginning out does so on purpose (`ChatTemplate.encode`).
+    # A chat template without the beginning token omits it on purpose (`ChatTemplate.encode`).
     own = _own_text(template) if template.kind == "chat" else _plain_layout(template, _beginning(template))
     return exported_template(template, source.opted_turns, own)
 
 
 def write_companions(source: ExportSource, target: Path) -> Turns:
-    """Put the tokenizer of the source's base into `target`, with the template and the stop tokens that it was run with.
+    """Write the tokenizer of the source's base into `target`, with the template and the stop tokens of training.
 
-    The plain layout, for which a base model has no template of its own, is written as one, so that other runtimes,
-    which do not know it, see the tokens that were trained on. Options of the template, and turns that were rewritten in
-    training, are written into the template (`exported_template`).
+    The plain layout, which base models without a template use, is written as a template, so that other runtimes see the
+    tokens of training. Template options and the rewriting of turns in training are written into the template
+    (`exported_template`).
 
     Raises:
         NotFoundError, ModelSourceError: the folder or its tokenizer is missing or damaged.
@@ -394,8 +394,8 @@ def write_companions(source: ExportSource, target: Path) -> Turns:
     (target / "chat_template.jinja").write_text(exported.text, encoding="utf-8")
     config_file = target / "tokenizer_config.json"
     config = _read(config_file)
-    # Two templates in one folder: which one a runtime reads would depend on its version.
-    if config.pop("chat_template", None) is not None:  # the file above is the one that counts
+    # With two templates in one folder, the one that is read would depend on the version of the runtime.
+    if config.pop("chat_template", None) is not None:  # the file above is used
         _write(config_file, config)
     settings = _generation_config(base, template)
     _write(target / "generation_config.json", settings)
@@ -404,23 +404,23 @@ def write_companions(source: ExportSource, target: Path) -> Turns:
 
 
 def _own_text(template: ChatTemplate) -> str:
-    """The text of a chat template; of one that has another for tools, both in one."""
+    """The text of a chat template; a separate template for tools is combined with it."""
     texts = template.tokenizer.chat_template
     if isinstance(texts, dict) and {"default", "tool_use"} <= texts.keys():
-        # Runtimes other than transformers know one template only.
+        # Other runtimes than transformers support only one template.
         return f"{{%- if tools %}}\n{texts['tool_use']}{{%- else %}}\n{texts['default']}{{%- endif %}}"
     return str(template.tokenizer.get_chat_template())
 
 
 def _beginning(template: ChatTemplate) -> str:
-    """The text of the token that every prompt begins with; empty where there is none."""
+    """The text of the token at the start of every prompt; empty without one."""
     ids, _ = template.encode(template.render(_PROBE, add_generation_prompt=True))
     bos = template.tokenizer.bos_token_id
     return str(template.tokenizer.bos_token) if bos is not None and ids[:1] == [bos] else ""
 
 
 def _plain_layout(template: ChatTemplate, beginning: str) -> str:
-    # JSON strings are jinja strings: quotes and backslashes in a token are escaped.
+    # JSON strings are Jinja strings: quotes and backslashes in a token are escaped.
     end = json.dumps(template.end_of_turn, ensure_ascii=False)
     return ("{{- " + json.dumps(beginning, ensure_ascii=False) + " -}}" if beginning else "") + (
         "{%- for message in messages -%}"
@@ -431,7 +431,7 @@ def _plain_layout(template: ChatTemplate, beginning: str) -> str:
 
 
 def _generation_config(base: Path, template: ChatTemplate) -> dict[str, Any]:
-    """The base's own settings, with every token that ends an answer."""
+    """The generation settings of the base, with every token that ends an answer."""
     config = _read(base / "generation_config.json")
     ids = list(template.end_of_turn_ids)
     config["eos_token_id"] = ids[0] if len(ids) == 1 else ids

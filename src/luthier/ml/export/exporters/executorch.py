@@ -1,6 +1,6 @@
-"""ExecuTorch, for phones and boards: one program with the weights in it, run by XNNPACK on their processors.
+"""ExecuTorch, for phones and boards: one program that contains the weights, run by XNNPACK on the CPU.
 
-The model is traced by torch.export and its matrices are given to XNNPACK in a child process (`lower`).
+The model is traced by torch.export and its matrices are lowered to XNNPACK in a child process (`lower`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from luthier.ml.inference.models.loading import load_model
 
 FILE: Final = "model.pte"
 _LOWER: Final = "luthier.ml.export.exporters.executorch:lower"
-# Keys and values of a whole context are set aside when the program starts, and phones have little memory.
+# The program allocates keys and values of the whole context when it starts, and phones have little memory.
 MAX_CONTEXT_TOKENS: Final = 2048
 
 
 def check(source: ExportSource, progress: Progress, tools: Path) -> None:
-    """Refuse a model whose state is more than keys and values: the program holds those of a fixed context alone.
+    """Reject a model with state other than keys and values: the program holds only those, of a fixed context.
 
     Raises:
         RequestError: such a model, a composite one, or a missing package.
@@ -60,11 +60,11 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
     """Write `model.pte` in float32, with tokenizer and template beside it.
 
-    The model is merged in float32, traced by torch.export and lowered to XNNPACK in a child process: minutes for a
-    model of 135 million weights, and about six times its size in memory.
+    The model is merged in float32, traced by torch.export and lowered to XNNPACK in a child process. A model of 135
+    million weights takes minutes, and about six times its size in memory.
 
     Returns:
-        What users must know, such as that its context is cut to `MAX_CONTEXT_TOKENS`.
+        What users must know, such as a context limited to `MAX_CONTEXT_TOKENS`.
 
     Raises:
         RequestError: a missing package, or a model that cannot be traced.
@@ -73,7 +73,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     """
     del precision
     check(source, progress, tools)
-    # Beside the target: the same disk, whose free space was checked.
+    # Beside the target: on the same disk, whose free space was checked.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".executorch-") as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()
@@ -92,11 +92,11 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
 def lower(document: dict[str, Any], _channel: Channel) -> None:
     """Write the model in a transformers folder as a program in float32, in a child process.
 
-    Its method `forward(input_ids, cache_position)` is what ExecuTorch's own runner of language models calls; the facts
-    that the runner asks for are methods without inputs.
+    ExecuTorch's own runner of language models calls `forward(input_ids, cache_position)`. The facts that the runner
+    needs are methods without inputs.
 
     Args:
-        document: `folder`, `file`, `end_ids` (tokens) and `num_context` (tokens that the program has room for).
+        document: `folder`, `file`, `end_ids` (tokens) and `num_context` (context length of the program in tokens).
 
     Raises:
         RequestError: the model cannot be traced.
@@ -119,7 +119,7 @@ def lower(document: dict[str, Any], _channel: Channel) -> None:
             dynamic_shapes={"input_ids": {1: length}, "cache_position": {0: length}},
             strict=True,
         )
-    except Exception as error:  # what tracing raises is of many kinds
+    except Exception as error:  # tracing raises many kinds of errors
         first = first_line(error, "")
         raise RequestError(
             f"{type(model).__name__} cannot be traced: {type(error).__name__}: {first[:300]}",

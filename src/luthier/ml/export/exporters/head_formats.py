@@ -1,6 +1,6 @@
-"""The formats that hold a model with a task head: what each declares, and what is refused before any work.
+"""The formats for models with a task head: their declarations, and the checks before any work.
 
-Formats of models that write text (`registry`) would lose the head; these hold nothing else. Nothing here loads torch.
+Formats for text models (`registry`) would lose the head; these are only for heads. Nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HeadFormat:
-    """What such a format declares.
+    """The declaration of such a format.
 
     Attributes:
-        title: What people call it.
-        description: What such an export is, with its article, as its card says.
-        contents: What is in the folder.
-        kinds: The kinds of heads that it holds.
-        writer: "module:function" of source, folder, precision, progress, tools.
-        runtime: "module:class" of the folder, which reads texts.
-        precisions: Name -> the most that an output may differ from the source's; numbers in standard deviations of the
-            training rows, vectors by their distance. float32 differs by the order of sums alone; float16 rounds weights
-            to 11 bits; int8 to 8, in blocks: where a probability moves by more than a tenth, or a vector to a cosine of
-            less than 0.995, another label or document comes out too often.
-        library: What the Hugging Face hub calls the library that loads it.
-        modules: Modules that must be installed to write and to prove it.
-        install: What `pip install` takes to get them.
-        distributions: Packages that take part, as the bill of materials names them.
+        title: Display name.
+        description: What such an export is, with an article, for its card.
+        contents: The content of the folder.
+        kinds: The supported kinds of heads.
+        writer: "module:function" with source, folder, precision, progress, tools.
+        runtime: "module:class" with the folder; it reads texts.
+        precisions: Name -> the largest permitted difference of an output to the source; numbers in standard deviations
+            of the training rows, vectors by distance. float32 differs only by the order of sums; float16 rounds weights
+            to 11 bits; int8 to 8, in blocks. If a probability changes by more than a tenth, or a vector to a cosine
+            below 0.995, another label or document results too often.
+        library: The Hugging Face hub's name of the library that loads it.
+        modules: Modules required to write and check it.
+        install: The argument of `pip install` for these modules.
+        distributions: Packages used, for the bill of materials.
     """
 
     title: str
@@ -96,11 +96,11 @@ HEAD_FORMATS: Final[Mapping[str, HeadFormat]] = {
 
 
 def refuse_head(source: ExportSource, what: str) -> None:
-    """Refuse a model with a task head where only a model that writes text fits: its head would be lost.
+    """Reject a model with a task head where a text model is needed: the head would be lost.
 
     Args:
         source: The model.
-        what: What is made of it, such as "the format gguf".
+        what: The purpose, such as "the format gguf".
 
     Raises:
         RequestError: It has a head.
@@ -114,15 +114,15 @@ def refuse_head(source: ExportSource, what: str) -> None:
 
 
 def missing_modules(format: HeadFormat) -> tuple[str, ...]:
-    """Modules that have to be installed first."""
+    """Required modules that are not installed."""
     return tuple(module for module in format.modules if importlib.util.find_spec(module) is None)
 
 
 def head_format(source: ExportSource, name: str) -> HeadFormat:
-    """The format of that name for a model with a task head.
+    """The format with this name for a model with a task head.
 
     Raises:
-        RequestError: It would lose the head, does not hold heads of this kind, or needs modules that are missing.
+        RequestError: The format loses the head, does not support this kind, or needs missing modules.
     """
     assert source.task_head is not None
     known = HEAD_FORMATS.get(name)
@@ -143,7 +143,7 @@ def head_format(source: ExportSource, name: str) -> HeadFormat:
 
 
 def head_precision(name: str, format: HeadFormat, asked: str | None) -> ExportPrecision:
-    """The precision that was asked for, or float32. Raises RequestError where the format does not have it."""
+    """The requested precision, or float32. Raises RequestError if the format does not have it."""
     if asked is not None and asked not in format.precisions:
         raise RequestError(
             f"--quantise {asked} for a model with a task head in the format {name}",
@@ -159,7 +159,7 @@ def write_head(
     """Write the source into the empty folder `target`; returns warnings.
 
     Raises:
-        RequestError: The format cannot hold the model.
+        RequestError: The format does not support the model.
         WorkError: A converter fails.
         OSError: The disk is full.
     """
@@ -169,7 +169,7 @@ def write_head(
 
 
 def open_head(format: HeadFormat, folder: Path) -> HeadRuntime:
-    """The export in `folder`, loaded in its real runtime. Raises ModelSourceError where it does not load."""
+    """The export in `folder`, loaded in its real runtime. Raises ModelSourceError if it does not load."""
     opener: Any = import_string(format.runtime)
     runtime: HeadRuntime = opener(folder)
     return runtime

@@ -1,7 +1,7 @@
 """A model with a task head as one ONNX graph: token ids in, probabilities, numbers, relevance or vectors out.
 
-The body is written by the builder of ONNX Runtime GenAI, as for models that write text; its cache is taken out, and
-pooling and head are put behind its hidden states. It runs in plain ONNX Runtime.
+The builder of ONNX Runtime GenAI writes the body, as for text models. Its cache is removed, and pooling and head are
+added after the hidden states. The graph runs in plain ONNX Runtime.
 
     input_ids, attention_mask   [rows, tokens] int64, padded on the right
     probabilities               [rows, classes] (classify); number (regress), relevance (rank): [rows, 1]; embedding:
@@ -40,9 +40,9 @@ _HIDDEN: Final = "hidden_states"
 def write_onnx(
     source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path
 ) -> list[str]:
-    """Write `model.onnx` with its weights beside it, the tokenizer and the template.
+    """Write `model.onnx` with its weights, the tokenizer and the template.
 
-    int8 packs the matrices of the body; the head stays in float32.
+    int8 quantises the matrices of the body; the head stays in float32.
 
     Raises:
         RequestError: a missing package, a trained prompt, or an architecture that the builder does not know.
@@ -72,7 +72,7 @@ def write_onnx(
 
 
 def _without_cache(source: ExportSource, model: onnx.ModelProto, head_size: int) -> None:
-    """Replace the inputs of earlier keys and values by empty ones, and give no new ones back."""
+    """Replace the inputs of past keys and values by empty ones, and remove their outputs."""
     from onnx import TensorProto, helper
 
     graph = model.graph
@@ -100,7 +100,7 @@ def _without_cache(source: ExportSource, model: onnx.ModelProto, head_size: int)
     kept = [one for one in graph.input if one not in past]
     del graph.input[:]
     graph.input.extend(kept)
-    # In front: a graph lists its nodes in the order in which they can run.
+    # At the start: a graph lists its nodes in execution order.
     later = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *later])
@@ -108,7 +108,7 @@ def _without_cache(source: ExportSource, model: onnx.ModelProto, head_size: int)
 
 
 def _with_head(model: onnx.ModelProto, head: TaskHead, layer: TaskHeadLayer | None) -> None:
-    """Pooling and head behind the hidden states [rows, tokens, width]."""
+    """Add pooling and head after the hidden states [rows, tokens, width]."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 

@@ -21,11 +21,11 @@ Width = Literal["float32", "float16", "bfloat16"]
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
     """Write the model as safetensors in that precision, with tokenizer, template and generation config.
 
-    An adapter is merged in float32 and rounded once; a model without one is rounded from its own files. Memory: four
-    bytes a weight.
+    An adapter is merged in float32 and rounded once; a model without one is rounded from its own files. Memory: 4 bytes
+    per weight.
 
     Raises:
-        RequestError: a trained prompt, or weights that float16 has no room for.
+        RequestError: a trained prompt, or weights beyond the range of float16.
         NotFoundError, ModelSourceError: base or adapter is missing or damaged.
     """
     del tools
@@ -33,12 +33,12 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
 
 
 def write_model(source: ExportSource, target: Path, width: Width, progress: Progress) -> Turns:
-    """The same, for formats that begin with a transformers folder; returns how the export ends turns."""
+    """The same for formats that start from a transformers folder; returns how the export writes and ends turns."""
     title = "Writing the weights" if source.adapter_path is None else "Merging the adapter"
     with progress.task(title, 2, "steps") as task:
         model = whole_model(source, width)
         task.advance()
-        # A proof on this machine may have set eager attention (`use_proved_attention`), which is no part of the model.
+        # A check on this machine may have set eager attention (`use_proved_attention`), which is not part of the model.
         model.config._attn_implementation = "sdpa"
         with quiet_transformers():
             model.save_pretrained(str(target))
@@ -53,7 +53,7 @@ def write_model(source: ExportSource, target: Path, width: Width, progress: Prog
 
 
 def whole_model(source: ExportSource, width: Width) -> PreTrainedModel:
-    """The base with its adapter merged, or the whole model, in that precision on the CPU."""
+    """The base with the merged adapter, or the whole model, in that precision on the CPU."""
     if source.adapter_path is not None:
         return merged_model(
             source.base_path,
@@ -64,7 +64,7 @@ def whole_model(source: ExportSource, width: Width) -> PreTrainedModel:
         )
     if width == "float16":
         model = load_model(source.base_path, dtype="float32", attention="sdpa")
-        # float16 ends at 65,504: a weight beyond would become infinite silently.
+        # float16 ends at 65,504: a larger weight would silently become infinite.
         check_room(model)
         return model.half()
     return load_model(source.base_path, dtype=width, attention="sdpa")

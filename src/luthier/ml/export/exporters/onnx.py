@@ -1,4 +1,4 @@
-"""ONNX, for ONNX Runtime GenAI on edge machines, Windows and Android: its own builder, over a merged folder."""
+"""ONNX, for ONNX Runtime GenAI on edge devices, Windows and Android, made by its own builder from a merged folder."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ BUILD: Final = "luthier.ml.export.exporters.onnx_worker:build"
 BUILDER_PRECISIONS: Final = {"float32": "fp32", "int8": "int8", "int4": "int4"}
 _PACKAGES: Final = ("onnxruntime_genai", "onnx", "onnx_ir")
 _HEAD_MULTIPLE: Final = 16
-# What the builder rewrites on its way through transformers; the source's own files are what was trained with.
+# Files that the builder rewrites through transformers; the source's own files are those of training.
 _OURS: Final = ("tokenizer.json", "chat_template.jinja", "generation_config.json")
 
 
 def check(source: ExportSource, progress: Progress, tools: Path) -> None:
-    """Refuse an architecture that the builder does not know, and heads that its runtime cannot compute.
+    """Reject an architecture that the builder does not know, and attention heads that its runtime cannot compute.
 
     Raises:
         RequestError: such a model, or a missing package.
@@ -55,10 +55,10 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
 
 
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
-    """Write `model.onnx` with its weights beside it, `genai_config.json`, the tokenizer and the template.
+    """Write `model.onnx` with its weights, `genai_config.json`, the tokenizer and the template.
 
-    The model is merged in float32 first. int8 and int4 are made by rounding alone, without looking at any text; they
-    cost more quality than the same bits of llama.cpp, so a model must be proved before it is used in them.
+    The model is first merged in float32. int8 and int4 are made by rounding only, without calibration text. They lose
+    more quality than llama.cpp types of the same bits, so check a model before using them.
 
     Raises:
         RequestError: a missing package, or an architecture that the builder or the runtime cannot handle.
@@ -80,10 +80,10 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
 
 
 def _check_heads(base: Path) -> None:
-    """The runtime would refuse them too, but only at the first answer."""
+    """The runtime would also reject them, but only at the first answer."""
     config = text_config(load_config(base))
     heads = getattr(config, "num_attention_heads", None)
-    if not isinstance(heads, int) or not heads:  # no attention, or another in each layer: the builder says
+    if not isinstance(heads, int) or not heads:  # no attention, or different in each layer: the builder reports it
         return
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     if width % _HEAD_MULTIPLE:

@@ -1,4 +1,4 @@
-"""The builder of ONNX Runtime GenAI as a child process, without a network."""
+"""The builder of ONNX Runtime GenAI in a child process, without network access."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def build(document: dict[str, Any], _channel: Channel) -> None:
     """Write the model in a transformers folder as ONNX for the CPU, in a child process.
 
     Args:
-        document: `folder`, `target`, `precision` (as the builder calls it) and `cache` (for intermediate files);
-            `without_head` where the graph is to give hidden states in place of logits.
+        document: `folder`, `target`, `precision` (the builder's name) and `cache` (for intermediate files);
+            `without_head` for a graph that gives hidden states instead of logits.
 
     Raises:
         RequestError: an architecture that the builder does not know.
@@ -28,7 +28,7 @@ def build(document: dict[str, Any], _channel: Channel) -> None:
     options += ["exclude_lm_head=true"] if document.get("without_head") else []
     sys.argv = ["builder", *options]
     try:
-        # As its command line does: the builder's functions are no stable interface.
+        # As its command line does: the builder's functions are not a stable interface.
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__", alter_sys=True)
     except NotImplementedError as error:
         raise RequestError(

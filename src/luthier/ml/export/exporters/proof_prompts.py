@@ -1,7 +1,7 @@
-"""The prompts of a proof: what a source makes of held-out rows, and whether a runtime makes the same tokens of them.
+"""The prompts of a parity check: held-out rows as the source writes them, and whether a runtime makes the same tokens.
 
-None of it needs weights. So a rehearsal holds the very prompts of the proof against the runtime before anything is
-merged, and what depends on template and tokenizer alone is refused there (`rehearsal.py`).
+This needs no weights. So a rehearsal tests the prompts of the check in the runtime before anything is merged, and
+rejects what depends only on template and tokenizer (`rehearsal.py`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
 NUM_NEW_TOKENS = 32
-"""Greedy tokens that a proof has written after each prompt."""
+"""Greedy tokens that a check generates after each prompt."""
 
 
 class TokenRuntime(Protocol):
-    """What this asks of a runtime (`ml/export/runtimes/protocol.py`); no weights."""
+    """The part of a runtime (`ml/export/runtimes/protocol.py`) needed here, without weights."""
 
     @property
     def has_template(self) -> bool: ...
@@ -43,13 +43,13 @@ class TokenRuntime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProofPrompt:
-    """One prompt with its reference.
+    """One prompt and its reference.
 
     Attributes:
-        conversation: The prompt as a client of the export sends it; None where `text` alone is.
+        conversation: The prompt as a client of the export sends it; None if there is only `text`.
         text: The prompt as the source writes it.
-        prompt_ids: Its tokens by the source's tokenizer.
-        reference_ids: Those of the reference, its end token included; empty without a reference.
+        prompt_ids: The prompt in tokens of the source's tokenizer.
+        reference_ids: The reference in tokens, including the end token; empty without a reference.
     """
 
     conversation: Conversation | None
@@ -65,18 +65,18 @@ class ProofPrompt:
 
 @dataclass(frozen=True, slots=True)
 class SourcePrompts:
-    """How a source writes prompts, and those of a proof.
+    """The way a source writes prompts, and the prompts of a check.
 
     Attributes:
         source: The model.
-        prompts: Those that fit into its context.
-        end_id: The token that ends its answers.
+        prompts: The prompts that fit into its context.
+        end_id: The token at the end of its answers.
         end_token: The text of that token.
-        is_plain: It writes conversations without a chat template.
-        knows_developer: Its template has that role.
-        switches: Options of its exported template that turn thoughts on and off, with the values of training.
-        template_day: The day that its template was given; None where that does not ask.
-        filled: Names of its template that llama.cpp fills with today's date.
+        is_plain: Whether it writes conversations without a chat template.
+        knows_developer: Whether its template has that role.
+        switches: Options of its exported template that switch thoughts on and off, with the values of training.
+        template_day: The date given to its template; None if the template does not use it.
+        filled: Template variables that llama.cpp sets to today's date.
     """
 
     source: ExportSource
@@ -92,12 +92,12 @@ class SourcePrompts:
 
 @dataclass(frozen=True, slots=True)
 class TokenFindings:
-    """How the tokens of a runtime compare with the source's.
+    """Comparison of a runtime's tokens with the source's.
 
     Attributes:
-        num_same: Prompts of the same tokens.
-        given_options: Of the template, with which alone the tokens are the source's; empty where none is needed.
-        reasons: Why the export must not be used, a sentence each.
+        num_same: Prompts with the same tokens.
+        given_options: Template options that are needed for the source's tokens; empty if none are.
+        reasons: Reasons against using the export, one sentence each.
     """
 
     num_same: int
@@ -106,14 +106,14 @@ class TokenFindings:
 
 
 def source_prompts(source: ExportSource, examples: Sequence[Example]) -> SourcePrompts:
-    """The prompts of held-out examples, without those that are longer than the context of the source.
+    """The prompts of held-out examples, without those longer than the context of the source.
 
-    An example's prompt is the conversation before its last answer, and that answer the reference; of plain text the
-    first and the second half. A template that writes the date writes the fixed day of training.
+    The prompt of an example is the conversation before its last answer, and that answer is the reference. For plain
+    text they are the first and the second half. A template with a date writes the fixed day of training.
 
     Raises:
         RequestError: no example fits, or none has a reference.
-        NotFoundError, ModelSourceError, TemplateError: as loading and rendering do.
+        NotFoundError, ModelSourceError, TemplateError: loading or rendering fails.
     """
     from luthier.ml.export.exporters.companions import source_template, template_of_export
     from luthier.ml.inference.models.architecture import context_tokens, load_config
@@ -152,16 +152,16 @@ def source_prompts(source: ExportSource, examples: Sequence[Example]) -> SourceP
 
 
 def compared_tokens(seen: SourcePrompts, prompts: Sequence[ProofPrompt], runtime: TokenRuntime) -> TokenFindings:
-    """The tokens that a runtime makes of prompts by itself, and the token at which it ends an answer.
+    """Compare a runtime's own tokens of prompts, and the token at which it ends an answer.
 
     Args:
         seen: The source.
-        prompts: Those to compare.
+        prompts: The prompts to compare.
         runtime: The open export.
     """
-    # Some runtimes set options of the template by themselves (llama.cpp: enable_thinking), over its defaults.
+    # Some runtimes set template options themselves (llama.cpp: enable_thinking), overriding the defaults.
     trained = seen.source.template_options
-    # The fewest options first: an export that needs none is the best.
+    # The fewest options first: an export that needs none is best.
     candidates = [dict[str, TemplateOption](), trained, {**seen.switches, **trained}]
     given, others = candidates[0], list[str | None]()
     for number, options in enumerate(candidates):
@@ -187,12 +187,12 @@ def compared_tokens(seen: SourcePrompts, prompts: Sequence[ProofPrompt], runtime
 def _other_tokens(
     runtime: TokenRuntime, seen: SourcePrompts, prompt: ProofPrompt, options: Mapping[str, TemplateOption]
 ) -> str | None:
-    """How the export's tokens of a prompt differ from the source's where its template is given `options`; None where
-    they do not."""
+    """The difference between the tokens of export and source for a prompt, with `options` for the template; None if
+    equal."""
     expected = list(prompt.prompt_ids)
     plain = runtime.text_tokens(prompt.text)
     if prompt.conversation is None:
-        expected = prompt.ids  # of plain text the prompt is the first half of the tokens
+        expected = prompt.ids  # for plain text the prompt is the first half of the tokens
     if prompt.conversation is None or not runtime.has_template:
         return None if plain == expected else f"{_first_difference(expected, plain)}: another tokenizer"
     try:
@@ -201,7 +201,7 @@ def _other_tokens(
         return error.came
     if found == expected:
         return None
-    # A template may write the beginning-of-text token that the tokenizer then adds once more to plain text.
+    # A template may write the beginning-of-text token, and the tokenizer may add it again to plain text.
     is_template = expected in (plain, plain[1:])
     return f"{_first_difference(expected, found)}: another {'chat template' if is_template else 'tokenizer'}"
 
@@ -217,7 +217,7 @@ def _first_difference(expected: list[int], found: list[int]) -> str:
 
 
 def _with_known_roles(conversation: Conversation, knows_developer: bool) -> Conversation:
-    """The conversation with `developer` as `system` where the source's template does not know the newer name."""
+    """The conversation with `developer` replaced by `system` if the source's template does not know the newer name."""
     if knows_developer:
         return conversation
     messages = tuple(
@@ -228,7 +228,7 @@ def _with_known_roles(conversation: Conversation, knows_developer: bool) -> Conv
 
 
 def _num_virtual_tokens(source: ExportSource) -> int:
-    """Places in the context that a trained prompt takes."""
+    """Context positions that a trained prompt takes."""
     from luthier.ml.inference.models.weights import read_json
 
     if source.adapter_path is None or not (file := Path(source.adapter_path) / "adapter_config.json").is_file():
@@ -238,20 +238,20 @@ def _num_virtual_tokens(source: ExportSource) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Turns:
-    """How the source writes turns, and whether its export rewrites them by itself."""
+    """The way the source writes turns, and whether its export rewrites them itself."""
 
     template: ChatTemplate
     opted: OptedTurns
     says_turns: bool
 
     def trained(self, conversation: Conversation) -> Conversation:
-        """The turns as training has written them."""
+        """The turns as written in training."""
         return rewritten(self.opted, conversation, form_of(text_of(self.template)))
 
     def sent(self, conversation: Conversation) -> Conversation:
-        """The turns as a client of the export sends them, thoughts apart from answers where its template wants them so.
+        """The turns as a client of the export sends them, with separate thoughts if the template expects them so.
 
-        Where the export cannot rewrite turns by itself, its users do.
+        If the export cannot rewrite turns itself, its users do.
         """
         if self.says_turns and self.opted.reasoning is not None:
             return conversation
@@ -277,7 +277,7 @@ def _prompt(example: Example, turns: _Turns) -> ProofPrompt:
     conversation = None if example.conversation is None else _with_full_tools(example.conversation)
     if conversation is None:
         ids, _ = template.encode(example.text or "")
-        # Rounded up, so that a text of one token has a prompt.
+        # Rounded up, so that a one-token text has a prompt.
         half = (len(ids) + 1) // 2
         return ProofPrompt(None, example.text or "", tuple(ids[:half]), tuple(ids[half:]))
     last = conversation.last_answer
@@ -286,20 +286,20 @@ def _prompt(example: Example, turns: _Turns) -> ProofPrompt:
     if last is None:
         return ProofPrompt(asked, text, tuple(template.encode(text)[0]), ())
     whole = template.render(turns.trained(conversation.up_to(last + 1)))
-    # Templates that alter earlier turns (thinking is one) do not go on from their own prompt.
+    # With templates that alter earlier turns (for example thinking), the text does not continue their own prompt.
     rest = whole[len(text) :] if whole.startswith(text) else (example.reference or "") + template.end_of_turn
     reference = template.tokenizer.backend_tokenizer.encode(rest, add_special_tokens=False).ids
     end = template.end_of_turn_ids[0]
-    # Up to the end token: line feeds that a template writes behind it are not part of an answer.
+    # Up to the end token: line feeds after it are not part of an answer.
     if end in reference:
         reference = reference[: reference.index(end) + 1]
     return ProofPrompt(asked, text, tuple(template.encode(text)[0]), tuple(reference))
 
 
 def _with_full_tools(conversation: Conversation) -> Conversation:
-    """The conversation with every tool written out: what is left out, runtimes fill in, each in its own way.
+    """The conversation with every tool field written out: runtimes fill in missing ones, each differently.
 
-    Arguments of calls are written as JSON usually is: runtimes read and write them again.
+    Call arguments are written as standard JSON: runtimes parse and write them again.
     """
     tools = []
     for tool in conversation.tools:
@@ -321,6 +321,6 @@ def _with_usual_arguments(call: dict[str, Any]) -> dict[str, Any]:
     function = call.get("function") or {}
     try:
         arguments = json.dumps(loads(function.get("arguments") or "{}"), ensure_ascii=False)
-    except (TypeError, ValueError):  # what renders it says what is wrong with it
+    except (TypeError, ValueError):  # the renderer reports the fault
         return call
     return {**call, "function": {**function, "arguments": arguments}}

@@ -1,13 +1,13 @@
-"""The export formats: one declaration each, with its precisions, its writer, and the runtime that it is proved in.
+"""The export formats: one declaration each, with its precisions, its writer, and the runtime of its parity check.
 
-A package adds a format by the entry point group `luthier.exporters`, which names a `Format`. What refuses and proves an
-export is called here and by the use case, never by a format, so that a plug-in cannot leave it out: missing packages,
-its own check, the tokens of every prompt and a small copy of the model before the work, the comparison in the runtime
-after it. Nothing here loads torch.
+A package adds a format by the entry point group `luthier.exporters`, which names a `Format`. All checks are called here
+and by the use case, never by a format, so that a plug-in cannot skip them: missing packages, its own check, the tokens
+of every prompt and a small copy of the model before the work, and the comparison in the runtime after it. Nothing here
+loads torch.
 
 A writer is `write(source, target, precision, progress, tools) -> list[str]`: it fills the existing empty folder
-`target`, may keep what it needs on the way in folders beside it, and returns what a user must know before the export is
-used. tools: where third-party programs are stored that are run but not installed.
+`target`, may keep intermediate files in folders beside it, and returns what users must know. tools: the folder of
+third-party programs that are run but not installed.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ if TYPE_CHECKING:
     from luthier.ml.export.runtimes.protocol import Runtime
 
 WHOLE: Final = ("float32", "float16", "bfloat16")
-"""Precisions that round each weight by itself; all others pack weights in fewer bits."""
+"""Precisions that round each weight separately; all others pack weights into fewer bits."""
 SHORT_NAMES: Final[Mapping[str, ExportPrecision]] = {
     "f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "bf16": "bfloat16",
 }  # fmt: skip
-"""What PyTorch and llama.cpp call some precisions for short."""
+"""Short names of precisions in PyTorch and llama.cpp."""
 MAX_BOUND_NATS: Final = 1.0
-"""A wrong scale, a module that was forgotten or another rotary base move likelihoods by whole nats."""
+"""A wrong scale, a missing module or another rotary base changes likelihoods by whole nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How a format can hold weights.
+    """A precision of weights in a format.
 
     Attributes:
-        weight_bytes: About how many bytes a weight takes.
-        bound_nats: The most that a log-probability may differ from the source's; None where only the loss of quality
-            is judged, as for packed weights.
-        why: The reason for that bound.
-        is_usual: Whether `luthier export benchmark` measures it where no formats are named.
+        weight_bytes: Approximate bytes per weight.
+        bound_nats: The largest permitted difference of a log-probability to the source's; None if only the loss of
+            quality is judged, as for packed weights.
+        why: The reason for this bound.
+        is_usual: Whether `luthier export benchmark` measures it if no formats are named.
     """
 
     weight_bytes: float
@@ -61,32 +61,32 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What an export format declares.
+    """The declaration of an export format.
 
     Attributes:
-        title: What people call it.
-        description: What such an export is, with its article, as its card says.
-        contents: What is in the folder.
+        title: Display name.
+        description: What such an export is, with an article, for its card.
+        contents: The content of the folder.
         writer: "module:function" that writes it.
-        runtime: "module:function" of folder and source, which opens the export as a `runtimes.protocol.Runtime`. Every
-            export is proved in it.
-        precisions: Those that it can be written in, by name, widest first.
-        default: The precision where none is chosen; None takes one by the source.
-        library: What the Hugging Face hub calls the library that loads it.
-        scratch_bytes: Bytes a weight takes on the way there, beside the export.
-        modules: Modules that must be installed to write and to prove it.
-        install: What `pip install` takes to get them.
-        distributions: Packages that take part, as the bill of materials names them.
-        check: "module:function" that refuses a model before any work; empty where the format holds every model.
-        unrehearsed: Why no small copy of the model is written and read in the runtime first; empty where one is.
-        native_runtime: Name of its runtime where that is a native library, whose failed assertions end the process that
-            has loaded it: rehearsal and proof open it in a child process.
-        limits_context: Whether its writer can state a shorter context than the model's (`ExportSource.context_tokens`).
-        is_adapter: Whether it holds the adapter alone, without the base.
-        is_served: Whether its folder is one that this server can serve: PEFT, transformers, or a single GGUF file.
-        runs_as_stored: Whether users run it by transformers, in the type that its weights are stored in.
-        fills_in_date: Whether its runtime gives the chat template today's date by variables of its own.
-        chart_role: The colour of its dots in charts of formats.
+        runtime: "module:function" with folder and source, which opens the export as a `runtimes.protocol.Runtime`.
+            Every export is checked in it.
+        precisions: The available precisions by name, widest first.
+        default: The default precision; None selects one by the source.
+        library: The Hugging Face hub's name of the library that loads it.
+        scratch_bytes: Bytes per weight of intermediate files, besides the export.
+        modules: Modules required to write and check it.
+        install: The argument of `pip install` for these modules.
+        distributions: Packages used, for the bill of materials.
+        check: "module:function" that rejects a model before any work; empty if the format supports every model.
+        unrehearsed: Why no small copy of the model is first written and read in the runtime; empty if one is.
+        native_runtime: Name of its runtime if that is a native library, whose failed assertions end the process.
+            Rehearsal and check open it in a child process.
+        limits_context: Whether its writer can state a shorter context (`ExportSource.context_tokens`).
+        is_adapter: Whether it contains only the adapter, without the base.
+        is_served: Whether this server can serve the folder: PEFT, transformers, or a single GGUF file.
+        runs_as_stored: Whether users run it with transformers, in the stored type of its weights.
+        fills_in_date: Whether its runtime gives the chat template today's date in its own variables.
+        chart_role: The colour role of its dots in format charts.
     """
 
     title: str
@@ -112,10 +112,10 @@ class Format:
     chart_role: Role = "other-3"
 
     def __post_init__(self) -> None:
-        """Refuse what could not be proved or refused early.
+        """Reject declarations that could not be checked.
 
         Raises:
-            ValueError: A precision without a bound, a bound that proves nothing, or no float32 to rehearse in.
+            ValueError: A precision without a bound, an invalid bound, or no float32 for the rehearsal.
         """
         for name, precision in self.precisions.items():
             bound = precision.bound_nats
@@ -131,13 +131,13 @@ class Format:
         if self.default is not None and self.default not in self.precisions:
             raise ValueError(f"default {self.default!r} is none of its precisions")
         if not self.unrehearsed and "float32" not in self.precisions:
-            # In fewer bits rounding would hide a part of the architecture that is missing.
+            # In fewer bits, rounding would hide a missing part of the architecture.
             raise ValueError("a small copy is rehearsed in float32, which it does not have; or say why in unrehearsed")
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Modules that have to be installed first."""
-        # find_spec looks a top-level module up without running it: importing onnxruntime would take seconds.
+        """Required modules that are not installed."""
+        # find_spec finds a top-level module without running it: importing onnxruntime would take seconds.
         return tuple(module for module in self.modules if importlib.util.find_spec(module) is None)
 
 
@@ -150,8 +150,8 @@ _GGUF_FP16: Final = "weights are rounded to 11 bits of mantissa, and so is in ll
 _GGUF_BF16: Final = "weights are rounded to 8 bits of mantissa, and so is in llama.cpp what they are multiplied with"
 _SAME_PROGRAM: Final = "transformers reads it, as it reads the source"
 
-# Bounds: three times and more of what SmolLM2-135M shows with an adapter of rank 16 (docs/exports.md has the figures).
-# Bytes of llama.cpp's mixtures: with what falls back to wider kinds in narrow models, about a third more.
+# Bounds: at least three times the differences of SmolLM2-135M with an adapter of rank 16 (figures in docs/exports.md).
+# Bytes of llama.cpp's mixed types: with the wider fallback types in narrow models, about a third more.
 FORMATS: Final[Mapping[ExportFormat, Format]] = {
     "adapter": Format(
         title="Adapter",
@@ -259,11 +259,11 @@ FORMATS: Final[Mapping[ExportFormat, Format]] = {
 
 
 def format_of(name: str) -> Format:
-    """What is declared of a format.
+    """The declaration of a format.
 
     Raises:
-        RequestError: No such format.
-        NotFoundError: The package that brings it declares no `Format`, or cannot be loaded.
+        RequestError: The format does not exist.
+        NotFoundError: The package of the format declares no `Format`, or cannot be loaded.
     """
     if not EXPORTERS.is_known(name) or not re.fullmatch(NAME_PATTERN, name):
         raise RequestError(
@@ -274,31 +274,31 @@ def format_of(name: str) -> Format:
 
 
 def served_formats() -> tuple[ExportFormat, ...]:
-    """Formats that a deployment of this server can route to."""
+    """Formats to which a deployment on this server can route."""
     return tuple(name for name, one in EXPORTERS.declarations().items() if one.is_served)
 
 
 def usual_formats() -> tuple[str, ...]:
-    """What a table of formats measures where none are named, such as `gguf:q8_0`."""
+    """The formats that are measured if none are named, such as `gguf:q8_0`."""
     declared = EXPORTERS.declarations().items()
     return tuple(f"{name}:{p}" for name, one in declared for p, how in one.precisions.items() if how.is_usual)
 
 
 def packages_of(format: ExportFormat) -> tuple[str, ...]:
-    """The packages that take part in such an export, that of a plug-in among them."""
+    """The packages used by such an export, including that of a plug-in."""
     return (*format_of(format).distributions, *_package_of(format))
 
 
 def full_precision(text: str) -> ExportPrecision:
-    """The name of a precision that may be written short: `f16` is float16."""
+    """The full name of a precision given by a short name: `f16` is float16."""
     return SHORT_NAMES.get(text.lower(), text.lower())
 
 
 def need_packages(format: ExportFormat) -> None:
-    """Refuse now what the proof would miss after long work.
+    """Fail now on missing modules instead of after long work.
 
     Raises:
-        RequestError: Modules that the format needs are not installed.
+        RequestError: Modules required by the format are not installed.
     """
     known = format_of(format)
     if known.missing:
@@ -310,20 +310,20 @@ def need_packages(format: ExportFormat) -> None:
 
 
 def precisions(format: ExportFormat) -> tuple[ExportPrecision, ...]:
-    """The precisions that a format can be written in, widest first."""
+    """The available precisions of a format, widest first."""
     return tuple(format_of(format).precisions)
 
 
 def choose_precision(format: ExportFormat, asked: str | None, source: ExportSource) -> ExportPrecision:
-    """The precision that was requested, or the format's own.
+    """The requested precision, or the default of the format.
 
     Args:
         format: the format.
-        asked: the requested precision; None takes the format's own.
+        asked: the requested precision; None selects the default of the format.
         source: the model.
 
     Raises:
-        RequestError: an unknown format, or a precision that it does not have; the message says which formats have it.
+        RequestError: an unknown format, or a precision that it lacks; the message lists the formats that have it.
     """
     known = format_of(format)
     if asked is None:
@@ -341,23 +341,23 @@ def choose_precision(format: ExportFormat, asked: str | None, source: ExportSour
 
 
 def _own_precision(known: Format, source: ExportSource) -> ExportPrecision:
-    """The precision that the source runs in; of weights that an adapter is merged into, one that keeps the update.
+    """The precision of the source; for weights with a merged adapter, one that preserves the update.
 
-    A format without that precision takes its widest.
+    A format without that precision uses its widest.
 
-    The weights of a base in bfloat16 are numbers of bfloat16. An update smaller than half the distance to the next one
-    is rounded away again, and most of a short run's are (docs/exports.md); float16 has eight times as many numbers.
+    The weights of a bfloat16 base are bfloat16 numbers. An update smaller than half the distance to the next number is
+    rounded away, which affects most updates of a short run (docs/exports.md). float16 has eight times as many numbers.
     """
-    # Only where something was added to bfloat16 weights: without an adapter nothing would be gained.
+    # Only if something was added to bfloat16 weights: without an adapter nothing would be gained.
     is_merged = source.adapter_path is not None and not known.is_adapter
     own = "float16" if is_merged and source.precision == "bfloat16" else source.precision
     return own if own in known.precisions else next(iter(known.precisions))
 
 
 def needed_bytes(format: ExportFormat, precision: ExportPrecision, num_parameters: int) -> int:
-    """About how much of the disk an export takes while it is written."""
+    """Approximate disk space of an export while it is written."""
     known = format_of(format)
-    # Both at their peak: the scratch folder is there until the export is complete.
+    # Both at their peak: the scratch folder exists until the export is complete.
     return int(num_parameters * (known.precisions[precision].weight_bytes + known.scratch_bytes))
 
 
@@ -368,25 +368,25 @@ def check(
     tools: Path,
     prompts: SourcePrompts | None = None,
 ) -> int | None:
-    """Refuse what the format cannot hold before any work is done on the model itself.
+    """Reject a model that the format does not support, before any work on the model itself.
 
     Args:
         format: The format.
         source: The model.
-        progress: Shows what is being tried.
-        tools: Where third-party programs are stored.
-        prompts: Those that the export will be proved on: the tokens of its runtime are compared with the source's.
+        progress: Shows the current trial.
+        tools: The folder of third-party programs.
+        prompts: The prompts of the later check: the runtime's tokens are compared with the source's.
 
     Returns:
-        The most tokens for which the format's runtime is right; None for all that the model has room for.
+        The largest context in tokens for which the format's runtime is correct; None for the model's full context.
 
     Raises:
-        RequestError: the format cannot hold the model, or its runtime would write a prompt otherwise.
-        WorkError: a converter that would know cannot be had.
+        RequestError: the format does not support the model, or its runtime would write a prompt differently.
+        WorkError: the converter needed for the check is not available.
     """
     known = format_of(format)
     refuse_head(source, f"the format {format}")
-    # A trained prompt is vectors, which only an adapter's own folder can hold.
+    # A trained prompt consists of vectors, which only an adapter folder can contain.
     if not known.is_adapter:
         _refuse_prompt(source)
     if known.check:
@@ -415,7 +415,7 @@ def write(
     """Write the source into the empty folder `target`; returns warnings.
 
     Raises:
-        RequestError: the format cannot hold the model, or a package is missing.
+        RequestError: the format does not support the model, or a package is missing.
         WorkError: writing fails.
         OSError: the disk is full.
     """
@@ -436,16 +436,16 @@ def open_export(
     """The export in `folder`, loaded in its real runtime.
 
     Args:
-        format: of the export.
-        folder: where it is.
-        source: for the base of an export that is an adapter.
-        adapter: a GGUF adapter that is put over the model in `folder`; with `in_child`.
-        in_child: a native runtime gets a process of its own, so that one that aborts is an error here.
+        format: format of the export.
+        folder: folder of the export.
+        source: gives the base of an adapter export.
+        adapter: a GGUF adapter applied to the model in `folder`; with `in_child`.
+        in_child: run a native runtime in its own process, so that an abort becomes an error here.
 
     Raises:
-        RequestError: the package of the runtime is not installed.
-        NotFoundError, ModelSourceError: the export is not there or does not load.
-        WorkError: a runtime in a child process stops on the model.
+        RequestError: the package of the runtime is missing.
+        NotFoundError, ModelSourceError: the export is missing or does not load.
+        WorkError: a runtime in a child process fails on the model.
     """
     known = format_of(format)
     if in_child and known.native_runtime:
@@ -456,7 +456,7 @@ def open_export(
 
 
 def _function(format: ExportFormat, place: str) -> Callable[..., Any]:
-    """A function that a format names; of a plug-in, its errors are told apart from ours."""
+    """A function that a format names; errors of a plug-in are distinguished from ours."""
     if format in FORMATS:
         return cast("Callable[..., Any]", import_string(place))
 
@@ -465,7 +465,7 @@ def _function(format: ExportFormat, place: str) -> Callable[..., Any]:
             return import_string(place)(*given)
         except (LuthierError, OSError, MemoryError):
             raise
-        # Code of another package: it may raise anything.
+        # Code of another package may raise anything.
         except Exception as error:
             raise WorkError(
                 f"{place} of the export format {format!r} fails: {type(error).__name__}: {error}",
@@ -477,13 +477,13 @@ def _function(format: ExportFormat, place: str) -> Callable[..., Any]:
 
 
 def _package_of(format: ExportFormat) -> tuple[str, ...]:
-    """The package that brings a format, by name; empty for ours, and for one that says no name."""
+    """The package of a format, by name; empty for built-in formats and packages without a name."""
     distribution = None if format in FORMATS else EXPORTERS.plug_in(format).dist
     return () if distribution is None else (distribution.name,)
 
 
 def _refuse_prompt(source: ExportSource) -> None:
-    """No weight can hold a trained prompt, and every format but the adapter's own has weights alone."""
+    """Weights cannot contain a trained prompt, and every format except the adapter's consists of weights."""
     if source.adapter_path is None or not (Path(source.adapter_path) / "adapter_config.json").is_file():
         return
     from peft import PeftConfig

@@ -1,17 +1,17 @@
-"""The export of a small copy before that of the model itself, so that what cannot be exported is refused at once.
+"""Export a small copy before the model itself, so that an unsupported model is rejected at once.
 
-A list of architectures says what a converter has a name for, not what it does with it: some are on the list and fail
-on the shapes of their weights, others are converted without a part that the format or the runtime has no place for. So
-converter and runtime are asked: a copy of the architecture with few layers, narrow ones, and the model's own tokenizer
-is written in the format in float32, opened in the runtime, and read by both sides. Weights are random, and a part that
-is missing shows in what every token is given; rounding does not. The tokens of the prompts that the export will be
-proved on, and the token that ends an answer, are compared there too: they depend on template and tokenizer alone.
+A converter's list of architectures is not a guarantee: some listed ones fail on the shapes of their weights, others are
+converted without a part that the format or the runtime does not support. So both are tested: a copy of the architecture
+with few, narrow layers and the model's own tokenizer is written in float32, opened in the runtime, and run by both
+sides. Weights are random, so a missing part changes the output at every token, while rounding does not. The tokens of
+the prompts of the later check, and the token that ends an answer, are compared too, as they depend only on template and
+tokenizer.
 
-A copy with few layers is tried first. Some runtimes read off the number of layers what a model is (llama.cpp does so of
-Gemma 2 and 3, EXAONE 4 and Command R), so what fails is tried again with as many layers as the model has. Where the
-runtime is right as far as the shortest window of the copy reaches, and wrong behind it, it leaves windows out: the
-export then has room for as many tokens as the model's own window, within which windows hide nothing. What differs with
-the distance alone (rotary frequencies) hardly shows among the first tokens, so a long text is read at last.
+A copy with few layers is tried first. Some runtimes identify a model by its number of layers (llama.cpp does for Gemma
+2 and 3, EXAONE 4 and Command R), so a failed copy is tried again with the model's number of layers. If the runtime is
+correct within the shortest attention window of the copy and wrong beyond it, it ignores windows: the export's context
+is then limited to the model's window, within which windows have no effect. Differences that grow with distance (rotary
+frequencies) hardly appear among the first tokens, so a long text is read last.
 """
 
 from __future__ import annotations
@@ -68,27 +68,27 @@ def rehearse(
     *,
     limits_context: bool = False,
 ) -> int | None:
-    """Refuse a model of which not even a small copy comes out of the converter as it went in.
+    """Reject a model if a small copy of it is not converted correctly.
 
-    Once for each config, tokenizer, versions and prompts; success is recorded in `tools`. An architecture of which no
-    small copy runs is let through.
+    Runs once per config, tokenizer, versions and prompts; success is recorded in `tools`. Architectures of which no
+    small copy can run are accepted.
 
     Args:
-        format: The format to be written.
+        format: The export format.
         write: Its writer.
-        modules: Packages that do the work; another version of one has it tried again.
-        source: The model to be exported.
-        progress: Shows that it is being tried.
+        modules: Packages that do the work; a new version of one repeats the rehearsal.
+        source: The model to export.
+        progress: Shows the rehearsal.
         tools: Where third-party programs are stored.
-        prompts: Those that the export will be proved on; None compares no prompts.
+        prompts: The prompts of the later check; None compares no prompts.
         limits_context: Whether the writer can state a shorter context (`ExportSource.context_tokens`).
 
     Returns:
-        The most tokens for which the runtime is right; None for all that the model has room for.
+        The largest context in tokens for which the runtime is correct; None for the model's full context.
 
     Raises:
-        RequestError: the converter or the runtime fails on the copy, computes something else, or makes other tokens of
-            a prompt than the source.
+        RequestError: converter or runtime fails on the copy, computes something else, or makes other tokens of a prompt
+            than the source.
     """
     key = _key(format, modules, source)
     model_mark = tools / f"rehearsed-{format}-{key[:32]}"
@@ -96,7 +96,7 @@ def rehearse(
     if prompts is not None:
         digest = sha256_document({"model": key, "prompts": [_document(one) for one in prompts.prompts]})
         marks.append(tools / f"rehearsed-{format}-prompts-{digest[:32]}")
-    # Only success is marked: what was refused is tried again, since a package may have been repaired.
+    # Only success is recorded: a rejected model is tried again, as a package may have been repaired.
     if all(mark.is_file() for mark in marks):
         return _limit(model_mark)
     with progress.task(f"Trying {format} on a small copy", None, ""):
@@ -118,13 +118,13 @@ def rehearse(
 
 
 def _limit(mark: Path) -> int | None:
-    """The context that was found when a model was tried."""
+    """The context found in an earlier rehearsal."""
     text = mark.read_text(encoding="ascii")
     return int(text) if text else None
 
 
 def refuse_other_tokens(format: ExportFormat, source: ExportSource, tokens: TokenFindings) -> None:
-    """Raise RequestError where an export would not write prompts, or end answers, as the source does."""
+    """Raise RequestError if an export would write prompts or end answers differently from the source."""
     if not tokens.reasons:
         return
     raise RequestError(
@@ -138,9 +138,9 @@ def refuse_other_tokens(format: ExportFormat, source: ExportSource, tokens: Toke
 
 
 def rehearse_companions(format: ExportFormat, source: ExportSource, prompts: SourcePrompts) -> None:
-    """Refuse a model whose exported tokenizer and chat template write prompts otherwise in transformers.
+    """Reject a model whose exported tokenizer and chat template write prompts differently in transformers.
 
-    For formats that are not tried on a small copy: no weights are needed for it.
+    For formats that are not tried on a small copy. It needs no weights.
 
     Raises:
         RequestError: other tokens, or another end of an answer.
@@ -154,7 +154,7 @@ def rehearse_companions(format: ExportFormat, source: ExportSource, prompts: Sou
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What came of a trial: the reason against the export, empty for none, and what raised it."""
+    """The result of a trial: the reason against the export, empty for none, and its exception."""
 
     tokens: TokenFindings
     fault: str = ""
@@ -165,7 +165,7 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """One export to be tried. is_known: what it computes was compared before, only prompts were not."""
+    """One export to try. is_known: its computation was compared before, only the prompts were not."""
 
     format: ExportFormat
     write: Callable[..., Any]
@@ -176,7 +176,7 @@ class _Trial:
     is_known: bool
 
     def run(self, *, keeps_layers: bool = False) -> _Found | None:
-        """Try a small copy; None where none can be made."""
+        """Try a small copy; None if none can be made."""
         with scratch_folder(Path(tempfile.gettempdir()), "luthier-export-rehearsal-") as scratch:
             if not _write_copy(self.source, scratch / "base", keeps_layers=keeps_layers):
                 return None
@@ -210,7 +210,7 @@ class _Trial:
             return _Found(tokens, fault, context_tokens=limit)
 
     def _compared(self, small: ExportSource, runtime: Runtime) -> tuple[str, int | None]:
-        """The reason against the export, empty for none, and the most tokens for which the runtime is right."""
+        """The reason against the export, empty for none, and the largest context for which the runtime is correct."""
         if not _fault(small, runtime, _NUM_TOKENS):
             return _fault(small, runtime, _FAR_TOKENS, names_cause=True), None
         window, own = (_shortest_window(one.base_path) for one in (small, self.source))
@@ -229,7 +229,7 @@ def _num_layers(base: Path) -> int:
 
 
 def _shortest_window(base: str) -> int | None:
-    """How many tokens the layers with the shortest window see; None where no window is shorter than the context."""
+    """The shortest attention window in tokens; None if no window is shorter than the context."""
     from luthier.ml.inference.models.architecture import context_tokens, load_config, text_config
 
     config = load_config(base)
@@ -266,7 +266,7 @@ def _changed_config(base: Path) -> Iterator[tuple[dict[str, Any], Callable[[], A
 
 
 def _key(format: ExportFormat, modules: tuple[str, ...], source: ExportSource) -> str:
-    """Whatever decides how a rehearsal ends, but for the prompts."""
+    """Everything that determines the result of a rehearsal, except the prompts."""
     base = Path(source.base_path)
     files = [base / name for name in ("config.json", *_BESIDE)]
     return sha256_document(
@@ -295,13 +295,13 @@ def _version(module: str) -> str | None:
 
 
 def _write_copy(source: ExportSource, folder: Path, *, keeps_layers: bool) -> bool:
-    """The small copy as a transformers folder with the tokenizer of the model; False where none can be made."""
+    """Write the small copy as a transformers folder with the tokenizer of the model; False if none can be made."""
     import torch
 
     from luthier.ml.inference.models.quiet import quiet_transformers
     from luthier.ml.inference.models.smaller_models import small_copy
 
-    # The copy's random weights must not move the random numbers of the process that asks.
+    # The copy's random weights must not change the random state of the calling process.
     generator = torch.get_rng_state()
     try:
         with quiet_transformers():
@@ -322,18 +322,18 @@ def _write_copy(source: ExportSource, folder: Path, *, keeps_layers: bool) -> bo
 def _fault(small: ExportSource, runtime: Runtime, num_tokens: int, *, names_cause: bool = False) -> str:
     """What the runtime makes of the small copy, where it is something else than what transformers does; else empty.
 
-    Of each position the typical difference over the vocabulary, as a share of how much likelihoods vary, and of these
-    the median: a router that rounding sends another way changes some positions, a part that is missing changes nearly
-    all. Only the last positions count, at most half of them and `_NUM_COMPARED`.
+    The typical difference over the vocabulary at each position, as a share of the variation of likelihoods, and the
+    median of these: a router that rounding changes affects some positions, a missing part nearly all. Only the last
+    positions count, at most half of them and `_NUM_COMPARED`.
     """
     from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
 
     own = TransformersModel(small.base_path)
     most = min(num_tokens, own.context_tokens, runtime.context_tokens or num_tokens)
-    # The first half at least is context only: windows of the copy are shorter than that.
+    # At least the first half is context only: windows of the copy are shorter than that.
     start = max(most // 2, most - _NUM_COMPARED)
     vocabulary = own.log_probabilities([0], 0).shape[1]
-    # From 3 on: the first ids are mostly special tokens, which some runtimes treat apart.
+    # From 3 on: the first ids are mostly special tokens, which some runtimes treat differently.
     ids = np.random.default_rng(0).integers(3, vocabulary, size=most).tolist()
     wanted, found = own.log_probabilities(ids, start), runtime.log_probabilities(ids, start)
     if found.shape != wanted.shape:
@@ -375,21 +375,21 @@ def _bound(rounding: float) -> float:
 
 
 def _share(wanted: LogProbabilities, found: LogProbabilities) -> float:
-    """How much likelihoods differ, as a share of how much they vary."""
+    """The difference of likelihoods, as a share of their variation."""
     if not np.isfinite(found).all():
         return float("inf")
-    # Centred by position: a constant added to all logits is no difference.
+    # Centred by position: a constant added to all logits is not a difference.
     centred = [rows - rows.mean(axis=1, keepdims=True) for rows in (wanted, found)]
     gaps = np.sqrt(((centred[0] - centred[1]) ** 2).mean(axis=1))
     return float(np.median(gaps / np.maximum(centred[0].std(axis=1), 1e-12)))
 
 
 def _lost_switch(base: Path, agrees: Callable[[TransformersModel], bool]) -> str:
-    """The switch of a copy's config that the runtime takes to be set otherwise; empty where none explains it.
+    """The config switch of a copy that the runtime treats as set differently; empty if none explains the difference.
 
     Args:
-        base: the folder of the copy; its config is changed on the way and is as before at the end.
-        agrees: whether a model computes what the runtime has computed.
+        base: the folder of the copy; its config is changed temporarily and restored at the end.
+        agrees: whether a model computes the same as the runtime.
 
     Returns:
         `alibi in config.json were false`.
@@ -406,14 +406,14 @@ def _lost_switch(base: Path, agrees: Callable[[TransformersModel], bool]) -> str
                 with quiet_transformers():
                     if agrees(TransformersModel(base)):
                         return f"{name} in config.json were {json.dumps(holder[key])}"
-            except FAILURES:  # the weights do not fit without it
+            except FAILURES:  # the weights do not fit without this entry
                 pass
             holder[key] = not holder[key]
     return ""
 
 
 def _switches(part: dict[str, Any], prefix: str = "") -> list[tuple[str, dict[str, Any], str]]:
-    """Entries of a config that are true or false: full name, holder, key; nested ones (`rope_parameters`) included."""
+    """Boolean entries of a config: full name, holder, key; including nested ones (`rope_parameters`)."""
     found = []
     for key, value in part.items():
         if isinstance(value, bool):
@@ -424,7 +424,7 @@ def _switches(part: dict[str, Any], prefix: str = "") -> list[tuple[str, dict[st
 
 
 def _last_line(error: LuthierError, scratch: Path) -> str:
-    """What a converter has said last: the exception that ended it, without the place of the copy."""
+    """The last message of a converter: the exception that ended it, without the path of the copy."""
     lines = [line.strip() for line in error.came.replace(f"{scratch}/", "").splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
 

@@ -1,1 +1,1 @@
-"""What a format costs and what it loses: measured in processes of their own, shown as a table and a Pareto plot."""
+"""Cost and quality loss of export formats: each measured in its own process, shown as a table and a Pareto plot."""

@@ -1,6 +1,6 @@
-"""Measure formats, each in a process of its own: quality once, speed in rounds that take turns.
+"""Measure formats, each in its own process: quality once, speed in interleaved rounds.
 
-Input and output of such a process are JSON documents, so that it loads nothing but the runtime.
+Input and output of such a process are JSON documents, so that it loads only the runtime.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from luthier.core.records.export import ExportFormat, ExportSource, Spread
 
 
 class AskedRow(FrozenModel):
-    """One held-out row in the source's tokens.
+    """One held-out row in tokens of the source.
 
     Attributes:
         ids: all tokens.
-        learned: places of `ids` that are predicted.
-        num_prompt: tokens before the answer, 0 where nothing is written (plain text).
+        learned: positions of `ids` that are predicted.
+        num_prompt: tokens before the answer, 0 if nothing is generated (plain text).
     """
 
     ids: tuple[int, ...]
@@ -30,15 +30,15 @@ class AskedRow(FrozenModel):
 
 
 class Asked(FrozenModel):
-    """What the process measures.
+    """The request to a measuring process.
 
     Attributes:
-        what: "quality" for likelihoods and greedy text of every row; "speed" for how fast prompts are read and tokens
-            written.
-        format: None runs the source itself, as it was trained.
+        what: "quality" for likelihoods and greedy text of every row; "speed" for the speed of prompt processing and
+            generation.
+        format: the format; None for the source itself, as trained.
         folder: of the export.
         source: the model.
-        rows: what is read and written.
+        rows: the rows to measure.
         max_new_tokens: of each answer.
     """
 
@@ -54,9 +54,9 @@ class RowQuality(FrozenModel):
     """A format's output for one row.
 
     Attributes:
-        nll_nats: of the learned tokens, in all.
-        num_correct: learned tokens that were the likeliest.
-        written: greedy tokens.
+        nll_nats: total over the learned tokens.
+        num_correct: learned tokens that had the highest likelihood.
+        written: greedily generated tokens.
         is_ended: whether the answer ended before the limit.
     """
 
@@ -67,11 +67,11 @@ class RowQuality(FrozenModel):
 
 
 class Quality(FrozenModel):
-    """What a format makes of all rows.
+    """The quality results of a format for all rows.
 
     Attributes:
-        runtime: its name and version.
-        rows: in the order of the request.
+        runtime: name and version of the runtime.
+        rows: results in the order of the request.
     """
 
     runtime: str
@@ -79,16 +79,16 @@ class Quality(FrozenModel):
 
 
 class Speed(FrozenModel):
-    """One round of one format.
+    """One speed measurement of one format.
 
     Attributes:
-        load_seconds: to load it.
-        first_seconds: until the first new token of every prompt, summed.
-        all_seconds: for the whole answers, summed.
-        num_prompt_tokens: of all prompts.
+        load_seconds: time to load it.
+        first_seconds: time to the first new token, summed over prompts.
+        all_seconds: time for the whole answers, summed.
+        num_prompt_tokens: tokens of all prompts.
         num_new_tokens: new tokens after the first of each answer.
-        peak_memory_bytes: resident, of the process.
-        idle_memory_bytes: the same before the model is loaded.
+        peak_memory_bytes: peak resident memory of the process.
+        idle_memory_bytes: resident memory before the model is loaded.
     """
 
     load_seconds: float
@@ -101,12 +101,12 @@ class Speed(FrozenModel):
 
     @property
     def prompt_tokens_per_second(self) -> float:
-        """Tokens of prompts, up to the first new token."""
+        """Prompt tokens per second, up to the first new token."""
         return self.num_prompt_tokens / self.first_seconds
 
     @property
     def new_tokens_per_second(self) -> float | None:
-        """New tokens after the first of each answer; None where answers were too short or time too unsteady."""
+        """New tokens per second after the first; None if answers were too short or times too unstable."""
         seconds = self.all_seconds - self.first_seconds
         return self.num_new_tokens / seconds if self.num_new_tokens and seconds > 0 else None
 
@@ -124,10 +124,10 @@ def measure_quality(
     label: str,
     progress: Progress,
 ) -> Quality:
-    """What one format makes of all rows.
+    """Measure the quality of one format on all rows.
 
     Args:
-        format: None for the source.
+        format: the format; None for the source.
         folder: of the export.
         source: the model.
         rows: held-out rows.
@@ -137,7 +137,7 @@ def measure_quality(
 
     Raises:
         WorkError: the process fails.
-        LuthierError: what the process itself reports, such as a missing package.
+        LuthierError: an error that the process reports, such as a missing package.
     """
     asked = Asked(
         what="quality",
@@ -159,22 +159,22 @@ def measure_speeds(
     num_rounds: int,
     progress: Progress,
 ) -> dict[str, list[Speed]]:
-    """The speed of each format in each round, by label.
+    """Measure the speed of each format in each round, by label.
 
-    Each round measures every format once, each time in a new process and from another format on, so that what slows
-    this machine for a while slows all alike.
+    Each round measures every format once, in a new process and starting with another format, so that a temporary
+    slowdown of the machine affects all formats equally.
 
     Args:
         folders: label -> format (None for the source) and its folder.
         source: the model.
-        rows: whose prompts are read.
+        rows: the rows whose prompts are used.
         max_new_tokens: of each answer.
-        num_rounds: how often each format is measured.
+        num_rounds: number of measurements per format.
         progress: shows the child processes.
     """
     labels, found = list(folders), {label: list[Speed]() for label in folders}
     for number in range(num_rounds):
-        # The order rotates, so that no format is always first on a cold or throttled processor.
+        # The order rotates, so that no format is always first on a cold processor.
         first = number % len(labels)
         for label in (*labels[first:], *labels[:first]):
             format, folder = folders[label]
@@ -192,7 +192,7 @@ def measure_speeds(
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Median, least and most of those that there are; None of none."""
+    """Median, minimum and maximum of the present values; None without values."""
     known = [value for value in values if value is not None]
     return Spread(median=statistics.median(known), low=min(known), high=max(known)) if known else None
 

@@ -1,7 +1,7 @@
-"""The page of a format benchmark: what is recommended, two charts, the table, and how it was measured.
+"""The page of a format benchmark: the recommendation, two charts, the table, and the method.
 
-The charts show quality against size and against speed, a dot a format with its 95% interval, and the Pareto front:
-formats that no other beats in both.
+The charts show quality against size and against speed, one dot per format with its 95% interval, and the Pareto front:
+the formats that no other beats in both.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ _MEGABYTE: Final = 1e6
 
 
 def price_charts(table: FormatTable, title_of: Callable[[str], str]) -> list[Chart]:
-    """Quality against size, and against the speed of new tokens.
+    """The charts of quality against size, and against generation speed.
 
     Args:
-        table: what was measured.
-        title_of: heading of a metric.
+        table: the measurements.
+        title_of: gives the heading of a metric.
     """
     return [report_chart(chart) for chart in price_plots(table, title_of)]
 
 
 def write_price_charts(folder: Path, table: FormatTable, title_of: Callable[[str], str], suffix: str) -> list[Path]:
-    """The same charts as files in an existing folder.
+    """Write the same charts as files into an existing folder.
 
     Args:
-        folder: where they are written.
-        table: what was measured.
-        title_of: heading of a metric.
+        folder: the target folder.
+        table: the measurements.
+        title_of: gives the heading of a metric.
         suffix: `.svg` or `.png`.
     """
     from luthier.ml.charts.svg import write_chart
@@ -53,7 +53,7 @@ def write_price_charts(folder: Path, table: FormatTable, title_of: Callable[[str
 
 
 def price_plots(table: FormatTable, title_of: Callable[[str], str]) -> list[Plot]:
-    """What the charts show: a dot for each format that was judged, and the line of those that none beats."""
+    """The content of the charts: a dot for each judged format, and the line of the Pareto front."""
     measured = [p for p in table.prices if p.quality is not None]
     heading = title_of(table.metric)
     timed = [p for p in measured if p.new_tokens_per_second is not None]
@@ -81,7 +81,7 @@ def _plot(table: FormatTable, prices: Sequence[FormatPrice], kind: str, title: s
         for place, found, price in zip(places, figures, prices, strict=True)
         if (price.is_on_front_size if kind == "size" else price.is_on_front_speed)
     )
-    # First, so that the dots are drawn over the line.
+    # First, so that dots are drawn over the line.
     series = [Series("", front, "muted", is_dashed=True, radius_pixels=0.0)] if front else []
     for place, found, price in zip(places, figures, prices, strict=True):
         dot = Series(
@@ -113,13 +113,13 @@ def _plot(table: FormatTable, prices: Sequence[FormatPrice], kind: str, title: s
 
 
 def _ticks(places: Sequence[float]) -> list[tuple[float, str]]:
-    """1, 2, 5 and so on between the smallest and the largest place, since formats lie within a decade or two."""
+    """Ticks at 1, 2, 5 and so on between the smallest and the largest value, as formats lie within a decade or two."""
     steps = [factor * 10.0**power for power in range(-3, 9) for factor in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)]
     return [(step, f"{step:,.4g}") for step in steps if min(places) * 0.9 <= step <= max(places) * 1.1]
 
 
 def _notes(prices: Sequence[FormatPrice], places: Sequence[float], values: Sequence[float]) -> list[Note]:
-    """A name at each dot, by turns above and below it along the axis, so that neighbours do not meet."""
+    """A name at each dot, alternately above and below along the axis, so that neighbours do not overlap."""
     order = sorted(range(len(prices)), key=lambda i: places[i])
     return [Note(places[i], values[i], prices[i].label, below=bool(n % 2)) for n, i in enumerate(order)]
 
@@ -141,17 +141,17 @@ _NOTHING: Final = ("", "")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One format as the table shows it: ready text.
+    """One format in the table, as display text.
 
     Attributes:
-        label: of the format.
+        label: label of the format.
         runtime: name and version.
-        mark: "recommended" or another judgement; empty for none.
-        tone: class of the mark's colour.
-        size, memory: in megabytes, with the small print beside each.
-        prompt_speed, new_speed: tokens a second, with their range.
-        quality, perplexity: with their 95% intervals.
-        difference: to the source, with its interval and verdict.
+        mark: "recommended" or another judgement; empty if none.
+        tone: CSS class of the mark's colour.
+        size, memory: in megabytes, with a note for each.
+        prompt_speed, new_speed: tokens per second, with their range.
+        quality, perplexity: values with 95% intervals.
+        difference: difference to the source, with interval and verdict.
         why: reasons against the format.
     """
 
@@ -170,11 +170,11 @@ class Row:
 
 
 def render_formats(table: FormatTable, title_of: Callable[[str], str]) -> str:
-    """The page as one HTML document that refers to nothing outside itself.
+    """The page as one self-contained HTML document.
 
     Args:
-        table: what was measured.
-        title_of: heading of a metric.
+        table: the measurements.
+        title_of: gives the heading of a metric.
     """
     environment = page_environment(TEMPLATES)
     measured = [p for p in table.prices if p.quality is not None and p.format is not None]
@@ -190,7 +190,7 @@ def render_formats(table: FormatTable, title_of: Callable[[str], str]) -> str:
 
 
 def write_format_page(path: Path, table: FormatTable, title_of: Callable[[str], str]) -> Path:
-    """Write the page to `path`, whole or not at all.
+    """Write the page to `path` atomically.
 
     Raises:
         StorageFullError: the disk is full.
@@ -200,7 +200,7 @@ def write_format_page(path: Path, table: FormatTable, title_of: Callable[[str], 
 
 
 def format_row(price: FormatPrice, table: FormatTable) -> Row:
-    """One line of the table."""
+    """One row of the table."""
     marks = {True: ("recommended", "good"), False: ("not recommended for this model", "bad"), None: ("", "quiet")}
     mark, tone = marks[price.is_recommended] if price.format is not None else ("", "quiet")
     if price.status != "measured":
@@ -208,7 +208,7 @@ def format_row(price: FormatPrice, table: FormatTable) -> Row:
     if price.quality is None:
         return Row(label=price.label, runtime="", mark=mark, tone=tone, why=price.reason)
     found = price.quality.metrics[table.metric]
-    # As many digits as the interval supports, no more.
+    # Only as many digits as the interval supports.
     decimals = figures.decimals_for(found.low, found.high)
     perplexity = price.quality.metrics.get("perplexity")
     change = next((c for c in price.comparisons if c.metric == table.metric), None)
@@ -257,9 +257,9 @@ def _headline(measured: list[FormatPrice]) -> str:
 
 
 def pareto_front(costs: Sequence[float], qualities: Sequence[float]) -> list[bool]:
-    """For each item whether no other is at least as cheap and as good, and better in one of the two.
+    """For each item, whether no other is at least as cheap and as good, and better in one of them.
 
-    Of equals all are on the front.
+    Equal items are all on the front.
 
     Args:
         costs: smaller is better.
@@ -267,7 +267,7 @@ def pareto_front(costs: Sequence[float], qualities: Sequence[float]) -> list[boo
     """
     points = list(zip(costs, qualities, strict=True))
     return [
-        # `other != point` leaves equals on the front; with `<=` and `>=` it means better in one thing at least.
+        # `other != point` keeps equal items on the front; with `<=` and `>=` it means better in at least one.
         not any(other != point and other[0] <= point[0] and other[1] >= point[1] for other in points)
         for point in points
     ]

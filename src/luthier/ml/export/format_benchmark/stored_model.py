@@ -1,4 +1,4 @@
-"""A transformers model that computes in the type that its weights are stored in, as a user runs it."""
+"""A transformers model that computes in the stored type of its weights, as users run it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def open_stored(
     precision: Literal["float32", "bfloat16"] | None,
     quantisation: Quantisation | None,
 ) -> Callable[[list[int], int], list[int]]:
-    """A function that writes exactly a given number of the likeliest tokens after a prompt.
+    """A function that greedily generates an exact number of tokens after a prompt.
 
     Args:
         folder: of the model.
         adapter: folder of a PEFT adapter; None for the model alone.
-        precision: None takes the stored type; float16 is computed in float32, since few processors have float16.
-        quantisation: how the model is packed on loading.
+        precision: None uses the stored type; float16 is computed in float32, as few CPUs support float16.
+        quantisation: the quantisation applied on loading.
     """
     stored = str(read_json(folder / "config.json").get("dtype") or "float32")
     model: Any = load_model(
@@ -38,7 +38,7 @@ def open_stored(
     if adapter is not None:
         adapted = attach_adapter(model, adapter)
         prompt, model = list(virtual_tokens(adapted)), adapted.get_base_model()
-    # No end tokens: each measurement writes exactly as many tokens.
+    # No end tokens: each measurement generates exactly this number of tokens.
     decoder = Decoder(model, end_ids=(), pad_id=0)
 
     def write(ids: list[int], num_new_tokens: int) -> list[int]:

@@ -1,6 +1,6 @@
-"""Measures one format, in a child process.
+"""Measure one format in a child process.
 
-It opens the export in its real runtime and nothing else, so that its memory is that of the runtime.
+It only opens the export in its real runtime, so that its memory is that of the runtime.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Write = Callable[[list[int], int], list[int]]
 
 
 def measure(document: dict[str, Any], _channel: Channel) -> dict[str, Any]:
-    """Measure what an `Asked` document asks, in a child process; a document of `Quality` or `Speed`."""
+    """Run the measurement of an `Asked` document in a child process; returns a `Quality` or `Speed` document."""
     asked = Asked.model_validate(document)
     answer = _quality(asked) if asked.what == "quality" else _speed(asked)
     return answer.model_dump(mode="json")
 
 
 def _quality(asked: Asked) -> Quality:
-    """Likelihoods in float32 arithmetic where the runtime is transformers, as in a proof; else as the runtime does."""
+    """Likelihoods; for transformers in float32 arithmetic, as in a parity check."""
     score, write, runtime = _open_exact(asked)
     return Quality(runtime=runtime, rows=tuple(_row(row, score, write, asked.max_new_tokens) for row in asked.rows))
 
@@ -39,7 +39,7 @@ def _quality(asked: Asked) -> Quality:
 def _row(row: AskedRow, score: Score, write: Write, most: int) -> RowQuality:
     places = np.array(row.learned)
     start = int(places[0]) - 1
-    # [positions from start, vocabulary]; the token at `place` is predicted by row place - 1 - start.
+    # [positions from start, vocabulary]; row place - 1 - start predicts the token at `place`.
     nats = score(list(row.ids), start)
     targets = np.array(row.ids)[places]
     of_targets = nats[places - 1 - start]
@@ -58,18 +58,18 @@ def _speed(asked: Asked) -> Speed:
     write = _open_as_used(asked)
     loaded = time.perf_counter()
     prompts = [list(row.ids[: row.num_prompt]) for row in asked.rows]
-    write(prompts[0], 2)  # what is made at the first call is no part of any speed
+    write(prompts[0], 2)  # initialisation at the first call is not part of the speed
     first = all_tokens = 0.0
     num_new = 0
     for prompt in prompts:
         began = time.perf_counter()
-        # Its time is that of reading the prompt; the second call's surplus over it is that of writing.
+        # Its time is that of the prompt; the additional time of the second call is that of generation.
         write(prompt, 1)
         middle = time.perf_counter()
         written = write(prompt, asked.max_new_tokens)
         first += middle - began
         all_tokens += time.perf_counter() - middle
-        # the step that writes the end token takes as long as the others
+        # the step of the end token takes as long as the others
         num_new += max(0, min(len(written) + 1, asked.max_new_tokens) - 1)
     return Speed(
         load_seconds=loaded - start,
@@ -104,7 +104,7 @@ def _open_exact(asked: Asked) -> tuple[Score, Write, str]:
 
 
 def _open_as_used(asked: Asked) -> Write:
-    """The runtime as a user has it: transformers in the type that the weights are stored in, or were trained in."""
+    """The runtime as users run it: transformers in the stored type of the weights, or that of training."""
     from luthier.ml.export.exporters.registry import format_of, open_export
 
     known = None if asked.format is None else format_of(asked.format)

@@ -1,1 +1,1 @@
-"""Exports run as they will be used: each format in its real runtime, behind one narrow door."""
+"""Runtimes of exports: each format in its real runtime, behind one small interface."""

@@ -1,6 +1,6 @@
-"""A runtime in a child process: a native library that aborts ends that process and not the one that exports.
+"""A runtime in a child process: a native library that aborts ends only that process, not the export.
 
-llama.cpp checks by assertions (GGML_ASSERT) what it takes for granted of a model, and a failed one ends the process.
+llama.cpp checks its assumptions about a model by assertions (GGML_ASSERT), and a failed one ends the process.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
 from luthier.ml.export.runtimes.protocol import LogProbabilities, Runtime
 
-# Without it ggml starts a debugger for a backtrace, behind which its reason is lost.
+# Without it ggml starts a debugger for a backtrace, and its message is lost.
 _ENVIRONMENT: Final = {"GGML_NO_BACKTRACE": "1"}
 _REASON: Final = re.compile(r"GGML_ASSERT|GGML_ABORT|what\(\):|^\w*(Error|Exception)\b")
 _PLACE: Final = re.compile(r"^\S*/(?=[^/\s]+:\d+: )")
 
 
 class RuntimeInChild:
-    """A runtime behind `Runtime` that is loaded and computes in a child process.
+    """A `Runtime` that loads and computes in a child process.
 
     Args:
-        title: the name of the library, for errors.
-        place: "module:function" that opens the export there, of folder and source, and of the adapter if one is given.
+        title: the name of the library for errors.
+        place: "module:function" that opens the export there, with folder and source, and the adapter if given.
         folder: of the export.
         source: of the export.
-        adapter: put over the model in `folder`.
+        adapter: an adapter applied to the model in `folder`.
 
     Raises:
-        LuthierError: what opening raises, as the same class.
+        LuthierError: an error while opening, of the same class.
         WorkError: the library ends the child process.
     """
 
     def __init__(self, title: str, place: str, folder: Path, source: ExportSource, adapter: Path | None = None) -> None:
         self._title = title
-        # Log-probabilities come through a file, since the channel carries JSON: a row has one number a token.
+        # Log-probabilities come through a file, as the channel carries JSON: a row has one number per token of the
+        # vocabulary.
         self._rows = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         document = {
             "place": place,
@@ -116,13 +117,13 @@ class RuntimeInChild:
         except (LuthierError, OSError, MemoryError):
             raise
         except BaseException:
-            # An interrupt: `close` would wait for what is being computed.
+            # An interrupt: `close` would wait for the computation.
             self._child.kill()
             raise
 
 
 def _stopped(title: str, ended: ChildEndedError) -> WorkError:
-    """The error of a runtime that has ended its process, in one line: what it said last of the reason."""
+    """The error of a runtime that ended its process, in one line: its last message about the reason."""
     lines = [line.strip() for line in ended.log_lines if line.strip()]
     reason = next((line for line in reversed(lines) if _REASON.search(line)), lines[-1] if lines else "")
     how = ended.how.removeprefix("by ").removeprefix("with ")
@@ -137,12 +138,12 @@ def _stopped(title: str, ended: ChildEndedError) -> WorkError:
 
 
 def serve(document: dict[str, Any], channel: Channel) -> None:
-    """Open a runtime in a child process and answer what `RuntimeInChild` asks of it.
+    """Open a runtime in a child process and answer the requests of `RuntimeInChild`.
 
     Args:
-        document: `place`, `folder`, `source`, `adapter` as `RuntimeInChild` has them, `rows` (the descriptor of the
-            file that log-probabilities are written to).
-        channel: To the parent.
+        document: `place`, `folder`, `source`, `adapter` as in `RuntimeInChild`, `rows` (the descriptor of the file for
+            log-probabilities).
+        channel: The channel to the parent.
     """
     more = [] if document["adapter"] is None else [Path(document["adapter"])]
     source = ExportSource.model_validate(document["source"])
@@ -168,7 +169,7 @@ def _answer(runtime: Runtime, rows_descriptor: int, request: dict[str, Any]) -> 
             rows = np.ascontiguousarray(runtime.log_probabilities(request["ids"], request["start"]), dtype=np.float32)
             with os.fdopen(rows_descriptor, "wb", closefd=False) as file:
                 file.seek(0)
-                # Not `tofile`, whose error on a full disk does not say that it is full.
+                # Not `tofile`, whose error does not report a full disk as such.
                 file.write(rows.data)
             return rows.shape
         case other:

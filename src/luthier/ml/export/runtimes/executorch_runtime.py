@@ -1,7 +1,7 @@
-"""ExecuTorch: its own runtime over a program with XNNPACK in it, and the tokenizer that its runner uses.
+"""ExecuTorch: its own runtime over a program with XNNPACK, and the tokenizer of its runner.
 
-ExecuTorch has no template engine: an app writes the prompt itself, from the template that lies beside the program. So
-the template is rendered here as transformers does.
+ExecuTorch has no template engine: an app writes the prompt itself, from the template beside the program. So the
+template is rendered here as in transformers.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from luthier.ml.inference.models.loading import load_tokenizer
 
 
 def open_export(folder: Path, source: ExportSource) -> ExecutorchRuntime:
-    """The export in `folder`, loaded; it needs nothing of its source."""
+    """Load the export in `folder`; it needs nothing of its source."""
     del source
     return ExecutorchRuntime(folder)
 
 
 class ExecutorchRuntime:
-    """A folder with `model.pte` and `tokenizer.json` behind `Runtime`.
+    """The `Runtime` of a folder with `model.pte` and `tokenizer.json`.
 
     Raises:
         RequestError: the package is missing.
@@ -81,7 +81,7 @@ class ExecutorchRuntime:
 
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
-        # A copy: `log_softmax` works in place, and the outputs belong to the runtime.
+        # A copy: `log_softmax` works in place, and the runtime owns the outputs.
         return log_softmax(np.array(self._logits(ids, 0)[0, start:].numpy(), dtype=np.float32))
 
     def greedy(self, ids: Sequence[int], num_new_tokens: int) -> list[int]:
@@ -92,7 +92,7 @@ class ExecutorchRuntime:
             if token in self.end_ids:
                 break
             written.append(token)
-            # The cache holds what was read: one token a step from here on.
+            # The cache holds the prompt: one token per step from here on.
             read, past = [token], past + len(read)
         return written
 
@@ -101,8 +101,8 @@ class ExecutorchRuntime:
         self._forward = self._program = None
 
     def _logits(self, ids: Sequence[int], past: int) -> torch.Tensor:
-        """[1, len(ids), vocabulary] of tokens that follow `past` others."""
-        # `cache_position` from 0 overwrites the cache of the call before: no reset is needed.
+        """Logits [1, len(ids), vocabulary] of tokens after `past` others."""
+        # `cache_position` from 0 overwrites the cache of the previous call: no reset is needed.
         tokens, places = torch.tensor([list(ids)]), torch.arange(past, past + len(ids))
         logits: torch.Tensor = self._forward.execute([tokens, places])[0]
         return logits
@@ -127,7 +127,7 @@ def _packages() -> tuple[Any, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside this block warnings without a remedy are hidden: they are about the packages' own insides."""
+    """Hide warnings about internals of the packages, for which there is no remedy, inside this block."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

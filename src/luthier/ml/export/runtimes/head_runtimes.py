@@ -1,4 +1,4 @@
-"""Exports of models with a task head in the programs that their users have: texts in, outputs of the head out."""
+"""Exports with a task head in their users' runtimes: texts in, outputs of the head out."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Outputs = NDArray[np.float32]
 
 
 class HeadRuntime(Protocol):
-    """An export, open.
+    """An open export.
 
     Attributes:
-        name: Of the program.
-        version: Of it.
+        name: Name of the program.
+        version: Its version.
     """
 
     name: str
     version: str
 
     def tokens(self, text: str) -> list[int]:
-        """The ids that it makes of a text."""
+        """The token ids of a text."""
         ...
 
     def outputs(self, texts: Sequence[str]) -> Outputs:
@@ -45,7 +45,7 @@ class HeadRuntime(Protocol):
 
 
 class SentenceTransformersRuntime:
-    """A folder of sentence-transformers: by that library where it is installed, else by transformers as files say."""
+    """A sentence-transformers folder: run by that library if installed, else by transformers from the same files."""
 
     def __init__(self, folder: Path) -> None:
         self._head, self._folder = _head(folder), folder
@@ -54,7 +54,7 @@ class SentenceTransformersRuntime:
         self._tokenizer = load_tokenizer(folder)
         with quiet_transformers():
             if importlib.util.find_spec("sentence_transformers") is not None:
-                # By name: the library is no dependency of this project.
+                # By name: the library is not a dependency of this project.
                 opener = importlib.import_module("sentence_transformers").SentenceTransformer
                 self.name, self.version = "sentence-transformers", version("sentence-transformers")
                 self._library = opener(str(folder), device="cpu").float()
@@ -69,7 +69,7 @@ class SentenceTransformersRuntime:
 
     @torch.inference_mode()
     def outputs(self, texts: Sequence[str]) -> Outputs:
-        """As `HeadRuntime.outputs`; no prompt is put before a text."""
+        """As `HeadRuntime.outputs`, without a prompt before a text."""
         if self._library is not None:
             made = torch.from_numpy(self._library.encode(list(texts), prompt=""))
         else:
@@ -79,7 +79,7 @@ class SentenceTransformersRuntime:
         return _probabilities(self._head, made)
 
     def _modules(self, states: Tensor, mask: Tensor) -> Tensor:
-        """What the modules behind the body make of states [texts, tokens, width]."""
+        """The outputs of the modules after the body for states [texts, tokens, width]."""
         for module in json.loads((self._folder / "modules.json").read_text(encoding="utf-8"))[1:]:
             place, kind = self._folder / module["path"], module["type"].rpartition(".")[2]
             settings = json.loads((place / "config.json").read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ class SequenceClassificationRuntime:
             found, report = AutoModelForSequenceClassification.from_pretrained(
                 str(folder), dtype=torch.float32, output_loading_info=True
             )
-        # A weight that is missing is drawn at random, and one that is not known is left out: both silently.
+        # A missing weight is initialised at random, and an unknown one is ignored, both silently.
         if lost := sorted({*report["missing_keys"], *report["unexpected_keys"]}):
             raise ModelSourceError(
                 f"{folder}: transformers does not read {', '.join(lost[:3])}",
@@ -138,7 +138,7 @@ class OnnxHeadRuntime:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         try:
             self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no base of their own
+        except Exception as error:  # its errors have no common base class
             raise ModelSourceError(
                 f"ONNX Runtime cannot load {folder}: {error}", expected="a whole export", do="export it again"
             ) from error
@@ -163,7 +163,7 @@ def _head(folder: Path) -> TaskHead:
 
 
 def _probabilities(head: TaskHead, made: Tensor) -> Outputs:
-    """What users apply to what the folder gives (the export's warnings say it)."""
+    """The function that users apply to the output (the export's warnings state it)."""
     if head.kind == "classify" and not head.is_multi_label:
         made = made.softmax(-1)
     elif head.kind in ("classify", "rank"):

@@ -1,4 +1,4 @@
-"""llama.cpp: the tokenizer and the template engine of its server, the logits of its library, over one GGUF file."""
+"""llama.cpp: tokenizer and template engine of its server, logits of its library, over one GGUF file."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from luthier.ml.inference.models.gguf import read_gguf_header
 
 
 def open_export(folder: Path, source: ExportSource, adapter: Path | None = None) -> LlamaCppRuntime:
-    """The export in `folder`, loaded, with a GGUF adapter over it if one is given; it needs nothing of its source."""
+    """Load the export in `folder`, with a GGUF adapter over it if given; it needs nothing of its source."""
     del source
     return LlamaCppRuntime(folder, adapter)
 
 
 class LlamaCppRuntime:
-    """A GGUF file, or a folder that holds one, behind `Runtime`; a GGUF adapter over it where one is given.
+    """The `Runtime` of a GGUF file, or a folder with one, and a GGUF adapter over it if given.
 
-    Files beside it are not read: the tokens are those of the file, with the fixed day of training where its template
-    writes the date. Keys and values are kept in float32, so that what is compared is what the file holds.
+    Files beside it are not read: tokens come from the file, with the fixed day of training if its template writes the
+    date. Keys and values are kept in float32, so that the comparison is about the content of the file.
 
     Raises:
         RequestError: a package is missing.
@@ -48,7 +48,7 @@ class LlamaCppRuntime:
         self.context_tokens: int | None = header.number("context_length", 0) or None
         self.has_template = bool(header.values.get("tokenizer.chat_template"))
         self._server = LlamaServer(
-            # The smallest context: this server only renders and tokenises; the library computes.
+            # The smallest context: the server only renders and tokenises, and the library computes.
             file,
             [],
             num_slots=1,
@@ -57,7 +57,7 @@ class LlamaCppRuntime:
             chat_template=dayless_template(header),
         )
         try:
-            # prompts are only written and split here; whether they fit was seen before
+            # prompts are only rendered and tokenised here; their length was checked before
             self._reader = FileReader(header, self._server, context_tokens=sys.maxsize, keeps_defaults=False)
             self._library = LlamaLibrary(file, adapter, num_threads=num_threads, is_wide=True)
         except BaseException:
@@ -87,7 +87,7 @@ class LlamaCppRuntime:
 
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
-        # Copied row by row: the library overwrites its logits with each part.
+        # Copied row by row: the library overwrites its logits with each batch.
         rows = np.empty((len(ids) - start, self._library.vocabulary), dtype=np.float32)
         for place, row in self._library.logits(ids, [place >= start for place in range(len(ids))]):
             rows[place - start] = row
@@ -95,7 +95,7 @@ class LlamaCppRuntime:
 
     def greedy(self, ids: Sequence[int], num_new_tokens: int) -> list[int]:
         """As `Runtime.greedy`."""
-        # All room at once: growing later would forget what was read.
+        # All context at once: growing later would discard the prompt.
         self._library.make_room(len(ids) + num_new_tokens)
         read, past, written = list(ids), 0, list[int]()
         while len(written) < num_new_tokens:

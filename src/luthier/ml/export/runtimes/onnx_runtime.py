@@ -19,17 +19,17 @@ from luthier.ml.inference.models.jinja_sandbox import reads_clock, without_clock
 
 
 def open_export(folder: Path, source: ExportSource) -> OnnxRuntime:
-    """The export in `folder`, loaded; it needs nothing of its source."""
+    """Load the export in `folder`; it needs nothing of its source."""
     del source
     return OnnxRuntime(folder)
 
 
 class OnnxRuntime:
-    """An export of ONNX Runtime GenAI behind `Runtime`.
+    """The `Runtime` of an ONNX Runtime GenAI export.
 
     Raises:
         RequestError: the package is missing.
-        NotFoundError: the folder is no such export.
+        NotFoundError: the folder is not such an export.
         ModelSourceError: it does not load.
     """
 
@@ -63,7 +63,7 @@ class OnnxRuntime:
     def prompt_tokens(
         self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
     ) -> list[int]:
-        """As `Runtime.prompt_tokens`: rendered by the runtime's own engine on the fixed day, without options.
+        """As `Runtime.prompt_tokens`: rendered by the runtime's own engine with the fixed day, without options.
 
         Raises:
             TemplateError: the template engine fails on it.
@@ -72,7 +72,7 @@ class OnnxRuntime:
         messages = json.dumps(message_documents(conversation, parsed_arguments=True), ensure_ascii=False)
         given = {"tools": json.dumps(conversation.tools, ensure_ascii=False)} if conversation.tools else {}
         if reads_clock(self._template):
-            # In place of the file's own template, which would write today's date.
+            # Instead of the file's own template, which would write today's date.
             given["template_str"] = without_clock(self._template)
         try:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, **given)
@@ -112,9 +112,9 @@ class OnnxRuntime:
         self._tokenizer = self._model = None
 
     def _after(self, ids: Sequence[int], num_new_tokens: int) -> Any:
-        """A greedy generator that has read `ids`."""
+        """A greedy generator that has processed `ids`."""
         params = self._package.GeneratorParams(self._model)
-        # The limit is on prompt and answer together.
+        # The limit covers prompt and answer together.
         params.set_search_options(do_sample=False, max_length=len(ids) + num_new_tokens, batch_size=1, num_beams=1)
         generator = self._package.Generator(self._model, params)
         try:
@@ -141,7 +141,7 @@ def _package() -> Any:
 
 
 def _template_of(folder: Path) -> str:
-    """The text of the export's chat template; empty where it has none."""
+    """The text of the export's chat template; empty without one."""
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
         return file.read_text(encoding="utf-8")

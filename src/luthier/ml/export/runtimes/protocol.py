@@ -1,6 +1,6 @@
-"""What a proof asks of a runtime: tokens as it makes them itself, likelihoods, greedy text.
+"""The interface of a runtime in a parity check: its own tokens, likelihoods, and greedy text.
 
-With what runtimes share: log-probabilities from logits, and a conversation as other template engines take it.
+Also shared functions: log-probabilities from logits, and a conversation for other template engines.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from luthier.core.recipe import TemplateOption
 from luthier.ml.inference.models.thought_writing import FIELDS
 
 LogProbabilities = NDArray[np.float32]
-"""[positions, vocabulary] natural logarithms; row i belongs to the token that follows position i."""
+"""[positions, vocabulary] of natural logarithms; row i belongs to the token after position i."""
 
 
 class Runtime(Protocol):
-    """One export, loaded. Tokens come from the export's own tokenizer and template, never from the source's.
+    """One loaded export. Tokens come from the export's own tokenizer and template, never from the source's.
 
     Attributes:
-        name, version: of the runtime.
-        has_template: whether the export brings a chat template.
-        end_ids: the tokens at which this runtime ends an answer by itself.
-        context_tokens: its room where that is less than the model's own context; else None.
+        name, version: name and version of the runtime.
+        has_template: whether the export has a chat template.
+        end_ids: the tokens at which this runtime itself ends an answer.
+        context_tokens: its context if it is shorter than the model's; else None.
     """
 
     name: str
@@ -40,23 +40,23 @@ class Runtime(Protocol):
     def prompt_tokens(
         self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
     ) -> list[int]:
-        """The conversation up to where the next answer begins.
+        """The tokens of a conversation up to the start of the next answer.
 
         Args:
             conversation: messages and tools.
-            options: variables of the template; a runtime that can pass none leaves them out.
+            options: variables of the template; a runtime that cannot pass them ignores them.
 
         Raises:
-            TemplateError: its template fails on it.
+            TemplateError: the template fails on the conversation.
         """
         ...
 
     def text_tokens(self, text: str) -> list[int]:
-        """Plain text, with a beginning-of-text token where this runtime puts one."""
+        """The tokens of plain text, with a beginning-of-text token if this runtime adds one."""
         ...
 
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
-        """[len(ids) - start, vocabulary], each position with all those before it given. Computed afresh."""
+        """[len(ids) - start, vocabulary], each position given all earlier ones. Computed without a previous cache."""
         ...
 
     def greedy(self, ids: Sequence[int], num_new_tokens: int) -> list[int]:
@@ -64,20 +64,20 @@ class Runtime(Protocol):
 
         Args:
             ids: the prompt.
-            num_new_tokens: the most that are written.
+            num_new_tokens: the largest number of new tokens.
 
         Returns:
-            The new tokens, without the end token where the answer ends by itself.
+            The new tokens, without the end token if the answer ends by itself.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Free the weights."""
         ...
 
 
 def log_softmax(logits: NDArray[np.float32]) -> LogProbabilities:
-    """[positions, vocabulary], in place, summed in float64."""
+    """Log-probabilities [positions, vocabulary], in place, summed in float64."""
     # The largest becomes 0, so that exp cannot overflow.
     logits -= logits.max(axis=1, keepdims=True)
     for row in logits:
@@ -86,16 +86,16 @@ def log_softmax(logits: NDArray[np.float32]) -> LogProbabilities:
 
 
 def message_documents(conversation: Conversation, *, parsed_arguments: bool) -> list[dict[str, Any]]:
-    """The messages in OpenAI's format, without fields that only training reads.
+    """The messages in OpenAI format, without fields that only training reads.
 
-    Thoughts are given under every name that templates read them by.
+    Thoughts are included under every name that templates read.
 
     Args:
         conversation: the messages.
-        parsed_arguments: arguments of tool calls as objects, as templates want them; else as JSON text, as in HTTP.
+        parsed_arguments: arguments of tool calls as objects, as templates expect; else as JSON text, as in HTTP.
 
     Raises:
-        TemplateError: arguments are no JSON.
+        TemplateError: arguments are not JSON.
     """
     return [_document(message, parsed_arguments) for message in conversation.messages]
 

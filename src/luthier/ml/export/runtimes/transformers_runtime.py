@@ -1,8 +1,8 @@
-"""transformers as a runtime: a merged folder, or an adapter over its base, as a user without Luthier runs it.
+"""transformers as a runtime: a merged folder, or an adapter over its base, as users without Luthier run it.
 
-The model computes in float32, whatever the stored precision of its weights. A proof is about what a file holds; how
-far bfloat16 arithmetic moves a result is the same for source and export, and would hide what rounding or a wrong
-merge has changed.
+The model computes in float32, regardless of the stored precision of its weights. A check is about the content of a
+file. The error of bfloat16 arithmetic is the same for source and export, and would hide changes by rounding or a wrong
+merge.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 
 class TransformersModel:
-    """A folder's model in float32 on the CPU, an adapter over it unmerged.
+    """The model of a folder in float32 on the CPU, with an unmerged adapter over it.
 
     Args:
         model_path: folder of the model.
         adapter_path: folder of a PEFT adapter; None for the model alone.
-        quantisation: how the base was packed in training; its matrices are used as they were rounded then.
-        packed_from: the precision in which training read the base before it packed it.
+        quantisation: the packing of the base in training; its matrices are used as rounded then.
+        packed_from: the precision in which training read the base before packing it.
 
     Raises:
         NotFoundError, ModelSourceError: a folder is missing or damaged.
@@ -61,17 +61,17 @@ class TransformersModel:
         model = self._adapted if self._adapted is not None else model
         self._prompt = virtual_tokens(model)
         self._causal: PreTrainedModel = model.get_base_model() if self._adapted is not None else model
-        # what gives logits for text, by a path over its cache that is proved when text is first written
+        # the model that gives logits for text; its cached path is checked when text is first generated
         self._writer: PreTrainedModel = text_part(self._causal)
         self.context_tokens = context_tokens(self._causal.config) - len(self._prompt)
 
     @torch.inference_mode()
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
-        # [1, prompt + ids]; of the trained prompt's own positions no logits are wanted.
+        # [1, prompt + ids]; logits of the trained prompt's own positions are not needed.
         tokens, num = torch.tensor([[*self._prompt, *ids]]), len(ids) - start
         arguments = accepted(self._writer, {"use_cache": False, "logits_to_keep": num})
-        # Cut again: not every model takes `logits_to_keep`.
+        # Cut again: not every model supports `logits_to_keep`.
         logits = self._writer(input_ids=tokens, **arguments).logits[0, -num:]
         rows: LogProbabilities = torch.log_softmax(logits.float(), dim=-1).numpy()
         return rows
@@ -98,7 +98,7 @@ class TransformersModel:
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
-        """Inside this block the model is its base alone."""
+        """Inside this block the model is only its base."""
         if self._adapted is None:
             yield
             return
@@ -115,27 +115,27 @@ _RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, Attribu
 
 
 class TransformersTokens:
-    """The tokenizer and the chat template of an export as transformers applies them; no weights.
+    """The tokenizer and the chat template of an export as transformers applies them, without weights.
 
     Args:
-        folder: Of the export.
-        base_path: Of the base of an adapter, whose tokenizer counts where the adapter brings none.
+        folder: Folder of the export.
+        base_path: Folder of an adapter's base, whose tokenizer is used if the adapter has none.
     """
 
     def __init__(self, folder: Path, base_path: str | None = None) -> None:
         holder = folder if base_path is None or (folder / "tokenizer.json").is_file() else Path(base_path)
         self._tokenizer = load_tokenizer(holder)
         self.has_template = bool(self._tokenizer.chat_template)
-        # As a user would load it: what the adapter's folder lacks comes from the base.
+        # As users load it: files missing in the adapter's folder come from the base.
         settings = folder if base_path is None or (folder / "generation_config.json").is_file() else Path(base_path)
         self.end_ids = _end_ids(settings)
 
     def prompt_tokens(
         self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
     ) -> list[int]:
-        """As `Runtime.prompt_tokens`: what `apply_chat_template` makes of it."""
+        """As `Runtime.prompt_tokens`: the result of `apply_chat_template`."""
         text = rendered(self._tokenizer, conversation, options)
-        # The template writes its own beginning-of-text token; the tokenizer would add a second.
+        # The template writes the beginning-of-text token; the tokenizer would add a second one.
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -146,7 +146,7 @@ class TransformersTokens:
 
 
 class TransformersRuntime(TransformersTokens):
-    """A transformers folder, or a PEFT folder over the folder of its base, behind `Runtime`."""
+    """The `Runtime` of a transformers folder, or a PEFT folder over the folder of its base."""
 
     name: str = "transformers"
     context_tokens: int | None = None
@@ -186,13 +186,13 @@ class TransformersRuntime(TransformersTokens):
 
 
 def open_merged(folder: Path, source: ExportSource) -> TransformersRuntime:
-    """The merged model in `folder`, loaded; it needs nothing of its source."""
+    """Load the merged model in `folder`; it needs nothing of its source."""
     del source
     return TransformersRuntime(folder)
 
 
 def open_adapter(folder: Path, source: ExportSource) -> TransformersRuntime:
-    """The adapter in `folder`, loaded over the base of its source."""
+    """Load the adapter in `folder` over the base of its source."""
     return TransformersRuntime(folder, source.base_path, source.quantisation, source.precision)
 
 
@@ -201,7 +201,7 @@ def rendered(
     conversation: Conversation,
     options: Mapping[str, TemplateOption] | None = None,
 ) -> str:
-    """The conversation up to where the next answer begins, as transformers writes it on the fixed day of training.
+    """The conversation up to the start of the next answer, as transformers writes it with the fixed day of training.
 
     Raises:
         TemplateError: the template fails on it.
@@ -225,7 +225,7 @@ def rendered(
 
 
 def _end_ids(folder: Path) -> frozenset[int]:
-    """What `generate` ends at: the generation config's end tokens, or without such a file the model's."""
+    """The end tokens of `generate`: those of the generation config, or without such a file of the model."""
     for name in ("generation_config.json", "config.json"):
         if (file := folder / name).is_file():
             end = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")

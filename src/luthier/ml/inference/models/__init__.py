@@ -1,1 +1,1 @@
-"""Base models: where they come from, how they load, and how a conversation becomes their text."""
+"""Base models: sources, loading, and chat templates."""

@@ -1,12 +1,12 @@
-"""Which class of transformers a model folder is, which part of it is the language model, and which layers are alike.
+"""The transformers class of a model folder, its language model, and its distinct kinds of layers.
 
-A folder is a causal language model, or an image-text model as it is published (`Gemma3ForConditionalGeneration`): a
-config with a `text_config` and others beside it, weights under names of their own, towers for pictures and sound.
-Such a model is loaded, trained and saved as it is published, so that the result loads where the original did; what is
-trained is its language model. Which class it is follows from what transformers maps the config to and from the
-config's `architectures`, never from the name of a family.
+A folder is a causal language model, or an image-text model as published (`Gemma3ForConditionalGeneration`): a config
+with a `text_config` among others, different weight names, and towers for images and audio. Such a model is loaded,
+trained and saved in its published form, so that the result loads wherever the original did; only its language model is
+trained. The class follows from transformers' config mapping and the config's `architectures`, never from the name of a
+model family.
 
-torch and transformers are loaded by the functions, not with this module.
+torch and transformers are imported by the functions, not by this module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _TOWERS: Final = ("vision_config", "audio_config")
-# The positions of a model go by several names where transformers has not mapped them to the first.
+# The number of positions has several names where transformers does not map them to the first.
 _CONTEXTS: Final = (
     "max_position_embeddings",
     "n_positions",
@@ -39,7 +39,7 @@ def load_config(path: str | Path) -> PreTrainedConfig:
     """The config of a local transformers folder.
 
     Raises:
-        ModelSourceError: no config.json, or one of an architecture that this version of transformers does not have.
+        ModelSourceError: no config.json, or an architecture that this version of transformers does not support.
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
@@ -60,7 +60,7 @@ def load_config(path: str | Path) -> PreTrainedConfig:
 
 
 def config_of(entries: Mapping[str, Any]) -> PreTrainedConfig:
-    """The config that the entries of a config.json describe, `model_type` among them.
+    """The config described by the entries of a config.json, including `model_type`.
 
     Raises:
         ModelSourceError: transformers does not know such a description.
@@ -82,7 +82,7 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The part of a config that describes the language model: the config itself for most models.
 
     Raises:
-        ModelSourceError: it describes several, and which of them writes the answers is not said.
+        ModelSourceError: it describes several, and does not say which one generates the answers.
     """
     try:
         return config.get_text_config(decoder=True)
@@ -91,9 +91,9 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def context_tokens(config: PreTrainedConfig) -> int:
-    """The longest text that the positions of a model are made for; `sys.maxsize` where nothing ends it.
+    """The longest text that a model supports, in tokens; `sys.maxsize` if unlimited.
 
-    State-space models and those whose attention only fades with distance have no such number in their config.
+    State-space models and models whose attention decays with distance have no such number in their config.
     """
     text = text_config(config)
     for name in _CONTEXTS:
@@ -104,18 +104,18 @@ def context_tokens(config: PreTrainedConfig) -> int:
 
 
 def is_composite(config: PreTrainedConfig) -> bool:
-    """Whether the config describes a language model beside other parts, such as a tower for pictures."""
+    """Whether the config describes other parts besides a language model, such as an image tower."""
     return text_config(config) is not config or any(name in config.sub_configs for name in _TOWERS)
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
-    """The auto class of transformers that maps the config to its model: the causal, else the image-text one.
+    """The auto class of transformers that maps the config to its model: the causal one, otherwise the image-text one.
 
-    Both may know a config of several parts. Then `architectures`, which transformers writes into every folder that it
-    saves, names the class that the weights were saved from; without it the image-text class is taken, as published.
+    Both may support a composite config. Then `architectures`, which transformers writes into every saved folder, names
+    the class that the weights were saved from; without it the image-text class is used, as published.
 
     Raises:
-        ModelSourceError: neither knows it, or it reads one text and writes another (encoder and decoder).
+        ModelSourceError: neither supports it, or it is an encoder-decoder model.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
@@ -132,17 +132,17 @@ def auto_class(config: PreTrainedConfig) -> Any:
     for kind in known:
         if any(one.__name__ in saved for one in _classes(kind, config)):
             return kind
-    # Without `architectures`: the causal class would drop the towers silently, so the whole one is taken.
+    # Without `architectures`: the causal class would silently drop the towers, so the full class is used.
     if text_config(config) is not config and known[0] is AutoModelForCausalLM and len(known) > 1:
         return known[1]
     return known[0]
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class that a folder with this config is loaded as.
+    """The class with which a folder with this config is loaded.
 
     Raises:
-        ModelSourceError: no causal or image-text model of transformers, or an encoder with a decoder.
+        ModelSourceError: it is not a causal or image-text model of transformers, or it is an encoder-decoder model.
     """
     classes = _classes(auto_class(config), config)
     saved = set(config.architectures or ())
@@ -150,15 +150,15 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A model of that config, with random weights on `device`, or with none on torch's meta device.
+    """A model with this config, with random weights on `device`, or without weights on torch's meta device.
 
     Args:
         config: of the model.
         device: "meta" builds the modules without weights.
-        dtype: of its weights; None takes what the config says.
+        dtype: of its weights; None uses that of the config.
 
     Raises:
-        ModelSourceError: no causal or image-text model, or the library cannot build it (a package is missing).
+        ModelSourceError: it is not a causal or image-text model, or the library cannot build it (a package is missing).
     """
     import torch
 
@@ -172,15 +172,15 @@ def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
         raise _unknown(f"a model of model_type {config.model_type!r}", error) from error
     if device == "meta":
-        # Building on the meta device leaves shared weights apart, which would count them twice.
+        # Building on the meta device does not tie shared weights, which would count them twice.
         model.tie_weights()
     return model
 
 
 def causal_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The innermost part that makes logits of text: the model itself, except for those with a causal model inside.
+    """The innermost module that computes logits of text: the model itself, or the causal model inside it.
 
-    Llama 4 as published holds a whole causal model with its head beside its tower.
+    Llama 4 as published contains a complete causal model with its head next to its tower.
     """
     inner = model.get_decoder()
     if inner is model or not _has_head(inner):
@@ -190,7 +190,7 @@ def causal_model(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def language_model(model: PreTrainedModel) -> nn.Module:
-    """The module that makes hidden states of text: what lies between the ids and the output head."""
+    """The module that computes hidden states of text: everything between the ids and the output head."""
     from transformers import PreTrainedModel
 
     outer = causal_model(model)
@@ -202,9 +202,9 @@ def language_model(model: PreTrainedModel) -> nn.Module:
 
 
 def outside_modules(model: PreTrainedModel) -> tuple[str, ...]:
-    """Names of the modules of a composite model that text does not go through: its towers and what joins them.
+    """Names of the modules of a composite model that do not process text: its towers and their projectors.
 
-    They are frozen and carry no adapter unless asked for. Empty for a plain language model.
+    They are frozen and get no adapter unless requested. Empty for a plain language model.
     """
     if not is_composite(model.config):
         return ()
@@ -216,7 +216,7 @@ def outside_modules(model: PreTrainedModel) -> tuple[str, ...]:
             own = f"{prefix}{name}"
             if id(child) in inside:
                 continue
-            # The language model is somewhere below: only what lies beside it is outside.
+            # The language model is somewhere below: only its siblings are outside.
             if any(id(part) in inside for part in child.modules()):
                 walk(f"{own}.", child)
             elif any(True for _ in child.parameters()):
@@ -247,7 +247,7 @@ _FEWEST_LAYERS: Final = 2
 
 
 def layers_of(base: PreTrainedModel) -> tuple[nn.Module, str, nn.ModuleList] | None:
-    """The list of a model's layers, the module that holds it, and under which name; None where there is no one list."""
+    """The list of a model's layers, its parent module and its name; None if there is no single list."""
     from torch import nn
 
     body = language_model(base)
@@ -260,22 +260,22 @@ def layers_of(base: PreTrainedModel) -> tuple[nn.Module, str, nn.ModuleList] | N
 
 
 def prefix_length(base: PreTrainedModel, layers: nn.ModuleList) -> int:
-    """How many of the first layers hold one of each kind."""
+    """The number of leading layers that contain one of each kind."""
     kinds = [(_kind(layer), *said) for layer, said in zip(layers, _said_of_layers(base, len(layers)), strict=True)]
-    # The last first occurrence of a kind; at least two layers, so that one feeds another.
+    # Up to the last first occurrence of a kind; at least two layers, so that one feeds another.
     return max(min(_FEWEST_LAYERS, len(kinds)), *(kinds.index(kind) + 1 for kind in set(kinds)))
 
 
 def _said_of_layers(base: PreTrainedModel, num_layers: int) -> list[tuple[Any, ...]]:
-    """What the config lists once a layer, such as which of them have a window."""
+    """The per-layer lists of the config, such as which layers have a window."""
     entries = [value for _, value in sorted(vars(text_config(base.config)).items()) if isinstance(value, (list, tuple))]
-    # numbers of layers, where all of them are listed, tell none apart
+    # a list of all layer numbers does not distinguish layers
     listed = [e for e in entries if len(e) == num_layers and list(e) != list(range(num_layers))]
     return [tuple(str(entry[i]) for entry in listed) for i in range(num_layers)]
 
 
 def _kind(layer: nn.Module) -> tuple[Any, ...]:
-    """What tells layers apart: the modules in them, and plain settings of these, except for numbers of layers."""
+    """The signature of a layer: its modules and their plain settings, except layer numbers."""
     found = []
     for name, module in layer.named_modules():
         settings = tuple(
@@ -283,6 +283,6 @@ def _kind(layer: nn.Module) -> tuple[Any, ...]:
             for key, value in sorted(vars(module).items())
             if isinstance(value, (bool, int, float, str, type(None))) and "layer_idx" not in key and key != "training"
         )
-        if "experts." not in name:  # there may be hundreds, all alike
+        if "experts." not in name:  # there may be hundreds of equal ones
             found.append((name, type(module).__name__, settings))
     return tuple(found)

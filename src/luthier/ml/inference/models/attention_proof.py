@@ -1,16 +1,15 @@
-"""Proof that a model computes the same by fused attention (`sdpa`) as by its eager attention, which defines it.
+"""Verifies that a model computes the same with fused attention (`sdpa`) as with its eager attention, the reference.
 
-The code of a model may treat a bias of positions, a cap or a window in one of the two and otherwise in the other. Such
-a model would be trained as one function and judged and served as another. So when a model is loaded, a few tokens go
-through its first layers both ways: a row longer than windows and chunks, which are shortened for it, and a batch that
-is padded on both sides.
+The code of a model may handle a position bias, a cap or a window differently in the two. Such a model would be trained
+as one function and evaluated and served as another. So when a model is loaded, a few tokens go through its first layers
+both ways: a row longer than windows and chunks, which are shortened for it, and a batch that is padded on both sides.
 
-The first layers stand for the model: layers that are built alike compute alike, so the shortest prefix that holds one
-of each kind represents all, in fp32 where that fits. Nothing is copied but the weights of that prefix, of the
-embeddings and of the head; afterwards the model is as it was, to the bit.
+Layers of the same kind compute the same, so the shortest sequence of first layers with one of each kind represents the
+model, in fp32 where that fits. Only the weights of these layers, the embeddings and the head are copied; afterwards the
+model is unchanged, to the bit.
 
-The code is proved and not its weights: a proof counts for all models of one class, config, precision, kind of device
-and packing in this process.
+The test verifies the code, not the weights: the result holds for all models with the same class, config, precision,
+device type and packing in this process.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ if TYPE_CHECKING:
 
 
 def attention_of(body: nn.Module) -> str:
-    """The name under which transformers looks up what computes the attention of a body."""
+    """The name of the attention implementation that transformers uses for a body."""
     found: str = body.config._attn_implementation  # type: ignore[union-attr, assignment]
     return found
 
 
 def use_attention(body: nn.Module, name: str) -> None:
-    """Have the attention of a body computed by what transformers knows under that name.
+    """Set the attention implementation of a body by its name in transformers.
 
-    Set in the config of every module inside, since parts of a composite model may hold a config of their own.
+    Set in the config of every submodule, since parts of a composite model may have separate configs.
     """
     held = (getattr(module, "config", None) for module in body.modules())
     for config in {id(config): config for config in held if isinstance(config, PreTrainedConfig)}.values():
@@ -51,7 +50,7 @@ def use_attention(body: nn.Module, name: str) -> None:
 
 @contextmanager
 def attention_by(body: nn.Module, name: str) -> Iterator[None]:
-    """Inside this block the attention of a body is computed by what is known under that name."""
+    """Use the attention implementation of that name within the block."""
     before = attention_of(body)
     use_attention(body, name)
     try:
@@ -61,16 +60,16 @@ def attention_by(body: nn.Module, name: str) -> Iterator[None]:
 
 
 SPAN_TOKENS: Final = 48
-"""How far back attention looks at most, where its layers look back by a window or a chunk."""
+"""The size to which windows and chunks of attention are limited, in tokens."""
 _SPANS: Final = ("window", "attention_chunk")
 _SHARE: Final = 0.25
-"""Of the memory that is free, what wide copies may take."""
+"""The share of free memory that fp32 copies may use."""
 _NARROW: Final = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
 def shallow_and_wide(base: PreTrainedModel) -> Iterator[None]:
-    """Inside this block the model is its first layers with short windows, in fp32 where the memory has room for these.
+    """Within the block the model is reduced to its first layers with short windows, in fp32 if memory allows.
 
     A model that cannot run with fewer layers keeps all of them.
     """
@@ -80,11 +79,11 @@ def shallow_and_wide(base: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def shallow(base: PreTrainedModel) -> Iterator[None]:
-    """Inside this block the model is its first layers, one of each kind; one that cannot run so keeps all of them."""
+    """Within the block the model has only its first layers, one of each kind; if it cannot run so, it keeps all."""
     with _shallow(base) as is_shallow:
         if is_shallow and not _runs(base):
             is_shallow = False
-    # Entered a second time: the trial must end before the block, so that an error of the block is its own.
+    # Entered a second time: the trial must end before the block, so that errors of the block are not caught here.
     with _shallow(base) if is_shallow else nullcontext():
         yield
 
@@ -117,7 +116,7 @@ def _runs(base: PreTrainedModel) -> bool:
 
 @contextmanager
 def _short_spans(base: PreTrainedModel) -> Iterator[None]:
-    """Windows and chunks of attention, wherever a module or a config holds their size, are at most `SPAN_TOKENS`."""
+    """Limit windows and chunks of attention to `SPAN_TOKENS`, wherever a module or config stores their size."""
     body = language_model(base)
     configs = {id(c): c for m in body.modules() if (c := getattr(m, "config", None)) is not None}
     long = [
@@ -139,7 +138,7 @@ def _short_spans(base: PreTrainedModel) -> Iterator[None]:
 def _wide(base: PreTrainedModel) -> Iterator[None]:
     parts = [language_model(base), base.get_output_embeddings()]
     narrow = {id(p): p for part in parts if part is not None for p in part.parameters() if p.dtype in _NARROW}
-    # Only the kept layers: `_shallow` has taken the others out by now.
+    # Only the kept layers: `_shallow` has already removed the others.
     num_bytes = sum(4 * p.numel() for p in narrow.values())
     if not narrow or num_bytes > _SHARE * _free_bytes(base.device):
         yield
@@ -147,7 +146,7 @@ def _wide(base: PreTrainedModel) -> Iterator[None]:
     kept = [(p, p.data) for p in narrow.values()]
     try:
         for p in narrow.values():
-            # The data is exchanged, not the parameter: tied weights stay tied.
+            # The data is replaced, not the parameter: tied weights stay tied.
             p.data = p.data.float()
         yield
     finally:
@@ -163,17 +162,17 @@ def _free_bytes(device: torch.device) -> int:
 
 _NUM_PADDED: Final = 5
 _TOLERANCES: Final = {torch.float64: 2e-5, torch.float32: 2e-5, torch.bfloat16: 5e-2, torch.float16: 2e-2}
-"""Of logits, as a share of their norm. Eager attention forms its softmax in fp32 even where the model is narrower."""
+"""Tolerance for logits, relative to their norm. Eager attention has its softmax in fp32 even in narrower models."""
 
 _proved: dict[tuple[object, ...], str] = {}
 _reasons: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def use_proved_attention(base: PreTrainedModel) -> None:
-    """Leave a model that was just loaded with the attention it has, or set eager attention where the two differ.
+    """Keep the attention of a newly loaded model, or switch to eager attention if the two differ.
 
-    A model without weights (`meta`), one with eager attention already, and one whose eager attention fails or gives no
-    numbers are left as they are.
+    A model without weights (`meta`), one that already uses eager attention, and one whose eager attention fails or
+    returns NaN are left unchanged.
     """
     body = language_model(base)
     if base.device.type == "meta" or attention_of(body) == "eager":
@@ -190,7 +189,7 @@ def use_proved_attention(base: PreTrainedModel) -> None:
 
 
 def why_eager(model: nn.Module) -> str:
-    """Why a loaded model has eager attention in place of the fused one that was requested; empty where it has not."""
+    """Why a loaded model uses eager attention instead of the requested fused one; empty if it does not."""
     return _reasons.get(model, "")
 
 
@@ -203,7 +202,7 @@ def _key(base: PreTrainedModel) -> tuple[object, ...]:
 
 
 def _why_eager(base: PreTrainedModel) -> str | None:
-    """How fused attention differs; empty where it does not; None where nothing can be proved."""
+    """How fused attention differs; empty if it does not; None if it cannot be tested."""
     body, fused = language_model(base), attention_of(language_model(base))
     devices = [base.device] if base.device.type == "cuda" else []
     was_proved = False
@@ -214,7 +213,7 @@ def _why_eager(base: PreTrainedModel) -> str | None:
                 with attention_by(body, "eager"):
                     expected = _logits(base, ids, mask)
             except FORWARD_ERRORS:
-                continue  # no definition to hold anything against: whatever runs this model says why it fails
+                continue  # no reference to compare with: the error appears when the model runs
             if not bool(expected.isfinite().all()):
                 continue
             was_proved = True
@@ -232,7 +231,7 @@ def _why_eager(base: PreTrainedModel) -> str | None:
 
 
 def _logits(base: PreTrainedModel, ids: Tensor, mask: Tensor | None) -> Tensor:
-    """[tokens, vocabulary] in float32, of the tokens that are no padding."""
+    """Logits [tokens, vocabulary] in float32 of all tokens except padding."""
     causal = causal_model(base)
     also = text_inputs(causal, ids)
     if mask is None:
@@ -243,7 +242,7 @@ def _logits(base: PreTrainedModel, ids: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _probes(base: PreTrainedModel) -> list[tuple[Tensor, Tensor | None]]:
-    """Random ids [rows, T] and a mask [rows, T] of what is no padding: one row, and two that are padded."""
+    """Random ids [rows, T] and a mask [rows, T] of non-padding: one row, and two padded rows."""
     longest = getattr(text_config(base.config), "max_position_embeddings", None)
     num = SPAN_TOKENS + 3
     num = min(num, longest) if isinstance(longest, int) and longest > 0 else num

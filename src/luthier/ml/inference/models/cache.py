@@ -1,9 +1,9 @@
-"""The base models on this machine: `home/models/<safe name>/`, whole or not at all.
+"""The base models on this machine: `home/models/<safe name>/`, written atomically.
 
-A model folder holds the transformers files, `manifest.json` (digest and size of every weight file, and where it all
-came from) and `luthier.json` (the LocalModel), written last: a folder without it is not a model. New models are made in
-a `.tmp-` folder beside it, fsynced and renamed; a file lock lets one process do this at a time. For a folder of the
-user's own only the two documents are kept, the weights stay where they are.
+A model folder holds the transformers files, `manifest.json` (digest and size of every weight file, and their origin)
+and `luthier.json` (the LocalModel), written last: a folder without it is not a model. New models are created in a
+`.tmp-` folder next to it, fsynced and renamed; a file lock lets one process do this at a time. For a user's own folder
+only the two documents are stored; the weights stay where they are.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ DOCUMENT, MANIFEST = "luthier.json", "manifest.json"
 
 
 class Manifest(FrozenModel):
-    """A model as it was when it was taken in.
+    """The recorded state of a model at registration.
 
     Attributes:
         files: digest, size and time of each weight file, by its name.
-        origin: where it came from (digests, commit, path), for the record.
+        origin: provenance (digests, commit, path).
     """
 
     files: dict[str, WeightFile]
@@ -49,10 +49,10 @@ def models_folder(home: Path) -> Path:
 
 
 def read(folder: Path) -> tuple[LocalModel, Manifest] | None:
-    """The model in a folder of the cache, or None if there is none. The weights are not looked at.
+    """The model in a folder of the cache, or None if there is none. The weights are not checked.
 
     Raises:
-        ModelSourceError: the documents are there and cannot be understood.
+        ModelSourceError: the documents exist but cannot be parsed.
     """
     document = folder / DOCUMENT
     if not document.is_file():
@@ -67,16 +67,16 @@ def read(folder: Path) -> tuple[LocalModel, Manifest] | None:
             do=f"delete the folder {folder} and pull the model again",
         ) from error
     if model.source != "folder":
-        # The home may have been moved since; what counts is where the model lies now.
+        # The home may have been moved since; the current location counts.
         model = model.model_copy(update={"path": str(folder)})
     return model, manifest
 
 
 def damage(model: LocalModel, manifest: Manifest) -> str | None:
-    """What is wrong with the weight files; None if nothing is.
+    """A problem with the weight files, or None.
 
-    Looks at existence, size and time of change, and into a file only where its time is not the recorded one: what
-    rots on the disk without a trace is found by `verify`.
+    Checks existence, size and modification time, and reads a file only if its time differs from the record: silent disk
+    corruption is found by `verify`.
     """
     for name, recorded in manifest.files.items():
         file = Path(model.path) / name
@@ -84,14 +84,14 @@ def damage(model: LocalModel, manifest: Manifest) -> str | None:
             return f"weight file {file} is missing"
         if (size := file.stat().st_size) != recorded.num_bytes:
             return f"weight file {file} has {size} bytes instead of {recorded.num_bytes}"
-        # Copying a home changes times and not contents: then the digest decides.
+        # Copying a home changes times but not contents: then the digest decides.
         if file.stat().st_mtime_ns != recorded.modified_ns and sha256_file(file) != recorded.sha256:
             return f"weight file {file} was changed: its digest is not {recorded.sha256[:12]} any more"
     return None
 
 
 def damaged(model: LocalModel, what: str) -> ModelSourceError:
-    """The error for a model whose weights are no longer what was taken in."""
+    """The error for a model whose weights changed since registration."""
     return ModelSourceError(
         f"base model {model.name}: {what}",
         expected="the weight files as they were when the model was pulled",
@@ -103,7 +103,7 @@ def verify(model: LocalModel) -> None:
     """Read every weight file and compare digests.
 
     Raises:
-        ModelSourceError: one differs; it is named, with what to do.
+        ModelSourceError: a digest differs; the message names the file and what to do.
     """
     folder = Path(model.path)
     if (kept := read(folder)) is not None:
@@ -123,16 +123,16 @@ def verify(model: LocalModel) -> None:
 
 @contextmanager
 def locked(home: Path, name: ModelName, progress: Progress | None) -> Iterator[None]:
-    """Hold the model's lock; with `progress` wait for it visibly, without it do not wait at all.
+    """Hold the model's lock; waits for it with `progress`, and fails at once without.
 
-    The lock goes with the process that holds it, however that ends.
+    The lock is released when the process ends, however it ends.
 
     Raises:
         ConflictError: another process holds it and there is no `progress`.
     """
     folder = models_folder(home)
     folder.mkdir(parents=True, exist_ok=True)
-    # A file of its own, never deleted: a lock on the model's folder would go with the rename.
+    # A separate file, never deleted: a lock on the model's folder would move with the rename.
     with (folder / f".lock-{name.safe}").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,12 +150,12 @@ def locked(home: Path, name: ModelName, progress: Progress | None) -> Iterator[N
 
 @contextmanager
 def workspace(home: Path, name: ModelName) -> Iterator[Path]:
-    """An empty folder to make the model in; call under the lock. Gone afterwards, whatever happens.
+    """An empty working folder for creating the model; call under the lock. It is always deleted afterwards.
 
-    What a killed pull left behind is cleared first.
+    Leftovers of a killed pull are removed first.
 
     Raises:
-        StorageFullError: the disk ran full inside.
+        StorageFullError: the disk became full within the block.
     """
     clear_leftovers(home, name)
     work = models_folder(home) / f".tmp-{name.safe}~{uuid.uuid4().hex[:8]}"
@@ -176,9 +176,9 @@ def workspace(home: Path, name: ModelName) -> Iterator[Path]:
 
 
 def clear_leftovers(home: Path, name: ModelName) -> None:
-    """Delete what killed pulls of this model left; call under the lock."""
+    """Delete leftovers of killed pulls of this model; call under the lock."""
     for leftover in models_folder(home).glob(f".tmp-{name.safe}~*"):
-        # A child of the killed process may still write into it for a moment; the next pull clears what stays.
+        # A child of the killed process may still write into it for a moment; the next pull removes the rest.
         shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -189,20 +189,20 @@ def publish(home: Path, name: ModelName, made: Path, model: LocalModel, manifest
         model = model.model_copy(update={"path": str(final)})
     write_json(made / MANIFEST, manifest)
     sync_tree(made)
-    # Last, after all else is on the disk: a folder without this document is no model.
+    # Last, after everything else is on disk: a folder without this document is not a model.
     write_json(made / DOCUMENT, model)
     sync(made / DOCUMENT)
     sync(made)
-    # A rename cannot replace a folder that is not empty. A crash here leaves no model, which is pulled again.
+    # A rename cannot replace a folder that is not empty. After a crash here there is no model, and it is pulled again.
     _discard(home, name)
     made.rename(final)
-    # The rename itself is on the disk only once its folder is.
+    # The rename itself is durable only once its folder is synced.
     sync(final.parent)
     return model
 
 
 def discard(home: Path, name: ModelName) -> None:
-    """Delete a model, in one step as others see it; call under the lock."""
+    """Delete a model atomically; call under the lock."""
     _discard(home, name)
     clear_leftovers(home, name)
 
@@ -220,7 +220,7 @@ def write_json_object(file: Path, document: dict[str, Any]) -> None:
 def _discard(home: Path, name: ModelName) -> None:
     final = models_folder(home) / name.safe
     if final.exists():
-        # Renamed first: others see the model whole or not at all.
+        # Renamed first: other processes see either the whole model or none.
         grave = models_folder(home) / f".tmp-{name.safe}~{uuid.uuid4().hex[:8]}"
         final.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)

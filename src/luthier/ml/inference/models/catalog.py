@@ -1,4 +1,4 @@
-"""How base models are named: the catalogue of short names, the kinds of names, and the folder a model is kept under."""
+"""Names of base models: the catalogue of short names, the kinds of names, and the folder of a model."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ENVIRONMENT = "LUTHIER_CATALOG"
 
 
 def entries() -> dict[str, CatalogEntry]:
-    """All entries by name, in the order of the catalogue.
+    """All entries by name, in catalogue order.
 
-    A YAML file of the same form may add entries: its path is in the environment variable LUTHIER_CATALOG.
+    A YAML file of the same format may add entries; the environment variable LUTHIER_CATALOG contains its path.
 
     Raises:
-        RequestError: that file cannot be read, is not a catalogue, or takes a name that Luthier has already.
+        RequestError: that file cannot be read, is not a catalogue, or reuses a name of Luthier's catalogue.
     """
     known = {entry.name: entry for entry in built_in()}
     own = os.environ.get(ENVIRONMENT)
@@ -45,7 +45,7 @@ def entries() -> dict[str, CatalogEntry]:
 
 @cache
 def built_in() -> tuple[CatalogEntry, ...]:
-    """The entries that come with Luthier, in the order of the catalogue."""
+    """The built-in entries, in catalogue order."""
     return _parse(resources.files("luthier.ml.inference.models").joinpath("catalog.yaml").read_text(encoding="utf-8"))
 
 
@@ -61,7 +61,7 @@ def _read_own(file: Path) -> tuple[CatalogEntry, ...]:
 
 
 def _parse(text: str) -> tuple[CatalogEntry, ...]:
-    # the same safe loader written in C, ten times as fast, where PyYAML was built with it
+    # the same safe loader written in C, ten times as fast, if PyYAML was built with it
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return tuple(CatalogEntry.model_validate(document) for document in yaml.load(text, Loader=loader))  # noqa: S506
 
@@ -70,7 +70,7 @@ def entry(name: str) -> CatalogEntry:
     """The entry called `name`.
 
     Raises:
-        NotFoundError: there is none; the message names the nearest ones.
+        NotFoundError: there is none; the message suggests similar names.
     """
     known = entries()
     if name in known:
@@ -89,12 +89,12 @@ _REPO_LIKE = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A name, understood.
+    """A parsed name.
 
     Attributes:
-        text: its one canonical spelling.
+        text: its canonical spelling.
         safe: its folder under `home/models`.
-        source: where the model comes from.
+        source: the kind of source.
         repo, revision: of a model on the hub.
         file: of a local file or folder.
         layers, teacher: of `layers:15@TEACHER`, which layers of which base model or run.
@@ -111,15 +111,15 @@ class ModelName:
 
 
 def parse(name: str) -> ModelName:
-    """Understand a name: a catalogue name first, then `hub:` and `layers:`, then a path.
+    """Parse a name: a catalogue name first, then `hub:` and `layers:`, then a path.
 
-    Paths need not exist (what was made from them may still be there), but must look like one.
+    Paths need not exist (models made from them may still exist), but must look like paths.
 
     Raises:
         NotFoundError: none of these.
         RequestError: a malformed `hub:` or `layers:` name.
     """
-    # First, so that a folder here cannot shadow a name of the catalogue.
+    # First, so that a local folder cannot shadow a catalogue name.
     if name in entries():
         return ModelName(name, name, "catalog")
     if name.startswith("hub:"):
@@ -144,7 +144,7 @@ def parse(name: str) -> ModelName:
 
 
 def _how_to_ask(repository: str) -> str:
-    """What to write for a repository of the hub: its short name where the catalogue has it."""
+    """The advice for a repository of the hub: its short name if the catalogue has it."""
     wanted = repository.partition("@")[0].casefold()
     known = [e.name for e in entries().values() if (e.hub or "").partition("@")[0].casefold() == wanted]
     return (
@@ -153,7 +153,7 @@ def _how_to_ask(repository: str) -> str:
 
 
 def parse_hub(name: str) -> ModelName:
-    """Understand `hub:org/name@revision`; the revision is `main` if left out.
+    """Parse `hub:org/name@revision`; the revision defaults to `main`.
 
     Raises:
         RequestError: malformed.
@@ -166,7 +166,7 @@ def parse_hub(name: str) -> ModelName:
             do="copy the name from the model's page, for example hub:HuggingFaceTB/SmolLM2-135M-Instruct@main",
         )
     repo, revision = match["repo"], match["revision"] or "main"
-    # Two different names may look alike once made safe for a file system: the digest keeps them apart.
+    # Two names may become equal when made safe for a file system: the digest distinguishes them.
     digest = sha256_bytes(f"{repo}@{revision}".encode())[:8]
     return ModelName(
         f"hub:{repo}@{revision}", f"hub--{_safe(f'{repo}@{revision}')}-{digest}", "hub", repo=repo, revision=revision
@@ -187,7 +187,7 @@ def _parse_layers(name: str) -> ModelName:
 
 
 def _safe(text: str) -> str:
-    # No leading dot: hidden folders are Luthier's own (`.tmp-`, `.part-`, `.lock-`).
+    # No leading dot: hidden folders are internal (`.tmp-`, `.part-`, `.lock-`).
     return re.sub(r"[^A-Za-z0-9._-]+", "--", text)[:80].strip(".-") or "model"
 
 

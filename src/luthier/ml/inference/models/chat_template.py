@@ -1,12 +1,12 @@
-"""How a conversation becomes the model's text, and that text its tokens.
+"""Rendering of conversations as text, and tokenisation of that text.
 
-Two kinds. `chat`: the template that comes with the model, rendered by transformers in its jinja sandbox. `plain`: for
-base models, which have none; one fixed layout, for any number of turns:
+Two kinds. `chat`: the template of the model, rendered by transformers in its jinja sandbox. `plain`: a fixed layout for
+base models without a template, for any number of turns:
 
     every system and user message      its content, then a line feed
     every assistant message            its content, then the end-of-text token
 
-so the prompt of an answer is simply everything before it, and the generation prompt adds nothing.
+so the prompt of an answer is everything before it, and the generation prompt is empty.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _RENDER_ERRORS = (
     MemoryError,
 )  # fmt: skip
 use_bounded_sandbox()
-_TAGGED = re.compile(r"<|\[")  # without one of these no text has a thought in tags
+_TAGGED = re.compile(r"<|\[")  # without one of these a text has no tagged reasoning
 _PROBE_QUESTION, _PROBE_ANSWER = "Which wood?", "Spruce-wood"
 
 _OF_TRANSFORMERS = frozenset(
@@ -62,12 +62,12 @@ def template_digest(template: str | dict[str, str] | None) -> str:
 
 
 class ChatTemplate:
-    """One model's way to write conversations, with its tokenizer.
+    """The chat template of a model, with its tokenizer.
 
     Made by `load`. Attributes: kind; sha256 of the template text (or of the name "plain"); tokenizer; end_of_turn,
     the text of the token that ends an assistant's answer; end_of_turn_ids, the token ids that end a generation: the
-    template's own first, then the tokenizer's and the generation config's; end_texts, the texts of these; options, what
-    the template is given beside the conversation, such as `enable_thinking`.
+    template's own first, then the tokenizer's and the generation config's; end_texts, the texts of these; options, the
+    variables passed to the template in addition to the conversation, such as `enable_thinking`.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ChatTemplate:
     ) -> None:
         self.tokenizer = tokenizer
         self.kind: Literal["chat", "plain"] = kind
-        self.options: Mapping[str, Any] = _checked(options or {})  # a plain dict: it goes to other processes
+        self.options: Mapping[str, Any] = _checked(options or {})  # a plain dict: it is sent to other processes
         self._stop_ids = stop_ids
         self.sha256 = template_digest(tokenizer.chat_template if kind == "chat" else None)
         self._backend = tokenizer.backend_tokenizer
@@ -89,13 +89,13 @@ class ChatTemplate:
         self._backend.no_padding()
         self._token_bytes = TokenBytes(self._backend)
         self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
-        self.no_tools: list[Any] | None = None  # what it is given where there are none
+        self.no_tools: list[Any] | None = None  # the value passed when there are none
         self._forms = AS_USUAL
         if kind == "chat":
             self._forms = self._measured_forms()
         self._end, self._call_end = self._probe_ends()
         self.end_of_turn = self._end.text
-        # The template's own end first: `end_of_turn_ids[0]` is what training learns and exports state.
+        # The template's own end token first: `end_of_turn_ids[0]` is what training learns and exports declare.
         eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         ids = (self._end.id, *eos, *stop_ids, self._call_end.id)
         self.end_of_turn_ids: tuple[int, ...] = tuple(dict.fromkeys(ids))
@@ -111,15 +111,15 @@ class ChatTemplate:
         is_new: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> ChatTemplate:
-        """The template of a transformers folder; `auto` takes the model's own if it has one, else the plain layout.
+        """The template of a transformers folder; `auto` uses the model's template if there is one, else `plain`.
 
-        is_new: the model comes from elsewhere: its template is tried first in a process with bounds. options: what the
-        template is given beside each conversation.
+        is_new: the template is untrusted and is first tested in a process with limits. options: variables passed to the
+        template with each conversation.
 
         Raises:
             RequestError: `chat` was requested and the model has no template, or `plain` and it has no end token.
-            TemplateError: the model's template cannot end a turn, or fails on the simplest conversation; or, of one
-                that is new, takes too much.
+            TemplateError: the model's template cannot end a turn, fails on the simplest conversation, or, with
+                `is_new`, exceeds the limits.
         """
         tokenizer = load_tokenizer(path)
         if is_new:
@@ -134,18 +134,18 @@ class ChatTemplate:
         return cls(tokenizer, chosen, stop_ids=_generation_stop_ids(Path(path)), options=options)
 
     def with_options(self, options: Mapping[str, Any]) -> ChatTemplate:
-        """The same template with these options in place of its own; itself where they are the same."""
+        """The same template with these options; itself if they are unchanged."""
         if dict(options) == dict(self.options):
             return self
         return ChatTemplate(self.tokenizer, self.kind, stop_ids=self._stop_ids, options=options)
 
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str:
-        """The conversation as the model's text; with `add_generation_prompt`, up to where the next answer starts.
+        """The conversation as text; with `add_generation_prompt`, up to where the next answer starts.
 
-        The same on every day: templates that write the date get a fixed one. Weights leave no trace.
+        Independent of the date: templates that write it get a fixed one. Message weights have no effect.
 
         Raises:
-            TemplateError: the template fails on it, or the plain layout cannot express it.
+            TemplateError: the template fails, or the plain layout cannot express the conversation.
         """
         if self.kind == "plain":
             return self._render_plain(conversation)
@@ -157,12 +157,12 @@ class ChatTemplate:
 
     @property
     def fixed_day(self) -> str | None:
-        """The fixed day that the template is given, as YYYY-MM-DD; None where it never asks."""
+        """The fixed date passed to the template, as YYYY-MM-DD; None if it never reads the date."""
         is_dated = self.kind == "chat" and reads_clock(self.tokenizer.chat_template)
         return FIXED_DAY.date().isoformat() if is_dated else None
 
     def documents(self, conversation: Conversation) -> list[dict[str, Any]]:
-        """The messages as `render` gives them to the template: what a client of this model sends."""
+        """The messages as `render` passes them to the template, in the form that a client sends."""
         return [self._as_dict(index, message) for index, message in enumerate(conversation.messages)]
 
     def attempt(
@@ -174,9 +174,9 @@ class ChatTemplate:
         opens: bool,
         options: Mapping[str, Any] | None = None,
     ) -> str | None:
-        """What another runtime renders with a template's text and `options`, on the fixed day; None where that fails.
+        """The rendering by another runtime with a template's text and `options`, on the fixed date; None if it fails.
 
-        text: None for this template with its own options. opens: with a generation prompt.
+        text: None for this template with its options. opens: whether to add a generation prompt.
         """
         try:
             if text is None:
@@ -196,7 +196,7 @@ class ChatTemplate:
 
     @cached_property
     def names(self) -> TemplateNames:
-        """The names that the template reads; none of the plain layout."""
+        """The names that the template reads; none for the plain layout."""
         if self.kind == "plain":
             return TemplateNames(frozenset(), frozenset())
         found = [names_of(text) for text in self._texts()]
@@ -206,13 +206,13 @@ class ChatTemplate:
 
     @cached_property
     def thoughts(self) -> ThoughtWriting | None:
-        """How the template writes an assistant's thought; None where it knows of none."""
+        """How the template writes an assistant's reasoning; None if it does not support any."""
         if self.kind == "plain":
             return None
         return measure_writing(self._attempt, self.names.fields, CALLS) or tags_of_prompts(self._prompts_by_option())
 
     def parts_of(self, message: Message) -> tuple[str | None, str]:
-        """Thought and answer of an assistant's turn, taken apart where the template knows of thoughts."""
+        """Reasoning and answer of an assistant turn, separated if the template supports reasoning."""
         content = message.content or ""
         if message.reasoning is not None:
             return message.reasoning.strip() or None, content
@@ -221,12 +221,12 @@ class ChatTemplate:
         return split_thought(content, self.thoughts)
 
     def closing(self, message: Message) -> str:
-        """What a turn is ended with where the template leaves its end out; empty where it writes one itself."""
+        """The end token to add if the template omits it; empty if the template writes one."""
         end = self._call_end if message.tool_calls else self._end
         return "" if end.is_written else end.text
 
     def opening_option(self, before: Conversation) -> tuple[str, bool] | None:
-        """A yes-or-no option with which the prompt after these turns lets the model think; None where none does."""
+        """A boolean option that enables reasoning in the prompt after these turns; None if there is none."""
         for name in sorted(self.names.options):
             for value in (True, False):
                 other = self.with_options({**self.options, name: value})
@@ -241,10 +241,10 @@ class ChatTemplate:
         return None
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of the text, and for each the range of characters that it covers.
+        """Token ids of the text, and the character range of each.
 
-        Special tokens written in the text become special tokens; none is added, except for a beginning-of-text token
-        where this tokenizer puts one and the text does not start with it: that one covers (0, 0).
+        Special tokens in the text become special tokens. None is added, except a beginning-of-text token if this
+        tokenizer adds one and the text does not start with it; its range is (0, 0).
         """
         encoding = self._backend.encode(text, add_special_tokens=False)
         if self._beginning is None or encoding.ids[:1] == [self._beginning]:
@@ -252,15 +252,15 @@ class ChatTemplate:
         return [self._beginning, *encoding.ids], [(0, 0), *encoding.offsets]
 
     def ids(self, text: str) -> list[int]:
-        """The token ids of `encode`, without the characters that they cover.
+        """The token ids of `encode`, without character ranges.
 
-        Other threads of this process run on while a long text is tokenised, which they do not in `encode`.
+        Other threads keep running while a long text is tokenised, unlike in `encode`.
         """
         ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return ids if self._beginning is None or ids[:1] == [self._beginning] else [self._beginning, *ids]
 
     def least_tokens(self, text: str) -> int:
-        """No fewer tokens than this has the text, by its bytes; 0 where that cannot be known of this tokenizer."""
+        """A lower bound on the tokens of the text, from its bytes; 0 if this tokenizer allows none."""
         return self._token_bytes.least_tokens(text)
 
     def _render_plain(self, conversation: Conversation) -> str:
@@ -300,7 +300,7 @@ class ChatTemplate:
         return str(rendered)
 
     def _as_dict(self, index: int, message: Message) -> dict[str, Any]:
-        """The message as templates expect it: arguments as an object, no weight, a role that the template knows."""
+        """The message as templates expect it: arguments as an object, no weight, a supported role."""
         role = "system" if message.role == "developer" and not self._knows_developer else message.role
         document: dict[str, Any] = {"role": role, "content": message.content or ""}
         if message.role == "assistant" and (message.reasoning is not None or _TAGGED.search(message.content or "")):
@@ -325,9 +325,9 @@ class ChatTemplate:
         )
 
     def _first_failing(self, messages: list[dict[str, Any]], tools: tuple[dict[str, Any], ...]) -> str:
-        """Which message breaks the template: one whose conversation fails while that before it does not.
+        """The message that breaks the template: the conversation fails with it but not without it.
 
-        Found by halving: a conversation of 2,048 messages is rendered 12 times, not 2,048.
+        Found by bisection: a conversation of 2,048 messages is rendered 12 times, not 2,048.
         """
 
         def fails(count: int) -> bool:
@@ -346,7 +346,7 @@ class ChatTemplate:
         return f"message {failing} of {len(messages)} ({messages[failing - 1]['role']})"
 
     def _with_thought(self, message: Message) -> dict[str, Any]:
-        """The fields of a message whose thought goes where the template takes it from; lost where it takes none."""
+        """The fields of a message with its reasoning where the template reads it; dropped if it reads none."""
         writing = self.thoughts
         if writing is None:
             return {}
@@ -365,14 +365,14 @@ class ChatTemplate:
     def _attempt(
         self, messages: list[dict[str, Any]], begins: bool, options: Mapping[str, Any] | None = None
     ) -> str | None:
-        """The text of message objects, for probes; None where the template refuses them. options: beside its own."""
+        """The text of message objects, for probes; None if the template rejects them. options: additional ones."""
         try:
             return self._render_chat(messages, (), begins, options=options or {})
         except _RENDER_ERRORS:
             return None
 
     def _prompts_by_option(self) -> Iterator[str]:
-        """A generation prompt with each option of the template on, and off."""
+        """A generation prompt with each option of the template on and off."""
         question = [{"role": "user", "content": _PROBE_QUESTION}]
         for name in sorted(self.names.options):
             for value in (True, False):
@@ -384,7 +384,7 @@ class ChatTemplate:
         return [str(text) for text in template.values()] if isinstance(template, dict) else [str(template)]
 
     def _probe_ends(self) -> tuple[TurnEnd, TurnEnd]:
-        """What ends an answer, and what ends a call of a tool."""
+        """The end tokens of an answer and of a tool call."""
         eos = self.tokenizer.eos_token_id
         if self.kind == "plain":
             if eos is None:
@@ -419,7 +419,7 @@ class ChatTemplate:
         return answer, probe.of_call(answer)
 
     def _measured_forms(self) -> MessageForms:
-        """How the template takes parts of messages; templates that go over the tools may need a list of none."""
+        """The message form of the template; templates that iterate over tools may need an empty list."""
         choices: tuple[list[Any] | None, ...] = (None, [])
         for schemas in choices:
             self.no_tools = schemas
@@ -429,7 +429,7 @@ class ChatTemplate:
         return AS_USUAL
 
     def _render_probe(self) -> str:
-        """A short conversation; templates that go over the tools even where there are none get an empty list."""
+        """Render a short conversation; templates that always iterate over tools get an empty list."""
         try:
             return self.render(_probe())
         except TemplateError:
@@ -441,9 +441,9 @@ class ChatTemplate:
             raise
 
     def _probe_beginning(self) -> int | None:
-        """The beginning-of-text token if encode must add it where a text lacks it, else None.
+        """The beginning-of-text token if encode must add it to texts without it, otherwise None.
 
-        It must where the tokenizer itself does so, unless a chat template leaves it out on purpose.
+        It must if the tokenizer itself does, unless a chat template omits it on purpose.
         """
         bos: int | None = self.tokenizer.bos_token_id
         if bos is None or self._backend.encode("a", add_special_tokens=True).ids[:1] != [bos]:
@@ -455,7 +455,7 @@ class ChatTemplate:
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options. Raises RequestError for one that says what every rendering says itself."""
+    """The options. Raises RequestError for one that every rendering sets itself."""
     taken = sorted((GIVEN | _OF_TRANSFORMERS) & set(options))
     if taken:
         raise RequestError(
@@ -472,7 +472,7 @@ def _probe() -> Conversation:
 
 
 def _parsed_call(index: int, call: dict[str, Any]) -> dict[str, Any]:
-    """A tool call with its arguments as an object; OpenAI's format has them as JSON text."""
+    """A tool call with its arguments as an object; in OpenAI's format they are JSON text."""
     function = dict(call.get("function") or {})
     arguments = function.get("arguments")
     if isinstance(arguments, str):

@@ -1,13 +1,13 @@
-"""The low-rank products of experts beside the experts' own, without a copy of their matrices.
+"""Low-rank adapters on experts, without a copy of the experts' matrices.
 
     y_e = x_e W_e^T + s (x_e A_e^T) B_e^T     for the tokens x_e that chose expert e
 
-PEFT adds the update of every expert into a copy of the whole tensor at each call, and in training keeps the copy and a
-gradient of its size for the backward pass. Here each expert's tokens go through its frozen matrix and its two thin
-ones, and nothing as large as the matrices is made.
+PEFT adds the update of every expert to a copy of the whole tensor at each call, and in training keeps the copy and a
+gradient of its size for the backward pass. Here the tokens of each expert are multiplied with its frozen matrix and its
+two low-rank factors, and nothing as large as the matrices is allocated.
 
-How the experts multiply (gate and up in one tensor or no gate, biases, which side of a matrix is which) is what
-transformers notes on every experts class that it can compute in several ways (`use_experts_implementation`).
+The layout of the experts (fused gate and up or no gate, biases, transposition) is declared by transformers on every
+experts class with several implementations (`use_experts_implementation`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def added_product(x: Tensor, matrix: Tensor, bias: Tensor | None, a: Tensor, b: 
 
 
 class ExpertProduct:
-    """Stands in for the forward of the outermost PEFT wrapper of a module of experts."""
+    """Replaces the forward of the outermost PEFT wrapper of an experts module."""
 
     def __init__(self, outer: ParamWrapper, adapter: str, product: Product) -> None:
         self.outer, self.adapter, self.product = outer, adapter, product
@@ -40,14 +40,14 @@ class ExpertProduct:
         self.wrappers = {wrapper.parameter_name: wrapper for wrapper in _nested(outer)}
 
     def __call__(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """What the chosen experts give, weighted: [N, width] for hidden states [N, width], choices [N, k]."""
+        """The weighted output of the chosen experts: [N, width] for hidden states [N, width], choices [N, k]."""
         if self.outer.disable_adapters or self.outer.merged:
             plain: Tensor = type(self.outer).forward(self.outer, hidden_states, top_k_index, top_k_weights)
             return plain
-        # k choices a token: [N, k] flattened to [N k].
+        # k choices per token: [N, k] flattened to [N k].
         inner, num_chosen = self.inner, top_k_index.shape[-1]
         experts = top_k_index.reshape(-1)
-        # [N k], choices sorted by expert: the rows of one expert lie together.
+        # [N k], choices sorted by expert: the rows of one expert are contiguous.
         order = torch.argsort(experts, stable=True)
         counts: list[int] = torch.bincount(experts, minlength=inner.num_experts).tolist()
         rows = hidden_states[order // num_chosen]  # [N k, width]; choice i is of token i // k
@@ -57,12 +57,12 @@ class ExpertProduct:
         if inner.has_post_expert_norm:
             out = inner.post_expert_norm(out)
         out = out * top_k_weights.reshape(-1)[order][:, None]
-        # back in the order of the tokens, and summed over the choices of each: no sum depends on another token
+        # back in token order, and summed over the choices of each token: no sum depends on another token
         out = out[torch.argsort(order)].view(hidden_states.shape[0], num_chosen, -1).sum(1)
         return out.to(hidden_states.dtype)
 
     def _product(self, name: str, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """Each expert's matrix, with its low-rank product where it has one, on its own rows [N k, in], in order."""
+        """Apply each expert's matrix, plus its low-rank product if any, to its rows [N k, in], in order."""
         matrices: Tensor = getattr(self.inner, name)
         biases = getattr(self.inner, f"{name}_bias") if self.inner.has_bias else None
         wrapper = self.wrappers.get(name)
@@ -82,10 +82,10 @@ class ExpertProduct:
 
 
 def install_products(model: nn.Module, adapter: str, product: Product = added_product) -> list[str]:
-    """Have adapted experts of a model computed without copies; returns names of those that stay as PEFT has them.
+    """Compute adapted experts of a model without copies; returns the names of those left to PEFT.
 
-    So are single matrices that PEFT knows by their parameter only, which may be packed. A class of experts is taken
-    once it has given what PEFT gives on a few random tokens.
+    The same is done for single matrices that PEFT adapts as parameters, which may be packed. A class of experts is
+    replaced only after it reproduced PEFT's output on a few random tokens.
     """
     inside = {id(wrapper.base_layer) for wrapper in model.modules() if isinstance(wrapper, ParamWrapper)}
     proved: dict[type[nn.Module], bool] = {}
@@ -108,7 +108,7 @@ def install_products(model: nn.Module, adapter: str, product: Product = added_pr
 
 
 def _single_forward(wrapper: ParamWrapper, x: Tensor) -> Tensor:
-    """A single matrix with the products of its active adapters beside it."""
+    """A single matrix plus the products of its active adapters."""
     out: Tensor = wrapper.base_layer(x)
     if wrapper.disable_adapters or wrapper.merged:
         return out
@@ -120,7 +120,7 @@ def _single_forward(wrapper: ParamWrapper, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _is_the_same(product: ExpertProduct) -> bool:
-    """Whether it gives what PEFT gives, with updates that are not zero; weights are as they were afterwards."""
+    """Whether it reproduces PEFT's output with non-zero updates; the weights are restored afterwards."""
     inner, outer = product.inner, product.outer
     known = ("is_transposed", "has_gate", "has_bias", "has_post_expert_norm", "num_experts")
     if not all(hasattr(inner, name) for name in known) or getattr(inner, "_is_expert_parallel", False):
@@ -136,7 +136,7 @@ def _is_the_same(product: ExpertProduct) -> bool:
     before = [weight.clone() for weight in thin]
     try:
         for weight in thin:
-            # B starts at zero, and so would the products that are compared.
+            # B starts at zero, which would make the compared products zero.
             weight.copy_(0.1 * torch.randn(weight.shape, generator=draw))
         # In the type and on the device of the weights.
         given = (x.to(down), chosen.to(down.device), weights.to(down))
@@ -149,7 +149,7 @@ def _is_the_same(product: ExpertProduct) -> bool:
 
 
 def _factors(wrapper: ParamWrapper, adapter: str) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """A [rank, in] and B [out, rank] of each expert; PEFT lays those of all experts in one matrix each."""
+    """A [rank, in] and B [out, rank] of each expert; PEFT stacks those of all experts in one matrix each."""
     a, b = wrapper.lora_A[adapter].weight, wrapper.lora_B[adapter].weight
     num = wrapper.num_experts
     # A is [experts * rank, in], expert by expert; B is [out, rank * experts], rank by rank.
@@ -157,7 +157,7 @@ def _factors(wrapper: ParamWrapper, adapter: str) -> tuple[Sequence[Tensor], Seq
 
 
 def _nested(outer: ParamWrapper) -> list[ParamWrapper]:
-    """The wrappers around one module, from outside in: each adapts one tensor of it."""
+    """The wrappers around one module, outermost first: each adapts one of its tensors."""
     found, layer = [], outer
     while isinstance(layer, ParamWrapper):
         found.append(layer)

@@ -1,19 +1,18 @@
-"""What a model's forward takes, and how it gets from hidden states to logits: its head, with scale and cap.
+"""The arguments of a model's forward, and its path from hidden states to logits: head, scale and cap.
 
-Arguments of the forward are read off its signature, for text alone where it also takes pictures.
+Arguments of the forward are read from its signature; for models that also take images, those for text only.
 
-The model's own head, whatever it is (scales, caps, shifts, further layers), is used by calling its forward with a body
-that hands on given hidden states, so that what transformers does with them afterwards is done by transformers. Logits
-are formed for a chunk of positions at a time and formed again in the backward pass, so that no more than one chunk of
-them exists.
+The model's own head (with any scales, caps, shifts or further layers) is used by calling its forward with a body that
+returns given hidden states, so that transformers' own code computes the logits. Logits are computed for one chunk of
+positions at a time and recomputed in the backward pass, so that at most one chunk of them exists.
 
-Where the head is a product with a scale and a soft cap, both are measured, not read in a config, since every family
-calls them by another name:
+Where the head is a product with a scale and a soft cap, both are measured rather than read from the config, since every
+model family uses different names:
 
-    logits = cap * tanh(scale * product / cap)        scale alone where nothing is capped
+    logits = cap * tanh(scale * product / cap)        only the scale if there is no cap
 
-States so large that a cap saturates show the cap itself; with it known, ordinary states show the scale. What is
-measured is a guess until whoever uses it has held it against the model's own logits (`forward_proof`, `likelihood`).
+States so large that a cap saturates reveal the cap; with it, ordinary states reveal the scale. The result is only a
+candidate until the caller has compared it with the model's own logits (`forward_proof`, `likelihood`).
 """
 
 from __future__ import annotations
@@ -38,24 +37,24 @@ FORWARD_ERRORS: Final = (
     RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, ImportError,
     AssertionError,
 )  # fmt: skip
-"""What the code of a model raises that cannot compute something."""
+"""Exceptions of model code that does not support a computation."""
 
 
 def accepted(module: nn.Module, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of the keyword arguments that the module's forward has a parameter for, or takes as others."""
+    """The keyword arguments that the module's forward accepts, by name or by **kwargs."""
     names, is_open = _parameters(cast(Hashable, type(module)))
     return arguments if is_open else {name: value for name, value in arguments.items() if name in names}
 
 
 def names_parameter(module: nn.Module, name: str) -> bool:
-    """Whether the module's forward has a parameter of that very name."""
+    """Whether the module's forward has a parameter of exactly that name."""
     return name in _parameters(cast(Hashable, type(module)))[0]
 
 
 def text_inputs(causal: PreTrainedModel, ids: Tensor) -> dict[str, Any]:
-    """What else the forward of a model is given with ids [rows, T] that are text and nothing else."""
+    """Additional forward arguments for ids [rows, T] that are only text."""
     also: dict[str, Any] = accepted(causal, {"use_cache": False})
-    if is_composite(causal.config):  # which tokens represent pictures: none
+    if is_composite(causal.config):  # which tokens represent images: none
         kinds = ("token_type_ids", "mm_token_type_ids")
         also |= {name: torch.zeros_like(ids) for name in kinds if names_parameter(causal, name)}
     return also
@@ -70,7 +69,7 @@ def _parameters(kind: Hashable) -> tuple[frozenset[str], bool]:
 
 @dataclass
 class _Given(ModelOutput):  # type: ignore[misc]  # transformers is not typed
-    """What a body returns, of whatever class: hidden states, logits of routers, nothing under every other name."""
+    """The output of a body of any class: hidden states, router logits, and None for every other name."""
 
     last_hidden_state: Tensor | None = None
     router_logits: tuple[Tensor, ...] | None = None
@@ -81,28 +80,28 @@ class _Given(ModelOutput):  # type: ignore[misc]  # transformers is not typed
 
 
 class OwnHead:
-    """Forms logits [N, vocabulary] of hidden states [N, width] by the forward of a causal model.
+    """Computes logits [N, vocabulary] from hidden states [N, width] with the forward of a causal model.
 
     Args:
-        body: the module inside that makes hidden states.
+        body: the inner module that computes hidden states.
     """
 
     def __init__(self, causal: PreTrainedModel, body: nn.Module) -> None:
         self._causal, self._body = causal, body
 
     def __call__(self, states: Tensor) -> Tensor:
-        # Any ids: the body that hands states on ignores them.
+        # Arbitrary ids: the replaced body ignores them.
         ids = torch.zeros(1, len(states), dtype=torch.int64, device=states.device)
         with self._handing_on(states[None]):
             logits: Tensor = self._causal(input_ids=ids, **text_inputs(self._causal, ids)).logits
         return logits[0]
 
     def router_loss(self, router_logits: tuple[Tensor, ...], states: Tensor) -> Tensor:
-        """The loss that the model's forward makes of the logits of its routers, a scalar.
+        """The loss, a scalar, that the model's forward computes from its router logits.
 
         Args:
-            router_logits: of each layer with a router, as its body gives them.
-            states: any hidden states [1, 1, width]; logits of this one token are formed beside the loss.
+            router_logits: of each layer with a router, as returned by its body.
+            states: any hidden states [1, 1, width]; the logits of this token are computed along with the loss.
         """
         ids = torch.zeros(1, 1, dtype=torch.int64, device=states.device)
         with self._handing_on(states, router_logits):
@@ -112,7 +111,7 @@ class OwnHead:
 
     @contextmanager
     def _handing_on(self, states: Tensor, router_logits: tuple[Tensor, ...] | None = None) -> Iterator[None]:
-        # An instance may have a forward of its own already (compiled, or offloaded): it is put back.
+        # An instance may already have its own forward (compiled or offloaded): it is restored.
         before = vars(self._body).get("forward")
         made = _Given(last_hidden_state=states, router_logits=router_logits)
 
@@ -131,35 +130,35 @@ class OwnHead:
 
 
 _SATURATED: Final = (1e3, 1e4)
-"""Products of these sizes give the same largest logit where there is a cap."""
+"""Products of these magnitudes have the same largest logit if there is a cap."""
 _UNBENT: Final = 0.5
-"""Logits up to this share of a cap say what went into it; above, rounding is blown up in the backward pass."""
+"""Logits up to this share of a cap can be inverted; above it, rounding errors are amplified."""
 _DIGITS: Final = 6
 
 
 Head = Callable[[Tensor], Tensor]
-"""Makes [N, vocabulary] of states [N, width]."""
+"""Maps states [N, width] to logits [N, vocabulary]."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledHead:
-    """What is done to the product of hidden states and the head's matrix.
+    """The scale and cap applied to the product of hidden states and the head's matrix.
 
     Attributes:
         scale: factor of the product.
-        cap: of the soft cap behind it; None for no cap.
+        cap: of the soft cap after scaling; None for no cap.
     """
 
     scale: float = 1.0
     cap: float | None = None
 
     def of(self, product: Tensor) -> Tensor:
-        """Logits of a product, which is left as it is."""
+        """Logits of a product, which is not modified."""
         logits = product if self.scale == 1.0 else product * self.scale
         return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
 
     def has_gradient_of(self, head: Head, product: Head, states: Tensor, tolerance: float) -> bool:
-        """Whether a random sum of logits has the same gradient by these states [N, width] as that of a model's head."""
+        """Whether a random sum of logits has the same gradient by states [N, width] as with the model's own head."""
         found: list[Tensor] = []
         with torch.enable_grad():
             for form in (head, lambda x: self.of(product(x).float())):
@@ -176,10 +175,10 @@ PLAIN: Final = ScaledHead()
 
 @torch.no_grad()
 def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float) -> ScaledHead | None:
-    """Scale and cap of a model's own head, by what it gives for some states; None where neither fits.
+    """Scale and cap of a model's head, measured on some states; None if neither fits.
 
     Args:
-        head: the model's own way from states to logits.
+        head: the model's own function from states to logits.
         matrix_product: states times the matrix of the head.
         states: [N, width].
         tolerance: of logits, as a share of the largest.
@@ -188,7 +187,7 @@ def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float)
     size = float(product.abs().max().clamp_min(1e-30))
     try:
         logits = head(states).double()
-        # Ten times the input and the same largest logit: it is capped there.
+        # Ten times the input but the same largest logit: it is capped.
         first, second = (float(head(states * (large / size)).double().abs().max()) for large in _SATURATED)
     except FORWARD_ERRORS:
         return None
@@ -198,7 +197,7 @@ def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float)
     if cap is not None:
         is_unbent = logits.abs() <= _UNBENT * cap
         product = product[is_unbent]
-        # The cap is undone where that is well conditioned; then the scale is linear.
+        # The cap is inverted where that is well conditioned; then the scale is linear.
         logits = (logits[is_unbent] / cap).atanh() * cap
     # Least squares through the origin, in float64.
     scale = float((logits * product).sum() / product.square().sum().clamp_min(1e-30))
@@ -206,13 +205,13 @@ def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float)
 
 
 def _plain_number(value: float, tolerance: float) -> float:
-    """The shortest decimal number, or one over such a number, that a measured value represents within its error.
+    """The shortest decimal number, or reciprocal of one, within the error of a measured value.
 
-    So that rounding, which differs from device to device, does not become part of a loss.
+    This keeps rounding, which differs between devices, out of the loss.
     """
     if not value:
         return value
-    error = max(tolerance / 64, 1e-7) * abs(value)  # that of one logit is averaged out over many
+    error = max(tolerance / 64, 1e-7) * abs(value)  # the error of one logit averages out over many
     for digits in range(1, _DIGITS + 1):
         found = (float(f"{value:.{digits}g}"), 1 / float(f"{1 / value:.{digits}g}"))
         nearer = min(found, key=lambda one: abs(one - value))

@@ -1,10 +1,10 @@
 """GGUF files: the header with keys, names and shapes of tensors, and conversion into a transformers folder.
 
-Format: "GGUF" specification of ggml, version 2 and 3. The header is read in one pass, values of lists left out, so that
-the vocabulary of a large model costs no time. A file that ends before its last weights is refused.
+Format: "GGUF" specification of ggml, version 2 and 3. The header is read in one pass, skipping list values, so that a
+large vocabulary costs no time. A truncated file is rejected.
 
-A file is converted once, by `gguf_worker` in a child process: de-quantising takes several times the memory of the
-model, which is then given back whole, and transformers' own output stays off the terminal.
+A file is converted once, by `gguf_worker` in a child process: dequantising takes several times the memory of the model,
+which is fully released afterwards, and transformers' output stays off the terminal.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _MAGIC: Final = b"GGUF"
 _STRING, _ARRAY = 8, 9
 _FORMATS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _DEFAULT_ALIGNMENT: Final = 32
-# By ggml's number of a type: how many weights are in one block, and how many bytes it takes ("ggml-common.h").
+# By ggml type number: weights per block, and bytes per block ("ggml-common.h").
 _BLOCKS: Final = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84),
     11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8),
     28: (1, 8), 30: (1, 2),
 }  # fmt: skip
-# No key of a sound file is longer; a damaged length would else ask for all memory.
+# No valid key is longer; a corrupt length would otherwise request all memory.
 _MAX_STRING_BYTES: Final = 1 << 26
-# ggml itself reads no list in a list; the format allows them.
+# ggml does not read nested lists, but the format allows them.
 _MAX_NESTED_LISTS: Final = 8
-# Of one value that is skipped: more than any file has, and little enough for `seek`, which overflows at 2**63.
+# Maximum bytes of a skipped value: more than any file has, and small enough for `seek`, which overflows at 2**63.
 _MAX_SKIPPED_BYTES: Final = 1 << 50
 
 
@@ -45,7 +45,7 @@ class GgufHeader:
         path: the file.
         values: by key, without lists.
         num_in_list: length of each list, by key.
-        shapes: of the tensors, with the dimensions in ggml's order (the innermost first).
+        shapes: of the tensors, with dimensions in ggml's order (innermost first).
         longest_in_list: bytes of the longest text of each list of texts.
     """
 
@@ -57,13 +57,13 @@ class GgufHeader:
 
     @property
     def architecture(self) -> str:
-        """The name that its keys begin with, such as `llama`; empty where the file does not say it."""
+        """The prefix of its keys, such as `llama`; empty if the file does not state it."""
         return str(self.values.get("general.architecture", ""))
 
     def number(self, key: str, default: int) -> int:
         """A whole number of the architecture, such as `context_length`."""
         value = self.values.get(f"{self.architecture}.{key}", default)
-        # A float that is no whole number (infinity, NaN) is no count.
+        # A float that is not an integer (infinity, NaN) is not a count.
         is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         return int(value) if is_whole else default
 
@@ -73,7 +73,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
 
     Raises:
         NotFoundError: no such file.
-        ModelSourceError: not a GGUF file, or one that is cut off.
+        ModelSourceError: not a GGUF file, or a truncated one.
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}", expected="a GGUF file", do="correct the path")
@@ -110,17 +110,17 @@ def _read(path: Path, file: BinaryIO) -> GgufHeader:
     for _ in range(num_tensors):
         name = _string(file).decode()
         (num_dimensions,) = _unpack(file, "I")
-        # ggml has at most 4 dimensions; a damaged count must not read the whole file.
+        # ggml has at most 4 dimensions; a corrupt count must not read the whole file.
         shapes[name] = _unpack(file, f"{min(num_dimensions, 8)}Q")
         kind, begin = _unpack(file, "IQ")
-        # Offsets count from the beginning of the weights; the furthest end says how long the file must be.
+        # Offsets are relative to the start of the weights; the furthest end gives the required file size.
         end = max(end, begin + _num_bytes(kind, shapes[name]))
     _check_whole(path, file.tell(), int(values.get("general.alignment", _DEFAULT_ALIGNMENT)), end)
     return GgufHeader(path, values, num_in_list, shapes, longest_in_list)
 
 
 def _num_bytes(kind: int, shape: tuple[int, ...]) -> int:
-    """Of the weights of a tensor; 0 for a type that is not known here."""
+    """Bytes of the weights of a tensor; 0 for an unknown type."""
     in_block, block_bytes = _BLOCKS.get(kind, (1, 0))
     return math.prod(shape) // in_block * block_bytes
 
@@ -133,7 +133,7 @@ def _check_whole(path: Path, header_bytes: int, alignment: int, weight_bytes: in
 
 
 def _skip_list(file: BinaryIO, depth: int = 1) -> tuple[int, int]:
-    """How many values it has, and the bytes of the longest text among them; 0 where it holds none."""
+    """The number of values, and the bytes of the longest text among them; 0 if there is none."""
     if depth > _MAX_NESTED_LISTS:
         raise ValueError(f"lists in lists, more than {_MAX_NESTED_LISTS} deep")
     kind, length = _unpack(file, "IQ")
@@ -179,11 +179,11 @@ _WORKER: Final = "luthier.ml.inference.models.gguf_worker:convert"
 def convert(gguf: Path, target: Path, progress: Progress) -> None:
     """Write the model in a GGUF file into the empty folder `target` as bfloat16 safetensors.
 
-    Memory: about 6 bytes a parameter for the weights, and as much again for a moment, in a child process.
+    Memory: about 6 bytes per parameter for the weights, and briefly twice that, in a child process.
 
     Raises:
-        ModelSourceError: transformers cannot read it, its tokenizer cannot be rebuilt faithfully, what was written
-            does not load back to equal weights, or the child died (of lack of memory, mostly).
+        ModelSourceError: transformers cannot read it, its tokenizer cannot be rebuilt faithfully, the written model
+            does not load back to equal weights, or the child died (usually out of memory).
         OSError: no room left on the disk.
     """
     document = {"gguf": str(gguf), "target": str(target)}
@@ -199,14 +199,14 @@ def metadata(gguf: Path, key: str) -> str | None:
 
     Raises:
         NotFoundError: no such file.
-        ModelSourceError: not a GGUF file, or one that is cut off.
+        ModelSourceError: not a GGUF file, or a truncated one.
     """
     value = read_gguf_header(gguf).values.get(key)
     return None if value is None else str(value)
 
 
 def unreadable(gguf: Path, error: Exception) -> ModelSourceError:
-    """The error of a GGUF file that could not be read."""
+    """The error for an unreadable GGUF file."""
     return ModelSourceError(
         f"{gguf} cannot be read: {type(error).__name__}: {first_line(error, '')}",
         expected="a whole GGUF file of an architecture that transformers can de-quantise",

@@ -1,6 +1,6 @@
-"""The work of gguf_convert, run in a child process: de-quantise, save as bfloat16 safetensors, check by loading.
+"""The GGUF conversion, run in a child process: dequantise, save as bfloat16 safetensors, check by loading.
 
-De-quantising does not bring back what quantising lost; it makes weights that can be trained.
+Dequantising does not restore the precision lost by quantising; it produces trainable weights.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from luthier.ml.inference.models.loading import load_model, load_tokenizer
 from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.ml.inference.models.weights import read_json
 
-# How text is split before byte-level merges, by the name in `tokenizer.ggml.pre` (llama.cpp, src/llama-vocab.cpp).
-# transformers builds GPT-2's splitter unless it knows the name; for these it is the right one ...
+# Pre-tokenizer regex before byte-level merges, by the name in `tokenizer.ggml.pre` (llama.cpp, src/llama-vocab.cpp).
+# transformers uses GPT-2's splitter unless it knows the name; for these it is the right one ...
 _SPLITS_LIKE_GPT2 = frozenset({"gpt-2", "phi-2", "mpt", "olmo", "jais"})
-# ... and these split every digit off first, without which "\n    42" becomes other tokens than in pre-training.
+# ... and these first split off every digit; otherwise "\n    42" becomes other tokens than in pre-training.
 _SPLITS_DIGITS_FIRST = frozenset({"smollm", "starcoder", "refact", "command-r"})
 
 
@@ -35,7 +35,7 @@ def convert(document: dict[str, str], channel: Channel) -> None:
         channel: of the child process.
 
     Raises:
-        ModelSourceError: transformers cannot read it, its tokenizer cannot be rebuilt faithfully, or what was written
+        ModelSourceError: transformers cannot read it, its tokenizer cannot be rebuilt faithfully, or the written model
             does not load back to equal weights.
     """
     gguf, target = Path(document["gguf"]), Path(document["target"])
@@ -48,7 +48,7 @@ def convert(document: dict[str, str], channel: Channel) -> None:
     _clean_config(target / "config.json")
     channel.emit("written")
     _check(model, tokenizer, target)
-    # Only now: the parent publishes what was checked.
+    # Only now: the parent publishes only a checked model.
     channel.emit("checked")
 
 
@@ -61,19 +61,20 @@ def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
             )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, NotImplementedError, IndexError) as error:
         raise unreadable(gguf, error) from error
-    # transformers still takes the model for a quantised one, and refuses to save it.
+    # transformers still treats the model as quantised and would not save it.
     model.hf_quantizer = None
     model.is_quantized = False
     vars(model.config).pop("quantization_config", None)
-    # Half the disk of float32, and the type that training reads.
+    # Half the size of float32, and the dtype that training reads.
     return model.to(torch.bfloat16), tokenizer
 
 
 def _restore_splitting(tokenizer: PreTrainedTokenizerFast, gguf: Path) -> None:
-    """Make the tokenizer split text as in pre-training, where transformers does not know how.
+    """Make the tokenizer split text as in pre-training where transformers does not.
 
     Raises:
-        ModelSourceError: Luthier does not know either: other tokens than in pre-training would be a silent loss.
+        ModelSourceError: the rule is unknown here as well: other tokens than in pre-training would silently degrade the
+            model.
     """
     backend = tokenizer.backend_tokenizer
     kind = metadata(gguf, "tokenizer.ggml.model")

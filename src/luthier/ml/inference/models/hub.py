@@ -1,11 +1,11 @@
-"""Models from a hub that speaks the Hugging Face API, and its refusals explained; HF_ENDPOINT is read at every call.
+"""Downloads from a hub with the Hugging Face API, and explanations of its errors; HF_ENDPOINT is read at every call.
 
-Only safetensors, JSON, jinja, the tokenizer and the licence texts are fetched, never a pickle and never code. Every
-file is compared with the digest that the hub states (SHA-256 of large files, git's object id of small ones); a file
-without one is refused. Small files come first, so that a config that asks for code is seen before any weights.
-Files are written as `NAME.part` first; an interrupted download goes on where it stopped, in the next process too.
+Only safetensors, JSON, jinja, the tokenizer and the licence texts are fetched, never pickles or code. Every file is
+verified against the digest that the hub reports (SHA-256 for large files, git's object id for small ones); a file
+without one is rejected. Small files come first, so that a config that requires code is detected before any weights.
+Files are written as `NAME.part` first; an interrupted download resumes, also in another process.
 
-Where a hub refuses a model to everybody, or to this account, the error says why and how to get access.
+If a hub denies access, the error explains why and how to get it.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from luthier.ml.inference.models.weights import no_safetensors
 
 
 def endpoint() -> str:
-    """The hub's address: HF_ENDPOINT as it is now, or the public hub."""
+    """The hub's address: the current HF_ENDPOINT, or the public hub."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
 def explained(repo: str, revision: str, error: Exception, what: str = "") -> ModelSourceError | NotFoundError:
-    """The error of a client of the hub in Luthier's words. It never contains a token.
+    """Convert an error of the hub's client to a Luthier error. It never contains a token.
 
     Args:
         repo: `org/name`.
         revision: as requested.
         error: of the client.
-        what: what could not be fetched, where that is not `repo`.
+        what: the item that could not be fetched, if it is not `repo`.
     """
     hub = endpoint()
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
@@ -107,7 +107,7 @@ def _how_to_sign_in(hub: str) -> str:
 
 
 def _token_name() -> str:
-    """Where the token in use was found, never the token."""
+    """Where the token in use comes from; never the token itself."""
     return "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "the token that `hf auth login` has kept"
 
 
@@ -143,10 +143,10 @@ class RemoteModel:
 
     Attributes:
         repo: `org/name`.
-        commit: the commit that the revision means.
-        licence: as its card states it, or "not stated".
-        files: what is fetched, smallest first.
-        never_fetched: code and pickles that are in it.
+        commit: the commit that the revision resolves to.
+        licence: as stated in its card, or "not stated".
+        files: the files to fetch, smallest first.
+        never_fetched: its code and pickle files.
     """
 
     repo: str
@@ -160,7 +160,7 @@ def look_up(repo: str, revision: str) -> RemoteModel:
     """Resolve a revision to a commit and list what to fetch.
 
     Raises:
-        NotFoundError: no such repository or revision (or it is private).
+        NotFoundError: no such repository or revision, or it is private.
         ModelSourceError: gated, offline, no answer, or without safetensors.
     """
     try:
@@ -169,13 +169,13 @@ def look_up(repo: str, revision: str) -> RemoteModel:
         )
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         raise explained(repo, revision, error) from error
-    if info.sha is None or not _COMMIT.fullmatch(info.sha):  # it becomes the name of a folder
+    if info.sha is None or not _COMMIT.fullmatch(info.sha):  # it becomes a folder name
         raise ModelSourceError(
             f"{endpoint()} states {str(info.sha)[:100]!r} as the commit of {repo}",
             expected="the id of a commit: 40 or 64 hexadecimal digits",
             do="use a hub or mirror that speaks the whole API (HF_ENDPOINT)",
         )
-    # A commit names its content: a hub that answers with another one is wrong or hostile.
+    # A commit identifies its content: a hub that returns another one is broken or hostile.
     if _COMMIT.fullmatch(revision) and info.sha != revision:
         raise ModelSourceError(
             f"{endpoint()} states {info.sha} as the commit of {repo}@{revision}",
@@ -205,13 +205,13 @@ def look_up(repo: str, revision: str) -> RemoteModel:
 
 
 def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
-    """Fetch all files of a model into a folder; what is there already, whole or in part, is not fetched again.
+    """Fetch all files of a model into a folder; existing complete or partial files are not fetched again.
 
-    A file that is there is compared with the hub's digest first, and fetched again where it differs.
+    An existing file is first compared with the hub's digest, and fetched again if it differs.
 
     Raises:
-        ModelSourceError: the connection failed for good (what came is kept), or a file has the wrong digest (it is
-            deleted). StorageFullError: the disk has no room for what is to come; nothing is fetched then.
+        ModelSourceError: the connection failed permanently (received data is kept), or a file has the wrong digest (it
+            is deleted). StorageFullError: the disk has no room for the remaining files; nothing is fetched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _remove_damaged(model, folder)
@@ -231,7 +231,7 @@ def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
 
 
 def _weight_names(repo: str, names: list[str]) -> set[str]:
-    """The safetensors files that transformers would load, so that second copies of the weights are left out."""
+    """The safetensors files that transformers would load, without second copies of the weights."""
     at_top = [name for name in names if "/" not in name]
     if "model.safetensors" in at_top:
         return {"model.safetensors"}
@@ -244,14 +244,14 @@ def _weight_names(repo: str, names: list[str]) -> set[str]:
 
 
 def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTask) -> None:
-    """Fetch one file, going on after broken connections as long as each attempt brings more."""
+    """Fetch one file, resuming after broken connections as long as each attempt makes progress."""
     part = folder / f"{file.name}.part"
     url = hf_hub_url(model.repo, file.name, revision=model.commit, endpoint=endpoint())
     # An empty file of 0 bytes is complete at once, without any request.
     part.touch()
     failures, best = 0, 0
     while (size := part.stat().st_size) != file.num_bytes:
-        if size > file.num_bytes:  # not this file's content
+        if size > file.num_bytes:  # not the content of this file
             part.write_bytes(b"")
             task.advance(-size)
             size = 0
@@ -261,17 +261,17 @@ def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTas
         except (httpx2.TransportError, HfHubHTTPError, OfflineModeIsEnabled) as caught:
             error = caught
         after = part.stat().st_size
-        # An attempt that brought more starts the count over: a slow connection is no failure.
+        # An attempt with progress resets the count: a slow connection is not a failure.
         failures = 0 if best < after <= file.num_bytes else failures + 1
         best = max(best, min(after, file.num_bytes))
         if failures >= _NUM_ATTEMPTS or (error is not None and not _is_passing(error)):
             what = f"{file.name} of {model.repo} ({after} of {file.num_bytes} bytes are kept)"
             raise explained(model.repo, model.commit, error or _WrongSizeError(after), what) from error
-        # No pause after progress without an error: the server has only closed the connection.
+        # No pause after progress without an error: the server just closed the connection.
         if failures or error is not None:
             time.sleep(min(2.0**failures, 30.0) / 2)
     _check(model, file, part, task)
-    # The content reaches the disk before the name, and the name before the next file: a power loss leaves a part.
+    # The content is synced before the rename, and the rename before the next file: a power loss leaves a `.part` file.
     sync(part)
     part.rename(folder / file.name)
     sync(folder)
@@ -283,8 +283,8 @@ class _WrongSizeError(Exception):
 
 
 def _stream(url: str, part: Path, start: int, task: ProgressTask) -> None:
-    """Append the rest of a file to its part; where the server sends it from the beginning, start over."""
-    # No compression: ranges and sizes are those of the stored file.
+    """Append the rest of a file to its part; start over if the server sends it from the beginning."""
+    # No compression: ranges and sizes refer to the stored file.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -293,7 +293,7 @@ def _stream(url: str, part: Path, start: int, task: ProgressTask) -> None:
         resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
         if start and not resumed:
             task.advance(-start)
-        # Written as it comes, in no buffer: what has arrived must be there for the next process, however this one ends.
+        # Written unbuffered: received data must be available to the next process, however this one ends.
         with part.open("ab" if resumed else "wb", buffering=0) as out:
             for chunk in response.iter_bytes():
                 out.write(chunk)
@@ -313,7 +313,7 @@ def _check(model: RemoteModel, file: RemoteFile, part: Path, task: ProgressTask)
 
 
 def _digest(file: RemoteFile, path: Path) -> str:
-    """Of what is at a path, of the kind that the hub states for the file."""
+    """The digest of the file at a path, of the kind that the hub reports for it."""
     return sha256_file(path) if file.sha256 else _git_id(path)
 
 
@@ -324,9 +324,9 @@ def _git_id(file: Path) -> str:
 
 
 def _remove_damaged(model: RemoteModel, folder: Path) -> None:
-    """Delete files of an earlier pull that are not what the hub states: a bad disk, or a power loss, has changed them.
+    """Delete files of an earlier pull whose digest differs from the hub's: a bad disk or a power loss changed them.
 
-    The name alone proves nothing, and the model's own manifest would be made of the damaged bytes.
+    An existing name proves nothing, and the model's manifest would record the damaged bytes.
     """
     for file in model.files:
         path = folder / file.name
@@ -342,7 +342,7 @@ def _present_bytes(folder: Path, file: RemoteFile) -> int:
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether trying again may help: broken connections and busy servers, not refusals."""
+    """Whether a retry may help: broken connections and busy servers, not refusals."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429, 500, 502, 503, 504)
     return isinstance(error, httpx2.TransportError)

@@ -1,22 +1,22 @@
 """Chat templates as untrusted code: a bounded jinja sandbox, a fixed clock, and the names that a template reads.
 
 Sandbox. transformers renders templates in jinja's sandbox, which keeps them from files and from Python, but not from
-time and memory: `{{ 'a' * 9999999999 }}`, loops in loops. `use_bounded_sandbox` has it use the environment here
-instead, in which
+time and memory: `{{ 'a' * 9999999999 }}`, loops in loops. `use_bounded_sandbox` makes it use the environment of this
+module instead, in which
 
     a loop          counts its rounds, all loops of one rendering together, whatever it goes over
-    * ** %          and the string methods and filters that pad or repeat are refused where their result would be huge
+    * ** %          and the string methods and filters that pad or repeat are rejected if their result would be huge
 
-What a template renders is the same, character for character, except for the date. Doubling a text by `+`, `~` or `set`
-blocks is not counted: that, and whatever else takes long, is found when the model is pulled, by `template_probe`, in
-its own process.
+The rendered text is identical, except for the date. Doubling a text by `+`, `~` or `set` blocks is not limited here:
+that, and anything else that takes long, is detected when the model is pulled, by `template_probe`, in a separate
+process.
 
-Clock. Some templates write the date. What a run learns, and what a proof compares, must not depend on the day: a run
-that is resumed tomorrow has to see the tokens that it saw today. So `strftime_now` gives one fixed day wherever Luthier
-renders, and engines that render by themselves get the template with the clock taken out.
+Clock. Some templates write the date. Training data and comparisons must not depend on the date: a run resumed tomorrow
+has to see the tokens that it saw today. So `strftime_now` returns a fixed date wherever Luthier renders, and engines
+that render themselves get the template with the clock removed.
 
-Names. Options beside the conversation, and fields of its messages, are read off the syntax tree of the template, so
-that an option that it never reads is found before anything is rendered.
+Names. Options and message fields are read from the syntax tree of the template, so that an option that it never reads
+is rejected before anything is rendered.
 """
 
 from __future__ import annotations
@@ -51,31 +51,31 @@ _LEXER: Final = jinja2.Environment(keep_trailing_newline=True)  # noqa: S701 - n
 
 
 def fixed_strftime(format: str) -> str:
-    """The fixed day, written as `strftime_now` of a template asks for it."""
+    """The fixed date, formatted as requested by a template's `strftime_now`."""
     return FIXED_DAY.strftime(str(format))
 
 
 def reads_clock(template: str | Mapping[str, str] | None) -> bool:
-    """Whether a template, or one of several by name, asks what day it is."""
+    """Whether a template, or one of several named ones, reads the date."""
     texts: Iterable[str] = template.values() if isinstance(template, Mapping) else (template or "",)
     return any(_ANY_CALL.search(text) is not None for text in texts)
 
 
 def filled_names(template: str) -> tuple[str, ...]:
-    """Which variables of a template llama.cpp would fill with today's date."""
+    """The variables of a template that llama.cpp would fill with today's date."""
     read = {text for text, is_variable in _tokens(template) if is_variable}
     return tuple(name for name in FILLED_BY_LLAMA_CPP if name in read)
 
 
 def without_clock(template: str) -> str:
-    """The template as it renders on the fixed day, for an engine that would read the clock by itself.
+    """The template with the fixed date, for an engine that would read the clock itself.
 
-    Calls of `strftime_now` become what they give on that day. Variables that llama.cpp fills with the date get a name
-    that it does not know, `own_name`: the template then does what it did in training, where nobody set them.
+    Calls of `strftime_now` are replaced by their result for that date. Variables that llama.cpp fills with the date are
+    renamed to `own_name`, which it does not know: they are then unset, as in training.
     """
     # As a JSON string, which is a jinja literal too.
     text = _CALL.sub(lambda call: json.dumps(fixed_strftime(call["format"]), ensure_ascii=False), template)
-    if _ANY_CALL.search(text) is not None:  # a format in a variable: one of the texts of the template
+    if _ANY_CALL.search(text) is not None:  # a format in a variable: one of the string literals of the template
         formats = {found["text"]: fixed_strftime(found["text"]) for found in _TEXT.finditer(text)}
         table = json.dumps(formats, ensure_ascii=False)
         text = f"{{%- macro {_FUNCTION}(format) -%}}{{{{- {table}[format] -}}}}{{%- endmacro %}}{text}"
@@ -90,7 +90,7 @@ def own_name(option: str) -> str:
 
 
 def _tokens(template: str) -> Iterator[tuple[str, bool]]:
-    """The template in pieces, and which of these are names of variables; empty where it does not parse."""
+    """The tokens of the template, and which of them are variable names; empty if it does not parse."""
     before = ""
     try:
         for _, kind, text in list(_LEXER.lex(template)):
@@ -101,22 +101,22 @@ def _tokens(template: str) -> Iterator[tuple[str, bool]]:
 
 
 MAX_ITERATIONS: Final = 2_000_000
-"""Of all loops of one rendering together: a hundred times what the longest conversations take."""
+"""Limit over all loops of one rendering: a hundred times what the longest conversations need."""
 MAX_REPEATED: Final = 1_000_000
-"""Characters or items that a repetition or a padding may make."""
+"""Maximum characters or items that a repetition or a padding may produce."""
 _MAX_BITS: Final = 10_000
 _LOOP: Final = "luthier_bounded_loop"
 _SIZED: Final = (str, bytes, list, tuple, dict, range, set, frozenset)
 _COUNTED: Final[tuple[type[Sized], ...]] = (*_SIZED, type({}.keys()), type({}.values()), type({}.items()))
 _PADDING: Final = frozenset(("center", "ljust", "rjust", "zfill", "expandtabs"))
 _WIDE: Final = re.compile(r"%[-+ #0]*(?:\d{7,}|\*)|%[-+ #0\d]*\.(?:\d{7,}|\*)|\{[^{}]*\d{7,}[^{}]*\}|\{[^{}]*:[^{}]*\{")
-# In the place of transformers' own, which asks what day it is: values of a rendering go before the environment's.
+# Replaces transformers' function, which reads the clock: values of a rendering take precedence over the environment's.
 _CLOCK: Final = {"strftime_now": fixed_strftime}
 _left: Final[ContextVar[list[int] | None]] = ContextVar("iterations_left", default=None)
 
 
 def use_bounded_sandbox() -> None:
-    """Have transformers render chat templates in the bounded environment, in this process from now on."""
+    """Make transformers render chat templates in the bounded environment, in this process from now on."""
     from transformers.utils import chat_template_utils
 
     chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
@@ -132,28 +132,28 @@ def _counted() -> Iterator[None]:
 
 
 class BoundedTemplate(jinja2.Template):
-    """A template whose loops are counted from the start of each rendering, and whose clock is fixed."""
+    """A template with a loop counter per rendering and a fixed clock."""
 
     def render(self, *_args: Any, **_kwargs: Any) -> str:
-        """As jinja's, on the fixed day.
+        """Render as in jinja, with the fixed date.
 
         Raises:
-            SecurityError: a rendering that takes too much.
+            SecurityError: the rendering exceeds a limit.
         """
         with _counted():
             return super().render(*_args, **_kwargs, **_CLOCK)
 
     def generate(self, *_args: Any, **_kwargs: Any) -> Iterator[str]:
-        """As jinja's, piece by piece, on the fixed day."""
+        """Generate as in jinja, piece by piece, with the fixed date."""
         with _counted():
             yield from super().generate(*_args, **_kwargs, **_CLOCK)
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """jinja's sandbox with bounds on loops, repetitions and paddings."""
+    """jinja's sandbox with limits on loops, repetitions and paddings."""
 
     template_class = BoundedTemplate
-    intercepted_binops = frozenset(("*", "**", "%"))  # not +: a call for each would be most of a rendering
+    intercepted_binops = frozenset(("*", "**", "%"))  # not +: the overhead would dominate the rendering
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         super().__init__(*_args, **_kwargs)
@@ -166,7 +166,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         for loop in list(tree.find_all(nodes.For)):
             # `for x in y` becomes `for x in y | luthier_bounded_loop`.
             counted = nodes.Filter(loop.iter, _LOOP, [], [], None, None, lineno=loop.lineno)
-            # In the syntax tree and not in the text, which a template could write in many ways.
+            # In the syntax tree rather than the text, which could be written in many ways.
             loop.iter = counted.set_environment(self)
         return tree
 
@@ -180,22 +180,22 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, obj: Any, /, *_args: Any, **_kwargs: Any) -> Any:
-        """What a call gives.
+        """The result of a call.
 
         Raises:
-            SecurityError: a method that pads a text without bounds, or a recursive loop over too much.
+            SecurityError: a method pads a text beyond the limit, or a recursive loop is too long.
         """
-        # `loop(x)` of a recursive loop goes over x without passing the filter that `_parse` puts into the tree.
+        # `loop(x)` of a recursive loop iterates over x without the filter that `_parse` inserts.
         if isinstance(obj, LoopContext) and _args:
             _args = (_loop_over(_args[0]), *_args[1:])
-        # The method as it is bound: a template may store it in a variable first.
+        # The bound method: a template may store it in a variable first.
         holder = getattr(obj, "__self__", None)
         if isinstance(holder, str) and getattr(obj, "__name__", "") in _PADDING:
             _check_widths((*_args, *_kwargs.values()))
         return super().call(context, obj, *_args, **_kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`format` of a text, as jinja guards it.
+        """The `format` method of a text, guarded as in jinja.
 
         Raises:
             SecurityError: a width of millions.
@@ -207,15 +207,15 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 def _loop_over(iterable: Any) -> Any:
-    """What a loop goes over, counted: at once where its length is known, else round by round."""
+    """The iterable of a loop, counted at once if its length is known, otherwise per iteration."""
     left = _left.get()
     if left is None:
         return iterable
-    # Only types whose `len` is known to cost nothing and to be true; jinja's own `loop` reads all that is left for it.
+    # Only types with a cheap and correct `len`; jinja's own `loop` would consume the remaining items for it.
     if isinstance(iterable, _COUNTED):
         _spend(left, len(iterable))
         return iterable
-    # `iter` here and not in the generator: what is no iterable, or undefined, fails where it failed before.
+    # `iter` here and not in the generator: non-iterable or undefined values fail where they failed before.
     return _each_counted(iter(iterable), left)
 
 
@@ -247,7 +247,7 @@ def _check_operation(operator: str, left: Any, right: Any) -> None:
 
 
 def _padded(filter_of_jinja: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter, refused where it is given a width of millions."""
+    """The filter, with widths of millions rejected."""
     is_format = filter_of_jinja.__name__ == "do_format"
 
     def bounded(*_args: Any, **_kwargs: Any) -> Any:
@@ -256,7 +256,7 @@ def _padded(filter_of_jinja: Callable[..., Any]) -> Callable[..., Any]:
         _check_widths((*_args, *_kwargs.values()))
         return filter_of_jinja(*_args, **_kwargs)
 
-    # What jinja passes in first (environment, context) is marked on the function.
+    # The first argument from jinja (environment, context) is marked on the function.
     bounded.__dict__.update(filter_of_jinja.__dict__)
     return bounded
 
@@ -276,7 +276,7 @@ def _too_much(what: str) -> SecurityError:
 
 
 GIVEN: Final = frozenset(("messages", "tools", "documents", "add_generation_prompt"))
-"""What every rendering gives: no options."""
+"""Variables of every rendering, which are not options."""
 _TOKENS: Final = "_token"
 _FUNCTIONS: Final = frozenset(("raise_exception", "strftime_now", "dict", "namespace"))
 
@@ -287,7 +287,7 @@ class TemplateNames:
 
     Attributes:
         options: variables that the template expects from outside.
-        fields: all names and keys that it looks up.
+        fields: all attribute names and keys that it looks up.
     """
 
     options: frozenset[str]
@@ -296,7 +296,7 @@ class TemplateNames:
 
 @lru_cache(maxsize=32)
 def names_of(template: str) -> TemplateNames:
-    """The names that a template reads; none of one that does not parse, which rendering reports."""
+    """The names that a template reads; empty if it does not parse, which rendering reports."""
     environment = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
@@ -305,7 +305,7 @@ def names_of(template: str) -> TemplateNames:
         undeclared = meta.find_undeclared_variables(tree)
     except jinja2.TemplateError:
         return TemplateNames(frozenset(), frozenset())
-    # a name that some branch sets is the template's own, unless it is asked whether anybody gave it
+    # a name that some branch sets is local to the template, unless it tests whether the name is defined
     own = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"} - _asked_for(tree)
     options = {name for name in undeclared if not name.endswith(_TOKENS)} - GIVEN - _FUNCTIONS - own
     return TemplateNames(frozenset(options), frozenset(_fields(tree)))
@@ -324,7 +324,7 @@ def _fields(tree: nodes.Template) -> set[str]:
 
 
 class _Generation(jinja2.ext.Extension):
-    """The block `{% generation %}` that transformers adds to jinja: what it holds."""
+    """The block `{% generation %}` that transformers adds to jinja, replaced by its content."""
 
     tags: Final = {"generation"}  # type: ignore[misc]
 

@@ -1,4 +1,4 @@
-"""Load a transformers folder: safetensors only, no code from the model, nothing printed, nothing left random."""
+"""Load a transformers folder: safetensors only, no code from the model, no output, no weight left uninitialised."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from luthier.ml.inference.models.quantised import PackedLinear, quantise
 from luthier.ml.inference.models.quiet import quiet_peft, quiet_transformers
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What transformers says of a model that computes its attention by its own code only.
+# The message of transformers for a model that supports only its own attention code.
 _NO_SUCH_ATTENTION = "does not support an attention implementation"
-# By this a model divides its own weights in evaluation and multiplies them in training (RWKV, so that float16 does not
-# overflow): saved after an evaluation they would be the divided ones, and over a packed or adapted matrix the two sides
-# would no longer fit. Without it the function is the same.
+# With this a model divides its weights in evaluation and multiplies them in training (RWKV, to avoid float16 overflow):
+# after an evaluation the divided weights would be saved, and with packed or adapted matrices the two would no longer
+# match. Without it the function is the same.
 _RESCALING = "rescale_every"
-# While transformers loads a model it changes what belongs to the whole process (how weights begin, which are tied): of
-# two that load at once in two threads, as a server does, either may come out with a weight that is missing.
+# While transformers loads a model it changes process-wide state (weight initialisation, tying): when two threads of a
+# server load at once, either model may end up with a missing weight.
 _loading = threading.Lock()
 
 
@@ -48,10 +48,10 @@ def load_model(
     Args:
         path: the folder.
         dtype: of the weights.
-        attention: `sdpa` is taken where it computes what `eager` does (`attention_proof`); else it is `eager`.
+        attention: `sdpa` is used if it computes the same as `eager` (`attention_proof`); otherwise `eager`.
         device: such as "cpu" or "cuda".
         quantisation: how matrices are packed (`quantised.py`), one after the other on the device, so that it never
-            holds the whole model unpacked; None leaves them as they are.
+            holds the whole unpacked model; None for no packing.
 
     Raises:
         NotFoundError: no such folder.
@@ -60,7 +60,7 @@ def load_model(
     """
     folder = _folder(path)
     kind = auto_class(load_config(folder))
-    # A model that is packed is read on the CPU: unpacked it may not fit onto the device.
+    # A model to be packed is read on the CPU: unpacked it may not fit onto the device.
     straight = device != "cpu" and quantisation is None
     load = partial(
         kind.from_pretrained,
@@ -70,7 +70,7 @@ def load_model(
         trust_remote_code=False,
         local_files_only=True,
         output_loading_info=True,
-        # Otherwise it raises without naming the weight; the report below does not let a mismatch through.
+        # Otherwise it raises without naming the weight; the report below catches any mismatch.
         ignore_mismatched_sizes=True,
         device_map={"": device} if straight else None,
     )
@@ -81,7 +81,7 @@ def load_model(
             except ValueError as error:
                 if _NO_SUCH_ATTENTION not in str(error):
                     raise
-                model, report = load(attn_implementation="eager")  # sinks, or no attention at all
+                model, report = load(attn_implementation="eager")  # attention sinks, or no attention at all
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise _unloadable(folder, "model", error) from error
     _refuse_unfit(folder, report)
@@ -90,7 +90,7 @@ def load_model(
     if quantisation is not None:
         quantise(model, quantisation, device)
     loaded: PreTrainedModel = model.to(device).eval()
-    # Last: the proof runs the model as it will be used, packed and on its device.
+    # Last: the test runs the model in its final form, packed and on its device.
     use_proved_attention(loaded)
     return loaded
 
@@ -121,7 +121,7 @@ def check_weights(path: str | Path) -> None:
 
 
 def _refuse_unfit(folder: Path, report: Mapping[str, Any]) -> None:
-    """Raise ModelSourceError where weights are missing, superfluous or of the wrong shape, by transformers' report."""
+    """Raise ModelSourceError if transformers reports missing, unexpected or mismatched weights."""
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
         if found := report.get(kind):
             names = sorted(str(item) for item in found)
@@ -165,20 +165,20 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
 
 
 def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftModel:
-    """The model with an adapter over it, for inference: weights stay unmerged, nothing is trainable.
+    """The model with an unmerged adapter, for inference: nothing is trainable.
 
     The adapter takes the base model's dtype: PEFT rounds a float32 adapter to bfloat16 over a bfloat16 base. Load the
-    base in float32 where the last digits matter (merging, parity proofs). The base model is changed in place.
+    base in float32 if the last digits matter (merging, parity tests). The base model is changed in place.
 
     Raises:
         NotFoundError: no such folder.
-        ModelSourceError: no safetensors adapter in it, or one that does not fit the base model.
+        ModelSourceError: it contains no safetensors adapter, or one that does not fit the base model.
     """
     folder = check_adapter(adapter_path)
     try:
         with _loading, quiet_transformers(), quiet_peft(), warnings.catch_warnings():
-            # PEFT only warns when weights are missing, and would answer with a half-loaded adapter.
-            # As an error, which the `except` below turns into ours.
+            # PEFT only warns when weights are missing and would run with a partly loaded adapter.
+            # As an error, which the `except` below converts.
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             adapted: PeftModel = PeftModel.from_pretrained(
                 model, str(folder), is_trainable=False, autocast_adapter_dtype=False
@@ -187,18 +187,18 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftMode
         raise _unloadable(folder, "adapter", error) from error
     if any(isinstance(layer, PackedLinear) for layer in model.modules()):
         for name, parameter in adapted.named_parameters():
-            if "lora_" in name:  # PEFT cannot tell from a packed matrix in which precision it is computed with
+            if "lora_" in name:  # PEFT cannot infer the compute precision from a packed matrix
                 parameter.data = parameter.data.to(model.dtype)
     install_products(adapted.eval(), "default")
     return adapted
 
 
 def check_adapter(adapter_path: str | Path) -> Path:
-    """The folder of an adapter, if there is one with safetensors weights.
+    """The folder of an adapter with safetensors weights.
 
     Raises:
         NotFoundError: no such folder.
-        ModelSourceError: it lacks the config or the weights.
+        ModelSourceError: the config or the weights are missing.
     """
     folder = _folder(adapter_path)
     missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (folder / n).is_file()]

@@ -1,6 +1,7 @@
-"""Adapters made part of their base, so that every engine can use the result: merged matrices, prompts as tokens.
+"""Merging of adapters into their base, so that every engine can use the result: matrices are merged, prompts become
+tokens.
 
-A trained prompt becomes rows behind the vocabulary, so that it can be put before a text as tokens of its own.
+A trained prompt becomes embedding rows after the vocabulary, so that it can be prepended to a text as virtual tokens.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ def merged_model(
         base_path: folder of the base.
         adapter_path: folder of the PEFT adapter.
         dtype: of the result.
-        quantisation: how the base was packed while the adapter was trained over it: what packing has rounded is part of
-            what was trained, so the update is added to the matrices as they were unpacked.
-        packed_from: the precision in which training read the base before it packed it.
+        quantisation: how the base was packed during training: the adapter was trained with the rounding of packing, so
+            the update is added to the unpacked matrices.
+        packed_from: the precision in which training read the base before packing.
 
     Raises:
-        RequestError: a trained prompt, which no weight can hold, or weights that float16 has no room for.
+        RequestError: a trained prompt, which cannot be merged, or weights that overflow float16.
         NotFoundError, ModelSourceError: base or adapter is missing or damaged.
     """
     adapted = attach_adapter(wide_model(base_path, quantisation, packed_from), adapter_path)
@@ -68,23 +69,23 @@ def merged_model(
 def wide_model(
     path: str | Path, quantisation: Quantisation | None = None, packed_from: PackedFrom = "bfloat16"
 ) -> PreTrainedModel:
-    """A model in float32 on the CPU; with `quantisation`, its matrices as packing has rounded them.
+    """A model in float32 on the CPU; with `quantisation`, its matrices include the rounding of packing.
 
     Args:
         path: folder of the model.
-        quantisation: how its matrices are packed; None for as they are.
-        packed_from: the precision in which training read the base before it packed it.
+        quantisation: how its matrices were packed; None for unpacked.
+        packed_from: the precision in which training read the base before packing.
     """
     if quantisation is None:
         return load_model(path, dtype="float32", attention="sdpa")
-    # Read as training read it: a base stored in float32 that is rounded to bfloat16 first packs into other matrices.
+    # Read as in training: a base stored in float32 packs differently if it is first rounded to bfloat16.
     model = load_model(path, dtype=packed_from, attention="sdpa", quantisation=quantisation)
     unpack(model)
     return model.float()
 
 
 def check_room(model: PreTrainedModel) -> None:
-    """Raise RequestError where a weight is too large for float16, which would make it infinite."""
+    """Raise RequestError if a weight overflows float16."""
     most = torch.finfo(torch.float16).max
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and (largest := float(weight.detach().abs().max())) > most:
@@ -96,9 +97,9 @@ def check_room(model: PreTrainedModel) -> None:
 
 
 def _untie(adapted: PeftModel) -> None:
-    """Give embeddings and head a matrix each where they share one and an adapter changes only one, or each differently.
+    """Untie embeddings and head if an adapter changes only one of them, or each differently.
 
-    PEFT would add the update of one into the matrix of both.
+    PEFT would add the update of one to the shared matrix.
     """
     base = adapted.get_base_model()
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
@@ -112,19 +113,19 @@ def _untie(adapted: PeftModel) -> None:
 
 @torch.no_grad()
 def virtual_tokens(model: PreTrainedModel | PeftModel) -> tuple[int, ...]:
-    """The ids that represent the model's trained prompt; none where it has no such prompt.
+    """The virtual token ids of the model's trained prompt; empty if there is none.
 
-    The first call puts the prompt's rows behind those of the input embedding, in place. The output head keeps its rows,
-    also where the two were tied: no virtual token is ever predicted.
+    The first call appends the prompt's rows to the input embedding, in place. The output head keeps its rows, even if
+    the two were tied: virtual tokens are never predicted.
     """
     if not isinstance(model, PeftModel) or not model.active_peft_config.is_prompt_learning:
         return ()
     prompt = model.prompt_encoder[model.active_adapter].embedding.weight
     embedding = model.get_base_model().get_input_embeddings()
     size = model.get_base_model().get_output_embeddings().weight.shape[0]
-    # Done once: afterwards the table is longer than the head.
+    # Done once: afterwards the embedding table is longer than the head.
     if embedding.num_embeddings == size:
-        scale = getattr(embedding, "embed_scale", 1.0)  # some models multiply embeddings on their way in
+        scale = getattr(embedding, "embed_scale", 1.0)  # some models scale input embeddings
         rows = (prompt / scale).to(embedding.weight)
         embedding.weight = nn.Parameter(torch.cat([embedding.weight, rows]), requires_grad=False)
         embedding.num_embeddings += len(rows)

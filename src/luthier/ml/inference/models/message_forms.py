@@ -1,15 +1,14 @@
-"""How a chat template takes the parts of a message and ends an assistant's turn: measured by rendering probes.
+"""The message format that a chat template expects and its end-of-turn tokens, measured by rendering probes.
 
-    content     a text; or a list of parts, of templates that go over the parts of a message and know no text
-    arguments   of a tool call: an object; or JSON text, of templates that write what they are given as it is
-    name        of a tool's result: left out as OpenAI's format does; or that of the tool, of templates that refuse a
-                result without it
+    content     a text; or a list of parts, for templates that iterate over parts and do not accept text
+    arguments   of a tool call: an object; or JSON text, for templates that write the value unchanged
+    name        of a tool result: omitted as in OpenAI's format; or the tool's name, for templates that require it
 
-A template that is given the wrong form drops the content, writes Python's form of an object, or raises.
+With the wrong format a template drops the content, writes the Python repr of an object, or raises.
 
-What ends a turn differs, too. Most templates write their own token after each answer; some write none, so that the
-token of the next role ends the turn (`<|user|>`), and some end a call of a tool in another way than an answer
-(`<|call|>`). Whatever stops a generation by the tokenizer and generation_config.json counts as well.
+End-of-turn tokens differ as well. Most templates write a token after each answer; some write none, so that the token of
+the next role ends the turn (`<|user|>`), and some end a tool call with another token than an answer (`<|call|>`). The
+stop tokens of the tokenizer and generation_config.json also count.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _QUESTION, _ANSWER, _NEXT = "Which wood?", "Spruce-wood", "Which glue?"
 CALLS: Final[list[dict[str, Any]]] = [
     {"id": "abcdefgh1", "type": "function", "function": {"name": "price", "arguments": {"wood": _ANSWER}}}
 ]
-"""A call to probe with; its id is as long as the strictest templates want it."""
+"""A probe call; its id has the length that the strictest templates require."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class TurnEnd:
     Attributes:
         id: of the token.
         text: of the token.
-        is_written: whether the template writes it after a last turn.
+        is_written: whether the template writes it after the last turn.
     """
 
     id: int
@@ -45,12 +44,12 @@ class TurnEnd:
 
 @dataclass(frozen=True, slots=True)
 class EndProbe:
-    """What is needed to find the ends of turns.
+    """The inputs for detecting end-of-turn tokens.
 
     Attributes:
         render: renders messages with the template.
         special: the special tokens by id.
-        encode: ids of a text.
+        encode: converts a text to ids.
         stops: ids that stop a generation, the tokenizer's own first.
     """
 
@@ -60,13 +59,13 @@ class EndProbe:
     stops: tuple[int, ...]
 
     def of_answer(self, tail: str) -> TurnEnd | None:
-        """The end of an answer.
+        """The end token of an answer.
 
         Args:
-            tail: what the template writes after a last one.
+            tail: the text that the template writes after the last answer.
         """
         if (own := self._first(tail)) is not None:
-            # A template's first token may close the answer's frame only; a stop token behind it is the real end.
+            # The first token may only close the answer's frame; a stop token after it is the real end.
             if own not in self.stops:
                 own = self._stop_of_every(tail) or own
             return TurnEnd(own, self.special[own], is_written=True)
@@ -78,9 +77,9 @@ class EndProbe:
         return self._of_next_role(turns)
 
     def _stop_of_every(self, tail: str) -> int | None:
-        """A token that stops a generation, where the template writes it after last and earlier answers alike.
+        """A stop token that the template writes after both last and earlier answers.
 
-        Some templates close the answer with a token of its own before the one that ends the turn.
+        Some templates close the answer with a separate token before the one that ends the turn.
         """
         turns: list[dict[str, Any]] = [
             {"role": "user", "content": _QUESTION},
@@ -94,7 +93,7 @@ class EndProbe:
         return next((token for token in self.encode(tail) if token in self.stops and token in earlier), None)
 
     def of_call(self, answer: TurnEnd) -> TurnEnd:
-        """The end of a turn that calls a tool; that of an answer where the template takes no calls."""
+        """The end token of a tool call; that of an answer if the template does not support calls."""
         turns: list[dict[str, Any]] = [
             {"role": "user", "content": _QUESTION},
             {"role": "assistant", "content": "", "tool_calls": CALLS},
@@ -103,7 +102,7 @@ class EndProbe:
         if text is None or _ANSWER not in text:
             return answer
         if answer.is_written:
-            # Behind the call's argument, which holds the answer's text.
+            # After the call's argument, which contains the answer's text.
             tail = text.rpartition(_ANSWER)[2]
             found = [token for token in self.encode(tail) if token in self.special]
             written = found[-1] if found and tail.rstrip().endswith(self.special[found[-1]].strip()) else None
@@ -112,7 +111,7 @@ class EndProbe:
         return self._of_next_role([*turns, result]) or answer
 
     def _of_next_role(self, turns: list[dict[str, Any]]) -> TurnEnd | None:
-        """The token of the role that follows, where it stops a generation; else the first that does."""
+        """The token of the following role if it stops generation; otherwise the first stop token."""
         shorter, longer = self.render(turns[:-1], False), self.render(turns, False)
         if shorter is not None and longer is not None and longer.startswith(shorter):
             first = self._first(longer[len(shorter) :])
@@ -122,7 +121,7 @@ class EndProbe:
         return TurnEnd(known[0], self.special[known[0]], is_written=False) if known else None
 
     def _first(self, text: str) -> int | None:
-        """The first special token of a text."""
+        """The first special token in a text."""
         return next((token for token in self.encode(text) if self.special.get(token, "").strip()), None)
 
 
@@ -132,12 +131,12 @@ _ARGUMENTS: Final = CALLS[0]["function"]["arguments"]
 
 @dataclass(frozen=True, slots=True)
 class MessageForms:
-    """The forms that a template takes; all false is the usual one.
+    """The message format of a template; all false is the usual one.
 
     Attributes:
         content_as_parts: the content is a list of parts.
         arguments_as_text: arguments of a tool call are JSON text.
-        names_results: a tool's result bears the name of the tool.
+        names_results: a tool result contains the name of the tool.
     """
 
     content_as_parts: bool = False
@@ -145,7 +144,7 @@ class MessageForms:
     names_results: bool = False
 
     def applied(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The messages in these forms; those given are left as they are."""
+        """The messages in this format; the given ones are not modified."""
         return [self._message(message, messages[:number]) for number, message in enumerate(messages)]
 
     def _message(self, message: dict[str, Any], before: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -164,10 +163,10 @@ AS_USUAL: Final = MessageForms()
 
 
 def measure_forms(render: Render) -> MessageForms | None:
-    """The forms that a template takes; None where it writes a plain question and its answer in neither form.
+    """The message format of a template; None if it renders a plain question and answer in neither form.
 
     Args:
-        render: given messages as they are, in no other form.
+        render: renders messages without conversion.
     """
     turns: list[dict[str, Any]] = [
         {"role": "user", "content": _FORM_QUESTION},
@@ -177,20 +176,20 @@ def measure_forms(render: Render) -> MessageForms | None:
     forms = next((form for form in contents if _writes_content(render(form.applied(turns), False))), None)
     if forms is None:
         return None
-    # With the form of the content that was just found: a wrong one would fail every later probe.
+    # With the content form just found: a wrong one would make every later probe fail.
     as_text = _wants_text(render, forms)
     named = _wants_names(render, MessageForms(forms.content_as_parts, as_text))
     return MessageForms(forms.content_as_parts, as_text, named)
 
 
 def _wants_text(render: Render, forms: MessageForms) -> bool:
-    """Whether arguments must come as text: as an object they are refused, or written as Python writes it."""
+    """Whether arguments must be text: as an object they are rejected or written as a Python repr."""
     turns: list[dict[str, Any]] = [
         {"role": "user", "content": _FORM_QUESTION},
         {"role": "assistant", "content": "", "tool_calls": CALLS},
     ]
     text = render(forms.applied(turns), False)
-    # `str` of a dict: single quotes show that the template wrote Python's form.
+    # `str` of a dict: single quotes show a Python repr.
     if text is not None and str(_ARGUMENTS) not in text:
         return False
     return _writes(
@@ -199,7 +198,7 @@ def _wants_text(render: Render, forms: MessageForms) -> bool:
 
 
 def _wants_names(render: Render, forms: MessageForms) -> bool:
-    """Whether a result without a name is refused, and one with the tool's name is not."""
+    """Whether a result without a name is rejected and one with the tool's name is not."""
     turns: list[dict[str, Any]] = [
         {"role": "user", "content": _FORM_QUESTION},
         {"role": "assistant", "content": "", "tool_calls": CALLS},
@@ -214,7 +213,7 @@ def _writes(text: str | None, part: str) -> bool:
 
 
 def _writes_content(text: str | None) -> bool:
-    """Whether question and answer are written, and not the list of their parts as it is."""
+    """Whether question and answer are rendered, rather than the repr of their list of parts."""
     is_listed = text is not None and ("'type'" in text or '"type"' in text)
     return _writes(text, _FORM_QUESTION) and _writes(text, _FORM_ANSWER) and not is_listed
 
@@ -233,9 +232,9 @@ def _json(value: Any) -> str:
 
 
 def _called(call_id: str | None, before: Sequence[dict[str, Any]]) -> str | None:
-    """The name of the tool that was called under this id, or by the only call of the last turn that calls any."""
+    """The name of the tool called with this id, or by the only call of the last turn with calls."""
     calls = [list(message["tool_calls"]) for message in before if message.get("tool_calls")]
-    # The latest turn first: ids may be used again in a long conversation.
+    # The latest turn first: ids may be reused in a long conversation.
     for call in [call for turn in reversed(calls) for call in turn]:
         if call_id is not None and call.get("id") == call_id:
             return str(call["function"]["name"])

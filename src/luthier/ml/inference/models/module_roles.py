@@ -1,16 +1,14 @@
-"""What each matrix of a model is, and whose weight is read past its forward: the ground on which adapters are placed.
+"""The role of each matrix of a model, and weights that are read outside their module: decides where adapters may go.
 
-A linear layer of the language model's blocks, a router that chooses experts, a matrix that other code reads past its
-module, the matrices of experts that lie in one tensor, or a part outside the language model (a tower for pictures
-or sound, and what joins it). Measured on the model itself: decided by shapes, by where a module lies and by what its
-owner does with it.
+A matrix is a linear layer of the language model's blocks, a router that chooses experts, a matrix that other code reads
+directly, the stacked matrices of experts, or a part outside the language model (an image or audio tower, and its
+projector). The role is measured on the model itself, from shapes, module positions and usage.
 
-A module represents more than its call where other code reads `.weight` itself: Mamba's kernel takes the matrix of
+A module is more than its call if other code reads `.weight` directly: Mamba's kernel takes the matrix of
 `out_proj`, Gemma 3n clamps its correction coefficients, RWKV divides two matrices of every block in evaluation. An
-adapter is part of the call, and would be ignored there; a packed matrix holds integers, which such code would take for
-the weights. Two views see different things: the source of the classes shows what runs elsewhere only (a kernel that is
-not installed here, the branch of training); watching a pass shows what the source hides (helpers, names made at run
-time).
+adapter is part of the call and would be ignored there; a packed matrix holds integers, which such code would misread as
+weights. Two methods complement each other: the source of the classes shows code that runs only elsewhere (a kernel that
+is not installed, the training branch); tracing a pass shows what the source hides (helpers, dynamic names).
 """
 
 from __future__ import annotations
@@ -33,24 +31,24 @@ if TYPE_CHECKING:
 
 _SELF: Final = "self"
 _STARTING: Final = ("_init_weights", "__init__")
-"""Methods that fill weights before any is used."""
+"""Methods that initialise weights before use."""
 _FILLS: Final = ("init", "nn.init", "torch.nn.init")
 _ASKS: Final = frozenset(("dtype", "is_floating_point", "itemsize", "element_size", "nbytes"))
-"""Attributes of a tensor by which code asks for its precision without computing with it."""
+"""Attributes of a tensor that expose its precision without computing with it."""
 _SAME: Final = frozenset(("device", "is_cuda", "is_meta", "shape", "size", "ndim", "dim", "requires_grad"))
-"""Attributes that do not show how a matrix is held, or that only the slow branches of a few old models ask for."""
+"""Attributes that do not depend on how a matrix is stored, or that only slow branches of a few old models read."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightReads:
-    """Names of modules by what other code does with their weight.
+    """Names of modules by how other code uses their weight.
 
-    A slice of a weight counts as neither: it is the slow branch of a few old models, and where that runs, watching
-    finds it.
+    A slice of a weight counts as neither: it occurs in the slow branch of a few old models, and tracing finds it if
+    that branch runs.
 
     Attributes:
-        used: it computes with it, or changes it; an adapter would be ignored.
-        asked: it asks for its precision, which packing changes.
+        used: other code computes with it or changes it; an adapter would be ignored.
+        asked: other code reads its precision, which packing changes.
     """
 
     used: frozenset[str]
@@ -59,7 +57,7 @@ class WeightReads:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """One read in the source: by which chain of names behind which variable, and whether a value is taken."""
+    """One weight access in the source: the variable, the attribute chain, and whether the value is used."""
 
     root: str
     chain: tuple[str, ...]
@@ -67,7 +65,7 @@ class _Read:
 
 
 def weight_reads(model: nn.Module) -> WeightReads:
-    """What the classes of a model read, by their source; where they have none, nothing is found."""
+    """The weight accesses in the source of a model's classes; empty without source."""
     names = [name for name, _ in model.named_modules()]
     used: set[str] = set()
     asked: set[str] = set()
@@ -79,7 +77,7 @@ def weight_reads(model: nn.Module) -> WeightReads:
 
 
 def _meant(prefix: str, read: _Read, names: list[str]) -> list[str]:
-    """The modules below a module that a chain of names means: exactly for `self.`, else by how their names end."""
+    """The submodules that an attribute chain refers to: exact for `self.`, otherwise by name suffix."""
     inside = f"{prefix}." if prefix else ""
     end = ".".join(read.chain)
     if read.root == _SELF:
@@ -94,7 +92,7 @@ def _class_reads(kind: Any) -> tuple[_Read, ...]:
 
 
 def _is_of_a_model(kind: type) -> bool:
-    """Whether a class is a model's own, and no base class of a library, whose code is for all models."""
+    """Whether a class belongs to a model rather than being a library base class shared by all models."""
     where = f"{kind.__module__}."
     return where.startswith("transformers.models.") or not where.startswith(("torch.", "transformers.", "builtins."))
 
@@ -112,7 +110,7 @@ def _own_reads(kind: Any) -> tuple[_Read, ...]:
 
 @dataclass
 class _Reads(ast.NodeVisitor):
-    """Collects each `X.Y.weight` of a class. Of a variable alone (`layer.weight`) nobody can say whose it is."""
+    """Collects each `X.Y.weight` of a class. The owner of a bare variable (`layer.weight`) is unknown."""
 
     found: list[_Read] = field(default_factory=list)
 
@@ -140,7 +138,7 @@ class _Reads(ast.NodeVisitor):
             self.generic_visit(node)
 
     def _note(self, node: ast.expr, *, is_used: bool) -> bool:
-        """Keep the read, if it is one."""
+        """Record the access, if it is one."""
         if not (isinstance(node, ast.Attribute) and node.attr == "weight"):
             return False
         chain: list[str] = []
@@ -156,9 +154,9 @@ class _Reads(ast.NodeVisitor):
 
 @contextmanager
 def watched_reads(model: nn.Module, kind: type[nn.Module]) -> Iterator[set[str]]:
-    """Inside this block, names of modules of that kind gather whose weight is read while their own forward is not run.
+    """Within the block, collect the names of modules of that kind whose weight is read outside their forward.
 
-    Their classes are exchanged for ones that watch, and given back at the end; results are the same.
+    Their classes are temporarily replaced by tracing subclasses; results are the same.
     """
     seen: set[str] = set()
     changed: list[tuple[nn.Module, type[nn.Module]]] = []
@@ -175,7 +173,7 @@ def watched_reads(model: nn.Module, kind: type[nn.Module]) -> Iterator[set[str]]
                 running.pop()
 
         def read(self: nn.Module, name: str) -> Any:
-            # Parameters are not in __dict__, so that reading one always comes here.
+            # Parameters are not in __dict__, so reading one always calls this method.
             if name == "weight" and id(self) not in running:
                 seen.add(names[id(self)])
             return own.__getattr__(self, name)
@@ -185,7 +183,7 @@ def watched_reads(model: nn.Module, kind: type[nn.Module]) -> Iterator[set[str]]
     for module in [m for m in model.modules() if id(m) in names]:
         own = type(module)
         changed.append((module, own))
-        # A subclass of its own class: reads are seen, and nothing of the module's state is touched.
+        # A subclass of its own class: reads are traced without touching the state of the module.
         module.__class__ = made.setdefault(own, watching(own))
     try:
         yield seen
@@ -195,11 +193,11 @@ def watched_reads(model: nn.Module, kind: type[nn.Module]) -> Iterator[set[str]]
 
 
 def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> tuple[LinearLayer, ...]:
-    """Every linear layer but the output head, with its role, in the order of the model; also transformers' Conv1D.
+    """Every linear layer except the output head, including transformers' Conv1D, with its role, in model order.
 
     Args:
         model: may be on torch's meta device.
-        experts: as `expert_layers` gives them.
+        experts: the result of `expert_layers`.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -221,7 +219,7 @@ def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> t
         role: Role = "block"
         if f"{name}.".startswith(outside):
             role = "outside"
-        # By shape and place, since routers have no common name or class.
+        # By shape and position, since routers have no common name or class.
         elif outputs in counts and _chooses(model, parent, routed):
             role = "router"
         elif name in past:
@@ -231,10 +229,10 @@ def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> t
 
 
 def expert_layers(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
-    """The matrices of experts of the language model that lie in one tensor, the expert as its first dimension.
+    """The stacked expert matrices of the language model, with the expert as first dimension.
 
-    Such a tensor is a parameter of three dimensions, no kernel of a convolution, whose owner or whose name says
-    "expert", or that shares its first dimension with one that does.
+    Such a tensor is a three-dimensional parameter, not a convolution kernel, whose owner or name contains "expert", or
+    that shares its first dimension with one that does.
     """
     tensors = list(_stacked(model, _prefixes(outside_modules(model))))
     # A tensor without "expert" in its name still belongs to experts if it has one entry for each.
@@ -250,7 +248,7 @@ def expert_layers(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
 
 
 def _flat_experts(model: PreTrainedModel) -> dict[str, int]:
-    """Modules of experts that state their number, such as those of DBRX, whose tensors have two dimensions.
+    """Expert modules that declare their number of experts, such as those of DBRX, whose tensors have two dimensions.
 
     Returns:
         Name of the module -> number of its experts.
@@ -265,7 +263,7 @@ def _flat_experts(model: PreTrainedModel) -> dict[str, int]:
 
 
 def _chooses(model: PreTrainedModel, parent: str, routed: set[str]) -> bool:
-    """Whether a linear layer with as many outputs as there are experts lies beside them, or alone in a module there."""
+    """Whether a linear layer with one output per expert is a sibling of the experts, or alone in a sibling module."""
     if parent in routed:
         return True
     return parent.rpartition(".")[0] in routed and len(list(model.get_submodule(parent).children())) == 1
@@ -287,7 +285,7 @@ def _says_expert(name: str, owner: nn.Module) -> bool:
 
 
 def _owners(name: str) -> tuple[str, str]:
-    """The module that holds a tensor of experts, and the one around it, where the router is."""
+    """The module that contains an expert tensor, and its parent, which contains the router."""
     holder = name.rpartition(".")[0]
     return holder, holder.rpartition(".")[0]
 

@@ -1,12 +1,12 @@
-"""A frozen base in fewer bits: each matrix packed once, and unpacked where it is multiplied, forward and backward.
+"""Weight-only quantisation of a frozen base: matrices are packed once and unpacked on use, forward and backward.
 
-Only matrices that are called are packed. One whose weight other code reads itself (`weight_reads.py`), and a layer that
-computes more than its product, such as a router that also chooses, stay in the precision of the model; so do the
-experts that lie in one tensor, and embeddings and head.
+Only matrices that are called are packed. A matrix whose weight other code reads directly (`module_roles.py`), and a
+layer that computes more than its product, such as a router that also chooses, keep the precision of the model; so do
+stacked experts, embeddings and head.
 
-Only the packed form is held. A plain linear layer over an unpacked matrix would keep that matrix for the backward pass,
-and so hold the whole base unpacked; here both passes unpack again. The kernels that libraries have for products with
-packed matrices are not used: bitsandbytes' for AVX512 repacks a layer at its first call in evaluation and has no
+Only the packed form is stored. A plain linear layer over an unpacked matrix would save that matrix for the backward
+pass, and so hold the whole unpacked base; here both passes unpack. The kernels that libraries have for products with
+packed matrices are not used: bitsandbytes' AVX512 kernel repacks a layer at its first call in evaluation and has no
 backward pass, so that gradients are silently wrong afterwards (docs/log.md).
 """
 
@@ -30,7 +30,7 @@ from luthier.ml.inference.models.module_roles import watched_reads, weight_reads
 
 _LARGEST_INT8: Final = 127
 _FEW: Final = 8
-"""Inputs of a layer, and tokens of a pass, by which it is tried."""
+"""Number of inputs of a layer, and of tokens of a pass, in tests."""
 
 
 class _UnpackedProduct(torch.autograd.Function):
@@ -38,7 +38,7 @@ class _UnpackedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
-        # The layer and not its matrix: saved for the backward pass, the unpacked matrix would stay in memory.
+        # The layer rather than its matrix: an unpacked matrix saved for the backward pass would stay in memory.
         ctx.layer = layer
         return nn.functional.linear(x, layer.unpacked(x.dtype), layer.bias)
 
@@ -49,10 +49,10 @@ class _UnpackedProduct(torch.autograd.Function):
 
 
 class PackedLinear(nn.Linear, ABC):
-    """A frozen linear layer whose matrix is held packed."""
+    """A frozen linear layer with a packed matrix."""
 
     def __init__(self, layer: nn.Linear) -> None:
-        # Past `nn.Linear.__init__`, which would allocate a whole matrix.
+        # Bypasses `nn.Linear.__init__`, which would allocate the full matrix.
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
 
@@ -62,19 +62,19 @@ class PackedLinear(nn.Linear, ABC):
 
     @property
     def num_weights(self) -> int:
-        """Weights of the matrix, however they are packed."""
+        """Number of weights of the matrix, regardless of packing."""
         return self.in_features * self.out_features
 
     def forward(self, input: Tensor) -> Tensor:
-        """As the layer that it replaces, up to what packing has rounded."""
+        """The output of the replaced layer, up to the rounding of packing."""
         out: Tensor = _UnpackedProduct.apply(input, self)  # type: ignore[no-untyped-call]
         return out
 
 
 class Int8Linear(PackedLinear):
-    """Eight bits a weight, one scale an output: w = q * scale, |q| <= 127 (rounded to nearest).
+    """Eight bits per weight, one scale per output: w = q * scale, |q| <= 127 (rounded to nearest).
 
-    The scale is a number of bfloat16, so that unpacking in either precision multiplies by the same.
+    The scale is representable in bfloat16, so that unpacking multiplies by the same value in either precision.
     """
 
     scale: Tensor
@@ -107,16 +107,16 @@ class Nf4Linear(PackedLinear):
         self.weight = nn.Parameter(packed, requires_grad=False)
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """Looked up in the sixteen values of NF4, times the scale of the block."""
+        """The NF4 value of each code, times the scale of its block."""
         out: Tensor = self.library.dequantize_4bit(self.weight.data, self.scales).to(dtype)
         return out
 
 
 def packable_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """The linear layers that can be packed as far as the code of the model shows, in its order, by their names.
+    """The linear layers that can be packed according to the model's code, by name, in model order.
 
-    All but the output head, those whose weight other code computes with or asks about, and those that are more than a
-    product. The model may lie on torch's meta device.
+    All except the output head, layers whose weight other code uses or inspects, and layers that compute more than a
+    product. The model may be on torch's meta device.
     """
     head, reads = model.get_output_embeddings(), weight_reads(model)
     past = reads.used | reads.asked
@@ -133,35 +133,35 @@ def packable_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
 
 
 def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") -> int:
-    """Pack the linear layers of a model that can be packed, in place, one after the other.
+    """Pack the packable linear layers of a model in place, one after the other.
 
-    A pass over the first layers shows what their code hides: a matrix whose weight was read there past its module stays
-    as it is, and so do those of the same name in modules of the same class.
+    A traced pass over the first layers finds what the code hides: a matrix whose weight is read outside its module is
+    not packed, nor are those of the same name in modules of the same class.
 
     Args:
         model: with its weights on the CPU or on `device`.
         kind: how matrices are packed.
-        device: where each is packed, and stays; what is not packed is left where it is.
+        device: where each layer is packed and stays; other layers are not moved.
 
     Returns:
-        How many layers were packed.
+        The number of packed layers.
     """
     layer_kind = {"int8": Int8Linear, "nf4": Nf4Linear}[kind]
     past = _read_in_a_pass(model)
     found = {name: layer for name, layer in packable_layers(model).items() if _place(model, name) not in past}
     for name, layer in found.items():
         parent, _, own = name.rpartition(".")
-        # One at a time: at most one layer is held both ways.
+        # One at a time: at most one layer exists in both forms.
         setattr(model.get_submodule(parent), own, layer_kind(layer.to(device)))
     return len(found)
 
 
 def _is_product(layer: nn.Linear) -> bool:
-    """Whether a layer computes x W^T + bias and nothing else, in training and in evaluation, tried with few inputs."""
+    """Whether a layer computes exactly x W^T + bias, in training and in evaluation, tested with a few inputs."""
     if type(layer).forward is nn.Linear.forward:
         return True
     draw = torch.Generator().manual_seed(0)
-    # A shallow copy with small parameters of its own: the layer keeps its weights.
+    # A shallow copy with separate small parameters: the layer keeps its weights.
     few = copy.copy(layer)
     weight = torch.randn(layer.out_features, _FEW, generator=draw)
     bias = None if layer.bias is None else torch.randn(layer.out_features, generator=draw)
@@ -181,9 +181,9 @@ def _is_product(layer: nn.Linear) -> bool:
 
 
 def _read_in_a_pass(model: PreTrainedModel) -> set[tuple[type[nn.Module], str]]:
-    """Linear layers whose weight is read past their module in a pass of a few tokens, each by its owner and name.
+    """Linear layers whose weight is read outside their module in a pass of a few tokens, by owner and name.
 
-    Empty where such a pass fails: then the model will say so itself.
+    Empty if the pass fails: the model will report that itself.
     """
     causal = causal_model(model)
     ids = torch.arange(1, 1 + _FEW, device=model.device)[None]
@@ -200,7 +200,7 @@ def _place(model: nn.Module, name: str) -> tuple[type[nn.Module], str]:
 
 @torch.no_grad()
 def unpack(model: PreTrainedModel) -> int:
-    """Replace each packed layer by a plain one with the matrix that it represents, in float32; returns how many."""
+    """Replace each packed layer by a plain one with its unpacked matrix in float32; returns how many."""
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, PackedLinear)]
     for name, layer in found:
         parent, _, own = name.rpartition(".")

@@ -11,9 +11,9 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Inside this block transformers prints no progress bars and logs errors only; afterwards all is as before.
+    """Within the block transformers prints no progress bars and logs only errors.
 
-    What those lines would have said (missing, unexpected, mismatched weights) must be checked by the caller.
+    The caller must check what the suppressed messages would report (missing, unexpected, mismatched weights).
     """
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

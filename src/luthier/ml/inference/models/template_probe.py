@@ -1,11 +1,11 @@
-"""Whether a model's chat template can be rendered at all: tried once, in a process of its own with bounds.
+"""Tests once whether a model's chat template can be rendered, in a separate process with resource limits.
 
-It runs when a model is pulled, before this process compiles the template: jinja computes constants while it
-compiles. The process renders conversations as they are common (one turn, many, a long one, tools), each of them in the
-environment of `bounded_jinja`, and ends by itself or by its bounds: 5 s of CPU time and 512 MiB. That a template fails
-on a conversation, as many do on a system message, is not checked here.
+It runs when a model is pulled, before this process compiles the template, since jinja evaluates constants while
+compiling. The process renders common conversations (one turn, many, a long one, tools) in the environment of
+`jinja_sandbox`, limited to 5 s of CPU time and 512 MiB. Whether a template rejects a conversation, as many do with a
+system message, is not checked here.
 
-Later renderings, in training and serving, are bounded by that environment alone.
+Later renderings, in training and serving, are limited only by that environment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from luthier.core.errors import TemplateError, WorkError
 CPU_SECONDS: Final = 5
 MEMORY_BYTES: Final = 512 << 20
 MAX_CHARACTERS: Final = 2_000_000
-"""Of a rendered conversation; those that are tried have at most 40,000."""
+"""Maximum characters of a rendered conversation; the tested ones have at most 40,000."""
 _PATIENCE_SECONDS: Final = 600.0
 _RENDER: Final = "luthier.ml.inference.models.template_probe:render"
 _ENVIRONMENT: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
@@ -32,15 +32,15 @@ _tried: Final[set[str]] = set()
 
 
 def check_template(template: str | dict[str, str] | None, special_tokens: Mapping[str, Any]) -> None:
-    """Try a template of a model; one that was tried by this process before is not tried again.
+    """Test a template of a model; templates already tested by this process are skipped.
 
     Args:
         template: The text, or texts by name, as `chat_template` of a tokenizer; None for none.
         special_tokens: What templates know by name, such as `eos_token`.
 
     Raises:
-        TemplateError: it takes more time, memory or room than a conversation can need.
-        WorkError: It could not be tried, for a reason that is not the template's.
+        TemplateError: it needs more time, memory or output than any conversation should.
+        WorkError: it could not be tested, for a reason unrelated to the template.
     """
     if not template:
         return
@@ -55,12 +55,12 @@ def check_template(template: str | dict[str, str] | None, special_tokens: Mappin
     except ChildEndedError as error:
         if error.is_late:
             raise _refused("does not come to an end") from error
-        # The kernel's signal of the soft limit: the template computed too long.
+        # The signal of the soft limit: the template ran too long.
         if error.returncode == -signal.SIGXCPU:
             raise _refused(f"takes more than {CPU_SECONDS} s for a short conversation") from error
         last = "".join(f": {line[:200]}" for line in error.log_lines[-1:])
-        # What rendering raises is caught there, and ends nothing: another end than by a signal that a crash gives comes
-        # from this machine. SIGKILL is sent by the system where memory runs out, or by a person.
+        # Exceptions of rendering are caught in the process, so any end other than by a crash signal is caused by this
+        # machine. SIGKILL comes from the system when memory runs out, or from a person.
         if error.returncode >= 0 or error.returncode == -signal.SIGKILL:
             raise _not_tried(f"{error.how}{last}", is_killed=error.returncode < 0) from error
         raise _refused(f"ends the process that renders it, {error.how}{last}") from error
@@ -87,13 +87,13 @@ def _not_tried(how: str, *, is_killed: bool) -> WorkError:
 
 
 def render(document: dict[str, Any], _channel: Channel) -> str | None:
-    """Render common conversations within bounds, in a child process.
+    """Render common conversations within limits, in a child process.
 
     Args:
         document: `templates` (texts) and `special_tokens`.
 
     Returns:
-        Which bound a template met, as the end of a sentence about it; None for none.
+        The limit that a template exceeded, as the end of a sentence; None if none.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -122,22 +122,22 @@ def render(document: dict[str, Any], _channel: Channel) -> str | None:
 
 
 def _bound() -> None:
-    """Take at most that much from here on; libraries are loaded."""
+    """Set the limits from here on; libraries are already loaded."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    # On top of what importing the libraries has taken; rounded up, since the limit has whole seconds.
+    # In addition to the time for importing libraries; rounded up, since the limit is in whole seconds.
     most = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
-    # Soft limit first (SIGXCPU, which tells why), the hard one a second later kills.
+    # Soft limit first (SIGXCPU, which identifies the cause); the hard limit kills a second later.
     resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not a file of the disk
-            # RLIMIT_AS counts addresses, of which libraries reserve gigabytes: the bound is set on top of these.
+            # RLIMIT_AS counts address space, of which libraries reserve gigabytes: the limit is added to that.
             held = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_BYTES, held + MEMORY_BYTES))
 
 
 def _conversations() -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]]:
-    """Messages, and the tools that they may call."""
+    """Messages and available tools."""
     user, answer = {"role": "user", "content": "Which wood?"}, {"role": "assistant", "content": "Spruce-wood."}
     system = {"role": "system", "content": "You build guitars."}
     parameters = {"type": "object", "properties": {"wood": {"type": "string"}}, "required": ["wood"]}

@@ -23,19 +23,19 @@ TextClassifier = Callable[[Sequence[str]], list[float]]
 
 
 def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> TextClassifier:
-    """A function that gives each text the probability of being toxic, on the CPU, the same whatever the order.
+    """A function that returns the toxicity probability of each text, on the CPU, independent of the order of texts.
 
-    Labels that exclude each other are summed; of labels that do not (multi-label models, and models with a single
-    output) the largest counts. A text is cut to the tokens that the model can see, at most 512.
+    Probabilities of mutually exclusive labels are summed; for other models (multi-label, or with a single output) the
+    largest counts. Texts are truncated to the model's context, at most 512 tokens.
 
     Args:
         folder: of the model.
-        toxic_label: the label that means toxic; None takes the labels whose names say so (toxic, hate, offensive ...).
+        toxic_label: the label that means toxic; None uses the labels with such names (toxic, hate, offensive ...).
 
     Raises:
         NotFoundError: no such folder.
-        ModelSourceError: not a text classifier in safetensors without code of its own; or no label means toxic, or
-            `toxic_label` is none of its labels.
+        ModelSourceError: it is not a text classifier in safetensors without custom code; or no label means toxic, or
+            `toxic_label` is not one of its labels.
     """
     if not folder.is_dir():
         raise NotFoundError(
@@ -53,14 +53,14 @@ def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> Tex
         model.config.pad_token_id = tokenizer.pad_token_id
 
     def classify(texts: Sequence[str]) -> list[float]:
-        # By length, so that little is padding.
+        # Sorted by length, to minimise padding.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         found = [0.0] * len(texts)
         for start in range(0, len(order), _BATCH_TEXTS):
             places = order[start : start + _BATCH_TEXTS]
             cut = [texts[place][:_MAX_CHARACTERS] for place in places]
             ids = tokenizer(cut, truncation=True, max_length=most_tokens)["input_ids"]
-            # A text without any token is judged as one padding token, alone or in company.
+            # A text without tokens is scored as one padding token, alone or in a batch.
             inputs = tokenizer.pad({"input_ids": [row or [tokenizer.pad_token_id] for row in ids]}, return_tensors="pt")
             with torch.inference_mode():
                 logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()
@@ -82,7 +82,7 @@ def _load(folder: Path) -> Any:
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # the report below lets no mismatch through
+                ignore_mismatched_sizes=True,  # the report below catches any mismatch
             )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         first = "\n".join(str(error).strip().splitlines()[:4])
@@ -122,7 +122,7 @@ def _toxic_labels(folder: Path, labels: dict[int, str], toxic_label: str | None)
 
 
 def _positions(model: Any) -> int:
-    """How many tokens the model has positions for; RoBERTa and its variants keep the first ones for padding."""
+    """The number of usable positions; RoBERTa and its variants reserve the first ones for padding."""
     num = getattr(model.config, "max_position_embeddings", None) or _MAX_TOKENS
     is_offset = model.config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
     return int(num) - (int(model.config.pad_token_id or 0) + 1 if is_offset else 0)

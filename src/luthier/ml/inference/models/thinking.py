@@ -1,16 +1,16 @@
-"""Thoughts of models that think: where they begin and end in what is generated, and how many tokens they may take.
+"""Reasoning of models: its delimiters in generated text, and its token limits.
 
-How a model marks its thoughts is measured on its chat template (`thinking_probe`), never looked up by its name. What is
-generated then has one of these forms:
+How a model marks its reasoning is measured on its chat template (`thinking_probe`), never looked up by model name.
+Generated text has one of these forms:
 
     <think>THOUGHT</think>ANSWER       the model opens and closes its thought
     THOUGHT</think>ANSWER              the generation prompt has opened it
     ANSWER                             no thought, or the generation prompt has closed an empty one
     <think>THOUGHT                     cut off before an answer
 
-with any delimiters in place of the tags. Some templates frame the answer, too: gpt-oss begins it with
-`<|channel|>final<|message|>`, and a new turn after a thought. Limits for answers and thoughts come from the answers and
-thoughts of rows.
+with any delimiters in place of the tags. Some templates also frame the answer: gpt-oss begins it with
+`<|channel|>final<|message|>`, and a new turn after the reasoning. Token limits are derived from the answers and
+reasoning in rows.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ThoughtAndAnswer:
-    """A generated text taken apart.
+    """A generated text split into reasoning and answer.
 
     Attributes:
-        reasoning: the thought without its delimiters and the space around it; None where there is none.
-        content: the answer; empty where the text ends within the thought.
-        is_closed: False where the text ends within a thought, so that there is no answer.
+        reasoning: the reasoning without its delimiters and surrounding space; None if there is none.
+        content: the answer; empty if the text ends within the reasoning.
+        is_closed: False if the text ends within the reasoning, so that there is no answer.
     """
 
     reasoning: str | None
@@ -49,12 +49,12 @@ class ThinkingFormat:
 
     Attributes:
         start, end: the delimiters, without space around them.
-        prompt_opens: the generation prompt ends within a thought, so that what is generated begins inside of it.
-        prompt_closes: the generation prompt ends with an empty thought, so that what is generated is the answer.
-        answer_start: what the answer begins with where no thought comes before it; usually empty.
-        answer_frame: what the answer begins with after a thought; usually empty.
-        answer_end: what ends an answer that had a frame; usually empty.
-        next_start: what begins one more thought after a thought; usually empty.
+        prompt_opens: the generation prompt ends within the reasoning, so that generation starts inside it.
+        prompt_closes: the generation prompt ends with empty reasoning, so that only the answer is generated.
+        answer_start: the beginning of an answer without reasoning; usually empty.
+        answer_frame: the beginning of an answer after reasoning; usually empty.
+        answer_end: the end of a framed answer; usually empty.
+        next_start: the beginning of another reasoning part after one; usually empty.
     """
 
     start: str
@@ -68,20 +68,20 @@ class ThinkingFormat:
 
     @property
     def delimiters(self) -> tuple[str, ...]:
-        """All texts that must be seen in what is generated, special tokens among them."""
+        """All delimiters that must be visible in the generated text, including special tokens."""
         texts = (self.start, self.end, self.answer_start, self.answer_frame, self.answer_end, self.next_start)
         return tuple(dict.fromkeys(text for text in texts if text))
 
     def is_open(self, prompt: str) -> bool:
-        """Whether a text that goes on after this prompt, which is rendered, begins inside of a thought."""
+        """Whether a continuation of this rendered prompt starts inside reasoning."""
         return bool(self.start) and prompt.rstrip().endswith(self.start)
 
     def split(self, text: str, *, is_open: bool) -> ThoughtAndAnswer:
-        """Take a generated text apart.
+        """Split a generated text.
 
         Args:
-            text: What the model has written after the prompt; special tokens that delimit thoughts are in it.
-            is_open: Whether the prompt has opened the thought already (`is_open`).
+            text: The text generated after the prompt, including special tokens that delimit reasoning.
+            is_open: Whether the prompt already opened the reasoning (`is_open`).
         """
         reader = self.reader(is_open=is_open)
         first, last = reader.add(text), reader.end()
@@ -89,18 +89,18 @@ class ThinkingFormat:
         return ThoughtAndAnswer(reasoning or None, first.content + last.content, reader.is_closed)
 
     def reader(self, *, is_open: bool) -> ThoughtReader:
-        """Takes a text apart that comes in pieces."""
+        """Splits a text that arrives in pieces."""
         return ThoughtReader(self, is_open=is_open)
 
 
 TAGS: Final = ThinkingFormat("<think>", "</think>", prompt_opens=False)
-"""What is read where a template knows of no thoughts: only an answer that begins with `<think>` has one."""
+"""The format for templates without reasoning: only an answer that begins with `<think>` has any."""
 
 
 def thinking_format(template: ChatTemplate) -> ThinkingFormat | None:
-    """How a model with this template marks its thoughts; None where its template knows of none.
+    """How a model with this template marks its reasoning; None if the template does not support any.
 
-    Measured with the template's own options, once a template. The plain layout has none.
+    Measured once per template, with the template's options. The plain layout has none.
     """
     from luthier.ml.inference.models.thinking_probe import measured_format
 
@@ -111,10 +111,10 @@ def thinking_format(template: ChatTemplate) -> ThinkingFormat | None:
 
 
 class SplitPiece(NamedTuple):
-    """One step of taking a text apart; either part may be empty.
+    """One step of splitting a text; either part may be empty.
 
     Attributes:
-        reasoning: more of the thought.
+        reasoning: more of the reasoning.
         content: more of the answer.
     """
 
@@ -126,10 +126,10 @@ _NOTHING: Final = SplitPiece("", "")
 
 
 class ThoughtReader:
-    """Takes a text apart as it comes.
+    """Splits a text as it arrives.
 
-    What may yet be part of a delimiter is held back, and so is space around a thought. In whatever pieces the text
-    comes, the parts are the same together.
+    Text that may still become part of a delimiter is held back, and so is space around reasoning. The concatenated
+    result does not depend on how the text is divided into pieces.
     """
 
     def __init__(self, form: ThinkingFormat, *, is_open: bool) -> None:
@@ -137,42 +137,42 @@ class ThoughtReader:
         self._held = ""
         self._state = "thought" if is_open else "before"
         self.has_thought = is_open
-        """Whether a thought has begun."""
+        """Whether reasoning has begun."""
         self._has_reasoning = self._is_framed = False
 
     @property
     def is_thinking(self) -> bool:
-        """Whether the text so far ends inside of a thought."""
+        """Whether the text so far ends inside reasoning."""
         return self._state == "thought"
 
     @property
     def is_closed(self) -> bool:
-        """Whether no thought is open."""
+        """Whether no reasoning is open."""
         return not self.is_thinking
 
     @property
     def is_undecided(self) -> bool:
-        """Whether the text so far may yet turn out to begin a thought."""
+        """Whether the text so far may still turn out to begin reasoning."""
         return self._state == "before"
 
     @property
     def is_answering(self) -> bool:
-        """Whether all that follows is answer."""
+        """Whether everything that follows is the answer."""
         return self._state == "answer"
 
     @property
     def num_held(self) -> int:
-        """Characters that are held back."""
+        """Number of characters held back."""
         return len(self._held)
 
     def add(self, text: str) -> SplitPiece:
-        """What is certain with this text."""
+        """Process more text; returns what is certain so far."""
         if self._state == "answer" and not self._is_framed:
             return SplitPiece("", text)
         self._held += text
         reasoning: list[str] = []
         state = ""
-        # One piece may close a thought and begin the next: repeated until the state stays.
+        # One piece may close one reasoning part and begin the next: repeated until the state is stable.
         while state != self._state:
             state = self._state
             if state == "before":
@@ -185,7 +185,7 @@ class ThoughtReader:
         return SplitPiece("".join(reasoning), content)
 
     def end(self) -> SplitPiece:
-        """What was held back: no text comes any more."""
+        """Flush what was held back, at the end of the text."""
         held = self._take(len(self._held))
         if self._state == "thought":
             return SplitPiece(self._emit(held.rstrip()), "")
@@ -197,50 +197,50 @@ class ThoughtReader:
         return SplitPiece("", held)
 
     def _begin(self) -> None:
-        """A thought or an answer, once it is certain which."""
+        """Reasoning or answer, once it is certain which."""
         form, text = self._form, self._held.lstrip()
         for delimiter, state in ((form.start, "thought"), (form.answer_start, "answer")):
             if delimiter and text.startswith(delimiter):
                 self._held, self._state = text[len(delimiter) :], state
                 self._is_framed, self.has_thought = state == "answer", state == "thought"
                 return
-        # Too short to decide while it may still grow into a delimiter.
+        # Too short to decide while it may still become a delimiter.
         if text and not any(one.startswith(text) for one in (form.start, form.answer_start)):
             self._state = "answer"
 
     def _think(self) -> str:
-        """More of the thought."""
+        """More of the reasoning."""
         if (place := self._held.find(self._form.end)) >= 0:
             emitted = self._emit(self._held[:place].rstrip())
             self._held, self._state = self._held[place + len(self._form.end) :], "after"
             return emitted
         sure = len(self._held) - _num_open(self._held, self._form.end)
-        # Space at the end is held back: before the closing delimiter it is no part of the thought.
+        # Trailing space is held back: before the closing delimiter it is not part of the reasoning.
         return self._emit(self._take(len(self._held[:sure].rstrip())))
 
     def _emit(self, text: str) -> str:
-        """Part of a thought, without the space that the thought begins with."""
+        """Part of the reasoning, without its leading space."""
         if not self._has_reasoning:
             text = text.lstrip()
             self._has_reasoning = bool(text)
         return text
 
     def _follow(self) -> None:
-        """After a thought: an answer, or one more thought."""
+        """After reasoning: an answer, or more reasoning."""
         form, text = self._form, self._held.lstrip()
         for delimiter, state in ((form.answer_frame, "answer"), (form.next_start, "thought")):
             if delimiter and text.startswith(delimiter):
                 self._held, self._state = text[len(delimiter) :], state
                 self._is_framed = state == "answer"
                 if state == "thought" and self._has_reasoning:
-                    # Two thoughts are joined by a line feed.
+                    # Two reasoning parts are joined by a line feed.
                     self._held = "\n" + self._held.lstrip()
                 return
         if text and not any(one.startswith(text) for one in (form.answer_frame, form.next_start)):
             self._held, self._state = text, "answer"
 
     def _answer(self) -> str:
-        """More of the answer; of a framed one without what may be the end of its frame, and space before that."""
+        """More of the answer; for a framed one without a possible end of the frame and the space before it."""
         closing, bare = self._form.answer_end, self._held.rstrip()
         if not closing or not self._is_framed:
             return self._take(len(self._held))
@@ -253,7 +253,7 @@ class ThoughtReader:
 
 
 def _num_open(text: str, mark: str) -> int:
-    """How many characters at the end may be the beginning of the mark."""
+    """The number of trailing characters that may be the beginning of the mark."""
     for num in range(min(len(text), len(mark) - 1), 0, -1):
         if mark.startswith(text[-num:]):
             return num
@@ -263,16 +263,16 @@ def _num_open(text: str, mark: str) -> int:
 _SPARE: Final = 1.25
 _ROUND: Final = 32
 _DELIMITERS: Final = 16
-"""Tokens for what surrounds a thought."""
+"""Tokens reserved for the delimiters of reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerLengths:
-    """What the answers of rows take with one model's tokenizer.
+    """Token lengths of the answers of rows with one model's tokenizer.
 
     Attributes:
-        longest_answer, longest_thought: tokens; 0 where no row has one.
-        thinks: the model's chat template knows of thoughts, and its generation prompt has not closed an empty one.
+        longest_answer, longest_thought: tokens; 0 if no row has one.
+        thinks: the model's chat template supports reasoning, and its generation prompt does not close an empty one.
     """
 
     longest_answer: int
@@ -281,20 +281,20 @@ class AnswerLengths:
 
     @property
     def max_new_tokens(self) -> int:
-        """Room for the longest answer and a quarter more, at least `NEW_TOKENS`."""
+        """The longest answer plus a quarter, at least `NEW_TOKENS`."""
         if self.longest_answer < NEW_TOKENS:
             return NEW_TOKENS
         return _rounded(self.longest_answer * _SPARE)
 
     @property
     def max_thinking_tokens(self) -> int:
-        """Room for the longest thought and half more; at least 2,048 tokens for a model that thinks by itself."""
+        """The longest reasoning plus half; at least 2,048 tokens for a reasoning model."""
         own = _rounded(1.5 * self.longest_thought + _DELIMITERS) if self.longest_thought else 0
         return max(own, THINKING_TOKENS) if self.thinks else own
 
 
 def answer_lengths(examples: Sequence[Example], template: ChatTemplate) -> AnswerLengths:
-    """The lengths for rows and a model's template."""
+    """The lengths for rows with a model's template."""
     form = thinking_format(template)
     # One more for the token that ends the answer.
     answers = [len(template.ids(one.reference)) + 1 for one in examples if one.reference]
@@ -309,9 +309,9 @@ def answer_lengths(examples: Sequence[Example], template: ChatTemplate) -> Answe
 def limits_of(
     examples: Sequence[Example], template: ChatTemplate, max_new_tokens: int | None, max_thinking_tokens: int | None
 ) -> tuple[int, int | None]:
-    """The limits of an answer and of a thought: those that are given, the others by the rows' own lengths.
+    """The limits of answer and reasoning: the given ones, otherwise derived from the lengths of the rows.
 
-    The second is None for a model and rows without thoughts: the engine then knows best.
+    The second is None for a model and rows without reasoning: the engine then uses its default.
     """
     if max_new_tokens is not None and max_thinking_tokens is not None:
         return max_new_tokens, max_thinking_tokens

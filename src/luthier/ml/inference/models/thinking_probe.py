@@ -1,12 +1,12 @@
-"""How a chat template marks thoughts, measured by rendering probes: no list of model families.
+"""Detects how a chat template marks reasoning, by rendering probes rather than by model family.
 
-    reasoning_content    an answer with a thought of its own is rendered: what comes before and behind the thought
-                         (beside text, beside a call of a tool, as a block of the content)
-    content              a text that is before one of the template's own tags disappears: the tag ends a thought
-    instructions         an option adds a system text that names a pair of tags
-    generation prompt    whether it ends inside of a thought, or behind an empty one
+    reasoning_content    an answer with separate reasoning is rendered: the text before and after the reasoning (with
+                         text, with a tool call, as a content block)
+    content              text before one of the template's own tags disappears: the tag ends reasoning
+    instructions         an option adds a system text that mentions a pair of tags
+    generation prompt    whether it ends inside reasoning, or after empty reasoning
 
-The header of an assistant's turn is what all renderings of it, and the generation prompt, have in common.
+The header of an assistant turn is the common prefix of all its renderings and of the generation prompt.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Options = Mapping[str, Any]
 def measured_format(
     template: str, special_tokens: Mapping[str, Any], options: Options | None = None
 ) -> ThinkingFormat | None:
-    """The format of a template's text; None where it knows of no thoughts.
+    """The reasoning format of a template; None if it does not support reasoning.
 
     Args:
         template: Text of the template.
@@ -74,15 +74,15 @@ def measured_format(
 
 
 def thinking_options(template: str, special_tokens: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the options that turn thoughts on and off: rendered with true and with false, the prompt differs."""
+    """Names of the boolean options that change the prompt and so turn reasoning on and off."""
     tokens = {name: str(token) for name, token in special_tokens.items() if isinstance(token, str)}
     return _switches(template, json.dumps(tokens, sort_keys=True))
 
 
 def default_switches(template: str, special_tokens: Mapping[str, Any]) -> dict[str, bool]:
-    """Options that turn thoughts on and off, with the value that the template has where nobody sets them.
+    """Options that turn reasoning on and off, with the template's default values.
 
-    A runtime that sets such an option by itself, as llama.cpp does, is given this value in its place.
+    A runtime that sets such an option itself, as llama.cpp does, gets this value instead.
     """
     tokens = json.dumps({name: str(token) for name, token in special_tokens.items() if isinstance(token, str)})
     unset = _Probe(template, tokens, "{}").prompt
@@ -94,32 +94,32 @@ def default_switches(template: str, special_tokens: Mapping[str, Any]) -> dict[s
 
 
 def effort_options(template: str) -> tuple[str, ...]:
-    """Names of the options that say how much to think, such as `reasoning_effort`: they take a word."""
+    """Names of the options for the amount of reasoning, such as `reasoning_effort`: their value is a word."""
     return tuple(name for name in _option_names(template) if _EFFORT.search(name))
 
 
 def option_names(template: str) -> tuple[str, ...]:
-    """Names that a template reads and that are neither a conversation nor a special token: its options."""
+    """The options of a template: names that it reads, except those of conversations and special tokens."""
     return _option_names(template)
 
 
 def options_of(
     template: str, special_tokens: Mapping[str, Any], options: Mapping[str, TemplateOption], effort: str | None
 ) -> dict[str, TemplateOption]:
-    """What a request sets of a template: its options, and those that represent its effort of reasoning.
+    """The template options of a request, including those for its reasoning effort.
 
-    An effort goes to the option that takes a word (`reasoning_effort`), and to those that turn thoughts on and off:
-    `none` turns them off, any other on. A template with the word alone gets `low` for `none` and `minimal`, and
-    `high` for what is above it. Options that are set by name win.
+    An effort is passed to the word option (`reasoning_effort`) and to the options that turn reasoning on and off:
+    `none` turns them off, any other value on. A template with only the word option gets `low` for `none` and `minimal`,
+    and `high` for anything above it. Options that are set by name take precedence.
 
     Args:
         template: Text of the template; empty for none.
         special_tokens: What templates know by name.
         options: By name, as requested.
-        effort: One of `EFFORTS`; None for no wish.
+        effort: One of `EFFORTS`; None for the default.
 
     Raises:
-        RequestError: an option that the template never reads, or an effort where it has no option for that.
+        RequestError: the template never reads an option, or has no option for an effort.
     """
     known = option_names(template)
     if unread := next((name for name in options if name not in known), None):
@@ -143,7 +143,7 @@ def options_of(
 
 
 def tags_in(texts: Sequence[str]) -> tuple[str, ...]:
-    """The tags in delimiters: each may be one special token of a vocabulary."""
+    """The tags in delimiters: each may be a special token of a vocabulary."""
     return tuple(dict.fromkeys(tag for text in texts for tag in _TAG.findall(text)))
 
 
@@ -156,7 +156,7 @@ def _option_names(template: str) -> tuple[str, ...]:
     except jinja2.TemplateError:
         return ()
     own = {one.name for one in tree.find_all(nodes.Name) if one.ctx in ("store", "param")}
-    # an option with a default (`set x = x if x is defined else y`) is both read and set
+    # an option with a default (`set x = x if x is defined else y`) is both read and assigned
     names = (meta.find_undeclared_variables(tree) - own) | _defaulted(tree)
     names -= {*_GIVEN, *environment.globals}
     return tuple(sorted(name for name in names if not name.endswith("_token")))
@@ -215,7 +215,7 @@ def _measured(template: str, tokens: str, options: str) -> ThinkingFormat | None
 
 
 class _Probe:
-    """Renders conversations with one template; None for what it cannot write."""
+    """Renders conversations with one template; None for conversations that it rejects."""
 
     def __init__(self, template: str, tokens: str, options: str) -> None:
         use_bounded_sandbox()
@@ -225,11 +225,11 @@ class _Probe:
 
     @property
     def switches(self) -> tuple[str, ...]:
-        """Options that turn thoughts on and off."""
+        """Options that turn reasoning on and off."""
         return _switches(*self._asked)
 
     def with_option(self, name: str, value: bool) -> _Probe:
-        """The same template with one option set otherwise."""
+        """The same template with one option changed."""
         return _Probe(*self._asked, json.dumps(self.options | {name: value}))
 
     def render(
@@ -256,7 +256,7 @@ class _Probe:
         return self._tail(self.prompt)
 
     def tails(self) -> Iterator[str]:
-        """What the generation prompt adds, with thoughts turned on and off as far as the template has options."""
+        """What the generation prompt adds, with reasoning on and off if the template has options for it."""
         yield self.tail
         for name in self.switches:
             for value in (True, False):
@@ -272,10 +272,10 @@ class _Probe:
         return prompt[prompt.rfind(_QUESTION) + len(_QUESTION) :]
 
     def behind_question(self, rendered: str | None) -> str:
-        """What follows the question's turn in a rendering that has one; as far as it is known where that ends."""
+        """What follows the question's turn in a rendering, if the end of that turn is known."""
         if rendered is None or self.prompt is None:
             return ""
-        # Cut at the same place where the renderings agree; templates that rewrite earlier turns do not.
+        # Cut at the same position if the renderings agree; templates that rewrite earlier turns do not.
         start = len(self.prompt) - len(self.tail)
         return rendered[start:] if rendered[:start] == self.prompt[:start] else _behind(rendered, _QUESTION)
 
@@ -286,7 +286,7 @@ class _Probe:
         return _common([*known, *self.tails()])
 
     def answer_start(self, header: str, start: str) -> str:
-        """What is between the header and an answer without a thought; empty where it is an empty thought."""
+        """The text between the header and an answer without reasoning; empty if it is an empty reasoning block."""
         plain = self.behind_question(self.render([_USER, _answer()]))
         frame = plain.partition(_ANSWER)[0]
         if not frame.startswith(header) or _ANSWER not in plain:
@@ -295,7 +295,7 @@ class _Probe:
         return "" if not frame or (start and start in frame) else frame
 
     def answer_end(self, frame: str) -> str:
-        """What closes the frame of an answer, such as `</answer>`; empty where nothing does."""
+        """What closes the frame of an answer, such as `</answer>`; empty if nothing does."""
         closing = next((made for tag in _TAG.findall(frame) if (made := _closing(tag))), "")
         rendered = self.render([_USER, _answer(reasoning_content=_THOUGHT)]) or ""
         behind = _behind(rendered, _ANSWER) if _ANSWER in rendered else ""
@@ -307,8 +307,8 @@ def _answer(**fields: Any) -> dict[str, Any]:
 
 
 def _common(texts: Sequence[str]) -> str:
-    """What all texts begin with."""
-    # What the first and the last in dictionary order share, all in between share too.
+    """The common prefix of all texts."""
+    # All texts share what the first and the last one in lexicographic order share.
     first, last = min(texts), max(texts)
     num = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return first[:num]
@@ -319,11 +319,11 @@ def _behind(text: str, mark: str) -> str:
 
 
 def _of_fields(probe: _Probe) -> tuple[str, str, str] | None:
-    """Delimiters around a thought that a message has beside its content, as (start, what is behind it, header)."""
+    """Delimiters around reasoning in a separate message field, as (start, text after it, header)."""
     blocks = [{"type": "thinking", "thinking": _THOUGHT}, {"type": "text", "text": _ANSWER}]
     for message in (_answer(reasoning_content=_THOUGHT), _answer() | {"content": blocks}):
         rendered = probe.render([_USER, message])
-        # a template that knows no blocks writes the list down as it is
+        # a template without block support writes the list itself
         if rendered is None or rendered.count(_THOUGHT) != 1 or _LISTED.search(rendered):
             continue
         if _ANSWER in _behind(rendered, _THOUGHT):
@@ -336,16 +336,16 @@ def _of_fields(probe: _Probe) -> tuple[str, str, str] | None:
     if rendered is None or plain is None or rendered.count(_THOUGHT) != 1:
         return None
     behind = _behind(rendered, _THOUGHT)
-    # Compared from the end: what both renderings end with is the call; what is left closes the thought.
+    # Compared from the end: the common suffix of both renderings is the call; the rest closes the reasoning.
     between = behind[: len(behind) - len(_common([behind[::-1], plain[::-1]]))]
     return _started(probe, rendered, between, []) if between.strip() else None
 
 
 def _started(probe: _Probe, rendered: str, between: str, beside: Sequence[str]) -> tuple[str, str, str]:
-    """With what comes before the thought: the counterpart of what ends it, or all that is behind the header."""
+    """Add the opening delimiter: the counterpart of the closing one, or everything after the header."""
     header = probe.header(*beside)
     before = rendered[: rendered.index(_THOUGHT)]
-    # `</x>` is opened by `<x>`: surer than the header, of which the opening may be a part.
+    # `</x>` is opened by `<x>`: more reliable than the header, which may contain the opening.
     mirrored = _mirrored(_end_and_frame(between)[0])
     if mirrored and before.rstrip().endswith(mirrored):
         return mirrored, between, header.removesuffix(mirrored)
@@ -354,8 +354,8 @@ def _started(probe: _Probe, rendered: str, between: str, beside: Sequence[str]) 
 
 
 def _of_contents(probe: _Probe) -> tuple[str, str, str] | None:
-    """A tag of the template's own that ends a thought within the content: what comes before it disappears."""
-    # Without a tag the text must survive: else its loss would prove nothing of tags.
+    """A tag of the template that ends reasoning within the content: the text before it disappears."""
+    # Without a tag the text must survive: otherwise its loss would prove nothing about tags.
     kept = probe.render([_USER, _answer() | {"content": f"{_THOUGHT} {_ANSWER}"}, _FOLLOWING, _LATER])
     if kept is None or _THOUGHT not in kept:
         return None
@@ -372,7 +372,7 @@ def _of_contents(probe: _Probe) -> tuple[str, str, str] | None:
 
 
 def _of_prompts(probe: _Probe) -> tuple[str, str, str] | None:
-    """A pair of tags that a generation prompt ends with, empty, or the first of which it ends with."""
+    """A pair of tags: the generation prompt ends with both, empty, or with the first."""
     header = probe.header()
     for tail in probe.tails():
         for found in _TAG.finditer(tail):
@@ -386,7 +386,7 @@ def _of_prompts(probe: _Probe) -> tuple[str, str, str] | None:
 
 
 def _of_instructions(probe: _Probe) -> tuple[str, str, str] | None:
-    """A pair of tags that the system text names only where thoughts are turned on."""
+    """A pair of tags that the system text mentions only if reasoning is turned on."""
     for name in probe.switches:
         if not probe.options.get(name):
             continue
@@ -399,7 +399,7 @@ def _of_instructions(probe: _Probe) -> tuple[str, str, str] | None:
 
 
 def _end_and_frame(between: str) -> tuple[str, str]:
-    """What ends a thought, and what the answer behind it begins with: the first tag, and the rest."""
+    """The end of reasoning and the beginning of the answer: the first tag, and the rest."""
     found = _TAG.search(between)
     if found is None or between[: found.start()].strip():
         return between.strip(), ""
@@ -416,7 +416,7 @@ def _last_tag(text: str) -> str:
 
 
 def _mirrored(closing: str) -> str:
-    """What opens what this closes: `</x>` by `<x>`, `[/X]` by `[X]`; empty where it is of another form."""
+    """The opening counterpart: `<x>` for `</x>`, `[X]` for `[/X]`; empty for other forms."""
     found = re.fullmatch(r"(<|\[|<\|)/([^/]+)", closing)
     return f"{found[1]}{found[2]}" if found else ""
 

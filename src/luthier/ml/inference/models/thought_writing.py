@@ -1,8 +1,8 @@
-"""How a chat template takes an assistant's thought: under which name, and what it writes around it.
+"""Detects how a chat template accepts an assistant's reasoning: the field name, and the text around it.
 
-Measured by rendering, never by a model's name. A probe thought is given as a field of a message (`reasoning_content`,
-`reasoning`, `thinking`, or another that the template reads), as a block of the content, and as tagged text in the
-content, each in an answer and in a call of a tool; the first way that reaches the text is the template's own.
+Measured by rendering, never by model name. Probe reasoning is passed as a message field (`reasoning_content`,
+`reasoning`, `thinking`, or another that the template reads), as a content block, and as tagged text in the content,
+each in an answer and in a tool call; the first way that appears in the rendered text is used.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 Render = Callable[[list[dict[str, Any]], bool], str | None]
-"""The text of message objects, with a generation prompt or without; None where the template refuses them."""
+"""Renders message objects, with or without a generation prompt; None if the template rejects them."""
 Way = Literal["field", "blocks", "content"]
 PromptState = Literal["none", "open", "closed"]
 
 FIELDS: Final = ("reasoning_content", "reasoning", "thinking")
-"""Names under which rows hold a thought, and templates read one."""
+"""Field names of reasoning in rows and templates."""
 TAGS: Final = (
     ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"), ("[THINK]", "[/THINK]"),
 )  # fmt: skip
-"""How a thought is written in the text of an answer."""
+"""How reasoning is written in the text of an answer."""
 _OTHER_FIELD: Final = re.compile(r"^[a-z_]*(?:reason|think|thought)[a-z_]*$")
 _LAST_TAG: Final = re.compile(r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])\s*$")
 _QUESTION, _THOUGHT, _ANSWER, _NEXT = "Which wood?", "Grain-first", "Spruce-wood", "Which glue?"
@@ -31,13 +31,12 @@ _QUESTION, _THOUGHT, _ANSWER, _NEXT = "Which wood?", "Grain-first", "Spruce-wood
 
 @dataclass(frozen=True, slots=True)
 class ThoughtWriting:
-    """How a thought is written beside its answer: `before`, the thought, `between`, the answer.
+    """How reasoning is written with its answer: `before`, reasoning, `between`, answer.
 
     Attributes:
-        way: where the template takes it from: the field of a message called `field`, a block of the content, or the
-            content's own text.
-        before: the text before the thought.
-        between: the text between thought and answer.
+        way: where the template reads it: the message field `field`, a content block, or the content text.
+        before: the text before the reasoning.
+        between: the text between reasoning and answer.
         field: name of the field; empty for the other ways.
     """
 
@@ -48,18 +47,18 @@ class ThoughtWriting:
 
     @property
     def start(self) -> str:
-        """The text that opens a thought, without white space around it."""
+        """The text that opens reasoning, without surrounding white space."""
         return self.before.strip()
 
     @property
     def end(self) -> str:
-        """The text that closes a thought, without white space around it."""
+        """The text that closes reasoning, without surrounding white space."""
         return self.between.strip()
 
     def state_of(self, prompt: str) -> tuple[PromptState, int]:
-        """What a generation prompt does to a thought, and how many of its characters come before that.
+        """The state of reasoning after a generation prompt, and the number of characters before it.
 
-        `open`: it ends inside a thought. `closed`: it ends behind an empty one. `none`: neither.
+        `open`: it ends inside reasoning. `closed`: it ends after empty reasoning. `none`: neither.
         """
         bare = prompt.rstrip()
         if bare.endswith(self.start):
@@ -71,7 +70,7 @@ class ThoughtWriting:
         return "none", len(prompt)
 
     def length_of_empty(self, text: str, state: PromptState) -> int:
-        """How many characters at the beginning of a text are an empty thought, or close one that the prompt opened."""
+        """The number of leading characters that are empty reasoning, or close reasoning that the prompt opened."""
         rest = text.lstrip()
         if state != "open":
             if not rest.startswith(self.start):
@@ -83,7 +82,7 @@ class ThoughtWriting:
 
 
 def split_thought(content: str, writing: ThoughtWriting) -> tuple[str | None, str]:
-    """Thought and answer of a content that begins with a tagged thought; None and the content where it does not."""
+    """Reasoning and answer of content that begins with tagged reasoning; otherwise None and the content."""
     text = content.lstrip()
     for start, end in ((writing.start, writing.end), *TAGS):
         if text.startswith(start) and (at := text.find(end, len(start))) >= 0:
@@ -92,7 +91,7 @@ def split_thought(content: str, writing: ThoughtWriting) -> tuple[str | None, st
 
 
 def length_of_tagged(text: str) -> int:
-    """How many characters at the beginning of a text are a tagged thought and the white space behind it."""
+    """The number of leading characters that are tagged reasoning and the white space after it."""
     bare = text.lstrip()
     for start, end in TAGS:
         if bare.startswith(start) and (at := bare.find(end)) >= 0:
@@ -101,7 +100,7 @@ def length_of_tagged(text: str) -> int:
 
 
 def measure_writing(render: Render, fields: Iterable[str], calls: list[dict[str, Any]]) -> ThoughtWriting | None:
-    """How a template takes a thought; None where nothing that was tried reaches its text.
+    """How a template accepts reasoning; None if no way appears in the rendered text.
 
     Args:
         render: renders messages with the template.
@@ -119,7 +118,7 @@ def measure_writing(render: Render, fields: Iterable[str], calls: list[dict[str,
 
 
 def tags_of_prompts(prompts: Iterable[str]) -> ThoughtWriting | None:
-    """A thought as tagged text of the content, where one of these generation prompts opens or closes one."""
+    """Reasoning as tagged text of the content, if one of these generation prompts opens or closes it."""
     for prompt in prompts:
         for start, end in TAGS:
             writing = _tagged_text(start, end)
@@ -146,7 +145,7 @@ def _candidates(names: frozenset[str], calls: list[dict[str, Any]]) -> Iterator[
 
 
 def _headers(render: Render) -> Iterator[str]:
-    """What may stand between a question and an answer that no thought goes before."""
+    """The possible texts between a question and an answer without reasoning."""
     question = {"role": "user", "content": _QUESTION}
     prompt = render([question], True)
     if prompt is not None and _QUESTION in prompt:
@@ -164,8 +163,8 @@ def _written(render: Render, message: dict[str, Any], headers: list[str], way: W
     head, _, tail = text.rpartition(_THOUGHT)
     ahead = head.rpartition(_QUESTION)[2]
     if way == "blocks" and ("'type'" in head or '"type"' in head):
-        return None  # the list itself, written as it is
-    # The shortest: a header that holds a thought's opening itself must not hide it.
+        return None  # the repr of the list itself
+    # The shortest: a header that contains the opening tag must not hide it.
     common = min(_common(ahead, header) for header in headers)
     before = ahead[common:]
     if not before.strip():
@@ -177,13 +176,13 @@ def _written(render: Render, message: dict[str, Any], headers: list[str], way: W
 
 
 def _closing_of(tail: str) -> str:
-    """What closes a thought that a call follows: the first tag, with the white space around it."""
+    """The end of reasoning before a call: the first tag, with the white space around it."""
     found = re.match(r"\s*(?:<[^<>\s]+>|\[[^\[\]\s]+\])\s*", tail)
     return found.group() if found else ""
 
 
 def _tagged(render: Render, headers: list[str]) -> ThoughtWriting | None:
-    """A thought as text of the content: where a prompt opens one, or earlier turns lose theirs."""
+    """Reasoning as text of the content: if a prompt opens it, or earlier turns lose theirs."""
     question, following = {"role": "user", "content": _QUESTION}, {"role": "user", "content": _NEXT}
     for start, end in TAGS:
         writing = _tagged_text(start, end)
@@ -199,5 +198,5 @@ def _tagged(render: Render, headers: list[str]) -> ThoughtWriting | None:
 
 
 def _common(one: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
+    """The length of the common prefix of two texts."""
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

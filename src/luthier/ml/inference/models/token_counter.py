@@ -1,9 +1,9 @@
-"""Counts of tokens without a model: many texts counted fast, and how few tokens a text can have before it is tokenised.
+"""Token counts without a model: fast counts of many texts, and a lower bound without tokenisation.
 
-Only the tokenizer of a model is loaded for counting, and torch is not. The lower bound is a text's bytes over those of
-the longest token. It holds where every byte of a text ends up in some token: byte-level BPE, and BPE or Unigram with
-byte fallback, behind a pre-tokenizer that only splits. Of other tokenizers (WordPiece, word lists, an unknown token
-that represents any length) nothing is known.
+Counting loads only the tokenizer of a model, without torch. The lower bound is the text's bytes divided by those of the
+longest token. It holds if every byte of a text ends up in some token: byte-level BPE, and BPE or Unigram with byte
+fallback, after a pre-tokenizer that only splits. Other tokenizers (WordPiece, word lists, an unknown token for any
+length) have no bound.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class TokenBytes:
     """The bound of one tokenizer.
 
     Attributes:
-        longest: bytes of text that one token can represent at most; None where the tokenizer has no such bound.
+        longest: maximum bytes of text per token; None if the tokenizer has no bound.
     """
 
     def __init__(self, backend: Tokenizer) -> None:
         self._normalizer = backend.normalizer
         added = backend.get_added_tokens_decoder().values()
-        # Such a token takes in all blanks beside it, however many.
+        # Such a token absorbs all adjacent blanks, however many.
         self._swallows_blanks = any(token.lstrip or token.rstrip for token in added)
         self._lost = _lost_bytes(backend) if _is_byte_level(backend) else b""
         self.longest = _longest_token_bytes(backend)
 
     def least_tokens(self, text: str) -> int:
-        """No fewer tokens than this has the text; 0 where nothing is known."""
+        """A lower bound on the tokens of the text; 0 if there is none."""
         if self.longest is None:
             return 0
         written = text if self._normalizer is None else str(self._normalizer.normalize_str(text))
@@ -55,7 +55,7 @@ def _longest_token_bytes(backend: Tokenizer) -> int | None:
     names = {str(one.get("type")) for one in splitters}
     if not normalizers <= _NORMALIZERS or not names <= _SPLITTERS:
         return None
-    # A splitter that removes what it splits by: bytes without a token.
+    # A splitter that removes its separators: these bytes have no token.
     if any(one.get("behavior") == "Removed" for one in splitters):
         return None
     vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -63,7 +63,7 @@ def _longest_token_bytes(backend: Tokenizer) -> int | None:
     if not is_byte_level and not _falls_back(backend.model, vocabulary):
         return None
     # In a byte-level vocabulary a character represents a byte; added tokens are written as they are.
-    # One that takes in the blanks beside it represents one more on that side: a run of them counts as one.
+    # A token that absorbs adjacent blanks represents one more on that side: a run of them counts as one.
     added = {
         token.content: len(token.content.encode()) + token.lstrip + token.rstrip
         for token in backend.get_added_tokens_decoder().values()
@@ -77,7 +77,7 @@ def _is_byte_level(backend: Tokenizer) -> bool:
 
 
 def _lost_bytes(backend: Tokenizer) -> bytes:
-    """Bytes that a byte-level vocabulary has no token for, such as control characters: they leave no trace."""
+    """Bytes without a token in a byte-level vocabulary, such as control characters: they disappear."""
     vocabulary = backend.get_vocab(with_added_tokens=False)
     return bytes(byte for byte, letter in _byte_letters().items() if letter not in vocabulary)
 
@@ -100,7 +100,7 @@ def _types(part: Any) -> set[str]:
 
 
 def _parts(part: Any) -> Iterator[dict[str, Any]]:
-    """What a normalizer or a pre-tokenizer is made of, sequences taken apart."""
+    """The components of a normalizer or pre-tokenizer, with sequences flattened."""
     if part is None:
         return
     waiting = [json.loads(part.__getstate__())]
@@ -117,20 +117,20 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 
 
 def token_counter(folder: Path) -> CountTokens:
-    """A function that gives for each text the number of its tokens, special tokens of the model not added.
+    """A function that returns the number of tokens of each text, without added special tokens.
 
     Texts are encoded on all cores (RAYON_NUM_THREADS, or TOKENIZERS_PARALLELISM=false for one).
 
     Args:
-        folder: a transformers folder. Its tokenizer.json is read directly; where there is none, transformers rebuilds
-            the fast tokenizer.
+        folder: a transformers folder. Its tokenizer.json is read directly; without one, transformers rebuilds the fast
+            tokenizer.
 
     Raises:
         NotFoundError: no such folder.
         ModelSourceError: no tokenizer that can be read.
     """
     tokenizer = load_backend(folder)
-    # A saved tokenizer may cut or pad what it encodes, which would be counted.
+    # A saved tokenizer may truncate or pad, which would change the counts.
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
@@ -142,7 +142,7 @@ def token_counter(folder: Path) -> CountTokens:
 
 
 def load_backend(folder: Path) -> Tokenizer:
-    """The fast tokenizer of a transformers folder, without torch where the folder has a tokenizer.json.
+    """The fast tokenizer of a transformers folder, without torch if the folder has a tokenizer.json.
 
     Raises:
         NotFoundError: no such folder.
@@ -153,14 +153,14 @@ def load_backend(folder: Path) -> Tokenizer:
         raise NotFoundError(f"no folder {folder}", expected="a model's folder", do="pull the model again")
     if not file.is_file():
         from luthier.ml.inference.models.loading import (
-            load_tokenizer,  # brings torch; only for folders of an older make
+            load_tokenizer,  # imports torch; only for folders in an older format
         )
 
         rebuilt: Tokenizer = load_tokenizer(folder).backend_tokenizer
         return rebuilt
     try:
         return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
+    except Exception as error:  # the library raises plain Exception
         raise ModelSourceError(
             f"{file} cannot be read: {library_reason(error)}",
             expected="the tokenizer of a transformers folder",

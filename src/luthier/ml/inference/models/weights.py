@@ -1,4 +1,4 @@
-"""What can be known of a transformers folder without loading its weights: files, digests, sizes, parameters."""
+"""Facts about a transformers folder without loading its weights: files, digests, sizes, parameters."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LARGEST_HEADER_BYTES = 100_000_000  # The format's own limit (safetensors READM
 
 
 class WeightFile(FrozenModel):
-    """One safetensors file as it was when the model was taken in.
+    """One safetensors file at the registration of the model.
 
     Attributes:
         sha256: of its content.
         num_bytes: its size.
-        modified_ns: time of change, nanoseconds since 1970.
+        modified_ns: modification time, in nanoseconds since 1970.
     """
 
     sha256: str
@@ -35,10 +35,10 @@ class WeightFile(FrozenModel):
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that make up the model, sorted by name.
 
-    With an index file these are the files it names; otherwise every safetensors file in the folder itself.
+    With an index file these are the files that it names; otherwise every safetensors file directly in the folder.
 
     Raises:
-        ModelSourceError: there is none (pickled weights are named, they are never loaded), or one is missing.
+        ModelSourceError: there is none (pickles are reported but never loaded), or one is missing.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -49,7 +49,7 @@ def weight_files(folder: Path) -> list[Path]:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         raise no_safetensors(str(folder), pickles)
     for name in names:
-        # An index may come from a stranger: no path may lead out of the folder.
+        # An index is untrusted: no path may lead out of the folder.
         if Path(name).name != name or not (folder / name).is_file():
             raise ModelSourceError(
                 f"{folder}: weight file {name!r} is missing",
@@ -60,10 +60,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def refuse_links_out(folder: Path) -> None:
-    """Raise ModelSourceError for a file of a model folder that is a link to elsewhere, weights excepted.
+    """Raise ModelSourceError for a file of a model folder, other than weights, that links outside of it.
 
-    Such files are copied as they are into exports and students: a link to a key of this user would be published. The
-    cache of the hub's own client keeps the files of `snapshots/COMMIT` in `blobs` beside it, which is no elsewhere.
+    Such files are copied into exports and students: a link to a private key would be published. The hub client's cache
+    stores the files of `snapshots/COMMIT` in `blobs` next to it, which is allowed.
     """
     own = folder.resolve()
     inside = [own] + ([own.parent.parent / "blobs"] if own.parent.name == "snapshots" else [])
@@ -72,7 +72,7 @@ def refuse_links_out(folder: Path) -> None:
             continue
         try:
             target = file.resolve()
-        except (OSError, RuntimeError):  # a circle, which nobody can open
+        except (OSError, RuntimeError):  # a circular link, which cannot be opened
             continue
         if not any(place in target.parents for place in inside):
             raise ModelSourceError(
@@ -83,7 +83,7 @@ def refuse_links_out(folder: Path) -> None:
 
 
 def no_safetensors(where: str, pickles: list[str]) -> ModelSourceError:
-    """The error for a model without safetensors: says so when there are pickles, which could run any code."""
+    """The error for a model without safetensors; mentions pickles, which could run any code."""
     if pickles:
         return ModelSourceError(
             f"{where} holds weights only as pickles ({', '.join(pickles[:3])}{', ...' if len(pickles) > 3 else ''})",
@@ -117,10 +117,10 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def check_config(folder: Path) -> dict[str, Any]:
-    """The model's config, refused where Luthier could not train it as it is.
+    """The model's config; rejected if Luthier cannot train it.
 
     Raises:
-        ModelSourceError: no config.json, code of its own (`auto_map`), or weights that are quantised already.
+        ModelSourceError: no config.json, custom code (`auto_map`), or already quantised weights.
     """
     config = read_json(folder / "config.json")
     if "auto_map" in config:
@@ -143,7 +143,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors in a safetensors file, from its header; the length is checked against the file.
 
     Raises:
-        ModelSourceError: not a safetensors file, or cut short.
+        ModelSourceError: not a safetensors file, or truncated.
     """
     num_bytes = file.stat().st_size
     try:
@@ -167,7 +167,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def count_parameters(folder: Path, config: dict[str, Any]) -> int:
-    """All weights of the model; an output layer that is tied to the embedding counts once even if stored twice."""
+    """All weights of the model; a tied output layer counts once even if it is stored twice."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(folder):
         shapes |= tensor_shapes(file)
@@ -177,7 +177,7 @@ def count_parameters(folder: Path, config: dict[str, Any]) -> int:
 
 
 def inventory(folder: Path) -> dict[str, WeightFile]:
-    """Digest, size and time of every weight file."""
+    """Digest, size and modification time of every weight file."""
     found = {}
     for file in weight_files(folder):
         status = file.stat()
@@ -188,7 +188,7 @@ def inventory(folder: Path) -> dict[str, WeightFile]:
 
 
 def weights_digest(files: dict[str, str]) -> str:
-    """The digest that names a model: over the document {file name: sha256}."""
+    """The digest of a model, over the document {file name: sha256}."""
     return sha256_document(files)
 
 
@@ -209,10 +209,10 @@ def describe(
     config = check_config(folder)
     structure = read_structure(str(folder))
     from luthier.ml.inference.models.chat_template import (
-        ChatTemplate,  # brings torch, which listing models does not need
+        ChatTemplate,  # imports torch, which listing models does not need
     )
 
-    # One that cannot end a turn, or that takes forever, is found now, not in a training run.
+    # A template that cannot end a turn, or takes too long, is detected now rather than in a training run.
     template = ChatTemplate.load(folder, is_new=True)
     return LocalModel(
         name=name,

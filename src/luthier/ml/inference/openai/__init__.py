@@ -1,1 +1,1 @@
-"""Models behind servers that speak OpenAI's API."""
+"""Clients for servers with OpenAI's API."""

@@ -1,4 +1,4 @@
-"""The chunks of one streamed answer of OpenAI's API, read back as events.
+"""Parses the chunks of a streamed answer of OpenAI's API into events.
 
 API reference of OpenAI: "The chat completion chunk object", "The completion object".
 """
@@ -23,14 +23,14 @@ _REASONS: Final[dict[str, EndReason]] = {
     "length": "length",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
-    # The answer ends there, and not because of its length.
+    # The answer ends there for a reason other than its length.
     "content_filter": "stop",
 }
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 
 
 def event_stream_lines(response: httpx2.Response) -> Iterator[str]:
-    """The lines of server-sent events, without their ends, as they come.
+    """The lines of server-sent events, without line ends, as they arrive.
 
     A line ends at a line feed, a carriage return or both (HTML standard, "Parsing an event stream"). `iter_lines` of
     the HTTP client also splits at U+2028, U+0085 and others, which JSON leaves unescaped inside a text.
@@ -52,17 +52,17 @@ async def async_event_stream_lines(response: httpx2.Response) -> AsyncIterator[s
 
 
 class _Lines:
-    """Lines out of text that arrives in pieces of any length."""
+    """Splits text that arrives in arbitrary pieces into lines."""
 
     def __init__(self) -> None:
-        self._open: list[str] = []  # the pieces of the line that has not ended yet
+        self._open: list[str] = []  # the pieces of the current incomplete line
         self._has_open_return = False
 
     def feed(self, text: str) -> list[str]:
         """The lines that end in this piece of text."""
         if self._has_open_return:
             text = "\r" + text
-        # A carriage return may be the first half of a line end of which the rest comes with the next piece.
+        # A carriage return may be the first half of a line end that is completed by the next piece.
         self._has_open_return = text.endswith("\r")
         *ended, rest = _LINE_END.split(text.removesuffix("\r"))
         if ended:
@@ -72,23 +72,23 @@ class _Lines:
         return ended
 
     def end(self) -> list[str]:
-        """The last line, where no line end follows it."""
+        """The last line, if it has no line end."""
         last = "".join(self._open)
         self._open, self._has_open_return = [], False
         return [last] if last else []
 
 
 class ChunkReader:
-    """Reads one choice.
+    """Parses one choice.
 
     Its methods raise ValueError, KeyError, TypeError or AttributeError for a chunk of another form.
 
     Args:
         asked: the request.
-        choice: number of the choice, from 0.
-        calls: takes them out of the text, where the server leaves them there.
-        thinking: of the thought that is in the text; of a chat by default one in `<think>` tags, where the server
-            does not tell it apart (`reasoning_content`, or `reasoning`).
+        choice: index of the choice, from 0.
+        calls: parses them from the text, if the server leaves them there.
+        thinking: the format of reasoning in the text; for chats by default `<think>` tags, if the server does not
+            return it separately (`reasoning_content` or `reasoning`).
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ChunkReader:
 
     @property
     def found_stop(self) -> bool:
-        """Whether a stop text or a limit ended the answer, so that nothing more need be read."""
+        """Whether a stop text or a limit ended the answer, so that the rest need not be read."""
         return self._answer.found_stop or self._is_full
 
     @property
@@ -117,14 +117,14 @@ class ChunkReader:
 
     @property
     def _num_so_far(self) -> int:
-        """Tokens so far: as the server counts them, else chunks, which are tokens, or a few of them joined."""
+        """Tokens so far, as counted by the server, or the number of chunks, which contain one or a few tokens each."""
         return self._num_new if self._num_new else self._num_chunks
 
     def read(self, data: str) -> list[Piece]:
         """The events in the data of one server-sent event.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: a chunk of another form, or one that reports an error.
+            ValueError, KeyError, TypeError, AttributeError: a chunk has another form, or reports an error.
         """
         document = json.loads(data)
         if not isinstance(document, dict):
@@ -137,11 +137,11 @@ class ChunkReader:
         if not isinstance(choices, list):
             raise ValueError("has a chunk without choices")
         if not choices:
-            return []  # the one with the counts of all
+            return []  # the chunk with the total counts
         said = choices[0]
         if not isinstance(said, dict):
             raise ValueError("has a choice that is no object")
-        # A chat sends what is new under `delta`; a completion sends it in the choice itself.
+        # A chat sends new text in `delta`; a completion sends it in the choice itself.
         delta = said.get("delta") or {} if self._is_chat else said
         text = (delta.get("content") or delta.get("refusal") if self._is_chat else delta.get("text")) or ""
         if not isinstance(text, str):
@@ -149,7 +149,7 @@ class ChunkReader:
         reasoning = (delta.get("reasoning_content") or delta.get("reasoning") or "") if self._is_chat else ""
         if not isinstance(reasoning, str):
             raise ValueError("has a thought that is no text")
-        # The only count while the answer is written: `usage` comes with the last chunk.
+        # The only count while streaming: `usage` arrives with the last chunk.
         self._num_chunks += bool(text) or bool(reasoning)
         self._num_thinking += bool(reasoning)
         self._open_tokens += _tokens_of(said.get("logprobs"), self._num_characters, self._asked.num_top)
@@ -161,13 +161,13 @@ class ChunkReader:
         return self._piece(reasoning + thought, text, calls)
 
     def end(self) -> list[Piece | Ended]:
-        """The rest, and the end: the server has closed the stream in good order, or a stop text was found.
+        """The remaining events and the end: the server closed the stream properly, or a stop text was found.
 
         Raises:
-            ValueError: the server has not said how the answer ended, or what it took.
+            ValueError: the server did not report the finish reason or the usage.
         """
         if self._answer.found_stop or (self._is_full and self._reason is None):
-            # The rest is not waited for, nor the count that comes with it; chunks are tokens, or a few of them joined.
+            # The rest, including the usage, is not waited for; chunks contain one or a few tokens each.
             num_new = self._num_new if self._num_new is not None else self._num_chunks
             num_emitted = self._answer.num_dropped + self._num_emitted
             self._open_tokens = [token for token in self._open_tokens if token.offset < num_emitted]
@@ -242,7 +242,7 @@ def _call(call: Any) -> CallPiece:
 
 
 def _tokens_of(reported: Any, offset: int, num_top: int | None) -> list[WrittenToken]:
-    """Likelihoods as chats tell them (`content`), or as completions do (lists side by side)."""
+    """Log-probabilities in the format of chats (`content`) or of completions (parallel lists)."""
     if num_top is None or not isinstance(reported, dict):
         return []
     if (content := reported.get("content")) is not None:

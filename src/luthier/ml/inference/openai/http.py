@@ -1,8 +1,8 @@
-"""Inference through any server that speaks OpenAI's HTTP API: hosted ones, vLLM, llama.cpp's server, and the like.
+"""Inference through any server with OpenAI's HTTP API: hosted services, vLLM, llama.cpp's server and others.
 
 API reference of OpenAI: "Create chat completion", "Create completion". Nothing is streamed.
 
-prompts -> a queue -> worker threads, each with tries and pauses of its own -> answers, put back into their order
+prompts -> a queue -> worker threads, each with its own retries -> answers, restored to their order
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CONNECT_SECONDS: Final = 15.0
 _FORM: Final = "response_format"
 
 Keep = Callable[[Prompt, Generation], None]
-# Path, document and limit of a request; the name of the limit is put in when it is sent.
+# Path, body and token limit of a request; the parameter name of the limit is inserted when it is sent.
 _Body = tuple[str, dict[str, Any], int]
 _Ask = Callable[[str, dict[str, Any], int, threading.Event, Callable[[str], None]], Generation]
 
@@ -47,13 +47,13 @@ class OpenAIHttpEngine:
     """A model behind an OpenAI-compatible server.
 
     Args:
-        url: up to and with the version, such as http://127.0.0.1:8000/v1.
-        api_key: sent as a bearer token; it appears in no message of this engine.
-        concurrency: requests under way at once.
-        timeout_seconds: of one try.
-        keep: called in the caller's thread with every answer as it comes, so that what was paid for outlives a failure
-            of another.
-        first_pause_seconds: before the second try; it doubles from try to try.
+        url: including the version, such as http://127.0.0.1:8000/v1.
+        api_key: sent as a bearer token; it never appears in messages of this engine.
+        concurrency: maximum concurrent requests.
+        timeout_seconds: of one attempt.
+        keep: called in the caller's thread with every answer as it arrives, so that paid answers survive the failure of
+            others.
+        first_pause_seconds: pause before the second attempt; doubled with each further one.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class OpenAIHttpEngine:
             )
         self._url, self._model, self._key = url.rstrip("/"), model, (api_key or "").strip()
         self._concurrency, self._first_pause, self._keep = concurrency, first_pause_seconds, keep
-        # Newer models of OpenAI refuse the old name of the limit; learned from the first refusal.
-        # Set by several threads without a lock: each sets the same value, and a stale read costs one refusal.
+        # Newer models of OpenAI reject the old name of the limit; detected from the first rejection.
+        # Set by several threads without a lock: all set the same value, and a stale read costs one rejected request.
         self._limit_name = "max_tokens"
-        self._keeps_form = True  # until a server says that it does not know `response_format`
-        # As many connections as threads: none waits for another's.
+        self._keeps_form = True  # until a server reports that it does not support `response_format`
+        # As many connections as threads, so that none waits for another.
         self._client: httpx2.Client | None = httpx2.Client(
             headers=auth_headers(self._key),
             timeout=httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
@@ -92,17 +92,17 @@ class OpenAIHttpEngine:
         return "openai_http"
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        """One generation a prompt, in the order of the prompts.
+        """One generation per prompt, in order.
 
-        Busy servers (408, 409, 429, 5xx) and broken connections are tried again, up to six times, with pauses that
-        double, or as long as the server asks (Retry-After, at most five minutes). A cut by the server's content filter
-        counts as `stop`. To a server that refuses `response_format`, requests go without it from then on.
+        Busy servers (408, 409, 429, 5xx) and broken connections are retried up to six times, with exponential back-off
+        or the delay that the server requests (Retry-After, at most five minutes). A cut by the server's content filter
+        counts as `stop`. If a server rejects `response_format`, later requests omit it.
 
         Raises:
             NotFoundError: no such model or address.
-            OverlongError: a prompt is over the context.
-            RequestError: refused otherwise (key, parameters).
-            WorkError: no usable answer after all tries.
+            OverlongError: a prompt exceeds the context.
+            RequestError: the server rejects the request otherwise (key, parameters).
+            WorkError: no usable answer after all attempts.
         """
         self._check_open()
         bodies = [self._body(prompt, number) for number, prompt in enumerate(prompts)]
@@ -111,7 +111,7 @@ class OpenAIHttpEngine:
         failure: BaseException | None = None
         try:
             with progress.task("Writing answers", len(prompts), "answers") as task:
-                # After a failure nothing new is sent, but requests under way, which will be billed, are waited for.
+                # After a failure no new requests are sent, but running ones, which will be billed, are awaited.
                 for number, came in work.results():
                     if isinstance(came, str):
                         task.note(came)
@@ -129,7 +129,7 @@ class OpenAIHttpEngine:
         return [found[number] for number in range(len(prompts))]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """Likelihoods of given tokens are not part of this API.
+        """Not supported: this API does not return likelihoods of given tokens.
 
         Raises:
             RequestError: always.
@@ -141,7 +141,7 @@ class OpenAIHttpEngine:
         )
 
     def close(self) -> None:
-        """Release the connections. The engine cannot be used afterwards."""
+        """Close the connections. The engine cannot be used afterwards."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -177,19 +177,19 @@ class OpenAIHttpEngine:
     def _ask(
         self, path: str, body: dict[str, Any], limit: int, stop: threading.Event, say: Callable[[str], None]
     ) -> Generation:
-        """One request, tried until it is answered or there is no hope."""
+        """Send one request, retrying until it is answered or has failed permanently."""
         attempt, last = 1, ""
         while True:
             limit_name = self._limit_name if path == "chat/completions" else "max_tokens"
             retry_after = None
-            # Another thread may have learned it while this request waited.
+            # Another thread may have detected it while this request waited.
             if not self._keeps_form:
                 body.pop(_FORM, None)
             try:
                 response = self._check_open().post(f"{self._url}/{path}", json={**body, limit_name: limit})
             except httpx2.TransportError as error:
                 last = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-                # Faults of the request or the address: trying again cannot help.
+                # Errors of the request or the address: a retry cannot help.
                 if isinstance(error, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
                     raise self._no_answer(last, attempt) from error
             except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
@@ -198,7 +198,7 @@ class OpenAIHttpEngine:
                 if response.status_code == httpx2.codes.OK:
                     return self._read(response, path, limit)
                 words = server_words(response, self._key)
-                # A refusal that names the new parameter: sent again at once, and not counted as a try.
+                # A rejection that names the new parameter: sent again immediately, not counted as an attempt.
                 if "max_completion_tokens" in words and limit_name == "max_tokens" and path == "chat/completions":
                     self._limit_name = "max_completion_tokens"
                     continue
@@ -208,14 +208,14 @@ class OpenAIHttpEngine:
                 if not is_passing(response.status_code):
                     raise error_of(response, words, self._url, self._model)
                 last, retry_after = f"HTTP {response.status_code}: {words}", response.headers.get("Retry-After")
-            # Jitter only spreads requests over time; it decides nothing that is written.
+            # Jitter only spreads requests over time; it does not affect results.
             pause = pause_seconds(attempt, retry_after, self._first_pause, random.random())  # noqa: S311
             if attempt == NUM_ATTEMPTS or pause is None:
                 raise self._no_answer(last, attempt, retry_after if pause is None else None)
             if pause >= 1:
                 say(f"waits {pause:.0f} s: {last[:60]}")
             attempt += 1
-            # Waits on the event and not by `sleep`: a failure elsewhere ends all pauses.
+            # Waits on the event instead of `sleep`, so that a failure elsewhere ends all pauses.
             if stop.wait(pause):
                 raise self._no_answer(f"{last} (another request has failed)", attempt)
 
@@ -237,7 +237,7 @@ class OpenAIHttpEngine:
 
 
 class _Work:
-    """Requests on worker threads. `stop`, set by a failure or the caller: nothing new is begun, and pauses end."""
+    """Requests on worker threads. When `stop` is set, no new request is started and pauses end."""
 
     def __init__(self, bodies: Sequence[_Body], num_threads: int, ask: _Ask) -> None:
         self.stop = threading.Event()
@@ -248,14 +248,14 @@ class _Work:
             self._todo.put(number)
 
     def results(self) -> Iterator[tuple[int, Generation | BaseException | str]]:
-        """Number of the request and what came, or words to show; ends when no thread is at work."""
-        # Daemons, so that an interrupted program need not wait for a slow server.
+        """Yields the request number and its result, or a text to show; ends when all threads have finished."""
+        # Daemon threads, so that an interrupted program need not wait for a slow server.
         num_working = 0
         for _ in range(self._num_threads):
             try:
                 start_daemon(self._run, "openai-request")
             except BusyError:
-                # Fewer threads do the same work; none would do nothing.
+                # Fewer threads do the same work, but at least one is needed.
                 if not num_working:
                     raise
                 break
@@ -278,7 +278,7 @@ class _Work:
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 self._done.put((number, error))
                 self.stop.set()
-        # Every thread ends with this mark, so that `results` knows when all have gone.
+        # Every thread ends with this marker, so that `results` knows when all have finished.
         self._done.put((-1, None))
 
     def _say(self, words: str) -> None:

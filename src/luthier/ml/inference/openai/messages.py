@@ -1,6 +1,6 @@
-"""What is sent to a server of OpenAI's API, and what it answers: headers, bodies, generations, and errors.
+"""Requests and responses of OpenAI's API: headers, bodies, generations and errors.
 
-An error is reported in Luthier's words together with the server's own.
+An error is reported in Luthier's format and includes the server's message.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from luthier.core.stream import TextRequest
 from luthier.ml.inference.models.thinking import TAGS, ThoughtAndAnswer
 
 _GREEDY_BELOW: Final = 1e-4
-# OpenAI takes no more; the others are looked for here.
+# The limit of OpenAI; further stop texts are detected here.
 _MAX_STOPS: Final = 4
 
 
 def auth_headers(key: str) -> Mapping[str, str]:
-    """The key as a bearer token; none for an empty one.
+    """The key as a bearer token header; none for an empty key.
 
     Raises:
-        RequestError: no header can carry it.
+        RequestError: the key is not valid in a header.
     """
     if not key:
         return {}
@@ -40,37 +40,37 @@ def auth_headers(key: str) -> Mapping[str, str]:
 
 
 def message_document(message: Message) -> dict[str, Any]:
-    """A turn as the API takes it: only fields with a value, and no earlier thought, which hosted services refuse."""
+    """A turn in the API's format: only fields with a value, without earlier reasoning, which hosted services reject."""
     unsent = {"weight", "reasoning", "learn_reasoning"}
     document = message.model_dump(mode="json", exclude_none=True, exclude=unsent)
-    # An empty list is refused by OpenAI.
+    # OpenAI rejects an empty list.
     if not message.tool_calls:
         document.pop("tool_calls")
     return {"content": None, **document}
 
 
 def response_format(schema: dict[str, Any]) -> dict[str, Any]:
-    """The wish for JSON of a schema and nothing else."""
+    """The `response_format` for JSON of a schema."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
 def stream_path(asked: TextRequest) -> str:
-    """Where a request is posted, below the address of the API."""
+    """The path of a request, relative to the API's address."""
     return "completions" if asked.conversation is None else "chat/completions"
 
 
 def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) -> dict[str, Any]:
-    """The document that asks for one choice as a stream."""
+    """The request body for one choice as a stream."""
     rules = asked.sampling
     is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
     body: dict[str, Any] = {
         "model": model,
         "stream": True,
-        # Without it a stream ends without any count of tokens.
+        # Without it a stream contains no usage.
         "stream_options": {"include_usage": True},
         "temperature": 0.0 if is_greedy else rules.temperature,
         "top_p": 1.0 if is_greedy else rules.top_p,
-        # Each choice is a request of its own: with one seed they would all be the same answer.
+        # Each choice is a separate request: with the same seed all answers would be equal.
         "seed": rules.seed + choice,
         limit_name: asked.max_new_tokens,
     }
@@ -106,9 +106,9 @@ def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) ->
 
 
 _MAX_WORDS: Final = 400
-# Anything shorter is a placeholder ("none", "x"), and striking it out would only garble the words.
+# Anything shorter is a placeholder ("none", "x"), and redacting it would garble the text.
 _SHORTEST_KEY: Final = 8
-# How OpenAI, vLLM and llama.cpp's server say that a prompt is over the context.
+# Messages of OpenAI, vLLM and llama.cpp's server about prompts beyond the context.
 _OVERLONG_WORDS: Final = ("context_length_exceeded", "context length", "context size", "context window")
 
 
@@ -117,36 +117,36 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
 
     Args:
         document: the body of the response, parsed.
-        limit: the most new tokens that were requested.
-        is_chat: whether it answers a chat, and not a plain completion.
+        limit: the requested maximum of new tokens.
+        is_chat: whether it answers a chat rather than a plain completion.
 
     Raises:
-        ValueError: it cannot be used; the message says why, as the end of a sentence.
+        ValueError: it is unusable; the message gives the reason, as the end of a sentence.
     """
     choices = document.get("choices") if isinstance(document, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise ValueError("has no choices")
-    # One choice is asked for; further ones would be billed and never read.
+    # One choice is requested; further ones would be billed and never read.
     choice = choices[0]
     text = _chat_text(choice.get("message")) if is_chat else choice.get("text")
     if not isinstance(text, str):
         raise ValueError("has a choice without text")
     thought = _reasoning_of(choice.get("message")) if is_chat else None
-    # A server that does not tell thoughts apart may have a template that opens them: the closing tag is there alone.
+    # A server that does not separate reasoning may use a template that opens it: then only the closing tag is present.
     is_open = TAGS.end in text and not text.lstrip().startswith(TAGS.start)
     found = TAGS.split(text, is_open=is_open) if is_chat else ThoughtAndAnswer(None, text, is_closed=True)
     usage = document.get("usage")
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
     num_prompt, num_new = (count if type(count) is int and count >= 0 else -1 for count in counts)
     if min(num_prompt, num_new) < 0:
-        # Estimated counts would make a claim of cost that nobody measured.
+        # Estimated counts would give an unmeasured cost.
         raise ValueError("does not say how many tokens were used (usage.prompt_tokens, usage.completion_tokens)")
     is_cut = choice.get("finish_reason") == "length"
     reasoning = "\n".join(one for one in (thought, found.reasoning) if one) or None
     return Generation(
         text=found.content,
         num_prompt_tokens=num_prompt,
-        # Some servers count the end token, or hidden tokens, beyond the limit that they were given.
+        # Some servers count the end token, or hidden tokens, beyond the requested limit.
         num_new_tokens=min(num_new, limit) if is_cut else num_new,
         finish_reason="length" if is_cut else "stop",
         reasoning=reasoning,
@@ -156,7 +156,7 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
 
 
 def _reasoning_of(message: Any) -> str | None:
-    """The reasoning that a server returns in a field of its own."""
+    """The reasoning that a server returns in a separate field."""
     if not isinstance(message, dict):
         return None
     reported = message.get("reasoning_content") or message.get("reasoning")
@@ -164,7 +164,7 @@ def _reasoning_of(message: Any) -> str | None:
 
 
 def _num_thinking(usage: Any, reasoning: str | None) -> int | None:
-    """Tokens of the thought as the server counts them; None where there is one and it does not."""
+    """Tokens of the reasoning as counted by the server; None if there is reasoning but no count."""
     details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
     reported = details.get("reasoning_tokens") if isinstance(details, dict) else None
     if type(reported) is int and reported > 0:
@@ -173,7 +173,7 @@ def _num_thinking(usage: Any, reasoning: str | None) -> int | None:
 
 
 def _chat_text(message: Any) -> Any:
-    """The content of a message; of a refusal its words; nothing where the message has neither."""
+    """The content of a message, or the text of a refusal; empty if it has neither."""
     if not isinstance(message, dict):
         return None
     content = message.get("content")
@@ -181,7 +181,7 @@ def _chat_text(message: Any) -> Any:
 
 
 def server_words(response: httpx2.Response, key: str) -> str:
-    """What the server said, in one line of at most 400 characters, the API key struck out."""
+    """The server's message in one line of at most 400 characters, with the API key redacted."""
     try:
         text = _message_in(json.loads(response.content)) or response.text
     except (ValueError, RecursionError):
@@ -190,12 +190,12 @@ def server_words(response: httpx2.Response, key: str) -> str:
 
 
 def without_key(words: str, key: str) -> str:
-    """The words with the API key struck out: servers and libraries like to repeat what they were sent."""
+    """The text with the API key redacted: servers and libraries often repeat what they were sent."""
     return words.replace(key, "***") if len(key) >= _SHORTEST_KEY else words
 
 
 def _message_in(document: Any) -> str:
-    """`error.message`, `error`, `message` or `detail`, whichever the server uses, with the code where there is one."""
+    """`error.message`, `error`, `message` or `detail`, whichever the server uses, with the code if there is one."""
     if not isinstance(document, dict):
         return ""
     inner = document.get("error", document)
@@ -209,7 +209,7 @@ def _message_in(document: Any) -> str:
 
 
 def error_of(response: httpx2.Response, words: str, url: str, model: str) -> LuthierError:
-    """The error for a status that another try cannot change."""
+    """The error for a status that a retry cannot change."""
     status = response.status_code
     came = f"{url} refuses with HTTP {status}: {words}"
     if status in (401, 403):
@@ -224,7 +224,7 @@ def error_of(response: httpx2.Response, words: str, url: str, model: str) -> Lut
             expected="the address of the API up to its version, and a model that the server has",
             do=f"check both: {url}/models lists the models",
         )
-    # No status means "too long": servers say it in their message alone.
+    # No status means "too long": servers report it only in the message.
     if status in (400, 413, 422) and any(phrase in words.lower() for phrase in _OVERLONG_WORDS):
         return OverlongError(
             came, expected="a prompt that fits into the context with its answer", do="use shorter passages"
@@ -243,7 +243,7 @@ def error_of(response: httpx2.Response, words: str, url: str, model: str) -> Lut
 
 
 def bad_answer(url: str, what: str, words: str) -> WorkError:
-    """The server answered with success, but not with a completion."""
+    """The error for a successful response that is not a completion."""
     return WorkError(
         f"the answer of {url} {what}: {words}",
         expected="a completion as OpenAI's API gives it, with choices and usage",

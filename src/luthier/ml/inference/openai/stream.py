@@ -1,9 +1,9 @@
-"""Many answers at once through a server that speaks OpenAI's API, each streamed as server-sent events.
+"""Concurrent streamed answers from a server with OpenAI's API, as server-sent events.
 
-Every answer is a task of one event loop in a thread of its own: cancelling one closes its connection, which stops the
-server. All events go into one inbox, which `poll` reads.
+Every answer is a task of an event loop in a separate thread: cancelling it closes its connection, which stops the
+server. All events go into one queue, which `poll` reads.
 
-Only a request that has not begun is retried: after the first event a retry would write another answer.
+A request is retried only before its first event: later a retry would produce another answer.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ _MAX_LINE: Final = 1 << 24
 
 @dataclass(slots=True, eq=False)
 class _Ask:
-    """One request under way.
+    """A request in progress.
 
     Attributes:
-        futures: one a choice.
+        futures: one per choice.
     """
 
     key: Hashable
@@ -69,14 +69,14 @@ class _Ask:
 
 
 class OpenAIStreamEngine:
-    """A model behind an OpenAI-compatible server, and others that it serves beside it, as adapters by name.
+    """A model of an OpenAI-compatible server, and its other models as adapters by name.
 
     Args:
-        url: up to and with the version.
-        api_key: appears in no message.
-        most_answers: written at once.
-        timeout_seconds: of silence.
-        extra: added to every request, where a server knows more than the API.
+        url: including the version.
+        api_key: never appears in messages.
+        most_answers: maximum concurrent answers.
+        timeout_seconds: maximum silence.
+        extra: additional fields of every request, for servers with extensions.
         num_bytes: reported as the memory of the model; 0 for a model on another machine.
     """
 
@@ -95,15 +95,15 @@ class OpenAIStreamEngine:
         self._url, self._model, self._key = url.rstrip("/"), model, (api_key or "").strip()
         self._most_answers, self._first_pause = most_answers, first_pause_seconds
         self._extra, self._num_bytes = dict(extra or {}), num_bytes
-        self._limit_name = "max_tokens"  # newer models of OpenAI refuse it; learned from the first refusal
+        self._limit_name = "max_tokens"  # newer models of OpenAI reject it; detected from the first rejection
         self._adapters: dict[str, str] = {}
         self._asks: dict[Hashable, _Ask] = {}
-        # The only thing that both threads touch, beside the futures; `_asks` belongs to the caller's thread.
+        # The only object that both threads use, besides the futures; `_asks` belongs to the caller's thread.
         self._inbox: queue.SimpleQueue[tuple[_Ask, Started | Piece | Ended | Failed]] = queue.SimpleQueue()
         self._client = httpx2.AsyncClient(
             headers=auth_headers(self._key),
             timeout=httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
-            # A few more than answers: cancelled ones close their connection only after the loop has run.
+            # A few more than answers: cancelled requests close their connection only after the loop has run.
             limits=httpx2.Limits(max_connections=most_answers + 16, max_keepalive_connections=most_answers),
         )
         self._loop: asyncio.AbstractEventLoop | None = asyncio.new_event_loop()
@@ -111,16 +111,16 @@ class OpenAIStreamEngine:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The requests whose answers are being written."""
+        """The keys of the requests in progress."""
         return set(self._asks)
 
     @property
     def num_bytes(self) -> int:
-        """As given when the engine was made."""
+        """The value given to the constructor."""
         return self._num_bytes
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Use `name` for the model that the server calls `path`; a missing one shows at the first request."""
+        """Use `name` for the server's model `path`; a missing model is detected at the first request."""
         self._adapters[name] = path
 
     def unload_adapter(self, name: str) -> None:
@@ -137,20 +137,20 @@ class OpenAIStreamEngine:
         extra: Mapping[str, Any] | None = None,
         thinking: Thinking | None = None,
     ) -> bool:
-        """Begin to write; false where as many answers as may be are under way.
+        """Start generating; false if the maximum number of answers is in progress.
 
-        What the server refuses comes as `Failed`.
+        Requests that the server rejects produce `Failed`.
 
         Args:
-            key: names the request in events and `cancel`.
-            request: what to write.
-            adapter: a loaded name; None for the model itself.
-            calls: made for each choice, takes calls of tools out of its text.
+            key: identifies the request in events and `cancel`.
+            request: the request.
+            adapter: name of a loaded adapter; None for the model itself.
+            calls: created per choice; parses tool calls from its text.
             extra: added to the body of this request.
-            thinking: of the thought that is in the text of each choice.
+            thinking: the format of reasoning in the text of each choice.
 
         Raises:
-            RequestError: a closed engine, an unknown adapter.
+            RequestError: the engine is closed, or the adapter is unknown.
         """
         loop = self._check_open()
         if adapter is not None and adapter not in self._adapters:
@@ -174,17 +174,17 @@ class OpenAIStreamEngine:
         return True
 
     def cancel(self, key: Hashable) -> None:
-        """Close the connections of this request."""
+        """Cancel this request and close its connections."""
         if (ask := self._asks.pop(key, None)) is not None:
             for future in ask.futures:
                 future.cancel()
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been written since the last call; waits at most that long where there is nothing."""
+        """The events since the last call; waits at most that long if there are none."""
         self._check_open()
         events: list[KeyedEvent] = []
         until = time.monotonic() + wait_seconds
-        # Events of cancelled requests are dropped by `_heard`, so one `get` may yield none.
+        # Events of cancelled requests are dropped, so one `get` may yield none.
         while self._asks and not events:
             try:
                 events += self._heard(*self._inbox.get(timeout=max(0.0, until - time.monotonic())))
@@ -206,13 +206,13 @@ class OpenAIStreamEngine:
         try:
             closing.result(_CLOSE_SECONDS)
         except TimeoutError:
-            # Stopped all the same: what is left of the connections ends with the loop.
+            # Stopped anyway: remaining connections end with the loop.
             log.warning("connections to %s did not close within %.0f s", self._url, _CLOSE_SECONDS)
         finally:
-            # A loop may be touched from another thread by this call alone.
+            # The only loop method that is safe to call from another thread.
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join(_CLOSE_SECONDS)
-            if not self._thread.is_alive():  # a loop that runs cannot be closed
+            if not self._thread.is_alive():  # a running loop cannot be closed
                 loop.close()
 
     def _check_open(self) -> asyncio.AbstractEventLoop:
@@ -222,7 +222,7 @@ class OpenAIStreamEngine:
 
     def _heard(self, ask: _Ask, event: Started | Piece | Ended | Failed) -> list[KeyedEvent]:
         if self._asks.get(ask.key) is not ask:
-            return []  # cancelled, or failed already
+            return []  # cancelled or already failed
         if isinstance(event, Started):
             if ask.has_started:
                 return []
@@ -236,7 +236,7 @@ class OpenAIStreamEngine:
         return [(ask.key, event)]
 
     async def _write(self, ask: _Ask, choice: int) -> None:
-        """One choice, from the first try to its end; every error becomes an event."""
+        """Stream one choice, including retries; every error becomes an event."""
         try:
             await self._try(ask, choice)
         except LuthierError as error:
@@ -248,7 +248,7 @@ class OpenAIStreamEngine:
         attempt = 1
         while True:
             retry_after = None
-            # New for every try: a reader keeps state, and a failed try may have left some.
+            # A new reader per attempt: a failed attempt may have left state.
             reader = ChunkReader(ask.asked, choice, None if ask.calls is None else ask.calls(), ask.thinking)
             path = stream_path(ask.asked)
             limit_name = self._limit_name if path == "chat/completions" else "max_tokens"
@@ -272,7 +272,7 @@ class OpenAIStreamEngine:
                     last, retry_after = f"HTTP {response.status_code}: {words}", response.headers.get("Retry-After")
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                 last = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-                # After the first byte another try would write another answer behind the first.
+                # After the first byte a retry would append another answer.
                 if has_begun or not isinstance(error, httpx2.TransportError):
                     raise self._lost(last, attempt, has_begun=has_begun) from error
             # Jitter only spreads requests over time; it decides nothing that is written.
@@ -283,10 +283,10 @@ class OpenAIStreamEngine:
             await asyncio.sleep(pause)
 
     async def _read(self, response: httpx2.Response, ask: _Ask, reader: ChunkReader) -> None:
-        """Events as they come, to the end of the stream.
+        """Events as they arrive, to the end of the stream.
 
         Raises:
-            WorkError: one that is malformed or cut off.
+            WorkError: an event is malformed or truncated.
         """
         ids = ask.asked.token_ids
         self._inbox.put((ask, Started(num_prompt_tokens=0 if ids is None else len(ids))))
@@ -295,13 +295,13 @@ class OpenAIStreamEngine:
             async for line in async_event_stream_lines(response):
                 if len(line) > _MAX_LINE:
                     raise ValueError(f"has a line of {len(line):,} characters")
-                # Server-sent events: comments, event names and blank lines carry nothing here.
+                # Server-sent events: comments, event names and blank lines are irrelevant here.
                 data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
                 if data == "[DONE]":
                     break
                 for piece in reader.read(data) if data else ():
                     self._inbox.put((ask, piece))
-                # Leaving the loop closes the connection, which stops the server from writing on.
+                # Leaving the loop closes the connection, which stops the server.
                 if reader.found_stop:
                     break
             for event in reader.end():
@@ -343,7 +343,7 @@ def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> Fu
 
 
 async def _closed(client: httpx2.AsyncClient) -> None:
-    # Tasks that were cancelled close their connections first.
+    # Cancelled tasks close their connections first.
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     await asyncio.gather(*others, return_exceptions=True)
     await client.aclose()

@@ -1,1 +1,1 @@
-"""How the weights change: one file a method, found through `registry`."""
+"""Training methods: which weights are trained and how."""

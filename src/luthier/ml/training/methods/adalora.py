@@ -1,10 +1,10 @@
-"""AdaLoRA: one budget of ranks for all matrices, moved during training to where it matters most.
+"""AdaLoRA: one rank budget for all matrices, reallocated during training to where it matters most.
 
-Each update is B diag(E) A (section 3.1), with A and B held near orthogonal by a penalty. `RankBudget` decides which
-triplets (a row of A, an entry of E, a column of B) are switched off. Importance of an entry: sensitivity |w dL/dw|
-(equation 8), smoothed (equation 9), times its uncertainty, the smoothed distance from the smoothed (equations 10 and
-11). Importance of a triplet: that of its singular value and the means over its row of A and its column of B (equation
-7). The budget falls by a cubic curve (equation 12). What comes out is a plain LoRA whose matrices have different
+Each update is B diag(E) A (section 3.1), with a penalty that keeps A and B nearly orthogonal. `RankBudget` decides
+which triplets (a row of A, an entry of E, a column of B) are switched off. Importance of an entry: sensitivity |w
+dL/dw| (equation 8), smoothed (equation 9), times its uncertainty, the smoothed distance from the smoothed (equations 10
+and 11). Importance of a triplet: that of its singular value and the means over its row of A and its column of B
+(equation 7). The budget falls by a cubic curve (equation 12). The result is a plain LoRA whose matrices have different
 ranks.
 
 Sources: Zhang et al., 2023, "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning",
@@ -37,7 +37,7 @@ class RankBudget:
     """The state of the allocation.
 
     Attributes:
-        kept: for each matrix which of its triplets are left, bool [rank].
+        kept: for each matrix, which of its triplets are active, bool [rank].
     """
 
     def __init__(self, plan: MethodPlan) -> None:
@@ -52,11 +52,11 @@ class RankBudget:
         self.uncertain: dict[str, Tensor] = {}
 
     def add(self, name: str, rank: int, device: torch.device) -> None:
-        """Take a matrix into the budget, all of its triplets on."""
+        """Add a matrix to the budget, with all of its triplets active."""
         self.kept[name] = torch.ones(rank, dtype=torch.bool, device=device)
 
     def num_at(self, step: int) -> int:
-        """How many triplets may be on after a step, over all matrices (equation 12)."""
+        """The number of active triplets allowed after a step, over all matrices (equation 12)."""
         initial = sum(kept.numel() for kept in self.kept.values())
         target = self.target_rank * len(self.kept)
         if step <= self.warmup_steps:
@@ -67,16 +67,16 @@ class RankBudget:
         return int((initial - target) * left**3 + target)
 
     def is_spent(self, step: int) -> bool:
-        """Whether the ranks stay as they are from that step on."""
+        """Whether the ranks are final from that step on."""
         return step >= self.last_step
 
     def after_step(self, step: int, weights: Mapping[str, Triplets], gradients: Mapping[str, Triplets]) -> None:
-        """Move importance on, decide every few steps until the last, and switch off what is not kept.
+        """Update the importance, reallocate every few steps, and switch off the triplets that are not kept.
 
-        Between two decisions before the last a triplet that was switched off may learn its way back, as in algorithm 1.
+        Between two reallocations a triplet that was switched off may recover, as in algorithm 1.
         """
         if step <= self.last_step:
-            # the authors' code decides for the last time by the importance of the step before
+            # the authors' code makes the last decision by the importance of the previous step
             if step < self.last_step or not self.smoothed:
                 self._move_importance(weights, gradients)
             decides = step > self.warmup_steps and step % self.every_steps == 0
@@ -111,12 +111,12 @@ class RankBudget:
                 if key not in self.smoothed:
                     self.smoothed[key], self.uncertain[key] = torch.zeros_like(now), torch.zeros_like(now)
                 smoothed = self.smoothed[key].mul_(self.sensitivity).add_(now, alpha=1 - self.sensitivity)
-                # Equation 10 takes the distance from the average that has just moved.
+                # Equation 10 uses the distance from the updated average.
                 distance = now.sub_(smoothed).abs_()
                 self.uncertain[key].mul_(self.uncertainty).add_(distance, alpha=1 - self.uncertainty)
 
     def _decide(self, num_kept: int) -> None:
-        """Keep the most important triplets over all matrices; of equals, those that come first."""
+        """Keep the most important triplets over all matrices; ties go to those that come first."""
         scores = torch.cat([self._scores(name) for name in self.kept])  # [sum of ranks]
         order = torch.argsort(scores, descending=True, stable=True)
         kept = torch.zeros_like(scores, dtype=torch.bool)
@@ -134,7 +134,7 @@ _INITIAL_DEVIATION: Final = 0.02
 
 
 class _TripletForward(AdaptedForward):
-    """The low-rank product with each of its ranks weighed by a trained singular value."""
+    """The low-rank product with each rank weighted by a trained singular value."""
 
     def __init__(self, layer: AdaptedLayer, probability: float, values: Tensor) -> None:
         super().__init__(layer, probability)
@@ -145,7 +145,7 @@ class _TripletForward(AdaptedForward):
 
 
 class AdaLora(Lora):
-    """LoRA with trained singular values, of which the least important are switched off on the way."""
+    """LoRA with trained singular values, the least important of which are switched off during training."""
 
     def __init__(self, plan: MethodPlan) -> None:
         super().__init__(plan)
@@ -168,7 +168,7 @@ class AdaLora(Lora):
         """Adds the gradient of the orthogonality penalty (equation 4), in fp32, once a step.
 
         The penalty is the mean of |A A^T - I| and |B^T B - I| (Frobenius norms) over all thin matrices, as in the
-        authors' code; its gradient by A is 2 (A A^T - I) A / |A A^T - I|. It is no part of the loss that is reported.
+        authors' code; its gradient by A is 2 (A A^T - I) A / |A A^T - I|. It is not part of the reported loss.
         """
         thin = [name for name in weights if ".lora_A." in name or ".lora_B." in name]
         weight = float(self.plan.orthogonality_weight or 0.0) / max(1, len(thin))
@@ -185,27 +185,27 @@ class AdaLora(Lora):
 
     @torch.no_grad()
     def after_step(self, step: int, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
-        """Moves the budget (algorithm 1) and switches off what it leaves out."""
+        """Reallocates the budget (algorithm 1) and switches off the triplets outside it."""
         self.budget.after_step(step, self._triplets(weights), self._triplets(gradients))
 
     def may_be_outcome(self, step: int) -> bool:
-        """Only once the ranks are down to the target: earlier weights would not keep what the recipe asks for."""
+        """Only once the ranks have reached the target: earlier weights exceed the rank that the recipe sets."""
         return self.budget.is_spent(step)
 
     def state(self) -> dict[str, Tensor]:
-        """Importance and the ranks that are left."""
+        """Importance and active ranks."""
         return self.budget.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up importance and ranks."""
+        """Restore importance and active ranks."""
         self.budget.load_state(state)
 
     def ranks(self) -> dict[str, int]:
-        """How many triplets of each matrix are left, by module name of the base."""
+        """The number of active triplets of each matrix, by module name of the base."""
         return {name.removeprefix("base_model.model."): int(kept.sum()) for name, kept in self.budget.kept.items()}
 
     def export(self, model: PeftModel) -> tuple[dict[str, Tensor], LoraConfig]:
-        """A plain LoRA with a rank of its own for each matrix, and the same scale for all.
+        """A plain LoRA with an individual rank for each matrix and the same scale for all.
 
         A diag(E) is rounded as it is in training, so that the adapter computes what was trained.
         """
@@ -220,7 +220,7 @@ class AdaLora(Lora):
         scale = self.plan.alpha / self.plan.rank
         config = self.config()
         config.r = max(ranks.values())
-        # PEFT scales by alpha / r: alpha follows each rank, so that the scale stays that of training.
+        # PEFT scales by alpha / r: alpha follows each rank, so that the scale is that of training.
         config.lora_alpha = scale * config.r
         config.target_modules = set(ranks)
         config.rank_pattern = {name: rank for name, rank in ranks.items() if rank != config.r}

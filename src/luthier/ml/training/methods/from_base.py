@@ -1,13 +1,13 @@
-"""PiSSA and OLoRA: adapters that start from a part of the base itself instead of from zero.
+"""PiSSA and OLoRA: adapters that start from a part of the base weights instead of from zero.
 
-Both write W = R + s B0 A0 and train the product from (A0, B0) on, with the rest R frozen. Taking the product out of
-the base would change the base, so that an adapter would fit nothing but that very R, rounded as it was. Here the base
-is left as it is and the initial product is subtracted beside the trained one:
+Both write W = R + s B0 A0 and train the product from (A0, B0) on, with the rest R frozen. Subtracting the product from
+the base would change the base, and the adapter would only fit that R with its rounding. Here the base is unchanged and
+the initial product is subtracted next to the trained one:
 
     y = x W^T + s dropout(x) (A^T B^T - A0^T B0^T)
 
-which is the same function, and the outcome is a plain adapter of twice the rank, [A; A0] and [B, -B0], on the base as
-everybody has it. Dropout then acts on what was learned, and not on the base.
+which is the same function, and the result is a plain adapter of twice the rank, [A; A0] and [B, -B0], on the published
+base. Dropout then acts on the learned update and not on the base.
 
 - PiSSA: with W = U S V^T, A0 = S^(1/2) V^T and B0 = U S^(1/2) of the first r singular values.
 - OLoRA: with W = Q R, B0 is the first r columns of Q and A0 the first r rows of R.
@@ -33,7 +33,7 @@ from luthier.ml.training.methods.peft_adapter import adapter_tensors, meant_for_
 
 
 class _DifferenceForward(AdaptedForward):
-    """The trained product less the initial one."""
+    """The trained product minus the initial one."""
 
     def __init__(self, layer: AdaptedLayer, probability: float, first_a: Tensor, first_b: Tensor) -> None:
         super().__init__(layer, probability)
@@ -45,7 +45,7 @@ class _DifferenceForward(AdaptedForward):
 
 
 class FromBase(Lora, ABC):
-    """LoRA that starts from thin matrices of the base's own making (`initial`)."""
+    """LoRA that starts from low-rank factors of the base weights (`initial`)."""
 
     def __init__(self, plan: MethodPlan) -> None:
         super().__init__(plan)
@@ -57,10 +57,10 @@ class FromBase(Lora, ABC):
 
     @torch.no_grad()
     def forward_of(self, name: str, layer: AdaptedLayer) -> AdaptedForward:
-        """Sets A and B to the initial matrices and keeps those beside them."""
+        """Sets A and B to the initial matrices and stores those with them."""
         weight = matrix_of(layer.get_base_layer())
         a, b = self.initial(weight.float(), float(layer.scaling[ADAPTER]))
-        # Rounded once, to the adapter's own precision: so the two products are equal at the start, to the bit.
+        # Rounded once, to the precision of the adapter, so that the two products are bit-identical at the start.
         layer.lora_A[ADAPTER].weight.copy_(a)
         layer.lora_B[ADAPTER].weight.copy_(b)
         kept = layer.lora_A[ADAPTER].weight.clone(), layer.lora_B[ADAPTER].weight.clone()
@@ -68,14 +68,14 @@ class FromBase(Lora, ABC):
         return self.forwards[name]
 
     def state(self) -> dict[str, Tensor]:
-        """The initial matrices: computed once, so that a resume does not depend on computing them again to the bit."""
+        """The initial matrices: stored, so that a resume does not depend on recomputing them to the bit."""
         found = {}
         for name, forward in self.forwards.items():
             found[f"first_a.{name}"], found[f"first_b.{name}"] = forward.first_a, -forward.minus_first_b
         return found
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put the initial matrices of the run's start in place."""
+        """Restore the initial matrices of the start of the run."""
         for name, forward in self.forwards.items():
             forward.first_a.copy_(state[f"first_a.{name}"])
             forward.minus_first_b.copy_(-state[f"first_b.{name}"])
@@ -87,12 +87,12 @@ class FromBase(Lora, ABC):
             a, b = forward.factors()
             tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = a, b
         config = super().config()
-        # Both double: alpha / r, the scale, stays.
+        # Both double, so alpha / r, the scale, is unchanged.
         config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
         return tensors, meant_for_peft(model.get_base_model(), config)
 
 
-# More triplets than are wanted make those that are more exact (Halko et al., section 4.2: 5 or 10).
+# Oversampling makes the requested triplets more exact (Halko et al., section 4.2: 5 or 10).
 _OVERSAMPLED: Final = 8
 
 
@@ -100,7 +100,7 @@ class Pissa(FromBase):
     """LoRA from the first singular triplets; `num_svd_iterations` of the randomised SVD, 0 for the exact one."""
 
     def initial(self, weight: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """The square root of the first singular values on either side.
+        """The first singular vectors, each side multiplied by the square root of the singular values.
 
         Randomised SVD: Halko et al., 2011, arXiv:0909.4061, algorithm 5.1 after power iterations (4.4).
         """
@@ -111,7 +111,7 @@ class Pissa(FromBase):
             vh = v.t()
         else:
             u, s, vh = torch.linalg.svd(weight, full_matrices=False)
-        # The forward multiplies B A by `scale`: it is divided out, half on either side.
+        # The forward multiplies B A by `scale`, so each factor is divided by its square root.
         root = (s[:rank] / scale).sqrt()
         return root[:, None] * vh[:rank], u[:, :rank] * root
 

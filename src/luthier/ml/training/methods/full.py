@@ -22,7 +22,7 @@ _TOKENIZER_FILES = (
 
 
 class Full(PlainMethod):
-    """Trains all weights; the outcome is a whole model folder of its own."""
+    """Trains all weights; the result is a complete model folder."""
 
     folder_name: ClassVar[str] = "model"
 
@@ -32,10 +32,10 @@ class Full(PlainMethod):
         return module
 
     def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
-        """Write a transformers folder: weights as trained, the base's tokenizer and chat template beside them."""
+        """Write a transformers folder: the trained weights with the base's tokenizer and chat template."""
         assert isinstance(model, PreTrainedModel)
         attention = model.config._attn_implementation
-        # The config that is written must not name our own attention, which other programs do not know.
+        # The written config must not name our own attention, which other programs do not know.
         model.config._attn_implementation = "sdpa"
         model.save_pretrained(str(folder))
         model.config._attn_implementation = attention

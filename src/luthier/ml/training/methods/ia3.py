@@ -1,7 +1,7 @@
 """IA3: a trained factor for each key, each value and each activation of the MLP.
 
 Liu et al., 2022, "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
-arXiv:2205.05638, section 3.3. Made and computed by PEFT.
+arXiv:2205.05638, section 3.3. Implemented by PEFT.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from luthier.ml.training.methods.protocol import PlainMethod
 
 
 class Ia3(PlainMethod):
-    """Trains factors of outputs, and of the inputs of an MLP's last matrix; all are 1 at the start."""
+    """Trains scaling factors of outputs, and of the inputs of an MLP's last matrix; all start at 1."""
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
-        """Add the factors in the base's own precision; nothing is random but what other modules may draw.
+        """Add the factors in the precision of the base; their initialisation is not random.
 
         Raises:
-            RequestError: PEFT put them on something else than the plan says.
+            RequestError: PEFT adapted other modules than the plan lists.
         """
         torch.manual_seed(seed)
         config = IA3Config(

@@ -1,13 +1,14 @@
 """LoRA and its variants rsLoRA, LoRA+, QLoRA and DoRA.
 
-LoRA: y = x W^T + (alpha / r) dropout(x) A^T B^T, with W frozen and B zero at the start. PEFT makes and names the
-adapter, so that every tool of the field can load it; the computation is ours, one fused function a matrix. The
+LoRA: y = x W^T + (alpha / r) dropout(x) A^T B^T, with W frozen and B zero at the start. PEFT creates and names the
+adapter, so that every PEFT-compatible tool can load it; the computation is ours, one fused function per matrix. The
 variants differ by:
 
-- rsLoRA: the scale is alpha / sqrt(r), so that high ranks go on learning.
-- LoRA+: B learns at a multiple of A's rate.
-- QLoRA: the base is held in four or eight bits (`ml/inference/models/quantised.py`), and unpacked where it is needed.
-- DoRA: W' = m (W + s B A) / n, with n the norm of each row, a constant to the gradient, and m a trained length.
+- rsLoRA: the scale is alpha / sqrt(r), so that high ranks keep learning.
+- LoRA+: the learning rate of B is a multiple of that of A.
+- QLoRA: the base is stored in four or eight bits (`ml/inference/models/quantised.py`) and unpacked on use.
+- DoRA: W' = m (W + s B A) / n, with n the norm of each row, treated as a constant by the gradient, and m a trained
+magnitude.
 
 Sources: Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, section 4.1.
 Kalajdzievski, 2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv:2312.03732, section 3.
@@ -59,7 +60,7 @@ def matrix_of(layer: nn.Module) -> Tensor:
 
 
 class AdaptedForward:
-    """Replaces the forward of one PEFT LoRA layer. `training` is read from the layer at each call."""
+    """The forward of one PEFT LoRA layer. `training` is read from the layer at each call."""
 
     def __init__(self, layer: AdaptedLayer, probability: float) -> None:
         self.layer, self.probability = layer, probability
@@ -83,16 +84,16 @@ class AdaptedForward:
 
     @property
     def a(self) -> Tensor:
-        """The thin matrix that reads."""
+        """The matrix A, [rank, in]."""
         return self.thin[0].weight  # type: ignore[return-value]
 
     @property
     def b(self) -> Tensor:
-        """The thin matrix that writes."""
+        """The matrix B, [out, rank]."""
         return self.thin[1].weight  # type: ignore[return-value]
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """The thin matrices A and B of the product."""
+        """The matrices A and B."""
         return self.a, self.b
 
     def draw(self) -> tuple[Dropout | None, float]:
@@ -105,7 +106,7 @@ class AdaptedForward:
 
     @property
     def can_join(self) -> bool:
-        """Whether this is the plain product over an unpacked matrix, on a CPU."""
+        """Whether this is the plain product with an unpacked matrix, on a CPU."""
         is_plain = type(self).__call__ is AdaptedForward.__call__ and isinstance(self.base, Tensor)
         return is_plain and self.a.device.type == "cpu"
 
@@ -119,7 +120,7 @@ class AdaptedForward:
 
 
 def _traced_forward(layer: PeftLoraLinear, x: Tensor) -> Tensor:
-    """An adapted matrix in operations that a compiler fuses by itself, with torch's own dropout."""
+    """An adapted matrix in plain operations that the compiler fuses, with torch's own dropout."""
     base = layer.get_base_layer()
     thin = F.linear(layer.lora_dropout[ADAPTER](x), layer.lora_A[ADAPTER].weight)  # [..., rank]
     added = F.linear(thin, layer.lora_B[ADAPTER].weight) * layer.scaling[ADAPTER]
@@ -128,10 +129,10 @@ def _traced_forward(layer: PeftLoraLinear, x: Tensor) -> Tensor:
 
 
 def open_to_a_compiler(model: nn.Module) -> list[tuple[nn.Module, AdaptedForward]]:
-    """Have each plain adapted matrix computed by one function that all share; returns what computed it before.
+    """Make all plain adapted matrices share one forward function; returns their previous forwards.
 
-    An object of its own for each matrix would have every layer compiled by itself. Variants of LoRA that compute
-    something else stay as they are.
+    A separate object for each matrix would make torch compile every layer separately. LoRA variants with another
+    formula are unchanged.
     """
     found = []
     for layer in model.modules():
@@ -142,10 +143,11 @@ def open_to_a_compiler(model: nn.Module) -> list[tuple[nn.Module, AdaptedForward
 
 
 class Joined:
-    """Adapted matrices of one input, computed together when the first is called; the others then take their outputs.
+    """Adapted matrices that share an input: all are computed when the first is called, the others return cached
+    outputs.
 
-    The model's own code stays as it is and calls one after the other. What belongs to another input is never taken, and
-    where the others turn out to read another input, each goes on alone.
+    The model's code is unchanged and calls one after the other. Outputs of another input are never returned, and if the
+    matrices turn out to read different inputs, each is computed separately from then on.
     """
 
     def __init__(self, forwards: Sequence[AdaptedForward]) -> None:
@@ -157,13 +159,13 @@ class Joined:
             forward.joined = self
 
     def of(self, forward: AdaptedForward, x: Tensor) -> Tensor | None:
-        """The output of one of them for x; None where it has to be computed alone."""
+        """The output of one of them for x; None if it has to be computed separately."""
         if forward is not self.forwards[0]:
             found = self.ready.pop(id(forward), None) if x is self.x else None
             if not self.ready:
-                self.x = None  # nothing is left to hand out: release the input's memory
+                self.x = None  # all outputs are consumed: release the input's memory
             return found
-        self.is_apart = self.is_apart or bool(self.ready)  # the last ones were never used
+        self.is_apart = self.is_apart or bool(self.ready)  # the previous outputs were never used
         self.x, self.ready = None, {}
         if self.is_apart:
             return None
@@ -196,7 +198,7 @@ _READ_ONE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 def _join(model: nn.Module) -> None:
-    """Find the matrices that read one input by the names that they have in nearly all models."""
+    """Find matrices that share an input by the names that nearly all models use."""
     for module in model.modules():
         for names in _READ_ONE_INPUT:
             forwards = [getattr(getattr(module, name, None), "forward", None) for name in names]
@@ -205,9 +207,10 @@ def _join(model: nn.Module) -> None:
 
 
 class Lora(PlainMethod):
-    """Trains a low-rank adapter; the base stays untouched. Subclasses define only what differs.
+    """Trains a low-rank adapter; the base is unchanged. Subclasses define only what differs.
 
-    An adapter on the table of embeddings is PEFT's own, without dropout. One on the output head is part of the logits.
+    An adapter on the embedding table is computed by PEFT, without dropout. One on the output head is part of the
+    logits.
     """
 
     head_forward: AdaptedForward | None = None
@@ -215,8 +218,8 @@ class Lora(PlainMethod):
     def config(self) -> LoraConfig:
         """The adapter as PEFT's config.
 
-        With experts their rank is the usual one and that of all others a pattern: of patterns for parameters PEFT says,
-        wherever the adapter is loaded, that they are ignored, though they are not.
+        With experts, `r` is their rank and all other matrices get theirs by a pattern: for patterns on parameters PEFT
+        warns, whenever the adapter is loaded, that they are ignored, although they are not.
         """
         plan, usual, others = self.plan, (self.plan.rank, self.plan.alpha), {}
         if plan.expert_targets and plan.expert_rank:
@@ -234,18 +237,18 @@ class Lora(PlainMethod):
         )
 
     def expert_alpha(self) -> float:
-        """Alpha of experts: their scale is that of all other matrices."""
+        """Alpha of experts, chosen so that their scale is that of all other matrices."""
         return self.plan.alpha * (self.plan.expert_rank or 0) / self.plan.rank
 
     def forward_of(self, name: str, layer: AdaptedLayer) -> AdaptedForward:  # noqa: ARG002
-        """What computes one adapted matrix; called once for each, after the adapter is in place."""
+        """The forward of one adapted matrix; called once for each after the adapter is in place."""
         return AdaptedForward(layer, self.plan.dropout)
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
-        """Add the adapter in the base's own precision, A random from `seed` and B zero, and fuse its layers.
+        """Add the adapter in the precision of the base, A random from `seed` and B zero, and fuse its layers.
 
         Raises:
-            RequestError: PEFT cannot put it there, or put it on something else than the plan says.
+            RequestError: PEFT cannot adapt these targets, or adapted other modules than the plan lists.
         """
         planned = planned_targets(model, self.plan)
         config = meant_for_peft(model, self.config())
@@ -267,7 +270,7 @@ class Lora(PlainMethod):
                 layer.forward = self.forward_of(name, layer)
                 if layer is model.get_output_embeddings():
                     self.head_forward = layer.forward
-                if config.lora_dropout != self.plan.dropout:  # what a compiler sees draws by PEFT's own
+                if config.lora_dropout != self.plan.dropout:  # compiled layers use PEFT's dropout
                     layer.lora_dropout[ADAPTER] = nn.Dropout(self.plan.dropout)
         _join(adapted)
         return adapted  # type: ignore[no-any-return]
@@ -285,7 +288,7 @@ class Lora(PlainMethod):
         return torch.cat([rows, thin * scale], 1), torch.cat([head, b], 1)
 
     def export(self, model: PeftModel) -> tuple[dict[str, Tensor], LoraConfig]:
-        """What is saved: tensors by PEFT's names, and the config that PEFT loads them with."""
+        """What is saved: tensors by PEFT's names, and the config with which PEFT loads them."""
         return adapter_tensors(model), model.peft_config[ADAPTER]
 
     def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
@@ -299,13 +302,13 @@ class RsLora(Lora):
     """LoRA with the scale alpha / sqrt(rank)."""
 
     def config(self) -> LoraConfig:
-        """LoRA's, with the other scale."""
+        """LoRA's config, with the scale alpha / sqrt(rank)."""
         config = super().config()
         config.use_rslora = True
         return config
 
     def expert_alpha(self) -> float:
-        """The same alpha: the square root of the rank makes the scale of any rank a fitting one."""
+        """The same alpha: alpha / sqrt(rank) suits any rank."""
         return self.plan.alpha
 
 
@@ -318,10 +321,10 @@ class LoraPlus(Lora):
 
 
 class QLora(Lora):
-    """LoRA whose adapter keeps the precision that is computed in, since the base's own is that of its packing."""
+    """LoRA whose adapter uses the compute precision, since that of the base is its packing."""
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
-        """LoRA's, in the precision of what is not packed."""
+        """LoRA's adapter, in the precision of the unpacked weights."""
         precision = model.get_input_embeddings().weight.dtype
         adapted = super().prepare(model, seed)
         for parameter in adapted.parameters():
@@ -331,7 +334,7 @@ class QLora(Lora):
 
 
 class RowScale(torch.autograd.Function):
-    """x * (length / norm) for each column of x [N, out], keeping x: one pass there, two back."""
+    """x * (length / norm) for each column of x [N, out], saving x: one pass forward, two backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, length: Tensor, norm: Tensor) -> Tensor:
@@ -349,7 +352,7 @@ class RowScale(torch.autograd.Function):
 
 
 class _RowLengthForward(AdaptedForward):
-    """The low-rank product, each output scaled to its trained length; the bias is added after."""
+    """The low-rank product, each output scaled to its trained magnitude; the bias is added afterwards."""
 
     def __init__(self, layer: AdaptedLayer, probability: float) -> None:
         super().__init__(layer, probability)
@@ -360,10 +363,10 @@ class _RowLengthForward(AdaptedForward):
 
     @torch.no_grad()
     def current_norm(self) -> Tensor:
-        """Row norms of W + s B A [out], computed again only when A or B changed: once a step, not once a micro-batch.
+        """Row norms of W + s B A [out], recomputed only when A or B changed: once per step, not per micro-batch.
 
-        |w + s bA|^2 = |w|^2 + 2 s b (A w) + s^2 b (A A^T) b, so that B A is never formed. Rounded to the weights' own
-        precision, as PEFT has it: so length / norm is exactly 1 at the start.
+        |w + s bA|^2 = |w|^2 + 2 s b (A w) + s^2 b (A A^T) b, so that B A is never materialised. Rounded to the
+        precision of the weights, as in PEFT, so that length / norm is exactly 1 at the start.
         """
         # torch counts in-place changes of a tensor: comparing counters costs nothing.
         versions = (self.a._version, self.b._version)
@@ -372,7 +375,7 @@ class _RowLengthForward(AdaptedForward):
             along = (self.matrix @ self.a.t()).float()  # [out, rank]
             squares = self.squares + (b * (2 * s * along + s * s * (b @ (a @ a.t())))).sum(1)
             norm = squares.clamp_min(0).sqrt().to(self.matrix.dtype)
-            # a row of zeros has no direction: its length of zero keeps it zero
+            # a row of zeros has no direction: its magnitude of zero keeps it zero
             self.norm, self.norm_of = norm.clamp_min(torch.finfo(norm.dtype).tiny), versions
         return self.norm
 
@@ -384,10 +387,10 @@ class _RowLengthForward(AdaptedForward):
 
 
 class Dora(Lora):
-    """LoRA with a trained length for each row."""
+    """LoRA with a trained magnitude for each row."""
 
     def config(self) -> LoraConfig:
-        """LoRA's, with the lengths."""
+        """LoRA's config, with the magnitudes."""
         config = super().config()
         config.use_dora = True
         return config

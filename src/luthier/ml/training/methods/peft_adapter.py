@@ -1,10 +1,10 @@
-"""What goes to PEFT and comes from it: target modules, and the files of an adapter.
+"""The interface to PEFT: target modules and adapter files.
 
-PEFT 0.21 takes some names of modules for the tensors of experts that older versions of transformers had in their
-place: on mixtures of the Mixtral and Qwen2 kinds `gate_proj` silently becomes the experts' `gate_up_proj` at twice
-the rank, even where a shared expert or a dense layer has a matrix of that name. Such a matrix is named by its
-parameter instead, which means the same to PEFT and to everybody who loads the adapter. A check holds that PEFT
-adapted exactly the targets. The files of an adapter have the same bytes each time.
+PEFT 0.21 maps some module names to the expert tensors that replaced them in newer versions of transformers: on
+mixture-of-experts models such as Mixtral and Qwen2 `gate_proj` silently becomes the experts' `gate_up_proj` at twice
+the rank, even where a shared expert or a dense layer has a matrix of that name. Such a matrix is named by its parameter
+instead, which PEFT treats the same, also when the adapter is loaded elsewhere. A check ensures that PEFT adapted
+exactly the targets. The files of an adapter have the same bytes each time.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _SHOWN = 5
 
 
 def meant_for_peft(model: nn.Module, config: LoraConfig) -> LoraConfig:
-    """The config with every target named so that PEFT takes it for what it says; changed in place.
+    """The config with every target named so that PEFT does not remap it; changed in place.
 
-    Dropout is then zero in it: PEFT has none for parameters. Ours, in training, acts on what a matrix reads.
+    Its dropout is then zero, since PEFT has none for parameters. Our dropout, in training, acts on the matrix input.
 
     Raises:
-        RequestError: the method cannot be put on a parameter.
+        RequestError: the method does not support parameters as targets.
     """
     renamed = sorted(t for t in config.target_modules or () if _is_taken_for_experts(model, config, t))
     if renamed and config.use_dora:
@@ -58,7 +58,7 @@ def meant_for_peft(model: nn.Module, config: LoraConfig) -> LoraConfig:
 
 
 def planned_targets(model: nn.Module, plan: MethodPlan) -> frozenset[str]:
-    """Full names of the modules and tensors of a model, without an adapter yet, that a plan means."""
+    """Full names of the modules and tensors that a plan targets, in a model without an adapter."""
     kinds = (nn.Linear, nn.Embedding, Conv1D)
     modules = {name for name, m in model.named_modules() if isinstance(m, kinds) and _is_meant(name, plan.targets)}
     return frozenset(modules | {name for name, _ in model.named_parameters() if _is_meant(name, plan.expert_targets)})
@@ -76,7 +76,7 @@ def adapted_targets(model: PeftModel) -> frozenset[str]:
 
 
 def refuse_other_targets(model: PeftModel, planned: frozenset[str]) -> None:
-    """Raise RequestError, with the difference, where PEFT adapted something else than the plan says."""
+    """Raise RequestError, with the difference, if PEFT adapted other modules than the plan lists."""
     adapted = adapted_targets(model)
     if adapted == planned:
         return
@@ -93,7 +93,7 @@ def refuse_other_targets(model: PeftModel, planned: frozenset[str]) -> None:
 
 
 def _is_taken_for_experts(model: nn.Module, config: LoraConfig, target: str) -> bool:
-    """Whether PEFT would turn the name of a module into one of a parameter."""
+    """Whether PEFT would map a module name to a parameter name."""
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
     if not isinstance(model, PreTrainedModel):
@@ -102,7 +102,7 @@ def _is_taken_for_experts(model: nn.Module, config: LoraConfig, target: str) -> 
     probe.target_modules, probe.target_parameters, probe.rank_pattern, probe.alpha_pattern = {target}, None, {}, {}
     try:
         convert_peft_config_for_transformers(probe, model, None)
-    except ValueError:  # it would be one half of a tensor
+    except ValueError:  # it would be half of a tensor
         return True
     return set(probe.target_modules or ()) != {target}
 
@@ -112,9 +112,9 @@ def _is_meant(name: str, targets: tuple[str, ...]) -> bool:
 
 
 def all_but(tensors: Sequence[str]) -> str:
-    """A key of `rank_pattern` and `alpha_pattern` that matches every name but those of tensors of experts.
+    """A key of `rank_pattern` and `alpha_pattern` that matches every name except those of expert tensors.
 
-    PEFT matches keys against the end of a name from a dot on, so that the part before the last one decides.
+    PEFT matches keys against the end of a name, starting after a dot, so the part before the last dot decides.
     """
     holders = sorted({tensor.rpartition(".")[0].rpartition(".")[2] for tensor in tensors})
     return "".join(rf"(?<!{re.escape(holder)}\.)" for holder in holders) + r"[^.]+"

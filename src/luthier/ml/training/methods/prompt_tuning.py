@@ -1,7 +1,7 @@
-"""Prompt tuning: trained embeddings before each text; the model itself stays as it is.
+"""Prompt tuning: trained embeddings before each text; the model itself is unchanged.
 
-Lester et al., 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv:2104.08691, section 2. Made and
-saved by PEFT; it starts from embeddings of random tokens of the vocabulary (section 3.2).
+Lester et al., 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv:2104.08691, section 2. Created
+and saved by PEFT; it starts from embeddings of random vocabulary tokens (section 3.2).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 class PromptTuning(PlainMethod):
     """Trains `num_virtual_tokens` embeddings."""
 
-    # The prompt would have to precede the shared prefix, where no layout has a place for it.
+    # The prompt would have to precede the shared prefix, which layouts do not support.
     can_share_prefix: ClassVar[bool] = False
     prompt: Tensor
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
-        """Freeze the model and make the prompt, in the base's own precision, from tokens drawn by `seed`."""
+        """Freeze the model and create the prompt, in the precision of the base, from tokens sampled by `seed`."""
         torch.manual_seed(seed)
         config = PromptTuningConfig(
             num_virtual_tokens=self.plan.num_virtual_tokens,
@@ -52,7 +52,7 @@ class PromptTuning(PlainMethod):
         positions: Tensor,
         layout: RowLayout | None = None,  # noqa: ARG002 - never given, see above
     ) -> Tensor:
-        """The body run on prompt and texts; the hidden states of the texts alone."""
+        """Run the body on prompt and texts; return the hidden states of the texts only."""
         num = self.prompt.shape[0]
         texts = body.get_input_embeddings()(input_ids)  # type: ignore[operator]
         # texts: [batch, T, width]

@@ -1,6 +1,6 @@
-"""The interface of a training method, a base class with its defaults, and how a method is loaded.
+"""The interface of a training method, a base class with defaults, and the loader.
 
-The class of a built-in method is named in `rules`, that of a plug-in is its entry point.
+`rules` names the class of a built-in method; for a plug-in it is the entry point.
 """
 
 from __future__ import annotations
@@ -27,60 +27,60 @@ if TYPE_CHECKING:
 
 
 class Method(Protocol):
-    """One way to train: prepares a loaded base model, and writes the outcome as files others can load.
+    """A training method: prepares a loaded base model and writes the result as files that other tools can load.
 
-    Weights and gradients are handed over as the optimizer holds them: fp32 (or wider), by parameter name. What is
-    changed in them in place is what the next step reads.
+    Weights and gradients are passed as the optimizer holds them: fp32 (or wider), by parameter name. In-place changes
+    are seen by the next step.
     """
 
     folder_name: ClassVar[str]
-    """Folder name of what it saves: "adapter", or "model" where the outcome needs no base model."""
+    """Name of the saved folder: "adapter", or "model" if the result needs no base model."""
     can_share_prefix: ClassVar[bool]
-    """Whether a prefix that rows share may be computed once for all of them, and rows may be packed end to end."""
+    """Whether a shared prefix may be computed once for all its rows, and rows may be packed end to end."""
 
     def __init__(self, plan: MethodPlan) -> None: ...
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
-        """Freeze what stays, add what is trained; returns the module whose parameters the optimizer takes."""
+        """Freeze the base, add the trained parameters, and return the module whose parameters the optimizer takes."""
         ...
 
     def hidden(self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: RowLayout | None = None) -> Tensor:
-        """Last hidden states [batch, T, width] of the ids [batch, T] by the body of the prepared model.
+        """Last hidden states [batch, T, width] of ids [batch, T], computed by the body of the prepared model.
 
         Args:
-            layout: of rows packed into one behind a shared prefix; only where `can_share_prefix`.
+            layout: of rows packed into one behind shared prefixes; only if `can_share_prefix`.
         """
         ...
 
     def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows [N, w] and matrix [vocabulary, w] whose product are the logits, from hidden states and the base's head.
+        """Rows [N, w] and matrix [vocabulary, w] whose product is the logits, from hidden states and the base's head.
 
         Dropout draws a new mask for each call.
         """
         ...
 
     def virtual_prompt(self) -> Tensor | None:
-        """What `hidden` puts before each text: embedded [num, width]; None where it puts nothing there."""
+        """The embeddings [num, width] that `hidden` prepends to each text; None if there are none."""
         ...
 
     def rate_factor(self, name: str) -> float:
-        """What the learning rate is multiplied by for a parameter."""
+        """Learning rate factor of a parameter."""
         ...
 
     def before_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
-        """Add to the gradients of a whole step, before they are measured and clipped."""
+        """Add to the gradients of a step, before their norm is computed and they are clipped."""
         ...
 
     def after_step(self, step: int, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
-        """Change weights after update number `step` (from 1), seeing the gradients that it was made from."""
+        """Change weights after update number `step` (from 1), given the gradients of that update."""
         ...
 
     def may_be_outcome(self, step: int) -> bool:
-        """Whether the weights after that step may be what the run ends with."""
+        """Whether the weights after that step may be the final weights of the run."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """All that a resume needs of the method beside the weights."""
+        """The state that a resume needs of the method in addition to the weights."""
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -88,16 +88,16 @@ class Method(Protocol):
         ...
 
     def ranks(self) -> dict[str, int]:
-        """The rank of each matrix in the outcome, by module name; empty where the method has no ranks of its own."""
+        """The rank of each matrix in the result, by module name; empty if the method does not choose ranks."""
         ...
 
     def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
-        """Write the trained outcome into `folder` (which exists, empty); returns the digest of the weights."""
+        """Write the training result into `folder` (existing and empty) and return the digest of the weights."""
         ...
 
 
 class PlainMethod:
-    """A method whose step is the optimizer's alone: the base of most, and of those in other packages."""
+    """A method that adds nothing to the optimizer step: the base class of most methods, including plug-ins."""
 
     folder_name: ClassVar[str] = "adapter"
     can_share_prefix: ClassVar[bool] = True

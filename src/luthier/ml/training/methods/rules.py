@@ -1,7 +1,7 @@
-"""One declaration a method: what it is called, what it takes and costs, its defaults, and which class trains.
+"""One declaration per method: its name, settings, costs, defaults and implementing class.
 
-Nothing here loads torch: recipes, plans and pages read it. A method that another package brings (entry point group
-`luthier.methods`) declares the same in an attribute `rules` of its class.
+Nothing here loads torch: recipes, plans and pages read it. A plug-in method (entry point group `luthier.methods`)
+declares the same in the attribute `rules` of its class.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ CostModel = Literal["full", "lora", "adalora", "qlora"]
 
 @dataclass(frozen=True, slots=True)
 class MethodRules:
-    """What a method declares.
+    """The declaration of a method.
 
     Attributes:
-        settings: What it takes, each with its default and the reason for it; None where the default is derived.
+        settings: Its settings, each with default and reason; a default of None is derived.
         learning_rate: Default of training.learning_rate, with its reason.
-        count: Trainable parameters, from the structure, the targeted matrices and the plan of the method.
-        costs_as: The built-in method whose activations and held base the planner computes memory and time from.
-        title: What people call it.
-        summary: What choosing it means, in a sentence.
-        implementation: "module:Class" that trains; empty for a plug-in, whose entry point is the class.
-        why_not: Why settings that are not among these are refused.
-        falls_with_width: Whether the default rate is that of a model of width 2,000, from which
-            `planning.learning_rates.default_rate` takes it to another one's.
-        takes_experts: Whether it can be put on tensors that hold the matrices of experts.
-        takes_outer: Whether it can be put on embeddings and head.
-        can_be_sharded: Whether its step looks at no weight as a whole, and its base is not packed.
-        alpha_over_rank: Where the default of alpha is derived: that of the scale alpha / rank.
+        count: Number of trainable parameters, from the structure, the targeted matrices and the plan of the method.
+        costs_as: The built-in method whose activations and base weights the planner uses for memory and time.
+        title: Display name.
+        summary: When to choose it and what it implies, in one sentence.
+        implementation: "module:Class"; empty for a plug-in, whose entry point is the class.
+        why_not: Why settings outside `settings` are rejected.
+        falls_with_width: Whether the default rate is for a model of width 2,000 and scaled to other widths by
+            `planning.learning_rates.default_rate`.
+        takes_experts: Whether it supports tensors that hold the matrices of experts.
+        takes_outer: Whether it supports embeddings and head.
+        can_be_sharded: Whether it works with sharded weights: its step never needs a whole weight, and its base is not
+            packed.
+        alpha_over_rank: The scale alpha / rank that sets alpha where its default is derived.
     """
 
     settings: Mapping[str, Setting]
@@ -68,7 +69,7 @@ def rules_of(name: str) -> MethodRules:
 
 
 def low_rank_parameters(_: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
-    """rank x (inputs + outputs) over the targeted matrices, each expert's counted by itself."""
+    """rank x (inputs + outputs), summed over the targeted matrices; each expert's matrix counts separately."""
     return sum(
         ((method.expert_rank or 0) if x.role == "expert" else method.rank)
         * x.num_matrices
@@ -86,7 +87,7 @@ def _adalora(structure: Structure, layers: Sequence[LinearLayer], method: Method
 
 
 def _ia3(_: Structure, layers: Sequence[LinearLayer], __: MethodPlan) -> int:
-    # the inputs of an MLP's last matrix are scaled, the outputs of all others
+    # scales the inputs of an MLP's last matrix and the outputs of all others
     return sum(x.num_inputs if x.kind in FEED_FORWARD_OUTPUTS else x.num_outputs for x in layers)
 
 
@@ -124,7 +125,7 @@ _LORA: Final = MethodRules(
     takes_outer=True,
     can_be_sharded=True,
 )
-# What the initial product is taken out of the base with is put back by the adapter: the scale cancels out.
+# The initial product is subtracted with the same scale with which it is added, so the scale cancels out.
 _FROM_BASE: Final = replace(
     _LORA,
     settings=_LOW_RANK | {"alpha": (None, "the rank: a scale of 1, as in the paper")},

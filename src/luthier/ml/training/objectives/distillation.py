@@ -1,17 +1,17 @@
 """Knowledge distillation by logits, and the stored hidden states of the teacher.
 
-At each learned token the student learns the teacher's distribution. The teacher runs once, before training; steps read
-its stored states and need no teacher.
+At each learned token the student learns the teacher's distribution. The teacher runs once, before training; training
+steps read its stored states.
 
     teacher/
-        head.safetensors          [vocabulary, width]: states times this are the teacher's logits, exactly; with the
-                              scale and the soft cap on them, where there are such
+        head.safetensors          [vocabulary, width]: states times this matrix are exactly the teacher's logits;
+                              includes their scale and soft cap, if any
         part-00000.safetensors    [learned tokens of some rows, width], row after row
-        manifest.json             whose states of which rows, and the digest of each file; grows with each part
+        manifest.json             the teacher, the rows, and the digest of each file; updated with each part
 
-A hidden state is the vocabulary over the width smaller than the logits that it makes, so keeping all of them is cheap
-where keeping all logits is not. A part is whole or not there, and belongs to the answer once the manifest names it: a
-kill costs at most one part. Rows are found by their tokens and loss mask, so equal rows are kept once.
+A hidden state is smaller than its logits by the factor vocabulary / width, so storing all states is cheap where storing
+all logits is not. Parts are written atomically and are valid once the manifest lists them: a kill costs at most one
+part. Rows are looked up by their tokens and loss mask, so equal rows are stored once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Manifest(FrozenModel):
 
 
 class States(Protocol):
-    """What a loss reads of a teacher: its head, what is done to the product with it, and the states of rows."""
+    """What a loss needs of a teacher: its head, the scale and cap of its logits, and the states of rows."""
 
     head: Tensor
     scaled: ScaledHead
@@ -73,14 +73,14 @@ class States(Protocol):
 
 
 def row_key(row: TokenisedExample) -> bytes:
-    """Under which the states of a row are found: a digest of its tokens and of what is learned of them."""
+    """The key of a row's states: a digest of its tokens and loss mask."""
     found = hashlib.blake2b(row.input_ids.tobytes(), digest_size=16)
     found.update(row.loss_mask)
     return found.digest()
 
 
 def states_bytes(teacher: TeacherPlan, num_learned_tokens: int) -> int:
-    """Bytes on disk of that many states, and of the head."""
+    """Bytes on disk of that many states plus the head."""
     return (num_learned_tokens + teacher.vocabulary_size) * teacher.hidden_size * _BYTES[teacher.precision]
 
 
@@ -93,15 +93,15 @@ def ask_teacher(
     *,
     part_bytes: int | None = None,
 ) -> list[str]:
-    """Make sure that the states of all rows lie in `folder`, and say what of earlier work could not be used.
+    """Ensure that the states of all rows are in `folder`; returns messages about earlier files that could not be used.
 
-    The teacher is opened only where something is missing, and closed at the end.
+    The teacher is loaded only if something is missing, and closed at the end.
 
     Args:
-        part_bytes: states in one file; None is 32 MiB, what a kill costs at most.
+        part_bytes: bytes of states per file, the most that a kill costs; None is 32 MiB.
 
     Raises:
-        StorageFullError: the disk has no room; what is there stays.
+        StorageFullError: the disk has no room; existing files are kept.
     """
     parts = _parts(_unique(rows), teacher, part_bytes)
     identity = _identity(teacher, parts)
@@ -133,10 +133,10 @@ def ask_teacher(
 
 
 class TeacherStates:
-    """The states that `ask_teacher` left, read a row at a time from files that are mapped into memory.
+    """The states written by `ask_teacher`, read row by row from memory-mapped files.
 
     Raises:
-        WorkError: they are not those of this teacher and these rows.
+        WorkError: they belong to another teacher or to other rows.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class TeacherStates:
             self.head: Tensor = file.get_tensor("head").to(device)
             numbers = {name: float(file.get_tensor(name)) for name in file.keys() if name != "head"}  # noqa: SIM118
         self.scaled: ScaledHead = ScaledHead(**numbers)
-        """What the teacher does to the product of its states and its head."""
+        """The scale and cap that the teacher applies to the product of its states and its head."""
         self._slices: list[Any] = []
         self._files: list[Any] = []
         self._offsets: dict[bytes, tuple[int, int, int]] = {}
@@ -185,7 +185,7 @@ class TeacherStates:
 
 
 class MadeUpStates:
-    """Random states of the right shape: for a probe, which measures time and memory and learns nothing."""
+    """Random states of the right shape: for a probe, which measures only time and memory."""
 
     def __init__(self, teacher: TeacherPlan, device: str) -> None:
         self._device, self._width = device, teacher.hidden_size
@@ -205,7 +205,7 @@ class MadeUpStates:
 
 
 def _numbers(scaled: ScaledHead) -> dict[str, Tensor]:
-    """Scale and cap as tensors by name, those alone that change anything."""
+    """Scale and cap as tensors by name, only those that have an effect."""
     found = {name: getattr(scaled, name) for name in ("scale", "cap")}
     return {
         name: torch.tensor(value, dtype=torch.float64) for name, value in found.items() if value != getattr(PLAIN, name)
@@ -219,7 +219,7 @@ def _unique(rows: Iterable[TokenisedExample]) -> list[TokenisedExample]:
 def _parts(
     rows: Sequence[TokenisedExample], teacher: TeacherPlan, part_bytes: int | None
 ) -> list[list[TokenisedExample]]:
-    """The rows in their order, cut where their states fill a part."""
+    """The rows in order, split where their states fill a part."""
     most = max(1, (part_bytes or PART_BYTES) // (teacher.hidden_size * _BYTES[teacher.precision]))
     parts: list[list[TokenisedExample]] = []
     size = most  # the first row opens a part
@@ -237,20 +237,20 @@ def _part_name(number: int) -> str:
 
 
 def _identity(teacher: TeacherPlan, parts: Sequence[Sequence[TokenisedExample]]) -> str:
-    """A digest of all that decides what lies in the files."""
+    """A digest of everything that determines the content of the files."""
     rows = hashlib.sha256()
     for part in parts:
         rows.update(len(part).to_bytes(8, "big"))
         for row in part:
             rows.update(row_key(row))
-    # what it is asked is the rows' own tokens, however it writes conversations itself
+    # its input is the tokens of the rows, regardless of its own chat template
     unasked = {"name", "path", "adapter_path", "template_options", "opted_turns", "learn_reasoning"}
     who = teacher.model_dump(mode="json", exclude=unasked)
     return sha256_document({"teacher": who, "rows": rows.hexdigest()})
 
 
 def _stored_files(folder: Path, identity: str) -> tuple[dict[str, _File], list[str]]:
-    """The whole files of this identity, by name, and what is wrong with others."""
+    """The intact files of this identity by name, and messages about the others."""
     try:
         manifest = _Manifest.model_validate_json((folder / _MANIFEST).read_bytes())
     except FileNotFoundError:
@@ -276,7 +276,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> _File:
 
 
 def _refuse_without_room(folder: Path, num_bytes: int) -> None:
-    """Better at once than after an hour of asking."""
+    """Fail at once rather than after an hour of computing."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < num_bytes:
@@ -288,7 +288,7 @@ def _refuse_without_room(folder: Path, num_bytes: int) -> None:
 
 
 class Distillation(PlainObjective):
-    """Learn a teacher's distribution beside the answers. A unit is one example."""
+    """Learn a teacher's distribution in addition to the answers. A unit is one example."""
 
     def __init__(self, plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> None:
         super().__init__(plan, tools)
@@ -302,7 +302,7 @@ class Distillation(PlainObjective):
 
     @property
     def teacher(self) -> TeacherPlan:
-        """Whose distribution is learned."""
+        """The teacher whose distribution is learned."""
         if self.plan.teacher is None:
             raise ValueError("a plan of distillation without a teacher")
         return self.plan.teacher
@@ -318,11 +318,11 @@ class Distillation(PlainObjective):
         self._states = TeacherStates(folder / FOLDER, self.teacher, rows_of(units), model.device)
 
     def rehearse(self, model: TrainableModel, states: States | None = None) -> None:
-        """Take these states, or made-up ones, for a probe."""
+        """Use these states, or random ones, for a probe."""
         self._states = states or MadeUpStates(self.teacher, model.device)
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
-        """Cross-entropy and divergence in nats, mixed by alpha; each by itself among the measures."""
+        """Cross-entropy and divergence in nats, mixed by alpha; the measures list each separately."""
         if self._states is None:
             raise ValueError("a step of distillation before the teacher was asked")
         states = self._states.of(rows_of(units))

@@ -1,16 +1,16 @@
 """Embeddings by contrast: each query against its own document and all other documents of the step (InfoNCE).
 
-A unit is a query, its document and any number of hard negatives, each a row of its own. The loss of a query is the
+A unit is a query, its document and any number of hard negatives, each a separate row. The loss of a query is the
 cross-entropy of its document among all documents of the global batch, by cosine similarity over a temperature.
 
-The documents of a step come from all of its micro-batches, and what one document changes depends on all queries. So a
+The documents of a step come from all of its micro-batches, and the gradient of a document depends on all queries. So a
 step of several micro-batches takes two passes (GradCache): `look` computes all vectors without keeping activations, and
 the gradient of the whole loss by each vector; `losses` computes the vectors of a micro-batch again, with the same
-random numbers, and passes that gradient on. The gradient is that of the whole batch at once, whatever the cut; a pass
-forward more is what it costs. Several processes each compute the vectors of the whole step; where the adapter drops
-inputs, the rows of other ranks are seen under other random numbers than there.
+random numbers, and passes that gradient on. The gradient equals that of the whole batch for any split; the cost is one
+more forward pass. Each of several processes computes the vectors of the whole step; with adapter dropout, the rows of
+other ranks get other random numbers than on their own rank.
 
-Validation ranks each query among all documents of the validation rows, so its loss is no figure to hold beside that of
+Validation ranks each query among all documents of the validation rows, so its loss is not comparable to that of
 training, whose batches are smaller.
 
 Sources: van den Oord et al., 2018, "Representation Learning with Contrastive Predictive Coding", arXiv:1807.03748,
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from luthier.ml.training.model import MicroBatch, TrainableModel
 
 _QUERIES_AT_ONCE: Final = 1024
-"""Of a matrix of similarities, so that thousands of queries do not need it whole."""
+"""Rows of the similarity matrix per block, so that thousands of queries do not need the whole matrix."""
 
 
 def pooled(states: Tensor, counts: Sequence[int]) -> Tensor:
     """The mean state of each row in float32 (or float64): [rows, width].
 
     Args:
-        states: [N, width], the states that count, row after row.
-        counts: how many of the N are each row's: all tokens for the mean, one for the state of the last token.
+        states: [N, width], the pooled states, row after row.
+        counts: number of states of each row: all tokens for the mean, one for the last token.
     """
     # In float32 at least: a sum of hundreds of states in bfloat16 would lose digits.
     exact = states.to(torch.promote_types(states.dtype, torch.float32))
@@ -55,12 +55,12 @@ def pooled(states: Tensor, counts: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Which of the documents of a batch count for each of its queries.
+    """Which documents of a batch count for each query.
 
     Attributes:
-        queries: [Q], the place of each query among all rows.
-        documents: [D], the place of each document among all rows.
-        positives: [Q], the place of each query's own document among the documents.
+        queries: [Q], the index of each query among all rows.
+        documents: [D], the index of each document among all rows.
+        positives: [Q], the index of each query's own document among the documents.
         counts: [Q, D] bool, whether the document is the query's own or a true negative.
     """
 
@@ -73,8 +73,8 @@ class Candidates:
     def of(cls, units: Sequence[Unit], device: str | torch.device = "cpu") -> Candidates:
         """The candidates of units that are each a query, its document, and hard negatives.
 
-        A document is left out for a query where it holds the same tokens as the query itself, or as any document that
-        the batch calls right for a query of the same tokens: it would be a false negative.
+        A document is excluded for a query if it has the same tokens as the query itself, or as any document that is
+        positive in the batch for a query with the same tokens: it would be a false negative.
         """
         queries: list[int] = []
         documents: list[int] = []
@@ -105,16 +105,16 @@ class Candidates:
 def info_nce(
     queries: Tensor, documents: Tensor, positives: Tensor, counts: Tensor, temperature: float, dimensions: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each query in nats, and whether its own document is the most similar one by the whole vector.
+    """The loss of each query in nats, and whether its own document is the most similar one by the full vector.
 
     Args:
-        queries: [Q, width] float32, of any length.
+        queries: [Q, width] float32, not normalised.
         documents: [D, width] float32.
-        positives: [Q], the place of each query's own document.
-        counts: [Q, D] bool, which documents each query is held against.
-        temperature: what cosine similarities are divided by.
-        dimensions: lengths to which vectors are cut, each with a loss of its own (Matryoshka); the mean of these is
-            taken, so that the loss stays in nats. The first is the largest.
+        positives: [Q], the index of each query's own document.
+        counts: [Q, D] bool, which documents each query is compared with.
+        temperature: divisor of cosine similarities.
+        dimensions: lengths to which vectors are truncated, each with a separate loss (Matryoshka); the result is their
+            mean, in nats. The first is the largest.
 
     Returns:
         Losses [Q] and hits [Q] bool.
@@ -133,13 +133,13 @@ def info_nce(
 
 @dataclass(slots=True)
 class _Part:
-    """A micro-batch that was looked at.
+    """A micro-batch after the first pass.
 
     Attributes:
         units: its units.
-        gradient: [rows, width], of the whole loss by each of its vectors; None in validation.
+        gradient: [rows, width], of the whole loss with respect to its vectors; None in validation.
         losses, hits, num_negatives: [units], of its queries.
-        random_state: of the processor, and of the device where it has one, before its vectors were computed.
+        random_state: of the CPU, and of the device if it has one, before its vectors were computed.
     """
 
     units: Sequence[Unit]
@@ -199,7 +199,7 @@ class Embedding(HeadObjective):
     def _keep(
         self, vectors: Tensor, figures: tuple[Tensor, ...], random_states: list[tuple[Tensor, Tensor | None]]
     ) -> None:
-        """Cut what was computed of all units into this rank's own micro-batches."""
+        """Split the results for all units into this rank's micro-batches."""
         row = query = 0
         for (units, _), random_state in zip(self._own, random_states, strict=False):
             num_rows = sum(map(len, units))
@@ -209,7 +209,7 @@ class Embedding(HeadObjective):
             row, query = row + num_rows, query + len(units)
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
-        """The summed loss of these queries; its gradient is theirs and their documents' in the whole step's loss."""
+        """The summed loss of these queries; its gradient is that of the whole step for their vectors."""
         if not self._parts:
             losses, hits, num_negatives = self._losses_of(pooled(model.states(batch), batch.learned), units)
             return Losses(losses.sum(), _measures(hits, num_negatives))
@@ -234,7 +234,7 @@ class Embedding(HeadObjective):
         """Losses, hits and numbers of negatives [Q] of all queries.
 
         In the pass that looks at a step, the gradient of their sum is left in `vectors.grad`, a block of queries at a
-        time; where `vectors` belong to a graph the losses do, too.
+        time; if `vectors` are part of a graph, so are the losses.
         """
         found = Candidates.of(units, vectors.device)
         sizes = self.head.dimensions or (vectors.shape[1],)
@@ -259,7 +259,7 @@ class Embedding(HeadObjective):
 
 
 def _measures(hits: Tensor, num_negatives: Tensor) -> dict[str, Tensor]:
-    """Sums over queries: whether the own document is the nearest, and how many others it was held against."""
+    """Sums over queries: hits of the own document, and the number of negatives."""
     return {"nearest_is_right": hits.sum(), "num_negatives": num_negatives.sum()}
 
 
@@ -270,7 +270,7 @@ def _random_state(device: str) -> tuple[Tensor, Tensor | None]:
 
 @contextlib.contextmanager
 def _as_before(state: tuple[Tensor, Tensor | None], device: str) -> Iterator[None]:
-    """Random numbers as they were at that state; afterwards they go on as if nothing had been drawn."""
+    """Use the random state within the block; afterwards the generators continue as if nothing had been drawn."""
     on_cpu, on_device = state
     with torch.random.fork_rng([device] if on_device is not None else []):
         torch.set_rng_state(on_cpu)

@@ -1,16 +1,16 @@
 """GRPO, reinforcement learning with graders: groups of sampled answers, their rewards and advantages.
 
-An answer's advantage is its reward less the mean of its group, over the group's spread; every token of it is made
-likelier by that much. Answers are drawn with the very weights that the step then changes, one update a draw, so the
-ratio of new to old probabilities is 1 and clipping it would never act: there is none.
+The advantage of an answer is its reward minus the mean of its group, divided by the group's standard deviation; it
+weights every token of the answer. Answers are sampled with the weights that the step then updates, one update per
+sample, so the ratio of new to old probabilities is 1 and clipping would have no effect: it is omitted.
 
-The divergence from the model before its first step is estimated as in equation 4 (Schulman's k3). That model is no
-second one in memory: only what is trained was kept as it was at first, and is put back for a moment.
+The divergence from the model before its first step is estimated as in equation 4 (Schulman's k3). That model takes no
+second copy in memory: only the initial values of the trained weights are stored and temporarily restored.
 
-A few answers of each step are kept in the run's folder, so that a person can see what is rewarded. A step that is
-taken again after a kill writes the same bytes again.
+A few answers of each step are saved in the run's folder, so that a person can see what is rewarded. A step repeated
+after a kill writes the same bytes again.
 
-    samples/step-00000040.jsonl     all answers to the first two prompts of step 40, one a line
+    samples/step-00000040.jsonl     all answers to the first two prompts of step 40, one per line
 
 Sources: Shao et al., 2024, "DeepSeekMath", arXiv:2402.03300, section 4.1.
 """
@@ -38,17 +38,17 @@ from luthier.ml.training.model import MicroBatch, TrainableModel, collate
 from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, PlainObjective, Tools, Unit, rows_of
 from luthier.ml.training.objectives.sampling import Sample, draw_samples
 
-# Added to a group's spread, so that rewards which hardly differ are not blown up to any size.
+# Added to a group's standard deviation, so that nearly equal rewards do not produce huge advantages.
 MIN_SPREAD: Final = 1e-4
 
 
 @dataclass(slots=True, eq=False)
 class Answer:
-    """One drawn answer with its grade.
+    """One sampled answer with its reward.
 
     Attributes:
-        is_idle: its whole group is worth the same, so nothing is learned from it.
-        reference: log-probabilities of its tokens by the model as it was at first.
+        is_idle: all answers of its group have the same reward, so nothing is learned from it.
+        reference: log-probabilities of its tokens under the initial model.
     """
 
     sample: Sample
@@ -68,7 +68,7 @@ class Group:
     """All answers to one prompt.
 
     Attributes:
-        spread: standard deviation of their rewards, of a sample (n - 1).
+        spread: sample standard deviation (n - 1) of their rewards.
     """
 
     answers: tuple[Answer, ...]
@@ -76,13 +76,13 @@ class Group:
 
     @classmethod
     def of(cls, answers: Sequence[Answer], *, divide_by_spread: bool) -> Group:
-        """The group with an advantage for each answer: reward less mean, over the spread if `divide_by_spread`.
+        """The group with an advantage for each answer: reward minus mean, over the spread if `divide_by_spread`.
 
         Without the division, as Liu et al., 2025, "Understanding R1-Zero-Like Training", arXiv:2503.20783, section 3.2.
         """
         rewards = [answer.grade.reward for answer in answers]
         mean, spread = statistics.fmean(rewards), statistics.stdev(rewards)
-        # By value, with no threshold: rewards that differ at all are a signal.
+        # By value, without a threshold: any difference in rewards is a signal.
         is_idle = max(rewards) == min(rewards)
         for answer, reward in zip(answers, rewards, strict=True):
             scale = spread + MIN_SPREAD if divide_by_spread else 1.0
@@ -92,16 +92,16 @@ class Group:
 
     @property
     def has_signal(self) -> bool:
-        """Whether any answer is worth more than another."""
+        """Whether any answer has a higher reward than another."""
         return not self.answers[0].is_idle
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """All groups of a step, and the figures reported about them.
+    """All groups of a step and their reported metrics.
 
     Attributes:
-        with_idle: groups without signal are computed, too.
+        with_idle: whether groups without signal are computed as well.
     """
 
     groups: tuple[Group, ...]
@@ -114,7 +114,7 @@ class Step:
 
     @property
     def num_computed_tokens(self) -> int:
-        """Learned tokens that go through the model."""
+        """Number of learned tokens that the model processes."""
         computed = [group for group in self.groups if self.with_idle or group.has_signal]
         return sum(answer.row.num_trained_tokens for group in computed for answer in group.answers)
 
@@ -123,10 +123,11 @@ class Step:
         return of([(answer.row,) for answer in self.answers.values()])
 
     def measures(self, answers: Sequence[Answer], weight: float, device: torch.device) -> dict[str, Tensor]:
-        """What a micro-batch of these answers adds to the step's measures, each a mean over answers or over groups.
+        """The contribution of a micro-batch of these answers to the step's measures, each a mean over answers or
+        groups.
 
         Args:
-            weight: of the whole step, by which all is divided in the end.
+            weight: of the whole step, by which everything is finally divided.
         """
         share = weight / len(self.answers)
         sums = {
@@ -143,13 +144,13 @@ class Step:
 
 
 def make_batches(groups: Sequence[Group], *, micro_batch_tokens: int, shares_prefix: bool) -> list[Batch]:
-    """Micro-batches of whole groups, each prompt computed once for its answers where that is shared.
+    """Micro-batches of whole groups; each prompt is computed once for its answers where prefixes are shared.
 
-    Groups without signal are kept apart, since they may be left out.
+    Groups without signal are batched separately, since they may be skipped.
 
     Args:
-        micro_batch_tokens: most tokens of a micro-batch, padding included; a group that is larger is cut, and a longer
-            answer is a group of its own.
+        micro_batch_tokens: maximum tokens of a micro-batch, padding included; a larger group is split, and a longer
+            answer becomes a micro-batch by itself.
     """
     made: list[Batch] = []
     for part in ([g for g in groups if g.has_signal], [g for g in groups if not g.has_signal]):
@@ -170,7 +171,7 @@ def _plain(groups: Sequence[Group], micro_batch_tokens: int) -> list[Batch]:
 
 
 def _shared(groups: Sequence[Group], micro_batch_tokens: int) -> list[Batch]:
-    """Prompts and answers one after another without padding: as many whole groups as fit, or a part of one."""
+    """Prompts and answers concatenated without padding: as many whole groups as fit, or a part of one."""
     made: list[Batch] = []
     current: list[Group] = []
     for group in groups:
@@ -204,7 +205,7 @@ def _cut(group: Group, micro_batch_tokens: int) -> list[Batch]:
             size = prompt
         made[-1].append((answer.row,))
         size += answer.row.num_trained_tokens
-    # A single answer has no one to share its prompt with: it goes as a plain row.
+    # A single answer shares its prompt with no other: it becomes a plain row.
     return [(units, (prompt,) if len(units) > 1 else ()) for units in made]
 
 
@@ -237,14 +238,14 @@ def keep_samples(folder: Path, step: int, groups: Sequence[Group], template: Cha
 
 
 class Grpo(PlainObjective):
-    """Learn to write what is worth most. A unit is one prompt as it is given, one answer as it is drawn.
+    """Maximise the reward of sampled answers. A unit is a prompt when given and an answer once sampled.
 
     Attributes:
-        drawn: the answers of the step that was drawn last.
+        drawn: the answers of the most recently sampled step.
         validated: those of the last validation, by their rows' ids.
 
     Raises:
-        RequestError: the run lends no template or no grading.
+        RequestError: the run provides no template or no grading.
     """
 
     loss_tells_overfitting: ClassVar[bool] = False
@@ -267,7 +268,7 @@ class Grpo(PlainObjective):
         self._folder: Path | None = None
 
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:  # noqa: ARG002
-        """Keep what is trained as it is at first, where the loss has a divergence from it."""
+        """Store the initial trained weights if the loss includes a divergence from them."""
         self._folder = folder
         if self._kl_weight:
             trained = ((name, p) for name, p in model.module.named_parameters() if p.requires_grad)
@@ -287,13 +288,13 @@ class Grpo(PlainObjective):
         return made
 
     def draw_validation(self, model: TrainableModel, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """The likeliest answer to each prompt: its reward is what a validation looks at."""
+        """The greedy answer to each prompt: validation measures its reward."""
         answers = [group[0] for group in self._answers(model, batches, 1, 0.0, 0)]
         self.validated = {answer.row.id: answer for answer in answers}
         return [([(answer.row,) for answer in answers], ())] if answers else []
 
     def weight(self, units: Sequence[Unit]) -> float:
-        """All trained tokens of the answers, or how many answers there are, by the plan's loss weighting."""
+        """All trained tokens of the answers, or the number of answers, depending on the plan's loss weighting."""
         rows = rows_of(units)
         if rows and rows[0].id in self.validated:
             return float(len(rows))
@@ -302,9 +303,9 @@ class Grpo(PlainObjective):
         return float(len(rows)) * (self._max_new_tokens if self.plan.loss_weighting == "fixed" else 1)
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
-        """The loss of equation 3 of the paper, without its clipping; of validations less the reward.
+        """The loss of equation 3 of the paper without its clipping; in validation the negative reward.
 
-        Answers whose group is worth the same throughout add nothing, and are not computed.
+        Answers of a group with equal rewards contribute nothing and are not computed.
         """
         rows = rows_of(units)
         if rows[0].id in self.validated:
@@ -312,7 +313,7 @@ class Grpo(PlainObjective):
         answers = [self.drawn.answers[row.id] for row in rows]
         scale = self.drawn.weight(self.weight)
         if not self._kl_weight and all(answer.is_idle for answer in answers):
-            # A leaf that requires a gradient, so that the caller's backward() has something to differentiate.
+            # A leaf that requires a gradient, so that the caller's backward() succeeds.
             nothing = torch.zeros((), device=batch.targets.device, requires_grad=True)
             return Losses(nothing, self.drawn.measures(answers, scale, nothing.device))
         logits = model.logit_rows(batch)
@@ -332,7 +333,7 @@ class Grpo(PlainObjective):
         if self.plan.loss_weighting == "sample":
             loss = loss / _of_tokens(counts.tolist(), counts, new)
         measures = self.drawn.measures(answers, scale, new.device)
-        # The loop divides by `scale`; these sums are means over the tokens that were computed.
+        # The loop divides by `scale`; these sums are means over the computed tokens.
         measures |= {name: value * (scale / self.drawn.num_computed_tokens) for name, value in sums.items()}
         return Losses(loss.sum(), measures)
 
@@ -354,13 +355,13 @@ class Grpo(PlainObjective):
         return [[Answer(sample, next(ready)) for sample in group] for group in groups]
 
     def _gap(self, answers: Sequence[Answer], new: Tensor) -> Tensor:
-        """By how much training and drawing differ on the log-probabilities of one answer, summed over its tokens."""
+        """Difference of training and sampling log-probabilities of one answer, summed over its tokens."""
         drawn = [value for answer in answers for value in answer.sample.log_probabilities]
         return (new - torch.tensor(drawn, dtype=new.dtype, device=new.device)).abs().sum()
 
     @torch.no_grad()
     def _add_reference(self, model: TrainableModel, batches: Sequence[Batch]) -> None:
-        """The log-probabilities of all answers by the model as it was at first."""
+        """The log-probabilities of all answers under the initial model."""
         model.module.eval()
         with self._at_first(model):
             for units, prefix_lengths in batches:
@@ -372,7 +373,7 @@ class Grpo(PlainObjective):
 
     @contextmanager
     def _at_first(self, model: TrainableModel) -> Iterator[None]:
-        """What is trained as it was before the first step; afterwards as it is now."""
+        """Restore the initial trained weights within the block, and the current ones afterwards."""
         trained = [(p, self._first[name]) for name, p in model.module.named_parameters() if p.requires_grad]
         now = [p.detach().clone() for p, _ in trained]
         try:
@@ -385,7 +386,7 @@ class Grpo(PlainObjective):
 
 
 def _of_tokens(values: Sequence[float], counts: Tensor, like: Tensor) -> Tensor:
-    """The value of each answer, for each of its tokens."""
+    """The value of each answer, repeated for each of its tokens."""
     return torch.tensor(values, dtype=like.dtype, device=like.device).repeat_interleave(counts)
 
 

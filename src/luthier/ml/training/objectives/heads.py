@@ -1,10 +1,10 @@
 """Objectives that train a task head in place of text: classes by cross-entropy, numbers by squared error.
 
-A unit is one row: the prompt, and a slot token whose predicting state the head reads. The base learns with its head, by
-an adapter or whole; the vocabulary's logits are never computed.
+A unit is one row: the prompt, and a slot token whose predicting state the head reads. The base is trained together with
+the head, by an adapter or in full; vocabulary logits are never computed.
 
-At the end of a run the probabilities of classes are calibrated on the validation rows: logits are divided by the one
-temperature under which these rows are likeliest. It changes no answer, only how sure the head says that it is.
+At the end of a run the probabilities of classes are calibrated on the validation rows: logits are divided by the
+temperature that maximises the likelihood of these rows. It changes no answer, only the reported confidence.
 
 Sources: Guo et al., 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 4.2. Class weights:
 King and Zeng, 2001, "Logistic Regression in Rare Events Data", section 4.1. Label smoothing: Szegedy et al., 2016,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class HeadObjective(PlainObjective):
-    """An objective whose loss is computed on the outputs of a task head: the base of all of them."""
+    """The base class of objectives whose loss is computed on the outputs of a task head."""
 
     def __init__(self, plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> None:
         super().__init__(plan, tools)
@@ -40,18 +40,18 @@ class HeadObjective(PlainObjective):
         self.head: TaskHead = plan.task_head
 
     def weight(self, units: Sequence[Unit]) -> float:
-        """How many rows there are."""
+        """The number of rows."""
         return float(len(units))
 
 
 class Classify(HeadObjective):
-    """Learn which classes a prompt has."""
+    """Learn the classes of a prompt."""
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
-        """The summed cross-entropy in nats, and how many rows have exactly the right classes.
+        """The summed cross-entropy in nats, and the number of rows with exactly the right classes.
 
-        Smoothing and class weights act in training alone, where the plain loss is a measure beside; validation knows
-        the plain loss only, so that runs with and without them can be compared.
+        Smoothing and class weights act only in training, which also reports the plain loss as a measure; validation
+        uses the plain loss only, so that runs with and without them can be compared.
         """
         logits = model.head_outputs(batch)  # [rows, classes]
         wanted = class_matrix(units, self.head, logits.device)
@@ -67,7 +67,7 @@ class Classify(HeadObjective):
         return Losses(softened.sum(), {"accuracy": right, PLAIN_LOSS: plain.detach()})
 
     def finish(self, model: TrainableModel, validation: Sequence[Batch]) -> None:
-        """Set the temperature of the head to the one under which the validation rows are likeliest."""
+        """Set the temperature of the head to the value that maximises the likelihood of the validation rows."""
         logits, units = outputs_of(model, validation)
         if len(units):
             wanted = class_matrix(units, self.head, logits.device)
@@ -80,14 +80,14 @@ class Regress(HeadObjective):
     """Learn the number of a prompt, standardised by mean and standard deviation of the training rows."""
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
-        """The summed squared error of standardised numbers, and the summed absolute error in the rows' own unit."""
+        """The summed squared error of standardised numbers, and the summed absolute error in the unit of the rows."""
         found = model.head_outputs(batch)[:, 0]  # [rows]
         errors = found - found.new_tensor([row.target[0] for row in rows_of(units)])
         return Losses(errors.square().sum(), {"absolute_error": self.head.scale * errors.detach().abs().sum()})
 
 
 def class_matrix(units: Sequence[Unit], head: TaskHead, device: torch.device) -> Tensor:
-    """[rows, classes] float32: 1 where a row has a class, else 0."""
+    """[rows, classes] float32: 1 where a row has a class, otherwise 0."""
     wanted = torch.zeros(len(units), len(head.labels))
     for number, row in enumerate(rows_of(units)):
         wanted[number, [int(one) for one in row.target]] = 1.0
@@ -95,10 +95,10 @@ def class_matrix(units: Sequence[Unit], head: TaskHead, device: torch.device) ->
 
 
 def right_rows(logits: Tensor, wanted: Tensor, head: TaskHead) -> Tensor:
-    """[rows] bool: whether the given classes are exactly the wanted ones."""
+    """[rows] bool: whether the predicted classes are exactly the target classes."""
     if head.is_multi_label:
         return ((logits.sigmoid() >= head.threshold) == wanted.bool()).all(-1)
-    # By index, not by value: of equal logits the first class is given, and only that one.
+    # By index, not by value: of equal logits only the first class is predicted.
     return logits.argmax(-1) == wanted.argmax(-1)
 
 
@@ -110,7 +110,7 @@ def _cross_entropy(logits: Tensor, wanted: Tensor, head: TaskHead) -> Tensor:
 
 
 def _smoothed(wanted: Tensor, smoothing: float, head: TaskHead) -> Tensor:
-    """The wanted classes with a share of the weight spread over all: [rows, classes]."""
+    """The target classes with a share of the weight spread over all classes: [rows, classes]."""
     if head.is_multi_label:
         return wanted * (1 - smoothing) + smoothing / 2
     return wanted * (1 - smoothing) + smoothing / wanted.shape[-1]
@@ -119,7 +119,7 @@ def _smoothed(wanted: Tensor, smoothing: float, head: TaskHead) -> Tensor:
 def _row_weights(wanted: Tensor, head: TaskHead) -> Tensor:
     """[rows]: rows / (classes x rows of the class), whose mean over the training rows is 1.
 
-    A row of several labels has the mean of theirs, one without any label 1.
+    A row with several labels gets the mean of their weights, one without labels 1.
     """
     counts = wanted.new_tensor(head.label_counts)
     of_classes = counts.sum() / (len(counts) * counts)
@@ -129,7 +129,7 @@ def _row_weights(wanted: Tensor, head: TaskHead) -> Tensor:
 
 @torch.no_grad()
 def outputs_of(model: TrainableModel, batches: Sequence[Batch]) -> tuple[Tensor, list[Unit]]:
-    """The head's outputs [rows, outputs] for ready-made micro-batches, in float32, and their units in that order."""
+    """The head's outputs [rows, outputs] in float32 for prepared micro-batches, and their units in that order."""
     from luthier.ml.training.model import collate
 
     was_training = model.module.training
@@ -151,10 +151,9 @@ _FEW: Final = 3
 
 
 def fitted_temperature(logits: Tensor, wanted: Tensor, head: TaskHead) -> float:
-    """The temperature in 0.05 to 20 that minimises the mean cross-entropy, rounded to three digits behind the point.
+    """The temperature in 0.05 to 20 that minimises the mean cross-entropy, rounded to three decimals.
 
-    Where all rows are right the loss falls without end as the temperature does: the coldest one is no measurement then,
-    and 1 stays.
+    If all rows are right, the loss keeps falling with the temperature and has no minimum: the temperature is then 1.
     """
     exact, wanted = logits.double().cpu(), wanted.double().cpu()
     if right_rows(exact, wanted, head).all():
@@ -167,7 +166,7 @@ def fitted_temperature(logits: Tensor, wanted: Tensor, head: TaskHead) -> float:
 
 
 def _golden_section(f: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function of one dip is smallest (Kiefer, 1953); the cross-entropy is convex in 1 / temperature."""
+    """The minimum of a unimodal function (Kiefer, 1953); the cross-entropy is convex in 1 / temperature."""
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     at_left, at_right = f(left), f(right)
     while high - low > _TOLERANCE:
@@ -183,7 +182,7 @@ def _golden_section(f: Callable[[float], float], low: float, high: float) -> flo
 
 
 def small_head(head: TaskHead | None, width: int) -> TaskHead | None:
-    """The same head for a small copy of the model: of another width, and with few classes."""
+    """The same head for a small copy of the model, with another width and few classes."""
     if head is None:
         return None
     few = {"labels": head.labels[:_FEW], "label_counts": head.label_counts[:_FEW]}
@@ -191,7 +190,7 @@ def small_head(head: TaskHead | None, width: int) -> TaskHead | None:
 
 
 def with_made_up_targets(units: Sequence[Unit], head: TaskHead | None) -> list[Unit]:
-    """Made-up units as a head reads them: one slot behind each prompt, and classes or numbers by turns."""
+    """Synthetic units for a head: one slot after each prompt, with alternating classes or numbers."""
     if head is None:
         return list(units)
     made = []

@@ -1,13 +1,13 @@
 """Preference objectives: DPO, IPO, ORPO and SimPO on pairs, KTO on single completions.
 
 A unit of the first four is a chosen and a rejected row, and each pair counts once. DPO, IPO and KTO compare with the
-reference: the log-probabilities of whole completions under the model before its first step, computed once and kept.
-Every method begins as the base itself (an adapter that adds nothing, a factor of 1), except for prompt tuning, which
-begins with a prompt of random tokens: what it begins with is the reference. So no second model is ever in memory.
+reference: the log-probabilities of whole completions under the model before its first step, computed once and stored.
+Every method starts out equal to the base (an adapter that adds nothing, a factor of 1), except prompt tuning, which
+starts with a prompt of random tokens; the initial model is the reference. So no second model is ever in memory.
 
 KTO's estimate z0 is the mean log-ratio over prompts with the completion of another example (section 4.1), at least 0,
-without a gradient, over the whole global batch. Each prompt keeps its partner, the completion of the example before
-it, through the run, so that its reference, too, is computed once.
+without a gradient, over the whole global batch. Each prompt keeps the same partner, the completion of the previous
+example, throughout the run, so that its reference is also computed only once.
 
 Sources: Rafailov et al., 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
 arXiv:2305.18290, equation 7. Mitchell, 2023, "A note on DPO with noisy preferences", equation 3 (label smoothing).
@@ -48,14 +48,14 @@ _KEY_BYTES: Final = 16
 
 
 def key_of(row: TokenisedExample) -> bytes:
-    """16 bytes that represent a row's tokens and mask, whatever its id."""
+    """A 16-byte digest of a row's tokens and mask, independent of its id."""
     digest = hashlib.blake2b(memoryview(row.input_ids).cast("B"), digest_size=_KEY_BYTES)
     digest.update(row.loss_mask)
     return digest.digest()
 
 
 class Reference:
-    """The sums of log-probabilities of rows, by what the rows hold."""
+    """The summed log-probabilities of rows, by row content."""
 
     def __init__(self, sums: Mapping[bytes, float]) -> None:
         self._sums = sums
@@ -66,20 +66,20 @@ class Reference:
 
 
 def reference_of(model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> Reference:
-    """The reference of all rows of these units: read where `folder` holds it whole, else computed and written there."""
+    """The reference of all rows of these units: read from `folder` if complete, otherwise computed and stored."""
     keys = dict.fromkeys(key_of(row) for unit in units for row in unit)
     found = _read(folder / FILE_NAME, list(keys))
     if found is None:
         found = _compute(model, units, progress)
         _write(folder / FILE_NAME, {key: found[key] for key in keys})
-        # Read back, so that the first process sees the very numbers that a resumed one will.
+        # Read back, so that the first process sees exactly the numbers that a resumed one will.
         found = _read(folder / FILE_NAME, list(keys)) or found
     return Reference(found)
 
 
 @torch.no_grad()
 def summed_log_probabilities(model: TrainableModel, units: Sequence[Unit]) -> Tensor:
-    """What the model gives to the learned tokens of each row of a few units, together: [rows], in nats."""
+    """The summed log-probability of the learned tokens of each row of a few units: [rows], in nats."""
     from luthier.ml.training.model import collate
     from luthier.ml.training.objective_protocol import rows_of
 
@@ -88,7 +88,7 @@ def summed_log_probabilities(model: TrainableModel, units: Sequence[Unit]) -> Te
 
 
 def shared_prefix_tokens(model: TrainableModel, units: Sequence[Unit]) -> tuple[int, ...]:
-    """The prefixes that the rows of each unit share, where the plan asks for it and the model can; else none."""
+    """The prefixes shared by the rows of each unit; none unless the plan and the model support it."""
     if not model.shares_prefix or len(units[0]) == 1:
         return ()
     own = tuple(common_beginning(unit) for unit in units)
@@ -100,7 +100,7 @@ def cut(model: TrainableModel, units: Sequence[Unit]) -> Iterator[list[int]]:
     lengths = [max(row.num_tokens for row in unit) for unit in units]
     current: list[int] = []
     for index in sorted(range(len(units)), key=lambda i: (-lengths[i], i)):
-        # The first is the longest: what all rows of the micro-batch are padded to.
+        # The first is the longest: all rows of the micro-batch are padded to it.
         size = lengths[current[0]] if current else lengths[index]
         if current and (len(current) + 1) * len(units[index]) * size > model.micro_batch_tokens:
             yield current
@@ -127,7 +127,7 @@ def _compute(model: TrainableModel, units: Sequence[Unit], progress: Progress) -
 
 def _write(path: Path, sums: Mapping[bytes, float]) -> None:
     keys = torch.frombuffer(bytearray(b"".join(sums)), dtype=torch.uint8).view(-1, _KEY_BYTES)
-    # float64 holds fp32 and fp64 sums to the bit.
+    # float64 represents fp32 and fp64 sums exactly.
     values = torch.tensor(list(sums.values()), dtype=torch.float64)
     digest = _digest(keys, values)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def _write(path: Path, sums: Mapping[bytes, float]) -> None:
 
 
 def _read(path: Path, wanted: Sequence[bytes]) -> dict[bytes, float] | None:
-    """The sums of just these rows; None where the file is not there, is damaged, or is about other rows."""
+    """The sums of exactly these rows; None if the file is missing, damaged, or about other rows."""
     try:
         with safe_open(path, framework="pt") as file:
             keys, values = file.get_tensor("keys"), file.get_tensor("log_probabilities")
@@ -164,13 +164,13 @@ class PairSums:
 
     @classmethod
     def of(cls, sums: Tensor, learned: Sequence[int]) -> PairSums:
-        """From what rows give in order: chosen, rejected, chosen, rejected..."""
+        """From row values in the order chosen, rejected, chosen, rejected..."""
         lengths = torch.tensor(learned, dtype=sums.dtype, device=sums.device)
         # Rows alternate: even ones are chosen, odd ones rejected.
         return cls(sums[0::2], sums[1::2], lengths[0::2], lengths[1::2])
 
     def means(self) -> tuple[Tensor, Tensor]:
-        """Log-probability a token of the chosen and of the rejected completions."""
+        """Log-probability per token of the chosen and of the rejected completions."""
         return self.chosen / self.chosen_lengths, self.rejected / self.rejected_lengths
 
 
@@ -180,7 +180,7 @@ def smoothed(logits: Tensor, label_smoothing: float) -> Tensor:
 
 
 def reward_measures(chosen: Tensor, rejected: Tensor, sums: PairSums) -> dict[str, Tensor]:
-    """What is shown of a batch, summed over its pairs: implicit rewards, and log-probabilities of whole completions."""
+    """Reported measures, summed over pairs: implicit rewards, and log-probabilities of whole completions."""
     chosen, rejected = chosen.detach(), rejected.detach()
     return {
         "reward_accuracy": (chosen > rejected).sum(),
@@ -193,7 +193,7 @@ def reward_measures(chosen: Tensor, rejected: Tensor, sums: PairSums) -> dict[st
 
 
 class PairObjective(PlainObjective, ABC):
-    """Learns from pairs what is preferred. The loss is a mean over pairs."""
+    """Learns from preference pairs. The loss is a mean over pairs."""
 
     def __init__(self, plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> None:
         super().__init__(plan, tools)
@@ -201,7 +201,7 @@ class PairObjective(PlainObjective, ABC):
         self.beta = plan.beta
 
     def weight(self, units: Sequence[Unit]) -> float:
-        """How many pairs they are."""
+        """The number of pairs."""
         return float(len(units))
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
@@ -216,22 +216,22 @@ class PairObjective(PlainObjective, ABC):
 
 
 class AgainstReference(PairObjective):
-    """A pair objective that asks how much more likely a completion has become than it was at the start."""
+    """A pair objective that uses the log-ratio of completions to the initial model."""
 
     reference: Reference
 
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:
-        """Compute the reference of all rows, or read it from the run's folder."""
+        """Compute the reference of all rows or read it from the run's folder."""
         self.reference = reference_of(model, units, folder, progress)
 
     def log_ratios(self, sums: PairSums, units: Sequence[Unit]) -> tuple[Tensor, Tensor]:
-        """log(p / p at the start) of chosen and rejected completions, each [P]."""
+        """log(p / p_initial) of chosen and rejected completions, each [P]."""
         reference = self.reference.of(rows_of(units), like=sums.chosen)
         return sums.chosen - reference[0::2], sums.rejected - reference[1::2]
 
 
 class Dpo(AgainstReference):
-    """-log sigmoid(beta (h_chosen - h_rejected)), h the log-ratio to the model at the start."""
+    """-log sigmoid(beta (h_chosen - h_rejected)), h the log-ratio to the initial model."""
 
     def of_pairs(self, sums: PairSums, units: Sequence[Unit]) -> tuple[Tensor, Tensor, Tensor]:
         """The rewards are beta h."""
@@ -241,9 +241,9 @@ class Dpo(AgainstReference):
 
 
 class Ipo(AgainstReference):
-    """(h_chosen - h_rejected - 1 / (2 beta))^2, h the log-ratio a token.
+    """(h_chosen - h_rejected - 1 / (2 beta))^2, h the log-ratio per token.
 
-    The paper writes sums over whole completions; its authors' results, and TRL, use the mean a token, so that long
+    The paper uses sums over whole completions; its authors' results, and TRL, use the mean per token, so that long
     completions do not weigh more.
     """
 
@@ -256,8 +256,9 @@ class Ipo(AgainstReference):
 
 
 def log_odds(means: Tensor) -> Tensor:
-    """log(p / (1 - p)) of p = exp(means), the probability a token; exact where p is near 0 and near 1."""
-    # log(1 - exp(m)): each form where it loses no digits (Maechler, 2012, "Accurately Computing log(1 - exp(-|a|))")
+    """log(p / (1 - p)) of p = exp(means), the probability per token; exact for p near 0 and near 1."""
+    # log(1 - exp(m)): each form where it is numerically stable (Maechler, 2012, "Accurately Computing log(1 -
+    # exp(-|a|))")
     near_one = torch.log(-torch.expm1(torch.clamp(means, min=-1.0, max=-1e-7)))
     near_zero = torch.log1p(-torch.exp(torch.clamp(means, max=-0.5)))
     return means - torch.where(means > -0.693, near_one, near_zero)
@@ -266,14 +267,14 @@ def log_odds(means: Tensor) -> Tensor:
 class Orpo(PairObjective):
     """Mean cross-entropy of the chosen rows, and beta times -log sigmoid(log-odds of chosen less those of rejected).
 
-    The cross-entropy is of each token of a whole batch alike. `nll_over` says which: all tokens of the chosen rows, as
-    the authors' code and TRL have it, or those of the completions, as the paper writes it.
+    The cross-entropy weights all tokens of a batch equally. `nll_over` selects them: all tokens of the chosen rows, as
+    in the authors' code and TRL, or those of the completions, as in the paper.
     """
 
     num_learned: float
 
     def look(self, model: TrainableModel, micro_batches: Sequence[Sequence[Unit]]) -> None:  # noqa: ARG002
-        """Count what the cross-entropy of the whole batch is divided by, for each of its pairs."""
+        """Count the tokens per pair by which the cross-entropy of the whole batch is divided."""
         chosen = [unit[0] for units in micro_batches for unit in units]
         num_tokens = sum(self._with_mask(row).num_trained_tokens for row in chosen)
         self.num_learned = num_tokens / len(chosen)
@@ -288,7 +289,7 @@ class Orpo(PairObjective):
             prefix_lengths = () if batch.layout is None else batch.layout.prefix_tokens
             marked = collate(with_prompts, model.pad_id, model.device, prefix_lengths=prefix_lengths)
         found = model.log_probabilities(marked)  # [N of marked]
-        # num_learned is tokens a pair; the loop divides by pairs: together a mean over the tokens of the batch.
+        # num_learned is tokens per pair; the loop divides by pairs: together a mean over the tokens of the batch.
         nll = -summed_by_row(found, marked.learned)[0::2].sum() / self.num_learned
         is_answer = torch.tensor(_answers(rows, marked.learned), device=found.device)
         sums = PairSums.of(summed_by_row(found * is_answer, marked.learned), batch.learned)
@@ -298,13 +299,13 @@ class Orpo(PairObjective):
         return Losses(nll + losses.sum(), measures | parts)
 
     def of_pairs(self, sums: PairSums, units: Sequence[Unit]) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
-        """The odds-ratio part; the rewards are beta times the mean log-probability a token."""
+        """The odds-ratio part; the rewards are beta times the mean log-probability per token."""
         chosen, rejected = sums.means()
         losses = -self.beta * F.logsigmoid(log_odds(chosen) - log_odds(rejected))
         return losses, self.beta * chosen, self.beta * rejected
 
     def _with_mask(self, row: TokenisedExample) -> TokenisedExample:
-        """The row with all tokens learned that the cross-entropy is taken of; the first has nothing before it."""
+        """The row for the cross-entropy, with all tokens learned except the first, which has no context."""
         if self.plan.nll_over != "all":
             return row
         return replace(row, loss_mask=b"\0" + b"\1" * (row.num_tokens - 1))
@@ -322,7 +323,7 @@ def _answers(rows: Sequence[TokenisedExample], learned: Sequence[int]) -> list[b
 
 
 class Simpo(PairObjective):
-    """-log sigmoid(beta (m_chosen - m_rejected) - gamma), m the mean log-probability a token."""
+    """-log sigmoid(beta (m_chosen - m_rejected) - gamma), m the mean log-probability per token."""
 
     def of_pairs(self, sums: PairSums, units: Sequence[Unit]) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
         """The rewards are beta m."""
@@ -332,7 +333,7 @@ class Simpo(PairObjective):
 
 
 class Kto(PlainObjective):
-    """lambda (1 - sigmoid(beta (h - z0))) for what is wanted, lambda (1 - sigmoid(beta (z0 - h))) for what is not."""
+    """lambda (1 - sigmoid(beta (h - z0))) if desirable, lambda (1 - sigmoid(beta (z0 - h))) if not."""
 
     reference: Reference
 
@@ -345,7 +346,7 @@ class Kto(PlainObjective):
         self._shares = (1.0, 1.0)
 
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:
-        """Give each prompt its partner, and compute the reference of all rows and of those with partners."""
+        """Assign a partner to each prompt, and compute the reference of all rows and of those with partners."""
         rows = rows_of(units)
         # Each row is paired with the one before it, the first with the last.
         for before, row in zip([rows[-1], *rows[:-1]], rows, strict=True):
@@ -354,7 +355,7 @@ class Kto(PlainObjective):
         self.reference = reference_of(model, [*units, *partners], folder, progress)
 
     def look(self, model: TrainableModel, micro_batches: Sequence[Sequence[Unit]]) -> None:
-        """Estimate z0 over all units, and count which of them are wanted."""
+        """Estimate z0 over all units, and count the desirable ones."""
         rows = [row for units in micro_batches for row in rows_of(units)]
         partners: list[Unit] = [(self._partners[key_of(row)],) for row in rows]
         was_training = model.module.training
@@ -371,11 +372,11 @@ class Kto(PlainObjective):
         self._shares = num_wanted / len(rows), (len(rows) - num_wanted) / len(rows)
 
     def weight(self, units: Sequence[Unit]) -> float:
-        """How many completions they are."""
+        """The number of completions."""
         return float(len(units))
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
-        """The summed loss of the completions, z0, and the rewards of what is wanted and of what is not."""
+        """The summed loss of the completions, z0, and the rewards of desirable and undesirable completions."""
         rows = rows_of(units)
         sums = summed_by_row(model.log_probabilities(batch), batch.learned)  # [rows]
         ratios = sums - self.reference.of(rows, like=sums)
@@ -386,7 +387,7 @@ class Kto(PlainObjective):
         return Losses(losses.sum(), self._measures(self.beta * ratios.detach(), gains.detach(), is_wanted))
 
     def _measures(self, rewards: Tensor, gains: Tensor, is_wanted: Tensor) -> dict[str, Tensor]:
-        """Sums which, divided by the number of completions in the whole batch, are means over those they speak of."""
+        """Sums that become means over their subset when divided by the number of completions in the whole batch."""
         wanted, other = self._shares
         measures = {
             "reward_accuracy": (gains > 0).sum(),
@@ -400,7 +401,7 @@ class Kto(PlainObjective):
 
 
 def mismatched(row: TokenisedExample, other: TokenisedExample, most_tokens: int) -> TokenisedExample:
-    """The prompt of one row with the completion of another, cut at the end where it is longer than a context."""
+    """The prompt of one row with the completion of another, truncated at the end if longer than the context."""
     cut_at, start = row.loss_mask.find(1), other.loss_mask.find(1)
     ids = (row.input_ids[:cut_at] + other.input_ids[start:])[:most_tokens]
     mask = (bytes(cut_at) + other.loss_mask[start:])[:most_tokens]

@@ -1,8 +1,8 @@
-"""A reranker: of two documents of a query, the better one gets the higher score.
+"""A reranker: of two documents for a query, the more relevant one gets the higher score.
 
 A unit is the relevant and the irrelevant document of a query, each read together with the query. The loss is -log of
 the probability that the relevant one is the better of the two: the sigmoid of the difference of their scores. So scores
-order the documents of one query; alone, a score is no probability that a document is relevant.
+order the documents of one query; a single score is not a probability of relevance.
 
 Source: Burges et al., 2005, "Learning to Rank using Gradient Descent", section 3.
 """
@@ -27,7 +27,7 @@ def pairwise_logistic(scores: Tensor) -> Tensor:
     """The loss of each pair in nats: [pairs].
 
     Args:
-        scores: [2 * pairs], the relevant and the irrelevant document of each by turns.
+        scores: [2 * pairs], alternating the relevant and the irrelevant document of each pair.
     """
     return -F.logsigmoid(scores[0::2] - scores[1::2])
 
@@ -36,12 +36,12 @@ class Ranking(HeadObjective):
     """Learn which of two documents answers a query better. The loss is a mean over pairs."""
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:  # noqa: ARG002
-        """The summed loss of the pairs, and how many of them are in the right order."""
+        """The summed loss of the pairs, and the number of pairs in the right order."""
         scores = model.head_outputs(batch)[:, 0]  # [2 * pairs]
         return Losses(pairwise_logistic(scores).sum(), {"pair_accuracy": (scores[0::2] > scores[1::2]).sum()})
 
     def finish(self, model: TrainableModel, validation: Sequence[Batch]) -> None:
-        """Set the temperature under which the order of the validation pairs is likeliest."""
+        """Set the temperature that maximises the likelihood of the order of the validation pairs."""
         outputs, units = outputs_of(model, validation)
         if units:
             logits = outputs[:, 0].view(-1, 2)

@@ -1,4 +1,4 @@
-"""The class that trains by an objective: of a built-in as `rules` names it, of a plug-in its entry point."""
+"""The class of an objective: named by `rules` for a built-in one, the entry point for a plug-in."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from luthier.ml.training.objectives.rules import RULES
 
 
 def load_objective(plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> Objective:
-    """The objective that a plan names, with what the run lends it.
+    """The objective that a plan names, with the resources that the run provides.
 
     Raises:
-        NotFoundError: No table knows the name.
+        NotFoundError: the name is not registered.
     """
     if plan.name in RULES:
         objective: Objective = import_string(RULES[plan.name].implementation)(plan, tools)

@@ -1,7 +1,7 @@
-"""One declaration an objective: what it is called, which rows it learns from, what it takes and costs, its defaults.
+"""One declaration per objective: its name, row shapes, settings, costs and defaults.
 
-Nothing here loads torch: recipes, plans and pages read it. An objective that another package brings (entry point group
-`luthier.objectives`) declares the same in an attribute `rules` of its class.
+Nothing here loads torch: recipes, plans and pages read it. A plug-in objective (entry point group `luthier.objectives`)
+declares the same in the attribute `rules` of its class.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ Setting = tuple[Any, str]
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveRules:
-    """What an objective declares.
+    """The declaration of an objective.
 
     Attributes:
-        title: What it is, in a plan.
-        settings: What it takes, each with its default and the reason for it.
-        shapes: The shapes of row that it can learn from.
-        name: What people call it, in a form.
-        summary: What choosing it means, in a sentence.
-        implementation: "module:Class" that trains; empty for a plug-in, whose entry point is the class.
-        rows_per_unit: Rows that lie side by side in a micro-batch.
-        learning_rate_factor: What the method's default of training.learning_rate is multiplied by, with the reason;
-            None where it is right as it is.
-        reference_passes: Passes forward over each row before the first step, for the model at the start.
-        step_passes: Passes forward over each row of a step beside those that the loss itself takes.
-        required: Settings that the recipe must name.
-        takes_dropout: Whether it can learn while an adapter drops inputs.
-        needs_adapter_for: A setting that, above 0, needs what is trained to lie beside the base model.
-        needs_teacher: Whether objective.teacher must be given; it is no setting with a default.
-        packs: Whether its units are blocks, into which texts of any length are cut and filled.
-        learns_preferences: Whether it compares answers, so that its loss is a number without a unit.
-        sees_step: Whether it must see the rows of a whole step, so that no micro-batch can be computed by itself.
-        task_head: What the model has in place of text; None for objectives that learn to write.
+        title: Description in a plan.
+        settings: Its settings, each with default and reason.
+        shapes: Supported row shapes.
+        name: Display name in forms.
+        summary: What it does, in one sentence.
+        implementation: "module:Class"; empty for a plug-in, whose entry point is the class.
+        rows_per_unit: Rows of one unit in a micro-batch.
+        learning_rate_factor: Factor on the method's default of training.learning_rate, with the reason; None for no
+            change.
+        reference_passes: Forward passes over each row before the first step, for the reference model.
+        step_passes: Forward passes over each row of a step in addition to those of the loss.
+        required: Settings that the recipe must set.
+        takes_dropout: Whether it supports adapter dropout.
+        needs_adapter_for: A setting that requires an adapter when it is above 0.
+        needs_teacher: Whether objective.teacher must be given; it has no default.
+        packs: Whether its units are fixed-size blocks into which texts of any length are packed.
+        learns_preferences: Whether it compares answers, so that its loss is dimensionless.
+        sees_step: Whether it needs all rows of a step together, so that micro-batches cannot be computed independently.
+        task_head: The task head that replaces text output; None for objectives that generate text.
     """
 
     title: str

@@ -1,7 +1,7 @@
-"""Answers that the model writes while it is trained: drawn with the weights of the moment, by the engine's own decoder.
+"""Answers sampled during training, with the current weights, by the inference engine's decoder.
 
-Nothing is copied and nothing is saved: the decoder runs the very modules that are trained, adapter and all. A prompt
-goes through the model once for all of its samples.
+Nothing is copied or saved: the decoder runs the modules being trained, including the adapter. Each prompt is computed
+once for all of its samples.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from luthier.ml.training.model import TrainableModel
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer: the row it was written for, prompt and answer as a trainable row, and the answer as it is graded.
+    """One answer: its source row, prompt and answer as a trainable row, and the answer in the form that is graded.
 
     Attributes:
-        log_probabilities: of each drawn token, as it was drawn; empty of greedy answers.
+        log_probabilities: of each sampled token at sampling time; empty for greedy answers.
     """
 
     row_id: str
@@ -43,7 +43,7 @@ class Sample:
 
 
 def prompt_ids(row: TokenisedExample) -> list[int]:
-    """The ids before the last learned answer of a row: what an answer is written to."""
+    """The prompt of a row: the ids before its last learned answer."""
     return row.input_ids[: row.num_prompt_tokens].tolist()
 
 
@@ -57,10 +57,10 @@ def draw_samples(
     temperature: float,
     seed: str,
 ) -> list[list[Sample]]:
-    """`num_samples` answers to the prompt of each row, in order.
+    """Sample `num_samples` answers to the prompt of each row, in order.
 
-    temperature 0 writes the likeliest one. Else each answer has a generator of its own, seeded from `seed`, its row and
-    its number: what it draws depends neither on the rest of its batch nor on the process that draws it.
+    Temperature 0 decodes greedily. Otherwise each answer has a separate generator, seeded from `seed`, its row and its
+    number, so it depends neither on the rest of its batch nor on the process that samples it.
     """
     prompt = model.method.virtual_prompt()
     ahead = 0 if prompt is None else len(prompt)
@@ -83,7 +83,7 @@ def draw_samples(
 
 
 def _seed(words: str) -> int:
-    # torch's generator on a CPU takes 32 bits of a seed
+    # torch's CPU generator uses 32 bits of a seed
     return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=4).digest(), "big")
 
 
@@ -107,9 +107,9 @@ def _trained_prefix(decoder: Decoder, prompt: torch.Tensor, requests: Sequence[R
 def _sample(
     row: TokenisedExample, ahead: int, number: int, request: Request, found: Continuation, thoughts: Thoughts
 ) -> Sample:
-    """The token that ended an answer is learned with it; a cut answer has none.
+    """The end token of an answer is learned with it; a truncated answer has none.
 
-    Thought and answer are learned together, by what the answer is worth.
+    Reasoning and answer are learned together, weighted by the reward of the answer.
     """
     own = list(request.ids[ahead:])
     new = [*found.ids, *(() if found.end_id is None else (found.end_id,))]

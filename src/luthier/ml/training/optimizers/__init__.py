@@ -1,1 +1,1 @@
-"""How trained weights move: one file an update rule, found through `registry`."""
+"""Optimizers: their declarations, update rules and how they are loaded."""

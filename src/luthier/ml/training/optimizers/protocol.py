@@ -1,4 +1,4 @@
-"""The interface of an update rule, and how the rule of an optimizer is loaded when it is used."""
+"""The interface of an update rule, and its loader."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Place = Literal["embedding", "head", "matrix", "vector"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """One trained parameter as a rule sees it.
+    """A trained parameter, as passed to an update rule.
 
     Attributes:
-        master: the fp32 (or wider) copy that moves; its `.grad` holds the summed and clipped gradient of the step.
-        rate_factor: what the learning rate is multiplied by.
-        decay: weight decay, 0 for vectors.
+        master: the fp32 (or wider) copy that is updated; its `.grad` holds the summed and clipped gradient of the step.
+        rate_factor: learning rate factor.
+        decay: weight decay; 0 for vectors.
         place: `embedding` for tables that are looked up (tied to the head or not), `head` for an untied one, `matrix`
             for two or more dimensions anywhere else.
     """
@@ -35,16 +35,16 @@ class Trained:
 
 
 class UpdateRule(Protocol):
-    """Moves masters by their gradients, and remembers what it needs for the next step."""
+    """Updates masters from their gradients and keeps the state for the next step."""
 
     def __init__(self, trained: Sequence[Trained], plan: OptimizerPlan) -> None: ...
 
     def update(self, rate: float) -> None:
-        """One step at that learning rate, before the factor of each parameter."""
+        """Take one step. Each parameter's factor is applied to the learning rate."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next step reads beside weights and number of steps, by `part.name`; empty before the first."""
+        """The state that the next step reads besides weights and step number, by `part.name`; initially empty."""
         ...
 
     def load(self, state: Mapping[str, Tensor], num_steps_taken: int) -> None:
@@ -63,10 +63,10 @@ def in_groups(trained: Sequence[Trained]) -> list[dict[str, object]]:
 
 
 def load_rule(trained: Sequence[Trained], plan: OptimizerPlan) -> UpdateRule:
-    """The rule that a plan names, for these parameters.
+    """Create the rule that a plan names, for these parameters.
 
     Raises:
-        NotFoundError: No table knows the name.
+        NotFoundError: the name is not registered.
     """
     rule: UpdateRule = import_string(rules_of(plan.name).update_rule)(trained, plan)
     return rule

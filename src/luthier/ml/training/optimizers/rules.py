@@ -1,8 +1,7 @@
-"""One declaration an optimizer: its update rule, its settings, what it holds, moves and computes, its default rate.
+"""One declaration per optimizer: update rule, settings, memory, traffic, computation and default learning rate.
 
-Nothing here loads torch: recipes and plans read it. An optimizer that another package brings (entry point group
-`luthier.optimizers`) is an `OptimizerRules` of its own. What it holds must be declared: without it a plan could only
-guess the memory of a run.
+Nothing here loads torch: recipes and plans read it. A plug-in optimizer (entry point group `luthier.optimizers`) is an
+`OptimizerRules`. It must declare the size of its state: otherwise a plan could only guess the memory of a run.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from typing import Final, NamedTuple
 from luthier.core.registry import OPTIMIZERS
 
 FP32: Final = 4.0
-"""Bytes of a number in 32 bits."""
+"""Bytes of a 32-bit number."""
 
 
 class Matrices(NamedTuple):
     """Trained matrices of one size.
 
     Attributes:
-        num: How many.
-        rows, columns: Of each.
-        is_stacked: Whether they lie in one tensor of three dimensions, as those of experts do.
+        num: Number of matrices.
+        rows, columns: Size of each.
+        is_stacked: Whether they are stacked in one three-dimensional tensor, as those of experts are.
     """
 
     num: int
@@ -37,15 +36,15 @@ _LARGE_GRADIENT_BYTES: Final = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class TrainedSizes:
-    """The sizes of what an optimizer moves, all devices together.
+    """The sizes of the trained parameters, over all devices.
 
     Attributes:
-        num_parameters: Trained numbers altogether.
-        is_full: Whether the model itself is trained, and not an adapter.
-        matrices: Of the layers, or of the adapter.
-        tables: Embeddings and an untied head, where they are trained.
-        num_looked_up: Numbers in tables that are looked up.
-        num_in_vectors: Numbers in biases and norms.
+        num_parameters: Total number of trained parameters.
+        is_full: Whether the model itself is trained rather than an adapter.
+        matrices: Matrices of the layers, or of the adapter.
+        tables: Embeddings and an untied head, if trained.
+        num_looked_up: Parameters in embedding tables.
+        num_in_vectors: Parameters in biases and norms.
     """
 
     num_parameters: int
@@ -57,12 +56,12 @@ class TrainedSizes:
 
     @property
     def single(self) -> tuple[Matrices, ...]:
-        """The matrices of the layers that are parameters of their own."""
+        """The matrices of the layers that are separate parameters."""
         return tuple(one for one in self.matrices if not one.is_stacked)
 
 
 class StateBytes(NamedTuple):
-    """Bytes of what a rule remembers from step to step: on the device, and in the host's memory where it is paged."""
+    """Bytes of optimizer state: on the device, and in host memory if it is paged."""
 
     device: float
     host: float = 0.0
@@ -74,23 +73,24 @@ def _nothing(_: TrainedSizes) -> float:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerRules:
-    """What an optimizer declares.
+    """The declaration of an optimizer.
 
     Attributes:
-        title: What people call it.
-        summary: When to take it, in a sentence.
+        title: Display name.
+        summary: When to use it, in one sentence.
         update_rule: "module:Class" of its `optimizers.protocol.UpdateRule`.
-        settings: What it takes, each with its default: those of its paper. What no recipe key is named after comes as
+        settings: Its settings with the defaults of its paper. Settings without a recipe key are given in
             `training.optimizer.options`.
-        state_bytes: Bytes of what it remembers, beside the fp32 masters and summed gradients that every rule has.
-        passing_bytes: Bytes that come and go while a step is made.
-        moved_bytes: Bytes a parameter that a step moves in memory beyond AdamW's, on a CPU and on a GPU.
-        step_flops: Operations of products in a step, in bf16; each device makes all of them.
-        learning_rate_factor: What the default rate is multiplied by, and why; None where AdamW's is right.
-        only_full: Why it is refused with an adapter; empty where it is not.
-        only_accelerator: Why it is refused on a CPU, and what to take there; empty where it is not.
-        can_be_sharded: Whether it moves each number of a weight by itself.
-        has_second_moment: Whether `beta2` is the decay of a second moment, so that it can follow the batch size.
+        state_bytes: Bytes of its state, in addition to the fp32 masters and summed gradients that every rule has.
+        passing_bytes: Temporary bytes during a step.
+        moved_bytes: Memory traffic of a step in bytes per parameter beyond AdamW's, on a CPU and on a GPU.
+        step_flops: FLOPs of matrix products in a step, in bf16; every device computes all of them.
+        learning_rate_factor: Factor on the default learning rate, with the reason; None if AdamW's rate fits.
+        only_full: Why it cannot be used with an adapter; empty if it can.
+        only_accelerator: Why it cannot be used on a CPU, and the alternative; empty if it can.
+        can_be_sharded: Whether it updates each element of a weight independently.
+        has_second_moment: Whether `beta2` is the decay of a second moment, so that it can be scaled with the batch
+            size.
     """
 
     title: str
@@ -109,13 +109,13 @@ class OptimizerRules:
 
 
 def gradient_buffers(num_bytes: float) -> int:
-    """How many micro-batches a worker has room to hand the gradients of over at a time.
+    """The number of micro-batch gradients that a worker can buffer.
 
-    With two it goes on with the next while the first waits for its turn to be added. Where gradients are large a second
-    place costs more memory than it saves time.
+    With two, the worker continues with the next micro-batch while the first waits to be added. If gradients are large,
+    the memory of a second buffer is not worth the time saved.
 
     Args:
-        num_bytes: Of the gradients of one micro-batch.
+        num_bytes: Size of the gradients of one micro-batch, in bytes.
     """
     return 1 if num_bytes > _LARGE_GRADIENT_BYTES else 2
 
@@ -124,7 +124,7 @@ def rules_of(name: str) -> OptimizerRules:
     """The rules of an optimizer.
 
     Raises:
-        NotFoundError: No table knows the name, or the plug-in declares no `OptimizerRules`.
+        NotFoundError: the name is not registered, or the plug-in declares no `OptimizerRules`.
     """
     rules: OptimizerRules = OPTIMIZERS.declaration(name)
     return rules
@@ -160,7 +160,7 @@ def _one_moment(sizes: TrainedSizes) -> StateBytes:
 
 
 def _direction(sizes: TrainedSizes) -> float:
-    """The direction of the largest matrix."""
+    """The update direction of the largest matrix."""
     return FP32 * max((one.rows * one.columns for one in (*sizes.single, *sizes.tables)), default=0)
 
 
@@ -172,18 +172,18 @@ def _largest(sizes: TrainedSizes) -> float:
 
 
 def _momentum(sizes: TrainedSizes) -> StateBytes:
-    """Of a matrix one moment, of all else AdamW's two."""
+    """One moment per matrix, AdamW's two for everything else."""
     by_muon = sum(one.num * one.rows * one.columns for one in sizes.single)
     return StateBytes(2 * FP32 * sizes.num_parameters - FP32 * by_muon)
 
 
 def _orthogonal(sizes: TrainedSizes) -> float:
-    """The update in fp32, and in bf16 before and after an iteration."""
+    """The update in fp32, and in bf16 before and after one iteration."""
     return (FP32 + 4.0) * max((one.rows * one.columns for one in sizes.single), default=0)
 
 
 def _iterations(sizes: TrainedSizes) -> float:
-    """x x^T, its square, and their product with x, each time."""
+    """Per iteration x x^T, its square, and their product with x."""
     total = 0.0
     for one in sizes.single:
         short, long = sorted((one.rows, one.columns))
@@ -200,8 +200,8 @@ _ADAMW: Final = OptimizerRules(
     can_be_sharded=True,
     has_second_moment=True,
 )
-# What packing and Adafactor's full-size intermediates move is fitted on a CPU (docs/log.md); on a GPU nobody has
-# measured it, and each of their elementwise passes counts.
+# The traffic of packing and of Adafactor's full-size intermediates is fitted on a CPU (docs/log.md); on a GPU it is not
+# measured, and each elementwise pass counts.
 _ADAMW_8BIT: Final = OptimizerRules(
     "8-bit AdamW",
     "Full tuning that should take less memory and learn the same.",

@@ -2,15 +2,14 @@
 
 AdamW in eight bits packs moments in blocks of 256, each scaled by its largest (dynamic tree quantisation: a level is
 10^-e for e in 0..6 times one of the midpoints of equal steps from 0.1 to 1, twice as many for each power of ten;
-beside them 0 and 1; without negative numbers the sign's bit doubles the levels). Embeddings and parameters of fewer
-than 4,096 numbers keep moments of 32 bits. Unlike in the paper, the square root of the second moment is packed:
-squaring doubles the range in powers of ten, so that in a block with one large gradient the second moments of small
-ones would round to zero while their first moments do not.
+plus 0 and 1; without negative numbers the sign bit doubles the levels). Embeddings and parameters with fewer than 4,096
+elements keep 32-bit moments. Unlike in the paper, the square root of the second moment is packed: squaring doubles the
+range in powers of ten, so that in a block with one large gradient the second moments of small ones would round to zero
+while their first moments do not.
 
-Adafactor: the second moment of a matrix as one number a row and one a column, updates whose root mean square is
-clipped, a second moment that forgets by 1 - t^-0.8. The step is the recipe's learning rate, not one relative to the
-weight (section 8): a LoRA matrix that starts at zero has no size. So the implementation of transformers is used, not
-torch's.
+Adafactor: the second moment of a matrix as one number per row and one per column, updates with clipped root mean
+square, and a second moment with decay 1 - t^-0.8. The step is the recipe's learning rate, not one relative to the
+weight (section 8): a LoRA matrix that starts at zero has no size. So transformers' implementation is used, not torch's.
 
 Lion: the step is sign(beta1 m + (1 - beta1) g), and the momentum then moves by beta2, with decoupled weight decay.
 
@@ -41,7 +40,7 @@ from luthier.ml.training.optimizers.protocol import Trained, in_groups
 
 
 class AdamW:
-    """torch's own AdamW in one pass over memory; two moments a parameter, as wide as the masters."""
+    """torch's fused AdamW; two moments per parameter, in the precision of the masters."""
 
     def __init__(self, trained: Sequence[Trained], plan: OptimizerPlan) -> None:
         self.trained = tuple(trained)
@@ -73,7 +72,7 @@ class AdamW:
         for one in self.trained:
             assert self.adam is not None
             self.adam.state[one.master] = {
-                # where the weights are: the fused update takes nothing from elsewhere
+                # on the device of the weights: the fused update requires it
                 "step": torch.tensor(float(num_steps_taken), device=one.master.device),
                 "exp_avg": state[f"first.{one.name}"].to(one.master.device, copy=True),
                 "exp_avg_sq": state[f"second.{one.name}"].to(one.master.device, copy=True),
@@ -82,8 +81,8 @@ class AdamW:
 
 BLOCK: Final = 256
 _NUM_POWERS: Final = 7
-# A float's sign, exponent and first nine bits of its fraction name the level: looking it up there is 20 times as fast
-# as searching the levels, and off from the nearest by at most a thousandth of the number.
+# The level is looked up by a float's sign, exponent and first nine fraction bits: this is 20 times as fast as searching
+# the levels, and deviates from the nearest level by at most a thousandth of the number.
 _DROPPED_BITS: Final = 14
 _NAME_MASK: Final = (1 << (32 - _DROPPED_BITS)) - 1
 
@@ -92,8 +91,8 @@ class Packed(NamedTuple):
     """Numbers in blocks.
 
     Attributes:
-        codes: uint8 [blocks, 256], the last one filled up.
-        largest: fp32 [blocks].
+        codes: uint8 [blocks, 256], the last block padded.
+        largest: fp32 [blocks], the scale of each block.
     """
 
     codes: Tensor
@@ -114,12 +113,12 @@ def levels(*, is_signed: bool) -> Tensor:
 
 @cache
 def _code_of_name(*, is_signed: bool) -> Tensor:
-    """For each first 18 bits of a float the code of the nearest level: uint8 [2^18]."""
+    """The code of the nearest level, indexed by the first 18 bits of a float: uint8 [2^18]."""
     names = torch.arange(_NAME_MASK + 1, dtype=torch.int64)
     centres = ((names << _DROPPED_BITS) | (1 << (_DROPPED_BITS - 1))).to(torch.int32).view(torch.float32)
-    # infinities and NaN never come: a step whose gradient is not finite is not made
+    # infinities and NaN do not occur: a step with a non-finite gradient is skipped
     centres = torch.nan_to_num(centres, nan=1.0, posinf=1.0, neginf=-1.0)
-    # exact zero, and what is too small for its centre to be near it, must stay zero
+    # exact zero, and numbers far below the smallest bin centre, must stay zero
     table = levels(is_signed=is_signed)
     middles = (table[1:] + table[:-1]) / 2
     return torch.bucketize(centres, middles).to(torch.uint8)
@@ -129,7 +128,7 @@ def zeros(count: int, device: torch.device | str, *, is_signed: bool, pins: bool
     """A packed tensor of `count` zeros.
 
     Args:
-        pins: in page-locked host memory.
+        pins: whether to allocate in page-locked host memory.
     """
     num_blocks = -(-count // BLOCK)
     zero = int(torch.searchsorted(levels(is_signed=is_signed), 0.0))
@@ -147,7 +146,7 @@ def unpack(packed: Packed, *, is_signed: bool, dtype: torch.dtype) -> Tensor:
 
 
 def pack(numbers: Tensor, into: Packed, *, is_signed: bool) -> None:
-    """Write numbers [n], n at most as many as fit, into blocks."""
+    """Write numbers [n] into blocks; n must not exceed their capacity."""
     blocks = numbers.new_zeros(into.codes.numel(), dtype=torch.float32)
     blocks[: numbers.numel()] = numbers
     blocks = blocks.view(-1, BLOCK)
@@ -161,12 +160,12 @@ def pack(numbers: Tensor, into: Packed, *, is_signed: bool) -> None:
 
 
 MIN_PACKED: Final = 4096
-# Unpacked numbers of one piece stay in the processor's cache, and add nothing to the peak of memory.
+# Unpacked numbers of one piece stay in the processor's cache and do not raise peak memory.
 _PIECE: Final = 256 * BLOCK
 
 
 class AdamW8bit:
-    """AdamW, its moments unpacked piece by piece while a step is made."""
+    """AdamW with packed moments, unpacked piece by piece during a step."""
 
     is_paged: ClassVar[bool] = False
 
@@ -222,7 +221,7 @@ class AdamW8bit:
         weights.mul_(1 - rate * decay).addcdiv_(mean, root, value=-rate / (1 - beta1**self.num_steps))
 
     def state(self) -> dict[str, Tensor]:
-        """Codes and scales of both moments; those of 32 bits by AdamW's names."""
+        """Codes and scales of both moments; 32-bit moments by AdamW's names."""
         state = self.plain.state()
         if self.num_steps:
             for name, (first, second) in self.moments.items():
@@ -231,7 +230,7 @@ class AdamW8bit:
         return state
 
     def load(self, state: Mapping[str, Tensor], num_steps_taken: int) -> None:
-        """The very codes and scales."""
+        """Codes and scales, unchanged."""
         self.plain.load(state, num_steps_taken)
         self.num_steps = num_steps_taken
         for name, moments in self.moments.items():
@@ -243,8 +242,8 @@ class AdamW8bit:
 class PagedAdamW8bit(AdamW8bit):
     """The same steps, with the packed moments in the host's memory: each piece goes to the accelerator and back.
 
-    QLoRA's paged optimizer (Dettmers et al., 2023, arXiv:2305.14314, section 3) leaves it to the driver which pages
-    move, and when; here all of them move, once a step, so that no page fault decides how long a step takes.
+    QLoRA's paged optimizer (Dettmers et al., 2023, arXiv:2305.14314, section 3) lets the driver decide which pages move
+    and when; here all of them move once per step, so that page faults do not affect the duration of a step.
     """
 
     is_paged = True
@@ -260,10 +259,10 @@ _PARTS = {"exp_avg_sq_row": "rows", "exp_avg_sq_col": "columns", "exp_avg_sq": "
 
 
 class Adafactor:
-    """Transformers' Adafactor at a rate that is given."""
+    """Transformers' Adafactor with an explicit learning rate."""
 
     def __init__(self, trained: Sequence[Trained], plan: OptimizerPlan) -> None:  # noqa: ARG002
-        # Here, since it brings what transformers' own trainer needs, and the other rules do without.
+        # Imported here: it loads dependencies of transformers' trainer that the other rules do not need.
         from transformers.optimization import Adafactor as HubAdafactor
 
         self.trained = tuple(trained)
@@ -287,7 +286,7 @@ class Adafactor:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], num_steps_taken: int) -> None:
-        """The same; the root mean square of the weight, which it also keeps, is computed again before it is read."""
+        """The same; the root mean square of the weight, also part of its state, is recomputed before it is read."""
         for one in self.trained:
             found = {
                 key: state[f"{part}.{one.name}"].to(one.master.device, copy=True)
@@ -298,7 +297,7 @@ class Adafactor:
 
 
 class Lion:
-    """One momentum a parameter, as wide as the masters."""
+    """One momentum per parameter, in the precision of the masters."""
 
     def __init__(self, trained: Sequence[Trained], plan: OptimizerPlan) -> None:
         self.trained, self.plan = tuple(trained), plan
@@ -326,7 +325,7 @@ class Lion:
 
 
 class Muon:
-    """torch's own Muon for matrices of the layers, AdamW for all else."""
+    """torch's Muon for matrices of the layers, AdamW for everything else."""
 
     def __init__(self, trained: Sequence[Trained], plan: OptimizerPlan) -> None:
         self.matrices = tuple(x for x in trained if x.place == "matrix" and x.master.dim() == 2)
