@@ -32,16 +32,9 @@ InstructionOption = Annotated[
     typer.Option(
         "--instruction",
         metavar="TEXT",
-        help="What models that are not tuned are told of the task; empty: nothing. [default: derived from the training "
-        "rows where these hold none]",
+        help="Task instruction for models that are not tuned; empty: none. [default: derived from the training rows "
+        "where they contain none]",
     ),
-]
-NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")]
-JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Judge at most N rows.")]
-MethodOption = Annotated[str, typer.Option("--method", metavar="NAME", help="How contenders are tuned.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the order of rows and the choice of examples.")]
-ProbeOption = Annotated[
-    bool, typer.Option("--probe/--no-probe", help="Train a few real steps before sizes are chosen.")
 ]
 NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of answers.")]
 JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Evaluate at most N rows.")]
