@@ -187,7 +187,7 @@ def _calibration(
 
 
 def _majority(values: Sequence[float]) -> float:
-    """The majority preference of a pair; a tie (0) without one."""
+    """The most frequent preference of a pair; a tie (0) if there are several."""
     (word, most), *others = Counter(values).most_common()
     return 0.0 if others and others[0][1] == most else word
 
