@@ -28,13 +28,15 @@ MetricOption = Annotated[
 ]
 FewShotOption = Annotated[int, typer.Option("--few-shot", min=0, max=64, help="Examples in the prompt.")]
 InstructionOption = Annotated[
-    str, typer.Option("--instruction", metavar="TEXT", help="Task instruction for untuned models.")
+    str, typer.Option("--instruction", metavar="TEXT", help="What models that are not tuned are told of the task.")
 ]
-NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of answers.")]
-JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Evaluate at most N rows.")]
-MethodOption = Annotated[str, typer.Option("--method", metavar="NAME", help="Tuning method of the candidates.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of row order and choice of examples.")]
-ProbeOption = Annotated[bool, typer.Option("--probe/--no-probe", help="Train a few real steps to choose sizes.")]
+NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")]
+JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Judge at most N rows.")]
+MethodOption = Annotated[str, typer.Option("--method", metavar="NAME", help="How contenders are tuned.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the order of rows and the choice of examples.")]
+ProbeOption = Annotated[
+    bool, typer.Option("--probe/--no-probe", help="Train a few real steps before sizes are chosen.")
+]
 ResumeOption = Annotated[
     str | None, typer.Option("--resume", metavar="SHOWDOWN", help="Continue a paused or killed comparison.")
 ]
