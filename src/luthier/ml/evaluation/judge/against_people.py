@@ -1,6 +1,6 @@
 """Calibration of a judge against people: agreement on the same items, compared with that between people.
 
-The consensus of people on a pair is the preference of the majority, and a tie without one; on a score it is their mean,
+The consensus of people on a pair is the most frequent preference, else a tie; on a score it is their mean,
 rounded for kappa. The agreement between people is that of one of them, drawn for each item by a digest, with the
 consensus of the others: a person in the place of the judge.
 
@@ -187,7 +187,7 @@ def _calibration(
 
 
 def _majority(values: Sequence[float]) -> float:
-    """The majority preference of a pair; a tie (0) without one."""
+    """The most frequent preference of a pair; a tie (0) if there are several."""
     (word, most), *others = Counter(values).most_common()
     return 0.0 if others and others[0][1] == most else word
 
