@@ -101,7 +101,7 @@ def test_the_table_replaces_what_was_between_its_marks(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert "All 2 families were walked on commit abc." in text
     assert "| one | 1 of 2; 1 with an opt-in | yes |" in text
     assert "| two | 0 of 1; 1 refused | 0 of 1; 1 WRONG |" in text
