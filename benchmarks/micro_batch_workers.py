@@ -45,6 +45,7 @@ def main() -> None:
     cli.add_argument("--workers", default="2", help="numbers of workers, with commas between")
     cli.add_argument("--num-examples", type=int, default=96)
     cli.add_argument("--batch", type=int, default=8)
+    cli.add_argument("--max-length", type=int, default=1024, help="tokens of the longest row")
     cli.add_argument("--method", default="lora")
     cli.add_argument("--precision", default="auto")
     cli.add_argument("--dropout", type=float, default=0.0)
@@ -107,7 +108,7 @@ def _recipe(args: argparse.Namespace, rows: Path, workers: int) -> Path:
     recipe.write_text(
         f"base_model: {args.model}\ndata: {{{data}}}\nmethod: {{name: {args.method}{adapter}}}\n"
         f"training: {{{steps}, global_batch_size: {args.batch}, learning_rate: {rate}, precision: {args.precision}, "
-        f"max_length_tokens: 1024, checkpoint_every_steps: 1000, micro_batch_workers: {workers}}}\n",
+        f"max_length_tokens: {args.max_length}, checkpoint_every_steps: 1000, micro_batch_workers: {workers}}}\n",
         encoding="utf-8",
     )
     return recipe
