@@ -366,8 +366,8 @@ def _bound(rounding: float) -> float:
     """How far a runtime may be from transformers, as a share of how much likelihoods vary.
 
     A runtime sums in another order, and no user of an export in 16 bits is harmed by less than what rounding the
-    weights to 16 bits does. How far that takes a model depends on its depth, its routers and the position, so it is measured on
-    the model itself.
+    weights to 16 bits does. How far that takes a model depends on its depth, its routers and the position, so it is
+    measured on the model itself.
 
     Args:
         rounding: How far the model is from itself with its weights rounded to float16.
