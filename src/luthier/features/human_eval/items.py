@@ -24,7 +24,7 @@ from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ports import Generation, Prompt
 from luthier.core.results.human_eval import AttentionCheck, RatedAnswer, RatingItem, RatingKind
-from luthier.features.models.resolve import readable
+from luthier.features.models.prompts import readable
 from luthier.features.recipes.checks import column_map
 from luthier.ml.evaluation.sampling import choose_by_hash, choose_samples
 from luthier.platform.home.context import Context

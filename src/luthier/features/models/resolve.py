@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from luthier.core.access import Caller
-from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
+from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError, ModelSourceError
-from luthier.core.evaluation_plan import Prompting
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
-from luthier.core.ports import Engine, Prompt, StopCheck
+from luthier.core.ports import Engine, StopCheck
 from luthier.core.recipe import TemplateOption
 from luthier.core.system.libraries import import_libraries
 from luthier.features.models.names import ResolvedModel, base_of_adapter, find_model, is_adapter_folder
-from luthier.features.recipes.checks import are_pairs, check_lengths, have_text_answers
+from luthier.features.models.prompts import PromptSet, prompting_of, prompts_of
+from luthier.features.recipes.checks import are_pairs, check_lengths
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.data.tokenise.loss_mask import Learning
     from luthier.ml.evaluation.compare import SystemUnderTest
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.task_model import TaskAnswers
@@ -372,7 +370,7 @@ def system_under_test(
 
     learning, opted, name = Learning(reasoning=candidate.learn_reasoning), candidate.opted_turns, candidate.name
     examples = rewritten_examples(opted, examples, engine.template)
-    num_shots, with_examples = _prompts_of(candidate, examples, engine.template)
+    num_shots, with_examples = prompts_of(candidate, examples, engine.template)
     while True:
         seen = with_examples(num_shots)
         units = [tokenise_sides(e, engine.template, learning) for e in seen]
@@ -393,7 +391,7 @@ def system_under_test(
     tokenised = tuple(unit[0 if pairs else -1] for unit in units)
     new, thinking = limits_of(() if rests else examples, engine.template, max_new_tokens, max_thinking_tokens)
     room = _room(tokenised, new, candidate.context_length_tokens, goes_on=bool(rests))
-    prompt_set = _PromptSet.of(seen, examples, rests, room, thinking)
+    prompt_set = PromptSet.of(seen, examples, rests, room, thinking)
     return SystemUnderTest(
         name=name,
         kind="head" if candidate.has_task_head else "model",
@@ -411,119 +409,5 @@ def system_under_test(
         earlier=tuple(unit[:-1] for unit in units) if cut else (),
         options=choices,
         option_texts=tuple(tuple(texts) for texts in options),
-        prompting=_prompting(candidate, num_shots, examples, tokenised, engine.template, learning),
+        prompting=prompting_of(candidate, num_shots, examples, tokenised, engine.template, learning),
     )
-
-
-def _prompts_of(
-    candidate: Candidate, examples: Sequence[Example], template: ChatTemplate
-) -> tuple[int, Callable[[int], list[Example]]]:
-    """How many examples a candidate has for each row, and what gives the rows with so many of them, or fewer."""
-    from luthier.ml.evaluation.few_shot import with_shots
-
-    shown = _shown(candidate, examples, template)
-    instructed = _instruction_of(candidate, template)
-
-    def with_examples(num: int) -> list[Example]:
-        # Of nearest examples the last ones are kept, which are nearest to the prompt.
-        kept = slice(-num, None) if candidate.num_nearest and num else slice(num)
-        return [instructed(with_shots(e, own[kept])) for e, own in zip(examples, shown, strict=True)]
-
-    return max(map(len, shown), default=0), with_examples
-
-
-def _shown(candidate: Candidate, examples: Sequence[Example], template: ChatTemplate) -> list[tuple[Example, ...]]:
-    """The examples before each row's prompt, as the template takes them."""
-    from luthier.ml.inference.engine_prompts import rewritten_examples
-    from luthier.ml.prompting.nearest import nearest_examples
-
-    if not candidate.num_nearest:
-        return [tuple(rewritten_examples(candidate.opted_turns, candidate.shots, template))] * len(examples)
-    pool = rewritten_examples(candidate.opted_turns, candidate.nearest_from, template)
-    return nearest_examples(pool, examples, candidate.num_nearest)
-
-
-def _instruction_of(candidate: Candidate, template: ChatTemplate) -> Callable[[Example], Example]:
-    """What puts a candidate's instruction before all else in a prompt, its examples included."""
-    from luthier.ml.prompting.instructions import takes_system_turns, with_instruction
-
-    if not candidate.instruction:
-        return lambda example: example
-    return partial(with_instruction, instruction=candidate.instruction, as_system=takes_system_turns(template))
-
-
-def _prompting(
-    candidate: Candidate,
-    num_shots: int,
-    examples: Sequence[Example],
-    tokenised: Sequence[TokenisedExample],
-    template: ChatTemplate,
-    learning: Learning,
-) -> Prompting | None:
-    """What the prompts hold beside the rows' own text, with the tokens that this takes; None for nothing."""
-    from luthier.ml.data.tokenise.loss_mask import tokenise_sides
-    from luthier.ml.evaluation.systems import num_prompt_tokens
-
-    if not (candidate.shots or candidate.num_nearest or candidate.instruction or candidate.search_tokens is not None):
-        return None
-    has_pairs = any(example.rejected is not None for example in examples)
-    bare = [tokenise_sides(example, template, learning)[0 if has_pairs else -1] for example in examples]
-    added = [num_prompt_tokens(own) - num_prompt_tokens(other) for own, other in zip(tokenised, bare, strict=True)]
-    # Examples of which none fits are still what was asked for: a few-shot system of none.
-    kind: Literal["few_shot", "instruction", "optimised_prompt"] = "few_shot"
-    if candidate.search_tokens is not None:
-        kind = "optimised_prompt"
-    elif candidate.instruction and not num_shots:
-        kind = "instruction"
-    chosen: Literal["none", "drawn", "nearest"] = "nearest" if candidate.num_nearest else "drawn"
-    return Prompting(
-        kind=kind,
-        instruction=candidate.instruction,
-        examples=chosen if num_shots else "none",
-        num_draws=candidate.num_draws,
-        extra_prompt_tokens=sum(added) / len(added) if added else 0.0,
-        search_tokens=candidate.search_tokens or 0,
-        reflection_model=candidate.reflection_model,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _PromptSet:
-    """Prompts of a system, the rows' own answers, and the prompts as a person reads them; all empty for plain text
-    that is only scored."""
-
-    prompts: tuple[Prompt, ...] = ()
-    references: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        seen: Sequence[Example],
-        examples: Sequence[Example],
-        rests: Sequence[str],
-        room: Sequence[int],
-        max_thinking_tokens: int | None,
-    ) -> _PromptSet:
-        if rests:
-            texts = tuple(e.text or "" for e in examples)
-            prompts = tuple(Prompt(text=t, max_new_tokens=n) for t, n in zip(texts, room, strict=True))
-            return cls(prompts, tuple(rests), texts)
-        if not have_text_answers(examples):
-            return cls()
-        return cls(
-            tuple(
-                Prompt(conversation=e.prompt, max_new_tokens=n, max_thinking_tokens=max_thinking_tokens)
-                for e, n in zip(seen, room, strict=True)
-            ),
-            tuple(e.reference or "" for e in examples),
-            tuple(readable(e.prompt) for e in examples),
-        )
-
-
-def readable(prompt: Conversation | None) -> str:
-    """A prompt as a person reads it: one turn alone as it is, several with their roles."""
-    messages = prompt.messages if prompt else ()
-    if len(messages) == 1:
-        return messages[0].content or ""
-    return "\n\n".join(f"[{m.role}] {m.content or ''}" for m in messages)

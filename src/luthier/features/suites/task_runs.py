@@ -18,13 +18,13 @@ from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.core.results.suite import TaskCommon, TaskResult
 from luthier.features.generation.engines import find_teacher, is_address
 from luthier.features.models.names import find_model
+from luthier.features.models.prompts import readable
 from luthier.features.models.resolve import (
     Candidate,
     TemplateKind,
     engine_key,
     find_candidate,
     open_engine,
-    readable,
     system_under_test,
 )
 from luthier.features.recipes.checks import have_text_answers
