@@ -181,7 +181,8 @@ def _why(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Each value by the dotted key of a recipe; a plan has steps of warm-up where a recipe has their share."""
     found = {row["name"]: row | {"shown": shown(row["value"])} for row in rows}
     if (warmup := found.get("training.num_warmup_steps")) is not None:
-        found["training.warmup_fraction"] = warmup | {"value": None, "shown": f"{warmup['shown']} steps"}
+        unit = "step" if warmup["value"] == 1 else "steps"
+        found["training.warmup_fraction"] = warmup | {"value": None, "shown": f"{warmup['shown']} {unit}"}
     # A plan has the settings of a section as one value, a recipe its name.
     for section, name in (("training.optimizer", "name"), ("training.average", "kind")):
         if (row := found.get(section)) is not None:

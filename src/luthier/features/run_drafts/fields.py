@@ -133,12 +133,12 @@ LEARNING_RATE: Final = _field(
 )
 BATCH: Final = _field("training.global_batch_size", "Batch size", "examples a step", low=1, high=256, scale="log2")
 LENGTH: Final = _field(
-    "training.max_length_tokens", "Longest row", "longer ones are refused", low=64, high=32768, scale="log2",
-    unit="tokens",
+    "training.max_length_tokens", "Longest row", "in tokens; longer ones are refused", low=64, high=32768,
+    scale="log2",
 )  # fmt: skip
 MAIN: Final = (EPOCHS, LEARNING_RATE, BATCH, LENGTH)
 MORE: Final = (
-    _field("training.max_steps", "Steps", "at most", unset="what the epochs make"),
+    _field("training.max_steps", "Steps", "at most", unset="by epochs"),
     _field(
         "training.lr_schedule",
         "Learning rate falls",
@@ -170,7 +170,7 @@ MORE: Final = (
 )
 MACHINE: Final = (
     _field("training.precision", "Precision", "what matrices are multiplied in"),
-    _field("training.micro_batch_tokens", "Tokens at once", "memory and speed; not the result", unit="tokens"),
+    _field("training.micro_batch_tokens", "Tokens at once", "changes memory and speed alone"),
     _field("training.micro_batch_workers", "Workers", "on a CPU: processes side by side; a number, or auto"),
     _field("training.gradient_checkpointing", "Compute activations again", "less memory, more time"),
     _field("training.packing", "Packing", "rows end to end, without padding"),
@@ -191,7 +191,7 @@ ROWS: Final = (
         "data.group_by", "Groups", "a column, such as the customer: equal values stay on one side",
         unset="equal rows stay on one side",
     ),
-    _field("data.split_seed", "Seed of the split", unset="the seed of the run"),
+    _field("data.split_seed", "Seed of the split", unset="as the run's"),
     _field(
         "data.template",
         "Chat template",
@@ -248,15 +248,15 @@ JUDGING: Final = (
     ),
     _field("evaluation.metrics", "Metrics", "the deciding one first, such as rouge, exact_match"),
     _field("evaluation.max_samples", "Rows judged", "at most"),
-    _field("evaluation.max_new_tokens", "Longest answer", "when it is judged", unit="tokens"),
-    _field("evaluation.max_thinking_tokens", "Longest thought", "before an answer", unit="tokens"),
+    _field("evaluation.max_new_tokens", "Longest answer", "in tokens"),
+    _field("evaluation.max_thinking_tokens", "Longest thought", "in tokens"),
     _field("evaluation.few_shot", "Examples", "in the prompt of the base model; 0: not judged", high=16),
     _field("evaluation.few_shot_draws", "Draws of examples", "of which the mean counts", low=1, high=16),
     _field("evaluation.few_shot_nearest", "Nearest rows as examples", "for the base model"),
     _field("evaluation.instruction", "Derived instruction", "for the base model"),
     _field(
-        "evaluation.optimised_prompt.budget_tokens", "Search for its best prompt", "at most; 0: no search",
-        unit="tokens",
+        "evaluation.optimised_prompt.budget_tokens", "Search for its best prompt",
+        "tokens at most; 0: no search",
     ),
     _field("evaluation.reference_run", "Earlier run", "its id: judged beside the new one", unset=_NONE),
 )  # fmt: skip
@@ -310,8 +310,8 @@ _OF_OBJECTIVES: Final = (
     _field("objective.teacher_share", "Teacher in the mixture", "Jensen-Shannon alone", low=0.1, high=0.9, step=0.05),
     _field("objective.num_generations", "Answers a prompt", "graded against each other", low=2, high=64, scale="log2"),
     _field(
-        "objective.max_new_tokens", "Longest answer", "longer ones are cut", low=8, high=2048, scale="log2",
-        unit="tokens",
+        "objective.max_new_tokens", "Longest answer", "in tokens; longer ones are cut", low=8, high=2048,
+        scale="log2",
     ),
     _field("objective.temperature", "Temperature", "of drawing", low=0.1, high=2, step=0.1),
     _field("objective.kl_coef", "Hold", "how firmly it is held near its start", high=1, step=0.01),
