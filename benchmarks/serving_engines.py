@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -182,7 +183,8 @@ def _run_llama_server(files: list[str], threads: int) -> int:
     params.ui, params.verbosity = False, -1
     server = xllamacpp.Server(params)
     print(json.dumps({"url": server.listening_address, "key": "benchmark"}), flush=True)
-    signal.pause()
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()
     return 0
 
 
