@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -68,14 +69,9 @@ def main() -> int:
 
 def _measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     home = args.work / "home"
-    if args.model is None:
-        command = [*luthier_command(), "models", "pull", BASE, "--home", str(home), "--json"]
-        args.model = Path(run_json(command, cwd=args.work).document["path"])
-    else:
-        (home / "models").mkdir(parents=True, exist_ok=True)
-        if not (link := home / "models" / BASE).exists():
-            link.symlink_to(args.model.resolve())
-        args.model = link
+    command = [*luthier_command(), "models", "pull", str(args.model or BASE), "--home", str(home), "--json"]
+    pulled = run_json(command, cwd=args.work).document
+    args.model, args.name = Path(pulled["path"]), Path(pulled["name"]).name
     adapters = folder / "adapters"
     made = [sys.executable, str(ROOT / "benchmarks" / "serving_bare.py"), "make"]
     run_json([*made, str(args.model), str(adapters), str(args.adapters)], cwd=folder)
@@ -149,7 +145,7 @@ class _Side:
 
 
 def _luthier(home: Path, adapters: Path, args: argparse.Namespace, engine: str) -> _Side:
-    names = [f"base={BASE}", *(f"a{number}={adapters / str(number)}" for number in range(args.adapters))]
+    names = [f"base={args.name}", *(f"a{number}={adapters / str(number)}" for number in range(args.adapters))]
     command = [*luthier_command(), "serve", *names, "--engine", engine, "--port", "0", "--json", "--home", str(home)]
     environment = {
         "LUTHIER_SERVING_THREADS": str(args.threads),
@@ -187,7 +183,8 @@ def _run_llama_server(files: list[str], threads: int) -> int:
     params.ui, params.verbosity = False, -1
     server = xllamacpp.Server(params)
     print(json.dumps({"url": server.listening_address, "key": "benchmark"}), flush=True)
-    signal.pause()
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()
     return 0
 
 
