@@ -258,6 +258,10 @@ JUDGING: Final = (
         "evaluation.optimised_prompt.budget_tokens", "Search for its best prompt",
         "tokens at most; 0: no search",
     ),
+    _field(
+        "evaluation.optimised_prompt.reflection_model", "Model that writes instructions",
+        "a base model or a run", unset=_NONE,
+    ),
     _field("evaluation.reference_run", "Earlier run", "its id: judged beside the new one", unset=_NONE),
 )  # fmt: skip
 BUDGET: Final = (

@@ -23,7 +23,7 @@ from luthier.core.errors import LuthierError, RequestError, WorkError, error_fro
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Served, Started, StreamEvent, TextRequest
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.generation.engines import api_key, parse_address
-from luthier.features.serving.loaded import EngineChoice, choose_model
+from luthier.features.serving.loaded import EngineChoice, choose_model, show_deployment_note
 from luthier.features.serving.models import fastest
 from luthier.features.serving.service import as_trained, refuse_head
 from luthier.ml.inference.openai.chunks import event_stream_lines
@@ -214,6 +214,7 @@ def open_chat_client(context: Context, name: str, engine: EngineChoice = "auto")
     """
     if name.lower().startswith(_ADDRESS):
         return open_remote_chat_client(name)
+    show_deployment_note(context, name)
     served = choose_model(context, name, engine)
     refuse_head(name, served)
     if engine == "auto":

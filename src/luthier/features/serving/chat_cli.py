@@ -47,13 +47,10 @@ def chat(
     from luthier.core.stream import Sampling
     from luthier.features.serving.chat import Chat, open_chat_client
     from luthier.features.serving.chat_screen import ChatScreen
-    from luthier.features.serving.loaded import show_deployment_note
     from luthier.platform.cli.console import stdout_console
 
     with open_context(home) as context:
         names = [model] if against is None else [model, against]
-        for name in names:
-            show_deployment_note(context, name)
         conversation = Chat(
             clients=[open_chat_client(context, name, engine) for name in names],
             system=system,
