@@ -278,17 +278,6 @@ def test_a_library_that_cannot_be_loaded_is_said_once(told: list[str], errors: I
     assert "No module named 'no_such_library'" in told[0]
 
 
-def test_what_is_named_by_a_function_is_called_once_before_anything_is_forked(
-    module_folder: Path, tmp_path: Path, told: list[str], errors: IO[bytes]
-) -> None:
-    calls = tmp_path / "calls"
-    (module_folder / "made_ready.py").write_text(f"def make():\n    open({str(calls)!r}, 'a').write('x')\n")
-    with ForkServer(("made_ready:make",), tell=told.append, free_variables=FREE) as server:
-        for _ in range(2):
-            forked(server, errors, "exit", "0").wait()
-    assert calls.read_text() == "x"
-
-
 def test_a_changed_file_is_not_forked(module_folder: Path, told: list[str], errors: IO[bytes]) -> None:
     library = module_folder / "a_library.py"
     library.write_text("")

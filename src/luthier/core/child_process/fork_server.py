@@ -61,7 +61,7 @@ class Start(TypedDict):
     Attributes:
         descriptor: The socket of its owner.
         owner: The process with which the kernel kills it; None leaves that to the end of the socket.
-        modules: What it loads, by name; what is named `module:function` is called, too.
+        modules: What it loads, by name.
         free_variables: Variables in which the environment of a program may differ from its own.
     """
 
@@ -138,10 +138,7 @@ def main(start: Start, make: Callable[..., Server] | None = None) -> None:
     keep_few_kernels()
     show_as(sys.orig_argv[:-1])
     for name in start["modules"]:
-        module, _, function = name.partition(":")
-        loaded = import_module(module)
-        if function:
-            getattr(loaded, function)()
+        import_module(name)
     # OpenBLAS ends its threads before a fork and starts them again when they are needed: a first fork leaves none.
     if (pid := os.fork()) == 0:
         os._exit(0)

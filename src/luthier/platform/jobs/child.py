@@ -41,11 +41,10 @@ PRELOADED: Final = (
     "luthier.features.training.jobs",
     "luthier.features.training.recipe_job",
     "luthier.features.training.service",
-    "luthier.ml.inference.models.loading:compile_weight_names",
 )
-"""What a fork server loads for attempts, or calls: what most of them need. By name, as `_ATTEMPTS` is.
+"""What a fork server loads for attempts: what most of them need. By name, as `_ATTEMPTS` is.
 
-These must start no thread, open no device and draw no random number.
+Importing these must start no thread, open no device and draw no random number.
 """
 _LEAST_FREE_BYTES: Final = 1 << 20
 _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease

@@ -8,11 +8,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tests.vacuous import nonempty
-from transformers import AutoModelForCausalLM, conversion_mapping
+from transformers import AutoModelForCausalLM
 
 from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.ml.inference.models.architecture import config_of, empty_model
-from luthier.ml.inference.models.loading import attach_adapter, compile_weight_names, load_model, load_tokenizer
+from luthier.ml.inference.models.loading import attach_adapter, load_model, load_tokenizer
 from luthier.ml.inference.models.quantised import PackedLinear
 
 
@@ -35,16 +35,6 @@ def test_a_model_loads_in_eval_mode_in_the_dtype_and_attention_asked_for(tiny, d
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {expected}
     assert model.config._attn_implementation == attention
-
-
-def test_names_of_weights_are_compiled_once_a_process(tiny, monkeypatch):
-    compile_weight_names()
-
-    def again():
-        raise AssertionError("compiled again")
-
-    monkeypatch.setattr(conversion_mapping, "_build_checkpoint_conversion_mapping", again)
-    load_model(tiny, dtype="float32", attention="sdpa")
 
 
 def test_loading_prints_nothing(tiny, capfd):

@@ -132,16 +132,6 @@ def _refuse_unfit(folder: Path, report: Mapping[str, Any]) -> None:
             )
 
 
-def compile_weight_names() -> None:
-    """Have transformers compile the names of published weights of all its models, which it does once a process.
-
-    The first model that a process loads waits for it. A process that others are forked from does it for all of them.
-    """
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-
-    get_checkpoint_conversion_mapping("llama")
-
-
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a transformers folder.
 
