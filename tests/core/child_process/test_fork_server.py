@@ -119,6 +119,20 @@ def test_a_forked_program_is_what_an_exec_makes_of_it(server: ForkServer, errors
     assert ours["descriptors"] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
+def test_signals_that_are_ignored_meanwhile_are_ignored_in_it(
+    server: ForkServer, errors: IO[bytes], ignored: signal.Signals
+) -> None:
+    usual = json.loads(said(forked(server, errors, "describe")))["state"]["SigIgn"]
+    before = signal.signal(ignored, signal.SIG_IGN)
+    try:
+        ours, theirs = json.loads(said(forked(server, errors, "describe"))), json.loads(executed("describe"))
+    finally:
+        signal.signal(ignored, before)
+    assert ours["state"]["SigIgn"] == theirs["state"]["SigIgn"] != usual
+    assert json.loads(said(forked(server, errors, "describe")))["state"]["SigIgn"] == usual
+
+
 @pytest.mark.parametrize(
     ("what", "code"),
     [(("exit", "0"), 0), (("exit", "75"), 75), (("raise", "no luck"), 1), (("signal", "11"), -11), (("nothing",), 0)],

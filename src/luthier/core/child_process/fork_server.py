@@ -52,6 +52,8 @@ _STATUS: Final = (
     "Umask Uid Gid Groups SigBlk SigIgn CapInh CapPrm CapEff CapBnd CapAmb NoNewPrivs Seccomp Cpus_allowed Mems_allowed"
 )
 """Lines of /proc/thread-self/status that a child inherits from the thread that starts it."""
+_IGNORED: Final = "SigIgn"
+"""The one of them that a fork takes on: a library or a shell that ignores a signal does not prevent it."""
 _DEVICES: Final = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel")
 
 
@@ -252,7 +254,8 @@ class Server:
         differing = sorted(name for name in names if theirs.get(name) != self._environment.get(name))
         if differing:
             return f"the environment differs in {', '.join(differing)}"
-        changed = sorted(name for name, value in request["state"].items() if self._state.get(name) != value)
+        state = request["state"].items()
+        changed = sorted(name for name, value in state if name != _IGNORED and self._state.get(name) != value)
         if changed:
             return f"what the program inherits differs in {', '.join(changed)}"
         now = _times_of_files()
@@ -272,8 +275,18 @@ class Server:
             os.dup2(descriptor, number)
             os.close(descriptor)
         received.clear()
+        _ignore_signals(int(request["state"].get(_IGNORED, self._state[_IGNORED]), 16), int(self._state[_IGNORED], 16))
         os.environ.clear()
         os.environ.update(request["environment"])
+
+
+def _ignore_signals(wanted: int, present: int) -> None:
+    """Ignore the signals of one mask, where those of another are ignored now: bit n - 1 is signal n."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        bit = 1 << (number - 1)
+        if (wanted ^ present) & bit:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, signal.SIG_IGN if wanted & bit else usual)
 
 
 def send(connection: socket.socket, document: Any, descriptors: Sequence[int]) -> None:
