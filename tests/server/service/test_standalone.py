@@ -179,7 +179,7 @@ def test_settings_that_cannot_be_are_refused(given: tuple[Any, ...], words: str)
 def test_nobody_else_may_reach_it_without_a_key(context: Context, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="there is no key"):
         refused(context, host="0.0.0.0")
-    with pytest.raises(RequestError, match="base model 'unknown'"):
+    with pytest.raises(RequestError, match="the model 'unknown' does not exist"):
         refused(context)
     with listen("127.0.0.1", 0) as taken, pytest.raises(ConflictError, match="taken"):
         refused(context, port=taken.port)
