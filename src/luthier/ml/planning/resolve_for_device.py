@@ -152,13 +152,13 @@ def _that_fit(plan: Plan, num: int, why: str, structure: Structure, hardware: Ha
     except RequestError:
         return num, why
 
-    def most_bytes(workers: int) -> float:
+    def peak_bytes(workers: int) -> float:
         evaluation = plan.evaluation.model_copy(update={"num_workers": workers})
         workload = workload_of(plan.model_copy(update={"evaluation": evaluation}), structure, device)
         return predict_memory(workload, device).total_bytes.high
 
-    high = most_bytes(num)
-    if high <= device.memory_bytes or most_bytes(1) >= high:
+    high = peak_bytes(num)
+    if high <= device.memory_bytes or peak_bytes(1) >= high:
         return num, why
     return 1, f"{num} would take up to {_gib(high)}, {_gib(device.memory_bytes)} on {device.title}"
 
