@@ -72,6 +72,9 @@ class TemplateReader:
         self.tools = ToolFormat(text_of(template))
         # Letters, digits, accents and blank lines: where tokenizers of one family part.
         ours, theirs = template.encode(_PROBE)[0], server.tokenize(_PROBE, add_special=True)
+        # A first token that the file alone puts before plain text (SmolLM2's, whose chat template writes it itself)
+        # does not matter: prompts reach llama.cpp as these ids, and nothing is added to them.
+        theirs = theirs[1:] if theirs[1:] == ours else theirs
         if ours != theirs:
             differ = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
             raise RequestError(
