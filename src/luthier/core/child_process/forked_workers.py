@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from luthier.core.child_process.forked_program import ForkedChild
-from luthier.core.child_process.process import signal_name
+from luthier.core.child_process.process import how_it_ended
 from luthier.core.errors import first_line
 from luthier.core.system import process_memory
 from luthier.core.system.process_setup import end_with
@@ -211,9 +211,7 @@ class ForkedWorkers:
         return [json.loads(line) for line in lines]
 
     def _lost(self, worker: Worker) -> LostWorkerError:
-        code = worker.process.wait()
-        how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-        return LostWorkerError(f"{self._kind} {how}")
+        return LostWorkerError(f"{self._kind} {how_it_ended(worker.process.wait())}")
 
     def close(self) -> None:
         """End the workers and wait until they have ended; what they are in the middle of is lost."""

@@ -382,6 +382,11 @@ def result_of(message: Mapping[str, Any]) -> Any:
     return message["result"]
 
 
+def how_it_ended(returncode: int) -> str:
+    """The end of a process, as the rest of a sentence; negative for the signal that ended it."""
+    return f"was ended by {signal_name(-returncode)}" if returncode < 0 else f"ended with exit code {returncode}"
+
+
 def signal_name(number: int) -> str:
     """SIGKILL for 9; `signal 70` for one without a name."""
     try:

@@ -30,7 +30,7 @@ from luthier.core.stream import Served
 from luthier.core.system.files import file_lock, scratch_folder
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.core.task_head import is_task_model
-from luthier.features.serving.engine_process import settled_template, split
+from luthier.features.serving.engine_process import default_memory_bytes, settled_template, split
 from luthier.features.serving.targets import stamp, stamp_of
 from luthier.ml.export.serving_copy import ADAPTER, MODEL, REPORT, EngineSpeed, ServingCopy, read_copy
 from luthier.platform.home.context import Context
@@ -155,7 +155,7 @@ def _find_copies(context: Context, name: str, served: Served, make: Make) -> _Co
     base = _copy(context, name, served, folder, make)
     if isinstance(base, str) or base.why_not is not None:
         return base if isinstance(base, str) else str(base.why_not)
-    if base.memory_bytes > (budget := _memory_budget(context)):
+    if base.memory_bytes > (budget := context.settings.serving_memory_bytes or default_memory_bytes()):
         return (
             f"llama.cpp takes {base.memory_bytes / 1e9:.1f} GB for it with keys and values of its context, and models "
             f"may take {budget / 1e9:.1f} (LUTHIER_SERVING_MEMORY_BYTES)"
@@ -167,13 +167,6 @@ def _find_copies(context: Context, name: str, served: Served, make: Make) -> _Co
     if isinstance(adapter, str) or adapter.why_not is not None:
         return adapter if isinstance(adapter, str) else str(adapter.why_not)
     return _Copies(folder, base, own, adapter)
-
-
-def _memory_budget(context: Context) -> int:
-    """As the process that answers has it: half of the memory where nothing is set."""
-    from luthier.ml.data.files.spill import memory_bytes
-
-    return context.settings.serving_memory_bytes or memory_bytes()[0] // 2
 
 
 def _copy(

@@ -98,9 +98,9 @@ def weight_bytes(path: str | None) -> int:
 
 def default_memory_bytes() -> int:
     """Half of the memory of this machine, or of its container: the rest is for answers, and for training."""
-    from luthier.ml.planning import hardware
+    from luthier.ml.data.files.spill import memory_bytes
 
-    return hardware.memory_bytes()[0] // 2
+    return memory_bytes()[0] // 2
 
 
 def settled_template(path: str, asked: Literal["auto", "chat", "plain"]) -> Literal["auto", "chat", "plain"]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from luthier.core.child_process.channel import Channel
-from luthier.core.child_process.process import ChildProcess, result_of, signal_name, wait_any
+from luthier.core.child_process.process import ChildProcess, how_it_ended, result_of, wait_any
 from luthier.core.ports import ProgressTask
 from luthier.core.run import StopReason
 from luthier.core.workflows.study import Study, Trial
@@ -248,9 +248,7 @@ class ProcessPool:
         if child is None:
             return ""
         child.close()
-        code = child.wait()
-        how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-        return f"its process {how} (see {self._log(worker.number)})"
+        return f"its process {how_it_ended(child.wait())} (see {self._log(worker.number)})"
 
 
 def study_notice(study: Study) -> str:

@@ -4,7 +4,7 @@ Luthier holds whole copies (DDP) or sharded ones (FSDP2), one a device. Tensor, 
 copy among devices: other engines do that, and a plan names them where such a layout is clearly faster or is the only
 one that fits. docs/scale.md has the figures behind these estimates.
 
-Tensor parallel stays in one machine, since computing waits for it. A pipeline is looked at over several machines only:
+Tensor parallel stays in one machine, since computing waits for it. A pipeline is considered over several machines only:
 inside of one its bubble buys nothing that FSDP2 does not give.
 """
 
