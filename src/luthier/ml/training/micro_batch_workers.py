@@ -137,7 +137,8 @@ class MicroBatchWorkers:
         self._plan, self._model, self._objective = plan, model, objective
         self._units, self._validation, self._schedule, self._warn = units, validation, schedule, warn
         self._weights = [p for p in model.module.parameters() if p.requires_grad]
-        self._pool = ForkedWorkers(self._answer, kind=_KIND, prepare=_prepare_worker)
+        # One thread: that of OpenMP's pool did not survive the fork, and none is needed.
+        self._pool = ForkedWorkers(self._answer, kind=_KIND, prepare=lambda: torch.set_num_threads(1))
         # Room for the gradients of one micro-batch each, in shared memory: a tensor for each trained weight.
         self._slots: list[list[Tensor]] = []
         self._free: list[list[int]] = []
@@ -354,12 +355,6 @@ class MicroBatchWorkers:
                 gradient.add_(view)
         self._free[answer.worker.number].append(answer.request["slot"])
         take(*_from_message(answer.message))
-
-
-def _prepare_worker() -> None:
-    # One thread: that of OpenMP's pool did not survive the fork, and none is needed.
-    torch.set_num_threads(1)
-    process_memory.keep_freed_memory()
 
 
 class _Answer(NamedTuple):
