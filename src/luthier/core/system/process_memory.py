@@ -149,7 +149,7 @@ _OF_THE_USER: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALL
 def keep_freed_memory() -> bool:
     """Let the C library keep what this process frees, until `return_freed_memory`.
 
-    The peak stays what it was: what is kept is what was in use at the peak.
+    The peak is about what it was: what is kept was in use at the peak.
 
     Returns:
         False where nothing changes: the C library is not glibc, or the user has set how it allocates.
