@@ -1,8 +1,11 @@
-"""The peak is a real one, can be forgotten, and has in it what workers had for themselves."""
+"""The peak is a real one, can be forgotten, and has in it what workers had for themselves; freed memory is kept."""
 
 from __future__ import annotations
 
 import json
+import mmap
+import os
+import platform
 import subprocess
 import sys
 
@@ -159,3 +162,66 @@ def test_what_is_not_inherited_is_not_there_for_workers() -> None:
     """The first and the last page may hold something else, and a small block is inherited."""
     drill = subprocess.run([sys.executable, "-c", _HIDDEN_DRILL], check=True, capture_output=True, text=True)
     assert drill.stdout.strip() == "[False, True, True, True] [True, True, True, True]"
+
+
+_KEEPING_DRILL = """
+import ctypes, json, resource, sys
+from luthier.core.system import process_memory as memory
+
+MB = 1 << 20
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes, libc.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: with huge pages there are few faults anyway
+
+def use():  # 128 MB as a step uses them: all at a time, then freed
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [libc.malloc(16 * MB) for _ in range(8)]
+    for block in blocks:
+        libc.memset(block, 1, 16 * MB)
+    for block in blocks:
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+use()
+usual = use()
+with memory.freed_memory_kept():
+    use()
+    within, kept = use(), memory.resident_bytes() // MB
+print(json.dumps([usual, within, kept, memory.resident_bytes() // MB, memory.keep_freed_memory()]))
+"""
+
+
+def _kept(**environment: str) -> list[int]:
+    done = subprocess.run(
+        [sys.executable, "-c", _KEEPING_DRILL],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if "MALLOC" not in name} | environment,
+    )
+    found: list[int] = json.loads(done.stdout)
+    return found
+
+
+_on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other allocators")
+_PAGES = (128 << 20) // mmap.PAGESIZE
+
+
+@_on_glibc
+def test_freed_memory_is_kept_within_the_block_and_returned_after_it() -> None:
+    usual, within, kept, after, is_kept = _kept()
+    assert usual > _PAGES / 2
+    assert within < _PAGES / 20
+    assert kept - after > 64
+    assert is_kept
+
+
+@_on_glibc
+@pytest.mark.parametrize(
+    "setting", [{"MALLOC_TRIM_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}]
+)
+def test_what_the_user_set_of_the_allocator_stays(setting: dict[str, str]) -> None:
+    _, within, _, _, is_kept = _kept(**setting)
+    assert not is_kept
+    assert within > _PAGES / 2

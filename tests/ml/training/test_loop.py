@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from luthier.core.errors import CheckpointError, DivergedError
 from luthier.core.events import CheckpointSaved, Event, RunEnded, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
+from luthier.core.system import process_memory
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.loop import LoopOutcome, train
 from luthier.ml.training.model import TrainableModel, collate
@@ -122,6 +124,29 @@ def test_it_learns(
     losses = [e.loss for e in events if isinstance(e, StepDone)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     assert outcome.state.num_examples == 60 * 4
+
+
+@pytest.mark.parametrize("kill_at", [None, 2])
+def test_freed_memory_is_kept_while_it_trains_and_returned_however_it_ends(
+    make_plan: MakePlan,
+    make_model: MakeModel,
+    examples: list[TokenisedExample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_at: int | None,
+) -> None:
+    calls: list[str] = []
+
+    def keep() -> bool:
+        calls.append("keep")
+        return True
+
+    monkeypatch.setattr(process_memory, "keep_freed_memory", keep)
+    monkeypatch.setattr(process_memory, "return_freed_memory", lambda: calls.append("return"))
+    plan = make_plan()
+    with pytest.raises(KilledError) if kill_at else contextlib.nullcontext():
+        run(plan, make_model(plan), tmp_path, examples, kill_at=kill_at)
+    assert calls == ["keep", "return"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

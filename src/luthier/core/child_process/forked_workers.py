@@ -132,6 +132,7 @@ class ForkedWorkers:
                 signal.signal(number, signal.SIG_IGN)
             # A tokenizer would wait for ever for the threads of its pool, which the fork left behind.
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
+            process_memory.keep_freed_memory()  # one request allocates what the one before has freed
             self._prepare()
             self._serve(connection)
             code = 0

@@ -1,4 +1,4 @@
-"""Memory of this process and of the workers that are forked from it: resident now, and the most since a moment.
+"""Memory of this process and of the workers that are forked from it: resident now, the most since a moment, and kept.
 
 Pages that a fork shares are counted once. So what is reported as a peak is the larger of two: the most that the process
 held while it was alone, and the most that it held while it had workers, with what each of them had for itself at its
@@ -6,6 +6,10 @@ own peak. The peaks of the workers need not fall together: the sum is an upper b
 
 Linux alone lets a process forget its peak (`clear_refs`; see proc(5)). Elsewhere it counts from the start of the
 process, which over-states it.
+
+A training step allocates and frees the same hundreds of megabytes as the step before. glibc returns free memory at the
+end of its heap to the system, which maps and zeroes the same pages again at the next step, a page fault each. Where
+faults are slow, as in a virtual machine, they took a third of a step (docs/log.md). `freed_memory_kept` stops that.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import os
 import resource
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -129,6 +134,57 @@ def _advise(pages: Sequence[tuple[int, int]], advice: int) -> None:
         libc = ctypes.CDLL(None)
         for start, size in pages:
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(advice))
+
+
+_M_TRIM_THRESHOLD: Final = -1  # of glibc's <malloc.h>
+_M_MMAP_THRESHOLD: Final = -3
+_NEVER: Final = -1
+_LARGEST_IN_HEAP_BYTES: Final = 32 << 20
+"""Larger blocks get a mapping of their own and are returned at once: glibc accepts no higher threshold."""
+_USUAL_TRIM_BYTES: Final = 2 * _LARGEST_IN_HEAP_BYTES
+"""The most free memory that glibc keeps at the end of its heap by itself."""
+_OF_THE_USER: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what this process frees, until `return_freed_memory`.
+
+    The peak is about what it was: what is kept was in use at the peak.
+
+    Returns:
+        False where nothing changes: the C library is not glibc, or the user has set how it allocates.
+    """
+    is_set = any(name in os.environ for name in _OF_THE_USER) or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
+    mallopt = None if is_set else _of_glibc("mallopt")
+    if mallopt is None:
+        return False
+    # Setting one of them fixes both: the other must not stay at its start value of 128 KiB.
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_IN_HEAP_BYTES) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def return_freed_memory() -> None:
+    """Return to the system what `keep_freed_memory` has kept, and keep no more than usual from now on."""
+    mallopt, trim = _of_glibc("mallopt"), _of_glibc("malloc_trim")
+    if mallopt is not None and trim is not None:
+        mallopt(_M_TRIM_THRESHOLD, _USUAL_TRIM_BYTES)
+        trim(0)
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Keep the memory that is freed within the block for what is allocated within it."""
+    is_kept = keep_freed_memory()
+    try:
+        yield
+    finally:
+        if is_kept:
+            return_freed_memory()
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    # Other C libraries have other allocators, and macOS no function of these names.
+    libc = ctypes.CDLL(None)
+    return getattr(libc, name, None) if hasattr(libc, "gnu_get_libc_version") else None
 
 
 def _anonymous(status: dict[str, int]) -> int:
