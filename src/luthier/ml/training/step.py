@@ -191,9 +191,12 @@ def one_step(
     start, p = time.perf_counter(), plan.training
     seed_random(plan, state.step, rank=world.rank)
     indices = schedule.share(state.step, world.rank, world.size)
-    given = [([units[i] for i in batch], schedule.shared_tokens(batch)) for batch in indices]
+    whole = schedule.step(state.step)
+    # Each unit is made once: rows in files are other objects at each look, and objectives know units by identity.
+    drawn = {i: units[i] for batch in (*whole, *indices) for i in batch}
+    given = [([drawn[i] for i in batch], schedule.shared_tokens(batch)) for batch in indices]
     batches = objective.draw(model, state.step, given)
-    objective.look(model, [[units[i] for i in batch] for batch in schedule.step(state.step)])
+    objective.look(model, [[drawn[i] for i in batch] for batch in whole])
     weight = world.sum(objective.weight([unit for micro_batch, _ in batches for unit in micro_batch]))
     divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(batches), world)
     sums = StepSums(num_examples=sum(map(len, indices)))

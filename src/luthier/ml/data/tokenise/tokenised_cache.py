@@ -37,6 +37,7 @@ from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.ports import Progress
 from luthier.core.system.libraries import version
+from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning, Tokenised, tokenise_all
 from luthier.ml.data.tokenise.template import Template
 
@@ -68,6 +69,7 @@ class TokenisedCache:
         overlong: Overlong,
         progress: Progress,
         learning: Learning = PLAIN,
+        spill: Spill | None = None,
     ) -> Tokenised:
         """What `loss_mask.tokenise_all` returns, read from the cache where it was made before.
 
@@ -81,6 +83,8 @@ class TokenisedCache:
             overlong: what is done with longer rows.
             learning: which tokens are learned.
             progress: shows the tokenising or the read from the cache.
+            spill: the budget of memory, and where rows beyond it go; None keeps all of them in memory. Rows in files
+                are not kept in the cache.
 
         Raises:
             OverlongError: rows are too long and `overlong` is "error".
@@ -88,8 +92,9 @@ class TokenisedCache:
             TemplateError: no mask can be proved on what the template renders.
         """
         settings = {"max_length_tokens": max_length_tokens, "overlong": overlong}
+        how: dict[str, Any] = settings | {"progress": progress, "learning": learning, "spill": spill}
         if not self.max_bytes:
-            return tokenise_all(examples, template, progress=progress, learning=learning, **settings)  # type: ignore[arg-type]
+            return tokenise_all(examples, template, **how)
         place = self.folder / key_of(examples, template, settings | {"learning": asdict(learning)})
         found, trouble = _read(place)
         if found is not None:
@@ -100,7 +105,12 @@ class TokenisedCache:
         if trouble is not None:
             with progress.task(f"Tokens are made again: {trouble}", total=None, unit="rows"):
                 pass
-        made = tokenise_all(examples, template, progress=progress, learning=learning, **settings)  # type: ignore[arg-type]
+        made = tokenise_all(examples, template, **how)
+        if not isinstance(made.examples, tuple):
+            # An entry is made and read in memory as a whole.
+            with progress.task("Tokens are in files, larger than memory, and not kept", total=None, unit="rows"):
+                pass
+            return made
         try:
             self._keep(place, made)
         except OSError as error:
