@@ -119,9 +119,7 @@ def load_file(
             expected="a file that stays as it is",
             do="wait until whatever writes the file is done, then start again",
         )
-    return LoadedFile(
-        str(path), sha256, found.shape, found.reason, num_rows, examples, found.mapping, found.unused
-    )
+    return LoadedFile(str(path), sha256, found.shape, found.reason, num_rows, examples, found.mapping, found.unused)
 
 
 _MODEL_BYTES: Final = 1_000

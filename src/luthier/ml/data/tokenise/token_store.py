@@ -197,9 +197,7 @@ class Units(LazySequence[Unit]):
         ends = self._ends[start:stop].tolist()
         begin = int(self._ends[start - 1]) if start else 0
         rows = self.rows[begin : ends[-1]]
-        return [
-            tuple(rows[one - begin : other - begin]) for one, other in zip([begin, *ends[:-1]], ends, strict=True)
-        ]
+        return [tuple(rows[one - begin : other - begin]) for one, other in zip([begin, *ends[:-1]], ends, strict=True)]
 
 
 def with_change(
@@ -262,4 +260,3 @@ def common_depths(rows: StoredRows, positions: I64, more_than: float) -> tuple[I
         branches[alive] = num_branches + of_row
         num_branches += len(counts)
     return depths, branches
-
