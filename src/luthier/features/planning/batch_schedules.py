@@ -56,7 +56,7 @@ def _schedule(prepared: Prepared, split: PreparedSplit, size: int, how: _How) ->
     from luthier.ml.data.tokenise.batches import StepSchedule
 
     training, units = prepared.plan.training, split.units
-    shares_prefix = how.shares_prefix and split.blocks is None
+    shares_prefix = how.shares_prefix and not split.is_packed
     return StepSchedule(
         units.longest,
         global_batch_size=size,
@@ -131,7 +131,7 @@ def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = Fals
     if prepared.validation is None:
         return []
     units = prepared.validation.units
-    shares_prefix = shares_prefix and prepared.validation.blocks is None
+    shares_prefix = shares_prefix and not prepared.validation.is_packed
     whole = StepSchedule(
         units.longest,
         global_batch_size=len(units),

@@ -22,7 +22,7 @@ from luthier.core.recipe import Recipe
 from luthier.core.system.libraries import import_libraries
 from luthier.core.task_head import SEARCH_KINDS
 from luthier.features.planning.memorisation_probes import planted, refuse_cut_canaries
-from luthier.ml.data.files.sequences import chained, selected
+from luthier.ml.data.files.sequences import chained, changed, selected
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -229,16 +229,18 @@ class PreparedSplit:
         examples: Those that were not dropped.
         tokenised: The rows of all examples one after another: one of each, or chosen and rejected of preference pairs.
         rows_per_unit: How many of them the objective looks at side by side.
-        blocks: Where texts are packed, the pieces of each block; `tokenised` then holds these. Examples and rows are
-            tuples, or sequences in files where they are larger than memory.
-        row_counts: Rows of each example, where the template needs one for each answer of a conversation; else empty.
+        is_packed: Whether texts are packed into blocks; `tokenised` then holds the pieces, block after block.
+        row_counts: Rows of each example, where the template needs one for each answer of a conversation; pieces of
+            each block; else empty.
+
+    Examples and rows are tuples, or sequences in files where they are larger than memory.
     """
 
     profile: DatasetProfile
     examples: Sequence[Example]
     tokenised: Sequence[TokenisedExample]
     rows_per_unit: int = 1
-    blocks: tuple[tuple[TokenisedExample, ...], ...] | None = None
+    is_packed: bool = False
     row_counts: Sequence[int] = ()
 
     @cached_property
@@ -246,8 +248,7 @@ class PreparedSplit:
         """The rows that an objective looks at side by side; KTO takes the two sides of a pair one by one."""
         from luthier.ml.data.tokenise.token_store import Units
 
-        counts = self.row_counts if self.blocks is None else [len(block) for block in self.blocks]
-        return Units(self.tokenised, self.rows_per_unit, counts)
+        return Units(self.tokenised, self.rows_per_unit, self.row_counts)
 
     @cached_property
     def good_examples(self) -> Sequence[Example]:
@@ -390,7 +391,8 @@ def tokenise(
 
     if resolve.fills_blocks(recipe):
         check_shape(recipe.objective, part.source.shape)
-        return _packed(context, split, part, template, room_tokens if "held_out" in split else max_length_tokens)
+        block_tokens = room_tokens if "held_out" in split else max_length_tokens
+        return _packed(context, split, part, template, block_tokens, spill)
     overlong = (recipe.training.overlong if recipe.training else None) or "error"
     if split in ("held_out", "replay_held_out"):
         max_length_tokens = room_tokens
@@ -446,10 +448,9 @@ def _kept(part: Part, made: Tokenised) -> Sequence[Example]:
 def _marked(split: Split, part: Part, made: Tokenised, head: TaskHead | None) -> Sequence[TokenisedExample]:
     """The rows with what travels with them: that they are replayed, or what a task head should give for them."""
     from luthier.ml.data.tokenise.heads import with_targets
-    from luthier.ml.data.tokenise.token_store import with_change
 
     if split == "replay":  # the loss of task and of replayed rows is reported apart
-        return with_change(made.examples, lambda _, row: replace(row, is_replayed=True))
+        return changed(made.examples, _replayed)
     if head is not None and head.kind not in SEARCH_KINDS and split in ("train", "validation"):
         return with_targets(_kept(part, made), made.examples, head)
     return made.examples
@@ -472,12 +473,18 @@ def _learning(recipe: Recipe, split: Split) -> Learning:
     return Learning(reasoning=recipe.data.learn_reasoning, joins=joins)
 
 
-def _packed(context: Context, split: Split, part: Part, template: ChatTemplate, block_tokens: int) -> PreparedSplit:
+def _replayed(_: int, row: TokenisedExample) -> TokenisedExample:
+    return replace(row, is_replayed=True)
+
+
+def _packed(
+    context: Context, split: Split, part: Part, template: ChatTemplate, block_tokens: int, spill: Spill | None
+) -> PreparedSplit:
     """Texts of any length in blocks: the counts are of blocks, the examples are the texts as they came."""
     from luthier.ml.data.tokenise.packing import pack_texts
 
-    packed = pack_texts([*part.examples, *part.planted], template, block_tokens, context.progress)
-    num_blocks = len(packed.blocks)
+    packed = pack_texts(chained(part.examples, part.planted), template, block_tokens, context.progress, spill)
+    num_blocks = packed.profile.num_blocks
     counts: dict[str, Any] = profile_tokens(packed.rows)
     counts |= {"num_examples": num_blocks, "mean_tokens": counts["num_tokens"] / num_blocks}
     profile = DatasetProfile(
@@ -491,8 +498,6 @@ def _packed(context: Context, split: Split, part: Part, template: ChatTemplate, 
         packed=packed.profile,
         **counts,
     )
-    blocks = packed.blocks
-    if split == "replay":
-        blocks = tuple(tuple(replace(piece, is_replayed=True) for piece in block) for block in blocks)
-    rows = tuple(piece for block in blocks for piece in block)
-    return PreparedSplit(profile, tuple(part.examples), rows, blocks=blocks)
+    rows = changed(packed.rows, _replayed) if split == "replay" else packed.rows
+    examples = tuple(part.examples) if isinstance(part.examples, list) else part.examples
+    return PreparedSplit(profile, examples, rows, is_packed=True, row_counts=packed.row_counts)

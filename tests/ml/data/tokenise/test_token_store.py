@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.dataset import TokenisedExample, shareable_tokens
-from luthier.ml.data.files.sequences import Selected
+from luthier.ml.data.files.sequences import Selected, changed
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.tokenise.shared_prefix import find_families
-from luthier.ml.data.tokenise.token_store import StoredRows, Units, common_depths, lengths_of, row_writer, with_change
+from luthier.ml.data.tokenise.token_store import StoredRows, Units, common_depths, lengths_of, row_writer
 
 
 @st.composite
@@ -54,7 +54,7 @@ def test_rows_in_files_are_the_same(
     assert [made[place] for place in range(len(rows))] == rows
     assert made.lengths.tolist() == [row.num_tokens for row in rows]
     assert made.shareable.tolist() == [shareable_tokens(row) for row in rows]
-    marked = with_change(made, lambda place, row: replace(row, id=str(place), is_replayed=True))
+    marked = changed(made, lambda place, row: replace(row, id=str(place), is_replayed=True))
     assert list(marked) == [replace(row, id=str(n), is_replayed=True) for n, row in enumerate(rows)]
     last = Selected(made, np.arange(len(rows))[::-1])
     assert lengths_of(last).tolist() == [row.num_tokens for row in reversed(rows)]

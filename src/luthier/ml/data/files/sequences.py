@@ -2,7 +2,7 @@
 
 A `SequenceWriter` collects records. As long as the budget of its `Spill` allows it returns a tuple; beyond that the
 records are encoded into arrays that go to files (`files.spill.Spool`), and one is decoded each time it is asked for.
-The views (`Selected`, `Chained`) keep positions alone, 8 bytes a record.
+The views (`Selected`, `Changed`, `Chained`) keep positions alone, 8 bytes a record.
 """
 
 from __future__ import annotations
@@ -73,6 +73,24 @@ class Selected(LazySequence[T]):
         return [self.items[place] for place in places]
 
 
+class Changed(LazySequence[T]):
+    """The items of another sequence, each changed when it is made.
+
+    Attributes:
+        items: the sequence.
+        change: position and item -> item.
+    """
+
+    def __init__(self, items: Sequence[T], change: Callable[[int, T], T]) -> None:
+        self.items, self.change = items, change
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def _at(self, start: int, stop: int) -> list[T]:
+        return [self.change(place, item) for place, item in enumerate(self.items[start:stop], start)]
+
+
 class Chained(LazySequence[T]):
     """Several sequences, one after another."""
 
@@ -111,6 +129,18 @@ def selected(items: Sequence[T], positions: I64) -> Sequence[T]:
     if isinstance(items, LazySequence):
         return Selected(items, positions)
     return [items[place] for place in positions.tolist()]
+
+
+def changed(items: Sequence[T], change: Callable[[int, T], T]) -> Sequence[T]:
+    """The items, each changed: a tuple, or a view where the sequence is larger than memory.
+
+    Args:
+        items: the sequence.
+        change: position and item -> item.
+    """
+    if isinstance(items, LazySequence):
+        return Changed(items, change)
+    return tuple(change(place, item) for place, item in enumerate(items))
 
 
 class Store(Protocol[T]):

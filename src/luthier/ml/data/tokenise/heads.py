@@ -26,7 +26,7 @@ from luthier.core.task_head import NumberFormat, TaskHead, TaskHeadKind
 from luthier.core.text.written_numbers import number_format, read_number, write_number
 from luthier.ml.baselines.rows import same_label, spellings
 from luthier.ml.data.files.bad_field import problem_of, shorten
-from luthier.ml.data.tokenise.token_store import with_change
+from luthier.ml.data.files.sequences import changed
 
 if TYPE_CHECKING:
     from luthier.ml.data.tokenise.template import Template
@@ -256,7 +256,7 @@ def with_targets(
             do="add training rows of these classes, or take the rows out",
             problems=[problem_of(e.id, value=e.reference or "", reason="unknown class") for e in unknown],
         )
-    return with_change(rows, lambda place, row: replace(row, target=targets[place] or ()))
+    return changed(rows, lambda place, row: replace(row, target=targets[place] or ()))
 
 
 def of_known_classes(examples: Sequence[Example], head: TaskHead) -> list[Example]:

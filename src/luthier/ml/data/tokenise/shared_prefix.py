@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from luthier.core.dataset import TokenisedExample, common_beginning
 from luthier.core.text.prefixes import best_groups, common_tokens
-from luthier.ml.data.files.sequences import Selected
-from luthier.ml.data.tokenise.token_store import StoredRows, Units, common_depths
+from luthier.ml.data.tokenise.token_store import StoredRows, Units, behind_views, common_depths
 
 if TYPE_CHECKING:  # every training comes here, and needs no tables
     import polars as pl
@@ -204,10 +203,8 @@ def _in_order(units: Sequence[Sequence[TokenisedExample]], more_than: float) -> 
         units: as of `find_families`.
         more_than: a group of so many units or fewer saves nothing.
     """
-    rows = units.rows if isinstance(units, Units) and (units.num_rows == 1).all() else None
-    rows, positions = (rows.items, rows.positions) if isinstance(rows, Selected) else (rows, None)
-    if isinstance(rows, StoredRows):
-        return _stored_order(rows, np.arange(len(rows)) if positions is None else positions, more_than)
+    if isinstance(units, Units) and (units.num_rows == 1).all() and (found := behind_views(units.rows)) is not None:
+        return _stored_order(*found, more_than)
     keys = [_shareable_start(unit) for unit in units]
     # Sorted by bytes, equal beginnings are adjacent, so common prefixes of neighbours describe all groups (as in a
     # suffix array). Any total order will do, hence little-endian bytes.

@@ -12,14 +12,22 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from luthier.core.dataset import TokenisedExample, shareable_tokens
-from luthier.ml.data.files.sequences import I64, LazySequence, RecordStore, Selected, SequenceWriter, StoredRecords
+from luthier.ml.data.files.sequences import (
+    I64,
+    Changed,
+    LazySequence,
+    RecordStore,
+    Selected,
+    SequenceWriter,
+    StoredRecords,
+)
 from luthier.ml.data.files.spill import Spill, Spool
 
 Unit = tuple[TokenisedExample, ...]
@@ -53,7 +61,6 @@ class StoredRows(LazySequence[TokenisedExample]):
     ) -> None:
         self.ids, self.starts, self.shareable = ids, starts, shareable
         self._masks, self._others = masks, others
-        self._change: Callable[[int, TokenisedExample], TokenisedExample] | None = None
 
     def __len__(self) -> int:
         return len(self._others)
@@ -62,16 +69,6 @@ class StoredRows(LazySequence[TokenisedExample]):
     def lengths(self) -> I64:
         """int64 [n], tokens of each row."""
         return np.diff(self.starts)
-
-    def changed(self, change: Callable[[int, TokenisedExample], TokenisedExample]) -> StoredRows:
-        """The same rows, each changed when it is made.
-
-        Args:
-            change: position and row -> row of the same tokens and mask.
-        """
-        made = StoredRows(self.ids, self._masks, self.starts, self.shareable, self._others)
-        made._change = change
-        return made
 
     def _at(self, start: int, stop: int) -> list[TokenisedExample]:
         if start >= stop:
@@ -87,8 +84,6 @@ class StoredRows(LazySequence[TokenisedExample]):
             row_id, *rest, differs, target = other
             mask = masks[begin - first : end - first]
             found.append(TokenisedExample(row_id, own, mask, *rest, tuple(differs), tuple(target)))
-        if self._change is not None:
-            found = [self._change(place, row) for place, row in enumerate(found, start)]
         return found
 
 
@@ -200,26 +195,26 @@ class Units(LazySequence[Unit]):
         return [tuple(rows[one - begin : other - begin]) for one, other in zip([begin, *ends[:-1]], ends, strict=True)]
 
 
-def with_change(
-    rows: Sequence[TokenisedExample], change: Callable[[int, TokenisedExample], TokenisedExample]
-) -> Sequence[TokenisedExample]:
-    """The rows, each changed; those in files are changed when they are made.
+def behind_views(rows: Sequence[TokenisedExample]) -> tuple[StoredRows, I64] | None:
+    """The rows in files that a view shows, and which of them; None where rows are in memory.
 
-    Args:
-        rows: a tuple, or `StoredRows`.
-        change: position and row -> row of the same tokens and mask.
+    What a view changes of a row is never its tokens or its mask.
     """
-    if isinstance(rows, StoredRows):
-        return rows.changed(change)
-    return tuple(change(place, row) for place, row in enumerate(rows))
+    positions: I64 | None = None
+    while isinstance(rows, Changed | Selected):
+        if isinstance(rows, Selected):
+            positions = rows.positions if positions is None else rows.positions[positions]
+        rows = rows.items
+    if not isinstance(rows, StoredRows):
+        return None
+    return rows, np.arange(len(rows), dtype=np.int64) if positions is None else positions
 
 
 def lengths_of(rows: Sequence[TokenisedExample]) -> I64:
     """int64 [n], tokens of each row."""
-    if isinstance(rows, StoredRows):
-        return rows.lengths
-    if isinstance(rows, Selected) and isinstance(rows.items, StoredRows):
-        return rows.items.lengths[rows.positions]
+    if (found := behind_views(rows)) is not None:
+        stored, positions = found
+        return stored.lengths[positions]
     return np.fromiter((row.num_tokens for row in rows), dtype=np.int64, count=len(rows))
 
 
