@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from luthier.core.dataset import Split
 from luthier.core.errors import DataError
-from luthier.ml.data.split.split import SIDES, group_sides, majority, united
+from luthier.ml.data.split.split import SIDES, group_sides, hashes_of, majority, united
 
 
 def sides_of(
@@ -23,11 +23,10 @@ def sides_of(
         names = sorted(set(strata.values()))
         numbers = np.array([names.index(strata[group]) for group in groups], dtype=np.int64)
     codes = group_sides(
-        list(groups),
+        hashes_of(groups, seed),
         np.array(list(groups.values()), dtype=np.int64),
         validation=validation,
         held_out=held_out,
-        seed=seed,
         strata=numbers,
     )
     return {name: SIDES[code] for name, code in zip(groups, codes.tolist(), strict=True)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,6 @@ from luthier.core.errors import DataError, RowProblem
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.files.sequences import selected
 from luthier.ml.data.text.normalise import content_key, prompt_key
-
-if TYPE_CHECKING:
-    import polars as pl
 
 SIDES: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
 _HASHED_AT_ONCE: Final = 20_000
@@ -50,28 +47,26 @@ def check_fractions(*, validation: float, held_out: float) -> None:
 
 
 def group_sides(
-    names: Sequence[str] | pl.Series | U64,
+    hashes: U64,
     sizes: I64,
     *,
     validation: float,
     held_out: float,
-    seed: int,
     strata: I64 | None = None,
     noun: str = "groups",
 ) -> Codes:
     """The side of each group, as places in `SIDES`: int8 [n].
 
-    Within a stratum, groups are taken in the order of a hash of (seed, group), which the order of `names` does not
-    change. A group that would take a side over its share of the stratum is left to the next side, and at last to train;
-    what a stratum lacks or has too much, the next one (by name) makes up for, so that a side is off by less than one
-    group. A stratum's last group stays in train.
+    Within a stratum, groups are taken in the order of their hashes, whatever their own order is. A group that would
+    take a side over its share of the stratum is left to the next side, and at last to train; what a stratum lacks or
+    has too much, the next one (by name) makes up for, so that a side is off by less than one group. A stratum's last
+    group stays in train.
 
     Args:
-        names: strings [n], each once; or their hashes, uint64 [n, 2], as `_hashes` makes them.
+        hashes: uint64 [n, 2], of each group, each once (`hashes_of`).
         sizes: int64 [n], rows of each group.
         validation: fraction of all rows, 0 to below 1.
         held_out: fraction of all rows, 0 to below 1.
-        seed: of the order of the groups.
         strata: int64 [n], the stratum of each group, numbered by name; one for all where None.
         noun: what groups are called in messages.
 
@@ -84,7 +79,7 @@ def group_sides(
     num_rows = int(sizes.sum())
     if len(sizes) <= len(asked):
         raise _too_few(f"{num_rows:,} rows in {len(sizes):,} {noun}", len(asked), noun)
-    order = _hash_order(names, seed)
+    order = _order(hashes)
     sizes = sizes[order]
     codes = np.zeros(len(order), dtype=np.int8)  # 0 is train
     if strata is None or not np.ptp(strata):
@@ -108,20 +103,16 @@ def group_sides(
     return found
 
 
-def _hash_order(names: Sequence[str] | pl.Series | U64, seed: int) -> I64:
-    """The order of a hash of each name, not a shuffle: adding groups does not move the others around."""
-    if isinstance(names, np.ndarray):
-        keys = names
-    else:
-        parts = [
-            _hashes(names[start : start + _HASHED_AT_ONCE], seed) for start in range(0, len(names), _HASHED_AT_ONCE)
-        ]
-        keys = np.concatenate([np.zeros((0, 2), dtype=np.uint64), *parts])
-    return np.lexsort((keys[:, 1], keys[:, 0])).astype(np.int64)
+def _order(hashes: U64) -> I64:
+    return np.lexsort((hashes[:, 1], hashes[:, 0])).astype(np.int64)
 
 
-def _hashes(names: Iterable[str], seed: int) -> U64:
-    """The hash of each name with the seed: uint64 [n, 2]."""
+def hashes_of(names: Iterable[str], seed: int) -> U64:
+    """The hash of each name with the seed: uint64 [n, 2].
+
+    Groups are taken in the order of these, not shuffled: adding groups does not move the others around. Of a name only
+    the hash is kept, 16 bytes. Two of ten million names share one with a probability of about 10^-25.
+    """
     digests = [hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16] for name in names]
     # Big-endian, so that numbers are in the order of the bytes.
     return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64).reshape(-1, 2)
@@ -235,11 +226,11 @@ def split_by_fraction(
     for example in examples:
         grouped = grouped or example.group is not None
         names.append(example.group if example.group is not None else content_key(example))
-        if len(names) == _HASHED_AT_ONCE:  # of a name only its hash is kept: 16 bytes a row
-            parts.append(_hashes(names, seed))
+        if len(names) == _HASHED_AT_ONCE:
+            parts.append(hashes_of(names, seed))
             names = []
-    hashes = np.concatenate([*parts, _hashes(names, seed)])
-    order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+    hashes = np.concatenate([*parts, hashes_of(names, seed)])
+    order = _order(hashes)
     is_first = np.ones(len(order), dtype=bool)
     is_first[1:] = (hashes[order][1:] != hashes[order][:-1]).any(axis=1)
     of_row = np.empty(len(order), dtype=np.int64)
@@ -249,7 +240,6 @@ def split_by_fraction(
         np.bincount(of_row),
         validation=validation,
         held_out=held_out,
-        seed=seed,
         noun="groups" if grouped else "different texts",
     )
     codes = codes[of_row]
