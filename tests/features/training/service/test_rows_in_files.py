@@ -45,6 +45,12 @@ def header_row(number: int) -> Row:
     return {"messages": [{"role": "system", "content": system}, *chat_row(number)["messages"]]}
 
 
+def text_row(number: int) -> Row:
+    """Most are a sentence, some are longer than a block."""
+    times = 12 if number % 5 == 0 else 1
+    return {"text": " ".join(f"{n} and {n + 1} are neighbours." for n in range(number, number + times))}
+
+
 def general_row(number: int) -> Row:
     return {"prompt": f"Name a colour like {number}.", "completion": f"Blue number {number * 7}."}
 
@@ -56,6 +62,10 @@ CASES: dict[str, tuple[Callable[[int], Row], dict[str, Any]]] = {
     "dpo": (pair_row, {"data": SPLIT, "objective": {"name": "dpo"}}),
     "embed": (pair_row, {"data": SPLIT, "objective": {"name": "embed"}}),
     "classify": (class_row, {"data": SPLIT, "objective": {"name": "classify"}}),
+    "texts": (
+        text_row,
+        {"data": SPLIT, "objective": {"name": "pretraining"}, "training": TRAINING | {"max_length_tokens": 64}},
+    ),
     "judged": (
         chat_row,
         {"data": SPLIT | {"held_out": "test.jsonl"}, "evaluation": {"few_shot": 2, "max_new_tokens": 4}},
@@ -99,7 +109,7 @@ def test_the_same_plan_and_the_same_weights(
     here, first = ready(context, recipe), run(context, recipe)
     with_budget(context, 1, monkeypatch)
     there = ready(context, recipe)
-    assert isinstance(there.train.tokenised, StoredRows)
+    assert isinstance(there.train.tokenised, LazySequence)
     assert isinstance(there.train.examples, LazySequence)
     assert there.plan.hash == here.plan.hash
     assert tuple(there.train.examples) == here.train.examples

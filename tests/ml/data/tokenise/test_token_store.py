@@ -16,7 +16,7 @@ from luthier.core.dataset import TokenisedExample, shareable_tokens
 from luthier.ml.data.files.sequences import Selected, changed
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.tokenise.shared_prefix import find_families
-from luthier.ml.data.tokenise.token_store import StoredRows, Units, common_depths, lengths_of, row_writer
+from luthier.ml.data.tokenise.token_store import StoredRows, TokenStore, Units, common_depths, lengths_of, row_writer
 
 
 @st.composite
@@ -44,7 +44,14 @@ def stored(rows: Sequence[TokenisedExample], place: Path, budget: int = 0) -> St
     return made
 
 
-@settings(deadline=None)
+def in_arrays(rows: Sequence[TokenisedExample]) -> StoredRows:
+    """As `stored`, with the arrays in memory: nothing is written."""
+    store = TokenStore(Spill(1 << 30))
+    store.extend(rows)
+    return store.sequence()
+
+
+@settings(deadline=None, max_examples=25)
 @given(rows=st.lists(rows_of(), min_size=1, max_size=12), budget=st.sampled_from([0, 200]))
 def test_rows_in_files_are_the_same(
     rows: list[TokenisedExample], budget: int, tmp_path_factory: pytest.TempPathFactory
@@ -67,13 +74,11 @@ def test_more_rows_than_are_written_at_a_time(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(counts=st.lists(st.integers(1, 3), min_size=1, max_size=8), is_stored=st.booleans())
-def test_units_are_slices_of_the_rows(
-    counts: list[int], is_stored: bool, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_units_are_slices_of_the_rows(counts: list[int], is_stored: bool) -> None:
     rows = tuple(
         TokenisedExample(f"r:{n}", array("i", range(1 + n * 7 % 5)), bytes(1 + n * 7 % 5)) for n in range(sum(counts))
     )
-    source = stored(rows, tmp_path_factory.mktemp("rows")) if is_stored else rows
+    source = in_arrays(rows) if is_stored else rows
     ends = np.cumsum(counts).tolist()
     expected = [rows[end - num : end] for end, num in zip(ends, counts, strict=True)]
     units = Units(source, row_counts=counts)
@@ -109,10 +114,8 @@ def like_rows(draw: st.DrawFn) -> list[TokenisedExample]:
 
 @settings(deadline=None, max_examples=200)
 @given(rows=like_rows(), size=st.integers(1, 16))
-def test_families_of_rows_in_files_are_those_of_rows_in_memory(
-    rows: list[TokenisedExample], size: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    made = stored(rows, tmp_path_factory.mktemp("rows"))
+def test_families_of_rows_in_files_are_those_of_rows_in_memory(rows: list[TokenisedExample], size: int) -> None:
+    made = in_arrays(rows)
     here = find_families(Units(tuple(rows)), global_batch_size=size)
     there = find_families(Units(made), global_batch_size=size)
     assert there.families.tolist() == here.families.tolist()
