@@ -325,11 +325,10 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
     head = _fitted_head(recipe, parts, model.path)
-    parts = with_known_classes(parts, None if head is None else head.head)
+    task_head = None if head is None else head.head
+    parts = with_known_classes(parts, task_head)
     splits = {
-        split: tokenise(
-            context, split, part, template, recipe, max_length, room, None if head is None else head.head, spill=spill
-        )
+        split: tokenise(context, split, part, template, recipe, max_length, room, task_head, spill=spill)
         for split, part in parts.items()
     }
     return TrainingData(model, template, splits, room, head)
@@ -391,8 +390,7 @@ def tokenise(
 
     if resolve.fills_blocks(recipe):
         check_shape(recipe.objective, part.source.shape)
-        block_tokens = room_tokens if "held_out" in split else max_length_tokens
-        return _packed(context, split, part, template, block_tokens, spill)
+        return _packed(context, split, part, template, room_tokens if "held_out" in split else max_length_tokens, spill)
     overlong = (recipe.training.overlong if recipe.training else None) or "error"
     if split in ("held_out", "replay_held_out"):
         max_length_tokens = room_tokens
@@ -433,10 +431,10 @@ def tokenise(
     )
     tokenised = _marked(split, part, made, task_head)
     # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
-    return PreparedSplit(profile, _kept(part, made), tokenised, rows_per_unit, row_counts=made.row_counts)
+    return PreparedSplit(profile, _examples_left(part, made), tokenised, rows_per_unit, row_counts=made.row_counts)
 
 
-def _kept(part: Part, made: Tokenised) -> Sequence[Example]:
+def _examples_left(part: Part, made: Tokenised) -> Sequence[Example]:
     """The examples of a part that are left, without canaries."""
     import numpy as np
 
@@ -450,9 +448,9 @@ def _marked(split: Split, part: Part, made: Tokenised, head: TaskHead | None) ->
     from luthier.ml.data.tokenise.heads import with_targets
 
     if split == "replay":  # the loss of task and of replayed rows is reported apart
-        return changed(made.examples, _replayed)
+        return changed(made.examples, lambda _, row: replace(row, is_replayed=True))
     if head is not None and head.kind not in SEARCH_KINDS and split in ("train", "validation"):
-        return with_targets(_kept(part, made), made.examples, head)
+        return with_targets(_examples_left(part, made), made.examples, head)
     return made.examples
 
 
@@ -471,10 +469,6 @@ def _learning(recipe: Recipe, split: Split) -> Learning:
     # what judges is scored behind the prompts of inference, however training joins its answers
     joins = recipe.data.reset_template is not None and split not in ("held_out", "replay_held_out")
     return Learning(reasoning=recipe.data.learn_reasoning, joins=joins)
-
-
-def _replayed(_: int, row: TokenisedExample) -> TokenisedExample:
-    return replace(row, is_replayed=True)
 
 
 def _packed(
@@ -498,6 +492,8 @@ def _packed(
         packed=packed.profile,
         **counts,
     )
-    rows = changed(packed.rows, _replayed) if split == "replay" else packed.rows
+    rows = packed.rows
+    if split == "replay":
+        rows = changed(rows, lambda _, row: replace(row, is_replayed=True))
     examples = tuple(part.examples) if isinstance(part.examples, list) else part.examples
     return PreparedSplit(profile, examples, rows, is_packed=True, row_counts=packed.row_counts)
