@@ -75,7 +75,7 @@ class HeldOut:
     file: str
     sha256: str
     num_rows: int
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     num_leaked: int = 0
     num_same_prompt: int = 0
     notes: tuple[str, ...] = ()
@@ -163,7 +163,7 @@ def _reference(context: Context, plan: Plan, held_out: Sequence[Example]) -> tup
     return [found], ((f"{run_id}, which is judged beside the tuned model: {caveat}.",) if caveat else ())
 
 
-def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
+def _that_fit(split: PreparedSplit, prepared: Prepared) -> Sequence[Example]:
     """The rows to evaluate; packed texts, which may have any length, are split into pieces that fit the context."""
     from luthier.ml.data.tokenise.packing import split_text
 

@@ -238,6 +238,8 @@ def common_depths(rows: StoredRows, positions: I64, more_than: float) -> tuple[I
     depths, branches = np.zeros(len(positions), dtype=np.int64), np.zeros(len(positions), dtype=np.int64)
     alive = np.arange(len(positions))
     depth, num_branches = 0, 1
+    of_row: npt.NDArray[np.integer[Any]]
+    counts: npt.NDArray[np.integer[Any]]
     while len(alive):
         alive = alive[limits[alive] > depth]
         if not len(alive):
