@@ -81,9 +81,8 @@ class StoredRows(LazySequence[TokenisedExample]):
         for begin, end, other in zip(starts[:-1], starts[1:], self._others[start:stop], strict=True):
             own = array("i")
             own.frombytes(ids[4 * (begin - first) : 4 * (end - first)])
-            row_id, *rest, differs, target = other
-            mask = masks[begin - first : end - first]
-            found.append(TokenisedExample(row_id, own, mask, *rest, tuple(differs), tuple(target)))
+            row_id, *rest = other
+            found.append(TokenisedExample(row_id, own, masks[begin - first : end - first], *rest))
         return found
 
 
@@ -97,7 +96,7 @@ class TokenStore:
     def __init__(self, spill: Spill) -> None:
         self._ids, self._masks = Spool(spill, np.int32), Spool(spill, np.uint8)
         self._starts, self._shareable = Spool(spill, np.int64), Spool(spill, np.int64)
-        self._others: RecordStore[list[Any]] = RecordStore(spill, _encoded, json.loads)
+        self._others: RecordStore[list[Any]] = RecordStore(spill, _encoded, _decoded)
         self._num_tokens = 0
         self._starts.append(np.zeros(1, dtype=np.int64))
 
@@ -139,6 +138,11 @@ def _other_fields(row: TokenisedExample) -> list[Any]:
 
 def _encoded(fields: list[Any]) -> bytes:
     return json.dumps(fields).encode()
+
+
+def _decoded(data: bytes) -> list[Any]:
+    *fields, differs, target = json.loads(data)
+    return [*fields, tuple(differs), tuple(target)]  # JSON has lists alone
 
 
 class Units(LazySequence[Unit]):
