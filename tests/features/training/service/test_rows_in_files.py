@@ -55,20 +55,21 @@ def general_row(number: int) -> Row:
     return {"prompt": f"Name a colour like {number}.", "completion": f"Blue number {number * 7}."}
 
 
+JUDGED = {"train": "train.jsonl", "validation": "valid.jsonl", "held_out": "test.jsonl"}
+MIXED = SPLIT | {
+    "subset": [0.0, 0.9],
+    "canaries": {"num": 2},
+    "replay": {"file": "general.jsonl", "fraction": 0.25},
+}
 CASES: dict[str, tuple[Callable[[int], Row], dict[str, Any]]] = {
-    "sft": (header_row, {"data": {"train": "train.jsonl", "validation": "valid.jsonl"}}),
-    "fractions": (chat_row, {"data": SPLIT | {"subset": [0.0, 0.8], "canaries": {"num": 2}}}),
-    "replay": (chat_row, {"data": SPLIT | {"replay": {"file": "general.jsonl", "fraction": 0.25}}}),
+    "judged": (header_row, {"data": JUDGED, "evaluation": {"few_shot": 2, "max_new_tokens": 4}}),
+    "mixed": (chat_row, {"data": MIXED}),
     "dpo": (pair_row, {"data": SPLIT, "objective": {"name": "dpo"}}),
     "embed": (pair_row, {"data": SPLIT, "objective": {"name": "embed"}}),
     "classify": (class_row, {"data": SPLIT, "objective": {"name": "classify"}}),
     "texts": (
         text_row,
         {"data": SPLIT, "objective": {"name": "pretraining"}, "training": TRAINING | {"max_length_tokens": 64}},
-    ),
-    "judged": (
-        chat_row,
-        {"data": SPLIT | {"held_out": "test.jsonl"}, "evaluation": {"few_shot": 2, "max_new_tokens": 4}},
     ),
 }
 
@@ -123,7 +124,7 @@ def test_the_same_plan_and_the_same_weights(
 def test_a_resume_goes_on_to_the_byte(
     context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe_of(make_recipe, "sft")
+    recipe = recipe_of(make_recipe, "mixed")
     whole = run(context, recipe).as_json()["adapter_sha256"]
     with_budget(context, 1, monkeypatch)
     real = training_module.recorder
