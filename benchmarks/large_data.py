@@ -7,9 +7,10 @@
 The rows are those of benchmarks/reviews.py; `plan` reads and tokenises what `repair` has left of them, for a tiny
 model, and makes the order of an epoch and the rows of 100 steps. Each work runs in a fresh process with a budget of
 memory for rows (`LUTHIER_DATA_MEMORY_BYTES`). Two peaks are shown: of anonymous memory (sampled every 0.2 s), which the
-kernel cannot take back and which decides whether a work fits, and of all resident memory, which counts mapped files as well;
-and the most that working files took at one time. Each stage of a work has its seconds and the peak of anonymous memory
-while it ran. `growth` compares microseconds a row with those of the fewest rows: 1 is linear. Prints one JSON document.
+kernel cannot take back and which decides whether a work fits, and of all resident memory, which counts mapped files as
+well; and the most that working files took at one time. Each stage of a work has its seconds and the peak of anonymous
+memory while it ran. `growth` compares microseconds a row with those of the fewest rows: 1 is linear. Prints one JSON
+document.
 """
 
 from __future__ import annotations

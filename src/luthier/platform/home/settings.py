@@ -217,7 +217,7 @@ class Settings(BaseSettings):
 
     @property
     def scratch_folder(self) -> Path:
-        """Rows larger than memory, of audits, repairs, splits and trainings; each in a folder that goes with its work."""
+        """Rows larger than memory, of audits, repairs, splits and trainings; in folders that go with their work."""
         return self.scratch or self.home / "cache" / "scratch"
 
     @property
