@@ -374,7 +374,6 @@ def tokenise(
     max_length_tokens: int,
     room_tokens: int,
     task_head: TaskHead | None = None,
-    *,
     spill: Spill | None = None,
 ) -> PreparedSplit:
     """Tokens and profile of one split.
@@ -430,12 +429,11 @@ def tokenise(
         **counts,
     )
     tokenised = _marked(split, part, made, task_head)
-    # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
     return PreparedSplit(profile, _examples_left(part, made), tokenised, rows_per_unit, row_counts=made.row_counts)
 
 
 def _examples_left(part: Part, made: Tokenised) -> Sequence[Example]:
-    """The examples of a part that are left, without canaries."""
+    """The examples that are left of a part. Canaries are trained and counted, but no rows of it, and never shown."""
     import numpy as np
 
     kept = np.asarray(made.kept, dtype=np.int64)

@@ -25,6 +25,7 @@ from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedT
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.stream import CallPiece, EndReason, TextRequest
+from luthier.ml.data.files.sequences import changed
 from luthier.ml.inference.models.thought_writing import TAGS, ThoughtWriting, split_thought
 from luthier.ml.inference.tool_calls import ToolCallReader, ToolForm, form_of, with_tools_as_text
 
@@ -46,7 +47,7 @@ def rewritten_examples(opted: OptedTurns, examples: Sequence[Example], template:
     if opted == AS_THEY_ARE:
         return examples
     form = form_of(text_of(template))
-    return tuple(_example(opted, example, form) for example in examples)
+    return changed(examples, lambda _, example: _example(opted, example, form))
 
 
 def rewritten(opted: OptedTurns, conversation: Conversation, form: ToolForm) -> Conversation:
