@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.conversation import OptedTurns
+from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
 from luthier.core.errors import LeakageError, RecipeError
 from luthier.core.ids import sha256_document
@@ -382,7 +382,7 @@ def tokenise(
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
-    from luthier.ml.inference.engine_prompts import rewritten_examples
+    from luthier.ml.inference.engine_prompts import example_rewriter
     from luthier.ml.planning import resolve
     from luthier.ml.planning.resolve_objective import check_shape
     from luthier.ml.training.objectives.rules import rules_of
@@ -394,12 +394,10 @@ def tokenise(
     if split in ("held_out", "replay_held_out"):
         max_length_tokens = room_tokens
         overlong = "drop" if overlong == "truncate" else overlong
-    opted = OptedTurns.of(recipe.data)
-    part = replace(
-        part,
-        examples=rewritten_examples(opted, part.examples, template),
-        planted=rewritten_examples(opted, part.planted, template),
-    )
+    if (opted := OptedTurns.of(recipe.data)) != AS_THEY_ARE:
+        rewrite = example_rewriter(opted, template)
+        examples, planted = (changed(rows, lambda _, row: rewrite(row)) for rows in (part.examples, part.planted))
+        part = replace(part, examples=examples, planted=planted)
     cache = TokenisedCache(context.settings.tokenised_folder, context.settings.tokenised_cache_bytes)
     made: Tokenised = cache.tokenise_all(
         chained(part.examples, part.planted),

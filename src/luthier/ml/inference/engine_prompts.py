@@ -18,14 +18,13 @@ prompt that cannot fit is rejected before tokenisation.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.stream import CallPiece, EndReason, TextRequest
-from luthier.ml.data.files.sequences import changed
 from luthier.ml.inference.models.thought_writing import TAGS, ThoughtWriting, split_thought
 from luthier.ml.inference.tool_calls import ToolCallReader, ToolForm, form_of, with_tools_as_text
 
@@ -46,8 +45,13 @@ def rewritten_examples(opted: OptedTurns, examples: Sequence[Example], template:
     """The rewritten examples, both sides of a pair; unchanged if nothing is requested."""
     if opted == AS_THEY_ARE:
         return examples
+    return tuple(map(example_rewriter(opted, template), examples))
+
+
+def example_rewriter(opted: OptedTurns, template: ChatTemplate) -> Callable[[Example], Example]:
+    """What rewrites one example."""
     form = form_of(text_of(template))
-    return changed(examples, lambda _, example: _example(opted, example, form))
+    return lambda example: _example(opted, example, form)
 
 
 def rewritten(opted: OptedTurns, conversation: Conversation, form: ToolForm) -> Conversation:

@@ -62,7 +62,7 @@ MIXED = SPLIT | {
     "replay": {"file": "general.jsonl", "fraction": 0.25},
 }
 CASES: dict[str, tuple[Callable[[int], Row], dict[str, Any]]] = {
-    "judged": (header_row, {"data": JUDGED, "evaluation": {"few_shot": 2, "max_new_tokens": 4}}),
+    "judged": (header_row, {"data": JUDGED | {"system": "fold"}, "evaluation": {"few_shot": 2, "max_new_tokens": 4}}),
     "mixed": (chat_row, {"data": MIXED}),
     "dpo": (pair_row, {"data": SPLIT, "objective": {"name": "dpo"}}),
     "embed": (pair_row, {"data": SPLIT, "objective": {"name": "embed"}}),
