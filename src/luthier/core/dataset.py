@@ -348,27 +348,28 @@ def profile_tokens(
     Args:
         row_counts: how many rows each example is, where that differs, because the template needs a row for each answer.
     """
-    lengths = [e.num_tokens for e in rows]
+    found = dict.fromkeys(
+        ("num_tokens", "num_trained_tokens", "max_tokens", "num_with_thought", "num_skipping_thought", "num_joined"), 0
+    )
+    differs: Counter[str] = Counter()
+    for row in rows:  # one pass: the rows may be in files
+        found["num_tokens"] += row.num_tokens
+        found["num_trained_tokens"] += row.num_trained_tokens
+        found["max_tokens"] = max(found["max_tokens"], row.num_tokens)
+        found["num_with_thought"] += row.has_thought
+        found["num_skipping_thought"] += row.skips_thought
+        found["num_joined"] += row.is_joined
+        differs.update(row.differs)
     return {
+        **found,
         "num_examples": len(row_counts) or len(rows) // rows_per_example,
-        "num_tokens": sum(lengths),
-        "num_trained_tokens": sum(e.num_trained_tokens for e in rows),
-        "max_tokens": max(lengths, default=0),
-        "mean_tokens": sum(lengths) / len(lengths) if lengths else 0.0,
+        "mean_tokens": found["num_tokens"] / len(rows) if len(rows) else 0.0,
         # row_counts is empty where no row was cut: then there are no sequences to tell apart from rows.
         "num_cut": sum(num > 1 for num in row_counts),
         "num_sequences": len(rows) if row_counts else 0,
-        "num_with_thought": sum(row.has_thought for row in rows),
-        "num_skipping_thought": sum(row.skips_thought for row in rows),
-        "num_joined": sum(row.is_joined for row in rows),
-        "joined_differs": top_differences(rows),
+        # The three most frequent ways in which joined answers differ from what inference shows.
+        "joined_differs": tuple(name for name, _ in differs.most_common(3)),
     }
-
-
-def top_differences(rows: Iterable[TokenisedExample]) -> tuple[str, ...]:
-    """The three most frequent ways in which joined answers differ from what inference shows, over all rows."""
-    counts = Counter(differs for row in rows for differs in row.differs)
-    return tuple(differs for differs, _ in counts.most_common(3))
 
 
 Judging = Literal["validation", "held_out"]

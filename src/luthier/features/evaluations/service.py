@@ -53,6 +53,7 @@ from luthier.features.recipes.checks import (
     load_mapped,
     usual_metrics,
 )
+from luthier.ml.data.files.sequences import chained
 from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 
@@ -75,7 +76,7 @@ class HeldOut:
     file: str
     sha256: str
     num_rows: int
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     num_leaked: int = 0
     num_same_prompt: int = 0
     notes: tuple[str, ...] = ()
@@ -163,7 +164,7 @@ def _reference(context: Context, plan: Plan, held_out: Sequence[Example]) -> tup
     return [found], ((f"{run_id}, which is judged beside the tuned model: {caveat}.",) if caveat else ())
 
 
-def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
+def _that_fit(split: PreparedSplit, prepared: Prepared) -> Sequence[Example]:
     """The rows to evaluate; packed texts, which may have any length, are split into pieces that fit the context."""
     from luthier.ml.data.tokenise.packing import split_text
 
@@ -319,14 +320,14 @@ def _base_of(context: Context, systems: Sequence[str], resolved: Sequence[Candid
 
 def _learned_rows(
     context: Context, systems: Sequence[str], held_out: Sequence[Example], allow_leakage: bool
-) -> tuple[list[Example], tuple[int, int]]:
+) -> tuple[Sequence[Example], tuple[int, int]]:
     """The training rows of the candidate, otherwise those of the other runs; and the result of `_leakage` for all.
 
     Not both: the rows of an earlier run are often a subset of those of the candidate and would count twice.
     """
     own, others = (training_rows(context, names) for names in (systems[:1], systems[1:]))
     # For all runs: a compared run that was trained on held-out rows also invalidates the comparison.
-    return own or others, _leakage([*own, *others], held_out, allow_leakage)
+    return own or others, _leakage(chained(own, others), held_out, allow_leakage)
 
 
 def _judge(
@@ -434,11 +435,11 @@ def check_leakage(
     return _leakage(training_rows(context, systems), held_out, allowed)
 
 
-def training_rows(context: Context, systems: Sequence[str]) -> list[Example]:
+def training_rows(context: Context, systems: Sequence[str]) -> Sequence[Example]:
     """The rows that the runs among the systems were trained on, as far as their files are still there, unchanged."""
     runs = (find_model(context, name).run_id for name in systems if not is_address(name))
     # dict.fromkeys: two names of one run, such as its checkpoints, have the same rows.
-    return [row for run_id in dict.fromkeys(runs) if run_id is not None for row in rows_of_run(context, run_id)]
+    return chained(*(rows_of_run(context, run_id) for run_id in dict.fromkeys(runs) if run_id is not None))
 
 
 def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool) -> tuple[int, int]:

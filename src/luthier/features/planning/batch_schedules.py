@@ -9,9 +9,9 @@ from luthier.features.planning.service import Prepared
 from luthier.features.planning.training_data import PreparedSplit
 
 if TYPE_CHECKING:
-    from luthier.core.dataset import TokenisedExample
     from luthier.ml.data.tokenise.batches import ReplaySchedule, StepSchedule
     from luthier.ml.data.tokenise.shared_prefix import Families, UnitPrefixes
+    from luthier.ml.data.tokenise.token_store import Units
     from luthier.ml.training.objective_protocol import Batch
 
 
@@ -56,17 +56,17 @@ def _schedule(prepared: Prepared, split: PreparedSplit, size: int, how: _How) ->
     from luthier.ml.data.tokenise.batches import StepSchedule
 
     training, units = prepared.plan.training, split.units
-    shares_prefix = how.shares_prefix and split.blocks is None
+    shares_prefix = how.shares_prefix and not split.is_packed
     return StepSchedule(
-        [max(row.num_tokens for row in unit) for unit in units],
+        units.longest,
         global_batch_size=size,
         micro_batch_tokens=how.micro_batch_tokens,
         order=training.order,
         seed=training.seed,
-        rows_per_unit=[len(unit) for unit in units],
+        rows_per_unit=units.num_rows,
         families=_families(units, size) if shares_prefix else None,
         own=_own_prefixes(split) if shares_prefix else None,
-        packed=_together(units) if how.packs else None,
+        packed=units.totals if how.packs else None,
         min_micro_batches=training.min_micro_batches,
     )
 
@@ -131,46 +131,45 @@ def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = Fals
     if prepared.validation is None:
         return []
     units = prepared.validation.units
-    shares_prefix = shares_prefix and prepared.validation.blocks is None
+    shares_prefix = shares_prefix and not prepared.validation.is_packed
     whole = StepSchedule(
-        [max(row.num_tokens for row in unit) for unit in units],
+        units.longest,
         global_batch_size=len(units),
         micro_batch_tokens=prepared.plan.training.micro_batch_tokens,
         order="as_given",
         seed=0,
-        rows_per_unit=[len(unit) for unit in units],
+        rows_per_unit=units.num_rows,
         families=_families(units, len(units)) if shares_prefix else None,
         own=_own_prefixes(prepared.validation) if shares_prefix else None,
-        packed=_together(units) if packs else None,
+        packed=units.totals if packs else None,
         min_micro_batches=prepared.plan.training.min_micro_batches,
     )
     return [([units[i] for i in batch], whole.shared_tokens(batch)) for batch in whole.step(0)]
 
 
-def _together(units: Sequence[Sequence[TokenisedExample]]) -> list[int]:
-    """Tokens of each unit, all of its rows together."""
-    return [sum(row.num_tokens for row in unit) for unit in units]
-
-
-def _families(units: Sequence[Sequence[TokenisedExample]], size: int) -> Families | None:
+def _families(units: Units, size: int) -> Families | None:
     """The families of examples that begin alike, of those that are one row each."""
     from luthier.ml.data.tokenise.shared_prefix import find_families
 
     if _are_single(units):
         return find_families(units, global_batch_size=size)
-    return None if all(len(unit) > 1 for unit in units) else _families_of_single(units, size)
+    return None if (units.num_rows > 1).all() else _families_of_single(units, size)
 
 
-def _families_of_single(units: Sequence[Sequence[TokenisedExample]], size: int) -> Families:
+def _families_of_single(units: Units, size: int) -> Families:
     """The families of the units of one row among others, of which a step draws its share."""
     import numpy as np
 
+    from luthier.ml.data.files.sequences import selected
     from luthier.ml.data.tokenise.shared_prefix import Families, find_families
+    from luthier.ml.data.tokenise.token_store import Units
 
-    places = [place for place, unit in enumerate(units) if len(unit) == 1]
+    places = np.flatnonzero(units.num_rows == 1)
     # A family larger than what one step draws of such units could never lie in one step as a whole.
     share = max(1, round(size * len(places) / len(units)))
-    found = find_families([units[place] for place in places], global_batch_size=share)
+    # The row of such a unit is the last of all rows up to it.
+    rows = selected(units.rows, np.cumsum(units.num_rows)[places] - 1)
+    found = find_families(Units(rows), global_batch_size=share)
     families, prefix = np.full(len(units), -1, dtype=np.int64), np.zeros(len(units), dtype=np.int64)
     # Family -1 means none: units of several rows stay outside.
     families[places], prefix[places] = found.families, found.prefix_tokens
@@ -185,5 +184,5 @@ def _own_prefixes(split: PreparedSplit) -> UnitPrefixes | None:
     return None if _are_single(units) else unit_prefixes(units, are_cut=bool(split.row_counts))
 
 
-def _are_single(units: Sequence[Sequence[TokenisedExample]]) -> bool:
-    return all(len(unit) == 1 for unit in units)
+def _are_single(units: Units) -> bool:
+    return bool((units.num_rows == 1).all())

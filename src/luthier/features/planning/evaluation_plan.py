@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, LeakageError, RecipeError
@@ -14,7 +15,7 @@ from luthier.core.ids import is_id, sha256_file
 from luthier.core.plan import Plan, ValueSource
 from luthier.core.recipe import Recipe
 from luthier.core.task_head import SEARCH_KINDS
-from luthier.features.planning.training_data import load_splits
+from luthier.features.planning.training_data import load_splits, rows_memory
 from luthier.features.recipes.checks import (
     check_few_shot,
     check_metrics,
@@ -22,7 +23,11 @@ from luthier.features.recipes.checks import (
     label_metrics,
     resolve_bar,
 )
+from luthier.ml.data.files.sequences import chained
 from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.data.files.spill import Spill
 
 
 def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
@@ -201,7 +206,7 @@ def reference_caveat(context: Context, run_id: str, judged: Sequence[Example], *
     return f"{len(leaked):,} {rows} also in its training rows, so its figures are too good" if leaked else ""
 
 
-def rows_of_run(context: Context, run_id: str) -> tuple[Example, ...]:
+def rows_of_run(context: Context, run_id: str) -> Sequence[Example]:
     """The rows that a run was trained on.
 
     Raises:
@@ -217,10 +222,15 @@ def rows_of_run(context: Context, run_id: str) -> tuple[Example, ...]:
             expected=f"content with digest {plan.data.train.sha256[:12]}: held-out rows are checked against it",
             do="put the file back as it was",
         )
-    return training_examples(plan.recipe)
+    return training_examples(plan.recipe, rows_memory(context))
 
 
-def training_examples(recipe: Recipe) -> tuple[Example, ...]:
-    """The training rows of a recipe with absolute paths, read again and split as they were for training."""
-    loaded = load_splits(recipe, Path())
-    return tuple(e for split in ("train", "replay") if split in loaded for e in loaded[split].examples)
+def training_examples(recipe: Recipe, spill: Spill | None = None) -> Sequence[Example]:
+    """The training rows of a recipe with absolute paths, read again and split as they were for training.
+
+    Args:
+        recipe: Of the run.
+        spill: The budget of memory, and where rows beyond it go; None keeps all of them in memory.
+    """
+    loaded = load_splits(recipe, Path(), spill)
+    return chained(*(part.examples for split, part in loaded.items() if split in ("train", "replay")))

@@ -8,7 +8,7 @@ to. Files are matched with a proof by their digests, never by their names: a spl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,10 +32,12 @@ from luthier.features.planning.training_data import (
     TrainingDataLoader,
     load_splits,
     replay_plan,
+    rows_memory,
     tokenise,
     with_known_classes,
 )
 from luthier.features.recipes.checks import are_pairs, check_names, have_text_answers
+from luthier.ml.data.files.sequences import chained
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: 
 
     train, validation, held_out = splits["train"], splits.get("validation"), splits.get("held_out")
     # Replayed rows are trained on, too, so held-out rows must not be among them either.
-    seen = [*train.examples, *(splits["replay"].examples if "replay" in splits else ())]
+    seen = chained(train.examples, splits["replay"].examples if "replay" in splits else ())
     num_leaked = num_same_prompt = num_validation_leaked = 0
     if held_out is not None:
         leakage = leaked_ids(seen, held_out.examples)
@@ -138,9 +140,9 @@ class Prepared:
     replay_held_out: PreparedSplit | None = None
 
     @property
-    def trained_units(self) -> list[tuple[TokenisedExample, ...]]:
+    def trained_units(self) -> Sequence[tuple[TokenisedExample, ...]]:
         """All that steps are made of: the units of the task, then replayed ones."""
-        return [*self.train.units, *(self.replay.units if self.replay else [])]
+        return chained(self.train.units, self.replay.units if self.replay else ())
 
 
 def make_plan(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None) -> Plan:
@@ -270,14 +272,14 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.planning import resolve
 
-    recipe = plan.recipe
+    recipe, spill = plan.recipe, rows_memory(context)
     model = sources.pull(recipe.base_model, context.home, context.progress)
     template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     head = plan.objective.task_head
     splits = {
-        split: tokenise(context, split, part, template, recipe, max_length, max_length, head)
-        for split, part in with_known_classes(load_splits(recipe, Path()), head).items()
+        split: tokenise(context, split, part, template, recipe, max_length, max_length, head, spill=spill)
+        for split, part in with_known_classes(load_splits(recipe, Path(), spill), head).items()
         if split not in ("held_out", "replay_held_out")
     }
     _refuse_changed(plan, model, {split: made.profile for split, made in splits.items()})

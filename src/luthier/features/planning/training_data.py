@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.conversation import OptedTurns
+from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
 from luthier.core.errors import LeakageError, RecipeError
 from luthier.core.ids import sha256_document
@@ -23,14 +22,17 @@ from luthier.core.recipe import Recipe
 from luthier.core.system.libraries import import_libraries
 from luthier.core.task_head import SEARCH_KINDS
 from luthier.features.planning.memorisation_probes import planted, refuse_cut_canaries
+from luthier.ml.data.files.sequences import chained, changed, selected
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.core.records.base_model import LocalModel
     from luthier.core.task_head import TaskHead
+    from luthier.ml.data.files.spill import Spill
     from luthier.ml.data.rows.formats import LoadedFile
     from luthier.ml.data.tokenise.heads import FittedHead
     from luthier.ml.data.tokenise.loss_mask import Learning, Tokenised
+    from luthier.ml.data.tokenise.token_store import Units
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
 
@@ -48,7 +50,7 @@ def split_seed(recipe: Recipe) -> int:
 ReplayPart = tuple["LoadedFile", Path, Sequence[Example]]
 
 
-def load_replay(recipe: Recipe, base_dir: Path) -> dict[Split, ReplayPart]:
+def load_replay(recipe: Recipe, base_dir: Path, spill: Spill | None = None) -> dict[Split, ReplayPart]:
     """Read the general rows that a recipe names: `replay` is trained on, `replay_held_out` never; none where not asked.
 
     Raises RecipeError for a replay that neither trains nor measures anything, and for rows that nothing would judge.
@@ -78,13 +80,13 @@ def load_replay(recipe: Recipe, base_dir: Path) -> dict[Split, ReplayPart]:
             do="set data.replay.fraction above 0, or add data.held_out",
         )
     path = base_dir / asked.file
-    loaded = load_file(path, mapping=asked.map)
+    loaded = load_file(path, mapping=asked.map, spill=spill)
     check_shape(recipe.objective, loaded.shape)
     rows: Sequence[Example] = loaded.examples
     found: dict[Split, ReplayPart] = {}
     if isinstance(held_out, str):
         own = base_dir / held_out
-        judged = load_file(own, mapping=asked.map)
+        judged = load_file(own, mapping=asked.map, spill=spill)
         check_shape(recipe.objective, judged.shape)
         found["replay_held_out"] = (judged, own, judged.examples)
     elif held_out is not None:
@@ -112,7 +114,7 @@ def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> Replay
     general = rows.examples if rows is not None else ()
     num_leaked = 0
     if held_out is not None:
-        leakage = leaked_ids([*train.examples, *general], held_out.examples).exact
+        leakage = leaked_ids(chained(train.examples, general), held_out.examples).exact
         if leakage and not recipe.data.allow_leakage:
             raise LeakageError(
                 f"{len(leakage):,} of {len(held_out.examples):,} held-out general rows also stand in rows that are "
@@ -143,8 +145,14 @@ class Part:
     planted: Sequence[Example] = ()
 
 
-def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
-    """Read the files that the recipe names and take out of the training rows what it asks for as fractions."""
+def load_splits(recipe: Recipe, base_dir: Path, spill: Spill | None = None) -> dict[Split, Part]:
+    """Read the files that the recipe names and take out of the training rows what it asks for as fractions.
+
+    Args:
+        recipe: What is asked.
+        base_dir: From which its relative paths count.
+        spill: The budget of memory, and where rows beyond it go; None keeps all of them in memory.
+    """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.rows.rows import part_of
     from luthier.ml.data.split.split import split_by_fraction
@@ -152,7 +160,7 @@ def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
 
     asked: dict[Split, str | float | None] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
     train_path = base_dir / recipe.data.train
-    train = load_file(train_path, mapping=recipe.data.map, group_by=recipe.data.group_by)
+    train = load_file(train_path, mapping=recipe.data.map, group_by=recipe.data.group_by, spill=spill)
     check_shape(recipe.objective, train.shape)
     fractions = {split: value for split, value in asked.items() if isinstance(value, float)}
     parts: dict[Split, Sequence[Example]] = {"train": train.examples}
@@ -173,13 +181,21 @@ def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
     for split, value in asked.items():
         if isinstance(value, str):
             path = base_dir / value
-            loaded = load_file(path, mapping=recipe.data.map, group_by=recipe.data.group_by)
+            loaded = load_file(path, mapping=recipe.data.map, group_by=recipe.data.group_by, spill=spill)
             if loaded.shape == "text" or train.shape == "text":
                 _refuse_mixed(train, loaded)
             elif split == "validation":
                 check_shape(recipe.objective, loaded.shape)
             found[split] = Part(loaded, path, loaded.examples)
-    return found | {split: Part(*part) for split, part in load_replay(recipe, base_dir).items()}
+    return found | {split: Part(*part) for split, part in load_replay(recipe, base_dir, spill).items()}
+
+
+def rows_memory(context: Context) -> Spill:
+    """The memory that the rows of a run may take, and where rows beyond it go."""
+    from luthier.ml.data.files.spill import Spill
+
+    settings = context.settings
+    return Spill(settings.data_memory_bytes or None, settings.scratch_folder)
 
 
 def _refuse_mixed(train: LoadedFile, other: LoadedFile) -> None:
@@ -213,32 +229,35 @@ class PreparedSplit:
         examples: Those that were not dropped.
         tokenised: The rows of all examples one after another: one of each, or chosen and rejected of preference pairs.
         rows_per_unit: How many of them the objective looks at side by side.
-        blocks: Where texts are packed, the pieces of each block; `tokenised` then holds these.
-        row_counts: Rows of each example, where the template needs one for each answer of a conversation; else empty.
+        is_packed: Whether texts are packed into blocks; `tokenised` then holds the pieces, block after block.
+        row_counts: Rows of each example, where the template needs one for each answer of a conversation; pieces of
+            each block; else empty.
+
+    Examples and rows are tuples, or sequences in files where they are larger than memory.
     """
 
     profile: DatasetProfile
-    examples: tuple[Example, ...]
-    tokenised: tuple[TokenisedExample, ...]
+    examples: Sequence[Example]
+    tokenised: Sequence[TokenisedExample]
     rows_per_unit: int = 1
-    blocks: tuple[tuple[TokenisedExample, ...], ...] | None = None
-    row_counts: tuple[int, ...] = ()
+    is_packed: bool = False
+    row_counts: Sequence[int] = ()
 
     @cached_property
-    def units(self) -> list[tuple[TokenisedExample, ...]]:
+    def units(self) -> Units:
         """The rows that an objective looks at side by side; KTO takes the two sides of a pair one by one."""
-        if self.blocks is not None:
-            return list(self.blocks)
-        if self.row_counts:
-            # Rows lie one after another: the running sums are where each example ends.
-            ends = list(accumulate(self.row_counts))
-            return [self.tokenised[end - num : end] for end, num in zip(ends, self.row_counts, strict=True)]
-        size = self.rows_per_unit
-        return [self.tokenised[i : i + size] for i in range(0, len(self.tokenised), size)]
+        from luthier.ml.data.tokenise.token_store import Units
+
+        return Units(self.tokenised, self.rows_per_unit, self.row_counts)
 
     @cached_property
-    def good_examples(self) -> tuple[Example, ...]:
+    def good_examples(self) -> Sequence[Example]:
         """Those that show an answer as it should be: all but completions that are marked as not wanted."""
+        if not isinstance(self.examples, tuple):
+            import numpy as np
+
+            wanted = (example.is_wanted is not False for example in self.examples)
+            return selected(self.examples, np.flatnonzero(np.fromiter(wanted, dtype=bool)))
         return tuple(example for example in self.examples if example.is_wanted is not False)
 
 
@@ -289,7 +308,8 @@ _FAR: Final = 1 << 40
 
 def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
     # Before a model is fetched and the libraries are loaded that compute with it: a wrong column is found here.
-    parts = load_splits(recipe, base_dir)
+    spill = rows_memory(context)
+    parts = load_splits(recipe, base_dir, spill)
     import_libraries()
     from luthier.features.recipes.checks import check_modules, check_template_options
     from luthier.ml.inference.models import sources
@@ -305,9 +325,10 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
     head = _fitted_head(recipe, parts, model.path)
-    parts = with_known_classes(parts, None if head is None else head.head)
+    task_head = None if head is None else head.head
+    parts = with_known_classes(parts, task_head)
     splits = {
-        split: tokenise(context, split, part, template, recipe, max_length, room, None if head is None else head.head)
+        split: tokenise(context, split, part, template, recipe, max_length, room, task_head, spill=spill)
         for split, part in parts.items()
     }
     return TrainingData(model, template, splits, room, head)
@@ -353,6 +374,7 @@ def tokenise(
     max_length_tokens: int,
     room_tokens: int,
     task_head: TaskHead | None = None,
+    spill: Spill | None = None,
 ) -> PreparedSplit:
     """Tokens and profile of one split.
 
@@ -360,32 +382,31 @@ def tokenise(
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
-    from luthier.ml.inference.engine_prompts import rewritten_examples
+    from luthier.ml.inference.engine_prompts import example_rewriter
     from luthier.ml.planning import resolve
     from luthier.ml.planning.resolve_objective import check_shape
     from luthier.ml.training.objectives.rules import rules_of
 
     if resolve.fills_blocks(recipe):
         check_shape(recipe.objective, part.source.shape)
-        return _packed(context, split, part, template, room_tokens if "held_out" in split else max_length_tokens)
+        return _packed(context, split, part, template, room_tokens if "held_out" in split else max_length_tokens, spill)
     overlong = (recipe.training.overlong if recipe.training else None) or "error"
     if split in ("held_out", "replay_held_out"):
         max_length_tokens = room_tokens
         overlong = "drop" if overlong == "truncate" else overlong
-    opted = OptedTurns.of(recipe.data)
-    part = replace(
-        part,
-        examples=rewritten_examples(opted, part.examples, template),
-        planted=rewritten_examples(opted, part.planted, template),
-    )
+    if (opted := OptedTurns.of(recipe.data)) != AS_THEY_ARE:
+        rewrite = example_rewriter(opted, template)
+        examples, planted = (changed(rows, lambda _, row: rewrite(row)) for rows in (part.examples, part.planted))
+        part = replace(part, examples=examples, planted=planted)
     cache = TokenisedCache(context.settings.tokenised_folder, context.settings.tokenised_cache_bytes)
     made: Tokenised = cache.tokenise_all(
-        [*part.examples, *part.planted],
+        chained(part.examples, part.planted),
         template,
         max_length_tokens=max_length_tokens,
         overlong=overlong,
         progress=context.progress,
         learning=_learning(recipe, split),
+        spill=spill,
     )
     refuse_cut_canaries(made)
     rules = rules_of(recipe.objective.name if recipe.objective else "sft")
@@ -406,19 +427,26 @@ def tokenise(
         **counts,
     )
     tokenised = _marked(split, part, made, task_head)
-    # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
-    kept = tuple(part.examples[i] for i in made.kept if i < len(part.examples))
-    return PreparedSplit(profile, kept, tokenised, rows_per_unit, row_counts=made.row_counts)
+    return PreparedSplit(profile, _examples_left(part, made), tokenised, rows_per_unit, row_counts=made.row_counts)
 
 
-def _marked(split: Split, part: Part, made: Tokenised, head: TaskHead | None) -> tuple[TokenisedExample, ...]:
+def _examples_left(part: Part, made: Tokenised) -> Sequence[Example]:
+    """The examples that are left of a part. Canaries are trained and counted, but no rows of it, and never shown."""
+    import numpy as np
+
+    kept = np.asarray(made.kept, dtype=np.int64)
+    found = selected(part.examples, kept[kept < len(part.examples)])
+    return tuple(found) if isinstance(found, list) else found
+
+
+def _marked(split: Split, part: Part, made: Tokenised, head: TaskHead | None) -> Sequence[TokenisedExample]:
     """The rows with what travels with them: that they are replayed, or what a task head should give for them."""
     from luthier.ml.data.tokenise.heads import with_targets
 
     if split == "replay":  # the loss of task and of replayed rows is reported apart
-        return tuple(replace(e, is_replayed=True) for e in made.examples)
+        return changed(made.examples, lambda _, row: replace(row, is_replayed=True))
     if head is not None and head.kind not in SEARCH_KINDS and split in ("train", "validation"):
-        return with_targets([part.examples[i] for i in made.kept], made.examples, head)
+        return with_targets(_examples_left(part, made), made.examples, head)
     return made.examples
 
 
@@ -439,12 +467,14 @@ def _learning(recipe: Recipe, split: Split) -> Learning:
     return Learning(reasoning=recipe.data.learn_reasoning, joins=joins)
 
 
-def _packed(context: Context, split: Split, part: Part, template: ChatTemplate, block_tokens: int) -> PreparedSplit:
+def _packed(
+    context: Context, split: Split, part: Part, template: ChatTemplate, block_tokens: int, spill: Spill | None
+) -> PreparedSplit:
     """Texts of any length in blocks: the counts are of blocks, the examples are the texts as they came."""
     from luthier.ml.data.tokenise.packing import pack_texts
 
-    packed = pack_texts([*part.examples, *part.planted], template, block_tokens, context.progress)
-    num_blocks = len(packed.blocks)
+    packed = pack_texts(chained(part.examples, part.planted), template, block_tokens, context.progress, spill)
+    num_blocks = packed.profile.num_blocks
     counts: dict[str, Any] = profile_tokens(packed.rows)
     counts |= {"num_examples": num_blocks, "mean_tokens": counts["num_tokens"] / num_blocks}
     profile = DatasetProfile(
@@ -458,8 +488,8 @@ def _packed(context: Context, split: Split, part: Part, template: ChatTemplate, 
         packed=packed.profile,
         **counts,
     )
-    blocks = packed.blocks
+    rows = packed.rows
     if split == "replay":
-        blocks = tuple(tuple(replace(piece, is_replayed=True) for piece in block) for block in blocks)
-    rows = tuple(piece for block in blocks for piece in block)
-    return PreparedSplit(profile, tuple(part.examples), rows, blocks=blocks)
+        rows = changed(rows, lambda _, row: replace(row, is_replayed=True))
+    examples = tuple(part.examples) if isinstance(part.examples, list) else part.examples
+    return PreparedSplit(profile, examples, rows, is_packed=True, row_counts=packed.row_counts)

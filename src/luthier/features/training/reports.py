@@ -73,8 +73,8 @@ def _shown(prepared: Prepared) -> Preview:
     from luthier.ml.data.tokenise.preview import preview, preview_head_row
 
     tokenised = prepared.train.tokenised[0]
-    of_row = {example.id: example for example in prepared.train.examples}
-    example, head = of_row[piece_of(tokenised.id)], prepared.plan.objective.task_head
+    row_id, head = piece_of(tokenised.id), prepared.plan.objective.task_head
+    example = next(example for example in prepared.train.examples if example.id == row_id)
     if head is not None:
         return preview_head_row(example, tokenised, prepared.template, head)
     return preview(example, tokenised, prepared.template)

@@ -18,7 +18,7 @@ prompt that cannot fit is rejected before tokenisation.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
@@ -45,8 +45,13 @@ def rewritten_examples(opted: OptedTurns, examples: Sequence[Example], template:
     """The rewritten examples, both sides of a pair; unchanged if nothing is requested."""
     if opted == AS_THEY_ARE:
         return examples
+    return tuple(map(example_rewriter(opted, template), examples))
+
+
+def example_rewriter(opted: OptedTurns, template: ChatTemplate) -> Callable[[Example], Example]:
+    """What rewrites one example."""
     form = form_of(text_of(template))
-    return tuple(_example(opted, example, form) for example in examples)
+    return lambda example: _example(opted, example, form)
 
 
 def rewritten(opted: OptedTurns, conversation: Conversation, form: ToolForm) -> Conversation:

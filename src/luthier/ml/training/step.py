@@ -168,6 +168,21 @@ class StepSchedule(Protocol):
     def epoch_of(self, step: int) -> float: ...
 
 
+def _drawn(
+    units: Sequence[Unit], schedule: StepSchedule, step: int, indices: Sequence[Sequence[int]]
+) -> tuple[list[Batch], list[list[Unit]]]:
+    """The micro-batches of this rank, and all micro-batches of the step.
+
+    Each unit is made once: rows in files are other objects at each look, and objectives know units by identity.
+    """
+    whole = schedule.step(step)
+    made = {i: units[i] for batch in (*whole, *indices) for i in batch}
+    return (
+        [([made[i] for i in batch], schedule.shared_tokens(batch)) for batch in indices],
+        [[made[i] for i in batch] for batch in whole],
+    )
+
+
 def one_step(
     plan: Plan,
     model: TrainableModel,
@@ -191,9 +206,9 @@ def one_step(
     start, p = time.perf_counter(), plan.training
     seed_random(plan, state.step, rank=world.rank)
     indices = schedule.share(state.step, world.rank, world.size)
-    given = [([units[i] for i in batch], schedule.shared_tokens(batch)) for batch in indices]
+    given, whole = _drawn(units, schedule, state.step, indices)
     batches = objective.draw(model, state.step, given)
-    objective.look(model, [[units[i] for i in batch] for batch in schedule.step(state.step)])
+    objective.look(model, whole)
     weight = world.sum(objective.weight([unit for micro_batch, _ in batches for unit in micro_batch]))
     divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(batches), world)
     sums = StepSums(num_examples=sum(map(len, indices)))

@@ -32,8 +32,8 @@ class Settings(BaseSettings):
             rows.
         lease_seconds: How long a silent worker keeps its job; workers of one queue should agree.
         tokenised_cache_bytes: Disk space for tokenised rows, so that none is tokenised twice; 0 keeps none.
-        data_memory_bytes: Memory for the rows of one audit, repair or split, beyond which they are on disk; 0 takes a
-            quarter of what is available.
+        data_memory_bytes: Memory for the rows of one audit, repair, split or training, beyond which they are on disk; 0
+            takes a quarter of what is available.
         scratch: The folder for rows beyond it, which may take several times the size of the file; None for one in the
             home.
         result_files_base64: Whether result files of jobs are served base64-encoded, as the hosted service does.
@@ -217,7 +217,7 @@ class Settings(BaseSettings):
 
     @property
     def scratch_folder(self) -> Path:
-        """Rows of audits, repairs and splits that are larger than memory; each in a folder that goes with its work."""
+        """Rows larger than memory, of audits, repairs, splits and trainings; in folders that go with their work."""
         return self.scratch or self.home / "cache" / "scratch"
 
     @property

@@ -16,7 +16,9 @@ import pytest
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, NotFoundError
+from luthier.ml.data.files.sequences import LazySequence
 from luthier.ml.data.files.source import open_source
+from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.formats import LoadedFile, load_file
 from luthier.ml.data.rows.read_table import read_csv
 
@@ -270,3 +272,39 @@ def test_public_preference_pairs_with_empty_answers_are_refused_line_by_line(sha
     assert len(caught.value.problems) == 9
     assert {problem.kind for problem in caught.value.problems} == {"empty_answer", "schema"}
     assert {problem.line for problem in caught.value.problems} >= {87, 517}
+
+
+_CALL = {"id": "1", "type": "function", "function": {"name": "area", "arguments": '{"width": 1e-9}'}}
+_MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": 'é ﷽ 𝄞 \u2028 "quoted"'},
+    {"role": "assistant", "content": None, "tool_calls": [_CALL], "weight": 0},
+    {"role": "tool", "content": "", "tool_call_id": "1"},
+    {"role": "assistant", "content": "Done.", "reasoning_content": "It is known."},
+]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "messages": _MESSAGES,
+            "tools": [{"type": "function", "function": {"name": "area", "parameters": {"n": 10**30}}}],
+        },
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": "a", "completion": "b", "label": True},
+        {"instruction": "a", "input": "b", "output": "c"},
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        {"text": "plain \x00 text"},
+    ],
+    ids=["chat", "preference", "unpaired", "alpaca", "sharegpt", "text"],
+)
+def test_examples_in_files_are_those_in_memory(row: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [row | {"topic": f"topic {number}"} for number in range(3)]
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    here = load_file(file, group_by="topic")
+    there = load_file(file, group_by="topic", spill=Spill(0, tmp_path))
+    assert isinstance(there.examples, LazySequence)
+    assert tuple(there.examples) == here.examples
+    assert [one.model_dump_json() for one in there.examples] == [one.model_dump_json() for one in here.examples]

@@ -165,8 +165,8 @@ def test_the_same_prompt_is_reported_and_allowed(jsonl: Write, tmp_path: Path) -
 def test_a_leak_is_found_in_what_was_written(jsonl: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof does not trust the way in which the sides were made."""
     file = jsonl(*(pair(n % 10, doc=n % 10) for n in range(40)))
-    each = module.Groups(pl.Series([str(n) for n in range(40)]), np.arange(40), np.ones(40, dtype=np.int64))
-    monkeypatch.setattr(module, "_components", lambda table, groups, near: each)
+    each = module.Groups(module.hashes_of(map(str, range(40)), 0), np.arange(40), np.ones(40, dtype=np.int64))
+    monkeypatch.setattr(module, "_components", lambda table, groups, near, seed: each)
     with pytest.raises(LeakageError, match=r"texts, 0 clusters of near-duplicates and [1-9]\d* groups"):
         split_file(SplitRequest(file, tmp_path / "out", group_by="doc"), near_groups=alone)
     assert not list((tmp_path / "out").glob("*"))

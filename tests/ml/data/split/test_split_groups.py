@@ -9,8 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.core.dataset import Split
 from luthier.core.errors import DataError
-from luthier.ml.data.split.split import SIDES, majority, sides_of, united
+from luthier.ml.data.split.split import SIDES, group_sides, hashes_of, majority, united
+
+
+def sides_of(
+    groups: dict[str, int], *, validation: float, held_out: float, seed: int, strata: dict[str, str] | None = None
+) -> dict[str, Split]:
+    """The side of each group by its name."""
+    numbers = None
+    if strata is not None:
+        names = sorted(set(strata.values()))
+        numbers = np.array([names.index(strata[group]) for group in groups], dtype=np.int64)
+    codes = group_sides(
+        hashes_of(groups, seed),
+        np.array(list(groups.values()), dtype=np.int64),
+        validation=validation,
+        held_out=held_out,
+        strata=numbers,
+    )
+    return {name: SIDES[code] for name, code in zip(groups, codes.tolist(), strict=True)}
+
 
 sizes = st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.integers(1, 6), min_size=24, max_size=80)
 

@@ -10,7 +10,7 @@ from tests.ml.data.tokenise.template_rows import ROWS, template_of
 from tests.vacuous import nonempty
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.dataset import Example, top_differences
+from luthier.core.dataset import Example, profile_tokens
 from luthier.core.errors import TemplateError
 from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
 from luthier.ml.data.tokenise.preview import preview_sides
@@ -176,7 +176,7 @@ def test_a_system_text_beside_each_user_turn_stays_there(folder: Path) -> None:
     (row,) = tokenise_sides(_example(ROWS["two"]), template, _JOINED)
     assert decode(template, list(row.input_ids)).count("(Be brief.)") == 2
     assert row.differs == ('"(Be brief.) " added',)
-    assert top_differences([row, row]) == row.differs
+    assert profile_tokens([row, row])["joined_differs"] == row.differs
 
 
 def test_only_the_last_answer_is_not_joined_with_others(folder: Path) -> None:

@@ -16,6 +16,7 @@ from luthier.core.system import process_memory
 from luthier.features.planning.service import Prepared
 from luthier.features.training.preparation import is_spread, warn_of_the_data
 from luthier.ml.charts import figures
+from luthier.ml.data.files.sequences import chained
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 
@@ -133,7 +134,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
     warn_of_the_data(plan, hooks.emit)
     objective = load_objective(plan.objective, tools_for(prepared, is_first=world.is_first))
-    units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
+    units = chained(prepared.trained_units, prepared.validation.units if prepared.validation else ())
     hooks.meter.begin("reference")
     _prepare(objective, model, units, hooks, world)
     validation = schedules.of_validation(prepared, shares_prefix=shares, packs=packs)

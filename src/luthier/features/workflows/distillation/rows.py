@@ -83,7 +83,7 @@ def write_gold(
     examples: Sequence[Example] = load_file(data, mapping=fields).examples
     if isinstance(held_out, float):
         parts = split_by_fraction(examples, validation=0.0, held_out=held_out, seed=seed)
-        examples, judging = parts["train"], tuple(parts["held_out"])
+        examples, judging = parts["train"], parts["held_out"]
     else:
         judging = load_file(held_out, mapping=fields).examples
     found = leaked_ids(examples, judging)

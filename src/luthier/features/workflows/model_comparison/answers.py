@@ -64,8 +64,8 @@ class Recorded(FrozenModel):
 class ComparisonRows:
     """The rows of a comparison, read again. shots are chosen from `pool`, none of whose prompts is evaluated."""
 
-    pool: tuple[Example, ...]
-    judged: tuple[Example, ...]
+    pool: Sequence[Example]
+    judged: Sequence[Example]
 
 
 def read_material(spec: ModelComparisonSpec) -> ComparisonRows:
@@ -135,7 +135,7 @@ def nearest_of(spec: ModelComparisonSpec, base: Candidate, material: ComparisonR
     return None if found is None else replace(found, instruction=spec.instruction)
 
 
-def rows_for(spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows) -> tuple[Example, ...]:
+def rows_for(spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows) -> Sequence[Example]:
     """The judged rows as a system of this kind sees them: a tuned model knows the task without an instruction."""
     has_own = kind in ("tuned", "few-shot-nearest")
     return material.judged if has_own else instructed(material.judged, spec.instruction)

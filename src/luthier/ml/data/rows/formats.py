@@ -2,21 +2,26 @@
 
 Two passes: the first looks at the fields of all rows to decide their shape, the second maps them. A JSONL, CSV or
 Parquet file is streamed in both, so the memory needed is that of the examples, not of the file and its raw rows too.
+Where a budget is given, examples beyond it are in files (`files.sequences`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from pydantic_core import to_json
 
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example, Row, Shape
 from luthier.core.errors import DataError, RowProblem
 from luthier.core.ids import sha256_file
 from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, EmptyAnswerError, shorten
+from luthier.ml.data.files.sequences import RecordStore, SequenceWriter
 from luthier.ml.data.files.source import open_source
+from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.chat_rows import (
     alpaca_conversation,
     chat_conversation,
@@ -26,7 +31,7 @@ from luthier.ml.data.rows.chat_rows import (
 from luthier.ml.data.rows.columns import as_text, plain_name
 from luthier.ml.data.rows.preference_rows import preference_sides, unpaired_conversation
 from luthier.ml.data.rows.rows import read_as, read_rows
-from luthier.ml.data.rows.shapes import GROUP, ShapeDetector, check_mapping, renamed
+from luthier.ml.data.rows.shapes import GROUP, Decision, ShapeDetector, check_mapping, renamed
 from luthier.ml.data.rows.sharegpt_rows import sharegpt_conversation
 
 _CONVERSATIONS: dict[Shape, Callable[[dict[str, Any]], Conversation]] = {
@@ -47,7 +52,7 @@ class LoadedFile:
         shape: what its rows are.
         shape_reason: one sentence why this shape was taken, which columns are its fields, and how the file is written.
         num_rows: rows of the file.
-        examples: one for each row, in order.
+        examples: one for each row, in order; a tuple, or a sequence in files where they are larger than memory.
         mapping: field of the shape -> column, where the two differ.
         unused: every column that goes into no field.
     """
@@ -57,12 +62,14 @@ class LoadedFile:
     shape: Shape
     shape_reason: str
     num_rows: int
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     mapping: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
 
 
-def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: str | None = None) -> LoadedFile:
+def load_file(
+    path: Path, *, mapping: dict[str, str] | None = None, group_by: str | None = None, spill: Spill | None = None
+) -> LoadedFile:
     """Read a JSONL, JSON, CSV or Parquet file, each also .gz, or a workbook (.xlsx), in any of the shapes of
     `core.dataset.Shape`.
 
@@ -70,9 +77,11 @@ def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: st
         path: the file.
         mapping: field of the shape -> field of the file, such as {"prompt": "question"}; overrides detection.
         group_by: the field of the file that keeps rows together in a split.
+        spill: the budget of memory, and where examples beyond it go; None keeps all of them in memory.
 
     Raises:
         NotFoundError: there is no such file.
+        StorageFullError: the examples need more memory than the budget and more disk than there is.
         DataError: the file or any of its rows is wrong; all bad rows are in `problems`.
     """
     mapping = dict(mapping or {})
@@ -101,7 +110,7 @@ def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: st
             raise _wrong_rows(source.name, [*unreadable, *error.problems], num_rows) from error
         raise
 
-    examples, problems = _map_rows(read_rows(source), found.shape, found.mapping, found.group)
+    examples, problems = _map_rows(read_rows(source), found, spill)
     if problems:
         raise _wrong_rows(source.name, problems, num_rows)
     if len(examples) != num_rows or sha256_file(path) != sha256:
@@ -110,24 +119,45 @@ def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: st
             expected="a file that stays as it is",
             do="wait until whatever writes the file is done, then start again",
         )
-    return LoadedFile(
-        str(path), sha256, found.shape, found.reason, num_rows, tuple(examples), found.mapping, found.unused
+    return LoadedFile(str(path), sha256, found.shape, found.reason, num_rows, examples, found.mapping, found.unused)
+
+
+_MODEL_BYTES: Final = 1_000
+"""Of an example, a conversation or a message in memory, beside its texts."""
+
+
+def example_writer(spill: Spill | None) -> SequenceWriter[Example]:
+    """Collects examples: a tuple within the budget, a sequence in files beyond it."""
+    return SequenceWriter(
+        spill,
+        _memory_bytes,
+        lambda spill: RecordStore(spill, to_json, Example.model_validate_json),
     )
 
 
+def _memory_bytes(example: Example) -> int:
+    """About what an example takes in memory."""
+    size = _MODEL_BYTES + len(example.text or "")
+    for side in (example.conversation, example.rejected):
+        if side is not None:
+            texts = sum(len(message.content or "") + len(message.reasoning or "") for message in side.messages)
+            size += _MODEL_BYTES * (1 + len(side.messages)) + texts
+    return size
+
+
 def _map_rows(
-    rows: Iterator[Row | RowProblem], shape: Shape, mapping: Mapping[str, str], group: str | None
-) -> tuple[list[Example], list[RowProblem]]:
-    examples, problems = [], []
+    rows: Iterator[Row | RowProblem], found: Decision, spill: Spill | None
+) -> tuple[Sequence[Example], list[RowProblem]]:
+    examples, problems = example_writer(spill), []
     for row in rows:
         if isinstance(row, RowProblem):
             problems.append(row)
             continue
         try:
-            examples.append(example_of(row, shape, mapping, group))
+            examples.append(example_of(row, found.shape, found.mapping, found.group))
         except BadFieldError as error:
-            problems.append(problem_in(row, error, mapping))
-    return examples, problems
+            problems.append(problem_in(row, error, found.mapping))
+    return examples.sequence(), problems
 
 
 def problem_in(row: Row, error: BadFieldError, mapping: Mapping[str, str]) -> RowProblem:

@@ -6,20 +6,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from luthier.core.dataset import Example, Row
 from luthier.core.errors import DataError, RowProblem, library_reason
 from luthier.ml.data.files.csv_dialect import csv_dialect
 from luthier.ml.data.files.read_parquet import read_parquet
+from luthier.ml.data.files.sequences import selected
 from luthier.ml.data.files.source import Format, Source
 from luthier.ml.data.files.untrusted_input import bounded_lines
 from luthier.ml.data.rows.read_json import read_json, read_jsonl
 from luthier.ml.data.rows.read_table import read_csv, read_xlsx, workbook_notes
 from luthier.ml.data.rows.write_rows import json_line
 from luthier.ml.data.text.normalise import content_key
-from luthier.ml.evaluation.sampling import hash_order
 
 _READERS: dict[Format, Callable[[Source], Iterator[Row | RowProblem]]] = {
     "jsonl": read_jsonl,
@@ -108,7 +111,7 @@ def _lines(source: Source) -> Iterator[Record]:
             yield Record(number, item, body.rstrip(b"\r\n") if length == len(line) else None)
 
 
-def part_of(examples: Sequence[Example], part: tuple[float, float]) -> list[Example]:
+def part_of(examples: Sequence[Example], part: tuple[float, float]) -> Sequence[Example]:
     """The examples from share `part[0]` to below `part[1]` in the order of a hash, in the order in which they came.
 
     The hash is of the group where there is one, else of the normalised content, so equal rows stay together except for
@@ -121,15 +124,20 @@ def part_of(examples: Sequence[Example], part: tuple[float, float]) -> list[Exam
     Raises:
         DataError: the share holds no row.
     """
-    keys = [example.group if example.group is not None else content_key(example) for example in examples]
+    digests = bytearray()
+    for example in examples:
+        key = example.group if example.group is not None else content_key(example)
+        digests += hashlib.sha256(f"part\0{key}".encode()).digest()
+    # Big-endian, so that numbers are in the order of the bytes; lexsort's last key is the primary one.
+    words = np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 4)
     # Order by hash instead of a random draw: [0, 0.1] is a part of [0, 0.2], also after rows are appended or moved.
-    order = hash_order(keys, lambda key: f"part\0{key}".encode())
+    order = np.lexsort(words.T[::-1])
     first, last = (round(share * len(examples)) for share in part)
-    chosen = sorted(order[first:last])
-    if not chosen:
+    chosen = np.sort(order[first:last])
+    if not len(chosen):
         raise DataError(
             f"data.subset {list(part)} of {len(examples):,} training rows holds none",
             expected="a share with at least one row",
             do="widen data.subset",
         )
-    return [examples[index] for index in chosen]
+    return selected(examples, chosen.astype(np.int64))

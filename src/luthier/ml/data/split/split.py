@@ -6,10 +6,9 @@ There is one way in which rows are split: whole groups, in the order of a hash, 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +18,14 @@ from scipy.sparse.csgraph import connected_components
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import DataError, RowProblem
 from luthier.ml.data.files.bad_field import problem_of, shorten
+from luthier.ml.data.files.sequences import selected
 from luthier.ml.data.text.normalise import content_key, prompt_key
-
-if TYPE_CHECKING:
-    import polars as pl
 
 SIDES: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
 _HASHED_AT_ONCE: Final = 20_000
 
 I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int8]
 
 
@@ -48,73 +46,32 @@ def check_fractions(*, validation: float, held_out: float) -> None:
         )
 
 
-def sides_of(
-    sizes: Mapping[str, int],
-    *,
-    validation: float,
-    held_out: float,
-    seed: int,
-    strata: Mapping[str, str] | None = None,
-    noun: str = "groups",
-) -> dict[str, Split]:
-    """The side of each group, by its name.
-
-    Within a stratum, groups are taken in the order of a hash of (seed, group), which the order of `sizes` does not
-    change. A group that would take a side over its share of the stratum is left to the next side, and at last to train;
-    what a stratum lacks or has too much, the next one (by name) makes up for, so that a side is off by less than one
-    group. A stratum's last group stays in train.
-
-    Args:
-        sizes: rows of each group.
-        validation: fraction of all rows, 0 to below 1.
-        held_out: fraction of all rows, 0 to below 1.
-        seed: of the order of the groups.
-        strata: the stratum of each group; one for all where None.
-        noun: what groups are called in messages.
-
-    Raises:
-        DataError: impossible fractions, and where there are too few groups for every asked side to have one.
-    """
-    names = list(sizes)
-    of_group = None
-    if strata is not None:
-        numbers = {name: number for number, name in enumerate(sorted(set(strata.values())))}
-        of_group = np.array([numbers[strata[name]] for name in names], dtype=np.int64)
-    codes = group_sides(
-        names,
-        np.array(list(sizes.values()), dtype=np.int64),
-        validation=validation,
-        held_out=held_out,
-        seed=seed,
-        strata=of_group,
-        noun=noun,
-    )
-    return {name: SIDES[code] for name, code in zip(names, codes.tolist(), strict=True)}
-
-
 def group_sides(
-    names: Sequence[str] | pl.Series,
+    hashes: U64,
     sizes: I64,
     *,
     validation: float,
     held_out: float,
-    seed: int,
     strata: I64 | None = None,
     noun: str = "groups",
 ) -> Codes:
-    """`sides_of` for many groups: their sides as places in `SIDES`, int8 [n].
+    """The side of each group, as places in `SIDES`: int8 [n].
+
+    Within a stratum, groups are taken in the order of their hashes, whatever their own order is. A group that would
+    take a side over its share of the stratum is left to the next side, and at last to train; what a stratum lacks or
+    has too much, the next one (by name) makes up for, so that a side is off by less than one group. A stratum's last
+    group stays in train.
 
     Args:
-        names: strings [n], each once.
+        hashes: uint64 [n, 2], of each group, each once (`hashes_of`).
         sizes: int64 [n], rows of each group.
         validation: fraction of all rows, 0 to below 1.
         held_out: fraction of all rows, 0 to below 1.
-        seed: of the order of the groups.
         strata: int64 [n], the stratum of each group, numbered by name; one for all where None.
         noun: what groups are called in messages.
 
     Raises:
-        DataError: as `sides_of`.
+        DataError: impossible fractions, and where there are too few groups for every asked side to have one.
     """
     check_fractions(validation=validation, held_out=held_out)
     fractions = {"held_out": held_out, "validation": validation}
@@ -122,7 +79,7 @@ def group_sides(
     num_rows = int(sizes.sum())
     if len(sizes) <= len(asked):
         raise _too_few(f"{num_rows:,} rows in {len(sizes):,} {noun}", len(asked), noun)
-    order = _hash_order(names, seed)
+    order = _order(hashes)
     sizes = sizes[order]
     codes = np.zeros(len(order), dtype=np.int8)  # 0 is train
     if strata is None or not np.ptp(strata):
@@ -146,17 +103,19 @@ def group_sides(
     return found
 
 
-def _hash_order(names: Sequence[str] | pl.Series, seed: int) -> I64:
-    """The order of a hash of each name, not a shuffle: adding groups does not move the others around."""
-    parts = [np.zeros((0, 2), dtype=np.uint64)]
-    for start in range(0, len(names), _HASHED_AT_ONCE):
-        digests = [
-            hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16] for name in names[start : start + _HASHED_AT_ONCE]
-        ]
-        # Big-endian, so that numbers are in the order of the bytes.
-        parts.append(np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64).reshape(-1, 2))
-    keys = np.concatenate(parts)
-    return np.lexsort((keys[:, 1], keys[:, 0])).astype(np.int64)
+def _order(hashes: U64) -> I64:
+    return np.lexsort((hashes[:, 1], hashes[:, 0])).astype(np.int64)
+
+
+def hashes_of(names: Iterable[str], seed: int) -> U64:
+    """The hash of each name with the seed: uint64 [n, 2].
+
+    Groups are taken in the order of these, not shuffled: adding groups does not move the others around. Of a name only
+    the hash is kept, 16 bytes. Two of ten million names share one with a probability of about 10^-25.
+    """
+    digests = [hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16] for name in names]
+    # Big-endian, so that numbers are in the order of the bytes.
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def _too_few(came: str, num_asked: int, noun: str) -> DataError:
@@ -245,8 +204,8 @@ def majority(groups: I64, values: I64) -> I64:
 
 def split_by_fraction(
     examples: Sequence[Example], *, validation: float, held_out: float, seed: int
-) -> dict[Split, list[Example]]:
-    """Train, validation and held-out examples, each in the order they came; a fraction of 0 gives an empty list.
+) -> dict[Split, Sequence[Example]]:
+    """Train, validation and held-out examples, each in the order they came; a fraction of 0 gives none.
 
     Examples of one group stay together; examples without a group are grouped by their normalised content, so that
     equal rows never part. Groups are taken in the order of a hash of (seed, group), which neither file order nor row
@@ -261,19 +220,30 @@ def split_by_fraction(
     Raises:
         DataError: fractions outside [0, 1) or of sum 1 or more, or too few groups for every asked split to have one.
     """
-    keys = [example.group if example.group is not None else content_key(example) for example in examples]
-    grouped = any(example.group is not None for example in examples)
-    side = sides_of(
-        Counter(keys),
+    grouped = False
+    parts = [np.zeros((0, 2), dtype=np.uint64)]
+    names: list[str] = []
+    for example in examples:
+        grouped = grouped or example.group is not None
+        names.append(example.group if example.group is not None else content_key(example))
+        if len(names) == _HASHED_AT_ONCE:
+            parts.append(hashes_of(names, seed))
+            names = []
+    hashes = np.concatenate([*parts, hashes_of(names, seed)])
+    order = _order(hashes)
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = (hashes[order][1:] != hashes[order][:-1]).any(axis=1)
+    of_row = np.empty(len(order), dtype=np.int64)
+    of_row[order] = np.cumsum(is_first) - 1
+    codes = group_sides(
+        hashes[order][is_first],
+        np.bincount(of_row),
         validation=validation,
         held_out=held_out,
-        seed=seed,
         noun="groups" if grouped else "different texts",
     )
-    made: dict[Split, list[Example]] = {"train": [], "validation": [], "held_out": []}
-    for key, example in zip(keys, examples, strict=True):
-        made[side[key]].append(example)
-    return made
+    codes = codes[of_row]
+    return {side: selected(examples, np.flatnonzero(codes == code)) for code, side in enumerate(SIDES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,17 +261,21 @@ class Leakage:
 
 def leaked_ids(train: Sequence[Example], held_out: Sequence[Example]) -> Leakage:
     """Held-out examples whose normalised content, or only whose prompt, also is in the training examples."""
+    # Keys are kept of the held-out rows alone: there may be millions of training rows.
+    keys = [(content_key(example), prompt_key(example)) for example in held_out]
+    asked = {key for both in keys for key in both if key is not None}
     contents: dict[str, str] = {}
     prompts: dict[str, str] = {}
-    for example in train:
-        contents.setdefault(content_key(example), example.id)
-        if (prompt := prompt_key(example)) is not None:
+    for example in train if asked else ():
+        if (content := content_key(example)) in asked:
+            contents.setdefault(content, example.id)
+        if (prompt := prompt_key(example)) is not None and prompt in asked:
             prompts.setdefault(prompt, example.id)
     exact, same_prompt = [], []
-    for example in held_out:
-        if (twin := contents.get(content_key(example))) is not None:
+    for example, (content, prompt) in zip(held_out, keys, strict=True):
+        if (twin := contents.get(content)) is not None:
             exact.append(_problem(example, f"also stands in the training data, as {twin}"))
-        elif (prompt := prompt_key(example)) is not None and prompt in prompts:
+        elif prompt is not None and prompt in prompts:
             reason = f"has the same prompt as {prompts[prompt]} in the training data, with another answer"
             same_prompt.append(_problem(example, reason))
     return Leakage(tuple(exact), tuple(same_prompt))

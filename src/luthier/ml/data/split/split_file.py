@@ -31,7 +31,7 @@ from luthier.ml.data.files.source import open_source
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.outputs import check_free, check_outputs, publish, working_folder
 from luthier.ml.data.rows.rows import read_records
-from luthier.ml.data.split.split import SIDES, Codes, check_fractions, group_sides, majority, united
+from luthier.ml.data.split.split import SIDES, U64, Codes, check_fractions, group_sides, hashes_of, majority, united
 from luthier.ml.data.split.split_request import (
     NearGroups,
     SplitColumns,
@@ -331,7 +331,7 @@ def split_file(
     if request.near_threshold is not None:
         # Near-duplicates are joined with groups into components before the split: one on each side would be a leak.
         near = near_groups(table.rows.texts("text"), threshold=request.near_threshold, progress=progress)
-    groups = _components(table, columns.groups, near)
+    groups = _components(table, columns.groups, near, request.seed)
     codes = _sides(request, groups, columns)
 
     with working_folder(summary) as work:
@@ -372,23 +372,23 @@ class Groups:
     """What stays together.
 
     Attributes:
-        names: strings [k], the name of each group.
+        hashes: uint64 [k, 2], of the name of each group.
         of_row: int64 [n], the group of each row.
         sizes: int64 [k], rows of each group.
     """
 
-    names: pl.Series
+    hashes: U64
     of_row: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
 
 
-def _components(table: AuditTable, groups: pl.Series, near: npt.NDArray[np.int64] | None) -> Groups:
+def _components(table: AuditTable, groups: pl.Series, near: npt.NDArray[np.int64] | None, seed: int) -> Groups:
     """What must stay together; each by the least group or content key in it, so that the order of rows has no part."""
     by_group = first_positions(RowFrames.of(pl.DataFrame({"group": groups})), "group")
     roots = united(by_group, first_positions(table.rows), *([] if near is None else [near]))
     firsts, of_row = np.unique(roots, return_inverse=True)
     sizes = np.bincount(of_row)
-    names, members = [pl.Series([], dtype=pl.String)], []
+    hashes, members = [hashes_of((), seed)], []
     for start, part in table.rows.parts("content_key"):
         inside = of_row[start : start + part.height]
         frame = part.select(
@@ -396,13 +396,14 @@ def _components(table: AuditTable, groups: pl.Series, near: npt.NDArray[np.int64
             pl.lit(pl.Series(inside)).alias("of"),
         )
         # Components are numbered by their first rows, so these come in their order.
-        names.append(frame["name"].filter(pl.Series(firsts[inside] == np.arange(start, start + part.height))))
+        own = frame["name"].filter(pl.Series(firsts[inside] == np.arange(start, start + part.height)))
+        hashes.append(hashes_of(own, seed))
         # Only what has several rows has a choice of names.
         members.append(frame.filter(pl.Series(sizes[inside] > 1)).group_by("of").agg(pl.col("name").min()))
-    least = pl.concat(members).group_by("of").agg(pl.col("name").min().alias("least"))
-    named = pl.DataFrame({"of": np.arange(len(sizes)), "name": pl.concat(names, rechunk=True)})
-    named = named.join(least, on="of", how="left", maintain_order="left")
-    return Groups(named.select(pl.coalesce("least", "name").alias("name")).to_series(), of_row, sizes)
+    least = pl.concat(members).group_by("of").agg(pl.col("name").min())
+    found = np.concatenate(hashes)
+    found[least["of"].to_numpy()] = hashes_of(least["name"], seed)
+    return Groups(found, of_row, sizes)
 
 
 def _strata(groups: Groups, strata: pl.Series) -> npt.NDArray[np.int64]:
@@ -414,11 +415,10 @@ def _strata(groups: Groups, strata: pl.Series) -> npt.NDArray[np.int64]:
 def _sides(request: SplitRequest, groups: Groups, columns: SplitColumns) -> Codes:
     try:
         return group_sides(
-            groups.names,
+            groups.hashes,
             groups.sizes,
             validation=request.validation,
             held_out=request.held_out,
-            seed=request.seed,
             strata=_strata(groups, columns.strata) if request.stratify_by is not None else None,
             noun="groups" if columns.grouped_by else "different texts",
         )

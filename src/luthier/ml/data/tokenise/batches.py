@@ -60,19 +60,19 @@ class StepSchedule:
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | NDArray[np.int64],
         *,
         global_batch_size: int,
         micro_batch_tokens: int,
         order: OrderName,
         seed: int,
-        rows_per_unit: int | Sequence[int] = 1,
+        rows_per_unit: int | Sequence[int] | NDArray[np.int64] = 1,
         families: Families | None = None,
         own: UnitPrefixes | None = None,
-        packed: Sequence[int] | None = None,
+        packed: Sequence[int] | NDArray[np.int64] | None = None,
         min_micro_batches: int = 1,
     ) -> None:
-        if not lengths:
+        if not len(lengths):
             raise DataError("no examples to make batches of", expected="at least one", do="check the training data")
         for name, value, least in (
             ("global_batch_size", global_batch_size, 1),

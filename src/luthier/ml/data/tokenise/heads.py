@@ -26,6 +26,7 @@ from luthier.core.task_head import NumberFormat, TaskHead, TaskHeadKind
 from luthier.core.text.written_numbers import number_format, read_number, write_number
 from luthier.ml.baselines.rows import same_label, spellings
 from luthier.ml.data.files.bad_field import problem_of, shorten
+from luthier.ml.data.files.sequences import changed
 
 if TYPE_CHECKING:
     from luthier.ml.data.tokenise.template import Template
@@ -240,7 +241,7 @@ def targets_of(examples: Sequence[Example], head: TaskHead) -> list[tuple[float,
 
 def with_targets(
     examples: Sequence[Example], rows: Sequence[TokenisedExample], head: TaskHead
-) -> tuple[TokenisedExample, ...]:
+) -> Sequence[TokenisedExample]:
     """The rows, each with what the head should give for its example.
 
     Raises:
@@ -255,7 +256,7 @@ def with_targets(
             do="add training rows of these classes, or take the rows out",
             problems=[problem_of(e.id, value=e.reference or "", reason="unknown class") for e in unknown],
         )
-    return tuple(replace(row, target=target or ()) for row, target in zip(rows, targets, strict=True))
+    return changed(rows, lambda place, row: replace(row, target=targets[place] or ()))
 
 
 def of_known_classes(examples: Sequence[Example], head: TaskHead) -> list[Example]:

@@ -27,10 +27,13 @@ from luthier.core.ports import Progress
 from luthier.core.recipe import ObjectiveRecipe
 from luthier.core.task_head import SEARCH_KINDS, Pooling, TaskHeadKind
 from luthier.ml.data.files.bad_field import problem_of, shorten
+from luthier.ml.data.files.sequences import SequenceWriter
+from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.tokenise.heads import tokenise_prompt
 from luthier.ml.data.tokenise.proof import ProvedText, prove
 from luthier.ml.data.tokenise.search import tokenise_for_embedding, tokenise_for_ranking
 from luthier.ml.data.tokenise.template import Template, encode_with_cuts
+from luthier.ml.data.tokenise.token_store import Unit, row_writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class Tokenised:
     """Rows ready to train on, in the order of the examples, and the ids of examples that were left out or cut.
 
     Attributes:
-        examples: the rows; those of one example follow one another.
+        examples: the rows; those of one example follow one another. A tuple, or a sequence in files where they are
+            larger than memory.
         dropped_ids: examples that were left out as too long.
         truncated_ids: examples that lost tokens or rows because they were too long.
         kept: indices of the examples that the rows belong to, ascending.
@@ -46,15 +50,12 @@ class Tokenised:
         row_counts: rows of each kept example, where conversations are cut; else empty.
     """
 
-    examples: tuple[TokenisedExample, ...]
+    examples: Sequence[TokenisedExample]
     dropped_ids: tuple[str, ...]
     truncated_ids: tuple[str, ...]
-    kept: tuple[int, ...]
+    kept: Sequence[int]
     rows_per_example: int = 1
-    row_counts: tuple[int, ...] = ()
-
-
-Unit = tuple[TokenisedExample, ...]
+    row_counts: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,7 @@ def tokenise_all(
     overlong: Overlong,
     progress: Progress,
     learning: Learning = PLAIN,
+    spill: Spill | None = None,
 ) -> Tokenised:
     """Tokenise examples and do with those over `max_length_tokens` what `overlong` says.
 
@@ -286,18 +288,24 @@ def tokenise_all(
     and go where what is left of them is the same. Of a conversation that was cut, answers that are wholly cut off go,
     and the others stay.
 
+    Args:
+        spill: the budget of memory, and where rows beyond it go; None keeps all of them in memory.
+
     Raises:
         OverlongError: rows are too long and `overlong` is "error"; all of them are in `problems`.
         DataError: rows with nothing to learn, or no row is left. TemplateError: as for `tokenise`.
+        StorageFullError: the rows need more memory than the budget and more disk than there is.
     """
-    made: list[Unit] = []
+    # The texts of a search row stay or go together, as the two sides of a pair do.
+    is_search = learning.task_head in SEARCH_KINDS
+    made = _Collected(row_writer(spill), max_length_tokens, overlong, is_search=is_search)
     problems: list[RowProblem] = []
     with progress.task("Tokenising", total=len(examples), unit="rows") as task:
         for example in examples:
             try:
                 # A TemplateError stops at the first row, since every row would repeat it; a DataError is about one row,
                 # so all are collected.
-                made.append(tokenise_sides(example, template, learning))
+                made.add(tokenise_sides(example, template, learning))
             except DataError as error:
                 problems.extend(error.problems)
             task.advance()
@@ -308,71 +316,95 @@ def tokenise_all(
             do="repair or remove these rows",
             problems=problems,
         )
-    if overlong == "error":
-        _refuse_overlong(made, max_length_tokens)
-    # The texts of a search row stay or go together, as the two sides of a pair do.
-    return _shortened(made, max_length_tokens, overlong, is_search=learning.task_head in SEARCH_KINDS)
+    return made.tokenised()
 
 
-def _refuse_overlong(units: Sequence[Unit], max_length_tokens: int) -> None:
-    too_long = [unit for unit in units if _longest(unit) > max_length_tokens]
-    if not too_long:
-        return
-    longest = max(too_long, key=_longest)
+class _Collected:
+    """The rows that are left of units, as they are tokenised.
+
+    Args:
+        rows: takes the rows.
+        max_length_tokens: most tokens of a row.
+        overlong: what is done with longer ones.
+        is_search: whether they are the texts of search rows.
+    """
+
+    def __init__(
+        self, rows: SequenceWriter[TokenisedExample], max_length_tokens: int, overlong: Overlong, *, is_search: bool
+    ) -> None:
+        self._rows, self._is_search = rows, is_search
+        self._max_length_tokens, self._overlong = max_length_tokens, overlong
+        # Arrays, not lists: 4 or 8 bytes a row, of which there may be millions.
+        self._counts, self._kept = array("i"), array("q")
+        self._dropped: list[str] = []
+        self._truncated: list[str] = []
+        self._too_long: list[tuple[str, int]] = []
+        self._num_units, self._is_pair = 0, is_search
+
+    def add(self, unit: Unit) -> None:
+        """Add what is left of a unit."""
+        place, longest = self._num_units, max(row.num_tokens for row in unit)
+        self._num_units += 1
+        if place == 0:
+            self._is_pair = self._is_search or unit[0].is_wanted is not None
+        left = unit
+        if longest > self._max_length_tokens:
+            if self._overlong == "error":
+                self._too_long.append((unit[0].id, longest))
+                return
+            left = _what_is_left(unit, self._max_length_tokens, self._overlong, is_search=self._is_search)
+            (self._truncated if left else self._dropped).append(unit[0].id)
+            if not left:
+                return
+        for row in left:
+            self._rows.append(row)
+        self._counts.append(len(left))
+        self._kept.append(place)
+
+    def tokenised(self) -> Tokenised:
+        """All of them.
+
+        Raises:
+            OverlongError: some are too long, and that is an error.
+            DataError: no row is left.
+        """
+        if self._too_long:
+            raise _overlong_error(self._too_long, self._num_units, self._max_length_tokens)
+        if not self._kept:
+            raise DataError(
+                f"no row is left: {len(self._dropped):,} of {self._num_units:,} rows were dropped as longer than "
+                f"{self._max_length_tokens:,} tokens",
+                expected="at least one row to train on",
+                do="raise training.max_length_tokens, or shorten the rows",
+                problems=[problem_of(row_id, value="", reason="was dropped") for row_id in self._dropped],
+            )
+        rows, are_single = self._rows.sequence(), set(self._counts) == {1}
+        # Tuples where all is in memory: they are compared and hashed.
+        kept, counts = (
+            (tuple(self._kept), tuple(self._counts)) if isinstance(rows, tuple) else (self._kept, self._counts)
+        )
+        return Tokenised(
+            rows,
+            tuple(self._dropped),
+            tuple(self._truncated),
+            kept,
+            counts[0] if self._is_pair else 1,
+            # Pairs always have two rows, which rows_per_example says; units of one row need no counts.
+            () if self._is_pair or are_single else counts,
+        )
+
+
+def _overlong_error(too_long: Sequence[tuple[str, int]], num_units: int, max_length_tokens: int) -> OverlongError:
+    row_id, longest = max(too_long, key=lambda found: found[1])
     reason = f"is longer than {max_length_tokens:,} tokens"
     verb = "is" if len(too_long) == 1 else "are"
-    raise OverlongError(
-        f"{len(too_long):,} of {len(units):,} rows {verb} longer than {max_length_tokens:,} tokens; "
-        f"the longest is {longest[0].id} with {_longest(longest):,}",
+    return OverlongError(
+        f"{len(too_long):,} of {num_units:,} rows {verb} longer than {max_length_tokens:,} tokens; "
+        f"the longest is {row_id} with {longest:,}",
         expected=f"at most training.max_length_tokens = {max_length_tokens:,} tokens a row",
         do="raise training.max_length_tokens (up to the model's context), or say what to do with such rows: "
         "training.on_overlong: drop | truncate",
-        problems=[problem_of(unit[0].id, value=f"{_longest(unit):,} tokens", reason=reason) for unit in too_long],
-    )
-
-
-def _longest(unit: Unit) -> int:
-    return max(row.num_tokens for row in unit)
-
-
-def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong, *, is_search: bool) -> Tokenised:
-    rows: list[TokenisedExample] = []
-    counts: list[int] = []
-    kept: list[int] = []
-    dropped: list[str] = []
-    truncated: list[str] = []
-    for place, unit in enumerate(units):
-        # `left is not unit` below is how a changed unit is recognised; one that fits must stay the same object.
-        left = (
-            unit
-            if _longest(unit) <= max_length_tokens
-            else _what_is_left(unit, max_length_tokens, overlong, is_search=is_search)
-        )
-        if not left:
-            dropped.append(unit[0].id)
-            continue
-        rows.extend(left)
-        counts.append(len(left))
-        kept.append(place)
-        if left is not unit:
-            truncated.append(unit[0].id)
-    if not kept:
-        raise DataError(
-            f"no row is left: {len(dropped):,} of {len(units):,} rows were dropped as longer than "
-            f"{max_length_tokens:,} tokens",
-            expected="at least one row to train on",
-            do="raise training.max_length_tokens, or shorten the rows",
-            problems=[problem_of(row_id, value="", reason="was dropped") for row_id in dropped],
-        )
-    is_pair = is_search or units[0][0].is_wanted is not None
-    return Tokenised(
-        tuple(rows),
-        tuple(dropped),
-        tuple(truncated),
-        tuple(kept),
-        counts[0] if is_pair else 1,
-        # Pairs always have two rows, which rows_per_example says; units of one row need no counts.
-        () if is_pair or set(counts) == {1} else tuple(counts),
+        problems=[problem_of(row_id, value=f"{tokens:,} tokens", reason=reason) for row_id, tokens in too_long],
     )
 
 

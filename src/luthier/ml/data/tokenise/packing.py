@@ -21,11 +21,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from luthier.core.dataset import Example, PackedProfile, TokenisedExample
 from luthier.core.errors import RecipeError
 from luthier.core.ports import Progress
+from luthier.ml.data.files.sequences import selected
+from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.tokenise.loss_mask import tokenise_all
 from luthier.ml.data.tokenise.template import Template
+from luthier.ml.data.tokenise.token_store import Units, lengths_of, row_writer
 
 MIN_BLOCK_TOKENS = 16
 _MARGIN = 8
@@ -36,20 +41,28 @@ class Packed:
     """Blocks of pieces, those of the longest pieces first.
 
     Attributes:
-        blocks: the pieces of each block, together at most `block_tokens` tokens.
+        rows: all pieces, block after block; a tuple, or a sequence in files where they are larger than memory.
+        row_counts: pieces of each block.
         profile: counts, and how full the blocks are.
     """
 
-    blocks: tuple[tuple[TokenisedExample, ...], ...]
+    rows: Sequence[TokenisedExample]
+    row_counts: tuple[int, ...]
     profile: PackedProfile
 
     @property
-    def rows(self) -> tuple[TokenisedExample, ...]:
-        """All pieces, block after block."""
-        return tuple(piece for block in self.blocks for piece in block)
+    def blocks(self) -> Units:
+        """The pieces of each block, together at most `block_tokens` tokens."""
+        return Units(self.rows, row_counts=self.row_counts)
 
 
-def pack(documents: Sequence[TokenisedExample], block_tokens: int, *, beginning: int | None = None) -> Packed:
+def pack(
+    documents: Sequence[TokenisedExample],
+    block_tokens: int,
+    *,
+    beginning: int | None = None,
+    spill: Spill | None = None,
+) -> Packed:
     """Cut documents and fill blocks. Equal documents give equal blocks.
 
     Args:
@@ -57,9 +70,11 @@ def pack(documents: Sequence[TokenisedExample], block_tokens: int, *, beginning:
         block_tokens: most tokens of a block, 16 or more.
         beginning: id of the token that the model wants before every text (BOS), put before each piece of a cut
             document, too; None where there is none.
+        spill: the budget of memory, and where pieces beyond it go; None keeps all of them in memory.
 
     Raises:
         RecipeError: blocks of fewer than 16 tokens.
+        StorageFullError: the pieces need more memory than the budget and more disk than there is.
     """
     if block_tokens < MIN_BLOCK_TOKENS:
         raise RecipeError(
@@ -67,43 +82,63 @@ def pack(documents: Sequence[TokenisedExample], block_tokens: int, *, beginning:
             expected=f"{MIN_BLOCK_TOKENS} or more",
             do="raise training.max_length_tokens",
         )
-    cut = [_pieces(document, block_tokens, beginning) for document in documents]
-    # Python's sort is stable, so equal lengths keep the order of the documents and blocks are reproducible.
-    by_length = sorted((piece for pieces in cut for piece in pieces), key=lambda piece: -piece.num_tokens)
-    blocks: list[list[TokenisedExample]] = []
+    writer, num_cut = row_writer(spill), 0
+    for document in documents:
+        pieces = _pieces(document, block_tokens, beginning)
+        num_cut += len(pieces) > 1
+        for piece in pieces:
+            writer.append(piece)
+    made = writer.sequence()
+    lengths = lengths_of(made)
+    # A stable sort, so equal lengths keep the order of the documents and blocks are reproducible.
+    order = np.argsort(-lengths, kind="stable").astype(np.int64)
+    counts: list[int] = []
     room = 0
-    for piece in by_length:
+    for num_tokens in lengths[order].tolist():
         # Next-fit, not best-fit: only the last block is open, so that the pieces of a block are of similar length.
-        if piece.num_tokens > room:
-            blocks.append([])
+        if num_tokens > room:
+            counts.append(0)
             room = block_tokens
-        blocks[-1].append(piece)
-        room -= piece.num_tokens
-    num_tokens = sum(piece.num_tokens for piece in by_length)
+        counts[-1] += 1
+        room -= num_tokens
+    rows = selected(made, order)
     return Packed(
-        tuple(map(tuple, blocks)),
+        tuple(rows) if isinstance(rows, list) else rows,
+        tuple(counts),
         PackedProfile(
             block_tokens=block_tokens,
-            num_blocks=len(blocks),
+            num_blocks=len(counts),
             num_documents=len(documents),
-            num_cut=sum(len(pieces) > 1 for pieces in cut),
-            num_pieces=len(by_length),
-            filled_fraction=num_tokens / (block_tokens * len(blocks)) if blocks else 0.0,
+            num_cut=num_cut,
+            num_pieces=len(rows),
+            filled_fraction=int(lengths.sum()) / (block_tokens * len(counts)) if counts else 0.0,
         ),
     )
 
 
-def pack_texts(examples: Sequence[Example], template: Template, block_tokens: int, progress: Progress) -> Packed:
+def pack_texts(
+    examples: Sequence[Example], template: Template, block_tokens: int, progress: Progress, spill: Spill | None = None
+) -> Packed:
     """Tokenise texts and pack them into blocks.
+
+    Args:
+        examples: plain texts.
+        template: encodes them.
+        block_tokens: most tokens of a block, 16 or more.
+        progress: shows the tokenising.
+        spill: the budget of memory, and where rows beyond it go; None keeps all of them in memory.
 
     Raises:
         DataError: a text has nothing to learn.
         RecipeError: blocks of fewer than 16 tokens.
+        StorageFullError: the rows need more memory than the budget and more disk than there is.
     """
-    made = tokenise_all(examples, template, max_length_tokens=sys.maxsize, overlong="error", progress=progress)
+    made = tokenise_all(
+        examples, template, max_length_tokens=sys.maxsize, overlong="error", progress=progress, spill=spill
+    )
     # A first token that covers no character was added by the tokenizer: it is the BOS token.
     ids, offsets = template.encode("a")
-    return pack(made.examples, block_tokens, beginning=ids[0] if offsets[0] == (0, 0) else None)
+    return pack(made.examples, block_tokens, beginning=ids[0] if offsets[0] == (0, 0) else None, spill=spill)
 
 
 def piece_of(row_id: str) -> str:

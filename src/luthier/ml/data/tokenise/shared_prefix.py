@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from luthier.core.dataset import TokenisedExample, common_beginning
 from luthier.core.text.prefixes import best_groups, common_tokens
+from luthier.ml.data.tokenise.token_store import StoredRows, Units, behind_views, common_depths
 
 if TYPE_CHECKING:  # every training comes here, and needs no tables
     import polars as pl
@@ -183,20 +184,52 @@ def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_s
     costs a micro-batch of its own (100 tokens' worth): see `best_groups`.
     """
     num = len(units)
-    keys = [_shareable_start(unit) for unit in units]
-    # Sorted by bytes, equal beginnings are adjacent, so common prefixes of neighbours describe all groups (as in a
-    # suffix array). Any total order will do, hence little-endian bytes.
-    order = sorted(range(num), key=keys.__getitem__)
-    common = [common_tokens(keys[order[i]], keys[order[i + 1]]) for i in range(num - 1)]
     families = np.full(num, -1, dtype=np.int64)
     prefix_tokens = np.zeros(num, dtype=np.int64)
     # A step draws global_batch_size of the n units, so m members occur m times this often in a step.
     per_example = global_batch_size / num if num else 0.0
+    order, common = _in_order(units, num / global_batch_size)
     groups = best_groups(common, rows_at_once=per_example, least_tokens=MIN_TOKENS, cost_tokens=MICRO_BATCH_TOKENS)
     for number, (start, stop, length) in enumerate(groups):
         members = order[start:stop]
         families[members], prefix_tokens[members] = number, length
     return Families(families, prefix_tokens)
+
+
+def _in_order(units: Sequence[Sequence[TokenisedExample]], more_than: float) -> tuple[I64, list[int]]:
+    """The order of units by their beginnings, and how many tokens each has in common with the next one.
+
+    Args:
+        units: as of `find_families`.
+        more_than: a group of so many units or fewer saves nothing.
+    """
+    if isinstance(units, Units) and (units.num_rows == 1).all() and (found := behind_views(units.rows)) is not None:
+        return _stored_order(*found, more_than)
+    keys = [_shareable_start(unit) for unit in units]
+    # Sorted by bytes, equal beginnings are adjacent, so common prefixes of neighbours describe all groups (as in a
+    # suffix array). Any total order will do, hence little-endian bytes.
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    common = [common_tokens(keys[order[i]], keys[order[i + 1]]) for i in range(len(keys) - 1)]
+    return np.asarray(order, dtype=np.int64), common
+
+
+def _stored_order(rows: StoredRows, positions: I64, more_than: float) -> tuple[I64, list[int]]:
+    """The same of rows that are in files: their beginnings are read only as deep as a group could save something.
+
+    Rows that are left in one branch of the tree of beginnings have the same key, so there are few keys, and the groups
+    that are worth something are the same.
+    """
+    depths, branches = common_depths(rows, positions, more_than)
+    _, first, of_row = np.unique(branches, return_index=True, return_inverse=True)
+    keys = [rows.ids[rows.starts[positions[i]] :][: depths[i]].tobytes() for i in first.tolist()]
+    ranks = np.empty(len(keys), dtype=np.int64)
+    ranks[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+    order = np.argsort(ranks[of_row], kind="stable").astype(np.int64)
+    # Of neighbours in one branch their depth, of others what the two keys have in common.
+    common, of_order = depths[order][:-1], of_row[order]
+    for at in np.flatnonzero(np.diff(of_order)).tolist():
+        common[at] = common_tokens(keys[of_order[at]], keys[of_order[at + 1]])
+    return order, common.tolist()
 
 
 def _shareable_start(unit: Sequence[TokenisedExample]) -> bytes:

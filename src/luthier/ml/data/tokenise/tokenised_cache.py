@@ -37,8 +37,10 @@ from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.ports import Progress
 from luthier.core.system.libraries import version
+from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning, Tokenised, tokenise_all
 from luthier.ml.data.tokenise.template import Template
+from luthier.ml.data.tokenise.token_store import row_writer
 
 DEFAULT_MAX_BYTES: Final = 1 << 30
 _MAGIC: Final = b"luthier-tokenised 5\n"
@@ -68,6 +70,7 @@ class TokenisedCache:
         overlong: Overlong,
         progress: Progress,
         learning: Learning = PLAIN,
+        spill: Spill | None = None,
     ) -> Tokenised:
         """What `loss_mask.tokenise_all` returns, read from the cache where it was made before.
 
@@ -81,6 +84,8 @@ class TokenisedCache:
             overlong: what is done with longer rows.
             learning: which tokens are learned.
             progress: shows the tokenising or the read from the cache.
+            spill: the budget of memory, and where rows beyond it go; None keeps all of them in memory. Rows in files
+                are not kept in the cache.
 
         Raises:
             OverlongError: rows are too long and `overlong` is "error".
@@ -88,10 +93,11 @@ class TokenisedCache:
             TemplateError: no mask can be proved on what the template renders.
         """
         settings = {"max_length_tokens": max_length_tokens, "overlong": overlong}
+        how: dict[str, Any] = settings | {"progress": progress, "learning": learning, "spill": spill}
         if not self.max_bytes:
-            return tokenise_all(examples, template, progress=progress, learning=learning, **settings)  # type: ignore[arg-type]
+            return tokenise_all(examples, template, **how)
         place = self.folder / key_of(examples, template, settings | {"learning": asdict(learning)})
-        found, trouble = _read(place)
+        found, trouble = _read(place, spill)
         if found is not None:
             with progress.task("Tokens from the cache", total=len(examples), unit="rows") as task:
                 task.advance(len(examples))
@@ -100,7 +106,12 @@ class TokenisedCache:
         if trouble is not None:
             with progress.task(f"Tokens are made again: {trouble}", total=None, unit="rows"):
                 pass
-        made = tokenise_all(examples, template, progress=progress, learning=learning, **settings)  # type: ignore[arg-type]
+        made = tokenise_all(examples, template, **how)
+        if not isinstance(made.examples, tuple):
+            # An entry is made and read in memory as a whole.
+            with progress.task("Tokens are in files, larger than memory, and not kept", total=None, unit="rows"):
+                pass
+            return made
         try:
             self._keep(place, made)
         except OSError as error:
@@ -199,7 +210,7 @@ def _pieces(made: Tokenised) -> Iterator[bytes]:
         yield example.loss_mask
 
 
-def _read(place: Path) -> tuple[Tokenised | None, str | None]:
+def _read(place: Path, spill: Spill | None) -> tuple[Tokenised | None, str | None]:
     """An entry, or None with a word about it where it is there and cannot be used."""
     try:
         data = place.read_bytes()
@@ -221,7 +232,7 @@ def _read(place: Path) -> tuple[Tokenised | None, str | None]:
     # Token offsets of the rows, [n + 1]; int32 ids lie at 4 bytes a token, masks at 1 behind all ids.
     borders = [0, *np.cumsum(np.asarray(lengths, dtype=np.int64)).tolist()]
     masks = end + 1 + 4 * borders[-1]
-    examples = []
+    examples = row_writer(spill)
     names = ("num_truncated_tokens", "is_wanted", "is_replayed", "has_thought", "skips_thought", "is_joined")
     others = zip(*(header[name] for name in names), strict=True)
     rows = zip(header["ids"], pairwise(borders), others, header["differs"], header["target"], strict=True)
@@ -235,4 +246,4 @@ def _read(place: Path) -> tuple[Tokenised | None, str | None]:
     # JSON has lists alone; Tokenised is compared and hashed with tuples.
     dropped, truncated, kept = (tuple(header[name]) for name in ("dropped_ids", "truncated_ids", "kept"))
     counts = tuple(header["row_counts"])
-    return Tokenised(tuple(examples), dropped, truncated, kept, header["rows_per_example"], counts), None
+    return Tokenised(examples.sequence(), dropped, truncated, kept, header["rows_per_example"], counts), None
