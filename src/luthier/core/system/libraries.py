@@ -63,7 +63,7 @@ def import_libraries(names: Sequence[str] = NUMERICAL) -> None:
     """
     if all(name in sys.modules for name in names):
         return
-    _import_late(_LOSSES, *_ASSIGNMENT)
+    import_late(_LOSSES, *_ASSIGNMENT)
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -105,7 +105,7 @@ _LOSSES: Final = "transformers.loss"
 _ASSIGNMENT: Final = ("scipy.optimize", "linear_sum_assignment")
 
 
-def _import_late(importer: str, library: str, name: str) -> None:
+def import_late(importer: str, library: str, name: str) -> None:
     """Have modules, when they are imported, take a function from a library that loads the library when it is called.
 
     Args:
