@@ -37,6 +37,8 @@ PRELOADED: Final = (
     "torch",
     "transformers",
     "peft",
+    "scipy.optimize",
+    "scipy.special",
     "luthier.features.finetuning_api.job",
     "luthier.features.training.jobs",
     "luthier.features.training.recipe_job",
