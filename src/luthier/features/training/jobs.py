@@ -128,9 +128,7 @@ def work(
         return _side_by_side(looks, trains, stop_requested)
 
 
-def _fork_server(
-    context: Context, tell: Callable[[str], None]
-) -> contextlib.AbstractContextManager[ForkServer | None]:
+def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.AbstractContextManager[ForkServer | None]:
     """The fork server that starts attempts with preloaded libraries, if enabled.
 
     A job that arrives before it is ready waits for it: executed, the job would load the same libraries from the start.
