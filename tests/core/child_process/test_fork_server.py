@@ -302,6 +302,25 @@ def test_a_changed_file_is_not_forked(module_folder: Path, told: list[str], erro
     assert f"{library} has changed" in told[0]
 
 
+def test_what_transformers_found_out_about_its_own_files_is_kept_for_the_next_server(
+    module_folder: Path, tmp_path: Path, told: list[str], errors: IO[bytes]
+) -> None:
+    (module_folder / "transformers" / "utils").mkdir(parents=True)
+    (module_folder / "transformers" / "models").mkdir()
+    (module_folder / "transformers" / "__init__.py").write_text(
+        "from pathlib import Path\nfrom transformers.utils.import_utils import define_import_structure\n"
+        "define_import_structure(Path(__file__).parent / 'models')\n"
+    )
+    (module_folder / "transformers" / "utils" / "__init__.py").touch()
+    (module_folder / "transformers" / "utils" / "import_utils.py").write_text(
+        "def define_import_structure(module_path, prefix=None):\n    return {frozenset(): {'models.a': {'A'}}}\n"
+    )
+    kept = tmp_path / "kept"
+    with ForkServer(("transformers",), tell=told.append, imports_folder=kept, free_variables=FREE) as server:
+        assert forked(server, errors, "exit", "0").wait() == 0
+    assert json.loads((kept / "transformers.json").read_bytes())["structure"] == [[[], {"models.a": ["A"]}]]
+
+
 def test_whoever_gave_up_waiting_finds_nothing_started_later(
     module_folder: Path, tmp_path: Path, told: list[str], errors: IO[bytes]
 ) -> None:

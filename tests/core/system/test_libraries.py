@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.system import libraries
-from luthier.core.system.libraries import ImportStructure, cached_search, import_libraries
+from luthier.core.system.libraries import ImportStructure, cached_search, import_late, import_libraries
 
 FOUND: ImportStructure = {
     frozenset(): {"models.a.configuration_a": {"AConfig"}},
@@ -172,6 +173,28 @@ def test_imports_are_done_without_collections_and_what_they_made_is_left_out_of_
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == ["False", "True", "True", "True"]
+
+
+def test_a_library_is_loaded_when_its_function_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "late_library.py").write_text("def assign(value, *, by=1):\n    return value + by\n")
+    package = tmp_path / "late_losses"
+    package.mkdir()
+    (package / "__init__.py").write_text("from late_losses.one import assign\nfrom . import two\n")
+    (package / "one.py").write_text("import json.tool\nfrom late_library import assign\nTOOL = json.tool\n")
+    (package / "two.py").write_text("def taken():\n    import late_library\n    return late_library.assign\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    for name in ("late_library", "late_losses", "late_losses.one", "late_losses.two"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import_late("late_losses", "late_library", "assign")
+    losses = importlib.import_module("late_losses")
+    assert "late_library" not in sys.modules
+    assert losses.one.TOOL is sys.modules["json.tool"]
+    assert type(losses.one.__loader__).__name__ == "SourceFileLoader"
+    assert losses.assign(2, by=3) == 5
+    # All other ways to the library lead to the library itself.
+    assert losses.two.taken() is sys.modules["late_library"].assign
+    assert losses.assign is not sys.modules["late_library"].assign
 
 
 def test_a_library_that_is_missing_leaves_the_collector_as_it_was() -> None:

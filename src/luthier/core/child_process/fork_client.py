@@ -96,6 +96,8 @@ class ForkServer:
 
     Args:
         modules: What it loads before the first fork, by name.
+        imports_folder: Where what transformers found out about its own files is kept, as `keep_import_structure` takes
+            it; None to have it search again.
         tell: Called with a sentence where a program has to be started in the usual way, and why.
         free_variables: Variables in which the environment of a program may differ from that of the server, since
             nothing reads them while the modules are loaded.
@@ -111,11 +113,13 @@ class ForkServer:
         modules: Sequence[str],
         *,
         tell: Callable[[str], None],
+        imports_folder: Path | None = None,
         free_variables: Sequence[str] = (),
         patience_seconds: float = 30.0,
     ) -> None:
         self.patience_seconds = patience_seconds
-        self._modules, self._free_variables = tuple(modules), tuple(free_variables)
+        self._modules, self._imports_folder = tuple(modules), imports_folder
+        self._free_variables = tuple(free_variables)
         self._environment, self._folder = dict(os.environ), Path.cwd()
         self._tell, self._lock = tell, threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -258,6 +262,7 @@ class ForkServer:
             # The kernel would kill it with the thread that started it, which may end long before this process.
             owner=os.getpid() if threading.current_thread() is threading.main_thread() else None,
             modules=self._modules,
+            imports_folder=None if self._imports_folder is None else str(self._imports_folder),
             free_variables=self._free_variables,
         )
         try:

@@ -38,6 +38,7 @@ from luthier.core.child_process.forked_program import (
     run_programs,
     show_as,
 )
+from luthier.core.system.libraries import import_libraries, keep_import_structure
 from luthier.core.system.process_setup import end_with, keep_few_kernels, wait_briefly
 
 PROGRAM: Final = "luthier.core.child_process.fork_server"
@@ -64,12 +65,15 @@ class Start(TypedDict):
         descriptor: The socket of its owner.
         owner: The process with which the kernel kills it; None leaves that to the end of the socket.
         modules: What it loads, by name.
+        imports_folder: Where what transformers found out about its own files is kept, as `keep_import_structure` takes
+            it; None to have it search again.
         free_variables: Variables in which the environment of a program may differ from its own.
     """
 
     descriptor: int
     owner: int | None
     modules: Sequence[str]
+    imports_folder: str | None
     free_variables: Sequence[str]
 
 
@@ -139,8 +143,9 @@ def main(start: Start, make: Callable[..., Server] | None = None) -> None:
     wait_briefly()
     keep_few_kernels()
     show_as(sys.orig_argv[:-1])
-    for name in start["modules"]:
-        import_module(name)
+    if start["imports_folder"] is not None:
+        keep_import_structure(Path(start["imports_folder"]))
+    import_libraries(start["modules"])
     # OpenBLAS ends its threads before a fork and starts them again when they are needed: a first fork leaves none.
     if (pid := os.fork()) == 0:
         os._exit(0)

@@ -1,17 +1,20 @@
 """The libraries that a process loads: their versions, and imports that take less time.
 
-torch, transformers and PEFT are most of the start of a command. Two things make up a good part of their imports, and
-neither changes what is loaded:
+torch, transformers and PEFT are most of the start of a command. Three things make up a good part of their imports, and
+can be saved without a change in what the libraries do:
 
     garbage collection     modules and classes live as long as the process, but the collector looks through all of
                            them again and again while they are made
     transformers' search   it reads the source of every model that it has (36 MB in 1,700 files) to learn which class
                            lies in which file; what it finds is kept in a file of the home, under the names, sizes and
                            times of change of these sources
+    SciPy's optimizers     transformers takes one function of them for losses of object detection; it gets a function
+                           that loads them when it is called
 """
 
 from __future__ import annotations
 
+import builtins
 import functools
 import gc
 import importlib
@@ -25,7 +28,7 @@ from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
 NUMERICAL: Final = ("torch", "transformers.modeling_utils", "peft")
@@ -60,6 +63,7 @@ def import_libraries(names: Sequence[str] = NUMERICAL) -> None:
     """
     if all(name in sys.modules for name in names):
         return
+    import_late(_LOSSES, *_ASSIGNMENT)
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -87,56 +91,97 @@ def keep_import_structure(folder: Path) -> None:
     Args:
         folder: For one file; made when it is first written.
     """
-    if _MODULE in sys.modules:
+
+    def execute(loader: Loader, module: ModuleType) -> None:
+        loader.exec_module(module)
+        search = getattr(module, _FUNCTION, None)
+        if search is not None:
+            setattr(module, _FUNCTION, cached_search(search, Path(str(module.__file__)), folder))
+
+    _execute_by(_MODULE, execute)  # the newest home of a process counts
+
+
+_LOSSES: Final = "transformers.loss"
+_ASSIGNMENT: Final = ("scipy.optimize", "linear_sum_assignment")
+
+
+def import_late(importer: str, library: str, name: str) -> None:
+    """Have modules, when they are imported, take a function from a library that loads the library when it is called.
+
+    Args:
+        importer: The package whose modules have `from LIBRARY import NAME` at their top. All their other imports, and
+            those of the library by others, are as they were.
+        library: The module that the function is of.
+        name: The function.
+    """
+
+    def late(*given: Any, **named: Any) -> Any:
+        return getattr(importlib.import_module(library), name)(*given, **named)
+
+    def import_module(
+        asked: str, variables: Any = None, local: Any = None, names: Sequence[str] | None = (), level: int = 0
+    ) -> Any:
+        if (asked, tuple(names or ()), level) == (library, (name,), 0):
+            return SimpleNamespace(**{name: late})
+        return builtins.__import__(asked, variables, local, names or (), level)
+
+    def execute(loader: Loader, module: ModuleType) -> None:
+        # Python looks `__import__` up in the builtins of the module that has the statement: no other one sees this.
+        module.__dict__["__builtins__"] = vars(builtins) | {"__import__": import_module}
+        loader.exec_module(module)
+
+    _execute_by(importer, execute)
+
+
+Execute = Callable[[Loader, ModuleType], None]
+
+
+def _execute_by(name: str, execute: Execute) -> None:
+    """Have a module, and those below it, executed by a function; nothing where it is loaded already."""
+    if name in sys.modules:
         return
     for finder in sys.meta_path:
-        if isinstance(finder, _Finder):  # the newest home of a process counts
-            finder.folder = folder
+        if isinstance(finder, _Finder) and finder.name == name:
+            finder.execute = execute
             return
-    sys.meta_path.insert(0, _Finder(folder))
+    sys.meta_path.insert(0, _Finder(name, execute))
 
 
 class _Finder(MetaPathFinder):
-    """Finds the one module in which transformers searches its sources, and wraps its loader."""
+    """Finds a module and those below it, and wraps their loaders."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, name: str, execute: Execute) -> None:
+        self.name, self.execute = name, execute
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of that module; None for all others."""
-        if fullname != _MODULE:
+        """The spec of such a module; None for all others."""
+        if not f"{fullname}.".startswith(f"{self.name}."):
             return None
-        with suppress(ValueError):  # another thread came first
-            sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return None
-        spec.loader = _Loader(spec.loader, self.folder)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, self.execute)
         return spec
 
 
 class _Loader(Loader):
-    """Loads a module by its own loader, then puts the search that keeps its findings in place of the plain one."""
+    """Loads a module as its own loader does, and has it executed by a function that is given that loader."""
 
-    def __init__(self, inner: Loader, folder: Path) -> None:
-        self._inner, self._folder = inner, folder
+    def __init__(self, inner: Loader, execute: Execute) -> None:
+        self._inner, self._execute = inner, execute
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the module's own loader does."""
         return self._inner.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Execute the module, and exchange its function where there is one of that name."""
+        """Execute the module."""
         # Its own loader again, for all who ask the module for its source.
         module.__loader__ = self._inner
         if module.__spec__ is not None:
             module.__spec__.loader = self._inner
-        self._inner.exec_module(module)
-        search = getattr(module, _FUNCTION, None)
-        if search is not None:
-            setattr(module, _FUNCTION, cached_search(search, Path(str(module.__file__)), self._folder))
+        self._execute(self._inner, module)
 
 
 def cached_search(

@@ -12,17 +12,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.records.base_model import LocalModel
-from luthier.core.records.deployment import NAME, Deployment
 from luthier.core.text.suggest import suggest_ids
 from luthier.features.models.store import TunedModel
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
+
+if TYPE_CHECKING:
+    from luthier.core.records.deployment import Deployment
 
 ANY_MODEL: Final = "a run, a tuned model (ft:...), a deployment, a base model, a folder or a GGUF file"
 """What a name may be, as `platform/cli/command.py` says it in help texts, too."""
@@ -80,6 +82,9 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_ex
         NotFoundError: No model has the name; the nearest ones are named.
         RequestError: The name is that of a deployment of an export, and none is taken.
     """
+    # Not needed by a training, whose start would wait for it.
+    from luthier.core.records.deployment import NAME
+
     if is_id(name, "run"):
         return ResolvedModel(name, name, run_id=name)
     if is_tuned_name(name):

@@ -24,7 +24,6 @@ from luthier.core.dataset import (
 from luthier.core.errors import ConflictError, DataError, LeakageError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
-from luthier.core.system.libraries import import_libraries
 from luthier.features.planning.evaluation_plan import with_judging
 from luthier.features.planning.memorisation_probes import canaries_plan
 from luthier.features.planning.training_data import (
@@ -185,9 +184,10 @@ def prepare(
         NotFoundError, ModelSourceError: no base model, or one whose weights do not fit its config.
         RequestError: a small copy of the architecture cannot take one step of the plan (`rehearsal`).
     """
-    # before anything that brings torch: a typo is answered at once
+    # Both before anything that brings torch: a typo and a wrong row are answered at once. The loader brings it after
+    # the rows, by `import_libraries`.
     check_names(recipe, base_dir)
-    import_libraries(("torch",))
+    found = (data_loader or TrainingDataLoader()).of(context, recipe, base_dir)
     from luthier.features.planning.budgets import with_budget
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
     from luthier.features.planning.rehearsal import rehearsed
@@ -197,7 +197,6 @@ def prepare(
     from luthier.ml.planning import resolve
     from luthier.platform.home.hardware_benchmark import hardware_of
 
-    found = (data_loader or TrainingDataLoader()).of(context, recipe, base_dir)
     model, template, splits = found.model, found.template, found.splits
     _refuse_one_kind(splits["train"])
     structure = read_structure(model.path)

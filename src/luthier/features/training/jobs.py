@@ -115,7 +115,7 @@ def work(
 
     with (
         file_lock(folder / f"worker-{name}.lock", what=f"the worker name {name}", timeout_seconds=_LOCK_SECONDS),
-        _fork_server(context, tell, is_ahead=not until_idle) as fork_server,
+        _fork_server(context, tell) as fork_server,
     ):
         trains = worker(name, "train", fork_server)
         # a separate name: a restarted worker takes back its jobs at once, and these two run side by side
@@ -128,23 +128,21 @@ def work(
         return _side_by_side(looks, trains, stop_requested)
 
 
-def _fork_server(
-    context: Context, tell: Callable[[str], None], *, is_ahead: bool
-) -> contextlib.AbstractContextManager[ForkServer | None]:
+def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.AbstractContextManager[ForkServer | None]:
     """The fork server that starts attempts with preloaded libraries, if enabled.
+
+    A job that arrives before it is ready waits for it: executed, the job would load the same libraries from the start.
 
     Args:
         context: The home.
         tell: Called with each line of the worker's log.
-        is_ahead: Whether it is started before there is a job. A job that arrives before it is ready then loads its
-            libraries itself, on another core. Otherwise it is started for the first job, which waits for it.
     """
     from luthier.core.child_process.fork_client import ForkServer
     from luthier.platform.jobs.child import PRELOADED
 
     if not context.settings.fork_server:
         return contextlib.nullcontext()
-    return ForkServer(PRELOADED, tell=tell, patience_seconds=1.0 if is_ahead else 30.0)
+    return ForkServer(PRELOADED, tell=tell, imports_folder=context.settings.imports_folder)
 
 
 def _until_idle(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:

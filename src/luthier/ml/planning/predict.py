@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.optimize import nnls
 
 from luthier.core.cost import Device, Estimate, MachineLoad, MemoryPrediction, Prediction
 from luthier.core.errors import RequestError
@@ -130,6 +129,8 @@ def _fit_memory(device: Device, measurements: Sequence[Measurement]) -> tuple[fl
 
 def _ridge(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scales >= 0 drawn towards 1, and what is left of each wanted value."""
+    from scipy.optimize import nnls
+
     count = rows.shape[1]
     # Ridge as extra rows: PULL x scale = PULL. Few probes cannot tell all terms apart, and what they do not show
     # stays at its prior. Non-negative: a negative rate would predict negative time on another shape.

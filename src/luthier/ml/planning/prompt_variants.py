@@ -12,7 +12,7 @@ backward), one that is written several: writing reads all weights for one token 
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from luthier.core.defaults import NUM_DRAWS
 from luthier.core.errors import RecipeError
@@ -20,7 +20,9 @@ from luthier.core.evaluation_recipe import EvaluationRecipe
 from luthier.core.plan import Plan, ValueSource
 from luthier.ml.evaluation.few_shot import num_draws_of
 from luthier.ml.evaluation.metrics.registry import needs_of
-from luthier.ml.prompting.instructions import Instruction
+
+if TYPE_CHECKING:
+    from luthier.ml.prompting.instructions import Instruction
 
 BUDGET_SHARE: Final = 0.25
 """Of the trained tokens: what further ways to prompt may cost."""

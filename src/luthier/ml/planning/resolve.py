@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.errors import RecipeError
@@ -28,7 +28,6 @@ from luthier.ml.planning import defaults, resolve_for_device
 from luthier.ml.planning.adapter import refuse_adapted_head
 from luthier.ml.planning.batch_shapes import num_replayed
 from luthier.ml.planning.defaults import Provenance
-from luthier.ml.planning.hardware import Hardware
 from luthier.ml.planning.learning_rates import default_rate
 from luthier.ml.planning.resolve_for_device import (
     attention_on,
@@ -49,6 +48,9 @@ from luthier.ml.planning.resolve_objective import (
 )
 from luthier.ml.planning.resolve_optimizer import resolve_average, resolve_optimizer
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
+
+if TYPE_CHECKING:
+    from luthier.ml.planning.hardware import Hardware
 
 _SECTIONS = tuple(Plan.model_fields)
 

@@ -7,7 +7,7 @@ fit, since that costs time. Adapters on experts that nobody asked for by name ar
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from luthier.core.cost import Device
 from luthier.core.errors import RecipeError, RequestError
@@ -17,12 +17,14 @@ from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.devices import this_machine
-from luthier.ml.planning.hardware import Hardware
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.prompt_variants import in_order
 from luthier.ml.planning.speed import step_seconds
 from luthier.ml.planning.workload import Workload, workload_of
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
+
+if TYPE_CHECKING:
+    from luthier.ml.planning.hardware import Hardware
 
 COMPILE_SECONDS: Final = 180.0
 """What compiling the layers of a model is assumed to take, forward and backward, once a run: nobody has measured it

@@ -33,7 +33,7 @@ class Pace:
         rest: Until a job is tried again that met a full disk or a database that did not answer.
     """
 
-    look: float = 1.0
+    look: float = 0.3
     ping: float = 0.5
     beat: float = 5.0
     grace: float = 60.0

@@ -1,4 +1,4 @@
-"""Typos in a recipe are found before torch is imported, a model is loaded or the machine measured."""
+"""Typos in a recipe and wrong rows are found before torch is imported, a model is loaded or the machine measured."""
 
 from __future__ import annotations
 
@@ -62,8 +62,11 @@ def test_a_matrix_that_the_model_lacks_is_named_with_the_nearest(tiny_model: Pat
         check_modules(recipe(tiny_model, method={"name": "lora", "targets": ["q_prj"]}), structure)
 
 
-@pytest.mark.parametrize("change", ["base_model=smollm3", "data.train=trian.jsonl", "data.held_out=held.jsonl"])
-def test_a_typo_costs_no_torch_and_no_measurement(folder: Path, tiny_model: Path, change: str) -> None:
+@pytest.mark.parametrize(
+    "change", ["base_model=smollm3", "data.train=trian.jsonl", "data.held_out=held.jsonl", "data.held_out=wrong.jsonl"]
+)
+def test_a_typo_or_a_wrong_row_costs_no_torch_and_no_measurement(folder: Path, tiny_model: Path, change: str) -> None:
+    (folder / "wrong.jsonl").write_text('{"prompt": "question 1", "completion": 1}\n{"prompt": "question 2"}\n')
     document = {"base_model": str(tiny_model), "data": {"train": "train.jsonl"}}
     (folder / "recipe.yaml").write_text(json.dumps(document))
     code = (

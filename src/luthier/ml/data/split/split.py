@@ -12,8 +12,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import DataError, RowProblem
@@ -176,6 +174,9 @@ def united(*columns: I64) -> I64:
     Returns:
         For each row the position of the first row of its component: int64 [n].
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     rows = np.arange(len(columns[0]))
     apart = [np.flatnonzero(column != rows) for column in columns]
     ends = np.concatenate([column[at] for column, at in zip(columns, apart, strict=True)])

@@ -31,7 +31,6 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv, chdtrc, ndtr, ndtri
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import ReliabilityBin
@@ -180,6 +179,8 @@ def expected_calibration_error(
     Raises:
         RequestError: no rows, other shapes, or values that are not probabilities.
     """
+    from scipy.special import ndtri
+
     confidence, is_right = confidence_of(probabilities, labels)
     where = bins_of(confidence, num_bins, bins)
     sums = calibration_statistics(confidence, is_right, where, int(where.max()) + 1).sum(axis=0)
@@ -192,6 +193,8 @@ def expected_calibration_error(
 
 def _may_be_calibrated(confidence: Array, is_right: Array, where: Indices) -> bool:
     """Whether Hosmer and Lemeshow's test, for confidences not fitted to these rows, does not reject calibration."""
+    from scipy.special import chdtrc
+
     gaps, noise = (np.bincount(where, values) for values in (is_right - confidence, confidence * (1 - confidence)))
     # A bin with full confidence has no noise: any wrong answer in it is proof.
     if (gaps[noise <= 0] != 0).any():
@@ -234,6 +237,8 @@ def _spread(counts: Array, gaps: Array, squares: Array) -> Array:
 
 def _mean_absolute(mean: Array, spread: Array) -> Array:
     """Mean of the absolute value of a normal variable."""
+    from scipy.special import ndtr
+
     safe = np.where(spread > 0, spread, 1.0)
     ratio = mean / safe
     folded = safe * math.sqrt(2 / math.pi) * np.exp(-(ratio**2) / 2) + mean * (1 - 2 * ndtr(-ratio))
@@ -377,6 +382,8 @@ def clopper_pearson(num_right: int, num_rows: int, tail: float = TAIL) -> Interv
         num_rows: total number of rows, at least 1.
         tail: excluded probability on each side.
     """
+    from scipy.special import betaincinv
+
     low = float(betaincinv(num_right, num_rows - num_right + 1, tail)) if num_right else 0.0
     high = float(betaincinv(num_right + 1, num_rows - num_right, 1 - tail)) if num_right < num_rows else 1.0
     return Interval(num_right / num_rows, low, high)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.results.suite import Confusion
 from luthier.ml.evaluation.metrics.calibration import (
     bins_of,
     brier_distances,
@@ -23,6 +22,9 @@ from luthier.ml.evaluation.metrics.calibration import (
     softmax,
 )
 from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, mean_of_sums, mean_statistics, ratio
+
+if TYPE_CHECKING:
+    from luthier.core.results.suite import Confusion
 
 
 class LabelAccuracy:
@@ -185,6 +187,8 @@ class MacroF1:
 
 def confusion(labelling: Labelling, observed: Observations) -> Confusion:
     """The confusion matrix."""
+    from luthier.core.results.suite import Confusion
+
     size = len(labelling.labels)
     # The last column counts answers that are none of the labels.
     counts = np.zeros((size, size + 1), dtype=np.int64)
@@ -197,6 +201,8 @@ def confusion(labelling: Labelling, observed: Observations) -> Confusion:
 
 def joined_labels(found: Confusion, most: int) -> Confusion:
     """The confusion matrix of the `most` most frequent labels; all others are merged into "other"."""
+    from luthier.core.results.suite import Confusion
+
     if len(found.labels) <= most:
         return found
     counts = np.array(found.counts)

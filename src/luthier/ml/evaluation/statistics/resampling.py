@@ -31,8 +31,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import ndtri, stdtr, stdtrit
 
 from luthier.core.errors import RequestError
 from luthier.core.records.bounds import REAL_LINE, Bounds
@@ -144,6 +142,8 @@ class Spread(NamedTuple):
         return low, high
 
     def _ends(self, value: float, tail: float, bounds: Bounds) -> tuple[float, float]:
+        from scipy.special import stdtrit
+
         scale = self._scale(value, bounds)
         quantile = -float(stdtrit(self.num_rows - 1, tail))
         # The t-ratio is (value - truth) / error, so its upper quantile gives the lower end of the interval.
@@ -159,6 +159,8 @@ class Spread(NamedTuple):
             value: the figure for all rows.
             bounds: of a figure that can be 0, such as a difference.
         """
+        from scipy.special import stdtr
+
         scale = self._scale(value, bounds)
         ratio = (scale.centre - bounds.link(0.0)) / scale.standard_error
         # The smaller of the two ratios: the p-value belongs to the wider interval.
@@ -234,6 +236,8 @@ def share_ends(num_right: float, num_rows: int, tail: float) -> tuple[float, flo
         num_rows: rows in all, at least 1.
         tail: probability left out at each side, 0.025 for a 95% interval.
     """
+    from scipy.special import ndtri
+
     z = -float(ndtri(tail))
     share = float(num_right) / num_rows
     middle = (share + z**2 / (2 * num_rows)) / (1 + z**2 / num_rows)
@@ -252,6 +256,9 @@ def share_difference_ends(only_a: int, only_b: int, num_rows: int, tail: float) 
         num_rows: rows in all.
         tail: probability left out at each side.
     """
+    from scipy.optimize import brentq
+    from scipy.special import ndtri
+
     z = -float(ndtri(tail))
     measured = (only_a - only_b) / num_rows
 

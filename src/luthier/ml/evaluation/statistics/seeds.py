@@ -18,8 +18,6 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import ndtri, stdtrit
 
 from luthier.core.errors import RequestError
 from luthier.core.records.bounds import Bounds
@@ -54,6 +52,8 @@ class _Seeds(NamedTuple):
 
     def half_width(self, tail: float) -> float:
         """Of the two-sided interval that leaves `tail` out at each side; 0 for a system that is not trained."""
+        from scipy.special import stdtrit
+
         return -float(stdtrit(self.num_seeds - 1, tail)) * self.standard_error if self.standard_error else 0.0
 
 
@@ -215,6 +215,9 @@ class _Joint:
 
     def p_value(self) -> float:
         """The level at which the interval just reaches 0; the rows' half-width grows with the normal quantile."""
+        from scipy.optimize import brentq
+        from scipy.special import ndtri
+
         link, (value, low, high) = self._bounds.link, self._rows
         nearer = link(low) if value > 0 else link(high)
         distance = abs(self._centre - link(0.0))
