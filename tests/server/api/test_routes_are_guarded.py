@@ -13,8 +13,7 @@ from starlette.testclient import TestClient
 
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.platform.http.authentication import Reader
-from luthier.platform.http.key_first import GUARDED
+from luthier.platform.http.authentication import GUARDED, Reader
 from luthier.server.api import create_app
 
 
