@@ -21,11 +21,6 @@ from luthier.ml.planning.workload import Workload
 Make = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
-def llama(architecture: Make) -> Structure:
-    return structure_of(architecture("llama"))
-
-
 def total(work: Workload, device: Device) -> float:
     return predict_memory(work, device).total_bytes.value
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.features.files.openai.clients import kept_files, signed_in
 from sqlalchemy import update
 
 from luthier.platform.auth.service import create_key
@@ -23,40 +24,11 @@ ROWS = b'{"prompt": "a", "completion": "b"}\n' * 50
 FORM = {"purpose": "fine-tune"}
 
 
-@pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        opened.settings = Settings(home=opened.home, max_file_bytes=100_000)
-        yield opened
-
-
-@pytest.fixture
-def client(context: Context) -> Iterator[TestClient]:
-    yield from signed_in(context, "default", "train", "read")
-
-
-@pytest.fixture
-def stranger(context: Context) -> Iterator[TestClient]:
-    context.access.add_project("proj-other", "other")
-    yield from signed_in(context, "other", "train", "read")
-
-
-def signed_in(context: Context, project: str, *scopes: Any) -> Iterator[TestClient]:
-    _, key = create_key(context, "test", scopes=scopes, project=project)
-    with TestClient(create_app(context), headers={"Authorization": f"Bearer {key}"}) as opened:
-        yield opened
-
-
 def send(client: TestClient, content: bytes = ROWS, name: str = "rows.jsonl", **fields: str) -> dict[str, Any]:
     answer = client.post("/v1/files", files={"file": (name, content)}, data=FORM | fields)
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
     return document
-
-
-def kept_files(context: Context) -> list[Path]:
-    """All that lies in the artifacts folder, partial files too."""
-    return [path for path in (context.home / "artifacts").rglob("*") if path.is_file()]
 
 
 def error_of(answer: Any, status: int) -> dict[str, Any]:
