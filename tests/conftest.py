@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from luthier.testing.servers import PostgresqlServer
     from tests.fixtures.forked_children import SessionForkServer
 
-# Fixtures of services and of stores, for all tests; what a folder's own conftest defines comes first.
-pytest_plugins = ("tests.fixtures.service", "tests.fixtures.store")
+# For all tests; what a folder's own conftest defines comes first.
+pytest_plugins = tuple(f"tests.fixtures.{name}" for name in ("api", "native", "pages", "service", "store"))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -36,12 +36,6 @@ LOST = ("net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET")
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
-
-
-@pytest.fixture
 def job(home: Context) -> Job:
     """A job that a worker holds, of a run that has done 40 of 100 steps."""
     made = Job(job_id="job-20261125-093000-aaaaaa", kind="train", document={"recipe": {}}, run_id=RUN_ID)

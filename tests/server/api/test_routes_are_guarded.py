@@ -49,12 +49,6 @@ def routes_that_readers_may_change_by(app: FastAPI, key: str) -> list[str]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
-
-
-@pytest.fixture
 def reader_key(home: Context) -> str:
     return create_key(home, "reader", scopes=("read",))[1]
 

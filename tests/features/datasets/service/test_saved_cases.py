@@ -22,12 +22,6 @@ ME = Caller()
 QUESTION = (Message(role="user", content="Which wood?"),)
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
-
-
 def save(home: Context, reference: str, *, dataset: str = "cases", by: Caller = ME) -> SavedCase:
     return save_case(home, by, QUESTION, reference, dataset=dataset, model="tiny")
 

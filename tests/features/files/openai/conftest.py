@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from tests.features.files.openai.clients import signed_in
-from tests.fixtures.api import visitor  # noqa: F401
 from tests.fixtures.openai import client_of, home  # noqa: F401
 
 from luthier.platform.home.context import Context

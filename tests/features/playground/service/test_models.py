@@ -22,12 +22,6 @@ from luthier.testing.records import add_run
 ME = Caller()
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
-
-
 def test_runs_that_have_made_something_are_listed_and_routed_to(home: Context) -> None:
     first, failed, second = add_run(home, "a"), add_run(home, "b", status="failed"), add_run(home, "c")
     assert [(one.name, one.kind) for one in list_playground_models(home, ME)] == [(second, "runs"), (first, "runs")]

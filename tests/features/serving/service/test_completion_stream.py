@@ -36,12 +36,6 @@ class Writer:
         return cancel
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
-
-
 def writer(home: Context, monkeypatch: pytest.MonkeyPatch, *events: StreamEvent) -> Writer:
     made = Writer(*events)
     monkeypatch.setattr(home.inference_client, "ask", made.ask)

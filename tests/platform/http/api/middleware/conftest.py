@@ -28,12 +28,6 @@ class Thing(BaseModel):
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as context:
-        yield context
-
-
-@pytest.fixture
 def made() -> list[int]:
     """The sizes of all things that were made, in order."""
     return []
