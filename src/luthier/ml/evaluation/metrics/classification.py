@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +22,10 @@ from luthier.ml.evaluation.metrics.calibration import (
     confidence_of,
     softmax,
 )
-from luthier.ml.evaluation.metrics.protocol import (
-    Array,
-    MeanOfRows,
-    Needs,
-    Observations,
-    mean_statistics,
-    ratio,
-)
+from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, mean_of_sums, mean_statistics, ratio
 
 
-class LabelAccuracy(MeanOfRows):
+class LabelAccuracy:
     """Fraction of outputs whose first line with text names the reference's label; white space and case are ignored.
 
     Text after that line is ignored, so that verbose models are not penalised. An output without text is a miss.
@@ -40,11 +33,21 @@ class LabelAccuracy(MeanOfRows):
 
     name: ClassVar[str] = "label_accuracy"
     title: ClassVar[str] = "label accuracy"
+    unit: ClassVar[str] = "fraction"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
+    has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: 1 if the label is right, one."""
         pairs = zip(observed.outputs, observed.references, strict=True)
         return mean_statistics([bool(label(o)) and label(o) == label(r) for o, r in pairs])
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        return mean_of_sums(sums)
 
 
 def label(text: str) -> str:
@@ -227,7 +230,7 @@ class CalibrationError:
     lower: ClassVar[float] = 0.0
     upper: ClassVar[float] = 1.0
     higher_is_better: ClassVar[bool] = False
-    needs: ClassVar[Needs] = "options"
+    needs: ClassVar[Literal["options"]] = "options"
     has_sample_values: ClassVar[bool] = False
 
     def statistics(self, observed: Observations) -> Array:
@@ -256,7 +259,7 @@ class BrierScore:
     lower: ClassVar[float] = 0.0
     upper: ClassVar[float] = 2.0
     higher_is_better: ClassVar[bool] = False
-    needs: ClassVar[Needs] = "options"
+    needs: ClassVar[Literal["options"]] = "options"
     has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:
