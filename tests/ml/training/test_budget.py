@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.clock import Clock
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.clock import Clock
 
 from luthier.core.cost import Estimate
 from luthier.core.plan import Plan

@@ -45,7 +45,7 @@ def fit_baselines(
     """
     from luthier.ml.baselines.predict import BaselineSet, predict
     from luthier.ml.evaluation.metrics.registry import as_definitions
-    from luthier.ml.inference.models.token_counter import token_table
+    from luthier.ml.inference.models.token_table import token_table
 
     looks_at_text = any(metric.needs == "text" for metric in as_definitions(metrics))
     if not train or not looks_at_text or not have_text_answers(examples):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.features.files.openai.clients import kept_files, signed_in
 from sqlalchemy import update
+from tests.features.files.openai.clients import kept_files, signed_in
 
-from luthier.platform.auth.service import create_key
 from luthier.platform.db.tables import files
 from luthier.platform.files.service import add_file, get_file, local_path, safe_filename, sweep_files
 from luthier.platform.home.context import Context

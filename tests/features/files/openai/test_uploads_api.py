@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.features.files.openai.clients import kept_files
 from sqlalchemy import update
+from tests.features.files.openai.clients import kept_files
 
-from luthier.platform.auth.service import create_key
 from luthier.platform.db.tables import uploads
 from luthier.platform.files.service import MAX_PART_BYTES, sweep_files
 from luthier.platform.home.context import Context
-from luthier.platform.home.settings import Settings
-from luthier.server.api import create_app
 
 PARTS = [b"first ", b"second ", b"third"]
 WHOLE = b"".join(PARTS)

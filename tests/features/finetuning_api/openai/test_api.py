@@ -9,14 +9,13 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.clock import wait_until
 from fastapi.testclient import TestClient
+from tests.clock import wait_until
 from tests.fixtures.openai import all_events, chat_row, look_at_one, ok, upload, work, work_here
 from tests.vacuous import nonempty
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from luthier.core.errors import ModelSourceError
 from luthier.ml.baselines.nearest import nearest_by_embeddings
 from luthier.ml.baselines.rows import TaskRow
-from luthier.ml.inference.models.token_counter import TokenTable, token_table
+from luthier.ml.inference.models.token_table import TokenTable, token_table
 from luthier.testing.tiny import make_tiny_model
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.clock import Clock
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+from tests.clock import Clock
 
 from luthier.core.errors import WorkError
 from luthier.platform.auth.authenticator import (
