@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
-from tests.features.files.openai.clients import kept_files
+from tests.features.files.openai.clients import kept_files, signed_in
 
 from luthier.platform.db.tables import uploads
 from luthier.platform.files.service import MAX_PART_BYTES, sweep_files
@@ -67,7 +67,7 @@ def test_what_was_sent_survives_a_restart_and_may_be_sent_twice(client: TestClie
     first = add(client, upload["id"], PARTS[0])
     add(client, upload["id"], PARTS[0])
     context.close()
-    with Context.open(context.home) as again, contextmanager(signed_in)(again, "default") as late:
+    with Context.open(context.home) as again, contextmanager(signed_in)(again, "default", "train", "read") as late:
         ids = [first, add(late, upload["id"], PARTS[1]), add(late, upload["id"], PARTS[2])]
         file = finish(late, upload["id"], ids).json()["file"]
         assert late.get(f"/v1/files/{file['id']}/content").content == WHOLE
