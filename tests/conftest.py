@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from luthier.testing.servers import PostgresqlServer
     from tests.fixtures.forked_children import SessionForkServer
 
+# For all tests; what a folder's own conftest defines comes first.
+pytest_plugins = tuple(f"tests.fixtures.{name}" for name in ("api", "native", "pages", "service", "store"))
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is loaded, here and in children: two test processes with two threads each wait for each other.

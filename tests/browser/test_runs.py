@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
@@ -33,12 +32,6 @@ LAST_POINT = """() => {
 }"""
 LOST = ("net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET")
 """What Chromium writes of a server that was killed: before, or during a request."""
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -39,7 +39,9 @@ class Progress(Protocol):
     def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask: ...
 
 
-class _SilentTask:
+class SilentTask:
+    """Shows nothing; the base of tasks that show something of their own."""
+
     def advance(self, amount: float = 1) -> None:
         """Show nothing."""
 
@@ -60,7 +62,7 @@ class SilentProgress:
 
     def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:  # noqa: ARG002
         """A task that shows nothing."""
-        return _SilentTask()
+        return SilentTask()
 
 
 THINKING_TOKENS: Final = 2048

@@ -40,10 +40,10 @@ from luthier.platform.auth.authenticator import Authenticator
 from luthier.platform.files.service import sweep_files
 from luthier.platform.home.context import Context
 from luthier.platform.http import health, metrics
+from luthier.platform.http.authentication import GUARDED, KeyFirst
 from luthier.platform.http.errors import add_error_handlers, document_failures
 from luthier.platform.http.health import InThread, Liveness, Readiness
 from luthier.platform.http.idempotency import add_idempotency
-from luthier.platform.http.key_first import GUARDED, KeyFirst
 from luthier.platform.http.metrics import Metrics, Observe
 from luthier.platform.http.middleware import BodyLimit, Frame, HostCheck, JsonBody
 from luthier.platform.http.poll_cache import PollCache
@@ -114,10 +114,9 @@ class _SteadyClock:
         return self._clock() >= self._from
 
 
-_ROUTERS: tuple[APIRouter, ...] = (
-    fine_tuning.router,  # first, since routers are tried in turn, and clients poll this one
-    health.router,
-    metrics.router,
+# What a server for some models alone (`Context.only`) does not have. The first: clients poll it.
+_OF_A_HOME: tuple[APIRouter, ...] = (
+    fine_tuning.router,
     keys.router,
     plans.router,
     runs.router,
@@ -131,27 +130,14 @@ _ROUTERS: tuple[APIRouter, ...] = (
     uploads.router,
     checkpoints.router,
     graders.router,
+)
+_ALWAYS: tuple[APIRouter, ...] = (
+    health.router,
+    metrics.router,
     models.router,
     chat.router,
     completions.router,
     pooling.router,
-)
-# What a server for some models alone (`Context.only`) does not have.
-_OF_A_HOME = (
-    keys.router,
-    plans.router,
-    runs.router,
-    webhooks.router,
-    deployments.router,
-    evaluation_orders.router,
-    usage.router,
-    base_models.router,
-    feedback.router,
-    files.router,
-    uploads.router,
-    fine_tuning.router,
-    checkpoints.router,
-    graders.router,
 )
 
 
@@ -195,10 +181,9 @@ def create_app(context: Context, authenticator: Authenticator | None = None, pag
     app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)
     app.add_middleware(Frame)
     app.add_middleware(Observe, metrics=app.state.metrics)  # beyond Frame: it reads the id that Frame has given
-    for router in _ROUTERS:
-        if is_home or router not in _OF_A_HOME:
-            # As they are: `include_router` builds each route again, which the first request to it waits for.
-            app.router.routes.extend(router.routes)
+    for router in (*(_OF_A_HOME if is_home else ()), *_ALWAYS):
+        # As they are: `include_router` builds each route again, which the first request to it waits for.
+        app.router.routes.extend(router.routes)
     document_failures(app)
     if pages is not None:
         # The router's own fallback: no catch-all route that would hide 404 and 405 of the API.

@@ -17,15 +17,13 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 import pytest
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import TokenisedExample
 from luthier.core.defaults import NEW_TOKENS
-from luthier.core.ports import Engine, Prompt, SilentProgress
+from luthier.core.ports import Engine, Prompt, SilentProgress, SilentTask
 
 QUESTIONS = (
     "Which wood is used for the front?",
@@ -43,7 +41,7 @@ def ask(question: str, *, max_new_tokens: int = NEW_TOKENS, temperature: float =
     return Prompt(conversation=conversation, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
 
 
-class CountingProgress:
+class CountingProgress(SilentTask):
     """Counts the units that were reported as done, over all tasks."""
 
     def __init__(self) -> None:
@@ -60,17 +58,6 @@ class CountingProgress:
     def advance(self, amount: float = 1) -> None:
         """Count."""
         self.done += amount
-
-    def note(self, text: str) -> None:
-        """Take no notice."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
 
 class GenerationContract:

@@ -4,7 +4,7 @@ import pytest
 
 from luthier.core.errors import NotFoundError
 from luthier.core.stream import Served
-from luthier.ml.inference.stream_registry import open_stream_engine, stream_engine_names
+from luthier.ml.inference.stream_registry import open_stream_engine
 from luthier.testing.stream_contract import StreamEngineContract
 
 
@@ -21,7 +21,6 @@ class TestContract(StreamEngineContract):
 
 
 def test_an_unknown_engine_is_told_the_known_ones():
-    assert stream_engine_names() == ["llama_cpp", "openai_http", "transformers", "vllm"]
     with pytest.raises(NotFoundError, match="'vllama'") as caught:
         open_stream_engine(Served(engine="vllama", path="x", sha256=""))
-    assert "llama_cpp" in caught.value.expected
+    assert caught.value.expected == "one of llama_cpp, openai_http, transformers, vllm"

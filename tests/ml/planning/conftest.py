@@ -15,7 +15,7 @@ from luthier.core.dataset import DatasetProfile
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.recipe import Recipe
 from luthier.core.records.base_model import LocalModel
-from luthier.ml.inference.models.structure import Structure, read_structure
+from luthier.ml.inference.models.structure import Structure, read_structure, structure_of
 from luthier.ml.planning.adapter import resolve_targets
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.hardware import Hardware
@@ -134,6 +134,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def architecture() -> Callable[..., dict[str, Any]]:
     """The config of a small model of a named architecture, with changes."""
     return lambda name, **changes: _SMALL | ARCHITECTURES[name] | changes
+
+
+@pytest.fixture(scope="session")
+def llama(architecture: Callable[..., dict[str, Any]]) -> Structure:
+    """A small Llama."""
+    return structure_of(architecture("llama"))
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,6 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def llama(architecture: Make) -> Structure:
-    return structure_of(architecture("llama"))
-
-
-@pytest.fixture(scope="session")
 def mixtral(architecture: Make) -> Structure:
     return structure_of(architecture("mixtral"))
 

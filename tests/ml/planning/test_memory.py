@@ -12,18 +12,13 @@ from hypothesis import strategies as st
 from tests.ml.planning.shapes import judging
 
 from luthier.core.cost import Device, MemoryPrediction
-from luthier.ml.inference.models.structure import Structure, structure_of
+from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning.inference_cost import WORKER_BYTES, batch_workers, judging_bytes
 from luthier.ml.planning.memory import memory_terms, predict_memory
 from luthier.ml.planning.predict import Calibration
 from luthier.ml.planning.workload import Workload
 
 Make = Callable[..., Any]
-
-
-@pytest.fixture(scope="session")
-def llama(architecture: Make) -> Structure:
-    return structure_of(architecture("llama"))
 
 
 def total(work: Workload, device: Device) -> float:

@@ -18,11 +18,6 @@ from luthier.ml.planning.devices import Family
 Make = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
-def llama(architecture: Make) -> Structure:
-    return structure_of(architecture("llama"))
-
-
 def test_products_take_their_operations_at_the_devices_rate(
     llama: Structure, make_workload: Make, device: Device
 ) -> None:

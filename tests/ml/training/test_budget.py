@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.clock import Clock
 
 from luthier.core.cost import Estimate
 from luthier.core.plan import Plan
@@ -25,16 +26,6 @@ FIRST = FirstActions(
     checkpoint_seconds=2.0,
     loading_seconds=3.0,
 )
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def budget(**caps: Any) -> BudgetPlan:

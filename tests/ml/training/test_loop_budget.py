@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.clock import Clock
 from tests.ml.training.conftest import FixedSchedule, random_examples
-from tests.ml.training.test_budget import Clock, budget
+from tests.ml.training.test_budget import budget
 from tests.vacuous import nonempty
 
 from luthier.core.dataset import TokenisedExample

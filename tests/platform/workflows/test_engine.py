@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,6 @@ def stage(name: str, work: Work, *needs: str, **more: Any) -> StageSpec:
 
 def begin(context: Context, of: Workflow, **asked: Any) -> str:
     return of.create(context, ME, new_id("auto"), Asked(**asked)).pipeline_id
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
 
 
 def statuses(context: Context, pipeline_id: str) -> list[str]:

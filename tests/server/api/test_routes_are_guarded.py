@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,7 @@ from starlette.testclient import TestClient
 
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.platform.http.authentication import Reader
-from luthier.platform.http.key_first import GUARDED
+from luthier.platform.http.authentication import GUARDED, Reader
 from luthier.server.api import create_app
 
 
@@ -47,12 +45,6 @@ def routes_that_readers_may_change_by(app: FastAPI, key: str) -> list[str]:
         for method, path in routes_of(app)
         if method != "GET" and client.request(method, path, json={}).status_code != 403
     ]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from luthier.server.home import create_home_app
 from luthier.testing.full_home import QUOTED, FullHome, fill_home
 
 HX = {"HX-Request": "true"}
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:

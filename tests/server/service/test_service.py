@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.clock import wait_until
 
 from luthier.core.errors import ConflictError, RequestError
 from luthier.features.recipes.service import load_recipe
@@ -63,13 +64,6 @@ def get(url: str, path: str, *, timeout_seconds: float = 30.0) -> tuple[int, Any
         return answer.status, json.loads(answer.read())
     finally:
         connection.close()
-
-
-def wait_until(seen: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not seen():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def children(pid: int) -> list[tuple[int, str]]:

@@ -11,8 +11,8 @@ from luthier.core.errors import LuthierError, NotFoundError
 from luthier.core.results.suite import GateOutcome, SafetyResult, TaskResult
 from luthier.features.assessments.service import gate_of, read_safety, read_suite
 from luthier.features.evaluations.view import PageNumber, SamplesAsked, samples_shown
-from luthier.features.suites import charts as task_charts
 from luthier.ml.charts.judged_rows import concerns_in_words, tone_of
+from luthier.ml.evaluation.report.suite_page import gains_plot, task_plots
 from luthier.ml.evaluation.result_views import Result, as_evaluation, shade, summary, task_view, tasks_of
 from luthier.platform.home.context import Context
 from luthier.platform.ui.render import is_fragment_request, render
@@ -75,8 +75,8 @@ def _page(request: Request, result: Result, values: dict[str, Any]) -> Response:
     values |= {
         "result": result,
         "summary": found,
-        "gains": task_charts.gains(found),
-        "sections": [(view, task_charts.charts_of(view)) for view in views],
+        "gains": gains_plot(found),
+        "sections": [(view, task_plots(view)) for view in views],
         "shade": shade,
         "is_safety": isinstance(result, SafetyResult),
         "current": "/evaluations",
@@ -96,7 +96,7 @@ def _task_page(request: Request, result: Result, name: str, asked: dict[str, str
         "result": result,
         "view": view,
         "task": task,
-        "charts": task_charts.charts_of(view),
+        "charts": task_plots(view),
         "shade": shade,
         "kind": kind,
         "is_safety": isinstance(result, SafetyResult),

@@ -165,7 +165,7 @@ def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
         NotFoundError: No such run, or it has no report yet.
     """
     from luthier.features.release_gates.service import newest_safety, newest_suites
-    from luthier.ml.evaluation.report import write_report
+    from luthier.ml.evaluation.report import ReportData, write_report
     from luthier.ml.evaluation.report.evaluation_results import assessed_of
     from luthier.ml.evaluation.report.suite_page import write_safety_page, write_suite_page
 
@@ -174,8 +174,7 @@ def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
     suites = newest_suites(context, project_id, run_id)
     safety, gate = newest_safety(context, project_id, run_id), gate_of(context, project_id, run_id)
     assessed = assessed_of(suites, safety, gate)
-    page = write_report(
-        folder,
+    data = ReportData(
         record=record,
         plan=context.runs.plan(run_id),
         events=context.runs.events(run_id),
@@ -187,6 +186,7 @@ def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
         drawn=known.get("drawn", ()),
         assessed=assessed,
     )
+    page = write_report(folder, data)
     context.runs.update(run_id, report_path=str(page))
     if assessed is None:
         return [page]

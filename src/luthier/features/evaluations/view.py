@@ -18,7 +18,6 @@ from luthier.ml.charts.judged_rows import (
     metric_heading,
     on_scale,
     units_of,
-    word_differences,
 )
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
 from luthier.ml.charts.spec import OTHERS, Axis, Estimate, Intervals, Plot, Role
@@ -206,6 +205,9 @@ def _choice(asked: dict[str, str], metrics: list[str]) -> Choice:
     )
 
 
+_MAX_MARKED: Final = 8_000
+
+
 def _end(name: str, text: str) -> float | None:
     if not text.strip():
         return None
@@ -220,13 +222,17 @@ def _end(name: str, text: str) -> float | None:
 
 
 def _outputs(evaluation: Evaluation, who: Roles, row: SampleRow, marks: str) -> list[dict[str, Any]]:
-    """What each system wrote. stretches: with marks where there are any to be, None where it is shown as it is."""
+    """What each system wrote. spans: of `word_diff`; None where it is shown without marks."""
+    from luthier.ml.data.diff.row_changes import word_diff
+
     against = row.samples.get(who.baseline or "") if marks == "baseline" else None
     other = row.reference if marks == "reference" else None if against is None else against.output
     outputs = []
     for system in evaluation.systems:
         if (sample := row.samples.get(system.name)) is not None:
-            is_marked = other is not None and other != "" and (sample is not against) and sample.output != ""
-            stretches = word_differences(other or "", sample.output) if is_marked else None
-            outputs.append({"system": system, "sample": sample, "stretches": stretches})
+            spans = None
+            # The word diff is quadratic in the number of words: long texts are shown without marks.
+            if other and sample is not against and 0 < len(sample.output) <= _MAX_MARKED >= len(other):
+                spans = word_diff(other, sample.output)
+            outputs.append({"system": system, "sample": sample, "spans": spans})
     return outputs

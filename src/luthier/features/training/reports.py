@@ -30,12 +30,10 @@ def write_run_report(
 
     draws_page: false writes only `report.json` and returns None; `report_updates` creates the page on request.
     """
-    from luthier.ml.evaluation.report import write_report
+    from luthier.ml.evaluation.report import ReportData, write_report
 
     shown = _shown(prepared)
-    written = write_report(
-        context.settings.run_folder(record.run_id),
-        draws_page=draws_page,
+    data = ReportData(
         record=record,
         plan=prepared.plan,
         events=context.runs.events(record.run_id),
@@ -46,6 +44,7 @@ def write_run_report(
         quote=load_quote(context, record.run_id),
         drawn=drawn_answers(context.settings.run_folder(record.run_id)),
     )
+    written = write_report(context.settings.run_folder(record.run_id), data, draws_page=draws_page)
     return written if draws_page else None
 
 

@@ -1,6 +1,6 @@
-"""Evaluated systems as ready text for reports and pages: rows of metrics and differences, titles, and marked texts.
+"""Evaluated systems as ready text for reports and pages: rows of metrics and differences, and titles.
 
-Metrics are called by the title that each one declares. `word_differences` marks where one answer differs from another.
+Metrics are called by the title that each one declares.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Final, Literal
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Forgetting, Metric, SystemResult, VerdictWord
@@ -223,40 +222,3 @@ def _best(comparisons: Sequence[Comparison], metric: str, names: Sequence[str]) 
     # Best is only a system that is proved better than each other one; intervals that overlap name none.
     others = len(names) - 1
     return next((n for n in names if others and sum((n, other) in beaten for other in names) == others), None)
-
-
-_WORDS: Final = re.compile(r"\s+|\w+|[^\w\s]")
-MAX_WORDS: Final = 800
-"""Blanks and signs count, too. Longer texts are not compared: nobody reads marks in them, and it takes long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """A part of the text.
-
-    Attributes:
-        kind: `ins` where only it has this, `del` where only the other has.
-    """
-
-    kind: Literal["", "ins", "del"]
-    text: str
-
-
-def word_differences(other: str, text: str) -> list[Stretch] | None:
-    """The text with what sets it apart from the other one; None where one of them is too long."""
-    if other == text:
-        return [Stretch("", text)] if text else []
-    before, after = _WORDS.findall(other), _WORDS.findall(text)
-    if max(len(before), len(after)) > MAX_WORDS:
-        return None
-    found = []
-    # autojunk ignores words that are frequent in texts of 200 and more, which would mark too much.
-    for kind, i, j, k, m in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-        if kind == "equal":
-            found.append(Stretch("", "".join(after[k:m])))
-            continue
-        if i < j:
-            found.append(Stretch("del", "".join(before[i:j])))
-        if k < m:
-            found.append(Stretch("ins", "".join(after[k:m])))
-    return found

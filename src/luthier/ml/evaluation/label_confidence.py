@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.evaluation import Coverage, LabelConfidence, Metric
+from luthier.core.evaluation import Coverage, LabelConfidence, Metric, ReliabilityBin
 from luthier.core.evaluation_plan import Bar
 from luthier.ml.charts.spec import Axis, Mark, Plot, Role, Series, points_of
 from luthier.ml.evaluation.metrics.calibration import (
@@ -226,33 +226,44 @@ def confidence_plots(
     """
     if not found:
         return []
+    bins = [(one.system, one.bins) for one in found]
     return [
-        _reliability_plot(found, colours, size_pixels),
+        reliability_plot("chart-label-reliability", "confidence in the label", bins, colours, size_pixels),
         _coverage_plot(found, colours, size_pixels),
     ]
 
 
-def _reliability_plot(found: Sequence[LabelConfidence], colours: Mapping[str, Role], size_pixels: int) -> Plot:
-    diagonal = Series("as sure as right", ((0.0, 0.0), (1.0, 1.0)), "muted", is_dashed=True, radius_pixels=0.0)
-    lines = [
-        Series(
-            one.system,
-            [(part.confidence, part.accuracy) for part in one.bins],
-            colours[one.system],
-            labels=[f"{part.num_rows:,} rows" for part in one.bins],
-        )
-        for one in found
-    ]
+def reliability_plot(
+    key: str,
+    measured: str,
+    found: Sequence[tuple[str, Sequence[ReliabilityBin]]],
+    colours: Mapping[str, Role],
+    size_pixels: int,
+) -> Plot:
+    """The reliability diagram: accuracy against confidence, bin by bin. Bins without rows are left out.
+
+    Args:
+        key: the id of the chart on its page.
+        measured: what the x axis measures.
+        found: bins from low to high confidence, by system.
+        colours: of each system, by its name.
+        size_pixels: width and height.
+    """
+    lines = [Series("as sure as right", ((0.0, 0.0), (1.0, 1.0)), "muted", is_dashed=True, radius_pixels=0.0)]
     words = []
-    for one in found:
-        bins = [f"{part.confidence:.2f} sure, {part.accuracy:.2f} right ({part.num_rows:,} rows)" for part in one.bins]
-        words.append(f"{one.system}: {', '.join(bins)}")
+    for system, bins in found:
+        filled = [part for part in bins if part.num_rows]
+        labels = [f"{part.num_rows:,} rows" for part in filled]
+        points = [(part.confidence, part.accuracy) for part in filled]
+        lines.append(Series(system, points, colours[system], labels=labels))
+        said = [f"{x:.2f} sure, {y:.2f} right ({rows})" for (x, y), rows in zip(points, labels, strict=True)]
+        words.append(f"{system}: {', '.join(said)}")
     return Plot(
-        "chart-label-reliability",
+        key,
         "Reliability",
-        Axis("confidence in the label", low=0.0, high=1.0),
+        Axis(measured, low=0.0, high=1.0),
         Axis("fraction right", low=0.0, high=1.0),
-        [diagonal, *lines],
+        lines,
         caption="How often it is right where it is so sure; below the dashed line it is too sure of itself.",
         description=f"Reliability. {'; '.join(words)}.",
         width_pixels=size_pixels,

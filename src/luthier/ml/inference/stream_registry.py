@@ -34,11 +34,6 @@ def unused_settings(engine: str, settings: EngineSettings) -> list[str]:
     return sorted(name for name in settings.model_dump(exclude_none=True) if name not in used)
 
 
-def stream_engine_names() -> list[str]:
-    """The names that `open_stream_engine` knows, sorted."""
-    return sorted(_table())
-
-
 def open_stream_engine(served: Served) -> StreamEngine:
     """Load the base that `served` names, without its adapter if `load_adapter` can load that.
 

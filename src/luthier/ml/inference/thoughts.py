@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 from luthier.core.ports import THINKING_TOKENS
 from luthier.core.recipe import TemplateOption
 from luthier.core.stream import TextRequest
-from luthier.ml.inference.models.thinking import TAGS, ThinkingFormat, ThoughtAndAnswer, ThoughtReader, thinking_format
+from luthier.ml.inference.models.thinking import (
+    TAGS,
+    ThinkingFormat,
+    ThoughtAndAnswer,
+    ThoughtReader,
+    num_open,
+    thinking_format,
+)
 from luthier.ml.inference.models.thinking_probe import options_of
 
 if TYPE_CHECKING:
@@ -89,7 +96,7 @@ class StopTexts:
         if matches:
             self.found = True
             return self._take(min(matches)[1])
-        return self._take(len(self._held) - self._num_open())
+        return self._take(len(self._held) - max(num_open(self._held, stop) for stop in self._stops))
 
     def end(self) -> str:
         """Flush what was held back, at the end of the text."""
@@ -98,14 +105,6 @@ class StopTexts:
     def _take(self, num: int) -> str:
         taken, self._held = self._held[:num], self._held[num:]
         return taken
-
-    def _num_open(self) -> int:
-        """The number of trailing characters that may be the beginning of a stop text."""
-        longest = min(len(self._held), max(len(stop) for stop in self._stops) - 1)
-        for num in range(longest, 0, -1):
-            if any(stop.startswith(self._held[-num:]) for stop in self._stops):
-                return num
-        return 0
 
 
 # The opening delimiter of reasoning is at the end of a prompt and has few tokens.

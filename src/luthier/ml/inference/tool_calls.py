@@ -36,6 +36,7 @@ from typing import Any, Final
 from luthier.core.conversation import Conversation, Message
 from luthier.core.stream import CallPiece, TextRequest
 from luthier.core.text.json_schema import check_schema
+from luthier.ml.inference.models.thinking import num_open
 
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
@@ -109,7 +110,7 @@ class ToolCallReader:
             return emitted
         # The end of the text may be the beginning of a delimiter, and blanks before a delimiter are not part of the
         # text.
-        sure = len(self._held) - _num_open(self._held, self._begin)
+        sure = len(self._held) - num_open(self._held, self._begin)
         sure = len(self._held[:sure].rstrip(_BLANKS))
         if self.num_calls and not self._held[:sure].strip(_BLANKS):
             return ""
@@ -233,14 +234,6 @@ def _json_text(quoted: str) -> str:
         return str(json.loads(quoted))
     except ValueError:
         return quoted
-
-
-def _num_open(text: str, mark: str) -> int:
-    """The number of trailing characters that may be the beginning of the delimiter."""
-    for num in range(min(len(text), len(mark) - 1), 0, -1):
-        if mark.startswith(text[-num:]):
-            return num
-    return 0
 
 
 TokenId = Callable[[str], int | None]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from luthier.core.access import Caller, Scope
+from luthier.core.errors import LuthierError
 from luthier.platform.auth.authenticator import Authenticator, AuthResult
 from luthier.platform.home.context import Context
-from luthier.platform.http.errors import ApiError
+from luthier.platform.http.errors import ApiError, as_api_error, error_response
 from luthier.platform.http.middleware import answer_headers
 
 _bearer = HTTPBearer(auto_error=False)
@@ -150,3 +153,30 @@ Asker = Annotated[Caller, Depends(_needs("infer"))]
 Looker = Annotated[Caller, Depends(_needs("read", "infer"))]
 Admin = Annotated[Caller, Depends(_needs("admin"))]
 """What a handler asks for to be sure that the one who calls may: the caller, with its project."""
+
+
+GUARDED: Final = ("/v1/", "/api/v1/")
+"""What the addresses begin with that need a key."""
+
+
+class KeyFirst:
+    """Refuses (401, 429) requests to the API without a valid key, before anything else of a request is read.
+
+    So nobody without one can send a body, and a route that forgets to require a scope is still not open to all. What a
+    key may do is checked by the routes themselves.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        # `let_in` reads headers alone: the body is not touched before the key is known.
+        if scope["type"] == "http" and scope["path"].startswith(GUARDED):
+            try:
+                await let_in(Request(scope))
+            except (ApiError, LuthierError) as error:
+                refusal = error if isinstance(error, ApiError) else as_api_error(error)
+                await error_response(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

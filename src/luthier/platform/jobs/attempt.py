@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from luthier.core.errors import LuthierError
+from luthier.core.ports import SilentTask
 from luthier.core.system.files import sync
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -109,7 +109,7 @@ class JobProgress:
             self._context.job_events.append(self._job.job_id, code, message)
 
 
-class _Task:
+class _Task(SilentTask):
     def __init__(self, progress: JobProgress, title: str, total: float | None, unit: str, done: float) -> None:
         self._progress, self._title, self._total, self._unit, self._done = progress, title, total, unit, done
         self._reported_at = 0.0
@@ -121,16 +121,8 @@ class _Task:
             self._reported_at = time.monotonic()
             self._progress.report(f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}".rstrip())
 
-    def note(self, text: str) -> None:
-        """Report nothing: the title is enough."""
-
     def __enter__(self) -> Self:
         # The title is the first report: the first position follows after a full interval.
         self._reported_at = time.monotonic()
         self._progress.report(self._title)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None

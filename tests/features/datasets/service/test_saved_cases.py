@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -20,12 +18,6 @@ from luthier.platform.home.context import Context
 
 ME = Caller()
 QUESTION = (Message(role="user", content="Which wood?"),)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
 
 
 def save(home: Context, reference: str, *, dataset: str = "cases", by: Caller = ME) -> SavedCase:

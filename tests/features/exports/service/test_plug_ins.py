@@ -91,12 +91,6 @@ def _package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as context:
-        yield context
-
-
 def made(home: Context, tiny_model: Path, to: str, output: Path) -> Export:
     return export(home, str(tiny_model), to=to, output=output, num_prompts=2)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
+from tests.features.files.openai.clients import kept_files, signed_in
 
-from luthier.platform.auth.service import create_key
 from luthier.platform.db.tables import files
 from luthier.platform.files.service import add_file, get_file, local_path, safe_filename, sweep_files
 from luthier.platform.home.context import Context
@@ -23,40 +22,11 @@ ROWS = b'{"prompt": "a", "completion": "b"}\n' * 50
 FORM = {"purpose": "fine-tune"}
 
 
-@pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        opened.settings = Settings(home=opened.home, max_file_bytes=100_000)
-        yield opened
-
-
-@pytest.fixture
-def client(context: Context) -> Iterator[TestClient]:
-    yield from signed_in(context, "default", "train", "read")
-
-
-@pytest.fixture
-def stranger(context: Context) -> Iterator[TestClient]:
-    context.access.add_project("proj-other", "other")
-    yield from signed_in(context, "other", "train", "read")
-
-
-def signed_in(context: Context, project: str, *scopes: Any) -> Iterator[TestClient]:
-    _, key = create_key(context, "test", scopes=scopes, project=project)
-    with TestClient(create_app(context), headers={"Authorization": f"Bearer {key}"}) as opened:
-        yield opened
-
-
 def send(client: TestClient, content: bytes = ROWS, name: str = "rows.jsonl", **fields: str) -> dict[str, Any]:
     answer = client.post("/v1/files", files={"file": (name, content)}, data=FORM | fields)
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
     return document
-
-
-def kept_files(context: Context) -> list[Path]:
-    """All that lies in the artifacts folder, partial files too."""
-    return [path for path in (context.home / "artifacts").rglob("*") if path.is_file()]
 
 
 def error_of(answer: Any, status: int) -> dict[str, Any]:

@@ -3,49 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
+from tests.features.files.openai.clients import kept_files, signed_in
 
-from luthier.platform.auth.service import create_key
 from luthier.platform.db.tables import uploads
 from luthier.platform.files.service import MAX_PART_BYTES, sweep_files
 from luthier.platform.home.context import Context
-from luthier.platform.home.settings import Settings
-from luthier.server.api import create_app
 
 PARTS = [b"first ", b"second ", b"third"]
 WHOLE = b"".join(PARTS)
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        opened.settings = Settings(home=opened.home, max_file_bytes=100_000)
-        yield opened
-
-
-@pytest.fixture
-def client(context: Context) -> Iterator[TestClient]:
-    yield from signed_in(context, "default")
-
-
-@pytest.fixture
-def stranger(context: Context) -> Iterator[TestClient]:
-    context.access.add_project("proj-other", "other")
-    yield from signed_in(context, "other")
-
-
-def signed_in(context: Context, project: str) -> Iterator[TestClient]:
-    _, key = create_key(context, "test", scopes=("train", "read"), project=project)
-    with TestClient(create_app(context), headers={"Authorization": f"Bearer {key}"}) as opened:
-        yield opened
 
 
 def begin(client: TestClient, **changes: Any) -> dict[str, Any]:
@@ -67,10 +39,6 @@ def add(client: TestClient, upload_id: str, content: bytes) -> str:
 def finish(client: TestClient, upload_id: str, part_ids: list[str], md5: str | None = None) -> Any:
     body = {"part_ids": part_ids} | ({} if md5 is None else {"md5": md5})
     return client.post(f"/v1/uploads/{upload_id}/complete", json=body)
-
-
-def kept_files(context: Context) -> list[Path]:
-    return [path for path in (context.home / "artifacts").rglob("*") if path.is_file()]
 
 
 def refused(answer: Any, status: int) -> str:
@@ -99,7 +67,7 @@ def test_what_was_sent_survives_a_restart_and_may_be_sent_twice(client: TestClie
     first = add(client, upload["id"], PARTS[0])
     add(client, upload["id"], PARTS[0])
     context.close()
-    with Context.open(context.home) as again, contextmanager(signed_in)(again, "default") as late:
+    with Context.open(context.home) as again, contextmanager(signed_in)(again, "default", "train", "read") as late:
         ids = [first, add(late, upload["id"], PARTS[1]), add(late, upload["id"], PARTS[2])]
         file = finish(late, upload["id"], ids).json()["file"]
         assert late.get(f"/v1/files/{file['id']}/content").content == WHOLE

@@ -1,4 +1,3 @@
 """Fixtures of this surface, shared by all features."""
 
-from tests.fixtures.api import visitor  # noqa: F401
 from tests.fixtures.openai import client_of, home  # noqa: F401

@@ -9,13 +9,13 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.clock import wait_until
 from tests.fixtures.openai import all_events, chat_row, look_at_one, ok, upload, work, work_here
 from tests.vacuous import nonempty
 
@@ -175,13 +175,6 @@ def child_of(job_id: str) -> int | None:
         if words[1:3] == ["-m", "luthier.platform.jobs.child"] and job_id in words[4]:
             return int(folder.name)
     return None
-
-
-def wait_until(seen: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not seen():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.drill

@@ -1,16 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.clock import Clock
 
 from luthier.core.errors import BusyError
 from luthier.features.serving.inference_client import AdmissionQueue
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_so_many_in_all_and_so_many_of_a_key() -> None:
@@ -35,7 +29,7 @@ def test_a_person_at_this_machine_may_take_all_places() -> None:
 
 
 def test_when_to_come_again_follows_the_pace() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     queue = AdmissionQueue(8, 8, clock=clock)
 
     def seconds() -> float:

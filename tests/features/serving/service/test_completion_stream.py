@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,12 +33,6 @@ class Writer:
             self.num_cancelled += 1
 
         return cancel
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
 
 
 def writer(home: Context, monkeypatch: pytest.MonkeyPatch, *events: StreamEvent) -> Writer:

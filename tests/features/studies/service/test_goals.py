@@ -18,17 +18,10 @@ from luthier.features.studies.end import winning_document
 from luthier.features.studies.search import distance
 from luthier.features.studies.trials import HOPELESS, CurveWatch
 from luthier.ml.search.rungs import Finished, front_of
-from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan as plan_of
 
 __all__ = ["recipe"]  # the fixture
 UNREACHABLE = Finished(tuple(tuple((n / 9, 0.01 - n / 1e4) for n in range(1, 10)) for _ in range(5)))
-
-
-@pytest.fixture
-def context(tmp_path):
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
 
 
 def test_a_front_its_knee_and_a_study_that_begins_with_what_another_found(context, recipe):

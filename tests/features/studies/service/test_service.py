@@ -67,12 +67,6 @@ def recipe(tiny_model, tmp_path):
     return written_recipe(tmp_path, tiny_model)
 
 
-@pytest.fixture
-def context(tmp_path):
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
-
-
 @pytest.fixture(scope="module")
 def searched(tiny_model, tmp_path_factory):
     """A search that has ended: the open home, its recipe, what it has ended as, and the states that it told of."""

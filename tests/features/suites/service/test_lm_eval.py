@@ -6,7 +6,6 @@ Needs the extra `lm-eval` (pip install 'luthier[lm-eval]'); skipped without it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +77,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in (("choose", CHOOSE), ("write", WRITE), ("roll", ROLL)):
         (tmp_path / f"{name}.yaml").write_text(text)
     return tmp_path
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
 
 
 def own_model(path: Path) -> Any:

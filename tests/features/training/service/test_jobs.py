@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.clock import wait_until
 from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.core.errors import ConflictError, RequestError
@@ -41,13 +41,6 @@ def digest(context: Context, run_id: str) -> str:
     assert result is not None
     assert result.adapter_sha256 is not None
     return result.adapter_sha256
-
-
-def wait_until(seen: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not seen():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_disturbed_in_every_way_it_ends_as_if_undisturbed(context: Context, make_recipe: MakeRecipe) -> None:

@@ -19,7 +19,6 @@ from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.automl import workflow as autos
 from luthier.features.workflows.automl.report import headline, next_commands
-from luthier.platform.home.context import Context
 from luthier.testing.tiny import make_tiny_model
 
 WOODS = ("spruce", "maple", "ebony", "willow", "rosewood", "poplar", "boxwood")
@@ -65,12 +64,6 @@ def asked(model, rows):
         return AutomlSpec(**(given | {"data": str(given["data"])}))
 
     return make
-
-
-@pytest.fixture
-def context(tmp_path):
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ from luthier.features.workflows.model_comparison.answers import instructed
 from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
 from luthier.features.workflows.model_comparison.sizes import Pace, choose_sizes
 from luthier.features.workflows.model_comparison.workflow import page_of
-from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import PausedError
 from luthier.testing.tiny import make_tiny_model
 
@@ -66,12 +65,6 @@ def asked(models, files):
         return ModelComparisonRequest(**(usual | changed))
 
     return make
-
-
-@pytest.fixture
-def context(tmp_path):
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
 
 
 def run(context, request):

@@ -7,7 +7,6 @@ for the folder of the test.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,12 +35,6 @@ from luthier.testing.tiny import make_tiny_model
 
 ME = Caller()
 STORED = Path(__file__).parents[3] / "fixtures" / "stored_workflows"
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
 
 
 def stored(root: Path, name: str, **named: str) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -29,12 +28,6 @@ from luthier.testing.homes import (
 from luthier.testing.records import add_run
 
 ME = Caller()
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as opened:
-        yield opened
 
 
 def test_all_kinds_stand_in_one_list_the_newest_first(context: Context) -> None:

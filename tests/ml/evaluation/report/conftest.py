@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ from luthier.core.plan import (
 )
 from luthier.core.recipe import DataRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.core.run import RunRecord, TrainResult
+from luthier.ml.evaluation.report import ReportData
 
 NUM_STEPS = 180
 DIGEST = "3f1c0de5a9b87c6d5e4f30219a8b7c6d5e4f3021aabbccddeeff001122334455"
@@ -50,24 +51,12 @@ FUNCTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Documents:
+class Documents(ReportData):
     """Everything that a report is made from."""
-
-    record: RunRecord
-    plan: Plan
-    events: tuple[Event, ...]
-    evaluation: Evaluation | None
-    versions: dict[str, str]
-    example: tuple[tuple[str, bool], ...] = ()
 
     def but(self, **changes: Any) -> Documents:
         """A copy with some documents exchanged."""
         return replace(self, **changes)
-
-    def arguments(self) -> dict[str, Any]:
-        """As keyword arguments of render_report and write_report."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def profile(split: Any, num_rows: int, **more: Any) -> DatasetProfile:
@@ -370,7 +359,14 @@ def make_documents() -> Documents:
         ("leading whitespace from every line in text.", True),
         ("<|im_end|>\n", True),
     )
-    return Documents(make_record(), make_plan(), make_events(), make_evaluation(), VERSIONS, example)
+    return Documents(
+        record=make_record(),
+        plan=make_plan(),
+        events=make_events(),
+        evaluation=make_evaluation(),
+        versions=VERSIONS,
+        example=example,
+    )
 
 
 @pytest.fixture

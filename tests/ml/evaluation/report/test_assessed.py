@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.core.results.suite import GateOutcome, RuleOutcome
-from luthier.ml.evaluation.report import render_report
+from luthier.ml.evaluation.report import ReportData, render_report
 from luthier.ml.evaluation.report.evaluation_results import assessed_of
 from luthier.testing.assessed import make_safety_result, make_suite_result
 from luthier.testing.records import make_plan, make_record, make_result
@@ -15,12 +15,14 @@ def test_suites_safety_and_gate_stand_in_the_report_with_their_pages() -> None:
     )
     found = assessed_of([make_suite_result()], make_safety_result(), gate)
     page, document = render_report(
-        record=make_record(status="succeeded", result=make_result()),
-        plan=make_plan(),
-        events=(),
-        evaluation=None,
-        versions={},
-        assessed=found,
+        ReportData(
+            record=make_record(status="succeeded", result=make_result()),
+            plan=make_plan(),
+            events=(),
+            evaluation=None,
+            versions={},
+            assessed=found,
+        )
     )
     assert '<a href="suite-workshop.html">Suite workshop</a>' in page
     assert '<a href="safety.html">Safety</a>' in page
@@ -31,6 +33,7 @@ def test_suites_safety_and_gate_stand_in_the_report_with_their_pages() -> None:
 
 def test_without_results_there_is_no_section() -> None:
     assert assessed_of([], None, None) is None
-    page, document = render_report(record=make_record(), plan=make_plan(), events=(), evaluation=None, versions={})
+    data = ReportData(record=make_record(), plan=make_plan(), events=(), evaluation=None, versions={})
+    page, document = render_report(data)
     assert "Suites and safety" not in page
     assert document["assessed"] is None

@@ -43,8 +43,8 @@ def test_it_stands_in_the_report_of_a_run_that_found_ranks(documents: Any, recor
     record = record_of()
     assert record.result is not None
     found = record.model_copy(update={"result": record.result.model_copy(update={"ranks": RANKS})})
-    page, document = render_report(**documents.but(record=found).arguments())
+    page, document = render_report(documents.but(record=found))
     assert "Rank of each matrix at the end" in page
     assert document["run"]["result"]["ranks"] == RANKS
-    without, _ = render_report(**documents.arguments())
+    without, _ = render_report(documents)
     assert "Rank of each matrix" not in without

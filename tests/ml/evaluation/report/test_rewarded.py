@@ -11,7 +11,7 @@ from tests.ml.evaluation.report.conftest import VERSIONS, make_plan, make_record
 from luthier.core.events import Event, StepDone, ValidationDone
 from luthier.core.graders import LengthPenalty, Reward
 from luthier.core.plan import ObjectivePlan, Plan
-from luthier.ml.evaluation.report import render_report
+from luthier.ml.evaluation.report import ReportData, render_report
 from luthier.ml.evaluation.report.facts import key_figures, model_facts
 from luthier.ml.evaluation.report.rewarded import best_validation, rewarded
 
@@ -127,9 +127,8 @@ def test_facts_speak_of_the_reward(plan: Plan) -> None:
 
 
 def test_the_page_escapes_what_a_model_wrote_and_keeps_all_in_the_document(plan: Plan) -> None:
-    page, document = render_report(
-        record=make_record(), plan=plan, events=EVENTS, evaluation=None, versions=VERSIONS, drawn=DRAWN
-    )
+    data = ReportData(record=make_record(), plan=plan, events=EVENTS, evaluation=None, versions=VERSIONS, drawn=DRAWN)
+    page, document = render_report(data)
     assert "What was rewarded" in page
     assert "&lt;b&gt;spruce&lt;/b&gt;" in page
     assert "<b>spruce" not in page

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tests.report_html import checked
 from tests.vacuous import nonempty
 
 from luthier.core.results.suite import GateOutcome, RuleOutcome
@@ -19,52 +19,11 @@ from luthier.ml.evaluation.report.suite_page import (
 from luthier.ml.evaluation.result_views import summary, task_view
 from luthier.testing.assessed import make_safety_result, make_suite_result, make_task
 
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-class Strict(HTMLParser):
-    """Fails where a tag is closed that was not opened last, and keeps ids and addresses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.tags: set[str] = set()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(str(value))
-            if name in ("src", "href"):
-                self.addresses.append(str(value))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def read(page: str) -> Strict:
-    found = Strict()
-    found.feed(page)
-    assert found.open == []
-    assert len(found.ids) == len(set(found.ids)), "ids are unique"
-    assert [address for address in found.addresses if not address.startswith("#")] == [], "nothing outside of the page"
-    assert not {"script", "img", "iframe"} & found.tags
-    return found
-
 
 def test_a_suite_page_opens_with_the_verdict_and_has_every_task() -> None:
     result = make_suite_result(run_id="run-20261125-093000-aaaaaa")
     page = render_suite_page(result)
-    found = read(page)
+    found = checked(page)
     assert result.verdict is not None
     assert page.index(result.verdict.headline) < page.index("Every task, every metric")
     for task in nonempty(result.tasks):
@@ -89,7 +48,7 @@ def test_a_gate_stands_beside_the_verdict() -> None:
     no = RuleOutcome(rule="a.b at least 1", passed=False, sentence="It is <b>not</b>.")
     yes = RuleOutcome(rule="a.c at least 0", passed=True, sentence="It is.")
     page = render_suite_page(make_suite_result(), GateOutcome(passed=False, gate_sha256="0" * 64, outcomes=(yes, no)))
-    read(page)
+    checked(page)
     assert "gate not passed" in page
     assert "1 of 2 rules are not met" in page
     assert "It is &lt;b&gt;not&lt;/b&gt;." in page
@@ -116,7 +75,7 @@ def test_a_suite_of_one_system_has_no_differences() -> None:
     alone = task.model_copy(update={"systems": task.systems[1:], "comparisons": ()})
     result = make_suite_result(tasks=(alone,)).model_copy(update={"verdict": None})
     page = render_suite_page(result)
-    read(page)
+    checked(page)
     assert "Measured, but not compared" in page
     assert "Holm" not in page.split("</head>")[1].replace("Below each p-value is Holm", "")
     assert summary(result).baseline is None
@@ -130,7 +89,7 @@ def test_the_safety_page_folds_what_models_wrote_behind_a_warning(tmp_path: Path
     result = make_safety_result().model_copy(update={"left_out": ("canaries: none were planted.",)})
     path = write_safety_page(result, tmp_path / "safety.html")
     page = path.read_text(encoding="utf-8")
-    read(page)
+    checked(page)
     assert page.index(result.headline) < page.index("Every probe, every metric")
     assert "canaries: none were planted." in page
     assert all(nonempty(caution in page for probe in result.probes for caution in probe.cautions))
@@ -145,7 +104,7 @@ def test_a_safety_check_without_a_base_says_what_it_cannot_tell() -> None:
     result = make_safety_result()
     probes = tuple(p.model_copy(update={"systems": p.systems[1:], "comparisons": ()}) for p in result.probes)
     page = render_safety_page(result.model_copy(update={"base": None, "probes": probes, "concerns": ()}))
-    read(page)
+    checked(page)
     assert "no concern" in page
     assert "do not show what tuning has changed" in page
 
@@ -172,5 +131,5 @@ def test_confusions_of_any_size_are_drawn(num_labels: int) -> None:
     counts = tuple((0,) * (num_labels + 1) for _ in labels)
     figures = {"base": TaskFigures(confusion=Confusion(labels=labels, counts=counts))}
     page = render_suite_page(make_suite_result(tasks=(make_task(figures=figures),)))
-    read(page)
+    checked(page)
     assert ("Drawn are the 12 labels that most rows have; 28 others are one." in page) == (num_labels == 40)

@@ -5,16 +5,9 @@ from __future__ import annotations
 import threading
 
 import pytest
+from tests.clock import Clock
 
 from luthier.platform.auth.rate_limiter import FailureLimit, TooManyFailuresError, block_of
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def parallel(limit: FailureLimit, num: int, *, failed: bool) -> tuple[int, int]:

@@ -6,20 +6,13 @@ import io
 
 import pytest
 from rich.console import Console
+from tests.clock import Clock
 
 from luthier.platform.cli.progress import BarProgress, LineProgress, amount
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_a_log_file_gets_the_first_line_one_now_and_then_and_the_last() -> None:
-    out, clock = io.StringIO(), Clock()
+    out, clock = io.StringIO(), Clock(0.0)
     progress = LineProgress(Console(file=out, width=200, markup=False), clock)
     with progress.task("Training", total=100, unit="steps") as task:
         for number in range(100):
@@ -34,7 +27,7 @@ def test_a_log_file_gets_the_first_line_one_now_and_then_and_the_last() -> None:
 
 
 def test_a_task_that_goes_on_counts_its_rate_from_where_it_began() -> None:
-    out, clock = io.StringIO(), Clock()
+    out, clock = io.StringIO(), Clock(0.0)
     with LineProgress(Console(file=out, width=200), clock).task("Training", 100, "steps", done=50) as task:
         clock.now += 10
         task.advance(5)
@@ -45,7 +38,7 @@ def test_a_task_that_fails_is_not_said_to_be_done() -> None:
     out = io.StringIO()
 
     def fail() -> None:
-        with LineProgress(Console(file=out, width=200), Clock()).task("Pulling", None, "bytes"):
+        with LineProgress(Console(file=out, width=200), Clock(0.0)).task("Pulling", None, "bytes"):
             raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011 - our own, without words
@@ -54,7 +47,7 @@ def test_a_task_that_fails_is_not_said_to_be_done() -> None:
 
 
 def test_a_short_task_within_another_is_not_told_a_long_one_is() -> None:
-    out, clock = io.StringIO(), Clock()
+    out, clock = io.StringIO(), Clock(0.0)
     progress = LineProgress(Console(file=out, width=200), clock)
     with progress.task("Training", 2, "steps"):
         with progress.task("Validating", 2, "batches") as short:

@@ -18,11 +18,6 @@ def events(database: Database) -> JobEventStore:
     return JobEventStore(database)
 
 
-@pytest.fixture
-def queue(database: Database) -> JobStore:
-    return JobStore(database)
-
-
 def messages(events: JobEventStore, job_id: str = "job-1") -> list[str]:
     """Oldest first."""
     return [event.message for event in events.page(job_id)[0]][::-1]

@@ -21,11 +21,6 @@ LANES: Final[tuple[Lane, ...]] = ("validate", "train")
 
 
 @pytest.fixture
-def queue(database: Database) -> JobStore:
-    return JobStore(database)
-
-
-@pytest.fixture
 def pass_time(database: Database) -> Age:
     """Let a lease or a rest run out, as if the clock of the database had gone on."""
 

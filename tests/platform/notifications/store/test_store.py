@@ -24,11 +24,6 @@ def hooks(database: Database) -> WebhookStore:
     return WebhookStore(database)
 
 
-@pytest.fixture
-def queue(database: Database) -> JobStore:
-    return JobStore(database)
-
-
 def add(hooks: WebhookStore, name: str, *kinds: EventType, project: str = DEFAULT_PROJECT) -> Webhook:
     made = Webhook(webhook_id=name, project_id=project, url=f"http://{name}/", event_types=kinds or EVENT_TYPES)
     return hooks.add(made, "whsec_c2VjcmV0")

@@ -143,7 +143,6 @@ MAX_RESTARTS: Final = 3
 _TRAIN: Final = "luthier.features.training.launchers.local:train_share"
 _GRACE_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.2
-_TAIL_LINES: Final = 15
 
 
 @dataclass(slots=True)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
-from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, mean_of_sums, mean_statistics
+from luthier.ml.evaluation.metrics.protocol import Array, MeanOfRows, Needs, Observations, mean_statistics
 
 
 class Perplexity:
@@ -33,7 +33,7 @@ class Perplexity:
     lower: ClassVar[float] = 1.0
     upper: ClassVar[float] = math.inf
     higher_is_better: ClassVar[bool] = False
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "likelihood"
+    needs: ClassVar[Needs] = "likelihood"
     has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:
@@ -60,7 +60,7 @@ class BitsPerByte:
     lower: ClassVar[float] = 0.0
     upper: ClassVar[float] = math.inf
     higher_is_better: ClassVar[bool] = False
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "likelihood"
+    needs: ClassVar[Needs] = "likelihood"
     has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:
@@ -74,7 +74,7 @@ class BitsPerByte:
         return result
 
 
-class ChoiceAccuracy:
+class ChoiceAccuracy(MeanOfRows):
     """Fraction of rows whose likeliest option is the right one.
 
     Ties share the row: one of two likeliest options counts a half.
@@ -83,14 +83,9 @@ class ChoiceAccuracy:
         right: index of the right option of each row.
     """
 
-    name: str = "choice_accuracy"
-    title: str = "accuracy of the likeliest option"
-    unit: str = "fraction"
-    lower: float = 0.0
-    upper: float = 1.0
-    higher_is_better: bool = True
-    needs: Needs = "options"
-    has_sample_values: bool = True
+    name: ClassVar[str] = "choice_accuracy"
+    title: ClassVar[str] = "accuracy of the likeliest option"
+    needs: ClassVar[Needs] = "options"
 
     def __init__(self, right: Sequence[int]) -> None:
         self._right = right
@@ -103,10 +98,6 @@ class ChoiceAccuracy:
             is_best = losses == losses.min()
             shares.append(float(is_best[right]) / int(is_best.sum()))
         return mean_statistics(shares)
-
-    def aggregate(self, sums: Array) -> Array:
-        """[..., 2] -> [...]."""
-        return mean_of_sums(sums)
 
     def _losses(self, observed: Observations, row: int) -> Array:
         """Nats of each option of a row."""
@@ -124,7 +115,7 @@ class ChoiceAccuracyPerByte(ChoiceAccuracy):
         return found
 
 
-class RewardAccuracy:
+class RewardAccuracy(MeanOfRows):
     """Share of pairs in which the chosen completion has gained more likelihood than the rejected one has.
 
     The gain is relative to the first system, the base model; an unchanged pair counts one half, so the first system
@@ -134,24 +125,15 @@ class RewardAccuracy:
 
     name: ClassVar[str] = "reward_accuracy"
     title: ClassVar[str] = "reward accuracy"
-    unit: ClassVar[str] = "fraction"
-    lower: ClassVar[float] = 0.0
-    upper: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "pairs"
-    has_sample_values: ClassVar[bool] = True
+    needs: ClassVar[Needs] = "pairs"
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: 1, 0.5 or 0, one."""
         pairs = zip(margins(observed), observed.first_margins, strict=True)
         return mean_statistics([0.5 if now == first else float(now > first) for now, first in pairs])
 
-    def aggregate(self, sums: Array) -> Array:
-        """[..., 2] -> [...]."""
-        return mean_of_sums(sums)
 
-
-class PreferenceAccuracy:
+class PreferenceAccuracy(MeanOfRows):
     """Share of pairs in which the chosen completion is likelier than the rejected one; a tie is a miss.
 
     The shorter completion is nearly always likelier, so the figure of a base model reflects lengths.
@@ -159,23 +141,14 @@ class PreferenceAccuracy:
 
     name: ClassVar[str] = "preference_accuracy"
     title: ClassVar[str] = "preference accuracy"
-    unit: ClassVar[str] = "fraction"
-    lower: ClassVar[float] = 0.0
-    upper: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "pairs"
-    has_sample_values: ClassVar[bool] = True
+    needs: ClassVar[Needs] = "pairs"
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: 1 if the chosen completion is likelier, one."""
         return mean_statistics([margin > 0 for margin in margins(observed)])
 
-    def aggregate(self, sums: Array) -> Array:
-        """[..., 2] -> [...]."""
-        return mean_of_sums(sums)
 
-
-class PreferenceMargin:
+class PreferenceMargin(MeanOfRows):
     """Mean of log p(chosen) - log p(rejected), in nats per pair.
 
     Long completions are less likely than short ones, so the figure of one model means little; its change shows how far
@@ -187,17 +160,11 @@ class PreferenceMargin:
     unit: ClassVar[str] = "nats a pair"
     lower: ClassVar[float] = -math.inf
     upper: ClassVar[float] = math.inf
-    higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "pairs"
-    has_sample_values: ClassVar[bool] = True
+    needs: ClassVar[Needs] = "pairs"
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: the margin, one."""
         return mean_statistics(margins(observed))
-
-    def aggregate(self, sums: Array) -> Array:
-        """[..., 2] -> [...]."""
-        return mean_of_sums(sums)
 
 
 def margins(observed: Observations) -> list[float]:

@@ -12,14 +12,14 @@ import re
 import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final
 
 import numpy as np
 
-from luthier.ml.evaluation.metrics.protocol import Array, Observations, mean_of_sums, mean_statistics
+from luthier.ml.evaluation.metrics.protocol import Array, MeanOfRows, Needs, Observations, mean_statistics
 
 
-class ExactMatch:
+class ExactMatch(MeanOfRows):
     """Fraction of outputs equal to their reference; white space at both ends is removed first, nothing else.
 
     Source: Rajpurkar, Zhang, Lopyrev, Liang, "SQuAD: 100,000+ Questions for Machine Comprehension of Text", 2016,
@@ -28,21 +28,11 @@ class ExactMatch:
 
     name: ClassVar[str] = "exact_match"
     title: ClassVar[str] = "exact match"
-    unit: ClassVar[str] = "fraction"
-    lower: ClassVar[float] = 0.0
-    upper: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
-    has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: 1 where equal, one."""
         pairs = zip(observed.outputs, observed.references, strict=True)
         return mean_statistics([self._normal(output) == self._normal(reference) for output, reference in pairs])
-
-    def aggregate(self, sums: Array) -> Array:
-        """[..., 2] -> [...]."""
-        return mean_of_sums(sums)
 
     def _normal(self, text: str) -> str:
         return text.strip()
@@ -62,7 +52,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class TokenF1:
+class TokenF1(MeanOfRows):
     """Mean over samples of the F1 of the bags of words, after SQuAD's normalisation.
 
     Lower case; ASCII punctuation and the articles a, an, the removed; split at white space. Two texts without words
@@ -74,19 +64,10 @@ class TokenF1:
     name: ClassVar[str] = "token_f1"
     title: ClassVar[str] = "token F1"
     unit: ClassVar[str] = "F1, 0 to 1"
-    lower: ClassVar[float] = 0.0
-    upper: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
-    has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: F1, one."""
         return mean_statistics([_f1(o, r) for o, r in zip(observed.outputs, observed.references, strict=True)])
-
-    def aggregate(self, sums: Array) -> Array:
-        """[..., 2] -> [...]."""
-        return mean_of_sums(sums)
 
 
 def _f1(output: str, reference: str) -> float:
@@ -118,7 +99,7 @@ class Bleu:
     lower: ClassVar[float] = 0.0
     upper: ClassVar[float] = 100.0
     higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
+    needs: ClassVar[Needs] = "text"
     has_sample_values: ClassVar[bool] = False
 
     def statistics(self, observed: Observations) -> Array:
@@ -148,15 +129,10 @@ class Bleu:
         return result
 
 
-class _Rouge:
+class _Rouge(MeanOfRows):
     """The part that ROUGE-1, 2 and L have in common: the mean over samples of one F1 of `rouge_score`."""
 
     unit: ClassVar[str] = "F1, 0 to 1"
-    lower: ClassVar[float] = 0.0
-    upper: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
-    has_sample_values: ClassVar[bool] = True
     _kind: ClassVar[str]
 
     def statistics(self, observed: Observations) -> Array:
@@ -166,10 +142,6 @@ class _Rouge:
         scorer = RougeScorer([self._kind], use_stemmer=True)
         pairs = zip(observed.outputs, observed.references, strict=True)
         return mean_statistics([scorer.score(reference, output)[self._kind].fmeasure for output, reference in pairs])
-
-    def aggregate(self, sums: Array) -> Array:
-        """[..., 2] -> [...]."""
-        return mean_of_sums(sums)
 
 
 class Rouge1(_Rouge):
@@ -222,7 +194,7 @@ class Chrf:
     lower: ClassVar[float] = 0.0
     upper: ClassVar[float] = 100.0
     higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
+    needs: ClassVar[Needs] = "text"
     has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:
@@ -268,7 +240,7 @@ _PENALTY_POWER: Final = 3.0
 _LARGEST_PENALTY: Final = 0.5
 
 
-class Meteor:
+class Meteor(MeanOfRows):
     """Mean over samples of METEOR with the stages exact and Porter stem, without synonyms.
 
     Lower case; words are runs of letters and digits, and each other character that is no white space. First equal words
@@ -286,11 +258,6 @@ class Meteor:
     name: ClassVar[str] = "meteor"
     title: ClassVar[str] = "METEOR"
     unit: ClassVar[str] = "0 to 1"
-    lower: ClassVar[float] = 0.0
-    upper: ClassVar[float] = 1.0
-    higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
-    has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: METEOR, one."""
@@ -299,10 +266,6 @@ class Meteor:
         stem = PorterStemmer().stem
         pairs = zip(observed.outputs, observed.references, strict=True)
         return mean_statistics([_meteor(words(output), words(reference), stem) for output, reference in pairs])
-
-    def aggregate(self, sums: Array) -> Array:
-        """[..., 2] -> [...]."""
-        return mean_of_sums(sums)
 
 
 def words(text: str) -> list[str]:

@@ -250,10 +250,10 @@ def _chart(group: str, names: Sequence[str], steps: Sequence[StepDone], checks: 
     series, words = [], []
     for name, role in zip(names, roles, strict=False):
         side = name.partition("_")[0] if len(names) > 1 else "training"
-        at, values = _points(steps, name)
+        at, values = measured_points(steps, name)
         series.append(Series(side, points_of(at, values), role))
         words.append(f"{side} {_course(values)}")
-        at, values = _points(checks, name)
+        at, values = measured_points(checks, name)
         if len(values):
             label = "validation" if len(names) == 1 else f"{side}, validation"
             series.append(Series(label, points_of(at, values), role, is_dashed=True, is_open=True))
@@ -280,7 +280,7 @@ def _course(values: Values) -> str:
     return f"from {first} to {last}"
 
 
-def _points(events: Sequence[StepDone] | Sequence[ValidationDone], name: str) -> tuple[Values, Values]:
+def measured_points(events: Sequence[StepDone] | Sequence[ValidationDone], name: str) -> tuple[Values, Values]:
     """Steps and values, downsampled for a chart: each point is the mean of its neighbours."""
     found = [(event.step, event.measures[name]) for event in events if name in event.measures]
     size = max(1, -(-len(found) // MAX_POINTS))

@@ -91,23 +91,41 @@ def fold(text: str, characters: int) -> Text:
     return Text(start, whole, len(text), len(text) - len(whole))
 
 
-def render_page(
-    *,
-    record: RunRecord,
-    plan: Plan,
-    events: Sequence[Event],
-    evaluation: Evaluation | None,
-    versions: Mapping[str, str],
-    example: MaskedExample,
-    licence: str,
-    quote: Quote | None = None,
-    drawn: Sequence[Drawn] = (),
-    assessed: Assessed | None = None,
-) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """Everything that the report of a run is made from. The same data give the same bytes.
+
+    Attributes:
+        record: of the run.
+        plan: of the run.
+        events: of the run, in order.
+        evaluation: of the run; None where it was not judged.
+        versions: names of programs and of the machine, to what they are; shown as they come.
+        example: one training example as (text, learned) pieces.
+        licence: of the base model.
+        quote: what was predicted before the run, to be shown beside what came.
+        drawn: answers that were drawn in a few of its steps.
+        assessed: what else it was judged by.
+    """
+
+    record: RunRecord
+    plan: Plan
+    events: Sequence[Event]
+    evaluation: Evaluation | None
+    versions: Mapping[str, str]
+    example: MaskedExample = ()
+    licence: str = "not stated"
+    quote: Quote | None = None
+    drawn: Sequence[Drawn] = ()
+    assessed: Assessed | None = None
+
+
+def render_page(data: ReportData) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
+    record, plan, events, evaluation = data.record, data.plan, data.events, data.evaluation
     fit = record.result.fit if record.result else None
     environment = page_environment(TEMPLATES, fold)
-    of_rewards = rewarded(plan, events, drawn)
+    of_rewards = rewarded(plan, events, data.drawn)
     charts = curve_charts(curves(events), plan.objective.loss_unit, fit)
     return environment.get_template("report.html.j2").render(
         record=record,
@@ -117,23 +135,23 @@ def render_page(
         outcomes=outcomes(record, plan, evaluation),
         key_figures=facts.key_figures(record, plan, events),
         judged=_judged(evaluation, plan),
-        assessed=assessed,
-        model_facts=facts.model_facts(record, plan, licence),
+        assessed=data.assessed,
+        model_facts=facts.model_facts(record, plan, data.licence),
         splits=facts.split_facts(plan),
-        example=shown_example(example),
-        example_left_out=max(0, sum(len(text) for text, _ in example) - MAX_EXAMPLE_CHARACTERS),
+        example=shown_example(data.example),
+        example_left_out=max(0, sum(len(text) for text, _ in data.example) - MAX_EXAMPLE_CHARACTERS),
         # the loss of drawn answers lies near 0 in every case: the reward is shown in its place
         curves=[*charts, *measure_charts(events)] if of_rewards is None else [*of_rewards.charts, *charts[1:]],
         rewarded=of_rewards,
         fit=fit,
         ranks=rank_charts(record.result.ranks if record.result else {}),
-        forecast=forecast_of(record, events, quote),
+        forecast=forecast_of(record, events, data.quote),
         warnings=facts.warnings(record, plan, events),
         plan_rows=plan.shown_values(),
         recipe=facts.recipe_yaml(plan),
         commands=facts.commands(record, plan),
         repeatable=_repeatable(plan),
-        versions=dict(versions),
+        versions=dict(data.versions),
     )
 
 
@@ -253,104 +271,36 @@ JSON_NAME: Final = "report.json"
 _FORMAT: Final = 1
 
 
-def render_report(
-    *,
-    draws_page: bool = True,
-    record: RunRecord,
-    plan: Plan,
-    events: Sequence[Event],
-    evaluation: Evaluation | None,
-    versions: Mapping[str, str],
-    example: MaskedExample = (),
-    licence: str = "not stated",
-    quote: Quote | None = None,
-    drawn: Sequence[Drawn] = (),
-    assessed: Assessed | None = None,
-) -> tuple[str, dict[str, Any]]:
-    """The report as an HTML page, empty where none is to be drawn, and as a JSON document.
-
-    The same arguments give the same bytes.
-
-    Args:
-        draws_page: false leaves the page empty.
-        record: of the run.
-        plan: of the run.
-        events: of the run, in order.
-        evaluation: of the run; None where it was not judged.
-        versions: names of programs and of the machine, to what they are; shown as they come.
-        example: one training example as (text, learned) pieces.
-        licence: of the base model.
-        quote: what was predicted before the run, to be shown beside what came.
-        drawn: answers that were drawn in a few of its steps.
-        assessed: what else it was judged by.
-    """
-    page = ""
-    if draws_page:
-        page = render_page(
-            record=record,
-            plan=plan,
-            events=events,
-            evaluation=evaluation,
-            versions=versions,
-            example=example,
-            licence=licence,
-            quote=quote,
-            drawn=drawn,
-            assessed=assessed,
-        )
+def render_report(data: ReportData, *, draws_page: bool = True) -> tuple[str, dict[str, Any]]:
+    """The report as an HTML page, empty where `draws_page` is false, and as a JSON document."""
+    evaluation, assessed, quote = data.evaluation, data.assessed, data.quote
     document = {
         "format": _FORMAT,
-        "run": record.model_dump(mode="json"),
-        "plan": plan.model_dump(mode="json"),
-        "events": [event.model_dump(mode="json") for event in events],
+        "run": data.record.model_dump(mode="json"),
+        "plan": data.plan.model_dump(mode="json"),
+        "events": [event.model_dump(mode="json") for event in data.events],
         "evaluation": evaluation.model_dump(mode="json") if evaluation is not None else None,
         "samples": _shown(evaluation),
-        "example": [{"text": text, "learned": learned} for text, learned in example],
-        "licence": licence,
-        "drawn": [dict(line) for line in drawn],
+        "example": [{"text": text, "learned": learned} for text, learned in data.example],
+        "licence": data.licence,
+        "drawn": [dict(line) for line in data.drawn],
         "assessed": None if assessed is None else assessed.as_json(),
         "predicted": quote.as_json() if quote is not None else None,
-        "versions": dict(versions),
+        "versions": dict(data.versions),
     }
-    return page, document
+    return render_page(data) if draws_page else "", document
 
 
-def write_report(
-    folder: Path,
-    *,
-    draws_page: bool = True,
-    record: RunRecord,
-    plan: Plan,
-    events: Sequence[Event],
-    evaluation: Evaluation | None,
-    versions: Mapping[str, str],
-    example: MaskedExample = (),
-    licence: str = "not stated",
-    quote: Quote | None = None,
-    drawn: Sequence[Drawn] = (),
-    assessed: Assessed | None = None,
-) -> Path:
+def write_report(folder: Path, data: ReportData, *, draws_page: bool = True) -> Path:
     """Write report.html and report.json into `folder` (made if missing); returns the path of the page.
 
     Each file appears whole or not at all; an older one is replaced. draws_page: false writes report.json alone, from
-    which the page can be drawn later; the path is that of report.json then. Other arguments as in `render_report`.
+    which the page can be drawn later; the path is that of report.json then.
 
     Raises:
         StorageFullError: the disk is full.
     """
-    page, document = render_report(
-        draws_page=draws_page,
-        record=record,
-        plan=plan,
-        events=events,
-        evaluation=evaluation,
-        versions=versions,
-        example=example,
-        licence=licence,
-        quote=quote,
-        drawn=drawn,
-        assessed=assessed,
-    )
+    page, document = render_report(data, draws_page=draws_page)
     folder.mkdir(parents=True, exist_ok=True)
     # The data first: the page can be drawn again from report.json, not the other way round.
     replace_text(folder / JSON_NAME, json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")

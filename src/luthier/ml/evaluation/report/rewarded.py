@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from luthier.core.events import Event, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.spec import Axis, Plot, Role, Series, points_of
 from luthier.ml.charts.svg import report_chart
-from luthier.ml.evaluation.report.charts import MAX_POINTS, Values
+from luthier.ml.evaluation.report.charts import measured_points
 
 _WIDTH: Final = 460
 _HEIGHT: Final = 250
@@ -135,13 +133,13 @@ def _charts(steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> tupl
 
 def _reward_chart(steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> Chart:
     """Mean reward, with the mean spread inside a group as a band, and of validations the likeliest answers'."""
-    at, mean = _points(steps, "reward")
-    _, spread = _points(steps, "reward_spread")
+    at, mean = measured_points(steps, "reward")
+    _, spread = measured_points(steps, "reward_spread")
     text = f"Mean reward went from {figures.rough(mean[0])} to {figures.rough(mean[-1])} in {int(at[-1]):,} steps."
     band = points_of(mean - spread, mean + spread)
     series = [Series("drawn answers", points_of(at, mean), "tuned", intervals=band)]
     if checks:
-        places, values = _points(checks, "reward")
+        places, values = measured_points(checks, "reward")
         validation = points_of(places, values)
         series.append(Series("validation, likeliest answers", validation, "base", is_dashed=True))
         text += f" On validation rows the likeliest answers went from {figures.rough(values[0])}"
@@ -160,7 +158,7 @@ def _chart(
 ) -> Chart:
     words, series = [], []
     for (measure, label), role in zip(measures.items(), roles, strict=True):
-        at, values = _points(steps, measure)
+        at, values = measured_points(steps, measure)
         series.append(Series(label, points_of(at, values), role))
         words.append(f"{label} from {form(values[0])} to {form(values[-1])}, mean {form(values.mean())}")
     text = f"{'; '.join(words)}."
@@ -170,11 +168,3 @@ def _chart(
 def _plot(name: str, title: str, y: Axis, series: Sequence[Series], text: str) -> Plot:
     x = Axis("step")
     return Plot(f"chart-{name}", title, x, y, series, caption=text, width_pixels=_WIDTH, height_pixels=_HEIGHT)
-
-
-def _points(events: Sequence[StepDone] | Sequence[ValidationDone], name: str) -> tuple[Values, Values]:
-    """Steps and values, thinned to what a chart can show: each point is the mean of its neighbours."""
-    found = [(event.step, event.measures[name]) for event in events if name in event.measures]
-    size = max(1, -(-len(found) // MAX_POINTS))
-    parts = [np.array(found[i : i + size], dtype=np.float64) for i in range(0, len(found), size)]
-    return np.array([part[-1, 0] for part in parts]), np.array([part[:, 1].mean() for part in parts])

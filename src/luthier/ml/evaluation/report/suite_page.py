@@ -6,11 +6,10 @@ what tuning did to it, probe by probe, with the limits of each measure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.evaluation import ReliabilityBin
 from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact, decimals_for, interval, number, signed
@@ -18,6 +17,7 @@ from luthier.ml.charts.judged_rows import concerns_in_words, metric_heading, sco
 from luthier.ml.charts.page import Chart, page_environment, replace_text
 from luthier.ml.charts.spec import OTHERS, Axis, Estimate, Intervals, Mark, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
+from luthier.ml.evaluation.label_confidence import reliability_plot
 from luthier.ml.evaluation.report.evaluation_results import choose_samples, confusion_chart
 from luthier.ml.evaluation.report.page import TEMPLATES, fold
 from luthier.ml.evaluation.result_views import Result, Summary, TaskView, as_evaluation, summary, task_view
@@ -28,102 +28,77 @@ _MAX_POINTS: Final = 500
 WIN_RATE: Final = "win_rate"
 
 
-def gains_chart(found: Summary) -> Chart | None:
+def gains_plot(found: Summary) -> Intervals | None:
     """The difference in each task's own metric, candidate less base, turned so that right is better; fractions only."""
-    rows = found.gains
-    if not rows:
+    gains = [
+        Estimate(f"{row.task.name}: {row.metric.title}", value, low, high, _role_of_gain(low, high))
+        for row, (value, low, high) in found.gains
+    ]
+    if not gains:
         return None
     title = f"Gain of {found.candidate} over {found.baseline}"
-    gains = [
-        Estimate(f"{row.task.name}: {row.metric.title}", value, low, high, "tuned" if low > 0 or high < 0 else "base")
-        for row, (value, low, high) in rows
-    ]
-    words = "; ".join(f"{row.task.name} {signed(gain[0], 3)}" for row, gain in rows)
-    chart = Intervals(
+    words = "; ".join(f"{row.task.name} {signed(gain[0], 3)}" for row, gain in found.gains)
+    return Intervals(
         "chart-gains",
-        "Gain in each task",
-        Axis(""),
+        title,
+        Axis("gain", "fraction"),
         gains,
         zero=True,
         caption="Each task's own metric, with its 95% interval; right of zero is better, over zero tells nothing.",
         description=f"{title}: {words}.",
         width_pixels=_WIDTH,
     )
-    return report_chart(chart)
 
 
-def task_charts(view: TaskView) -> list[Chart]:
-    """What there is to draw of a task."""
-    made = []
-    if WIN_RATE in {row.name for row in view.metrics}:
+def _role_of_gain(low: float, high: float) -> Role:
+    return "good" if low > 0 else "bad" if high < 0 else "quiet"
+
+
+def task_plots(view: TaskView) -> list[Intervals | Plot]:
+    """What there is to draw of a task, for its page and its report; confusion matrices are apart."""
+    name, found = view.task.name, view.reliability
+    made: list[Intervals | Plot] = []
+    if any(WIN_RATE in system.metrics for system in view.task.systems):
         made.append(_win_rates(view))
-    if view.reliability:
-        made.append(_reliability(view))
-    made += [
-        confusion_chart(f"chart-confusion-{view.task.name}-{place}", name, found, _role(view, name))
-        for place, (name, found) in enumerate(view.confusions)
-    ]
+    if found:
+        colours = {system: _role(view, system) for system, _ in found}
+        made.append(reliability_plot(f"chart-reliability-{name}", "confidence", found, colours, _SQUARE))
     if view.points:
         made.append(_lengths(view))
     return made
 
 
-def _win_rates(view: TaskView) -> Chart:
+def _task_charts(view: TaskView) -> list[Chart]:
+    """The same as drawings, with the confusion matrices."""
+    confusions = [
+        confusion_chart(f"chart-confusion-{view.task.name}-{place}", name, found, _role(view, name))
+        for place, (name, found) in enumerate(view.confusions)
+    ]
+    return [*(report_chart(plot) for plot in task_plots(view)), *confusions]
+
+
+def _win_rates(view: TaskView) -> Intervals:
     systems = [(one.name, one.metrics[WIN_RATE]) for one in view.task.systems if WIN_RATE in one.metrics]
     parts = []
     for name, found in systems:
         decimals = decimals_for(found.low, found.high)
         parts.append(f"{name} {number(found.value, decimals)} {interval(found.low, found.high, decimals)}")
-    chart = Intervals(
+    rows = [Estimate(name, found.value, found.low, found.high, _role(view, name)) for name, found in systems]
+    return Intervals(
         f"chart-wins-{view.task.name}",
         "Win rates",
-        Axis(""),
-        [Estimate(name, found.value, found.low, found.high, _role(view, name)) for name, found in systems],
+        Axis("win rate", low=min(0.4, *(row.low for row in rows)), high=max(0.6, *(row.high for row in rows))),
+        rows,
         limit=Mark(0.5, ""),
         caption="Won comparisons, ties as half, with 95% intervals; dashed: neither is better.",
         description=f"Win rates: {'; '.join(parts)}.",
         width_pixels=_WIDTH,
     )
-    return report_chart(chart)
 
 
-def _reliability(view: TaskView) -> Chart:
-    series = [Series("", [(0.0, 0.0), (1.0, 1.0)], "muted", is_dashed=True, radius_pixels=0.0)]
-    for name, bins in view.reliability:
-        series += _bin_series(bins, _role(view, name), name)
-    chart = Plot(
-        f"chart-reliability-{view.task.name}",
-        "Reliability",
-        Axis("confidence", low=0.0, high=1.0),
-        Axis("fraction right", low=0.0, high=1.0),
-        series,
-        caption="How often it was right where it was so sure; on the dashed line it knows what it knows. Area: rows.",
-        description=f"Reliability. {'; '.join(_bins_in_words(name, bins) for name, bins in view.reliability)}.",
-        width_pixels=_SQUARE,
-        height_pixels=_SQUARE,
-    )
-    return report_chart(chart)
-
-
-def _bins_in_words(name: str, bins: Sequence[ReliabilityBin]) -> str:
-    told = [f"{b.confidence:.2f} said, {b.accuracy:.2f} right ({b.num_rows:,} rows)" for b in bins if b.num_rows]
-    return f"{name}: {', '.join(told)}"
-
-
-def _bin_series(bins: Sequence[ReliabilityBin], role: Role, name: str) -> list[Series]:
-    """A line through the bins, and a dot at each whose area is its share of the rows."""
-    filled = [one for one in bins if one.num_rows]
-    most = max((one.num_rows for one in filled), default=1)
-    points = [(one.confidence, one.accuracy) for one in filled]
-    # The root: the area of a dot, not its radius, shows the number of rows.
-    sizes = [2 + 4 * (one.num_rows / most) ** 0.5 for one in filled]
-    dots = [Series("", [p], role, "dots", radius_pixels=size) for p, size in zip(points, sizes, strict=True)]
-    return [Series(name, points, role, radius_pixels=0.0), *dots]
-
-
-def _lengths(view: TaskView) -> Chart:
+def _lengths(view: TaskView) -> Plot:
     heading = metric_heading(view.scored)
-    chart = Plot(
+    return Plot(
         f"chart-lengths-{view.task.name}",
         "Length against score",
         Axis("tokens of the answer"),
@@ -133,7 +108,6 @@ def _lengths(view: TaskView) -> Chart:
         description=f"Length of answers against {heading}: {sum(len(points) for _, points in view.points):,} answers.",
         width_pixels=_WIDTH,
     )
-    return report_chart(chart)
 
 
 def _role(view: TaskView, name: str) -> Role:
@@ -196,7 +170,7 @@ def render(template: str, result: Result, values: Mapping[str, Any]) -> str:
     common = {
         "result": result,
         "summary": found,
-        "gains": gains_chart(found),
+        "gains": None if (gains := gains_plot(found)) is None else report_chart(gains),
         "tasks": [task_section(result, task) for task in tasks],
         "when": figures.when(result.created_at),
     }
@@ -211,7 +185,7 @@ def task_section(result: Result, task: TaskResult) -> dict[str, Any]:
     return {
         "view": view,
         "task": task,
-        "charts": task_charts(view),
+        "charts": _task_charts(view),
         "rule": choices.rule,
         "samples": choices.chosen[:MAX_SAMPLES],
         "metric_title": scored_heading(task.systems, choices.metric),

@@ -214,7 +214,7 @@ class ThoughtReader:
             emitted = self._emit(self._held[:place].rstrip())
             self._held, self._state = self._held[place + len(self._form.end) :], "after"
             return emitted
-        sure = len(self._held) - _num_open(self._held, self._form.end)
+        sure = len(self._held) - num_open(self._held, self._form.end)
         # Trailing space is held back: before the closing delimiter it is not part of the reasoning.
         return self._emit(self._take(len(self._held[:sure].rstrip())))
 
@@ -244,7 +244,7 @@ class ThoughtReader:
         closing, bare = self._form.answer_end, self._held.rstrip()
         if not closing or not self._is_framed:
             return self._take(len(self._held))
-        sure = len(bare) - len(closing) if bare.endswith(closing) else len(self._held) - _num_open(self._held, closing)
+        sure = len(bare) - len(closing) if bare.endswith(closing) else len(self._held) - num_open(self._held, closing)
         return self._take(len(self._held[:sure].rstrip()))
 
     def _take(self, num: int) -> str:
@@ -252,7 +252,7 @@ class ThoughtReader:
         return taken
 
 
-def _num_open(text: str, mark: str) -> int:
+def num_open(text: str, mark: str) -> int:
     """The number of trailing characters that may be the beginning of the mark."""
     for num in range(min(len(text), len(mark) - 1), 0, -1):
         if mark.startswith(text[-num:]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -25,12 +24,6 @@ MakeClient = Callable[..., TestClient]
 
 class Thing(BaseModel):
     size: int
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Context]:
-    with Context.open(tmp_path / "home") as context:
-        yield context
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+from tests.clock import Clock
 
 from luthier.core.errors import WorkError
 from luthier.platform.auth.authenticator import (
@@ -19,16 +20,6 @@ from luthier.platform.auth.service import create_project, list_keys, revoke_key
 from luthier.platform.home.context import Context
 
 MakeClient = Callable[..., TestClient]
-
-
-class Clock:
-    """Goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -197,6 +197,11 @@ function rows(spec, series) {
   };
 }
 
+const limitLine = ({ x, name }, muted) => ({
+  silent: true, symbol: "none", lineStyle: { color: muted, type: "dashed" },
+  data: [{ xAxis: x, label: { show: name !== "", formatter: name, color: muted } }],
+});
+
 function intervals({ spec }) {
   return rows(spec, (base, muted) => [{
     type: "custom", encode: { x: [1, 2, 3], y: 0 },
@@ -211,7 +216,7 @@ function intervals({ spec }) {
         { type: "circle", shape: { cx: middle[0], cy: middle[1], r: 5 }, style: { fill: shown } },
       ] };
     },
-    markLine: spec.zero ? { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: muted, type: "dashed" }, data: [{ xAxis: 0 }] } : undefined,
+    markLine: spec.limit ? limitLine(spec.limit, muted) : spec.zero ? limitLine({ x: 0, name: "" }, muted) : undefined,
   }]);
 }
 
@@ -221,7 +226,7 @@ function bars({ spec }) {
     data: spec.rows.map((row) => ({ value: row.value, itemStyle: { color: colour(row.role) } })),
     tooltip: { ...base.tooltip, formatter: ({ dataIndex, value }) => `${spec.rows[dataIndex].name}\n${spec.rows[dataIndex].words || `${number(value)} ${spec.x.unit}`}` },
     label: { show: true, position: "right", color: muted, formatter: ({ dataIndex, value }) => spec.rows[dataIndex].words || number(value) },
-    markLine: spec.limit ? { silent: true, symbol: "none", lineStyle: { color: muted, type: "dashed" }, data: [{ xAxis: spec.limit.x, label: { formatter: spec.limit.name, color: muted } }] } : undefined,
+    markLine: spec.limit ? limitLine(spec.limit, muted) : undefined,
   }]);
 }
 
