@@ -93,7 +93,7 @@ def executed(*arguments: str) -> str:
 
 
 def eventually(seen: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not seen():
         if time.monotonic() > deadline:
             return False
