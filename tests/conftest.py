@@ -38,6 +38,8 @@ os.environ.setdefault("LUTHIER_FORK_SERVER", "0")
 
 # What a property takes on a busy machine says nothing about it.
 settings.register_profile("luthier", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# `make test` says the same of the same commit each time: its examples follow from the test. All other runs draw new ones.
+settings.register_profile("same-examples", settings.get_profile("luthier"), derandomize=True)
 settings.load_profile("luthier")
 
 _LONG = ("zoo", "test_tutorials.py", "compat", "e2e", "browser", "ml", "features", "server", "platform")
