@@ -29,7 +29,9 @@ def get(port: int, path: str) -> tuple[int, bytes]:
 
 
 @pytest.fixture
-def app(home: Context) -> FastAPI:
+def app(home: Context, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+    # Nobody asks any more once these tests end the server; the one that looks at this sets it by itself.
+    monkeypatch.setattr(server, "_STILL_ANSWERS_SECONDS", 0.01)
     app = create_app(home)
     app.state.entered, app.state.release = threading.Event(), threading.Event()
 
@@ -85,7 +87,6 @@ def test_it_says_that_it_ends_before_it_ends_and_finishes_what_is_under_way(
 
 
 def test_what_never_ends_is_broken_off(app: FastAPI, home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_STILL_ANSWERS_SECONDS", 0.01)
     monkeypatch.setattr(server, "_DRAIN_SECONDS", 1)
     endings: list[BaseException | int] = []
 
