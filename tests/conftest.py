@@ -141,10 +141,22 @@ def quick_password_hash() -> Iterator[PasswordHasher]:
 
 
 @pytest.fixture(scope="session")
-def fork_server() -> Iterator[SessionForkServer]:
+def run_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A folder that all test processes of a run share: the one above their own."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if hasattr(request.config, "workerinput") else own
+
+
+@pytest.fixture(scope="session")
+def fork_server(run_folder: Path) -> Iterator[SessionForkServer]:
     """Forks programs from libraries that are loaded once a session, with the first such program."""
+    from tests.fixtures import shared_answers
     from tests.fixtures.forked_children import SessionForkServer
 
+    folder = run_folder / "shared-answers"
+    folder.mkdir(exist_ok=True)
+    os.environ[shared_answers.FOLDER] = str(folder)
+    shared_answers.share()
     with SessionForkServer() as server:
         yield server
 
@@ -249,15 +261,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_thinker(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[..., Path]:
+def tiny_thinker(run_folder: Path) -> Callable[..., Path]:
     """Of a chat template: a model that thinks before it answers; trained once a test run, shared, never written to."""
     from luthier.core.ids import sha256_document
     from luthier.core.system.files import file_lock
     from luthier.testing.tiny import THINKING_TEMPLATE, make_tiny_thinker
 
-    own = tmp_path_factory.getbasetemp()
-    # Test processes of one run share the folder above their own.
-    place = (own.parent if hasattr(request.config, "workerinput") else own) / "tiny-thinkers"
+    place = run_folder / "tiny-thinkers"
     place.mkdir(exist_ok=True)
 
     def of(template: str | None = THINKING_TEMPLATE) -> Path:
