@@ -38,7 +38,7 @@ os.environ.setdefault("LUTHIER_FORK_SERVER", "0")
 
 # What a property takes on a busy machine says nothing about it.
 settings.register_profile("luthier", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# `make test` says the same of the same commit each time: its examples follow from the test. All other runs draw new ones.
+# `make test` says the same of the same commit each time: its examples follow from the test. Other runs draw new ones.
 settings.register_profile("same-examples", settings.get_profile("luthier"), derandomize=True)
 settings.load_profile("luthier")
 
@@ -125,6 +125,25 @@ def _begin_with(content: bytes, file: Path) -> None:
 def real_migration(quick_migration: Callable[[URL], Backend], monkeypatch: pytest.MonkeyPatch) -> None:
     """New databases are made by the migrations, as users' are."""
     monkeypatch.setattr("luthier.platform.db.database._backend_of", quick_migration)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_disk() -> Iterator[None]:
+    """Nothing waits until it is on the disk; `real_sync` undoes it for the databases of a test."""
+    from tests.fixtures.quick_disk import REPLACED
+
+    with pytest.MonkeyPatch.context() as patched:
+        for where, name, value in REPLACED:
+            patched.setattr(where, name, value)
+        yield
+
+
+@pytest.fixture
+def real_sync(quick_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite databases are opened as users' are."""
+    from tests.fixtures.quick_disk import real_connect
+
+    monkeypatch.setattr("luthier.platform.db.sqlite._connect", real_connect)
 
 
 @pytest.fixture(scope="session", autouse=True)
