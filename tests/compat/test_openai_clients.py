@@ -39,7 +39,7 @@ def keys_and_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) 
         for version in VERSIONS:
             keys[version] = create_key(context, version, scopes=("read",), requests_per_minute=1)[1]
             keys[f"crowd {version}"] = create_key(context, f"crowd {version}", scopes=("infer",))[1]
-    # The fork server of users: each story trains, resumes and fails jobs, which need not load their libraries again then.
+    # With the fork server of users: each story has several jobs, which need not load their libraries again then.
     environment = {"LUTHIER_SERVING_QUEUE_PER_KEY": "3", "LUTHIER_FORK_SERVER": "1"}
     with running_server(home, num_workers=2, environment=environment) as server:
         yield keys, server

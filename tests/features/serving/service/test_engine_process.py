@@ -376,7 +376,7 @@ def test_turns_go_round() -> None:
     def work(number: int) -> None:
         for _ in range(20):
             with turn_lock.one():
-                # Until the others wait in line, as far as they have turns left: however long the machine lets them wait.
+                # Until the others wait in line, as far as they have turns left, however slow the machine is.
                 while turn_lock._next - turn_lock._now < 3 and turn_lock._next < 60:
                     time.sleep(0.0005)
                 order.append(number)
