@@ -172,9 +172,7 @@ def fork_server(run_folder: Path) -> Iterator[SessionForkServer]:
     from tests.fixtures import shared_answers
     from tests.fixtures.forked_children import SessionForkServer
 
-    folder = run_folder / "shared-answers"
-    folder.mkdir(exist_ok=True)
-    os.environ[shared_answers.FOLDER] = str(folder)
+    os.environ[shared_answers.FOLDER] = str(run_folder / "shared-answers")
     shared_answers.share()
     with SessionForkServer() as server:
         yield server

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from tests.fixtures.forked_children import SessionForkServer
 from tests.fixtures.shared_answers import SharedAnswers, SharedKeys
 
 from luthier.platform.db.database import Database
-
-LOOK = """
-import json, os
-from luthier.features.planning import rehearsal
-from luthier.ml.inference.models import template_probe
-print(json.dumps(["of the test" in template_probe._tried, rehearsal._known.get("of the test"), os.fsync.__name__]))
-"""
-
 
 def test_what_one_has_found_the_others_know(tmp_path: Path) -> None:
     one, other = SharedKeys(tmp_path, {"before"}), SharedKeys(tmp_path, ())
@@ -32,18 +22,6 @@ def test_what_one_has_found_the_others_know(tmp_path: Path) -> None:
     assert (second.get("before"), second.get("never", 3)) == (None, 3)
     second["key"] = {"path": "another"}
     assert first.get("key") == {"path": None}
-
-
-def test_so_do_programs_that_are_forked(fork_server: SessionForkServer) -> None:
-    from luthier.features.planning import rehearsal
-    from luthier.ml.inference.models import template_probe
-
-    template_probe._tried.add("of the test")
-    rehearsal._known["of the test"] = {"path": None}
-    with fork_server.script(LOOK) as script:
-        out, errors = script.communicate()
-    assert errors == ""
-    assert json.loads(out)[:2] == [True, {"path": None}]
 
 
 def test_nothing_waits_for_the_disk_and_what_is_not_open_fails_as_ever(tmp_path: Path) -> None:
