@@ -11,6 +11,7 @@ from tests.fixtures.shared_answers import SharedAnswers, SharedKeys
 
 from luthier.platform.db.database import Database
 
+
 def test_what_one_has_found_the_others_know(tmp_path: Path) -> None:
     one, other = SharedKeys(tmp_path, {"before"}), SharedKeys(tmp_path, ())
     one.add("a key of any length, and with / in it")
