@@ -42,7 +42,10 @@ settings.register_profile("luthier", deadline=None, suppress_health_check=[Healt
 settings.register_profile("same-examples", settings.get_profile("luthier"), derandomize=True)
 settings.load_profile("luthier")
 
-_LONG = ("zoo", "test_tutorials.py", "compat", "e2e", "browser", "ml", "features", "server", "platform")
+_LONG = (
+    *("zoo", "test_tutorials.py", "compat", "e2e", "browser", "ml", "features", "server", "core", "testing"),
+    *("test_house_rules.py", "test_example_scripts.py", "test_examples.py", "platform"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
