@@ -42,11 +42,6 @@ def story(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def workplace(tmp_path: Path, tiny_model: Path) -> tuple[Path, dict[str, str]]:
     """A copy of the examples, and the environment of somebody who types along."""
-    from luthier.platform.home.context import Context
-    from luthier.platform.home.hardware_benchmark import hardware_of
-
-    with Context.open(tmp_path / "home") as context:
-        hardware_of(context)  # measured by this process already; the first command would do so again
     leave = shutil.ignore_patterns("work", "__pycache__")
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=leave)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

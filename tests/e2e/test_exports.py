@@ -43,16 +43,16 @@ def run_id(model: LocalModel, luthier: Luthier, tmp_path_factory: pytest.TempPat
     return str(luthier("train", folder / "recipe.yaml")["run_id"])
 
 
-def test_a_run_is_merged_and_proved(luthier_here: Luthier, run_id: str, tmp_path: Path) -> None:
-    made = luthier_here("export", run_id, "--to", "merged", "-o", tmp_path / "merged")
+def test_a_run_is_merged_and_proved(luthier: Luthier, run_id: str, tmp_path: Path) -> None:
+    made = luthier("export", run_id, "--to", "merged", "-o", tmp_path / "merged")
     assert (made["precision"], made["parity"]["passed"], made["parity"]["num_prompts"]) == ("float16", True, 3)
-    assert luthier_here("verify", tmp_path / "merged")["is_whole"]
+    assert luthier("verify", tmp_path / "merged")["is_whole"]
 
 
 @pytest.mark.parametrize("precision", ["float16", pytest.param("q4_k_m", marks=pytest.mark.drill)])
-def test_it_answers_in_llama_cpp(luthier_here: Luthier, run_id: str, tmp_path: Path, precision: str) -> None:
+def test_it_answers_in_llama_cpp(luthier: Luthier, run_id: str, tmp_path: Path, precision: str) -> None:
     xllamacpp = pytest.importorskip("xllamacpp")
-    made = luthier_here("export", run_id, "--to", "gguf", "--quantise", precision, "-o", tmp_path / "gguf")
+    made = luthier("export", run_id, "--to", "gguf", "--quantise", precision, "-o", tmp_path / "gguf")
     assert made["parity"]["passed"]
     assert made["parity"]["num_prompts_same_tokens"] == 3
     parameters = xllamacpp.CommonParams()

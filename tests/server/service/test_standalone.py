@@ -82,8 +82,6 @@ def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, 
 
 def test_settings_of_engines_reach_the_process_that_answers(tmp_path: Path, tiny_model: Path) -> None:
     """They are said again where an engine does not use them, so that nobody believes they hold."""
-    with Context.open(tmp_path / "home") as context:
-        hardware_of(context)
     command = [sys.executable, "-m", "luthier", "serve", str(tiny_model), "--json", "--port", "0"]
     command += ["--home", str(tmp_path / "home"), "--engine", "transformers", "--max-num-seqs", "2"]
     command += ["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 4}']
