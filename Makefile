@@ -31,7 +31,7 @@ quickstart: $(VENV)/installed $(VENV)/assets
 test: lint | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
 	$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder --junitxml=$(RESULTS)
+	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=same-examples --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
 coverage: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets

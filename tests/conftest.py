@@ -7,7 +7,7 @@ import functools
 import gc
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +41,14 @@ os.environ.setdefault("LUTHIER_FORK_SERVER", "0")
 
 # What a property takes on a busy machine says nothing about it.
 settings.register_profile("luthier", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# `make test` says the same of the same commit each time: its examples follow from the test. Other runs draw new ones.
+settings.register_profile("same-examples", settings.get_profile("luthier"), derandomize=True)
 settings.load_profile("luthier")
 
-_LONG = ("zoo", "test_tutorials.py", "compat", "e2e", "browser", "ml", "features", "server", "platform")
+_LONG = (
+    *("zoo", "test_tutorials.py", "compat", "e2e", "browser", "ml", "features", "server", "core", "testing"),
+    *("test_house_rules.py", "test_example_scripts.py", "test_examples.py", "platform"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,11 +62,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """The garbage collector rests meanwhile: nearly all that is made lives until the end, and it would walk over all
+    of it again and again, for a third of the time that a collection of all tests takes.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_collection_finish() -> None:
     """The garbage collector leaves alone what was collected: a million objects that live until the end.
 
     Imported modules and test items are most of what a full collection walks over; each one would take half a second.
     """
+    gc.collect()
     gc.freeze()
 
 
@@ -116,6 +134,25 @@ def real_migration(quick_migration: Callable[[URL], Backend], monkeypatch: pytes
 
 
 @pytest.fixture(scope="session", autouse=True)
+def quick_disk() -> Iterator[None]:
+    """Nothing waits until it is on the disk; `real_sync` undoes it for the databases of a test."""
+    from tests.fixtures.quick_disk import REPLACED
+
+    with pytest.MonkeyPatch.context() as patched:
+        for where, name, value in REPLACED:
+            patched.setattr(where, name, value)
+        yield
+
+
+@pytest.fixture
+def real_sync(quick_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite databases are opened as users' are."""
+    from tests.fixtures.quick_disk import real_connect
+
+    monkeypatch.setattr("luthier.platform.db.sqlite._connect", real_connect)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def quick_password_hash() -> Iterator[PasswordHasher]:
     """The hasher of passwords as users have it; tests get one of the same kind that takes little time and memory."""
     from argon2 import PasswordHasher
@@ -129,10 +166,20 @@ def quick_password_hash() -> Iterator[PasswordHasher]:
 
 
 @pytest.fixture(scope="session")
-def fork_server() -> Iterator[SessionForkServer]:
+def run_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A folder that all test processes of a run share: the one above their own."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if hasattr(request.config, "workerinput") else own
+
+
+@pytest.fixture(scope="session")
+def fork_server(run_folder: Path) -> Iterator[SessionForkServer]:
     """Forks programs from libraries that are loaded once a session, with the first such program."""
+    from tests.fixtures import shared_answers
     from tests.fixtures.forked_children import SessionForkServer
 
+    os.environ[shared_answers.FOLDER] = str(run_folder / "shared-answers")
+    shared_answers.share()
     with SessionForkServer() as server:
         yield server
 
@@ -237,15 +284,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_thinker(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[..., Path]:
+def tiny_thinker(run_folder: Path) -> Callable[..., Path]:
     """Of a chat template: a model that thinks before it answers; trained once a test run, shared, never written to."""
     from luthier.core.ids import sha256_document
     from luthier.core.system.files import file_lock
     from luthier.testing.tiny import THINKING_TEMPLATE, make_tiny_thinker
 
-    own = tmp_path_factory.getbasetemp()
-    # Test processes of one run share the folder above their own.
-    place = (own.parent if hasattr(request.config, "workerinput") else own) / "tiny-thinkers"
+    place = run_folder / "tiny-thinkers"
     place.mkdir(exist_ok=True)
 
     def of(template: str | None = THINKING_TEMPLATE) -> Path:

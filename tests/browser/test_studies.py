@@ -61,5 +61,5 @@ def test_a_trial_that_ends_is_seen_by_who_watches(make_page: MakePage, served: S
         page.goto(f"{served.url}/studies/{STUDY_ID}")
         expect(page.locator("#study-now .badge").first).to_have_text("searching")
         context.studies.put_trial(STUDY_ID, trial_of(11, {"method.rank": 16}, 0, 0.875, state="paused"))
-        expect(page.get_by_role("cell", name="1.9688")).to_be_visible(timeout=20_000)
+        expect(page.get_by_role("cell", name="1.9688")).to_be_visible()
         expect(page.locator("figure.chart.live-drawn canvas")).to_have_count(3)

@@ -20,7 +20,7 @@ from luthier.testing.servers import app_server, home_server
 
 def status(url: str, key: str | None) -> int:
     try:
-        with urlopen(Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=30) as answer:
+        with urlopen(Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=120) as answer:
             return int(answer.status)
     except HTTPError as error:
         with error:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -282,7 +282,7 @@ def postgresql_server(programs: Path) -> Iterator[PostgresqlServer]:
         server._run(
             "initdb", "-D", data, "-U", USER, f"--pwfile={secret}", "-A", "scram-sha-256", "-E", "UTF8", "--no-sync"
         )
-        server.start()
+        server = _started(server)
         try:
             yield server
         finally:
@@ -291,8 +291,22 @@ def postgresql_server(programs: Path) -> Iterator[PostgresqlServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _started(server: PostgresqlServer) -> PostgresqlServer:
+    """The server on a port that it got: another program may take a free one before the server does."""
+    for _ in range(_NUM_PORTS - 1):
+        with suppress(RuntimeError):
+            server.start()
+            return server
+        server = replace(server, port=_free_port())
+    server.start()
+    return server
+
+
+_NUM_PORTS = 3
+"""Ports that are tried; the error of the last one is raised."""
+
+
 def _free_port() -> int:
     with socket.socket() as found:
-        # Another program may take it before the server does; that is rare, and the start then fails loudly.
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 
@@ -8,6 +9,7 @@ from luthier.core.ports import Prompt, SilentProgress
 from luthier.ml.inference.openai.http import NUM_ATTEMPTS, OpenAIHttpEngine
 from luthier.testing.engine_contract import CountingProgress, GenerationContract, ask
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
+from luthier.testing.servers import wait_for
 
 SILENT = SilentProgress()
 KEY = "sk-very-secret-key"
@@ -180,10 +182,21 @@ def test_models_that_want_another_name_for_the_limit_get_it(engine, server):
     assert [made.text for made in engine.generate(asked(["a", "b"]), SILENT)] == ["You said a", "You said b"]
 
 
-def test_a_few_requests_at_once_and_no_more(url, server):
+def let_go_once(server, num_held, more_seconds=0.0):
+    """Answers are held back until so many requests wait for theirs, and a while longer."""
+
+    def let_go():
+        wait_for(lambda: len(server.requests) >= num_held)
+        time.sleep(more_seconds)
+        server.hold.set()
+
     server.hold = threading.Event()
+    threading.Thread(target=let_go, daemon=True).start()
+
+
+def test_a_few_requests_at_once_and_no_more(url, server):
+    let_go_once(server, 3, more_seconds=0.2)  # in which a fourth would come
     engine = OpenAIHttpEngine(url, "m", concurrency=3)
-    threading.Timer(0.2, server.hold.set).start()
     made = engine.generate(asked([str(n) for n in range(12)]), SILENT)
     engine.close()
     assert [one.text for one in made] == [f"You said {n}" for n in range(12)]
@@ -201,11 +214,10 @@ def test_answers_are_handed_over_as_they_come(url, server):
 
 
 def test_what_is_under_way_when_another_fails_is_handed_over_too(url, server):
-    server.hold = threading.Event()
+    let_go_once(server, 4)
     server.troubles = [Trouble(400, "no")]
     kept = []
     engine = OpenAIHttpEngine(url, "m", concurrency=4, keep=lambda prompt, made: kept.append(made.text))
-    threading.Timer(0.3, server.hold.set).start()
     with pytest.raises(RequestError, match="400"):
         engine.generate(asked([str(n) for n in range(9)]), SILENT)
     engine.close()

@@ -92,7 +92,7 @@ def test_scores_answers_and_states_are_those_of_one_process(open_engine: Open, m
             assert torch.equal(own, other)
         assert engine.notes == plain.notes
     assert len(seen) == 3 * 2 + 3 * 3
-    assert children() == before
+    assert children() <= before
 
 
 def test_rows_with_one_prefix_are_shared_out_too(open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_what_fails_in_a_worker_fails_here(tiny: Path) -> None:
     with pytest.raises(DivergedError, match="no number"):
         run(5, work, lambda _: None, notes, tiny)
     assert "failed with DivergedError" in notes[0]
-    assert children() == before
+    assert children() <= before
 
 
 def test_a_worker_that_computes_something_else_is_not_used(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_a_stop_check_ends_workers_too(open_engine: Open) -> None:
     with pytest.raises(StoppedError, match="budget of 1 h"):
         engine.generate([Prompt(text=text, max_new_tokens=6) for text in TEXTS], SILENT)
     assert reasons == []
-    assert children() == before
+    assert children() <= before
 
 
 def test_this_process_computes_where_workers_would_wait(open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:

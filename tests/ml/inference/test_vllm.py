@@ -14,6 +14,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import EngineSettings, Served, SpeculativeConfig, TextRequest
+from luthier.ml.inference import vllm_process
 from luthier.ml.inference.stream_registry import open_stream_engine
 from luthier.ml.inference.vllm import VllmEngine, settings_arguments
 from luthier.ml.inference.vllm_process import vllm_command
@@ -21,6 +22,14 @@ from luthier.testing.engine_contract import GenerationContract
 from luthier.testing.stream_contract import Heard, StreamEngineContract, listen, question, write_all
 
 STUB = [sys.executable, "-m", "luthier.testing.vllm_stub"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_look():
+    """Whether a server is ready is looked at more often than users need it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(vllm_process, "_LOOK_SECONDS", 0.02)
+        yield
 
 
 @pytest.fixture
@@ -260,7 +269,7 @@ def test_the_child_ends_with_its_parent(tiny, tmp_path):
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while is_alive(child) and time.monotonic() < until:
         time.sleep(0.05)
     assert not is_alive(child)

@@ -229,11 +229,11 @@ def test_a_worker_that_is_killed_changes_nothing_but_the_speed(plan_with: MakePl
 
 
 def test_a_run_that_is_killed_resumes_to_the_byte(plan_with: MakePlan, tmp_path: Path) -> None:
-    others = psutil.Process().children()
+    others = set(psutil.Process().children())
     whole = trained(plan_with(2), tmp_path / "whole")
     with pytest.raises(KilledError):
         trained(plan_with(2), tmp_path / "killed", kill_run_at=3)
-    assert psutil.Process().children() == others
+    assert set(psutil.Process().children()) <= others
     resumed = trained(plan_with(3), tmp_path / "killed")
     for name, weight in nonempty(whole.weights.items()):
         assert torch.equal(weight, resumed.weights[name]), name

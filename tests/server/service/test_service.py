@@ -55,7 +55,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
         process.stdout.close()
 
 
-def get(url: str, path: str, *, timeout_seconds: float = 30.0) -> tuple[int, Any]:
+def get(url: str, path: str, *, timeout_seconds: float = 120.0) -> tuple[int, Any]:
     host, port = url.removeprefix("http://").split(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=timeout_seconds)
     try:
@@ -135,7 +135,7 @@ def test_a_server_behind_a_proxy_on_this_machine_calls_no_private_network(up: Up
     """Its socket is of this machine alone, as the docs set it up; who asks is not."""
     _, line = up()
     host, port = line["url"].removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection = http.client.HTTPConnection(host, int(port), timeout=120)
     headers = {"authorization": f"Bearer {line['key']}", "content-type": "application/json"}
     answers = []
     for address in ("127.0.0.1", "2130706433", "0x7f.1", "10.0.0.1", "[::ffff:127.0.0.1]", "169.254.169.254"):

@@ -17,6 +17,7 @@ from tests.vacuous import nonempty
 from luthier.core.errors import ConflictError, RequestError
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.platform.http.socket import listen
 from luthier.server.standalone import StandaloneRequest, read_engine_settings, read_keys, serve_models
 
@@ -52,6 +53,7 @@ def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, 
     home = tmp_path / "home"
     with Context.open(home) as context:
         _, of_the_home = create_key(context, "k", scopes=("infer",))
+        hardware_of(context)  # measured by this process already; those of the server would do so again
     command = [sys.executable, "-m", "luthier", "serve", f"named={tiny_model}", "--json", "--port", "0"]
     command += ["--engine", "transformers"]  # how an engine is chosen: tests/features/serving/service
     command += ["--home", str(home), "--api-key", str(tmp_path / "keys")]
@@ -126,6 +128,7 @@ def test_a_base_and_an_adapter_are_served_by_proved_copies(tmp_path: Path, tiny_
     home = tmp_path / "home"
     with Context.open(home) as context:
         sources.pull(str(tiny_model), home, SilentProgress())
+        hardware_of(context)
         (name,) = local_base_models(context)
     fetch_converter(home)
     found = {}

@@ -23,7 +23,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
 from luthier.testing.servers import wait_for
 
-HOSTILE = "</dd></textarea><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\u202egnirts\x00{{ 7*7 }}"
+HOSTILE = "</dd></textarea><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\u202egnirts\x00{{ 7919*7907 }}"
 
 
 def asked(home, number: int = 1, **fields: object) -> str:  # type: ignore[no-untyped-def]
@@ -158,7 +158,7 @@ def test_hostile_words_stay_words(browser, home) -> None:  # type: ignore[no-unt
         page = client.get(address)
         assert page.status_code == 200, address
         assert is_harmless(page.text), address
-        assert "{{ 7*7 }}" in page.text or "49" not in page.text
+        assert "{{ 7919*7907 }}" in page.text or "62615533" not in page.text
     assert "alert(1)" in client.get(f"/monitor/exchanges/{one}").text
 
 

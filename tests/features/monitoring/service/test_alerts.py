@@ -154,7 +154,7 @@ def test_a_webhook_that_hangs_holds_up_no_look_and_loses_nothing(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def post(url: str, headers: dict[str, str], body: bytes, *, may_reach_private: bool) -> int:
-        return outgoing.post(url, headers, body, may_reach_private=may_reach_private, most_seconds=0.3)
+        return outgoing.post(url, headers, body, may_reach_private=may_reach_private, most_seconds=1.0)
 
     monkeypatch.setattr(webhook_sender, "post", post)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never says a word

@@ -178,10 +178,11 @@ def test_the_answer_is_kept_in_the_home_and_no_step_is_taken_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = base_folder("phi")
+    monkeypatch.setattr(plan_rehearsal, "_known", {})  # else it may be known, and not be written to this home
     first = plan_of(folder)
     assert first.training.forward is not None
     assert first.training.forward.logits == "head"
-    plan_rehearsal._known.clear()
+    monkeypatch.setattr(plan_rehearsal, "_known", {})
 
     def refuse(*_: object) -> ForwardPath:
         raise AssertionError("rehearsed again")
@@ -200,9 +201,9 @@ def test_an_answer_counts_for_the_code_the_processor_and_the_libraries_that_gave
     part: str,
 ) -> None:
     folder, rehearsed, rehearse = base_folder("phi"), list[Plan](), plan_rehearsal.rehearse
-    plan_rehearsal._known.clear()  # what an earlier test left in this process would not be written to this home
+    monkeypatch.setattr(plan_rehearsal, "_known", {})
     first = plan_of(folder)
-    plan_rehearsal._known.clear()
+    monkeypatch.setattr(plan_rehearsal, "_known", {})
 
     def note(plan: Plan) -> ForwardPath | None:
         rehearsed.append(plan)

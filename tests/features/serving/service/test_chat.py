@@ -170,7 +170,7 @@ def test_a_malformed_chunk_fails_the_answer(url: str, data: str) -> None:
     heard: queue.Queue[StreamEvent] = queue.Queue()
     conversation = Conversation(messages=(Message(role="user", content=f"as it is: {data}"),))
     RemoteChatClient(url, "only", "secret-secret").begin(TextRequest(conversation=conversation), heard.put)
-    event = heard.get(timeout=30)
+    event = heard.get(timeout=120)
     assert isinstance(event, Failed)
     assert "a part of its answer" in event.error["came"] or "JSONDecodeError" in event.error["came"]
 

@@ -180,9 +180,11 @@ def wait_until(seen: Callable[[], bool]) -> None:
 
 def test_it_lets_go_when_nobody_asks_and_closing_ends_what_is_under_way(home: Path) -> None:
     context = open_context(home, serving_idle_seconds=0.2)
-    Asking(context, "tiny").end()
-    idle = context.inference_client.pid
+    asking = Asking(context, "tiny")
+    asking.until(lambda event: isinstance(event, Started))
+    idle = context.inference_client.pid  # now: once the answer has ended, it may end at any moment
     assert idle is not None
+    asking.end()
     wait_until(lambda: not is_alive(idle))
     assert context.inference_client.pid is None
     asking = Asking(context, "tiny", endless())

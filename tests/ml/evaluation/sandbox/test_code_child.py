@@ -2,9 +2,9 @@
 
 import os
 import socket
+import tempfile
 import textwrap
 import threading
-from pathlib import Path
 
 import psutil
 import pytest
@@ -191,17 +191,18 @@ def test_nothing_reaches_the_outside(tmp_path, monkeypatch):
     assert not target.exists()
 
 
-def test_a_child_inherits_nothing_and_leaves_nothing(tmp_path):
-    before = set(Path("/tmp").glob("luthier-sandbox-*"))
+def test_a_child_inherits_nothing_and_leaves_nothing(tmp_path, monkeypatch):
+    # Its own place for temporary folders: other processes of this test run have sandboxes, too, and come and go.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with (tmp_path / "open").open("w") as held:
         os.set_inheritable(held.fileno(), True)
         looked = f"import os\nfor place in range({held.fileno()}, {held.fileno() + 1}):\n    os.fstat(place)"
         if held.fileno() > 8:
             assert "Bad file descriptor" in outcome(looked).message
-    num_threads = threading.active_count()
+    threads = set(threading.enumerate())
     assert outcome("while True:\n    pass", seconds=0.3).word == "timeout"
-    assert set(Path("/tmp").glob("luthier-sandbox-*")) <= before
-    assert threading.active_count() == num_threads
+    assert list(tmp_path.glob("luthier-sandbox-*")) == []
+    assert set(threading.enumerate()) <= threads
     ours = [p for p in psutil.Process().children(recursive=True) if "code_child.py" in " ".join(p.cmdline())]
     assert ours == []
 

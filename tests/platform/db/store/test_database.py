@@ -64,6 +64,7 @@ def test_nothing_to_do_needs_no_alembic(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "luthier.db")], check=False).returncode == 0
 
 
+@pytest.mark.usefixtures("real_sync")
 def test_the_settings_that_safety_rests_on(database: Database) -> None:
     with database.read() as connection:
         pragmas = {

@@ -21,7 +21,6 @@ async def _answers(client: httpx2.AsyncClient, path: str, num: int = 1) -> list[
 
 
 def test_threads_that_are_gone_are_told_and_seen_to_come_back(home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "THREAD_SECONDS", 0.2)
     go = threading.Event()
 
     async def story() -> None:
@@ -29,6 +28,7 @@ def test_threads_that_are_gone_are_told_and_seen_to_come_back(home: Context, mon
         async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
             num = int(current_default_thread_limiter().total_tokens)
             assert [a.json() for a in await _answers(client, "/healthz")] == [{"status": "ok"}]
+            monkeypatch.setattr(health, "THREAD_SECONDS", 0.2)
             stuck = [asyncio.create_task(run_sync(go.wait, 120)) for _ in range(num)]
             answers = await _answers(client, "/healthz", 100)
             assert {answer.status_code for answer in answers} == {503}

@@ -22,17 +22,15 @@ RELEASES: dict[int, threading.Event] = {}
 
 
 @pytest.fixture
-def port(home: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A real server, less patient than usual, with routes that say what they have read."""
-    monkeypatch.setattr(BoundedHttpProtocol, "head_seconds", 1.0)
-    monkeypatch.setattr(BoundedHttpProtocol, "body_seconds", 1.0)
+def port(home: Context) -> Iterator[int]:
+    """A real server, with routes that say what they have read."""
     app = create_app(home)
 
     app.state.release = threading.Event()
 
     @app.get("/slow")
     def slow() -> str:
-        app.state.release.wait(30)
+        app.state.release.wait(120)
         return "whole"
 
     @app.post("/echo")
@@ -57,6 +55,13 @@ def _served(app: FastAPI, home: Context, listening: socket.socket) -> Iterator[i
     yield listening.getsockname()[1]
     made.should_exit = made.force_exit = True
     thread.join(60)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server waits for a head or a body for a second; where nothing is left unsaid, it is as patient as usual."""
+    monkeypatch.setattr(BoundedHttpProtocol, "head_seconds", 1.0)
+    monkeypatch.setattr(BoundedHttpProtocol, "body_seconds", 1.0)
 
 
 class _no_signals:  # noqa: N801 - in the place of a function
@@ -168,6 +173,7 @@ def test_an_ordinary_large_head_passes(port: int) -> None:
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "begin",
     [
@@ -188,6 +194,7 @@ def test_who_says_too_little_is_let_go(port: int, begin: bytes) -> None:
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_byte_now_and_then_keeps_nothing_open(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\n" + HOST + b"X: ")
@@ -211,6 +218,7 @@ def test_a_byte_now_and_then_keeps_nothing_open(port: int) -> None:
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.usefixtures("impatient")  # a connection ends once what was refused has not come whole
 @pytest.mark.parametrize("coding", [b"gzip", b"deflate, gzip", b"br", b"zstd"])
 @pytest.mark.parametrize("path", [b"/echo", b"/v1/files"])
 def test_nothing_is_unpacked(port: int, home: Context, coding: bytes, path: bytes) -> None:
@@ -228,10 +236,11 @@ def test_nothing_is_unpacked(port: int, home: Context, coding: bytes, path: byte
     assert b"unsupported_content_encoding" in answer
 
 
+@pytest.mark.usefixtures("impatient")
 def test_half_a_head_behind_a_request_does_not_break_its_answer(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\nGET /slow HTTP/1.1\r\nX: a")
-        threading.Timer(3.0, RELEASES[port].set).start()  # after the time that a head has
+        threading.Timer(1.5, RELEASES[port].set).start()  # after the time that a head has
         answer = connection.recv(65_536)
         assert answer.startswith(b"HTTP/1.1 200 "), answer
         while chunk := connection.recv(65_536):

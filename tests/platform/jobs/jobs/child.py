@@ -2,8 +2,9 @@
 
     python child.py FOLDER COUNTER MODE
 
-MODE: plain; crash (dies at step 10 of its first attempt); poison (dies at once); stubborn (does not hear SIGTERM);
-slow; wrong (says that the request is wrong); full (no room on the disk in its first attempt).
+MODE: plain; crash (dies at step 10 of its first attempt); poison (dies at once); held (does not take the last step in
+its first attempt: whatever is to disturb it comes in time, on however slow a machine); stubborn (held, and does not
+hear SIGTERM); wrong (says that the request is wrong); full (no room on the disk in its first attempt).
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ def main(folder: Path, counter: Path, mode: str) -> None:
         if wish:
             write_outcome(folder, Outcome(status="paused"))
             return
+        time.sleep(0.03)
+        if mode in ("held", "stubborn") and done == STEPS - 1 and folder.name == "attempt-0001":
+            continue
         partial = counter.with_suffix(".new")
         partial.write_text(str(done + 1))
         partial.rename(counter)
-        time.sleep(0.25 if mode == "slow" else 0.03)
     write_outcome(folder, Outcome(status="succeeded"))
 
 

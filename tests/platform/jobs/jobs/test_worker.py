@@ -145,7 +145,7 @@ def test_a_wrong_request_is_not_tried_again(house: House) -> None:
 
 @pytest.mark.parametrize(("wish", "status"), [("pause", "paused"), ("cancel", "cancelled")])
 def test_a_wish_reaches_the_child(house: House, wish: str, status: str) -> None:
-    job_id = house.submit()
+    job_id = house.submit("held")
     thread = house.in_background()
     house.wait_for(lambda: house.steps(job_id) > 2)
     house.queue.ask(job_id, wish)  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_a_wish_reaches_the_child(house: House, wish: str, status: str) -> None:
 
 
 def test_paused_and_resumed_it_comes_to_its_end(house: House) -> None:
-    job_id = house.submit()
+    job_id = house.submit("held")
     thread = house.in_background()
     house.wait_for(lambda: house.steps(job_id) > 2)
     house.queue.ask(job_id, "pause")
@@ -178,7 +178,7 @@ def test_who_does_not_hear_is_killed_after_the_grace(house: House) -> None:
 
 @both_ways
 def test_a_worker_that_is_stopped_gives_its_job_back(house: House) -> None:
-    job_id = house.submit()
+    job_id = house.submit("held")
     thread = house.in_background()
     house.wait_for(lambda: house.steps(job_id) > 2)
     house.stop = "SIGTERM received"
@@ -215,7 +215,7 @@ def supervisor(house: House, name: str, lease: float = 30.0) -> Iterator[subproc
 
 @both_ways
 def test_a_worker_killed_and_started_again_takes_its_job_up_at_once(house: House) -> None:
-    job_id = house.submit()
+    job_id = house.submit("held")
     with supervisor(house, "w") as first:
         house.wait_for(lambda: house.steps(job_id) > 2)
         pid = int((house.folder / "jobs" / job_id / "attempt-0001" / "pid").read_text())
@@ -232,7 +232,7 @@ def test_a_worker_killed_and_started_again_takes_its_job_up_at_once(house: House
 @both_ways
 def test_a_worker_stopped_past_its_lease_loses_the_job_and_knows_it(house: House) -> None:
     house.queue.lease_seconds = 4.0
-    job_id = house.submit("slow")
+    job_id = house.submit("held")
     with supervisor(house, "a", lease=4.0) as first:
         house.wait_for(lambda: house.steps(job_id) > 2)
         pid = int((house.folder / "jobs" / job_id / "attempt-0001" / "pid").read_text())
@@ -252,7 +252,7 @@ def test_a_worker_stopped_past_its_lease_loses_the_job_and_knows_it(house: House
 
 def test_a_database_that_is_read_but_not_written_renews_no_lease(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child ends before its lease does, though every read in between is answered."""
-    job_id = house.submit("slow")
+    job_id = house.submit("held")
 
     def no_write(*_: object) -> None:
         house.stop = "one attempt is enough"
@@ -267,7 +267,7 @@ def test_a_database_that_is_read_but_not_written_renews_no_lease(house: House, m
 
 def test_a_worker_whose_renewals_fail_does_not_look_alive(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its guard ends the child by the deadline of the last renewal, and that is no crash of the job."""
-    job_id, renewed, deadlines = house.submit("slow"), list[float](), list[float]()
+    job_id, renewed, deadlines = house.submit("held"), list[float](), list[float]()
     beat, extend = house.queue.beat, Attempt.extend
 
     def once(*arguments: int) -> object:
@@ -295,7 +295,7 @@ def test_the_lease_counts_from_its_claim_and_not_from_the_start_of_the_child(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever lies between them, such as a machine that slept: the child must be dead before the lease ends."""
-    job_id, began, claim = house.submit("slow"), list[float](), house.queue.claim
+    job_id, began, claim = house.submit("held"), list[float](), house.queue.claim
 
     def claimed(*arguments: object) -> Job | None:
         began.append(elapsed())

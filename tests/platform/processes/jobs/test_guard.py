@@ -31,6 +31,8 @@ FAMILY = (
     "print(os.getpid(), grandchild.pid, file=sys.stderr, flush=True)\n"
 )
 FOR_EVER = FAMILY + "time.sleep(300)\n"
+# Ends once the file is there: no test has to guess how long a machine takes to get so far.
+UNTIL_SEEN = FAMILY + "while not os.path.exists({!r}): time.sleep(0.02)\n"
 
 
 GUARD = [sys.executable, "-m", "luthier.platform.processes.guard"]
@@ -127,7 +129,7 @@ def is_alive(pid: int) -> bool:
 
 def gone(pids: list[int]) -> bool:
     """Whether all of them end; the kernel may take a moment."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(map(is_alive, pids)):
         if time.monotonic() > deadline:
             return False
@@ -151,49 +153,55 @@ def test_the_exit_code_is_the_childs_and_what_it_started_ends_with_it(start: Sta
     "lose",
     [
         lambda guard: guard.stdin.close(),
-        lambda guard: None,  # no more deadlines
+        lambda guard: say(guard, until(0.2).encode()),  # and no more deadlines
     ],
     ids=["its end of the pipe closes", "its deadline passes"],
 )
 def test_a_lost_worker_takes_the_whole_family_with_it(start: Start, lose: Callable[[Guard], object]) -> None:
-    with start(FOR_EVER, seconds=1.5) as guard:
+    with start(FOR_EVER) as guard:
         family = ids(guard)
         lose(guard)
         assert guard.wait(60) == 70
         assert gone(family)
 
 
-def test_later_deadlines_keep_it_alive(start: Start) -> None:
-    with start(FAMILY + "time.sleep(3)", seconds=1.5) as guard:
-        family = ids(guard)
-        with contextlib.suppress(BrokenPipeError):  # it has ended
-            while guard.poll() is None:
-                say(guard, until(1.5).encode())
-                time.sleep(0.2)
+def test_later_deadlines_keep_it_alive(start: Start, tmp_path: Path) -> None:
+    with start(UNTIL_SEEN.format(str(tmp_path / "go"))) as guard:
+        family, first = ids(guard), elapsed() + 0.5
+        # Both in one write: however slow this machine is, the second is there before the first has passed.
+        say(guard, f"{first!r}\n{until(60)}".encode())
+        while elapsed() < first + 0.3:
+            time.sleep(0.05)
+        assert guard.poll() is None
+        (tmp_path / "go").touch()
         assert guard.wait(60) == 0
         assert gone(family)
 
 
 def test_whoever_only_speaks_does_not_look_alive(start: Start) -> None:
-    with start("import signal\nsignal.signal(15, signal.SIG_IGN)\n" + FOR_EVER, seconds=1.5) as guard:
+    with start("import signal\nsignal.signal(15, signal.SIG_IGN)\n" + FOR_EVER) as guard:
         family = ids(guard)
+        say(guard, until(0.5).encode())
         deadline = time.monotonic() + 60
         with contextlib.suppress(BrokenPipeError):  # it has ended
             while guard.poll() is None and time.monotonic() < deadline:
                 say(guard, b"t")
                 time.sleep(0.1)
-        assert guard.wait(0.1) == 70
+        assert guard.wait(60) == 70
         assert gone(family)
 
 
-def test_a_deadline_that_comes_in_two_pieces_is_one(start: Start) -> None:
-    with start(FAMILY + "time.sleep(3)", seconds=1.5) as guard:
+def test_a_deadline_that_comes_in_two_pieces_is_one(start: Start, tmp_path: Path) -> None:
+    with start(UNTIL_SEEN.format(str(tmp_path / "go"))) as guard:
         ids(guard)
         assert guard.stdin is not None
-        words = until(60).encode() + b"\n"
-        guard.stdin.write(words[:3])
+        first, words = elapsed() + 2.0, until(60).encode() + b"\n"
+        guard.stdin.write(f"{first!r}\n".encode() + words[:3])
         time.sleep(0.3)
         guard.stdin.write(words[3:])
+        while elapsed() < first + 0.3:
+            time.sleep(0.05)
+        (tmp_path / "go").touch()
         assert guard.wait(60) == 0
 
 

@@ -102,13 +102,14 @@ def test_a_start_is_over_with_the_first_answer_whatever_it_says(world: World) ->
 
 def test_nobody_listening_is_unhealthy() -> None:
     now = [0.0]
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    probe = HealthProbe(HealthCheck("127.0.0.1", port, start_seconds=20), clock=lambda: now[0])
-    found, deadline = None, time.monotonic() + 60
-    while found is None:
-        now[0] += 1
-        found = probe.look()
-        assert time.monotonic() < deadline
-    assert "cannot be reached" in found
-    probe.close()
+    with socket.socket() as reserved:  # a port that nobody else gets meanwhile, and nobody listens on
+        reserved.bind(("127.0.0.1", 0))
+        check = HealthCheck("127.0.0.1", reserved.getsockname()[1], start_seconds=20)
+        probe = HealthProbe(check, clock=lambda: now[0])
+        found, deadline = None, time.monotonic() + 60
+        while found is None:
+            now[0] += 1
+            found = probe.look()
+            assert time.monotonic() < deadline
+        assert "cannot be reached" in found
+        probe.close()
