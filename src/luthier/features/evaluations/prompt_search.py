@@ -33,8 +33,6 @@ MAX_SEARCH_ROWS: Final = 64
 MAX_EXAMPLES: Final = 16
 MAX_FEEDBACK_ROWS: Final = 32
 """Training rows whose mistakes a reflection model learns from, at most."""
-REFLECTION_SHARE: Final = 2 / 3
-"""Of the budget of a search: for new instructions, where a model writes some."""
 _DEFAULT_EXAMPLES: Final = 4
 """Examples of a prompt that is searched for where no few-shot examples are asked for."""
 _LEAST_SEARCH_ROWS: Final = 4
@@ -219,6 +217,7 @@ class _Search:
         Raises:
             RequestError: the budget does not hold four rows of two prompts.
         """
+        from luthier.ml.prompting.reflection import REFLECTION_SHARE
         from luthier.ml.prompting.search import least_budget, search_prompts
 
         search = self.search

@@ -393,6 +393,7 @@ def _judge(
         label_confidence=confidence,
         label_confidence_left_out=why,
         seconds=time.perf_counter() - start,
+        num_workers=heads.max_workers,
     )
 
 

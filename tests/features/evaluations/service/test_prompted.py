@@ -16,6 +16,7 @@ from luthier.features.evaluations.prompted import AskedPrompts
 from luthier.features.evaluations.service import evaluate
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
+from luthier.ml.inference.models.structure import read_structure
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
 from luthier.testing.tiny import make_tiny_model
@@ -319,6 +320,28 @@ def test_a_reflection_model_that_cannot_be_asked_is_refused_before_training(
 
     with pytest.raises(error, match=came):
         prepare(context, recipe(tmp_path, tiny_model, optimised_prompt=search), base_dir=tmp_path)
+
+
+def test_a_plan_has_the_size_of_a_reflection_model_of_this_machine(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    from luthier.features.planning.service import prepare
+
+    writer = make_tiny_model(tmp_path / "writer", seed=3, layers=4)
+    plans = {
+        name: prepare(context, recipe(tmp_path, tiny_model, optimised_prompt=asked), base_dir=tmp_path).plan
+        for name, asked in {
+            "here": {"budget_tokens": 5_000, "reflection_model": str(writer)},
+            "server": {"budget_tokens": 5_000, "reflection_model": "http://127.0.0.1:1/v1#m"},
+            "none": 5_000,
+        }.items()
+    }
+    num = {name: plan.evaluation.reflection_parameters for name, plan in plans.items()}
+    assert num == {"here": read_structure(str(writer)).num_parameters, "server": 0, "none": 0}
+    assert num["here"] > plans["here"].base_model.num_parameters
+    assert "a server has it" in plans["server"].sources["evaluation.reflection_parameters"].why
+    assert "evaluation.reflection_parameters" in plans["none"].sources
+    assert len({plan.hash for plan in plans.values()}) == 1
 
 
 def test_a_number_alone_is_the_budget_of_a_search(context: Context, tiny_model: Path, tmp_path: Path) -> None:
