@@ -52,6 +52,7 @@ class PromptSearch:
         seed: of drawn examples.
         feedback: rows whose mistakes a reflection model learns from, neither shown nor asked otherwise.
         reflection_model: what writes new instructions; None: they are chosen among known wordings.
+        instructions: wordings to try beside those that are derived from the rows.
         is_required: whether an evaluation is refused where no search fits; else a note says so, since a run that was
             trained for hours must not end for it.
     """
@@ -63,6 +64,7 @@ class PromptSearch:
     seed: int
     feedback: tuple[Example, ...] = ()
     reflection_model: str | None = None
+    instructions: tuple[str, ...] = ()
     is_required: bool = False
 
 
@@ -123,7 +125,8 @@ def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
         choices += [*([nearest] if nearest.num_nearest else ()), *(replace(base, shots=shots) for shots in drawn)]
         if nearest.num_nearest and 2 * num <= min(MAX_EXAMPLES, len(search.pool)):
             choices.append(replace(nearest, num_nearest=2 * num))
-    instructions = ("", *derived.variants)
+    given = ("", *search.instructions)
+    instructions = tuple(dict.fromkeys((*given, *derived.variants)))
     # Diagonals of the table of choices and instructions: both begin with what is likelier to be good.
     places = sorted(
         ((c, i) for c in range(len(choices)) for i in range(len(instructions))), key=lambda at: (sum(at), at)
@@ -131,7 +134,7 @@ def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
     return [
         replace(choices[c], instruction=instructions[i], name=f"{base.name}, prompt {number}")
         for number, (c, i) in enumerate(places, start=1)
-        if c or not i or not derived.needs_examples
+        if c or i < len(given) or not derived.needs_examples
     ]
 
 
