@@ -6,7 +6,7 @@ It asks rows that are not judged. What it finds is one more candidate, judged on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -165,6 +165,7 @@ def found_prompt(
 
     Raises:
         RequestError: the search is required, and its budget does not hold four rows of two prompts.
+        OverlongError: the search is required, and a row that it would ask is over the context.
         LuthierError: the search is required, and its reflection model gives no answer.
     """
     from luthier.ml.evaluation.metrics.registry import as_definitions
@@ -185,7 +186,7 @@ def found_prompt(
     work = _Search(base, search, build, metric, Titled(progress, "Search for a prompt"))
     try:
         best, found = work.among_known()
-    except RequestError as error:
+    except (OverlongError, RequestError) as error:
         if search.is_required:
             raise
         return None, (f"No prompt was searched for: {error.came}; expected {error.expected}.",)
@@ -215,16 +216,21 @@ class _Search:
     progress: Progress
 
     def among_known(self) -> tuple[Candidate, FoundPrompt]:
-        """The best of the known wordings and choices of examples.
+        """The best of the known wordings and choices of examples; one with which a row is over the context is no choice.
 
         Raises:
             RequestError: the budget does not hold four rows of two prompts.
+            OverlongError: a row is over the context by itself.
         """
         from luthier.ml.prompting.reflection import REFLECTION_SHARE
         from luthier.ml.prompting.search import least_budget, search_prompts
 
         search = self.search
-        built = [(one, self.build(one, search.rows)) for one in variants(self.base, search)]
+        plain, *others = variants(self.base, search)
+        built = [(plain, self.build(plain, search.rows))]
+        for one in others:
+            with suppress(OverlongError):
+                built.append((one, self.build(one, search.rows)))
         # Where not all examples fit into the context, the shorter prompts of the list stand for it.
         fitting = [(one, system) for one, system in built if system.num_few_shot == (one.num_nearest or len(one.shots))]
         systems = [system for _, system in fitting]

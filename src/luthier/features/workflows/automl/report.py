@@ -286,6 +286,7 @@ def _best_prompt(
     It tries the goal as an instruction, and those that it derives from the rows.
     """
     from luthier.features.evaluations.prompt_search import found_prompt, not_asked, open_reflector, search_of
+    from luthier.features.evaluations.prompted import prompts_that_fit
     from luthier.features.generation.engines import EnginePool
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.prompting.search import max_cost
@@ -312,10 +313,12 @@ def _best_prompt(
             partial(open_reflector, context, EnginePool(open_engine)),
             progress=context.progress,
         )
-        if best is None:
-            return [], notes
-        system = system_under_test(best, engine, material.judged, spec.max_new_tokens)
-        return [_recorded(context, system, engine)], notes
+        found, left_out = prompts_that_fit(
+            () if best is None else (best,),
+            lambda one: system_under_test(one, engine, material.judged, spec.max_new_tokens),
+        )
+        systems = [system_under_test(one, engine, material.judged, spec.max_new_tokens) for one in found]
+        return [_recorded(context, one, engine) for one in systems], (*notes, *(f"{why}." for why in left_out))
     finally:
         engine.close()
 
