@@ -19,7 +19,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 
@@ -29,7 +31,9 @@ from luthier.core.evaluation_plan import Prompting
 from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgress
 from luthier.ml.baselines.predict import Predictions
 from luthier.ml.baselines.system import as_system
+from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.compare import judge, verdict
+from luthier.ml.evaluation.statistics import resampled_sums
 from luthier.ml.evaluation.systems import SystemUnderTest
 
 NUM_WORDS = 4
@@ -88,7 +92,9 @@ def simulate(case: Case, num_studies: int) -> dict[str, Any]:
     """Shares over the studies of one case, in its own stream of random numbers."""
     generator = np.random.default_rng([len(case.name), *case.name.encode()])
     start = time.perf_counter()
-    found = [study(case, generator) for _ in range(num_studies)]
+    # Rows, seed and so draws are those of every study: which rows a resample holds is drawn once.
+    with patch.object(statistics, "resampled_sums", _sums_of_known_draws):
+        found = [study(case, generator) for _ in range(num_studies)]
     words = [one.better_than_best_alternative for one in found]
     return {
         "case": case.name,
@@ -98,6 +104,17 @@ def simulate(case: Case, num_studies: int) -> dict[str, Any]:
         "word": sum(one.word == "better" for one in found) / num_studies,
         "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+@cache
+def _draws(num_rows: int, seed: int) -> np.ndarray[Any, Any]:
+    """How often each resample holds each row, [resamples, rows]."""
+    return resampled_sums(np.eye(num_rows), seed=seed)
+
+
+def _sums_of_known_draws(stats: np.ndarray[Any, Any], *, seed: int) -> np.ndarray[Any, Any]:
+    sums: np.ndarray[Any, Any] = _draws(len(stats), seed) @ stats
+    return sums
 
 
 def study(case: Case, generator: np.random.Generator) -> Verdict:
