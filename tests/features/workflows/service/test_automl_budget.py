@@ -44,8 +44,9 @@ def test_further_ways_to_prompt_take_a_tenth_of_the_hours_at_most() -> None:
     assert further_prompts(one, 100, 2.0).left_out == (
         "Left out of the ways to prompt one: a search, which would take more than 10% of the 2 h."
     )
-    assert further_prompts(one, 100, 1.0)[:3] == (1, False, 0.0)
-    assert "further draws of examples and a search" in further_prompts(one, 100, 1.0).left_out
+    assert further_prompts(one, 100, 1.0)[:3] == (1, True, 300.0)
+    assert further_prompts(one, 100, 0.8)[:3] == (1, False, 0.0)
+    assert "further draws of examples and a search" in further_prompts(one, 100, 0.8).left_out
     text = Contender.model_construct(label="one", judging_seconds={"zero-shot": 1.0})
     assert further_prompts(text, 100, 1.0) == (1, False, 0.0, "")  # plain text has no prompt to put examples into
 

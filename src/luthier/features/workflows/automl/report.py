@@ -73,7 +73,7 @@ class FurtherPrompts(NamedTuple):
 
 
 def further_prompts(contender: Contender, num_rows: int, hours: float) -> FurtherPrompts:
-    """The draws of examples and the search that fit into a share of the hours, draws first.
+    """The draws of examples, and then the search, where each fits into what is left of a share of the hours.
 
     A search may read and write what the judged rows with the nearest examples could take, so it takes about as long.
 
@@ -82,13 +82,13 @@ def further_prompts(contender: Contender, num_rows: int, hours: float) -> Furthe
         num_rows: that are judged at most.
         hours: of the whole automl run.
     """
-    drawn, nearest = (
-        contender.judging_seconds.get(kind, 0.0) * num_rows for kind in ("few-shot", "few-shot-nearest")
-    )
+    seconds = contender.judging_seconds
+    drawn, nearest = (num_rows * one for one in (seconds.get("few-shot", 0.0), seconds.get("few-shot-nearest", 0.0)))
     if not drawn:
         return FurtherPrompts(1, False, 0.0, "")
     draws, search, left = (NUM_DRAWS - 1) * drawn, max(drawn, nearest), FURTHER_SHARE * hours * 3600
-    has_draws, searches = draws <= left, draws + search <= left
+    has_draws = draws <= left
+    searches = search <= left - draws * has_draws
     missing = [
         what for what, is_there in (("further draws of examples", has_draws), ("a search", searches)) if not is_there
     ]
