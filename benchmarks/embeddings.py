@@ -166,7 +166,7 @@ def compare(files: list[Path]) -> None:
     if missing := [name for side, name in SIDES.items() if not by_side[side]]:
         raise SystemExit(f"no file of {missing[0]} among {len(files)} files: expected at least one of each side")
     print(f"| figure | {' | '.join(SIDES.values())} | difference of means |\n|---|---|---|---|")
-    units = {name: 100.0 for name in NAMES} | {"seconds": 1.0, "memory_bytes": 1 / 2**30}
+    units = dict.fromkeys(NAMES, 100.0) | {"seconds": 1.0, "memory_bytes": 1 / 2**30}
     for name, factor in units.items():
         values = [[factor * row[name] for row in by_side[side]] for side in SIDES]
         shown = " | ".join(f"{statistics.mean(one):.1f} ({min(one):.1f} to {max(one):.1f})" for one in values)

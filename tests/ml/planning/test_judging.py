@@ -111,9 +111,7 @@ def test_time_grows_with_rows_systems_and_the_length_of_answers(
     assert judging_seconds(work, device, step_seconds(work, device)).value == 0
 
 
-def test_a_reflection_model_counts_by_its_own_size(
-    structure: Structure, make_workload: Make, device: Device
-) -> None:
+def test_a_reflection_model_counts_by_its_own_size(structure: Structure, make_workload: Make, device: Device) -> None:
     work = make_workload(structure)
 
     def judged(share: float | None) -> Workload:
@@ -121,7 +119,8 @@ def test_a_reflection_model_counts_by_its_own_size(
         return replace(work, judging=judging(num_rows=4, search_tokens=50_000, reflection_share=share))
 
     seconds = {
-        share: judging_seconds(judged(share), device, step_seconds(work, device)).value for share in (None, 0.0, 1.0, 8.0)
+        share: judging_seconds(judged(share), device, step_seconds(work, device)).value
+        for share in (None, 0.0, 1.0, 8.0)
     }
     # Behind a server it takes no time here, and the base has its part of the tokens alone.
     assert seconds[0.0] < seconds[None]

@@ -216,7 +216,7 @@ class _Search:
     progress: Progress
 
     def among_known(self) -> tuple[Candidate, FoundPrompt]:
-        """The best of the known wordings and choices of examples; one with which a row is over the context is no choice.
+        """The best of the known wordings and choices of examples with which all rows fit into the context.
 
         Raises:
             RequestError: the budget does not hold four rows of two prompts.
