@@ -434,8 +434,7 @@ class Evaluation(FrozenModel):
         label_confidence: of the judged system, and of baselines with probabilities, where answers are labels.
         label_confidence_left_out: why the judged system has none; empty where it has, or answers are no labels.
         seconds: wall time of the whole evaluation.
-        num_workers: processes that computed batches of a model side by side, most of them where models differ; None in
-            evaluations of before this was recorded, and where no model of this machine was loaded.
+        num_workers: processes that computed side by side, at most; None in evaluations of before it was recorded.
     """
 
     evaluation_id: str
