@@ -353,9 +353,9 @@ def _judge(
 
     beside: names of systems that are shown but are no baseline: a student need not beat its teacher. train: the rows
     that baselines without a language model are fitted on. validation: rows that choose from which confidence on the
-    last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is only the
-    bar of its run, which is left out with a note where there is no verdict. shown: ways to prompt a model among the
-    candidates. measures_kl: whether the last system's distance to its base is measured. heads: opens the engines.
+    last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is that of
+    its run, which is left out with a note where there is no verdict. shown: ways to prompt a candidate. measures_kl:
+    whether the last system's distance to its base is measured. heads: opens the engines.
 
     Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
