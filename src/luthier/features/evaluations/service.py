@@ -366,8 +366,7 @@ def _judge(
     bar, of_bar = comparable_bar(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
     bar, people = on_judged_rows(bar, held_out.path, examples)
     of_labels = label_metrics(metrics, examples, train)
-    labels = tuple(name for one in of_labels for name in one.labelling.labels)
-    rows = LabelledRows(labels, examples, train, bar, validation)
+    rows = LabelledRows(tuple(name for m in of_labels for name in m.labelling.labels), examples, train, bar, validation)
     with closing(EnginePool((heads := heads or JudgedHeads(None)).open)) as pool:  # one model in memory at a time
         every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
         judged = every.judged
