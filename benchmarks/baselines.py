@@ -2,7 +2,7 @@
 """What answers without a language model reach on public and made tasks, and how long they take.
 
     python benchmarks/baselines.py [--data ../shared/data] [--train 480] [--held-out 200] [--only reviews]
-    python benchmarks/baselines.py --cost [--cost-rows 200000]
+    python benchmarks/baselines.py --cost [--cost-rows 200000] [--model FOLDER]
 
 Public rows: tweets by class (Davidson et al. 2017: as they are, and with equal classes), hateful sentences
 (HateCheck), questions with their SQL (WikiSQL), instructions (self-instruct). Made rows, whose ceiling is known:
@@ -12,7 +12,8 @@ as letters. Every baseline is judged by the share of equal answers, numbers by t
 ROUGE-L, each with its 95% interval. One Markdown table.
 
 `--cost` fits them on many rows instead, of short and of the longest prompts that are read, and prints how long all of
-them take together and how many rows the slowest has seen.
+them take together, on the clock and of the processor, and how many rows the slowest has seen. With the folder of a
+model the nearest row by its token vectors is among them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from luthier.ml.baselines.rows import MAX_CHARACTERS, same_label
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.metrics.registry import as_definitions
 from luthier.ml.evaluation.statistics import bootstrap_interval
+from luthier.ml.inference.models.token_table import token_table
 
 Pair = tuple[str, str]
 Task = Callable[[Path, random.Random, int], list[Pair]]
@@ -207,11 +209,12 @@ def main() -> None:
     cli.add_argument("--only", default="", help="part of the names of tasks")
     cli.add_argument("--cost", action="store_true", help="how long they take of many rows, in place of the tasks")
     cli.add_argument("--cost-rows", type=int, default=200_000)
+    cli.add_argument("--model", type=Path, help="of --cost: a folder whose token vectors find the nearest rows, too")
     args = cli.parse_args()
     if args.cost:
-        print("| training rows | characters of a prompt | answers | seconds | with choosing the rows | slowest |")
-        print("|---:|---:|---|---:|---:|---|")
-        for line in costs(args.cost_rows, args.held_out):
+        print("| training rows | characters of a prompt | answers | seconds | with choosing the rows | CPU | slowest |")
+        print("|---:|---:|---|---:|---:|---:|---|")
+        for line in costs(args.cost_rows, args.held_out, args.model):
             print(line, flush=True)
         return
     lines = ["| task | figure | baseline | value [95%] | seconds |", "|---|---|---|---|---:|"]
@@ -221,8 +224,9 @@ def main() -> None:
     print("\n".join(lines))
 
 
-def costs(num_rows: int, num_held_out: int) -> Iterator[str]:
+def costs(num_rows: int, num_held_out: int, model: Path | None) -> Iterator[str]:
     """The lines of what baselines take of many rows."""
+    embeddings = None if model is None else token_table(model)
     rng = random.Random(0)
     vocabulary = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 10))) for _ in range(20_000)]
     answers: dict[str, Callable[[int, str], str]] = {
@@ -238,12 +242,13 @@ def costs(num_rows: int, num_held_out: int) -> Iterator[str]:
         for name, answer in answers.items():
             rows = [example(n, text, answer(n, text)) for n, text in enumerate(prompts)]
             train = rows[:num] * (num_rows // num)
-            start = time.perf_counter()
-            found = predict(train, rows[num:], progress=SilentProgress())
-            took = time.perf_counter() - start
+            start, cpu = time.perf_counter(), time.process_time()
+            found = predict(train, rows[num:], progress=SilentProgress(), embeddings=embeddings)
+            took, cpu = time.perf_counter() - start, time.process_time() - cpu
             slowest = max(found.predictions, key=lambda one: one.seconds)
             yield (
-                f"| {len(train):,} | {num_characters:,} | {name} | {found.seconds:.1f} | {took:.1f} | {slowest.name}, "
+                f"| {len(train):,} | {num_characters:,} | {name} | {found.seconds:.1f} | {took:.1f} | {cpu:.1f} | "
+                f"{slowest.name}, "
                 f"{slowest.seconds:.1f} s on {slowest.num_rows:,} rows |"
             )
 

@@ -32,6 +32,8 @@ import luthier
 
 ALL: Final = TASKS | {"retrieval": (tables, "search")}
 METRICS: Final = {"equal": "label_accuracy", "rouge_l": "rouge_l", "within 5%": "exact_match", "search": "ndcg_at_10"}
+ASKED: Final = {"rouge_l": "rouge"}
+"""Names under which a recipe asks for a figure, where it has another one there."""
 HEADS: Final = {"equal": "classify", "within 5%": "regress"}
 FREE: Final = ("copying",)
 """Tasks whose answers are text, though they are judged by equality: no head has a class for each."""
@@ -79,16 +81,17 @@ def _ways(name: str, figure: str, rows: list[Pair], args: argparse.Namespace) ->
         yield from _lines(*_trained(folder, "embed", document, args), METRICS[figure])
         return
     training = {"epochs": args.epochs, "global_batch_size": args.batch}
-    evaluation: dict[str, Any] = {"metrics": [METRICS[figure]], "few_shot": 4, "few_shot_draws": 4}
+    metric = METRICS[figure]
+    evaluation: dict[str, Any] = {"metrics": [ASKED.get(metric, metric)], "few_shot": 4, "few_shot_draws": 4}
     if args.budget_tokens:
         evaluation["optimised_prompt"] = {"budget_tokens": args.budget_tokens}
     written, seconds = _trained(folder, "answers", {"training": training, "evaluation": evaluation}, args)
-    yield from _lines(written, seconds, METRICS[figure])
+    yield from _lines(written, seconds, metric)
     if figure in HEADS and name not in FREE:
         kind = HEADS[figure]
-        document = {"objective": {"name": kind}, "evaluation": {"metrics": [METRICS[figure]], "few_shot": 0}}
+        document = {"objective": {"name": kind}, "evaluation": {"metrics": [metric], "few_shot": 0}}
         head, seconds = _trained(folder, kind, document, args)
-        yield from (line for line in _lines(head, seconds, METRICS[figure]) if line.startswith("tuned"))
+        yield from (line for line in _lines(head, seconds, metric) if line.startswith("tuned"))
 
 
 def _trained(

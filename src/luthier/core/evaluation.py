@@ -434,6 +434,7 @@ class Evaluation(FrozenModel):
         label_confidence: of the judged system, and of baselines with probabilities, where answers are labels.
         label_confidence_left_out: why the judged system has none; empty where it has, or answers are no labels.
         seconds: wall time of the whole evaluation.
+        num_workers: processes that computed side by side, at most; None in evaluations of before it was recorded.
     """
 
     evaluation_id: str
@@ -453,6 +454,7 @@ class Evaluation(FrozenModel):
     label_confidence: tuple[LabelConfidence, ...] = ()
     label_confidence_left_out: str = ""
     seconds: float
+    num_workers: int | None = None
 
 
 class EvaluationOverview(FrozenModel):

@@ -86,6 +86,7 @@ class EvaluationPlan(FrozenModel):
         instruction_with_examples: whether it is also judged with that and the nearest training rows together.
         optimised_prompt_tokens: of a search for the base's best prompt; 0: none.
         reflection_model: what writes new instructions for that search; None: nothing does.
+        reflection_parameters: of that model where it is on this machine; 0: none, or behind a server.
         num_scored_labels: labels whose likelihoods are asked of models that write; 0: the answers are no labels, or
             asking would take too long.
         reference_run: an earlier run that is judged beside the tuned model; None: none.
@@ -104,6 +105,7 @@ class EvaluationPlan(FrozenModel):
     instruction_with_examples: bool = False
     optimised_prompt_tokens: int = 0
     reflection_model: str | None = None
+    reflection_parameters: int = 0
     num_scored_labels: int = 0
     reference_run: str | None = None
     num_workers: int = 1

@@ -85,6 +85,16 @@ def test_a_model_no_better_than_a_classifier_is_not_called_better() -> None:
     assert (document["good_enough"], document["bar"]) == ("not_asked", None)
 
 
+@pytest.mark.parametrize("num_right", range(20, 81, 5))
+def test_a_classifier_within_the_interval_is_named_whatever_the_base_can_do(num_right: int) -> None:
+    is_better = compared(share(num_right), "linear classifier", share(62)).verdict == "better"
+    for base in (0, 40):
+        found = judged(share(num_right), {"base": ("model", share(base)), "linear classifier": ("linear", share(62))})
+        names_it = "a linear classifier, which takes 0.7 s: use that instead." in found.headline
+        assert (names_it, found.better_than_best_alternative == "better") == (not is_better, is_better)
+        assert is_better or found.word != "better"
+
+
 def test_better_than_all_is_better() -> None:
     found = judged(
         share(76),

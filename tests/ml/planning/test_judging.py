@@ -17,6 +17,7 @@ from luthier.ml.inference import batch_generate, likelihood
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import inference_cost as plan_judging
 from luthier.ml.planning.inference_cost import judging_of
+from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import hours_by_part, predict
 from luthier.ml.planning.speed import judging_seconds, step_seconds
 from luthier.ml.planning.workload import Workload
@@ -108,6 +109,48 @@ def test_time_grows_with_rows_systems_and_the_length_of_answers(
     assert seconds(teacher_share=4.0) > base
     assert seconds(systems=(False, False, False)) < base  # no adapter to add its products
     assert judging_seconds(work, device, step_seconds(work, device)).value == 0
+
+
+def test_a_reflection_model_counts_by_its_own_size(structure: Structure, make_workload: Make, device: Device) -> None:
+    work = make_workload(structure)
+
+    def judged(share: float | None) -> Workload:
+        # Few answers, so that the reflection model decides the memory.
+        return replace(work, judging=judging(num_rows=4, search_tokens=50_000, reflection_share=share))
+
+    seconds = {
+        share: judging_seconds(judged(share), device, step_seconds(work, device)).value
+        for share in (None, 0.0, 1.0, 8.0)
+    }
+    # Behind a server it takes no time here, and the base has its part of the tokens alone.
+    assert seconds[0.0] < seconds[None]
+    assert seconds[0.0] < seconds[1.0] < seconds[8.0]
+    # Beyond the part of the base it grows with its parameters; the base is loaded again whatever the size.
+    own, of_eight = seconds[1.0] - seconds[0.0], seconds[8.0] - seconds[0.0]
+    assert 4 * own < of_eight < 8 * own
+    memory = {share: predict_memory(judged(share), device).total_bytes.value for share in (None, 0.0, 1.0, 800.0)}
+    assert memory[None] == memory[0.0] <= memory[1.0] < memory[800.0]
+    assert memory[800.0] > 800 * memory_of_weights(work)
+
+
+def memory_of_weights(work: Workload) -> float:
+    return work.structure.num_parameters * work.element_bytes
+
+
+def test_a_plan_knows_the_size_of_its_reflection_model(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan({"evaluation": {"metrics": ["rouge"]}})
+    data = plan.data.model_copy(update={"held_out": profile("held_out", 50)})
+
+    def share(**evaluation: object) -> float | None:
+        asked = plan.evaluation.model_copy(update=evaluation)
+        found = judging_of(plan.model_copy(update={"data": data, "evaluation": asked}), base_parameters=1000)
+        assert found is not None
+        return found.reflection_share
+
+    search = {"optimised_prompt_tokens": 5_000, "reflection_model": "a-model"}
+    assert share(**search, reflection_parameters=3000) == 3.0
+    assert share(**search) == 0.0  # behind a server
+    assert share(optimised_prompt_tokens=5_000) is None
 
 
 def test_the_interval_reaches_from_short_answers_to_the_longest(

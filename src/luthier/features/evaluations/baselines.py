@@ -14,7 +14,7 @@ from luthier.core.evaluation_recipe import MetricName
 from luthier.core.ports import Progress
 from luthier.features.evaluations.label_scores import LIKELIEST_LABEL, LabelledRows, likeliest_label, untrained_base
 from luthier.features.evaluations.prompt_search import found_prompt, open_reflector
-from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together
+from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together, prompts_that_fit
 from luthier.features.evaluations.systems import search_kind, search_systems
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate, system_under_test
@@ -107,9 +107,9 @@ def judged_together(
         return system_under_test(candidate, engine, rows.examples, limits[0], max_thinking_tokens=limits[1])
 
     searched, of_search = _searched(context, pool, shown, metrics[0], limits)
-    every = (*candidates[:-1], *searched, candidates[-1])
+    every, of_prompts = prompts_that_fit((*candidates[:-1], *searched, candidates[-1]), build)
     systems, draws = as_systems(every, shown.draws, build)
-    by_candidate, left_out = tuple(systems), baselines.left_out
+    by_candidate, left_out = tuple(systems), (*baselines.left_out, *of_prompts)
     # Before the last system, which is the one that is judged.
     systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
     if rows.labels and (place := untrained_base(every)) is not None:

@@ -21,11 +21,15 @@ class JudgedHeads:
     Args:
         stop: asked between batches; a reason ends the evaluation with StoppedError.
         num_workers: as for `open_engine`.
+
+    Attributes:
+        max_workers: the most processes that compute batches of an engine so far; None before the first one is open.
     """
 
     def __init__(self, stop: StopCheck | None, num_workers: int | None = None) -> None:
         self._stop, self._num_workers = stop, num_workers
         self._heads: dict[str, TaskAnswers] = {}
+        self.max_workers: int | None = None
 
     def open(self, candidate: Candidate) -> TransformersEngine | TaskAnswers:
         """The engine of a candidate."""
@@ -34,6 +38,10 @@ class JudgedHeads:
         engine = open_judged(candidate, stop=self._stop, num_workers=self._num_workers)
         if isinstance(engine, TaskAnswers):
             self._heads[candidate.name] = engine
+            loaded = engine.model.engine
+        else:
+            loaded = engine
+        self.max_workers = max(loaded.num_workers, self.max_workers or 0)
         return engine
 
     def with_figures(self, results: Sequence[SystemResult], examples: Sequence[Example]) -> tuple[SystemResult, ...]:

@@ -6,7 +6,7 @@ It asks rows that are not judged. What it finds is one more candidate, judged on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -33,8 +33,6 @@ MAX_SEARCH_ROWS: Final = 64
 MAX_EXAMPLES: Final = 16
 MAX_FEEDBACK_ROWS: Final = 32
 """Training rows whose mistakes a reflection model learns from, at most."""
-REFLECTION_SHARE: Final = 2 / 3
-"""Of the budget of a search: for new instructions, where a model writes some."""
 _DEFAULT_EXAMPLES: Final = 4
 """Examples of a prompt that is searched for where no few-shot examples are asked for."""
 _LEAST_SEARCH_ROWS: Final = 4
@@ -54,6 +52,7 @@ class PromptSearch:
         seed: of drawn examples.
         feedback: rows whose mistakes a reflection model learns from, neither shown nor asked otherwise.
         reflection_model: what writes new instructions; None: they are chosen among known wordings.
+        instructions: wordings to try beside those that are derived from the rows.
         is_required: whether an evaluation is refused where no search fits; else a note says so, since a run that was
             trained for hours must not end for it.
     """
@@ -65,6 +64,7 @@ class PromptSearch:
     seed: int
     feedback: tuple[Example, ...] = ()
     reflection_model: str | None = None
+    instructions: tuple[str, ...] = ()
     is_required: bool = False
 
 
@@ -125,7 +125,8 @@ def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
         choices += [*([nearest] if nearest.num_nearest else ()), *(replace(base, shots=shots) for shots in drawn)]
         if nearest.num_nearest and 2 * num <= min(MAX_EXAMPLES, len(search.pool)):
             choices.append(replace(nearest, num_nearest=2 * num))
-    instructions = ("", *derived.variants)
+    given = ("", *search.instructions)
+    instructions = tuple(dict.fromkeys((*given, *derived.variants)))
     # Diagonals of the table of choices and instructions: both begin with what is likelier to be good.
     places = sorted(
         ((c, i) for c in range(len(choices)) for i in range(len(instructions))), key=lambda at: (sum(at), at)
@@ -133,7 +134,7 @@ def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
     return [
         replace(choices[c], instruction=instructions[i], name=f"{base.name}, prompt {number}")
         for number, (c, i) in enumerate(places, start=1)
-        if c or not i or not derived.needs_examples
+        if c or i < len(given) or not derived.needs_examples
     ]
 
 
@@ -164,6 +165,7 @@ def found_prompt(
 
     Raises:
         RequestError: the search is required, and its budget does not hold four rows of two prompts.
+        OverlongError: the search is required, and a row that it would ask is over the context.
         LuthierError: the search is required, and its reflection model gives no answer.
     """
     from luthier.ml.evaluation.metrics.registry import as_definitions
@@ -184,7 +186,7 @@ def found_prompt(
     work = _Search(base, search, build, metric, Titled(progress, "Search for a prompt"))
     try:
         best, found = work.among_known()
-    except RequestError as error:
+    except (OverlongError, RequestError) as error:
         if search.is_required:
             raise
         return None, (f"No prompt was searched for: {error.came}; expected {error.expected}.",)
@@ -214,15 +216,21 @@ class _Search:
     progress: Progress
 
     def among_known(self) -> tuple[Candidate, FoundPrompt]:
-        """The best of the known wordings and choices of examples.
+        """The best of the known wordings and choices of examples with which all rows fit into the context.
 
         Raises:
             RequestError: the budget does not hold four rows of two prompts.
+            OverlongError: a row is over the context by itself.
         """
+        from luthier.ml.prompting.reflection import REFLECTION_SHARE
         from luthier.ml.prompting.search import least_budget, search_prompts
 
         search = self.search
-        built = [(one, self.build(one, search.rows)) for one in variants(self.base, search)]
+        plain, *others = variants(self.base, search)
+        built = [(plain, self.build(plain, search.rows))]
+        for one in others:
+            with suppress(OverlongError):
+                built.append((one, self.build(one, search.rows)))
         # Where not all examples fit into the context, the shorter prompts of the list stand for it.
         fitting = [(one, system) for one, system in built if system.num_few_shot == (one.num_nearest or len(one.shots))]
         systems = [system for _, system in fitting]

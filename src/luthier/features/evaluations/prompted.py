@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import Example
-from luthier.core.errors import RequestError
+from luthier.core.errors import OverlongError, RequestError
 from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.features.evaluations.prompt_search import PromptSearch, not_asked, search_of
 from luthier.features.models.resolve import Candidate, with_nearest
@@ -114,6 +114,29 @@ def _needs_examples(pool: Sequence[Example]) -> bool:
 
     found = derive_instruction(pool)
     return found is None or found.needs_examples
+
+
+def prompts_that_fit(
+    candidates: Sequence[Candidate], build: Callable[[Candidate], SystemUnderTest]
+) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
+    """The candidates without those whose instruction makes a row longer than the context, and why these are left out.
+
+    Examples are no danger: fewer of them are shown. A run that was trained for hours must not end for an instruction.
+
+    Args:
+        candidates: what is to be judged.
+        build: makes a system of a candidate.
+    """
+    kept, left_out = list[Candidate](), list[str]()
+    for one in candidates:
+        try:
+            if one.instruction:
+                build(one)
+        except OverlongError as error:
+            left_out.append(f"{one.name}: {error.came}")
+        else:
+            kept.append(one)
+    return tuple(kept), tuple(left_out)
 
 
 def as_systems(

@@ -354,9 +354,9 @@ def _judge(
 
     beside: names of systems that are shown but are no baseline: a student need not beat its teacher. train: the rows
     that baselines without a language model are fitted on. validation: rows that choose from which confidence on the
-    last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is only the
-    bar of its run, which is left out with a note where there is no verdict. shown: ways to prompt a model among the
-    candidates. measures_kl: whether the last system's distance to its base is measured. heads: opens the engines.
+    last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is that of
+    its run, which is left out with a note where there is no verdict. shown: ways to prompt a candidate. measures_kl:
+    whether the last system's distance to its base is measured. heads: opens the engines.
 
     Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
     """
@@ -367,8 +367,7 @@ def _judge(
     bar, of_bar = comparable_bar(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
     bar, people = on_judged_rows(bar, held_out.path, examples)
     of_labels = label_metrics(metrics, examples, train)
-    labels = tuple(name for one in of_labels for name in one.labelling.labels)
-    rows = LabelledRows(labels, examples, train, bar, validation)
+    rows = LabelledRows(tuple(name for m in of_labels for name in m.labelling.labels), examples, train, bar, validation)
     with closing(EnginePool((heads := heads or JudgedHeads(None)).open)) as pool:  # one model in memory at a time
         every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
         judged = every.judged
@@ -394,6 +393,7 @@ def _judge(
         label_confidence=confidence,
         label_confidence_left_out=why,
         seconds=time.perf_counter() - start,
+        num_workers=heads.max_workers,
     )
 
 

@@ -158,13 +158,16 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
     )
 
 
-def check_writes(context: Context, name: str, asked: str) -> None:
+def check_writes(context: Context, name: str, asked: str) -> Candidate | None:
     """Check that a model can be asked for text, before anything long begins; nothing is loaded or sent.
 
     Args:
         context: The home.
         name: As for `find_teacher`.
         asked: The setting that names it, for the error.
+
+    Returns:
+        The model where it is on this machine; None where a server has it.
 
     Raises:
         RequestError: An address without a model or with a key in it, or a model that gives no text.
@@ -173,12 +176,15 @@ def check_writes(context: Context, name: str, asked: str) -> None:
     """
     if is_address(name):
         parse_address(name)
-    elif find_candidate(context, name).has_task_head:
+        return None
+    found = find_candidate(context, name)
+    if found.has_task_head:
         raise RequestError(
             f"{asked}: {name}, which has a task head",
             expected="a model that writes text",
             do="name a base model, a run that writes, or http(s)://host:port/v1#MODEL",
         )
+    return found
 
 
 def is_address(name: str) -> bool:

@@ -45,14 +45,10 @@ def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train:
         NotFoundError, ConflictError: The reference run, the reflection model or their weights are missing.
         LeakageError: The reference run was trained on held-out rows, and the recipe does not allow that.
     """
-    from luthier.features.generation.engines import check_writes
-
     if judged:
         _check_judged(plan, judged, train)
     plan = _with_labels(_with_bar(plan, judged, train), judged, train)
-    plan = _with_prompts(plan, judged, train)
-    if plan.evaluation.reflection_model is not None:
-        check_writes(context, plan.evaluation.reflection_model, "evaluation.optimised_prompt.reflection_model")
+    plan = _with_reflection(context, _with_prompts(plan, judged, train))
     return _with_reference(context, plan, judged)
 
 
@@ -116,6 +112,27 @@ def _with_prompts(plan: Plan, judged: Sequence[Example], train: Sequence[Example
         num_shown=num_usable(train, held_out=judged),
         instruction=derive_instruction(train),
     )
+
+
+def _with_reflection(context: Context, plan: Plan) -> Plan:
+    """The plan with the size of the model that writes new instructions, if there is one.
+
+    Raises:
+        RequestError, NotFoundError, ConflictError: There is no such model, or it writes no text.
+    """
+    from luthier.features.generation.engines import check_writes
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning.prompt_variants import in_order
+
+    name = plan.evaluation.reflection_model
+    if name is None:
+        return plan
+    found = check_writes(context, name, "evaluation.optimised_prompt.reflection_model")
+    num = 0 if found is None else read_structure(found.model_path).num_parameters
+    why = "a server has it, and how long it takes is not known" if found is None else f"as the weights of {name} say"
+    sources = {"evaluation.reflection_parameters": ValueSource(source="derived", why=why)}
+    evaluation = plan.evaluation.model_copy(update={"reflection_parameters": num})
+    return plan.model_copy(update={"evaluation": evaluation, "sources": in_order(plan.sources, sources)})
 
 
 def _with_labels(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:

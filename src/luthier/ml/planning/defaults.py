@@ -63,6 +63,7 @@ PROMPT_VARIANTS: Final = (
     "instruction_with_examples",
     "optimised_prompt_tokens",
     "reflection_model",
+    "reflection_parameters",
 )
 """Fields of a plan's evaluation that say in which ways the base model is prompted."""
 MAX_NEW_TOKENS: Final = (NEW_TOKENS, "longer answers are cut and counted as cut")

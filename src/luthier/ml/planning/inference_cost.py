@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from luthier.core.cost import Device, Estimate
 from luthier.core.plan import Plan
 from luthier.ml.evaluation.metrics.registry import needs_of
+from luthier.ml.prompting.reflection import MAX_ROUNDS, MINIBATCH, NUM_PROPOSALS, REFLECTION_SHARE
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.structure import Structure
@@ -202,6 +203,10 @@ WORKER_BYTES: Final = 100 << 20
 _ADAPTER_CALLS: Final = 2.0
 """An adapter that is not merged adds its own small products to each layer's call while answers are written."""
 _LOADING_GB_PER_SECOND: Final = 0.5
+_REQUEST_TOKENS: Final = 200.0
+"""Of a request for a new instruction, beside the rows that it quotes."""
+_INSTRUCTION_TOKENS: Final = 256.0
+"""Of a new instruction: half of what a reflection model may write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +220,9 @@ class Judging:
         shot_tokens: of the examples before each prompt of a system; 0 without such a system.
         num_drawn: systems, behind the first, whose examples are the same for all rows and so computed once.
         num_nearest: systems, behind these, with other examples for each row.
-        search_tokens: read and written by a search over prompts.
+        search_tokens: read and written by a search over prompts, those of a reflection model included.
+        reflection_share: parameters of the model that writes new instructions for that search, as a share of the
+            base's; 0 where a server has it, None without one.
         new_tokens: of an answer and the thought before it, at most.
         longest_tokens: of the longest prompt with examples and answer.
         writes, scores: whether answers are written and rows are scored.
@@ -242,6 +249,7 @@ class Judging:
     num_drawn: int = 1
     num_nearest: int = 0
     search_tokens: int = 0
+    reflection_share: float | None = None
     num_labelled: int = 0
     num_other_runs: int = 0
     num_workers: int = 1
@@ -289,6 +297,7 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
     num_prompted = num_drawn + num_nearest + bool(evaluation.instruction) + bool(evaluation.optimised_prompt_tokens)
     is_adapted = plan.method.name != "full"
     other_runs = () if evaluation.reference_run is None else (is_adapted,)
+    has_reflection = evaluation.optimised_prompt_tokens and evaluation.reflection_model is not None
     return Judging(
         num_rows=num_rows,
         # A task head reads each prompt once: it neither writes nor scores.
@@ -307,6 +316,7 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         num_drawn=num_drawn,
         num_nearest=num_nearest,
         search_tokens=evaluation.optimised_prompt_tokens,
+        reflection_share=evaluation.reflection_parameters / max(1, base_parameters) if has_reflection else None,
         # A task head gives no distribution over tokens.
         measures_kl=plan.objective.task_head is None,
         num_workers=evaluation.num_workers,
@@ -347,15 +357,19 @@ def judging_seconds(
         return Estimate(value=0.0, low=0.0, high=0.0)
     # Judging runs in one process: more devices make it no faster.
     alone = device.model_copy(update={"num_devices": 1})
-    loading = workload.structure.num_parameters * workload.element_bytes / 1e9 / _LOADING_GB_PER_SECOND
     # Base and tuned model are loaded one after the other, and the base once more for the distance between the two.
-    loading *= 2.0 + judged.measures_kl + judged.teacher_share + judged.num_other_runs
+    loading = _loading_seconds(workload) * (2.0 + judged.measures_kl + judged.teacher_share + judged.num_other_runs)
     ends = [
         loading + scoring_seconds + _writing(workload, alone, judged, factors, min(new, judged.new_tokens))
         # Answers end where the model ends them: from as long as the references to as long as they may be.
         for new in (judged.reference_tokens, (judged.reference_tokens + judged.new_tokens) / 2, judged.new_tokens)
     ]
     return Estimate(value=ends[1], low=ends[0] / (1 + spread), high=max(ends) * (1 + spread))
+
+
+def _loading_seconds(workload: Workload) -> float:
+    """Seconds of loading the base once."""
+    return workload.structure.num_parameters * workload.element_bytes / 1e9 / _LOADING_GB_PER_SECOND
 
 
 def batch_workers(structure: Structure, precision: Compute, num_threads: int, *, free_bytes: float) -> int:
@@ -417,10 +431,11 @@ def _searching(
 ) -> float:
     """Seconds of a search over prompts, as many answers as its budget holds."""
     read = judged.prompt_tokens + judged.shot_tokens
-    num_answers = judged.search_tokens / max(1.0, read + new_tokens)
+    shared = _Reflection.of(judged, new_tokens)
+    num_answers = shared.base_tokens / max(1.0, read + new_tokens)
     if not num_answers:
         return 0.0
-    return generation_seconds(
+    seconds = generation_seconds(
         workload,
         device,
         factors,
@@ -430,3 +445,54 @@ def _searching(
         new_tokens=new_tokens,
         held_tokens=read + new_tokens / 2,
     )
+    return seconds + _reflecting(workload, device, shared, factors, judged.reflection_share or 0.0)
+
+
+class _Reflection(NamedTuple):
+    """How the budget of a search is shared by the base and a reflection model.
+
+    Attributes:
+        base_tokens: read and written by the base.
+        num_proposals: instructions that the reflection model is asked for.
+        read_tokens: of one request for an instruction.
+    """
+
+    base_tokens: float
+    num_proposals: float = 0.0
+    read_tokens: float = 0.0
+
+    @classmethod
+    def of(cls, judged: Judging, new_tokens: float) -> _Reflection:
+        """new_tokens: of an answer of the base.
+
+        As if no new instruction did better: those that do answer further rows, which takes tokens from this model.
+        """
+        budget = float(judged.search_tokens)
+        if judged.reflection_share is None:
+            return cls(budget)
+        # It reads a few rows with the base's answers and their own; before and after, the base answers these rows.
+        read = _REQUEST_TOKENS + MINIBATCH * (judged.prompt_tokens + new_tokens + judged.reference_tokens)
+        of_base = 2 * MINIBATCH * (judged.prompt_tokens + judged.shot_tokens + new_tokens)
+        for_rounds = REFLECTION_SHARE * budget
+        num = min(MAX_ROUNDS * NUM_PROPOSALS, for_rounds / (of_base + read + _INSTRUCTION_TOKENS))
+        return cls(budget - for_rounds + num * of_base, num, read)
+
+
+def _reflecting(
+    workload: Workload, device: Device, asked: _Reflection, factors: dict[str, float], share: float
+) -> float:
+    """Seconds of a reflection model on this machine, which is so many times as large as the base; 0 behind a server."""
+    if not share:
+        return 0.0
+    seconds = generation_seconds(
+        workload,
+        device,
+        factors,
+        num_answers=asked.num_proposals,
+        rows_at_once=NUM_PROPOSALS,
+        prompt_tokens=asked.num_proposals * asked.read_tokens,
+        new_tokens=_INSTRUCTION_TOKENS,
+        held_tokens=asked.read_tokens + _INSTRUCTION_TOKENS / 2,
+    )
+    # The two take turns in memory: in each round both are loaded.
+    return share * seconds + asked.num_proposals / NUM_PROPOSALS * (1.0 + share) * _loading_seconds(workload)

@@ -176,6 +176,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     num_judging = workload.judging.num_workers if workload.judging is not None and device.is_cpu else 1
     judging = _loading(workload, device) + adapters + _runtime(device)
     judging += num_judging * judging_bytes(workload) + _own_of_workers(num_judging)
+    judging = max(judging, _reflecting(workload, device))
     generation = max(0.0, judging - training) if workload.judging is not None else 0.0
     # answers are drawn with the optimizer in memory, but between the activations of two steps
     generation = max(generation, held + cache_bytes(workload) + _runtime(device) - training)
@@ -191,6 +192,12 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
         runtime_bytes=runtime,
         total_bytes=_interval(workload, total, held, activation_part + logits_part, device, calibration),
     )
+
+
+def _reflecting(workload: Workload, device: Device) -> float:
+    """Bytes while a reflection model of this machine writes, when the base is not in memory; 0 without one."""
+    share = (workload.judging.reflection_share or 0.0) if workload.judging is not None else 0.0
+    return share * (_loading(workload, device) + judging_bytes(workload)) + _runtime(device) if share else 0.0
 
 
 def _own_of_workers(num: int) -> float:

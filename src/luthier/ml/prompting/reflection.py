@@ -31,6 +31,8 @@ from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Obse
 from luthier.ml.evaluation.systems import SystemUnderTest
 from luthier.ml.prompting.search import generation_tokens, max_cost
 
+REFLECTION_SHARE: Final = 2 / 3
+"""Of the budget of a search: for new instructions, where a model writes some."""
 MINIBATCH: Final = 4
 """Training rows that a proposal is made from, and held against."""
 NUM_PROPOSALS: Final = 3
@@ -38,7 +40,7 @@ NUM_PROPOSALS: Final = 3
 MAX_INSTRUCTION_TOKENS: Final = 512
 """That the reflection model may write, a thought before the instruction included."""
 MAX_INSTRUCTION_CHARACTERS: Final = 2_000
-_MAX_ROUNDS: Final = 20
+MAX_ROUNDS: Final = 20
 _MAX_IDLE_ROUNDS: Final = 3
 """Rounds in a row without a new instruction, after which nothing is expected of further ones."""
 _LEAST_ROWS: Final = 8
@@ -138,7 +140,7 @@ def reflect(
     work = _Reflection(build, reflector, metric, budget_tokens, seed, progress)
     work.begin(start, known)
     idle = 0
-    for _ in range(_MAX_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         try:
             num_new = work.round()
         except _ReflectionFailedError as failed:

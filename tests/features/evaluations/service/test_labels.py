@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +321,42 @@ def test_what_cannot_be_judged_against_is_refused_before_training(
 ) -> None:
     with pytest.raises(error, match=message):
         make_plan(context, labelled_recipe(labelled, tiny_model, **asked), base_dir=labelled)
+
+
+GOOD, BAD = ("warm", "clear", "even", "full", "sweet", "rich"), ("thin", "dull", "harsh", "flat", "cold", "weak")
+
+
+def write_rule(file: Path, num: int, first: int) -> Path:
+    """Rows whose class is a linear rule: whether more of five words are good than bad. No two have the same words."""
+    every = list(itertools.combinations((*GOOD, *BAD), 5))
+    random.Random(0).shuffle(every)
+    rows = [
+        {
+            "prompt": f"Tone: {', '.join(words)}.",
+            "completion": "keep" if sum(word in GOOD for word in words) > 2 else "rework",
+        }
+        for words in every[first : first + num]
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_a_run_on_rows_of_a_linear_rule_names_the_classifier(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    for name, num, first in (("train", 200, 0), ("valid", 24, 200), ("test", 40, 300)):
+        write_rule(tmp_path / f"{name}.jsonl", num, first)
+    outcome = train(context, labelled_recipe(tmp_path, tiny_model), base_dir=tmp_path)
+    assert outcome.evaluation is not None
+    found = outcome.evaluation.verdict
+    assert found is not None
+    figures = {one.name: one.value for one in found.alternatives}
+    assert figures["linear classifier"] > 0.9
+    # A random model of two layers, after two steps, knows nothing of the rule.
+    assert (found.word, found.better_than_best_alternative) == ("worse", "worse")
+    assert found.best_alternative == "linear classifier"
+    assert "worse than a linear classifier, which takes" in found.headline
+    assert "use that instead" in found.headline
 
 
 def test_too_few_rows_with_two_answers_are_no_bar(context: Context, tiny_model: Path, labelled: Path) -> None:

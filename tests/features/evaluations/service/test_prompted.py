@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 from tests.vacuous import nonempty
 
+from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import LuthierError, NotFoundError, RecipeError, RequestError
 from luthier.features.evaluations.prompted import AskedPrompts
 from luthier.features.evaluations.service import evaluate
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.structure import read_structure
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
 from luthier.testing.tiny import make_tiny_model
@@ -208,6 +211,36 @@ def test_a_run_whose_search_does_not_fit_is_judged_without_it_and_says_so(
     assert any(note.startswith("No prompt was searched for: a budget of 50 tokens") for note in found.rows_notes)
 
 
+def test_a_row_that_an_instruction_makes_too_long_costs_that_prompt_and_not_the_evaluation(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    template, prompt, room = ChatTemplate.load(str(tiny_model), "auto"), "spruce", 512 - 20
+    while len(template.ids(template.render(asked_by(f"{prompt} oak"), add_generation_prompt=True))) < room:
+        prompt += " oak"
+    long = json.dumps({"prompt": prompt, "completion": "good"}) + "\n"
+    for name, num, first in (("train.jsonl", 60, 0), ("test.jsonl", 6, 100)):
+        file = write_bare(tmp_path / name, num, first)
+        file.write_text(file.read_text() + long.replace("spruce", f"spruce {name[:2]}"), encoding="utf-8")
+    found = evaluate(
+        context,
+        [str(tiny_model)],
+        data=tmp_path / "test.jsonl",
+        few_shot=1,
+        few_shot_from=tmp_path / "train.jsonl",
+        prompts=AskedPrompts(search_tokens=40_000),
+        metrics=["label_accuracy"],
+        max_new_tokens=3,
+    )
+    left_out = [line for line in found.baselines_left_out if "+ instruction" in line]
+    assert len(left_out) == 2  # alone, and with examples
+    assert not any("instruction" in one.name for one in found.systems)
+    assert any(note.startswith("A search over") for note in found.rows_notes)
+
+
+def asked_by(text: str) -> Conversation:
+    return Conversation(messages=(Message(role="user", content=text),))
+
+
 def test_prompts_without_words_have_no_nearest_examples_and_a_note_says_so(
     context: Context, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -319,6 +352,28 @@ def test_a_reflection_model_that_cannot_be_asked_is_refused_before_training(
 
     with pytest.raises(error, match=came):
         prepare(context, recipe(tmp_path, tiny_model, optimised_prompt=search), base_dir=tmp_path)
+
+
+def test_a_plan_has_the_size_of_a_reflection_model_of_this_machine(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    from luthier.features.planning.service import prepare
+
+    writer = make_tiny_model(tmp_path / "writer", seed=3, layers=4)
+    plans = {
+        name: prepare(context, recipe(tmp_path, tiny_model, optimised_prompt=asked), base_dir=tmp_path).plan
+        for name, asked in {
+            "here": {"budget_tokens": 5_000, "reflection_model": str(writer)},
+            "server": {"budget_tokens": 5_000, "reflection_model": "http://127.0.0.1:1/v1#m"},
+            "none": 5_000,
+        }.items()
+    }
+    num = {name: plan.evaluation.reflection_parameters for name, plan in plans.items()}
+    assert num == {"here": read_structure(str(writer)).num_parameters, "server": 0, "none": 0}
+    assert num["here"] > plans["here"].base_model.num_parameters
+    assert "a server has it" in plans["server"].sources["evaluation.reflection_parameters"].why
+    assert "evaluation.reflection_parameters" in plans["none"].sources
+    assert len({plan.hash for plan in plans.values()}) == 1
 
 
 def test_a_number_alone_is_the_budget_of_a_search(context: Context, tiny_model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from luthier.core.evaluation import Evaluation
 from luthier.features.evaluations import judged_heads
+from luthier.features.evaluations.service import evaluate
 from luthier.features.models.resolve import Candidate, find_candidate, open_engine, open_judged
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
@@ -64,3 +66,17 @@ def test_a_run_is_judged_by_as_many_as_its_plan_says(
     assert set(asked) == {2}
     assert outcome.evaluation is not None
     assert not any("worker" in note for note in outcome.evaluation.rows_notes)  # none was lost
+    assert outcome.evaluation.num_workers == 2
+
+
+def test_an_evaluation_records_how_many_workers_computed(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+    rows = "".join(f'{{"prompt": "glue {n}", "completion": "{n % 3}"}}\n' for n in range(4))
+    data = tmp_path / "test.jsonl"
+    data.write_text(rows, encoding="utf-8")
+    for num in (1, 3):
+        with torch_threads(num):
+            found = evaluate(context, [str(tiny_model)], data=data, metrics=["perplexity"])
+        assert context.evaluations.get(found.evaluation_id).num_workers == num
+    document = found.model_dump(mode="json")
+    del document["num_workers"]
+    assert Evaluation.model_validate(document).num_workers is None  # one of before this was recorded

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.workflows.pipeline import Contender
 from luthier.features.planning.budgets import BudgetTooSmallError
+from luthier.features.workflows.automl.report import further_prompts
 from luthier.features.workflows.automl.request import refuse_hopeless_hours, shortest_row_tokens
 from luthier.platform.home.context import Context
 
@@ -31,6 +33,22 @@ def test_the_refusal_says_what_the_least_is(context: Context, tiny_model: Path, 
     refuse(context, 1.1 * least, tiny_model, data)
     with pytest.raises(BudgetTooSmallError):
         refuse(context, 0.8 * least, tiny_model, data)
+
+
+def test_further_ways_to_prompt_take_a_tenth_of_the_hours_at_most() -> None:
+    usual = {"zero-shot": 1.0, "few-shot": 2.0, "few-shot-nearest": 3.0, "likeliest-label": 1.0}
+    one = Contender.model_construct(label="one", judging_seconds=usual)
+    # 100 rows: three more draws take 600 s, and a search as long as the nearest examples, 300 s.
+    assert further_prompts(one, 100, 2.5) == (4, True, 900.0, "")
+    assert further_prompts(one, 100, 2.0)[:3] == (4, False, 600.0)
+    assert further_prompts(one, 100, 2.0).left_out == (
+        "Left out of the ways to prompt one: a search, which would take more than 10% of the 2 h."
+    )
+    assert further_prompts(one, 100, 1.0)[:3] == (1, True, 300.0)
+    assert further_prompts(one, 100, 0.8)[:3] == (1, False, 0.0)
+    assert "further draws of examples and a search" in further_prompts(one, 100, 0.8).left_out
+    text = Contender.model_construct(label="one", judging_seconds={"zero-shot": 1.0})
+    assert further_prompts(text, 100, 1.0) == (1, False, 0.0, "")  # plain text has no prompt to put examples into
 
 
 def test_rows_are_never_taken_for_longer_than_they_are(data: Path, tmp_path: Path) -> None:

@@ -84,6 +84,11 @@ def decided(monkeypatch):
     return say
 
 
+def searched(found):
+    """The name of the best prompt, where the search found one that is better than the rows' own text."""
+    return [one.name for one in found.systems if one.prompting and one.prompting.kind == "optimised_prompt"]
+
+
 def test_from_a_file_to_a_judged_model(context, asked, decided):
     decided("tuned")
     pipeline = autos.begin(context, asked())
@@ -98,7 +103,10 @@ def test_from_a_file_to_a_judged_model(context, asked, decided):
     assert study.final_run_id == done.came("tune")["run_id"]
     found = context.evaluations.get(done.came("judge")["evaluation_id"])
     nearest = ["nearest training row (BM25)", "nearest training row (embeddings)"]
-    shown = ["one + 2 examples", "one + 2 nearest examples"]
+    shown = ["one + 2 examples", "one + 2 nearest examples", *searched(found)]
+    assert found.systems[1].prompting.num_draws == 4
+    assert any(note.startswith("Figures of one + 2 examples are means over 4 draws") for note in found.rows_notes)
+    assert any(note.startswith("A search over") for note in found.rows_notes)
     assert [one.name for one in found.systems] == ["one", *shown, *nearest, "tuned"]
     assert {one.candidate for one in found.comparisons if one.baseline in nearest} >= {"one", "tuned"}
     assert [one.name for one in found.verdict.alternatives] == [*shown, *nearest]
@@ -129,6 +137,7 @@ def test_where_prompting_is_enough_nothing_more_is_trained(context, asked, decid
     assert [one.name for one in found.systems if one.kind == "model"] == [
         "one + 2 examples",
         "one + 2 nearest examples",
+        *searched(found),
         "one",
     ]
     # Prompting is held against what needs no model alone: which way of prompting is best was decided before.

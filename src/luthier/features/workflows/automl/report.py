@@ -9,23 +9,37 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from luthier.core.access import Caller
 from luthier.core.aliases import with_new_keys
+from luthier.core.defaults import NUM_DRAWS
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult, Verdict
+from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.core.text.plain_yaml import write_yaml
-from luthier.core.workflows.pipeline import SYSTEM_KINDS, AutomlSpec, ModelComparisonResult, Pipeline, SystemKind
-from luthier.features.models.resolve import Candidate, find_candidate
+from luthier.core.workflows.pipeline import (
+    SYSTEM_KINDS,
+    AutomlSpec,
+    Contender,
+    ModelComparisonResult,
+    ModelComparisonSpec,
+    Pipeline,
+    SystemKind,
+)
+from luthier.features.models.resolve import Candidate, find_candidate, open_engine, system_under_test
 from luthier.features.workflows.model_comparison.answers import (
     ComparisonRows,
+    ReplayEngine,
     candidate_of,
     choices_left_out,
     nearest_of,
     record,
+    record_system,
     replayed,
+    rows_for,
     rows_that_fit,
     why_no_choice,
 )
@@ -36,6 +50,74 @@ from luthier.platform.workflows.engine import spent_hours
 
 if TYPE_CHECKING:
     from luthier.ml.evaluation.systems import SystemUnderTest
+    from luthier.ml.inference.transformers_engine import TransformersEngine
+
+FURTHER_SHARE: Final = 0.1
+"""Of the hours: what further draws of examples and a search for a prompt may take in the final evaluation."""
+
+
+class FurtherPrompts(NamedTuple):
+    """Ways to prompt the chosen model that a comparison of several models leaves out.
+
+    Attributes:
+        num_draws: of the examples before all prompts; 1: no further ones.
+        searches: whether a prompt is searched for.
+        seconds: that both take.
+        left_out: why there are fewer than could be; empty where nothing is left out.
+    """
+
+    num_draws: int
+    searches: bool
+    seconds: float
+    left_out: str
+
+
+def further_prompts(contender: Contender, num_rows: int, hours: float) -> FurtherPrompts:
+    """The draws of examples, and then the search, where each fits into what is left of a share of the hours.
+
+    A search may read and write what the judged rows with the nearest examples could take, so it takes about as long.
+
+    Args:
+        contender: with the seconds of a row that were measured.
+        num_rows: that are judged at most.
+        hours: of the whole automl run.
+    """
+    seconds = contender.judging_seconds
+    drawn, nearest = (num_rows * one for one in (seconds.get("few-shot", 0.0), seconds.get("few-shot-nearest", 0.0)))
+    if not drawn:
+        return FurtherPrompts(1, False, 0.0, "")
+    draws, search, left = (NUM_DRAWS - 1) * drawn, max(drawn, nearest), FURTHER_SHARE * hours * 3600
+    has_draws = draws <= left
+    searches = search <= left - draws * has_draws
+    missing = [
+        what for what, is_there in (("further draws of examples", has_draws), ("a search", searches)) if not is_there
+    ]
+    left_out = (
+        f"Left out of the ways to prompt {contender.label}: {' and '.join(missing)}, which would take more than "
+        f"{FURTHER_SHARE:.0%} of the {hours:.3g} h."
+    )
+    return FurtherPrompts(
+        NUM_DRAWS if has_draws else 1, searches, draws * has_draws + search * searches, left_out if missing else ""
+    )
+
+
+def judging_hours(spec: ModelComparisonSpec, num_rows: int, hours: float) -> float:
+    """Expected time of the final evaluation for the slowest candidate, as measured in the model comparison.
+
+    Args:
+        spec: the candidates with their measured times.
+        num_rows: that are judged.
+        hours: of the whole run, of which further ways to prompt may take a share.
+    """
+    # The base with each way of prompting and the tuned model are evaluated. The tuned model is as fast as the base
+    # without examples. Two models are loaded.
+    each = [
+        2 * one.loading_seconds
+        + num_rows * (sum(one.judging_seconds.values()) + one.judging_seconds["zero-shot"])
+        + further_prompts(one, num_rows, hours).seconds
+        for one in spec.contenders
+    ]
+    return max(each) / 3600
 
 
 def judge_at_end(
@@ -54,9 +136,11 @@ def judge_at_end(
     Raises the errors of loading and evaluation.
     """
     from luthier.features.evaluations.baselines import fit_baselines
+    from luthier.features.evaluations.prompted import draws_together
     from luthier.ml.baselines.system import as_system
     from luthier.ml.data.rows.formats import load_file
-    from luthier.ml.evaluation.compare import judge
+    from luthier.ml.evaluation.compare import judge_in_full
+    from luthier.ml.evaluation.metrics.registry import as_definitions
     from luthier.ml.inference.models import sources
 
     began = time.perf_counter()
@@ -70,13 +154,17 @@ def judge_at_end(
     material = ComparisonRows(load_file(Path(asked.train_file), mapping=spec.map).examples, judged)
     train = load_file(Path(asked.data), mapping=spec.map).examples
     baselines = fit_baselines(context, train, judged, asked.metrics, Path(model.path))
-    kinds, models, left_out = _asked(context, result, number, material, run_id)
+    further = further_prompts(asked.contenders[number], spec.most_judged, spec.hours)
+    models = _asked(context, result, number, material, run_id, further)
     # Before the models: a system is compared with those before it.
-    systems = [*(as_system(one, models[-1]) for one in baselines.predictions), *models]
-    results, comparisons = judge(systems, metrics=asked.metrics, seed=spec.seed, progress=context.progress)
-    decisive = _decisive(result, kinds, [one.name for one in models])
+    systems = [*(as_system(one, models.systems[-1]) for one in baselines.predictions), *models.systems]
+    definitions = as_definitions(asked.metrics)
+    every = judge_in_full(systems, metrics=definitions, seed=spec.seed, progress=context.progress)
+    together = draws_together(every, models.draws, definitions)
+    comparisons = together.comparisons
+    decisive = _decisive(result, models.kinds, [one.name for one in models.systems])
     # In the order of every evaluation: models, baselines without one, and last the system that the verdict is about.
-    results = tuple(sorted(results, key=lambda one: (one.name == decisive, not one.is_model)))
+    results = tuple(sorted(together.systems, key=lambda one: (one.name == decisive, not one.is_model)))
     found = Evaluation(
         evaluation_id=evaluation_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,17 +175,40 @@ def judge_at_end(
         systems=results,
         comparisons=comparisons,
         verdict=_verdict(asked.primary, results, comparisons, num_rows_in_file=loaded.num_rows, is_tuned=bool(run_id)),
-        rows_notes=baselines.notes,
-        baselines_left_out=(*baselines.left_out, *left_out),
+        rows_notes=(*models.notes, *baselines.notes),
+        baselines_left_out=(*baselines.left_out, *models.left_out),
         seconds=time.perf_counter() - began,
     )
     context.evaluations.save(found)
     return found
 
 
+class _Asked(NamedTuple):
+    """The ways in which the model was asked.
+
+    Attributes:
+        kinds: of each system; None for the best prompt of a search.
+        systems: which replay the answers.
+        draws: the names of those that are draws of one system; empty where there is one draw or none.
+        notes: what a reader should know of draws and search.
+        left_out: ways that do not fit the rows, each with the reason.
+    """
+
+    kinds: list[SystemKind | None]
+    systems: list[SystemUnderTest]
+    draws: list[str]
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
 def _asked(
-    context: Context, result: ModelComparisonResult, number: int, material: ComparisonRows, run_id: str | None
-) -> tuple[list[SystemKind], list[SystemUnderTest], tuple[str, ...]]:
+    context: Context,
+    result: ModelComparisonResult,
+    number: int,
+    material: ComparisonRows,
+    run_id: str | None,
+    further: FurtherPrompts,
+) -> _Asked:
     """The ways in which the model was asked, each as a system that replays its answers, and why others were not.
 
     Prompting is the rival of tuning, so each way of it is judged, whichever one was recommended.
@@ -111,16 +222,113 @@ def _asked(
         "few-shot-nearest": spec.few_shot > 0 and nearest_of(spec, plain, material) is not None,
         "tuned": run_id is not None,
     }
-    kinds, systems = [kind for kind in SYSTEM_KINDS if there[kind]], []
-    for kind in kinds:
+    notes = (further.left_out,) if further.left_out else ()
+    found = _Asked([], [], [], (), choices_left_out([plain], spec, material))
+    for kind in SYSTEM_KINDS:
+        if kind == "tuned" and further.searches:
+            best, of_search = _best_prompt(context, spec, plain, material)
+            found.kinds.extend([None] * len(best))
+            found.systems.extend(best)
+            notes = (*notes, *of_search)
+        if not there[kind]:
+            continue
         candidate = _candidate(context, result, number, kind, material, run_id)
         # Each model is asked on its own and then replayed, so that only one is in memory at a time.
-        recorded = record(candidate, spec, kind, material, context.progress)
-        systems.append(replayed(candidate, spec, kind, material, recorded))
-    return kinds, systems, choices_left_out([plain], spec, material)
+        if kind == "few-shot" and further.num_draws > 1:
+            systems = _drawn(context, spec, candidate, material, further.num_draws)
+            found.draws.extend(one.name for one in systems if len(systems) > 1)
+        else:
+            recorded = record(candidate, spec, kind, material, context.progress)
+            systems = [replayed(candidate, spec, kind, material, recorded)]
+        found.kinds.extend([kind] * len(systems))
+        found.systems.extend(systems)
+    if found.draws:
+        notes = (f"Figures of {found.draws[0]} are means over {len(found.draws)} draws of examples.", *notes)
+    return found._replace(notes=notes)
 
 
-def _decisive(result: ModelComparisonResult, kinds: Sequence[SystemKind], names: Sequence[str]) -> str:
+def _drawn(
+    context: Context, spec: ModelComparisonSpec, first: Candidate, material: ComparisonRows, num_draws: int
+) -> list[SystemUnderTest]:
+    """The model with each draw of examples in its prompts, as systems that replay their answers.
+
+    first: with the draw that the comparison of models had.
+    """
+    from luthier.features.evaluations.prompted import as_systems
+    from luthier.ml.evaluation.few_shot import choose_draws
+
+    draws = choose_draws(material.pool, spec.few_shot, spec.seed, num_draws=num_draws, held_out=material.judged)
+    candidates = [
+        replace(
+            first,
+            name=first.name if place == 1 else f"{first.name}, draw {place}",
+            shots=shots,
+            num_draws=len(draws),
+        )
+        for place, shots in enumerate(draws, start=1)
+    ]
+    rows = rows_for(spec, "few-shot", material)
+    engine = open_engine(first)
+    try:
+        systems, _ = as_systems(
+            candidates, candidates, lambda one: system_under_test(one, engine, rows, spec.max_new_tokens)
+        )
+        return [_recorded(context, one, engine) for one in systems]
+    finally:
+        engine.close()
+
+
+def _best_prompt(
+    context: Context, spec: ModelComparisonSpec, plain: Candidate, material: ComparisonRows
+) -> tuple[list[SystemUnderTest], tuple[str, ...]]:
+    """The best prompt of a search on the rows that the model was chosen by, none where it finds none, and notes on it.
+
+    It tries the goal as an instruction, and those that it derives from the rows.
+    """
+    from luthier.features.evaluations.prompt_search import found_prompt, not_asked, open_reflector, search_of
+    from luthier.features.evaluations.prompted import prompts_that_fit
+    from luthier.features.generation.engines import EnginePool
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.prompting.search import max_cost
+
+    chosen_by = load_file(Path(spec.judged_file), mapping=spec.map).examples
+    engine = open_engine(plain)
+    try:
+        beside = nearest_of(spec, plain, material) or plain
+        most = max_cost(
+            system_under_test(beside, engine, material.judged, spec.max_new_tokens), range(len(material.judged))
+        )
+        asked = EvaluationPlan(
+            metrics=(), max_new_tokens=0, max_samples=0, few_shot=spec.few_shot, optimised_prompt_tokens=most
+        )
+        search = search_of(
+            not_asked(material.pool, material.judged), asked, spec.seed, not_asked(chosen_by, material.judged)
+        )
+        best, notes = found_prompt(
+            plain,
+            replace(search, instructions=(spec.instruction,) if spec.instruction else ()),
+            lambda _: engine,
+            spec.metrics,
+            (spec.max_new_tokens, None),
+            partial(open_reflector, context, EnginePool(open_engine)),
+            progress=context.progress,
+        )
+        found, left_out = prompts_that_fit(
+            () if best is None else (best,),
+            lambda one: system_under_test(one, engine, material.judged, spec.max_new_tokens),
+        )
+        systems = [system_under_test(one, engine, material.judged, spec.max_new_tokens) for one in found]
+        return [_recorded(context, one, engine) for one in systems], (*notes, *(f"{why}." for why in left_out))
+    finally:
+        engine.close()
+
+
+def _recorded(context: Context, system: SystemUnderTest, engine: TransformersEngine) -> SystemUnderTest:
+    """A system that has given its answers and replays them. engine: its own."""
+    return replace(system, engine=ReplayEngine(record_system(system, context.progress), engine.template))
+
+
+def _decisive(result: ModelComparisonResult, kinds: Sequence[SystemKind | None], names: Sequence[str]) -> str:
     """The name of the system of the verdict: the tuned one, or the recommended way of prompting."""
     kind = kinds[-1] if kinds[-1] == "tuned" else result.standing(result.recommendation.system).kind
     # By kind: the number of examples that fit into a prompt, which is part of the name, may differ between two sets of

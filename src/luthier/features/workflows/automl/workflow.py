@@ -16,9 +16,16 @@ from luthier.core.errors import LuthierError, NotFoundError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.recipe import DataRecipe, Recipe, TrainingRecipe
-from luthier.core.workflows.pipeline import AutomlSpec, ModelComparisonResult, ModelComparisonSpec, Pipeline
+from luthier.core.workflows.pipeline import AutomlSpec, ModelComparisonResult, Pipeline
 from luthier.features.planning.budgets import BudgetTooSmallError
-from luthier.features.workflows.automl.report import details, headline, subject, summary, write_auto_report
+from luthier.features.workflows.automl.report import (
+    details,
+    headline,
+    judging_hours,
+    subject,
+    summary,
+    write_auto_report,
+)
 from luthier.features.workflows.automl.request import completed
 from luthier.features.workflows.model_comparison import workflow as showdowns
 from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
@@ -301,7 +308,7 @@ def _begin_tune(run: WorkflowRun) -> Tuned:
     if answer.word == "prompting" and not run.spec.always_tunes:
         return Tuned(skipped="prompting is enough", run_id=None)
     # The time of the final evaluation is reserved, as the search uses its whole budget.
-    left = run.spec.hours - run.spent_hours - judging_hours(result.spec, run.spec.most_judged)
+    left = run.spec.hours - run.spent_hours - judging_hours(result.spec, run.spec.most_judged, run.spec.hours)
     request = studies.StudyRequest(
         recipe=_recipe(run, result.spec.contenders[answer.contender].model),
         # Never 0 or below if the model comparison has used up everything: such a small budget is rejected, which is
@@ -386,17 +393,6 @@ def _recipe(run: WorkflowRun, model: str) -> Recipe:
     return Recipe(base_model=model, data=data, training=training)
 
 
-def judging_hours(spec: ModelComparisonSpec, num_rows: int) -> float:
-    """Expected time of the final evaluation for the slowest candidate, as measured in the model comparison."""
-    # The base with each way of prompting and the tuned model are evaluated. The tuned model is as fast as the base
-    # without examples. Two models are loaded.
-    each = [
-        2 * one.loading_seconds + num_rows * (sum(one.judging_seconds.values()) + one.judging_seconds["zero-shot"])
-        for one in spec.contenders
-    ]
-    return max(each) / 3600
-
-
 def _asked_files(run: WorkflowRun) -> Sequence[Path]:
     data = Path(run.spec.data)
     return [data] if data.is_file() else sorted(path for path in data.rglob("*") if path.is_file())
@@ -405,7 +401,7 @@ def _asked_files(run: WorkflowRun) -> Sequence[Path]:
 def _judging_seconds(run: WorkflowRun) -> float:
     """Included in the time of the search until the model comparison has measured it."""
     is_known = bool(run.outcome("showdown", Chosen).word)
-    return judging_hours(_result(run).spec, run.spec.most_judged) * 3600 if is_known else 0.0
+    return judging_hours(_result(run).spec, run.spec.most_judged, run.spec.hours) * 3600 if is_known else 0.0
 
 
 def _choosing_seconds(run: WorkflowRun) -> float:

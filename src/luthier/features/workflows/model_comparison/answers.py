@@ -166,13 +166,17 @@ def record_with(
     progress: Progress,
 ) -> Recorded:
     """Generate answers and score with an open engine."""
+    return record_system(system_under_test(candidate, engine, examples, max_new_tokens), progress)
+
+
+def record_system(system: SystemUnderTest, progress: Progress) -> Recorded:
+    """Generate answers and score with the engine of a system."""
     from luthier.ml.evaluation.systems import Titled
 
-    system = system_under_test(candidate, engine, examples, max_new_tokens)
     titled = Titled(progress, system.name)
     began = time.perf_counter()
     # Timed separately from scoring: only generation counts for the cost of an answer.
-    generations = engine.generate(system.prompts, titled) if system.prompts else []
+    generations = system.engine.generate(system.prompts, titled) if system.prompts else []
     written = time.perf_counter()
     scores = system.scores(titled)
     return Recorded(

@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""How often is "better than the best alternative" said of a model that is no better than any? Simulated studies.
+
+    python benchmarks/verdict_truth.py                    1,000 studies a case, JSON to standard output
+    python benchmarks/verdict_truth.py --studies 100 --only rouge
+
+In each study the base, ways to prompt it, baselines without a language model and the tuned model are right equally
+often, in truth. Their answers go through all of what an evaluation does with answers: metric, resampling, comparisons,
+verdict. `better`, `worse`: share of studies in which the verdict's `better_than_best_alternative` says so; `word`: in
+which the verdict as a whole is "better". `common`: share of rows in which all systems do the same, as they do where
+rows are easy or hard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+from unittest.mock import patch
+
+import numpy as np
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.evaluation import Verdict
+from luthier.core.evaluation_plan import Prompting
+from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgress
+from luthier.ml.baselines.predict import Predictions
+from luthier.ml.baselines.system import as_system
+from luthier.ml.evaluation import statistics
+from luthier.ml.evaluation.compare import judge, verdict
+from luthier.ml.evaluation.statistics import resampled_sums
+from luthier.ml.evaluation.systems import SystemUnderTest
+
+NUM_WORDS = 4
+"""Of each answer: a graded one has some of them right."""
+RIGHT = 0.6
+_KINDS: tuple[Literal["majority", "nearest", "linear", "copy"], ...] = ("majority", "nearest", "linear", "copy")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of study.
+
+    Attributes:
+        metric: `exact_match`, where an answer is right or not, or `rouge_l`, where some of its words are.
+        num_prompts: ways to prompt the base.
+        num_baselines: without a language model, at most four.
+        common: share of rows in which all systems do the same.
+        num_rows: held-out rows.
+    """
+
+    metric: Literal["exact_match", "rouge_l"]
+    num_prompts: int
+    num_baselines: int
+    common: float
+    num_rows: int = 60
+
+    @property
+    def name(self) -> str:
+        """As results call it."""
+        return f"{self.metric}, {self.num_prompts} prompts, {self.num_baselines} baselines, {self.common:g} common"
+
+
+CASES = [
+    Case(metric, num_prompts, num_baselines, common)
+    for metric in ("exact_match", "rouge_l")
+    for num_prompts, num_baselines in ((0, 1), (4, 4))
+    for common in (0.0, 0.7)
+]
+
+
+def main() -> None:
+    """Simulate all cases, or those whose name holds --only."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--studies", type=int, default=1_000)
+    cli.add_argument("--only", default="", help="part of the names of cases")
+    args = cli.parse_args()
+    found = []
+    for case in CASES:
+        if args.only in case.name:
+            found.append(simulate(case, args.studies))
+            print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+    print(json.dumps({"studies": args.studies, "cases": found}, indent=1))
+
+
+def simulate(case: Case, num_studies: int) -> dict[str, Any]:
+    """Shares over the studies of one case, in its own stream of random numbers."""
+    generator = np.random.default_rng([len(case.name), *case.name.encode()])
+    start = time.perf_counter()
+    # Rows, seed and so draws are those of every study: which rows a resample holds is drawn once.
+    with patch.object(statistics, "resampled_sums", _sums_of_known_draws):
+        found = [study(case, generator) for _ in range(num_studies)]
+    words = [one.better_than_best_alternative for one in found]
+    return {
+        "case": case.name,
+        "rows": case.num_rows,
+        "better": words.count("better") / num_studies,
+        "worse": words.count("worse") / num_studies,
+        "word": sum(one.word == "better" for one in found) / num_studies,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+@cache
+def _draws(num_rows: int, seed: int) -> np.ndarray[Any, Any]:
+    """How often each resample holds each row, [resamples, rows]."""
+    return resampled_sums(np.eye(num_rows), seed=seed)
+
+
+def _sums_of_known_draws(stats: np.ndarray[Any, Any], *, seed: int) -> np.ndarray[Any, Any]:
+    sums: np.ndarray[Any, Any] = _draws(len(stats), seed) @ stats
+    return sums
+
+
+def study(case: Case, generator: np.random.Generator) -> Verdict:
+    """The verdict on a tuned model that is as good as everything beside it."""
+    num_systems = 2 + case.num_prompts + case.num_baselines
+    right = _right_words(case, generator, (num_systems, case.num_rows))
+    answers = [[_answer(row, int(num)) for row, num in enumerate(own)] for own in right]
+    base, *others, last = answers
+    prompted, simple = others[: case.num_prompts], others[case.num_prompts :]
+    tuned = _system("tuned", last, adapter="adapter")
+    systems = [
+        _system("base", base),
+        *(
+            _system(f"base, prompt {number}", own, prompting=Prompting(kind="few_shot", examples="drawn"))
+            for number, own in enumerate(prompted, start=1)
+        ),
+        *(
+            as_system(Predictions(kind, kind, tuple(own), 0.1, case.num_rows), tuned)
+            for kind, own in zip(_KINDS, simple, strict=False)
+        ),
+        tuned,
+    ]
+    results, comparisons = judge(systems, metrics=[case.metric], seed=0, progress=SilentProgress())
+    return verdict(results, comparisons, primary=case.metric)
+
+
+def _right_words(case: Case, generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """How many words of each answer are right, [systems, rows]."""
+
+    def drawn(size: tuple[int, int]) -> np.ndarray[Any, Any]:
+        if case.metric == "exact_match":
+            return NUM_WORDS * (generator.random(size) < RIGHT)
+        return generator.binomial(NUM_WORDS, RIGHT, size)
+
+    is_common = generator.random((1, shape[1])) < case.common
+    return np.where(is_common, drawn((1, shape[1])), drawn(shape))
+
+
+def _answer(row: int, num_right: int) -> str:
+    return " ".join(_reference(row).split()[:num_right] + ["wrong"] * (NUM_WORDS - num_right))
+
+
+def _reference(row: int) -> str:
+    return " ".join(f"r{row}w{place}" for place in range(NUM_WORDS))
+
+
+def _system(
+    name: str, answers: Sequence[str], *, adapter: str | None = None, prompting: Prompting | None = None
+) -> SystemUnderTest:
+    rows = range(len(answers))
+    return SystemUnderTest(
+        name=name,
+        model="base",
+        adapter=adapter,
+        num_few_shot=0 if prompting is None else 1,
+        engine=_Written(name, answers),
+        prompts=tuple(Prompt(text=f"question {row}", max_new_tokens=NUM_WORDS) for row in rows),
+        references=tuple(_reference(row) for row in rows),
+        row_ids=tuple(f"test.jsonl:{row + 1}" for row in rows),
+        prompt_texts=tuple(f"question {row}" for row in rows),
+        tokenised=(),
+        num_bytes=(),
+        prompting=prompting,
+    )
+
+
+class _Written:
+    """An engine whose answers are there already."""
+
+    def __init__(self, name: str, answers: Sequence[str]) -> None:
+        self.name, self._answers = name, answers
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:  # noqa: ARG002
+        """The answers, in the order of the rows."""
+        return [
+            Generation(text=text, num_prompt_tokens=0, num_new_tokens=NUM_WORDS, finish_reason="stop")
+            for text in self._answers
+        ]
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
+        """Nothing: no likelihood is judged."""
+        return []
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+if __name__ == "__main__":
+    main()
