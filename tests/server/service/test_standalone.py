@@ -18,6 +18,8 @@ from luthier.core.errors import ConflictError, RequestError
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.http.socket import listen
+from luthier.platform.processes.stop_signals import stop_signals
+from luthier.server import standalone
 from luthier.server.standalone import StandaloneRequest, read_engine_settings, read_keys, serve_models
 
 KEY = "a-key-of-sixteen-or-more"
@@ -45,6 +47,29 @@ def refused(context: Context, **wishes: Any) -> None:
         started=lambda server: None,
         loaded=lambda model, seconds: None,
     )
+
+
+def test_one_interrupt_ends_what_comes_before_the_server(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of models take minutes to make; nobody waits for an answer yet."""
+
+    def choose(*_: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal was only noted")
+
+    monkeypatch.setattr(standalone, "choose_models", choose)
+    with stop_signals(), pytest.raises(KeyboardInterrupt):
+        refused(context)
+
+
+def test_the_weights_of_copies_can_be_chosen(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(context: Context, *_: Any) -> dict[str, Any]:
+        raise RequestError(context.settings.serving_quantization, expected="", do="")
+
+    monkeypatch.setattr(standalone, "choose_models", choose)
+    for wishes, found in (({}, "auto"), ({"quantization": "q8_0"}, "q8_0")):
+        with pytest.raises(RequestError) as caught:
+            refused(context, **wishes)
+        assert caught.value.came == found
 
 
 def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, tiny_model: Path) -> None:

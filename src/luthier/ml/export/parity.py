@@ -217,6 +217,7 @@ def prove(
     progress: Progress,
     *,
     observed: ObservedSource | None = None,
+    bound_nats: float | None = None,
 ) -> ParityReport:
     """Compare an export with its source on held-out examples; a check needs `NUM_PROMPTS` of them.
 
@@ -229,6 +230,7 @@ def prove(
         examples: held-out examples.
         progress: advanced by each prompt.
         observed: the source's outputs if it was already run on these examples (`observe_source`).
+        bound_nats: as of `compare`.
 
     Raises:
         RequestError: no example can be used, or the package of the runtime is missing.
@@ -240,16 +242,36 @@ def prove(
     seen = observed if observed is not None else observe_source(source, examples, progress)
     runtime = open_export(format, export_folder, source, in_child=True)
     try:
-        return compare(seen, runtime, format, precision, progress)
+        return compare(seen, runtime, format, precision, progress, bound_nats=bound_nats)
     finally:
         runtime.close()
 
 
 def compare(
-    seen: ObservedSource, runtime: Runtime, format: ExportFormat, precision: ExportPrecision, progress: Progress
+    seen: ObservedSource,
+    runtime: Runtime,
+    format: ExportFormat,
+    precision: ExportPrecision,
+    progress: Progress,
+    *,
+    bound_nats: float | None = None,
 ) -> ParityReport:
-    """Compare an export in an open runtime with the outputs of its source; like `prove`, for a given runtime."""
-    bound, answers = format_of(format).precisions[precision].bound_nats, _within_context(seen, runtime)
+    """Compare an export in an open runtime with the outputs of its source; like `prove`, for a given runtime.
+
+    Args:
+        seen: the source's outputs.
+        runtime: the open export.
+        format, precision: format and precision of the export.
+        progress: advanced by each prompt.
+        bound_nats: how far log-probabilities may lie from the source's; None for the bound of the precision, which
+            packed weights do not have.
+
+    Raises:
+        RequestError: no prompt fits the context of the export.
+        WorkError: the runtime fails on the export.
+    """
+    bound = format_of(format).precisions[precision].bound_nats if bound_nats is None else bound_nats
+    answers = _within_context(seen, runtime)
     tokens, findings = compared_tokens(seen.prompts, answers, runtime), Findings(num_prompts=len(answers))
     with progress.task(f"Proving it equal in {runtime.name}", len(answers), "prompts") as task:
         for number, answer in enumerate(answers, start=1):
@@ -398,6 +420,8 @@ def prove_adapter_over(
     precision: ExportPrecision,
     observed: ObservedSource,
     progress: Progress,
+    *,
+    bound_nats: float | None = None,
 ) -> ParityReport:
     """Run a GGUF adapter over its base, which is GGUF already, and compare it as a GGUF of the merged model would be.
 
@@ -408,10 +432,11 @@ def prove_adapter_over(
         precision: of the base, whose bound counts.
         observed: the side of the model with its adapter, the base not packed.
         progress: shows the proof.
+        bound_nats: as of `compare`.
 
     Raises:
         WorkError: llama.cpp stops on it.
         RequestError: llama.cpp cannot put the adapter over the base.
     """
     with closing(open_export("gguf", base, source, file, in_child=True)) as runtime:
-        return compare(observed, runtime, "gguf", precision, progress)
+        return compare(observed, runtime, "gguf", precision, progress, bound_nats=bound_nats)
