@@ -3,7 +3,8 @@
 
     python benchmarks/serving_engines.py --prepare        # model, adapters and proved GGUF copies; measures nothing
     python benchmarks/serving_engines.py [--quick] [--rounds 3] [--minutes 25] [--adapters 8] [--threads 2]
-                                         [--model FOLDER] [--vllm-python PATH] [--vllm-dtype auto] [--work FOLDER]
+                                         [--model FOLDER] [--work FOLDER] [--speculative-config JSON]
+                                         [--vllm-python PATH] [--vllm-dtype auto]
 
 SmolLM2-135M-Instruct with random adapters (rank 16, all linear layers) whose product is small, so that answers stay
 text. All sides hold their models for the whole time, and each window asks every side the same greedy questions, in an
@@ -12,6 +13,7 @@ order that turns; no question comes twice.
     transformers    `luthier serve --engine transformers`
     llama_cpp       `luthier serve --engine llama_cpp`: the proved GGUF copies that `auto` takes where they are faster
     llama-server    the same files in llama.cpp's own HTTP server (xllamacpp), without Luthier
+    with drafts     with --speculative-config: the side llama_cpp, with what `luthier serve` takes by that option
     vllm            with --vllm-python: `vllm serve` of the environment of that interpreter
 
 First `luthier serve` with `auto` makes, proves and times the copies; what it has chosen, and why, is in the document.
@@ -66,6 +68,7 @@ def main() -> int:
     cli.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the engine, on each side")
     cli.add_argument("--model", type=Path, help="a folder with the base; without one it is pulled")
     cli.add_argument("--work", type=Path, default=ROOT / ".bench", help="keeps model, adapters and copies")
+    cli.add_argument("--speculative-config", metavar="JSON", help="one more side: llama_cpp with these drafts")
     cli.add_argument("--vllm-python", type=Path, help="the interpreter of an environment with vLLM in it")
     cli.add_argument("--vllm-dtype", default="auto", help="as vLLM names it; auto: the type of the model's files")
     cli.add_argument("--llama-server", nargs="*", help=argparse.SUPPRESS)
@@ -134,6 +137,8 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     try:
         sides["transformers"] = _luthier(args, "transformers")
         sides["llama_cpp"] = _luthier(args, "llama_cpp")
+        if args.speculative_config is not None:
+            sides["with drafts"] = _luthier(args, "llama_cpp", "--speculative-config", args.speculative_config)
         sides["llama-server"] = _llama_server(files, args)
         if args.vllm_python is not None:
             sides["vllm"] = _vllm(args)
@@ -198,8 +203,8 @@ class _Side:
             self.process.communicate()
 
 
-def _luthier(args: argparse.Namespace, engine: str) -> _Side:
-    command = [*luthier_command(), "serve", *_names(args), "--engine", engine, "--port", "0", "--json"]
+def _luthier(args: argparse.Namespace, engine: str, *options: str) -> _Side:
+    command = [*luthier_command(), "serve", *_names(args), "--engine", engine, *options, "--port", "0", "--json"]
     environment = {
         "LUTHIER_SERVING_THREADS": str(args.threads),
         "LUTHIER_SERVING_IDLE_SECONDS": "86400",

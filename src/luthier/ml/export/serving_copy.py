@@ -217,7 +217,7 @@ def _write_base(
 def _bound(precision: ExportPrecision, quantization: Quantization) -> float | None:
     """How far log-probabilities may lie from the model's, where that is not what the export format says.
 
-    q8_0 has no bound as an export, since it is chosen there. Here nobody has chosen it, so it must be as near as float16.
+    As an export, which is chosen, q8_0 has no bound. Here nobody has chosen it, so it must be as near as float16.
     """
     from luthier.ml.export.exporters.registry import WHOLE, format_of
 

@@ -121,9 +121,7 @@ def test_other_weights_of_the_same_folder_are_another_copy(context: Context, chi
     assert first.sha256 != second.sha256
 
 
-def test_other_weights_that_were_asked_for_are_another_copy(
-    context: Context, children: Children, base: Served
-) -> None:
+def test_other_weights_that_were_asked_for_are_another_copy(context: Context, children: Children, base: Served) -> None:
     first = choose_engines(context, {"base": base})["base"].served
     context.settings = context.settings.model_copy(update={"serving_quantization": "q8_0"})
     # A server with this setting takes no copy of another kind.
