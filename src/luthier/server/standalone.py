@@ -30,7 +30,7 @@ from luthier.features.serving.engine_choice import EngineDecision, choose_engine
 from luthier.features.serving.head_answers import example_request
 from luthier.features.serving.loaded import EngineChoice, choose_models
 from luthier.features.serving.models import head_of
-from luthier.ml.export.serving_copy import Quantization
+from luthier.ml.export.serving_copy import CopyQuantization
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
 from luthier.platform.http.socket import Listener, listen
@@ -78,7 +78,7 @@ class StandaloneRequest:
     port: int = 8521
     key_file: Path | None = None
     settings: EngineSettings = ENGINE_DEFAULTS
-    quantization: Quantization | None = None
+    quantization: CopyQuantization | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ from luthier.ml.export.serving_copy import (
     ADAPTER,
     MODEL,
     REPORT,
+    CopyQuantization,
     EngineSpeed,
-    Quantization,
     ServingCopy,
     read_copy,
 )
@@ -225,7 +225,7 @@ def _why_not_tried(served: Served) -> str | None:
     return None
 
 
-def _folder_name(served: Served, quantization: Quantization) -> str:
+def _folder_name(served: Served, quantization: CopyQuantization) -> str:
     """By all that decides what lies in the folder of a base: its weights, its template, what makes and runs it."""
     weights = served.sha256 or stamp(Path(served.path))
     template = settled_template(served.path, served.template)

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 MODEL: Final = "model.gguf"
 ADAPTER: Final = "adapter.gguf"
 REPORT: Final = "report.json"
-Quantization = Literal["auto", "float16", "q8_0"]
+CopyQuantization = Literal["auto", "float16", "q8_0"]
 """How the weights of a copy are held; `auto`: as q8_0 where that cannot be told from float16."""
 # In the order in which they are tried. q8_0 is the smaller and faster one; where it is proved by the bounds of float16,
 # no float16 needs to be made.
-_TRIED: Final[Mapping[Quantization, tuple[ExportPrecision, ...]]] = {
+_TRIED: Final[Mapping[CopyQuantization, tuple[ExportPrecision, ...]]] = {
     "auto": ("q8_0", "float16"),
     "float16": ("float16",),
     "q8_0": ("q8_0",),
@@ -129,7 +129,7 @@ def make_base(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
 
     Args:
         document: `source` (`ExportSource`, without an adapter), `target` (an existing empty folder), `tools` (where
-            the converter is stored), `quantization` (`Quantization`).
+            the converter is stored), `quantization` (`CopyQuantization`).
         channel: gets the titles of what is being done.
 
     Returns:
@@ -182,7 +182,7 @@ def _made(make: Any) -> dict[str, Any]:
 
 
 def _write_base(
-    source: ExportSource, target: Path, tools: Path, quantization: Quantization, progress: Progress
+    source: ExportSource, target: Path, tools: Path, quantization: CopyQuantization, progress: Progress
 ) -> ServingCopy:
     from luthier.ml.export.exporters import gguf, registry
     from luthier.ml.export.exporters.companions import source_template
@@ -214,7 +214,7 @@ def _write_base(
     return ServingCopy(why_not="; ".join(reasons))
 
 
-def _bound(precision: ExportPrecision, quantization: Quantization) -> float | None:
+def _bound(precision: ExportPrecision, quantization: CopyQuantization) -> float | None:
     """How far log-probabilities may lie from the model's, where that is not what the export format says.
 
     As an export, which is chosen, q8_0 has no bound. Here nobody has chosen it, so it must be as near as float16.
@@ -227,7 +227,7 @@ def _bound(precision: ExportPrecision, quantization: Quantization) -> float | No
 
 
 def _write_adapter(
-    source: ExportSource, target: Path, base: Path, quantization: Quantization, progress: Progress
+    source: ExportSource, target: Path, base: Path, quantization: CopyQuantization, progress: Progress
 ) -> ServingCopy:
     from safetensors.torch import load_file
 
