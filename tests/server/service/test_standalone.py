@@ -61,15 +61,17 @@ def test_one_interrupt_ends_what_comes_before_the_server(context: Context, monke
         refused(context)
 
 
-def test_the_weights_of_copies_can_be_chosen(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("wishes", "found"), [({}, "auto"), ({"quantization": "q8_0"}, "q8_0")])
+def test_the_weights_of_copies_can_be_chosen(
+    context: Context, monkeypatch: pytest.MonkeyPatch, wishes: dict[str, Any], found: str
+) -> None:
     def choose(context: Context, *_: Any) -> dict[str, Any]:
         raise RequestError(context.settings.serving_quantization, expected="", do="")
 
     monkeypatch.setattr(standalone, "choose_models", choose)
-    for wishes, found in (({}, "auto"), ({"quantization": "q8_0"}, "q8_0")):
-        with pytest.raises(RequestError) as caught:
-            refused(context, **wishes)
-        assert caught.value.came == found
+    with pytest.raises(RequestError) as caught:
+        refused(context, **wishes)
+    assert caught.value.came == found
 
 
 def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, tiny_model: Path) -> None:
