@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+# What decides which products are fast, as the kernel names it.
+_FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 PEER_PACKAGES = ("torch>=2.9", "transformers>=5.10,<6", "peft>=0.19", "trl==1.16.*", "datasets")
 
 
@@ -68,9 +70,18 @@ def describe() -> dict[str, Any]:
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "cpu": machine.cpu_name,
+        "cpu_features": _cpu_features(),
         "num_cores": machine.num_cores,
         "memory_gib": round(machine.memory_bytes / 2**30, 1),
         "float32_gflops": machine.float32_gflops,
         "bfloat16_gflops": machine.bfloat16_gflops,
         "versions": {name: version(name) for name in ("luthier", "torch", "transformers", "peft")},
     }
+
+
+def _cpu_features() -> list[str]:
+    """Those of `_FEATURES` that the processor has; none where the system does not list them."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return [name for name in _FEATURES if name in flags]

@@ -1,19 +1,26 @@
 #!/usr/bin/env python3
 """Engines for one model by turns: 1, 4 and 16 clients that stream answers, of the base and of adapters over it.
 
-    python benchmarks/serving_engines.py [--quick] [--rounds 3] [--adapters 8] [--threads 2] [--model FOLDER]
+    python benchmarks/serving_engines.py --prepare        # model, adapters and proved GGUF copies; measures nothing
+    python benchmarks/serving_engines.py [--quick] [--rounds 3] [--minutes 25] [--adapters 8] [--threads 2]
+                                         [--model FOLDER] [--work FOLDER] [--speculative-config JSON]
+                                         [--vllm-python PATH] [--vllm-dtype auto]
 
 SmolLM2-135M-Instruct with random adapters (rank 16, all linear layers) whose product is small, so that answers stay
 text. All sides hold their models for the whole time, and each window asks every side the same greedy questions, in an
 order that turns; no question comes twice.
 
     transformers    `luthier serve --engine transformers`
-    llama_cpp       `luthier serve --engine llama_cpp`: the proved GGUF copy that `auto` would take
+    llama_cpp       `luthier serve --engine llama_cpp`: the proved GGUF copies that `auto` takes where they are faster
     llama-server    the same files in llama.cpp's own HTTP server (xllamacpp), without Luthier
+    with drafts     with --speculative-config: the side llama_cpp, with what `luthier serve` takes by that option
+    vllm            with --vllm-python: `vllm serve` of the environment of that interpreter
 
-First `luthier serve` with `auto` makes, proves and times the copies; what it has chosen is in the document. Of each
-window: new tokens a second of all clients together, seconds to the first token (p50, p95). Of each side at the end:
-proportional memory of its processes. Prints one JSON document: medians of the rounds, and all of them.
+First `luthier serve` with `auto` makes, proves and times the copies; what it has chosen, and why, is in the document.
+Of each window: new tokens a second of all clients together, and seconds to the first token. Of each side at the end:
+proportional memory of its processes. No round begins that would not be over after `--minutes`. Prints one JSON
+document: of each cell the median rate of the rounds, its share of the best side's, first tokens (p50, p95) of all
+rounds together, and the windows themselves. Exit code 1 where an answer was lost.
 """
 
 from __future__ import annotations
@@ -23,67 +30,118 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import psutil
 from machine import describe, luthier_command, run_json
 from serving_clients import read_answer, wishes
 
-ROOT = Path(__file__).resolve().parents[1]
-BASE = "smollm2-135m-instruct"
-SIDES = ("transformers", "llama_cpp", "llama-server")
-CLIENTS = (1, 4, 16)
+ROOT: Final = Path(__file__).resolve().parents[1]
+BASE: Final = "smollm2-135m-instruct"
+CLIENTS: Final = (1, 4, 16)
+RANK: Final = 16
 _SLOTS, _SLOT_TOKENS = 16, 2048
+_VLLM_SECONDS: Final = 600.0
+_KEY: Final = "benchmark-of-engines"
 
 
 def main() -> int:
     """Make everything once, start the sides, and measure by turns."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--quick", action="store_true", help="one round of few short answers, two adapters")
-    cli.add_argument("--rounds", type=int, default=3)
+    cli.add_argument("--quick", action="store_true", help="one round of shorter answers, within 8 minutes")
+    cli.add_argument("--prepare", action="store_true", help="make what is measured later, and stop")
+    cli.add_argument("--rounds", type=int, help="by default 3, quick 1")
+    cli.add_argument("--minutes", type=float, help="no round begins that would end later; by default 25, quick 8")
+    cli.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
     cli.add_argument("--adapters", type=int, default=8)
     cli.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the engine, on each side")
     cli.add_argument("--model", type=Path, help="a folder with the base; without one it is pulled")
-    cli.add_argument("--work", type=Path, default=ROOT / ".bench")
+    cli.add_argument("--work", type=Path, default=ROOT / ".bench", help="keeps model, adapters and copies")
+    cli.add_argument("--speculative-config", metavar="JSON", help="one more side: llama_cpp with these drafts")
+    cli.add_argument("--vllm-python", type=Path, help="the interpreter of an environment with vLLM in it")
+    cli.add_argument("--vllm-dtype", default="auto", help="as vLLM names it; auto: the type of the model's files")
     cli.add_argument("--llama-server", nargs="*", help=argparse.SUPPRESS)
     args = cli.parse_args()
     if args.llama_server is not None:
         return _run_llama_server(args.llama_server, args.threads)
-    if args.quick:
-        args.rounds, args.adapters = 1, 2
+    args.rounds = args.rounds or (1 if args.quick else 3)
+    args.minutes = args.minutes or (8.0 if args.quick else 25.0)
+    args.began = time.monotonic()
+    args.work = args.work.resolve()
     args.work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="luthier-engines-") as folder:
-        document = _measure(Path(folder), args)
+    args.home = args.work / "home"
+    _prepare(args)
+    if args.prepare:
+        print(json.dumps({"files": _copies(args), "seconds": round(time.monotonic() - args.began, 1)}, indent=2))
+        return 0
+    document = _measure(args)
     print(json.dumps(document | {"machine": describe(), "threads": args.threads}, indent=2))
     return 0 if document["lost"] == 0 else 1
 
 
-def _measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    home = args.work / "home"
-    command = [*luthier_command(), "models", "pull", str(args.model or BASE), "--home", str(home), "--json"]
+def _prepare(args: argparse.Namespace) -> None:
+    """The model and its adapters; what is there already is taken."""
+    command = [*luthier_command(), "models", "pull", str(args.model or BASE), "--home", str(args.home), "--json"]
     pulled = run_json(command, cwd=args.work).document
-    args.model, args.name = Path(pulled["path"]), Path(pulled["name"]).name
-    adapters = folder / "adapters"
-    made = [sys.executable, str(ROOT / "benchmarks" / "serving_bare.py"), "make"]
-    run_json([*made, str(args.model), str(adapters), str(args.adapters)], cwd=folder)
+    args.model, args.name = Path(pulled["path"]), str(pulled["name"])
+    # By the weights that they were made for. Kept among runs, so that their proved copies are found again.
+    args.adapters_folder = args.work / f"adapters-{pulled['sha256'][:12]}-{args.adapters}"
+    if not args.adapters_folder.is_dir():
+        made = args.adapters_folder.with_suffix(".making")
+        shutil.rmtree(made, ignore_errors=True)
+        command = [sys.executable, str(ROOT / "benchmarks" / "serving_bare.py"), "make"]
+        run_json([*command, str(args.model), str(made), str(args.adapters)], cwd=args.work)
+        made.rename(args.adapters_folder)
+
+
+def _names(args: argparse.Namespace) -> list[str]:
+    """The models as `luthier serve` takes them."""
+    adapters = [f"a{number}={args.adapters_folder / str(number)}" for number in range(args.adapters)]
+    return [f"base={args.name}", *adapters]
+
+
+def _copies(args: argparse.Namespace) -> list[str]:
+    """The proved GGUF files: of the base, then of each adapter. They are made where they are not there; none is timed.
+
+    Raises:
+        RequestError: llama.cpp cannot serve one of them.
+    """
+    from luthier.features.serving.loaded import choose_models
+    from luthier.platform.cli.command import open_context
+
+    with open_context(args.home) as context:
+        served = choose_models(context, _names(args), "llama_cpp")
+    adapters = [served[f"a{number}"].adapter_path for number in range(args.adapters)]
+    return [served["base"].path, *map(str, adapters)]
+
+
+def _measure(args: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
-    auto = _luthier(home, adapters, args, "auto")
+    auto = _luthier(args, "auto")
     chosen = {name: {"engine": one["engine"], "reason": one["reason"]} for name, one in auto.started["models"].items()}
     auto.close()
+    files = _copies(args)
     preparation = round(time.perf_counter() - began, 1)
-    sides = {name: _luthier(home, adapters, args, name) for name in SIDES[:2]}
-    copies = sides["llama_cpp"].started["models"]
-    sides["llama-server"] = _llama_server(home, copies["base"]["path"], args)
+    sides: dict[str, _Side] = {}
     try:
+        sides["transformers"] = _luthier(args, "transformers")
+        sides["llama_cpp"] = _luthier(args, "llama_cpp")
+        if args.speculative_config is not None:
+            sides["with drafts"] = _luthier(args, "llama_cpp", "--speculative-config", args.speculative_config)
+        sides["llama-server"] = _llama_server(files, args)
+        if args.vllm_python is not None:
+            sides["vllm"] = _vllm(args)
         rounds = asyncio.run(_rounds(sides, args))
         memory = {name: side.memory_bytes() for name, side in sides.items()}
     finally:
@@ -93,6 +151,7 @@ def _measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "memory_mb": {name: round(num / 1e6) for name, num in memory.items()},
         "auto": chosen,
         "preparation_seconds": preparation,
+        "minutes": round((time.monotonic() - args.began) / 60, 1),
         "rounds": rounds,
     }
 
@@ -144,30 +203,28 @@ class _Side:
             self.process.communicate()
 
 
-def _luthier(home: Path, adapters: Path, args: argparse.Namespace, engine: str) -> _Side:
-    names = [f"base={args.name}", *(f"a{number}={adapters / str(number)}" for number in range(args.adapters))]
-    command = [*luthier_command(), "serve", *names, "--engine", engine, "--port", "0", "--json", "--home", str(home)]
+def _luthier(args: argparse.Namespace, engine: str, *options: str) -> _Side:
+    command = [*luthier_command(), "serve", *_names(args), "--engine", engine, *options, "--port", "0", "--json"]
     environment = {
         "LUTHIER_SERVING_THREADS": str(args.threads),
         "LUTHIER_SERVING_IDLE_SECONDS": "86400",
         "LUTHIER_MAX_LOADED_MODELS": "4",
     }
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    process = subprocess.Popen(
+        [*command, "--home", str(args.home)], stdout=subprocess.PIPE, text=True, env=os.environ | environment
+    )
     started, ready = _line(process), _line(process)
     if "ready" not in ready:
         raise RuntimeError(f"luthier serve --engine {engine} said {ready}")
     return _Side(process, started["url"], started)
 
 
-def _llama_server(home: Path, model: str, args: argparse.Namespace) -> _Side:
+def _llama_server(files: list[str], args: argparse.Namespace) -> _Side:
     """The same files as the side llama_cpp, adapters in the order of their numbers."""
-    found = sorted(Path(model).parent.glob("adapters/*/adapter.gguf"), key=lambda file: file.stat().st_mtime)
-    # Made in the order of their names, by this very run: older ones are of other runs.
-    files = [str(file) for file in found[len(found) - args.adapters :]]
-    command = [sys.executable, __file__, "--threads", str(args.threads), "--llama-server", model, *files]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=home)
+    command = [sys.executable, __file__, "--threads", str(args.threads), "--llama-server", *files]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     started = _line(process)
-    return _Side(process, started["url"], started, started["key"], args.adapters)
+    return _Side(process, started["url"], started, _KEY, args.adapters)
 
 
 def _run_llama_server(files: list[str], threads: int) -> int:
@@ -179,13 +236,61 @@ def _run_llama_server(files: list[str], threads: int) -> int:
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(file, 0.0) for file in files[1:]]
     params.n_parallel, params.n_ctx, params.kv_unified = _SLOTS, _SLOTS * _SLOT_TOKENS, True
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, ["benchmark"]
+    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [_KEY]
     params.ui, params.verbosity = False, -1
     server = xllamacpp.Server(params)
-    print(json.dumps({"url": server.listening_address, "key": "benchmark"}), flush=True)
+    print(json.dumps({"url": server.listening_address}), flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()
     return 0
+
+
+def _vllm(args: argparse.Namespace) -> _Side:
+    """`vllm serve` with as many answers at once, context and threads as the other sides have."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    names = [f"a{number}={args.adapters_folder / str(number)}" for number in range(args.adapters)]
+    options = {
+        "--served-model-name": "base", "--host": "127.0.0.1", "--port": str(port), "--dtype": args.vllm_dtype,
+        "--max-model-len": str(_SLOT_TOKENS), "--max-num-seqs": str(_SLOTS),
+    }  # fmt: skip
+    command = [str(args.vllm_python), "-m", "vllm.entrypoints.cli.main", "serve", str(args.model)]
+    command += [word for option in options.items() for word in option]
+    if names:
+        command += ["--enable-lora", "--max-loras", str(len(names)), "--max-lora-rank", str(RANK)]
+        command += ["--lora-modules", *names]
+    environment = os.environ | {
+        "VLLM_API_KEY": _KEY,
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB: more than all slots of this model take
+        # The others are not bound to cores either.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(args.threads),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    environment.pop("PYTHONPATH", None)  # names this environment's packages
+    with (args.work / "vllm.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, text=True, env=environment)
+    side = _Side(process, f"http://127.0.0.1:{port}", {}, _KEY)
+    try:
+        _wait_for_vllm(side, args.work / "vllm.log")
+    except BaseException:
+        side.close()
+        raise
+    return side
+
+
+def _wait_for_vllm(side: _Side, log: Path) -> None:
+    deadline = time.monotonic() + _VLLM_SECONDS
+    while time.monotonic() < deadline and side.process.poll() is None:
+        with contextlib.suppress(OSError, urllib.error.URLError):
+            if urllib.request.urlopen(f"{side.url}/health", timeout=5).status == 200:
+                return
+        time.sleep(1)
+    raise RuntimeError(f"vLLM does not answer after {_VLLM_SECONDS:g} s, or has ended: see {log}")
 
 
 def _line(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -198,24 +303,31 @@ def _line(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 async def _rounds(sides: dict[str, _Side], args: argparse.Namespace) -> list[dict[str, Any]]:
-    num_new = 16 if args.quick else 64
-    cells = [(clients, adapters) for clients in CLIENTS for adapters in (0, args.adapters)]
+    num_new = 32 if args.quick else 64
+    adapters_of_cells = sorted({0, args.adapters})
+    cells = [(clients, adapters) for clients in args.clients for adapters in adapters_of_cells]
+    num_warm = 2 * (args.adapters + 1)
     for side in sides.values():  # loads what is opened by a first request, and every adapter
-        numbers = range(-2 * (args.adapters + 1), 0)
-        await _window(side, numbers, 1, args.adapters, 2)
-        await _window(side, range(-4 * (args.adapters + 1), -2 * (args.adapters + 1)), 1, 0, 2)
-    found, first = [], 0
+        for place, adapters in enumerate(adapters_of_cells):
+            await _window(side, range(-(place + 1) * num_warm, -place * num_warm), 1, adapters, 2)
+    order = tuple(sides)
+    found, first, longest = list[dict[str, Any]](), 0, 0.0
     for number in range(args.rounds):
+        begun = time.monotonic()
+        if found and begun - args.began + longest > 60 * args.minutes:
+            print(f"round {number + 1} would end after {args.minutes:g} minutes", file=sys.stderr)
+            break
         windows: dict[str, Any] = {}
         for place, (clients, adapters) in enumerate(cells):
-            num_requests = max(2, clients) if args.quick else max(4, 2 * clients)
-            turn = (number + place) % len(SIDES)
-            for name in SIDES[turn:] + SIDES[:turn]:
+            num_requests = max(3, clients) if args.quick else max(4, 2 * clients)
+            turn = (number + place) % len(order)
+            for name in order[turn:] + order[:turn]:
                 numbers = range(first, first + num_requests)
                 cell = f"{clients} clients, {f'{adapters} adapters' if adapters else 'base'}"
                 windows.setdefault(cell, {})[name] = await _window(sides[name], numbers, clients, adapters, num_new)
             first += num_requests
         found.append(windows)
+        longest = max(longest, time.monotonic() - begun)
         print(f"round {number + 1}: {json.dumps(windows)}", file=sys.stderr, flush=True)
     return found
 
@@ -252,28 +364,34 @@ async def _window(side: _Side, numbers: range, num_clients: int, num_adapters: i
     seconds = time.perf_counter() - begun
     return {
         "tokens_per_second": round(tokens / seconds, 2),
-        "first_token_seconds_p50": round(_quantile(firsts, 0.5), 4),
-        "first_token_seconds_p95": round(_quantile(firsts, 0.95), 4),
+        "tokens": tokens,
+        "first_token_seconds": [round(one, 4) for one in sorted(firsts)],
         "lost": len(numbers) - len(firsts),
         "wrong": wrong[:5],
     }
 
 
-def _quantile(values: list[float], share: float) -> float:
-    """The least value that at least this share of all does not exceed; 0 without values."""
+def _quantile(values: list[float], percent: int) -> float:
+    """The least value that at least this percentage of all does not exceed; 0 without values."""
     ordered = sorted(values)
-    return ordered[max(0, -(-int(share * 100) * len(ordered) // 100) - 1)] if ordered else 0.0
+    return ordered[max(0, -(-percent * len(ordered) // 100) - 1)] if ordered else 0.0
 
 
 def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians by cell and side, and how far each side is from the best of the others."""
+    """By cell and side: the median rate of the rounds, its share of the best, and first tokens of all rounds."""
     table: dict[str, Any] = {}
-    for cell in rounds[0]:
-        names = ("tokens_per_second", "first_token_seconds_p50", "first_token_seconds_p95")
-        table[cell] = {
-            side: {name: round(statistics.median(one[cell][side][name] for one in rounds), 4) for name in names}
-            for side in SIDES
-        }
+    for cell, windows in rounds[0].items():
+        rates = {side: statistics.median(one[cell][side]["tokens_per_second"] for one in rounds) for side in windows}
+        best = max(rates.values())
+        table[cell] = {}
+        for side, rate in rates.items():
+            firsts = [seconds for one in rounds for seconds in one[cell][side]["first_token_seconds"]]
+            table[cell][side] = {
+                "tokens_per_second": round(rate, 2),
+                "of_best": round(rate / best, 3) if best else 0.0,
+                "first_token_seconds_p50": _quantile(firsts, 50),
+                "first_token_seconds_p95": _quantile(firsts, 95),
+            }
     lost = sum(window["lost"] for one in rounds for cell in one.values() for window in cell.values())
     return {"medians": table, "lost": lost}
 

@@ -67,6 +67,8 @@ def test_a_step_has_room_for_a_token_of_each_answer():
         {"method": "ngram"},
         {"method": "eagle", "num_speculative_tokens": 4},
         {"method": "ngram", "num_speculative_tokens": 0},
+        {"method": "ngram", "num_speculative_tokens": 4, "model": "small.gguf"},
+        {"method": "draft_model", "num_speculative_tokens": 4},
     ],
 )
 def test_what_cannot_draft_is_refused(document):

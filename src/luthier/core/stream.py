@@ -146,14 +146,28 @@ class SpeculativeConfig(FrozenModel):
     """How tokens are drafted, which the model then checks several at a time; the names are vLLM's.
 
     Attributes:
-        method: `ngram`: what followed the last tokens where they came before, in the prompt or the answer.
+        method: `ngram`: what followed the last tokens where they came before, in the prompt or the answer;
+            `draft_model`: what a smaller model with the same tokens writes.
         num_speculative_tokens: the most tokens of a draft.
-        prompt_lookup_max: how many of the last tokens must have come before.
+        prompt_lookup_max: ngram: how many of the last tokens must have come before.
+        model: draft_model: that model, as the engine takes models: a GGUF file for llama.cpp.
     """
 
-    method: Literal["ngram"]
+    method: Literal["ngram", "draft_model"]
     num_speculative_tokens: int = Field(ge=1, le=64)
     prompt_lookup_max: int = Field(default=3, ge=1, le=64)
+    model: str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_model_to_draft(self) -> Self:
+        if (self.method == "draft_model") != (self.model is not None):
+            raise ValueError(f"method {self.method} with model {self.model}: draft_model needs one, and ngram has none")
+        return self
+
+    def for_vllm(self) -> str:
+        """The JSON of vLLM's option, without what its method does not have."""
+        unused = {"ngram": {"model"}, "draft_model": {"prompt_lookup_max"}}[self.method]
+        return self.model_dump_json(exclude=unused)
 
 
 class EngineSettings(FrozenModel):

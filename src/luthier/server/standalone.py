@@ -30,9 +30,11 @@ from luthier.features.serving.engine_choice import EngineDecision, choose_engine
 from luthier.features.serving.head_answers import example_request
 from luthier.features.serving.loaded import EngineChoice, choose_models
 from luthier.features.serving.models import head_of
+from luthier.ml.export.serving_copy import CopyQuantization
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
 from luthier.platform.http.socket import Listener, listen
+from luthier.platform.processes.stop_signals import interrupting_signals
 from luthier.platform.processes.supervisor import Supervisor
 from luthier.server.service import api_program, has_key, wait_until_it_answers
 
@@ -67,6 +69,7 @@ class StandaloneRequest:
         port: The port; 0 takes any that is free.
         key_file: A file with keys, one a line; None for those of the home alone.
         settings: Of the engines; what is None there is as the environment has it.
+        quantization: How the weights of GGUF copies are held; None as the environment has it.
     """
 
     models: tuple[str, ...]
@@ -75,6 +78,7 @@ class StandaloneRequest:
     port: int = 8521
     key_file: Path | None = None
     settings: EngineSettings = ENGINE_DEFAULTS
+    quantization: CopyQuantization | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +141,12 @@ def serve_models(
                 expected="a key before anybody else can come in, or an address of this machine alone",
                 do="give --api-key FILE, or make one: luthier keys create --name NAME --scopes infer",
             )
-        chosen = choose_models(context, request.models, request.engine)
-        if request.engine == "auto":
-            decisions = choose_engines(context, chosen)
-        else:
-            decisions = {name: EngineDecision(served, "as --engine says") for name, served in chosen.items()}
+        if request.quantization is not None:
+            changed = {"serving_quantization": request.quantization}
+            context.settings = context.settings.model_copy(update=changed)
+        # Nothing is being answered yet that would have to be finished: a signal ends the work, which may take minutes.
+        with interrupting_signals():
+            decisions = _choose_engines(context, request)
         models = {name: one.served for name, one in decisions.items()}
         # A key of this process for its own first question, whatever keys there are; only its digest is handed on.
         own = secrets.token_urlsafe(32)
@@ -159,6 +164,13 @@ def serve_models(
                 tell(f"stopping: {supervisor.watch(stop_requested)}")
         finally:
             supervisor.stop()
+
+
+def _choose_engines(context: Context, request: StandaloneRequest) -> dict[str, EngineDecision]:
+    chosen = choose_models(context, request.models, request.engine)
+    if request.engine == "auto":
+        return choose_engines(context, chosen)
+    return {name: EngineDecision(served, "as --engine says") for name, served in chosen.items()}
 
 
 def read_engine_settings(

@@ -71,7 +71,7 @@ def test_any_other_error_ends_the_child_and_its_words_are_quoted() -> None:
 def test_a_child_that_dies_is_named_by_its_signal() -> None:
     with pytest.raises(ChildEndedError, match="exit code -9") as caught:
         run_child(f"{HERE}:fail", "killed")
-    assert (caught.value.how, caught.value.is_late) == ("by SIGKILL", False)
+    assert (caught.value.how, caught.value.is_late, caught.value.is_killed) == ("by SIGKILL", False, True)
 
 
 def test_a_child_that_is_late_is_killed() -> None:
@@ -79,6 +79,8 @@ def test_a_child_that_is_late_is_killed() -> None:
         with pytest.raises(ChildEndedError, match="Waiting was not done in time") as caught:
             child.result(timeout_seconds=0.2)
         assert caught.value.is_late
+        # It was killed because its time was up: memory has not run out.
+        assert not caught.value.is_killed
         assert child.returncode == -9
 
 

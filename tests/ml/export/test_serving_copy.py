@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from luthier.core.child_process.process import ChildEndedError
 from luthier.core.errors import WorkError
 from luthier.core.stream import Served
 from luthier.ml.export import parity, serving_copy
 from luthier.ml.export.serving_copy import ADAPTER, MODEL, EngineSpeed, ServingCopy, make_adapter, make_base, read_copy
+from luthier.ml.inference.llama_cpp import cpp
 
 pytest.importorskip("xllamacpp")
 
@@ -24,7 +27,8 @@ class Channel:
 
 def document(source, target, tools, **more):
     target.mkdir(parents=True, exist_ok=True)
-    return {"source": source.model_dump(mode="json"), "target": str(target), "tools": str(tools)} | more
+    given = {"source": source.model_dump(mode="json"), "target": str(target), "tools": str(tools)}
+    return given | {"quantization": "auto"} | more
 
 
 def made_at(folder, found):
@@ -119,14 +123,29 @@ def test_a_damaged_file_is_not_served(make_source, tiny_model, tools, tmp_path, 
     assert "float16: Log-probabilities differ" in found["why_not"]
 
 
-def test_eight_bits_need_their_loss_shown_to_be_small(monkeypatch):
-    report = _report("q8_0", None, low=-0.01, high=0.019)
-    assert serving_copy._why_not(report) is None
+def _why_not(report, *, is_asked=False):
+    return serving_copy._why_not(report, is_asked=is_asked)
+
+
+def test_eight_bits_need_their_loss_shown_to_be_small():
+    report = _report("q8_0", 0.2, low=-0.01, high=0.019)
+    assert _why_not(report) is None
     # An interval over zero is no proof: it only says that the prompts were few.
-    assert "may be 0.300 nats" in serving_copy._why_not(_report("q8_0", None, low=-0.2, high=0.3))
-    assert serving_copy._why_not(_report("float16", 0.2, low=-0.2, high=0.3)) is None
-    assert serving_copy._why_not(report.model_copy(update={"passed": False, "reasons": ("No.",)})) == "No."
-    assert "ends answers at token 7" in serving_copy._why_not(report.model_copy(update={"earlier_ends": (7,)}))
+    unclear = _report("q8_0", 0.2, low=-0.2, high=0.3)
+    assert "may be 0.300 nats" in _why_not(unclear)
+    assert _why_not(unclear.model_copy(update={"bound_nats": None}), is_asked=True) is None
+    assert _why_not(_report("float16", 0.2, low=-0.2, high=0.3)) is None
+    assert _why_not(report.model_copy(update={"passed": False, "reasons": ("No.",)})) == "No."
+    assert "ends answers at token 7" in _why_not(report.model_copy(update={"earlier_ends": (7,)}))
+
+
+def test_eight_bits_need_texts_and_likelihoods_as_near_as_those_of_sixteen():
+    report = _report("q8_0", 0.2, low=-0.001, high=0.001)
+    far = report.model_copy(update={"max_difference_nats": 1.62})
+    assert "log-probabilities differ by up to 1.62 nats, where all must be and 0.2 are allowed" in _why_not(far)
+    assert "2 of 4 greedy texts are equal" in _why_not(report.model_copy(update={"num_texts_equal": 2}))
+    # Who asks for it gets it: no bound was set then.
+    assert _why_not(far.model_copy(update={"bound_nats": None, "num_texts_equal": 2}), is_asked=True) is None
 
 
 def _report(precision, bound, *, low, high):
@@ -138,19 +157,79 @@ def _report(precision, bound, *, low, high):
     )  # fmt: skip
 
 
+@pytest.fixture
+def proofs(monkeypatch):
+    """The bound that each precision of a base is proved with; q8_0 comes out far from the model, float16 near."""
+    from luthier.ml.export import source_side
+    from luthier.ml.export.exporters import gguf
+
+    bounds = {}
+
+    def prove(source, target, format, precision, examples, progress, *, observed, bound_nats):
+        (target / MODEL).touch()
+        bounds[precision] = bound_nats
+        report = _report(precision, bound_nats, low=-0.001, high=0.001)
+        return report.model_copy(update={"max_difference_nats": 1.62 if precision == "q8_0" else 0.05})
+
+    monkeypatch.setattr(parity, "prove", prove)
+    monkeypatch.setattr(source_side, "observe_source", lambda *_, **__: None)
+    monkeypatch.setattr(gguf, "write", lambda *_: None)
+    monkeypatch.setattr(cpp, "memory_bytes", lambda _: 1)
+    return bounds
+
+
+@pytest.mark.parametrize(
+    ("quantization", "precision", "bounds", "proof"),
+    [
+        (
+            "auto",
+            "float16",
+            {"q8_0": 0.2, "float16": None},
+            "float16: 4 of 4 greedy texts equal, log-probabilities within 0.05 nats; not q8_0: 4 of 4 greedy texts are "
+            "equal, and log-probabilities differ by up to 1.62 nats, where all must be and 0.2 are allowed, as of "
+            "float16",
+        ),
+        (
+            "float16",
+            "float16",
+            {"float16": None},
+            "float16: 4 of 4 greedy texts equal, log-probabilities within 0.05 nats",
+        ),
+        (
+            "q8_0",
+            "q8_0",
+            {"q8_0": None},
+            "q8_0: 4 of 4 greedy texts equal, log-probabilities within 1.62 nats, +0.0000 nats a token (-0.0010 to "
+            "+0.0010)",
+        ),
+    ],
+)
+def test_eight_bits_that_can_be_told_from_sixteen_are_taken_only_where_they_were_asked_for(
+    proofs, make_source, tmp_path, tools, quantization, precision, bounds, proof
+):
+    source = make_source(adapter_path=None, adapter_sha256=None)
+    found = make_base(document(source, tmp_path / "copy", tools, quantization=quantization), Channel())
+    assert (found["precision"], found["proof"], found["why_not"]) == (precision, proof, None)
+    assert proofs == bounds
+
+
 def test_a_killed_process_is_no_word_about_the_model(make_source, tmp_path, tools, monkeypatch):
-    def killed(*_):
-        raise WorkError("llama.cpp stops with SIGKILL on this model", expected="memory", do="free some")
+    def ends(error):
+        def write(*_):
+            raise WorkError("llama.cpp stops on this model", expected="another", do="report it") from error
 
-    monkeypatch.setattr(serving_copy, "_write_base", killed)
-    with pytest.raises(WorkError, match="SIGKILL"):
-        make_base(document(make_source(), tmp_path / "copy", tools), Channel())
+        monkeypatch.setattr(serving_copy, "_write_base", write)
+        return make_base(document(make_source(), tmp_path / "copy", tools), Channel())
 
-    def stopped(*_):
-        raise WorkError("llama.cpp stops with SIGABRT on this model", expected="another", do="report it")
-
-    monkeypatch.setattr(serving_copy, "_write_base", stopped)
-    assert "SIGABRT" in make_base(document(make_source(), tmp_path / "copy", tools), Channel())["why_not"]
+    # Told by its cause, whatever the sentence says and however deep it lies.
+    killed = ChildEndedError("llama.cpp", -signal.SIGKILL, [])
+    rehearsed = WorkError("it fails on a small copy", expected="another", do="report it")
+    rehearsed.__cause__ = killed
+    for error in (killed, rehearsed):
+        with pytest.raises(WorkError, match="stops on this model"):
+            ends(error)
+    for error in (None, ChildEndedError("llama.cpp", -signal.SIGABRT, [])):
+        assert ends(error)["why_not"] == "llama.cpp stops on this model"
 
 
 def test_a_report_that_cannot_be_read_is_none(tmp_path):

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.errors import UnsupportedError
+from luthier.core.errors import NotFoundError, RequestError, UnsupportedError
 from luthier.core.stream import Ended, EngineSettings, Sampling, Served, SpeculativeConfig, TextRequest
 from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine, open_stream_engine
 from luthier.ml.inference.llama_cpp.server import STEP_TOKENS, LlamaServer
@@ -64,18 +64,44 @@ def a_server(tiny_gguf, **settings):
 REPEATING = "Spruce and maple. " * 8
 
 
-def test_tokens_are_drafted_and_the_text_stays_the_same(tiny_gguf):
+@pytest.mark.parametrize("method", ["ngram", "draft_model"])
+def test_tokens_are_drafted_and_the_text_stays_the_same(tiny_gguf, method):
+    drafts = DRAFTS.speculative_config
+    if method == "draft_model":  # the model itself: every draft is right
+        drafts = SpeculativeConfig(method=method, num_speculative_tokens=4, model=str(tiny_gguf))
     asked = TextRequest(text=REPEATING, max_new_tokens=48, sampling=GREEDY)
     texts = []
-    for settings in ({}, {"speculative_config": DRAFTS.speculative_config}):
+    for settings in ({}, {"speculative_config": drafts}):
         with closing(opened(tiny_gguf, **settings)) as engine:
             texts.append(write_all(engine, {"a": asked}).texts["a", 0])
     assert texts[0]
     assert texts[0] == texts[1]
-    with closing(a_server(tiny_gguf, speculative_config=DRAFTS.speculative_config)) as server:
+    with closing(a_server(tiny_gguf, speculative_config=drafts)) as server:
         assert timings(server, REPEATING, 48).get("draft_n", 0) > 0
     with closing(a_server(tiny_gguf)) as server:
         assert timings(server, REPEATING, 48).get("draft_n", 0) == 0
+
+
+def test_a_draft_model_takes_memory(tiny_gguf):
+    drafts = SpeculativeConfig(method="draft_model", num_speculative_tokens=4, model=str(tiny_gguf))
+    with closing(opened(tiny_gguf)) as plain, closing(opened(tiny_gguf, speculative_config=drafts)) as drafting:
+        assert drafting.num_bytes >= plain.num_bytes + tiny_gguf.stat().st_size
+
+
+def test_a_draft_model_that_is_not_used_is_an_error(tiny_gguf, tmp_path, monkeypatch):
+    """llama.cpp leaves out a model with other tokens, and says nothing."""
+    ask = LlamaServer.ask
+    monkeypatch.setattr(
+        LlamaServer,
+        "ask",
+        lambda self, path, body=None: [{"speculative": False}] if path == "slots" else ask(self, path, body),
+    )
+    drafts = SpeculativeConfig(method="draft_model", num_speculative_tokens=4, model=str(tiny_gguf))
+    with pytest.raises(RequestError, match=r"llama\.cpp cannot draft with it"):
+        a_server(tiny_gguf, speculative_config=drafts)
+    missing = drafts.model_copy(update={"model": str(tmp_path / "none.gguf")})
+    with pytest.raises(NotFoundError, match=r"none\.gguf"):
+        opened(tiny_gguf, speculative_config=missing)
 
 
 def test_likelihoods_of_drafted_tokens_are_refused(tiny_gguf):

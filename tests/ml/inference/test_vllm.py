@@ -91,6 +91,9 @@ def test_settings_are_given_to_vllm_by_its_own_names():
         "--max-num-seqs", "8", "--max-num-batched-tokens", "256", "--no-enable-prefix-caching", "--speculative-config",
     ]  # fmt: skip
     assert json.loads(config) == {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}
+    drafts = SpeculativeConfig(method="draft_model", num_speculative_tokens=4, model="small")
+    _, config = settings_arguments(EngineSettings(speculative_config=drafts))
+    assert json.loads(config) == {"method": "draft_model", "num_speculative_tokens": 4, "model": "small"}
     assert settings_arguments(EngineSettings(enable_prefix_caching=True)) == ["--enable-prefix-caching"]
     assert settings_arguments(EngineSettings()) == []
 

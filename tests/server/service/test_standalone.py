@@ -19,6 +19,8 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.platform.http.socket import listen
+from luthier.platform.processes.stop_signals import stop_signals
+from luthier.server import standalone
 from luthier.server.standalone import StandaloneRequest, read_engine_settings, read_keys, serve_models
 
 KEY = "a-key-of-sixteen-or-more"
@@ -46,6 +48,31 @@ def refused(context: Context, **wishes: Any) -> None:
         started=lambda server: None,
         loaded=lambda model, seconds: None,
     )
+
+
+def test_one_interrupt_ends_what_comes_before_the_server(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of models take minutes to make; nobody waits for an answer yet."""
+
+    def choose(*_: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal was only noted")
+
+    monkeypatch.setattr(standalone, "choose_models", choose)
+    with stop_signals(), pytest.raises(KeyboardInterrupt):
+        refused(context)
+
+
+@pytest.mark.parametrize(("wishes", "found"), [({}, "auto"), ({"quantization": "q8_0"}, "q8_0")])
+def test_the_weights_of_copies_can_be_chosen(
+    context: Context, monkeypatch: pytest.MonkeyPatch, wishes: dict[str, Any], found: str
+) -> None:
+    def choose(context: Context, *_: Any) -> dict[str, Any]:
+        raise RequestError(context.settings.serving_quantization, expected="", do="")
+
+    monkeypatch.setattr(standalone, "choose_models", choose)
+    with pytest.raises(RequestError) as caught:
+        refused(context, **wishes)
+    assert caught.value.came == found
 
 
 def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, tiny_model: Path) -> None:
@@ -122,18 +149,17 @@ def test_a_base_and_an_adapter_are_served_by_proved_copies(tmp_path: Path, tiny_
     from tests.test_tutorials import fetch_converter
 
     from luthier.core.ports import SilentProgress
-    from luthier.features.serving.targets import local_base_models
     from luthier.ml.inference.models import sources
 
     home = tmp_path / "home"
     with Context.open(home) as context:
         sources.pull(str(tiny_model), home, SilentProgress())
         hardware_of(context)
-        (name,) = local_base_models(context)
     fetch_converter(home)
     found = {}
     for engine in ("auto", "llama_cpp"):
-        command = [sys.executable, "-m", "luthier", "serve", f"base={name}", str(adapter), "--json"]
+        # The base by its folder, the adapter's base by its record: one model all the same, and one copy.
+        command = [sys.executable, "-m", "luthier", "serve", f"base={tiny_model}", str(adapter), "--json"]
         command += ["--port", "0", "--home", str(home), "--engine", engine]
         with (
             (tmp_path / "log").open("a") as log,

@@ -64,6 +64,11 @@ class ChildEndedError(WorkError):
         """How it ended: `with exit code 3`, `by SIGSEGV`."""
         return f"by {signal_name(-self.returncode)}" if self.returncode < 0 else f"with exit code {self.returncode}"
 
+    @property
+    def is_killed(self) -> bool:
+        """Whether the system has killed it, mostly because memory ran out; not where its time was up."""
+        return self.returncode == -signal.SIGKILL and not self.is_late
+
     def as_json(self) -> dict[str, Any]:
         """The error as a plain document: a WorkError to whoever reads it, since the class is this package's own."""
         return super().as_json() | {"type": WorkError.__name__}
@@ -356,6 +361,16 @@ def run_child(
     """
     with ChildProcess(function, document, title=title, environment=environment, memory_bytes=memory_bytes) as child:
         return child.result(timeout_seconds=timeout_seconds, on_event=on_event)
+
+
+def comes_of_killed_child(error: BaseException) -> bool:
+    """Whether an error, or one that has caused it, is a child that the system has killed: it may pass another time."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ChildEndedError) and cause.is_killed:
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def wait_any(children: Sequence[ChildProcess], timeout_seconds: float | None) -> list[ChildProcess]:

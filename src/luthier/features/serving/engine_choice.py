@@ -32,13 +32,21 @@ from luthier.core.system.process_setup import num_usable_cores
 from luthier.core.task_head import is_task_model
 from luthier.features.serving.engine_process import default_memory_bytes, settled_template, split
 from luthier.features.serving.targets import stamp, stamp_of
-from luthier.ml.export.serving_copy import ADAPTER, MODEL, REPORT, EngineSpeed, ServingCopy, read_copy
+from luthier.ml.export.serving_copy import (
+    ADAPTER,
+    MODEL,
+    REPORT,
+    CopyQuantization,
+    EngineSpeed,
+    ServingCopy,
+    read_copy,
+)
 from luthier.platform.home.context import Context
 
 GPU: Final = Path("/dev/nvidiactl")
 _PACKAGES: Final = {"xllamacpp": "xllamacpp", "llama_cpp_py_sync": "llama-cpp-py-sync"}
-_FORMAT: Final = 1
-"""Of what lies in the cache; another number makes everything again."""
+_FORMAT: Final = 2
+"""Of what lies in the cache, and of the rules by which it was proved; another number makes everything again."""
 _LOCK_SECONDS: Final = 3600.0
 _RETRY_SECONDS: Final = 86_400.0
 _WORK: Final = "luthier.ml.export.serving_copy"
@@ -151,7 +159,7 @@ def _find_copies(context: Context, name: str, served: Served, make: Make) -> _Co
     """The proved files for a model, or why there are none."""
     if (reason := _why_not_tried(served)) is not None:
         return reason
-    folder = context.settings.serving_copies_folder / _folder_name(served)
+    folder = context.settings.serving_copies_folder / _folder_name(served, context.settings.serving_quantization)
     base = _copy(context, name, served, folder, make)
     if isinstance(base, str) or base.why_not is not None:
         return base if isinstance(base, str) else str(base.why_not)
@@ -217,12 +225,12 @@ def _why_not_tried(served: Served) -> str | None:
     return None
 
 
-def _folder_name(served: Served) -> str:
+def _folder_name(served: Served, quantization: CopyQuantization) -> str:
     """By all that decides what lies in the folder of a base: its weights, its template, what makes and runs it."""
     weights = served.sha256 or stamp(Path(served.path))
     template = settled_template(served.path, served.template)
     readable = re.sub(r"[^a-z0-9.]+", "-", Path(served.path).name.lower()).strip("-")[:40]
-    return f"{readable or 'model'}-{sha256_document([_FORMAT, weights, template, *_versions()])[:16]}"
+    return f"{readable or 'model'}-{sha256_document([_FORMAT, weights, template, quantization, *_versions()])[:16]}"
 
 
 @cache
@@ -251,6 +259,7 @@ def _make(context: Context, name: str, served: Served, folder: Path, base: Path 
                 "target": str(scratch),
                 "tools": str(context.settings.tools_folder),
                 "base": str(base),
+                "quantization": context.settings.serving_quantization,
             }
             function, title = f"{_WORK}:{'make_base' if base is None else 'make_adapter'}", f"Making {what}"
             with context.progress.task(title, None, "") as task:

@@ -131,9 +131,25 @@ def _found(context: Context, name: str, engine: EngineChoice) -> Served:
         digest = stamp_of([place])
         return Served(engine="llama_cpp", path=str(place.resolve()), sha256=digest, adapter_path=adapter)
     if place.is_dir():
-        check_export(place.resolve())
-        return served_export(context, place.resolve())
+        return _served_folder(context, place.resolve())
     return _pulled(context, model.name)
+
+
+def _served_folder(context: Context, folder: Path) -> Served:
+    """The model in a folder. One that is a base model of this home has that model's digest.
+
+    Adapters name their base by its record. With another digest for the folder itself, both would be loaded, and copied
+    as GGUF, twice.
+    """
+    from luthier.ml.inference.models import sources
+
+    check_export(folder)
+    served = served_export(context, folder)
+    names = (one.name for one in sources.local_models(context.home) if Path(one.path).resolve() == folder)
+    name = next(names, None) if served.path == str(folder) else None
+    # None where its files have changed since they were registered: then it is another model.
+    base = None if name is None else sources.find(name, context.home)
+    return served if base is None else served.model_copy(update={"path": base.path, "sha256": base.sha256})
 
 
 def _pulled(context: Context, name: str) -> Served:

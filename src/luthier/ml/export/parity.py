@@ -225,6 +225,7 @@ def prove(
     progress: Progress,
     *,
     observed: ObservedSource | None = None,
+    bound_nats: float | None = None,
 ) -> ParityReport:
     """Compare an export with its source on held-out examples; a check needs `NUM_PROMPTS` of them.
 
@@ -237,6 +238,7 @@ def prove(
         examples: held-out examples.
         progress: advanced by each prompt.
         observed: the source's outputs if it was already run on these examples (`observe_source`).
+        bound_nats: as of `compare`.
 
     Raises:
         RequestError: no example can be used, or the package of the runtime is missing.
@@ -247,12 +249,12 @@ def prove(
     # The source model is freed before the export is opened: one at a time in memory.
     seen = observed if observed is not None else observe_source(source, examples, progress)
     with closing(open_export(format, export_folder, source, in_child=True)) as runtime:
-        report, has_other_reasons = _compared(seen, runtime, format, precision, progress)
+        report, has_other_reasons = _compared(seen, runtime, format, precision, progress, bound_nats)
     if report.passed or has_other_reasons or precision not in ("bfloat16", "float16"):
         return report
     rounded = observe_source(source, (), progress, prompts=seen.prompts, rounded_to=precision)
     with closing(open_export(format, export_folder, source, in_child=True)) as runtime:
-        to_rounded = compare(rounded, runtime, format, precision, progress)
+        to_rounded = compare(rounded, runtime, format, precision, progress, bound_nats=bound_nats)
     return _of_rounded(report, to_rounded) if to_rounded.passed else report
 
 
@@ -272,17 +274,42 @@ def _of_rounded(report: ParityReport, to_rounded: ParityReport) -> ParityReport:
 
 
 def compare(
-    seen: ObservedSource, runtime: Runtime, format: ExportFormat, precision: ExportPrecision, progress: Progress
+    seen: ObservedSource,
+    runtime: Runtime,
+    format: ExportFormat,
+    precision: ExportPrecision,
+    progress: Progress,
+    *,
+    bound_nats: float | None = None,
 ) -> ParityReport:
-    """Compare an export in an open runtime with the outputs of its source; like `prove`, for a given runtime."""
-    return _compared(seen, runtime, format, precision, progress)[0]
+    """Compare an export in an open runtime with the outputs of its source; like `prove`, for a given runtime.
+
+    Args:
+        seen: the source's outputs.
+        runtime: the open export.
+        format, precision: format and precision of the export.
+        progress: advanced by each prompt.
+        bound_nats: how far log-probabilities may lie from the source's; None for the bound of the precision, which
+            packed weights do not have.
+
+    Raises:
+        RequestError: no prompt fits the context of the export.
+        WorkError: the runtime fails on the export.
+    """
+    return _compared(seen, runtime, format, precision, progress, bound_nats)[0]
 
 
 def _compared(
-    seen: ObservedSource, runtime: Runtime, format: ExportFormat, precision: ExportPrecision, progress: Progress
+    seen: ObservedSource,
+    runtime: Runtime,
+    format: ExportFormat,
+    precision: ExportPrecision,
+    progress: Progress,
+    bound_nats: float | None,
 ) -> tuple[ParityReport, bool]:
     """The report, and whether it has a reason against the export that rounding of the weights cannot explain."""
-    bound, answers = format_of(format).precisions[precision].bound_nats, _within_context(seen, runtime)
+    bound = format_of(format).precisions[precision].bound_nats if bound_nats is None else bound_nats
+    answers = _within_context(seen, runtime)
     tokens, findings = compared_tokens(seen.prompts, answers, runtime), Findings(num_prompts=len(answers))
     with progress.task(f"Proving it equal in {runtime.name}", len(answers), "prompts") as task:
         for number, answer in enumerate(answers, start=1):
@@ -433,6 +460,8 @@ def prove_adapter_over(
     precision: ExportPrecision,
     observed: ObservedSource,
     progress: Progress,
+    *,
+    bound_nats: float | None = None,
 ) -> ParityReport:
     """Run a GGUF adapter over its base, which is GGUF already, and compare it as a GGUF of the merged model would be.
 
@@ -443,10 +472,11 @@ def prove_adapter_over(
         precision: of the base, whose bound counts.
         observed: the side of the model with its adapter, the base not packed.
         progress: shows the proof.
+        bound_nats: as of `compare`.
 
     Raises:
         WorkError: llama.cpp stops on it.
         RequestError: llama.cpp cannot put the adapter over the base.
     """
     with closing(open_export("gguf", base, source, file, in_child=True)) as runtime:
-        return compare(observed, runtime, "gguf", precision, progress)
+        return compare(observed, runtime, "gguf", precision, progress, bound_nats=bound_nats)

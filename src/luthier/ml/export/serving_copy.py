@@ -1,14 +1,15 @@
 """A model as GGUF that is served in the place of its own files: made once, proved against them, and timed beside them.
 
-    base folder     model.gguf   the base in the first precision whose proof holds, beside its own tokenizer
+    base folder     model.gguf   the base, beside its own tokenizer
                     report.json  what the proof has shown (`ServingCopy`)
     adapter folder  adapter.gguf LoRA matrices over that base
                     report.json
 
 The proof is that of an export (`parity`): llama.cpp against the model in float32, on the same token ids. 8 bits a
-weight are taken only where the loss of likelihood is shown to be small: its 95% interval ends below
-`NOTEWORTHY_LOSS_NATS`. Everything here that loads a model runs in a child process; the module itself loads nothing
-heavy, since servers look reports up for each request.
+weight are taken only where nobody could tell them from 16: log-probabilities and greedy texts within the bound of
+float16, and the 95% interval of the loss below `NOTEWORTHY_LOSS_NATS`. Who asks for q8_0 gets it with what it costs in
+the proof. Everything here that loads a model runs in a child process; the module itself loads nothing heavy, since
+servers look reports up for each request.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import ValidationError
 
 from luthier.core.child_process.channel import Channel
-from luthier.core.child_process.process import ChildEndedError
-from luthier.core.errors import LuthierError, WorkError, error_from
+from luthier.core.child_process.process import comes_of_killed_child
+from luthier.core.errors import LuthierError, error_from
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.export import ExportPrecision, ExportSource, ParityReport
 from luthier.core.stream import Ended, Failed, RequestFeature, Sampling, Served, TextRequest
@@ -37,8 +38,15 @@ if TYPE_CHECKING:
 MODEL: Final = "model.gguf"
 ADAPTER: Final = "adapter.gguf"
 REPORT: Final = "report.json"
-PRECISIONS: Final[tuple[ExportPrecision, ...]] = ("q8_0", "float16")
-"""Tried in this order: the smallest, which is also the fastest on a processor, first."""
+CopyQuantization = Literal["auto", "float16", "q8_0"]
+"""How the weights of a copy are held; `auto`: as q8_0 where that cannot be told from float16."""
+# In the order in which they are tried. q8_0 is the smaller and faster one; where it is proved by the bounds of float16,
+# no float16 needs to be made.
+_TRIED: Final[Mapping[CopyQuantization, tuple[ExportPrecision, ...]]] = {
+    "auto": ("q8_0", "float16"),
+    "float16": ("float16",),
+    "q8_0": ("q8_0",),
+}
 NUM_BASE_PROMPTS: Final = 16
 NUM_ADAPTER_PROMPTS: Final = 4
 
@@ -47,7 +55,6 @@ _TOKENIZER_FILES: Final = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "config.json",
 )  # fmt: skip
-_SIGKILL: Final = -9
 
 
 class ServingCopy(FrozenModel):
@@ -122,7 +129,7 @@ def make_base(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
 
     Args:
         document: `source` (`ExportSource`, without an adapter), `target` (an existing empty folder), `tools` (where
-            the converter is stored).
+            the converter is stored), `quantization` (`CopyQuantization`).
         channel: gets the titles of what is being done.
 
     Returns:
@@ -138,7 +145,7 @@ def make_base(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
     progress = _Titles(channel)
     # Before what may be the model's fault: a converter that cannot be fetched is not.
     converter(tools, progress)
-    return _made(lambda: _write_base(source, target, tools, progress))
+    return _made(lambda: _write_base(source, target, tools, document["quantization"], progress))
 
 
 def make_adapter(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
@@ -156,7 +163,8 @@ def make_adapter(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
         OSError: the disk is full.
     """
     source, target, _ = _read(document)
-    return _made(lambda: _write_adapter(source, target, Path(document["base"]), _Titles(channel)))
+    base, quantization = Path(document["base"]), document["quantization"]
+    return _made(lambda: _write_adapter(source, target, base, quantization, _Titles(channel)))
 
 
 def _read(document: dict[str, Any]) -> tuple[ExportSource, Path, Path]:
@@ -167,15 +175,15 @@ def _made(make: Any) -> dict[str, Any]:
     try:
         copy: ServingCopy = make()
     except LuthierError as error:
-        if isinstance(error, ChildEndedError) and error.returncode == _SIGKILL:
-            raise
-        if isinstance(error, WorkError) and "SIGKILL" in error.came:
+        if comes_of_killed_child(error):
             raise
         copy = ServingCopy(why_not=error.came)
     return copy.model_dump(mode="json")
 
 
-def _write_base(source: ExportSource, target: Path, tools: Path, progress: Progress) -> ServingCopy:
+def _write_base(
+    source: ExportSource, target: Path, tools: Path, quantization: CopyQuantization, progress: Progress
+) -> ServingCopy:
     from luthier.ml.export.exporters import gguf, registry
     from luthier.ml.export.exporters.companions import source_template
     from luthier.ml.export.exporters.proof_prompts import source_prompts
@@ -188,16 +196,17 @@ def _write_base(source: ExportSource, target: Path, tools: Path, progress: Progr
     if (limit := registry.check("gguf", source, progress, tools, prompts)) is not None:
         return ServingCopy(why_not=f"llama.cpp is right up to {limit} tokens only: it leaves out an attention window")
     observed = observe_source(source, examples, progress, prompts=prompts)
-    reasons = []
-    for precision in PRECISIONS:
+    reasons = list[str]()
+    for precision in _TRIED[quantization]:
         gguf.write(source, target, precision, progress, tools)
         _keep_tokenizer(Path(source.base_path), target)
-        report = prove(source, target, "gguf", precision, (), progress, observed=observed)
-        if (reason := _why_not(report)) is None:
+        bound = _bound(precision, quantization)
+        report = prove(source, target, "gguf", precision, (), progress, observed=observed, bound_nats=bound)
+        if (reason := _why_not(report, is_asked=quantization == precision)) is None:
             thinks = source_template(source).thoughts is not None
             return ServingCopy(
                 precision=precision,
-                proof=_phrase(report),
+                proof="; not ".join([_phrase(report), *reasons]),
                 hands_over=_handed_over(thinks=thinks),
                 memory_bytes=memory_bytes(target / MODEL),
             )
@@ -205,7 +214,21 @@ def _write_base(source: ExportSource, target: Path, tools: Path, progress: Progr
     return ServingCopy(why_not="; ".join(reasons))
 
 
-def _write_adapter(source: ExportSource, target: Path, base: Path, progress: Progress) -> ServingCopy:
+def _bound(precision: ExportPrecision, quantization: CopyQuantization) -> float | None:
+    """How far log-probabilities may lie from the model's, where that is not what the export format says.
+
+    As an export, which is chosen, q8_0 has no bound. Here nobody has chosen it, so it must be as near as float16.
+    """
+    from luthier.ml.export.exporters.registry import WHOLE, format_of
+
+    if precision in WHOLE or precision == quantization:
+        return None
+    return format_of("gguf").precisions["float16"].bound_nats
+
+
+def _write_adapter(
+    source: ExportSource, target: Path, base: Path, quantization: CopyQuantization, progress: Progress
+) -> ServingCopy:
     from safetensors.torch import load_file
 
     from luthier.ml.export.exporters.adapter import CONFIG, WEIGHTS, NotPlainError, write_gguf_lora
@@ -225,7 +248,8 @@ def _write_adapter(source: ExportSource, target: Path, base: Path, progress: Pro
         file.unlink(missing_ok=True)
         return ServingCopy(why_not=f"llama.cpp cannot apply the adapter: {reason}")
     observed = observe_source(source, built_in_examples()[:NUM_ADAPTER_PROMPTS], progress)
-    report = prove_adapter_over(source, file, base, made.precision, observed, progress)
+    bound = _bound(made.precision, quantization)
+    report = prove_adapter_over(source, file, base, made.precision, observed, progress, bound_nats=bound)
     if not report.passed:
         return ServingCopy(why_not=" ".join(report.reasons))
     return ServingCopy(precision=made.precision, proof=_phrase(report))
@@ -240,17 +264,30 @@ def _keep_tokenizer(base: Path, target: Path) -> None:
             (target / name).unlink(missing_ok=True)
 
 
-def _why_not(report: ParityReport) -> str | None:
-    """Why a file is not served in the place of its source; None where it may be."""
+def _why_not(report: ParityReport, *, is_asked: bool) -> str | None:
+    """Why a file is not served in the place of its source; None where it may be.
+
+    Args:
+        report: the proof.
+        is_asked: whether its precision was asked for, with what that costs.
+    """
+    from luthier.ml.export.exporters.registry import WHOLE
     from luthier.ml.export.parity import NOTEWORTHY_LOSS_NATS
 
+    is_packed, bound = report.precision not in WHOLE, report.bound_nats
+    is_far = bound is not None and report.max_difference_nats > bound
+    if is_packed and bound is not None and (is_far or report.num_texts_equal < report.num_prompts):
+        return (
+            f"{report.num_texts_equal} of {report.num_prompts} greedy texts are equal, and log-probabilities differ by "
+            f"up to {report.max_difference_nats:.3g} nats, where all must be and {bound:g} are allowed, as of float16"
+        )
     if not report.passed:
         return " ".join(report.reasons)
     if report.earlier_ends:
         return f"llama.cpp ends answers at token {', '.join(map(str, report.earlier_ends))}, and the model goes on"
     loss = report.nll_increase_nats
     # Equivalence, not the absence of a significant difference: few prompts would never show one.
-    if report.bound_nats is None and loss.high > NOTEWORTHY_LOSS_NATS:
+    if is_packed and not is_asked and loss.high > NOTEWORTHY_LOSS_NATS:
         return (
             f"a token of the references may be {loss.high:.3f} nats less likely (95% interval {loss.low:.3f} to "
             f"{loss.high:.3f}, allowed {NOTEWORTHY_LOSS_NATS:g})"
@@ -259,11 +296,13 @@ def _why_not(report: ParityReport) -> str | None:
 
 
 def _phrase(report: ParityReport) -> str:
+    from luthier.ml.export.exporters.registry import WHOLE
+
     loss = report.nll_increase_nats
     quality = f", {loss.value:+.4f} nats a token ({loss.low:+.4f} to {loss.high:+.4f})"
     return (
         f"{report.precision}: {report.num_texts_equal} of {report.num_prompts} greedy texts equal, log-probabilities "
-        f"within {report.max_difference_nats:.3g} nats{quality if report.bound_nats is None else ''}"
+        f"within {report.max_difference_nats:.3g} nats{'' if report.precision in WHOLE else quality}"
     )
 
 

@@ -461,5 +461,5 @@ def settings_arguments(settings: EngineSettings) -> list[str]:
     if settings.enable_prefix_caching is not None:
         given.append("--enable-prefix-caching" if settings.enable_prefix_caching else "--no-enable-prefix-caching")
     if settings.speculative_config is not None:
-        given += ["--speculative-config", settings.speculative_config.model_dump_json()]
+        given += ["--speculative-config", settings.speculative_config.for_vllm()]
     return given

@@ -52,6 +52,26 @@ def stop_signals(notice: Callable[[], str] | None = None) -> Iterator[Callable[[
             signal.signal(number, handler)
 
 
+@contextmanager
+def interrupting_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT raise KeyboardInterrupt at once while the block runs, also within `stop_signals`.
+
+    For preparations that take minutes and ask for no wish to stop: what they hold is cleaned up on the way out. Does
+    nothing in a thread other than the main one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _print_now(text: str) -> None:
     """To stderr itself: a handler may run in the middle of a write to its buffer, which must not be entered twice."""
     with suppress(OSError):

@@ -121,6 +121,17 @@ def test_other_weights_of_the_same_folder_are_another_copy(context: Context, chi
     assert first.sha256 != second.sha256
 
 
+def test_other_weights_that_were_asked_for_are_another_copy(context: Context, children: Children, base: Served) -> None:
+    first = choose_engines(context, {"base": base})["base"].served
+    context.settings = context.settings.model_copy(update={"serving_quantization": "q8_0"})
+    # A server with this setting takes no copy of another kind.
+    assert known_copy(context, base) is None
+    second = choose_engines(context, {"base": base})["base"].served
+    assert first.path != second.path
+    made = [document["quantization"] for name, document in children.asked if name == "make_base"]
+    assert made == ["auto", "q8_0"]
+
+
 def test_a_slower_copy_leaves_the_model_with_its_own_engine(context: Context, children: Children, base: Served) -> None:
     children.own, children.copy = FAST, SLOW
     (made,) = choose_engines(context, {"base": base}).values()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
+from luthier.core.ports import SilentProgress
 from luthier.features.serving import loaded as chosen_models
 from luthier.features.serving.loaded import choose_model, choose_models
+from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
 from luthier.testing.records import add_run
 
@@ -45,6 +49,19 @@ def test_each_kind_of_model(context: Context, tmp_path: Path) -> None:
     }
     assert found["gguf"].path == found["small"].path == str(gguf / "small.gguf")
     assert found["merged"].path == str(merged)
+
+
+def test_the_folder_of_a_base_model_is_that_model(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+    """Adapters over it name it by its record: with another digest it would be loaded, and copied, a second time."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "own"))
+    before = choose_model(context, str(folder))
+    base = sources.pull(str(folder), context.home, SilentProgress())
+    found = choose_model(context, str(folder))
+    assert (found.path, found.sha256) == (base.path, base.sha256)
+    assert before.sha256 != base.sha256
+    # Its files have changed since: it is another model.
+    os.utime(folder / "model.safetensors", ns=(0, 0))
+    assert choose_model(context, str(folder)).sha256 not in (before.sha256, base.sha256)
 
 
 def test_a_gguf_file_with_an_adapter(context: Context, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_opening_a_home_needs_no_heavy_library(tmp_path: Path) -> None:
         ("LUTHIER_SPECULATIVE_CONFIG", "ngram", "JSON"),
         ("LUTHIER_SPECULATIVE_CONFIG", '{"method": "ngram"}', "num_speculative_tokens: Field required"),
         ("LUTHIER_SERVING_ENGINE", "vllm", "'auto' or 'transformers'"),
+        ("LUTHIER_SERVING_QUANTIZATION", "q4_0", "'auto', 'float16' or 'q8_0'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_told_by_its_name(

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from luthier.platform.processes.stop_signals import AGAIN, stop_signals
+from luthier.platform.processes.stop_signals import AGAIN, interrupting_signals, stop_signals
 
 
 def test_the_answer_comes_before_the_work_asks(capfd: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +32,16 @@ def test_the_sentence_is_made_when_the_signal_comes(capfd: pytest.CaptureFixture
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop_requested() == "SIGTERM received"
     assert capfd.readouterr().err == "\nSIGTERM: step 7 ends\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_interrupts_what_asks_for_no_wish(number: signal.Signals) -> None:
+    with stop_signals() as stop_requested:
+        before = signal.getsignal(number)
+        with pytest.raises(KeyboardInterrupt), interrupting_signals():
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is before
+        assert stop_requested() is None
 
 
 def test_handlers_are_given_back_and_other_threads_take_none() -> None:

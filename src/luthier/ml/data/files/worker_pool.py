@@ -8,7 +8,6 @@ A worker is a warm child (`core.child_process`). Its function sends the event "r
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -128,7 +127,7 @@ class WorkerPool:
             said = [f"ended with exit code {error.returncode}; it said:", *error.log_lines]
             raise _cannot_start("\n    ".join(said))
         # Nobody here sends SIGKILL to a worker with a job before its deadline; the kernel does when memory is short.
-        hint = " (memory ran out?)" if error.returncode == -signal.SIGKILL else ""
+        hint = " (memory ran out?)" if error.is_killed else ""
         return {"failed": f"the process that read it ended {error.how}{hint}"}
 
     def _end(self, worker: _Worker) -> None:

@@ -127,12 +127,11 @@ def _stopped(title: str, ended: ChildEndedError) -> WorkError:
     lines = [line.strip() for line in ended.log_lines if line.strip()]
     reason = next((line for line in reversed(lines) if _REASON.search(line)), lines[-1] if lines else "")
     how = ended.how.removeprefix("by ").removeprefix("with ")
-    is_killed = how == "SIGKILL"
     return WorkError(
         f"{title} stops with {how} on this model" + (f": {_PLACE.sub('', reason)[:300]}" if reason else ""),
-        expected="enough memory" if is_killed else f"a model that this version of {title} computes",
+        expected="enough memory" if ended.is_killed else f"a model that this version of {title} computes",
         do="free memory and try again: the system kills a process when memory runs out"
-        if is_killed
+        if ended.is_killed
         else "export with --to merged, which vLLM and transformers serve, and report the line above",
     )
 

@@ -26,7 +26,7 @@ from luthier.ml.inference.engine_prompts import CallsInText, checked
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.llama_cpp.active_requests import AnswerReader, Choice, Writing
 from luthier.ml.inference.llama_cpp.prompts import dayless_template, grammar_of, no_grammar, open_reader
-from luthier.ml.inference.llama_cpp.server import CachePrecision, LlamaServer, check_adapter, only_gguf
+from luthier.ml.inference.llama_cpp.server import CachePrecision, LlamaServer, check_adapter, draft_model, only_gguf
 from luthier.ml.inference.models.gguf import GgufHeader, read_gguf_header
 from luthier.ml.inference.thoughts import Thinking
 from luthier.ml.inference.tool_calls import ToolForm
@@ -84,6 +84,10 @@ class LlamaCppEngine:
         self._vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
         self._cache: CachePrecision = cache
         self._token_bytes = _bytes_of_a_token(self._header) * (2 if cache == "float32" else 1)
+        if (draft := draft_model(settings.speculative_config)) is not None:
+            # It holds keys and values of the same tokens, in 16 bits.
+            self._token_bytes += _bytes_of_a_token(read_gguf_header(draft))
+        self._draft = draft
         self._pool_tokens = _pool_tokens(self._header, num_slots, cache_bytes // self._token_bytes)
         self._adapters: dict[str, Path] = {}
         self._prepared: dict[Hashable, tuple[TextRequest, _Prepared]] = {}
@@ -123,7 +127,7 @@ class LlamaCppEngine:
     @property
     def num_bytes(self) -> int:
         """Memory that weights, adapters and the cache of keys and values take."""
-        files = [self._model, *self._adapters.values()]
+        files = [self._model, *self._adapters.values(), *([] if self._draft is None else [self._draft])]
         return sum(path.stat().st_size for path in files if path.exists()) + self._pool_tokens * self._token_bytes
 
     def load_adapter(self, name: str, path: str) -> None:

@@ -25,7 +25,7 @@ import httpx2
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import LuthierError, NotFoundError, RequestError, WorkError, library_reason
-from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings
+from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings, SpeculativeConfig
 from luthier.ml.inference.models.gguf import GgufHeader, read_gguf_header
 
 _NUM_SHOWN = 3
@@ -161,7 +161,7 @@ class LlamaServer:
         # One pool for all slots: a long answer may take what short ones leave.
         params.n_parallel, params.n_ctx, params.kv_unified = num_slots, pool_tokens, True
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = num_threads
-        _share_steps(params, num_slots, settings)
+        _share_steps(params, num_slots, num_threads, settings)
         _hold_cache(params, cache)
         if chat_template is not None:
             params.chat_template = chat_template
@@ -174,6 +174,7 @@ class LlamaServer:
         )
         try:
             self.context_tokens = int(self.ask("props")["default_generation_settings"]["n_ctx"])
+            self._check_drafts(settings)
         except BaseException:
             self.close()
             raise
@@ -239,6 +240,16 @@ class LlamaServer:
             self._grammars[grammar] = "choices" in answer and not answer["choices"][0]["text"].startswith(_NEITHER)
         return self._grammars[grammar]
 
+    def _check_drafts(self, settings: EngineSettings) -> None:
+        """Check that the draft model is used: llama.cpp leaves one with other tokens out without a word."""
+        drafts = settings.speculative_config
+        if drafts is not None and drafts.model is not None and not self.ask("slots")[0]["speculative"]:
+            raise RequestError(
+                f"the draft model {drafts.model} of the speculative_config: llama.cpp cannot draft with it",
+                expected="a smaller GGUF model with the same tokens as the one that is served",
+                do="name another one, or leave speculative_config out",
+            )
+
     def close(self) -> None:
         """Release the weights; nothing may be under way."""
         self._http.close()
@@ -249,25 +260,45 @@ STEP_TOKENS: Final = 512
 """Tokens of one step by default. llama.cpp's own 2,048 stop answers under way for as long as all of them take."""
 
 
-def _share_steps(params: Any, num_slots: int, settings: EngineSettings) -> None:
+def _share_steps(params: Any, num_slots: int, num_threads: int, settings: EngineSettings) -> None:
     """Set how many tokens a step has, and what is drafted."""
-    import xllamacpp
-
     # A step takes the next token of each answer first, then tokens of prompts up to `n_batch`. `n_ubatch` is what goes
     # through the matrices at once; more than 512 gains nothing on a processor and takes memory.
     params.n_batch = max(settings.max_num_batched_tokens or STEP_TOKENS, num_slots)
     params.n_ubatch = min(params.n_batch, STEP_TOKENS)
     params.cont_batching = True
     params.cache_ram_mib = 0  # see above: it would mix up adapters
-    if (drafts := settings.speculative_config) is not None:
-        # Of llama.cpp's n-gram methods this one takes keys of any length. `ngram_simple` drafts nothing where fewer
-        # tokens follow than the key has, and `ngram_mod` shares what it has seen among all requests.
-        speculative = params.speculative
-        speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MAP_K]
-        speculative.ngram_map_k.size_n = drafts.prompt_lookup_max
-        speculative.ngram_map_k.size_m = drafts.num_speculative_tokens
-        speculative.ngram_map_k.min_hits = 1
-        speculative.draft.n_max = drafts.num_speculative_tokens
+    if settings.speculative_config is not None:
+        _draft(params.speculative, settings.speculative_config, num_threads)
+
+
+def _draft(speculative: Any, drafts: SpeculativeConfig, num_threads: int) -> None:
+    import xllamacpp
+
+    kinds = xllamacpp.common_speculative_type
+    speculative.draft.n_max = drafts.num_speculative_tokens
+    if drafts.model is not None:
+        speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+        speculative.draft.mparams.path = str(draft_model(drafts))
+        speculative.draft.cpuparams.n_threads = speculative.draft.cpuparams_batch.n_threads = num_threads
+        return
+    # Of llama.cpp's n-gram methods this one takes keys of any length. `ngram_simple` drafts nothing where fewer
+    # tokens follow than the key has, and `ngram_mod` shares what it has seen among all requests.
+    speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_MAP_K]
+    speculative.ngram_map_k.size_n = drafts.prompt_lookup_max
+    speculative.ngram_map_k.size_m = drafts.num_speculative_tokens
+    speculative.ngram_map_k.min_hits = 1
+
+
+def draft_model(drafts: SpeculativeConfig | None) -> Path | None:
+    """The GGUF file of the model that drafts tokens; None where none does.
+
+    Raises:
+        NotFoundError: there is no such file.
+        RequestError: the file or folder holds something else.
+        ModelSourceError: the file is damaged.
+    """
+    return None if drafts is None or drafts.model is None else only_gguf(Path(drafts.model).expanduser(), "model")
 
 
 def _hold_cache(params: Any, cache: CachePrecision) -> None:

@@ -61,8 +61,8 @@ def check_template(template: str | dict[str, str] | None, special_tokens: Mappin
         last = "".join(f": {line[:200]}" for line in error.log_lines[-1:])
         # Exceptions of rendering are caught in the process, so any end other than by a crash signal is caused by this
         # machine. SIGKILL comes from the system when memory runs out, or from a person.
-        if error.returncode >= 0 or error.returncode == -signal.SIGKILL:
-            raise _not_tried(f"{error.how}{last}", is_killed=error.returncode < 0) from error
+        if error.returncode >= 0 or error.is_killed:
+            raise _not_tried(f"{error.how}{last}", is_killed=error.is_killed) from error
         raise _refused(f"ends the process that renders it, {error.how}{last}") from error
     if met is not None:
         raise _refused(met)
