@@ -288,7 +288,7 @@ class Suite(FrozenModel):
     def _names_are_different(self) -> Suite:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
-            raise ValueError("a name of its own for each task")
+            raise ValueError("a different name for each task")
         return self
 
     def fingerprint(self, digests: dict[str, str]) -> str:

@@ -164,7 +164,7 @@ def _general(spec: Suite, who: _Systems, seen: Seen, caveats: list[str]) -> list
     if clash := [one.task.name for one in general if one.task.name in taken]:
         raise RequestError(
             f"the suite names a task {clash[0]}, as one of the tasks of general ability is called",
-            expected="a name of its own for each task",
+            expected="a different name for each task",
             do="give the task another name, or set `forgetting: false`",
         )
     return general

@@ -74,7 +74,7 @@ def learning_curve(
 
     Args:
         train: the training rows.
-        held_out: the judged rows, each with a text answer.
+        held_out: the evaluated rows, each with a text answer.
         baselines: what was fitted on all training rows and answered the held-out ones.
         metric: one that looks at text.
         seconds: that the fits may take, by the time that the fit on all rows took.
@@ -94,7 +94,7 @@ def learning_curve(
     num_partitions = min(_MAX_PARTITIONS, int(seconds / (len(_PARTS) * max(best.seconds, 1e-9))))
     if num_partitions < 1:
         wanted = f"{len(_PARTS) * best.seconds:.0f} s, and {max(seconds, 0.0):.0f} s were left for baselines"
-        return _without(metric, f"Whether more rows would help was not looked at: it would have taken {wanted}.")
+        return _without(metric, f"Whether more rows would help was not measured: it would have taken {wanted}.")
     try:
         fits = _fits(best, rows, held_out, metric, num_partitions, progress)
     except NotApplicable as reason:
@@ -163,7 +163,7 @@ def curve_of(
     Args:
         fits: one on all rows, and at least two on each smaller part.
         num_rows: training rows in all.
-        metric: what is judged by; with both ends.
+        metric: the metric that decides; with both bounds.
         bounds: those of the metric.
         system: the baseline's name.
         seed: of all draws.

@@ -62,7 +62,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Words whose baseline lies at a point. angle: degrees, clockwise, around it."""
+    """Text whose baseline is at a point. angle: degrees, clockwise, around it."""
 
     at: Point
     text: str
@@ -108,13 +108,13 @@ def text_width(text: str, size: float = TEXT_PIXELS) -> float:
 
 
 def short(text: str, most: int = 24) -> str:
-    """The text on one line of at most so many characters."""
+    """The text on one line of at most that many characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def two_lines(text: str, most: int = 24) -> list[str]:
-    """The text on at most two lines of at most so many characters."""
+    """The text on at most two lines of at most that many characters."""
     lines = textwrap.wrap(text, most, max_lines=2, placeholder=" \N{HORIZONTAL ELLIPSIS}")
     return [short(line, most) for line in lines] or [""]
 

@@ -101,7 +101,7 @@ class DifferenceRow:
     """One system less another in one metric.
 
     Attributes:
-        adjusted: the p-value among all that were asked at once; may be empty.
+        adjusted: the p-value, corrected for all comparisons made together; may be empty.
     """
 
     candidate: str
@@ -213,7 +213,7 @@ def cell(metric: Metric | None, decimals: int, *, is_best: bool = False) -> Cell
 
 
 def _best(comparisons: Sequence[Comparison], metric: str, names: Sequence[str]) -> str | None:
-    """The system whose interval of the difference to each other one says that it is better."""
+    """The system whose interval of the difference to every other one shows that it is better."""
     beaten: set[tuple[str, str]] = set()
     for one in comparisons:
         if one.metric == metric and one.verdict == "better":
@@ -227,7 +227,7 @@ def _best(comparisons: Sequence[Comparison], metric: str, names: Sequence[str]) 
 
 _WORDS: Final = re.compile(r"\s+|\w+|[^\w\s]")
 MAX_WORDS: Final = 800
-"""Blanks and signs count, too. Longer texts are not compared: nobody reads marks in them, and it takes long."""
+"""Blanks and signs count, too. Longer texts are not compared: marks in them are not read, and it takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ class Stretch:
 
 
 def word_differences(other: str, text: str) -> list[Stretch] | None:
-    """The text with what sets it apart from the other one; None where one of them is too long."""
+    """The text with its differences from the other one marked; None where one of them is too long."""
     if other == text:
         return [Stretch("", text)] if text else []
     before, after = _WORDS.findall(other), _WORDS.findall(text)

@@ -61,7 +61,7 @@ def without_prompting(system: SystemResult, results: Sequence[SystemResult]) -> 
 
 
 def prompt_of(system: SystemResult, where: str = "") -> str:
-    """What is in a prompt beside the rows' text: `4 examples`, `an instruction and the 4 nearest training rows`.
+    """What is in a prompt besides the rows' text: `4 examples`, `an instruction and the 4 nearest training rows`.
 
     Args:
         system: with something in its prompt.
@@ -111,7 +111,7 @@ def relation(comparison: Comparison) -> str:
 
 
 def headline(judged: SystemResult, found: Sequence[Comparison], results: Sequence[SystemResult]) -> str:
-    """How the judged system compares with every baseline by one metric; none is left unsaid.
+    """How the evaluated system compares with every baseline by one metric; none is left out.
 
     Of several ways to say it, the first that is short enough is taken: every baseline named in full, in short, and
     counted; long names can make even the last one long.
@@ -170,7 +170,7 @@ def _counted(judged: SystemResult, found: Sequence[Comparison], results: Sequenc
 
 
 def _subject(judged: SystemResult, results: Sequence[SystemResult]) -> str:
-    """The judged system at the start of the sentence; a name that a person or a program gave stays as it is."""
+    """The evaluated system at the start of the sentence; a name that a person or a program gave is not changed."""
     title = system_title(judged, results)
     return start(title) if title.startswith("the ") else title
 
@@ -279,7 +279,7 @@ def _p_value(value: float) -> str:
 
 
 def _rounded(number: int) -> str:
-    """Two digits are all that such an estimate can bear."""
+    """Such an estimate is not more precise than two digits."""
     digits = max(0, len(str(number)) - 2)
     return f"{math.ceil(number / 10**digits) * 10**digits:,}"
 
@@ -349,7 +349,7 @@ def caveats(
 
 
 def _draws(results: Sequence[SystemResult]) -> list[str]:
-    """What intervals of models with drawn examples in their prompts do not speak of."""
+    """What intervals of models with drawn examples in their prompts do not cover."""
     drawn = [r for r in results if r.num_few_shot and (r.prompting is None or r.prompting.examples == "drawn")]
     # The examples of an optimised prompt were chosen, not drawn.
     single = [
@@ -388,7 +388,7 @@ def constant_answers(results: Sequence[SystemResult]) -> list[str]:
 
 
 def _commonest_label(texts: Sequence[str]) -> tuple[str, float]:
-    """The commonest label of these answers, as it is compared, and the share of them that have it."""
+    """The most common label of these answers, normalised as in the comparison, and the share of them that have it."""
     key, number = Counter(map(label, texts)).most_common(1)[0]
     return key, number / len(texts)
 

@@ -99,7 +99,7 @@ def for_still_learning(plan: Plan) -> tuple[Remedy, ...]:
     text = f"Or take larger steps: twice the learning rate of {training.learning_rate:g}."
     found.append(Remedy(text=text, settings=(f"training.learning_rate={2 * training.learning_rate:g}",)))
     if method.name not in _NOT_ADAPTED and method.dropout > 0:
-        text = f"Drop the dropout of {method.dropout:g}: nothing was learned by heart yet."
+        text = f"Drop the dropout of {method.dropout:g}: nothing was memorised."
         found.append(Remedy(text=text, settings=("method.dropout=0",)))
     return tuple(found)
 

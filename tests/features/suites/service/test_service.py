@@ -252,5 +252,5 @@ def test_a_single_system_has_figures_and_no_verdict(context: Context, folder: Pa
     found = judged(context, folder, str(tiny_model))
     assert found.verdict is None
     assert [task.name for task in found.tasks] == ["pick"], "general ability needs a base to be held against"
-    with pytest.raises(RequestError, match="a name of its own for each system"):
+    with pytest.raises(RequestError, match="a different name for each system"):
         judged(context, folder, str(tiny_model), str(tiny_model))

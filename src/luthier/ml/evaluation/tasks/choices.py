@@ -68,7 +68,7 @@ class Choose:
 
 
 def what_is_wrong(item: Mapping[str, Any], options_field: str, answer_field: str) -> str | None:
-    """In words; None where the options and the answer can be used."""
+    """The problem as text; None where the options and the answer can be used."""
     options = item.get(options_field)
     if not isinstance(options, Sequence) or isinstance(options, str) or len(options) < 2:
         return f"has no list of two options or more as {options_field!r}"
@@ -127,7 +127,7 @@ class Classify:
             raise RequestError(
                 f"task {task.name} has the labels {list(labelling.labels)}",
                 expected="at least two",
-                do="name all of them as `labels`, or judge rows of more than one",
+                do="name all of them as `labels`, or evaluate rows of more than one",
             )
 
     def options(self, task: ClassifyTask, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002

@@ -1,7 +1,7 @@
 """Tasks of texts: answers compared with the row's own by metrics of texts, answers in JSON, likelihood of a text.
 
-JSON answers are asked three things: is it JSON, does it fit the schema, which fields are right? Likelihood tasks ask
-how well the row's own answer, or plain text, is predicted: perplexity and bits per byte.
+JSON answers are checked for three things: is it JSON, does it fit the schema, which fields are right? Likelihood tasks
+measure how well the row's own answer, or plain text, is predicted: perplexity and bits per byte.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Generate:
         return None
 
     def cautions(self, task: GenerateTask) -> tuple[str, ...]:  # noqa: ARG002
-        """None beside what each metric says of itself."""
+        """None besides those of the metrics themselves."""
         return ()
 
 

@@ -92,7 +92,7 @@ def _trained_prefix(decoder: Decoder, prompt: torch.Tensor, requests: Sequence[R
     if decoder.path.kind != "batched":
         raise RequestError(
             f"a trained prompt for a model that writes {decoder.path.describe()}",
-            expected="a model whose answers can share a beginning that has no tokens",
+            expected="a model whose answers can share an empty prefix",
             do="choose another method than prompt_tuning, such as lora",
         )
     if not decoder.fits_windows(most):
