@@ -68,7 +68,7 @@ class SystemResult(FrozenModel):
         model: its base model.
         adapter: its adapter; None for a base model and one that was trained whole.
         num_few_shot: examples in its prompt.
-        num_samples: rows that it was judged on.
+        num_samples: rows that it was evaluated on.
         metrics: its figures by name.
         samples: single answers, as far as they are kept.
         seconds: wall time of judging it.
@@ -111,7 +111,7 @@ class Comparison(FrozenModel):
 
     Attributes:
         baseline: the name of the system that is compared with.
-        candidate: the name of the system that is judged.
+        candidate: the name of the system that is evaluated.
         metric: the name of the metric.
         difference: candidate minus baseline, in the metric's unit.
         low: lower end of the 95% interval.
@@ -122,8 +122,8 @@ class Comparison(FrozenModel):
             power, two-sided 5%); None where the difference is 0 or settled.
         adjusted_p_value: Holm's, where several tasks and metrics were asked about one candidate.
         test: what the p-value comes from; `seeds`: rows and trainings with several seeds together; `draws`: rows and
-            draws of few-shot examples together; `unpaired_t`: two standard errors, as if the systems had been judged on
-            different rows.
+            draws of few-shot examples together; `unpaired_t`: two standard errors, as if the systems had been evaluated
+            on different rows.
     """
 
     baseline: str
@@ -210,13 +210,14 @@ class ReliabilityBin(FrozenModel):
 class Coverage(FrozenModel):
     """Which share of cases a system can answer alone at an accuracy, the rest going to a person.
 
-    The threshold is chosen on other rows than those that it is judged on (`luthier.ml.evaluation.metrics.calibration`):
-    on validation rows, or, without enough of them, on the held-out rows of the other folds.
+    The threshold is chosen on other rows than those that it is evaluated on
+    (`luthier.ml.evaluation.metrics.calibration`): on validation rows, or, without enough of them, on the held-out rows
+    of the other folds.
 
     Attributes:
         asked: the accuracy that was asked for.
         threshold: the confidence from which on it answers alone; None where none reaches the accuracy.
-        num_rows: rows that it was judged on.
+        num_rows: rows that it was evaluated on.
         num_answered: of these the ones that it answers alone.
         share: the share of them.
         share_low: lower end of its exact 95% interval.
@@ -330,15 +331,15 @@ class Verdict(FrozenModel):
             say.
         num_primary_details: how many of the details belong to the headline.
         caveats: what it rests on and what it does not show.
-        alternatives: what one could use instead, each judged on the same rows.
+        alternatives: what one could use instead, each evaluated on the same rows.
         best_alternative: the name of the one with the best figure; None where there are none.
         better_than_best_alternative: `better`: distinguishable from every alternative, and better; `worse`:
             distinguishable from the best one, all of them taken into account; None where there are none.
         good_enough: `yes`: the whole 95% interval reaches the bar; `not_asked`: no bar was set.
         bar: what was asked for.
         learning_curve: whether more training rows would help; None where no baseline was fitted.
-        coverage: which share of cases the judged system can answer alone at the bar; None where that is not known, or
-            no bar of accuracy was set.
+        coverage: which share of cases the evaluated system can answer alone at the bar; None where that is not known,
+            or no bar of accuracy was set.
     """
 
     word: VerdictWord
@@ -371,7 +372,7 @@ class Forgetting(FrozenModel):
     Attributes:
         held_out_file: the file of general rows.
         held_out_sha256: its digest.
-        num_rows: rows that were judged.
+        num_rows: rows that were evaluated.
         systems: base and tuned model.
         comparisons: tuned minus base.
         word: "worse" is forgotten.
@@ -412,16 +413,16 @@ class KlToBase(FrozenModel):
 
 
 class Evaluation(FrozenModel):
-    """One evaluation: several systems judged on the same held-out rows.
+    """One evaluation: several systems evaluated on the same held-out rows.
 
     Attributes:
         evaluation_id: its id.
         created_at: UTC, ISO 8601.
-        run_id: the run that was judged; None for models without one.
+        run_id: the run that was evaluated; None for models without one.
         held_out_file: the file of held-out rows.
         held_out_sha256: its digest.
-        num_rows: rows that were judged.
-        systems: what was judged.
+        num_rows: rows that were evaluated.
+        systems: what was evaluated.
         comparisons: pairs of systems on the same rows.
         verdict: the answer; None where there was nothing to compare.
         forgetting: what tuning did to general rows; None where it was not measured.
@@ -431,8 +432,8 @@ class Evaluation(FrozenModel):
         baselines_left_out: baselines that do not fit the rows, each with the reason.
         labels: what the rows' answers are, where they are labels (`luthier.ml.evaluation.metrics.classification`), in
             alphabetical order; else empty.
-        label_confidence: of the judged system, and of baselines with probabilities, where answers are labels.
-        label_confidence_left_out: why the judged system has none; empty where it has, or answers are no labels.
+        label_confidence: of the evaluated system, and of baselines with probabilities, where answers are labels.
+        label_confidence_left_out: why the evaluated system has none; empty where it has, or answers are no labels.
         seconds: wall time of the whole evaluation.
     """
 
@@ -461,9 +462,9 @@ class EvaluationOverview(FrozenModel):
     Attributes:
         evaluation_id: its id.
         created_at: UTC, ISO 8601.
-        run_id: the run that was judged; None for models without one.
+        run_id: the run that was evaluated; None for models without one.
         held_out_file: the file of held-out rows.
-        num_rows: rows that were judged.
+        num_rows: rows that were evaluated.
         systems: their names, in order.
         models: what they were made of, each once.
         word: the verdict in a word; None where there is none.

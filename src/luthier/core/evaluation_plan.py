@@ -1,4 +1,4 @@
-"""How a result is judged: what a plan asks for, the bar, what prompts hold, and how systems think."""
+"""How a result is evaluated: what a plan asks for, the bar, what prompts hold, and how systems think."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ class Prompting(FrozenModel):
 
     Attributes:
         kind: `few_shot`: examples, with or without an instruction; `instruction`: an instruction alone;
-            `optimised_prompt`: what a search over prompts found best on rows that are not judged; `label_likelihood`:
-            the rows' own text, and the answer is the label that the model finds likeliest, not what it writes.
+            `optimised_prompt`: what a search over prompts found best on rows that are not evaluated;
+            `label_likelihood`: the rows' own text, and the answer is the label that the model finds likeliest, not what
+            it writes.
         instruction: its text; empty for none.
         examples: which training rows are shown: the same ones before all prompts (`drawn`), the ones that are nearest
             to each prompt (`nearest`), or none.
         num_draws: draws of the examples that the figures are means over; intervals hold for other draws, too.
-        extra_prompt_tokens: tokens that this adds to a prompt, on average over the judged rows (and the draws); of
+        extra_prompt_tokens: tokens that this adds to a prompt, on average over the evaluated rows (and the draws); of
             `label_likelihood` those of the prompt with each label, less the prompt once.
         search_tokens: tokens that the search for it has read and written; 0 without one.
         reflection_model: the model that wrote the instruction; empty where none did.
@@ -74,7 +75,7 @@ class ThinkingFigures(FrozenModel):
 
 
 class EvaluationPlan(FrozenModel):
-    """How the result is judged.
+    """How the result is evaluated.
 
     Attributes:
         few_shot: examples in the prompt of the base with examples; 0: no such system.
@@ -88,7 +89,7 @@ class EvaluationPlan(FrozenModel):
         reflection_model: what writes new instructions for that search; None: nothing does.
         num_scored_labels: labels whose likelihoods are asked of models that write; 0: the answers are no labels, or
             asking would take too long.
-        reference_run: an earlier run that is judged beside the tuned model; None: none.
+        reference_run: an earlier run that is evaluated beside the tuned model; None: none.
         num_workers: processes that score rows and write answers side by side, each with one thread; 1: one process.
     """
 

@@ -73,20 +73,20 @@ class OptimisedPromptRecipe(FrozenModel):
 
 
 class EvaluationRecipe(FrozenModel):
-    """How the result is judged on the held-out rows.
+    """How the result is evaluated on the held-out rows.
 
     Attributes:
         metrics: names of metrics, the deciding one first.
-        few_shot: examples in the prompt of the base model with examples; 0: it is not judged, nor are its variants.
+        few_shot: examples in the prompt of the base model with examples; 0: it is not evaluated, nor are its variants.
         few_shot_draws: draws of these examples that its figures are means over.
         few_shot_nearest: whether the base is also judged with the training rows that are nearest to each prompt.
         instruction: whether the base is also judged with an instruction that is derived from the training rows.
-        optimised_prompt: a search for its best prompt, on rows that are not judged.
+        optimised_prompt: a search for its best prompt, on rows that are not evaluated.
         max_new_tokens: of an answer.
         max_thinking_tokens: of a thought before it, beside these; 0: both share them.
         max_samples: judge only the first N by stable hash.
         good_enough: what the tuned model has to reach; None: nothing.
-        reference_run: the id of an earlier run, such as today's model, that is judged beside the tuned model.
+        reference_run: the id of an earlier run, such as today's model, that is evaluated beside the tuned model.
     """
 
     metrics: tuple[MetricName, ...] | None = None

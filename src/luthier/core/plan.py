@@ -179,11 +179,11 @@ class TeacherPlan(FrozenModel):
     Attributes:
         adapter_path: None for a model without one.
         precision, quantisation: how it is run.
-        template: how it reads prompts where it is judged itself.
+        template: how it reads prompts where it is evaluated itself.
         hidden_size: width of its last hidden states.
         vocabulary_size: rows of its head; of two vocabularies that are padded differently the tokens of the smaller one
             count.
-        template_options, opted_turns, learn_reasoning: how it writes conversations where it is judged itself: as its
+        template_options, opted_turns, learn_reasoning: how it writes conversations where it is evaluated itself: as its
             own run was trained, or, of a base model, as the student is.
     """
 

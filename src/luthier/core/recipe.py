@@ -413,7 +413,7 @@ class Recipe(FrozenModel):
         method: how the weights change.
         objective: what is minimised.
         training: how long and how fast.
-        evaluation: how the result is judged.
+        evaluation: how the result is evaluated.
         budget: what the run may cost at most.
     """
 

@@ -66,7 +66,7 @@ class FirstActions(FrozenModel):
         checkpoint_seconds: writing one checkpoint.
         loading_seconds: reading the base model into memory.
         reference_seconds: what an objective computes before the first step.
-        judging: seconds of judging the held-out rows; None where nothing is judged, and in plans of before it was
+        judging: seconds of judging the held-out rows; None where nothing is evaluated, and in plans of before it was
             foreseen.
     """
 
@@ -127,8 +127,8 @@ class Spent(FrozenModel):
 class Bill(FrozenModel):
     """What a run has cost so far, and what it is expected to have cost once all of its steps are done.
 
-    The `final_` figures hold for a run that goes to its last step and is judged: early stopping makes it cheaper. A cap
-    may stop it before.
+    The `final_` figures hold for a run that goes to its last step and is evaluated: early stopping makes it cheaper. A
+    cap may stop it before.
 
     Attributes:
         hours: of work until now.

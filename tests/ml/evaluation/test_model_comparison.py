@@ -55,7 +55,7 @@ def test_nothing_is_recommended_where_no_system_gets_anything_right():
 def test_one_that_was_not_tuned_to_its_end_is_named_and_the_others_stay():
     found = showdown(((0.2, 0.3, 0.7), (0.25, 0.4, None)), SECONDS, reasons=("", "loss is nan"))
     assert found.recommendation.system == "small tuned"
-    assert "large was not judged tuned: loss is nan." in found.recommendation.cautions
+    assert "large has no tuned result: loss is nan." in found.recommendation.cautions
     none = showdown(((0.2, 0.3, None), (0.25, 0.4, None)), SECONDS, reasons=("loss is nan", "loss is nan"))
     assert none.recommendation.word == "prompting"
     assert "No contender was tuned." in none.recommendation.reasons

@@ -125,7 +125,7 @@ def test_what_tuning_cost_is_a_second_sentence_and_no_part_of_the_word() -> None
 def test_caveats_name_leaks_empty_outputs_and_how_many_were_asked() -> None:
     found = verdict(task("a", comparison(0.2, 0.001), num_leaked=3), task("b", comparison(0.2, 0.001), num_empty=50))
     text = " ".join(found.caveats)
-    assert "3 judged rows of a were trained on" in text
+    assert "3 evaluated rows of a were trained on" in text
     assert "b: of 50 outputs of tuned, 50 empty." in text
     assert "2 comparisons were made" in text
 

@@ -114,7 +114,7 @@ class ParityReport(FrozenModel):
         max_difference_nats: the largest difference of log-probabilities, in nats, over the tokens of prompts and
             references, of each position's likeliest tokens.
         mean_difference_nats: the mean of these differences.
-        bound_nats: the most that max_difference_nats may be; None where only the loss of quality is judged.
+        bound_nats: the most that max_difference_nats may be; None where only the loss of quality is evaluated.
         nll_increase_nats: a token of the references, export minus source, by prompt paired; with a 95% interval.
         source_perplexity: of the source on the references.
         export_perplexity: of the export on the references.
@@ -334,7 +334,7 @@ class FormatTable(FrozenModel):
         num_rounds: rounds; each format runs once a round, each time in a new process.
         num_threads: CPU threads of each runtime.
         max_new_tokens: most tokens of an answer.
-        metric: what quality is judged by, fixed by rule beforehand.
+        metric: what quality is evaluated by, fixed by rule beforehand.
         prices: each format.
         created_at: UTC, ISO 8601.
         machine: what it was measured on, by name.

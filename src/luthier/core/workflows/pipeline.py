@@ -107,7 +107,7 @@ class AutomlSpec(FrozenModel):
         metric: the metric that decides; None takes the default.
         few_shot: examples in prompts of models that are not tuned.
         max_new_tokens: most tokens of an answer.
-        most_judged: held-out rows that are judged at most.
+        most_judged: held-out rows that are evaluated at most.
         most_trials: trials of the search at most.
         seed: of all draws.
         always_tunes: search for the best recipe also where prompting was found to be enough.
@@ -367,7 +367,7 @@ class Tuning(FrozenModel):
     Attributes:
         contender: the place of the base model.
         run_id: the run.
-        reason: why it is not judged; empty where it was trained to its end.
+        reason: why it is not evaluated; empty where it was trained to its end.
         hours: of the training, including work that a kill threw away.
         usd: of the training, likewise; None where no price is known.
         peak_memory_bytes: of the device; None where it is unknown.
@@ -422,7 +422,7 @@ class ModelComparisonResult(FrozenModel):
         standings: every system with its figures.
         tunings: the short trainings.
         baselines: systems without a language model (`luthier.ml.baselines`), fitted on the rows that contenders are
-            trained on and judged on the same rows as they.
+            trained on and evaluated on the same rows as they.
         baselines_left_out: those that do not fit the rows, each with the reason.
         comparisons: of every pair of models, and of every model with every baseline, by every metric, paired over the
             rows.

@@ -35,8 +35,8 @@ class AssessmentOverview:
         result_id: Its id.
         created_at: When it was made, ISO 8601.
         title: The suite's name, or `safety`.
-        candidate: The judged system, without paths of this machine.
-        run_id: The run that is judged, if any.
+        candidate: The evaluated system, without paths of this machine.
+        run_id: The run that is evaluated, if any.
         word: The verdict, or how many concerns.
         tone: Whether it is shown as good, bad or neutral.
         headline: The finding in one sentence.
@@ -57,7 +57,7 @@ class AssessmentOverview:
 
 @dataclass(frozen=True, slots=True)
 class RunAssessments:
-    """What a run was judged by besides its held-out rows.
+    """What a run was evaluated by besides its held-out rows.
 
     Attributes:
         results: The newest of each suite and the newest safety check, newest first.

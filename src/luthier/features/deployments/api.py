@@ -136,7 +136,8 @@ class DeletedDeployment(BaseModel):
 def deploy(context: HomeContext, caller: Trainer, asked: DeployBody) -> DeploymentObject:
     """A new name, or a new revision of one that is there. A later target takes all over, or a canary's part.
 
-    What nobody has judged is named in `revision.unjudged` and in the audit log; judge it by `POST /v1/evaluations`.
+    A model without an evaluation is named in `revision.unjudged` and in the audit log; evaluate it by `POST
+    /v1/evaluations`.
     """
     # Exactly one of target and split, and a canary only with a target.
     if (asked.target is None) == (asked.split is None) or (asked.split is not None and asked.canary is not None):

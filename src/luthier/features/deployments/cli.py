@@ -32,7 +32,7 @@ OverrideOption = Annotated[
     typer.Option("--override", metavar="REASON", help="Why it is to answer though a gate refuses it: goes on record."),
 ]
 UnjudgedOption = Annotated[
-    bool, typer.Option("--unjudged", help="Let it answer all users although nobody has judged it: goes on record.")
+    bool, typer.Option("--unjudged", help="Let it answer all users without an evaluation; this is recorded.")
 ]
 
 GgufCopyOption = Annotated[
@@ -71,7 +71,7 @@ def deploy(
     """Have a name answered by a model; servers that run do so from the next request on.
 
     The first one gets all traffic, a later one takes it over, or, with --canary, a fraction of the users: the same ones
-    while it exists. What nobody has judged gets all of them only with --unjudged. `luthier promote NAME` gives
+    while it exists. A model without an evaluation gets all of them only with --unjudged. `luthier promote NAME` gives
     it all, `luthier rollback NAME` goes back.
     """
     from luthier.core.errors import RequestError
@@ -95,7 +95,7 @@ def deploy(
                 expected_revision=expect,
                 gate=gate,
                 override=override,
-                # An override answers for the target with a reason, which covers that nobody has judged it.
+                # An override answers for the target with a reason, which covers the missing evaluation.
                 may_be_unjudged=unjudged or override is not None,
             )
         else:

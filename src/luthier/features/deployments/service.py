@@ -183,12 +183,12 @@ def deploy(
         expected_revision: The revision that this one follows; 0 for a new name.
         gate: Rules besides the project's own.
         override: Why the target is to answer although a gate refuses it.
-        may_be_unjudged: Allow a target that was not judged; the revision and the audit log then say so.
+        may_be_unjudged: Allow a target that was not evaluated; the revision and the audit log then say so.
 
     Raises:
         RequestError: A name or fraction that cannot be, or a canary for a new name.
         NotFoundError: No such target.
-        ConflictError: Another revision than expected, a gate that refuses, or a target that was not judged.
+        ConflictError: Another revision than expected, a gate that refuses, or a target that was not evaluated.
     """
     # Name and revision before the target: a stale page is refused before any model is looked up or pulled.
     current = _current(context, caller, name, expected_revision)
@@ -231,12 +231,12 @@ def split(
         expected_revision: The revision that this one follows; 0 for a new name.
         gate: Rules besides the project's own.
         override: Why the targets are to answer although a gate refuses them.
-        may_be_unjudged: Allow a split of which no target was judged.
+        may_be_unjudged: Allow a split of which no target was evaluated.
 
     Raises:
         RequestError: A name or fractions that cannot be, or an override that nothing needs.
         NotFoundError: No such target.
-        ConflictError: Another revision than expected, a gate that refuses, or no target was judged.
+        ConflictError: Another revision than expected, a gate that refuses, or no target was evaluated.
     """
     current = _current(context, caller, name, expected_revision)
     shares = [find_share(context, caller, target, _fraction(part)) for target, part in fractions.items()]
@@ -265,7 +265,7 @@ def promote(
         expected_revision: The revision that this one follows.
         gate: Rules besides the project's own.
         override: Why it is to answer although a gate refuses it.
-        may_be_unjudged: Allow a target that was not judged.
+        may_be_unjudged: Allow a target that was not evaluated.
 
     Raises:
         NotFoundError: No such deployment.
@@ -369,7 +369,7 @@ def revision_json(revision: Revision) -> dict[str, Any]:
 def _past_gates(
     context: Context, caller: Caller, made: Revision, shares: Sequence[Share], gate: Path | None, override: str | None
 ) -> Revision:
-    """The revision with what the gates say of these shares, and which nobody has judged. Raises as `pass_gates`."""
+    """The revision with what the gates say of these shares, and which have no evaluation. Raises as `pass_gates`."""
     passage = pass_gates(context, caller, shares, gate=gate, override=override)
     return made.model_copy(update={"gate": passage, "unjudged": unjudged_targets(context, caller, shares)})
 

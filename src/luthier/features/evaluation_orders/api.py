@@ -19,7 +19,7 @@ _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class EvaluationBody(BaseModel):
-    """What is to be judged, and by what.
+    """What is to be evaluated, and by what.
 
     kind: `rows` judges on the rows of a file, `suite` by a suite, `safety` by probes. candidate: the id of a run, or
     the name of its model. against: more of them, and base models; without any, the base of the candidate. file_id: the

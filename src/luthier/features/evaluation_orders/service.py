@@ -43,7 +43,7 @@ class EvaluationOrder(FrozenModel):
         suite_file: A suite of the operator, by its path; None for uploaded ones.
         label: What pages call the rows, suite or probes.
         probes: The set of safety probes.
-        most_rows: How many rows are judged at most; None for all.
+        most_rows: How many rows are evaluated at most; None for all.
         allow_leakage: Judge although rows were trained on.
     """
 
@@ -118,7 +118,7 @@ def start(
         against: More of them, and base models; without any, the base of the candidate.
         file_id: The held-out rows, or the suite, a file of the project.
         probes: The set of safety probes.
-        most_rows: How many rows are judged at most; None for all.
+        most_rows: How many rows are evaluated at most; None for all.
         allow_leakage: Judge although rows were trained on.
 
     Raises:

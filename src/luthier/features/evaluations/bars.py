@@ -25,7 +25,7 @@ def bar_of(
 ) -> tuple[Bar | None, tuple[str, ...]]:
     """The bar for the candidate, and a note if the bar of its run does not fit these rows.
 
-    file: of the judged rows.
+    file: of the evaluated rows.
 
     Raises:
         RequestError: the requested bar cannot be applied.

@@ -34,7 +34,7 @@ def fit_baselines(
     metrics: Sequence[MetricName],
     base_model: Path,
 ) -> BaselineSet:
-    """What answers without a language model, where texts are judged and there are rows to fit it on.
+    """What answers without a language model, where texts are evaluated and there are rows to fit it on.
 
     Args:
         context: The home.
@@ -54,7 +54,7 @@ def fit_baselines(
 
 
 class Together(NamedTuple):
-    """Candidates and baselines, judged on the same rows.
+    """Candidates and baselines, evaluated on the same rows.
 
     Attributes:
         candidates: with the one whose prompt was searched for.
@@ -83,9 +83,9 @@ def judged_together(
     metrics: tuple[Sequence[MetricName], Sequence[MetricDefinition]],
     limits: tuple[int | None, int | None],
 ) -> Together:
-    """Judge all candidates and baselines, a prompt that is searched for before, and the base's likeliest label.
+    """Evaluate all candidates and baselines, a prompt that is searched for before, and the base's likeliest label.
 
-    Where a candidate searches documents, all are judged by how they order them.
+    Where a candidate searches documents, all are evaluated by how they order them.
 
     rows: judged ones, and training rows as far as they are known; their labels, if they have some. metrics: those that
     were asked for, and further ones. limits: tokens of answer and thought.
@@ -110,7 +110,7 @@ def judged_together(
     every = (*candidates[:-1], *searched, candidates[-1])
     systems, draws = as_systems(every, shown.draws, build)
     by_candidate, left_out = tuple(systems), baselines.left_out
-    # Before the last system, which is the one that is judged.
+    # Before the last system, which is the one that is evaluated.
     systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
     if rows.labels and (place := untrained_base(every)) is not None:
         choice, why = likeliest_label(rows, every[place], pool.engine(every[place]), systems[place])
@@ -174,7 +174,7 @@ def with_learning_curve(
     Args:
         verdict: None stays None.
         train: the training rows.
-        examples: the judged rows.
+        examples: the evaluated rows.
         baselines: what was fitted on the training rows.
         seconds: that the evaluation has taken so far.
         progress: shows the fits.

@@ -1,6 +1,6 @@
 """The search for a base model's best prompt: among known wordings, then by a reflection model where one is named.
 
-It asks rows that are not judged. What it finds is one more candidate, judged once on the held-out rows.
+It asks rows that are not evaluated. What it finds is one more candidate, judged once on the held-out rows.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def found_prompt(
         progress: shows the answers.
 
     Returns:
-        The candidate to be judged, and sentences on the search. None where no prompt does better than the rows' own
+        The candidate to be evaluated, and sentences on the search. None where no prompt does better than the rows' own
         text, and where the rows or the metrics have no place for a search.
 
     Raises:
@@ -280,7 +280,7 @@ class _Search:
     def outcome(
         self, best: Candidate, found: FoundPrompt, reflected: Reflected | None = None
     ) -> tuple[Candidate | None, tuple[str, ...]]:
-        """The candidate to be judged, and a sentence on how it was found."""
+        """The candidate to be evaluated, and a sentence on how it was found."""
         num_tokens, figure, num_rows = found.num_tokens, found.figure, found.num_rows
         if reflected is not None:
             num_tokens += reflected.num_tokens
@@ -289,7 +289,7 @@ class _Search:
                 writer = self.search.reflection_model or ""
                 best = replace(best, instruction=reflected.instruction, reflection_model=writer)
         opening = (
-            f"A search over {found.num_tried} prompts on {len(self.search.rows)} rows that are not judged read and "
+            f"A search over {found.num_tried} prompts on {len(self.search.rows)} rows that are not evaluated read and "
             f"wrote {num_tokens:,} tokens of {self.search.budget_tokens:,}."
         )
         num = best.num_nearest or len(best.shots)

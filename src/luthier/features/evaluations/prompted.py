@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """The ways to prompt a base model that are judged beside it.
+    """The ways to prompt a base model that are evaluated beside it.
 
     Attributes:
         base: the model.
-        candidates: what is judged.
+        candidates: what is evaluated.
         draws: of these the draws that are one system, the first one first; empty where there is one draw or none.
         notes: what a reader should know of them.
         search: for one more; None without.
@@ -62,7 +62,7 @@ def prompted(
         pool: the training rows.
         asked: which ways.
         seed: of the draws.
-        held_out: all rows that may be judged: none of them is shown.
+        held_out: all rows that may be evaluated: none of them is shown.
         validation: rows for a search over prompts; without any, some of the pool are set apart.
 
     Raises:
@@ -135,7 +135,7 @@ def as_systems(
 
 
 def draws_together(judged: Judged, draws: Sequence[str], metrics: Sequence[MetricDefinition]) -> Judged:
-    """What was judged, with all draws of examples as one system, under the name of the first."""
+    """What was evaluated, with all draws of examples as one system, under the name of the first."""
     from luthier.ml.evaluation.compare import as_one_system
 
     return as_one_system(judged, draws, metrics, seed=0, test="draws") if len(draws) > 1 else judged
@@ -179,7 +179,7 @@ def prompted_as_asked(
         base: finds the model without anything in its prompt.
         pool: rows to learn from, none of them judged.
         asked: which ways.
-        held_out: the rows that are judged.
+        held_out: the rows that are evaluated.
 
     Raises:
         RequestError: no such rows, too few that can be shown, or held-out rows without a prompt.
@@ -192,7 +192,7 @@ def prompted_as_asked(
     if not pool:
         raise RequestError(
             "an instruction or an optimised prompt without rows to find it on",
-            expected="rows that are not judged, or a run whose training rows are known",
+            expected="rows that are not evaluated, or a run whose training rows are known",
             do="add --few-shot-from train.jsonl",
         )
     check_few_shot(asked.few_shot, pool, held_out)

@@ -158,9 +158,9 @@ def _reference(context: Context, plan: Plan, held_out: Sequence[Example]) -> tup
         if found.adapter_path is not None:
             check_adapter(found.adapter_path)
     except (RequestError, ModelSourceError) as error:
-        return [], (f"{run_id}, which evaluation.reference_run names, was not judged: {error.came}",)
+        return [], (f"{run_id}, which evaluation.reference_run names, was not evaluated: {error.came}",)
     caveat = reference_caveat(context, run_id, held_out, is_allowed=True)
-    return [found], ((f"{run_id}, which is judged beside the tuned model: {caveat}.",) if caveat else ())
+    return [found], ((f"{run_id}, which is evaluated beside the tuned model: {caveat}.",) if caveat else ())
 
 
 def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
@@ -242,7 +242,7 @@ def evaluate(
 
     systems: the candidate first, then what it is compared with, each by any name of a model. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
-    `few_shot_from` in its prompt. prompts: further ways. metrics: None takes those that the rows can be judged by.
+    `few_shot_from` in its prompt. prompts: further ways. metrics: None takes those that the rows can be evaluated by.
     mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
     (`column_maps`), and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
     before it; None takes them from the lengths of the rows' own, for each system with its own tokenizer.
@@ -466,7 +466,7 @@ def not_held_out(pool: Sequence[Example], held_out: Sequence[Example]) -> tuple[
     if not left:
         raise DataError(
             "all rows of the few-shot file are held-out rows",
-            expected="rows that are not judged",
+            expected="rows that are not evaluated",
             do="pass the training rows to --few-shot-from",
         )
     return left

@@ -62,7 +62,7 @@ def search_metrics(
 
     Args:
         asked: the names; None for none.
-        candidates: what is judged.
+        candidates: what is evaluated.
         usual: the metrics of text models.
 
     Raises:
@@ -96,7 +96,7 @@ def search_systems(
         kind: kind of retrieval evaluation (`search_kind`).
         candidates: models, at least one of them for retrieval; those with examples in their prompt are skipped.
         pool: opens their engines, including those of task heads.
-        held_out: the rows that are judged.
+        held_out: the rows that are evaluated.
         train: the training rows of the evaluated model, if known.
 
     Raises:

@@ -113,7 +113,7 @@ def plan_found(request: FineTuningRequest, plan: Plan) -> dict[str, Any]:
 
 
 def _validation_steps(plan: Plan) -> int:
-    """About ten validations a run, one of them at the end of each epoch: so that its checkpoint can be judged."""
+    """About ten validations a run, one of them at the end of each epoch: so that its checkpoint can be evaluated."""
     per_epoch = plan.training.num_steps_per_epoch
     # Ceiling division.
     least = -(-plan.training.num_steps // _VALIDATIONS_A_RUN)

@@ -54,12 +54,12 @@ class EnginePool:
         """An engine that needs no memory until it is used.
 
         Raises:
-            NotFoundError, ModelSourceError: no model or no adapter in its folder, before another system is judged.
+            NotFoundError, ModelSourceError: no model or no adapter in its folder, before another system is evaluated.
         """
         from luthier.ml.inference.models.loading import check_adapter
 
         if candidate.adapter_path is not None:
-            # Before anything is judged: a missing adapter of the last system must not surface after an hour.
+            # Before anything is evaluated: a missing adapter of the last system must not surface after an hour.
             check_adapter(candidate.adapter_path)
         template = candidate.chat_template()
         # Without `auto`: a base by name and the base of a run, whose plan holds the kind, share an engine.

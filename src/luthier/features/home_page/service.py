@@ -103,7 +103,7 @@ class Judged(FrozenModel):
         word: The verdict.
         headline: The verdict in one sentence.
         metric: The metric that it is about.
-        num_rows: Rows that were judged.
+        num_rows: Rows that were evaluated.
         value: The candidate's figure.
         comparison: The candidate against its baseline.
     """

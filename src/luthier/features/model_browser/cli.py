@@ -213,7 +213,7 @@ def _show_tuned(console: Console, view: TunedView) -> None:
             "names",
             ", ".join((*view.names, *view.deployments)) or f"none: luthier deploy {view.record.run_id} --as NAME",
         ),
-        ("verdict", document["verdict"]["headline"] if document["verdict"] else "none: it was not judged"),
+        ("verdict", document["verdict"]["headline"] if document["verdict"] else "none: it was not evaluated"),
         ("sha256", document["sha256"] or "-"),
         ("path", document["path"] or "-"),
     ]

@@ -1,4 +1,4 @@
-"""Who is judged: base models, runs and few-shot baselines, and each as `evaluate.compare` takes it."""
+"""Who is evaluated: base models, runs and few-shot baselines, and each as `evaluate.compare` takes it."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def with_nearest(
         base: the model.
         pool: rows to choose from; those that are asked in the held-out rows are left out.
         num: examples a prompt; fewer where the pool has fewer.
-        held_out: the rows to be judged.
+        held_out: the rows to be evaluated.
 
     Returns:
         None where no example can be shown, and where prompts hold no words by which one is nearer than another.
@@ -323,7 +323,7 @@ def _usual_workers(candidate: Candidate) -> int:
 def open_judged(
     candidate: Candidate, *, stop: StopCheck | None = None, num_workers: int | None = None
 ) -> TransformersEngine | TaskAnswers:
-    """The engine that answers for a candidate that is judged: one with a task head answers with labels or numbers.
+    """The engine that answers for a candidate that is evaluated: one with a task head answers with labels or numbers.
 
     Args:
         candidate: A base model or a run.

@@ -1,4 +1,4 @@
-"""The judging of a plan: the bar, ways to use the base model, labels to score, and the run that is judged beside it.
+"""The judging of a plan: the bar, ways to use the base model, labels to score, and the run that is evaluated beside it.
 
 All of it needs the held-out rows, so it is decided and checked where these are read, before anything is trained.
 """
@@ -26,17 +26,17 @@ from luthier.platform.home.context import Context
 
 
 def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
-    """The plan with all that is judged beside the tuned model, and what has to be reached.
+    """The plan with all that is evaluated beside the tuned model, and what has to be reached.
 
     Args:
         context: The home.
         plan: With everything else.
-        judged: The held-out rows; none where nothing is judged.
+        judged: The held-out rows; none where nothing is evaluated.
         train: The training rows that are good answers.
 
     Raises:
-        RequestError: What is asked for cannot be judged by these rows and metrics.
-        RecipeError: It cannot be judged at all.
+        RequestError: What is asked for cannot be evaluated by these rows and metrics.
+        RecipeError: It cannot be evaluated at all.
         NotFoundError, ConflictError: The reference run, the reflection model or their weights are missing.
         LeakageError: The reference run was trained on held-out rows, and the recipe does not allow that.
     """
@@ -52,7 +52,7 @@ def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train:
 
 
 def _check_judged(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> None:
-    """Check that the held-out rows can be judged as the plan says.
+    """Check that the held-out rows can be evaluated as the plan says.
 
     Raises:
         RequestError: they cannot.
@@ -93,10 +93,10 @@ def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -
 
 
 def _with_prompts(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
-    """The plan with the ways to prompt the base model that are judged beside the tuned one.
+    """The plan with the ways to prompt the base model that are evaluated beside the tuned one.
 
     Raises:
-        RequestError, RecipeError: what is asked for cannot be judged by these rows and metrics.
+        RequestError, RecipeError: what is asked for cannot be evaluated by these rows and metrics.
     """
     from luthier.core.evaluation_recipe import EvaluationRecipe
     from luthier.ml.evaluation.few_shot import num_usable
@@ -138,7 +138,7 @@ def _with_labels(plan: Plan, judged: Sequence[Example], train: Sequence[Example]
 
 
 def _with_reference(context: Context, plan: Plan, judged: Sequence[Example]) -> Plan:
-    """The plan, whose reference run, if there is one, can be judged on the held-out rows.
+    """The plan, whose reference run, if there is one, can be evaluated on the held-out rows.
 
     Raises:
         RecipeError: There are no held-out rows, it is no id of a run, or one of the two models searches documents.
@@ -156,7 +156,7 @@ def _with_reference(context: Context, plan: Plan, judged: Sequence[Example]) -> 
     if not judged or not is_id(run_id, "run"):
         raise RecipeError(
             f"evaluation.reference_run: {run_id}" + ("" if judged else ", but the recipe names no held-out rows"),
-            expected="the id of a run, such as run-20260101-120000-abc123, and held-out rows that both are judged on",
+            expected="the id of a run, such as run-20260101-120000-abc123, and held-out rows for both",
             do="correct it (luthier runs list), or add data.held_out" if judged else "add data.held_out",
         )
     found = find_candidate(context, run_id)

@@ -289,14 +289,14 @@ def show_plan(run_id: str, plan: Plan, quote: Quote | str) -> None:
 
 
 def plan_lines(run_id: str, plan: Plan) -> list[str]:
-    """Run, rows, what is trained, how long, how precise and how it is judged: one line each.
+    """Run, rows, what is trained, how long, how precise and how it is evaluated: one line each.
 
     run_id: empty for a plan that is not run.
     """
     from luthier.platform.cli.console import visible
 
     training, method, data = plan.training, plan.method, plan.data
-    # A split that is missing is shown as "none": that nothing is judged must be seen.
+    # A split that is missing is shown as "none": that nothing is evaluated must be seen.
     splits = {"train": data.train, "validation": data.validation, "held-out": data.held_out}
     rows = ", ".join(_rows(name, found) for name, found in splits.items())
     # Says at a glance whether an adapter or the whole model is trained.

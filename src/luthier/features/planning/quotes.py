@@ -441,6 +441,6 @@ def _head_advice(prepared: Prepared, structure: Structure, device: Device) -> tu
     took = [figures.with_spaces(figures.duration(value)) for value in (reading, writing)]
     return (
         f"the answers are {len(labels)} labels: with objective {{name: classify}} the tuned model reads each of the "
-        f"{judging.num_rows:,} judged rows once and writes nothing, about {took[0]} instead of {took[1]}, and gives a "
-        "probability for each label (docs/heads.md)",
+        f"{judging.num_rows:,} evaluated rows once and writes nothing, about {took[0]} instead of {took[1]}, and gives "
+        "a probability for each label (docs/heads.md)",
     )

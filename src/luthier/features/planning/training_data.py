@@ -66,7 +66,7 @@ def load_replay(recipe: Recipe, base_dir: Path) -> dict[Split, ReplayPart]:
     if held_out is not None and recipe.data.held_out is None:
         raise RecipeError(
             f"data.replay.held_out is {held_out}, but the recipe names no held-out rows of the task",
-            expected="data.held_out, since what is forgotten is measured when the run is judged",
+            expected="data.held_out, since what is forgotten is measured when the run is evaluated",
             do="add data.held_out, or remove data.replay.held_out",
         )
     if held_out is None and recipe.data.held_out is not None:
@@ -356,7 +356,7 @@ def tokenise(
 ) -> PreparedSplit:
     """Tokens and profile of one split.
 
-    Held-out rows are judged, not trained, so they may fill the whole context; they are never truncated, since a cut
+    Held-out rows are evaluated, not trained, so they may fill the whole context; they are never truncated, since a cut
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache

@@ -227,7 +227,7 @@ def _time_note(predicted: dict[str, Any]) -> str:
     busy = ""
     if load is not None and load["slowdown"] > 1:
         busy = f"other processes use {load['busy_cores']:.1f} of {load['num_cores']} cores now"
-    return "; ".join(part for part in (judged or "training, nothing is judged", busy) if part)
+    return "; ".join(part for part in (judged or "training, nothing is evaluated", busy) if part)
 
 
 def _kwh(value: float) -> str:

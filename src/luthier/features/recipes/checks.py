@@ -234,7 +234,7 @@ def usual_metrics(examples: Sequence[Example]) -> tuple[MetricName, ...]:
 def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) -> None:
     """Raises RequestError for metrics that look at what the rows do not have, naming the first such row.
 
-    Unpaired rows cannot be judged at all: an answer that is marked as not wanted is none to be near to.
+    Unpaired rows cannot be evaluated at all: an answer that is marked as not wanted is none to be near to.
     """
     from luthier.ml.evaluation.metrics.registry import load_metrics
 
@@ -295,9 +295,9 @@ def resolve_bar(
     Args:
         asked: what a person asked for; without a metric it is about the one that the verdict rests on.
         metrics: what is measured.
-        examples: the rows that are judged.
+        examples: the rows that are evaluated.
         train: the rows that were trained on, as far as they are known.
-        file: the file of the judged rows, for a bar that is the agreement of two people.
+        file: the file of the evaluated rows, for a bar that is the agreement of two people.
 
     Raises:
         RequestError: the metric is not measured, its figure cannot be the value, or too few rows have two answers.
@@ -352,7 +352,7 @@ def _bar_of_people(asked: GoodEnoughRecipe, metric: str, examples: Sequence[Exam
     agreed = agreed_rows(metric, column, examples, file)
     if len(agreed) < _MIN_TWICE:
         raise RequestError(
-            f"good_enough asks for {asked.wanted}, and {len(agreed)} of {len(examples)} judged rows have one there",
+            f"good_enough asks for {asked.wanted}, and {len(agreed)} of {len(examples)} evaluated rows have one there",
             expected=f"at least {_MIN_TWICE} rows with the answers of two people",
             do=f"fill in column {column}, or ask for a figure: good_enough: 0.9",
         )
@@ -382,7 +382,7 @@ def agreed_rows(metric: str, column: str, examples: Sequence[Example], file: Pat
     if file is None or len(like) != 1:
         raise RequestError(
             f"good_enough.agreement: {column}, which {'no column' if not like else 'more than one column'} of the "
-            "judged rows is called",
+            "evaluated rows is called",
             expected=f"one of {', '.join(columns)}",
             do="name the column with a second person's answers",
         )
@@ -405,7 +405,7 @@ def label_metrics(
 
     Args:
         metrics: what is measured anyway.
-        examples: the rows that are judged.
+        examples: the rows that are evaluated.
         train: the rows that were trained on, as far as they are known.
     """
     from luthier.ml.evaluation.metrics.classification import Labelling, MacroF1, answer_labels

@@ -1,6 +1,6 @@
-"""The gains of a case as an evaluation measured them: today's way, the tuned model, and what is judged beside them.
+"""The gains of a case as an evaluation measured them: today's way, the tuned model, and what is evaluated beside them.
 
-Today's way is one of the judged systems, or what the case says of it. Each gain is a paired difference with its
+Today's way is one of the evaluated systems, or what the case says of it. Each gain is a paired difference with its
 interval; only a gain over an accuracy that the case gives is one of other rows.
 """
 
@@ -118,7 +118,7 @@ def _figure(system: SystemResult | None, metric: str) -> Measured | None:
 
 
 def _base(others: Sequence[SystemResult], metric: str) -> tuple[SystemResult | None, SystemResult | None]:
-    """The base model, and the best of the ways to prompt it, among the models beside the judged one."""
+    """The base model, and the best of the ways to prompt it, among the models beside the evaluated one."""
     bare = next((system for system in others if not system.is_prompted), None)
     prompts = [
         s for s in others if s.is_prompted and bare is not None and s.model == bare.model and metric in s.metrics
@@ -149,8 +149,8 @@ def _notes_on_prompt(evaluation: Evaluation, shown: SystemResult | None) -> Iter
 def _asked_today(case: Case, evaluation: Evaluation) -> str:
     """Which system is today's way: what the case says, else the run's reference run, else the base model."""
     *others, judged = [system.name for system in evaluation.systems]
-    # Beside a run that has just been trained only its `evaluation.reference_run` is judged; `luthier eval`, which calls
-    # what it judges by its id, is given runs for any reason. A case that names `base` itself keeps it.
+    # Beside a run that has just been trained only its `evaluation.reference_run` is evaluated; `luthier eval`, which
+    # calls what it judges by its id, is given runs for any reason. A case that names `base` itself keeps it.
     if "today" in case.verdict.model_fields_set or is_id(judged, "run"):
         return case.verdict.today
     return next((name for name in others if is_id(name, "run")), case.verdict.today)
@@ -168,8 +168,8 @@ def _today(
     Args:
         case: says how accurate it is, where no system is it.
         asked: names it.
-        evaluation: has judged it.
-        metric: by which it must have been judged.
+        evaluation: has evaluated it.
+        metric: by which it must have been evaluated.
         models: the base, the base with examples, and the tuned model.
     """
     bare, shown, tuned = models
@@ -234,7 +234,7 @@ def _over_given(case: Case, tuned: Measured | None) -> Measured:
 
     given = given_accuracy(case)
     if tuned is None or given is None:
-        raise AssertionError("checked before: the case says today's accuracy, and the tuned model was judged")
+        raise AssertionError("checked before: the case says today's accuracy, and the tuned model was evaluated")
     difference = tuned.value - given.typical
     low = difference - math.hypot(tuned.value - tuned.low, given.high - given.typical)
     high = difference + math.hypot(tuned.high - tuned.value, given.typical - given.low)
@@ -277,7 +277,7 @@ def _alone(case: Case, evaluation: Evaluation, system: SystemResult, *, is_tuned
     if known is None:
         if not is_tuned:
             return None
-        why = evaluation.label_confidence_left_out or "its answers are no labels, or it was judged by an older version"
+        why = evaluation.label_confidence_left_out or "its answers are no labels, or an older version evaluated it"
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} does not say how sure {system.name} is of its answers: {why}",
             expected="probabilities of labels, to choose what it answers alone",
@@ -341,7 +341,7 @@ def _notes_on_baselines(evaluation: Evaluation, metric: str) -> Iterator[str]:
         )
     unknown = [system.name for system in simple if metric not in system.metrics]
     if unknown:
-        yield f"Not priced, since {metric} was not judged of them: {', '.join(unknown)}."
+        yield f"Not priced, since {metric} was not measured for them: {', '.join(unknown)}."
 
 
 def _evaluation(context: Context, name: str) -> Evaluation:
@@ -431,10 +431,10 @@ def _shot_tokens(
             do=f"put them back, or say {key} in the case",
         ) from error
     examples = prepared.held_out.examples if prepared.held_out else ()
-    # The same seed and pool as when it was judged, so these are the very examples of those prompts.
+    # The same seed and pool as when it was evaluated, so these are the very examples of those prompts.
     shots = choose_shots(prepared.train.good_examples, shown.num_few_shot, plan.training.seed, held_out=examples)
     judged = {sample.row_id for sample in shown.samples}
-    # Only judged rows: the mean must be of the prompts that the measured gain is about.
+    # Only evaluated rows: the mean must be of the prompts that the measured gain is about.
     rows = [example for example in examples if not judged or example.id in judged]
     if not rows:
         raise RequestError(

@@ -149,7 +149,7 @@ def fork_study(context: Context, caller: Caller, study_id: str) -> Fork:
 def rows_of(context: Context, caller: Caller, dataset_id: str, number: int | None) -> StartingRows:
     """The `data` of a recipe that learns from a dataset's version; None: from the newest.
 
-    Of a side that trains, the sides of the same split judge; other rows are judged by a share of their own.
+    Of a side that trains, the sides of the same split judge; other rows are evaluated by a share of their own.
 
     Raises NotFoundError.
     """

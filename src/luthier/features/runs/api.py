@@ -122,7 +122,7 @@ def events(
 
 @router.get("/runs/{run_id}/verdict", summary="Was it worth it?", responses=documented(404))
 def verdict(context: HomeContext, caller: Reader, run_id: Id) -> dict[str, Any]:
-    """The verdict of the last evaluation of a run; 404 where it was not judged."""
+    """The verdict of the last evaluation of a run; 404 where it was not evaluated."""
     return project_runs.run_verdict(context, caller.project_id, run_id)
 
 

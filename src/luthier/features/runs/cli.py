@@ -31,7 +31,7 @@ def list_runs(
 
 
 def show(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Show one run: its plan, how it went, what came out, how it was judged."""
+    """Show one run: its plan, how it went, what came out, how it was evaluated."""
     from luthier.features.runs import service as runs
 
     with open_context(home) as context:
@@ -44,7 +44,7 @@ def compare(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Set runs side by side: where their plans differ, what came out, how they were judged."""
+    """Set runs side by side: where their plans differ, what came out, how they were evaluated."""
     from luthier.features.runs import service as runs
 
     with open_context(home) as context:
@@ -189,7 +189,7 @@ def _show_comparison(console: Console, comparison: RunComparison) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     print_warnings(console, comparison.caveats)
-    # What was asked, then what came out, then how it was judged.
+    # What was asked, then what came out, then how it was evaluated.
     parts = (("plan", comparison.plan), ("result", comparison.results), ("metric", comparison.metrics))
     for title, rows in parts:
         if rows:

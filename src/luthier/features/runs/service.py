@@ -283,11 +283,11 @@ def _metric_values(evaluation: Evaluation | None) -> dict[str, Any]:
 def _caveats(details: Sequence[RunDetails]) -> Iterator[str]:
     judged = [run.evaluation for run in details if run.evaluation is not None]
     if len(judged) < len(details):
-        yield f"{len(details) - len(judged)} of {len(details)} runs were not judged on held-out rows"
+        yield f"{len(details) - len(judged)} of {len(details)} runs were not evaluated on held-out rows"
     if len({evaluation.held_out_sha256 for evaluation in judged}) > 1:
-        yield "the runs were judged on different held-out files: their metrics cannot be compared"
+        yield "the runs were evaluated on different held-out files: their metrics cannot be compared"
     elif len({evaluation.num_rows for evaluation in judged}) > 1:
-        yield "the runs were judged on different numbers of held-out rows"
+        yield "the runs were evaluated on different numbers of held-out rows"
     if len({run.plan.base_model.sha256 for run in details}) > 1:
         yield "the base models differ: compare by bits per byte, not by perplexity"
     if len({run.plan.data.train.sha256 for run in details}) > 1:

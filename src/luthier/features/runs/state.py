@@ -253,7 +253,7 @@ class RunRow:
         # Without a verdict nothing says which of the metrics is the main one.
         if self.judged is None or self.judged.verdict is None:
             return None
-        # The tuned model is judged last.
+        # The tuned model is evaluated last.
         return self.judged.systems[-1].metrics.get(self.judged.verdict.metric)
 
 
@@ -274,7 +274,7 @@ class Judged:
         self._lock = Lock()
 
     def of_runs(self, run_ids: Sequence[str]) -> dict[str, Evaluation]:
-        """The last evaluation of each of these runs that was judged."""
+        """The last evaluation of each of these runs that was evaluated."""
         ids = self._context.run_entries.evaluation_ids(run_ids)
         return {run_id: self._get(evaluation_id) for run_id, evaluation_id in ids.items()}
 

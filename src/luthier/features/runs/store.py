@@ -331,7 +331,7 @@ class RunEntryStore(Store):
         return {row["run_id"]: row["document"] for row in self._rows(query)}
 
     def evaluation_ids(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """The newest evaluation of each run that was judged."""
+        """The newest evaluation of each run that was evaluated."""
         query = select(evaluations.c.run_id, evaluations.c.evaluation_id).where(evaluations.c.run_id.in_(run_ids))
         return {row["run_id"]: row["evaluation_id"] for row in self._rows(query.order_by(evaluations.c.number))}
 

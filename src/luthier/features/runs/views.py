@@ -153,13 +153,13 @@ def run_events(context: Context, project_id: str, run_id: str, *, after: int) ->
 
 
 def run_verdict(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
-    """The verdict of the last evaluation of a run. Raises NotFoundError, also where it was not judged."""
+    """The verdict of the last evaluation of a run. Raises NotFoundError, also where it was not evaluated."""
     _check(context, project_id, run_id)
     found = context.evaluations.list(run_id=run_id, limit=1)
     if not found or found[0].verdict is None:
         raise NotFoundError(
             f"run {run_id} has no verdict",
-            expected="a run that was judged on held-out rows",
+            expected="a run that was evaluated on held-out rows",
             do="wait until it has ended, or give its recipe held-out rows",
         )
     judged = found[0]

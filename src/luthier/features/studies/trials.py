@@ -164,7 +164,7 @@ class Priced:
 def trial_recipe(
     spec: StudySpec, trial: Trial, *, whole_steps: float | None = None, num_threads: int | None = None
 ) -> Recipe:
-    """The recipe of a trial: the study's with its values, validated where rungs lie, never stopped early, not judged.
+    """The recipe of a trial: the study's with its values, validated at the rungs, never stopped early, not evaluated.
 
     whole_steps: after how many steps it is validated, num_threads: those that train it; None leaves that to the plan.
     Raises RecipeError.
@@ -303,7 +303,7 @@ def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int], *, 
             expected="one on each rung",
             do="report this: a rung should lie where the run is validated",
         )
-    # Not the last loss: the best weights are what the run keeps, so the trial is judged by them.
+    # Not the last loss: the best weights are what the run keeps, so the trial is evaluated by them.
     best = min(found, key=lambda event: event.loss)
     losses = {event.step: event.loss for event in found if event.step > after}
     curve = tuple((at / steps[-1], loss) for at, loss in sorted(losses.items()))

@@ -149,7 +149,7 @@ def evaluate(
     home: HomeOption = None,
 ) -> Answer:
     """Judge a model or a run on held-out rows or by a suite, against others on the same rows, with a verdict."""
-    # The first is judged; the others are what it is held against, however they were given.
+    # The first is evaluated; the others are what it is held against, however they were given.
     named = [*systems, *(against or ())]
     of_data = {"--few-shot": few_shot, "--few-shot-from": few_shot_from, "--metrics": metrics, "--map": mapping}
     of_data |= {"--max-new-tokens": max_new_tokens, "--max-samples": max_samples}

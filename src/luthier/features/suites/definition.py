@@ -164,11 +164,11 @@ NEEDS_ANSWERS: Final = ("generate", "likelihood", "classify", "json", "sql")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the judged systems were trained on.
+    """What the evaluated systems were trained on.
 
     Attributes:
         examples: Their training rows.
-        allows_leakage: Whether rows among them are judged all the same, with a caution.
+        allows_leakage: Whether rows among them are evaluated all the same, with a caution.
         columns: The column map of the first of their runs that has one, for tasks that name none.
     """
 
@@ -187,7 +187,7 @@ class _File:
 def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is_general: bool = False) -> RowsOf:
     """The rows of a task. find_file: what the names of files in it stand for.
 
-    Raises NotFoundError and DataError for a wrong file, LeakageError for rows that a judged system was trained on,
+    Raises NotFoundError and DataError for a wrong file, LeakageError for rows that an evaluated system was trained on,
     RequestError where too few examples can be shown.
     """
     from luthier.ml.evaluation.few_shot import choose_shots
@@ -203,7 +203,7 @@ def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is
     examples = [row.example for row in rows]
     num_leaked, cautions = _leaked(task, examples, read.without_answer, seen, refuses=not is_general)
     if len(rows) < len(read.rows):
-        cautions = (f"{len(rows):,} of the file's {len(read.rows):,} rows were judged.", *cautions)
+        cautions = (f"{len(rows):,} of the file's {len(read.rows):,} rows were evaluated.", *cautions)
     shots: tuple[Example, ...] = ()
     if task.few_shot and task.few_shot_from is not None:
         shown_path = find_file("few_shot_from", task.few_shot_from)

@@ -363,7 +363,7 @@ def check_safety(
 def _systems(
     context: Context, model: str, against: str | None, project_id: str
 ) -> tuple[tuple[Candidate, ...], str | None]:
-    """What is judged, the base first, and the run that made the model."""
+    """What is evaluated, the base first, and the run that made the model."""
     run_id = run_of(context, model, project_id=project_id)
     found = [find_system(context, name, project_id=project_id) for name in (model, against) if name is not None]
     judged = [system for system in found if isinstance(system, Candidate)]

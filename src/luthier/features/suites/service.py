@@ -104,7 +104,7 @@ def run_suite(
 
 @dataclass(frozen=True, slots=True)
 class _Systems:
-    """Who is judged, the plain before the tuned. run_id: the candidate's. run_ids: of all that runs have made.
+    """Who is evaluated, the plain before the tuned. run_id: the candidate's. run_ids: of all that runs have made.
 
     base: what the candidate was tuned from. shown: who is also judged with examples in its prompt.
     """

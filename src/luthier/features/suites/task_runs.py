@@ -127,7 +127,7 @@ def as_judged(
     """A system with the rows as it sees them.
 
     Args:
-        system: Who is judged.
+        system: Who is evaluated.
         engine: That runs it.
         examples: The rows.
         max_new_tokens: Of an answer.
@@ -175,9 +175,9 @@ class RowsOf:
         rows: Its rows.
         file: Where the rows come from.
         sha256: Digest of that file.
-        kind: How it is judged; None takes the kind that the task names.
+        kind: How it is evaluated; None takes the kind that the task names.
         kind_name: What the result calls the kind; None takes the task's own name for it.
-        num_leaked: Rows that a judged system was trained on.
+        num_leaked: Rows that an evaluated system was trained on.
         shots: Examples that the prompt may begin with (few-shot).
         is_general: Whether it only measures what tuning cost in general ability.
         documents: The corpus by name, where the task has one.

@@ -135,7 +135,7 @@ def judge_within(
                 "judging_peak_memory_bytes": device.device_peak_memory_bytes(prepared.plan.training.device),
             }
             return evaluation, result.model_copy(update=measured)
-    words = f"{reason}. The weights are trained and kept, but not judged"
+    words = f"{reason}. The weights are trained and kept, but not evaluated"
     stopped = {"status": "paused", "stopped_because": words, "stop_cause": cause_of(reason)}
     return None, result.model_copy(update=stopped)
 

@@ -126,7 +126,7 @@ def judge_in_full(
     clusters: Sequence[Hashable] | None = None,
     compares_prompts: bool = False,
 ) -> Judged:
-    """Judge every system by every metric, and compare each with every earlier one.
+    """Evaluate every system by every metric, and compare each with every earlier one.
 
     Perplexities are not compared between systems that cut the rows into different numbers of learned tokens.
 
@@ -187,7 +187,7 @@ def _are_compared(earlier: SystemUnderTest, later: SystemUnderTest, compares_pro
     """Whether two systems are held against each other.
 
     Baselines are what models are compared with; among each other nobody needs them compared. Nor, in an evaluation,
-    ways to prompt one model: each is held against the plain prompt and the judged system.
+    ways to prompt one model: each is held against the plain prompt and the evaluated system.
     """
     are_prompts = earlier.prompting is not None and later.prompting is not None and earlier.model == later.model
     return later.kind in ("model", "head") and (compares_prompts or not are_prompts)
@@ -390,13 +390,13 @@ def as_one_system(
     clusters: Sequence[Hashable] | None = None,
     test: Literal["seeds", "draws"] = "seeds",
 ) -> Judged:
-    """What was judged, with all trainings under the name of the first; its samples are those that are shown.
+    """What was evaluated, with all trainings under the name of the first; its samples are those that are shown.
 
     Args:
         judged: results of all trainings as systems of their own.
-        trainings: at least two names of judged systems: trainings of one recipe, or one model with several draws of
+        trainings: at least two names of evaluated systems: trainings of one recipe, or one model with several draws of
             few-shot examples.
-        metrics: those that were judged by.
+        metrics: those of the evaluation.
         seed: of the resampling.
         clusters: the source of each row; None where every row is its own.
         test: what its comparisons are said to rest on.

@@ -107,7 +107,7 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Example:
         raise RequestError(
             f"{example.id} is one of its own few-shot examples",
             expected="shots from other rows: this one would show the model its answer",
-            do="choose the shots with held_out=the rows to be judged",
+            do="choose the shots with held_out=the rows to be evaluated",
         )
     # System turns stay in front: many templates reject later ones.
     num_opening = 0

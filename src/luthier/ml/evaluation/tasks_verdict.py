@@ -1,8 +1,8 @@
 """The verdict over several tasks as text: one candidate against each baseline, and what tuning cost in forgetting.
 
-Each task is judged by its primary metric. Many questions give some "significant" answers by chance alone, so p-values
-are adjusted by Holm's step-down method. Forgetting is measured in bits per byte on general rows, base against tuned
-model: the same rows, and the same bytes for every tokenizer.
+Each task is evaluated by its primary metric. Many questions give some "significant" answers by chance alone, so
+p-values are adjusted by Holm's step-down method. Forgetting is measured in bits per byte on general rows, base against
+tuned model: the same rows, and the same bytes for every tokenizer.
 
 Sources: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979; Luo et al., 2023, "An Empirical Study of
 Catastrophic Forgetting in Large Language Models During Continual Fine-tuning", arXiv:2308.08747.
@@ -67,7 +67,7 @@ def tasks_verdict(
 
     Args:
         tasks: as `adjusted` returns them.
-        candidate: the system that is judged.
+        candidate: the system that is evaluated.
         base: what the candidate was tuned from; then the second sentence says what tuning cost in general ability.
         caveats: sentences to add.
     """
@@ -184,7 +184,7 @@ def _caveats(tasks: Sequence[TaskResult], candidate: str) -> list[str]:
     if leaked := [task for task in tasks if task.num_leaked]:
         rows = sum(task.num_leaked for task in leaked)
         said.append(
-            f"{rows:,} judged rows of {listed([task.name for task in leaked])} were trained on: these figures prove "
+            f"{rows:,} evaluated rows of {listed([task.name for task in leaked])} were trained on: these figures prove "
             "nothing about new rows."
         )
     for task in tasks:
@@ -233,7 +233,7 @@ def forgetting(
         file: of the general rows.
         sha256: of that file.
         num_leaked: rows that the tuned model was trained on, too.
-        num_in_file: rows of the file, where not all were judged; else None.
+        num_in_file: rows of the file, where not all were evaluated; else None.
     """
     base, tuned = systems
     found = next(c for c in comparisons if c.metric == "bits_per_byte")

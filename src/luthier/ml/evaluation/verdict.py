@@ -208,7 +208,7 @@ def _held_against_people(
     own = {one.row_id: one.scores[bar.metric] for one in judged.samples if bar.metric in one.scores}
     rows = [row for row in people if row in own]
     if not rows or bar.low is None or bar.high is None or bar.num_rows is None:
-        return "no", f"No judged row has a second answer in column {bar.agreement}, so nothing is shown."
+        return "no", f"No evaluated row has a second answer in column {bar.agreement}, so nothing is shown."
     model, person = ([scores[row] for row in rows] for scores in (own, people))
     found = paired_bootstrap(mean_statistics(model), mean_statistics(person), mean_of_sums, bounds=UNIT, seed=0)
     word = "reaches" if found.low >= 0 else "misses" if found.high < 0 else "is not shown to reach"
@@ -236,7 +236,7 @@ def held_against(
         return "not_asked", ""
     figure, title = judged.metrics.get(bar.metric), metric_title(bar.metric)
     if figure is None:
-        return "no", f"It was not judged by {title}, so the {bar.value:g} asked for is not shown."
+        return "no", f"It was not evaluated by {title}, so the {bar.value:g} asked for is not shown."
     if bar.agreement is not None:
         return _held_against_people(bar, judged, people or {})
     shown = f"{title} {figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
@@ -274,7 +274,7 @@ def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> 
             return name
     raise RequestError(
         f"metrics {list(metrics)}",
-        expected="at least one metric that these rows can be judged by",
+        expected="at least one metric that these rows can be evaluated by",
         do="for plain text ask for perplexity or bits_per_byte",
     )
 
@@ -298,7 +298,7 @@ def verdict(
     "better": distinguishable and better than every baseline: few-shot too, since showing examples costs less than
     training, and those without a language model (`luthier.ml.baselines`). "worse": distinguishable and worse than at
     least one, where those without a language model count as one question. Else "not distinguishable". Where `primary`
-    could not be compared (perplexity of different tokenizers), bits per byte is judged by instead.
+    could not be compared (perplexity of different tokenizers), bits per byte decides instead.
 
     Args:
         results: all systems.

@@ -53,7 +53,7 @@ def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
 
 
 def without_prompting(system: SystemResult, results: Sequence[SystemResult]) -> SystemResult | None:
-    """The same model with nothing but the rows' text in its prompt; None where it was not judged, or is `system`."""
+    """The same model with nothing but the rows' text in its prompt; None where it was not evaluated, or is `system`."""
     if not system.is_prompted:
         return None
     same = [r for r in results if not r.is_prompted and (r.model, r.adapter) == (system.model, system.adapter)]
@@ -200,7 +200,7 @@ def further_details(
     """What the other metrics say: those that agree with the primary one in one sentence, then one for each finding.
 
     Args:
-        comparisons: those of the judged system, of all metrics.
+        comparisons: those of the evaluated system, of all metrics.
         found: those of the primary metric.
         results: all systems.
     """
@@ -303,7 +303,7 @@ def caveats(
     Args:
         judged: the system that the verdict is about.
         results: all systems.
-        comparisons: those of the judged system, of all metrics.
+        comparisons: those of the evaluated system, of all metrics.
         metric: the one that the verdict is about.
         num_leaked: held-out rows that are also in the training rows.
         num_same_prompt: held-out rows whose prompt is also in the training rows, with another answer.
@@ -329,7 +329,7 @@ def caveats(
             "moves them far."
         )
     if num_rows_in_file is not None and num_rows_in_file > num_rows:
-        found.append(f"{num_rows:,} of the {num_rows_in_file:,} held-out rows were judged.")
+        found.append(f"{num_rows:,} of the {num_rows_in_file:,} held-out rows were evaluated.")
     found += constant_answers(results) if are_labels else ()
     found += _cut_off(results)
     found += _disagreement(comparisons)

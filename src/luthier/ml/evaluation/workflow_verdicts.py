@@ -63,10 +63,10 @@ def recommend(
 
     Args:
         spec: what was compared, and by which metric.
-        standings: the judged systems, at least one of them not tuned.
-        tunings: what tuning each contender gave, with the reason where it was not judged.
+        standings: the evaluated systems, at least one of them not tuned.
+        tunings: what tuning each contender gave, with the reason where it was not evaluated.
         comparisons: of every two systems in `spec.primary` at least, in either direction.
-        baselines: systems without a language model, judged on the same rows.
+        baselines: systems without a language model, evaluated on the same rows.
     """
     table = _Table(spec, comparisons)
     found, judged = _among_models(spec, standings, tunings, comparisons)
@@ -314,7 +314,7 @@ def _by_bytes(
 def _cautions(spec: ModelComparisonSpec, standings: Sequence[Standing], tunings: Sequence[Tuning]) -> tuple[str, ...]:
     found = list(spec.cautions)
     if spec.num_judged < FEW_ROWS:
-        found.append(f"Only {held_out_rows(spec.num_judged)} were judged: small differences cannot be seen.")
+        found.append(f"Only {held_out_rows(spec.num_judged)} were evaluated: small differences cannot be seen.")
     if len(standings) > 1:
         found.append(
             f"What is best of {len(standings)} was chosen by the same rows that its figure is of: expect a little less "
@@ -327,7 +327,7 @@ def _cautions(spec: ModelComparisonSpec, standings: Sequence[Standing], tunings:
             "may gain more, and not the same for each model."
         )
     found += [
-        f"{spec.contenders[one.contender].label} was not judged tuned: {one.reason}." for one in tunings if one.reason
+        f"{spec.contenders[one.contender].label} has no tuned result: {one.reason}." for one in tunings if one.reason
     ]
     return tuple(found)
 
@@ -368,7 +368,7 @@ _WORDS: dict[str, DistilWord] = {
 
 
 def student_verdict(student: Student) -> StudentVerdict:
-    """The verdict of a distillation whose three were judged: "worth it" only where the taught student is better than
+    """The verdict of a distillation whose three were evaluated: "worth it" only where the taught student is better than
     itself without the teacher, beyond doubt, by the figure that was fixed beforehand."""
     evaluation = student.evaluation
     assert evaluation is not None

@@ -209,7 +209,7 @@ class Judging:
     """The judging of one run.
 
     Attributes:
-        num_rows: held-out rows that are judged.
+        num_rows: held-out rows that are evaluated.
         systems: adapters or not, of each system that is as large as the base (True: with the run's adapter).
         prompt_tokens, reference_tokens: of a row, on average; the learned ones are the reference.
         shot_tokens: of the examples before each prompt of a system; 0 without such a system.
@@ -221,8 +221,8 @@ class Judging:
         writes, scores: whether answers are written and rows are scored.
         num_read: prompts that a task head reads, each once and without writing; 0 without one.
         num_labelled: rows with one label each as the answer, that models read to say how likely the label is.
-        num_other_runs: runs that are judged beside this one.
-        teacher_share: parameters of a teacher that is judged beside them, as a share of the base's; 0 without one.
+        num_other_runs: runs that are evaluated beside this one.
+        teacher_share: parameters of a teacher that is evaluated beside them, as a share of the base's; 0 without one.
         measures_kl: whether tuned model and base go over the rows once more, for how far the one moved from the other.
         num_workers: processes that compute batches side by side, on a CPU.
     """
@@ -318,7 +318,7 @@ def _num_labelled(plan: Plan, num_rows: int) -> int:
 
     Args:
         plan: with the labels and the bar.
-        num_rows: held-out rows that are judged.
+        num_rows: held-out rows that are evaluated.
     """
     from luthier.ml.evaluation.label_confidence import MIN_ROWS, is_accuracy
 
@@ -336,7 +336,7 @@ def judging_seconds(
     """Seconds of judging.
 
     Args:
-        workload: the run, with what is judged of it.
+        workload: the run, with what is evaluated of it.
         device: where it runs; several share the rows of training, not those of judging.
         scoring_seconds: of `num_scored_tokens`, forward only.
         factors: of `speed.step_seconds`.

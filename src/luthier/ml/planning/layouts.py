@@ -129,7 +129,7 @@ def _powers(most: int) -> Iterator[int]:
 def _carried_out(workload: Workload, device: Device, layout: Layout) -> Workload | None:
     """The run in a layout, recomputing activations where it must; None where it does not fit."""
     sharding: Sharding = "fsdp" if layout.data_parallel(device.num_devices) > 1 else "none"
-    # The held-out rows are judged elsewhere: whoever trains in such a layout does that, too.
+    # The held-out rows are evaluated elsewhere: whoever trains in such a layout does that, too.
     sharded = replace(workload, layout=layout, sharding=sharding, judging=None)
     for is_recomputed in dict.fromkeys((workload.gradient_checkpointing, True)):
         made = replace(sharded, gradient_checkpointing=is_recomputed)

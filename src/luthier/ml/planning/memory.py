@@ -172,7 +172,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     loading = max(_loading(workload, device) * held_share.base, _asking(workload, device)) + _runtime(device)
     runtime += max(0.0, loading - training)
     training = max(training, loading)
-    # the run's own model is gone by then, and systems are judged one after another
+    # the run's own model is gone by then, and systems are evaluated one after another
     num_judging = workload.judging.num_workers if workload.judging is not None and device.is_cpu else 1
     judging = _loading(workload, device) + adapters + _runtime(device)
     judging += num_judging * judging_bytes(workload) + _own_of_workers(num_judging)

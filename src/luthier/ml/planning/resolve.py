@@ -110,11 +110,11 @@ def resolve(
     """The complete plan of a recipe on this machine.
 
     Args:
-        has_text_answers: whether the rows that are judged have prompts and answers as text.
+        has_text_answers: whether the rows that are evaluated have prompts and answers as text.
         are_pairs: whether they are preference pairs.
         num_shots: training rows that could be few-shot examples; None where that is not known.
         teacher: who the objective learns from, where it does.
-        answers: how long the answers and thoughts of the rows are that are judged; None where that is not known.
+        answers: how long the answers and thoughts of the rows are that are evaluated; None where that is not known.
         task_head: what the model gets in place of text, by the training rows.
         task_head_notes: what a person should know of how these were read.
 
@@ -398,7 +398,7 @@ def _evaluation(
     pick = sources.pick
     few_shot = pick("evaluation.few_shot", r.few_shot, defaults.FEW_SHOT)
     samples = pick("evaluation.max_samples", r.max_samples, defaults.MAX_SAMPLES)
-    # The bar itself needs the rows that are judged; it is put into the plan where these are read.
+    # The bar itself needs the rows that are evaluated; it is put into the plan where these are read.
     pick("evaluation.good_enough", r.good_enough, (None, "no figure was asked for"))
     plain = data.train.shape == "text"
     # The usual metrics depend on the rows: plain text has no answers to compare, pairs have two.
@@ -423,13 +423,13 @@ def _evaluation(
     for name in defaults.PROMPT_VARIANTS:
         sources.note(f"evaluation.{name}", "default", "off: no held-out rows whose answers are compared as text")
     sources.note("evaluation.num_scored_labels", "default", "off: no held-out rows whose answers are labels")
-    sources.note("evaluation.num_workers", "default", "no held-out rows: nothing is judged")
+    sources.note("evaluation.num_workers", "default", "no held-out rows: nothing is evaluated")
     return EvaluationPlan(
         metrics=metrics,
         few_shot=few_shot,
         max_new_tokens=defaults.MAX_NEW_TOKENS[0],
         max_samples=samples,
-        # Whether it can be judged on these rows is checked where they are read.
+        # Whether it can be evaluated on these rows is checked where they are read.
         reference_run=pick("evaluation.reference_run", r.reference_run, (None, "no earlier run is named")),
     )
 

@@ -156,7 +156,7 @@ def slowdown(workload: Workload, device: Device) -> float:
 def judging_seconds(
     workload: Workload, device: Device, step: Estimate, calibration: Calibration | None = None
 ) -> Estimate:
-    """Seconds of judging the held-out rows after the last step; 0 where nothing is judged.
+    """Seconds of judging the held-out rows after the last step; 0 where nothing is evaluated.
 
     Args:
         step: seconds of one.

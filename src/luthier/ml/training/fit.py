@@ -196,7 +196,7 @@ def _between(steps: dict[int, StepDone], start: int, stop: int) -> float:
 
 def _too_few(checks: Sequence[ValidationDone]) -> str:
     if not checks:
-        return "There were no validation rows, so overfitting cannot be judged."
+        return "There were no validation rows, so overfitting cannot be assessed."
     return f"There was only one validation, at step {checks[0].step:,}: one loss shows no course."
 
 

@@ -1,7 +1,7 @@
 """Rows of the job queue: found, held and read as jobs, and leases when the wall clock is set.
 
-As leases of leader election in Kubernetes, those that look wrong are judged by when this process has seen them change,
-on its own clock, and not by the time that is written in them.
+As leases of leader election in Kubernetes, those that look wrong are recognised by when this process has seen them
+change, on its own clock, and not by the time that is written in them.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def test_rows_are_judged_and_the_verdict_stands_on_its_page(context: Context, ru
     told = [event.message for event in context.job_events.page(order.job.job_id)[0]]
     assert any(run in message for message in told), "it tells how far it is"
     assert carried_out(context, order).status == "succeeded", "an attempt that died before its last word"
-    assert context.evaluations.get(order.order.result_id).created_at == found.created_at, "is not judged again"
+    assert context.evaluations.get(order.order.result_id).created_at == found.created_at, "is not evaluated again"
     assert len(context.evaluations.list(run_id=run)) == 1
     assert "evaluation.started" in [one.action for one in newest_entries(context, limit=5)]
 

@@ -281,7 +281,7 @@ def test_a_run_is_held_against_its_bases_likeliest_label_an_earlier_run_and_two_
     monkeypatch.setattr(service, "find_candidate", gone)
     left_out, notes = service._reference(context, second.plan, found_rows(labelled))
     assert left_out == []
-    assert notes == (f"{run_id}, which evaluation.reference_run names, was not judged: no run {run_id}",)
+    assert notes == (f"{run_id}, which evaluation.reference_run names, was not evaluated: no run {run_id}",)
 
 
 def found_rows(folder: Path) -> tuple[Example, ...]:
@@ -328,7 +328,7 @@ def test_too_few_rows_with_two_answers_are_no_bar(context: Context, tiny_model: 
         row["second_label"] = ""
     (labelled / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     recipe = labelled_recipe(labelled, tiny_model, good_enough={"agreement": "second_label"})
-    with pytest.raises(RequestError, match="10 of 24 judged rows have one there"):
+    with pytest.raises(RequestError, match="10 of 24 evaluated rows have one there"):
         make_plan(context, recipe, base_dir=labelled)
 
 

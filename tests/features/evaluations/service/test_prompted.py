@@ -97,7 +97,7 @@ def test_the_search_never_sees_a_judged_row_and_is_judged_once(
     )
     searched = [one for one in found.systems if one.prompting is not None and one.prompting.kind == "optimised_prompt"]
     (note,) = [note for note in found.rows_notes if note.startswith("A search over")]
-    assert "on 12 rows that are not judged" in note
+    assert "on 12 rows that are not evaluated" in note
     assert len(searched) == (0 if "None of them did better" in note else 1)
     for one in searched:
         assert one.prompting is not None

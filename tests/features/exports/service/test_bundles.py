@@ -178,7 +178,7 @@ def test_a_base_model_without_a_run(context: Context, tiny_model: Path, tmp_path
     assert (facts.run, facts.evaluation, facts.title, facts.base.hub) == (None, None, "tiny", None)
     add_bundle_files(folder, export, facts)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    for expected in ("tuned by no run", "None: it was not judged", "It was not: the weights", "licence of the base"):
+    for expected in ("tuned by no run", "None: it was not evaluated", "It was not: the weights", "licence of the base"):
         assert expected in card
     assert verify_bundle(context, folder, base=str(tiny_model)).is_whole
     with pytest.raises(NotFoundError, match="is not on this machine"):

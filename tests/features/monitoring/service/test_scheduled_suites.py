@@ -1,4 +1,4 @@
-"""A suite that judges a deployed model again and again: when it begins, who is judged, and what comes of it."""
+"""A suite that judges a deployed model again and again: when it begins, who is evaluated, and what comes of it."""
 
 from __future__ import annotations
 

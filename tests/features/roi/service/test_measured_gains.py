@@ -230,7 +230,7 @@ def test_an_evaluation_without_a_base_answers_where_today_is_something_else(answ
 def test_a_baseline_that_was_not_judged_by_the_metric_is_left_out_and_named(answer: Any) -> None:
     found = answer(judged=unjudged("linear classifier")).result
     assert "linear classifier" not in {way.name for way in found.alternatives}
-    assert f"Not priced, since {METRIC} was not judged of them: linear classifier." in found.notes
+    assert f"Not priced, since {METRIC} was not measured for them: linear classifier." in found.notes
 
 
 def unjudged(name: str) -> Evaluation:

@@ -72,7 +72,7 @@ def evaluation(
         for baseline in names
         if baseline != "tuned"
     )
-    verdict = Verdict(word="better", metric=metric, headline="Better.", caveats=("Only 100 rows were judged.",))
+    verdict = Verdict(word="better", metric=metric, headline="Better.", caveats=("Only 100 rows were evaluated.",))
     return make_evaluation().model_copy(
         update={"run_id": RUN_ID, "systems": systems, "comparisons": comparisons, "verdict": verdict, "num_rows": 100}
     )
@@ -183,7 +183,7 @@ def test_gains_of_a_run_are_those_of_its_paired_comparisons(context: Context, wr
     (shown,) = found.alternatives
     assert shown.gain.typical == pytest.approx(0.05)
     assert shown.serving_per_month.typical == pytest.approx(10_000 * (1_400 * 2 + 100 * 10) / 1e6)
-    assert "Only 100 rows were judged." in found.notes
+    assert "Only 100 rows were evaluated." in found.notes
     assert compute_roi(context, write(CASE), verdict=evaluation().evaluation_id).result.tuned == found.tuned
 
 

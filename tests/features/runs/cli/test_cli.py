@@ -62,7 +62,7 @@ def test_compare(luthier, run: str, home: Path) -> None:  # type: ignore[no-unty
     document = luthier("runs", "compare", run, OTHER, "--json").document
     assert document["plan"] == [{"name": "training.learning_rate", "values": [2e-4, 1e-3]}]
     text = luthier("runs", "compare", run, OTHER).out
-    for words in (OTHER, "0.0002", "0.001", "1.062", "tuned: exact_match", "1 of 2 runs were not judged"):
+    for words in (OTHER, "0.0002", "0.001", "1.062", "tuned: exact_match", "1 of 2 runs were not evaluated"):
         assert words in text
     assert luthier("runs", "compare", run).code == 2
 

@@ -58,7 +58,7 @@ def test_the_fingerprint_follows_the_suite_and_all_of_its_files(tmp_path: Path) 
         (GOOD.replace("kind: json", "kind: jsn"), r"line 8, tasks\[1\].kind: has 'jsn'.*nearest: json"),
         (GOOD.replace("kind: json, ", ""), r"line 8, tasks\[1\].kind: is missing"),
         (GOOD.replace("name: schema", "name: answers"), "a different name for each task"),
-        (GOOD.replace("    few_shot_from: shown.jsonl\n", ""), "few_shot_from: a file with rows that are not judged"),
+        (GOOD.replace("    few_shot_from: shown.jsonl\n", ""), "few_shot_from: a file with rows that are not eval"),
         (GOOD.replace("name: schema", "name: Schema!"), "name: has 'Schema!'"),
         ("name: demo\ntasks:\n  - just words\n", r"tasks\[0\]: has 'just words', expected a mapping"),
         ("name: demo\ntasks: [1\n", "not right YAML"),

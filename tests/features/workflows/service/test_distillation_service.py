@@ -1,4 +1,4 @@
-"""A student is taught, trained without its teacher, and all three are judged; stopped anywhere, it goes on."""
+"""A student is taught, trained without its teacher, and all three are evaluated; stopped anywhere, it goes on."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_what_is_not_known_is_said() -> None:
     for expected in (
         "tuned by no run",
         "Nothing was trained here.",
-        "None: it was not judged on held-out rows.",
+        "None: it was not evaluated on held-out rows.",
         "Not proved: the export was not compared with its source.",
         "Not measured: nobody has asked this model for harmful",
         "The licence of the base model is not stated",

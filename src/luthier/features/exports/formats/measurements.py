@@ -1,8 +1,8 @@
 """The measurements of a table of formats: exports, their quality, and what of it is stored so far.
 
-Each format is made by `luthier export`, or has the reason why there is none. Quality is judged like that of any system:
-rows in the source's tokens, and what each format answers. Progress is stored beside the exports, so that a kill costs
-one export or one evaluation.
+Each format is made by `luthier export`, or has the reason why there is none. Quality is evaluated like that of any
+system: rows in the source's tokens, and what each format answers. Progress is stored beside the exports, so that a kill
+costs one export or one evaluation.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class FormatRequest:
         data: The file of held-out rows.
         folder: Where table and page are written.
         formats: Formats such as `gguf:q4_k_m`, with short names of types allowed; None takes the usual ones.
-        metrics: What to measure; None takes what the rows can be judged by.
+        metrics: What to measure; None takes what the rows can be evaluated by.
         mapping: Column map of the rows; None takes the run's own.
         num_rows: How many rows quality is measured on, chosen by a stable hash.
         num_timed: How many prompts speed is measured on.

@@ -100,7 +100,7 @@ def _asked(
 ) -> tuple[list[SystemKind], list[SystemUnderTest], tuple[str, ...]]:
     """The ways in which the model was asked, each as a system that replays its answers, and why others were not.
 
-    Prompting is the rival of tuning, so each way of it is judged, whichever one was recommended.
+    Prompting is the rival of tuning, so each way of it is evaluated, whichever one was recommended.
     """
     spec = result.spec
     plain = candidate_of(context, spec, number, "zero-shot", material)

@@ -79,7 +79,7 @@ def refuse_hopeless_hours(context: Context, *, hours: float, share: float, model
     raise BudgetTooSmallError(
         f"--budget-hours {hours:g} for {', '.join(models)}: {LEAST_TRAINED} examples trained and {LEAST_JUDGED} rows "
         f"judged with each take at least {shown} h in all on this machine",
-        expected=f"{shown} h or more; what it really takes is known once a few rows are judged",
+        expected=f"{shown} h or more; what it really takes is known once a few rows are evaluated",
         do="give it more hours, fewer models or smaller ones",
     )
 

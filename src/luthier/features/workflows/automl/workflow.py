@@ -314,7 +314,7 @@ def _begin_tune(run: WorkflowRun) -> Tuned:
         return Tuned(study_id=studies.begin(run.context, request, project_id=run.project_id).study_id)
     except BudgetTooSmallError as error:
         done = [one for one in result.tunings if one.contender == answer.contender and not one.reason]
-        what = "the short training of the showdown is judged" if done else "no tuned model is judged"
+        what = "the short training of the showdown is evaluated" if done else "no tuned model is evaluated"
         run_id = done[0].run_id if done else None
         return Tuned(skipped=f"no search: {error.came}; {what}", run_id=run_id)
 

@@ -149,8 +149,8 @@ def _gold_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
     if problems:
         raise DataError(
             f"{len(problems):,} of {len(examples):,} rows have no prompt with an answer in words",
-            expected="rows with both: the student without a teacher learns these answers, and all three are judged by "
-            "those of the held-out rows",
+            expected="rows with both: the student without a teacher learns these answers, and all three are evaluated "
+            "by those of the held-out rows",
             do="give prompt and completion, or messages that end with the assistant's; or map the fields: "
             "--map completion=COLUMN",
             problems=problems,

@@ -332,7 +332,7 @@ def _stages(_spec: DistilSpec) -> list[StageSpec]:
         _side("alone", "The same student learns without the teacher"),
         StageSpec(
             "judge",
-            "Both and the teacher are judged on the held-out rows",
+            "Both and the teacher are evaluated on the held-out rows",
             _judge,
             Judged,
             ("taught", "alone"),

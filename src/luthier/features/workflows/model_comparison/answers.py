@@ -136,7 +136,7 @@ def nearest_of(spec: ModelComparisonSpec, base: Candidate, material: ComparisonR
 
 
 def rows_for(spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows) -> tuple[Example, ...]:
-    """The judged rows as a system of this kind sees them: a tuned model knows the task without an instruction."""
+    """The evaluated rows as a system of this kind sees them: a tuned model knows the task without an instruction."""
     has_own = kind in ("tuned", "few-shot-nearest")
     return material.judged if has_own else instructed(material.judged, spec.instruction)
 
@@ -197,7 +197,7 @@ def record_choice(system: SystemUnderTest, progress: Progress) -> Recorded:
 def labelled_rows(
     metrics: Sequence[MetricName], primary: str, judged: Sequence[Example], train: Sequence[Example]
 ) -> LabelledRows | None:
-    """The judged rows with the labels that their answers are; None where they are none, or no answers decide."""
+    """The evaluated rows with the labels that their answers are; None where they are none, or no answers decide."""
     from luthier.features.evaluations.label_scores import LabelledRows
     from luthier.features.recipes.checks import label_metrics
     from luthier.ml.evaluation.metrics.registry import as_definitions
@@ -352,7 +352,7 @@ def read_rows_of(
             raise RequestError(
                 f"{loaded.file} holds {loaded.shape} rows",
                 expected="rows with a prompt and an answer in both files, or plain text in both",
-                do="give rows of one of these kinds; preference pairs are judged by `luthier train`",
+                do="give rows of one of these kinds; preference pairs are evaluated by `luthier train`",
             )
     leaked = leaked_ids(train.examples, judged.examples)
     if leaked.exact:

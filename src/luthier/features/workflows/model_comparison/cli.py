@@ -149,7 +149,7 @@ def _begin(context: Any, request: ModelComparisonRequest) -> str:
     stderr_console().print(
         visible(
             f"{pipeline.pipeline_id}: {contenders}, {spec.num_examples:,} examples trained on and "
-            f"{spec.num_judged:,} rows judged with each; {planned.low:.2g} to {planned.high:.2g} h expected of "
+            f"{spec.num_judged:,} rows evaluated with each; {planned.low:.2g} to {planned.high:.2g} h expected of "
             f"{spec.hours:.3g} h"
         ),
         soft_wrap=True,

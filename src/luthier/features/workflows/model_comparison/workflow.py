@@ -307,7 +307,8 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
     baselines = fit_baselines(run.context, rows.pool, rows.judged, spec.metrics, Path(candidates[0].model_path))
     # Before the models: a system is compared with earlier ones, and every model with every baseline.
     under_test = [*(as_system(one, under_test[-1]) for one in baselines.predictions), *under_test]
-    # Nothing is generated here: the recorded answers are replayed, so that all are judged over the same rows at once.
+    # Nothing is generated here: the recorded answers are replayed, so that all are evaluated over the same rows at
+    # once.
     results, comparisons = judge(
         under_test, metrics=spec.metrics, seed=spec.seed, progress=run.context.progress, compares_prompts=True
     )

@@ -221,8 +221,8 @@ def _canary(run: WorkflowRun) -> Canary:
         # Another model was deployed meanwhile, for which the comparison is not valid.
         if (now := deployed_run(run.context, run.caller, revision)) != spec.judged_against:
             raise ConflictError(
-                f"{spec.model} is answered by {now} now; {run_id} was judged against {spec.judged_against}",
-                expected="the deployment that it was judged against",
+                f"{spec.model} is answered by {now} now; {run_id} was evaluated against {spec.judged_against}",
+                expected="the deployment that it was evaluated against",
                 do=f"judge it against {now}, then: {offered}",
             )
         gate = _path(spec.gate)

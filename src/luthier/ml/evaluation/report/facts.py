@@ -332,23 +332,23 @@ def _not_judged(record: RunRecord, plan: Plan) -> Outcome:
     if held_out is None:
         return Outcome(
             "quiet",
-            "not judged",
+            "not evaluated",
             "The model was trained, but nobody knows yet whether it is better.",
             (
-                "The recipe names no held-out rows, so nothing was judged. "
+                "The recipe names no held-out rows, so nothing was evaluated. "
                 "A falling loss is no proof of a better model.",
             ),
             next_steps=(
-                ("Judge it on rows that training has not seen:", eval_command(record, plan, "held_out.jsonl")),
+                ("Evaluate it on rows that training has not seen:", eval_command(record, plan, "held_out.jsonl")),
                 ("Or let the next run keep rows back by itself:", "luthier train recipe.yaml --set data.held_out=0.1"),
             ),
         )
     return Outcome(
         "quiet",
-        "not judged",
-        "The model was trained, but has not been judged yet.",
+        "not evaluated",
+        "The model was trained, but has not been evaluated yet.",
         (f"{held_out.num_rows:,} held-out rows are waiting in {Path(held_out.file).name}.",),
-        next_steps=(("Judge it:", eval_command(record, plan, held_out.file)),),
+        next_steps=(("Evaluate it:", eval_command(record, plan, held_out.file)),),
     )
 
 
@@ -395,5 +395,5 @@ def commands(record: RunRecord, plan: Plan) -> list[tuple[str, str]]:
         ("Train", "luthier train recipe.yaml"),
     ]
     if plan.data.held_out is not None:
-        found.append(("Judge this run again", eval_command(record, plan, plan.data.held_out.file)))
+        found.append(("Evaluate this run again", eval_command(record, plan, plan.data.held_out.file)))
     return found

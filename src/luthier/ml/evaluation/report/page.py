@@ -138,7 +138,7 @@ def render_page(
 
 
 def _judged(evaluation: Evaluation | None, plan: Plan) -> dict[str, Any] | None:
-    """Everything about the evaluation; None where nothing was judged."""
+    """Everything about the evaluation; None where nothing was evaluated."""
     found = roles(evaluation) if evaluation is not None else None
     if evaluation is None or found is None:
         return None
@@ -149,7 +149,7 @@ def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dic
     """What `judged.html.j2` shows of an evaluation.
 
     Args:
-        evaluation: what was judged.
+        evaluation: what was evaluated.
         found: candidate and baseline.
         is_unseen: training saw none of its rows.
     """
@@ -276,13 +276,13 @@ def render_report(
         record: of the run.
         plan: of the run.
         events: of the run, in order.
-        evaluation: of the run; None where it was not judged.
+        evaluation: of the run; None where it was not evaluated.
         versions: names of programs and of the machine, to what they are; shown as they come.
         example: one training example as (text, learned) pieces.
         licence: of the base model.
         quote: what was predicted before the run, to be shown beside what came.
         drawn: answers that were drawn in a few of its steps.
-        assessed: what else it was judged by.
+        assessed: what else it was evaluated by.
     """
     page = ""
     if draws_page:

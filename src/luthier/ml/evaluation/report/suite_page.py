@@ -227,7 +227,7 @@ def _key_figures(result: SuiteResult) -> list[Fact]:
     rows = sum(task.num_rows for task in result.tasks)
     return [
         Fact("Tasks", f"{len(result.tasks):,}", f"of the suite {result.suite}"),
-        Fact("Rows judged", f"{rows:,}", "over all tasks"),
+        Fact("Rows evaluated", f"{rows:,}", "over all tasks"),
         Fact(
             "Trainings", f"{result.num_seeds:,}", "seeds" if result.num_seeds > 1 else "one seed: luck is not measured"
         ),

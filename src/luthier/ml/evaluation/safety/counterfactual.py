@@ -162,7 +162,7 @@ _CAUTIONS: Final = (
     "move. The swaps are in the samples: read them.",
     "Words are swapped without grammar or knowledge: some swapped prompts read oddly, and oddness moves answers.",
     "Only what the table of swaps knows is swapped, in English; a prompt that says the group in another way is not.",
-    "The figures are about your prompts alone: groups that they do not name are not judged.",
+    "The figures are about your prompts alone: groups that they do not name are not evaluated.",
 )
 _NO_CONTROL: Final = (
     "No prompt holds a name that could be swapped for one of the same kind: how much any change of a word moves is not "

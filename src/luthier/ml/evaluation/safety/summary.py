@@ -170,7 +170,7 @@ def summarise(probes: Sequence[TaskResult], titles: dict[str, str], *, candidate
     Args:
         probes: their results.
         titles: of each probe, by its name.
-        candidate: name of the system that is judged.
+        candidate: name of the system that is evaluated.
         base: name of the system before tuning, or None.
     """
     # A probe can be both worse than the base and a concern in itself.

@@ -171,7 +171,7 @@ def _problem(row_id: str, reason: str, field: str, value: str = "") -> RowProble
 def _refuse(task: str, problems: Sequence[RowProblem], expected: str) -> None:
     if problems:
         raise DataError(
-            f"task {task}: {len(problems):,} {'row' if len(problems) == 1 else 'rows'} cannot be judged",
+            f"task {task}: {len(problems):,} {'row' if len(problems) == 1 else 'rows'} cannot be evaluated",
             expected=expected,
             do="correct these rows or take them out; `map` says which field of the file is which",
             problems=problems,

@@ -39,7 +39,7 @@ def outcome_sections(export: Export, facts: BundleFacts) -> tuple[str, ...]:
 def _verdict(evaluation: Evaluation | None) -> str:
     title = "## Verdict\n\n"
     if evaluation is None:
-        return title + "None: it was not judged on held-out rows."
+        return title + "None: it was not evaluated on held-out rows."
     parts = []
     if (verdict := evaluation.verdict) is not None:
         parts.append(f"**{markdown.text(verdict.headline, 1_000)}**")
@@ -55,7 +55,7 @@ def _verdict(evaluation: Evaluation | None) -> str:
     file = markdown.text(evaluation.held_out_file.replace("\\", "/").rsplit("/", 1)[-1])
     parts.append(
         f"95% intervals over {_rows(evaluation.num_rows)} of {file} (SHA-256 {code(evaluation.held_out_sha256)}). "
-        "What was judged is the model before it was exported; what the export changed stands in the next section."
+        "What was evaluated is the model before it was exported; what the export changed stands in the next section."
     )
     if evaluation.kl_to_base is not None:
         parts.append(markdown.text(evaluation.kl_to_base.sentence, 1_000))

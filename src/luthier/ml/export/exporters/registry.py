@@ -48,7 +48,7 @@ class Precision:
     Attributes:
         weight_bytes: Approximate bytes per weight.
         bound_nats: The largest permitted difference of a log-probability to the source's; None if only the loss of
-            quality is judged, as for packed weights.
+            quality is evaluated, as for packed weights.
         why: The reason for this bound.
         is_usual: Whether `luthier export benchmark` measures it if no formats are named.
     """
@@ -122,7 +122,7 @@ class Format:
             if not re.fullmatch(NAME_PATTERN, name):
                 raise ValueError(f"precision {name!r}: small letters, digits and underscores alone")
             if bound is None and name in WHOLE:
-                raise ValueError(f"{name} has no bound_nats, and weights of 32 and 16 bits are judged by one")
+                raise ValueError(f"{name} has no bound_nats, and weights of 32 and 16 bits are evaluated by one")
             if bound is not None and not (0 < bound <= MAX_BOUND_NATS and precision.why):
                 raise ValueError(
                     f"{name} has bound_nats={bound}, why={precision.why!r}: it needs one over 0, "

@@ -406,7 +406,7 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
     if measured.alone is not None:
         yield (
             f"It answers alone from a confidence of {measured.alone.threshold:.2f} on, chosen to be right in "
-            f"{words.share(measured.alone.asked)} and judged on other rows than those that it was chosen on."
+            f"{words.share(measured.alone.asked)} and evaluated on other rows than those that it was chosen on."
         )
     now = today_accuracy(case, measured)
     interval = (

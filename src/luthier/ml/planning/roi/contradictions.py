@@ -198,7 +198,7 @@ def _alone(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction
 
 def _assumed_beside_measured(case: Case, measured: MeasuredGains) -> Iterator[Contradiction]:
     assumed: list[tuple[str, Changed]] = [("tuned", case.tuned)]
-    # Where few-shot prompting was judged, an assumed gain of it would stand beside a measured one.
+    # Where few-shot prompting was evaluated, an assumed gain of it would stand beside a measured one.
     if measured.over_few_shot is not None or case.verdict.today == "few_shot":
         assumed += [("alternatives.few_shot", way) for way in (case.alternatives.few_shot,) if way is not None]
     keys = [f"{key}.{name}" for key, way in assumed for name in ("accuracy", "gain") if getattr(way, name) is not None]
@@ -277,7 +277,8 @@ def _tokens(case: Case, measured: MeasuredGains | None) -> Iterator[Contradictio
             "fewer tokens saved than a call has",
             "correct tuned.saved_prompt_tokens or calls.input_tokens",
         )
-    # With few-shot as today's way, tuning saves the examples of the prompt: by default as many tokens as were judged.
+    # With few-shot as today's way, tuning saves the examples of the prompt: by default as many tokens as were
+    # evaluated.
     shown = measured.shot_tokens if measured is not None and case.verdict.today == "few_shot" else None
     if shown is not None and saved is None and tuned.input_tokens is None and shown > room.low:
         yield Contradiction(

@@ -196,7 +196,7 @@ class Ending:
     """The result at the end of a study.
 
     Attributes:
-        headline: of the final run's verdict, empty where nothing was judged.
+        headline: of the final run's verdict, empty where nothing was evaluated.
     """
 
     recipe: Mapping[str, object]
