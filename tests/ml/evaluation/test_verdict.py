@@ -144,7 +144,7 @@ def test_what_was_left_out_or_cut_off_is_said():
     said = caveats_of([base, tuned], [compared(base, tuned, "better")], num_same_prompt=1, num_rows_in_file=250)
     assert "40 of base" in said
     assert "100 of the 250 held-out rows were evaluated" in said
-    assert "1 held-out row asks what a training row asks" in said
+    assert "1 held-out row asks the same as a training row" in said
     assert "not tried with few-shot examples" in said
 
 

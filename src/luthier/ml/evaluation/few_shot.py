@@ -1,6 +1,6 @@
 """Selection of few-shot examples.
 
-Few-shot prompting is the cheap alternative to fine-tuning, so a tuned model has to beat it.
+Few-shot prompting is the inexpensive alternative to fine-tuning, so a tuned model has to beat it.
 """
 
 from __future__ import annotations

@@ -213,6 +213,6 @@ def _check_trust(place: _Place, is_calibrated: IsCalibrated) -> None:
     target = target_of(place.metric)
     if target is None or not is_calibrated(judge, target):
         raise _NoFigureError(
-            f"{task.name}.{place.metric} was given by the judge {judge}, of whom it is not known whether it agrees "
+            f"{task.name}.{place.metric} was given by the judge {judge}, and it is not known whether that agrees "
             f"with people on {target or place.metric}, so it does not count (luthier judge calibrate)."
         )

@@ -165,12 +165,12 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
                 do="for plain text ask for perplexity and bits_per_byte; only preference pairs have two sides; only "
                 "models with a head of kind embed or rank order documents",
             )
-    # One option alone is always chosen, and one without a token of its own has no likelihood.
+    # A single option is always chosen, and one without its own token has no likelihood.
     for number, (options, words) in enumerate(zip(system.options, system.option_texts, strict=True)):
         if len(options) != len(words) or len(words) < 2 or any(option.num_trained_tokens == 0 for option in options):
             raise RequestError(
                 f"{system.row_ids[number]} has {len(words)} answers to choose from, {len(options)} of them in tokens",
-                expected="at least two in every row, each with a token of its own",
+                expected="at least two in every row, each with its own token",
                 do="check the options of this row",
             )
     if not {metric.needs for metric in metrics} & {"likelihood", "pairs"}:

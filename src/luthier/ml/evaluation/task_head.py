@@ -1,4 +1,4 @@
-"""Figures that a task head gives beside those of its answers: how its probabilities rank rows, how far numbers are off.
+"""Figures of a task head besides those of its answers: how its probabilities rank rows, how far numbers are off.
 
 AUROC of a class is the share of pairs of a row of the class and another row that its probability puts in the right
 order, half for equal ones; of several classes the mean over those that some rows have and others have not (Hand and

@@ -313,14 +313,14 @@ def caveats(
     num_rows = judged.num_samples
     found = []
     if num_leaked:
-        stand = "stands" if num_leaked == 1 else "stand"
+        stand = "is" if num_leaked == 1 else "are"
         found.append(
-            f"{held_out_rows(num_leaked)} also {stand} in the training rows: the tuned model has seen the answers, "
+            f"{held_out_rows(num_leaked)} {stand} also in the training rows: the tuned model has seen the answers, "
             "so its figures are too good."
         )
     if num_same_prompt:
         asks = "asks" if num_same_prompt == 1 else "ask"
-        found.append(f"{held_out_rows(num_same_prompt)} {asks} what a training row asks, with another answer.")
+        found.append(f"{held_out_rows(num_same_prompt)} {asks} the same as a training row, with another answer.")
     if num_rows == 1:
         found.append("There is one held-out row: no interval can be estimated from it.")
     elif num_rows < FEW_ROWS:
@@ -336,7 +336,7 @@ def caveats(
     found += _draws(results)
     has_shots = any(r.num_few_shot for r in results)
     if judged.adapter is not None and judged.samples and not has_shots and not reads_order(metric):
-        found.append("The base model was not tried with few-shot examples, the cheap alternative to training.")
+        found.append("The base model was not tried with few-shot examples, the inexpensive alternative to training.")
     metrics = dict.fromkeys(comparison.metric for comparison in comparisons)
     if missing := [name for name in judged.metrics if name not in metrics]:
         found.append(f"Not compared, because the systems cut text into different tokens: {', '.join(missing)}.")
@@ -382,7 +382,7 @@ def constant_answers(results: Sequence[SystemResult]) -> list[str]:
             what = f'"{given[:60]}"' if given else "no text"
             found.append(
                 f"{_subject(system, results)} answers one thing in {share:.0%} of rows: {what}. Of the references "
-                f"{share_of_references:.0%} are alike. Look at macro-F1 and the confusion table, not at accuracy."
+                f"{share_of_references:.0%} are the same. Look at macro-F1 and the confusion table, not at accuracy."
             )
     return found
 

@@ -108,7 +108,7 @@ def _among_models(
     else:
         chosen, equals = table.cheapest_equal(best_prompted, prompted)
         headline = (
-            f"None: prompting {spec.contenders[chosen.contender].label} is enough, as far as these rows tell. "
+            f"None: prompting {spec.contenders[chosen.contender].label} is enough, as far as these rows show. "
             f"{chosen.result.name} has {table.title} {table.said(chosen)}."
         )
         reasons = [*_why_this(table, chosen, best_prompted, equals)]
@@ -205,7 +205,7 @@ class _Table:
         return (seconds, self.spec.contenders[one.contender].num_parameters, one.result.num_few_shot)
 
     def best(self, standings: Sequence[Standing]) -> Standing:
-        """The first by its value; of equal ones the cheaper."""
+        """The first by its value; of equal ones the less expensive."""
         sign = -1 if self.metric(standings[0]).higher_is_better else 1
         return min(standings, key=lambda one: (sign * self.metric(one).value, self.price(one)))
 
@@ -235,7 +235,7 @@ class _Table:
         raise AssertionError(f"{names[0]} and {names[1]} were not compared by {self.figure}")
 
     def better_than(self, baseline: Standing, others: Sequence[Standing]) -> list[Standing]:
-        """Those that are shown to be better than the baseline, among all that are asked about."""
+        """Those that are shown to be better than the baseline, among all compared ones."""
         return self._shown("better", baseline, others)
 
     def cheapest_equal(self, best: Standing, among: Sequence[Standing]) -> tuple[Standing, list[Standing]]:
@@ -286,10 +286,10 @@ def _why_this(table: _Table, chosen: Standing, best: Standing, equals: Sequence[
     names = listed([one.result.name for one in equals])
     if chosen is best:
         return [
-            f"{names} cannot be told apart by {table.title}; {chosen.result.name} is the best and the cheapest to ask."
+            f"{names} do not differ clearly by {table.title}; {chosen.result.name} is the best and the least expensive."
         ]
     return [
-        f"{names} cannot be told apart by {table.title}, so the cheapest to ask is taken; the best figure by itself is "
+        f"{names} do not differ clearly by {table.title}, so the least expensive is taken; the best figure is "
         f"{table.said(best)} of {best.result.name}."
     ]
 
@@ -304,10 +304,10 @@ def _by_bytes(
     # A choice among labels has no likelihood of the rows' own answers.
     best = table.best([one for one in standings if _BY_BYTES in one.result.metrics])
     if best is chosen:
-        return [f"It also finds the right answers likeliest: {table.said(chosen)} bits per byte."]
+        return [f"It also gives the right answers the highest likelihood: {table.said(chosen)} bits per byte."]
     return [
-        f"By bits per byte {best.result.name} finds the right answers likeliest, {table.said(best)} against "
-        f"{table.said(chosen)} of {chosen.result.name}."
+        f"By bits per byte {best.result.name} gives the right answers the highest likelihood, {table.said(best)} "
+        f"against {table.said(chosen)} of {chosen.result.name}."
     ]
 
 

@@ -76,7 +76,7 @@ def test_the_figures_are_those_of_the_outputs() -> None:
 def test_what_is_missing_is_told() -> None:
     with pytest.raises(RequestError, match="without documents"):
         names(task(), documents=None)
-    with pytest.raises(RequestError, match="asks a judge"):
+    with pytest.raises(RequestError, match="needs a judge"):
         names(task(entailment=True))
     with pytest.raises(DataError, match="without any text"):
         names(task(), documents={})

@@ -117,7 +117,7 @@ _KINDS: Mapping[NoVerdictKind, str] = {
     "prose": "words without a verdict",
     "incomplete": "not all of the scores",
     "out of range": "a verdict that was not to choose",
-    "contradiction": "two verdicts at once",
+    "contradiction": "two verdicts in one reply",
     "cut off": "no end within its tokens",
     "too long": "a question over its context",
     "no answer": "an error or no answer in time",

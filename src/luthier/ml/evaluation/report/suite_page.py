@@ -45,7 +45,7 @@ def gains_chart(found: Summary) -> Chart | None:
         Axis(""),
         gains,
         zero=True,
-        caption="Each task's own metric, with its 95% interval; right of zero is better, over zero tells nothing.",
+        caption="Each task's own metric, with its 95% interval; right of zero is better, across zero is inconclusive.",
         description=f"{title}: {words}.",
         width_pixels=_WIDTH,
     )
@@ -129,7 +129,7 @@ def _lengths(view: TaskView) -> Chart:
         Axis("tokens of the answer"),
         Axis(heading),
         [Series(name, points[:_MAX_POINTS], _role(view, name), "dots", is_faint=True) for name, points in view.points],
-        caption=f"Each dot is an answer. Dots that rise to the right: {heading} goes with length, whatever was said.",
+        caption=f"Each dot is an answer. Dots that rise to the right: {heading} goes with length, not content.",
         description=f"Length of answers against {heading}: {sum(len(points) for _, points in view.points):,} answers.",
         width_pixels=_WIDTH,
     )
@@ -156,7 +156,7 @@ def write_suite_page(result: SuiteResult, path: Path, gate: GateOutcome | None =
     Args:
         result: what is shown.
         path: of the page.
-        gate: what a gate said of it.
+        gate: the result of a gate.
 
     Raises:
         StorageFullError: the disk is full.
@@ -188,7 +188,7 @@ def render(template: str, result: Result, values: Mapping[str, Any]) -> str:
     Args:
         template: name of its file.
         result: of the tasks.
-        values: what this template shows beside them.
+        values: what else this template shows.
     """
     environment = page_environment(TEMPLATES, fold)
     found = summary(result)

@@ -351,7 +351,7 @@ def write_auto_page(
         shared=[
             ("choosing a model", figures.duration(spec.showdown_hours * 3600)),
             (
-                "all else, of which the search has what is left",
+                "all else, of which the search gets the rest",
                 figures.duration((spec.hours - spec.showdown_hours) * 3600),
             ),
         ],
@@ -396,7 +396,7 @@ def _automl_facts(spec: AutomlSpec, evaluation: Evaluation | None, spent_hours: 
     judged = "none yet" if evaluation is None else figures.count(evaluation.num_rows)
     return [
         Fact("Contenders", f"{len(spec.models)}", ", ".join(spec.models)),
-        Fact("Held-out rows evaluated", judged, "looked at once"),
+        Fact("Held-out rows evaluated", judged, "used once"),
         Fact("Took", figures.duration(spent_hours * 3600), f"of {figures.duration(spec.hours * 3600)}"),
     ]
 
@@ -404,7 +404,7 @@ def _automl_facts(spec: AutomlSpec, evaluation: Evaluation | None, spent_hours: 
 _DISTILLATION_TONES = {"worth it": "good", "not worth it": "bad", "not settled": "open"}
 _KINDS = {
     "sequence": "the answers that the teacher wrote to the prompts",
-    "logit": "the gold answers, and at each of their tokens what the teacher would have said",
+    "logit": "the gold answers, and at each of their tokens the teacher's distribution",
 }
 
 

@@ -131,7 +131,7 @@ def _run_once(answer: str, tests: str, seconds: float, most_memory_bytes: int) -
     word = reply.get("word")
     # The reply crosses a trust boundary: an answer that found the pipe could have written it.
     if word not in ("passed", "failed", "error", "memory"):
-        return Outcome("error", "what it told is no outcome")
+        return Outcome("error", "its reply is not an outcome")
     return Outcome(word, str(reply.get("message", ""))[:500])
 
 

@@ -122,7 +122,7 @@ class _Database(sqlite3.Connection):
 
 
 class _Opened:
-    """The database of a task. Of a file two connections: functions of one's own are refused in the views of a file."""
+    """The database of a task. Two connections for a file: custom functions are refused in the views of a file."""
 
     def __init__(self, script: str, file: str) -> None:
         self._script, self._file = script, file

@@ -76,7 +76,7 @@ class Citations:
             )
         if task.entailment and resources.judge is None:
             raise RequestError(
-                f"task {task.name} asks a judge whether claims are supported, and there is none",
+                f"task {task.name} needs a judge to check whether claims are supported, and there is none",
                 expected="--judge ENGINE",
                 do="name one, or take `entailment` out of the suite",
             )

@@ -165,7 +165,7 @@ def fault_of_tests(tests: object) -> str | None:
         return f"is no Python: {error}"
     if any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in body):
         return None
-    # A function or class that is never called tests nothing, whatever it asserts.
+    # A function or class that is never called tests nothing.
     run = [node for node in body if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     acts = (ast.Assert, ast.Call, ast.Raise)
     if any(isinstance(inner, acts) for node in run for inner in ast.walk(node)):
@@ -233,7 +233,7 @@ class Sql:
             return first
         return (
             *first,
-            "The tables' content is made up, so that queries one change apart give different results where it can; "
+            "The tables' content is made up, so that queries with one difference give different results where it can; "
             "names without quotes are read by the table's description, in answers as in the rows' own queries.",
         )
 
@@ -324,7 +324,7 @@ class SqlJudge:
             query = written_out(query, table)
             made = made_up(table, query, runner.run)
             error = made.error
-            # In a table of one's own, results that need no order are compared without it.
+            # For a table without a database, results that need no order are compared without it.
             return _Case(made.databases or (_empty(table),), made.results, table, is_ordered(query), error)
         database = self._database(row.item)
         try:

@@ -41,7 +41,7 @@ class Generate:
         refuse_rows(
             task.name,
             [
-                (row.example.id, "has no prompt with an answer in words")
+                (row.example.id, "has no prompt with an answer as text")
                 for row in rows
                 if row.example.prompt is None or not (row.example.reference or "").strip()
             ],
@@ -90,7 +90,7 @@ class Likelihood:
             DataError: some have none.
         """
         problems = [(row.example.id, "has no text to predict") for row in rows if row.example.learned_bytes == 0]
-        refuse_rows(task.name, problems, expected="rows with text, or with an answer in words")
+        refuse_rows(task.name, problems, expected="rows with text, or with an answer as text")
 
     def options(self, task: LikelihoodTask, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
         """None: the row's own answer is scored."""
