@@ -36,7 +36,7 @@ _MAX_TOKENS: Final = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A run that fits, and what was changed for it: names of changes, none where it fitted as it was."""
+    """A run that fits, and what was changed for it: names of changes, none where it fitted unchanged."""
 
     workload: Workload
     changes: tuple[str, ...]
@@ -92,7 +92,7 @@ def made_to_fit(
 ) -> Fitted | None:
     """The fastest way to run the same training on a device; None where it does not fit by any of these.
 
-    Tried: as it is; smaller micro-batches; activations computed again; weights spread over the devices where there are
+    Tried: unchanged; smaller micro-batches; activations computed again; weights spread over the devices where there are
     several; all of these together. None of them changes what is learned.
     """
     found = ways_to_fit(workload, device, longest_tokens=longest_tokens, calibration=calibration)
@@ -102,7 +102,7 @@ def made_to_fit(
 def ways_to_fit(
     workload: Workload, device: Device, *, longest_tokens: int, calibration: Calibration | None = None
 ) -> list[Fitted]:
-    """All of these ways that fit, the fastest step first; one alone where the run fits as it is."""
+    """All of these ways that fit, the fastest step first; only one where the run fits unchanged."""
     if _fits(workload, device, calibration):
         return [Fitted(workload, ())]
     found: list[Fitted] = []
@@ -188,7 +188,7 @@ def cheapest_changes(
     market: Market = "on_demand",
     calibration: Calibration | None = None,
 ) -> tuple[Change, ...]:
-    """What makes a run fit on a device, or where else it fits; empty where it fits as it is.
+    """What makes a run fit on a device, or where else it fits; empty where it fits unchanged.
 
     In the order of what is given up: first what changes only how the same is computed, the fastest first; then methods
     that train less or on a coarser base; then other devices, the cheapest run first. Each with its hours and USD.
@@ -269,12 +269,12 @@ def _change(
 
 
 def name_of(device: Device) -> str:
-    """The text by which a device is requested: `h100`, `a100-80g:4`."""
+    """The text to request a device: `h100`, `a100-80g:4`."""
     return device.name if device.num_devices == 1 else f"{device.name}:{device.num_devices}"
 
 
 FEW_ROWS: Final = 1000
-"""Below that, full fine-tuning has so much more room than there is to learn that it learns rows by heart."""
+"""Below that, full fine-tuning has so much more capacity than there is to learn that it memorises rows."""
 MAX_RANK: Final = 256
 """Above that an adapter is no longer small, and full fine-tuning is the plainer way."""
 _SMALL_RANK: Final = 8
@@ -315,7 +315,7 @@ def advise(options: Sequence[Option], data: DataFacts, budget: BudgetRecipe | No
     by_method = {
         method: option for method in _methods() for option in options if option.method == METHOD_TITLES[method]
     }
-    # By the expected value: a run that only may go over a cap is still possible, and the reason says so.
+    # By the expected value: a run that might exceed a cap is still possible, and the reason says so.
     words = {method: _word(option, budget) for method, option in by_method.items()}
     usable = [method for method, word in words.items() if word == "possible"]
     chosen, reasons = _choose(usable, by_method, data)
@@ -367,7 +367,7 @@ def _choose(
     if not usable:
         return None, reasons
     if not fits_adapter and "full" in usable:
-        return "full", [*reasons, "full fine-tuning learns more from so much, and it fits; it also forgets more"]
+        return "full", [*reasons, "full fine-tuning learns more from that much data, and it fits; it also forgets more"]
     if not fits_adapter:
         reasons.append("full fine-tuning would learn more, but it does not fit into this device and budget")
     if data.num_examples < FEW_ROWS and "full" in usable:
@@ -444,7 +444,7 @@ def _headline(
     least = min(fitting, key=lambda method: options[method].prediction.hours.value)
     hours = options[least].prediction.hours
     return (
-        f"no method keeps to the budget: the quickest, {METHOD_TITLES[least]}, should take {hours.value:.3g} h "
+        f"no method fits the budget: the quickest, {METHOD_TITLES[least]}, should take {hours.value:.3g} h "
         f"[{hours.low:.3g}, {hours.high:.3g}]; raise it, or train on fewer rows"
     )
 

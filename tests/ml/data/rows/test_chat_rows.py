@@ -136,7 +136,7 @@ def test_arguments_given_as_an_object_become_json_text() -> None:
             "messages[1].tool_calls[0].function.name",
             "is empty",
         ),
-        ([_USER, {**_CALLING, "function_call": {"name": "f"}}], "messages[1].function_call", "beside tool_calls"),
+        ([_USER, {**_CALLING, "function_call": {"name": "f"}}], "messages[1].function_call", "with tool_calls"),
     ],
 )
 def test_wrong_messages_are_named_by_field_and_reason(messages: Any, field: str, reason: str) -> None:

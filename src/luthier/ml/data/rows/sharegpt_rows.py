@@ -1,7 +1,7 @@
 """Rows in the ShareGPT shape become conversations: `conversations` of {"from", "value"}, or of {"role", "content"}.
 
 Source: the ShareGPT exports and their tool-calling extension as used by LLaMA-Factory (roles function_call and
-observation, fields `system` and `tools` beside `conversations`).
+observation, fields `system` and `tools` next to `conversations`).
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def memorisation(
     }
     if not sides["train"]:
         raise DataError(
-            f"none of the {len(trained):,} training rows of {source} has {FEWEST_CHARACTERS} characters to continue with",
+            f"none of the {len(trained):,} training rows of {source} has {FEWEST_CHARACTERS} characters to complete",
             expected="answers, or second halves of texts, that are long enough to be recognised",
             do="nothing: short answers such as labels cannot be distinguished from answers that are simply right",
         )
