@@ -112,7 +112,7 @@ def test_a_run_as_its_bundle_tells_it(trained: tuple[Context, RunRecord, Plan], 
     assert verify(made).is_whole
     card = (made / "README.md").read_text(encoding="utf-8")
     assert f"| train | `train.jsonl` | `{plan.data.train.sha256}` | chat | 16 | 16 |" in card
-    assert "No held-out row stands in the training rows" in card
+    assert "No held-out row is in the training rows" in card
     assert f"the plan's hash is `{plan.hash}`" in card
     assert record.evaluation_id is not None
     verdict = context.evaluations.get(record.evaluation_id).verdict
@@ -178,7 +178,8 @@ def test_a_base_model_without_a_run(context: Context, tiny_model: Path, tmp_path
     assert (facts.run, facts.evaluation, facts.title, facts.base.hub) == (None, None, "tiny", None)
     add_bundle_files(folder, export, facts)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    for expected in ("tuned by no run", "None: it was not evaluated", "It was not: the weights", "licence of the base"):
+    no_run, licence = "not tuned by a run", "licence of the base"
+    for expected in (no_run, "None: it was not evaluated", "It was not: the weights", licence):
         assert expected in card
     assert verify_bundle(context, folder, base=str(tiny_model)).is_whole
     with pytest.raises(NotFoundError, match="is not on this machine"):

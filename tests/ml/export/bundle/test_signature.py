@@ -44,7 +44,7 @@ def test_another_key_and_no_signature(bundle: Path, tmp_path: Path) -> None:
     private, _ = write_keys(tmp_path, "a")
     other_private, other = write_keys(tmp_path, "b")
     (fault,) = verify(bundle, key=other).faults
-    assert (fault.kind, fault.what) == ("signature", "is missing: nobody has signed this")
+    assert (fault.kind, fault.what) == ("signature", "is missing: this is not signed")
     add_signature(bundle, private)
     report = verify(bundle, key=other)
     assert [fault.kind for fault in report.faults] == ["signature"]

@@ -214,6 +214,6 @@ def _unloadable(folder: Path, what: str, error: Exception) -> ModelSourceError:
     first_lines = "\n".join(str(error).strip().splitlines()[:4])
     return ModelSourceError(
         f"{folder}: the {what} does not load: {type(error).__name__}: {first_lines}",
-        expected=f"a {what} that transformers loads from safetensors and JSON files, without code of its own",
+        expected=f"a {what} that transformers loads from safetensors and JSON files, without custom code",
         do="pull or copy it again; if it stays, it needs another version of transformers or is not supported",
     )

@@ -131,7 +131,7 @@ class ChunkReader:
             raise ValueError("has a chunk that is no object")
         if (error := document.get("error")) is not None:
             words = error.get("message") if isinstance(error, dict) else error
-            raise ValueError(f"tells of an error in the middle: {str(words)[:400]}")
+            raise ValueError(f"reports an error in the middle: {str(words)[:400]}")
         self._read_usage(document.get("usage"))
         choices = document.get("choices")
         if not isinstance(choices, list):
