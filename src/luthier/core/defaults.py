@@ -1,4 +1,4 @@
-"""Numbers that recipes, commands and requests share where nobody asks for others. Imports nothing: commands read it."""
+"""Default numbers that recipes, commands and requests share. Imports nothing: commands read it."""
 
 from __future__ import annotations
 

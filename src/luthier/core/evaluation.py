@@ -46,7 +46,7 @@ class Sample(FrozenModel):
         finish_reason: why the answer ended.
         scores: this sample's own figures, for metrics that have them, by name.
         reasoning: the thought; None where there is none.
-        num_thinking_tokens: of the thought, None where a server does not tell.
+        num_thinking_tokens: of the thought, None where a server does not report it.
     """
 
     row_id: str
@@ -70,14 +70,14 @@ class SystemResult(FrozenModel):
         num_few_shot: examples in its prompt.
         num_samples: rows that it was evaluated on.
         metrics: its figures by name.
-        samples: single answers, as far as they are kept.
+        samples: single answers, if they are kept.
         seconds: wall time of judging it.
         num_cut_off: outputs that ended at the token limit.
         num_empty: outputs without any text.
         thinking: how it thought; None where it did not.
         kind: a language model that writes, one with a task head, or a baseline without one, whose `seconds` are those
             of fitting and answering.
-        prompting: what its prompts hold beside the text of the rows; None for nothing, and in evaluations of before
+        prompting: what its prompts contain besides the text of the rows; None for nothing, and in evaluations of before
             this was recorded.
     """
 
@@ -120,7 +120,7 @@ class Comparison(FrozenModel):
         verdict: what the interval says.
         rows_needed: where not distinguishable, about how many held-out rows would settle a difference of this size (80%
             power, two-sided 5%); None where the difference is 0 or settled.
-        adjusted_p_value: Holm's, where several tasks and metrics were asked about one candidate.
+        adjusted_p_value: Holm's, where several tasks and metrics were tested for one candidate.
         test: what the p-value comes from; `seeds`: rows and trainings with several seeds together; `draws`: rows and
             draws of few-shot examples together; `unpaired_t`: two standard errors, as if the systems had been evaluated
             on different rows.
@@ -153,8 +153,8 @@ AlternativeKind = Literal[
     "head",
     "run",
 ]
-"""What one could use instead of the judged model: a baseline without a language model, the base as it is prompted or
-asked for its likeliest label, or another run."""
+"""What one could use instead of the evaluated model: a baseline without a language model, the base as it is prompted or
+or by its likeliest label, or another run."""
 AlternativeWord = Literal["better", "worse", "not_distinguishable"]
 ALTERNATIVE_WORDS: Final[dict[VerdictWord, AlternativeWord]] = {
     "better": "better",
@@ -165,7 +165,7 @@ ALTERNATIVE_WORDS: Final[dict[VerdictWord, AlternativeWord]] = {
 
 
 class Alternative(FrozenModel):
-    """What one could use instead of the judged model, by the metric that the verdict rests on.
+    """What one could use instead of the evaluated model, by the metric that the verdict rests on.
 
     Attributes:
         name: of the system.
@@ -215,7 +215,7 @@ class Coverage(FrozenModel):
     of the other folds.
 
     Attributes:
-        asked: the accuracy that was asked for.
+        asked: the required accuracy.
         threshold: the confidence from which on it answers alone; None where none reaches the accuracy.
         num_rows: rows that it was evaluated on.
         num_answered: of these the ones that it answers alone.
@@ -245,7 +245,7 @@ class Coverage(FrozenModel):
 
     @property
     def is_shown(self) -> bool:
-        """Whether the whole interval of the accuracy reaches what was asked for."""
+        """Whether the whole interval of the accuracy reaches the required one."""
         return self.low is not None and self.low >= self.asked
 
 
@@ -260,7 +260,7 @@ class LabelConfidence(FrozenModel):
         bins: of the reliability diagram, from low to high confidence.
         confidence: of each row, in their order, the probability of its likeliest label.
         is_right: of each row, whether that label is its own.
-        coverage: which share of cases it can answer alone; None where no accuracy is asked for.
+        coverage: which share of cases it can answer alone; None where no accuracy is required.
         validation_confidence: as `confidence`, of the validation rows that choose a threshold; empty where none do.
         validation_is_right: of each of these, whether the label is its own.
     """
@@ -304,7 +304,7 @@ class RowsCurve(FrozenModel):
         points: by number of rows; empty where there are too few rows.
         word: `more_rows` would help, there are `enough_rows`, or it is `unclear`.
         advice: the finding as a sentence.
-        more_rows: about how many rows beside today's bring a gain that is worth them; None for other words.
+        more_rows: about how many additional rows bring a gain that is worth them; None for other words.
         expected_gain: by how much twice as many rows make the figure better, with its 95% interval, in the metric's
             unit; None without points.
         expected: the figure that this gives.
@@ -336,7 +336,7 @@ class Verdict(FrozenModel):
         better_than_best_alternative: `better`: distinguishable from every alternative, and better; `worse`:
             distinguishable from the best one, all of them taken into account; None where there are none.
         good_enough: `yes`: the whole 95% interval reaches the bar; `not_asked`: no bar was set.
-        bar: what was asked for.
+        bar: what was required.
         learning_curve: whether more training rows would help; None where no baseline was fitted.
         coverage: which share of cases the evaluated system can answer alone at the bar; None where that is not known,
             or no bar of accuracy was set.
@@ -358,7 +358,7 @@ class Verdict(FrozenModel):
 
     @property
     def title(self) -> str:
-        """The word, and whether it is good enough where that was asked: `better, but not good enough`."""
+        """The word, and whether it is good enough where that was requested: `better, but not good enough`."""
         if self.good_enough == "not_asked":
             return self.word
         is_expected = (self.good_enough == "yes") == (self.word == "better")
@@ -457,7 +457,7 @@ class Evaluation(FrozenModel):
 
 
 class EvaluationOverview(FrozenModel):
-    """What a list tells of an evaluation.
+    """What a list shows of an evaluation.
 
     Attributes:
         evaluation_id: its id.

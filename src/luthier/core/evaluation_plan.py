@@ -13,9 +13,9 @@ class Bar(FrozenModel):
 
     Attributes:
         metric: the metric's name.
-        value: the figure that is asked for, in the metric's unit; with `agreement` the share of rows on which two
+        value: the required figure, in the metric's unit; with `agreement` the share of rows on which two
             people agree.
-        agreement: the column of the rows that has a second person's answer; None where a figure was asked for.
+        agreement: the column of the rows that has a second person's answer; None where a figure is required.
         low: lower end of the 95% interval of that share; None without `agreement`.
         high: upper end.
         num_rows: rows with two answers; None without `agreement`.
@@ -30,7 +30,7 @@ class Bar(FrozenModel):
 
 
 class Prompting(FrozenModel):
-    """What a system's prompts hold beside the text of the rows: an instruction, and examples from the training rows.
+    """What a system's prompts add to the text of the rows: an instruction, and examples from the training rows.
 
     Attributes:
         kind: `few_shot`: examples, with or without an instruction; `instruction`: an instruction alone;
@@ -62,7 +62,7 @@ class ThinkingFigures(FrozenModel):
     Attributes:
         num_thoughts: answers with a thought.
         num_cut_off: of these the ones whose thought was cut off, so that there is no answer.
-        mean_tokens: tokens of a thought on average; None where a server does not tell.
+        mean_tokens: tokens of a thought on average; None where a server does not report it.
         least_tokens: tokens of the shortest thought; None likewise.
         most_tokens: tokens of the longest thought; None likewise.
     """
@@ -79,17 +79,17 @@ class EvaluationPlan(FrozenModel):
 
     Attributes:
         few_shot: examples in the prompt of the base with examples; 0: no such system.
-        max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`.
-        good_enough: what the tuned model has to reach; None: nothing was asked.
+        max_thinking_tokens: of a thought before an answer, in addition to `max_new_tokens`.
+        good_enough: what the tuned model has to reach; None: no requirement.
         few_shot_draws: draws of the examples that the figures of the base with examples are means over.
-        few_shot_nearest: whether the base is also judged with the training rows nearest to each prompt.
-        instruction: an instruction that the base is also judged with; empty for none.
-        instruction_with_examples: whether it is also judged with that and the nearest training rows together.
+        few_shot_nearest: whether the base is also evaluated with the training rows nearest to each prompt.
+        instruction: an instruction that the base is also evaluated with; empty for none.
+        instruction_with_examples: whether it is also evaluated with that and the nearest training rows together.
         optimised_prompt_tokens: of a search for the base's best prompt; 0: none.
         reflection_model: what writes new instructions for that search; None: nothing does.
-        num_scored_labels: labels whose likelihoods are asked of models that write; 0: the answers are no labels, or
+        num_scored_labels: labels whose likelihoods are computed for models that write; 0: the answers are no labels, or
             asking would take too long.
-        reference_run: an earlier run that is evaluated beside the tuned model; None: none.
+        reference_run: an earlier run that is evaluated next to the tuned model; None: none.
         num_workers: processes that score rows and write answers side by side, each with one thread; 1: one process.
     """
 

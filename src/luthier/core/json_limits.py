@@ -153,7 +153,8 @@ def fault_of(value: Any, *, max_values: int = MAX_VALUES, allows_half: bool = Fa
 
     Args:
         max_values: 0 for no limit, also on numbers: of what was held in memory as a file of rows anyway.
-        allows_half: leave halves of surrogate pairs to whoever reads the texts, who may not need the one that holds it.
+        allows_half: leave halves of surrogate pairs to the readers of the texts, who may not need the one that contains
+            it.
     """
     # Breadth first with an explicit list: recursion would fail on the very documents that this has to refuse. A place
     # is a linked list (parent, key), written out only for a fault.

@@ -43,7 +43,7 @@ _MODULES: Final = re.compile(r"(.*[._])?pages(\..*)?")
 
 @cache
 def _modules() -> tuple[ModuleType, ...]:
-    """Every module of pages, that of forms whose work goes on among them."""
+    """Every module of pages, including that of forms with background work."""
     prefix = f"{features.__name__}."
     found = sorted(one.name for one in walk_packages(features.__path__, prefix) if _MODULES.fullmatch(one.name))
     return (*map(import_module, found), page_work)

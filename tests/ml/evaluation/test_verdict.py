@@ -119,7 +119,7 @@ def caveats_of(results, comparisons, **settings):
 
 def test_leaked_rows_come_first():
     said = verdict([BASE, SHOTS, TUNED], [compared(BASE, TUNED, "better")], primary="rouge_l", num_leaked=3)
-    assert said.caveats[0].startswith("3 held-out rows also stand in the training rows")
+    assert said.caveats[0].startswith("3 held-out rows are also in the training rows")
 
 
 @pytest.mark.parametrize(

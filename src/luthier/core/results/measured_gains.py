@@ -8,7 +8,7 @@ from luthier.core.evaluation import AlternativeWord, SystemKind
 from luthier.core.frozen_model import FrozenModel
 
 TodayKind = SystemKind | Literal["few_shot", "given"]
-"""What today's way is: a judged model, that model with examples, a baseline, or what the case itself says."""
+"""What today's way is: an evaluated model, that model with examples, a baseline, or what the case itself says."""
 
 
 class Measured(FrozenModel):
@@ -29,7 +29,7 @@ class MeasuredAlone(FrozenModel):
     """What a system answers alone, as measured.
 
     Attributes:
-        asked: the accuracy that was asked for.
+        asked: the required accuracy.
         threshold: the confidence from which on it answers.
         share: of all rows.
         accuracy: of the rows that it answers.
@@ -54,7 +54,7 @@ class MeasuredBaseline(FrozenModel):
         seconds: wall time of fitting it and of its answers.
         correlation: over rows, of the tuned model's gain over this baseline with that over today's way (or, where the
             case says how accurate today's way is, with the tuned model's own accuracy). 0 where rows are not kept.
-        alone: what it answers alone, where that was asked.
+        alone: what it answers alone, where that was requested.
     """
 
     name: str
@@ -91,7 +91,7 @@ class MeasuredGains(FrozenModel):
         tuned_figure: the tuned model by the metric.
         baselines: those without a language model, but for today's way.
         few_shot_correlation: as that of a baseline, of `over_few_shot`.
-        alone: what the tuned model answers alone, where that was asked.
+        alone: what the tuned model answers alone, where that was requested.
     """
 
     evaluation_id: str

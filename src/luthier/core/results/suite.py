@@ -333,13 +333,13 @@ class TaskResult(FrozenModel):
         data_sha256: its digest.
         num_rows: rows that were evaluated.
         num_clusters: sources that the rows come from, where rows of one source count together.
-        num_leaked: rows that a judged run was trained on.
+        num_leaked: rows that an evaluated run was trained on.
         primary: the metric that sums it up.
         systems: all systems by its metrics.
         comparisons: pairs of systems on the same rows.
         figures: by the name of the system.
         judges: the judge's name by the metric that it gave the figures of.
-        cautions: what the figures do not tell, and known weaknesses of the measure; shown wherever the figures are.
+        cautions: what the figures do not show, and known weaknesses of the measure; shown with the figures.
         is_general: a task of general ability, which rides along to see what tuning cost.
     """
 

@@ -251,7 +251,7 @@ def evaluate(
 
     Raises RequestError for metrics, few-shot examples or a `good_enough` that the rows have no place for, and for one
     with nothing to compare the candidate with; DataError for wrong rows, OverlongError for rows over a context,
-    NotFoundError for an unknown model or run, LeakageError where held-out rows stand in the training rows of a run
+    NotFoundError for an unknown model or run, LeakageError where held-out rows are in the training rows of a run
     (unless allowed, and then the verdict says so).
     """
     ways = replace(prompts, few_shot=few_shot)
@@ -447,7 +447,7 @@ def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool
     found = leaked_ids(seen, held_out)
     if found.exact and not allowed:
         raise LeakageError(
-            f"{len(found.exact):,} of {len(held_out):,} held-out rows stand in the training rows of the run",
+            f"{len(found.exact):,} of {len(held_out):,} held-out rows are in the training rows of the run",
             expected="rows that the model was not trained on",
             do="take them out, or pass --allow-leakage (the verdict will say so)",
             problems=found.exact,

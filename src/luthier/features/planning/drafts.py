@@ -213,7 +213,7 @@ class DraftPlanner:
 def _bug(error: Exception) -> LuthierError:
     log.error("a recipe could not be planned", exc_info=error)
     return LuthierError(
-        "the server had an error of its own", expected="no bug of ours", do="see the server's log, and report it"
+        "internal server error", expected="no bug in Luthier", do="see the server's log, and report it"
     )
 
 

@@ -115,7 +115,7 @@ def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> Replay
         leakage = leaked_ids([*train.examples, *general], held_out.examples).exact
         if leakage and not recipe.data.allow_leakage:
             raise LeakageError(
-                f"{len(leakage):,} of {len(held_out.examples):,} held-out general rows also stand in rows that are "
+                f"{len(leakage):,} of {len(held_out.examples):,} held-out general rows are also in rows that are "
                 "trained on",
                 expected="general rows that training never sees, to measure what is forgotten",
                 do="take them out of one of the two files, or set data.allow_leakage: true (the report will say so)",

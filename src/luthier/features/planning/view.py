@@ -275,11 +275,11 @@ def _row_warnings(data: dict[str, Any]) -> list[str]:
     if data["held_out"] is None:
         told.append("no held-out rows: the run ends without a verdict on whether it was worth it")
     if data["num_leaked"]:
-        told.append(f"{data['num_leaked']:,} held-out rows also stand in the training rows")
+        told.append(f"{data['num_leaked']:,} held-out rows are also in the training rows")
     if data["num_same_prompt"]:
         told.append(f"{data['num_same_prompt']:,} held-out rows share their prompt with training rows")
     if data["num_validation_leaked"]:
-        told.append(f"{data['num_validation_leaked']:,} validation rows also stand in the training rows")
+        told.append(f"{data['num_validation_leaked']:,} validation rows are also in the training rows")
     for split in ("train", "validation", "held_out"):
         if (profile := data[split]) is None:
             continue

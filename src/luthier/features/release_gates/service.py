@@ -197,7 +197,7 @@ def _own_evaluation(context: Context, run_id: str) -> tuple[Evaluation | None, t
         return None, ()
     # A gate must not pass on rows that the model has learned by heart.
     if num := context.runs.plan(run_id).data.num_leaked:
-        return None, (f"{num:,} of its held-out rows stand in its training rows, so its evaluation does not count.",)
+        return None, (f"{num:,} of its held-out rows are in its training rows, so its evaluation does not count.",)
     return context.evaluations.get(evaluation_id), ()
 
 

@@ -414,7 +414,7 @@ def _shot_tokens(
     is_own = held_out is not None and held_out.sha256 == evaluation.held_out_sha256 and shown.name.startswith("base +")
     if plan is None or not is_own:
         raise RequestError(
-            f"evaluation {evaluation.evaluation_id} does not tell which examples stood in the prompt",
+            f"evaluation {evaluation.evaluation_id} does not record which examples were in the prompt",
             expected="an evaluation that `luthier train` made, or the number of their tokens",
             do=f"say {key} in the case",
         )

@@ -336,7 +336,7 @@ def _leaked(
     num_same = len(found.same_prompt) - len(by_prompt)
     if exact and refuses and not seen.allows_leakage:
         raise LeakageError(
-            f"task {task.name}: {len(exact):,} of {len(examples):,} rows stand in the training rows of a judged run",
+            f"task {task.name}: {len(exact):,} of {len(examples):,} rows are in the training rows of a judged run",
             expected="rows that the model was not trained on",
             do="take them out, or pass --allow-leakage (the result will say so)",
             problems=exact,

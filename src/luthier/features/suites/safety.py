@@ -256,11 +256,11 @@ class _Fits:
 
 
 def _with_what_was_seen(probe: Probe, trained: Sequence[Example]) -> Probe:
-    """The probe with a caution, where rows of it that should be new stand in the training rows."""
+    """The probe with a caution, where rows of it that should be new are in the training rows."""
     num = num_seen(probe, trained)
     if not num:
         return probe
-    stand = "stands" if num == 1 else "stand"
+    stand = "is" if num == 1 else "are"
     caution = (
         f"{num:,} of {len(probe.rows):,} rows of this probe {stand} in the training rows of the run: the figures say "
         "what it was trained to do there, not what it is like."
@@ -269,7 +269,7 @@ def _with_what_was_seen(probe: Probe, trained: Sequence[Example]) -> Probe:
 
 
 def num_seen(probe: Probe, trained: Sequence[Example]) -> int:
-    """Rows of a probe whose prompt or sentences also stand in training rows, as a turn or a text of its own.
+    """Rows of a probe whose prompt or sentences are also in training rows, as a turn or a separate text.
 
     Probes that ask about the training rows themselves are not counted.
     """

@@ -1,4 +1,4 @@
-"""Where things lie: one home folder, shared by the CLI, the Python API and the server."""
+"""Where things are: one home folder, shared by the CLI, the Python API and the server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
         webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
             inferred: behind a proxy every connection is local.
         max_request_bytes: The largest request to the server that uploads no file.
-        allowed_hosts: Names, separated by blanks, that requests may give as their `Host` besides those of this
+        allowed_hosts: Names, separated by blanks, that requests may give as their `Host` in addition to those of this
             machine itself; `*` for any.
         trusted_proxies: Addresses and networks, separated by blanks, of reverse proxies whose `X-Forwarded-For` and
             `X-Forwarded-Proto` are believed; empty for none.
@@ -51,18 +51,18 @@ class Settings(BaseSettings):
             restarted; 0 never restarts it.
         max_loaded_models: The most models in memory at once, adapters not counted.
         serving_memory_bytes: Memory for them and their adapters; 0 takes half of the machine's.
-        serving_queue: The most requests that are under way or wait.
+        serving_queue: The most requests that are running or waiting.
         serving_queue_per_key: The same for one key.
         serving_idle_seconds: All models are unloaded after that long without a request.
         serving_threads: Threads of the process that answers; 0 takes half of the cores.
         serving_engine: What answers for models with files of their own: `auto` takes a proved GGUF copy by llama.cpp
             where one was made and found faster, `transformers` never does.
-        max_num_seqs: The most answers that one engine writes at once; 0 leaves it to the engine.
+        max_num_seqs: The most answers that one engine writes in parallel; 0 leaves it to the engine.
         max_num_batched_tokens: The most tokens of one step of an engine; 0 leaves it to the engine.
         enable_prefix_caching: Whether engines resume from prompts that they have read; None leaves it to the engine.
         speculative_config: How engines draft tokens, as JSON (`core.stream.SpeculativeConfig`); empty drafts none.
         default_max_tokens: The most tokens of an answer where the request sets no limit.
-        serving_usd_per_million_prompt_tokens: The price by which usage is counted; None for no price.
+        serving_usd_per_million_prompt_tokens: The price of counted usage; None for no price.
         serving_usd_per_million_new_tokens: The same for tokens of answers.
         smtp: The server that sends mails of alerts: `smtps://user:password@host` (TLS), `smtp+starttls://...`, or
             `smtp://...` without encryption.
@@ -197,7 +197,7 @@ class Settings(BaseSettings):
 
     @property
     def exports_folder(self) -> Path:
-        """Exports that the server was asked for, one folder each."""
+        """Exports requested from the server, one folder each."""
         return self.home / "exports"
 
     @property
@@ -222,12 +222,12 @@ class Settings(BaseSettings):
 
     @property
     def jobs_folder(self) -> Path:
-        """Attempts of queued jobs, one folder each: what was asked, the log, how it ended."""
+        """Attempts of queued jobs, one folder each: the request, the log, the result."""
         return self.home / "jobs"
 
     @property
     def traffic_folder(self) -> Path:
-        """What was asked of models and answered, as far as the projects' policies keep it."""
+        """The traffic of models, if the projects' policies keep it."""
         return self.home / "traffic"
 
     @property

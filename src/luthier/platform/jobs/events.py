@@ -172,7 +172,7 @@ class JobEventStore:
         return [_event(row) for row in shown], len(rows) > len(shown)
 
     def notes(self, job_id: str, *, limit: int) -> list[JobEvent]:
-        """The events of a job apart from its steps, newest first, at most `limit`."""
+        """The events of a job except its steps, newest first, at most `limit`."""
         code = job_events.c.code  # codes of steps are `step-N`; the dot comes right behind the dash
         query = select(*_SHOWN).where(job_events.c.job_id == job_id, or_(code < "step-", code >= "step."))
         with self._database.read() as connection:

@@ -138,7 +138,7 @@ def test_rows_that_were_trained_on_end_the_job_with_the_reason(context: Context,
     outcome = carried_out(context, order)
     assert outcome.status == "failed"
     assert outcome.error is not None
-    assert "stand in the training rows" in outcome.error["came"]
+    assert "are in the training rows" in outcome.error["came"]
     assert str(context.home) not in json.dumps(outcome.error)
     held = context.jobs.claim("w")
     assert held is not None

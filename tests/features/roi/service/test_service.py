@@ -196,7 +196,7 @@ def test_assumed_gains_beside_a_verdict_are_refused(context: Context, write: Any
 def test_examples_that_cannot_be_found_again_have_to_be_said(context: Context, write: Any) -> None:
     save(context, evaluation())
     silent = CASE.replace("alternatives: {few_shot: {extra_prompt_tokens: 400}}\n", "")
-    with pytest.raises(RequestError, match="does not tell which examples stood in the prompt") as caught:
+    with pytest.raises(RequestError, match="does not record which examples were in the prompt") as caught:
         compute_roi(context, write(silent), verdict=RUN_ID)
     assert "alternatives.few_shot.extra_prompt_tokens" in caught.value.do
 

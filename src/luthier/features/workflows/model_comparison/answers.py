@@ -357,7 +357,7 @@ def read_rows_of(
     leaked = leaked_ids(train.examples, judged.examples)
     if leaked.exact:
         raise LeakageError(
-            f"{len(leaked.exact):,} of {judged.num_rows:,} held-out rows stand in the training rows",
+            f"{len(leaked.exact):,} of {judged.num_rows:,} held-out rows are in the training rows",
             expected="rows that no contender is trained on",
             do="take them out, for example with: luthier data repair DATA --against HELD_OUT",
             problems=leaked.exact,

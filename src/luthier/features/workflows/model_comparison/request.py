@@ -339,7 +339,7 @@ def _cautions(request: ModelComparisonRequest, rows: Rows, paces: Sequence[Pace]
         )
     if rows.num_same_prompt:
         found.append(
-            f"{rows.num_same_prompt:,} held-out rows have a prompt that also stands among the training rows, with "
+            f"{rows.num_same_prompt:,} held-out rows have a prompt that is also among the training rows, with "
             "another answer"
         )
     if unprobed := [pace.label for pace in paces if not pace.is_probed]:

@@ -298,7 +298,7 @@ def _about_data(run: RunFacts) -> list[str]:
         said.append("No rows were held out.")
     elif data.num_leaked or data.num_same_prompt:
         said.append(
-            f"Of the held-out rows {data.num_leaked:,} also stand in the training rows, and of "
+            f"Of the held-out rows {data.num_leaked:,} are also in the training rows, and of "
             f"{data.num_same_prompt:,} more the prompt does."
         )
     else:
