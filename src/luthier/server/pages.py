@@ -115,7 +115,7 @@ def create_pages(context: Context) -> FastAPI:
     app.state.context, app.state.assets = context, assets
     failures = FailureLimit("wrong keys, passwords or links", sign_in.FAILURES_PER_MINUTE)
     app.state.sign_ins = SignInQueue(context.password_threads, failures)
-    app.state.rating_failures = FailureLimit("links that let nobody in", rate.FAILURES_PER_MINUTE)
+    app.state.rating_failures = FailureLimit("invalid links", rate.FAILURES_PER_MINUTE)
     app.state.shown_once, app.state.page_work = ShownOnce(), PageWork()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
     # Where a person may be sent back to after signing in.

@@ -69,9 +69,9 @@ class ShareView(BaseModel):
 
 
 class GateView(BaseModel):
-    """What the gates said. failed: a sentence for each rule that was not met. override: the reason of who overrode it.
+    """The result of the gates. failed: a sentence for each rule that was not met. override: the reason for an override.
 
-    outcome_sha256: the digest of all that the gates said, as the audit log has it of an override.
+    outcome_sha256: the digest of the gates' full result, as the audit log has it for an override.
     """
 
     passed: bool
@@ -105,7 +105,7 @@ class RequestCount(BaseModel):
 
 
 class DeploymentObject(BaseModel):
-    """A deployment as it is now; history: newest first, where one is looked at alone."""
+    """The current deployment; history: newest first, for a single one."""
 
     id: str
     object: Literal["deployment"] = "deployment"

@@ -1,4 +1,4 @@
-"""What a tuned model has to beat, in an evaluation: fitted, judged beside the models, and on parts of the rows."""
+"""What a tuned model has to beat, in an evaluation: fitted, evaluated next to the models, and on parts of the rows."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def judged_together(
 
     Where a candidate searches documents, all are evaluated by how they order them.
 
-    rows: judged ones, and training rows as far as they are known; their labels, if they have some. metrics: those that
-    were asked for, and further ones. limits: tokens of answer and thought.
+    rows: the evaluated ones, and training rows if they are known; their labels, if they have some. metrics: those that
+    were requested, and further ones. limits: tokens of answer and thought.
     """
     from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge_in_full

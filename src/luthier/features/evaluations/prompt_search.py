@@ -1,6 +1,6 @@
 """The search for a base model's best prompt: among known wordings, then by a reflection model where one is named.
 
-It asks rows that are not evaluated. What it finds is one more candidate, judged once on the held-out rows.
+It uses rows that are not evaluated. The result is another candidate, evaluated once on the held-out rows.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from luthier.ml.prompting.search import FoundPrompt
 
 MAX_SEARCH_ROWS: Final = 64
-"""Rows that a search over prompts asks at most."""
+"""The most rows of a search over prompts."""
 MAX_EXAMPLES: Final = 16
 MAX_FEEDBACK_ROWS: Final = 32
 """Training rows whose mistakes a reflection model learns from, at most."""
 REFLECTION_SHARE: Final = 2 / 3
 """Of the budget of a search: for new instructions, where a model writes some."""
 _DEFAULT_EXAMPLES: Final = 4
-"""Examples of a prompt that is searched for where no few-shot examples are asked for."""
+"""Examples of a searched prompt where no few-shot examples are requested."""
 _LEAST_SEARCH_ROWS: Final = 4
 _MESSAGE_TOKENS: Final = 64
 """What a chat template adds to one message, at most."""
@@ -48,7 +48,7 @@ class PromptSearch:
 
     Attributes:
         budget_tokens: that it may read and write.
-        rows: that it asks, none of them judged or shown.
+        rows: those of the search, none of them evaluated or shown.
         pool: rows to show.
         num_examples: examples of a prompt.
         seed: of drawn examples.
@@ -69,17 +69,17 @@ class PromptSearch:
 
 
 def search_of(pool: Sequence[Example], asked: EvaluationPlan, seed: int, validation: Sequence[Example]) -> PromptSearch:
-    """The search that a plan asks for.
+    """The search of a plan.
 
     Args:
         pool: training rows that can be shown.
         asked: with the budget, and the reflection model if there is one.
         seed: of drawn examples.
-        validation: rows to ask; without any, up to a third of the pool is set apart.
+        validation: rows of the search; without any, up to a third of the pool is reserved.
     """
     order = _by_content(validation or pool)
     rows = tuple(order[: MAX_SEARCH_ROWS if validation else min(MAX_SEARCH_ROWS, len(pool) // 3)])
-    # A row that is asked, and one with its prompt, would show the answer.
+    # A row of the search, and one with its prompt, would show the answer.
     shown = not_asked(pool, rows)
     feedback: tuple[Example, ...] = ()
     if asked.reflection_model is not None:
@@ -151,7 +151,7 @@ def found_prompt(
 
     Args:
         base: the model with nothing in its prompt.
-        search: what is asked for.
+        search: the request.
         engine_of: gives the engine of the base.
         metrics: what is measured; the search goes by the one that would decide the verdict.
         limits: tokens of an answer, and of a thought before it.
@@ -172,9 +172,9 @@ def found_prompt(
 
     of_texts = {one.name: one for one in as_definitions(metrics) if one.needs == "text"}
     if not of_texts:
-        return None, ("No prompt was searched for: no metric that was asked for looks at texts.",)
+        return None, ("No prompt was searched for: none of the metrics compares texts.",)
     if len(search.rows) < _LEAST_SEARCH_ROWS or not have_text_answers(search.rows):
-        return None, (f"No prompt was searched for: {len(search.rows)} rows can be asked for it.",)
+        return None, (f"No prompt was searched for: {len(search.rows)} rows can be used for it.",)
     metric = of_texts[primary_metric(list(of_texts), [row.reference for row in search.rows])]
     engine = engine_of(base)
 
@@ -197,11 +197,11 @@ def found_prompt(
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """A search under way.
+    """A running search.
 
     Attributes:
         base: the model with nothing in its prompt.
-        search: what is asked for.
+        search: the request.
         build: a candidate with rows, as a system.
         metric: that decides.
         progress: shows the answers.

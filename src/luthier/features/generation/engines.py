@@ -79,9 +79,9 @@ class EnginePool:
         return cast("StatesEngine", engine)
 
     def load(self, candidate: Candidate) -> Engine:
-        """The engine of a candidate, loaded; whatever was loaded for another one is closed first."""
+        """The engine of a candidate, loaded; the engine of another one is closed first."""
         if self._loaded is None or engine_key(self._loaded.candidate) != engine_key(candidate):
-            # Closed before the next is opened: two models at once may not fit into the memory.
+            # Closed before the next is opened: two models together may not fit into the memory.
             self.close()
             self._loaded = _Loaded(candidate, self._open_engine(candidate))
         return self._loaded.engine
@@ -159,7 +159,7 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
 
 
 def check_writes(context: Context, name: str, asked: str) -> None:
-    """Check that a model can be asked for text, before anything long begins; nothing is loaded or sent.
+    """Check that a model can generate text, before any long work begins; nothing is loaded or sent.
 
     Args:
         context: The home.
@@ -214,11 +214,11 @@ def parse_address(text: str) -> tuple[str, str]:
 
 
 def api_key(url: str, environment: Mapping[str, str], *, own: str = OWN_KEY) -> str | None:
-    """The key to send to a server: Luthier's own variable, or OpenAI's where nobody on the way can read it."""
+    """The key to send to a server: Luthier's own variable, or OpenAI's where the connection is private."""
     if key := environment.get(own, "").strip():
         return key
     parts = urlsplit(url)
-    # OPENAI_API_KEY is often set for other programs: it must not go in clear text to whatever host is named.
+    # OPENAI_API_KEY is often set for other programs: it must not go in clear text to an arbitrary host.
     is_safe = parts.scheme == "https" or parts.hostname in _THIS_MACHINE
     return (environment.get(OPENAI_KEY, "").strip() or None) if is_safe else None
 

@@ -61,7 +61,7 @@ def check_suite_file(path: Path) -> None:
     for task in load_suite(path).tasks:
         if task.kind in OPERATORS_KINDS or getattr(task, "entailment", False):
             raise RequestError(
-                f"task {task.name} of {path} is of the kind {task.kind}, which runs code, or asks a judge",
+                f"task {task.name} of {path} is of the kind {task.kind}, which runs code, or uses a judge",
                 expected="tasks that need neither, when nobody is there who has allowed it",
                 do=f"leave it out, or run it yourself: luthier eval MODEL --suite {path}",
             )

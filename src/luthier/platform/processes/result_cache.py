@@ -118,7 +118,7 @@ def start_computation(context: Context, subject: Subject, answer: Callable[[], d
             error = raised
         except Exception:
             log.exception("finding out %s of %s failed", subject.kind, subject.sha256)
-            error = WorkError("it ended with an internal error", expected="no bug in Luthier", do="see the server's log")
+            error = WorkError("it ended by an internal error", expected="no bug in Luthier", do="see the server's log")
         with _lock:
             # In one step with the error, or a page would see neither and start it again.
             del _running[path]

@@ -152,7 +152,7 @@ def _carry_out(made: Work, work: Callable[[], Led]) -> None:
         made.error = error
     except Exception:
         log.exception("the work of a form failed: %s", made.title)
-        made.error = WorkError("it ended with an internal error", expected="no bug in Luthier", do="see the server's log")
+        made.error = WorkError("it ended by an internal error", expected="no bug in Luthier", do="see the server's log")
     finally:
         # In any case, or the page would wait for ever and its place among the running would stay taken.
         made.done.set()

@@ -145,14 +145,14 @@ def test_too_few_rows_for_four_draws_are_said(context: Context, tiny_model: Path
         metrics=["exact_match"],
         max_new_tokens=2,
     )
-    assert any(note.startswith("4 draws of 3 examples were asked for") for note in found.rows_notes)
+    assert any(note.startswith("4 draws of 3 examples were requested") for note in found.rows_notes)
 
 
 @pytest.mark.parametrize(
     ("asked", "came"),
     [
-        ({"prompts": AskedPrompts(draws=3)}, "draws of few-shot examples asked for"),
-        ({"prompts": AskedPrompts(nearest=True)}, "nearest few-shot examples asked for"),
+        ({"prompts": AskedPrompts(draws=3)}, "draws of few-shot examples requested"),
+        ({"prompts": AskedPrompts(nearest=True)}, "nearest few-shot examples requested"),
         ({"prompts": AskedPrompts(search_tokens=10_000)}, "without rows to find it on"),
         ({"prompts": AskedPrompts(instruction=True)}, "without rows to find it on"),
         ({"few_shot": 2}, "--few-shot 2 without rows"),
