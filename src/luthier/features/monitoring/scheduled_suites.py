@@ -62,7 +62,7 @@ def check_suite_file(path: Path) -> None:
         if task.kind in OPERATORS_KINDS or getattr(task, "entailment", False):
             raise RequestError(
                 f"task {task.name} of {path} is of the kind {task.kind}, which runs code, or uses a judge",
-                expected="tasks that need neither, when nobody is there who has allowed it",
+                expected="tasks that need neither, since no one has allowed it",
                 do=f"leave it out, or run it yourself: luthier eval MODEL --suite {path}",
             )
 
@@ -194,7 +194,7 @@ def _signal(results: list[SuiteResult], task: TaskResult) -> Signal:
     shared: dict[str, Any] = {"name": name, "title": title, "group": "quality", "unit": unit, "value": now.value}
     shared |= {"low": now.low, "high": now.high, "reference": before.value}
     if abs(apart) <= _WIDER * half:
-        return Signal(**shared, state="steady", sentence=f"{title}: as in the result before, as far as it can tell.")
+        return Signal(**shared, state="steady", sentence=f"{title}: no change from the previous result was found.")
     # Lower is worse where higher is better, higher is worse where it is not.
     is_worse = (apart < 0) == now.higher_is_better
     word = "worse" if is_worse else "better"

@@ -26,9 +26,9 @@ def of_training(
 
     Args:
         prepared: The run.
-        shares_prefix: Whether units that begin alike go into micro-batches of their own. Blocks of texts, of which
+        shares_prefix: Whether units with a common prefix go into separate micro-batches. Blocks of texts, of which
             every token is learned, share nothing.
-        packs: Whether the rows of a micro-batch lie end to end.
+        packs: Whether the rows of a micro-batch are packed.
         micro_batch_tokens: In place of the plan's; None takes the plan's.
     """
     from luthier.ml.data.tokenise.batches import ReplaySchedule
@@ -153,7 +153,7 @@ def _together(units: Sequence[Sequence[TokenisedExample]]) -> list[int]:
 
 
 def _families(units: Sequence[Sequence[TokenisedExample]], size: int) -> Families | None:
-    """The families of examples that begin alike, of those that are one row each."""
+    """The families of examples with a common prefix, of those that are one row each."""
     from luthier.ml.data.tokenise.shared_prefix import find_families
 
     if _are_single(units):
@@ -168,7 +168,7 @@ def _families_of_single(units: Sequence[Sequence[TokenisedExample]], size: int) 
     from luthier.ml.data.tokenise.shared_prefix import Families, find_families
 
     places = [place for place, unit in enumerate(units) if len(unit) == 1]
-    # A family larger than what one step draws of such units could never lie in one step as a whole.
+    # A family larger than what one step draws of such units could never be in one step as a whole.
     share = max(1, round(size * len(places) / len(units)))
     found = find_families([units[place] for place in places], global_batch_size=share)
     families, prefix = np.full(len(units), -1, dtype=np.int64), np.zeros(len(units), dtype=np.int64)

@@ -118,7 +118,7 @@ def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> Replay
                 f"{len(leakage):,} of {len(held_out.examples):,} held-out general rows are also in rows that are "
                 "trained on",
                 expected="general rows that training never sees, to measure what is forgotten",
-                do="take them out of one of the two files, or set data.allow_leakage: true (the report will say so)",
+                do="take them out of one of the two files, or set data.allow_leakage: true (the report will note it)",
                 problems=leakage,
             )
         num_leaked = len(leakage)
@@ -135,7 +135,7 @@ def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> Replay
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The examples of one split, and the file they came from. planted: canaries beside them."""
+    """The examples of one split, and the file they came from. planted: canaries with them."""
 
     source: LoadedFile
     path: Path
@@ -144,7 +144,7 @@ class Part:
 
 
 def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
-    """Read the files that the recipe names and take out of the training rows what it asks for as fractions."""
+    """Read the files that the recipe names and take out of the training rows what it requests as fractions."""
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.rows.rows import part_of
     from luthier.ml.data.split.split import split_by_fraction
@@ -226,11 +226,11 @@ class PreparedSplit:
 
     @cached_property
     def units(self) -> list[tuple[TokenisedExample, ...]]:
-        """The rows that an objective looks at side by side; KTO takes the two sides of a pair one by one."""
+        """The rows that an objective looks at side by side; KTO takes the two sides of a pair individually."""
         if self.blocks is not None:
             return list(self.blocks)
         if self.row_counts:
-            # Rows lie one after another: the running sums are where each example ends.
+            # Rows are stored one after another: the running sums are where each example ends.
             ends = list(accumulate(self.row_counts))
             return [self.tokenised[end - num : end] for end, num in zip(ends, self.row_counts, strict=True)]
         size = self.rows_per_unit
@@ -238,7 +238,7 @@ class PreparedSplit:
 
     @cached_property
     def good_examples(self) -> tuple[Example, ...]:
-        """Those that show an answer as it should be: all but completions that are marked as not wanted."""
+        """Those that show a correct answer: all but completions that are marked as undesired."""
         return tuple(example for example in self.examples if example.is_wanted is not False)
 
 
@@ -415,7 +415,7 @@ def _marked(split: Split, part: Part, made: Tokenised, head: TaskHead | None) ->
     """The rows with what travels with them: that they are replayed, or what a task head should give for them."""
     from luthier.ml.data.tokenise.heads import with_targets
 
-    if split == "replay":  # the loss of task and of replayed rows is reported apart
+    if split == "replay":  # the loss of task and of replayed rows is reported separately
         return tuple(replace(e, is_replayed=True) for e in made.examples)
     if head is not None and head.kind not in SEARCH_KINDS and split in ("train", "validation"):
         return with_targets([part.examples[i] for i in made.kept], made.examples, head)
@@ -423,7 +423,7 @@ def _marked(split: Split, part: Part, made: Tokenised, head: TaskHead | None) ->
 
 
 def _learning(recipe: Recipe, split: Split) -> Learning:
-    """What is learned beside the answers. What draws answers of its own needs the prompts of inference, and no more."""
+    """What is learned besides the answers. Methods that sample answers need only the prompts of inference."""
     from luthier.ml.data.tokenise.loss_mask import Learning
     from luthier.ml.training.objectives.rules import rules_of
 

@@ -1,7 +1,7 @@
 """A file of keys: read as YAML or JSON, and every problem in it described.
 
 YAML is read without the traps of YAML 1.1 (core/text/plain_yaml.py). A problem says where it is, what was found, what
-was expected, and which key was probably meant.
+was expected, and which key was probably intended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True, slots=True)
 class RecipeDocument:
-    """The content of a file, unchecked. `lines`: dotted key -> 1-based line, where the format tells."""
+    """The content of a file, unchecked. `lines`: dotted key -> 1-based line, where the format provides it."""
 
     keys: dict[str, Any]
     lines: dict[str, int] = field(default_factory=dict)
@@ -184,7 +184,7 @@ def _keys_of(model: type[BaseModel], prefix: str) -> list[str]:
 
 
 def _locate(parts: tuple[int | str, ...], spec: type[BaseModel]) -> tuple[str, type[BaseModel] | None, Any]:
-    """A place as pydantic tells it -> dotted key, the spec that holds it, and the type it should have.
+    """A place as pydantic reports it -> dotted key, the spec that holds it, and the type it should have.
 
     Pydantic also names the branch of a union that failed ("str", "constrained-float"): these are no part of the place.
     """

@@ -1,7 +1,7 @@
 """Use cases: read release gates, evaluate a model's stored results by them, and find models without an evaluation.
 
-The gates of a deployment are `gates/PROJECT.yaml` in the home, or else `gate.yaml` there, and besides it the one that a
-command names: a command can require more, never less. Without a gate, a run that was never evaluated would reach all
+The gates of a deployment are `gates/PROJECT.yaml` in the home, or else `gate.yaml` there, and in addition the one that
+a command names: a command can require more, never less. Without a gate, a run that was never evaluated would reach all
 users without a warning. Base models are exempt.
 """
 

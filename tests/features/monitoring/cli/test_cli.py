@@ -40,6 +40,6 @@ def test_a_look_is_shown_written_and_given_as_json(luthier: Any, home: Path, tmp
 
 def test_a_wrong_name_span_or_group_is_told(luthier: Any, home: Path) -> None:
     fill(home)
-    assert "models that were asked: 'shop'" in luthier("monitor", "shpo").err
+    assert "models with requests: 'shop'" in luthier("monitor", "shpo").err
     assert luthier("monitor", "shop", "--since", "soon").code == 2
     assert luthier("monitor", "shop", "--group", "women").code == 2

@@ -129,7 +129,7 @@ def test_two_models_answer_side_by_side_and_again(browser: Browser, tiny: str) -
             "a conversation that this page has not written",
         ),
         ({"message": "a", "talk": talk(*["x"] * 201)}, "a conversation of 201 turns"),
-        ({"do": "again", "talk": "[]"}, "nothing was asked yet"),
+        ({"do": "again", "talk": "[]"}, "there is no question yet"),
     ],
 )
 def test_what_cannot_be_is_told_and_the_form_kept(

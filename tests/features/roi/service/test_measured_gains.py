@@ -249,7 +249,7 @@ def unjudged(name: str) -> Evaluation:
 @pytest.mark.parametrize(
     ("case", "judged", "words"),
     [
-        (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "judged no system of that name"),
+        (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "has no system of that name"),
         (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "nearest: linear classifier"),
         (f"{CASE}verdict: {{today: tuned}}\n", evaluation(), "of that name but the tuned model itself"),
         (f"{CASE}verdict: {{today: given}}\n", evaluation(), "today says neither accuracy nor counted"),

@@ -208,7 +208,7 @@ def test_examples_that_cannot_be_found_again_have_to_be_said(context: Context, w
         (evaluation(metric="perplexity", higher=False), CASE, "better where it is lower"),
         (evaluation(), CASE + "verdict: {metric: bleu}\n", "metric bleu of evaluation"),
         (evaluation(names=("tuned",)), CASE, "expected: a tuned model and, before it"),
-        (evaluation(names=("base", "tuned")), CASE + "verdict: {today: few_shot}\n", "judged no few-shot system"),
+        (evaluation(names=("base", "tuned")), CASE + "verdict: {today: few_shot}\n", "has no few-shot system"),
         (evaluation().model_copy(update={"comparisons": ()}), CASE, "does not compare tuned with base"),
     ],
 )
@@ -229,7 +229,7 @@ def test_points_of_another_metric_count_by_what_the_case_says(context: Context, 
 
 def test_a_run_that_was_never_judged(context: Context, write: Any) -> None:
     context.runs.create(make_record(), make_plan())
-    with pytest.raises(RequestError, match="was never judged"):
+    with pytest.raises(RequestError, match="was never evaluated"):
         compute_roi(context, write(CASE), verdict=RUN_ID)
 
 
@@ -303,7 +303,7 @@ def test_the_tokens_of_the_examples_are_those_that_the_models_own_template_write
             return compute_roi(context, write(text), verdict=done.record.run_id).result
 
     assert answer(before).measured.shot_tokens == pytest.approx(sum(added) / len(added))
-    with pytest.raises(RequestError, match="judged none of the held-out rows"):
+    with pytest.raises(RequestError, match="has none of the held-out rows"):
         answer(elsewhere)
     (recipe.parent / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     with pytest.raises(ConflictError, match="cannot be found again") as caught:
