@@ -79,7 +79,7 @@ def _show(console: Console, found: RowLineage, then: str = "") -> None:
         if outcomes:
             console.print(visible(f"    made and deployed of it: {', '.join(outcomes)}"), soft_wrap=True)
     for run_id in found.unknown:
-        console.print(f"  {run_id}: not known, a file of its rows is gone or has changed", soft_wrap=True)
+        console.print(f"  {run_id}: not known, a file of its rows is missing or has changed", soft_wrap=True)
     for bad in found.unreadable:
         lines = ", ".join(f"{line:,}" for line in bad.lines[:10]) + (" ..." if len(bad.lines) > 10 else "")
         num = "1 row" if len(bad.lines) == 1 else f"{len(bad.lines):,} rows"

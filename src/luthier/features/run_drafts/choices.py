@@ -70,7 +70,7 @@ class StartingRows:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """A recipe to begin with. left_out: what of the run's own could not be named here, in words."""
+    """A recipe to begin with. left_out: what of the run could not be named here, as text."""
 
     keys: dict[str, Any]
     left_out: tuple[str, ...] = ()
@@ -149,7 +149,7 @@ def fork_study(context: Context, caller: Caller, study_id: str) -> Fork:
 def rows_of(context: Context, caller: Caller, dataset_id: str, number: int | None) -> StartingRows:
     """The `data` of a recipe that learns from a dataset's version; None: from the newest.
 
-    Of a side that trains, the sides of the same split judge; other rows are evaluated by a share of their own.
+    A side that trains is evaluated by the sides of the same split; other rows by a share of their own.
 
     Raises NotFoundError.
     """

@@ -118,7 +118,7 @@ def work(
         _fork_server(context, tell, is_ahead=not until_idle) as fork_server,
     ):
         trains = worker(name, "train", fork_server)
-        # a separate name: a restarted worker takes back its jobs at once, and these two run side by side
+        # a separate name: a restarted worker takes back its jobs immediately, and these two run side by side
         looks = worker(f"{name}:{_LOOKS}", _LOOKS, fork_server)
         if until_idle:
             # The fork server starts with the first job, if any.

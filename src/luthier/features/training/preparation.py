@@ -1,6 +1,6 @@
 """Before the first step of a run: warnings about its rows, and whether its weights are sharded.
 
-Weights are sharded over the processes if the recipe says so, or if a full copy would not fit.
+Weights are sharded over the processes if the recipe sets it, or if a full copy would not fit.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def judge_within(
 
 def _judging_notice(run_id: str) -> str:
     return (
-        "judging stops with the batch of answers under way; the weights are trained and kept, and `luthier train "
+        "the evaluation stops after the current batch of answers; the weights are trained and kept, and `luthier train "
         f"--resume {run_id}` judges them. {AGAIN}"
     )
 
@@ -155,7 +155,7 @@ class TrainOutcome:
     """A run that has ended or is paused.
 
     Attributes:
-        record: As it is stored.
+        record: As stored.
         plan: Of the run.
         evaluation: Set if held-out rows were evaluated.
         warnings: Raised during training.
@@ -392,7 +392,7 @@ def _carry_out(
     warnings: list[str] = []
     try:
         result = launcher.train(context, run_id, prepared, meter, recorder(context, run_id, warnings, listener), lock)
-        # the loss of sampled answers is near 0 whatever is learned, so it does not show the fit
+        # the loss of sampled answers is near 0 in any case, so it does not show the fit
         if result.status == "succeeded" and not prepared.plan.objective.draws:
             result = result.model_copy(update={"fit": diagnose(prepared.plan, context.runs.events(run_id))})
         # Also for a paused run: whether it began as expected distinguishes a wrong set-up from a bad learning rate.

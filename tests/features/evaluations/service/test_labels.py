@@ -247,7 +247,7 @@ def test_a_run_is_held_against_its_bases_likeliest_label_an_earlier_run_and_two_
 ) -> None:
     first = train(context, labelled_recipe(labelled, tiny_model), base_dir=labelled)
     assert first.plan.evaluation.num_scored_labels == 3
-    assert first.plan.sources["evaluation.num_scored_labels"].why.endswith("the likelihood of each of 3 labels is")
+    assert first.plan.sources["evaluation.num_scored_labels"].why.endswith("the likelihood of each of 3 labels")
     assert first.evaluation is not None
     assert first.evaluation.verdict is not None
     kinds = {one.name: one for one in first.evaluation.verdict.alternatives}

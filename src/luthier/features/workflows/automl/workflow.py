@@ -329,7 +329,7 @@ def _tune(run: WorkflowRun) -> Tuned:
         raise PausedError(
             f"paused: the search is {study.status}" + (", its budget used up" if on_its_own else ""),
             expected="all stages done",
-            do=f"go on with it: {on_its_own}luthier automl --resume {run.id}",
+            do=f"resume it: {on_its_own}luthier automl --resume {run.id}",
         )
     hours = study.hours
     return Tuned(run_id=study.final_run_id, page=study.report_path, hours=hours, seconds=hours * 3600)
@@ -472,7 +472,7 @@ def _stages(spec: AutomlSpec) -> list[StageSpec]:
         ),
         StageSpec(
             "judge",
-            "Judged on rows that nothing was chosen by",
+            "Evaluated on rows that were not used for any choice",
             _judge,
             Judged,
             needs=("split", "showdown", "tune"),

@@ -116,7 +116,7 @@ def candidate_of(
         if nearest is None:
             raise ConflictError(
                 f"{base.name} cannot be asked with the nearest examples: the rows hold none, or no words",
-                expected="the rows that it was asked with",
+                expected="the same rows as before",
                 do="the files of the showdown were changed: begin a new one",
             )
         return nearest
@@ -147,7 +147,7 @@ def record(
     """Load, ask and score one system.
 
     Raises:
-        ConflictError: it cannot be asked for its likeliest label (`why_no_choice`).
+        ConflictError: it cannot answer with its likeliest label (`why_no_choice`).
     """
     engine = open_engine(candidate)
     try:
@@ -215,7 +215,7 @@ def _labelled(spec: ModelComparisonSpec, material: ComparisonRows) -> LabelledRo
 def _likeliest(
     candidate: Candidate, engine: TemplatedEngine, spec: ModelComparisonSpec, material: ComparisonRows
 ) -> tuple[SystemUnderTest | None, str]:
-    """A model that answers with its likeliest label, or why it is not asked for that. engine: of the candidate."""
+    """A model that answers with its likeliest label, or why it does not. engine: of the candidate."""
     from luthier.features.evaluations.label_scores import likeliest_label
 
     rows = _labelled(spec, material)
@@ -226,7 +226,7 @@ def _likeliest(
 
 
 def why_no_choice(candidate: Candidate, spec: ModelComparisonSpec, material: ComparisonRows) -> str:
-    """Why a model is not asked for its likeliest label; empty where it is. Loads no model."""
+    """Why a model is not scored by its likeliest label; empty where it is. Loads no model."""
     nothing = Recorded(name=candidate.name, generations=(), scores=(), write_seconds=0.0, score_seconds=0.0)
     engine = ReplayEngine(nothing, candidate.chat_template())
     return _likeliest(candidate, engine, spec, material)[1]
@@ -235,7 +235,7 @@ def why_no_choice(candidate: Candidate, spec: ModelComparisonSpec, material: Com
 def choices_left_out(
     candidates: Sequence[Candidate], spec: ModelComparisonSpec, material: ComparisonRows
 ) -> tuple[str, ...]:
-    """Why models are not asked for their likeliest label, where answers are labels: each name with its reason."""
+    """Why models are not scored by their likeliest label, where answers are labels: each name with its reason."""
     from luthier.features.evaluations.label_scores import LIKELIEST_LABEL
 
     if _labelled(spec, material) is None:
@@ -250,8 +250,8 @@ def _choice(
     system, why = _likeliest(candidate, engine, spec, material)
     if system is None:
         raise ConflictError(
-            f"{candidate.name} cannot be asked for its likeliest label: {why}",
-            expected="the rows that it was asked with",
+            f"{candidate.name} cannot answer with its likeliest label: {why}",
+            expected="the same rows as before",
             do="the files of the showdown were changed: begin a new one",
         )
     return system
@@ -284,8 +284,8 @@ class ReplayEngine:
     def _check(self, asked: int, kept: int) -> None:
         if asked != kept:
             raise ConflictError(
-                f"{kept} answers are kept of {self._recorded.name}, {asked} rows are asked",
-                expected="the rows that it was asked with",
+                f"{kept} answers of {self._recorded.name} are stored, {asked} rows are requested",
+                expected="the same rows as before",
                 do="the files of the showdown were changed: begin a new one",
             )
 

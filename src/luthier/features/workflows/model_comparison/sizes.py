@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
 NUM_PROBED: Final = 8
-"""Rows that each contender is asked before sizes are chosen."""
+"""Rows that each contender answers before sizes are chosen."""
 NUM_CHOSEN: Final = 4
 """Of these the rows whose likeliest label is looked for, which reads each once a label."""
 
@@ -205,7 +205,7 @@ def paces_of(
 
 
 def _may_choose(labels: LabelledRows, base: Candidate, engine: TransformersEngine, few: Sequence[Example]) -> bool:
-    """Whether the likeliest label is asked for at all, even of the fewest rows that are evaluated."""
+    """Whether the likeliest label is scored at all, even on the fewest evaluated rows."""
     tokens = [row.num_tokens for row in system_under_test(base, engine, few, 1).tokenised]
     least = min(LEAST_JUDGED, len(labels.examples))
     return not labels.why_not_scored(sum(tokens) * least // len(tokens))
@@ -244,7 +244,7 @@ def _judging_pace(
         systems["few-shot"] = with_few_shot(base, rows.train, num_shots, request.seed, held_out=rows.held_out)
         if (nearest := with_nearest(base, rows.train, num_shots, held_out=rows.held_out)) is not None:
             systems["few-shot-nearest"] = replace(nearest, instruction=request.instruction or "")
-    # Loading is timed apart: it is paid once a system, the rest once a row.
+    # Loading is timed separately: it is paid once per system, the rest once per row.
     began = time.perf_counter()
     engine = open_engine(base)
     loading, found = time.perf_counter() - began, {}
