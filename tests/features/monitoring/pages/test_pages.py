@@ -111,7 +111,7 @@ def test_a_look_by_hand_holds_nobody_up(browser, home, sick: None, monkeypatch: 
         "one look, however often asked for"
     )
     shown = client.get(page).text
-    assert "Checked by hand" in shown
+    assert "Checked manually" in shown
     assert "7 exchanges" in shown
 
 
