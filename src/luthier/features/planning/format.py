@@ -151,7 +151,7 @@ def show_options(console: Console, options: Sequence[Option]) -> None:
         table.add_row(
             option.method,
             option.device,
-            f"with {option.needs}" if option.needs else "unchanged",
+            f"with {option.needs}" if option.needs else "as it is",
             figures.between(made.hours.times(3600), figures.duration),
             "-" if made.usd is None else figures.between(made.usd, figures.short),
             "-" if made.energy_kwh is None else figures.between(made.energy_kwh, figures.short),

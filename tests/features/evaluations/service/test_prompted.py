@@ -185,8 +185,8 @@ def test_too_small_a_budget_is_refused_with_what_it_takes(context: Context, tiny
     ("evaluation", "came"),
     [
         ({"few_shot": 0, "few_shot_draws": 2}, "few_shot_draws is 2"),
-        ({"metrics": ["perplexity"], "optimised_prompt": {"budget_tokens": 10_000}}, "optimised_prompt is asked for"),
-        ({"metrics": ["perplexity"], "instruction": True}, "instruction is asked for"),
+        ({"metrics": ["perplexity"], "optimised_prompt": {"budget_tokens": 10_000}}, "optimised_prompt is set"),
+        ({"metrics": ["perplexity"], "instruction": True}, "instruction is set"),
     ],
 )
 def test_what_a_recipe_cannot_try_is_refused(

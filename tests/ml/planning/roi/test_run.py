@@ -108,7 +108,7 @@ def test_dearer_serving_is_an_answer_not_an_error(make_case: Any) -> None:
     assert found.tuned.serving_per_month.typical == pytest.approx(730)
     assert {part.name: part.amount.typical for part in found.monthly_parts}["serving"] == pytest.approx(-700)
     assert found.answer == "no"
-    assert "dearer serving (700 USD)" in found.reasons[0]
+    assert "more expensive serving (700 USD)" in found.reasons[0]
 
 
 def test_a_budget_of_nothing_is_overrun_by_anything_and_kept_by_nothing(make_case: Any) -> None:

@@ -377,7 +377,10 @@ def _listed(parts: Sequence[Part], case: Case) -> str:
 
 def _named(part: Part, case: Case) -> str:
     # These two can be a gain or a cost, and need words for either.
-    signed = {"serving": ("cheaper serving", "costlier serving"), "answers": (part.title, "fewer correct answers")}
+    signed = {
+        "serving": ("cheaper serving", "more expensive serving"),
+        "answers": (part.title, "fewer correct answers"),
+    }
     better, worse = signed.get(part.name, (part.title, part.title))
     title = better if part.amount.typical > 0 else worse
     return f"{title} ({_money(abs(part.amount.typical), case)})"
