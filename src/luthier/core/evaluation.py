@@ -154,7 +154,7 @@ AlternativeKind = Literal[
     "run",
 ]
 """What one could use instead of the evaluated model: a baseline without a language model, the base as it is prompted or
-or by its likeliest label, or another run."""
+scored by its likeliest label, or another run."""
 AlternativeWord = Literal["better", "worse", "not_distinguishable"]
 ALTERNATIVE_WORDS: Final[dict[VerdictWord, AlternativeWord]] = {
     "better": "better",

@@ -411,7 +411,7 @@ class Plan(FrozenModel):
             for name in ("rows", "held_out"):
                 if (profile := getattr(self.data.replay, name)) is not None:
                     splits["replay"][name] = {"file"} | (profile.unused_fields - {"packed"})
-        # Fields that are added to a plan later must be left out here while it is unused: otherwise each stored plan
+        # Fields that are added to a plan later must be left out here while they are unused: otherwise each stored plan
         # would get another hash.
         excluded: Any = {
             "sources": True,

@@ -166,7 +166,7 @@ def serve(
     """Serve models by OpenAI's API: chat, completions, embeddings, classes; adapters of one base share it in memory.
 
     No key is needed on an address that only this machine reaches; on others a key is needed. Ctrl-C shuts it down
-    order. For jobs, files, projects and deployments there is `luthier up`.
+    cleanly. For jobs, files, projects and deployments there is `luthier up`.
     """
     from luthier.platform.home.logs import teller
     from luthier.platform.processes.stop_signals import AGAIN, stop_signals

@@ -1,7 +1,7 @@
 """Whether the wall clock was set: by an administrator, by a time server, by a machine that woke up wrong.
 
 The times that are kept in a database are the wall clock's, since they outlive processes and machines. What one process
-waits for is measured by a clock that is never set; comparing the two shows when the wall clock was.
+waits for is measured by a clock that is never set; comparing the two shows when the wall clock was set.
 """
 
 from __future__ import annotations

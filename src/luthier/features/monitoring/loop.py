@@ -264,7 +264,7 @@ def _claim(context: Context, project_id: str, model: str, settings: AlertSetting
         return taken.model_dump_json()
 
     # Compare-and-swap: `change` is called again with the newer document where another server wrote first, so
-    # the result in a nonlocal that each call overwrites.
+    # the result is in a nonlocal that each call overwrites.
     context.watches.change(project_id, kind, model, change)
     return is_ours
 

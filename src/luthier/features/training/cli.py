@@ -262,7 +262,7 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
     if outcome.evaluation is not None:
         show_evaluation(console, outcome.evaluation, only_what_decides=True)
     if outcome.go_on is not None:
-        console.print(f"\nGo on with it: {outcome.go_on}", soft_wrap=True)
+        console.print(f"\nTo resume: {outcome.go_on}", soft_wrap=True)
 
 
 def peak_memory(result: TrainResult) -> str:

@@ -143,7 +143,7 @@ def judge_within(
 def _judging_notice(run_id: str) -> str:
     return (
         "the evaluation stops after the current batch of answers; the weights are trained and kept, and `luthier train "
-        f"--resume {run_id}` judges them. {AGAIN}"
+        f"--resume {run_id}` evaluates them. {AGAIN}"
     )
 
 

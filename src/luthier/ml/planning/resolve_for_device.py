@@ -313,7 +313,7 @@ _EXPERT_TARGETS = "method.expert_targets"
 def experts_do_not_fit(plan: Plan, structure: Structure, hardware: Hardware) -> str:
     """Why the adapters of experts that a group such as `all-linear` brings are better left out; empty where not.
 
-    They are where the predicted peak with them is beyond the machine's memory, and without them is not. A machine whose
+    They are where the predicted peak with them is beyond the machine's memory, and without them is not. A machine with
     unknown memory keeps them.
     """
     if not plan.method.expert_targets or plan.sources[_EXPERT_TARGETS].source == "asked":

@@ -48,7 +48,7 @@ class Backend(Protocol):
     """One kind of database. Its engine begins a transaction that reads, or, with `IS_WRITE`, writes.
 
     A transaction that reads sees one state of the database throughout. Those that write are serialised: what one of
-    them has read no other changes before it has ended.
+    them has read is not changed by others before it has ended.
     """
 
     name: str

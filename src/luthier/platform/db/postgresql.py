@@ -2,7 +2,7 @@
 
 reads       REPEATABLE READ, READ ONLY: one state throughout a block
 writes      READ COMMITTED behind one advisory lock of the transaction, so that writers are serialised as they are
-            on SQLite, and what one of them has read no other changes before it has ended. The lock is released when the
+            on SQLite, and what one of them has read is not changed before it has ended. The lock is released when the
             transaction ends, however it ends.
 time-outs   a process that is stopped in the middle of a transaction loses it after half a minute: the queue continues
             without it

@@ -197,8 +197,8 @@ class Evidence:
         hours: which those are.
         began: the likeliest first hour of the change.
         low, high, moved: the change that explains most: a share `moved` more of the ranks is between low and high.
-        dropped: by how much the evidence of the strongest change has fallen from its peak, in the same logarithms: as
-            certain as it was that this began, it is that it ended.
+        dropped: by how much the evidence of the strongest change has fallen from its peak, in the same logarithms: the
+            evidence that it has ended.
     """
 
     hours: Ints

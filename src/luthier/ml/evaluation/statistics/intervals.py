@@ -4,8 +4,7 @@ Three estimates of how far a figure can vary are combined, and the interval exte
 does: the percentiles of the bootstrap (which follow the formula where it is not linear), Student's t, and t corrected
 for skew, both from leaving one row out. Percentiles are values of the formula, and both t intervals are computed on a
 scale without ends (`core.bounds`): every interval is within the figure's range, and a difference within the range of
-two such
-figures. Where the figure is a share of rows, Wilson's interval is used instead. How often such intervals
+two such figures. Where the figure is a share of rows, Wilson's interval is used instead. How often such intervals
 contain the true value is simulated by benchmarks/statistics_truth.py, and shown in docs/statistics.md.
 
 The interval of a difference excludes 0 exactly where its p-value is below 5%.

@@ -299,7 +299,7 @@ def _about_data(run: RunFacts) -> list[str]:
     elif data.num_leaked or data.num_same_prompt:
         said.append(
             f"Of the held-out rows {data.num_leaked:,} are also in the training rows, and of "
-            f"{data.num_same_prompt:,} more the prompt does."
+            f"{data.num_same_prompt:,} more the prompt is."
         )
     else:
         said.append("No held-out row is in the training rows, nor is its prompt.")

@@ -175,7 +175,7 @@ def _known(program: Path) -> frozenset[str]:
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
     """Write `model.gguf` in that precision, and a Modelfile for Ollama.
 
-    The model is first merged in float32, and mixtures of kinds (q6_k and below) are made from float16. Beside the
+    The model is first merged in float32, and mixtures of kinds (q6_k and below) are made from float16. Next to the
     file there are the tokenizer and the generation config, for checks of tokens.
 
     Raises:

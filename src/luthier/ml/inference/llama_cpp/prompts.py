@@ -2,7 +2,7 @@
 
 With the tokenizer of the model next to its GGUF file, conversations are written by Luthier's template, as they were
 when the model was trained, and the file must give the same tokens for the same text. A GGUF file alone has a template
-and a its own tokenizer; llama.cpp applies both. The grammar is that of a JSON schema, or of the tools that the answer
+and its own tokenizer; llama.cpp applies both. The grammar is that of a JSON schema, or of the tools that the answer
 may or must call.
 """
 
