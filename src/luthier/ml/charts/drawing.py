@@ -98,7 +98,16 @@ class Drawing:
 
 
 def box(x: float, y: float, width: float, height: float, ink: Ink, opacity: float = 1.0) -> Area:
-    """A rectangle with its upper left corner at (x, y)."""
+    """A rectangle with its upper left corner at (x, y).
+
+    Args:
+        x: left edge, in pixels.
+        y: upper edge, in pixels.
+        width: in pixels.
+        height: in pixels.
+        ink: its colour.
+        opacity: from 0 to 1.
+    """
     return Area(((x, y), (x + width, y), (x + width, y + height), (x, y + height)), ink, opacity)
 
 
@@ -120,7 +129,13 @@ def two_lines(text: str, most: int = 24) -> list[str]:
 
 
 def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten in the range, at most `most`; `low` alone where it has no width."""
+    """Multiples of 1, 2 or 5 times a power of ten in the range, at most `most`; `low` alone where it has no width.
+
+    Args:
+        low: lower end of the axis.
+        high: upper end.
+        most: ticks at most.
+    """
     if not high > low:
         return [low]
     rough = (high - low) / max(1, most - 1)

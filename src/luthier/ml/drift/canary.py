@@ -91,7 +91,13 @@ def place_of(number: int, first: int) -> int:
 
 
 def level_of(number: int, error: float, num_signals: int) -> float:
-    """What a p-value of one of the signals has to reach in look k."""
+    """What a p-value of one of the signals has to reach in look k.
+
+    Args:
+        number: of the look, from 1.
+        error: the chance of a false alarm over all looks and signals.
+        num_signals: tested at each look.
+    """
     return error / num_signals * _SLOWNESS / ((number + _SLOWNESS - 1) * (number + _SLOWNESS))
 
 

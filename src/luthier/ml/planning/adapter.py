@@ -139,7 +139,13 @@ def expert_rank(structure: Structure, rank: int) -> int:
 def targeted(
     structure: Structure, targets: Sequence[str], expert_targets: Sequence[str] = ()
 ) -> tuple[LinearLayer, ...]:
-    """The matrices that resolved targets represent, in the order of the model: modules, then tensors of experts."""
+    """The matrices that resolved targets represent, in the order of the model: modules, then tensors of experts.
+
+    Args:
+        structure: of the model.
+        targets: names of modules, whole or last parts.
+        expert_targets: names of tensors of experts.
+    """
     modules = tuple(layer for layer in structure.adaptable if any(_matches(layer, t) for t in targets))
     return modules + tuple(layer for layer in structure.experts if any(_matches(layer, t) for t in expert_targets))
 

@@ -48,7 +48,14 @@ class Fitted:
 
 
 def room(workload: Workload, device: Device, *, longest_tokens: int, calibration: Calibration | None = None) -> Room:
-    """The largest micro-batch of the run's longest rows, and the longest row that fits alone."""
+    """The largest micro-batch of the run's longest rows, and the longest row that fits alone.
+
+    Args:
+        workload: the run.
+        device: with its memory in bytes.
+        longest_tokens: length of the run's longest row.
+        calibration: of measured runs; None predicts without.
+    """
     return Room(
         micro_batch_rows=max_rows(workload, device, length=longest_tokens, calibration=calibration),
         length_tokens=longest_tokens,
@@ -94,6 +101,12 @@ def made_to_fit(
 
     Tried: unchanged; smaller micro-batches; activations computed again; weights spread over the devices where there are
     several; all of these together. None of them changes what is learned.
+
+    Args:
+        workload: the run.
+        device: with its memory in bytes.
+        longest_tokens: length of the run's longest row.
+        calibration: of measured runs; None predicts without.
     """
     found = ways_to_fit(workload, device, longest_tokens=longest_tokens, calibration=calibration)
     return found[0] if found else None

@@ -143,7 +143,13 @@ _SHARED_HIGH_SHARE = 1.5
 
 
 def predict_memory(workload: Workload, device: Device, calibration: Calibration | None = None) -> MemoryPrediction:
-    """Peak memory on one of the devices, each with its share of the model and of its sharded copies."""
+    """Peak memory on one of the devices, each with its share of the model and of its sharded copies.
+
+    Args:
+        workload: the run.
+        device: one kind of device, and how many of them.
+        calibration: of measured runs; None predicts with a wider range.
+    """
     held_share = _Share.of(workload, device)
     # What is gathered to compute is whole but for what tensor, pipeline and expert parallel divide.
     weights = _weights(workload) * held_share.base + _gathered(workload, device) + _teacher_head(workload)

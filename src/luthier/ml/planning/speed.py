@@ -125,6 +125,11 @@ def step_seconds(workload: Workload, device: Device, calibration: Calibration | 
     """Seconds of one optimizer step, with the interval that the factors' own scatter leaves.
 
     Where answers are drawn their time is in it (ml/planning/inference_cost.py).
+
+    Args:
+        workload: the run.
+        device: one kind of device, and how many of them.
+        calibration: of measured runs; None takes the factors of the kind of device.
     """
     factors = calibration.factors if calibration else prior_factors(device, workload)
     terms = time_terms(workload, device)

@@ -261,7 +261,13 @@ def _rollouts(plan: Plan) -> Rollouts | None:
 
 
 def with_method(workload: Workload, method: WorkMethod, *, rank: int = LORA_RANK[0]) -> Workload:
-    """The same run by another method, with adapters on every matrix where there were none."""
+    """The same run by another method, with adapters on every matrix where there were none.
+
+    Args:
+        workload: the run.
+        method: the method of its cost model.
+        rank: of new adapters; a run with adapters keeps its own.
+    """
     if method == "full":
         plain = replace(workload, expert_targets=(), expert_rank=0)
         return replace(plain, method="full", rank=0, targets=(), dropout=0.0, base=workload.compute, trainable=None)
@@ -288,7 +294,13 @@ def _is_for_full(optimizer: str) -> bool:
 
 
 def with_micro_batch(workload: Workload, rows: int, length: int) -> Workload:
-    """The same steps cut into micro-batches of at most that many rows of at most that many tokens."""
+    """The same steps cut into micro-batches of at most that many rows of at most that many tokens.
+
+    Args:
+        workload: the run.
+        rows: of a micro-batch, at most.
+        length: tokens of a row, at most.
+    """
     old = workload.batches
     cut = replace(old, peak_rows=rows, peak_length=length, other_peaks=(), length=min(old.length, length))
     # Only a smaller budget cuts a step into more micro-batches; a larger one is not filled by the same rows.

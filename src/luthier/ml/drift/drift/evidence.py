@@ -150,7 +150,13 @@ def binned(before: Floats, now: Floats) -> tuple[Floats, Floats]:
 
 
 def matched(before: Floats, now: Floats, num_kinds: int) -> tuple[Floats, Floats]:
-    """Counts of kinds, which are whole numbers from 0; what is in neither is left out."""
+    """Counts of kinds, which are whole numbers from 0; what is in neither is left out.
+
+    Args:
+        before: [exchanges], kinds of earlier traffic.
+        now: [exchanges], kinds of the window.
+        num_kinds: kinds in all, from 0 to num_kinds - 1.
+    """
     found = _counts(before.astype(np.int64), num_kinds), _counts(now.astype(np.int64), num_kinds)
     is_there = found[0] + found[1] > 0
     return found[0][is_there], found[1][is_there]

@@ -122,7 +122,14 @@ def too_few(num_before: int, num_now: int) -> str:
 def figures(
     column: Column, now: Floats, before: Floats, checks: Checks
 ) -> tuple[float | None, float | None, float | None, float | None]:
-    """Value, its 95% interval, and the same before: a share, a median, or the PSI against before (of kinds)."""
+    """Value, its 95% interval, and the same before: a share, a median, or the PSI against before (of kinds).
+
+    Args:
+        column: whose kind decides which figure it is.
+        now: [exchanges], values in the window.
+        before: [exchanges], values before it.
+        checks: the statistics to use.
+    """
     if not len(now):
         return None, None, None, None
     if column.kind == "share":

@@ -74,6 +74,13 @@ def write_file(folder: Path, project_id: str, day: str, name: str, frame: pl.Dat
     """Write exchanges of one project and day as `DAY/NAME.parquet` below the project's folder; describes what it holds.
 
     The file is on the disk, under its name, when this returns, and no part of it exists where this raises OSError.
+
+    Args:
+        folder: the project's.
+        project_id: recorded in the index.
+        day: ISO 8601, UTC.
+        name: of the file, without its suffix.
+        frame: one row per exchange; sorted by `at` here.
     """
     frame = frame.sort("at")
     file = f"{day}/{name}.parquet"

@@ -332,7 +332,14 @@ def percentiles(values: Array) -> tuple[float, float]:
 
 
 def widened(ends: tuple[float, float], value: float, spread: Spread | None, bounds: Bounds) -> tuple[float, float]:
-    """The ends of percentiles, moved outwards to those from leaving one row out, inside the bounds."""
+    """The ends of percentiles, moved outwards to those from leaving one row out, inside the bounds.
+
+    Args:
+        ends: of the percentile interval, in the figure's unit.
+        value: the figure itself.
+        spread: the standard errors of leaving one row out; None leaves the ends unchanged.
+        bounds: of the figure.
+    """
     if spread is None:
         return ends
     low, high = spread.ends(value, TAIL, bounds)
@@ -431,6 +438,11 @@ def rows_needed(difference: float, standard_error: float, num_rows: int) -> int 
 
     Normal approximation: the standard error shrinks with the square root of the rows, and must come down to
     |difference| / (1.96 + 0.84). None where the difference or its error is 0: no number of such rows would settle it.
+
+    Args:
+        difference: between the two systems, in the metric's unit.
+        standard_error: of that difference, in the same unit.
+        num_rows: that both were measured on.
     """
     if difference == 0 or standard_error == 0:
         return None

@@ -68,7 +68,13 @@ class Choose:
 
 
 def what_is_wrong(item: Mapping[str, Any], options_field: str, answer_field: str) -> str | None:
-    """The problem as text; None where the options and the answer can be used."""
+    """The problem as text; None where the options and the answer can be used.
+
+    Args:
+        item: one row of the task.
+        options_field: its field with the options, a list of texts.
+        answer_field: its field with the right option: position, text or letter.
+    """
     options = item.get(options_field)
     if not isinstance(options, Sequence) or isinstance(options, str) or len(options) < 2:
         return f"has no list of two options or more as {options_field!r}"
