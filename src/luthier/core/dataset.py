@@ -281,7 +281,7 @@ class DatasetProfile(FrozenModel):
 
     @property
     def unused_fields(self) -> set[str]:
-        """Fields that say nothing of this split: plans of before there were these keep their hash."""
+        """Unset fields of this split: plans from before these fields keep their hash."""
         names = (
             "packed", "num_cut", "num_sequences", "num_with_thought", "num_skipping_thought", "num_joined",
             "joined_differs",

@@ -218,7 +218,7 @@ class FirstStep(FrozenModel):
     Attributes:
         loss: without label smoothing, of the task's own rows where others are replayed; as the objective defines it.
         unit: of the loss, empty where it has none.
-        weighting: whether every learned token counts the same, or every row does, its loss then the mean of its own
+        weighting: whether every learned token counts the same, or every row does, its loss then the mean over its own
             tokens; None for objectives that weigh otherwise.
         num_trained_tokens: learned tokens of all rows of the step.
         precision: what it was computed in.

@@ -258,7 +258,7 @@ class ExportAsked(FrozenModel):
 
 
 SOURCE_LABEL = "source"
-"""What the model itself is called in a table of formats: as it was trained, in transformers."""
+"""What the model itself is called in a table of formats: as trained, in transformers."""
 
 
 class Spread(FrozenModel):

@@ -40,7 +40,7 @@ class Exchange(FrozenModel):
         model: as requested (usually the name of a deployment).
         target: who answered.
         is_canary: whether that was the deployment's canary.
-        user_digest: a keyed hash of the user, the same for the same user of a project; empty where nobody was named.
+        user_digest: a keyed hash of the user, the same for the same user of a project; empty where none was named.
         status: as HTTP has it.
         error_code: why it failed.
         finish_reason: why the answer ended, as OpenAI names it; empty for a failure.

@@ -1,6 +1,6 @@
 """Records of workflows: what was requested of each kind, its stages, and its results.
 
-`Pipeline` is the stored record of any workflow. The kinds with records of their own are automl (from a file and a
+`Pipeline` is the stored record of any workflow. The kinds with their own records are automl (from a file and a
 goal to an evaluated model, within one budget), distillation (a student, compared with itself without the teacher) and
 model comparison (several base models on the same rows: zero-shot, few-shot, and tuned for a short while).
 """

@@ -126,7 +126,7 @@ class Trial(FrozenModel):
         state: how far it is.
         results: by rung, the last one the newest.
         predicted_hours: of all its steps, before it began.
-        hours: of the machine, spent so far, work that was thrown away included: where N trials train at once, each has
+        hours: of the machine, spent so far, work that was thrown away included: where N trials train in parallel, each has
             an N-th of it.
         reason: why it failed, or was stopped.
         goals: its values for the goals of the study other than quality.
@@ -187,7 +187,7 @@ class StudySpec(FrozenModel):
         reduction: one of this many continues.
         num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each.
         num_seeds: further seeds of each of these.
-        workers: how many trials train at once, each with its share of the machine's threads.
+        workers: how many trials train in parallel, each with its share of the machine's threads.
         goals: what is sought, quality among them.
         own_values: what the original recipe sets, if it is searched.
         start: what is tried first after it.

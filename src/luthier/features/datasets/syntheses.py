@@ -357,7 +357,7 @@ def _no_rows_error(file: Path, teacher: str, refused: list[Attempt], refused_fil
         problem_of(a.passage.id, value="", reason=f"{a.reason}: {a.explanation}") for a in refused
     ]
     return DataError(
-        f"none of the {len(refused):,} pairs that {teacher} was asked to write from {file.name} could be kept, so no "
+        f"none of the {len(refused):,} pairs that {teacher} had to write from {file.name} could be kept, so no "
         f"file of pairs was written: {counts}",
         expected="pairs whose answers stand in their passage",
         do=f"read the replies in {refused_file}; mostly a larger, instruction-tuned teacher helps, or longer answers "

@@ -180,7 +180,7 @@ def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> None:
-    """Cancel it; nothing of it is left. Raises NotFoundError, ConflictError where it has ended."""
+    """Cancel it; nothing is left of it. Raises NotFoundError, ConflictError where it has ended."""
     show_order(context, caller, job_id)
     with context.database.transaction():
         context.jobs.ask(job_id, "cancel")

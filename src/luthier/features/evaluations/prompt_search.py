@@ -54,7 +54,7 @@ class PromptSearch:
         seed: of drawn examples.
         feedback: rows whose mistakes a reflection model learns from, neither shown nor asked otherwise.
         reflection_model: what writes new instructions; None: they are chosen among known wordings.
-        is_required: whether an evaluation is refused where no search fits; else a note says so, since a run that was
+        is_required: whether an evaluation is refused where no search fits; else a note reports it, since a run that was
             trained for hours must not end for it.
     """
 
@@ -318,7 +318,7 @@ class _Search:
 def open_reflector(context: Context, pool: EnginePool, name: str) -> Reflector:
     """The model that writes instructions; loaded when it is first asked.
 
-    A model of this machine is loaded by the pool, so that no two are in memory at once. What a server has answered is
+    A model of this machine is loaded by the pool, so that no two are in memory together. What a server has answered is
     kept in the home, and not paid for again.
 
     Args:

@@ -57,7 +57,7 @@ class EvaluationStore(Store):
         found = None if number is None else self._kept.find(evaluation_id)
         if found is None:
             found = self.get(evaluation_id)
-            # The cache is bounded by characters; 500 stands for the other fields of a sample.
+            # The cache is bounded by characters; 500 represents the other fields of a sample.
             num_characters = sum(
                 len(s.output) + len(s.prompt) + 500 for system in found.systems for s in system.samples
             )

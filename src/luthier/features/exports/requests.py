@@ -134,7 +134,7 @@ def show_export(context: Context, caller: Caller, export_id: str) -> ExportView:
 
 
 def cancel(context: Context, caller: Caller, export_id: str) -> None:
-    """Cancel an export; nothing of it is left. Raises NotFoundError, ConflictError where it has ended."""
+    """Cancel an export; nothing is left of it. Raises NotFoundError, ConflictError where it has ended."""
     found = context.exports.get(caller.project_id, export_id)
     with context.database.transaction():
         context.jobs.ask(found.job_id, "cancel")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def prompts_of(
     candidate: Candidate, examples: Sequence[Example], template: ChatTemplate
 ) -> tuple[int, Callable[[int], list[Example]]]:
-    """How many examples a candidate has for each row, and what gives the rows with so many of them, or fewer."""
+    """How many examples a candidate has for each row, and what gives the rows with that many of them, or fewer."""
     from luthier.ml.evaluation.few_shot import with_shots
 
     shown = _shown(candidate, examples, template)

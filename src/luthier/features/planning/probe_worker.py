@@ -187,7 +187,7 @@ def _made_up(
         for beginnings, rows in step:
             first = len(units)
             shared_tokens[first] = tuple(beginnings)
-            # Without beginnings one empty list stands for all rows.
+            # Without prefixes one empty list represents all rows.
             shared = [array("i", (draw.randrange(vocabulary) for _ in range(num))) for num in beginnings or [0]]
             made_up = []
             for number, (num_tokens, num_learned) in enumerate(rows):

@@ -156,7 +156,7 @@ ProbeStep = Sequence[ProbeBatch]
 def probe(context: Context, prepared: Prepared) -> Calibration:
     """Run a few steps of a plan on this machine, keep what they took, and fit the cost model to all that is kept.
 
-    The step with the run's largest micro-batch warms up and comes once more at the end; between lie the run's smaller,
+    The step with the run's largest micro-batch warms up and is repeated at the end; between are the run's smaller,
     middle and larger ones. Nothing is saved of what they train.
 
     Raises WorkError where the steps do not finish, with the output of the child process.

@@ -2,7 +2,7 @@
 
 The plan describes the splits as they were read, rows that two of them share, and the proved split that the files belong
 to. Files are matched with a proof by their digests, never by their names: a split made by the command line has its
-`split.json` beside its files, one made by a server is kept in the database with the versions of the datasets.
+`split.json` next to its files, one made by a server is kept in the database with the versions of the datasets.
 """
 
 from __future__ import annotations

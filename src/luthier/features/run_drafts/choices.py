@@ -149,7 +149,7 @@ def fork_study(context: Context, caller: Caller, study_id: str) -> Fork:
 def rows_of(context: Context, caller: Caller, dataset_id: str, number: int | None) -> StartingRows:
     """The `data` of a recipe that learns from a dataset's version; None: from the newest.
 
-    A side that trains is evaluated by the sides of the same split; other rows by a share of their own.
+    A side that trains is evaluated by the sides of the same split; other rows by a separate share.
 
     Raises NotFoundError.
     """

@@ -150,7 +150,7 @@ def build_probes(
     named = pairs or stereotypes.OWN
     source = pairs.name if pairs else "own pairs"
     built.probes.append(stereotypes.stereotypes(stereotypes.read_pairs(named), source=source, most_rows=sizes.pairs))
-    # One limit for all systems, so that each is asked the very same rows.
+    # One limit for all systems, so that each gets exactly the same rows.
     fits = _Fits.of(systems)
     _add_counterfactual(built, inputs, prompts, sizes, fits)
     # Not by `add`: its prompts are shipped, so only a file that the user named can be wrong.

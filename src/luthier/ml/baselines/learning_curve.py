@@ -260,7 +260,7 @@ def _expected(sizes: Array, losses: Array, drawn: Array, worthwhile: float) -> t
         return np.clip(now - floors - scales * (rows + more) ** -exponents, 0.0, np.maximum(now, 0.0))
 
     law = fit_power_laws(sizes, losses, _EXPONENTS)
-    room = float(losses[0, sizes.argmax()])  # the law may lie above today's figure, and the best one does not move
+    room = float(losses[0, sizes.argmax()])  # the law may be above today's figure, and the best one does not move
     gain = min(float(gains(law, rows)[0]), room)
     low, high = np.percentile(gains(fit_power_laws(sizes, drawn, _EXPONENTS), rows), [2.5, 97.5])
     # The gain grows with the rows: the first of many numbers that brings enough.

@@ -63,7 +63,7 @@ def tasks_verdict(
     """The verdict on adjusted tasks; None where the candidate was compared with nothing.
 
     "better": on some task better than each baseline, and on none worse. "worse": against some baseline worse on a task
-    and better on none. Else "not distinguishable", also where it gains here and loses there: the headline says so.
+    and better on none. Else "not distinguishable", also where it gains here and loses there: the headline states it.
 
     Args:
         tasks: as `adjusted` returns them.

@@ -328,7 +328,7 @@ def advise(options: Sequence[Option], data: DataFacts, budget: BudgetRecipe | No
     by_method = {
         method: option for method in _methods() for option in options if option.method == METHOD_TITLES[method]
     }
-    # By the expected value: a run that might exceed a cap is still possible, and the reason says so.
+    # By the expected value: a run that might exceed a cap is still possible, and the reason states it.
     words = {method: _word(option, budget) for method, option in by_method.items()}
     usable = [method for method, word in words.items() if word == "possible"]
     chosen, reasons = _choose(usable, by_method, data)

@@ -221,8 +221,8 @@ class Judging:
         writes, scores: whether answers are written and rows are scored.
         num_read: prompts that a task head reads, each once and without writing; 0 without one.
         num_labelled: rows with one label each as the answer, that models read to say how likely the label is.
-        num_other_runs: runs that are evaluated beside this one.
-        teacher_share: parameters of a teacher that is evaluated beside them, as a share of the base's; 0 without one.
+        num_other_runs: runs that are evaluated with this one.
+        teacher_share: parameters of a teacher that is evaluated with them, as a share of the base's; 0 without one.
         measures_kl: whether tuned model and base process the rows once more, to measure how far one moved from the
             other.
         num_workers: processes that compute batches side by side, on a CPU.

@@ -28,7 +28,7 @@ READ_COST: Final = 1 / 3
 WRITTEN_COST_CPU: Final = 4.0
 """A CPU was seen to write about a quarter of the tokens in a second that it trains on."""
 WRITTEN_COST_GPU: Final = 20.0
-"""An accelerator trains many tokens at once, and writes one token of each row at a time."""
+"""An accelerator trains many tokens together, and writes one token of each row at a time."""
 LEAST_DRAWS: Final = 3
 """Of two draws an interval is as wide as 12.7 standard errors: it says nothing."""
 LEAST_SEARCH_TOKENS: Final = 40_000

@@ -257,5 +257,5 @@ class EarlyStopping(FrozenModel):
         return (
             f"validation loss rose {self.num_rises} times in a row (now {self.last_loss:.4f}, best "
             f"{self.best_loss:.4f} at step {self.best_step}) while training loss fell: the model is learning the rows "
-            "by heart. The best checkpoint is kept; what to do about it stands at the end of the run and in its report"
+            "by heart. The best checkpoint is kept; what to do about it is at the end of the run and in its report"
         )

@@ -192,7 +192,7 @@ class FileStore(Store):
                 number = self._number(project_id, after)
                 where.append(place > number if order == "asc" else place < number)
             by = [place.asc() if order == "asc" else place.desc()]
-            # One more than asked for tells whether a further page exists.
+            # One more than requested shows whether a further page exists.
             found = self._list(FILES, *where, order=by, limit=limit + 1, project_id=project_id, purpose=purpose)
         return found[:limit], len(found) > limit
 

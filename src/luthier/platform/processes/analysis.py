@@ -81,7 +81,7 @@ class WarmChild:
         except ChildEndedError as error:
             if self.was_killed:
                 raise WorkError(
-                    "the question was withdrawn", expected="somebody who waits for it", do="ask again"
+                    "the request was cancelled", expected="a client that waits for it", do="try again"
                 ) from error
             raise _no_answer(error) from error
 

@@ -163,7 +163,7 @@ def check_missing(judge: str, num_asked: int, missing: Counter[NoVerdictKind], w
         raise WorkError(
             missing_sentence(judge, num_asked, missing, what) or "",
             expected=f"a verdict on at least {1 - MAX_LEFT_OUT_FRACTION:.0%} of them",
-            do="name a judge that keeps to a form (--judge): a larger model, or a server that knows JSON schemas",
+            do="name a judge that follows a form (--judge): a larger model, or a server that knows JSON schemas",
         )
 
 

@@ -73,7 +73,7 @@ def run_tests(answer: str, tests: str, *, seconds: float, most_memory_bytes: int
 
     passed: all tests passed. failed: an assertion of the tests failed. error: any other exception, or the process ended
     before the tests did. timeout, memory: a limit was exceeded; seconds count from the start of the answer. An answer
-    that passes is run once more with an assertion that cannot hold: if it passes again, it has tampered with the tests
+    that passes is run again with an assertion that cannot hold: if it passes again, it has tampered with the tests
     and counts as failed.
 
     Args:

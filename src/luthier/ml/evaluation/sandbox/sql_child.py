@@ -174,7 +174,7 @@ def _clock_views(database: sqlite3.Connection) -> frozenset[str]:
     """Names of the views of a file that use the current time; SQLite's own functions are called in them."""
     try:
         found = database.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'view'").fetchall()
-    except sqlite3.DatabaseError:  # not a database: each query says so
+    except sqlite3.DatabaseError:  # not a database: each query reports it
         return frozenset()
     return frozenset(str(name).lower() for name, text in found if _SAYS_NOW.search(str(text)))
 

@@ -48,7 +48,7 @@ _KNOWN: Final = (
     Licence(
         "gemma",
         None,
-        "This is a model derivative under the Gemma terms: whoever passes it on hands over a copy of those terms, "
+        "This is a model derivative under the Gemma terms: redistribution must include a copy of those terms, "
         "binds the receiver to their use restrictions, says that files were changed, and adds the notice they ask for.",
     ),
 )

@@ -29,7 +29,7 @@ _NO_SUCH_ATTENTION = "does not support an attention implementation"
 # match. Without it the function is the same.
 _RESCALING = "rescale_every"
 # While transformers loads a model it changes process-wide state (weight initialisation, tying): when two threads of a
-# server load at once, either model may end up with a missing weight.
+# server load together, either model may end up with a missing weight.
 _loading = threading.Lock()
 
 
