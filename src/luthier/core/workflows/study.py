@@ -126,7 +126,7 @@ class Trial(FrozenModel):
         state: how far it is.
         results: by rung, the last one the newest.
         predicted_hours: of all its steps, before it began.
-        hours: of the machine, spent so far, work that was thrown away included: where N trials train in parallel, each has
+        hours: of the machine, spent so far, discarded work included: where N trials train in parallel, each has
             an N-th of it.
         reason: why it failed, or was stopped.
         goals: its values for the goals of the study other than quality.

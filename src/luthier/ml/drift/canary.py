@@ -1,7 +1,7 @@
 """A canary release compared with the rest of the traffic: whether it is worse, tested at fixed interim looks.
 
 The looks are fixed by how many exchanges there were, of canary and rest together: that number does not depend on who
-was drawn into the canary, so each look is a test at a set point, regardless of when it is requested. Look k is at `first *
+was drawn into the canary, so each look is a test at a set point, whenever it is made. Look k is at `first *
 1.5^(k - 1)` exchanges and spends 4 / ((k + 3) (k + 4)) of the error: a fifth of it at first, and over any number of
 looks less than 1 together (a union bound; the spending of Lan and DeMets, 1983, "Discrete sequential boundaries for
 clinical trials", with this sequence in place of a function of time). A canary that has stopped working is found at

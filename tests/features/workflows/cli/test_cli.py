@@ -81,7 +81,7 @@ def test_where_the_result_is_gone_too_the_stages_still_say_what_came_of_it(luthi
         (["list", "--kind", "study"], "one of showdown, auto, retrain"),
         (["list", "--project", "nobodys"], "nobodys"),
         (["show", RETRAIN_ID], "luthier pipelines list"),
-        (["show", SHOWDOWN_ID, "--project", "other"], "nothing under way"),
+        (["show", SHOWDOWN_ID, "--project", "other"], "no workflow"),
     ],
 )
 def test_what_is_not_there_is_refused(luthier, filled, words, said):
