@@ -433,7 +433,7 @@ class Evaluation(FrozenModel):
         labels: what the rows' answers are, where they are labels (`luthier.ml.evaluation.metrics.classification`), in
             alphabetical order; else empty.
         label_confidence: of the evaluated system, and of baselines with probabilities, where answers are labels.
-        label_confidence_left_out: why the evaluated system has none; empty where it has, or answers are no labels.
+        label_confidence_left_out: why the evaluated system has none; empty where it has, or answers are not labels.
         seconds: wall time of the whole evaluation.
     """
 

@@ -51,5 +51,5 @@ def sha256_document(document: Any) -> str:
 
 
 def _canonical(document: Any) -> bytes:
-    # allow_nan=False: NaN is no JSON, and never equal to itself, so a document with it has no digest.
+    # allow_nan=False: NaN is not JSON, and never equal to itself, so a document with it has no digest.
     return json_utf8(document, sort_keys=True, separators=(",", ":"), allow_nan=False)

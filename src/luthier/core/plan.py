@@ -84,7 +84,7 @@ class CanariesPlan(FrozenModel):
     """Made-up secrets among the training rows.
 
     Attributes:
-        sha256: of their texts. They are no rows of the file, and are counted among the examples and tokens of the
+        sha256: of their texts. They are not rows of the file, and are counted among the examples and tokens of the
             training rows, not among its rows.
     """
 

@@ -232,7 +232,7 @@ def test_one_answer_in_most_rows_is_warned_of_where_the_references_are_not_alike
     if is_warned:
         share = sum(text.strip().casefold().startswith("great") for text in outputs) / 40
         assert warned[0].startswith(f'The tuned model answers one thing in {share:.0%} of rows: "great". Of the ')
-    assert "answers one thing" not in caveats_of(results, comparisons), "answers that are no labels"
+    assert "answers one thing" not in caveats_of(results, comparisons), "answers that are not labels"
 
 
 def test_empty_answers_are_one_thing_too():

@@ -176,7 +176,7 @@ class ChildProcess:
 
     def send(self, request: Any) -> None:
         """Send a request. A child that has died meanwhile is noticed by who reads its messages."""
-        # Encoded outside the lock: a request that is no JSON raises before a byte is sent.
+        # Encoded outside the lock: a request that is not JSON raises before a byte is sent.
         line = json.dumps(request).encode() + b"\n"
         with self._send_lock, contextlib.suppress(OSError):
             self._connection.sendall(line)

@@ -286,7 +286,7 @@ class RatingsTable:
         """
         if path.suffix not in (".csv", ".parquet") or not path.is_file():
             raise RequestError(
-                f"{path} is no file of ratings" if path.is_file() else f"there is no file {path}",
+                f"{path} is not a file of ratings" if path.is_file() else f"there is no file {path}",
                 expected="a .csv or .parquet file that `luthier human-eval export` has written",
                 do="export the panel: luthier human-eval export PANEL -o ratings.csv",
             )

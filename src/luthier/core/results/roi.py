@@ -357,7 +357,7 @@ class FromVerdict(FrozenModel):
     Attributes:
         metric: None, the one that its verdict rests on.
         correct_per_point: how many more answers are correct, as a fraction, where the metric rises by 1; needed where
-            the metric is no share of correct answers.
+            the metric is not a share of correct answers.
         today: today's way: `base`, `few_shot`, the name of any other evaluated system, or `given`: the case says how
             accurate it is.
         alone_at: the accuracy from which on the tuned model, and baselines with probabilities, answer alone; the rest

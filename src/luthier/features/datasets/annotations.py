@@ -150,7 +150,7 @@ def open_queue(
     Args:
         number: The number of the version; None for the newest.
         show: Which rows are shown.
-        only: Lines to limit the queue to, such as those of a finding; lines that are no row are left out.
+        only: Lines to limit the queue to, such as those of a finding; lines that are not rows are left out.
 
     Raises:
         NotFoundError: No such dataset or version, or none of the lines is a row.

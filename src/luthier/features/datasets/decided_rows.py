@@ -28,7 +28,7 @@ class Counts:
     Attributes:
         decided: Rows by decision.
         num_undecided: Rows without a decision, which pass through.
-        num_unreadable: Records that are no rows, which are left out.
+        num_unreadable: Records that are not rows, which are left out.
     """
 
     decided: Counter[str] = field(default_factory=Counter)

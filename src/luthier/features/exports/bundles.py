@@ -138,7 +138,7 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
 
     if "://" not in url:
         raise RequestError(
-            f"{shown_url(url)!r} is no URL",
+            f"{shown_url(url)!r} is not a URL",
             expected="hf://org/name, s3://bucket/folder, or another URL of fsspec (file:///folder)",
             do="write where it goes in that form",
         )
@@ -148,7 +148,7 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
         first = report.faults[0]
         more = f", and {len(report.faults) - 1} more faults" if len(report.faults) > 1 else ""
         raise RequestError(
-            f"{folder} is no whole bundle: {first.path} {first.what}{more}",
+            f"{folder} is not a complete bundle: {first.path} {first.what}{more}",
             expected="a bundle as `luthier export` has made it",
             do=f"see all faults with `luthier verify {shlex.quote(str(folder))}`, and export again",
         )

@@ -75,7 +75,7 @@ def staged_folder(
 
 
 def refuse_taken(final: Path) -> None:
-    """Raise ConflictError where there is something in `final`, or it is no folder."""
+    """Raise ConflictError where there is something in `final`, or it is not a folder."""
     # exists() follows links, so a dangling link alone would pass as free.
     if final.is_symlink() or final.exists():
         if final.is_dir() and not final.is_symlink() and not any(final.iterdir()):

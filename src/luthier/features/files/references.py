@@ -82,7 +82,7 @@ def stored_file(context: Context, project_id: str, place: str, file_id: Any) -> 
         file_id: The value of that field.
 
     Raises:
-        RequestError: it is no id of a file of this project.
+        RequestError: it is not an id of a file of this project.
     """
     from luthier.platform.files.service import get_file
 
@@ -312,7 +312,7 @@ def _with_judging_models(
     if (earlier := named.get("reference_run")) is not None:
         named["reference_run"] = run("evaluation.reference_run", earlier)
     search = named.get("optimised_prompt")
-    # Addresses are no names of base models, so a remote caller cannot have rows sent anywhere.
+    # Addresses are not names of base models, so a remote caller cannot have rows sent anywhere.
     if isinstance(search, dict) and (reflection := search.get("reflection_model")) is not None:
         place = "evaluation.optimised_prompt.reflection_model"
         named["optimised_prompt"] = search | {"reflection_model": model(place, reflection)}

@@ -194,7 +194,7 @@ def parse_address(text: str) -> tuple[str, str]:
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise RequestError(
-            f"the address {text!r} is no URL: {error}", expected="http://host:port/v1#MODEL", do="correct it"
+            f"the address {text!r} is not a URL: {error}", expected="http://host:port/v1#MODEL", do="correct it"
         ) from error
     # The name of a teacher is stored in rows and reports; a secret in it would be published with them.
     if parts.username is not None or parts.password is not None or parts.query:

@@ -193,13 +193,13 @@ def _loaded(content: bytes, name: str) -> list[dict[str, Any]]:
         tasks = loads(content.decode("utf-8-sig"), max_values=0)
     except ValueError as error:
         raise DataError(
-            f"{name} is no JSON: {library_reason(error)}",
+            f"{name} is not JSON: {library_reason(error)}",
             expected="an export of Label Studio, JSON",
             do="export it again",
         ) from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise DataError(
-            f"{name} is no list of tasks",
+            f"{name} is not a list of tasks",
             expected="an export of Label Studio, JSON (not JSON-MIN)",
             do="export it again",
         )

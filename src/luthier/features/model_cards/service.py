@@ -149,7 +149,7 @@ def list_tuned(
 ) -> tuple[list[TunedView], bool]:
     """What the project's runs have made, newest first, behind the run `after`, and whether there is more.
 
-    Raises NotFoundError for an `after` that is no run of the project.
+    Raises NotFoundError for an `after` that is not a run of the project.
     """
     if after is not None:
         _check_run(context, caller, after)

@@ -141,7 +141,7 @@ def _with_reference(context: Context, plan: Plan, judged: Sequence[Example]) -> 
     """The plan, whose reference run, if there is one, can be evaluated on the held-out rows.
 
     Raises:
-        RecipeError: There are no held-out rows, it is no id of a run, or one of the two models searches documents.
+        RecipeError: There are no held-out rows, it is not an id of a run, or one of the two models searches documents.
         NotFoundError: No such run, or its base model is missing.
         ConflictError: It has no trained weights.
         LeakageError: It was trained on held-out rows, and the recipe does not allow that.

@@ -406,7 +406,7 @@ def tokenise(
         **counts,
     )
     tokenised = _marked(split, part, made, task_head)
-    # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
+    # canaries are trained on and counted in tokens and steps; they are not rows of the file, and no example to be shown
     kept = tuple(part.examples[i] for i in made.kept if i < len(part.examples))
     return PreparedSplit(profile, kept, tokenised, rows_per_unit, row_counts=made.row_counts)
 

@@ -238,7 +238,7 @@ def _number(settings: Mapping[str, str], name: str, low: float, high: float, *, 
         found = float(int(text)) if is_whole else float(text)
     except (ValueError, OverflowError):
         found = float("nan")
-    # No comparison is true of NaN, so a text that is no number is refused here, too.
+    # No comparison is true of NaN, so a text that is not a number is refused here, too.
     if not low <= found <= high:
         what = "a whole number" if is_whole else "a number"
         raise RequestError(

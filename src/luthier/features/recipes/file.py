@@ -81,7 +81,7 @@ def _read(path: Path, kind: FileKind) -> str:
             do="check the path",
         )
     if not path.is_file() or path.suffix.lower() not in _SUFFIXES:
-        came = f"ends in {path.suffix!r}" if path.is_file() else "is no file"
+        came = f"ends in {path.suffix!r}" if path.is_file() else "is not a file"
         raise kind.refuse(
             f"{path} {came}",
             expected=f"a {kind.word}: a file that ends in {', '.join(_SUFFIXES)}",
@@ -108,7 +108,7 @@ def _parse_json(path: Path, text: str, kind: FileKind) -> tuple[Any, dict[str, i
         return keys
 
     def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no JSON number")
+        raise ValueError(f"{constant} is not a JSON number")
 
     try:
         if (fault := fault_of_text(text)) is not None:
@@ -186,7 +186,7 @@ def _keys_of(model: type[BaseModel], prefix: str) -> list[str]:
 def _locate(parts: tuple[int | str, ...], spec: type[BaseModel]) -> tuple[str, type[BaseModel] | None, Any]:
     """A place as pydantic reports it -> dotted key, the spec that holds it, and the type it should have.
 
-    Pydantic also names the branch of a union that failed ("str", "constrained-float"): these are no part of the place.
+    Pydantic also names the branch of a union that failed ("str", "constrained-float"): these are not part of the place.
     """
     place, annotation = "", None
     holder: type[BaseModel] | None = spec

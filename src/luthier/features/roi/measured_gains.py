@@ -277,7 +277,7 @@ def _alone(case: Case, evaluation: Evaluation, system: SystemResult, *, is_tuned
     if known is None:
         if not is_tuned:
             return None
-        why = evaluation.label_confidence_left_out or "its answers are no labels, or an older version evaluated it"
+        why = evaluation.label_confidence_left_out or "its answers are not labels, or an older version evaluated it"
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} does not say how sure {system.name} is of its answers: {why}",
             expected="probabilities of labels, to choose what it answers alone",

@@ -192,7 +192,7 @@ def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str
             keys["data"][split] = file_id
         else:
             del keys["data"][split]
-            left_out.append(f"the {split.replace('_', '-')} rows, which are no file of this project")
+            left_out.append(f"the {split.replace('_', '-')} rows, which are not a file of this project")
     if keys["data"].pop("replay", None) is not None:
         left_out.append("the general rows of its replay")
     if keys.get("objective", {}).pop("teacher", None) is not None:

@@ -323,6 +323,6 @@ def event_text(event: Event) -> str:
 
 
 def _measure(name: str, value: float) -> str:
-    """`token accuracy 61.2%`; what is no share of something as a plain number."""
+    """`token accuracy 61.2%`; what is not a share of something as a plain number."""
     shown = f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}"
     return f"{name.replace('_', ' ')} {shown}"

@@ -109,7 +109,7 @@ ThinkingTokensOption = Annotated[
     typer.Option(
         "--max-thinking-tokens",
         min=0,
-        help="Where to cut a thought off, which comes before the answer and is no part of it; 0: both share "
+        help="Where to cut a thought off, which comes before the answer and is not part of it; 0: both share "
         "--max-new-tokens [default: by the thoughts of the rows; 2,048 for a model that thinks by itself].",
     ),
 ]

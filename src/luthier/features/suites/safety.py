@@ -319,7 +319,7 @@ def check_safety(
     what the result is called; by default a new id.
 
     Raises NotFoundError (model, run, file), DataError (files of the user that cannot be used), RequestError (a model
-    behind a server, or whose tokenizer cannot be used), DivergedError (likelihoods that are no numbers).
+    behind a server, or whose tokenizer cannot be used), DivergedError (likelihoods that are not numbers).
     """
     from luthier.ml.evaluation.safety.summary import summarise, with_what_is_ruled_out
     from luthier.ml.evaluation.tasks.protocol import Resources

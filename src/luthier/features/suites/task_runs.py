@@ -233,7 +233,7 @@ def run_tasks(
     Raises:
         DataError: Before anything runs: rows that lack what a task looks at.
         RequestError: Before anything runs: a task that needs likelihoods of a server, or a judge that is not there.
-        DivergedError: A figure is no number, since a model's likelihoods are not.
+        DivergedError: A figure is not a number, since a model's likelihoods are not.
     """
     # All tasks are checked before the first engine opens: a mistake in the last must not cost hours.
     asked = [_TaskSetup.of(rows_of, resources) for rows_of in tasks]

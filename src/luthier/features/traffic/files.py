@@ -91,7 +91,7 @@ def forget_user(context: Context, caller: Caller, user: str) -> Forgotten:
         # A segment that could not be converted may hold the user: claiming to have forgotten them would be wrong.
         if traffic.spool(context).sealed():
             raise WorkError(
-                "some of what was written is no file yet, so it cannot be looked into",
+                "some of what was written is not a file yet, so it cannot be looked into",
                 expected="files of all exchanges",
                 do="see the log of the server for why, and try again",
             )
@@ -294,6 +294,6 @@ def _delete_left_over(context: Context, project_id: str, is_theirs: pl.Expr, nam
 
     for path in traffic.files_folder(context, project_id).glob("*/*"):
         if f"{path.parent.name}/{path.name}" not in named:
-            with contextlib.suppress(OSError, pl.exceptions.PolarsError):  # what is no whole file is swept away
+            with contextlib.suppress(OSError, pl.exceptions.PolarsError):  # what is not a whole file is swept away
                 if pl.scan_parquet(path, glob=False).filter(is_theirs).select(pl.len()).collect().item():
                     path.unlink()

@@ -98,7 +98,7 @@ def train_as_follower(context: Context) -> None:
     Raises:
         ConflictError: the model or the rows of this machine differ from the plan.
         PeerLostError: another process was lost.
-        DivergedError: The loss or a gradient is no number.
+        DivergedError: The loss or a gradient is not a number.
     """
     import torch
 
@@ -129,7 +129,7 @@ def train(
     Raises:
         RequestError: a launch without an id restarts; or recipe, rows or launcher are wrong.
         ConflictError: the model or rows of the run have changed, or another process holds it.
-        DivergedError: The loss or a gradient is no number.
+        DivergedError: The loss or a gradient is not a number.
         StorageFullError: The disk is full.
     """
     from luthier.features.training import service as training

@@ -184,7 +184,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
 
     Raises:
         RequestError: the recipe, its rows or its model are wrong, or have changed since the run began.
-        DivergedError: The loss or a gradient is no number.
+        DivergedError: The loss or a gradient is not a number.
         StorageFullError: The disk is full.
     """
     from luthier.features.training import service as training

@@ -248,7 +248,7 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
 
     Raises:
         ConflictError: one of them ends without trained weights, or base model, rows or teacher have changed since.
-        DivergedError: The loss of one is no number.
+        DivergedError: The loss of one is not a number.
         StorageFullError: The disk is full.
     """
     from luthier.features.planning.service import prepare, prepare_again

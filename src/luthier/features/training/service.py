@@ -226,7 +226,7 @@ def train(
     Raises:
         RequestError: before training: errors of `planning.service.make_plan`, and a plan that the launcher's processes
             cannot share.
-        DivergedError: The loss or a gradient is no number; the last good weights are in a checkpoint.
+        DivergedError: The loss or a gradient is not a number; the last good weights are in a checkpoint.
         StorageFullError: The disk is full.
     """
     began = time.perf_counter()
@@ -275,7 +275,7 @@ def train_prepared(
 
     Raises:
         RequestError: A plan that the launcher's processes cannot share.
-        DivergedError: The loss or a gradient is no number.
+        DivergedError: The loss or a gradient is not a number.
         StorageFullError: The disk is full.
     """
     launcher = launcher or InProcessLauncher()

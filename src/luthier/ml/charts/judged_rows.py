@@ -53,7 +53,7 @@ def thinking_sentence(system: SystemResult) -> str | None:
         found += f", {thinking.mean_tokens:,.0f} tokens on average ({thinking.least_tokens:,} to "
         found += f"{thinking.most_tokens:,})"
     if not thinking.num_cut_off:
-        return f"{found}; the thoughts are no part of the answers."
+        return f"{found}; the thoughts are not part of the answers."
     were = "thought was" if thinking.num_cut_off == 1 else "thoughts were"
     return (
         f"{found}; {thinking.num_cut_off:,} {were} cut off before an answer, which counts as an empty one: "

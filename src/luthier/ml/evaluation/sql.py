@@ -8,7 +8,7 @@ A table may come without a database, as in WikiSQL, whose `SELECT COUNT Crop (ki
 reads. The same rule applies to the row's query and to answers:
 
 - a name of the table or of a column, the longest first and in any capitals, is put into quotes where it occurs outside
-  of them. It is no name where it is a word of SQL itself, or a number that follows a comparison;
+  of them. It is not a name where it is a word of SQL itself, or a number that follows a comparison;
 - an aggregate before a name without parentheses gets them: COUNT x becomes COUNT(x);
 - a constant in single quotes ends at the quote after which the query can continue, so that 'O'Brien' is one.
 

@@ -98,9 +98,9 @@ def _lower_end_of_one(num_own: float, num_other: float) -> float:
 
 
 def absolute_error(outputs: Sequence[str], references: Sequence[str]) -> Metric | None:
-    """The mean distance of numbers from those of the rows, in their unit; None where an output is no number.
+    """The mean distance of numbers from those of the rows, in their unit; None where an output is not a number.
 
-    Rows whose own answer is no number are left out.
+    Rows whose own answer is not a number are left out.
     """
     pairs = [
         (read_number(output), read_number(reference)) for output, reference in zip(outputs, references, strict=True)

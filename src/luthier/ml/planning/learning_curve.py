@@ -46,7 +46,7 @@ def fit_power_law(points: Sequence[CurvePoint], *, seed: int = 0) -> CurveFit:
     """The law through the points, with 95% intervals.
 
     Raises:
-        RequestError: fewer than four points, fewer than three sizes, or a point that is no number.
+        RequestError: fewer than four points, fewer than three sizes, or a point that is not a number.
     """
     _check(points)
     sizes, losses = _arrays(points)

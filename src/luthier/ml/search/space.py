@@ -180,7 +180,7 @@ def _document(document: Any, place: str) -> dict[str, Any]:
     parameters, without = document.get("parameters") or {}, document.get("without") or []
     if not isinstance(parameters, Mapping) or not isinstance(without, list):
         raise RequestError(
-            f"{place}: parameters is no mapping, or without is no list",
+            f"{place}: parameters is not a mapping, or without is not a list",
             expected="parameters by their names, and a list of names",
             do="see docs/tuning.md for the form",
         )

@@ -111,7 +111,7 @@ def change_own_password(context: Context, caller: Caller, current: str, password
         password: The new one.
 
     Raises:
-        RequestError: `current` is wrong, the new password is too short or too long, or the caller is no member.
+        RequestError: `current` is wrong, the new password is too short or too long, or the caller is not a member.
         NotFoundError: The member was removed meanwhile.
         BusyError: The machine has no memory for a hash.
     """

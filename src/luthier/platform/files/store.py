@@ -242,7 +242,7 @@ class FileStore(Store):
             )
 
     def _found(self, connection: Connection, project_id: str, file_id: str) -> StoredFile:
-        # Text that is no id is not looked up: PostgreSQL refuses zero bytes in a query.
+        # Text that is not an id is not looked up: PostgreSQL refuses zero bytes in a query.
         where, found = (files.c.file_id == file_id, is_there(self._database)), None
         if is_id(file_id, "file"):
             found = FILES.first(connection, *where, project_id=project_id)

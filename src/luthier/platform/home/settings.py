@@ -113,7 +113,7 @@ class Settings(BaseSettings):
             try:
                 ip_network(word)
             except ValueError as error:
-                raise ValueError(f"{word!r} is no address and no network: {error}") from error
+                raise ValueError(f"{word!r} is not an address or a network: {error}") from error
         return value
 
     @field_validator("max_num_batched_tokens")
@@ -269,7 +269,7 @@ class Settings(BaseSettings):
         """The folder of one run.
 
         Raises:
-            NotFoundError: The text is no id of a run; such a text must never become part of a path.
+            NotFoundError: The text is not an id of a run; such a text must never become part of a path.
         """
         if not is_id(run_id, "run"):
             raise NotFoundError(

@@ -228,7 +228,7 @@ def _unescaped(filename: str) -> str:
 
 
 def _malformed(how: str) -> FormError:
-    return FormError(f"The body is no whole multipart/form-data: {how}", code="invalid_multipart")
+    return FormError(f"The body is not complete multipart/form-data: {how}", code="invalid_multipart")
 
 
 def _too_large(most_bytes: int) -> FormError:

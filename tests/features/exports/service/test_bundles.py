@@ -222,7 +222,7 @@ def test_a_run_that_has_not_ended(context: Context, trained: tuple[Context, RunR
 
 
 def test_only_whole_bundles_are_pushed(context: Context, made: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="is no URL"):
+    with pytest.raises(RequestError, match="is not a URL"):
         push(context, made, str(tmp_path / "target"))
     pushed = push(context, made, f"file://{tmp_path / 'target'}")
     assert verify(tmp_path / "target").bundle_sha256 == pushed.bundle_sha256

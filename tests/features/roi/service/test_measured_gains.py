@@ -385,7 +385,7 @@ def test_what_is_answered_alone_saves_what_people_cost(answer: Any) -> None:
 
 def test_a_model_that_is_not_sure_answers_nothing_alone(answer: Any) -> None:
     case = f"{PEOPLE}verdict: {{today: given, alone_at: 0.95}}\n"
-    with pytest.raises(RequestError, match="does not say how sure tuned is of its answers: its answers are no labels"):
+    with pytest.raises(RequestError, match="does not say how sure tuned is of its answers: its answers are not labels"):
         answer(case, with_rows())
 
 

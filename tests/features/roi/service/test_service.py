@@ -151,7 +151,7 @@ def test_what_is_wrong_in_a_case_is_told_with_its_place(
         ("- 1\n", "case.yaml", "holds list"),
         ("a: [", "case.yaml", "is not right YAML"),
         ("{}", "case.txt", "ends in '.txt'"),
-        ('{"a": NaN}', "case.json", "NaN is no JSON number"),
+        ('{"a": NaN}', "case.json", "NaN is not a JSON number"),
     ],
 )
 def test_files_that_are_no_case(context: Context, write: Any, text: str, name: str, words: str) -> None:

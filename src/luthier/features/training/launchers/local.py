@@ -96,7 +96,7 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
         stop: Returns a reason to stop; None to continue.
 
     Raises:
-        DivergedError: The loss or a gradient is no number.
+        DivergedError: The loss or a gradient is not a number.
         ConflictError: the model or the rows of this machine differ from the plan.
         PeerLostError: Another process of the group was lost.
     """

@@ -220,7 +220,7 @@ def _likeliest(
 
     rows = _labelled(spec, material)
     if rows is None:
-        return None, "the answers are no labels"
+        return None, "the answers are not labels"
     beside = system_under_test(candidate, engine, rows.examples, spec.max_new_tokens)
     return likeliest_label(rows, candidate, engine, beside)
 

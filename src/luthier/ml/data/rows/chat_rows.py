@@ -157,7 +157,7 @@ def _content(field: str, value: Any, role: str, *, has_calls: bool) -> str | Non
         kind = part.get("type", ABSENT) if isinstance(part, dict) else ABSENT
         if not isinstance(part, dict) or kind != "text":
             shown = part if kind is ABSENT else kind
-            raise BadFieldError(where, shown, "is no text part; only text can be trained here, no images or audio")
+            raise BadFieldError(where, shown, "is not a text part; only text can be trained here, no images or audio")
         parts.append(check_text(f"{where}.text", part.get("text")))
     return "".join(parts)
 
@@ -192,13 +192,13 @@ def tool_call(field: str, raw: dict[str, Any]) -> dict[str, Any]:
     """One call as OpenAI writes it: type function, a name, and arguments that are a JSON object written as text.
 
     Raises:
-        BadFieldError: another type, no name, or arguments that are no JSON object.
+        BadFieldError: another type, no name, or arguments that are not a JSON object.
     """
     kind, function = raw.get("type", "function"), raw.get("function")
     if kind != "function":
         raise BadFieldError(f"{field}.type", kind, "is not 'function'")
     if not isinstance(function, dict):
-        raise BadFieldError(f"{field}.function", ABSENT if function is None else function, "is no object with a name")
+        raise BadFieldError(f"{field}.function", ABSENT if function is None else function, "is not an object with a name")
     name = check_text(f"{field}.function.name", function.get("name"))
     if not name.strip():
         raise BadFieldError(f"{field}.function.name", name, "is empty")

@@ -120,7 +120,7 @@ def _listed(field: str, value: Any) -> list[Any]:
         try:
             value = strict_loads(value)
         except StrictJsonError as error:
-            raise BadFieldError(field, value, f"is text that is no list of messages: {error.reason}") from error
+            raise BadFieldError(field, value, f"is text that is not a list of messages: {error.reason}") from error
     if not isinstance(value, list):
         raise BadFieldError(field, ABSENT if value is None else value, f"is {name_of_type(value)}, not a list of turns")
     return value

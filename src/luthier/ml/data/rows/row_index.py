@@ -196,7 +196,7 @@ def _offsets(source: Source, entries: IO[bytes]) -> int:
     offset = num_rows = 0
     with source.open() as file:
         for number, (line, length) in enumerate(bounded_lines(file), start=1):
-            # The byte order mark is no part of the first row, so its offset begins behind it.
+            # The byte order mark is not part of the first row, so its offset begins behind it.
             start = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
             if line[start:].strip():
                 entries.write(_ENTRY.pack(number, offset + start))

@@ -56,7 +56,7 @@ def json_line(fields: Mapping[str, Any]) -> bytes:
 def _iso(value: Any) -> str:
     if isinstance(value, date | time):
         return value.isoformat()
-    raise TypeError(f"{name_of_type(value)} ({type(value).__name__}) is no JSON value")
+    raise TypeError(f"{name_of_type(value)} ({type(value).__name__}) is not a JSON value")
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -111,7 +111,7 @@ class Rows:
 def read_rows(frame: pl.DataFrame, since: float, tested_from: float = 0.0) -> Rows:
     """The rows of a frame with the columns of `Exchange`.
 
-    A row whose time is no number is left out; one with a wrong clock counts in the hour of its timestamp.
+    A row whose time is not a number is left out; one with a wrong clock counts in the hour of its timestamp.
 
     Args:
         since: where the reported window begins.

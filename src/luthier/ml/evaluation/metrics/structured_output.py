@@ -103,8 +103,8 @@ def count_fields(pairs: Sequence[tuple[JsonValue | None, JsonValue | None]], fie
     Fields that only the answer has are not counted here; they affect the exact match of whole answers.
 
     Args:
-        pairs: the answer and the row's own; None for a text that is no JSON.
-        fields: which; by default all of the row's own answer, which is one field where it is no object.
+        pairs: the answer and the row's own; None for a text that is not JSON.
+        fields: which; by default all of the row's own answer, which is one field where it is not an object.
     """
     return np.array([_count(given, expected, fields) for given, expected in pairs], dtype=np.float64).reshape(-1, 2)
 

@@ -155,7 +155,7 @@ def rows_charts(evaluation: Evaluation) -> list[Chart]:
 
 
 def confusion_charts(evaluation: Evaluation, roles: Roles) -> list[Chart]:
-    """One chart for each model, the candidate first; none where the rows' answers are no labels."""
+    """One chart for each model, the candidate first; none where the rows' answers are not labels."""
     colours, found = system_colours(evaluation, roles), confusions(evaluation, roles)
     return [confusion_chart(f"chart-confusion-{n}", name, one, colours[name]) for n, (name, one) in enumerate(found)]
 

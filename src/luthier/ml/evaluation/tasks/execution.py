@@ -158,7 +158,7 @@ def code_of(answer: str) -> str:
 def fault_of_tests(tests: object) -> str | None:
     """What is wrong with tests: they have to assert or call something by themselves, or define functions test_..."""
     if not isinstance(tests, str) or not tests.strip():
-        return "is no text"
+        return "is not text"
     try:
         body = ast.parse(tests).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -187,7 +187,7 @@ class Sql:
                 return None
             value = text_in(row.item.get(field))
             if not value.strip():
-                return field, "is no text"
+                return field, "is not text"
             if task.table_field is not None and described_table(value) is None:
                 return field, "describes no table as `table: NAME` with `columns: A, B` on the next line"
             return None

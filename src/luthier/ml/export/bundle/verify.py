@@ -121,7 +121,7 @@ def verify(
     content = _small_file(folder / MANIFEST)
     manifest: Manifest | None = None
     if content is None:
-        faults.append(Fault(kind="missing", path=MANIFEST, what="is missing: this is no bundle, or no whole one"))
+        faults.append(Fault(kind="missing", path=MANIFEST, what="is missing: this is not a complete bundle"))
     else:
         try:
             manifest = read_manifest(content)

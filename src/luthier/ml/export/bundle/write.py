@@ -153,7 +153,7 @@ def add_signature(folder: Path, signing_key: Path, progress: Progress | None = N
     report = verify(folder, progress=progress)
     if not report.is_whole:
         raise RequestError(
-            f"{folder} is no whole bundle: {report.faults[0].path} {report.faults[0].what}",
+            f"{folder} is not a complete bundle: {report.faults[0].path} {report.faults[0].what}",
             expected="an unchanged bundle",
             do="see all faults with `luthier verify`, and export again",
         )

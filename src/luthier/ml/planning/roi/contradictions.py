@@ -104,7 +104,7 @@ def _today(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction
 
 
 def is_without_tokens(case: Case, measured: MeasuredGains) -> bool:
-    """Whether today's way is no language model that is paid by its tokens or devices."""
+    """Whether today's way is not a language model that is paid by its tokens or devices."""
     if measured.today_kind == "given":
         return case.today.cost_per_call is not None
     return measured.today_kind not in ("model", "few_shot")

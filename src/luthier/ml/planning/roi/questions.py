@@ -128,7 +128,7 @@ def case_of(asked: Questions, *, is_measured: bool) -> tuple[Case, tuple[str, ..
         is_measured: an evaluation says what the model answers alone; else that is a default too.
 
     Raises:
-        RequestError: a figure is negative, nothing is answered, or an accuracy is no share between 0 and 1.
+        RequestError: a figure is negative, nothing is answered, or an accuracy is not a share between 0 and 1.
     """
     _check(asked)
     rate = _given(RATE, asked.rate_per_hour)
