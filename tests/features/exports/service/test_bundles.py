@@ -228,6 +228,6 @@ def test_only_whole_bundles_are_pushed(context: Context, made: Path, tmp_path: P
     assert verify(tmp_path / "target").bundle_sha256 == pushed.bundle_sha256
     (made / "README.md").chmod(0o644)
     (made / "README.md").write_text("mine", encoding="utf-8")
-    with pytest.raises(RequestError, match=r"no whole bundle: README.md has 4 bytes"):
+    with pytest.raises(RequestError, match=r"not a complete bundle: README.md has 4 bytes"):
         push(context, made, f"file://{tmp_path / 'other'}")
     assert not (tmp_path / "other").exists()

@@ -76,7 +76,7 @@ def test_an_envelope_that_is_none(bundle: Path, content: str) -> None:
 def test_what_is_not_whole_is_not_signed(bundle: Path, tmp_path: Path) -> None:
     private, _ = write_keys(tmp_path, "a")
     (bundle / "more").touch()
-    with pytest.raises(RequestError, match="no whole bundle: more is not part"):
+    with pytest.raises(RequestError, match="not a complete bundle: more is not part"):
         add_signature(bundle, private)
 
 

@@ -167,7 +167,7 @@ def languages(texts: Texts, progress: Progress | None = None) -> pl.DataFrame:
 
 
 def _words(texts: pl.Series) -> pl.Series:
-    """The beginnings, without what is not a word and without a last word that was cut; null where too little is left."""
+    """The beginnings, without non-words and without a last word that was cut; null where too little is left."""
     text = pl.col("text").fill_null("")
     head = text.str.head(HEAD_CHARACTERS)
     # One character more than the head: counting the whole text would cost as much as reading it.

@@ -424,8 +424,8 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
     if case.verdict.correct_per_point is not None:
         point = case.verdict.correct_per_point.typical
         yield (
-            f"{measured.metric_title} is not a share of correct answers: by the case, where it rises by 1, {point:g} more "
-            f"of the answers are correct."
+            f"{measured.metric_title} is not a share of correct answers: by the case, where it rises by 1, {point:g} "
+            f"more of the answers are correct."
         )
     if measured.baselines:
         yield from _baselines(case, measured)
