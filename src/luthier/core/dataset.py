@@ -355,7 +355,7 @@ def profile_tokens(
         "num_trained_tokens": sum(e.num_trained_tokens for e in rows),
         "max_tokens": max(lengths, default=0),
         "mean_tokens": sum(lengths) / len(lengths) if lengths else 0.0,
-        # row_counts is empty where no row was cut: then sequences and rows are the same.
+        # row_counts is empty where no row was cut: then there are no sequences to tell apart from rows.
         "num_cut": sum(num > 1 for num in row_counts),
         "num_sequences": len(rows) if row_counts else 0,
         "num_with_thought": sum(row.has_thought for row in rows),

@@ -87,7 +87,7 @@ class EvaluationPlan(FrozenModel):
         instruction_with_examples: whether it is also evaluated with that and the nearest training rows together.
         optimised_prompt_tokens: of a search for the base's best prompt; 0: none.
         reflection_model: what writes new instructions for that search; None: nothing does.
-        num_scored_labels: labels whose likelihoods are computed for models that write; 0: the answers are not labels, or
+        num_scored_labels: labels whose likelihoods are asked of models that write; 0: the answers are no labels, or
             asking would take too long.
         reference_run: an earlier run that is evaluated next to the tuned model; None: none.
         num_workers: processes that score rows and write answers side by side, each with one thread; 1: one process.

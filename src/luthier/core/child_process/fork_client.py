@@ -97,7 +97,7 @@ class ForkServer:
 
     Args:
         modules: What it loads before the first fork, by name.
-        tell: Called with a sentence when a program has to be started without forking, and why.
+        tell: Called with a sentence where a program has to be started in the usual way, and why.
         free_variables: Variables in which the environment of a program may differ from that of the server, since
             nothing reads them while the modules are loaded.
         patience_seconds: How long a program waits for a server that is still loading, before it is started in the usual

@@ -110,7 +110,7 @@ def judged_together(
     every = (*candidates[:-1], *searched, candidates[-1])
     systems, draws = as_systems(every, shown.draws, build)
     by_candidate, left_out = tuple(systems), baselines.left_out
-    # Before the last system, which is the one that is evaluated.
+    # Before the last system, which is the one that is judged.
     systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
     if rows.labels and (place := untrained_base(every)) is not None:
         choice, why = likeliest_label(rows, every[place], pool.engine(every[place]), systems[place])

@@ -54,7 +54,7 @@ class PromptSearch:
         seed: of drawn examples.
         feedback: rows whose mistakes a reflection model learns from, neither shown nor asked otherwise.
         reflection_model: what writes new instructions; None: they are chosen among known wordings.
-        is_required: whether an evaluation is refused where no search fits; else a note reports it, since a run that was
+        is_required: whether an evaluation is refused where no search fits; else a note says so, since a run that was
             trained for hours must not end for it.
     """
 

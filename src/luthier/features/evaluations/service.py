@@ -435,7 +435,7 @@ def check_leakage(
 
 
 def training_rows(context: Context, systems: Sequence[str]) -> list[Example]:
-    """The rows that the runs among the systems were trained on, if their files still exist unchanged."""
+    """The rows that the runs among the systems were trained on, as far as their files are still there, unchanged."""
     runs = (find_model(context, name).run_id for name in systems if not is_address(name))
     # dict.fromkeys: two names of one run, such as its checkpoints, have the same rows.
     return [row for run_id in dict.fromkeys(runs) if run_id is not None for row in rows_of_run(context, run_id)]

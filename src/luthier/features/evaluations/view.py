@@ -220,7 +220,7 @@ def _end(name: str, text: str) -> float | None:
 
 
 def _outputs(evaluation: Evaluation, who: Roles, row: SampleRow, marks: str) -> list[dict[str, Any]]:
-    """What each system wrote. stretches: with marks where there are any to be, None where it is shown unmarked."""
+    """What each system wrote. stretches: with marks where there are any to be, None where it is shown as it is."""
     against = row.samples.get(who.baseline or "") if marks == "baseline" else None
     other = row.reference if marks == "reference" else None if against is None else against.output
     outputs = []

@@ -159,7 +159,7 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
 
 
 def check_writes(context: Context, name: str, asked: str) -> None:
-    """Check that a model can generate text, before any long work begins; nothing is loaded or sent.
+    """Check that a model can be asked for text, before anything long begins; nothing is loaded or sent.
 
     Args:
         context: The home.

@@ -153,7 +153,7 @@ def _together(units: Sequence[Sequence[TokenisedExample]]) -> list[int]:
 
 
 def _families(units: Sequence[Sequence[TokenisedExample]], size: int) -> Families | None:
-    """The families of examples with a common prefix, of those that are one row each."""
+    """The families of examples that begin alike, of those that are one row each."""
     from luthier.ml.data.tokenise.shared_prefix import find_families
 
     if _are_single(units):
@@ -168,7 +168,7 @@ def _families_of_single(units: Sequence[Sequence[TokenisedExample]], size: int) 
     from luthier.ml.data.tokenise.shared_prefix import Families, find_families
 
     places = [place for place, unit in enumerate(units) if len(unit) == 1]
-    # A family larger than what one step draws of such units could never be in one step as a whole.
+    # A family larger than what one step draws of such units could never lie in one step as a whole.
     share = max(1, round(size * len(places) / len(units)))
     found = find_families([units[place] for place in places], global_batch_size=share)
     families, prefix = np.full(len(units), -1, dtype=np.int64), np.zeros(len(units), dtype=np.int64)

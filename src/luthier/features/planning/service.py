@@ -183,7 +183,7 @@ def prepare(
         NotFoundError, ModelSourceError: no base model, or one whose weights do not fit its config.
         RequestError: a small copy of the architecture cannot take one step of the plan (`rehearsal`).
     """
-    # before anything that imports torch: a typo is reported immediately
+    # before anything that brings torch: a typo is answered at once
     check_names(recipe, base_dir)
     import_libraries(("torch",))
     from luthier.features.planning.budgets import with_budget

@@ -144,7 +144,7 @@ class Part:
 
 
 def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
-    """Read the files that the recipe names and take out of the training rows what it requests as fractions."""
+    """Read the files that the recipe names and take out of the training rows what it asks for as fractions."""
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.rows.rows import part_of
     from luthier.ml.data.split.split import split_by_fraction
@@ -226,11 +226,11 @@ class PreparedSplit:
 
     @cached_property
     def units(self) -> list[tuple[TokenisedExample, ...]]:
-        """The rows that an objective looks at side by side; KTO takes the two sides of a pair individually."""
+        """The rows that an objective looks at side by side; KTO takes the two sides of a pair one by one."""
         if self.blocks is not None:
             return list(self.blocks)
         if self.row_counts:
-            # Rows are stored one after another: the running sums are where each example ends.
+            # Rows lie one after another: the running sums are where each example ends.
             ends = list(accumulate(self.row_counts))
             return [self.tokenised[end - num : end] for end, num in zip(ends, self.row_counts, strict=True)]
         size = self.rows_per_unit
@@ -238,7 +238,7 @@ class PreparedSplit:
 
     @cached_property
     def good_examples(self) -> tuple[Example, ...]:
-        """Those that show a correct answer: all but completions that are marked as undesired."""
+        """Those that show an answer as it should be: all but completions that are marked as not wanted."""
         return tuple(example for example in self.examples if example.is_wanted is not False)
 
 
@@ -406,7 +406,7 @@ def tokenise(
         **counts,
     )
     tokenised = _marked(split, part, made, task_head)
-    # canaries are trained on and counted in tokens and steps; they are not rows of the file, and no example to be shown
+    # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
     kept = tuple(part.examples[i] for i in made.kept if i < len(part.examples))
     return PreparedSplit(profile, kept, tokenised, rows_per_unit, row_counts=made.row_counts)
 
@@ -415,7 +415,7 @@ def _marked(split: Split, part: Part, made: Tokenised, head: TaskHead | None) ->
     """The rows with what travels with them: that they are replayed, or what a task head should give for them."""
     from luthier.ml.data.tokenise.heads import with_targets
 
-    if split == "replay":  # the loss of task and of replayed rows is reported separately
+    if split == "replay":  # the loss of task and of replayed rows is reported apart
         return tuple(replace(e, is_replayed=True) for e in made.examples)
     if head is not None and head.kind not in SEARCH_KINDS and split in ("train", "validation"):
         return with_targets([part.examples[i] for i in made.kept], made.examples, head)

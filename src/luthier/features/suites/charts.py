@@ -15,7 +15,7 @@ def gains(found: Summary) -> Intervals | None:
     if not rows:
         return None
     made = [_gain(row, *gain) for row, gain in rows]
-    caption = "Each task's own metric with its 95% interval; right of zero is better, across zero is inconclusive."
+    caption = "Each task's own metric with its 95% interval; right of zero is better, over zero tells nothing."
     low = 0.0 if min(one.low for one in made) > 0 else None
     high = 0.0 if max(one.high for one in made) < 0 else None
     axis = Axis("gain", "fraction", low=low, high=high)

@@ -227,7 +227,7 @@ def _best(comparisons: Sequence[Comparison], metric: str, names: Sequence[str]) 
 
 _WORDS: Final = re.compile(r"\s+|\w+|[^\w\s]")
 MAX_WORDS: Final = 800
-"""Blanks and signs count, too. Longer texts are not compared: marks in them are not read, and it takes long."""
+"""Blanks and signs count, too. Longer texts are not compared: nobody reads marks in them, and it takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ class Stretch:
 
 
 def word_differences(other: str, text: str) -> list[Stretch] | None:
-    """The text with its differences from the other one marked; None where one of them is too long."""
+    """The text with what sets it apart from the other one; None where one of them is too long."""
     if other == text:
         return [Stretch("", text)] if text else []
     before, after = _WORDS.findall(other), _WORDS.findall(text)

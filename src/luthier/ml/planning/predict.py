@@ -129,7 +129,7 @@ def _fit_memory(device: Device, measurements: Sequence[Measurement]) -> tuple[fl
 
 
 def _ridge(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scales >= 0 drawn towards 1, and the residual of each target value."""
+    """Scales >= 0 drawn towards 1, and what is left of each wanted value."""
     count = rows.shape[1]
     # Ridge as extra rows: PULL x scale = PULL. Few probes cannot separate all terms, and what they do not show
     # stays at its prior. Non-negative: a negative rate would predict negative time on another shape.

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         serving_threads: Threads of the process that answers; 0 takes half of the cores.
         serving_engine: What answers for models with files of their own: `auto` takes a proved GGUF copy by llama.cpp
             where one was made and found faster, `transformers` never does.
-        max_num_seqs: The most answers that one engine writes in parallel; 0 leaves it to the engine.
+        max_num_seqs: The most answers that one engine writes at once; 0 leaves it to the engine.
         max_num_batched_tokens: The most tokens of one step of an engine; 0 leaves it to the engine.
         enable_prefix_caching: Whether engines resume from prompts that they have read; None leaves it to the engine.
         speculative_config: How engines draft tokens, as JSON (`core.stream.SpeculativeConfig`); empty drafts none.
@@ -197,7 +197,7 @@ class Settings(BaseSettings):
 
     @property
     def exports_folder(self) -> Path:
-        """Exports requested from the server, one folder each."""
+        """Exports that the server was asked for, one folder each."""
         return self.home / "exports"
 
     @property
@@ -222,12 +222,12 @@ class Settings(BaseSettings):
 
     @property
     def jobs_folder(self) -> Path:
-        """Attempts of queued jobs, one folder each: the request, the log, the result."""
+        """Attempts of queued jobs, one folder each: what was asked, the log, how it ended."""
         return self.home / "jobs"
 
     @property
     def traffic_folder(self) -> Path:
-        """The traffic of models, if the projects' policies keep it."""
+        """What was asked of models and answered, as far as the projects' policies keep it."""
         return self.home / "traffic"
 
     @property

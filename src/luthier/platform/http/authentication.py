@@ -149,4 +149,4 @@ Trainer = Annotated[Caller, Depends(_needs("train"))]
 Asker = Annotated[Caller, Depends(_needs("infer"))]
 Looker = Annotated[Caller, Depends(_needs("read", "infer"))]
 Admin = Annotated[Caller, Depends(_needs("admin"))]
-"""The dependency that requires a scope: the caller, with its project."""
+"""What a handler asks for to be sure that the one who calls may: the caller, with its project."""

@@ -1,6 +1,6 @@
 """No key, no answer: under the addresses of the API a key is looked at before anything else of a request is.
 
-So no client without one can send a body to be read, and a route without a scope is still not open to all.
+So nobody without one can send a body to be read, and a route that forgets to ask for a scope is still not open to all.
 What a key may do the routes themselves ask for (`api.authentication`).
 """
 

@@ -98,7 +98,7 @@ def judge_at_end(
 def _asked(
     context: Context, result: ModelComparisonResult, number: int, material: ComparisonRows, run_id: str | None
 ) -> tuple[list[SystemKind], list[SystemUnderTest], tuple[str, ...]]:
-    """The ways to prompt the model, each as a system that replays its answers, and why others are missing.
+    """The ways in which the model was asked, each as a system that replays its answers, and why others were not.
 
     Prompting competes with tuning, so each way of it is evaluated, not only the recommended one.
     """
@@ -114,7 +114,7 @@ def _asked(
     kinds, systems = [kind for kind in SYSTEM_KINDS if there[kind]], []
     for kind in kinds:
         candidate = _candidate(context, result, number, kind, material, run_id)
-        # Each model is run separately and then replayed, so that only one is in memory at a time.
+        # Each model is asked on its own and then replayed, so that only one is in memory at a time.
         recorded = record(candidate, spec, kind, material, context.progress)
         systems.append(replayed(candidate, spec, kind, material, recorded))
     return kinds, systems, choices_left_out([plain], spec, material)

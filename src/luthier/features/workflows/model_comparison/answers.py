@@ -136,7 +136,7 @@ def nearest_of(spec: ModelComparisonSpec, base: Candidate, material: ComparisonR
 
 
 def rows_for(spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows) -> tuple[Example, ...]:
-    """The evaluated rows as a system of this kind sees them: a tuned model knows the task without an instruction."""
+    """The judged rows as a system of this kind sees them: a tuned model knows the task without an instruction."""
     has_own = kind in ("tuned", "few-shot-nearest")
     return material.judged if has_own else instructed(material.judged, spec.instruction)
 

@@ -127,8 +127,7 @@ class WorkerPool:
         if not worker.is_ready:
             said = [f"ended with exit code {error.returncode}; its output:", *error.log_lines]
             raise _cannot_start("\n    ".join(said))
-        # This process never sends SIGKILL to a worker with a job before its deadline; the kernel does when memory is
-        # short.
+        # Nobody here sends SIGKILL to a worker with a job before its deadline; the kernel does when memory is short.
         hint = " (memory ran out?)" if error.returncode == -signal.SIGKILL else ""
         return {"failed": f"the process that read it ended {error.how}{hint}"}
 

@@ -122,7 +122,7 @@ def render_page(
         splits=facts.split_facts(plan),
         example=shown_example(example),
         example_left_out=max(0, sum(len(text) for text, _ in example) - MAX_EXAMPLE_CHARACTERS),
-        # the loss of drawn answers is near 0 in every case: the reward is shown in its place
+        # the loss of drawn answers lies near 0 in every case: the reward is shown in its place
         curves=[*charts, *measure_charts(events)] if of_rewards is None else [*of_rewards.charts, *charts[1:]],
         rewarded=of_rewards,
         fit=fit,
@@ -276,13 +276,13 @@ def render_report(
         record: of the run.
         plan: of the run.
         events: of the run, in order.
-        evaluation: of the run; None where it was not evaluated.
+        evaluation: of the run; None where it was not judged.
         versions: names of programs and of the machine, to what they are; shown as they come.
         example: one training example as (text, learned) pieces.
         licence: of the base model.
-        quote: what was predicted before the run, to be shown next to what was measured.
+        quote: what was predicted before the run, to be shown beside what came.
         drawn: answers that were drawn in a few of its steps.
-        assessed: what else it was evaluated by.
+        assessed: what else it was judged by.
     """
     page = ""
     if draws_page:

@@ -35,7 +35,7 @@ class TokenTable:
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without special tokens and without ids beyond the table."""
-        # An unpaired surrogate is not a character that a tokenizer accepts.
+        # A lone surrogate is not a character that a tokenizer accepts.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
         found = self._tokenizer.encode_batch_fast(clean, add_special_tokens=False)
         return [[one for one in encoding.ids if one < self._num_rows] for encoding in found]
