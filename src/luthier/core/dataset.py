@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 Shape = Literal["chat", "prompt_completion", "alpaca", "sharegpt", "text", "preference", "unpaired"]
 Split = Literal["train", "validation", "held_out", "replay", "replay_held_out"]
 Overlong = Literal["error", "drop", "truncate"]
-CUT_REASON: Final = (
-    "the chat template rewrites earlier turns once others follow, so each answer has its own sequence"
-)
+CUT_REASON: Final = "the chat template rewrites earlier turns once others follow, so each answer has its own sequence"
 
 
 @dataclass(frozen=True, slots=True)

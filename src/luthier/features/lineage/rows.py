@@ -454,9 +454,7 @@ def _left(lineage: RowLineage, made: list[tuple[DatasetVersion, int]]) -> Iterat
         yield f"versions 1 to {version.number - 1} of {version.dataset_id} keep it: versions are never changed"
     files = [one.file for one in lineage.files if one.dataset is None]
     yield from (f"the file {file} keeps it: it belongs to no dataset" for file in files)
-    yield from (
-        f"run {run_id} is not known: a file of its rows is missing or changed" for run_id in lineage.unknown
-    )
+    yield from (f"run {run_id} is not known: a file of its rows is missing or changed" for run_id in lineage.unknown)
     yield from (
         f"the file {bad.file} has {len(bad.lines):,} rows that cannot be read and may hold it"
         for bad in lineage.unreadable

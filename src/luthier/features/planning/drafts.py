@@ -212,9 +212,7 @@ class DraftPlanner:
 
 def _bug(error: Exception) -> LuthierError:
     log.error("a recipe could not be planned", exc_info=error)
-    return LuthierError(
-        "internal server error", expected="no bug in Luthier", do="see the server's log, and report it"
-    )
+    return LuthierError("internal server error", expected="no bug in Luthier", do="see the server's log, and report it")
 
 
 def wake(context: Context, _asked: dict[str, Any]) -> dict[str, Any]:

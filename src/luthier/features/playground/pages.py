@@ -287,9 +287,7 @@ def _said_of(shown: _Shown, form: FormData, caller: Caller) -> tuple[str, Feedba
     # Fields of a form have no colon in their names.
     correction = text_of(form, f"reference-{place.replace(':', '-')}") if word == "correct" else None
     if correction is not None and correction.strip() in ("", answer.content.strip()):
-        raise RequestError(
-            "a correction that equals the answer", expected="the correct answer", do="write it first"
-        )
+        raise RequestError("a correction that equals the answer", expected="the correct answer", do="write it first")
     side.turns[turn] = answer.model_copy(update={"thumb": thumb or ""})
     return thumb or "", FeedbackInput(
         exchange_id=answer.exchange_id, thumb=thumb, correction=correction, author=caller.name

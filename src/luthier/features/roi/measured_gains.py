@@ -199,8 +199,7 @@ def _today(
     if found is None:
         is_tuned = " but the tuned model itself" if asked == tuned.name else ""
         raise RequestError(
-            f"verdict.today is {asked}, and evaluation {evaluation.evaluation_id} has no system of that "
-            f"name{is_tuned}",
+            f"verdict.today is {asked}, and evaluation {evaluation.evaluation_id} has no system of that name{is_tuned}",
             expected=f"base, few_shot, given, or one of {', '.join(known) or 'its systems (there is no other)'}",
             do=f"correct verdict.today ({suggest_ids(asked, list(known))}), or judge it together with the tuned model",
         )

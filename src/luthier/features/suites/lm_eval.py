@@ -21,7 +21,7 @@ _CAUTION = "Measured by the lm-evaluation-harness {version}; intervals are made 
 
 
 def check_lm_eval(tasks: Sequence[LmEvalTask], systems: Sequence[System], *, folder: Path) -> None:
-    """Raises RequestError where the harness is not installed, a task is unknown to it, or needs more than a server offers.
+    """Raises RequestError where the harness is not installed, a task is unknown, or needs more than a server offers.
 
     NotFoundError: a task that it does not know.
     """

@@ -113,7 +113,7 @@ def test_cautions_say_what_the_figures_do_not(monkeypatch: pytest.MonkeyPatch) -
     said = " ".join(Citations().cautions(task(entailment=True, patterns={"part": "AB"})))
     assert "the wrong one for its sentence" in said
     assert "negation" in said
-    assert "cites nothing invents nothing" in said
+    assert "Citing nothing invents nothing" in said
     assert "usable verdict" in said
     assert "part: whatever fits" in said
     monkeypatch.setattr(find, "find_spec", lambda name: None)

@@ -198,7 +198,9 @@ def tool_call(field: str, raw: dict[str, Any]) -> dict[str, Any]:
     if kind != "function":
         raise BadFieldError(f"{field}.type", kind, "is not 'function'")
     if not isinstance(function, dict):
-        raise BadFieldError(f"{field}.function", ABSENT if function is None else function, "is not an object with a name")
+        raise BadFieldError(
+            f"{field}.function", ABSENT if function is None else function, "is not an object with a name"
+        )
     name = check_text(f"{field}.function.name", function.get("name"))
     if not name.strip():
         raise BadFieldError(f"{field}.function.name", name, "is empty")

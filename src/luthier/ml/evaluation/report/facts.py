@@ -266,9 +266,7 @@ def _leaks(data: DataPlan) -> list[str]:
         found.append(f"{rows} in the training data with the same prompt and another answer.")
     if data.num_validation_leaked:
         rows = _rows(data.num_validation_leaked, "validation")
-        found.append(
-            f"{rows} also in the training data, so early stopping notices memorisation too late."
-        )
+        found.append(f"{rows} also in the training data, so early stopping notices memorisation too late.")
     return found
 
 

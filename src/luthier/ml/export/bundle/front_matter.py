@@ -42,9 +42,7 @@ _KNOWN: Final = (
     Licence("bsd-3-clause", "BSD-3-Clause", f"{_PERMISSIVE}, and does not use its authors' names to promote it."),
     Licence("cc0-1.0", "CC0-1.0", "Its makers have waived their rights: nothing need be kept."),
     Licence("cc-by-4.0", "CC-BY-4.0", "Redistribution must name its makers and the changes made."),
-    Licence(
-        "cc-by-nc-4.0", "CC-BY-NC-4.0", "No commercial use; redistribution must name its makers and changes."
-    ),
+    Licence("cc-by-nc-4.0", "CC-BY-NC-4.0", "No commercial use; redistribution must name its makers and changes."),
     Licence(
         "gemma",
         None,

@@ -320,8 +320,8 @@ def add_sizes(model: Any) -> None:
 def own_texts(tokens: list[str], tokenizer: Any) -> list[str]:
     """The texts of tokens by id, where none may be there twice: llama.cpp ends its process otherwise.
 
-    The converter writes an added token as it is decoded. For a byte that is not text by itself, as DeepSeek's tokenizers
-    add some, only a mark of replacement is left; then the token's own name is taken.
+    The converter writes an added token as it is decoded. For a byte that is not text by itself, as DeepSeek's
+    tokenizers add some, only a mark of replacement is left; then the token's own name is taken.
 
     Args:
         tokens: By id, as the converter lists them.

@@ -250,9 +250,7 @@ def _headline(measured: list[FormatPrice]) -> str:
         return "Every format that was measured loses quality beyond doubt."
     smallest = min(good, key=lambda p: p.num_bytes)
     bad = [p.label for p in measured if not p.is_recommended]
-    text = (
-        f"The smallest format without a distinguishable loss is {smallest.label}, {smallest.num_bytes / 1e6:,.0f} MB"
-    )
+    text = f"The smallest format without a distinguishable loss is {smallest.label}, {smallest.num_bytes / 1e6:,.0f} MB"
     return f"{text}; not recommended: {', '.join(bad)}." if bad else f"{text}."
 
 
